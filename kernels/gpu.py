@@ -1,0 +1,232 @@
+"""Spikes on a GPU: the time-packed layout, in plain torch operations, and the layers that run on it.
+
+Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
+``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are 0.
+Functions take C although the words show it, because a channel-packed layout does not: both layouts are
+called alike. Nothing is checked here beyond what a caller cannot see; functional.py has done the rest.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .if_scan import if_hold, if_scan
+
+__all__ = [
+    "cat",
+    "count",
+    "cut",
+    "flatten",
+    "if_conv2d",
+    "if_hold",
+    "if_linear",
+    "if_scan",
+    "max_pool2d",
+    "pack",
+    "total",
+    "unpack",
+]
+
+BITS = 32  # steps in a word
+
+
+def pack(dense: Tensor) -> Tensor:
+    """Pack dense spikes, bool [T, N, C, P], into words int32 [ceil(T / 32), N, P, C]."""
+    T, N, C, P = dense.shape
+    words = torch.zeros(_words(T), N, P, C, dtype=torch.int32, device=dense.device)
+    for t in range(T):  # a step at a time: all steps at once would need 32 bits for every spike
+        words[t // BITS] |= dense[t].transpose(1, 2).to(torch.int32) << (t % BITS)
+    return words
+
+
+def unpack(words: Tensor, T: int, C: int) -> Tensor:
+    """Unpack words [ceil(T / 32), N, P, C] into dense spikes, bool [T, N, C, P]."""
+    return _expand(words, T, torch.bool).transpose(2, 3).contiguous()
+
+
+def count(words: Tensor, C: int, until: int) -> Tensor:
+    """Count each neuron's spikes in the steps before ``until``: int32 [N, C, P]."""
+    counts = torch.zeros(words.shape[1:], dtype=torch.int32, device=words.device)
+    for word in words[: until // BITS]:
+        counts += _popcount(word)
+    if until % BITS and until < BITS * words.shape[0]:
+        counts += _popcount(words[until // BITS] & _low_bits(until % BITS))
+    return counts.transpose(1, 2).contiguous()
+
+
+def total(words: Tensor) -> Tensor:
+    """Count all spikes: an int64 tensor without dimensions, so that nothing waits for the device."""
+    return _popcount(words).sum(dtype=torch.int64)
+
+
+def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
+    """Cut out steps ``start`` to ``stop - 1`` of T, 0 <= start <= stop <= T: words of stop - start steps."""
+    first, shift = divmod(start, BITS)
+    size = _words(stop - start)
+    result = words[first : first + size].clone()
+    if shift:
+        result = (result >> shift) & _low_bits(BITS - shift)  # >> copies the sign bit: remove it
+        following = words[first + 1 : first + 1 + size]
+        result[: following.shape[0]] |= following << (BITS - shift)
+    if (stop - start) % BITS:
+        result[-1] &= _low_bits((stop - start) % BITS)
+    return result
+
+
+def cat(words: Sequence[Tensor], T: Sequence[int]) -> Tensor:
+    """Join words of T[0], T[1], ... steps in time.
+
+    Raises:
+        ValueError: a part before the last one does not fill its words, i.e. its T is not a multiple of 32.
+    """
+    for steps in T[:-1]:
+        if steps % BITS:
+            raise ValueError(
+                f"only the last part may end inside a word of {BITS} steps, got parts of {list(T)} steps"
+            )
+    return torch.cat(list(words))
+
+
+def flatten(words: Tensor, C: int) -> Tensor:
+    """Flatten channels and pixels as torch flattens [C, H, W]: words [ceil(T / 32), N, 1, C * P].
+
+    The result may share memory with ``words``.
+    """
+    return words.transpose(2, 3).flatten(2).unsqueeze(2).contiguous()
+
+
+def max_pool2d(
+    words: Tensor,
+    C: int,
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """Pool each window of an image of ``size`` (H, W), P = H * W: the maximum of spikes is their OR.
+
+    Returns words [ceil(T / 32), N, H_out * W_out, C] with torch's output size (``ceil_mode`` False).
+    """
+    rows, columns = padding
+    image = F.pad(words.unflatten(2, size), (0, 0, columns, columns, rows, rows))
+    # All windows at once: the k-th pixel of every window is a strided slice of the image.
+    windows = image.unfold(2, kernel_size[0], stride[0]).unfold(3, kernel_size[1], stride[1])
+    pooled = torch.zeros(windows.shape[:5], dtype=torch.int32, device=words.device)
+    for row in range(kernel_size[0]):
+        for column in range(kernel_size[1]):
+            pooled |= windows[..., row, column]
+    return pooled.flatten(2, 3)
+
+
+def if_conv2d(
+    words: Tensor,
+    T: int,
+    size: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Convolve packed spikes and run IF neurons on the result.
+
+    Spikes are unpacked 32 steps at a time, so that memory holds the currents of one word and not of T
+    steps. Currents have the weight's type: float16 and bfloat16 weights round each step's sum to it.
+
+    Args:
+        words: spikes [ceil(T / 32), N, P, C_in] of T steps.
+        size: (H, W) of the input, P = H * W.
+        weight: [C_out, C_in / groups, kernel height, kernel width], float32, float16 or bfloat16.
+        bias: [C_out] in the weight's type, or None.
+        v: potentials before the first step, float32 [N, P_out, C_out]; not modified.
+        theta: thresholds, float32 [C_out].
+        v_reset: the potential after a spike, or None for a soft reset.
+        stride, padding, dilation, groups: as in torch.nn.functional.conv2d.
+
+    Returns:
+        Words int32 [ceil(T / 32), N, P_out, C_out] and the last potentials, float32 [N, P_out, C_out].
+    """
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    parts = []
+    for first in range(0, max(T, 1), BITS):  # with T = 0, one part of no steps gives the shapes
+        steps = min(T - first, BITS)
+        spikes = _expand(words[first // BITS :][:1], steps, weight.dtype)
+        images = spikes.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # a channels_last view
+        with _full_float32():
+            current = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+        current = current.permute(0, 2, 3, 1).reshape(steps, *v.shape)
+        part, v = if_scan(current, v, theta, v_reset)
+        parts.append(part)
+    return torch.cat(parts), v
+
+
+def if_linear(
+    words: Tensor,
+    T: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Multiply packed spikes [ceil(T / 32), N, 1, K] by weight [C_out, K] and run IF neurons on the result.
+
+    It is a convolution of one pixel with one; the rest is as in :func:`if_conv2d`, with v [N, 1, C_out].
+    """
+    kernel = weight[:, :, None, None]
+    return if_conv2d(
+        words, T, (1, 1), kernel, bias, v, theta, v_reset, (1, 1), (0, 0), (1, 1), groups=1
+    )
+
+
+def _words(T: int) -> int:
+    """The number of words that hold T steps."""
+    return -(-T // BITS)
+
+
+def _low_bits(n: int) -> int:
+    """A mask of the n lowest bits, n < 32."""
+    return (1 << n) - 1
+
+
+def _expand(words: Tensor, T: int, dtype: torch.dtype) -> Tensor:
+    """Spikes of T steps as 0 and 1 of ``dtype``, in the order of the words: [T, N, P, C]."""
+    spikes = torch.empty(T, *words.shape[1:], dtype=dtype, device=words.device)
+    for t in range(T):
+        spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
+    return spikes
+
+
+def _popcount(words: Tensor) -> Tensor:
+    """The number of set bits of each word, int32: sums in fields of 2, 4, 8, 16 and 32 bits.
+
+    ``>>`` copies the sign bit; each mask removes the copies together with the neighbouring field's bits.
+    """
+    x = words - ((words >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    x = x + (x >> 8)
+    return (x + (x >> 16)) & 0x3F
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolve float32 in float32.
+
+    Unless told otherwise (``torch.backends.cudnn.allow_tf32``), PyTorch lets cuDNN round float32 weights
+    to TF32's 10 bits, which changes sums and with them spikes.
+    """
+    convolution = torch.backends.cudnn.conv
+    precision = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = precision

@@ -1,0 +1,154 @@
+"""Integrate-and-fire neurons over all T steps in one launch, on currents that already exist.
+
+Spikes leave as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
+channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps that
+do not exist are 0. The equations are in neurons.py.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .neurons import if_step
+
+# The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons on
+# 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and sm_90
+# a thread takes 32 registers, so a multiprocessor holds its full 2048 threads, and loads of different
+# steps overlap (a step's current does not depend on the step before). Larger blocks would not load
+# wider and would leave a small layer (batch 32 of 1152 neurons: 72 programs) with fewer programs still.
+BLOCK = 512
+NUM_WARPS = 4
+
+
+# T stays out of the specialisation key: without this, T = 1 and multiples of 16 would be compiled anew.
+# The strides and the number of neurons stay in, since "a multiple of 16" is what allows wide loads;
+# none of them changes with T.
+@triton.jit(do_not_specialize=["T"])
+def _if_scan_kernel(
+    current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
+    v_pointer,  # [neurons] float32, potentials before the first step
+    theta_pointer,  # [channels] float32
+    spikes_pointer,  # words [ceil(T / 32), neurons] int32, or counts [neurons] int32
+    v_last_pointer,  # [neurons] float32, potentials after the last step
+    T,
+    neurons,
+    channels,
+    current_stride,
+    v_reset,
+    STEP: tl.constexpr,
+    SOFT_RESET: tl.constexpr,
+    COUNTS_ONLY: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # The 64-bit part of every address is a scalar, so that the offsets in a block stay 32-bit.
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < tl.minimum(neurons - start, BLOCK).to(tl.int32)
+    channel = ((start % channels).to(tl.int32) + offsets) % channels
+
+    theta = tl.load(theta_pointer + channel)
+    v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
+    count = tl.zeros((BLOCK,), tl.int32)
+    current_row = current_pointer + start + offsets
+    word_row = spikes_pointer + start + offsets
+    for first in range(0, T, 32):
+        word = tl.zeros((BLOCK,), tl.int32)
+        for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
+            current = tl.load(current_row, mask=mask, other=0.0).to(tl.float32)
+            v, spike = STEP(v, current, theta, v_reset, SOFT_RESET)
+            if COUNTS_ONLY:
+                count += spike.to(tl.int32)
+            else:
+                word |= spike.to(tl.int32) << bit
+            current_row += current_stride
+        if not COUNTS_ONLY:
+            tl.store(word_row, word, mask=mask)
+            word_row += neurons
+    if COUNTS_ONLY:
+        tl.store(word_row, count, mask=mask)
+    tl.store(v_last_pointer + start + offsets, v, mask=mask)
+
+
+def if_scan(
+    current: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+    *,
+    counts_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run all T steps of IF neurons on given currents in one launch.
+
+    Nothing is checked here; the public function has done that. T may change from call to call without
+    a recompilation, and the launch can be captured in a CUDA graph.
+
+    Args:
+        current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current that
+            is held for all steps) costs no copy; neither does any other, if each step is contiguous.
+        v: potentials before the first step, float32 [N, P, C]; not modified.
+        theta: thresholds, float32 [C].
+        v_reset: the potential after a spike, or None for a soft reset (subtract the threshold).
+        counts_only: return spike counts and never write the words.
+
+    Returns:
+        Words int32 [ceil(T / 32), N, P, C], or with ``counts_only`` counts int32 [N, P, C]; and the
+        potentials after the last step, float32 [N, P, C]. All are new and contiguous.
+    """
+    T = current.shape[0]
+    shape = v.shape if counts_only else (triton.cdiv(T, 32), *v.shape)
+    if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
+        return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
+
+    if current.stride(0) == 0:
+        # Copying the expanded tensor would write the same current T times.
+        current = current[0].contiguous().expand(current.shape)
+    elif not current[0].is_contiguous():
+        current = current.contiguous()
+    v = v.contiguous()
+    spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
+    v_last = torch.empty_like(v)
+
+    # One program owns BLOCK neighbouring neurons for all T steps. Triton launches on the current
+    # device, which need not be the tensors' own.
+    grid = (triton.cdiv(v.numel(), BLOCK),)
+    with torch.cuda.device_of(v):
+        _if_scan_kernel[grid](
+            current_pointer=current,
+            v_pointer=v,
+            theta_pointer=theta.contiguous(),
+            spikes_pointer=spikes,
+            v_last_pointer=v_last,
+            T=T,
+            neurons=v.numel(),
+            channels=v.shape[-1],
+            # The stride of a dimension of size 1 is arbitrary; 0 is the one that is compiled anyway.
+            current_stride=current.stride(0) if T > 1 else 0,
+            v_reset=0.0 if v_reset is None else float(v_reset),
+            STEP=if_step,
+            SOFT_RESET=v_reset is None,
+            COUNTS_ONLY=counts_only,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            # Spikes must not depend on the compiler's default, which differs between Triton releases.
+            enable_fp_fusion=False,
+        )
+    return spikes, v_last
+
+
+def if_hold(
+    current: Tensor,
+    T: int,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+    *,
+    counts_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Run T steps of IF neurons on a current [N, P, C] that is held for all of them.
+
+    The other arguments and the result are those of :func:`if_scan`, and so is the kernel: the current is
+    read through a time stride of 0.
+    """
+    held = current.unsqueeze(0).expand(T, *current.shape)
+    return if_scan(held, v, theta, v_reset, counts_only=counts_only)

@@ -1,0 +1,78 @@
+"""The oracle on packed spikes, in plain torch: what CPU tensors take where the C++ library was not built.
+
+The functions and the layout are those of cpu.CpuKernels. Nothing here is fast.
+"""
+
+import sys
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference, stepwise
+
+
+def pack(dense: Tensor) -> Tensor:
+    """Bool [T, N, C, P] to packed spikes uint8 [N, T, P, ceil(C / 8)]."""
+    x = F.pad(dense.permute(1, 0, 3, 2).to(torch.uint8), (0, -dense.shape[2] % 8))
+    return (x.unflatten(3, (-1, 8)) << _bit(x)).sum(-1, dtype=torch.uint8)
+
+
+def unpack(words: Tensor, T: int, C: int) -> Tensor:
+    """Packed spikes to bool [T, N, C, P]."""
+    x = ((words.unsqueeze(-1) >> _bit(words)) & 1).flatten(3)
+    return x[..., :C].permute(1, 0, 3, 2).bool()
+
+
+def count(words: Tensor, C: int, until: int) -> Tensor:
+    """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
+    return unpack(words, words.shape[1], C)[:until].sum(0, dtype=torch.int32)
+
+
+def total(words: Tensor) -> Tensor:
+    """All spikes: int64, no dimensions."""
+    return ((words.unsqueeze(-1) >> _bit(words)) & 1).sum()
+
+
+def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
+    """The steps start .. stop - 1."""
+    return words[:, start:stop].contiguous()
+
+
+def cat(words: list[Tensor], steps: list[int]) -> Tensor:
+    """Spikes one after another in time."""
+    return words[0] if len(words) == 1 else torch.cat(words, 1)
+
+
+def flatten(words: Tensor, C: int) -> Tensor:
+    """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)], in the order of torch's flatten."""
+    return pack(unpack(words, words.shape[1], C).flatten(2).unsqueeze(3))
+
+
+def max_pool2d(words: Tensor, C: int, size, kernel_size, stride, padding) -> Tensor:
+    """The OR over each window of images of ``size`` (H, W)."""
+    x = unpack(words, words.shape[1], C).float().unflatten(3, size)
+    return pack(reference.max_pool2d(x, kernel_size, stride, padding).flatten(3).bool())
+
+
+def if_scan(current: Tensor, v: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
+    """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
+    spikes, v = reference.if_scan(
+        current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset
+    )
+    return pack(spikes.bool()), v.transpose(1, 2).contiguous()
+
+
+def if_hold(current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+    """IF on a current [N, P, C] held for T steps."""
+    return if_scan(current.expand(T, *current.shape), v, theta, v_reset)
+
+
+# A convolution or a matrix product of spikes and IF, of the same arguments as CpuKernels'.
+if_conv2d = partial(stepwise.if_conv2d, sys.modules[__name__])
+if_linear = partial(stepwise.if_linear, sys.modules[__name__])
+
+
+def _bit(like: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=like.device)

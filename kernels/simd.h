@@ -1,0 +1,153 @@
+// A vector of floats and its comparison mask, once for each instruction set. Everything else is written on top of these
+// few functions, so a new instruction set is one more section here and one more line in setup.py.
+//
+// Each translation unit defines PK_TARGET (avx512, avx2 or portable); all names live in a namespace of that name, so that
+// code compiled for a newer machine can never be linked into the path of an older one.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace PK_TARGET {
+
+#if defined(__AVX512F__)
+
+struct Vec {
+    static constexpr int width = 16;
+    using Mask = __mmask16;
+    __m512 x;
+};
+static inline __mmask16 first_lanes(int n) { return n >= 16 ? 0xffff : (__mmask16)((1u << n) - 1); }
+static inline Vec broadcast(float a) { return {_mm512_set1_ps(a)}; }
+static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.x); }
+static inline Vec load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
+static inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.x); }
+static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
+static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
+static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
+static inline uint32_t bits(Vec::Mask m) { return m; }
+
+#elif defined(__AVX2__)
+
+struct Vec {
+    static constexpr int width = 8;
+    using Mask = __m256;
+    __m256 x;
+};
+static inline __m256i first_lanes(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline Vec broadcast(float a) { return {_mm256_set1_ps(a)}; }
+static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.x); }
+static inline Vec load_first(const float* p, int n) { return {_mm256_maskload_ps(p, first_lanes(n))}; }
+static inline void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first_lanes(n), a.x); }
+static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
+static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
+static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
+static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
+static inline uint32_t bits(Vec::Mask m) { return (uint32_t)_mm256_movemask_ps(m); }
+
+#else  // the compiler's own four-lane vectors: SSE2 on any x86-64, NEON on aarch64, scalar code elsewhere
+
+typedef float float4 __attribute__((vector_size(16)));
+typedef int32_t int4 __attribute__((vector_size(16)));
+
+struct Vec {
+    static constexpr int width = 4;
+    using Mask = int4;
+    float4 x;
+};
+static inline Vec broadcast(float a) { return {float4{a, a, a, a}}; }
+static inline Vec load(const float* p) { Vec a; memcpy(&a, p, sizeof a); return a; }
+static inline void store(float* p, Vec a) { memcpy(p, &a, sizeof a); }
+static inline Vec load_first(const float* p, int n) {
+    Vec a = broadcast(0.0f);
+    for (int i = 0; i < n && i < 4; i++) a.x[i] = p[i];
+    return a;
+}
+static inline void store_first(float* p, Vec a, int n) {
+    for (int i = 0; i < n && i < 4; i++) p[i] = a.x[i];
+}
+static inline Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
+static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
+static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
+static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
+static inline uint32_t bits(Vec::Mask m) {
+#if defined(__SSE2__)
+    return (uint32_t)_mm_movemask_ps((__m128)m);
+#else
+    return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8);
+#endif
+}
+
+#endif
+
+// Writes `base + index * stride` for every set bit of `word`, lowest first, and returns how many there are. May write
+// up to 16 entries past the last one.
+static inline int append_set_bits(uint64_t word, uint32_t base, uint32_t stride, uint32_t* out) {
+#if defined(__AVX512F__)
+    // Four compressions cost the same however many bits are set; below a handful of bits the scalar loop is cheaper.
+    int total = __builtin_popcountll(word);
+    if (total > 6) {
+        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i step = _mm512_set1_epi32(16 * (int)stride);
+        __m512i entry = _mm512_add_epi32(_mm512_set1_epi32((int)base),
+                                         _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)));
+        for (int i = 0; i < 4; i++, word >>= 16, entry = _mm512_add_epi32(entry, step)) {
+            __mmask16 set = (__mmask16)word;
+            _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(set, entry));
+            out += __builtin_popcount(set);
+        }
+        return total;
+    }
+#endif
+    int n = 0;
+    for (; word; word &= word - 1) out[n++] = base + (uint32_t)__builtin_ctzll(word) * stride;
+    return n;
+}
+
+// 32 channels: the unit in which weights are stored and output bits are written (four bytes).
+constexpr int block = 32;
+constexpr int vecs = block / Vec::width;
+
+struct Block {
+    Vec v[vecs];
+};
+static inline Block broadcast_block(float a) {
+    Block b;
+    for (int i = 0; i < vecs; i++) b.v[i] = broadcast(a);
+    return b;
+}
+static inline Block load_block(const float* p) {
+    Block b;
+    for (int i = 0; i < vecs; i++) b.v[i] = load(p + i * Vec::width);
+    return b;
+}
+// The first n (at most 32) floats; the other lanes are zero and their memory is not touched.
+static inline Block load_block(const float* p, int n) {
+    if (n >= block) return load_block(p);
+    Block b;
+    for (int i = 0; i < vecs; i++) {
+        int left = n - i * Vec::width;
+        b.v[i] = left > 0 ? load_first(p + i * Vec::width, left) : broadcast(0.0f);
+    }
+    return b;
+}
+static inline void store_block(float* p, const Block& b, int n) {
+    for (int i = 0; i < vecs; i++) {
+        int left = n - i * Vec::width;
+        if (left >= Vec::width) store(p + i * Vec::width, b.v[i]);
+        else if (left > 0) store_first(p + i * Vec::width, b.v[i], left);
+    }
+}
+static inline void add(Block& a, const Block& b) {
+    for (int i = 0; i < vecs; i++) a.v[i] = a.v[i] + b.v[i];
+}
+
+}  // namespace PK_TARGET

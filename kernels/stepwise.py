@@ -1,0 +1,74 @@
+"""Convolution and IF as two passes, a chunk of steps at a time: torch computes the currents, a scan fires the neurons.
+
+For every case that has no kernel of its own yet. Memory does not grow with T beyond the packed spikes.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
+
+
+def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
+    """Height and width of a convolution's or a pooling's output for an input of ``size`` (H, W)."""
+    terms = zip(size, kernel_size, stride, padding, dilation, strict=True)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in terms)
+
+
+def chunk_steps(neurons: int) -> int:
+    """How many steps of ``neurons`` float32 currents make a chunk: whole words of 32 steps, at least one."""
+    return max(1, CHUNK_BYTES // (4 * max(neurons, 1)) // 32) * 32
+
+
+def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+    """Scan the chunks [t, N, P, C] one after another, handing the potentials [N, P, C] on."""
+    words, steps = [], []
+    for current in currents:
+        spikes, v = backend.if_scan(current, v, theta, v_reset)
+        words.append(spikes)
+        steps.append(current.shape[0])
+    return backend.cat(words, steps), v
+
+
+def if_conv2d(
+    backend, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+) -> tuple[Tensor, Tensor]:
+    """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
+    C_in = weight.shape[1] * groups
+    steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]))
+
+    def currents():
+        for start in range(0, T, steps):
+            stop = min(start + steps, T)
+            x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
+            x = x.unflatten(3, size).to(weight.dtype)
+            yield conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    return scan_chunks(backend, currents(), v, theta, v_reset)
+
+
+def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
+    """A matrix product of packed spikes; arguments as in the backends' own if_linear."""
+    steps = chunk_steps(max(v.numel(), v.shape[0] * weight.shape[1]))
+
+    def currents():
+        for start in range(0, T, steps):
+            stop = min(start + steps, T)
+            x = backend.unpack(backend.cut(words, T, start, stop), stop - start, weight.shape[1])
+            yield F.linear(x.squeeze(3).to(weight.dtype), weight, bias).unsqueeze(2)
+
+    return scan_chunks(backend, currents(), v, theta, v_reset)
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups) -> Tensor:
+    """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order."""
+    y = F.conv2d(as_images(x), weight, bias, stride, padding, dilation, groups)
+    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2])
+
+
+def as_images(x: Tensor) -> Tensor:
+    """[T, N, C, H, W] as T * N images in channels-last order."""
+    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)

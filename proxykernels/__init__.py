@@ -1,0 +1,42 @@
+"""Integrate-and-fire spiking networks, simulated for all time steps in one launch, exactly and fast.
+
+    import torch, proxykernels as pk
+
+    net = torch.nn.Sequential(pk.FusedIFConv2d(1, 32, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(32 * 13 * 13, 10))
+    result = pk.simulate(net, torch.rand(8, 1, 28, 28), T=256)
+    result.count()                       # output spikes, int32 [8, 10]
+
+Equations: :mod:`proxykernels.functional`. Training: :class:`ProxyNet`.
+"""
+
+from pathlib import Path
+
+_here = Path(__file__).resolve().parent
+if not (_here / "kernels").is_dir():  # a checkout: kernels/ is our sibling; an installed package has it inside
+    __path__.append(str(_here.parent))
+
+from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
+from .layers import IF, AvgPool2d, Flatten, FusedIFConv2d, FusedIFLinear, MaxPool2d  # noqa: E402
+from .proxy import ProxyNet  # noqa: E402
+from .simulate import simulate  # noqa: E402
+from .spikes import Spikes, pack  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IF",
+    "AvgPool2d",
+    "Flatten",
+    "FusedIFConv2d",
+    "FusedIFLinear",
+    "MaxPool2d",
+    "ProxyNet",
+    "Spikes",
+    "if_conv2d",
+    "if_hold",
+    "if_linear",
+    "if_scan",
+    "max_pool2d",
+    "pack",
+    "simulate",
+]

@@ -1,0 +1,260 @@
+"""The functions: IF neurons, convolutions and matrix products with IF neurons, over all time steps in one call.
+
+One neuron, for t = 0 .. T-1 (theta is ``v_threshold``; arXiv:2109.13208, section III):
+
+    h[t] = v[t-1] + I[t]                  I[t] = (W * x[t]) + b, summed in any order, in float32
+    s[t] = 1 if h[t] >= theta else 0
+    v[t] = v_reset if s[t] else h[t]      hard reset (v_reset is a number)
+    v[t] = h[t] - theta s[t]              soft reset (v_reset is None)
+
+v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever the input's type. None of these
+functions is differentiable: training goes through :class:`proxykernels.ProxyNet`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import checks, ops
+from .kernels import stepwise
+from .spikes import Spikes
+
+
+def if_scan(
+    current: Tensor, v: Tensor | None = None, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0
+) -> tuple[Spikes, Tensor]:
+    """IF neurons on given currents (equations: :mod:`proxykernels.functional`).
+
+    Args:
+        current: [T, N, ...] of any float dtype, in units of the threshold. A channels-last memory order,
+            [T, N, H, W, C] inside, saves a copy.
+        v: potentials to start from, [N, ...]; default: at rest, 0.
+        v_threshold: threshold > 0, a number or one value a channel [C].
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
+
+    Returns:
+        Spikes (T, N, ...) and the float32 potentials [N, ...] after the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
+    checks.neuron(v_threshold, v_reset)
+    checks.currents(current, "T, N")
+    shape = current.shape
+    checks.potentials(v, shape[1:], current.device)
+    theta = checks.thresholds(v_threshold, _channels(shape[1:]), current.device)
+    rows = _to_rows(current.detach().flatten(0, 1)).unflatten(0, shape[:2])
+    words, v = ops.if_scan(rows, _start(v, shape[1:], current.device), theta, v_reset)
+    return Spikes(words, shape), _from_rows(v, shape[1:])
+
+
+def if_hold(
+    current: Tensor, T: int, v: Tensor | None = None, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0
+) -> tuple[Spikes, Tensor]:
+    """IF neurons on a current [N, ...] that is held for ``T`` steps; otherwise as :func:`if_scan`."""
+    T = checks.steps(T)
+    checks.neuron(v_threshold, v_reset)
+    checks.currents(current, "N")
+    shape = current.shape
+    checks.potentials(v, shape, current.device)
+    theta = checks.thresholds(v_threshold, _channels(shape), current.device)
+    v = _start(v, shape, current.device)
+    words, v = ops.if_hold(_to_rows(current.detach()), T, v, theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+
+
+def if_conv2d(
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    v_threshold: float | Tensor = 1.0,
+    v_reset: float | None = 0.0,
+) -> tuple[Spikes, Tensor]:
+    """Convolution and IF neurons over all steps (equations: :mod:`proxykernels.functional`).
+
+    Args:
+        x: Spikes (T, N, C_in, H, W), or a tensor of that shape: spikes or real values. One image repeated by
+            ``image.expand(T, ...)`` is convolved once.
+        weight: [C_out, C_in / groups, kernel_h, kernel_w].
+        bias: [C_out], added at every step.
+        v: potentials to start from, [N, C_out, H_out, W_out]; default: at rest, 0.
+        stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
+        v_threshold, v_reset: as in :func:`if_scan`.
+
+    Returns:
+        Spikes (T, N, C_out, H_out, W_out) and the float32 potentials [N, C_out, H_out, W_out] after the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
+    checks.neuron(v_threshold, v_reset)
+    x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
+    T, N, C_in, *size = x.shape
+    checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
+    stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
+    groups = checks.groups(groups, C_in, weight)
+    weight = weight.detach().float()
+    weight, padding, dilation = _padding(weight, padding, stride, dilation)
+    checks.fits(size, weight.shape[2:], padding, dilation)
+    shape = N, len(weight), *stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)
+    checks.potentials(v, shape, x.device)
+    theta = checks.thresholds(v_threshold, shape[1], x.device)
+    v = _start(v, shape, x.device)
+    bias = None if bias is None else bias.detach().float()
+    if isinstance(x, Spikes):
+        words, v = ops.if_conv2d(
+            x._words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+        )
+    else:
+        def currents(part: Tensor) -> Tensor:
+            return stepwise.conv2d(part, weight, bias, stride, padding, dilation, groups)
+
+        words, v = _fire_real(x, currents, v, theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+
+
+def if_linear(
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    v: Tensor | None = None,
+    *,
+    v_threshold: float | Tensor = 1.0,
+    v_reset: float | None = 0.0,
+) -> tuple[Spikes, Tensor]:
+    """Matrix product and IF neurons over all steps; ``x`` (T, N, in), ``weight`` [out, in], ``bias`` [out].
+
+    Returns Spikes (T, N, out) and potentials [N, out]; otherwise as :func:`if_conv2d`.
+    """
+    checks.neuron(v_threshold, v_reset)
+    x = checks.sequence(x, 3, "[T, N, features]")
+    T, N, features = x.shape
+    checks.parameters(weight, bias, 2, "[out, in]", x.device)
+    if weight.shape[1] != features:
+        raise ValueError(f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}")
+    shape = N, len(weight)
+    checks.potentials(v, shape, x.device)
+    theta = checks.thresholds(v_threshold, shape[1], x.device)
+    v = _start(v, shape, x.device)
+    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    if isinstance(x, Spikes):
+        words, v = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
+    else:
+        words, v = _fire_real(x, lambda part: F.linear(part, weight, bias).unsqueeze(2), v, theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+
+
+def max_pool2d(
+    x: Spikes,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+) -> Spikes:
+    """Max pooling of spikes (T, N, C, H, W) to (T, N, C, H_out, W_out): the OR over each window.
+
+    Args:
+        kernel_size, stride, padding: as in torch.nn.functional.max_pool2d (stride defaults to kernel_size; padding at
+            most half of the window).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
+    """
+    if not isinstance(x, Spikes):
+        raise TypeError(f"x must be Spikes, got {type(x).__name__}; proxykernels.pack makes them of a tensor of 0 and 1")
+    if len(x.shape) != 5:
+        raise ValueError(f"x must have the shape (T, N, C, H, W), got {x.shape}")
+    kernel_size = checks.pair("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else checks.pair("stride", stride, 1)
+    padding = checks.pair("padding", padding, 0)
+    if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
+        raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
+    T, N, C, *size = x.shape
+    checks.fits(size, kernel_size, padding, (1, 1))
+    words = ops.max_pool2d(x._words, C, size, kernel_size, stride, padding)
+    return Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
+
+
+def flatten(x: Spikes) -> Spikes:
+    """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
+    T, N, *sizes = x.shape
+    if len(sizes) < 2:
+        return x
+    words = ops.flatten(x._words, sizes[0])
+    return Spikes(words, (T, N, torch.Size(sizes).numel()))
+
+
+def _fire_real(
+    x: Tensor, currents: Callable[[Tensor], Tensor], v: Tensor, theta: Tensor, v_reset: float | None
+) -> tuple[Tensor, Tensor]:
+    """Words and potentials for real-valued inputs x [T, N, ...]: once if x is held, else a chunk of steps at a time."""
+    if checks.is_held(x):
+        return ops.if_hold(currents(x[:1].float())[0], x.shape[0], v, theta, v_reset)
+
+    def chunks() -> Iterator[Tensor]:
+        for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()))):
+            yield currents(part.float())
+
+    return stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)
+
+
+def _padding(weight: Tensor, padding, stride, dilation) -> tuple[Tensor, Sequence[int], Sequence[int]]:
+    """Padding in numbers: (weight, padding, dilation).
+
+    'same' pads one more on the right where the total is odd. We pad that much on both sides, and put a tap of weight 0
+    in front of the kernel (with its dilation written out), so that the output starts where torch's does.
+    """
+    if not isinstance(padding, str):
+        return weight, checks.pair("padding", padding, 0), dilation
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding must be a number, two numbers, 'same' or 'valid', got {padding!r}")
+    if padding == "valid":
+        return weight, (0, 0), dilation
+    if tuple(stride) != (1, 1):
+        raise ValueError(f"padding='same' needs stride 1, got stride {tuple(stride)}")
+    pads, steps = [], []
+    for axis, d in zip((2, 3), dilation, strict=True):
+        total = d * (weight.shape[axis] - 1)
+        if total % 2:
+            shape = list(weight.shape)
+            shape[axis] = total + 2
+            spread = weight.new_zeros(shape)
+            spread.narrow(axis, 1, total + 1)[(slice(None),) * axis + (slice(None, None, d),)] = weight
+            weight, d, total = spread, 1, total + 1
+        pads.append(total // 2)
+        steps.append(d)
+    return weight, pads, steps
+
+
+def _channels(shape: Sequence[int]) -> int:
+    """Channels of one step's shape [N, C, ...]."""
+    return shape[1] if len(shape) > 1 else 1
+
+
+def _to_rows(x: Tensor) -> Tensor:
+    """[N, C, ...] in the kernels' order [N, P, C]; no copy if x is channels last."""
+    return x.reshape(len(x), _channels(x.shape), -1 if x.numel() else _pixels(x.shape)).transpose(1, 2)
+
+
+def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
+    """[N, P, C] as a tensor of ``shape`` [N, C, ...], channels last in memory."""
+    N, C, *size = *shape, *[1] * (2 - len(shape))
+    return rows.view(N, *size, C).movedim(-1, 1).reshape(shape)
+
+
+def _start(v: Tensor | None, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Potentials to start from, in the kernels' order."""
+    if v is None:
+        return torch.zeros(shape[0], _pixels(shape), _channels(shape), device=device)
+    return _to_rows(v.detach().float())
+
+
+def _pixels(shape: Sequence[int]) -> int:
+    return torch.Size(shape[2:]).numel()

@@ -1,0 +1,213 @@
+"""Layers of IF neurons: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps.
+
+A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spikes; for a tensor it is a tensor of 0 and 1
+in the input's dtype. ``layer(x, v)`` starts from the potentials ``v`` and returns ``(y, v)``.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import checks, functional
+from .spikes import Spikes
+
+
+class Neurons(nn.Module):
+    """What all layers of IF neurons share: threshold, reset, and how they are called."""
+
+    def _set_neurons(self, v_threshold: float | Tensor, v_reset: float | None) -> None:
+        checks.neuron(v_threshold, v_reset)
+        self.v_reset = v_reset
+        if isinstance(v_threshold, Tensor):  # moves with the module, yet adds no key to its state_dict
+            self.register_buffer("v_threshold", v_threshold.detach().clone(), persistent=False)
+        else:
+            self.v_threshold = float(v_threshold)
+
+    def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
+        spikes, state = self.spike(x, v, batch_statistics=self.training)
+        y = spikes.dense(x.dtype) if isinstance(x, Tensor) else spikes
+        return y if v is None else (y, state)
+
+    def spike(
+        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
+    ) -> tuple[Spikes, Tensor]:
+        """Spikes (T, N, ...) and the last potentials, whatever ``x`` is.
+
+        ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
+        """
+        raise NotImplementedError
+
+    def affine(self, x: Tensor) -> Tensor:
+        """The layer's currents for one step [N, ...], before any normalisation; differentiable."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        threshold = self.v_threshold
+        threshold = f"[{len(threshold)}]" if isinstance(threshold, Tensor) and threshold.ndim else f"{float(threshold):g}"
+        own = super().extra_repr()
+        return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}"
+
+    @property
+    def _neuron(self) -> dict:
+        return {"v_threshold": self.v_threshold, "v_reset": self.v_reset}
+
+
+class FusedIFConv2d(Neurons, nn.Conv2d):
+    """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
+
+    Takes nn.Conv2d's arguments, has its parameters and its state_dict, and then:
+
+    Args:
+        v_threshold: threshold > 0, a number or one value an output channel.
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
+        batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
+            training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
+
+    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_conv2d`; padding_mode other than 'zeros' is not offered.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        batch_norm: bool = False,
+    ):
+        if padding_mode != "zeros":
+            raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead")
+        checks.pair("kernel_size", kernel_size, 1)
+        checks.pair("stride", stride, 1)
+        checks.pair("dilation", dilation, 1)
+        nn.Conv2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        self._set_neurons(v_threshold, v_reset)
+        self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
+
+    def spike(self, x, v=None, *, batch_statistics=False):
+        if self.bn is not None and batch_statistics:
+            x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
+            return functional.if_scan(each_step(lambda image: self.bn(self.affine(image)), x), v, **self._neuron)
+        weight, bias = self.folded()
+        return functional.if_conv2d(
+            x, weight, bias, v,
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, **self._neuron,
+        )  # fmt: skip
+
+    def affine(self, x: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, x)
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias)."""
+        if self.bn is None:
+            return self.weight, self.bias
+        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+        bias = 0 if self.bias is None else self.bias
+        return self.weight * scale.view(-1, 1, 1, 1), self.bn.bias + (bias - self.bn.running_mean) * scale
+
+
+class FusedIFLinear(Neurons, nn.Linear):
+    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments, parameters and state_dict.
+
+    ``v_threshold`` and ``v_reset`` as in :class:`FusedIFConv2d`. Shapes: x (T, N, in), y (T, N, out), v [N, out].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+    ):
+        nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
+        self._set_neurons(v_threshold, v_reset)
+
+    def spike(self, x, v=None, *, batch_statistics=False):
+        return functional.if_linear(x, self.weight, self.bias, v, **self._neuron)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return nn.Linear.forward(self, x)
+
+
+class IF(Neurons):
+    """IF neurons alone: input currents (T, N, ...) to spikes (T, N, ...). Arguments as in :class:`FusedIFConv2d`."""
+
+    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0):
+        super().__init__()
+        self._set_neurons(v_threshold, v_reset)
+
+    def spike(self, x, v=None, *, batch_statistics=False):
+        if isinstance(x, Spikes):
+            x = x.dense()
+        if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
+            return functional.if_hold(x[0], len(x), v, **self._neuron)
+        return functional.if_scan(x, v, **self._neuron)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return x
+
+
+class MaxPool2d(nn.Module):
+    """Max pooling of every step: the OR of spikes (T, N, C, H, W), or torch's maximum on a tensor of that shape.
+
+    Arguments as in nn.MaxPool2d: ``kernel_size``, ``stride`` (default: kernel_size), ``padding``.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        if isinstance(x, Spikes):
+            return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return each_step(lambda image: F.max_pool2d(image, self.kernel_size, self.stride, self.padding), x)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """Average pooling of every step, with nn.AvgPool2d's arguments.
+
+    A mean of spikes is not a spike: the result is a float32 tensor (T, N, C, H_out, W_out), exact, which the next layer
+    takes as real-valued input.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Tensor:
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class Flatten(nn.Module):
+    """(T, N, C, H, W) to (T, N, C * H * W), spikes or a tensor."""
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        return functional.flatten(x) if isinstance(x, Spikes) else each_step(lambda image: image.flatten(1), x)
+
+
+def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of [N, ...] to every step of x [T, N, ...]; once if x is one step repeated by expand."""
+    if x.shape[0] > 1 and checks.is_held(x):
+        y = function(x[0])
+        return y.expand(x.shape[0], *y.shape)
+    return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -1,0 +1,150 @@
+"""The operators torch.ops.proxykernels.*: schemas, shapes of results, and which kernels a device takes.
+
+Work on raw words, whose layout is the device's own (a CPU packs over channels, a GPU over time; see kernels/cpu.py and
+kernels/gpu.py). PyTorch's dispatcher picks by device. Arguments are checked in functional.py, not here.
+
+Shapes: T steps, N images, C channels, P pixels; ``theta`` float32 [C]; potentials ``v`` float32 [N, P, C]; ``v_reset``
+None is the soft reset.
+"""
+
+import warnings
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .kernels import cpu, packed_reference
+from .kernels.stepwise import output_size
+
+
+@cache
+def _cpu():
+    """The kernels for CPU tensors."""
+    kernels = cpu.load()
+    if kernels is None:
+        warnings.warn(
+            "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ compiler "
+            "(for example `apt-get install g++`) and reinstall: pip install --force-reinstall --no-deps <proxykernels>",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return packed_reference
+    return kernels
+
+
+def _gpu():
+    """The kernels for CUDA tensors; imported late because a machine without a GPU need not have Triton."""
+    from .kernels import gpu
+
+    return gpu
+
+
+def _operator(schema: str):
+    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
+
+    def register(fake):
+        name = fake.__name__
+        torch.library.define(f"proxykernels::{name}", schema)
+        for device, backend in (("cpu", lambda: _cpu()), ("cuda", _gpu)):
+            kernel = _late(backend, name)
+            torch.library.impl(f"proxykernels::{name}", device, kernel)
+        torch.library.register_fake(f"proxykernels::{name}", fake)
+        return getattr(torch.ops.proxykernels, name)
+
+    return register
+
+
+def _late(backend, name):
+    return lambda *arguments: getattr(backend(), name)(*arguments)
+
+
+def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
+    if like.device.type == "cpu":
+        return like.new_empty(N, T, P, (C + 7) // 8, dtype=torch.uint8)
+    return like.new_empty((T + 31) // 32, N, P, C, dtype=torch.int32)
+
+
+def _layer(like: Tensor, T: int, v: Tensor) -> tuple[Tensor, Tensor]:
+    N, P, C = v.shape
+    return _words(like, T, N, P, C), torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
+@_operator("(Tensor dense) -> Tensor")
+def pack(dense):
+    """Bool [T, N, C, P] to words."""
+    T, N, C, P = dense.shape
+    return _words(dense, T, N, P, C)
+
+
+@_operator("(Tensor words, int T, int C) -> Tensor")
+def unpack(words, T, C):
+    """Words to bool [T, N, C, P]."""
+    N = words.shape[0 if words.device.type == "cpu" else 1]
+    return words.new_empty(T, N, C, words.shape[2], dtype=torch.bool)
+
+
+@_operator("(Tensor words, int C, int until) -> Tensor")
+def count(words, C, until):
+    """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
+    N = words.shape[0 if words.device.type == "cpu" else 1]
+    return words.new_empty(N, C, words.shape[2], dtype=torch.int32)
+
+
+@_operator("(Tensor words) -> Tensor")
+def total(words):
+    """All spikes: int64, no dimensions."""
+    return words.new_empty((), dtype=torch.int64)
+
+
+@_operator("(Tensor words, int C) -> Tensor")
+def flatten(words, C):
+    """P pixels of C channels to one pixel of C * P channels, in the order of torch's flatten."""
+    if words.device.type == "cpu":
+        return _words(words, words.shape[1], words.shape[0], 1, C * words.shape[2])
+    return words.new_empty(*words.shape[:2], 1, C * words.shape[2])
+
+
+@_operator("(Tensor words, int C, int[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
+def max_pool2d(words, C, size, kernel_size, stride, padding):
+    """The OR over each window of images of ``size`` (H, W)."""
+    height, width = output_size(size, kernel_size, stride, padding, (1, 1))
+    return words.new_empty(*words.shape[:2], height * width, words.shape[3])
+
+
+@_operator("(Tensor current, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
+def if_scan(current, v, theta, v_reset):
+    """IF on currents [T, N, P, C]."""
+    return _layer(current, current.shape[0], v)
+
+
+@_operator("(Tensor current, int T, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
+def if_hold(current, T, v, theta, v_reset):
+    """IF on a current [N, P, C] held for T steps."""
+    return _layer(current, T, v)
+
+
+@_operator(
+    "(Tensor words, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"
+)
+def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+    """Convolution of images of ``size`` (H, W) by ``weight`` [C_out, C_in / groups, kh, kw], then IF."""
+    return _layer(words, T, v)
+
+
+@_operator(
+    "(Tensor words, int T, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)"
+)
+def if_linear(words, T, weight, bias, v, theta, v_reset):
+    """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
+    return _layer(words, T, v)
+
+
+def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
+    """The words of steps start .. stop - 1."""
+    return (packed_reference if words.device.type == "cpu" else _gpu()).cut(words, T, start, stop)
+
+
+def cat(words: list[Tensor], steps: list[int]) -> Tensor:
+    """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
+    return (packed_reference if words[0].device.type == "cpu" else _gpu()).cat(words, steps)

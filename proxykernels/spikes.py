@@ -1,0 +1,118 @@
+"""Spike trains as single bits."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+_COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
+
+
+class Spikes:
+    """T steps of spikes of N samples, one bit a spike, with the batch's shape ``(T, N, ...)``.
+
+    Made by :func:`pack`, by the functions of this package and by layers; how the bits are laid out is up to the device.
+
+    Attributes:
+        shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
+    """
+
+    __slots__ = ("_words", "shape")
+
+    def __init__(self, words: Tensor, shape: tuple[int, ...]):
+        self._words = words
+        self.shape = tuple(shape)
+
+    @property
+    def T(self) -> int:
+        """Number of time steps."""
+        return self.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bits are."""
+        return self._words.device
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the bits in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32)."""
+        return self._words.numel() * self._words.element_size()
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The spikes as a tensor of 0 and 1: ``shape``, of any ``dtype``."""
+        return ops.unpack(self._words, self.T, self._channels).view(self.shape).to(dtype)
+
+    def count(self, until: int | None = None) -> Tensor:
+        """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
+
+        Raises:
+            ValueError: ``until`` is not within 0 .. T.
+        """
+        until = self.T if until is None else until
+        if not 0 <= until <= self.T:
+            raise ValueError(f"until must be within 0 .. T = {self.T}, got {until}")
+        return ops.count(self._words, self._channels, until).view(self.shape[1:])
+
+    def rate(self) -> float:
+        """Firing rate: spikes a neuron and step, between 0 and 1 (nan if there are no neurons)."""
+        size = math.prod(self.shape)
+        return int(ops.total(self._words)) / size if size else math.nan
+
+    def to(self, device: torch.device | str) -> "Spikes":
+        """The same spikes on another device."""
+        device = torch.device(device)
+        if device.type == self.device.type:
+            return Spikes(self._words.to(device), self.shape)
+        starts = range(0, self.T, _COPY_STEPS)
+        parts = [self[t : t + _COPY_STEPS] for t in starts]
+        words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
+        return Spikes(ops.cat(words, [part.T for part in parts]), self.shape)
+
+    def __getitem__(self, steps: slice) -> "Spikes":
+        """``spikes[a:b]``: the steps a .. b - 1."""
+        if not isinstance(steps, slice) or steps.step not in (None, 1):
+            raise TypeError(f"spikes are cut in time by a slice of step 1, such as spikes[0:16]; got {steps!r}")
+        start, stop, _ = steps.indices(self.T)
+        if stop <= start:
+            raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
+        return Spikes(ops.cut(self._words, self.T, start, stop), (stop - start, *self.shape[1:]))
+
+    def __repr__(self) -> str:
+        return f"Spikes(shape={self.shape}, device='{self.device}')"
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[2] if len(self.shape) > 2 else 1
+
+
+def pack(dense: Tensor) -> Spikes:
+    """Pack spikes ``dense`` [T, N, ...] of 0 and 1, of any dtype.
+
+    Raises:
+        TypeError: ``dense`` is not a tensor.
+        ValueError: it has fewer than two dimensions, no step, or values other than 0 and 1 (NaN included).
+    """
+    if not isinstance(dense, Tensor):
+        raise TypeError(f"dense must be a torch.Tensor [T, N, ...], got {type(dense).__name__}")
+    if dense.ndim < 2 or dense.shape[0] < 1:
+        raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
+    if not is_binary(dense):
+        raise ValueError(
+            "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to "
+            "if_scan, if_hold or a layer"
+        )
+    return Spikes(pack_words(dense.bool()), dense.shape)
+
+
+def is_binary(dense: Tensor) -> bool:
+    """Whether a tensor holds nothing but 0 and 1."""
+    return dense.dtype == torch.bool or torch.equal(dense, dense.ne(0).to(dense.dtype))
+
+
+def pack_words(dense: Tensor) -> Tensor:
+    """The words of bool spikes [T, N, ...]."""
+    T, N = dense.shape[:2]
+    C = dense.shape[2] if dense.ndim > 2 else 1
+    return ops.pack(dense.reshape(T, N, C, math.prod(dense.shape[3:])))
