@@ -3,7 +3,8 @@
 Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, T steps, P pixels and C channels; bit
 ``c % 8`` of byte ``c // 8`` is channel ``c``. Potentials are float32 ``[N, P, C]``, currents float32 ``[T, N, P, C]``.
 
-torch is imported before the library is loaded, so that both share the OpenMP runtime, and its threads, that torch brings.
+torch is imported before the library is loaded, so that both share the OpenMP runtime that torch brings,
+and its threads.
 """
 
 import ctypes
@@ -159,7 +160,19 @@ class CpuKernels:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         if groups > 1:  # few inputs a neuron: the event kernel, made for many, has little to skip
             return stepwise.if_conv2d(
-                self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+                self,
+                words,
+                T,
+                size,
+                weight,
+                bias,
+                v,
+                theta,
+                v_reset,
+                stride,
+                padding,
+                dilation,
+                groups,
             )
         N, P, C = v.shape
         words = words.contiguous()

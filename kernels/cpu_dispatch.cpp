@@ -35,7 +35,7 @@ const Target targets[] = {
 extern "C" {
 
 // The kernels for an instruction set, or for the fastest one if `name` is null; null if this machine cannot run it.
-const Kernels* proxykernels_cpu(const char* name) {
+__attribute__((visibility("default"))) const Kernels* proxykernels_cpu(const char* name) {
     for (const Target& target : targets)
         if (target.runs_here() && (!name || !strcmp(name, target.name))) return target.kernels;
     return nullptr;

@@ -14,7 +14,7 @@ from .neurons import if_step
 
 # The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons on
 # 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and sm_90
-# a thread takes 32 registers, so a multiprocessor holds its full 2048 threads, and loads of different
+# a thread takes 32 registers (at most 40 at odd sizes), which allows full occupancy, and loads of different
 # steps overlap (a step's current does not depend on the step before). Larger blocks would not load
 # wider and would leave a small layer (batch 32 of 1152 neurons: 72 programs) with fewer programs still.
 BLOCK = 512
@@ -44,18 +44,18 @@ def _if_scan_kernel(
     # The 64-bit part of every address is a scalar, so that the offsets in a block stay 32-bit.
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = tl.arange(0, BLOCK)
-    mask = offsets < tl.minimum(neurons - start, BLOCK).to(tl.int32)
+    mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
 
     theta = tl.load(theta_pointer + channel)
     v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
     count = tl.zeros((BLOCK,), tl.int32)
-    current_row = current_pointer + start + offsets
-    word_row = spikes_pointer + start + offsets
+    current_row = current_pointer + start
+    word_row = spikes_pointer + start
     for first in range(0, T, 32):
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
-            current = tl.load(current_row, mask=mask, other=0.0).to(tl.float32)
+            current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
             v, spike = STEP(v, current, theta, v_reset, SOFT_RESET)
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
@@ -63,10 +63,10 @@ def _if_scan_kernel(
                 word |= spike.to(tl.int32) << bit
             current_row += current_stride
         if not COUNTS_ONLY:
-            tl.store(word_row, word, mask=mask)
+            tl.store(word_row + offsets, word, mask=mask)
             word_row += neurons
     if COUNTS_ONLY:
-        tl.store(word_row, count, mask=mask)
+        tl.store(word_row + offsets, count, mask=mask)
     tl.store(v_last_pointer + start + offsets, v, mask=mask)
 
 

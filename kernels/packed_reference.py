@@ -58,9 +58,7 @@ def max_pool2d(words: Tensor, C: int, size, kernel_size, stride, padding) -> Ten
 
 def if_scan(current: Tensor, v: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
     """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
-    spikes, v = reference.if_scan(
-        current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset
-    )
+    spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset)
     return pack(spikes.bool()), v.transpose(1, 2).contiguous()
 
 

@@ -69,12 +69,8 @@ def if_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Convolve x [T, N, C_in, H, W] at every step, then fire: spikes [T, N, C_out, H_out, W_out] and potentials."""
     bias = None if bias is None else bias.float()
-    current = F.conv2d(
-        x.flatten(0, 1).float(), weight.float(), bias, stride, padding, dilation, groups
-    )
-    return if_scan(
-        current.unflatten(0, x.shape[:2]), v, v_threshold=v_threshold, v_reset=v_reset
-    )
+    current = F.conv2d(x.flatten(0, 1).float(), weight.float(), bias, stride, padding, dilation, groups)
+    return if_scan(current.unflatten(0, x.shape[:2]), v, v_threshold=v_threshold, v_reset=v_reset)
 
 
 def if_linear(

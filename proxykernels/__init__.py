@@ -2,7 +2,9 @@
 
     import torch, proxykernels as pk
 
-    net = torch.nn.Sequential(pk.FusedIFConv2d(1, 32, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(32 * 13 * 13, 10))
+    net = torch.nn.Sequential(
+        pk.FusedIFConv2d(1, 32, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(32 * 13 * 13, 10)
+    )
     result = pk.simulate(net, torch.rand(8, 1, 28, 28), T=256)
     result.count()                       # output spikes, int32 [8, 10]
 

@@ -131,11 +131,13 @@ def groups(groups: int, channels: int, weight: Tensor) -> int:
     if not _is_integer(groups):
         raise TypeError(f"groups must be an integer, got {groups!r}")
     if groups < 1 or channels % groups or weight.shape[0] % groups:
-        raise ValueError(f"groups must be at least 1 and divide {channels} inputs and {weight.shape[0]} outputs, got {groups}")
+        raise ValueError(
+            f"groups must be at least 1 and divide {channels} inputs and {weight.shape[0]} outputs, got {groups}"
+        )
     if weight.shape[1] != channels // groups:
         raise ValueError(
-            f"weight must have the shape [C_out, {channels // groups}, kernel_h, kernel_w] for {channels} input channels "
-            f"in {groups} group(s), got {list(weight.shape)}"
+            f"weight must have the shape [C_out, {channels // groups}, kernel_h, kernel_w] for {channels} input "
+            f"channels in {groups} group(s), got {list(weight.shape)}"
         )
     return int(groups)
 
@@ -168,7 +170,7 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity. Not looked at while a graph is captured or traced, where values are not there to see."""
     if torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    # One pass over the memory in the usual case: a sum is finite only if its terms are (the other way round it may overflow).
+    # One pass over the memory in the usual case: a sum is finite only if its terms are. It may overflow: then look closer.
     if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
         raise ValueError(f"{name} must be finite, and holds NaN or infinite values")
 

@@ -23,7 +23,11 @@ from .spikes import Spikes
 
 
 def if_scan(
-    current: Tensor, v: Tensor | None = None, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0
+    current: Tensor,
+    v: Tensor | None = None,
+    *,
+    v_threshold: float | Tensor = 1.0,
+    v_reset: float | None = 0.0,
 ) -> tuple[Spikes, Tensor]:
     """IF neurons on given currents (equations: :mod:`proxykernels.functional`).
 
@@ -51,7 +55,12 @@ def if_scan(
 
 
 def if_hold(
-    current: Tensor, T: int, v: Tensor | None = None, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0
+    current: Tensor,
+    T: int,
+    v: Tensor | None = None,
+    *,
+    v_threshold: float | Tensor = 1.0,
+    v_reset: float | None = 0.0,
 ) -> tuple[Spikes, Tensor]:
     """IF neurons on a current [N, ...] that is held for ``T`` steps; otherwise as :func:`if_scan`."""
     T = checks.steps(T)
@@ -110,10 +119,9 @@ def if_conv2d(
     v = _start(v, shape, x.device)
     bias = None if bias is None else bias.detach().float()
     if isinstance(x, Spikes):
-        words, v = ops.if_conv2d(
-            x._words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
-        )
+        words, v = ops.if_conv2d(x._words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups)
     else:
+
         def currents(part: Tensor) -> Tensor:
             return stepwise.conv2d(part, weight, bias, stride, padding, dilation, groups)
 
@@ -139,7 +147,9 @@ def if_linear(
     T, N, features = x.shape
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     if weight.shape[1] != features:
-        raise ValueError(f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}")
+        raise ValueError(
+            f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}"
+        )
     shape = N, len(weight)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
@@ -168,7 +178,9 @@ def max_pool2d(
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
     """
     if not isinstance(x, Spikes):
-        raise TypeError(f"x must be Spikes, got {type(x).__name__}; proxykernels.pack makes them of a tensor of 0 and 1")
+        raise TypeError(
+            f"x must be Spikes, got {type(x).__name__}; proxykernels.pack makes them of a tensor of 0 and 1"
+        )
     if len(x.shape) != 5:
         raise ValueError(f"x must have the shape (T, N, C, H, W), got {x.shape}")
     kernel_size = checks.pair("kernel_size", kernel_size, 1)

@@ -1,7 +1,7 @@
 """Layers of IF neurons: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps.
 
-A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spikes; for a tensor it is a tensor of 0 and 1
-in the input's dtype. ``layer(x, v)`` starts from the potentials ``v`` and returns ``(y, v)``.
+A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spikes; for a tensor it is a tensor of 0 and
+1 in the input's dtype. ``layer(x, v)`` starts from the potentials ``v`` and returns ``(y, v)``.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,9 @@ class Neurons(nn.Module):
 
     def extra_repr(self) -> str:
         threshold = self.v_threshold
-        threshold = f"[{len(threshold)}]" if isinstance(threshold, Tensor) and threshold.ndim else f"{float(threshold):g}"
+        threshold = (
+            f"[{len(threshold)}]" if isinstance(threshold, Tensor) and threshold.ndim else f"{float(threshold):g}"
+        )
         own = super().extra_repr()
         return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}"
 
@@ -90,7 +92,9 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         batch_norm: bool = False,
     ):
         if padding_mode != "zeros":
-            raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead")
+            raise ValueError(
+                f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
+            )
         checks.pair("kernel_size", kernel_size, 1)
         checks.pair("stride", stride, 1)
         checks.pair("dilation", dilation, 1)

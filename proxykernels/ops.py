@@ -23,8 +23,8 @@ def _cpu():
     kernels = cpu.load()
     if kernels is None:
         warnings.warn(
-            "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ compiler "
-            "(for example `apt-get install g++`) and reinstall: pip install --force-reinstall --no-deps <proxykernels>",
+            "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ "
+            "compiler (for example `apt-get install g++`) and install proxykernels again with pip --force-reinstall",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -45,7 +45,11 @@ class ProxyNet(nn.Module):
             names.append(name)
             if isinstance(layer, FusedIFConv2d) and layer.bn is not None:
                 self.statistics[_key(name)] = nn.BatchNorm2d(
-                    layer.out_channels, layer.bn.eps, layer.bn.momentum, affine=False, device=layer.weight.device
+                    layer.out_channels,
+                    layer.bn.eps,
+                    layer.bn.momentum,
+                    affine=False,
+                    device=layer.weight.device,
                 )
             return layer
 

@@ -33,12 +33,17 @@ class Result:
 
 @torch.no_grad()
 def simulate(
-    net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None = None, state: dict | None = None
+    net: nn.Module,
+    x: Tensor | Spikes,
+    T: int,
+    *,
+    chunk: int | None = None,
+    state: dict | None = None,
 ) -> Result:
     """Run a network of this package's layers for ``T`` steps.
 
-    The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with T
-    beyond the output's packed spikes. Normalisation uses its running statistics, whatever ``net.training`` says.
+    The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
+    T beyond the output's packed spikes. Normalisation uses its running statistics, whatever ``net.training`` says.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
@@ -77,7 +82,10 @@ def run(net, x, T, *, chunk=None, state=None, batch_statistics: bool = False) ->
             carrier.calls = 0
         part = carrying(x[start : start + chunk])
         if not isinstance(part, Spikes):
-            raise TypeError(f"net must end in a layer of IF neurons (or pooling or flattening of one); it gave {type(part).__name__}")
+            raise TypeError(
+                f"net must end in a layer of IF neurons (or pooling or flattening of one); "
+                f"it gave {type(part).__name__}"
+            )
         parts.append(part)
     words = ops.cat([part._words for part in parts], [part.T for part in parts])
     return Result(

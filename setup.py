@@ -1,0 +1,64 @@
+"""Builds the C++ kernels: one plain shared library with a C interface, compiled once for each instruction set.
+
+The library uses no header of torch or Python, so it is tied to no version of them. It is optional: without a compiler
+the package installs all the same, and says what to do when a CPU tensor needs it.
+"""
+
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+]
+
+# The features of each instruction set are those that cpu_dispatch.cpp asks the machine for.
+TARGETS = {"portable": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    avx2 = ["-mavx2", "-mbmi", "-mbmi2", "-mpopcnt"]
+    TARGETS |= {
+        "avx2": avx2,
+        "avx512": [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"],
+    }
+
+
+class BuildKernels(build_ext):
+    def build_extension(self, extension):
+        objects = []
+        for source in extension.sources:
+            targets = TARGETS if Path(source).stem == "cpu_kernels" else {"": []}
+            for target, flags in targets.items():
+                objects += self.compiler.compile(
+                    [source],
+                    output_dir=str(Path(self.build_temp) / (target or "common")),
+                    macros=[("PK_TARGET", target)] if target else [],
+                    extra_postargs=[*FLAGS, *flags],
+                    depends=extension.depends,
+                )
+        library = self.get_ext_fullpath(extension.name)
+        Path(library).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp"], target_lang="c++")
+
+
+setup(
+    packages=["proxykernels", "proxykernels.kernels"],
+    package_dir={"proxykernels.kernels": "kernels"},
+    package_data={"proxykernels.kernels": ["*.cpp", "*.h"]},
+    ext_modules=[
+        Extension(
+            "proxykernels.kernels._cpu",
+            sources=["kernels/cpu_dispatch.cpp", "kernels/cpu_kernels.cpp"],
+            depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)

@@ -1,0 +1,439 @@
+"""The Triton scan and the time-packed layout against the oracle, bit for bit.
+
+Data are multiples of 1/16 of few bits, so that every float32 sum is exact in any order.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from triton.runtime.interpreter import InterpretedFunction
+
+from proxykernels.kernels import gpu, if_scan, reference
+
+pytestmark = pytest.mark.triton
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEPS = (1, 7, 31, 32, 33, 64, 100)
+RESETS = [
+    pytest.param(0.0, id="hard"),
+    pytest.param(-0.5, id="hard-to-minus-half"),
+    pytest.param(None, id="soft"),
+]
+
+
+@pytest.fixture(autouse=True)
+def kernels_can_run():
+    """Without a GPU the kernels run only in Triton's interpreter, which is chosen at their import."""
+    if DEVICE == "cpu" and not isinstance(if_scan._if_scan_kernel, InterpretedFunction):
+        pytest.fail(
+            "There is no GPU, and Triton's interpreter was off when the kernels were imported. "
+            "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
+            pytrace=False,
+        )
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def sixteenths(generator, low, high, *shape):
+    """Random multiples of 1/16 in [low, high], float32."""
+    integers = torch.randint(16 * low, 16 * high + 1, shape, generator=generator)
+    return (integers / 16).to(DEVICE)
+
+
+def random_spikes(generator, *shape):
+    return (torch.rand(shape, generator=generator) < 0.3).to(DEVICE)
+
+
+def thresholds(generator, kind, C):
+    """float32 [C]: the same for all channels, or one of each channel's own, at least 1/2."""
+    if kind == "scalar":
+        return torch.full((C,), 1.25, device=DEVICE)
+    return 0.5 + sixteenths(generator, 0, 2, C)
+
+
+def to_words(dense):
+    """The definition of the words: dense [T, N, C, P] to int32 [ceil(T / 32), N, P, C]."""
+    T, N, C, P = dense.shape
+    words = torch.zeros(-(-T // 32), N, P, C, dtype=torch.int64, device=dense.device)
+    for t in range(T):
+        words[t // 32] += dense[t].transpose(1, 2).long() * 2 ** (t % 32)
+    return torch.where(words < 2**31, words, words - 2**32).int()  # bit 31 is the sign
+
+
+def oracle(current, v, theta, v_reset):
+    """The reference on [T, N, P, C] currents and [N, P, C] potentials: dense [T, N, C, P] and v [N, P, C]."""
+    spikes, v = reference.if_scan(
+        current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset
+    )
+    return spikes, v.transpose(1, 2)
+
+
+def assert_scan_is_exact(result, current, v, theta, v_reset, some_fire=True):
+    """Words and potentials equal the oracle's, and the case is not one where nothing happens."""
+    words, v_last = result
+    spikes, v_expected = oracle(current, v, theta, v_reset)
+    if some_fire:
+        assert 0 < spikes.mean() < 1
+    assert words.dtype == torch.int32 and words.is_contiguous()
+    assert v_last.dtype == torch.float32 and v_last.is_contiguous()
+    assert torch.equal(words, to_words(spikes))
+    assert torch.equal(v_last, v_expected)
+
+
+# ---- the scan
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("theta_kind", ["scalar", "per-channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scan(generator, T, v_reset, theta_kind, dtype):
+    current = sixteenths(generator, -1, 2, T, 2, 5, 7).to(dtype)
+    v = sixteenths(generator, -1, 1, 2, 5, 7)
+    theta = thresholds(generator, theta_kind, 7)
+    before = v.clone()
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+    assert torch.equal(v, before)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 1, 1), id="one-neuron"),
+        pytest.param((2, 700, 1), id="one-channel"),
+        pytest.param((1, 1, 1153), id="linear-3-blocks"),
+        pytest.param((3, 35, 13), id="3-blocks-across-samples"),
+        pytest.param((2, 16, 16), id="exactly-one-block"),
+    ],
+)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_sizes(generator, shape, v_reset):
+    current = sixteenths(generator, -1, 2, 33, *shape)
+    v = torch.zeros(shape, device=DEVICE)
+    theta = thresholds(generator, "per-channel", shape[-1])
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_of_any_floats(generator, v_reset):
+    """One addition and one subtraction a step leave no freedom: any float32 data give equal bits."""
+    current = torch.randn(64, 2, 5, 7, generator=generator).to(DEVICE)
+    v = torch.randn(2, 5, 7, generator=generator).to(DEVICE)
+    theta = 0.1 + torch.rand(7, generator=generator).to(DEVICE)
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("parts", [(32, 13), (13, 32), (1, 43, 1)], ids=str)
+def test_scan_carries_its_state(generator, parts, v_reset):
+    current = sixteenths(generator, -1, 2, 45, 2, 5, 7)
+    theta = thresholds(generator, "per-channel", 7)
+    rest = torch.zeros(2, 5, 7, device=DEVICE)
+    words, v_expected = if_scan.if_scan(current, rest, theta, v_reset)
+    v, dense = rest, []
+    for part in current.split(parts):
+        part_words, v = if_scan.if_scan(part, v, theta, v_reset)
+        dense.append(gpu.unpack(part_words, part.shape[0], 7))
+    assert torch.equal(torch.cat(dense), gpu.unpack(words, 45, 7))
+    assert torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_hold(generator, T, v_reset):
+    current = sixteenths(generator, -1, 3, 2, 5, 7)
+    v = torch.zeros(2, 5, 7, device=DEVICE)
+    theta = thresholds(generator, "per-channel", 7)
+    result = if_scan.if_hold(current, T, v, theta, v_reset)
+    assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_counts_only(generator, T, v_reset):
+    current = sixteenths(generator, -1, 2, T, 2, 5, 7)
+    v = sixteenths(generator, -1, 1, 2, 5, 7)
+    theta = thresholds(generator, "per-channel", 7)
+    spikes, v_expected = oracle(current, v, theta, v_reset)
+    counts, v_last = if_scan.if_scan(current, v, theta, v_reset, counts_only=True)
+    assert counts.dtype == torch.int32
+    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert torch.equal(v_last, v_expected)
+
+
+def test_counts_only_of_a_held_current(generator):
+    current = sixteenths(generator, -1, 3, 2, 5, 7)
+    v = torch.zeros(2, 5, 7, device=DEVICE)
+    theta = thresholds(generator, "scalar", 7)
+    counts, v_last = if_scan.if_hold(current, 45, v, theta, None, counts_only=True)
+    spikes, v_expected = oracle(current.expand(45, 2, 5, 7), v, theta, None)
+    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert torch.equal(v_last, v_expected)
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_on_the_edge(theta, v_reset):
+    """h one ulp below the threshold, on it and one ulp above, from the current and from the state."""
+    theta = torch.tensor([theta], device=DEVICE)
+    h = torch.cat([theta.nextafter(theta - 1), theta, theta.nextafter(theta + 1)]).view(1, 3, 1)
+    fires = torch.tensor([0, 1, 1], device=DEVICE, dtype=torch.int32).view(1, 1, 3, 1)
+    after_spike = h - theta if v_reset is None else torch.full_like(h, v_reset)
+    v_expected = torch.where(fires[0] == 1, after_spike, h)
+    nothing = torch.zeros_like(h)
+    for current, v in ((h, nothing), (nothing, h)):
+        words, v_last = if_scan.if_scan(current[None], v, theta, v_reset)
+        assert torch.equal(words, fires)
+        assert torch.equal(v_last, v_expected)
+
+
+def test_scan_sets_the_sign_bit():
+    current = torch.ones(33, 1, 1, 2, device=DEVICE)
+    words, _ = if_scan.if_scan(current, current[0] * 0, torch.ones(2, device=DEVICE), 0.0)
+    assert words[:, 0, 0, 0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((5, 0, 4, 3), id="no-samples"),
+        pytest.param((5, 2, 0, 3), id="no-pixels"),
+        pytest.param((0, 2, 4, 3), id="no-steps"),
+    ],
+)
+def test_scan_of_nothing(shape, counts_only):
+    v = torch.full(shape[1:], 0.25, device=DEVICE)
+    theta = torch.ones(3, device=DEVICE)
+    for result in (
+        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, theta, 0.0, counts_only=counts_only),
+        if_scan.if_hold(torch.ones_like(v), shape[0], v, theta, 0.0, counts_only=counts_only),
+    ):
+        spikes, v_last = result
+        assert spikes.shape == (shape[1:] if counts_only else (-(-shape[0] // 32), *shape[1:]))
+        assert spikes.dtype == torch.int32
+        assert not spikes.any()
+        assert torch.equal(v_last, v)
+        assert v_last is not v
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), id="channels-first"),
+        pytest.param(lambda x: x.repeat_interleave(2, 0)[::2], id="every-second-step"),
+        pytest.param(lambda x: x.repeat_interleave(2, 3)[..., ::2], id="every-second-channel"),
+        pytest.param(lambda x: F.pad(x, (3, 0))[..., 3:], id="offset"),
+        pytest.param(lambda x: x[:1, ..., :1].expand(x.shape), id="same-for-steps-and-channels"),
+    ],
+)
+@pytest.mark.parametrize("T", [1, 33])
+def test_scan_of_views(generator, view, T):
+    current = view(sixteenths(generator, -1, 2, T, 3, 5, 7))
+    v = sixteenths(generator, -1, 1, 3, 7, 5).transpose(1, 2)
+    theta = thresholds(generator, "per-channel", 14)[::2]
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, None), current, v, theta, None)
+
+
+@pytest.mark.parametrize(
+    "make, stride",
+    [
+        pytest.param(lambda x: x[0].expand(x.shape), 0, id="held"),
+        pytest.param(lambda x: x, 105, id="contiguous"),
+        pytest.param(lambda x: x[::2], 210, id="every-second-step"),
+    ],
+)
+def test_scan_does_not_copy_currents(monkeypatch, generator, make, stride):
+    class Launches(list):
+        def __getitem__(self, grid):
+            return lambda **arguments: self.append(arguments)
+
+    launches = Launches()
+    monkeypatch.setattr(if_scan, "_if_scan_kernel", launches)
+    current = make(sixteenths(generator, -1, 2, 6, 3, 5, 7))
+    if_scan.if_scan(current, current[0], torch.ones(7, device=DEVICE), 0.0)
+    (arguments,) = launches
+    assert arguments["current_pointer"].data_ptr() == current.data_ptr()
+    assert arguments["current_stride"] == stride
+
+
+# ---- the layout
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 1), (0, 3, 5)], ids=str)
+def test_pack_and_unpack(generator, T, shape):
+    dense = random_spikes(generator, T, *shape)
+    words = gpu.pack(dense)
+    assert torch.equal(words, to_words(dense))
+    assert torch.equal(gpu.unpack(words, T, shape[1]), dense)
+
+
+@pytest.mark.parametrize("T", STEPS)
+def test_count_and_total(generator, T):
+    dense = random_spikes(generator, T, 2, 3, 5)
+    dense[:, 0, 0, 0] = True  # a neuron that always fires fills its words
+    words = to_words(dense)
+    for until in sorted({0, 1, T // 2, 31, 32, 33, T, T + 40}):
+        counts = gpu.count(words, 3, until)
+        assert counts.dtype == torch.int32
+        assert torch.equal(counts, dense[:until].sum(0, dtype=torch.int32))
+    assert gpu.total(words).dtype == torch.int64
+    assert gpu.total(words).shape == ()
+    assert gpu.total(words) == dense.sum()
+
+
+@pytest.mark.parametrize("T", [7, 32, 70])
+def test_cut(generator, T):
+    dense = random_spikes(generator, T, 1, 2, 3)
+    dense[:, 0, 0, 0] = True
+    words = to_words(dense)
+    for start in range(T + 1):
+        for stop in range(start, T + 1):
+            assert torch.equal(gpu.cut(words, T, start, stop), to_words(dense[start:stop]))
+    assert torch.equal(words, to_words(dense))
+
+
+@pytest.mark.parametrize("steps", [(32, 7), (64, 32), (100,), (32, 64, 1)], ids=str)
+def test_cat(generator, steps):
+    dense = random_spikes(generator, sum(steps), 2, 3, 5)
+    words = [to_words(part) for part in dense.split(steps)]
+    assert torch.equal(gpu.cat(words, steps), to_words(dense))
+
+
+def test_cat_inside_a_word():
+    words = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="32"):
+        gpu.cat([words, words], [7, 32])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1)], ids=str)
+def test_flatten(generator, shape):
+    dense = random_spikes(generator, 40, *shape)
+    flat = gpu.flatten(to_words(dense.flatten(3)), shape[1])
+    assert torch.equal(flat, to_words(dense.flatten(2)[..., None]))
+    assert flat.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "size, kernel_size, stride, padding",
+    [
+        pytest.param((6, 8), (2, 2), (2, 2), (0, 0), id="2"),
+        pytest.param((7, 5), (2, 2), (2, 2), (0, 0), id="rows-left-over"),
+        pytest.param((7, 5), (3, 3), (2, 2), (1, 1), id="overlapping-padded"),
+        pytest.param((7, 9), (3, 2), (1, 3), (1, 0), id="asymmetric"),
+        pytest.param((7, 9), (1, 1), (3, 2), (0, 0), id="subsampling"),
+        pytest.param((4, 3), (4, 3), (4, 3), (0, 0), id="whole-image"),
+    ],
+)
+def test_max_pool2d(generator, size, kernel_size, stride, padding):
+    dense = random_spikes(generator, 40, 2, 3, *size)
+    words = gpu.max_pool2d(to_words(dense.flatten(3)), 3, size, kernel_size, stride, padding)
+    pooled = reference.max_pool2d(dense.float(), kernel_size, stride, padding)
+    assert torch.equal(words, to_words(pooled.flatten(3)))
+    assert words.is_contiguous()
+
+
+# ---- convolution and linear layers
+
+
+@pytest.mark.parametrize(
+    "T, channels, size, kernel_size, stride, padding, dilation, groups",
+    [
+        pytest.param(33, (3, 5), (6, 7), (3, 3), (1, 1), (1, 1), (1, 1), 1, id="3x3"),
+        pytest.param(32, (4, 6), (7, 5), (3, 3), (2, 2), (1, 1), (1, 1), 2, id="strided-groups"),
+        pytest.param(7, (3, 3), (9, 8), (3, 2), (1, 2), (2, 0), (2, 3), 3, id="dilated-depthwise"),
+        pytest.param(70, (5, 4), (3, 3), (1, 1), (1, 1), (0, 0), (1, 1), 1, id="1x1"),
+        pytest.param(1, (1, 2), (3, 4), (3, 4), (1, 1), (0, 0), (1, 1), 1, id="whole-image"),
+    ],
+)
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_conv2d(
+    generator, T, channels, size, kernel_size, stride, padding, dilation, groups, v_reset, dtype
+):
+    C_in, C_out = channels
+    dense = random_spikes(generator, T, 2, C_in, *size)
+    # At most 12 + 1 units of weights of up to 8/16 are summed here: few enough bits even for bfloat16.
+    weight = sixteenths(generator, -1, 1, C_out, C_in // groups, *kernel_size).to(dtype)
+    weight = (weight * 8).round() / 16
+    bias = sixteenths(generator, -1, 1, C_out).to(dtype) if groups == 1 else None
+    theta = thresholds(generator, "per-channel", C_out)
+    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    current = F.conv2d(dense[0].float(), weight.float(), **options)
+    v = sixteenths(generator, -1, 1, *current.shape)
+    spikes, v_expected = reference.if_conv2d(
+        dense, weight, bias, v, v_threshold=theta, v_reset=v_reset, **options
+    )
+    assert 0 < spikes.mean() < 1
+    words, v_last = gpu.if_conv2d(
+        to_words(dense.flatten(3)),
+        T,
+        size,
+        weight,
+        bias,
+        v.flatten(2).transpose(1, 2).contiguous(),
+        theta,
+        v_reset,
+        **options,
+    )
+    assert torch.equal(words, to_words(spikes.flatten(3)))
+    assert torch.equal(v_last, v_expected.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.parametrize("T", [1, 32, 45])
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
+def test_linear(generator, T, v_reset, has_bias):
+    dense = random_spikes(generator, T, 3, 37)
+    weight = sixteenths(generator, -1, 1, 11, 37)
+    bias = sixteenths(generator, -1, 1, 11) if has_bias else None
+    v = sixteenths(generator, -1, 1, 3, 11)
+    theta = thresholds(generator, "per-channel", 11)
+    spikes, v_expected = reference.if_linear(
+        dense, weight, bias, v, v_threshold=theta, v_reset=v_reset
+    )
+    assert 0 < spikes.mean() < 1
+    words, v_last = gpu.if_linear(
+        to_words(dense[..., None]), T, weight, bias, v[:, None], theta, v_reset
+    )
+    assert torch.equal(words, to_words(spikes[..., None]))
+    assert torch.equal(v_last, v_expected[:, None])
+
+
+@pytest.mark.parametrize("T, N", [(0, 2), (5, 0)], ids=["no-steps", "no-samples"])
+def test_conv2d_of_nothing(T, N):
+    words = torch.zeros(-(-T // 32), N, 12, 2, dtype=torch.int32, device=DEVICE)
+    weight = torch.ones(3, 2, 3, 3, device=DEVICE)
+    v = torch.full((N, 12, 3), 0.25, device=DEVICE)
+    theta = torch.ones(3, device=DEVICE)
+    result, v_last = gpu.if_conv2d(
+        words, T, (3, 4), weight, None, v, theta, 0.0, (1, 1), (1, 1), (1, 1), 1
+    )
+    assert result.shape == (-(-T // 32), N, 12, 3)
+    assert torch.equal(v_last, v)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_convolution_is_in_full_float32(monkeypatch, precision):
+    convolution = torch.backends.cudnn.conv
+    monkeypatch.setattr(convolution, "fp32_precision", precision)
+    seen = []
+    conv2d = F.conv2d
+
+    def spy(*arguments):
+        seen.append(convolution.fp32_precision)
+        return conv2d(*arguments)
+
+    monkeypatch.setattr(F, "conv2d", spy)
+    words = torch.ones(1, 1, 1, 2, dtype=torch.int32, device=DEVICE)
+    one = torch.ones(1, device=DEVICE)
+    gpu.if_linear(words, 1, one.expand(1, 2), None, one.view(1, 1, 1), one, 0.0)
+    assert seen == ["ieee"]
+    assert convolution.fp32_precision == precision
