@@ -1,9 +1,10 @@
-"""Spikes on a GPU: the time-packed layout, in plain torch operations, and the layers that run on it.
+"""Spikes on a GPU: the time-packed layout in plain torch operations, and the layers on it.
 
 Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
-``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are 0.
-Functions take C although the words show it, because a channel-packed layout does not: both layouts are
-called alike. Nothing is checked here beyond what a caller cannot see; functional.py has done the rest.
+``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
+0. Functions take C although the words show it: in the channel-packed layout of a CPU the words do
+not, and both layouts are called alike. Arguments are not checked here (functional.py does that),
+except for what depends on the layout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,12 +59,12 @@ def count(words: Tensor, C: int, until: int) -> Tensor:
 
 
 def total(words: Tensor) -> Tensor:
-    """Count all spikes: an int64 tensor without dimensions, so that nothing waits for the device."""
+    """Count all spikes: int64 without dimensions, a tensor so that nothing waits for the device."""
     return _popcount(words).sum(dtype=torch.int64)
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
-    """Cut out steps ``start`` to ``stop - 1`` of T, 0 <= start <= stop <= T: words of stop - start steps."""
+    """Cut time: words of steps ``start`` to ``stop - 1``, where 0 <= start <= stop <= T."""
     first, shift = divmod(start, BITS)
     size = _words(stop - start)
     result = words[first : first + size].clone()
@@ -80,22 +81,20 @@ def cat(words: Sequence[Tensor], T: Sequence[int]) -> Tensor:
     """Join words of T[0], T[1], ... steps in time.
 
     Raises:
-        ValueError: a part before the last one does not fill its words, i.e. its T is not a multiple of 32.
+        ValueError: a part other than the last has a T that is not a multiple of 32.
     """
     for steps in T[:-1]:
         if steps % BITS:
             raise ValueError(
-                f"only the last part may end inside a word of {BITS} steps, got parts of {list(T)} steps"
+                f"all parts but the last must have a multiple of {BITS} steps, got {list(T)} steps"
             )
     return torch.cat(list(words))
 
 
 def flatten(words: Tensor, C: int) -> Tensor:
-    """Flatten channels and pixels as torch flattens [C, H, W]: words [ceil(T / 32), N, 1, C * P].
-
-    The result may share memory with ``words``.
-    """
-    return words.transpose(2, 3).flatten(2).unsqueeze(2).contiguous()
+    """Flatten as torch flattens [C, H, W]: words [ceil(T / 32), N, 1, C * P], feature c * P + p."""
+    channels_first = words.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    return channels_first.flatten(2).unsqueeze(2)
 
 
 def max_pool2d(
@@ -106,9 +105,9 @@ def max_pool2d(
     stride: tuple[int, int],
     padding: tuple[int, int],
 ) -> Tensor:
-    """Pool each window of an image of ``size`` (H, W), P = H * W: the maximum of spikes is their OR.
+    """Max-pool images of ``size`` (H, W), P = H * W: the maximum of spikes is their OR.
 
-    Returns words [ceil(T / 32), N, H_out * W_out, C] with torch's output size (``ceil_mode`` False).
+    Returns words [ceil(T / 32), N, H_out * W_out, C], sized as torch does with ``ceil_mode`` False.
     """
     rows, columns = padding
     image = F.pad(words.unflatten(2, size), (0, 0, columns, columns, rows, rows))
@@ -137,8 +136,8 @@ def if_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Convolve packed spikes and run IF neurons on the result.
 
-    Spikes are unpacked 32 steps at a time, so that memory holds the currents of one word and not of T
-    steps. Currents have the weight's type: float16 and bfloat16 weights round each step's sum to it.
+    Spikes are unpacked 32 steps at a time, so that memory holds the currents of one word and not of
+    T steps. Currents have the weight's type: float16 and bfloat16 round the sum of each step.
 
     Args:
         words: spikes [ceil(T / 32), N, P, C_in] of T steps.
@@ -151,13 +150,15 @@ def if_conv2d(
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d.
 
     Returns:
-        Words int32 [ceil(T / 32), N, P_out, C_out] and the last potentials, float32 [N, P_out, C_out].
+        Words int32 [ceil(T / 32), N, P_out, C_out], and the potentials after the last step, float32
+        [N, P_out, C_out].
     """
     weight = weight.contiguous(memory_format=torch.channels_last)
     parts = []
     for first in range(0, max(T, 1), BITS):  # with T = 0, one part of no steps gives the shapes
         steps = min(T - first, BITS)
-        spikes = _expand(words[first // BITS :][:1], steps, weight.dtype)
+        word = words[first // BITS : first // BITS + 1]
+        spikes = _expand(word, steps, weight.dtype)
         images = spikes.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # a channels_last view
         with _full_float32():
             current = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
@@ -176,9 +177,10 @@ def if_linear(
     theta: Tensor,
     v_reset: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Multiply packed spikes [ceil(T / 32), N, 1, K] by weight [C_out, K] and run IF neurons on the result.
+    """Multiply packed spikes by a matrix and run IF neurons on the result.
 
-    It is a convolution of one pixel with one; the rest is as in :func:`if_conv2d`, with v [N, 1, C_out].
+    This is :func:`if_conv2d` of a single pixel: words [ceil(T / 32), N, 1, K], weight [C_out, K], v
+    [N, 1, C_out], and so the result.
     """
     kernel = weight[:, :, None, None]
     return if_conv2d(
@@ -207,7 +209,7 @@ def _expand(words: Tensor, T: int, dtype: torch.dtype) -> Tensor:
 def _popcount(words: Tensor) -> Tensor:
     """The number of set bits of each word, int32: sums in fields of 2, 4, 8, 16 and 32 bits.
 
-    ``>>`` copies the sign bit; each mask removes the copies together with the neighbouring field's bits.
+    ``>>`` copies the sign bit; the masks remove the copies and the neighbouring field's bits.
     """
     x = words - ((words >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
@@ -220,8 +222,8 @@ def _popcount(words: Tensor) -> Tensor:
 def _full_float32() -> Iterator[None]:
     """Convolve float32 in float32.
 
-    Unless told otherwise (``torch.backends.cudnn.allow_tf32``), PyTorch lets cuDNN round float32 weights
-    to TF32's 10 bits, which changes sums and with them spikes.
+    By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to
+    TF32 with its 10 bits, which changes sums and with them spikes.
     """
     convolution = torch.backends.cudnn.conv
     precision = convolution.fp32_precision

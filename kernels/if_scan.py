@@ -1,8 +1,8 @@
 """Integrate-and-fire neurons over all T steps in one launch, on currents that already exist.
 
 Spikes leave as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
-channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps that
-do not exist are 0. The equations are in neurons.py.
+channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps
+that do not exist are 0. The equations are in neurons.py.
 """
 
 import torch
@@ -12,18 +12,19 @@ from torch import Tensor
 
 from .neurons import if_step
 
-# The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons on
-# 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and sm_90
-# a thread takes 32 registers (at most 40 at odd sizes), which allows full occupancy, and loads of different
-# steps overlap (a step's current does not depend on the step before). Larger blocks would not load
-# wider and would leave a small layer (batch 32 of 1152 neurons: 72 programs) with fewer programs still.
+# The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons
+# on 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and
+# sm_90, a thread takes 32 registers (at most 40 at odd sizes), which allows full occupancy, and the
+# loads of different steps overlap, because no current depends on the step before. Larger blocks
+# would not load wider, and a small layer (32 samples of 1152 neurons: 72 programs) would have fewer
+# programs still.
 BLOCK = 512
 NUM_WARPS = 4
 
 
-# T stays out of the specialisation key: without this, T = 1 and multiples of 16 would be compiled anew.
-# The strides and the number of neurons stay in, since "a multiple of 16" is what allows wide loads;
-# none of them changes with T.
+# T stays out of the specialisation key: otherwise T = 1 and multiples of 16 would be compiled anew.
+# The stride and the number of neurons stay in: "a multiple of 16" is what allows wide loads, and
+# they do not change with T.
 @triton.jit(do_not_specialize=["T"])
 def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
@@ -80,12 +81,12 @@ def if_scan(
 ) -> tuple[Tensor, Tensor]:
     """Run all T steps of IF neurons on given currents in one launch.
 
-    Nothing is checked here; the public function has done that. T may change from call to call without
-    a recompilation, and the launch can be captured in a CUDA graph.
+    Nothing is checked here; the public function has done that. T may change from call to call
+    without a recompilation, and the launch can be captured in a CUDA graph.
 
     Args:
-        current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current that
-            is held for all steps) costs no copy; neither does any other, if each step is contiguous.
+        current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current
+            that is held for all steps) costs no copy, nor does any if each step is contiguous.
         v: potentials before the first step, float32 [N, P, C]; not modified.
         theta: thresholds, float32 [C].
         v_reset: the potential after a spike, or None for a soft reset (subtract the threshold).
@@ -122,7 +123,7 @@ def if_scan(
             T=T,
             neurons=v.numel(),
             channels=v.shape[-1],
-            # The stride of a dimension of size 1 is arbitrary; 0 is the one that is compiled anyway.
+            # With one step the stride means nothing; 0 shares the kernel of held currents.
             current_stride=current.stride(0) if T > 1 else 0,
             v_reset=0.0 if v_reset is None else float(v_reset),
             STEP=if_step,
@@ -130,7 +131,7 @@ def if_scan(
             COUNTS_ONLY=counts_only,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
-            # Spikes must not depend on the compiler's default, which differs between Triton releases.
+            # Spikes must not depend on a default that differs between Triton releases.
             enable_fp_fusion=False,
         )
     return spikes, v_last
@@ -147,8 +148,8 @@ def if_hold(
 ) -> tuple[Tensor, Tensor]:
     """Run T steps of IF neurons on a current [N, P, C] that is held for all of them.
 
-    The other arguments and the result are those of :func:`if_scan`, and so is the kernel: the current is
-    read through a time stride of 0.
+    The other arguments and the result are those of :func:`if_scan`, and so is the kernel: it reads
+    the current through a time stride of 0.
     """
     held = current.unsqueeze(0).expand(T, *current.shape)
     return if_scan(held, v, theta, v_reset, counts_only=counts_only)

@@ -1,7 +1,7 @@
 """The neuron models of the Triton kernels: one function here is one step of one model.
 
-Every Triton kernel takes its step as a constexpr argument and inlines it, so a new neuron model is a
-new step in this file (beside its C++ twin and its line in reference.py) and never a new kernel.
+Every Triton kernel takes its step as a constexpr argument and inlines it, so a new neuron model is
+a new step in this file (beside its C++ twin and its lines in reference.py) and never a new kernel.
 A step has the signature
 
     step(v, current, theta, v_reset, SOFT_RESET) -> (v, spike)

@@ -170,7 +170,7 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity. Not looked at while a graph is captured or traced, where values are not there to see."""
     if torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    # One pass over the memory in the usual case: a sum is finite only if its terms are. It may overflow: then look closer.
+    # One pass over the memory in the usual case: a sum is finite only if its terms are. If it overflows, look closer.
     if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
         raise ValueError(f"{name} must be finite, and holds NaN or infinite values")
 

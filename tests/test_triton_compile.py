@@ -1,7 +1,7 @@
 """The Triton kernels compile for GPUs that this machine need not have, and spill no registers.
 
-Triton's interpreter, which the other tests use where there is no GPU, replaces ``triton.jit`` for a whole
-process, so one child process without it compiles all variants and prints what it found.
+Triton's interpreter, which the other tests use where there is no GPU, replaces ``triton.jit`` for a
+whole process, so one child process without it compiles all variants and prints what it found.
 """
 
 import json
@@ -25,15 +25,15 @@ SCAN_VARIANTS = [
     for reset in RESETS
     for output in OUTPUTS
 ]
-# What the launcher's specialisation makes of other sizes: odd ones, a single neuron (Triton turns an
-# argument of 1 into a constant), and more neurons than a 32-bit integer can count.
+# What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1
+# becomes a constant), and more neurons than a 32-bit integer can count.
 SCAN_VARIANTS += [
     f"{target}-fp32-hard-words-{sizes}" for target in TARGETS for sizes in ("odd", "single", "huge")
 ]
 
 
 def compile_scan(variant: str) -> dict[str, int]:
-    """Compile one variant of the scan kernel: its register count, and bytes or registers spilled."""
+    """Compile one variant of the scan kernel: its registers, and the bytes or registers spilled."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
