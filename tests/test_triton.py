@@ -242,15 +242,15 @@ def test_scan_of_views(generator, view, T):
 
 
 @pytest.mark.parametrize(
-    "make, stride, copied",
+    "make, stride, copies_one_step",
     [
-        pytest.param(lambda x: x[0].expand(x.shape), 0, 0, id="held"),
-        pytest.param(lambda x: x[0].mT.clone().mT.expand(x.shape), 0, 1, id="held-channels-first"),
-        pytest.param(lambda x: x, 105, 0, id="contiguous"),
-        pytest.param(lambda x: x[::2], 210, 0, id="every-second-step"),
+        pytest.param(lambda x: x[0].expand(x.shape), 0, False, id="held"),
+        pytest.param(lambda x: x[:1].mT.contiguous().mT.expand(x.shape), 0, True, id="held-view"),
+        pytest.param(lambda x: x, 105, False, id="contiguous"),
+        pytest.param(lambda x: x[::2], 210, False, id="every-second-step"),
     ],
 )
-def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, copied):
+def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, copies_one_step):
     """The tensor that reaches the kernel is the caller's, or a copy of as few steps as possible."""
 
     class Launches(list):
@@ -264,8 +264,8 @@ def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, 
     (arguments,) = launches
     read = arguments["current_pointer"]
     assert arguments["current_stride"] == read.stride(0) == stride
-    if copied:
-        assert read.untyped_storage().nbytes() == copied * 3 * 5 * 7 * 4
+    if copies_one_step:
+        assert read.untyped_storage().nbytes() == current[0].numel() * current.element_size()
     else:
         assert read.data_ptr() == current.data_ptr()
 

@@ -1,0 +1,157 @@
+"""What the main job leaves behind: a table on the screen, rows in a CSV file, and a plot drawn from them."""
+
+import csv
+import io
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = [
+    "date",
+    "commit",
+    "net",
+    "trained",
+    "reset",
+    "batch",
+    "T",
+    "contender",
+    "median_ms_per_image",
+    "min_ms_per_image",
+    "max_ms_per_image",
+    "rounds",
+    "counts_different",
+    "counts_total",
+    "accuracy",
+    "peak_mb",
+    "device",
+    "threads",
+    "torch",
+    "version",
+]
+OURS = "proxykernels"
+
+
+def print_table(
+    console: Console,
+    rows: list[dict],
+    settings: dict[str, str],
+    missing: dict[str, str],
+    rates: dict[str, float],
+) -> None:
+    """Print one table for the rows of one T, the ratios, and the firing rates.
+
+    Args:
+        settings: contender -> how it ran. missing: rival -> why it did not run.
+        rates: layer -> spikes a neuron and step.
+    """
+    first = rows[0]
+    table = Table(title=f"T = {first['T']}, {first['batch']} images, {first['reset']} reset")
+    table.add_column("contender")
+    for heading in ("ms an image", "min..max", "rounds", "time / ours", "counts that differ"):
+        table.add_column(heading, justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("peak MB", justify="right")
+    table.add_column("settings")
+    ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
+    for row in rows:
+        table.add_row(*_cells(row, ours), settings[row["contender"]])
+    for name, reason in missing.items():
+        table.add_row(name, *["-"] * 7, reason)
+    console.print(table)
+    console.print(summary(rows))
+    layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
+    console.print(f"Firing rates (spikes a neuron and step): {layers}\n")
+
+
+def summary(rows: list[dict]) -> str:
+    """One sentence: the speed against the plain loop and the fastest rival, whichever way it goes."""
+    times = {row["contender"]: row["median_ms_per_image"] for row in rows}
+    ours = times.pop(OURS)
+    if not times:
+        return f"{OURS}: {ours:.3g} ms an image; no rival ran."
+    fastest = min(times, key=times.get)
+    parts = []
+    if "plain" in times:
+        parts.append(f"{times['plain'] / ours:.2f} times as fast as the plain step loop")
+    parts.append(f"{times[fastest] / ours:.2f} times as fast as the fastest rival ({fastest})")
+    return f"{OURS} is {' and '.join(parts)}."
+
+
+def check_csv(path: Path) -> None:
+    """Raise ValueError if rows cannot be appended to ``path`` because it has other columns."""
+    if path.exists() and path.read_text().partition("\n")[0].split(",") != COLUMNS:
+        raise ValueError(f"{path} has other columns than this version writes; move it away")
+
+
+def append_csv(path: Path, rows: list[dict]) -> None:
+    """Add rows; a reader, or a crash half-way, sees the old file or the new one, never a part."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    if path.exists():
+        text.write(path.read_text())
+    else:
+        writer.writeheader()
+    writer.writerows(rows)
+    _replace(path, text.getvalue().encode())
+
+
+def plot(path: Path, rows: list[dict]) -> None:
+    """Draw ms an image against T, both logarithmic, a line a contender, and save it as a PNG."""
+    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
+
+    lines = defaultdict(list)
+    for row in rows:
+        lines[row["contender"]].append((int(row["T"]), float(row["median_ms_per_image"])))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        style = {"linewidth": 3, "color": "black"} if name == OURS else {"linewidth": 1.2}
+        axes.loglog(*zip(*sorted(points), strict=True), marker="o", label=name, **style)
+    steps = sorted({int(row["T"]) for row in rows})
+    axes.set_xticks(steps, [str(T) for T in steps], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("simulation steps T")
+    axes.set_ylabel("ms an image (median)")
+    first = rows[0]
+    axes.set_title(
+        f"{first['net']} net, {first['reset']} reset, batch {first['batch']}\n"
+        f"{first['device']}, {first['threads']} threads, torch {first['torch']}",
+        fontsize="medium",
+    )
+    axes.grid(which="both", alpha=0.3)
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    _replace(path, picture.getvalue())
+
+
+def _cells(row: dict, ours: float) -> list[str]:
+    time = row["median_ms_per_image"]
+    differ = "-" if row["counts_different"] == "" else f"{row['counts_different']} of {row['counts_total']}"
+    return [
+        row["contender"],
+        f"{time:.3g}",
+        f"{row['min_ms_per_image']:.3g}..{row['max_ms_per_image']:.3g}",
+        str(row["rounds"]),
+        f"{time / ours:.2f}",
+        differ,
+        f"{100 * row['accuracy']:.1f} %",
+        "-" if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
+    ]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and rename over it, which is atomic."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

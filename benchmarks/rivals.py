@@ -1,0 +1,263 @@
+"""The same network simulated by plain PyTorch and by other libraries, at their fastest fair settings.
+
+Every rival takes its weights (batch normalisation folded), thresholds and reset from a network of
+proxykernels layers, runs without gradients, and computes the first layer's currents once, as an image is
+constant. Where two settings are fair, the one that was measured to be faster is used and the other is named.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from stages import Stage, stages
+from torch import Tensor, nn
+
+# Steps that the multi-step modes take at once, with the potentials handed on: 8 and 16 were the fastest of
+# 2, 4, 8, 16, 32 and all, and all of them at once took up to 2.5 times as long, and memory in proportion to T.
+MULTI_STEP = 8
+STRICT = "fires at v > v_threshold, where the others fire at v >= v_threshold"
+
+Fire = Callable[[Tensor], Tensor]  # currents of a step, to the spikes of neurons that remember their potentials
+Counts = Callable[[Tensor, int], Tensor]  # images [N, C, H, W] and T, to output spikes [N, classes]
+
+
+class NotOffered(Exception):
+    """A rival that cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One way to simulate a network: how it is set, which version of its package, and how to run it."""
+
+    name: str
+    settings: str
+    version: str
+    counts: Counts
+
+
+def build(name: str, net: nn.Sequential, images: Tensor) -> Rival:
+    """The rival called ``name``, for this network and for batches like ``images`` [N, C, H, W].
+
+    Raises:
+        NotOffered: its package is not installed or does not work, or it has no such neuron.
+    """
+    package, make = RIVALS[name]
+    try:
+        settings, counts = make(net, images)
+        return Rival(name, settings, version(package), counts)
+    except (ImportError, PackageNotFoundError) as error:
+        raise NotOffered(f"absent ({error}); to compare with it: pip install {package}") from error
+
+
+def plain(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    """In-place operations: 6.9 ms where torch.where took 8.6; contiguous images took 10.0."""
+    settings = "step loop, channels last, in place"
+    return settings, single_steps(net, images, lambda stage: PlainNeurons(stage))
+
+
+def compiled(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    """One step of the whole network compiled; T steps of it in a Python loop, so that no T recompiles."""
+    parts = stages(net, images.device, channels_last=True)
+    step = torch.compile(_whole_step(parts), options={"freezing": True})
+
+    @torch.inference_mode()
+    def counts(images: Tensor, T: int) -> Tensor:
+        held = parts[0].synapses(images.contiguous(memory_format=torch.channels_last))
+        potentials, currents = [], held
+        for part in parts[1:]:
+            potentials.append(torch.zeros_like(currents))
+            currents = part.synapses(currents)
+        potentials.append(torch.zeros_like(currents))
+        total = torch.zeros_like(currents)
+        for _ in range(T):
+            spikes, potentials = step(held, potentials)
+            total += spikes
+        return total
+
+    start = time.perf_counter()
+    try:
+        counts(images, 1)
+    except Exception as error:  # whatever the compiler's driver raises: no compiler, a broken one, ...
+        raise NotOffered(f"torch.compile does not work here: {str(error).splitlines()[0]}") from error
+    elapsed = time.perf_counter() - start
+    return f"the same loop, torch.compile (took {elapsed:.0f} s, not timed)", counts
+
+
+def spikingjelly_single_step(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    from spikingjelly.activation_based.neuron import IFNode
+
+    def neurons(stage: Stage) -> Fire:
+        node = IFNode(v_threshold=stage.v_threshold, v_reset=stage.v_reset, step_mode="s")
+        return node.eval().to(images.device)
+
+    return "IFNode, step mode 's', channels last", single_steps(net, images, neurons)
+
+
+def spikingjelly_multi_step(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    from spikingjelly.activation_based.functional import seq_to_ann_forward
+    from spikingjelly.activation_based.neuron import IFNode
+
+    parts = stages(net, images.device, channels_last=True)
+
+    @torch.inference_mode()
+    def counts(images: Tensor, T: int) -> Tensor:
+        held = parts[0].synapses(images.contiguous(memory_format=torch.channels_last))
+        nodes = [
+            IFNode(v_threshold=part.v_threshold, v_reset=part.v_reset, step_mode="m")
+            .eval()
+            .to(images.device)
+            for part in parts
+        ]
+        total = 0
+        for start in range(0, T, MULTI_STEP):
+            steps = min(MULTI_STEP, T - start)
+            spikes = nodes[0](held.expand(steps, *held.shape))  # [steps, N, C, H, W]
+            for part, node in zip(parts[1:], nodes[1:], strict=True):
+                spikes = node(seq_to_ann_forward(spikes, part.synapses))
+            total = total + spikes.sum(0)
+        return total
+
+    return f"IFNode, step mode 'm', {MULTI_STEP} steps at once, channels last", counts
+
+
+def snntorch(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    """``reset_delay=True`` resets just before the next step's current is added, which with beta = 1 is the same
+    neuron, and is faster; ``reset_delay=False`` is another neuron under soft reset: one whose potential stays
+    above the threshold after the subtraction does not fire at the next step.
+    """
+    from snntorch import Leaky, SpikingNeuron
+
+    def neurons(stage: Stage) -> Fire:
+        mechanism = "subtract" if stage.v_reset is None else "zero"
+        leaky = Leaky(
+            beta=1.0,
+            threshold=stage.v_threshold,
+            reset_mechanism=mechanism,
+            reset_delay=True,
+            surrogate_disable=True,
+            init_hidden=True,
+        )
+        SpikingNeuron.instances.remove(leaky)  # the class would keep every one, and its potentials, for ever
+        return leaky.to(images.device)
+
+    return f"Leaky, beta 1, channels last; {STRICT}", single_steps(net, images, neurons)
+
+
+def norse(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    if any(stage.v_reset is None for stage in stages(net, images.device, channels_last=True)):
+        raise NotOffered("has no integrate-and-fire neuron with soft reset")
+    from norse.torch import IAFCell, IAFParameters
+
+    def neurons(stage: Stage) -> Fire:
+        threshold, reset = torch.tensor([stage.v_threshold, stage.v_reset], device=images.device)
+        cell, state = IAFCell(IAFParameters(v_th=threshold, v_reset=reset)), None
+
+        def fire(currents: Tensor) -> Tensor:
+            nonlocal state
+            spikes, state = cell(currents, state)
+            return spikes
+
+        return fire
+
+    return f"IAFCell, channels last; {STRICT}", single_steps(net, images, neurons)
+
+
+def sinabs(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    """Contiguous images: 68 ms where channels last took 71; one step at a time took 78."""
+    from sinabs.activation import MembraneReset, MembraneSubtract, SingleSpike
+    from sinabs.layers import IAFSqueeze
+
+    parts = stages(net, images.device, channels_last=False)
+
+    @torch.inference_mode()
+    def counts(images: Tensor, T: int) -> Tensor:
+        layers = [
+            IAFSqueeze(
+                batch_size=len(images),
+                spike_threshold=torch.tensor(part.v_threshold, device=images.device),
+                spike_fn=SingleSpike,
+                reset_fn=MembraneSubtract() if part.v_reset is None else MembraneReset(),
+            ).to(images.device)
+            for part in parts
+        ]
+        held = parts[0].synapses(images)
+        total = 0
+        for start in range(0, T, MULTI_STEP):
+            steps = min(MULTI_STEP, T - start)
+            spikes = layers[0](held.repeat_interleave(steps, 0))  # [N * steps, C, H, W]
+            for part, layer in zip(parts[1:], layers[1:], strict=True):
+                spikes = layer(part.synapses(spikes))
+            total = total + spikes.unflatten(0, (len(images), steps)).sum(1)
+        return total
+
+    return f"IAFSqueeze, SingleSpike, {MULTI_STEP} steps at once", counts
+
+
+# Name on the command line: the package whose work is timed, and the function that builds the rival.
+RIVALS = {
+    "plain": ("torch", plain),
+    "compiled": ("torch", compiled),
+    "spikingjelly-s": ("spikingjelly", spikingjelly_single_step),
+    "spikingjelly-m": ("spikingjelly", spikingjelly_multi_step),
+    "snntorch": ("snntorch", snntorch),
+    "norse": ("norse", norse),
+    "sinabs": ("sinabs", sinabs),
+}
+
+
+def single_steps(
+    net: nn.Sequential, images: Tensor, neurons: Callable[[Stage], Fire]
+) -> Counts:
+    """A loop over T with channels-last images; ``neurons`` makes a stage's neurons, at rest, for each run."""
+    parts = stages(net, images.device, channels_last=True)
+
+    @torch.inference_mode()
+    def counts(images: Tensor, T: int) -> Tensor:
+        held = parts[0].synapses(images.contiguous(memory_format=torch.channels_last))
+        fire = [neurons(part) for part in parts]
+        total = 0
+        for _ in range(T):
+            spikes = fire[0](held)
+            for part, fire_part in zip(parts[1:], fire[1:], strict=True):
+                spikes = fire_part(part.synapses(spikes))
+            total = total + spikes
+        return total
+
+    return counts
+
+
+class PlainNeurons:
+    """Integrate-and-fire neurons as a careful user of PyTorch writes them: nothing is allocated in the loop."""
+
+    def __init__(self, stage: Stage):
+        self.v_threshold, self.v_reset = stage.v_threshold, stage.v_reset
+        self.v: Tensor | None = None
+
+    def __call__(self, currents: Tensor) -> Tensor:
+        if self.v is None:
+            self.v, self.spikes = torch.zeros_like(currents), torch.empty_like(currents)
+        self.v += currents
+        torch.ge(self.v, self.v_threshold, out=self.spikes)
+        if self.v_reset is None:
+            self.v.sub_(self.spikes, alpha=self.v_threshold)
+        else:  # to 0, as v - v * spikes: exact, and faster than masked_fill_
+            self.v.addcmul_(self.v, self.spikes, value=-1)
+        return self.spikes
+
+
+def _whole_step(parts: list[Stage]) -> Callable:
+    """(held currents, potentials) to (output spikes, new potentials), for one step of all layers."""
+
+    def step(held: Tensor, potentials: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        spikes, after = None, []
+        for part, v in zip(parts, potentials, strict=True):
+            h = v + (held if spikes is None else part.synapses(spikes))
+            fired = h >= part.v_threshold
+            spikes = fired.to(h.dtype)
+            hard = part.v_reset is not None
+            after.append(h.masked_fill(fired, 0) if hard else h - part.v_threshold * spikes)
+        return spikes, after
+
+    return step

@@ -1,0 +1,249 @@
+"""The main job: simulate an integrate-and-fire network on real images, and time it against its rivals.
+
+    python benchmarks/sim_speed.py
+    python benchmarks/sim_speed.py --net paper --T 16,64 --batch 32 --reset soft --rivals plain,compiled
+
+Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
+"""
+
+import argparse
+import platform
+import re
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import proxykernels as pk
+import torch
+from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
+from nets import NETS, load
+from report import OURS, append_csv, check_csv, plot, print_table
+from rich.console import Console
+from rivals import RIVALS, NotOffered, build
+from timing import Contender, Measurement, measure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+BUDGET_S = 75.0  # from the start to the last run, unless --repeats or slow rivals demand more
+
+
+class Ours:
+    """The network simulated by proxykernels; keeps the firing rates of its last run."""
+
+    def __init__(self, net: nn.Module, images: Tensor):
+        self.net, self.images = net, images
+        self.rates: dict[str, float] = {}
+
+    def __call__(self, T: int) -> Tensor:
+        result = pk.simulate(self.net, self.images, T)
+        self.rates = result.rates
+        return result.count()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    start = time.perf_counter()
+    console = Console()
+    options, images, labels = prepare(arguments)
+    csv_path = options.out / "sim_speed.csv"
+    device = images.device
+    v_reset = 0.0 if options.reset == "hard" else None
+    net, trained = load(options.net, v_reset)
+    net = net.to(device)
+    ours = Ours(net, images)
+    console.print(heading(options, trained, device))
+    contenders, missing = line_up(ours, options.rivals, console)
+    settings = {contender.name: contender.settings for contender in contenders}
+    common = common_columns(options, trained, device)
+    all_rows = []
+    for position, T in enumerate(options.T):
+        left_s = BUDGET_S - (time.perf_counter() - start)
+        budget_s = left_s * T / sum(options.T[position:])
+        measurements = measure_with_bar(contenders, T, device, budget_s, options.repeats)
+        rows = [{**common, "T": T, **row} for row in to_rows(measurements, labels)]
+        print_table(console, rows, settings, missing, ours.rates)
+        all_rows += rows
+    append_csv(csv_path, all_rows)
+    png_path = options.out / f"sim_speed_{options.net}_{options.reset}_{device.type}.png"
+    plot(png_path, all_rows)
+    console.print(
+        "The machine's speed changes from minute to minute: compare figures of one run only. "
+        "Contenders took turns, each warmed up first; the slow had fewer rounds."
+    )
+    console.print(f"{csv_path}\n{png_path}\nended after {time.perf_counter() - start:.0f} s")
+
+
+def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Tensor]:
+    """The options, and the images and labels of the batch; a bad option ends here, with one sentence."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        check_csv(options.out / "sim_speed.csv")
+        if options.data is None and options.batch <= SAMPLE_SIZE:
+            images, labels = fashion_mnist_sample()
+        else:
+            images, labels = fashion_mnist("test", options.data)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if options.batch > len(images):
+        parser.error(f"argument --batch: at most the {len(images)} test images, got {options.batch}")
+    return options, images[: options.batch].to(options.device), labels[: options.batch]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--net", choices=list(NETS), default="small")
+    add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
+    add("--batch", type=positive, default=32, help="number of images")
+    add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
+    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--threads", type=positive, help="CPU threads (default: torch's)")
+    add("--rivals", type=rival_list, default=list(RIVALS), help=f"all, none, or of {','.join(RIVALS)}")
+    add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
+    add("--data", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
+    add("--out", type=Path, default=HERE / "results", help="folder of the CSV file and the plot")
+    return parser
+
+
+def positive(text: str) -> int:
+    if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def step_list(text: str) -> list[int]:
+    return sorted({positive(part) for part in text.split(",")})
+
+
+def rival_list(text: str) -> list[str]:
+    if text in ("all", "none"):
+        return list(RIVALS) if text == "all" else []
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in RIVALS]
+    if unknown:
+        known = ", ".join(RIVALS)
+        raise argparse.ArgumentTypeError(f"no rival is called {unknown[0]!r}; known: {known}")
+    return names
+
+
+def line_up(
+    ours: Ours, names: list[str], console: Console
+) -> tuple[list[Contender], dict[str, str]]:
+    """proxykernels and the rivals that run here, and for the others the reason why not."""
+    contenders = [Contender(OURS, "pk.simulate", pk.__version__, ours, steady=False)]
+    missing = {}
+    for name in names:
+        with console.status(f"preparing {name}"):
+            try:
+                rival = build(name, ours.net, ours.images)
+            except NotOffered as reason:
+                missing[name] = str(reason)
+                continue
+        run = _on(rival.counts, ours.images)
+        contenders.append(Contender(name, rival.settings, rival.version, run))
+    return contenders, missing
+
+
+def measure_with_bar(
+    contenders: list[Contender], T: int, device: torch.device, budget_s: float, repeats: int | None
+) -> list[Measurement]:
+    with tqdm(desc=f"T = {T}", unit="run", leave=False) as bar:
+
+        def progress(doing: str, to_come: int) -> None:
+            bar.total = bar.n + to_come
+            bar.set_postfix_str(doing)
+            bar.update(min(1, to_come))
+
+        return measure(
+            contenders, T, device, budget_s=budget_s, repeats=repeats, progress=progress
+        )
+
+
+def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
+    """The columns that differ between contenders; ``labels`` [N] on the CPU."""
+    plain = next((m.counts for m in measurements if m.contender.name == "plain"), None)
+    return [
+        {
+            "contender": m.contender.name,
+            "median_ms_per_image": _ms_per_image(m.median_s, labels),
+            "min_ms_per_image": _ms_per_image(min(m.seconds), labels),
+            "max_ms_per_image": _ms_per_image(max(m.seconds), labels),
+            "rounds": len(m.seconds),
+            "counts_different": "" if plain is None else int((m.counts != plain).sum()),
+            "counts_total": m.counts.numel(),
+            "accuracy": accuracy(m.counts, labels),
+            "peak_mb": "" if m.peak_bytes is None else round(m.peak_bytes / 1e6, 1),
+            "version": m.contender.version,
+        }
+        for m in measurements
+    ]
+
+
+def accuracy(counts: Tensor, labels: Tensor) -> float:
+    """Fraction of counts [N, classes] whose largest is the label's alone: a tie is wrong, so silence is too."""
+    true = counts.gather(1, labels.unsqueeze(1))
+    others = counts.scatter(1, labels.unsqueeze(1), -1)
+    return (true.squeeze(1) > others.amax(1)).float().mean().item()
+
+
+def common_columns(options: argparse.Namespace, trained: bool, device: torch.device) -> dict:
+    """The columns that all rows of this run share."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "net": options.net,
+        "trained": trained,
+        "reset": options.reset,
+        "batch": options.batch,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def heading(options: argparse.Namespace, trained: bool, device: torch.device) -> str:
+    weights = "trained" if trained else "UNTRAINED (random weights: accuracy means nothing)"
+    return (
+        f"{options.net} net, {weights}; {options.batch} Fashion-MNIST test images; "
+        f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"proxykernels {pk.__version__}"
+    )
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" if files differ from it; "unknown" outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _on(counts, images: Tensor):
+    return lambda T: counts(images, T)
+
+
+def _ms_per_image(seconds: float, labels: Tensor) -> float:
+    return round(1000 * seconds / len(labels), 5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A network of proxykernels layers taken apart into plain torch modules, for those who simulate it otherwise."""
+
+from dataclasses import dataclass
+
+import proxykernels as pk
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What lies between two populations of neurons, and the second of them.
+
+    Attributes:
+        synapses: spikes (or the image) [N, ...] to input currents [N, ...]: pooling, flattening, then a
+            convolution with its batch normalisation folded, or a linear layer.
+        v_threshold, v_reset: of the neurons; ``v_reset`` is 0.0, or None for soft reset.
+    """
+
+    synapses: nn.Sequential
+    v_threshold: float
+    v_reset: float | None
+
+
+def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> list[Stage]:
+    """The stages of a network in their order, with their own copies of the weights."""
+    memory_format = torch.channels_last if channels_last else torch.preserve_format
+    result, synapses = [], []
+    for layer in net:
+        synapses.append(_synapse(layer))
+        if isinstance(layer, pk.FusedIFConv2d | pk.FusedIFLinear):
+            if layer.v_reset not in (None, 0.0):
+                raise ValueError(f"rivals reset to 0 or subtract, got v_reset={layer.v_reset}")
+            module = nn.Sequential(*synapses).eval().to(device, memory_format=memory_format)
+            result.append(Stage(module, float(layer.v_threshold), layer.v_reset))
+            synapses = []
+    return result
+
+
+def _synapse(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, pk.FusedIFConv2d):
+        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+        plain = nn.Conv2d(layer.in_channels, layer.out_channels, *geometry)
+        return _with_parameters(plain, *layer.folded())
+    if isinstance(layer, pk.FusedIFLinear):
+        plain = nn.Linear(layer.in_features, layer.out_features)
+        return _with_parameters(plain, layer.weight, layer.bias)
+    if isinstance(layer, pk.MaxPool2d):
+        return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, pk.Flatten):
+        return nn.Flatten()
+    raise TypeError(f"rivals know no layer {type(layer).__name__}")
+
+
+def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    module.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    module.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return module

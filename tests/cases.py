@@ -1,0 +1,43 @@
+"""Cases that the exactness tests share: data on a dyadic grid, so that every float32 sum is exact in any order."""
+
+import pytest
+import torch
+from torch import Tensor
+
+STEPS = [1, 7, 31, 32, 33, 64, 100]
+
+RESETS = [
+    pytest.param(0.0, id="hard"),
+    pytest.param(-0.5, id="hard-below-zero"),
+    pytest.param(None, id="soft"),
+]
+
+# C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups
+CONVOLUTIONS = [
+    pytest.param((1, 7, 5, 3, (3, 3), 1, 1, 1, 1), id="one-channel"),
+    pytest.param((8, 6, 6, 32, (3, 3), 1, 1, 1, 1), id="whole-blocks"),
+    pytest.param((5, 7, 5, 11, (3, 3), 1, 1, 1, 1), id="odd-channels"),
+    pytest.param((16, 8, 8, 33, (1, 1), 1, 0, 1, 1), id="pointwise-one-over-a-block"),
+    pytest.param((64, 5, 9, 70, (3, 3), 2, 1, 1, 1), id="stride"),
+    pytest.param((9, 9, 8, 40, (3, 2), (1, 2), (2, 0), (2, 3), 1), id="dilation"),
+    pytest.param((24, 7, 7, 31, (5, 5), 1, 2, 1, 1), id="five-by-five"),
+    pytest.param((72, 4, 4, 65, (4, 4), 1, 0, 1, 1), id="kernel-is-the-image"),
+    pytest.param((16, 6, 7, 8, (2, 7), (2, 1), (1, 3), 1, 1), id="padding-over-the-edge"),
+    pytest.param((6, 7, 6, 9, (3, 3), 1, 1, 1, 3), id="groups"),
+    pytest.param((10, 6, 6, 10, (3, 3), 1, 1, 1, 10), id="depthwise"),
+]
+
+
+def dyadic(*shape: int, generator: torch.Generator, span: int = 16, unit: float = 1 / 16) -> Tensor:
+    """Whole multiples of ``unit``, between -span and span units."""
+    return torch.randint(-span, span + 1, shape, generator=generator) * unit
+
+
+def spikes(*shape: int, generator: torch.Generator, rate: float = 0.2) -> Tensor:
+    """Random 0 and 1, float32."""
+    return (torch.rand(shape, generator=generator) < rate).float()
+
+
+def thresholds(channels: int, generator: torch.Generator) -> Tensor:
+    """One threshold a channel, between 1/2 and 2."""
+    return torch.randint(8, 33, (channels,), generator=generator) / 16

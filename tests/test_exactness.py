@@ -1,0 +1,222 @@
+"""Every operation, on every backend of a CPU, bit-equal to the oracle on data whose sums are exact in any order."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CONVOLUTIONS, RESETS, STEPS, dyadic, spikes, thresholds
+
+import proxykernels as pk
+from proxykernels.kernels import cpu, reference
+
+
+def test_the_library_is_built():
+    """Without it the other tests would say nothing about the C++ kernels."""
+    assert cpu.load() is not None, "the C++ kernels were not built: install a C++ compiler, then pip install -e ."
+    assert cpu.load("portable") is not None
+    assert cpu.load("no such instruction set") is None
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("shape", [(3, 5, 7, 5), (1, 32, 4, 4), (2, 70, 1, 3), (4, 33), (5,), (2, 3, 11)], ids=str)
+def test_if_scan(backend, generator, shape, T, v_reset):
+    current = dyadic(T, *shape, generator=generator)
+    v0 = dyadic(*shape, generator=generator)
+    theta = thresholds(shape[1], generator) if len(shape) > 1 else 1.25
+    expected, v_expected = reference.if_scan(current, v0, v_threshold=theta, v_reset=v_reset)
+    actual, v = pk.if_scan(current, v0, v_threshold=theta, v_reset=v_reset)
+    assert actual.shape == tuple(current.shape) and v.shape == v0.shape
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", STEPS)
+def test_if_hold(backend, generator, T, v_reset):
+    current = dyadic(3, 37, 5, 3, generator=generator)
+    expected, v_expected = reference.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
+    actual, v = pk.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_currents_of_other_types(backend, generator, dtype):
+    current = dyadic(33, 2, 5, 3, 3, generator=generator).to(dtype)
+    expected, v_expected = reference.if_scan(current)
+    actual, v = pk.if_scan(current)
+    assert v.dtype == torch.float32
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+def convolution_case(case, T, generator, rate=0.2):
+    C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups = case
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x = spikes(T, 2, C_in, H, W, generator=generator, rate=rate)
+    weight = dyadic(C_out, C_in // groups, *kernel_size, generator=generator)
+    return x, weight, dyadic(C_out, generator=generator, span=4), options
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_if_conv2d(backend, generator, case, T, v_reset):
+    x, weight, bias, options = convolution_case(case, T, generator)
+    options |= {"v_threshold": thresholds(len(weight), generator), "v_reset": v_reset}
+    v0 = dyadic(*reference.if_conv2d(x[:1], weight, **options)[1].shape, generator=generator)
+    expected, v_expected = reference.if_conv2d(x, weight, bias, v0, **options)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v0, **options)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_if_conv2d_at_any_firing_rate(backend, generator, case, rate):
+    x, weight, _, options = convolution_case(case, 9, generator, rate)
+    expected, v_expected = reference.if_conv2d(x, weight, **options)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, **options)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("size", [(1, 1), (9, 10), (64, 32), (130, 97)], ids=str)
+def test_if_linear(backend, generator, size, T, v_reset):
+    x = spikes(T, 3, size[0], generator=generator)
+    weight, bias = dyadic(size[1], size[0], generator=generator), dyadic(size[1], generator=generator, span=4)
+    expected, v_expected = reference.if_linear(x, weight, bias, v_threshold=1.5, v_reset=v_reset)
+    actual, v = pk.if_linear(pk.pack(x), weight, bias, v_threshold=1.5, v_reset=v_reset)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize(
+    "kernel_size, stride, padding", [(2, None, 0), (3, 2, 1), ((2, 3), (1, 2), (0, 1)), (5, 1, 2)], ids=str
+)
+@pytest.mark.parametrize("C", [1, 8, 64, 77])
+@pytest.mark.parametrize("T", [1, 33])
+def test_max_pool2d(backend, generator, T, C, kernel_size, stride, padding):
+    x = spikes(T, 2, C, 7, 5, generator=generator)
+    expected = reference.max_pool2d(x, kernel_size, stride, padding)
+    actual = pk.max_pool2d(pk.pack(x), kernel_size, stride, padding)
+    assert actual.shape == tuple(expected.shape)
+    assert torch.equal(actual.dense(), expected)
+
+
+@pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (2, 1), (4, 1), ((2, 3), (3, 2)), ((1, 4), (1, 3))], ids=str)
+def test_padding_in_words(backend, generator, kernel_size, dilation):
+    x = spikes(5, 2, 3, 9, 11, generator=generator)
+    weight = dyadic(6, 3, *(kernel_size if isinstance(kernel_size, tuple) else (kernel_size,) * 2), generator=generator)
+    for padding in ("same", "valid"):
+        expected, v_expected = reference.if_conv2d(x, weight, padding=padding, dilation=dilation)
+        actual, v = pk.if_conv2d(pk.pack(x), weight, padding=padding, dilation=dilation)
+        assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("theta", [1.0, 0.1, 3.0, 1e-30, 1e30])
+def test_on_the_edge(backend, theta, v_reset):
+    """A potential of exactly theta fires; one unit in the last place below does not."""
+    edge = torch.tensor(theta)
+    below, above = torch.nextafter(edge, torch.tensor(0.0)), torch.nextafter(edge, torch.tensor(torch.inf))
+    current = torch.stack([below, edge, above]).view(1, 1, 3)
+    v_reset = v_reset if v_reset is None else v_reset * theta
+    actual, v = pk.if_scan(current, v_threshold=theta, v_reset=v_reset)
+    assert actual.dense().flatten().tolist() == [0, 1, 1]
+    assert torch.equal(v, reference.if_scan(current, v_threshold=theta, v_reset=v_reset)[1])
+    x, weight = pk.pack(torch.ones(1, 1, 1)), current.view(3, 1)
+    assert pk.if_linear(x, weight, v_threshold=theta, v_reset=v_reset)[0].dense().flatten().tolist() == [0, 1, 1]
+
+
+def test_random_floats_differ_only_on_the_edge(backend, generator):
+    """Sums in another order may flip a neuron, but only one that passed within eps of its threshold before."""
+    x = spikes(64, 4, 32, 12, 12, generator=generator)
+    weight, eps = torch.randn(48, 32, 3, 3, generator=generator) * 0.1, 1e-4
+    expected, _ = reference.if_conv2d(x, weight, padding=1)
+    actual = pk.if_conv2d(pk.pack(x), weight, padding=1)[0].dense()
+    differs = expected != actual
+    current = F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (64, 4))
+    v, close = torch.zeros_like(current[0]), torch.zeros(current[0].shape, dtype=torch.bool)
+    for t in range(64):
+        h = v + current[t]
+        close |= (h - 1).abs() < eps
+        assert not (differs[t] & ~close).any()
+        v = torch.where(h >= 1, 0.0, h)
+    assert differs.any(0).float().mean() < 1e-3
+    assert close.float().mean() < 0.05  # or the assertion above would mean nothing
+
+
+@pytest.mark.parametrize("chunks", [[33], [1, 32], [16, 17], [32, 1], [7, 7, 7, 12]], ids=str)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_time_may_be_cut_anywhere(backend, generator, chunks, v_reset):
+    x, weight, bias, options = convolution_case(CONVOLUTIONS[2].values[0], 33, generator)
+    whole, v_whole = pk.if_conv2d(pk.pack(x), weight, bias, v_reset=v_reset, **options)
+    v, parts, start = None, [], 0
+    for steps in chunks:
+        part, v = pk.if_conv2d(pk.pack(x)[start : start + steps], weight, bias, v, v_reset=v_reset, **options)
+        parts.append(part.dense())
+        start += steps
+    assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole)
+
+
+def test_batch_may_be_split(backend, generator):
+    x, weight, bias, options = convolution_case(CONVOLUTIONS[4].values[0], 20, generator)
+    whole, v = pk.if_conv2d(pk.pack(x), weight, bias, **options)
+    for n in range(x.shape[1]):
+        one, v_one = pk.if_conv2d(pk.pack(x[:, n : n + 1]), weight, bias, **options)
+        assert torch.equal(one.dense(), whole.dense()[:, n : n + 1]) and torch.equal(v_one, v[n : n + 1])
+
+
+@pytest.mark.parametrize("layout", ["sliced", "channels_last", "transposed"])
+def test_memory_layout_does_not_matter(backend, generator, layout):
+    current = dyadic(10, 3, 16, 6, 6, generator=generator)
+    strange = {
+        "sliced": lambda: torch.stack([current, -current], -1)[..., 0],
+        "channels_last": lambda: current.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3),
+        "transposed": lambda: current.transpose(0, 4).contiguous().transpose(0, 4),
+    }[layout]()
+    expected, v_expected = reference.if_scan(current)
+    actual, v = pk.if_scan(strange, strange[0] - strange[0])
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    x = (strange > 0.5).float()
+    weight = dyadic(16, 16, 3, 3, generator=generator)
+    flipped = weight.flip(3).contiguous().flip(3).transpose(0, 1).contiguous().transpose(0, 1)
+    expected, v_expected = reference.if_conv2d(x, weight)
+    actual, v = pk.if_conv2d(pk.pack(x), flipped)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_soft_reset_conserves_charge(backend, generator, held):
+    """From rest, with soft reset: the sum of the input currents = theta * spikes + the last potential."""
+    current, T, theta = dyadic(2, 5, 4, 4, generator=generator), 64, 0.75
+    actual, v = (
+        pk.if_hold(current, T, v_threshold=theta, v_reset=None)
+        if held
+        else pk.if_scan(current.expand(T, *current.shape), v_threshold=theta, v_reset=None)
+    )
+    assert torch.equal(current * T, theta * actual.count() + v)
+
+
+@pytest.mark.parametrize("T", [1, 33])
+def test_empty_batch(backend, T):
+    weight = torch.ones(4, 3, 3, 3)
+    s, v = pk.if_conv2d(pk.pack(torch.zeros(T, 0, 3, 5, 5)), weight)
+    assert s.shape == (T, 0, 4, 3, 3) and v.shape == (0, 4, 3, 3) and s.dense().shape == s.shape
+    assert pk.if_conv2d(torch.zeros(T, 0, 3, 5, 5), weight)[0].shape == (T, 0, 4, 3, 3)
+    s, v = pk.if_linear(pk.pack(torch.zeros(T, 0, 6)), torch.ones(2, 6))
+    assert s.shape == (T, 0, 2) and v.shape == (0, 2) and s.count().shape == (0, 2)
+    assert pk.if_scan(torch.zeros(T, 0, 6))[0].shape == (T, 0, 6)
+    assert pk.if_hold(torch.zeros(0, 6, 2, 2), T)[1].shape == (0, 6, 2, 2)
+    assert pk.max_pool2d(pk.pack(torch.zeros(T, 0, 3, 4, 4)), 2).shape == (T, 0, 3, 2, 2)
+
+
+def test_long_runs_and_big_windows(backend, generator):
+    """More steps than a tile of the event kernel, a window of more rows than its lists hold for many steps."""
+    x = spikes(300, 1, 40, 3, 3, generator=generator, rate=0.05)
+    weight = dyadic(5, 40, 3, 3, generator=generator)
+    expected, v_expected = reference.if_conv2d(x, weight, padding=1)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, padding=1)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    x = spikes(3, 1, 600_000, generator=generator, rate=0.01)
+    weight = dyadic(2, 600_000, generator=generator, span=2)
+    expected, v_expected = reference.if_linear(x, weight)
+    actual, v = pk.if_linear(pk.pack(x), weight)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
