@@ -1,8 +1,9 @@
 """Accuracy of spike counts by strict argmax: a tie with the true class is wrong, and so is a silent output."""
 
-import proxykernels as pk
 import torch
 from torch import Tensor, nn
+
+import proxykernels as pk
 
 
 def strict_accuracy(counts: Tensor, labels: Tensor) -> float:
@@ -12,7 +13,9 @@ def strict_accuracy(counts: Tensor, labels: Tensor) -> float:
     return (true > rivals.amax(1)).float().mean().item()
 
 
-def evaluate(net: nn.Module, images: Tensor, labels: Tensor, T: int, batch: int = 250) -> tuple[float, dict[str, float]]:
+def evaluate(
+    net: nn.Module, images: Tensor, labels: Tensor, T: int, batch: int = 250
+) -> tuple[float, dict[str, float]]:
     """Strict accuracy and each layer's firing rate over images [N, 1, 28, 28], simulated for T steps."""
     results = [pk.simulate(net, part, T) for part in images.split(batch)]
     accuracy = strict_accuracy(torch.cat([result.count() for result in results]), labels)

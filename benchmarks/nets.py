@@ -10,12 +10,13 @@ Written C for a convolution's channels, P2 for 2x2 max pooling, and a plain numb
 from collections import OrderedDict
 from pathlib import Path
 
-import proxykernels as pk
 import torch
 import torch.nn.functional as F
 from data import fashion_mnist_sample
 from safetensors import safe_open
 from torch import Tensor, nn
+
+import proxykernels as pk
 
 WEIGHTS = Path(__file__).parent / "weights"
 MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to

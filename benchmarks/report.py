@@ -7,6 +7,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
@@ -33,38 +34,43 @@ COLUMNS = [
     "version",
 ]
 OURS = "proxykernels"
+HEADINGS = [
+    "ms an image",
+    "min..max",
+    "rounds",
+    "time / ours",
+    "counts differ",
+    "accuracy",
+    "peak MB",
+]
+
+
+def print_line_up(console: Console, settings: dict[str, str], missing: dict[str, str]) -> None:
+    """Print how each contender runs, and why the others do not."""
+    table = Table(box=None, show_header=False)
+    for name, text in {**settings, **missing}.items():
+        table.add_row(name, text)
+    console.print(table)
 
 
 def print_table(
-    console: Console,
-    rows: list[dict],
-    settings: dict[str, str],
-    missing: dict[str, str],
-    rates: dict[str, float],
+    console: Console, rows: list[dict], missing: dict[str, str], rates: dict[str, float]
 ) -> None:
-    """Print one table for the rows of one T, the ratios, and the firing rates.
-
-    Args:
-        settings: contender -> how it ran. missing: rival -> why it did not run.
-        rates: layer -> spikes a neuron and step.
-    """
+    """Print the rows of one T, rivals that did not run, the ratios, and the firing rate of each layer."""
     first = rows[0]
-    table = Table(title=f"T = {first['T']}, {first['batch']} images, {first['reset']} reset")
-    table.add_column("contender")
-    for heading in ("ms an image", "min..max", "rounds", "time / ours", "counts that differ"):
+    title = f"\nT = {first['T']}, {first['batch']} images, {first['reset']} reset"
+    table = Table("", title=title, box=HORIZONTALS)
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_column("peak MB", justify="right")
-    table.add_column("settings")
     ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
     for row in rows:
-        table.add_row(*_cells(row, ours), settings[row["contender"]])
-    for name, reason in missing.items():
-        table.add_row(name, *["-"] * 7, reason)
+        table.add_row(*_cells(row, ours))
+    for name in missing:
+        table.add_row(name, "not run")
     console.print(table)
     console.print(summary(rows))
     layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
-    console.print(f"Firing rates (spikes a neuron and step): {layers}\n")
+    console.print(f"Firing rates (spikes a neuron and step): {layers}")
 
 
 def summary(rows: list[dict]) -> str:

@@ -58,22 +58,23 @@ def plain(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
 
 
 def compiled(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
-    """One step of the whole network compiled; T steps of it in a Python loop, so that no T recompiles."""
+    """One step of the whole network compiled; T steps of it in a Python loop, so that no T recompiles.
+
+    Potentials are updated in place: as results they came back contiguous, not channels last, and took 25 %
+    longer. Freezing the weights changed nothing.
+    """
     parts = stages(net, images.device, channels_last=True)
-    step = torch.compile(_whole_step(parts), options={"freezing": True})
+    step = torch.compile(_whole_step(parts))
 
     @torch.inference_mode()
     def counts(images: Tensor, T: int) -> Tensor:
         held = parts[0].synapses(images.contiguous(memory_format=torch.channels_last))
-        potentials, currents = [], held
+        potentials = [torch.zeros_like(held)]
         for part in parts[1:]:
-            potentials.append(torch.zeros_like(currents))
-            currents = part.synapses(currents)
-        potentials.append(torch.zeros_like(currents))
-        total = torch.zeros_like(currents)
+            potentials.append(torch.zeros_like(part.synapses(potentials[-1])))
+        total = 0
         for _ in range(T):
-            spikes, potentials = step(held, potentials)
-            total += spikes
+            total = total + step(held, potentials)
         return total
 
     start = time.perf_counter()
@@ -247,17 +248,21 @@ class PlainNeurons:
         return self.spikes
 
 
-def _whole_step(parts: list[Stage]) -> Callable:
-    """(held currents, potentials) to (output spikes, new potentials), for one step of all layers."""
+def _whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
+    """A function (held currents, potentials, updated in place) -> output spikes: one step of all layers."""
 
-    def step(held: Tensor, potentials: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        spikes, after = None, []
-        for part, v in zip(parts, potentials, strict=True):
-            h = v + (held if spikes is None else part.synapses(spikes))
-            fired = h >= part.v_threshold
-            spikes = fired.to(h.dtype)
-            hard = part.v_reset is not None
-            after.append(h.masked_fill(fired, 0) if hard else h - part.v_threshold * spikes)
-        return spikes, after
+    def step(held: Tensor, potentials: list[Tensor]) -> Tensor:
+        currents = held
+        for index, (part, v) in enumerate(zip(parts, potentials, strict=True)):
+            v += currents
+            fired = v >= part.v_threshold
+            spikes = fired.to(v.dtype)
+            if part.v_reset is None:
+                v -= part.v_threshold * spikes
+            else:
+                v.masked_fill_(fired, part.v_reset)
+            if index + 1 < len(parts):
+                currents = parts[index + 1].synapses(spikes)
+        return spikes
 
     return step

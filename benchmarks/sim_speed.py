@@ -14,16 +14,17 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import proxykernels as pk
 import torch
 from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from nets import NETS, load
-from report import OURS, append_csv, check_csv, plot, print_table
+from report import OURS, append_csv, check_csv, plot, print_line_up, print_table
 from rich.console import Console
 from rivals import RIVALS, NotOffered, build
 from timing import Contender, Measurement, measure
 from torch import Tensor, nn
 from tqdm import tqdm
+
+import proxykernels as pk
 
 HERE = Path(__file__).parent
 BUDGET_S = 75.0  # from the start to the last run, unless --repeats or slow rivals demand more
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     ours = Ours(net, images)
     console.print(heading(options, trained, device))
     contenders, missing = line_up(ours, options.rivals, console)
-    settings = {contender.name: contender.settings for contender in contenders}
+    print_line_up(console, {one.name: one.settings for one in contenders}, missing)
     common = common_columns(options, trained, device)
     all_rows = []
     for position, T in enumerate(options.T):
@@ -62,13 +63,13 @@ def main(arguments: list[str] | None = None) -> None:
         budget_s = left_s * T / sum(options.T[position:])
         measurements = measure_with_bar(contenders, T, device, budget_s, options.repeats)
         rows = [{**common, "T": T, **row} for row in to_rows(measurements, labels)]
-        print_table(console, rows, settings, missing, ours.rates)
+        print_table(console, rows, missing, ours.rates)
         all_rows += rows
     append_csv(csv_path, all_rows)
     png_path = options.out / f"sim_speed_{options.net}_{options.reset}_{device.type}.png"
     plot(png_path, all_rows)
     console.print(
-        "The machine's speed changes from minute to minute: compare figures of one run only. "
+        "\nThe machine's speed changes from minute to minute: compare figures of one run only. "
         "Contenders took turns, each warmed up first; the slow had fewer rounds."
     )
     console.print(f"{csv_path}\n{png_path}\nended after {time.perf_counter() - start:.0f} s")
@@ -154,7 +155,7 @@ def line_up(
 def measure_with_bar(
     contenders: list[Contender], T: int, device: torch.device, budget_s: float, repeats: int | None
 ) -> list[Measurement]:
-    with tqdm(desc=f"T = {T}", unit="run", leave=False) as bar:
+    with tqdm(desc=f"T = {T}", unit="run", leave=False, disable=None) as bar:
 
         def progress(doing: str, to_come: int) -> None:
             bar.total = bar.n + to_come

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-import proxykernels as pk
 import torch
 from torch import Tensor, nn
+
+import proxykernels as pk
 
 
 @dataclass(frozen=True)

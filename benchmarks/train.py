@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import proxykernels as pk
 import torch
 import torch.nn.functional as F
 from accuracy import evaluate
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.transforms import v2
 from tqdm import tqdm
+
+import proxykernels as pk
 
 TARGET_RATE = 0.5  # of the true class's neuron: within what an IF neuron can do, and far from silence
 
@@ -41,7 +42,9 @@ def main() -> None:
     def report(stage: str) -> float:
         accuracy, rates = evaluate(net, test_images, test_labels, options.T)
         rates = ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
-        tqdm.write(f"{stage}: {accuracy:.2%} of the test images at T = {options.T} (a tie is wrong); firing rates {rates}")
+        tqdm.write(
+            f"{stage}: {accuracy:.2%} of the test images at T = {options.T} (a tie is wrong); firing rates {rates}"
+        )
         return accuracy
 
     for stage, output, epochs, rate in (
@@ -104,7 +107,12 @@ def save(net: nn.Module, options: argparse.Namespace, accuracy: float) -> None:
     path = options.out / f"{options.net}.safetensors"
     options.out.mkdir(parents=True, exist_ok=True)
     state = {key: t.half() if t.is_floating_point() else t for key, t in net.state_dict().items()}
-    metadata = {"v_threshold": "1.0", "T": str(options.T), "test_accuracy": f"{accuracy:.4f}", "seed": str(options.seed)}
+    metadata = {
+        "v_threshold": "1.0",
+        "T": str(options.T),
+        "test_accuracy": f"{accuracy:.4f}",
+        "seed": str(options.seed),
+    }
     temporary = path.with_suffix(".tmp")
     save_file({key: t.contiguous() for key, t in state.items()}, temporary, metadata)
     os.replace(temporary, path)

@@ -22,7 +22,7 @@ def pack(dense: Tensor) -> Tensor:
 def unpack(words: Tensor, T: int, C: int) -> Tensor:
     """Packed spikes to bool [T, N, C, P]."""
     x = ((words.unsqueeze(-1) >> _bit(words)) & 1).flatten(3)
-    return x[..., :C].permute(1, 0, 3, 2).bool()
+    return x[..., :C].permute(1, 0, 3, 2).bool().contiguous()
 
 
 def count(words: Tensor, C: int, until: int) -> Tensor:

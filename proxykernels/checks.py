@@ -27,6 +27,8 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> None:
                 "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
                 f"{v_threshold.dtype} {list(v_threshold.shape)}"
             )
+        if v_threshold.is_meta:  # a shape without values
+            return
         lowest, highest = (float(v) for v in v_threshold.detach().aminmax())
     elif not _is_number(v_threshold):
         raise TypeError(f"v_threshold must be a number or a tensor [C], got {v_threshold!r}")

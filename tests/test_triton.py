@@ -68,9 +68,7 @@ def to_words(dense):
 
 def oracle(current, v, theta, v_reset):
     """The reference on pixels before channels: spikes [T, N, C, P] and potentials [N, P, C]."""
-    spikes, v = reference.if_scan(
-        current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset
-    )
+    spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset)
     return spikes, v.transpose(1, 2)
 
 
@@ -364,9 +362,7 @@ def test_max_pool2d(generator, size, kernel_size, stride, padding):
 )
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_conv2d(
-    generator, T, channels, size, kernel_size, stride, padding, dilation, groups, v_reset, dtype
-):
+def test_conv2d(generator, T, channels, size, kernel_size, stride, padding, dilation, groups, v_reset, dtype):
     C_in, C_out = channels
     dense = random_spikes(generator, T, 2, C_in, *size)
     # At most 27 weights of up to 8/16 and a bias of up to 16/16: 232/16 fits bfloat16's 8 bits.
@@ -377,9 +373,7 @@ def test_conv2d(
     options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
     current = F.conv2d(dense[0].float(), weight.float(), **options)
     v = sixteenths(generator, -1, 1, *current.shape)
-    spikes, v_expected = reference.if_conv2d(
-        dense, weight, bias, v, v_threshold=theta, v_reset=v_reset, **options
-    )
+    spikes, v_expected = reference.if_conv2d(dense, weight, bias, v, v_threshold=theta, v_reset=v_reset, **options)
     assert 0 < spikes.mean() < 1
     words, v_last = gpu.if_conv2d(
         to_words(dense.flatten(3)),
@@ -405,13 +399,9 @@ def test_linear(generator, T, v_reset, has_bias):
     bias = sixteenths(generator, -1, 1, 11) if has_bias else None
     v = sixteenths(generator, -1, 1, 3, 11)
     theta = thresholds(generator, "per-channel", 11)
-    spikes, v_expected = reference.if_linear(
-        dense, weight, bias, v, v_threshold=theta, v_reset=v_reset
-    )
+    spikes, v_expected = reference.if_linear(dense, weight, bias, v, v_threshold=theta, v_reset=v_reset)
     assert 0 < spikes.mean() < 1
-    words, v_last = gpu.if_linear(
-        to_words(dense[..., None]), T, weight, bias, v[:, None], theta, v_reset
-    )
+    words, v_last = gpu.if_linear(to_words(dense[..., None]), T, weight, bias, v[:, None], theta, v_reset)
     assert torch.equal(words, to_words(spikes[..., None]))
     assert torch.equal(v_last, v_expected[:, None])
 
@@ -422,9 +412,7 @@ def test_conv2d_of_nothing(T, N):
     weight = torch.ones(3, 2, 3, 3, device=DEVICE)
     v = torch.full((N, 12, 3), 0.25, device=DEVICE)
     theta = torch.ones(3, device=DEVICE)
-    result, v_last = gpu.if_conv2d(
-        words, T, (3, 4), weight, None, v, theta, 0.0, (1, 1), (1, 1), (1, 1), 1
-    )
+    result, v_last = gpu.if_conv2d(words, T, (3, 4), weight, None, v, theta, 0.0, (1, 1), (1, 1), (1, 1), 1)
     assert result.shape == (-(-T // 32), N, 12, 3)
     assert torch.equal(v_last, v)
 

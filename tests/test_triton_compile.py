@@ -27,9 +27,7 @@ SCAN_VARIANTS = [
 ]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1
 # becomes a constant), and more neurons than a 32-bit integer can count.
-SCAN_VARIANTS += [
-    f"{target}-fp32-hard-words-{sizes}" for target in TARGETS for sizes in ("odd", "single", "huge")
-]
+SCAN_VARIANTS += [f"{target}-fp32-hard-words-{sizes}" for target in TARGETS for sizes in ("odd", "single", "huge")]
 
 
 def compile_scan(variant: str) -> dict[str, int]:
@@ -69,9 +67,7 @@ def compile_scan(variant: str) -> dict[str, int]:
     if sizes in ("aligned", "huge"):
         multiples_of_16 |= {"neurons", "channels", "current_stride"}
     attributes = {
-        (index,): [["tt.divisibility", 16]]
-        for index, name in enumerate(signature)
-        if name in multiples_of_16
+        (index,): [["tt.divisibility", 16]] for index, name in enumerate(signature) if name in multiples_of_16
     }
     source = ASTSource(_if_scan_kernel, signature, constants, attributes)
     options = {"num_warps": NUM_WARPS, "enable_fp_fusion": False}
@@ -108,9 +104,7 @@ def compiled(tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton_cache"))
-    child = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
-    )
+    child = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
 

@@ -1,0 +1,138 @@
+"""Bad input: an error that names the argument and says what was expected, before any work."""
+
+import pytest
+import torch
+from torch import nn
+
+import proxykernels as pk
+
+NAN, INF = float("nan"), float("inf")
+CURRENT = torch.zeros(4, 2, 3, 5, 5)
+SPIKES = pk.pack(CURRENT)
+WEIGHT = torch.zeros(6, 3, 3, 3)
+FEATURES = pk.pack(torch.zeros(4, 2, 7))
+MATRIX = torch.zeros(5, 7)
+NET = nn.Sequential(pk.FusedIFConv2d(3, 4, 3), pk.Flatten(), pk.FusedIFLinear(36, 5))
+IMAGES = torch.zeros(2, 3, 5, 5)
+
+
+def with_value(tensor, value):
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = value
+    return tensor
+
+
+def meta(tensor):
+    """A tensor on another device, without another device."""
+    return tensor.to("meta")
+
+
+CASES = {
+    "scan-integer-current": (lambda: pk.if_scan(CURRENT.int()), TypeError, "current must be floating point"),
+    "scan-spikes": (lambda: pk.if_scan(SPIKES), TypeError, "current must be a float tensor, got Spikes"),
+    "scan-list": (lambda: pk.if_scan([1.0]), TypeError, "current must be a torch.Tensor"),
+    "scan-one-dimension": (lambda: pk.if_scan(torch.zeros(3)), ValueError, r"current must have the shape \[T, N"),
+    "scan-no-step": (lambda: pk.if_scan(torch.zeros(0, 3)), ValueError, "T >= 1"),
+    "scan-nan": (lambda: pk.if_scan(with_value(CURRENT, NAN)), ValueError, "current must be finite"),
+    "scan-infinite": (lambda: pk.if_scan(with_value(CURRENT, -INF)), ValueError, "current must be finite"),
+    "scan-v-shape": (lambda: pk.if_scan(CURRENT, torch.zeros(2, 3, 5)), ValueError, r"v must have the shape"),
+    "scan-v-integer": (lambda: pk.if_scan(CURRENT, CURRENT[0].int()), TypeError, "v must be floating point"),
+    "scan-v-nan": (lambda: pk.if_scan(CURRENT, with_value(CURRENT[0], NAN)), ValueError, "v must be finite"),
+    "scan-v-device": (lambda: pk.if_scan(CURRENT, meta(CURRENT[0])), ValueError, "v is on meta"),
+    "hold-T-zero": (lambda: pk.if_hold(IMAGES, 0), ValueError, "T must be at least 1"),
+    "hold-T-negative": (lambda: pk.if_hold(IMAGES, -3), ValueError, "T must be at least 1"),
+    "hold-T-float": (lambda: pk.if_hold(IMAGES, 4.0), TypeError, "T must be an integer"),
+    "hold-T-bool": (lambda: pk.if_hold(IMAGES, True), TypeError, "T must be an integer"),
+    "hold-nan": (lambda: pk.if_hold(with_value(IMAGES, NAN), 4), ValueError, "current must be finite"),
+    "threshold-zero": (lambda: pk.if_scan(CURRENT, v_threshold=0.0), ValueError, "v_threshold must be positive"),
+    "threshold-negative": (lambda: pk.if_scan(CURRENT, v_threshold=-1), ValueError, "v_threshold must be positive"),
+    "threshold-nan": (lambda: pk.if_scan(CURRENT, v_threshold=NAN), ValueError, "v_threshold must be positive"),
+    "threshold-infinite": (lambda: pk.if_scan(CURRENT, v_threshold=INF), ValueError, "v_threshold must be positive"),
+    "threshold-word": (lambda: pk.if_scan(CURRENT, v_threshold="1"), TypeError, "v_threshold must be a number"),
+    "threshold-none": (lambda: pk.if_scan(CURRENT, v_threshold=None), TypeError, "v_threshold must be a number"),
+    "threshold-channels": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.ones(4)), ValueError, "one value for each of 3 channels, got 4"
+    ),
+    "threshold-shape": (lambda: pk.if_scan(CURRENT, v_threshold=torch.ones(1, 3)), TypeError, "v_threshold must be"),
+    "threshold-integer": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.ones(3).int()), TypeError, "v_threshold must be"
+    ),
+    "threshold-one-negative": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.tensor([1.0, -1.0, 1.0])), ValueError, "must be positive"
+    ),
+    "threshold-one-nan": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.tensor([1.0, NAN, 1.0])), ValueError, "must be positive"
+    ),
+    "threshold-device": (
+        lambda: pk.if_conv2d(SPIKES, WEIGHT, v_threshold=meta(torch.ones(6))), ValueError, "v_threshold is on meta"
+    ),
+    "reset-at-threshold": (lambda: pk.if_scan(CURRENT, v_reset=1.0), ValueError, "v_reset must be .* below v_threshold"),
+    "reset-above": (lambda: pk.if_scan(CURRENT, v_reset=2), ValueError, "v_reset must be .* below v_threshold"),
+    "reset-above-one": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.tensor([1.0, 2.0, 0.5]), v_reset=0.75), ValueError, "v_reset must be"
+    ),
+    "reset-nan": (lambda: pk.if_scan(CURRENT, v_reset=NAN), ValueError, "v_reset must be finite"),
+    "reset-word": (lambda: pk.if_scan(CURRENT, v_reset="soft"), TypeError, "v_reset must be a number"),
+    "conv-list": (lambda: pk.if_conv2d([0], WEIGHT), TypeError, "x must be Spikes or a tensor"),
+    "conv-dimensions": (lambda: pk.if_conv2d(FEATURES, WEIGHT), ValueError, r"x must have the shape \[T, N, C_in, H, W\]"),
+    "conv-integer-not-binary": (lambda: pk.if_conv2d(CURRENT.int() + 2, WEIGHT), TypeError, "x of dtype torch.int32"),
+    "conv-nan": (lambda: pk.if_conv2d(with_value(CURRENT, NAN), WEIGHT), ValueError, "x must be finite"),
+    "conv-held-infinite": (
+        lambda: pk.if_conv2d(with_value(IMAGES, INF).expand(4, 2, 3, 5, 5), WEIGHT), ValueError, "x must be finite"
+    ),
+    "conv-no-step": (lambda: pk.if_conv2d(CURRENT[:0], WEIGHT), ValueError, "at least one step"),
+    "conv-weight-dimensions": (lambda: pk.if_conv2d(SPIKES, MATRIX), ValueError, "weight must have the shape"),
+    "conv-weight-channels": (lambda: pk.if_conv2d(SPIKES, WEIGHT[:, :2]), ValueError, r"weight must have .* \[C_out, 3,"),
+    "conv-weight-empty": (lambda: pk.if_conv2d(SPIKES, WEIGHT[:0]), ValueError, "weight must have the shape"),
+    "conv-weight-integer": (lambda: pk.if_conv2d(SPIKES, WEIGHT.int()), TypeError, "weight must be floating point"),
+    "conv-weight-device": (lambda: pk.if_conv2d(SPIKES, meta(WEIGHT)), ValueError, "weight is on meta and the input on cpu"),
+    "conv-bias-shape": (lambda: pk.if_conv2d(SPIKES, WEIGHT, torch.zeros(5)), ValueError, r"bias must have the shape \[6\]"),
+    "conv-bias-device": (lambda: pk.if_conv2d(SPIKES, WEIGHT, meta(torch.zeros(6))), ValueError, "bias is on meta"),
+    "conv-v-shape": (lambda: pk.if_conv2d(SPIKES, WEIGHT, v=IMAGES), ValueError, r"v must have the .* \[2, 6, 3, 3\]"),
+    "conv-stride": (lambda: pk.if_conv2d(SPIKES, WEIGHT, stride=0), ValueError, "stride must be at least 1, got 0"),
+    "conv-stride-type": (lambda: pk.if_conv2d(SPIKES, WEIGHT, stride=1.5), TypeError, "stride must be an integer"),
+    "conv-dilation": (lambda: pk.if_conv2d(SPIKES, WEIGHT, dilation=(1, 0)), ValueError, "dilation must be at least 1"),
+    "conv-padding": (lambda: pk.if_conv2d(SPIKES, WEIGHT, padding=-1), ValueError, "padding must be at least 0"),
+    "conv-padding-word": (lambda: pk.if_conv2d(SPIKES, WEIGHT, padding="full"), ValueError, "padding must be a number"),
+    "conv-padding-same-stride": (
+        lambda: pk.if_conv2d(SPIKES, WEIGHT, padding="same", stride=2), ValueError, "padding='same' needs stride 1"
+    ),
+    "conv-kernel-too-large": (lambda: pk.if_conv2d(SPIKES, WEIGHT, dilation=3), ValueError, "kernel_size .* is larger"),
+    "conv-groups": (lambda: pk.if_conv2d(SPIKES, WEIGHT, groups=2), ValueError, "groups must be at least 1 and divide"),
+    "conv-groups-type": (lambda: pk.if_conv2d(SPIKES, WEIGHT, groups=1.0), TypeError, "groups must be an integer"),
+    "linear-dimensions": (lambda: pk.if_linear(SPIKES, MATRIX), ValueError, r"x must have the shape \[T, N, features\]"),
+    "linear-features": (lambda: pk.if_linear(FEATURES, MATRIX[:, :6]), ValueError, r"weight must have the shape \[out, 7\]"),
+    "linear-nan": (lambda: pk.if_linear(torch.full((2, 1, 7), NAN), MATRIX), ValueError, "x must be finite"),
+    "pool-dense": (lambda: pk.max_pool2d(CURRENT, 2), TypeError, "x must be Spikes, got Tensor; proxykernels.pack"),
+    "pool-dimensions": (lambda: pk.max_pool2d(FEATURES, 2), ValueError, "x must have the shape"),
+    "pool-kernel": (lambda: pk.max_pool2d(SPIKES, 0), ValueError, "kernel_size must be at least 1"),
+    "pool-too-large": (lambda: pk.max_pool2d(SPIKES, 6), ValueError, "kernel_size .* is larger than the input"),
+    "pool-stride": (lambda: pk.max_pool2d(SPIKES, 2, 0), ValueError, "stride must be at least 1"),
+    "pool-padding": (lambda: pk.max_pool2d(SPIKES, 2, 2, 2), ValueError, "padding must be at most half of kernel_size"),
+    "layer-padding-mode": (
+        lambda: pk.FusedIFConv2d(3, 4, 3, padding_mode="reflect"), ValueError, "padding_mode must be 'zeros', got 'reflect'"
+    ),
+    "layer-threshold": (lambda: pk.FusedIFConv2d(3, 4, 3, v_threshold=0), ValueError, "v_threshold must be positive"),
+    "layer-stride": (lambda: pk.FusedIFConv2d(3, 4, 3, stride=0), ValueError, "stride must be at least 1"),
+    "layer-reset": (lambda: pk.FusedIFLinear(3, 4, v_reset=1.0), ValueError, "v_reset must be"),
+    "neuron-threshold": (lambda: pk.IF(v_threshold=NAN), ValueError, "v_threshold must be positive"),
+    "simulate-T": (lambda: pk.simulate(NET, IMAGES, 0), ValueError, "T must be at least 1"),
+    "simulate-chunk": (lambda: pk.simulate(NET, IMAGES, 4, chunk=0), ValueError, "chunk must be at least 1"),
+    "simulate-nan": (lambda: pk.simulate(NET, with_value(IMAGES, NAN), 4), ValueError, "x must be finite"),
+    "simulate-integer": (lambda: pk.simulate(NET, IMAGES.int(), 4), TypeError, "x must be floating point"),
+    "simulate-dimensions": (lambda: pk.simulate(NET, torch.zeros(3), 4), ValueError, "x must be held"),
+    "simulate-steps": (lambda: pk.simulate(NET, CURRENT, 5), ValueError, "x is a sequence of 4 steps, and T is 5"),
+    "simulate-layer": (lambda: pk.simulate(NET, IMAGES[:, :2], 4), ValueError, "layer 0: .*weight must have the shape"),
+    "simulate-state": (lambda: pk.simulate(NET, IMAGES, 4, state={"9": []}), ValueError, r"state holds layers .*\['9'\]"),
+    "simulate-ends-dense": (
+        lambda: pk.simulate(nn.Sequential(pk.IF(), pk.AvgPool2d(2)), IMAGES, 4), TypeError, "net must end in"
+    ),
+    "proxy-T": (lambda: pk.ProxyNet(NET, 0), ValueError, "T must be at least 1"),
+    "proxy-no-neurons": (lambda: pk.ProxyNet(nn.Linear(2, 2), 4), ValueError, "at least one layer of IF neurons"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call, error, message", CASES.values(), ids=CASES)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

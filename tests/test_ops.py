@@ -1,0 +1,112 @@
+"""The operators as PyTorch sees them, the house's rules, and life without the C++ library."""
+
+import ast
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import ops
+
+ROOT = Path(__file__).parent.parent
+
+
+def samples(generator):
+    """Arguments for each operator."""
+    T, N, C, H, W = 9, 2, 5, 4, 6
+    dense = spikes(T, N, C, H * W, generator=generator).bool()
+    words = ops.pack(dense)
+    flat = ops.flatten(words, C)
+    current, theta = dyadic(T, N, H * W, C, generator=generator), torch.ones(C)
+    v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
+    weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
+    window = [1, 1], [1, 1], [1, 1]
+    return {
+        "pack": (dense,),
+        "unpack": (words, T, C),
+        "count": (words, C, 7),
+        "total": (words,),
+        "flatten": (words, C),
+        "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
+        "if_scan": (current, v, theta, 0.0),
+        "if_hold": (current[0], T, v, theta, None),
+        "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
+        "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
+    }
+
+
+def test_opcheck(backend, generator):
+    cases = samples(generator)
+    registered = {
+        n.split("::")[1].split(".")[0] for n in torch._C._dispatch_get_all_op_names() if "proxykernels::" in n
+    }
+    assert registered == set(cases)
+    for name, arguments in cases.items():
+        torch.library.opcheck(getattr(torch.ops.proxykernels, name).default, arguments)
+
+
+def test_an_operator_compiles(generator):
+    arguments = samples(generator)["if_conv2d"]
+    compiled = torch.compile(lambda *a: torch.ops.proxykernels.if_conv2d(*a), fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(compiled(*arguments), ops.if_conv2d(*arguments), strict=True):
+        assert torch.equal(actual, expected)
+
+
+LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "simulate", "proxy"]  # from the ground up
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("proxykernels/*.py"), *ROOT.glob("kernels/*.py")]), ids=lambda p: p.name
+)
+def test_imports_run_downward(path):
+    tree = ast.parse(path.read_text())
+    absolute = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
+    absolute += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    assert not any(name.split(".")[0] == "proxykernels" for name in absolute)
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    assert all(node.level == 1 for node in relative)
+    if path.parent.name == "kernels" or path.stem == "__init__":
+        return
+    for node in relative:
+        for name in [node.module.split(".")[0]] if node.module else [a.name for a in node.names]:
+            assert LAYERS.index(name) < LAYERS.index(path.stem), f"{path.name} imports {name}"
+
+
+def test_without_the_library_one_warning_names_the_fix():
+    code = """
+import torch, warnings
+from proxykernels.kernels import cpu
+cpu.load = lambda target=None: None
+import proxykernels as pk
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        s, v = pk.if_hold(torch.full((1, 2), 0.5), 4)
+assert s.count().tolist() == [[2, 2]], s.count()
+assert len(caught) == 1 and "Install a C++ compiler" in str(caught[0].message), caught
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_threads_may_simulate_one_net(generator):
+    net = nn.Sequential(pk.FusedIFConv2d(1, 8, 3), pk.Flatten(), pk.FusedIFLinear(8 * 36, 3))
+    inputs = [torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2)]
+    expected = [pk.simulate(net, x, 50, chunk=5).count() for x in inputs]
+    actual = [None, None]
+
+    def work(k):
+        for _ in range(5):
+            actual[k] = pk.simulate(net, inputs[k], 50, chunk=5).count()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))

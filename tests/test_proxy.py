@@ -1,0 +1,124 @@
+"""ProxyNet: the spiking network forward, the ReLU network backward."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import proxykernels as pk
+
+
+def make_pair(v_threshold=1.0):
+    """A spiking network and a plain torch ReLU network with the same weights."""
+    neuron = {"v_threshold": v_threshold}
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 6, 3, padding=1, **neuron), pk.MaxPool2d(2),
+        pk.FusedIFConv2d(6, 8, 3, **neuron), pk.AvgPool2d(2),
+        pk.Flatten(), pk.FusedIFLinear(8, 12, **neuron), pk.FusedIFLinear(12, 4, **neuron),
+    )  # fmt: skip
+    relu = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data *= 2
+    for ours, theirs in zip(net.parameters(), relu.parameters(), strict=True):
+        theirs.data.copy_(ours.data)
+    return net, relu
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_gradient_is_that_of_the_relu_network_at_the_spikes(generator, loss):
+    torch.manual_seed(0)
+    net, relu = make_pair()
+    x, labels = torch.rand(5, 1, 8, 8, generator=generator), torch.tensor([0, 1, 2, 3, 1])
+
+    def loss_of(output):
+        return (
+            F.cross_entropy(output, labels) if loss == "cross-entropy" else F.mse_loss(output, F.one_hot(labels) * 3.0)
+        )
+
+    model = pk.ProxyNet(net, T=20)
+    output = model(x)
+    counts = pk.simulate(net, x, 20).count()
+    assert torch.equal(output, counts.float()) and counts.sum() > 0
+    loss_of(output).backward()
+    leaf = counts.float().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(leaf), leaf)
+    relu(x).backward(gradient)
+    for ours, theirs in zip(net.parameters(), relu.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 0
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * theirs.grad.abs().max().item())
+
+
+@pytest.mark.parametrize("v_threshold", [0.5, 2.0])
+def test_clipped_twin(generator, v_threshold):
+    torch.manual_seed(0)
+    net, relu = make_pair(v_threshold)
+    for k, layer in enumerate(relu):
+        if isinstance(layer, nn.ReLU):
+            relu[k] = nn.Hardtanh(0.0, v_threshold)
+    x = 3 * torch.rand(5, 1, 8, 8, generator=generator)
+    model = pk.ProxyNet(net, T=4, clip=True)
+    torch.testing.assert_close(model.ann(x), relu(x))
+    gradient = torch.ones(5, 4)
+    model.ann(x).backward(gradient)
+    relu(x).backward(gradient)
+    for ours, theirs in zip(net.parameters(), relu.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_evaluation_runs_the_spiking_network_alone(generator, monkeypatch):
+    net, _ = make_pair()
+    model, x = pk.ProxyNet(net, T=10), torch.rand(2, 1, 8, 8, generator=generator)
+    expected = model.snn(x)
+
+    def never(x):
+        raise AssertionError("the ReLU network ran")
+
+    monkeypatch.setattr(model, "ann", never)
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+    model.eval()
+    assert torch.equal(model(x), expected) and not model(x).requires_grad
+
+
+def test_weights_are_shared_and_statistics_are_not(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(4 * 36, 3))
+    model = pk.ProxyNet(net, T=12)
+    assert {id(p) for p in model.parameters()} == {id(p) for p in net.parameters()}
+    x = torch.rand(6, 1, 8, 8, generator=generator)
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p is not net[0].bias)
+    current = F.conv2d(x, net[0].weight, net[0].bias)
+    for statistics in (net[0].bn, model.statistics["0"]):  # the first layer's current is the same for both
+        torch.testing.assert_close(statistics.running_mean, 0.1 * current.mean((0, 2, 3)))
+    assert net[0].bn.running_mean is not model.statistics["0"].running_mean
+    model.eval()
+    restored = pk.ProxyNet(
+        nn.Sequential(pk.FusedIFConv2d(1, 4, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(4 * 36, 3)), T=12
+    ).eval()
+    restored.load_state_dict(model.state_dict())
+    assert torch.equal(restored(x), model(x)) and torch.equal(restored.ann(x), model.ann(x))
+
+
+def test_it_learns(generator):
+    """A task that it must solve in seconds: which half of the image is bright."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (256,), generator=generator)
+    images = 0.1 * torch.rand(256, 1, 8, 8, generator=generator)
+    images[labels == 0, :, :, :4] += 0.8
+    images[labels == 1, :, :, 4:] += 0.8
+    net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(64, 2))
+    model = pk.ProxyNet(net, T=16, clip=True)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    target = F.one_hot(labels, 2) * 8.0
+    for _ in range(60):
+        loss = F.mse_loss(model(images), target) / 16
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    counts = model.eval()(images)
+    assert (counts[:, 0] > counts[:, 1]).eq(labels == 0).float().mean() > 0.95
