@@ -1,6 +1,8 @@
 """Fashion-MNIST from a folder, from Debian's package, or through torchvision's download.
 
-    python benchmarks/data.py --make-sample      # writes benchmarks/data/fashion-mnist-256 again
+The images that are shipped were written by this command, which writes them again:
+
+    python benchmarks/data.py --make-sample
 """
 
 import argparse

@@ -34,15 +34,7 @@ COLUMNS = [
     "version",
 ]
 OURS = "proxykernels"
-HEADINGS = [
-    "ms an image",
-    "min..max",
-    "rounds",
-    "time / ours",
-    "counts differ",
-    "accuracy",
-    "peak MB",
-]
+HEADINGS = ["ms an\nimage", "min..max", "runs", "time\n/ ours", "counts\ndiffer", "accuracy", "peak\nMB"]
 
 
 def print_line_up(console: Console, settings: dict[str, str], missing: dict[str, str]) -> None:
@@ -53,20 +45,21 @@ def print_line_up(console: Console, settings: dict[str, str], missing: dict[str,
     console.print(table)
 
 
-def print_table(
-    console: Console, rows: list[dict], missing: dict[str, str], rates: dict[str, float]
-) -> None:
+def print_table(console: Console, rows: list[dict], missing: dict[str, str], rates: dict[str, float]) -> None:
     """Print the rows of one T, rivals that did not run, the ratios, and the firing rate of each layer."""
     first = rows[0]
-    title = f"\nT = {first['T']}, {first['batch']} images, {first['reset']} reset"
-    table = Table("", title=title, box=HORIZONTALS)
+    title = (
+        f"\nT = {first['T']}, {first['reset']} reset, {first['batch']} images, {first['counts_total']} output counts"
+    )
+    table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1))
+    table.add_column("")
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
     for row in rows:
         table.add_row(*_cells(row, ours))
     for name in missing:
-        table.add_row(name, "not run")
+        table.add_row(name, "absent")
     console.print(table)
     console.print(summary(rows))
     layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
@@ -137,16 +130,15 @@ def plot(path: Path, rows: list[dict]) -> None:
 
 def _cells(row: dict, ours: float) -> list[str]:
     time = row["median_ms_per_image"]
-    differ = "-" if row["counts_different"] == "" else f"{row['counts_different']} of {row['counts_total']}"
     return [
         row["contender"],
         f"{time:.3g}",
         f"{row['min_ms_per_image']:.3g}..{row['max_ms_per_image']:.3g}",
         str(row["rounds"]),
         f"{time / ours:.2f}",
-        differ,
+        str(row["counts_different"]),
         f"{100 * row['accuracy']:.1f} %",
-        "-" if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
+        str(row["peak_mb"]),
     ]
 
 

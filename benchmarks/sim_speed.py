@@ -12,9 +12,11 @@ import re
 import subprocess
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
+from accuracy import strict_accuracy
 from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from nets import NETS, load
 from report import OURS, append_csv, check_csv, plot, print_line_up, print_table
@@ -134,9 +136,7 @@ def rival_list(text: str) -> list[str]:
     return names
 
 
-def line_up(
-    ours: Ours, names: list[str], console: Console
-) -> tuple[list[Contender], dict[str, str]]:
+def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Contender], dict[str, str]]:
     """proxykernels and the rivals that run here, and for the others the reason why not."""
     contenders = [Contender(OURS, "pk.simulate", pk.__version__, ours, steady=False)]
     missing = {}
@@ -147,8 +147,9 @@ def line_up(
             except NotOffered as reason:
                 missing[name] = str(reason)
                 continue
-        run = _on(rival.counts, ours.images)
-        contenders.append(Contender(name, rival.settings, rival.version, run))
+        run = partial(rival.counts, ours.images)
+        settings = f"{rival.settings} (ready after {rival.preparation_s:.1f} s, not timed)"
+        contenders.append(Contender(name, settings, rival.version, run))
     return contenders, missing
 
 
@@ -162,9 +163,7 @@ def measure_with_bar(
             bar.set_postfix_str(doing)
             bar.update(min(1, to_come))
 
-        return measure(
-            contenders, T, device, budget_s=budget_s, repeats=repeats, progress=progress
-        )
+        return measure(contenders, T, device, budget_s=budget_s, repeats=repeats, progress=progress)
 
 
 def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
@@ -179,19 +178,12 @@ def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
             "rounds": len(m.seconds),
             "counts_different": "" if plain is None else int((m.counts != plain).sum()),
             "counts_total": m.counts.numel(),
-            "accuracy": accuracy(m.counts, labels),
+            "accuracy": strict_accuracy(m.counts, labels),
             "peak_mb": "" if m.peak_bytes is None else round(m.peak_bytes / 1e6, 1),
             "version": m.contender.version,
         }
         for m in measurements
     ]
-
-
-def accuracy(counts: Tensor, labels: Tensor) -> float:
-    """Fraction of counts [N, classes] whose largest is the label's alone: a tie is wrong, so silence is too."""
-    true = counts.gather(1, labels.unsqueeze(1))
-    others = counts.scatter(1, labels.unsqueeze(1), -1)
-    return (true.squeeze(1) > others.amax(1)).float().mean().item()
 
 
 def common_columns(options: argparse.Namespace, trained: bool, device: torch.device) -> dict:
@@ -236,10 +228,6 @@ def device_name(device: torch.device) -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def _on(counts, images: Tensor):
-    return lambda T: counts(images, T)
 
 
 def _ms_per_image(seconds: float, labels: Tensor) -> float:

@@ -7,13 +7,15 @@ not, and both layouts are called alike. Arguments are not checked here (function
 except for what depends on the layout.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import stepwise
 from .if_scan import if_hold, if_scan
 
 __all__ = [
@@ -45,7 +47,10 @@ def pack(dense: Tensor) -> Tensor:
 
 def unpack(words: Tensor, T: int, C: int) -> Tensor:
     """Unpack words [ceil(T / 32), N, P, C] into dense spikes, bool [T, N, C, P]."""
-    return _expand(words, T, torch.bool).transpose(2, 3).contiguous()
+    spikes = torch.empty(T, *words.shape[1:], dtype=torch.bool, device=words.device)
+    for t in range(T):
+        spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
+    return spikes.transpose(2, 3).contiguous()
 
 
 def count(words: Tensor, C: int, until: int) -> Tensor:
@@ -85,9 +90,7 @@ def cat(words: Sequence[Tensor], T: Sequence[int]) -> Tensor:
     """
     for steps in T[:-1]:
         if steps % BITS:
-            raise ValueError(
-                f"all parts but the last must have a multiple of {BITS} steps, got {list(T)} steps"
-            )
+            raise ValueError(f"all parts but the last must have a multiple of {BITS} steps, got {list(T)} steps")
     return torch.cat(list(words))
 
 
@@ -120,72 +123,9 @@ def max_pool2d(
     return pooled.flatten(2, 3)
 
 
-def if_conv2d(
-    words: Tensor,
-    T: int,
-    size: tuple[int, int],
-    weight: Tensor,
-    bias: Tensor | None,
-    v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> tuple[Tensor, Tensor]:
-    """Convolve packed spikes and run IF neurons on the result.
-
-    Spikes are unpacked 32 steps at a time, so that memory holds the currents of one word and not of
-    T steps. Currents have the weight's type: float16 and bfloat16 round the sum of each step.
-
-    Args:
-        words: spikes [ceil(T / 32), N, P, C_in] of T steps.
-        size: (H, W) of the input, P = H * W.
-        weight: [C_out, C_in / groups, kernel height, kernel width], float32, float16 or bfloat16.
-        bias: [C_out] in the weight's type, or None.
-        v: potentials before the first step, float32 [N, P_out, C_out]; not modified.
-        theta: thresholds, float32 [C_out].
-        v_reset: the potential after a spike, or None for a soft reset.
-        stride, padding, dilation, groups: as in torch.nn.functional.conv2d.
-
-    Returns:
-        Words int32 [ceil(T / 32), N, P_out, C_out], and the potentials after the last step, float32
-        [N, P_out, C_out].
-    """
-    weight = weight.contiguous(memory_format=torch.channels_last)
-    parts = []
-    for first in range(0, max(T, 1), BITS):  # with T = 0, one part of no steps gives the shapes
-        steps = min(T - first, BITS)
-        word = words[first // BITS : first // BITS + 1]
-        spikes = _expand(word, steps, weight.dtype)
-        images = spikes.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # a channels_last view
-        with _full_float32():
-            current = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
-        current = current.permute(0, 2, 3, 1).reshape(steps, *v.shape)
-        part, v = if_scan(current, v, theta, v_reset)
-        parts.append(part)
-    return torch.cat(parts), v
-
-
-def if_linear(
-    words: Tensor,
-    T: int,
-    weight: Tensor,
-    bias: Tensor | None,
-    v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Multiply packed spikes by a matrix and run IF neurons on the result.
-
-    This is :func:`if_conv2d` of a single pixel: words [ceil(T / 32), N, 1, K], weight [C_out, K], v
-    [N, 1, C_out], and so the result.
-    """
-    kernel = weight[:, :, None, None]
-    return if_conv2d(
-        words, T, (1, 1), kernel, bias, v, theta, v_reset, (1, 1), (0, 0), (1, 1), groups=1
-    )
+# A convolution or a matrix product of spikes and IF, of the same arguments as CpuKernels'.
+if_conv2d = partial(stepwise.if_conv2d, sys.modules[__name__])
+if_linear = partial(stepwise.if_linear, sys.modules[__name__])
 
 
 def _words(T: int) -> int:
@@ -198,14 +138,6 @@ def _low_bits(n: int) -> int:
     return (1 << n) - 1
 
 
-def _expand(words: Tensor, T: int, dtype: torch.dtype) -> Tensor:
-    """Spikes of T steps as 0 and 1 of ``dtype``, in the order of the words: [T, N, P, C]."""
-    spikes = torch.empty(T, *words.shape[1:], dtype=dtype, device=words.device)
-    for t in range(T):
-        spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
-    return spikes
-
-
 def _popcount(words: Tensor) -> Tensor:
     """The number of set bits of each word, int32: sums in fields of 2, 4, 8, 16 and 32 bits.
 
@@ -216,19 +148,3 @@ def _popcount(words: Tensor) -> Tensor:
     x = (x + (x >> 4)) & 0x0F0F0F0F
     x = x + (x >> 8)
     return (x + (x >> 16)) & 0x3F
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Convolve float32 in float32.
-
-    By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to
-    TF32 with its 10 bits, which changes sums and with them spikes.
-    """
-    convolution = torch.backends.cudnn.conv
-    precision = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision = precision

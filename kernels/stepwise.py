@@ -3,7 +3,8 @@
 For every case that has no kernel of its own yet. Memory does not grow with T beyond the packed spikes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -51,24 +52,31 @@ def if_conv2d(
 
 
 def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
-    """A matrix product of packed spikes; arguments as in the backends' own if_linear."""
-    steps = chunk_steps(max(v.numel(), v.shape[0] * weight.shape[1]))
-
-    def currents():
-        for start in range(0, T, steps):
-            stop = min(start + steps, T)
-            x = backend.unpack(backend.cut(words, T, start, stop), stop - start, weight.shape[1])
-            yield F.linear(x.squeeze(3).to(weight.dtype), weight, bias).unsqueeze(2)
-
-    return scan_chunks(backend, currents(), v, theta, v_reset)
+    """A matrix product of packed spikes: a convolution of images of one pixel."""
+    one, none = (1, 1), (0, 0)
+    kernel = weight[:, :, None, None]
+    return if_conv2d(backend, words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups) -> Tensor:
     """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order."""
-    y = F.conv2d(as_images(x), weight, bias, stride, padding, dilation, groups)
+    images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    with _full_float32():
+        y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2])
 
 
-def as_images(x: Tensor) -> Tensor:
-    """[T, N, C, H, W] as T * N images in channels-last order."""
-    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolve float32 in float32.
+
+    By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to TF32 with its 10 bits,
+    which changes sums and with them spikes.
+    """
+    convolution = torch.backends.cudnn.conv
+    precision = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = precision

@@ -14,7 +14,6 @@ functions is differentiable: training goes through :class:`proxykernels.ProxyNet
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import checks, ops
@@ -158,7 +157,12 @@ def if_linear(
     if isinstance(x, Spikes):
         words, v = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
     else:
-        words, v = _fire_real(x, lambda part: F.linear(part, weight, bias).unsqueeze(2), v, theta, v_reset)
+
+        def currents(part: Tensor) -> Tensor:  # a convolution of images of one pixel
+            image, kernel = part[..., None, None], weight[..., None, None]
+            return stepwise.conv2d(image, kernel, bias, (1, 1), (0, 0), (1, 1), 1)
+
+        words, v = _fire_real(x, currents, v, theta, v_reset)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
 
 
