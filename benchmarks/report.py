@@ -51,8 +51,8 @@ def print_table(console: Console, rows: list[dict], missing: dict[str, str], rat
     title = (
         f"\nT = {first['T']}, {first['reset']} reset, {first['batch']} images, {first['counts_total']} output counts"
     )
-    table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1))
-    table.add_column("")
+    table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1), pad_edge=False)
+    table.add_column("", no_wrap=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
@@ -133,12 +133,12 @@ def _cells(row: dict, ours: float) -> list[str]:
     return [
         row["contender"],
         f"{time:.3g}",
-        f"{row['min_ms_per_image']:.3g}..{row['max_ms_per_image']:.3g}",
+        f"{row['min_ms_per_image']:.3g}..{row['max_ms_per_image']:.3g}" if row["rounds"] > 1 else "",
         str(row["rounds"]),
         f"{time / ours:.2f}",
         str(row["counts_different"]),
         f"{100 * row['accuracy']:.1f} %",
-        str(row["peak_mb"]),
+        row["peak_mb"] if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
     ]
 
 

@@ -55,23 +55,29 @@ def measure(
     T: int,
     device: torch.device,
     *,
-    budget_s: float,
+    deadline: float,
+    share: float,
     repeats: int | None,
     progress: Callable[[str, int], None],
 ) -> list[Measurement]:
     """Warm up every contender, then time all of them in turn.
 
     Args:
-        budget_s: seconds that the timed runs should take together. The slow get fewer rounds, at least
-            MIN_ROUNDS where the budget allows that for all, else at least 1.
-        repeats: rounds for each contender, instead of the budget.
+        deadline: time (of time.perf_counter) at which the last run should have ended.
+        share: of the time left until then after the warm-up, the part to spend here. The slow get fewer rounds, but
+            at least MIN_ROUNDS if that is possible before the deadline, else at least 1.
+        repeats: rounds for each contender, whatever the deadline.
         progress: called with (what runs next, number of runs still to come) before each run.
     """
     measurements = []
     for index, contender in enumerate(contenders):
         progress(f"warm up {contender.name}", len(contenders) - index)
         measurements.append(_warm_up(contender, T, device))
-    rounds = plan_rounds([m.expected_s for m in measurements], budget_s, repeats)
+    if repeats is None:
+        left_s = deadline - time.perf_counter()
+        rounds = plan_rounds([m.expected_s for m in measurements], share * left_s, left_s)
+    else:
+        rounds = [repeats] * len(contenders)
     turns = list(_turns(rounds))
     for position, index in enumerate(turns):
         measurement = measurements[index]
@@ -82,11 +88,9 @@ def measure(
     return measurements
 
 
-def plan_rounds(expected_s: list[float], budget_s: float, repeats: int | None) -> list[int]:
+def plan_rounds(expected_s: list[float], budget_s: float, limit_s: float) -> list[int]:
     """Rounds for each contender: an equal share of the budget for each; what the fast leave goes to the slow."""
-    if repeats is not None:
-        return [repeats] * len(expected_s)
-    least = MIN_ROUNDS if MIN_ROUNDS * sum(expected_s) <= budget_s else 1
+    least = MIN_ROUNDS if MIN_ROUNDS * sum(expected_s) <= limit_s else 1
     rounds = [least] * len(expected_s)
     left_s = budget_s
     fastest_first = sorted(range(len(expected_s)), key=expected_s.__getitem__)

@@ -75,7 +75,7 @@ def parse_options() -> argparse.Namespace:
 def train(
     stage: str, output: Callable[[Tensor], Tensor], net: nn.Module, loader: DataLoader, epochs: int, rate: float
 ) -> None:
-    """Adam with a cosine schedule down to 0 on ``output(images)``, rates [N, classes]; images are mirrored at random."""
+    """Adam, with a cosine schedule to 0, on ``output(images)``: rates [N, classes]; images are mirrored at random."""
     optimizer = torch.optim.Adam(net.parameters(), rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * len(loader)))
     mirror = v2.RandomHorizontalFlip()

@@ -24,9 +24,10 @@ def _cpu():
     if kernels is None:
         warnings.warn(
             "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ "
-            "compiler (for example `apt-get install g++`) and install proxykernels again with pip --force-reinstall",
+            "compiler (for example `apt-get install g++`), then install proxykernels again with pip's "
+            "--force-reinstall --no-deps",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=2,
         )
         return packed_reference
     return kernels

@@ -119,7 +119,7 @@ def test_pooling_and_flattening(generator):
 
 
 def test_average_pooling_in_a_net_is_exact(generator):
-    """Its output has many values; the next layer takes them as they are, however long the run and whatever the chunk."""
+    """Its output has many values; the next layer takes them as they are, however long the run, in any chunk."""
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, padding=1), pk.AvgPool2d(2), pk.FusedIFConv2d(4, 5, 3), pk.Flatten())
     for layer in (net[0], net[2]):
         layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
