@@ -98,6 +98,8 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         checks.pair("kernel_size", kernel_size, 1)
         checks.pair("stride", stride, 1)
         checks.pair("dilation", dilation, 1)
+        if not isinstance(padding, str):
+            checks.pair("padding", padding, 0)
         nn.Conv2d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,

@@ -114,6 +114,7 @@ CASES = {
     ),
     "layer-threshold": (lambda: pk.FusedIFConv2d(3, 4, 3, v_threshold=0), ValueError, "v_threshold must be positive"),
     "layer-stride": (lambda: pk.FusedIFConv2d(3, 4, 3, stride=0), ValueError, "stride must be at least 1"),
+    "layer-padding": (lambda: pk.FusedIFConv2d(3, 4, 3, padding=-1), ValueError, "padding must be at least 0"),
     "layer-reset": (lambda: pk.FusedIFLinear(3, 4, v_reset=1.0), ValueError, "v_reset must be"),
     "neuron-threshold": (lambda: pk.IF(v_threshold=NAN), ValueError, "v_threshold must be positive"),
     "simulate-T": (lambda: pk.simulate(NET, IMAGES, 0), ValueError, "T must be at least 1"),
