@@ -59,7 +59,7 @@ def print_table(console: Console, rows: list[dict], missing: dict[str, str], rat
     for row in rows:
         table.add_row(*_cells(row, ours))
     for name in missing:
-        table.add_row(name, "absent")
+        table.add_row(name, "not run")
     console.print(table)
     console.print(summary(rows))
     layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
