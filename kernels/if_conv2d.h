@@ -1,10 +1,13 @@
 // Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition
-// (1), so the current of 32 output channels is the sum of the weight rows of the inputs that fired: work in proportion to
-// the spikes.
+// (1), so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the
+// spikes. It goes in three stages, for a band of output rows and a tile of time steps:
 //
-// For each output pixel and a tile of time steps, the inputs that fired in its window are listed once. Then, for each
-// block of 32 output channels, the lists are walked step by step with the potentials in registers: sum the rows, fire,
-// write four bytes. A fully connected layer is the same thing on an image of one pixel.
+// 1. list_inputs: for each input pixel and step, the channels that fired. Each bit is looked at once.
+// 2. list_window: for one output pixel and each step, the lists of all pixels in its window, joined.
+// 3. fire: for 64 or 32 output channels at a time, walk the window's lists step by step with the potentials in
+//    registers: add the weight rows, fire, write the spikes.
+//
+// A fully connected layer is the same thing on an image of one pixel.
 #pragma once
 #include <cstdlib>
 
@@ -17,129 +20,185 @@
 
 namespace PK_TARGET {
 
-// Additions to one register wait for each other, so a block's sum is spread over several; eight registers in all hide
-// the latency of an addition and still fit AVX2's sixteen.
-constexpr int sums = vecs >= 8 ? 1 : 8 / vecs;
-
-// Lists longer than this would leave the L2 cache; also the most steps in one tile.
-constexpr int64_t tile_entries = 1 << 20, tile_steps = 128;
-
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The inputs that fired, step by step: entry e of step t, offset[t] <= e < offset[t + 1], is the position of its row in
-// a slice of the packed weights.
-struct Events {
-    uint32_t* entry;
-    int64_t* offset;
-};
+// Where the lists of a tile should fit: the second-level cache.
+constexpr int64_t tile_steps = 64, tile_entries = 1 << 20, band_lists = 1 << 17;
+
+// A window's list is filled up to a whole number of rows, so that they can be summed in groups.
+constexpr int group = 4;
+constexpr int overrun = 16;  // vectors are read and written whole, past the end of a list
 
 static inline int64_t weight_rows(const Conv2d& c) { return c.kernel_h * c.kernel_w * c.C_in; }
+static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
-static inline int64_t append_bytes(const uint8_t* bytes, int64_t n, uint32_t base, uint32_t* out) {
-    int64_t count = 0;
-    uint64_t word;
-    for (; n >= 8; n -= 8, bytes += 8, base += 64 * block) {
-        memcpy(&word, bytes, 8);
-        if (word) count += append_set_bits(word, base, block, out + count);
-    }
-    word = 0;
-    if (n >= 4) {
-        uint32_t half;
-        memcpy(&half, bytes, 4);
-        word = half;
-    }
-    for (int64_t i = n & ~int64_t(3); i < n; i++) word |= (uint64_t)bytes[i] << (8 * i);
-    return word ? count + append_set_bits(word, base, block, out + count) : count;
-}
-
-// The part of a window that lies inside the image: taps first <= k < last.
-struct Taps {
-    int64_t first, last;
+// Memory of one thread that grows when needed. Entries are positions in a slice of the packed weights.
+struct Lists {
+    uint32_t* input = nullptr;         // what fired, of all input pixels of a band
+    uint32_t* input_start = nullptr;   // [pixel of the band][step]: where its list starts in `input`; it ends at the next
+    uint32_t* window = nullptr;        // what fired in the window of one output pixel
+    int64_t* window_start = nullptr;   // [step]
+    const uint32_t** tap_start = nullptr;  // [tap inside the image]: input_start of its pixel
+    uint32_t* tap_base = nullptr;          // [tap inside the image]: position of its first weight row
+    int64_t input_size = 0;
 };
-static inline Taps taps_inside(int64_t origin, int64_t dilation, int64_t taps, int64_t size) {
-    Taps r{0, taps};
-    while (r.first < taps && origin + r.first * dilation < 0) r.first++;
-    while (r.last > r.first && origin + (r.last - 1) * dilation >= size) r.last--;
-    return r;
+
+template <class T>
+static T* reserve(T* memory, int64_t n) {
+    memory = (T*)realloc((void*)memory, (n + overrun) * sizeof(T));
+    if (!memory) abort();  // out of memory, and no caller inside a parallel region to tell
+    return memory;
 }
 
-static void list_events(const Conv2d& c, int64_t image, int64_t pixel, int64_t t0, int64_t steps, Events events) {
-    const int64_t bytes = (c.C_in + 7) / 8, row_bytes = c.W * bytes;
-    const int64_t y0 = pixel / c.W_out * c.stride_h - c.padding_h, x0 = pixel % c.W_out * c.stride_w - c.padding_w;
-    const Taps ys = taps_inside(y0, c.dilation_h, c.kernel_h, c.H), xs = taps_inside(x0, c.dilation_w, c.kernel_w, c.W);
-    // Neighbouring taps of a row lie side by side in memory and in the weights: read them as one string of bits.
-    const bool joined = c.dilation_w == 1 && c.C_in % 8 == 0;
-    const int64_t run = joined ? most(xs.last - xs.first, 1) : 1;
-    int64_t n = 0;
-    for (int64_t t = 0; t < steps; t++) {
-        const uint8_t* x = c.x + (image * c.neurons.T + t0 + t) * c.H * row_bytes;
-        events.offset[t] = n;
-        for (int64_t ky = ys.first; ky < ys.last; ky++) {
-            const uint8_t* row = x + (y0 + ky * c.dilation_h) * row_bytes;
-            for (int64_t kx = xs.first; kx < xs.last; kx += run) {
-                const uint32_t base = (uint32_t)((ky * c.kernel_w + kx) * c.C_in * block);
-                n += append_bytes(row + (x0 + kx * c.dilation_w) * bytes, run * bytes, base, events.entry + n);
-            }
-        }
-        // Whole groups of `sums` rows: fill up with the zero row.
-        while ((n - events.offset[t]) % sums) events.entry[n++] = (uint32_t)(weight_rows(c) * block);
-    }
-    events.offset[steps] = n;
-}
-
-template <class Reset>
-static void fire_block(const Conv2d& c, const Reset& neuron, int64_t image, int64_t pixel, int64_t t0, int64_t steps,
-                       int64_t channel, Events events) {
-    const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, block);
-    const int64_t bytes = (n.C + 7) / 8;
-    const float* weight = c.weight + channel * (weight_rows(c) + 1);
-    const Block bias = load_block(c.bias + channel);
-    uint8_t* out = n.spikes + ((image * n.T + t0) * n.P + pixel) * bytes + channel / 8;
-    float* state = n.v + (image * n.P + pixel) * n.C + channel;
-    Block v = load_block(state, channels);
-    for (int64_t t = 0; t < steps; t++, out += n.P * bytes) {
-        Block sum[sums];
-        sum[0] = bias;
-        for (int s = 1; s < sums; s++) sum[s] = broadcast_block(0.0f);
-        for (int64_t e = events.offset[t]; e < events.offset[t + 1]; e += sums)
-            for (int s = 0; s < sums; s++) add(sum[s], load_block(weight + events.entry[e + s]));
-        for (int s = 1; s < sums; s++) add(sum[0], sum[s]);
-        store_spikes(out, neuron.step(v, sum[0]), channels);
-    }
-    store_block(state, v, channels);
-}
-
-// How the work is cut: bands of pixels of one image and, only where these are too few for the threads (a batch of one
-// through a fully connected layer), spans of output channels.
+// How the work is cut: bands of output rows of one image and, only where these are too few for the threads (a batch of
+// one through a fully connected layer), spans of output channels.
 struct Cut {
-    int64_t bands, band, spans, span;
+    int64_t steps, rows, bands, channels, spans;
 };
+
 static Cut cut_work(const Conv2d& c, int threads) {
     const Neurons& n = c.neurons;
-    const int64_t blocks = (n.C + block - 1) / block, wanted = 8 * threads;
+    const int64_t wanted = 4 * threads, blocks = ceil_div(n.C, block);
     Cut cut;
-    cut.band = most(1, n.P / most(1, (wanted + n.N - 1) / most(n.N, 1)));
-    cut.bands = (n.P + cut.band - 1) / cut.band;
-    const int64_t spans = least(blocks, most(1, wanted / most(1, n.N * cut.bands)));
-    cut.span = (blocks + spans - 1) / most(spans, 1) * block;
-    cut.spans = (n.C + cut.span - 1) / most(cut.span, 1);
+    cut.steps = most(1, least(least(n.T, tile_steps), tile_entries / weight_rows(c)));
+    const int64_t for_threads = ceil_div(rows_out(c), ceil_div(wanted, most(n.N, 1)));
+    const int64_t for_cache = band_lists / (cut.steps * c.W * c.stride_h);
+    cut.rows = most(1, least(for_threads, for_cache));
+    cut.bands = ceil_div(rows_out(c), cut.rows);
+    cut.channels = ceil_div(blocks, least(blocks, most(1, wanted / most(1, n.N * cut.bands)))) * block;
+    cut.spans = ceil_div(n.C, cut.channels);
     return cut;
 }
 
-static void run_band(const Conv2d& c, const Cut& cut, int64_t task, int64_t tile, Events events) {
+// A part of an image at some time: output rows of a band or input rows under it, and steps.
+struct Part {
+    int64_t image, row, rows, t, steps;
+};
+
+static Part input_of(const Conv2d& c, const Part& out) {
+    const int64_t first = out.row * c.stride_h - c.padding_h;
+    const int64_t last = first + (out.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
+    Part in = out;
+    in.row = least(most(first, 0), c.H);
+    in.rows = most(least(last, c.H) - in.row, 0);
+    return in;
+}
+
+static void list_inputs(const Conv2d& c, const Part& in, Lists& lists) {
+    const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
+    const uint8_t* x = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
+    int64_t spikes = 0;
+    for (int64_t t = 0; t < in.steps; t++) spikes += count_bits(x + t * frame, pixels * bytes);
+    if (spikes > lists.input_size) lists.input = reserve(lists.input, lists.input_size = spikes);
+    int64_t n = 0;
+    uint32_t* start = lists.input_start;
+    for (int64_t pixel = 0; pixel < pixels; pixel++)
+        for (int64_t t = 0; t < in.steps; t++) {
+            *start++ = (uint32_t)n;
+            n += append_set_bits(x + t * frame + pixel * bytes, bytes, 0, block, lists.input + n);
+        }
+    *start = (uint32_t)n;
+}
+
+static void list_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, Lists& lists) {
+    int64_t taps = 0;
+    for (int64_t ky = 0; ky < c.kernel_h; ky++) {
+        const int64_t iy = y * c.stride_h - c.padding_h + ky * c.dilation_h;
+        if (iy < 0 || iy >= c.H) continue;
+        for (int64_t kx = 0; kx < c.kernel_w; kx++) {
+            const int64_t ix = x * c.stride_w - c.padding_w + kx * c.dilation_w;
+            if (ix < 0 || ix >= c.W) continue;
+            lists.tap_start[taps] = lists.input_start + ((iy - in.row) * c.W + ix) * in.steps;
+            lists.tap_base[taps++] = (uint32_t)((ky * c.kernel_w + kx) * c.C_in * block);
+        }
+    }
+    const uint32_t zero_row = (uint32_t)(weight_rows(c) * block);
+    uint32_t* end = lists.window;
+    for (int64_t t = 0; t < in.steps; t++) {
+        const uint32_t* begin = end;
+        lists.window_start[t] = begin - lists.window;
+        for (int64_t tap = 0; tap < taps; tap++) {
+            const uint32_t* start = lists.tap_start[tap] + t;
+            end = append_shifted(lists.input + start[0], start[1] - start[0], lists.tap_base[tap], end);
+        }
+        while ((end - begin) % group) *end++ = zero_row;
+    }
+    lists.window_start[in.steps] = end - lists.window;
+}
+
+// `wide` blocks of output channels of one pixel, all steps of a tile. Additions to one register wait for each other, so
+// each sum is spread over several registers.
+template <int wide, class Reset>
+static void fire(const Conv2d& c, const Reset* neurons, const Part& in, int64_t pixel, int64_t channel,
+                 const Lists& lists) {
+    constexpr int sums = wide * vecs >= 8 ? 1 : wide * vecs == 4 ? 2 : 4;
+    static_assert(group % sums == 0, "a group is a whole number of rounds");
     const Neurons& n = c.neurons;
-    const int64_t first = task % cut.spans * cut.span, last = least(n.C, first + cut.span);
-    const int64_t band = task / cut.spans % cut.bands * cut.band, image = task / cut.spans / cut.bands;
-    for (int64_t t0 = 0; t0 < n.T; t0 += tile) {
-        const int64_t steps = least(tile, n.T - t0);
-        for (int64_t pixel = band; pixel < least(n.P, band + cut.band); pixel++) {
-            list_events(c, image, pixel, t0, steps, events);
-            for (int64_t channel = first; channel < last; channel += block) {
-                const Block theta = load_block(n.theta + channel);
-                if (n.soft_reset) fire_block(c, SoftReset{theta}, image, pixel, t0, steps, channel, events);
-                else fire_block(c, HardReset{theta, broadcast(n.v_reset)}, image, pixel, t0, steps, channel, events);
+    const int64_t bytes = (n.C + 7) / 8, slice = (weight_rows(c) + 1) * block;
+    const float* weight = c.weight + channel / block * slice;
+    uint8_t* out = n.spikes + ((in.image * n.T + in.t) * n.P + pixel) * bytes + channel / 8;
+    float* state = n.v + (in.image * n.P + pixel) * n.C + channel;
+    int channels[wide];
+    Block v[wide], bias[wide];
+    for (int b = 0; b < wide; b++) {
+        channels[b] = (int)least(n.C - channel - b * block, block);
+        v[b] = load_block(state + b * block, channels[b]);
+        bias[b] = load_block(c.bias + channel + b * block);
+    }
+    for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
+        Block sum[sums][wide];
+        for (int b = 0; b < wide; b++) sum[0][b] = bias[b];
+        for (int s = 1; s < sums; s++)
+            for (int b = 0; b < wide; b++) sum[s][b] = broadcast_block(0.0f);
+        const uint32_t* entry = lists.window + lists.window_start[t];
+        const uint32_t* end = lists.window + lists.window_start[t + 1];
+        for (; entry < end; entry += sums)
+            for (int s = 0; s < sums; s++)
+                for (int b = 0; b < wide; b++) add(sum[s][b], load_block(weight + b * slice + entry[s]));
+        for (int b = 0; b < wide; b++) {
+            for (int s = 1; s < sums; s++) add(sum[0][b], sum[s][b]);
+            store_spikes(out + b * (block / 8), neurons[b].step(v[b], sum[0][b]), channels[b]);
+        }
+    }
+    for (int b = 0; b < wide; b++) store_block(state + b * block, v[b], channels[b]);
+}
+
+// Two blocks at a time where registers allow it: each list is then walked half as often.
+constexpr int widest = vecs <= 2 ? 2 : 1;
+
+template <class Reset, class Make>
+static void fire_span(const Conv2d& c, Make make, const Part& in, int64_t pixel, int64_t first, int64_t last,
+                      const Lists& lists) {
+    int64_t channel = first;
+    for (; widest > 1 && channel + block < last; channel += 2 * block) {
+        const Reset neurons[2] = {make(channel), make(channel + block)};
+        fire<widest>(c, neurons, in, pixel, channel, lists);
+    }
+    for (; channel < last; channel += block) {
+        const Reset neuron = make(channel);
+        fire<1>(c, &neuron, in, pixel, channel, lists);
+    }
+}
+
+static void run_band(const Conv2d& c, const Cut& cut, int64_t task, Lists& lists) {
+    const Neurons& n = c.neurons;
+    const int64_t first = task % cut.spans * cut.channels, last = least(n.C, first + cut.channels);
+    Part out{task / cut.spans / cut.bands, task / cut.spans % cut.bands * cut.rows, 0, 0, 0};
+    out.rows = least(cut.rows, rows_out(c) - out.row);
+    for (; out.t < n.T; out.t += cut.steps) {
+        out.steps = least(cut.steps, n.T - out.t);
+        const Part in = input_of(c, out);
+        list_inputs(c, in, lists);
+        for (int64_t pixel = out.row * c.W_out; pixel < (out.row + out.rows) * c.W_out; pixel++) {
+            list_window(c, in, pixel / c.W_out, pixel % c.W_out, lists);
+            if (n.soft_reset) {
+                auto make = [&](int64_t channel) { return SoftReset{load_block(n.theta + channel)}; };
+                fire_span<SoftReset>(c, make, in, pixel, first, last, lists);
+            } else {
+                auto make = [&](int64_t channel) { return HardReset{load_block(n.theta + channel), broadcast(n.v_reset)}; };
+                fire_span<HardReset>(c, make, in, pixel, first, last, lists);
             }
         }
     }
@@ -151,20 +210,26 @@ static void if_conv2d(const Conv2d* c) {
 #else
     const int threads = 1;
 #endif
-    const int64_t rows = weight_rows(*c) + sums;
-    const int64_t tile = least(c->neurons.T, most(1, least(tile_steps, tile_entries / rows)));
     const Cut cut = cut_work(*c, threads);
-    const int64_t tasks = c->neurons.N * cut.bands * cut.spans;
+    const int64_t tasks = c->neurons.N * cut.bands * cut.spans, taps = c->kernel_h * c->kernel_w;
+    const int64_t in_rows = least(c->H, (cut.rows - 1) * c->stride_h + (c->kernel_h - 1) * c->dilation_h + 1);
 #pragma omp parallel
     {
-        const int64_t overrun = 16;  // append_set_bits writes whole vectors
-        Events events{(uint32_t*)malloc((tile * rows + overrun) * sizeof(uint32_t)),
-                      (int64_t*)malloc((tile + 1) * sizeof(int64_t))};
-        if (!events.entry || !events.offset) abort();  // out of memory, and no caller inside a parallel region to tell
+        Lists lists;
+        lists.input = reserve(lists.input, 0);
+        lists.input_start = reserve(lists.input_start, in_rows * c->W * cut.steps + 1);
+        lists.window = reserve(lists.window, (weight_rows(*c) + group) * cut.steps);
+        lists.window_start = reserve(lists.window_start, cut.steps + 1);
+        lists.tap_start = reserve(lists.tap_start, taps);
+        lists.tap_base = reserve(lists.tap_base, taps);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; task++) run_band(*c, cut, task, tile, events);
-        free(events.entry);
-        free(events.offset);
+        for (int64_t task = 0; task < tasks; task++) run_band(*c, cut, task, lists);
+        free(lists.input);
+        free(lists.input_start);
+        free(lists.window);
+        free(lists.window_start);
+        free((void*)lists.tap_start);
+        free(lists.tap_base);
     }
 }
 

@@ -88,28 +88,57 @@ static inline uint32_t bits(Vec::Mask m) {
 
 #endif
 
-// Writes `base + index * stride` for every set bit of `word`, lowest first, and returns how many there are. May write
-// up to 16 entries past the last one.
-static inline int append_set_bits(uint64_t word, uint32_t base, uint32_t stride, uint32_t* out) {
+static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
+    int64_t sum = 0;
+    uint64_t word;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        sum += __builtin_popcountll(word);
+    }
+    for (int64_t i = 0; i < n; i++) sum += __builtin_popcount(bytes[i]);
+    return sum;
+}
+
+// Writes `base + index * stride` for every set bit of the first n bytes, lowest first, and returns how many there are. May
+// write up to 16 entries past the last one.
+static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint32_t base, uint32_t stride, uint32_t* out) {
+    const uint32_t* start = out;
 #if defined(__AVX512F__)
-    // Four compressions cost the same however many bits are set; below a handful of bits the scalar loop is cheaper.
-    int total = __builtin_popcountll(word);
-    if (total > 6) {
-        const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const __m512i step = _mm512_set1_epi32(16 * (int)stride);
-        __m512i entry = _mm512_add_epi32(_mm512_set1_epi32((int)base),
-                                         _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)));
-        for (int i = 0; i < 4; i++, word >>= 16, entry = _mm512_add_epi32(entry, step)) {
-            __mmask16 set = (__mmask16)word;
-            _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(set, entry));
-            out += __builtin_popcount(set);
-        }
-        return total;
+    // Sixteen bits at a time, and without a branch on how many of them are set, which nobody could predict.
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i step = _mm512_set1_epi32(16 * (int)stride);
+    __m512i entry = _mm512_add_epi32(_mm512_set1_epi32((int)base),
+                                     _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)));
+    for (; n > 0; n -= 2, bytes += 2, entry = _mm512_add_epi32(entry, step)) {
+        uint16_t set = bytes[0];
+        if (n > 1) memcpy(&set, bytes, 2);
+        _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(set, entry));
+        out += __builtin_popcount(set);
+    }
+#else
+    for (; n > 0; n -= 8, bytes += 8, base += 64 * stride) {
+        uint64_t word = 0;
+        if (n >= 8) memcpy(&word, bytes, 8);
+        else for (int64_t i = 0; i < n; i++) word |= (uint64_t)bytes[i] << (8 * i);
+        for (; word; word &= word - 1) *out++ = base + (uint32_t)__builtin_ctzll(word) * stride;
     }
 #endif
-    int n = 0;
-    for (; word; word &= word - 1) out[n++] = base + (uint32_t)__builtin_ctzll(word) * stride;
-    return n;
+    return out - start;
+}
+
+// Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual short list
+// costs no branch. Returns the end of what counts.
+static inline uint32_t* append_shifted(const uint32_t* from, int64_t n, uint32_t base, uint32_t* out) {
+    typedef uint32_t Lanes __attribute__((vector_size(4 * Vec::width)));
+    int64_t i = 0;
+    do {
+        Lanes lanes;
+        memcpy(&lanes, from + i, sizeof lanes);
+        lanes += base;
+        memcpy(out + i, &lanes, sizeof lanes);
+        i += Vec::width;
+    } while (i < n);
+    return out + n;
 }
 
 // 32 channels: the unit in which weights are stored and output bits are written (four bytes).

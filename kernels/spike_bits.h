@@ -76,15 +76,10 @@ static void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, i
 }
 
 static int64_t total(const uint8_t* spikes, int64_t bytes) {
-    const int64_t words = bytes / 8;
+    const int64_t piece = 1 << 16;
     int64_t sum = 0;
 #pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < words; i++) {
-        uint64_t word;
-        memcpy(&word, spikes + 8 * i, 8);
-        sum += __builtin_popcountll(word);
-    }
-    for (int64_t i = words * 8; i < bytes; i++) sum += __builtin_popcount(spikes[i]);
+    for (int64_t i = 0; i < bytes; i += piece) sum += count_bits(spikes + i, bytes - i < piece ? bytes - i : piece);
     return sum;
 }
 
