@@ -115,13 +115,14 @@ static void list_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, L
         }
     }
     const uint32_t zero_row = (uint32_t)(weight_rows(c) * block);
+    const uint32_t *const input = lists.input, *const *const tap_start = lists.tap_start, *const base = lists.tap_base;
     uint32_t* end = lists.window;
     for (int64_t t = 0; t < in.steps; t++) {
         const uint32_t* begin = end;
         lists.window_start[t] = begin - lists.window;
         for (int64_t tap = 0; tap < taps; tap++) {
-            const uint32_t* start = lists.tap_start[tap] + t;
-            end = append_shifted(lists.input + start[0], start[1] - start[0], lists.tap_base[tap], end);
+            const uint32_t first = tap_start[tap][t], last = tap_start[tap][t + 1];
+            end = append_shifted(input + first, last - first, base[tap], end);
         }
         while ((end - begin) % group) *end++ = zero_row;
     }

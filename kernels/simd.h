@@ -126,8 +126,8 @@ static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint32_t 
     return out - start;
 }
 
-// Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual short list
-// costs no branch. Returns the end of what counts.
+// Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
+// short list costs no branch. Returns the end of what counts.
 static inline uint32_t* append_shifted(const uint32_t* from, int64_t n, uint32_t base, uint32_t* out) {
     typedef uint32_t Lanes __attribute__((vector_size(4 * Vec::width)));
     int64_t i = 0;
