@@ -15,7 +15,7 @@ from stages import Stage, stages
 from torch import Tensor, nn
 
 # Steps that the multi-step modes take at once, with the potentials handed on. Of 1, 2, 4, 8, 16 and all T, 4 was the
-# fastest or within 4 % of it for both networks and batches of 8 and 32; all T took up to 2.5 times as long.
+# fastest or within 7 % of it for both networks and batches of 8 and 32; all T took up to 2.5 times as long.
 MULTI_STEP = 4
 STRICT = "fires at v > v_threshold, where the others fire at v >= v_threshold"
 
