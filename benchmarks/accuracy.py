@@ -17,7 +17,10 @@ def evaluate(
     net: nn.Module, images: Tensor, labels: Tensor, T: int, batch: int = 250
 ) -> tuple[float, dict[str, float]]:
     """Strict accuracy and each layer's firing rate over images [N, 1, 28, 28], simulated for T steps."""
-    results = [pk.simulate(net, part, T) for part in images.split(batch)]
-    accuracy = strict_accuracy(torch.cat([result.count() for result in results]), labels)
-    names = results[0].rates
-    return accuracy, {name: sum(result.rates[name] for result in results) / len(results) for name in names}
+    counts, rates = [], []
+    for part in images.split(batch):
+        result = pk.simulate(net, part, T)
+        counts.append(result.count())
+        rates.append(result.rates)
+    mean_rates = {name: sum(rate[name] for rate in rates) / len(rates) for name in rates[0]}
+    return strict_accuracy(torch.cat(counts), labels), mean_rates
