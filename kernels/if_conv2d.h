@@ -4,8 +4,8 @@
 //
 // 1. list_inputs: for each input pixel and step, the channels that fired. Each bit is looked at once.
 // 2. list_window: for one output pixel and each step, the lists of all pixels in its window, joined.
-// 3. fire: for 64 or 32 output channels at a time, walk the window's lists step by step with the potentials in
-//    registers: add the weight rows, fire, write the spikes.
+// 3. fire: for 32 output channels at a time, walk the window's lists step by step with the potentials in registers: add
+//    the weight rows, fire, write the spikes.
 //
 // A fully connected layer is the same thing on an image of one pixel.
 #pragma once
@@ -17,6 +17,9 @@
 
 #include "cpu_kernels.h"
 #include "neurons.h"
+
+// The inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
+#define OUT_OF_LINE __attribute__((noinline))
 
 namespace PK_TARGET {
 
@@ -102,7 +105,7 @@ static void list_inputs(const Conv2d& c, const Part& in, Lists& lists) {
     *start = (uint32_t)n;
 }
 
-static void list_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, Lists& lists) {
+OUT_OF_LINE static void list_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, Lists& lists) {
     int64_t taps = 0;
     for (int64_t ky = 0; ky < c.kernel_h; ky++) {
         const int64_t iy = y * c.stride_h - c.padding_h + ky * c.dilation_h;
@@ -129,58 +132,32 @@ static void list_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, L
     lists.window_start[in.steps] = end - lists.window;
 }
 
-// `wide` blocks of output channels of one pixel, all steps of a tile. Additions to one register wait for each other, so
-// each sum is spread over several registers.
-template <int wide, class Reset>
-static void fire(const Conv2d& c, const Reset* neurons, const Part& in, int64_t pixel, int64_t channel,
+// 32 output channels of one pixel, all steps of a tile. Additions to one register wait for each other, so a sum is spread
+// over several: eight registers in all hide the latency of an addition, and still fit the sixteen of AVX2.
+template <class Reset>
+OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, int64_t pixel, int64_t channel,
                  const Lists& lists) {
-    constexpr int sums = wide * vecs >= 8 ? 1 : wide * vecs == 4 ? 2 : 4;
+    constexpr int sums = vecs >= 8 ? 1 : 8 / vecs;
     static_assert(group % sums == 0, "a group is a whole number of rounds");
     const Neurons& n = c.neurons;
-    const int64_t bytes = (n.C + 7) / 8, slice = (weight_rows(c) + 1) * block;
-    const float* weight = c.weight + channel / block * slice;
+    const int channels = (int)least(n.C - channel, block);
+    const int64_t bytes = (n.C + 7) / 8;
+    const float* weight = c.weight + channel * (weight_rows(c) + 1);
+    const Block bias = load_block(c.bias + channel);
     uint8_t* out = n.spikes + ((in.image * n.T + in.t) * n.P + pixel) * bytes + channel / 8;
     float* state = n.v + (in.image * n.P + pixel) * n.C + channel;
-    int channels[wide];
-    Block v[wide], bias[wide];
-    for (int b = 0; b < wide; b++) {
-        channels[b] = (int)least(n.C - channel - b * block, block);
-        v[b] = load_block(state + b * block, channels[b]);
-        bias[b] = load_block(c.bias + channel + b * block);
-    }
+    Block v = load_block(state, channels);
     for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
-        Block sum[sums][wide];
-        for (int b = 0; b < wide; b++) sum[0][b] = bias[b];
-        for (int s = 1; s < sums; s++)
-            for (int b = 0; b < wide; b++) sum[s][b] = broadcast_block(0.0f);
-        const uint32_t* entry = lists.window + lists.window_start[t];
+        Block sum[sums];
+        sum[0] = bias;
+        for (int s = 1; s < sums; s++) sum[s] = broadcast_block(0.0f);
         const uint32_t* end = lists.window + lists.window_start[t + 1];
-        for (; entry < end; entry += sums)
-            for (int s = 0; s < sums; s++)
-                for (int b = 0; b < wide; b++) add(sum[s][b], load_block(weight + b * slice + entry[s]));
-        for (int b = 0; b < wide; b++) {
-            for (int s = 1; s < sums; s++) add(sum[0][b], sum[s][b]);
-            store_spikes(out + b * (block / 8), neurons[b].step(v[b], sum[0][b]), channels[b]);
-        }
+        for (const uint32_t* entry = lists.window + lists.window_start[t]; entry < end; entry += sums)
+            for (int s = 0; s < sums; s++) add(sum[s], load_block(weight + entry[s]));
+        for (int s = 1; s < sums; s++) add(sum[0], sum[s]);
+        store_spikes(out, neuron.step(v, sum[0]), channels);
     }
-    for (int b = 0; b < wide; b++) store_block(state + b * block, v[b], channels[b]);
-}
-
-// Two blocks at a time where registers allow it: each list is then walked half as often.
-constexpr int widest = vecs <= 2 ? 2 : 1;
-
-template <class Reset, class Make>
-static void fire_span(const Conv2d& c, Make make, const Part& in, int64_t pixel, int64_t first, int64_t last,
-                      const Lists& lists) {
-    int64_t channel = first;
-    for (; widest > 1 && channel + block < last; channel += 2 * block) {
-        const Reset neurons[2] = {make(channel), make(channel + block)};
-        fire<widest>(c, neurons, in, pixel, channel, lists);
-    }
-    for (; channel < last; channel += block) {
-        const Reset neuron = make(channel);
-        fire<1>(c, &neuron, in, pixel, channel, lists);
-    }
+    store_block(state, v, channels);
 }
 
 static void run_band(const Conv2d& c, const Cut& cut, int64_t task, Lists& lists) {
@@ -194,12 +171,10 @@ static void run_band(const Conv2d& c, const Cut& cut, int64_t task, Lists& lists
         list_inputs(c, in, lists);
         for (int64_t pixel = out.row * c.W_out; pixel < (out.row + out.rows) * c.W_out; pixel++) {
             list_window(c, in, pixel / c.W_out, pixel % c.W_out, lists);
-            if (n.soft_reset) {
-                auto make = [&](int64_t channel) { return SoftReset{load_block(n.theta + channel)}; };
-                fire_span<SoftReset>(c, make, in, pixel, first, last, lists);
-            } else {
-                auto make = [&](int64_t channel) { return HardReset{load_block(n.theta + channel), broadcast(n.v_reset)}; };
-                fire_span<HardReset>(c, make, in, pixel, first, last, lists);
+            for (int64_t channel = first; channel < last; channel += block) {
+                const Block theta = load_block(n.theta + channel);
+                if (n.soft_reset) fire(c, SoftReset{theta}, in, pixel, channel, lists);
+                else fire(c, HardReset{theta, broadcast(n.v_reset)}, in, pixel, channel, lists);
             }
         }
     }
