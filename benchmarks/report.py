@@ -34,7 +34,7 @@ COLUMNS = [
     "version",
 ]
 OURS = "proxykernels"
-HEADINGS = ["ms an\nimage", "min..max", "runs", "time\n/ ours", "counts\ndiffer", "accuracy", "peak\nMB"]
+HEADINGS = ["ms an\nimage", "min..max", "runs", "time\n/ ours", "counts\ndiffer", "accu-\nracy", "peak\nMB"]
 
 
 def print_line_up(console: Console, settings: dict[str, str], missing: dict[str, str]) -> None:
@@ -59,7 +59,7 @@ def print_table(console: Console, rows: list[dict], missing: dict[str, str], rat
     for row in rows:
         table.add_row(*_cells(row, ours))
     for name in missing:
-        table.add_row(name, "not run")
+        table.add_row(name, "", "not run")
     console.print(table)
     console.print(summary(rows))
     layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
@@ -137,7 +137,7 @@ def _cells(row: dict, ours: float) -> list[str]:
         str(row["rounds"]),
         f"{time / ours:.2f}",
         str(row["counts_different"]),
-        f"{100 * row['accuracy']:.1f} %",
+        f"{100 * row['accuracy']:.1f}%",
         row["peak_mb"] if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
     ]
 

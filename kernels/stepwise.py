@@ -19,9 +19,10 @@ def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]
     return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in terms)
 
 
-def chunk_steps(neurons: int) -> int:
-    """How many steps of ``neurons`` float32 currents make a chunk: whole words of 32 steps, at least one."""
-    return max(1, CHUNK_BYTES // (4 * max(neurons, 1)) // 32) * 32
+def chunk_steps(neurons: int, device: torch.device) -> int:
+    """How many steps of ``neurons`` float32 values make a chunk: at least one, on a GPU whole words of 32 steps."""
+    steps = max(1, CHUNK_BYTES // (4 * max(neurons, 1)))
+    return steps if device.type == "cpu" else -(-steps // 32) * 32
 
 
 def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
@@ -39,7 +40,7 @@ def if_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
     C_in = weight.shape[1] * groups
-    steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]))
+    steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]), v.device)
 
     def currents():
         for start in range(0, T, steps):
@@ -61,7 +62,7 @@ def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tenso
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups) -> Tensor:
     """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order."""
     images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    with _full_float32():
+    with _full_float32(), torch.autocast(x.device.type, enabled=False):
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2])
 

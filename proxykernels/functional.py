@@ -215,7 +215,7 @@ def _fire_real(
         return ops.if_hold(currents(x[:1].float())[0], x.shape[0], v, theta, v_reset)
 
     def chunks() -> Iterator[Tensor]:
-        for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()))):
+        for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
             yield currents(part.float())
 
     return stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)

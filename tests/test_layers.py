@@ -56,6 +56,14 @@ def test_fused_conv2d_against_the_oracle(generator, kind, padding, v_reset):
         assert isinstance(packed, pk.Spikes) and torch.equal(packed.dense(), expected) and torch.equal(v, v_expected)
 
 
+def test_autocast_changes_no_spike(generator):
+    layer = pk.FusedIFConv2d(3, 6, 3)
+    for x in (torch.rand(9, 2, 3, 8, 8, generator=generator), spikes(9, 2, 3, 8, 8, generator=generator)):
+        expected = layer(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer(x), expected)
+
+
 def test_every_call_starts_at_rest(generator):
     layer = pk.FusedIFLinear(6, 4)
     x = torch.rand(5, 3, 6, generator=generator)
