@@ -1,6 +1,6 @@
 """The functions: IF neurons, convolutions and matrix products with IF neurons, over all time steps in one call.
 
-One neuron, for t = 0 .. T-1 (theta is ``v_threshold``; arXiv:2109.13208, section III):
+One neuron, for t = 0 .. T-1 (theta is ``v_threshold``; the neuron of arXiv:2109.13208):
 
     h[t] = v[t-1] + I[t]                  I[t] = (W * x[t]) + b, summed in any order, in float32
     s[t] = 1 if h[t] >= theta else 0
