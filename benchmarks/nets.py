@@ -60,7 +60,34 @@ def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0) -> nn.Sequentia
     )
 
 
-NETS = {"small": small, "paper": paper}
+def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0) -> nn.Sequential:
+    """256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256-10 without biases.
+
+    The size of the paper's CIFAR-10 network as a re-implementation gives it, for images [N, 3, 32, 32]; its shapes
+    alone are used (roofline.py), no images of that kind are at hand.
+    """
+    neuron = {"bias": False, "v_threshold": v_threshold, "v_reset": v_reset}
+    convolution = {"padding": 1, "batch_norm": True, **neuron}
+    return nn.Sequential(
+        OrderedDict(
+            conv1=pk.FusedIFConv2d(3, 256, 3, **convolution),
+            conv2=pk.FusedIFConv2d(256, 512, 3, **convolution),
+            pool1=pk.MaxPool2d(2),
+            conv3=pk.FusedIFConv2d(512, 512, 3, **convolution),
+            conv4=pk.FusedIFConv2d(512, 512, 3, **convolution),
+            conv5=pk.FusedIFConv2d(512, 512, 3, **convolution),
+            pool2=pk.MaxPool2d(2),
+            conv6=pk.FusedIFConv2d(512, 256, 3, **convolution),
+            flatten=pk.Flatten(),
+            linear1=pk.FusedIFLinear(256 * 8 * 8, 1024, **neuron),
+            linear2=pk.FusedIFLinear(1024, 512, **neuron),
+            linear3=pk.FusedIFLinear(512, 256, **neuron),
+            linear4=pk.FusedIFLinear(256, 10, **neuron),
+        )
+    )
+
+
+NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
 
 
 def load(name: str, v_reset: float | None) -> tuple[nn.Sequential, bool]:

@@ -98,6 +98,16 @@ def append_csv(path: Path, rows: list[dict]) -> None:
     _replace(path, text.getvalue().encode())
 
 
+def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows in place of whatever ``path`` held, as whole as :func:`append_csv`; makes its folder."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text.getvalue().encode())
+
+
 def plot(path: Path, rows: list[dict]) -> None:
     """Draw ms an image against T, both logarithmic, a line a contender, and save it as a PNG."""
     from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display

@@ -7,15 +7,13 @@ not, and both layouts are called alike. Arguments are not checked here (function
 except for what depends on the layout.
 """
 
-import sys
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import stepwise
+from .if_conv2d import if_conv2d, if_linear
 from .if_scan import if_hold, if_scan
 
 __all__ = [
@@ -121,11 +119,6 @@ def max_pool2d(
         for column in range(kernel_size[1]):
             pooled |= windows[..., row, column]
     return pooled.flatten(2, 3)
-
-
-# A convolution or a matrix product of spikes and IF, of the same arguments as CpuKernels'.
-if_conv2d = partial(stepwise.if_conv2d, sys.modules[__name__])
-if_linear = partial(stepwise.if_linear, sys.modules[__name__])
 
 
 def _words(T: int) -> int:

@@ -41,3 +41,12 @@ def spikes(*shape: int, generator: torch.Generator, rate: float = 0.2) -> Tensor
 def thresholds(channels: int, generator: torch.Generator) -> Tensor:
     """One threshold a channel, between 1/2 and 2."""
     return torch.randint(8, 33, (channels,), generator=generator) / 16
+
+
+def words_over_time(dense: Tensor) -> Tensor:
+    """The definition of a GPU's words: dense [T, N, C, P] of 0 and 1 to int32 [ceil(T / 32), N, P, C]."""
+    T, N, C, P = dense.shape
+    words = torch.zeros(-(-T // 32), N, P, C, dtype=torch.int64, device=dense.device)
+    for t in range(T):
+        words[t // 32] += dense[t].transpose(1, 2).long() * 2 ** (t % 32)
+    return torch.where(words < 2**31, words, words - 2**32).int()  # bit 31 is the sign

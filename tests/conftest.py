@@ -25,3 +25,18 @@ def backend(request, monkeypatch):
     kernels = packed_reference if request.param == "reference" else cpu.load(request.param)
     monkeypatch.setattr(ops, "_cpu", lambda: kernels)
     return request.param
+
+
+@pytest.fixture
+def kernels_can_run():
+    """Without a GPU the Triton kernels run only in Triton's interpreter, which is chosen at their import."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from proxykernels.kernels import if_scan
+
+    if not torch.cuda.is_available() and not isinstance(if_scan._if_scan_kernel, InterpretedFunction):
+        pytest.fail(
+            "There is no GPU, and Triton's interpreter was off when the kernels were imported. "
+            "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
+            pytrace=False,
+        )

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from triton.runtime.interpreter import InterpretedFunction
+from cases import words_over_time
 
-from proxykernels.kernels import gpu, if_scan, reference
+from proxykernels.kernels import gpu, if_scan, reference, stepwise
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = (1, 7, 31, 32, 33, 64, 100)
@@ -22,17 +22,6 @@ RESETS = [
     pytest.param(-0.5, id="hard-to-minus-half"),
     pytest.param(None, id="soft"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def kernels_can_run():
-    """Without a GPU they run only in Triton's interpreter, which is chosen at their import."""
-    if DEVICE == "cpu" and not isinstance(if_scan._if_scan_kernel, InterpretedFunction):
-        pytest.fail(
-            "There is no GPU, and Triton's interpreter was off when the kernels were imported. "
-            "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
-            pytrace=False,
-        )
 
 
 @pytest.fixture
@@ -57,15 +46,6 @@ def thresholds(generator, kind, C):
     return 0.5 + sixteenths(generator, 0, 2, C)
 
 
-def to_words(dense):
-    """The definition of the words: dense [T, N, C, P] to int32 [ceil(T / 32), N, P, C]."""
-    T, N, C, P = dense.shape
-    words = torch.zeros(-(-T // 32), N, P, C, dtype=torch.int64, device=dense.device)
-    for t in range(T):
-        words[t // 32] += dense[t].transpose(1, 2).long() * 2 ** (t % 32)
-    return torch.where(words < 2**31, words, words - 2**32).int()  # bit 31 is the sign
-
-
 def oracle(current, v, theta, v_reset):
     """The reference on pixels before channels: spikes [T, N, C, P] and potentials [N, P, C]."""
     spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset)
@@ -80,7 +60,7 @@ def assert_scan_is_exact(result, current, v, theta, v_reset, some_fire=True):
         assert 0 < spikes.mean() < 1
     assert words.dtype == torch.int32 and words.is_contiguous()
     assert v_last.dtype == torch.float32 and v_last.is_contiguous()
-    assert torch.equal(words, to_words(spikes))
+    assert torch.equal(words, words_over_time(spikes))
     assert torch.equal(v_last, v_expected)
 
 
@@ -276,7 +256,7 @@ def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, 
 def test_pack_and_unpack(generator, T, shape):
     dense = random_spikes(generator, T, *shape)
     words = gpu.pack(dense)
-    assert torch.equal(words, to_words(dense))
+    assert torch.equal(words, words_over_time(dense))
     assert torch.equal(gpu.unpack(words, T, shape[1]), dense)
 
 
@@ -284,7 +264,7 @@ def test_pack_and_unpack(generator, T, shape):
 def test_count_and_total(generator, T):
     dense = random_spikes(generator, T, 2, 3, 5)
     dense[:, 0, 0, 0] = True  # a neuron that always fires fills its words
-    words = to_words(dense)
+    words = words_over_time(dense)
     for until in sorted({0, 1, T // 2, 31, 32, 33, T, T + 40}):
         counts = gpu.count(words, 3, until)
         assert counts.dtype == torch.int32
@@ -298,18 +278,18 @@ def test_count_and_total(generator, T):
 def test_cut(generator, T):
     dense = random_spikes(generator, T, 1, 2, 3)
     dense[:, 0, 0, 0] = True
-    words = to_words(dense)
+    words = words_over_time(dense)
     for start in range(T + 1):
         for stop in range(start, T + 1):
-            assert torch.equal(gpu.cut(words, T, start, stop), to_words(dense[start:stop]))
-    assert torch.equal(words, to_words(dense))
+            assert torch.equal(gpu.cut(words, T, start, stop), words_over_time(dense[start:stop]))
+    assert torch.equal(words, words_over_time(dense))
 
 
 @pytest.mark.parametrize("steps", [(32, 7), (64, 32), (100,), (32, 64, 1)], ids=str)
 def test_cat(generator, steps):
     dense = random_spikes(generator, sum(steps), 2, 3, 5)
-    words = [to_words(part) for part in dense.split(steps)]
-    assert torch.equal(gpu.cat(words, steps), to_words(dense))
+    words = [words_over_time(part) for part in dense.split(steps)]
+    assert torch.equal(gpu.cat(words, steps), words_over_time(dense))
 
 
 def test_cat_inside_a_word():
@@ -321,9 +301,9 @@ def test_cat_inside_a_word():
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1)], ids=str)
 def test_flatten(generator, shape):
     dense = random_spikes(generator, 40, *shape)
-    words = to_words(dense.flatten(3))
+    words = words_over_time(dense.flatten(3))
     flat = gpu.flatten(words, shape[1])
-    assert torch.equal(flat, to_words(dense.flatten(2)[..., None]))
+    assert torch.equal(flat, words_over_time(dense.flatten(2)[..., None]))
     assert flat.is_contiguous()
     assert flat.data_ptr() != words.data_ptr()  # results of an operator never alias its arguments
 
@@ -341,78 +321,13 @@ def test_flatten(generator, shape):
 )
 def test_max_pool2d(generator, size, kernel_size, stride, padding):
     dense = random_spikes(generator, 40, 2, 3, *size)
-    words = gpu.max_pool2d(to_words(dense.flatten(3)), 3, size, kernel_size, stride, padding)
+    words = gpu.max_pool2d(words_over_time(dense.flatten(3)), 3, size, kernel_size, stride, padding)
     pooled = reference.max_pool2d(dense.float(), kernel_size, stride, padding)
-    assert torch.equal(words, to_words(pooled.flatten(3)))
+    assert torch.equal(words, words_over_time(pooled.flatten(3)))
     assert words.is_contiguous()
 
 
-# ---- convolution and linear layers
-
-
-@pytest.mark.parametrize(
-    "T, channels, size, kernel_size, stride, padding, dilation, groups",
-    [
-        pytest.param(33, (3, 5), (6, 7), (3, 3), (1, 1), (1, 1), (1, 1), 1, id="3x3"),
-        pytest.param(32, (4, 6), (7, 5), (3, 3), (2, 2), (1, 1), (1, 1), 2, id="strided-groups"),
-        pytest.param(7, (3, 3), (9, 8), (3, 2), (1, 2), (2, 0), (2, 3), 3, id="dilated-depthwise"),
-        pytest.param(70, (5, 4), (3, 3), (1, 1), (1, 1), (0, 0), (1, 1), 1, id="1x1"),
-        pytest.param(1, (1, 50), (3, 4), (3, 4), (1, 1), (0, 0), (1, 1), 1, id="whole-image"),
-    ],
-)
-@pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_conv2d(generator, T, channels, size, kernel_size, stride, padding, dilation, groups, v_reset, dtype):
-    C_in, C_out = channels
-    dense = random_spikes(generator, T, 2, C_in, *size)
-    # At most 27 weights of up to 8/16 and a bias of up to 16/16: 232/16 fits bfloat16's 8 bits.
-    weight = (sixteenths(generator, -1, 1, C_out, C_in // groups, *kernel_size) * 8).round() / 16
-    weight = weight.to(dtype)
-    bias = sixteenths(generator, -1, 1, C_out).to(dtype) if groups == 1 else None
-    theta = thresholds(generator, "per-channel", C_out)
-    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    current = F.conv2d(dense[0].float(), weight.float(), **options)
-    v = sixteenths(generator, -1, 1, *current.shape)
-    spikes, v_expected = reference.if_conv2d(dense, weight, bias, v, v_threshold=theta, v_reset=v_reset, **options)
-    assert 0 < spikes.mean() < 1
-    words, v_last = gpu.if_conv2d(
-        to_words(dense.flatten(3)),
-        T,
-        size,
-        weight,
-        bias,
-        v.flatten(2).transpose(1, 2).contiguous(),
-        theta,
-        v_reset,
-        **options,
-    )
-    assert torch.equal(words, to_words(spikes.flatten(3)))
-    assert torch.equal(v_last, v_expected.flatten(2).transpose(1, 2))
-
-
-@pytest.mark.parametrize("T", [1, 32, 45])
-@pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
-def test_linear(generator, T, v_reset, has_bias):
-    dense = random_spikes(generator, T, 3, 37)
-    weight = sixteenths(generator, -1, 1, 11, 37)
-    bias = sixteenths(generator, -1, 1, 11) if has_bias else None
-    v = sixteenths(generator, -1, 1, 3, 11)
-    theta = thresholds(generator, "per-channel", 11)
-    spikes, v_expected = reference.if_linear(dense, weight, bias, v, v_threshold=theta, v_reset=v_reset)
-    assert 0 < spikes.mean() < 1
-    words, v_last = gpu.if_linear(to_words(dense[..., None]), T, weight, bias, v[:, None], theta, v_reset)
-    assert torch.equal(words, to_words(spikes[..., None]))
-    assert torch.equal(v_last, v_expected[:, None])
-
-
-def test_conv2d_of_no_samples():
-    words = torch.zeros(1, 0, 12, 2, dtype=torch.int32, device=DEVICE)
-    weight, theta = torch.ones(3, 2, 3, 3, device=DEVICE), torch.ones(3, device=DEVICE)
-    v = torch.zeros(0, 12, 3, device=DEVICE)
-    result, v_last = gpu.if_conv2d(words, 5, (3, 4), weight, None, v, theta, 0.0, (1, 1), (1, 1), (1, 1), 1)
-    assert result.shape == (1, 0, 12, 3)
-    assert torch.equal(v_last, v)
+# ---- real-valued inputs
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
@@ -427,11 +342,10 @@ def test_convolution_is_in_full_float32(monkeypatch, precision):
         return conv2d(*arguments)
 
     monkeypatch.setattr(F, "conv2d", spy)
-    words = torch.ones(1, 1, 1, 2, dtype=torch.int32, device=DEVICE)
-    one = torch.ones(1, device=DEVICE)
+    image, kernel = torch.ones(1, 1, 2, 1, 1, device=DEVICE), torch.ones(1, 2, 1, 1, device=DEVICE)
     try:
         convolution.fp32_precision = precision
-        gpu.if_linear(words, 1, one.expand(1, 2), None, one.view(1, 1, 1), one, 0.0)
+        stepwise.conv2d(image, kernel, None, (1, 1), (0, 0), (1, 1), 1)
         after = convolution.fp32_precision
     finally:
         convolution.fp32_precision = before

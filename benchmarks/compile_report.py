@@ -1,0 +1,114 @@
+"""Compile every Triton kernel in every variant that layers use, with no GPU, and print what each takes.
+
+    python benchmarks/compile_report.py
+    python benchmarks/compile_report.py --quick
+
+For NVIDIA's sm_80, sm_90 and sm_100 and AMD's gfx942: registers, spills, shared memory, tensor-core instructions and
+layout conversions. Writes benchmarks/results/compile_report.csv, and ends with status 1, naming the variants, if one
+does not compile, spills registers in its main loop (or many elsewhere), needs more shared memory than its target has,
+or multiplies without tensor cores.
+The compilation runs in a child process without Triton's interpreter, so TRITON_INTERPRET may be set or not.
+"""
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from compile_variants import QUICK, VARIANTS, compile_in_child, faults
+from report import write_csv
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
+COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
+HEADINGS = [
+    "registers\na thread",
+    "spilled",
+    "of it in\nmain loop",
+    "shared\nbytes",
+    "tensor\ncores",
+    "layout\nconversions",
+]
+WIDTH = 104  # of the tables in a pipe or a file, in characters
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = make_parser().parse_args(arguments)
+    if find_spec("triton") is None:
+        sys.exit("compiling the Triton kernels needs: pip install triton")
+    variants = QUICK if options.quick else VARIANTS
+    try:
+        with tqdm(compile_in_child(variants), total=len(variants), unit="variant", leave=False, disable=None) as bar:
+            records = []
+            for record in bar:
+                records.append(record)
+                bar.set_postfix_str(record["variant"])
+    except RuntimeError as error:
+        sys.exit(str(error))
+    rows = [to_row(record) for record in records]
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    print_table(console, rows)
+    try:
+        write_csv(options.out, COLUMNS, rows)
+    except OSError as error:
+        sys.exit(f"cannot write {options.out}: {error.strerror}")
+    console.print(str(options.out), soft_wrap=True)
+    finish(console, records)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} of the {len(VARIANTS)} variants")
+    default = Path(__file__).parent / "results" / "compile_report.csv"
+    parser.add_argument("--out", type=Path, default=default, help="the CSV file")
+    return parser
+
+
+def to_row(record: dict) -> dict:
+    """The record as a row of the CSV file: ``note`` is why there are no figures, or what is wrong with them."""
+    kernel, target, rest = record["variant"].split("/", 2)
+    return {
+        "kernel": kernel,
+        "variant": rest,
+        "target": target,
+        **{measure: "" if record.get(measure) is None else record[measure] for measure in MEASURES},
+        "note": record.get("absent") or "; ".join(faults(record)),
+        "triton": record["triton"],
+    }
+
+
+def print_table(console: Console, rows: list[dict]) -> None:
+    """A table for each kernel."""
+    for kernel in dict.fromkeys(row["kernel"] for row in rows):
+        mine = [row for row in rows if row["kernel"] == kernel]
+        title = f"\n{kernel}, Triton {mine[0]['triton']}"
+        table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1), pad_edge=False)
+        table.add_column("target", no_wrap=True)
+        table.add_column("variant")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in mine:
+            variant = row["variant"].replace("/", " ")  # a narrow terminal breaks lines at spaces
+            note = f" ({row['note']})" if row["note"] else ""
+            table.add_row(row["target"], variant + note, *(str(row[measure]) for measure in MEASURES))
+        console.print(table)
+
+
+def finish(console: Console, records: list[dict]) -> None:
+    """Say how it went, and end with status 1 if a variant is at fault."""
+    absent = {record["variant"].split("/")[1]: record["absent"] for record in records if "absent" in record}
+    for target, reason in absent.items():
+        console.print(f"{target} is left out: {reason}")
+    at_fault = {record["variant"]: faults(record) for record in records if faults(record)}
+    if at_fault:
+        lines = "\n".join(f"  {variant}: {'; '.join(found)}" for variant, found in at_fault.items())
+        sys.exit(f"{len(at_fault)} of {len(records)} variants at fault:\n{lines}")
+    compiled = sum("absent" not in record for record in records)
+    console.print(f"{compiled} variants compiled: no spills in a main loop, and tensor cores in every product.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What the Triton convolution makes of its weights before the launch, in plain torch operations on their device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Weights [C_out, K] as (high, low, unit): ``weight = 2 * unit * (high + low)``; the 2 is a spike in the kernel.
+
+    high and low are float16 [C_out, K], with zeros up to a multiple of 16 inputs for wide loads; unit is float32
+    [C_out]. Each channel is scaled by a power of two, which is exact, so that its largest weight m comes to lie in
+    [2**14, 2**15). high then has float16's 11 bits of a weight, and low the next 11 bits and a sign:
+
+        float32:   |error| <= max(2**-23 |weight|, 2**-39 m)    two products; float32's own rounding is 2**-24 |weight|
+        bfloat16:  exact above 2**-31 m, else |error| <= 2**-39 m      one product, low is None
+        float16:   exact above 2**-28 m, else |error| <= 2**-39 m      one product, low is None
+
+    The second bounds are where float16 becomes subnormal: without the scaling, the low part of any weight below 1/8
+    would be. They hold where m >= 2**-105. Weights of at most 23 bits, such as a dyadic grid's, are exact.
+    """
+    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"weight must be float32, float16 or bfloat16 on a GPU, got {weight.dtype}; convert it by weight.float()"
+        )
+    wide = F.pad(weight.float(), (0, -weight.shape[1] % 16))
+    exponent = torch.frexp(wide.abs().amax(1)).exponent  # m < 2**exponent
+    shift = (15 - exponent).clamp(-112, 120)  # 2**shift and the unit must be normal numbers
+    scaled = wide * _power_of_two(shift)[:, None]
+    high = scaled.half()
+    low = (scaled - high).half() if weight.dtype == torch.float32 else None
+    return high, low, _power_of_two(-shift - 1)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2**exponent, float32, for int32 exponents of normal numbers; exact, as torch.pow need not be on a GPU."""
+    return ((exponent + 127) << 23).view(torch.float32)
+
+
+def join_small_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
+    """Join groups of few channels, as in a depthwise convolution, into fewer with block-diagonal weights.
+
+    A product takes at least 16 inputs and 16 channels; up to there the zeros cost nothing, and words are read in rows.
+
+    Returns:
+        Weights [C_out, C_in / groups, kernel_h, kernel_w] and the number of groups, both for the joined groups.
+    """
+    C_out, C, kernel_h, kernel_w = weight.shape
+    width = max(C, C_out // groups)
+    joined = max((n for n in range(1, 16 // width + 1) if groups % n == 0), default=1)
+    if joined == 1:
+        return weight, groups
+    blocks = weight.unflatten(0, (groups // joined, joined, C_out // groups))
+    wide = blocks.new_zeros(groups // joined, joined, C_out // groups, joined, C, kernel_h, kernel_w)
+    wide.diagonal(dim1=1, dim2=3).copy_(blocks.movedim(1, -1))
+    return wide.flatten(0, 2).flatten(1, 2), groups // joined
