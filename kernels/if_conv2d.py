@@ -196,9 +196,8 @@ def choose_blocks(neurons: int, C_out: int, K: int) -> Blocks:
 
     Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used
     by every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers
-    of 8 warps on every target, and on sm_90 take at most half of a multiprocessor's (about 120 a thread), so that one
-    program expands bits or fires neurons while another multiplies. 128 columns spill on sm_80. Fewer channels take the
-    next power of two, at least a product's 16, and 4 warps.
+    of 8 warps on every target (about 160 a thread with two products). 128 columns spill on sm_80. Fewer channels take
+    the next power of two, at least a product's 16, and 4 warps.
 
     BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
     shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier. A K within one block
