@@ -27,7 +27,8 @@ static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Where the lists of a tile should fit: the second-level cache.
+// Limits of a tile and a band, so that their lists stay in the second-level cache: steps; entries of a window's lists if
+// everything fired; lists of input pixels (a pixel and step each).
 constexpr int64_t tile_steps = 64, tile_entries = 1 << 20, band_lists = 1 << 17;
 
 // A window's list is filled up to a whole number of rows, so that they can be summed in groups.
@@ -136,7 +137,7 @@ OUT_OF_LINE static void list_window(const Conv2d& c, const Part& in, int64_t y, 
 // over several: eight registers in all hide the latency of an addition, and still fit the sixteen of AVX2.
 template <class Reset>
 OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, int64_t pixel, int64_t channel,
-                 const Lists& lists) {
+                             const Lists& lists) {
     constexpr int sums = vecs >= 8 ? 1 : 8 / vecs;
     static_assert(group % sums == 0, "a group is a whole number of rounds");
     const Neurons& n = c.neurons;

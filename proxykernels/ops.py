@@ -46,17 +46,13 @@ def _operator(schema: str):
     def register(fake):
         name = fake.__name__
         torch.library.define(f"proxykernels::{name}", schema)
-        for device, backend in (("cpu", lambda: _cpu()), ("cuda", _gpu)):
-            kernel = _late(backend, name)
-            torch.library.impl(f"proxykernels::{name}", device, kernel)
+        # The kernels are looked up at each call, so that registering loads no library and needs no Triton.
+        torch.library.impl(f"proxykernels::{name}", "cpu", lambda *a: getattr(_cpu(), name)(*a))
+        torch.library.impl(f"proxykernels::{name}", "cuda", lambda *a: getattr(_gpu(), name)(*a))
         torch.library.register_fake(f"proxykernels::{name}", fake)
         return getattr(torch.ops.proxykernels, name)
 
     return register
-
-
-def _late(backend, name):
-    return lambda *arguments: getattr(backend(), name)(*arguments)
 
 
 def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
