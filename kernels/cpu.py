@@ -34,8 +34,8 @@ class _Scan(ctypes.Structure):
 class _Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", _Neurons),
-        *((name, c_void_p) for name in ("x", "weight", "bias")),
-        *((name, c_int64) for name in ("C_in", "H", "W", "W_out")),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "unit")),
+        *((name, c_int64) for name in ("digits", "C_in", "H", "W", "W_out")),
         *((name, c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
     ]
 
@@ -56,8 +56,12 @@ class _Kernels(ctypes.Structure):
     _fields_ = [
         ("if_scan", _function(ctypes.POINTER(_Scan))),
         ("if_conv2d", _function(ctypes.POINTER(_Conv2d))),
+        ("tile_conv2d", _function(ctypes.POINTER(_Conv2d))),
         ("max_pool2d", _function(ctypes.POINTER(_Pool2d))),
         ("pack_weight", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
+        ("count_digits", _function(c_void_p, c_int64, c_int64, returns=c_int64)),
+        ("pack_tiles", _function(c_void_p, c_void_p, c_void_p, ctypes.POINTER(_Conv2d))),
+        ("tiles_size", _function(ctypes.POINTER(_Conv2d), returns=c_int64)),
         ("pack", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
         ("unpack", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
@@ -178,18 +182,35 @@ class CpuKernels:
         words = words.contiguous()
         v = v.clone(memory_format=torch.contiguous_format)
         spikes = torch.empty(N, T, P, _bytes(C), dtype=torch.uint8)
-        packed, theta = self._pack_weight(weight), _padded(theta, float("inf"))
+        theta = _padded(theta, float("inf"))
         bias = _padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         W_out = stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)[1]
-        self._table.if_conv2d(
-            _Conv2d(
-                _neurons(theta, v, spikes, T, v_reset),
-                *(tensor.data_ptr() for tensor in (words, packed, bias)),
-                weight.shape[1], *size, W_out,
-                *(_pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
-            )
+        conv = _Conv2d(
+            _neurons(theta, v, spikes, T, v_reset),
+            words.data_ptr(), None, bias.data_ptr(), None, 0,
+            weight.shape[1], *size, W_out,
+            *(_pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
         )  # fmt: skip
+        packed = self._pack_tiles(weight, conv) if self._table.tile_conv2d else None
+        if packed:
+            packed, unit, conv.digits = packed
+            conv.weight, conv.unit = packed.data_ptr(), unit.data_ptr()
+            self._table.tile_conv2d(conv)
+        else:
+            packed = self._pack_weight(weight)
+            conv.weight = packed.data_ptr()
+            self._table.if_conv2d(conv)
         return spikes, v
+
+    def _pack_tiles(self, weight, conv):
+        weight = weight.float().contiguous()
+        conv.digits = self._table.count_digits(weight.data_ptr(), len(weight), weight[0].numel())
+        if not conv.digits or weight[0].numel() > 65536:
+            return None
+        packed = torch.zeros(-(-len(weight) // 16) * self._table.tiles_size(conv), dtype=torch.int8)
+        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
+        self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
+        return packed, unit, conv.digits
 
     def if_linear(self, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
         """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""

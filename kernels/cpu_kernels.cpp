@@ -1,12 +1,21 @@
-// Compiled once for each instruction set (setup.py): -DPK_TARGET=avx512, avx2 or portable, with the matching flags.
+// Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
 #include "cpu_kernels.h"
 #include "if_conv2d.h"
 #include "if_scan.h"
 #include "spike_bits.h"
+#include "tile_conv2d.h"
 
 namespace PK_TARGET {
 
+#if !defined(__AMX_INT8__)
+constexpr decltype(Kernels::tile_conv2d) tile_conv2d = nullptr;
+constexpr decltype(Kernels::count_digits) count_digits = nullptr;
+constexpr decltype(Kernels::pack_tiles) pack_tiles = nullptr;
+constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
+#endif
+
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, if_conv2d, max_pool2d, pack_weight, pack, unpack, count, flatten, total};
+const Kernels kernels = {if_scan, if_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits, pack_tiles,
+                         tiles_size, pack, unpack, count, flatten, total};
 
 }  // namespace PK_TARGET

@@ -24,8 +24,10 @@ struct Scan {
 struct Conv2d {
     Neurons neurons;       // P = H_out * W_out, C = C_out
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
-    const float* weight;   // from pack_weight
+    const void* weight;    // packed for the kernel that takes it
     const float* bias;     // [ceil(C_out / 32) * 32]
+    const float* unit;     // tile_conv2d's: what a weight of 1 stands for, [ceil(C_out / 32) * 32]
+    int64_t digits;        // tile_conv2d's: of a weight
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
 };
@@ -40,9 +42,16 @@ struct Pool2d {
 struct Kernels {
     void (*if_scan)(const Scan*);
     void (*if_conv2d)(const Conv2d*);
+    void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*max_pool2d)(const Pool2d*);
     // weight [C_out, C_in, taps] -> [ceil(C_out / 32)][taps * C_in + 1][32]; the last row of each slice is zero
     void (*pack_weight)(const float* weight, float* packed, int64_t C_out, int64_t C_in, int64_t taps);
+    // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
+    int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
+    // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
+    void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
+    // The length of a channel block's weights in pack_tiles' order, in bytes.
+    int64_t (*tiles_size)(const Conv2d*);
     void (*pack)(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P);
     void (*unpack)(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P);
     // counts [N, C, P] of the steps before `until`; counts must be zero on entry

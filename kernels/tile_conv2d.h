@@ -1,0 +1,351 @@
+// Convolution as a product of matrix tiles (AMX), with the IF neuron in the same pass. Its speed does not depend on the
+// firing rate.
+//
+// The rows of a tile of spikes are 16 steps of one output pixel, its columns 64 inputs; weights are whole numbers of a few
+// int8 digits (fixed_point.h), each digit a tile of its own that shares the tile of spikes. The sums of the 16 steps land
+// in int32 tiles, exact, and are fired step by step with the potentials in registers.
+//
+// A unit of work is a few output rows, or a few whole images where these are small, for up to 64 steps:
+//
+// 1. expand: the bits of the input rows below become bytes, 0 or -1 (one instruction makes 64), each row of pixels with its
+//    border of zeros. Inputs of one kernel row are neighbours there, so any kernel width and any number of channels fills
+//    whole tiles: no im2col.
+// 2. list_products: for each group of output pixels and 16 steps, the tiles in which anything fired.
+// 3. fire: for 16 output channels at a time, walk the lists.
+#pragma once
+#if defined(__AMX_INT8__)
+#include "fixed_point.h"
+#include "neurons.h"
+#include "tiles.h"
+#include "work.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t tile_unit_steps = 64, tile_unit_bytes = 1 << 20;  // of expanded input, half of a second-level cache
+
+// Inputs of a window that are neighbours in memory: those of a kernel row, or of one tap where dilation pulls them apart.
+struct Runs {
+    int64_t channels;       // of a pixel, as bytes: C_in rounded up to 8
+    int64_t taps;           // of a run
+    int64_t in_row, count;  // runs in a kernel row, in all
+    int64_t tiles;          // of a run
+    explicit Runs(const Conv2d& c) {
+        channels = ceil_div(c.C_in, 8) * 8;
+        taps = c.dilation_w == 1 ? c.kernel_w : 1;
+        in_row = c.kernel_w / taps;
+        count = c.kernel_h * in_row;
+        tiles = ceil_div(taps * channels, tile_width);
+    }
+};
+
+// How the work is cut.
+struct Tiling {
+    Runs runs;
+    int64_t border;              // bytes of zeros before the first pixel of a row, on whole tiles
+    int64_t row_bytes;           // from one step of an expanded row to the next
+    int64_t steps, time_tiles;   // of a unit
+    int64_t images, rows, rows_in;
+    int64_t units, bands, span, spans;  // bands of an image; output channels of a span
+    int64_t granules;            // pieces of tile_width bytes in a row
+
+    Tiling(const Conv2d& c, int threads) : runs(c) {
+        const Neurons& n = c.neurons;
+        border = ceil_div(c.padding_w * runs.channels, tile_width) * tile_width;
+        granules = ceil_div(border + (c.W + c.padding_w) * runs.channels, tile_width) + runs.tiles + 1;
+        row_bytes = (granules | 1) * tile_width;  // odd, so that the rows of a tile fall into different cache sets
+        steps = least(n.T, tile_unit_steps);
+        while (steps > tile_rows && input_rows(c, 1) * expanded_row(steps) > tile_unit_bytes) steps -= tile_rows;
+        time_tiles = ceil_div(steps, tile_rows);
+        const int64_t wanted = 2 * threads;
+        rows = 1;
+        while (rows < rows_out(c) && input_rows(c, rows + 1) * expanded_row(steps) <= tile_unit_bytes &&
+               n.N * ceil_div(rows_out(c), rows + 1) >= wanted)
+            rows++;
+        bands = ceil_div(rows_out(c), rows);
+        rows_in = input_rows(c, rows);
+        images = 1;
+        if (bands == 1)
+            images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / (rows_in * expanded_row(steps))));
+        units = ceil_div(n.N, images) * bands;
+        const int64_t blocks = ceil_div(n.C, tile_channels);
+        span = ceil_div(blocks, least(blocks, most(1, wanted / most(1, units)))) * tile_channels;
+        spans = ceil_div(n.C, span);
+    }
+    int64_t expanded_row(int64_t steps) const { return ceil_div(steps, tile_rows) * tile_rows * row_bytes; }
+    static int64_t input_rows(const Conv2d& c, int64_t rows) {
+        return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
+    }
+};
+
+// Tiles to multiply: positions in the expanded input, one for each pixel of a group, and in the packed weights.
+template <int pixels>
+struct Product {
+    uint32_t spikes[pixels];
+    uint32_t weights;
+};
+
+// A unit of work, and where it reads and writes.
+struct Unit {
+    int64_t image, images, row, rows, in_row, in_rows, t, steps;
+};
+
+static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
+    const int64_t band = index % tiling.bands;
+    Unit u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
+    u.images = least(tiling.images, c.neurons.N - u.image);
+    u.rows = least(tiling.rows, rows_out(c) - u.row);
+    const int64_t first = u.row * c.stride_h - c.padding_h;
+    const int64_t last = first + (u.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
+    u.in_row = least(most(first, 0), c.H);
+    u.in_rows = most(least(last, c.H) - u.in_row, 0);
+    return u;
+}
+
+// One step of a row of pixels, as bytes of 0 and -1. `live` remembers which pieces of the row hold a spike in any step.
+static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* row, uint8_t* live) {
+    for (int64_t i = 0; i * 8 < bytes; i++) {
+        uint64_t word = 0;
+        memcpy(&word, bits + i * 8, least(8, bytes - i * 8));
+        _mm512_storeu_si512(row + i * tile_width, _mm512_movm_epi8(word));
+        live[i] |= word != 0;
+    }
+}
+
+struct Expanded {
+    Memory<int8_t> spikes;  // [image][row][time tile][16 steps][row_bytes], then one row of zeros
+    Memory<uint8_t> live;   // [image][row][time tile][granule]
+    Expanded(const Tiling& g)
+        : spikes((g.images * g.rows_in + 1) * g.expanded_row(g.steps) + tile_width),
+          live((g.images * g.rows_in + 1) * g.time_tiles * g.granules) {}
+};
+
+static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expanded& expanded) {
+    const int64_t bytes = c.W * ((c.C_in + 7) / 8), frame = c.H * bytes;
+    for (int64_t image = 0; image < u.images; image++)
+        for (int64_t row = 0; row < u.in_rows; row++) {
+            const int64_t index = image * tiling.rows_in + row;
+            int8_t* to = expanded.spikes.data + index * tiling.expanded_row(tiling.steps) + tiling.border;
+            uint8_t* live = expanded.live.data + index * tiling.time_tiles * tiling.granules;
+            memset(live, 0, tiling.time_tiles * tiling.granules);
+            live += tiling.border / tile_width;
+            const uint8_t* from = c.x + ((u.image + image) * c.neurons.T + u.t) * frame + (u.in_row + row) * bytes;
+            for (int64_t t = 0; t < u.steps; t++)
+                expand_row(from + t * frame, bytes, to + t * tiling.row_bytes, live + t / tile_rows * tiling.granules);
+        }
+}
+
+// The output pixel of an index within a unit.
+struct Pixel {
+    int64_t image, y, x;
+    Pixel(const Conv2d& c, const Unit& u, int64_t index)
+        : image(index / (u.rows * c.W_out)), y(u.row + index / c.W_out % u.rows), x(index % c.W_out) {}
+};
+
+// The products of one group of pixels in one time tile, without those in which nothing fired.
+template <int pixels>
+static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
+                             int64_t first, int64_t last, int64_t time_tile, Product<pixels>* products) {
+    const Runs& runs = tiling.runs;
+    Product<pixels>* end = products;
+    const int64_t zero_row = tiling.images * tiling.rows_in;
+    for (int64_t run = 0; run < runs.count; run++) {
+        const int64_t ky = run / runs.in_row, kx = run % runs.in_row;
+        int64_t row[pixels], byte[pixels];
+        for (int i = 0; i < pixels; i++) {
+            const Pixel pixel(c, u, least(first + i, last - 1));
+            const int64_t y = pixel.y * c.stride_h - c.padding_h + ky * c.dilation_h;
+            row[i] = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
+            byte[i] = tiling.border + (pixel.x * c.stride_w - c.padding_w + kx * c.dilation_w) * runs.channels;
+        }
+        for (int64_t k = 0; k < runs.tiles; k++) {
+            bool live = false;
+            for (int i = 0; i < pixels; i++) {
+                const int64_t start = byte[i] + k * tile_width;
+                const uint8_t* flags = expanded.live.data + (row[i] * tiling.time_tiles + time_tile) * tiling.granules;
+                live |= flags[start / tile_width] | flags[(start + tile_width - 1) / tile_width];
+                end->spikes[i] = (uint32_t)(row[i] * tiling.expanded_row(tiling.steps) +
+                                            time_tile * tile_rows * tiling.row_bytes + start);
+            }
+            end->weights = (uint32_t)((run * runs.tiles + k) * digits * tile_bytes);
+            end += live;
+        }
+    }
+    return end - products;
+}
+
+template <int digits, int pixels, int digit = 0, int pixel = 0>
+static inline void each_sum_clear() {
+    clear_sum<digit * pixels + pixel>();
+    if constexpr (pixel + 1 < pixels) each_sum_clear<digits, pixels, digit, pixel + 1>();
+    else if constexpr (digit + 1 < digits) each_sum_clear<digits, pixels, digit + 1, 0>();
+}
+template <int digits, int pixels, int digit = 0, int pixel = 0>
+static inline void each_sum_store(int32_t* to) {
+    store_sum<digit * pixels + pixel>(to + (digit * pixels + pixel) * tile_rows * tile_channels);
+    if constexpr (pixel + 1 < pixels) each_sum_store<digits, pixels, digit, pixel + 1>(to);
+    else if constexpr (digit + 1 < digits) each_sum_store<digits, pixels, digit + 1, 0>(to);
+}
+template <int digits, int pixels, int digit = 0, int pixel = 0>
+static inline void each_sum_add(const int8_t* spikes, const Product<pixels>& product, const int8_t* weights,
+                                int64_t row_bytes) {
+    if constexpr (pixel == 0) load_weights(weights + product.weights + digit * tile_bytes);
+    load_spikes(spikes + product.spikes[pixel], row_bytes);
+    add_product<digit * pixels + pixel>();
+    if constexpr (pixel + 1 < pixels) each_sum_add<digits, pixels, digit, pixel + 1>(spikes, product, weights, row_bytes);
+    else if constexpr (digit + 1 < digits)
+        each_sum_add<digits, pixels, digit + 1, 0>(spikes, product, weights, row_bytes);
+}
+
+// The current of 16 channels from their sums, lowest digit first. The low digits are joined as whole numbers (they fit),
+// so that a current that a float can hold comes out exactly.
+template <int digits>
+static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit, __m512 high_unit, __m512 bias) {
+    auto sum = [&](int digit) { return _mm512_load_si512(sums + digit * stride); };
+    auto joined = [&](int digit) { return _mm512_add_epi32(_mm512_slli_epi32(sum(digit + 1), 8), sum(digit)); };
+    if constexpr (digits == 1) return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum(0)), unit, bias);
+    else if constexpr (digits == 2) return _mm512_fmadd_ps(_mm512_cvtepi32_ps(joined(0)), unit, bias);
+    else {
+        const __m512i high = digits == 3 ? sum(2) : joined(2);
+        const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(joined(0)), unit);
+        return _mm512_add_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, low), bias);
+    }
+}
+
+// 16 output channels of one group of pixels, all steps of a unit.
+template <int digits, int pixels, class Reset>
+static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, const Reset& neuron, const int8_t* spikes,
+                       int64_t first, int64_t last, int64_t channel, const Product<pixels>* products, const int64_t* counts) {
+    const Neurons& n = c.neurons;
+    const int channels = (int)least(n.C - channel, tile_channels);
+    const int64_t bytes = (n.C + 7) / 8, most_products = tiling.runs.count * tiling.runs.tiles;
+    const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
+    const Vec theta = load(n.theta + channel), bias = load(c.bias + channel);
+    const __m512 unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
+    const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
+    const int used = (int)least(pixels, last - first);
+    Vec v[pixels];
+    float* state[pixels];
+    uint8_t* out[pixels];
+    for (int i = 0; i < pixels; i++) {
+        const Pixel pixel(c, u, least(first + i, last - 1));
+        const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
+        state[i] = n.v + (image * n.P + p) * n.C + channel;
+        out[i] = n.spikes + ((image * n.T + u.t) * n.P + p) * bytes + channel / 8;
+        v[i] = load_first(state[i], channels);
+    }
+    alignas(64) int32_t sums[digits * pixels * tile_rows * tile_channels];
+    for (int64_t time_tile = 0; time_tile < tiling.time_tiles; time_tile++) {
+        const int64_t steps = least(tile_rows, u.steps - time_tile * tile_rows);
+        if (steps <= 0) break;
+        each_sum_clear<digits, pixels>();
+        const Product<pixels>* product = products + time_tile * most_products;
+        for (const Product<pixels>* end = product + counts[time_tile]; product < end; product++)
+            each_sum_add<digits, pixels>(spikes, *product, weights, tiling.row_bytes);
+        each_sum_store<digits, pixels>(sums);
+        for (int64_t t = 0; t < steps; t++)
+            for (int i = 0; i < pixels; i++) {
+                const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
+                const Vec current{current_of<digits>(row, pixels * tile_rows * tile_channels, unit, high_unit, bias.x)};
+                const uint32_t fired = bits(neuron.step(v[i], current, theta));
+                if (i < used) store_spikes(out[i], fired, channels);
+                out[i] += n.P * bytes;
+            }
+    }
+    for (int i = 0; i < used; i++) store_first(state[i], v[i], channels);
+}
+
+template <int digits, int pixels, class Reset>
+static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron, int64_t task, Expanded& expanded,
+                     Product<pixels>* products, int64_t* counts) {
+    const int64_t first_channel = task % tiling.spans * tiling.span;
+    const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
+    const int64_t most_products = tiling.runs.count * tiling.runs.tiles;
+    Unit u = unit_of(c, tiling, task / tiling.spans);
+    const int64_t last = u.images * u.rows * c.W_out;
+    for (; u.t < c.neurons.T; u.t += tiling.steps) {
+        u.steps = least(tiling.steps, c.neurons.T - u.t);
+        expand(c, tiling, u, expanded);
+        for (int64_t first = 0; first < last; first += pixels)
+            for (int64_t k = 0; k < tiling.time_tiles; k++) {
+                const int64_t list = first / pixels * tiling.time_tiles + k;
+                counts[list] = list_products<pixels>(c, tiling, u, expanded, digits, first, last, k,
+                                                     products + list * most_products);
+            }
+        for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
+            for (int64_t first = 0; first < last; first += pixels) {
+                const int64_t list = first / pixels * tiling.time_tiles;
+                fire_group<digits, pixels>(c, tiling, u, neuron, expanded.spikes.data, first, last, channel,
+                                           products + list * most_products, counts + list);
+            }
+    }
+}
+
+template <int digits, int pixels>
+static void run_tiles(const Conv2d& c) {
+    static_assert(digits * pixels <= max_sums, "sums stay in registers");
+    const Tiling tiling(c, max_threads());
+    const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels) * tiling.time_tiles;
+    with_reset(c.neurons, [&](const auto& neuron) {
+#pragma omp parallel
+        {
+            TileSession session;
+            Expanded expanded(tiling);
+            Memory<Product<pixels>> products(groups * tiling.runs.count * tiling.runs.tiles + 1);
+            Memory<int64_t> counts(groups);
+#pragma omp for schedule(dynamic)
+            for (int64_t task = 0; task < tiling.units * tiling.spans; task++)
+                run_unit<digits, pixels>(c, tiling, neuron, task, expanded, products.data, counts.data);
+        }
+    });
+}
+
+static void tile_conv2d(const Conv2d* c) {
+    switch (c->digits) {
+        case 1: return run_tiles<1, 4>(*c);
+        case 2: return run_tiles<2, 3>(*c);
+        case 3: return run_tiles<3, 2>(*c);
+        default: return run_tiles<4, 1>(*c);
+    }
+}
+
+static int64_t tiles_size(const Conv2d* c) {
+    const Runs runs(*c);
+    return runs.count * runs.tiles * c->digits * tile_bytes;
+}
+
+static int64_t count_digits(const float* weight, int64_t C_out, int64_t K) {
+    int most_digits = 1, finite = 1;
+#pragma omp parallel for reduction(max : most_digits) reduction(min : finite)
+    for (int64_t o = 0; o < C_out; o++) {
+        const int digits = digits_needed(weight + o * K, K);
+        most_digits = digits > most_digits ? digits : most_digits;
+        finite = digits > 0 ? finite : 0;
+    }
+    return finite ? most_digits : 0;
+}
+
+static void pack_tiles(const float* weight, int8_t* packed, float* unit, const Conv2d* conv) {
+    const Conv2d& c = *conv;
+    const Runs runs(c);
+    const int64_t taps = c.kernel_h * c.kernel_w, K = c.C_in * taps, size = tiles_size(conv);
+    const int digits = (int)c.digits;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t o = 0; o < c.neurons.C; o++) {
+        const float* row = weight + o * K;
+        unit[o] = finest_unit(row, K, digits);
+        const double scale = 1.0 / unit[o];
+        int8_t* block_start = packed + o / tile_channels * size + o % tile_channels * 4;
+        for (int64_t tap = 0; tap < taps; tap++) {
+            const int64_t run = tap / runs.taps, offset = tap % runs.taps * runs.channels;
+            for (int64_t i = 0; i < c.C_in; i++) {
+                const int64_t k = offset + i;  // of the run's inputs
+                int8_t* to = block_start + (run * runs.tiles + k / tile_width) * digits * tile_bytes +
+                             k % tile_width / 4 * tile_width + k % 4;
+                write_digits((int64_t)rint(row[i * taps + tap] * scale), digits, to, tile_bytes);
+            }
+        }
+    }
+}
+
+}  // namespace PK_TARGET
+#endif  // __AMX_INT8__
