@@ -8,13 +8,14 @@ and its threads.
 """
 
 import ctypes
-from ctypes import c_float, c_int64, c_void_p
+from ctypes import c_float, c_int64, c_uint64, c_void_p
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from . import packed_reference, stepwise
+from .packed_weights import PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
 
@@ -67,6 +68,7 @@ class _Kernels(ctypes.Structure):
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("total", _function(c_void_p, c_int64, returns=c_int64)),
+        ("fingerprint", _function(c_void_p, c_int64, returns=c_uint64)),
     ]
 
 
@@ -89,6 +91,7 @@ class CpuKernels:
 
     def __init__(self, table: _Kernels):
         self._table = table
+        self._packed = PackedWeights(lambda w: table.fingerprint(w.data_ptr(), w.numel() * w.element_size()))
 
     cut, cat = staticmethod(packed_reference.cut), staticmethod(packed_reference.cat)
 
@@ -191,19 +194,20 @@ class CpuKernels:
             weight.shape[1], *size, W_out,
             *(_pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
         )  # fmt: skip
-        packed = self._pack_tiles(weight, conv) if self._table.tile_conv2d else None
+        packed = None
+        if self._table.tile_conv2d:
+            packed = self._packed.get(weight, ("tiles", tuple(dilation)), lambda w: self._pack_tiles(w, conv))
         if packed:
             packed, unit, conv.digits = packed
             conv.weight, conv.unit = packed.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
         else:
-            packed = self._pack_weight(weight)
+            packed = self._packed.get(weight, "rows", self._pack_weight)
             conv.weight = packed.data_ptr()
             self._table.if_conv2d(conv)
         return spikes, v
 
     def _pack_tiles(self, weight, conv):
-        weight = weight.float().contiguous()
         conv.digits = self._table.count_digits(weight.data_ptr(), len(weight), weight[0].numel())
         if not conv.digits or weight[0].numel() > 65536:
             return None
@@ -219,7 +223,6 @@ class CpuKernels:
         return self.if_conv2d(words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1)
 
     def _pack_weight(self, weight: Tensor) -> Tensor:
-        weight = weight.float().contiguous()
         C_out, C_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
         packed = torch.empty(-(-C_out // BLOCK), taps * C_in + 1, BLOCK)
         self._table.pack_weight(weight.data_ptr(), packed.data_ptr(), C_out, C_in, taps)

@@ -1,5 +1,6 @@
 // Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
 #include "cpu_kernels.h"
+#include "fingerprint.h"
 #include "if_conv2d.h"
 #include "if_scan.h"
 #include "spike_bits.h"
@@ -16,6 +17,6 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 
 extern const Kernels kernels;
 const Kernels kernels = {if_scan, if_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits, pack_tiles,
-                         tiles_size, pack, unpack, count, flatten, total};
+                         tiles_size, pack, unpack, count, flatten, total, fingerprint};
 
 }  // namespace PK_TARGET

@@ -59,4 +59,5 @@ struct Kernels {
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
 };

@@ -8,8 +8,7 @@
 // A unit of work is a few output rows, or a few whole images where these are small, for up to 64 steps:
 //
 // 1. expand: the bits of the input rows below become bytes, 0 or -1 (one instruction makes 64), each row of pixels with its
-//    border of zeros. Inputs of one kernel row are neighbours there, so any kernel width and any number of channels fills
-//    whole tiles: no im2col.
+//    border of zeros.
 // 2. list_products: for each group of output pixels and 16 steps, the tiles in which anything fired.
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
@@ -23,36 +22,45 @@ namespace PK_TARGET {
 
 constexpr int64_t tile_unit_steps = 64, tile_unit_bytes = 1 << 20;  // of expanded input, half of a second-level cache
 
-// Inputs of a window that are neighbours in memory: those of a kernel row, or of one tap where dilation pulls them apart.
-struct Runs {
-    int64_t channels;       // of a pixel, as bytes: C_in rounded up to 8
-    int64_t taps;           // of a run
-    int64_t in_row, count;  // runs in a kernel row, in all
-    int64_t tiles;          // of a run
-    explicit Runs(const Conv2d& c) {
+// How expanded inputs lie in memory, and which of them make a tile. With whole tiles of channels, a pixel is so many tiles
+// and each is one piece of memory, which is best for the caches. With fewer channels the pixels of a row follow each other,
+// step after step: then the inputs of a kernel row are neighbours and fill whole tiles, for any kernel width and any number
+// of channels, without im2col (where dilation pulls the taps apart, those of a tap).
+struct Layout {
+    int64_t channels;    // of a pixel, as bytes
+    int64_t pixel, step, granule;  // bytes from a pixel, a step, or 64 inputs to the next
+    int64_t run_taps;    // taps of a run: inputs that follow each other
+    int64_t runs_in_row, runs, run_tiles;  // runs in a kernel row, in all; tiles of a run
+    int64_t border;      // bytes before the first pixel of a row
+    int64_t granules;    // of a row
+    int64_t time_tile;   // bytes of 16 steps of a row
+    explicit Layout(const Conv2d& c) {
         channels = ceil_div(c.C_in, 8) * 8;
-        taps = c.dilation_w == 1 ? c.kernel_w : 1;
-        in_row = c.kernel_w / taps;
-        count = c.kernel_h * in_row;
-        tiles = ceil_div(taps * channels, tile_width);
+        const bool whole_tiles = channels % tile_width == 0 || c.W == 1;
+        if (whole_tiles) channels = ceil_div(channels, tile_width) * tile_width;
+        run_taps = whole_tiles || c.dilation_w > 1 ? 1 : c.kernel_w;
+        runs_in_row = c.kernel_w / run_taps;
+        runs = c.kernel_h * runs_in_row;
+        run_tiles = ceil_div(run_taps * channels, tile_width);
+        const int64_t border_granules = ceil_div(c.padding_w * channels, tile_width);
+        granules = border_granules + ceil_div((c.W + c.padding_w) * channels, tile_width) + run_tiles;
+        granule = whole_tiles ? tile_bytes : tile_width;
+        pixel = channels * granule / tile_width;
+        border = border_granules * granule;
+        step = whole_tiles ? tile_width : (granules | 1) * tile_width;  // odd: rows of a tile in different cache sets
+        time_tile = whole_tiles ? granules * tile_bytes : tile_rows * step;
     }
 };
 
 // How the work is cut.
 struct Tiling {
-    Runs runs;
-    int64_t border;              // bytes of zeros before the first pixel of a row, on whole tiles
-    int64_t row_bytes;           // from one step of an expanded row to the next
+    Layout layout;
     int64_t steps, time_tiles;   // of a unit
     int64_t images, rows, rows_in;
     int64_t units, bands, span, spans;  // bands of an image; output channels of a span
-    int64_t granules;            // pieces of tile_width bytes in a row
 
-    Tiling(const Conv2d& c, int threads) : runs(c) {
+    Tiling(const Conv2d& c, int threads) : layout(c) {
         const Neurons& n = c.neurons;
-        border = ceil_div(c.padding_w * runs.channels, tile_width) * tile_width;
-        granules = ceil_div(border + (c.W + c.padding_w) * runs.channels, tile_width) + runs.tiles + 1;
-        row_bytes = (granules | 1) * tile_width;  // odd, so that the rows of a tile fall into different cache sets
         steps = least(n.T, tile_unit_steps);
         while (steps > tile_rows && input_rows(c, 1) * expanded_row(steps) > tile_unit_bytes) steps -= tile_rows;
         time_tiles = ceil_div(steps, tile_rows);
@@ -71,7 +79,7 @@ struct Tiling {
         span = ceil_div(blocks, least(blocks, most(1, wanted / most(1, units)))) * tile_channels;
         spans = ceil_div(n.C, span);
     }
-    int64_t expanded_row(int64_t steps) const { return ceil_div(steps, tile_rows) * tile_rows * row_bytes; }
+    int64_t expanded_row(int64_t steps) const { return ceil_div(steps, tile_rows) * layout.time_tile; }
     static int64_t input_rows(const Conv2d& c, int64_t rows) {
         return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
     }
@@ -101,36 +109,38 @@ static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
     return u;
 }
 
-// One step of a row of pixels, as bytes of 0 and -1. `live` remembers which pieces of the row hold a spike in any step.
-static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* row, uint8_t* live) {
+// One step of a row of pixels, as bytes of 0 and -1. `live` remembers which granules hold a spike in any step.
+static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* to, int64_t granule, uint8_t* live) {
     for (int64_t i = 0; i * 8 < bytes; i++) {
         uint64_t word = 0;
         memcpy(&word, bits + i * 8, least(8, bytes - i * 8));
-        _mm512_storeu_si512(row + i * tile_width, _mm512_movm_epi8(word));
+        _mm512_storeu_si512(to + i * granule, _mm512_movm_epi8(word));
         live[i] |= word != 0;
     }
 }
 
 struct Expanded {
-    Memory<int8_t> spikes;  // [image][row][time tile][16 steps][row_bytes], then one row of zeros
+    Memory<int8_t> spikes;  // [image][row][time tile][layout.time_tile], then one row of zeros
     Memory<uint8_t> live;   // [image][row][time tile][granule]
     Expanded(const Tiling& g)
-        : spikes((g.images * g.rows_in + 1) * g.expanded_row(g.steps) + tile_width),
-          live((g.images * g.rows_in + 1) * g.time_tiles * g.granules) {}
+        : spikes((g.images * g.rows_in + 1) * g.expanded_row(g.steps) + tile_bytes),
+          live((g.images * g.rows_in + 1) * g.time_tiles * g.layout.granules + 1) {}
 };
 
 static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expanded& expanded) {
+    const Layout& layout = tiling.layout;
     const int64_t bytes = c.W * ((c.C_in + 7) / 8), frame = c.H * bytes;
     for (int64_t image = 0; image < u.images; image++)
         for (int64_t row = 0; row < u.in_rows; row++) {
-            const int64_t index = image * tiling.rows_in + row;
-            int8_t* to = expanded.spikes.data + index * tiling.expanded_row(tiling.steps) + tiling.border;
-            uint8_t* live = expanded.live.data + index * tiling.time_tiles * tiling.granules;
-            memset(live, 0, tiling.time_tiles * tiling.granules);
-            live += tiling.border / tile_width;
+            const int64_t index = (image * tiling.rows_in + row) * tiling.time_tiles;
             const uint8_t* from = c.x + ((u.image + image) * c.neurons.T + u.t) * frame + (u.in_row + row) * bytes;
-            for (int64_t t = 0; t < u.steps; t++)
-                expand_row(from + t * frame, bytes, to + t * tiling.row_bytes, live + t / tile_rows * tiling.granules);
+            memset(expanded.live.data + index * layout.granules, 0, tiling.time_tiles * layout.granules);
+            for (int64_t t = 0; t < u.steps; t++) {
+                const int64_t tile = index + t / tile_rows;
+                expand_row(from + t * frame, bytes,
+                           expanded.spikes.data + tile * layout.time_tile + layout.border + t % tile_rows * layout.step,
+                           layout.granule, expanded.live.data + tile * layout.granules + layout.border / layout.granule);
+            }
         }
 }
 
@@ -145,28 +155,28 @@ struct Pixel {
 template <int pixels>
 static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
                              int64_t first, int64_t last, int64_t time_tile, Product<pixels>* products) {
-    const Runs& runs = tiling.runs;
+    const Layout& layout = tiling.layout;
     Product<pixels>* end = products;
-    const int64_t zero_row = tiling.images * tiling.rows_in;
-    for (int64_t run = 0; run < runs.count; run++) {
-        const int64_t ky = run / runs.in_row, kx = run % runs.in_row;
-        int64_t row[pixels], byte[pixels];
+    for (int64_t run = 0; run < layout.runs; run++) {
+        const int64_t ky = run / layout.runs_in_row, kx = run % layout.runs_in_row;
+        int64_t tile[pixels], byte[pixels];  // which row and time, and where in it
         for (int i = 0; i < pixels; i++) {
             const Pixel pixel(c, u, least(first + i, last - 1));
             const int64_t y = pixel.y * c.stride_h - c.padding_h + ky * c.dilation_h;
-            row[i] = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
-            byte[i] = tiling.border + (pixel.x * c.stride_w - c.padding_w + kx * c.dilation_w) * runs.channels;
+            const int64_t zero_row = tiling.images * tiling.rows_in;
+            const int64_t row = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
+            tile[i] = row * tiling.time_tiles + time_tile;
+            byte[i] = layout.border + (pixel.x * c.stride_w - c.padding_w + kx * c.dilation_w) * layout.pixel;
         }
-        for (int64_t k = 0; k < runs.tiles; k++) {
+        for (int64_t k = 0; k < layout.run_tiles; k++) {
             bool live = false;
             for (int i = 0; i < pixels; i++) {
-                const int64_t start = byte[i] + k * tile_width;
-                const uint8_t* flags = expanded.live.data + (row[i] * tiling.time_tiles + time_tile) * tiling.granules;
-                live |= flags[start / tile_width] | flags[(start + tile_width - 1) / tile_width];
-                end->spikes[i] = (uint32_t)(row[i] * tiling.expanded_row(tiling.steps) +
-                                            time_tile * tile_rows * tiling.row_bytes + start);
+                const int64_t start = byte[i] + k * layout.granule;
+                const uint8_t* flags = expanded.live.data + tile[i] * layout.granules;
+                live |= flags[start / layout.granule] | flags[(start + layout.granule - 1) / layout.granule];
+                end->spikes[i] = (uint32_t)(tile[i] * layout.time_tile + start);
             }
-            end->weights = (uint32_t)((run * runs.tiles + k) * digits * tile_bytes);
+            end->weights = (uint32_t)((run * layout.run_tiles + k) * digits * tile_bytes);
             end += live;
         }
     }
@@ -187,13 +197,13 @@ static inline void each_sum_store(int32_t* to) {
 }
 template <int digits, int pixels, int digit = 0, int pixel = 0>
 static inline void each_sum_add(const int8_t* spikes, const Product<pixels>& product, const int8_t* weights,
-                                int64_t row_bytes) {
+                                int64_t step) {
     if constexpr (pixel == 0) load_weights(weights + product.weights + digit * tile_bytes);
-    load_spikes(spikes + product.spikes[pixel], row_bytes);
+    load_spikes(spikes + product.spikes[pixel], step);
     add_product<digit * pixels + pixel>();
-    if constexpr (pixel + 1 < pixels) each_sum_add<digits, pixels, digit, pixel + 1>(spikes, product, weights, row_bytes);
+    if constexpr (pixel + 1 < pixels) each_sum_add<digits, pixels, digit, pixel + 1>(spikes, product, weights, step);
     else if constexpr (digit + 1 < digits)
-        each_sum_add<digits, pixels, digit + 1, 0>(spikes, product, weights, row_bytes);
+        each_sum_add<digits, pixels, digit + 1, 0>(spikes, product, weights, step);
 }
 
 // The current of 16 channels from their sums, lowest digit first. The low digits are joined as whole numbers (they fit),
@@ -217,7 +227,7 @@ static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, con
                        int64_t first, int64_t last, int64_t channel, const Product<pixels>* products, const int64_t* counts) {
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, tile_channels);
-    const int64_t bytes = (n.C + 7) / 8, most_products = tiling.runs.count * tiling.runs.tiles;
+    const int64_t bytes = (n.C + 7) / 8, most_products = tiling.layout.runs * tiling.layout.run_tiles;
     const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
     const Vec theta = load(n.theta + channel), bias = load(c.bias + channel);
     const __m512 unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
@@ -240,7 +250,7 @@ static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, con
         each_sum_clear<digits, pixels>();
         const Product<pixels>* product = products + time_tile * most_products;
         for (const Product<pixels>* end = product + counts[time_tile]; product < end; product++)
-            each_sum_add<digits, pixels>(spikes, *product, weights, tiling.row_bytes);
+            each_sum_add<digits, pixels>(spikes, *product, weights, tiling.layout.step);
         each_sum_store<digits, pixels>(sums);
         for (int64_t t = 0; t < steps; t++)
             for (int i = 0; i < pixels; i++) {
@@ -259,7 +269,7 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron,
                      Product<pixels>* products, int64_t* counts) {
     const int64_t first_channel = task % tiling.spans * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
-    const int64_t most_products = tiling.runs.count * tiling.runs.tiles;
+    const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
     Unit u = unit_of(c, tiling, task / tiling.spans);
     const int64_t last = u.images * u.rows * c.W_out;
     for (; u.t < c.neurons.T; u.t += tiling.steps) {
@@ -290,7 +300,7 @@ static void run_tiles(const Conv2d& c) {
         {
             TileSession session;
             Expanded expanded(tiling);
-            Memory<Product<pixels>> products(groups * tiling.runs.count * tiling.runs.tiles + 1);
+            Memory<Product<pixels>> products(groups * tiling.layout.runs * tiling.layout.run_tiles + 1);
             Memory<int64_t> counts(groups);
 #pragma omp for schedule(dynamic)
             for (int64_t task = 0; task < tiling.units * tiling.spans; task++)
@@ -309,8 +319,8 @@ static void tile_conv2d(const Conv2d* c) {
 }
 
 static int64_t tiles_size(const Conv2d* c) {
-    const Runs runs(*c);
-    return runs.count * runs.tiles * c->digits * tile_bytes;
+    const Layout layout(*c);
+    return layout.runs * layout.run_tiles * c->digits * tile_bytes;
 }
 
 static int64_t count_digits(const float* weight, int64_t C_out, int64_t K) {
@@ -326,7 +336,7 @@ static int64_t count_digits(const float* weight, int64_t C_out, int64_t K) {
 
 static void pack_tiles(const float* weight, int8_t* packed, float* unit, const Conv2d* conv) {
     const Conv2d& c = *conv;
-    const Runs runs(c);
+    const Layout layout(c);
     const int64_t taps = c.kernel_h * c.kernel_w, K = c.C_in * taps, size = tiles_size(conv);
     const int digits = (int)c.digits;
 #pragma omp parallel for schedule(dynamic)
@@ -336,10 +346,10 @@ static void pack_tiles(const float* weight, int8_t* packed, float* unit, const C
         const double scale = 1.0 / unit[o];
         int8_t* block_start = packed + o / tile_channels * size + o % tile_channels * 4;
         for (int64_t tap = 0; tap < taps; tap++) {
-            const int64_t run = tap / runs.taps, offset = tap % runs.taps * runs.channels;
+            const int64_t run = tap / layout.run_taps, offset = tap % layout.run_taps * layout.channels;
             for (int64_t i = 0; i < c.C_in; i++) {
                 const int64_t k = offset + i;  // of the run's inputs
-                int8_t* to = block_start + (run * runs.tiles + k / tile_width) * digits * tile_bytes +
+                int8_t* to = block_start + (run * layout.run_tiles + k / tile_width) * digits * tile_bytes +
                              k % tile_width / 4 * tile_width + k % 4;
                 write_digits((int64_t)rint(row[i * taps + tap] * scale), digits, to, tile_bytes);
             }
