@@ -5,11 +5,11 @@
 // int8 digits (fixed_point.h), each digit a tile of its own that shares the tile of spikes. The sums of the 16 steps land
 // in int32 tiles, exact, and are fired step by step with the potentials in registers.
 //
-// A unit of work is a few output rows, or a few whole images where these are small, for up to 64 steps:
+// A unit of work is 16 steps of a few output rows, or of a few whole images where these are small:
 //
 // 1. expand: the bits of the input rows below become bytes, 0 or -1 (one instruction makes 64), each row of pixels with its
 //    border of zeros.
-// 2. list_products: for each group of output pixels and 16 steps, the tiles in which anything fired.
+// 2. list_products: for each group of output pixels, the tiles in which anything fired.
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
 #if defined(__AMX_INT8__)
@@ -20,7 +20,7 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t tile_unit_steps = 64, tile_unit_bytes = 1 << 20;  // of expanded input, half of a second-level cache
+constexpr int64_t tile_unit_bytes = 1 << 19;  // of expanded input: it stays in the second-level cache
 
 // How expanded inputs lie in memory, and which of them make a tile. With whole tiles of channels, a pixel is so many tiles
 // and each is one piece of memory, which is best for the caches. With fewer channels the pixels of a row follow each other,
@@ -33,7 +33,7 @@ struct Layout {
     int64_t runs_in_row, runs, run_tiles;  // runs in a kernel row, in all; tiles of a run
     int64_t border;      // bytes before the first pixel of a row
     int64_t granules;    // of a row
-    int64_t time_tile;   // bytes of 16 steps of a row
+    int64_t row;         // bytes of 16 steps of a row
     explicit Layout(const Conv2d& c) {
         channels = ceil_div(c.C_in, 8) * 8;
         const bool whole_tiles = channels % tile_width == 0 || c.W == 1;
@@ -48,38 +48,33 @@ struct Layout {
         pixel = channels * granule / tile_width;
         border = border_granules * granule;
         step = whole_tiles ? tile_width : (granules | 1) * tile_width;  // odd: rows of a tile in different cache sets
-        time_tile = whole_tiles ? granules * tile_bytes : tile_rows * step;
+        row = whole_tiles ? granules * tile_bytes : tile_rows * step;
     }
 };
 
 // How the work is cut.
 struct Tiling {
     Layout layout;
-    int64_t steps, time_tiles;   // of a unit
-    int64_t images, rows, rows_in;
+    int64_t images, rows, rows_in;      // of a unit
     int64_t units, bands, span, spans;  // bands of an image; output channels of a span
 
     Tiling(const Conv2d& c, int threads) : layout(c) {
         const Neurons& n = c.neurons;
-        steps = least(n.T, tile_unit_steps);
-        while (steps > tile_rows && input_rows(c, 1) * expanded_row(steps) > tile_unit_bytes) steps -= tile_rows;
-        time_tiles = ceil_div(steps, tile_rows);
         const int64_t wanted = 2 * threads;
         rows = 1;
-        while (rows < rows_out(c) && input_rows(c, rows + 1) * expanded_row(steps) <= tile_unit_bytes &&
+        while (rows < rows_out(c) && input_rows(c, rows + 1) * layout.row <= tile_unit_bytes &&
                n.N * ceil_div(rows_out(c), rows + 1) >= wanted)
             rows++;
         bands = ceil_div(rows_out(c), rows);
+        rows = ceil_div(rows_out(c), bands);
         rows_in = input_rows(c, rows);
         images = 1;
-        if (bands == 1)
-            images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / (rows_in * expanded_row(steps))));
+        if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / (rows_in * layout.row)));
         units = ceil_div(n.N, images) * bands;
         const int64_t blocks = ceil_div(n.C, tile_channels);
         span = ceil_div(blocks, least(blocks, most(1, wanted / most(1, units)))) * tile_channels;
         spans = ceil_div(n.C, span);
     }
-    int64_t expanded_row(int64_t steps) const { return ceil_div(steps, tile_rows) * layout.time_tile; }
     static int64_t input_rows(const Conv2d& c, int64_t rows) {
         return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
     }
@@ -120,11 +115,11 @@ static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* to, in
 }
 
 struct Expanded {
-    Memory<int8_t> spikes;  // [image][row][time tile][layout.time_tile], then one row of zeros
-    Memory<uint8_t> live;   // [image][row][time tile][granule]
+    Memory<int8_t> spikes;  // [image][row][layout.row], then one row of zeros
+    Memory<uint8_t> live;   // [image][row][granule], the same
     Expanded(const Tiling& g)
-        : spikes((g.images * g.rows_in + 1) * g.expanded_row(g.steps) + tile_bytes),
-          live((g.images * g.rows_in + 1) * g.time_tiles * g.layout.granules + 1) {}
+        : spikes((g.images * g.rows_in + 1) * g.layout.row + tile_bytes),
+          live((g.images * g.rows_in + 1) * g.layout.granules + 1) {}
 };
 
 static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expanded& expanded) {
@@ -132,15 +127,14 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
     const int64_t bytes = c.W * ((c.C_in + 7) / 8), frame = c.H * bytes;
     for (int64_t image = 0; image < u.images; image++)
         for (int64_t row = 0; row < u.in_rows; row++) {
-            const int64_t index = (image * tiling.rows_in + row) * tiling.time_tiles;
+            const int64_t index = image * tiling.rows_in + row;
             const uint8_t* from = c.x + ((u.image + image) * c.neurons.T + u.t) * frame + (u.in_row + row) * bytes;
-            memset(expanded.live.data + index * layout.granules, 0, tiling.time_tiles * layout.granules);
-            for (int64_t t = 0; t < u.steps; t++) {
-                const int64_t tile = index + t / tile_rows;
-                expand_row(from + t * frame, bytes,
-                           expanded.spikes.data + tile * layout.time_tile + layout.border + t % tile_rows * layout.step,
-                           layout.granule, expanded.live.data + tile * layout.granules + layout.border / layout.granule);
-            }
+            int8_t* to = expanded.spikes.data + index * layout.row + layout.border;
+            uint8_t* live = expanded.live.data + index * layout.granules;
+            memset(live, 0, layout.granules);
+            for (int64_t t = 0; t < u.steps; t++)
+                expand_row(from + t * frame, bytes, to + t * layout.step, layout.granule,
+                           live + layout.border / layout.granule);
         }
 }
 
@@ -151,30 +145,29 @@ struct Pixel {
         : image(index / (u.rows * c.W_out)), y(u.row + index / c.W_out % u.rows), x(index % c.W_out) {}
 };
 
-// The products of one group of pixels in one time tile, without those in which nothing fired.
+// The products of one group of pixels, without those in which nothing fired.
 template <int pixels>
 static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
-                             int64_t first, int64_t last, int64_t time_tile, Product<pixels>* products) {
+                             int64_t first, int64_t last, Product<pixels>* products) {
     const Layout& layout = tiling.layout;
     Product<pixels>* end = products;
     for (int64_t run = 0; run < layout.runs; run++) {
         const int64_t ky = run / layout.runs_in_row, kx = run % layout.runs_in_row;
-        int64_t tile[pixels], byte[pixels];  // which row and time, and where in it
+        int64_t row[pixels], byte[pixels];  // of the expanded input, and where in it
         for (int i = 0; i < pixels; i++) {
             const Pixel pixel(c, u, least(first + i, last - 1));
             const int64_t y = pixel.y * c.stride_h - c.padding_h + ky * c.dilation_h;
             const int64_t zero_row = tiling.images * tiling.rows_in;
-            const int64_t row = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
-            tile[i] = row * tiling.time_tiles + time_tile;
+            row[i] = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
             byte[i] = layout.border + (pixel.x * c.stride_w - c.padding_w + kx * c.dilation_w) * layout.pixel;
         }
         for (int64_t k = 0; k < layout.run_tiles; k++) {
             bool live = false;
             for (int i = 0; i < pixels; i++) {
                 const int64_t start = byte[i] + k * layout.granule;
-                const uint8_t* flags = expanded.live.data + tile[i] * layout.granules;
+                const uint8_t* flags = expanded.live.data + row[i] * layout.granules;
                 live |= flags[start / layout.granule] | flags[(start + layout.granule - 1) / layout.granule];
-                end->spikes[i] = (uint32_t)(tile[i] * layout.time_tile + start);
+                end->spikes[i] = (uint32_t)(row[i] * layout.row + start);
             }
             end->weights = (uint32_t)((run * layout.run_tiles + k) * digits * tile_bytes);
             end += live;
@@ -221,10 +214,10 @@ static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit
     }
 }
 
-// 16 output channels of one group of pixels, all steps of a unit.
+// 16 output channels of one group of pixels.
 template <int digits, int pixels, class Reset>
 static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, const Reset& neuron, const int8_t* spikes,
-                       int64_t first, int64_t last, int64_t channel, const Product<pixels>* products, const int64_t* counts) {
+                       int64_t first, int64_t last, int64_t channel, const Product<pixels>* product, int64_t products) {
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, tile_channels);
     const int64_t bytes = (n.C + 7) / 8, most_products = tiling.layout.runs * tiling.layout.run_tiles;
@@ -244,23 +237,18 @@ static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, con
         v[i] = load_first(state[i], channels);
     }
     alignas(64) int32_t sums[digits * pixels * tile_rows * tile_channels];
-    for (int64_t time_tile = 0; time_tile < tiling.time_tiles; time_tile++) {
-        const int64_t steps = least(tile_rows, u.steps - time_tile * tile_rows);
-        if (steps <= 0) break;
-        each_sum_clear<digits, pixels>();
-        const Product<pixels>* product = products + time_tile * most_products;
-        for (const Product<pixels>* end = product + counts[time_tile]; product < end; product++)
-            each_sum_add<digits, pixels>(spikes, *product, weights, tiling.layout.step);
-        each_sum_store<digits, pixels>(sums);
-        for (int64_t t = 0; t < steps; t++)
-            for (int i = 0; i < pixels; i++) {
-                const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
-                const Vec current{current_of<digits>(row, pixels * tile_rows * tile_channels, unit, high_unit, bias.x)};
-                const uint32_t fired = bits(neuron.step(v[i], current, theta));
-                if (i < used) store_spikes(out[i], fired, channels);
-                out[i] += n.P * bytes;
-            }
-    }
+    each_sum_clear<digits, pixels>();
+    for (const Product<pixels>* end = product + products; product < end; product++)
+        each_sum_add<digits, pixels>(spikes, *product, weights, tiling.layout.step);
+    each_sum_store<digits, pixels>(sums);
+    for (int64_t t = 0; t < u.steps; t++)
+        for (int i = 0; i < pixels; i++) {
+            const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
+            const Vec current{current_of<digits>(row, pixels * tile_rows * tile_channels, unit, high_unit, bias.x)};
+            const uint32_t fired = bits(neuron.step(v[i], current, theta));
+            if (i < used) store_spikes(out[i], fired, channels);
+            out[i] += n.P * bytes;
+        }
     for (int i = 0; i < used; i++) store_first(state[i], v[i], channels);
 }
 
@@ -272,21 +260,16 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron,
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
     Unit u = unit_of(c, tiling, task / tiling.spans);
     const int64_t last = u.images * u.rows * c.W_out;
-    for (; u.t < c.neurons.T; u.t += tiling.steps) {
-        u.steps = least(tiling.steps, c.neurons.T - u.t);
+    for (; u.t < c.neurons.T; u.t += tile_rows) {
+        u.steps = least(tile_rows, c.neurons.T - u.t);
         expand(c, tiling, u, expanded);
-        for (int64_t first = 0; first < last; first += pixels)
-            for (int64_t k = 0; k < tiling.time_tiles; k++) {
-                const int64_t list = first / pixels * tiling.time_tiles + k;
-                counts[list] = list_products<pixels>(c, tiling, u, expanded, digits, first, last, k,
-                                                     products + list * most_products);
-            }
+        for (int64_t first = 0, group = 0; first < last; first += pixels, group++)
+            counts[group] = list_products<pixels>(c, tiling, u, expanded, digits, first, last,
+                                                  products + group * most_products);
         for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
-            for (int64_t first = 0; first < last; first += pixels) {
-                const int64_t list = first / pixels * tiling.time_tiles;
+            for (int64_t first = 0, group = 0; first < last; first += pixels, group++)
                 fire_group<digits, pixels>(c, tiling, u, neuron, expanded.spikes.data, first, last, channel,
-                                           products + list * most_products, counts + list);
-            }
+                                           products + group * most_products, counts[group]);
     }
 }
 
@@ -294,7 +277,7 @@ template <int digits, int pixels>
 static void run_tiles(const Conv2d& c) {
     static_assert(digits * pixels <= max_sums, "sums stay in registers");
     const Tiling tiling(c, max_threads());
-    const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels) * tiling.time_tiles;
+    const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels);
     with_reset(c.neurons, [&](const auto& neuron) {
 #pragma omp parallel
         {
