@@ -12,9 +12,6 @@
 #include "neurons.h"
 #include "work.h"
 
-// The inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
-#define OUT_OF_LINE __attribute__((noinline))
-
 namespace PK_TARGET {
 
 // Limits of a tile and a band, so that their lists stay in the second-level cache: steps; entries of a window's lists if

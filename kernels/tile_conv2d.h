@@ -176,27 +176,15 @@ static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& 
     return end - products;
 }
 
-template <int digits, int pixels, int digit = 0, int pixel = 0>
-static inline void each_sum_clear() {
-    clear_sum<digit * pixels + pixel>();
-    if constexpr (pixel + 1 < pixels) each_sum_clear<digits, pixels, digit, pixel + 1>();
-    else if constexpr (digit + 1 < digits) each_sum_clear<digits, pixels, digit + 1, 0>();
-}
-template <int digits, int pixels, int digit = 0, int pixel = 0>
-static inline void each_sum_store(int32_t* to) {
-    store_sum<digit * pixels + pixel>(to + (digit * pixels + pixel) * tile_rows * tile_channels);
-    if constexpr (pixel + 1 < pixels) each_sum_store<digits, pixels, digit, pixel + 1>(to);
-    else if constexpr (digit + 1 < digits) each_sum_store<digits, pixels, digit + 1, 0>(to);
-}
-template <int digits, int pixels, int digit = 0, int pixel = 0>
-static inline void each_sum_add(const int8_t* spikes, const Product<pixels>& product, const int8_t* weights,
-                                int64_t step) {
-    if constexpr (pixel == 0) load_weights(weights + product.weights + digit * tile_bytes);
-    load_spikes(spikes + product.spikes[pixel], step);
-    add_product<digit * pixels + pixel>();
-    if constexpr (pixel + 1 < pixels) each_sum_add<digits, pixels, digit, pixel + 1>(spikes, product, weights, step);
-    else if constexpr (digit + 1 < digits)
-        each_sum_add<digits, pixels, digit + 1, 0>(spikes, product, weights, step);
+// The product of a group's tiles. Every other pixel takes the digits in reverse, so that one of them is still loaded.
+template <int digits, int pixels>
+static inline void add_products(const int8_t* spikes, const Product<pixels>& product, const int8_t* weights, int64_t step) {
+    each<digits * pixels>([&](auto index) {
+        constexpr int pixel = index / digits, k = index % digits, digit = pixel % 2 ? digits - 1 - k : k;
+        if constexpr (k == 0) load_spikes(spikes + product.spikes[pixel], step);
+        if constexpr (k > 0 || pixel == 0) load_weights(weights + product.weights + digit * tile_bytes);
+        add_product<digit * pixels + pixel>();
+    });
 }
 
 // The current of 16 channels from their sums, lowest digit first. The low digits are joined as whole numbers (they fit),
@@ -214,42 +202,77 @@ static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit
     }
 }
 
-// 16 output channels of one group of pixels.
+// 16 output channels of a group of pixels: sums that are ready to be fired.
 template <int digits, int pixels, class Reset>
-static void fire_group(const Conv2d& c, const Tiling& tiling, const Unit& u, const Reset& neuron, const int8_t* spikes,
-                       int64_t first, int64_t last, int64_t channel, const Product<pixels>* product, int64_t products) {
-    const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, tile_channels);
-    const int64_t bytes = (n.C + 7) / 8, most_products = tiling.layout.runs * tiling.layout.run_tiles;
-    const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
-    const Vec theta = load(n.theta + channel), bias = load(c.bias + channel);
-    const __m512 unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
-    const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
-    const int used = (int)least(pixels, last - first);
-    Vec v[pixels];
+struct Firing {
+    static constexpr int digit_sums = pixels * tile_rows * tile_channels;
+    alignas(64) int32_t sums[digits * digit_sums];
+    Vec v[pixels], theta, bias;
+    __m512 unit, high_unit;
     float* state[pixels];
     uint8_t* out[pixels];
-    for (int i = 0; i < pixels; i++) {
-        const Pixel pixel(c, u, least(first + i, last - 1));
-        const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
-        state[i] = n.v + (image * n.P + p) * n.C + channel;
-        out[i] = n.spikes + ((image * n.T + u.t) * n.P + p) * bytes + channel / 8;
-        v[i] = load_first(state[i], channels);
+    int64_t frame, steps = 0;
+    int channels, used = 0;
+    Reset neuron;
+
+    Firing(const Conv2d& c, const Reset& neuron, int64_t channel) : neuron(neuron) {
+        const Neurons& n = c.neurons;
+        theta = load(n.theta + channel), bias = load(c.bias + channel);
+        unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
+        high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
+        channels = (int)least(n.C - channel, tile_channels);
+        frame = n.P * ((n.C + 7) / 8);
     }
-    alignas(64) int32_t sums[digits * pixels * tile_rows * tile_channels];
-    each_sum_clear<digits, pixels>();
-    for (const Product<pixels>* end = product + products; product < end; product++)
-        each_sum_add<digits, pixels>(spikes, *product, weights, tiling.layout.step);
-    each_sum_store<digits, pixels>(sums);
-    for (int64_t t = 0; t < u.steps; t++)
+    void begin(const Conv2d& c, const Unit& u, int64_t first, int64_t last, int64_t channel) {
+        const Neurons& n = c.neurons;
+        steps = u.steps;
+        used = (int)least(pixels, last - first);
+        for (int i = 0; i < pixels; i++) {
+            const Pixel pixel(c, u, least(first + i, last - 1));
+            const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
+            state[i] = n.v + (image * n.P + p) * n.C + channel;
+            out[i] = n.spikes + (image * n.T + u.t) * frame + p * ((n.C + 7) / 8) + channel / 8;
+            v[i] = load_first(state[i], channels);
+        }
+        each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
+    }
+    inline void step(int64_t t) {
         for (int i = 0; i < pixels; i++) {
             const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
-            const Vec current{current_of<digits>(row, pixels * tile_rows * tile_channels, unit, high_unit, bias.x)};
+            const Vec current{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)};
             const uint32_t fired = bits(neuron.step(v[i], current, theta));
-            if (i < used) store_spikes(out[i], fired, channels);
-            out[i] += n.P * bytes;
+            if (i < used) store_spikes(out[i] + t * frame, fired, channels);
         }
-    for (int i = 0; i < used; i++) store_first(state[i], v[i], channels);
+    }
+    void end() {
+        for (int i = 0; i < used; i++) store_first(state[i], v[i], channels);
+        steps = 0, used = 0;
+    }
+};
+
+// 16 output channels of all groups of a unit. While the tiles of a group are multiplied, which takes its own part of the
+// processor, the group before it is fired, a step after each product.
+template <int digits, int pixels, class Reset>
+OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, const Reset& neuron,
+                                    const int8_t* spikes, int64_t last, int64_t channel,
+                                    const Product<pixels>* products, const int64_t* counts) {
+    const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
+    const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
+    Firing<digits, pixels, Reset> firing(c, neuron, channel);
+    for (int64_t first = 0, group = 0; first < last; first += pixels, group++) {
+        each<digits * pixels>([](auto i) { clear_sum<i>(); });
+        const Product<pixels>* product = products + group * most_products;
+        int64_t t = 0;
+        for (const Product<pixels>* end = product + counts[group]; product < end; product++) {
+            add_products<digits, pixels>(spikes, *product, weights, tiling.layout.step);
+            if (t < firing.steps) firing.step(t++);
+        }
+        while (t < firing.steps) firing.step(t++);
+        firing.end();
+        firing.begin(c, u, first, last, channel);
+    }
+    for (int64_t t = 0; t < firing.steps; t++) firing.step(t);
+    firing.end();
 }
 
 template <int digits, int pixels, class Reset>
@@ -267,9 +290,7 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron,
             counts[group] = list_products<pixels>(c, tiling, u, expanded, digits, first, last,
                                                   products + group * most_products);
         for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
-            for (int64_t first = 0, group = 0; first < last; first += pixels, group++)
-                fire_group<digits, pixels>(c, tiling, u, neuron, expanded.spikes.data, first, last, channel,
-                                           products + group * most_products, counts[group]);
+            fire_groups<digits, pixels>(c, tiling, u, neuron, expanded.spikes.data, last, channel, products, counts);
     }
 }
 

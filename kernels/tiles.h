@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <immintrin.h>
+#include <utility>
 
 namespace PK_TARGET {
 
@@ -39,6 +40,16 @@ static inline void load_spikes(const int8_t* from, int64_t row_bytes) { _tile_lo
 static inline void load_weights(const int8_t* from) { _tile_loadd(7, from, tile_width); }
 
 #undef PK_TILE
+
+// Calls visit with each of 0 .. n - 1 as a constant of its own type.
+template <class Visit, int... i>
+static inline void each_of(std::integer_sequence<int, i...>, Visit visit) {
+    (visit(std::integral_constant<int, i>{}), ...);
+}
+template <int n, class Visit>
+static inline void each(Visit visit) {
+    each_of(std::make_integer_sequence<int, n>{}, visit);
+}
 
 // A thread must say how it uses the tiles before it does, and give them back after.
 struct TileSession {
