@@ -20,7 +20,8 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t tile_unit_bytes = 1 << 19;  // of expanded input: it stays in the second-level cache
+// What stays in the second-level cache of a thread: the expanded input of a unit, the weights of a span of channels.
+constexpr int64_t tile_unit_bytes = 1 << 19, tile_span_bytes = 1 << 20;
 
 // How expanded inputs lie in memory, and which of them make a tile. With whole tiles of channels, a pixel is so many tiles
 // and each is one piece of memory, which is best for the caches. With fewer channels the pixels of a row follow each other,
@@ -70,11 +71,16 @@ struct Tiling {
         rows_in = input_rows(c, rows);
         images = 1;
         if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / (rows_in * layout.row)));
+        if (images > max_sums) images -= images % max_sums;
+        else if (images > 2) images -= images % 2;  // so that groups of pixels are full
         units = ceil_div(n.N, images) * bands;
-        const int64_t blocks = ceil_div(n.C, tile_channels);
-        span = ceil_div(blocks, least(blocks, most(1, wanted / most(1, units)))) * tile_channels;
+        const int64_t blocks = ceil_div(n.C, tile_channels), for_threads = ceil_div(wanted, most(1, units));
+        const int64_t for_cache = ceil_div(blocks * weight_tiles(c) * tile_bytes, tile_span_bytes);
+        span = ceil_div(blocks, least(blocks, most(for_threads, for_cache))) * tile_channels;
         spans = ceil_div(n.C, span);
     }
+    // Of a block of 16 output channels.
+    int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
     static int64_t input_rows(const Conv2d& c, int64_t rows) {
         return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
     }
@@ -106,12 +112,20 @@ static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
 
 // One step of a row of pixels, as bytes of 0 and -1. `live` remembers which granules hold a spike in any step.
 static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* to, int64_t granule, uint8_t* live) {
-    for (int64_t i = 0; i * 8 < bytes; i++) {
-        uint64_t word = 0;
-        memcpy(&word, bits + i * 8, least(8, bytes - i * 8));
-        _mm512_storeu_si512(to + i * granule, _mm512_movm_epi8(word));
-        live[i] |= word != 0;
+    auto put = [&](uint64_t word) {
+        _mm512_storeu_si512(to, _mm512_movm_epi8(word));
+        *live++ |= word != 0;
+        to += granule;
+    };
+    uint64_t word = 0;
+    for (; bytes >= 8; bytes -= 8, bits += 8) {
+        memcpy(&word, bits, 8);
+        put(word);
     }
+    if (!bytes) return;
+    word = 0;
+    memcpy(&word, bits, bytes);
+    put(word);
 }
 
 struct Expanded {
@@ -278,10 +292,10 @@ OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const
 template <int digits, int pixels, class Reset>
 static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron, int64_t task, Expanded& expanded,
                      Product<pixels>* products, int64_t* counts) {
-    const int64_t first_channel = task % tiling.spans * tiling.span;
+    const int64_t first_channel = task / tiling.units * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
-    Unit u = unit_of(c, tiling, task / tiling.spans);
+    Unit u = unit_of(c, tiling, task % tiling.units);
     const int64_t last = u.images * u.rows * c.W_out;
     for (; u.t < c.neurons.T; u.t += tile_rows) {
         u.steps = least(tile_rows, c.neurons.T - u.t);
