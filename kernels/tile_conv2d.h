@@ -110,22 +110,21 @@ static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
     return u;
 }
 
-// One step of a row of pixels, as bytes of 0 and -1. `live` remembers which granules hold a spike in any step.
-static inline void expand_row(const uint8_t* bits, int64_t bytes, int8_t* to, int64_t granule, uint8_t* live) {
-    auto put = [&](uint64_t word) {
-        _mm512_storeu_si512(to, _mm512_movm_epi8(word));
-        *live++ |= word != 0;
-        to += granule;
-    };
-    uint64_t word = 0;
-    for (; bytes >= 8; bytes -= 8, bits += 8) {
-        memcpy(&word, bits, 8);
-        put(word);
+// A row of pixels, `bytes` of bits in each step, as bytes of 0 and -1. A tile is written at a stretch, 16 steps of 64 inputs;
+// `live` remembers which of these granules hold a spike.
+static void expand_row(const uint8_t* bits, int64_t bytes, int64_t frame, int64_t steps, const Layout& layout, int8_t* to,
+                       uint8_t* live) {
+    for (; bytes > 0; bytes -= 8, bits += 8, to += layout.granule) {
+        uint64_t any = 0;
+        for (int64_t t = 0; t < steps; t++) {
+            uint64_t word = 0;
+            if (bytes >= 8) memcpy(&word, bits + t * frame, 8);
+            else memcpy(&word, bits + t * frame, bytes);
+            _mm512_storeu_si512(to + t * layout.step, _mm512_movm_epi8(word));
+            any |= word;
+        }
+        *live++ = any != 0;
     }
-    if (!bytes) return;
-    word = 0;
-    memcpy(&word, bits, bytes);
-    put(word);
 }
 
 struct Expanded {
@@ -145,10 +144,7 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
             const uint8_t* from = c.x + ((u.image + image) * c.neurons.T + u.t) * frame + (u.in_row + row) * bytes;
             int8_t* to = expanded.spikes.data + index * layout.row + layout.border;
             uint8_t* live = expanded.live.data + index * layout.granules;
-            memset(live, 0, layout.granules);
-            for (int64_t t = 0; t < u.steps; t++)
-                expand_row(from + t * frame, bytes, to + t * layout.step, layout.granule,
-                           live + layout.border / layout.granule);
+            expand_row(from, bytes, frame, u.steps, layout, to, live + layout.border / layout.granule);
         }
 }
 
