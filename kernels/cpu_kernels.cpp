@@ -1,8 +1,10 @@
 // Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
 #include "cpu_kernels.h"
+#include "event_conv2d.h"
 #include "fingerprint.h"
-#include "if_conv2d.h"
 #include "if_scan.h"
+#include "period_conv2d.h"
+#include "periods.h"
 #include "spike_bits.h"
 #include "tile_conv2d.h"
 
@@ -16,7 +18,8 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, if_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits, pack_tiles,
-                         tiles_size, pack, unpack, count, flatten, total, fingerprint};
+const Kernels kernels = {if_scan, event_conv2d, period_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits,
+                         pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods, expand_periods,
+                         total_periods, fingerprint};
 
 }  // namespace PK_TARGET

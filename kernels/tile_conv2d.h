@@ -81,9 +81,6 @@ struct Tiling {
     }
     // Of a block of 16 output channels.
     int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
-    static int64_t input_rows(const Conv2d& c, int64_t rows) {
-        return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
-    }
 };
 
 // Tiles to multiply: positions in the expanded input, one for each pixel of a group, and in the packed weights.

@@ -20,6 +20,11 @@ static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
+// How many rows of the input lie under some output rows.
+static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
+    return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
+}
+
 static inline int max_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, ops
+from .functional import repeats
 from .layers import Neurons
 from .spikes import Spikes
 
@@ -69,7 +70,7 @@ def run(net, x, T, *, chunk=None, state=None, batch_statistics: bool = False) ->
     carriers: dict[str, _Carrier] = {}
 
     def carry(name: str, layer: Neurons) -> _Carrier:
-        carriers[name] = _Carrier(name, layer, (state or {}).get(name), batch_statistics)
+        carriers[name] = _Carrier(name, layer, T, (state or {}).get(name), batch_statistics)
         return carriers[name]
 
     carrying = replace_neurons(net, carry)
@@ -117,10 +118,11 @@ class _Carrier(nn.Module):
     A layer that a network calls more than once is that many populations of neurons: one state for each call.
     """
 
-    def __init__(self, name: str, layer: Neurons, states: list[Tensor] | None, batch_statistics: bool):
+    def __init__(self, name: str, layer: Neurons, T: int, states: list[Tensor] | None, batch_statistics: bool):
         super().__init__()
-        self.name, self.layer, self.batch_statistics = name, layer, batch_statistics
+        self.name, self.layer, self.T, self.batch_statistics = name, layer, T, batch_statistics
         self.states = list(states or [])
+        self.repeating: dict[int, Spikes] = {}  # call -> all T steps of neurons that repeat themselves
         self.calls = 0
         self.spikes: list[Tensor] = []
         self.steps = 0
@@ -128,14 +130,27 @@ class _Carrier(nn.Module):
     def forward(self, x: Spikes | Tensor) -> Spikes:
         v = self.states[self.calls] if self.calls < len(self.states) else None
         try:
-            y, v = self.layer.spike(x, v, batch_statistics=self.batch_statistics)
+            y, v = self.spike(x, v)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {self.name}: {error}") from error
         self.states[self.calls : self.calls + 1] = [v]
         self.calls += 1
-        self.spikes.append(ops.total(y._words))
+        self.spikes.append(y._total())
         self.steps += math.prod(y.shape)
         return y
+
+    def spike(self, x: Spikes | Tensor, v: Tensor | None) -> tuple[Spikes, Tensor]:
+        """One chunk of the layer's spikes. Neurons that repeat themselves are run once, for all T steps."""
+        layer = self.layer
+        held = isinstance(x, Tensor) and x.stride(0) == 0
+        if v is None and held and len(x) < self.T and repeats(x.device, self.T, layer.v_reset):
+            whole = x[:1].expand(self.T, *x.shape[1:])
+            self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
+        elif self.calls not in self.repeating:
+            return layer.spike(x, v, batch_statistics=self.batch_statistics)
+        y = self.repeating[self.calls]
+        start = self.steps // math.prod(y.shape[1:]) if y.shape[1] else 0
+        return y[start : start + len(x)], v
 
     def rate(self) -> float:
         """Spikes a neuron and step; nan if there were none of these."""

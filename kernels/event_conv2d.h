@@ -166,10 +166,10 @@ static void run_band(const Conv2d& c, const Cut& cut, int64_t task, Lists& lists
     }
 }
 
-static void if_conv2d(const Conv2d* c) {
+static void event_conv2d(const Conv2d* c) {
     const Cut cut = cut_work(*c, max_threads());
     const int64_t tasks = c->neurons.N * cut.bands * cut.spans, taps = c->kernel_h * c->kernel_w;
-    const int64_t in_rows = least(c->H, (cut.rows - 1) * c->stride_h + (c->kernel_h - 1) * c->dilation_h + 1);
+    const int64_t in_rows = input_rows(*c, cut.rows);
 #pragma omp parallel
     {
         Lists lists;
