@@ -80,7 +80,7 @@ def run(net, x, T, *, chunk=None, state=None, batch_statistics: bool = False) ->
     parts = []
     for start in range(0, T, chunk):
         for carrier in carriers.values():
-            carrier.calls = 0
+            carrier.calls, carrier.start = 0, start
         part = carrying(x[start : start + chunk])
         if not isinstance(part, Spikes):
             raise TypeError(
@@ -123,7 +123,7 @@ class _Carrier(nn.Module):
         self.name, self.layer, self.T, self.batch_statistics = name, layer, T, batch_statistics
         self.states = list(states or [])
         self.repeating: dict[int, Spikes] = {}  # call -> all T steps of neurons that repeat themselves
-        self.calls = 0
+        self.calls = self.start = 0
         self.spikes: list[Tensor] = []
         self.steps = 0
 
@@ -148,9 +148,7 @@ class _Carrier(nn.Module):
             self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
         elif self.calls not in self.repeating:
             return layer.spike(x, v, batch_statistics=self.batch_statistics)
-        y = self.repeating[self.calls]
-        start = self.steps // math.prod(y.shape[1:]) if y.shape[1] else 0
-        return y[start : start + len(x)], v
+        return self.repeating[self.calls][self.start : self.start + len(x)], v
 
     def rate(self) -> float:
         """Spikes a neuron and step; nan if there were none of these."""
