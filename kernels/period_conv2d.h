@@ -6,8 +6,8 @@
 //
 // Few numbers divide t + 1 (4.4 on average up to 64), so most of the work is one addition an input that fires at all.
 //
-// Time goes in tiles of up to 64 steps. Inputs whose period is longer than a tile fire in it at most once, and have buckets
-// of their own: one a step. The stages are those of event_conv2d.h, with buckets in the place of steps:
+// Time goes in tiles of up to 256 steps. In a tile that is not the first, inputs whose period is longer than the tile fire
+// at most once, and have buckets of their own: one a step. The stages are those of event_conv2d.h, with buckets in the place of steps:
 //
 // 1. list_periods: for each input pixel, the channels that fire in this tile with their buckets, and how many each has.
 // 2. sort_window: for one output pixel, the lists of all pixels in its window, sorted by bucket, in groups of four rows.
@@ -17,24 +17,34 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t period_steps = 64, period_buckets = 2 * period_steps, no_bucket = period_buckets;
+constexpr int64_t period_steps = 256, most_buckets = 2 * period_steps;
+constexpr uint16_t no_bucket = most_buckets;
 
-// Which periods meet which steps of a tile that starts at step `start`.
+// Which periods meet which steps of a tile.
 struct Divisors {
-    Memory<uint8_t> bucket;  // of each period: p - 1 within a tile, period_steps + t beyond, or no_bucket
-    uint8_t divisor[period_steps][period_steps], count[period_steps];  // buckets of the periods that divide t + 1
-    explicit Divisors(int64_t longest) : bucket(longest + 1) {}
-    void prepare(int64_t start, int64_t steps, int64_t longest) {
+    Memory<uint16_t> bucket;  // of each period: p - 1 within a tile, steps + t beyond, or no_bucket
+    Memory<uint16_t> divisor;  // buckets of the periods that divide t + 1, step after step
+    int64_t first[period_steps + 1], buckets = 0, steps = 0;
+    explicit Divisors(int64_t longest) : bucket(longest + 1), divisor(period_steps * 64) {}
+    void prepare(int64_t start, int64_t new_steps, int64_t longest) {
+        steps = new_steps;
+        buckets = start ? 2 * steps : steps;
         bucket.data[0] = no_bucket;  // never fires
         for (int64_t p = 1; p <= longest; p++) {
             const int64_t next = ceil_div(start + 1, p) * p - start - 1;
-            bucket.data[p] = (uint8_t)(next >= steps ? no_bucket : p <= period_steps ? p - 1 : period_steps + next);
+            bucket.data[p] = (uint16_t)(next >= steps ? no_bucket : p <= steps ? p - 1 : steps + next);
         }
-        for (int64_t t = 0; t < steps; t++) {
-            count[t] = 0;
-            for (int64_t p = 1; p <= period_steps; p++)
-                if ((start + t + 1) % p == 0) divisor[t][count[t]++] = (uint8_t)(p - 1);
-        }
+        int64_t next[period_steps] = {};
+        each_multiple(start, [&](int64_t, int64_t t) { next[t]++; });
+        first[0] = 0;
+        for (int64_t t = 0; t < steps; t++) first[t + 1] = first[t] + next[t], next[t] = first[t];
+        each_multiple(start, [&](int64_t p, int64_t t) { divisor.data[next[t]++] = (uint16_t)(p - 1); });
+    }
+    // Visits the periods within a tile and the steps t that each meets.
+    template <class Visit>
+    void each_multiple(int64_t start, Visit visit) {
+        for (int64_t p = 1; p <= steps; p++)
+            for (int64_t t = ceil_div(start + 1, p) * p - start - 1; t < steps; t += p) visit(p, t);
     }
 };
 
@@ -50,26 +60,28 @@ struct PeriodLists {
     Memory<uint32_t> input_length;
     Memory<int64_t> tap_pixel, tap_base;  // of each tap inside the image
     Memory<uint32_t> rows;                // of the window's groups, four each
-    Memory<uint8_t> buckets;              // of each group
+    Memory<uint16_t> buckets;             // of each group
+    Memory<uint32_t> count, next;         // of each bucket: inputs in the window, and where the next one goes
+    Memory<float> sums;                   // [bucket][32 channels]
     int64_t groups = 0;
-    alignas(64) float sums[period_buckets * block];
     PeriodLists(const PeriodConv2d& c, int64_t in_rows)
         : divisors(c.longest), input(in_rows * c.conv.W * c.conv.C_in + overrun),
-          input_count(in_rows * c.conv.W * period_buckets), input_length(in_rows * c.conv.W),
+          input_count(in_rows * c.conv.W * most_buckets), input_length(in_rows * c.conv.W),
           tap_pixel(c.conv.kernel_h * c.conv.kernel_w), tap_base(c.conv.kernel_h * c.conv.kernel_w),
-          rows(weight_rows(c.conv) + period_buckets * group), buckets(weight_rows(c.conv) / group + period_buckets) {}
+          rows(weight_rows(c.conv) + most_buckets * group), buckets(weight_rows(c.conv) / group + most_buckets),
+          count(most_buckets), next(most_buckets), sums(most_buckets * block) {}
 };
 
 static void list_periods(const PeriodConv2d& c, const Part& in, PeriodLists& lists) {
-    const int64_t C = c.conv.C_in, pixels = in.rows * c.conv.W;
+    const int64_t C = c.conv.C_in, pixels = in.rows * c.conv.W, buckets = lists.divisors.buckets;
     const uint16_t* period = c.periods + (in.image * c.conv.H + in.row) * c.conv.W * C;
     for (int64_t pixel = 0; pixel < pixels; pixel++, period += C) {
         Periodic* list = lists.input.data + pixel * C;
-        uint16_t* count = lists.input_count.data + pixel * period_buckets;
-        memset(count, 0, period_buckets * sizeof *count);
+        uint16_t* count = lists.input_count.data + pixel * buckets;
+        memset(count, 0, buckets * sizeof *count);
         int64_t n = 0;
         for (int64_t i = 0; i < C; i++) {
-            const uint8_t bucket = period[i] > c.longest ? no_bucket : lists.divisors.bucket.data[period[i]];
+            const uint16_t bucket = period[i] > c.longest ? no_bucket : lists.divisors.bucket.data[period[i]];
             list[n] = {(uint32_t)(i * block), bucket};
             if (bucket == no_bucket) continue;
             count[bucket]++;
@@ -81,7 +93,9 @@ static void list_periods(const PeriodConv2d& c, const Part& in, PeriodLists& lis
 
 OUT_OF_LINE static void sort_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, PeriodLists& lists) {
     int64_t *const tap_pixel = lists.tap_pixel.data, *const tap_base = lists.tap_base.data, taps = 0;
-    uint32_t count[period_buckets] = {};
+    const int64_t buckets = lists.divisors.buckets;
+    uint32_t *const count = lists.count.data, *const next = lists.next.data;
+    memset(count, 0, buckets * sizeof *count);
     for (int64_t ky = 0; ky < c.kernel_h; ky++) {
         const int64_t iy = y * c.stride_h - c.padding_h + ky * c.dilation_h;
         if (iy < 0 || iy >= c.H) continue;
@@ -89,19 +103,18 @@ OUT_OF_LINE static void sort_window(const Conv2d& c, const Part& in, int64_t y, 
             const int64_t ix = x * c.stride_w - c.padding_w + kx * c.dilation_w;
             if (ix < 0 || ix >= c.W) continue;
             const int64_t pixel = (iy - in.row) * c.W + ix;
-            const uint16_t* own = lists.input_count.data + pixel * period_buckets;
-            for (int64_t b = 0; b < period_buckets; b++) count[b] += own[b];
+            const uint16_t* own = lists.input_count.data + pixel * buckets;
+            for (int64_t b = 0; b < buckets; b++) count[b] += own[b];
             tap_pixel[taps] = pixel;
             tap_base[taps++] = (ky * c.kernel_w + kx) * c.C_in * block;
         }
     }
     const uint32_t zero_row = (uint32_t)(weight_rows(c) * block);
-    uint32_t next[period_buckets];
     int64_t groups = 0;
-    for (int64_t b = 0; b < period_buckets; b++) {
+    for (int64_t b = 0; b < buckets; b++) {
         next[b] = (uint32_t)(groups * group);
         const int64_t end = groups + ceil_div(count[b], group);
-        for (; groups < end; groups++) lists.buckets.data[groups] = (uint8_t)b;
+        for (; groups < end; groups++) lists.buckets.data[groups] = (uint16_t)b;
         for (int i = 0; i < group; i++)  // the last group may not be full
             if (count[b]) lists.rows.data[end * group - 1 - i] = zero_row;
     }
@@ -121,8 +134,9 @@ OUT_OF_LINE static void fire_periods(const Conv2d& c, const Reset& neuron, const
     const int channels = (int)least(n.C - channel, block);
     const int64_t bytes = (n.C + 7) / 8;
     const float* weight = (const float*)c.weight + channel * (weight_rows(c) + 1);
-    float* const sums = lists.sums;
-    memset(sums, 0, sizeof lists.sums);
+    const Divisors& divisors = lists.divisors;
+    float* const sums = lists.sums.data;
+    memset(sums, 0, divisors.buckets * block * sizeof *sums);
     const uint32_t* row = lists.rows.data;
     for (int64_t g = 0; g < lists.groups; g++, row += group) {
         Block sum = load_block(weight + row[0]), other = load_block(weight + row[1]);
@@ -138,9 +152,9 @@ OUT_OF_LINE static void fire_periods(const Conv2d& c, const Reset& neuron, const
     float* state = n.v + (in.image * n.P + pixel) * n.C + channel;
     Block v = load_block(state, channels);
     for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
-        Block current = load_block(sums + (period_steps + t) * block);
-        for (int64_t i = 0; i < lists.divisors.count[t]; i++)
-            add(current, load_block(sums + lists.divisors.divisor[t][i] * block));
+        Block current = divisors.buckets > in.steps ? load_block(sums + (in.steps + t) * block) : broadcast_block(0.0f);
+        for (int64_t i = divisors.first[t]; i < divisors.first[t + 1]; i++)
+            add(current, load_block(sums + divisors.divisor.data[i] * block));
         add(current, bias);
         store_spikes(out, step_block(neuron, v, current, theta), channels);
     }
