@@ -20,10 +20,10 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: a kernel that takes every layer it can take ("events", "tiles" or "dense"), for tests and benchmarks.
+        forced: the kernel that takes every layer it can take ("events", "tiles" or "dense"); None: the fastest.
     """
 
-    def __init__(self, table: cpu_library.Kernels, forced: str | None = None):
+    def __init__(self, table: cpu_library.Kernels, forced: str | None):
         self._table, self._forced = table, forced
         self._packed = PackedWeights(lambda w: table.fingerprint(w.data_ptr(), w.numel() * w.element_size()))
 

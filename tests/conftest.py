@@ -11,7 +11,9 @@ if not torch.cuda.is_available():
 from proxykernels import ops  # noqa: E402
 from proxykernels.kernels import cpu, packed_reference  # noqa: E402
 
-INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target)]
+# Instruction set and kernel for convolutions, forced one at a time; the last two: the fastest, and no C++ library at all.
+WAYS = [("amx", "tiles"), ("avx512", "events"), ("avx2", "events"), ("portable", "events"), (None, "dense"), (None, None)]
+BACKENDS = [f"{target or 'any'}-{kernel or 'chosen'}" for target, kernel in WAYS if cpu.load(target)] + ["reference"]
 
 
 @pytest.fixture
@@ -19,10 +21,13 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-@pytest.fixture(params=[*INSTRUCTION_SETS, "reference"])
+@pytest.fixture(params=BACKENDS)
 def backend(request, monkeypatch):
-    """Each way that CPU tensors can take, forced: every instruction set of this machine, and no C++ library at all."""
-    kernels = packed_reference if request.param == "reference" else cpu.load(request.param)
+    """Each way that CPU tensors can take."""
+    target, _, kernel = request.param.partition("-")
+    kernels = packed_reference
+    if kernel:
+        kernels = cpu.load(None if target == "any" else target, None if kernel == "chosen" else kernel)
     monkeypatch.setattr(ops, "_cpu", lambda: kernels)
     return request.param
 
