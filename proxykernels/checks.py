@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .spikes import Spikes, is_binary, pack
 
@@ -57,9 +57,26 @@ def thresholds(v_threshold: float | Tensor, channels: int, device: torch.device)
     return v_threshold.detach().to(device, torch.float32).expand(channels)
 
 
-def potentials(v: Tensor | None, shape: Sequence[int], device: torch.device) -> None:
+def module(name: str, module: nn.Module) -> None:
+    """A model of torch."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+
+
+def start(name: str, v: float) -> None:
+    """One potential that all neurons start from."""
+    if not _is_number(v):
+        raise TypeError(f"{name} must be a number, got {v!r}")
+    if not math.isfinite(v):
+        raise ValueError(f"{name} must be finite, got {v}")
+
+
+def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> None:
     """A state: the potentials that the neurons start from."""
     if v is None:
+        return
+    if _is_number(v):
+        start("v", v)
         return
     floating("v", v)
     same_device("v", v, device)

@@ -23,7 +23,7 @@ from .spikes import Spikes
 
 def if_scan(
     current: Tensor,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -33,7 +33,7 @@ def if_scan(
     Args:
         current: [T, N, ...] of any float dtype, in units of the threshold. A channels-last memory order,
             [T, N, H, W, C] inside, saves a copy.
-        v: potentials to start from, [N, ...]; default: at rest, 0.
+        v: potentials to start from, [N, ...] or one number for all; default: at rest, 0.
         v_threshold: threshold > 0, a number or one value a channel [C].
         v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
 
@@ -56,7 +56,7 @@ def if_scan(
 def if_hold(
     current: Tensor,
     T: int,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -77,7 +77,7 @@ def if_conv2d(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | str = 0,
@@ -93,7 +93,7 @@ def if_conv2d(
             ``image.expand(T, ...)`` is convolved once.
         weight: [C_out, C_in / groups, kernel_h, kernel_w].
         bias: [C_out], added at every step.
-        v: potentials to start from, [N, C_out, H_out, W_out]; default: at rest, 0.
+        v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
         v_threshold, v_reset: as in :func:`if_scan`.
 
@@ -132,7 +132,7 @@ def if_linear(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -207,6 +207,20 @@ def flatten(x: Spikes) -> Spikes:
     return Spikes(words, (T, N, torch.Size(sizes).numel()))
 
 
+def cat_channels(parts: Sequence[Spikes]) -> Spikes:
+    """Spikes (T, N, C, ...) of the same T, N and size, one after another along C."""
+    T, N, _, *size = parts[0].shape
+    channels = [part.shape[2] for part in parts]
+    words = ops.cat_channels([part._words for part in parts], T, channels)
+    return Spikes(words, (T, N, sum(channels), *size))
+
+
+def cat_steps(parts: Sequence[Spikes]) -> Spikes:
+    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32."""
+    words = ops.cat([part._words for part in parts], [part.T for part in parts])
+    return Spikes(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
+
+
 def _fire_real(
     x: Tensor, currents: Callable[[Tensor], Tensor], v: Tensor, theta: Tensor, v_reset: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -265,10 +279,10 @@ def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
     return rows.view(N, *size, C).movedim(-1, 1).reshape(shape)
 
 
-def _start(v: Tensor | None, shape: Sequence[int], device: torch.device) -> Tensor:
+def _start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:
     """Potentials to start from, in the kernels' order."""
-    if v is None:
-        return torch.zeros(shape[0], _pixels(shape), _channels(shape), device=device)
+    if not isinstance(v, Tensor):
+        return torch.full((shape[0], _pixels(shape), _channels(shape)), float(v or 0), device=device)
     return _to_rows(v.detach().float())
 
 

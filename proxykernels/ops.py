@@ -145,3 +145,10 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
     return (packed_reference if words[0].device.type == "cpu" else _gpu()).cat(words, steps)
+
+
+def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
+    """Words of C_1, C_2, ... channels as words of their sum."""
+    if words[0].device.type != "cpu" or not any(C % 8 for C in channels[:-1]):  # whole bytes
+        return torch.cat(words, -1)
+    return pack(torch.cat([unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))

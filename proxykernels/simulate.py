@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import checks, ops
+from . import checks, functional, ops
 from .layers import Neurons
 from .spikes import Spikes
 
@@ -87,9 +87,8 @@ def run(net, x, T, *, chunk=None, state=None, batch_statistics: bool = False) ->
                 f"it gave {type(part).__name__}"
             )
         parts.append(part)
-    words = ops.cat([part._words for part in parts], [part.T for part in parts])
     return Result(
-        Spikes(words, (T, *parts[0].shape[1:])),
+        functional.cat_steps(parts),
         {name: carrier.rate() for name, carrier in carriers.items()},
         {name: carrier.states for name, carrier in carriers.items()},
     )

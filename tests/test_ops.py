@@ -58,7 +58,10 @@ def test_an_operator_compiles(generator):
         assert torch.equal(actual, expected)
 
 
-LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "simulate", "proxy"]  # from the ground up
+LAYERS = [  # from the ground up
+    *("kernels", "ops", "spikes", "checks", "functional", "layers", "residual", "pooling", "simulate", "proxy"),
+    *("network", "calls", "assemble", "graph", "convert"),
+]
 
 
 @pytest.mark.parametrize(
