@@ -70,10 +70,20 @@ class Graph:
         others: name -> (pooling or flattening, the layer it takes).
     """
 
-    def __init__(self, traced: fx.GraphModule, model: str, is_neuron: Callable[[nn.Module], bool], rates: bool):
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        model: str,
+        is_neuron: Callable[[nn.Module], bool],
+        rates: bool,
+        negligible: tuple[type, ...] = (),
+    ):
         """``rates``: firing rates stand for the values of a ReLU network. Then neurons after a max pooling may come
-        before it, and pooling takes the highest rate; otherwise it is the OR of spikes."""
+        before it, and pooling takes the highest rate; otherwise it is the OR of spikes. ``negligible``: modules of
+        another library that change nothing.
+        """
         self.traced, self.model, self.is_neuron, self.rates = traced, model, is_neuron, rates
+        self.negligible = (*NEGLIGIBLE, *negligible)
         self.populations: dict[str, Population] = {}
         self.others: dict[str, tuple[nn.Module, str]] = {}
         self.order: list[str] = []
@@ -121,7 +131,7 @@ class Graph:
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if self.is_neuron(module):
             return self._fire(node, x, module)
-        if isinstance(module, NEGLIGIBLE):
+        if isinstance(module, self.negligible):
             return x
         if isinstance(module, nn.Conv2d | nn.Linear):
             return self._synapse(node, x, module, path)

@@ -47,6 +47,10 @@ class Neurons(nn.Module):
         """The layer's currents for one step [N, ...], before any normalisation; differentiable."""
         raise NotImplementedError
 
+    def terms(self, x: Spikes | Tensor) -> list[tuple[nn.Module, Spikes | Tensor]]:
+        """The synapses whose currents add up, each with the input that it takes."""
+        return [(self, x)]
+
     def extra_repr(self) -> str:
         threshold = self.v_threshold
         threshold = (

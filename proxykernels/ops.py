@@ -152,3 +152,19 @@ def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
     if words[0].device.type != "cpu" or not any(C % 8 for C in channels[:-1]):  # whole bytes
         return torch.cat(words, -1)
     return pack(torch.cat([unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
+
+
+def samples(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the samples ``index`` int64 [n]."""
+    return words.index_select(_batch_dim(words), index)
+
+
+def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
+    """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
+    shape = list(words.shape)
+    shape[_batch_dim(words)] = N
+    return words.new_zeros(shape).index_copy_(_batch_dim(words), index, words)
+
+
+def _batch_dim(words: Tensor) -> int:
+    return 0 if words.device.type == "cpu" else 1

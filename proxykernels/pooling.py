@@ -55,5 +55,8 @@ class MaxRatePool2d(Neurons):
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
 
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []  # no synapse
+
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

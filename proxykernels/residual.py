@@ -70,6 +70,9 @@ class FusedIFSum(Neurons):
     def affine(self, x: Sequence[Tensor]) -> Tensor:
         return sum(synapse(part) for synapse, part in zip(self.synapses, x, strict=True))
 
+    def terms(self, x: Sequence[Spikes | Tensor]) -> list[tuple[nn.Module, Spikes | Tensor]]:
+        return list(zip(self.synapses, x, strict=True))
+
     def _shortcut_strides(self) -> list[int] | None:
         """By how much each input but the first is thinned out before it joins the first one's convolution.
 

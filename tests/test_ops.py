@@ -59,8 +59,22 @@ def test_an_operator_compiles(generator):
 
 
 LAYERS = [  # from the ground up
-    *("kernels", "ops", "spikes", "checks", "functional", "layers", "residual", "pooling", "simulate", "proxy"),
-    *("network", "calls", "assemble", "graph", "convert"),
+    *(
+        "kernels",
+        "ops",
+        "spikes",
+        "checks",
+        "functional",
+        "layers",
+        "residual",
+        "pooling",
+        "stopping",
+        "synops",
+        "running",
+        "simulate",
+        "proxy",
+    ),
+    *("network", "calls", "assemble", "graph", "convert", "libraries", "nir_graph", "plot"),
 ]
 
 
