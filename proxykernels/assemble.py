@@ -13,18 +13,24 @@ def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:
     ``neuron``: v_threshold, v_reset and v_init.
     """
     if len(modules) > 1:
-        return FusedIFSum(*modules, **neuron)
+        return FusedIFSum(*(_with_parameters(module, nn.Conv2d, nn.Linear) for module in modules), **neuron)
     (module,) = modules
     if isinstance(module, nn.Identity):
         return layers.IF(**neuron)
+    return _with_parameters(module, layers.FusedIFConv2d, layers.FusedIFLinear, **neuron)
+
+
+def _with_parameters(module: nn.Module, convolution: type, linear: type, **neuron) -> nn.Module:
+    """A module of one of two types that computes what ``module`` does; its class may be another library's."""
+    if isinstance(module, nn.Identity):
+        return nn.Identity()
+    bias = module.bias is not None
     if isinstance(module, nn.Linear):
-        layer = layers.FusedIFLinear(
-            module.in_features, module.out_features, module.bias is not None, device="meta", **neuron
-        )
+        layer = linear(module.in_features, module.out_features, bias, device="meta", **neuron)
     else:
-        layer = layers.FusedIFConv2d(
+        layer = convolution(
             module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
-            module.dilation, module.groups, module.bias is not None, device="meta", **neuron,
+            module.dilation, module.groups, bias, device="meta", **neuron,
         )  # fmt: skip
     layer.weight, layer.bias = module.weight, module.bias
     return layer
