@@ -159,6 +159,11 @@ def samples(words: Tensor, index: Tensor) -> Tensor:
     return words.index_select(_batch_dim(words), index)
 
 
+def pixels(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the pixels ``index`` int64 [p]."""
+    return words.index_select(2, index)
+
+
 def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
     """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
     shape = list(words.shape)

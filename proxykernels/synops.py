@@ -1,6 +1,7 @@
 """Synaptic operations: what a simulation would cost on hardware that works spike by spike."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -47,9 +48,15 @@ def accumulates(synapse: nn.Module, x: Spikes) -> Tensor:
         return ops.total(x._words) * synapse.out_features
     if not isinstance(synapse, nn.Conv2d):
         return ops.total(x._words)
-    height, width = (_reached(synapse, axis, x.shape[3 + axis], x.device) for axis in (0, 1))
-    pixels = x.count().sum((0, 1), dtype=torch.int64)
-    return (pixels * height.unsqueeze(1) * width).sum() * (synapse.out_channels // synapse.groups)
+    # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
+    most, others = _pixels_by_reach(
+        synapse.kernel_size, synapse.stride, synapse.dilation, tuple(synapse._reversed_padding_repeated_twice),
+        tuple(x.shape[3:]), x.device,
+    )  # fmt: skip
+    reached = most * ops.total(x._words)
+    for reach, pixels in others:
+        reached = reached + (reach - most) * ops.total(ops.pixels(x._words, pixels))
+    return reached * (synapse.out_channels // synapse.groups)
 
 
 def multiply_accumulates(synapse: nn.Module, x: Tensor, y_shape: tuple[int, ...]) -> int:
@@ -60,11 +67,24 @@ def multiply_accumulates(synapse: nn.Module, x: Tensor, y_shape: tuple[int, ...]
     return steps * torch.Size(y_shape[1:]).numel() * synapse.weight[0].numel()
 
 
-def _reached(convolution: nn.Conv2d, axis: int, size: int, device: torch.device) -> Tensor:
+@lru_cache(maxsize=256)
+def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[int, list[tuple[int, Tensor]]]:
+    """How many outputs of one channel most pixels of an image reach; how many others do, and which those are.
+
+    ``padding``: left, right, top, bottom.
+    """
+    height, width = (
+        _reach(kernel[axis], stride[axis], dilation[axis], *padding[2 * (1 - axis) :][:2], size[axis])
+        for axis in (0, 1)
+    )
+    reach = (height.unsqueeze(1) * width).flatten()
+    values, counts = reach.unique(return_counts=True)
+    most = values[counts.argmax()].item()
+    return most, [(v, (reach == v).nonzero().squeeze(1).to(device)) for v in values.tolist() if v != most]
+
+
+def _reach(kernel: int, stride: int, dilation: int, left: int, right: int, size: int) -> Tensor:
     """How many outputs along one axis each of ``size`` input pixels reaches: int64 [size]."""
-    kernel, stride, dilation = (getattr(convolution, name)[axis] for name in ("kernel_size", "stride", "dilation"))
-    left, right = convolution._reversed_padding_repeated_twice[2 * (1 - axis) :][:2]
     outputs = (size + left + right - dilation * (kernel - 1) - 1) // stride + 1
-    taps = torch.arange(kernel, device=device) * dilation - left
-    read = (torch.arange(outputs, device=device).unsqueeze(1) * stride + taps).flatten()
+    read = (torch.arange(outputs).unsqueeze(1) * stride + torch.arange(kernel) * dilation - left).flatten()
     return torch.bincount(read[(read >= 0) & (read < size)], minlength=size)
