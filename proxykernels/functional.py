@@ -198,6 +198,17 @@ def max_pool2d(
     return Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 
+def max_rate_pool2d(
+    x: Spikes, counts: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Spikes, Tensor]:
+    """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
+    checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
+    T, N, C, *size = x.shape
+    words = ops.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
+    y = Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
+    return y, counts + x.count()
+
+
 def flatten(x: Spikes) -> Spikes:
     """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
     T, N, *sizes = x.shape

@@ -8,8 +8,6 @@ from . import checks, functional
 from .layers import Neurons
 from .spikes import Spikes, pack
 
-STEPS = 32  # unpacked at a time: one word of a GPU
-
 
 class MaxRatePool2d(Neurons):
     """Max pooling of spike counts: at every step its output has fired as often as the busiest input of its window.
@@ -39,18 +37,7 @@ class MaxRatePool2d(Neurons):
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
         counts = torch.as_tensor(v, dtype=torch.float32, device=x.device).expand(x.shape[1:])
-        counts = counts.clone(memory_format=torch.channels_last)
-        highest, parts = self.affine(counts), []
-        for start in range(0, x.T, STEPS):
-            spikes = x[start : start + STEPS].dense(torch.bool).flatten(0, 1)
-            spikes = spikes.contiguous(memory_format=torch.channels_last).unflatten(0, (-1, x.shape[1]))
-            grown = []
-            for step in spikes:
-                counts += step
-                before, highest = highest, self.affine(counts)
-                grown.append(highest > before)
-            parts.append(pack(torch.stack(grown)))
-        return functional.cat_steps(parts), counts
+        return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
