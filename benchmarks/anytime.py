@@ -68,7 +68,7 @@ def early_exit(net: nn.Module, images: Tensor, labels: Tensor, lead: float | Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1000, help="test images for the curves")
+    parser.add_argument("--images", type=int, default=500, help="test images for the curves")
     parser.add_argument("--exit-images", type=int, default=2000, help="test images for early exit")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -27,7 +27,7 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> None:
                 "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
                 f"{v_threshold.dtype} {list(v_threshold.shape)}"
             )
-        if v_threshold.is_meta:  # a shape without values
+        if v_threshold.is_meta or torch.compiler.is_compiling():  # a shape without values
             return
         lowest, highest = (float(v) for v in v_threshold.detach().aminmax())
     elif not _is_number(v_threshold):
@@ -99,6 +99,8 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         if not is_binary(x):
             raise TypeError(f"x of dtype {x.dtype} must be spikes of 0 and 1; real values must be floating point")
         return pack(x)
+    if torch.compiler.is_compiling():  # values are not there to see: a tensor is taken as real values
+        return x
     if not is_held(x) and x.device.type == "cpu" and is_binary(x):
         return pack(x)
     finite("x", x[0] if is_held(x) else x)

@@ -38,9 +38,9 @@ class Neurons(nn.Module):
 
         ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
         """
-        return self._fire(x, self.v_init if v is None else v, batch_statistics)
+        return self._fire(x, self.v_init or None if v is None else v, batch_statistics)
 
-    def _fire(self, x: Spikes | Tensor, v: Tensor | float, batch_statistics: bool) -> tuple[Spikes, Tensor]:
+    def _fire(self, x: Spikes | Tensor, v: Tensor | float | None, batch_statistics: bool) -> tuple[Spikes, Tensor]:
         raise NotImplementedError
 
     def affine(self, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class MaxRatePool2d(Neurons):
 
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
-        counts = torch.as_tensor(v, dtype=torch.float32, device=x.device).expand(x.shape[1:])
+        counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
         return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
     def affine(self, x: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class FusedIFSum(Neurons):
                 (top, left), (height, width) = _center(main), main.kernel_size
                 weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
             weights.append(weight)
-            biases += [] if bias is None else [bias]
+            biases += [] if bias is None else [bias.float()]
         return torch.cat(weights, 1), sum(biases) if biases else None
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:

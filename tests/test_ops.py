@@ -37,6 +37,7 @@ def samples(generator):
         "if_scan": (current, v, theta, 0.0),
         "if_hold": (current[0], T, v, theta, None),
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
+        "conv2d": (current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3), weight, torch.ones(6), *window, 1),
         "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
     }
 
