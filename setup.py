@@ -9,6 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 FLAGS = [
     "-O3",
@@ -25,26 +26,42 @@ if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mbmi", "-mbmi2", "-mpopcnt"]
     TARGETS |= {
         "avx2": avx2,
-        "avx512": [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"],
+        "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
+        "amx": [*avx512, "-mamx-tile", "-mamx-int8"],
     }
 
 
 class BuildKernels(build_ext):
     def build_extension(self, extension):
+        targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
         for source in extension.sources:
-            targets = TARGETS if Path(source).stem == "cpu_kernels" else {"": []}
-            for target, flags in targets.items():
-                objects += self.compiler.compile(
-                    [source],
-                    output_dir=str(Path(self.build_temp) / (target or "common")),
-                    macros=[("PK_TARGET", target)] if target else [],
-                    extra_postargs=[*FLAGS, *flags],
-                    depends=extension.depends,
-                )
+            if Path(source).stem == "cpu_kernels":
+                for target, flags in targets.items():
+                    objects += self.compile(source, target, [("PK_TARGET", target)], flags, extension.depends)
+            else:
+                macros = [("PK_AMX", None)] if "amx" in targets else []
+                objects += self.compile(source, "common", macros, [], extension.depends)
         library = self.get_ext_fullpath(extension.name)
         Path(library).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp"], target_lang="c++")
+
+    def compile(self, source, folder, macros, flags, depends):
+        output = str(Path(self.build_temp) / folder)
+        return self.compiler.compile(
+            [source], output_dir=output, macros=macros, extra_postargs=[*FLAGS, *flags], depends=depends
+        )
+
+    def knows(self, flags):
+        """Whether the compiler is new enough for an instruction set."""
+        source = Path(self.build_temp) / "empty.cpp"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text("")
+        try:
+            self.compile(str(source), "flags", [], flags, [])
+        except CompileError:
+            return False
+        return True
 
 
 setup(

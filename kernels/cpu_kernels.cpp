@@ -1,12 +1,25 @@
-// Compiled once for each instruction set (setup.py): -DPK_TARGET=avx512, avx2 or portable, with the matching flags.
+// Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
 #include "cpu_kernels.h"
-#include "if_conv2d.h"
+#include "event_conv2d.h"
+#include "fingerprint.h"
 #include "if_scan.h"
+#include "period_conv2d.h"
+#include "periods.h"
 #include "spike_bits.h"
+#include "tile_conv2d.h"
 
 namespace PK_TARGET {
 
+#if !defined(__AMX_INT8__)
+constexpr decltype(Kernels::tile_conv2d) tile_conv2d = nullptr;
+constexpr decltype(Kernels::count_digits) count_digits = nullptr;
+constexpr decltype(Kernels::pack_tiles) pack_tiles = nullptr;
+constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
+#endif
+
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, if_conv2d, max_pool2d, pack_weight, pack, unpack, count, flatten, total};
+const Kernels kernels = {if_scan, event_conv2d, period_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits,
+                         pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods, expand_periods,
+                         total_periods, fingerprint};
 
 }  // namespace PK_TARGET

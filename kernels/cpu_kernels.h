@@ -24,10 +24,26 @@ struct Scan {
 struct Conv2d {
     Neurons neurons;       // P = H_out * W_out, C = C_out
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
-    const float* weight;   // from pack_weight
+    const void* weight;    // packed for the kernel that takes it
     const float* bias;     // [ceil(C_out / 32) * 32]
+    const float* unit;     // tile_conv2d's: what a weight of 1 stands for, [ceil(C_out / 32) * 32]
+    int64_t digits;        // tile_conv2d's: of a weight
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+struct Periods {
+    const float* current;  // [M, C], held
+    const float* theta;    // [ceil(C / 32) * 32]
+    float* v;              // [M, C], after T steps; zero on entry
+    uint16_t* periods;     // [M, C], written: 0 for a neuron that does not fire in T steps
+    int64_t M, C, T;
+};
+
+struct PeriodConv2d {
+    Conv2d conv;              // its x is not looked at
+    const uint16_t* periods;  // [N, H * W, C_in]
+    int64_t start, longest;   // steps that went before; the longest period to look at: the others do not fire yet
 };
 
 struct Pool2d {
@@ -39,10 +55,18 @@ struct Pool2d {
 
 struct Kernels {
     void (*if_scan)(const Scan*);
-    void (*if_conv2d)(const Conv2d*);
+    void (*event_conv2d)(const Conv2d*);
+    void (*period_conv2d)(const PeriodConv2d*);
+    void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*max_pool2d)(const Pool2d*);
     // weight [C_out, C_in, taps] -> [ceil(C_out / 32)][taps * C_in + 1][32]; the last row of each slice is zero
     void (*pack_weight)(const float* weight, float* packed, int64_t C_out, int64_t C_in, int64_t taps);
+    // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
+    int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
+    // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
+    void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
+    // The length of a channel block's weights in pack_tiles' order, in bytes.
+    int64_t (*tiles_size)(const Conv2d*);
     void (*pack)(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P);
     void (*unpack)(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P);
     // counts [N, C, P] of the steps before `until`; counts must be zero on entry
@@ -50,4 +74,10 @@ struct Kernels {
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    // The periods of neurons that are reset to 0 and start at rest.
+    void (*find_periods)(const Periods*);
+    // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry
+    void (*expand_periods)(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
+    int64_t (*total_periods)(const uint16_t* periods, int64_t n, int64_t start, int64_t T);
+    uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
 };

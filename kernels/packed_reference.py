@@ -67,6 +67,33 @@ def if_hold(current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple
     return if_scan(current.expand(T, *current.shape), v, theta, v_reset)
 
 
+def find_periods(current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
+    words, v = if_hold(current, T, torch.zeros_like(current, dtype=torch.float32), theta, 0.0)
+    spikes = unpack(words, T, current.shape[2]).permute(0, 1, 3, 2).byte()
+    return torch.where(spikes.any(0).bool(), spikes.argmax(0) + 1, 0).short(), v
+
+
+def expand_periods(periods: Tensor, start: int, T: int) -> Tensor:
+    """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
+    steps = torch.arange(start + 1, start + T + 1).view(T, 1, 1, 1)
+    fires = (periods > 0) & (steps % periods.clamp(min=1) == 0)
+    return pack(fires.permute(0, 1, 3, 2))
+
+
+def total_periods(periods: Tensor, start: int, T: int) -> Tensor:
+    """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
+    return total(expand_periods(periods, start, T))
+
+
+def if_period_conv2d(
+    periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation
+) -> tuple[Tensor, Tensor]:
+    """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+    words = expand_periods(periods, start, T)
+    return if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, 1)
+
+
 # A convolution or a matrix product of spikes and IF, of the same arguments as CpuKernels'.
 if_conv2d = partial(stepwise.if_conv2d, sys.modules[__name__])
 if_linear = partial(stepwise.if_linear, sys.modules[__name__])

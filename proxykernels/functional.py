@@ -68,9 +68,7 @@ def if_hold(
     shape = current.shape
     checks.potentials(v, shape, current.device)
     theta = checks.thresholds(v_threshold, _channels(shape), current.device)
-    v = _start(v, shape, current.device)
-    words, v = ops.if_hold(_to_rows(current.detach()), T, v, theta, v_reset)
-    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+    return _fire_held(_to_rows(current.detach()), T, shape, v, theta, v_reset)
 
 
 def if_conv2d(
@@ -115,16 +113,17 @@ def if_conv2d(
     shape = N, len(weight), *stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
-    v = _start(v, shape, x.device)
     bias = None if bias is None else bias.detach().float()
-    if isinstance(x, Spikes):
-        words, v = ops.if_conv2d(x._words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups)
+    window = stride, padding, dilation
+    if not isinstance(x, Spikes):
+        return _fire_real(
+            x, lambda part: stepwise.conv2d(part, weight, bias, *window, groups), shape, v, theta, v_reset
+        )
+    parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
+    if x._periods is not None and groups == 1:
+        words, v = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
     else:
-
-        def currents(part: Tensor) -> Tensor:
-            return stepwise.conv2d(part, weight, bias, stride, padding, dilation, groups)
-
-        words, v = _fire_real(x, currents, v, theta, v_reset)
+        words, v = ops.if_conv2d(x._words, T, *parameters, groups)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
 
 
@@ -152,17 +151,18 @@ def if_linear(
     shape = N, len(weight)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
-    v = _start(v, shape, x.device)
     weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
-    if isinstance(x, Spikes):
-        words, v = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
+    kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
+    if not isinstance(x, Spikes):
+        return _fire_real(
+            x, lambda part: stepwise.conv2d(part[..., None, None], kernel, bias, *window, 1), shape, v, theta, v_reset
+        )
+    v = _start(v, shape, x.device)
+    if x._periods is not None:
+        one = 1, 1
+        words, v = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, theta, v_reset, *window)
     else:
-
-        def currents(part: Tensor) -> Tensor:  # a convolution of images of one pixel
-            image, kernel = part[..., None, None], weight[..., None, None]
-            return stepwise.conv2d(image, kernel, bias, (1, 1), (0, 0), (1, 1), 1)
-
-        words, v = _fire_real(x, currents, v, theta, v_reset)
+        words, v = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
 
 
@@ -233,17 +233,44 @@ def cat_steps(parts: Sequence[Spikes]) -> Spikes:
 
 
 def _fire_real(
-    x: Tensor, currents: Callable[[Tensor], Tensor], v: Tensor, theta: Tensor, v_reset: float | None
-) -> tuple[Tensor, Tensor]:
-    """Words and potentials for real-valued inputs x [T, N, ...]: once if x is held, else a chunk of steps at a time."""
+    x: Tensor,
+    currents: Callable[[Tensor], Tensor],
+    shape: Sequence[int],
+    v: Tensor | None,
+    theta: Tensor,
+    v_reset: float | None,
+) -> tuple[Spikes, Tensor]:
+    """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, ...].
+
+    ``currents`` makes rows [T, N, P, C] of them: once if x is held, else a chunk of steps at a time.
+    """
+    T = x.shape[0]
     if checks.is_held(x):
-        return ops.if_hold(currents(x[:1].float())[0], x.shape[0], v, theta, v_reset)
+        return _fire_held(currents(x[:1].detach().float())[0], T, shape, v, theta, v_reset)
+    v = _start(v, shape, x.device)
 
     def chunks() -> Iterator[Tensor]:
         for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
             yield currents(part.float())
 
-    return stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)
+    words, v = stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+
+
+def _fire_held(
+    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | None, theta: Tensor, v_reset: float | None
+) -> tuple[Spikes, Tensor]:
+    """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
+    if v is None and repeats(rows.device, T, v_reset):
+        periods, v = ops.find_periods(rows, T, theta)
+        return Spikes(None, (T, *shape), periods), _from_rows(v, shape)
+    words, v = ops.if_hold(rows, T, _start(v, shape, rows.device), theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+
+
+def repeats(device: torch.device, T: int, v_reset: float | None) -> bool:
+    """Whether neurons that start at rest on a held current are kept as periods: a reset to rest makes them repeat."""
+    return device.type == "cpu" and v_reset == 0 and T <= ops.PERIODS
 
 
 def _padding(weight: Tensor, padding, stride, dilation) -> tuple[Tensor, Sequence[int], Sequence[int]]:

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .kernels import cpu, packed_reference, rate_pool
+from .kernels import cpu, cpu_conv2d, packed_reference, rate_pool
 from .kernels.stepwise import output_size
 
 
@@ -40,15 +40,19 @@ def _gpu():
     return gpu
 
 
-def _operator(schema: str):
+def _kernels(device: str):
+    return _cpu() if device == "cpu" else _gpu()
+
+
+def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
     """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
 
     def register(fake):
         name = fake.__name__
         torch.library.define(f"proxykernels::{name}", schema)
         # The kernels are looked up at each call, so that registering loads no library and needs no Triton.
-        torch.library.impl(f"proxykernels::{name}", "cpu", lambda *a: getattr(_cpu(), name)(*a))
-        torch.library.impl(f"proxykernels::{name}", "cuda", lambda *a: getattr(_gpu(), name)(*a))
+        for device in devices:
+            torch.library.impl(f"proxykernels::{name}", device, lambda *a, d=device: getattr(_kernels(d), name)(*a))
         torch.library.register_fake(f"proxykernels::{name}", fake)
         return getattr(torch.ops.proxykernels, name)
 
@@ -135,6 +139,38 @@ def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, 
 def if_linear(words, T, weight, bias, v, theta, v_reset):
     """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
     return _layer(words, T, v)
+
+
+@_operator("(Tensor current, int T, Tensor theta) -> (Tensor, Tensor)", devices=("cpu",))
+def find_periods(current, T, theta):
+    """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
+    return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
+
+
+@_operator("(Tensor periods, int start, int T) -> Tensor", devices=("cpu",))
+def expand_periods(periods, start, T):
+    """Periods to the words of the steps start .. start + T - 1."""
+    N, P, C = periods.shape
+    return _words(periods, T, N, P, C)
+
+
+@_operator("(Tensor periods, int start, int T) -> Tensor", devices=("cpu",))
+def total_periods(periods, start, T):
+    """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
+    return periods.new_empty((), dtype=torch.int64)
+
+
+@_operator(
+    "(Tensor periods, int start, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta,"
+    " float? v_reset, int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)",
+    devices=("cpu",),
+)
+def if_period_conv2d(periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
+    """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
+    return _layer(periods, T, v)
+
+
+PERIODS = cpu_conv2d.LONGEST_PERIOD  # the most steps for which there are periods
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:

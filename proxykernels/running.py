@@ -18,14 +18,16 @@ POTENTIALS = ".v"  # behind a layer's name: its potentials
 class Carrier(nn.Module):
     """A layer that hands its potentials from chunk to chunk, counts spikes and operations, and keeps records.
 
-    A layer that a network calls more than once is that many populations of neurons: one state for each call.
+    A layer that a network calls more than once is that many populations of neurons: one state for each call. Neurons
+    that repeat themselves are run once, ``ahead`` steps, at the first chunk; not if ``ahead`` is 0.
     """
 
-    def __init__(self, name: str, layer: Neurons, states: list[Tensor] | None, batch_statistics: bool):
+    def __init__(self, name: str, layer: Neurons, ahead: int, states: list[Tensor] | None, batch_statistics: bool):
         super().__init__()
-        self.name, self.layer, self.batch_statistics = name, layer, batch_statistics
+        self.name, self.layer, self.ahead, self.batch_statistics = name, layer, ahead, batch_statistics
         self.states = list(states or [])
-        self.calls, self.chunks = 0, 0
+        self.repeating: dict[int, Spikes] = {}  # call -> all steps of neurons that repeat themselves
+        self.calls = self.start = 0
         self.spikes: list[Tensor] = []
         self.steps = 0
         self.accumulates: list[Tensor] = []
@@ -33,21 +35,20 @@ class Carrier(nn.Module):
         self.records: dict[str, list] = {}  # the name, or the name and POTENTIALS -> a part for each chunk
         self.retired: list[tuple[Tensor, list[Tensor]]] = []  # samples that were stopped, and their states
 
-    def start_chunk(self) -> None:
-        self.calls = 0
-        self.chunks += 1
+    def start_chunk(self, start: int) -> None:
+        self.calls, self.start = 0, start
 
     def forward(self, x: Spikes | Tensor | tuple) -> Spikes:
         if self.records and self.calls:
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
         v = self.states[self.calls] if self.calls < len(self.states) else None
         try:
-            y, state = self.layer.spike(x, v, batch_statistics=self.batch_statistics)
+            y, state = self._spike(x, v)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {self.name}: {error}") from error
         self.states[self.calls : self.calls + 1] = [state]
         self.calls += 1
-        self.spikes.append(ops.total(y._words))
+        self.spikes.append(y._total())
         self.steps += math.prod(y.shape)
         self._count_operations(x, y)
         if self.name in self.records:
@@ -79,11 +80,23 @@ class Carrier(nn.Module):
             for key, parts in self.records.items()
         }
 
+    def _spike(self, x: Spikes | Tensor | tuple, v: Tensor | None) -> tuple[Spikes, Tensor]:
+        """One chunk of the layer's spikes, and its potentials."""
+        layer, steps = self.layer, self.ahead
+        held = isinstance(x, Tensor) and x.stride(0) == 0
+        rests = v is None and not layer.v_init and not self.records
+        if rests and held and len(x) < steps and functional.repeats(x.device, steps, layer.v_reset):
+            whole = x[:1].expand(steps, *x.shape[1:])
+            self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
+        elif self.calls not in self.repeating:
+            return layer.spike(x, v, batch_statistics=self.batch_statistics)
+        return self.repeating[self.calls][self.start : self.start + len(x)], v
+
     def _count_operations(self, x, y: Spikes) -> None:
         for synapse, part in self.layer.terms(x):
             if isinstance(part, Spikes):
                 self.accumulates.append(accumulates(synapse, part))
-            elif self.chunks == 1 or not checks.is_held(part):  # what is held is multiplied once
+            elif self.start == 0 or not checks.is_held(part):  # what is held is multiplied once
                 self.multiply_accumulates += multiply_accumulates(synapse, part, y.shape)
 
     def _potentials(self, x, v: Tensor | None) -> Tensor:

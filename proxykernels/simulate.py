@@ -93,7 +93,8 @@ def run(net, x, T, *, chunk=None, state=None, stop=None, record=(), batch_statis
     carriers: dict[str, Carrier] = {}
 
     def carry(name: str, layer: Neurons) -> Carrier:
-        carriers[name] = Carrier(name, layer, (state or {}).get(name), batch_statistics)
+        ahead = T if stop is None else 0
+        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
         return carriers[name]
 
     carrying = replace_neurons(net, carry)
@@ -105,7 +106,7 @@ def run(net, x, T, *, chunk=None, state=None, stop=None, record=(), batch_statis
     parts = []
     for start in range(0, T, chunk):
         for carrier in carriers.values():
-            carrier.start_chunk()
+            carrier.start_chunk(start)
         part = carrying(batch.of(x[start : start + chunk]))
         if not isinstance(part, Spikes):
             raise TypeError(

@@ -19,11 +19,18 @@ class Spikes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
     """
 
-    __slots__ = ("_words", "shape")
+    __slots__ = ("_bits", "_periods", "_start", "shape")
 
-    def __init__(self, words: Tensor, shape: tuple[int, ...]):
-        self._words = words
+    def __init__(self, words: Tensor | None, shape: tuple[int, ...], periods: Tensor | None = None, start: int = 0):
+        self._bits = words
+        self._periods, self._start = periods, start  # of spikes that repeat: two bytes a neuron say it all
         self.shape = tuple(shape)
+
+    @property
+    def _words(self) -> Tensor:
+        if self._bits is None:
+            self._bits = ops.expand_periods(self._periods, self._start, self.T)
+        return self._bits
 
     @property
     def T(self) -> int:
@@ -33,12 +40,16 @@ class Spikes:
     @property
     def device(self) -> torch.device:
         """Where the bits are."""
-        return self._words.device
+        return (self._bits if self._periods is None else self._periods).device
 
     @property
     def nbytes(self) -> int:
-        """Memory of the bits in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32)."""
-        return self._words.numel() * self._words.element_size()
+        """Memory in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32).
+
+        Spikes of neurons that repeat themselves are kept as their periods, two bytes a neuron, until their bits are
+        needed.
+        """
+        return sum(kept.numel() * kept.element_size() for kept in (self._bits, self._periods) if kept is not None)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The spikes as a tensor of 0 and 1: ``shape``, of any ``dtype``."""
@@ -58,7 +69,7 @@ class Spikes:
     def rate(self) -> float:
         """Firing rate: spikes a neuron and step, between 0 and 1 (nan if there are no neurons)."""
         size = math.prod(self.shape)
-        return int(ops.total(self._words)) / size if size else math.nan
+        return int(self._total()) / size if size else math.nan
 
     def to(self, device: torch.device | str) -> "Spikes":
         """The same spikes on another device."""
@@ -77,10 +88,26 @@ class Spikes:
         start, stop, _ = steps.indices(self.T)
         if stop <= start:
             raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
-        return Spikes(ops.cut(self._words, self.T, start, stop), (stop - start, *self.shape[1:]))
+        shape = stop - start, *self.shape[1:]
+        if self._periods is not None:
+            return Spikes(None, shape, self._periods, self._start + start)
+        return Spikes(ops.cut(self._words, self.T, start, stop), shape)
 
     def __repr__(self) -> str:
         return f"Spikes(shape={self.shape}, device='{self.device}')"
+
+    def _total(self) -> Tensor:
+        """All spikes: int64, no dimensions."""
+        if self._periods is not None:
+            return ops.total_periods(self._periods, self._start, self.T)
+        return ops.total(self._words)
+
+    def _at(self, pixels: Tensor) -> "Spikes":
+        """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
+        shape = *self.shape[:3], len(pixels)
+        if self._periods is not None:
+            return Spikes(None, shape, self._periods.index_select(1, pixels), self._start)
+        return Spikes(ops.pixels(self._words, pixels), shape)
 
     @property
     def _channels(self) -> int:

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from . import checks, ops
+from . import checks
 from .spikes import Spikes
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
@@ -45,17 +45,17 @@ class SynOps:
 def accumulates(synapse: nn.Module, x: Spikes) -> Tensor:
     """Additions that the spikes x (T, N, ...) cause behind a Conv2d, Linear or any module of one output an input."""
     if isinstance(synapse, nn.Linear):
-        return ops.total(x._words) * synapse.out_features
+        return x._total() * synapse.out_features
     if not isinstance(synapse, nn.Conv2d):
-        return ops.total(x._words)
+        return x._total()
     # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
     most, others = _pixels_by_reach(
         synapse.kernel_size, synapse.stride, synapse.dilation, tuple(synapse._reversed_padding_repeated_twice),
         tuple(x.shape[3:]), x.device,
     )  # fmt: skip
-    reached = most * ops.total(x._words)
+    reached = most * x._total()
     for reach, pixels in others:
-        reached = reached + (reach - most) * ops.total(ops.pixels(x._words, pixels))
+        reached = reached + (reach - most) * x._at(pixels)._total()
     return reached * (synapse.out_channels // synapse.groups)
 
 

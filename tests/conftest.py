@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 from proxykernels import ops  # noqa: E402
 from proxykernels.kernels import cpu, packed_reference  # noqa: E402
 
-INSTRUCTION_SETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target)]
 
 
 @pytest.fixture

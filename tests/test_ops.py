@@ -26,6 +26,7 @@ def samples(generator):
     current, theta = dyadic(T, N, H * W, C, generator=generator), torch.ones(C)
     v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
+    periods, _ = ops.find_periods(current[0], T, theta)
     window = [1, 1], [1, 1], [1, 1]
     return {
         "pack": (dense,),
@@ -38,6 +39,10 @@ def samples(generator):
         "if_hold": (current[0], T, v, theta, None),
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
         "conv2d": (current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3), weight, torch.ones(6), *window, 1),
+        "find_periods": (current[0], T, theta),
+        "expand_periods": (periods, 4, T),
+        "total_periods": (periods, 4, T),
+        "if_period_conv2d": (periods, 4, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window),
         "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
     }
 

@@ -9,23 +9,10 @@
 //
 // A fully connected layer is the same thing on an image of one pixel.
 #pragma once
-#include <cstdlib>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
-#include "cpu_kernels.h"
 #include "neurons.h"
-
-// The inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
-#define OUT_OF_LINE __attribute__((noinline))
+#include "work.h"
 
 namespace PK_TARGET {
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Limits of a tile and a band, so that their lists stay in the second-level cache: steps; entries of a window's lists if
 // everything fired; lists of input pixels (a pixel and step each).
@@ -36,7 +23,6 @@ constexpr int group = 4;
 constexpr int overrun = 16;  // vectors are read and written whole, past the end of a list
 
 static inline int64_t weight_rows(const Conv2d& c) { return c.kernel_h * c.kernel_w * c.C_in; }
-static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
 // Memory of one thread that grows when needed. Entries are positions in a slice of the packed weights.
 struct Lists {
@@ -143,8 +129,8 @@ OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& i
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, block);
     const int64_t bytes = (n.C + 7) / 8;
-    const float* weight = c.weight + channel * (weight_rows(c) + 1);
-    const Block bias = load_block(c.bias + channel);
+    const float* weight = (const float*)c.weight + channel * (weight_rows(c) + 1);
+    const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
     uint8_t* out = n.spikes + ((in.image * n.T + in.t) * n.P + pixel) * bytes + channel / 8;
     float* state = n.v + (in.image * n.P + pixel) * n.C + channel;
     Block v = load_block(state, channels);
@@ -156,7 +142,7 @@ OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& i
         for (const uint32_t* entry = lists.window + lists.window_start[t]; entry < end; entry += sums)
             for (int s = 0; s < sums; s++) add(sum[s], load_block(weight + entry[s]));
         for (int s = 1; s < sums; s++) add(sum[0], sum[s]);
-        store_spikes(out, neuron.step(v, sum[0]), channels);
+        store_spikes(out, step_block(neuron, v, sum[0], theta), channels);
     }
     store_block(state, v, channels);
 }
@@ -172,24 +158,18 @@ static void run_band(const Conv2d& c, const Cut& cut, int64_t task, Lists& lists
         list_inputs(c, in, lists);
         for (int64_t pixel = out.row * c.W_out; pixel < (out.row + out.rows) * c.W_out; pixel++) {
             list_window(c, in, pixel / c.W_out, pixel % c.W_out, lists);
-            for (int64_t channel = first; channel < last; channel += block) {
-                const Block theta = load_block(n.theta + channel);
-                if (n.soft_reset) fire(c, SoftReset{theta}, in, pixel, channel, lists);
-                else fire(c, HardReset{theta, broadcast(n.v_reset)}, in, pixel, channel, lists);
-            }
+            with_reset(n, [&](const auto& neuron) {
+                for (int64_t channel = first; channel < last; channel += block)
+                    fire(c, neuron, in, pixel, channel, lists);
+            });
         }
     }
 }
 
-static void if_conv2d(const Conv2d* c) {
-#if defined(_OPENMP)
-    const int threads = omp_get_max_threads();
-#else
-    const int threads = 1;
-#endif
-    const Cut cut = cut_work(*c, threads);
+static void event_conv2d(const Conv2d* c) {
+    const Cut cut = cut_work(*c, max_threads());
     const int64_t tasks = c->neurons.N * cut.bands * cut.spans, taps = c->kernel_h * c->kernel_w;
-    const int64_t in_rows = least(c->H, (cut.rows - 1) * c->stride_h + (c->kernel_h - 1) * c->dilation_h + 1);
+    const int64_t in_rows = input_rows(*c, cut.rows);
 #pragma omp parallel
     {
         Lists lists;

@@ -1,0 +1,140 @@
+"""The C++ convolutions with IF neurons, and which of them takes a layer."""
+
+from ctypes import Array, c_int64
+
+import torch
+from torch import Tensor
+
+from . import cpu_library, stepwise
+from .cpu_choice import Layer, fastest
+from .packed_weights import Packed, PackedWeights
+
+BLOCK = 32  # channels that the kernels handle at a time: simd.h
+TILE_CHANNELS = 16  # output channels of a matrix tile: tiles.h
+MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
+LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
+
+
+class Convolutions:
+    """The part of cpu.CpuKernels that convolves.
+
+    Args:
+        table: the functions of one instruction set.
+        forced: a kernel that takes every layer it can take ("events", "tiles" or "dense"), for tests and benchmarks.
+    """
+
+    def __init__(self, table: cpu_library.Kernels, forced: str | None = None):
+        self._table, self._forced = table, forced
+        self._packed = PackedWeights(lambda w: table.fingerprint(w.data_ptr(), w.numel() * w.element_size()))
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether this instruction set has matrix tiles."""
+        return bool(self._table.tile_conv2d)
+
+    def if_conv2d(
+        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+    ) -> tuple[Tensor, Tensor]:
+        """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
+        window = stride, padding, dilation
+        layer = Layer(T, v.shape, size, weight.shape, *window)
+        packed = self._packed.of(weight)
+        digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
+        kernel = self._choose(layer, words, digits, groups)
+        if kernel == "dense":
+            return stepwise.if_conv2d(self, words, T, size, weight, bias, v, theta, v_reset, *window, groups)
+        words = words.contiguous()
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, *window)
+        conv.x = words.data_ptr()
+        if kernel == "tiles":
+            conv.digits = digits
+            tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
+            conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
+            self._table.tile_conv2d(conv)
+        else:
+            conv.weight = packed.get("rows", self._pack_rows).data_ptr()
+            self._table.event_conv2d(conv)
+        del held  # the memory behind the pointers lived until here
+        return spikes, v
+
+    def if_linear(self, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
+        """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
+        one, none = (1, 1), (0, 0)
+        return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, theta, v_reset, one, none, one, 1)
+
+    def if_period_conv2d(
+        self, periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation
+    ) -> tuple[Tensor, Tensor]:
+        """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
+        conv.weight = self._packed.of(weight).get("rows", self._pack_rows).data_ptr()
+        longest = min(start + T, LONGEST_PERIOD)
+        self._table.period_conv2d(cpu_library.PeriodConv2d(conv, periods.data_ptr(), start, longest))
+        del held
+        return spikes, v
+
+    def _conv2d(self, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
+        """The layer for the library, its results, and what must outlive the call."""
+        N, P, C = v.shape
+        v = v.clone(memory_format=torch.contiguous_format)
+        spikes = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        theta = padded(theta, float("inf"))
+        bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
+        conv = cpu_library.Conv2d(
+            neurons(theta, v, spikes, T, v_reset),
+            None, None, bias.data_ptr(), None, 0,
+            weight.shape[1], *size, stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
+            *(pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
+        )  # fmt: skip
+        return conv, spikes, v, (theta, bias)
+
+    def _choose(self, layer: Layer, words: Tensor, digits: int, groups: int) -> str:
+        """ "events", "tiles" or "dense"."""
+        if groups > 1:
+            return "dense"
+        if self._forced:
+            return "events" if self._forced == "tiles" and not digits else self._forced
+        sample = words[:: max(1, len(words) // 4), :: max(1, words.shape[1] // 4)].contiguous()
+        rate = self._table.total(sample.data_ptr(), sample.numel()) / max(8 * sample.numel(), 1)
+        return fastest(layer, rate, digits)
+
+    def _digits(self, packed: Packed) -> int:
+        """How many int8 digits hold the weights; 0 if they are not finite."""
+        count = self._table.count_digits
+        return packed.get("digits", lambda w: count(w.data_ptr(), len(w), w[0].numel()))
+
+    def _pack_tiles(self, weight: Tensor, conv: cpu_library.Conv2d) -> tuple[Tensor, Tensor]:
+        blocks = -(-len(weight) // TILE_CHANNELS)
+        packed = torch.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
+        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
+        self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
+        return packed, unit
+
+    def _pack_rows(self, weight: Tensor) -> Tensor:
+        C_out, C_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
+        packed = torch.empty(-(-C_out // BLOCK), taps * C_in + 1, BLOCK)
+        self._table.pack_weight(weight.data_ptr(), packed.data_ptr(), C_out, C_in, taps)
+        return packed
+
+
+def row_bytes(C: int) -> int:
+    """Bytes of the spikes of one pixel."""
+    return (C + 7) // 8
+
+
+def pair(values) -> Array:
+    """Two numbers for the library."""
+    return (c_int64 * 2)(*values)
+
+
+def padded(values: Tensor, fill: float) -> Tensor:
+    """Per-channel values [C], filled up to whole blocks of channels."""
+    return torch.nn.functional.pad(values, (0, -len(values) % BLOCK), value=fill).contiguous()
+
+
+def neurons(theta: Tensor, v: Tensor, words: Tensor, T: int, v_reset: float | None) -> cpu_library.Neurons:
+    """A layer's neurons for the library; potentials are updated in place."""
+    N, P, C = v.shape
+    soft = v_reset is None
+    pointers = (tensor.data_ptr() for tensor in (theta, v, words))
+    return cpu_library.Neurons(*pointers, T, N, P, C, soft, 0.0 if soft else v_reset)

@@ -1,0 +1,83 @@
+// Spikes that repeat themselves: a neuron that starts at rest, is reset to 0 and receives the same current at every step
+// fires at the steps t where its period divides t + 1.
+#pragma once
+#include "if_scan.h"
+#include "work.h"
+
+namespace PK_TARGET {
+
+// The first spikes of blocks of 32 neurons, side by side as in if_scan.h; the potentials as if all T steps were run.
+template <int count>
+static inline void find_blocks(const Periods& p, int64_t index) {
+    const int64_t blocks = ceil_div(p.C, block);
+    const Vec rest = broadcast(0.0f);
+    Block current[count], theta[count], v[count], first[count];
+    int64_t place[count];
+    int channels[count];
+    for (int b = 0; b < count; b++) {
+        const int64_t channel = (index + b) % blocks * block;
+        place[b] = (index + b) / blocks * p.C + channel;
+        channels[b] = (int)least(p.C - channel, block);
+        current[b] = load_block(p.current + place[b], channels[b]);
+        theta[b] = load_block(p.theta + channel);
+        v[b] = broadcast_block(0.0f);
+        first[b] = broadcast_block((float)(p.T + 1));
+    }
+    for (int64_t t = 1; t <= p.T; t++) {
+        const Vec now = broadcast((float)t);
+        for (int b = 0; b < count; b++)
+            for (int i = 0; i < vecs; i++) {
+                const Vec::Mask fires = HardReset{rest}.step(v[b].v[i], current[b].v[i], theta[b].v[i]);
+                Vec& known = first[b].v[i];
+                known = select(fires, select(known >= now, now, known), known);
+            }
+    }
+    for (int b = 0; b < count; b++) {
+        store_block(p.v + place[b], v[b], channels[b]);
+        float steps[block];
+        store_block(steps, first[b], block);
+        for (int i = 0; i < channels[b]; i++)
+            p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)p.T ? 0 : steps[i]);
+    }
+}
+
+static void find_periods(const Periods* periods) {
+    const Periods p = *periods;
+    const int64_t blocks = p.M * ceil_div(p.C, block);
+#pragma omp parallel for schedule(static)
+    for (int64_t index = 0; index < blocks; index += side_by_side) {
+        if (index + side_by_side <= blocks) find_blocks<side_by_side>(p, index);
+        else
+            for (int64_t i = index; i < blocks; i++) find_blocks<1>(p, i);
+    }
+}
+
+static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P,
+                           int64_t C) {
+    const int64_t bytes = (C + 7) / 8;
+#pragma omp parallel for schedule(static)
+    for (int64_t pixel = 0; pixel < N * P; pixel++) {
+        uint8_t* out = spikes + (pixel / P * T * P + pixel % P) * bytes;
+        for (int64_t c = 0; c < C; c++) {
+            const int64_t p = periods[pixel * C + c];
+            if (!p) continue;
+            for (int64_t t = ceil_div(start + 1, p) * p - start - 1; t < T; t += p)
+                out[t * P * bytes + c / 8] |= (uint8_t)(1 << c % 8);
+        }
+    }
+}
+
+static int64_t total_periods(const uint16_t* periods, int64_t n, int64_t start, int64_t T) {
+    int64_t sum = 0;
+    const int64_t most_known = 1 << 8;  // longer periods are rare, and divided as they come
+    int32_t spikes[1 << 8] = {0};
+    for (int64_t p = 1; p < most_known; p++) spikes[p] = (int32_t)((start + T) / p - start / p);
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t p = periods[i];
+        sum += p < most_known ? spikes[p] : (start + T) / p - start / p;
+    }
+    return sum;
+}
+
+}  // namespace PK_TARGET
