@@ -62,7 +62,7 @@ def dense(layer: Layer) -> float:
 
 
 def fastest(layer: Layer, rate: float, digits: int) -> str:
-    """"events", "tiles" or "dense". ``digits``: of the weights in tiles; 0 rules tiles out."""
+    """ "events", "tiles" or "dense". ``digits``: of the weights in tiles; 0 rules tiles out."""
     cycles = {"events": events(layer, rate), "dense": dense(layer)}
     if digits:
         cycles["tiles"] = tiles(layer, digits)

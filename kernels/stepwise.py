@@ -3,7 +3,7 @@
 For every case that has no kernel of its own yet. Memory does not grow with T beyond the packed spikes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -60,7 +60,16 @@ def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tenso
     return if_conv2d(backend, words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups) -> Tensor:
+@torch.library.custom_op("proxykernels::conv2d", mutates_args=())  # torch.compile cannot trace _full_float32
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
     """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order."""
     images = x.flatten(0, 1)
     with _full_float32(), torch.autocast(x.device.type, enabled=False):
@@ -68,7 +77,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dila
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
-    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2])
+    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).contiguous()
+
+
+@conv2d.register_fake
+def _(x, weight, bias, stride, padding, dilation, groups):
+    height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
+    return x.new_empty(*x.shape[:2], height * width, weight.shape[0])
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:

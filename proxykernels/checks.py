@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .spikes import Spikes, is_binary, pack
 
@@ -27,7 +27,7 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> None:
                 "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
                 f"{v_threshold.dtype} {list(v_threshold.shape)}"
             )
-        if v_threshold.is_meta:  # a shape without values
+        if v_threshold.is_meta or torch.compiler.is_compiling():  # a shape without values
             return
         lowest, highest = (float(v) for v in v_threshold.detach().aminmax())
     elif not _is_number(v_threshold):
@@ -57,9 +57,26 @@ def thresholds(v_threshold: float | Tensor, channels: int, device: torch.device)
     return v_threshold.detach().to(device, torch.float32).expand(channels)
 
 
-def potentials(v: Tensor | None, shape: Sequence[int], device: torch.device) -> None:
+def module(name: str, module: nn.Module) -> None:
+    """A model of torch."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+
+
+def start(name: str, v: float) -> None:
+    """One potential that all neurons start from."""
+    if not _is_number(v):
+        raise TypeError(f"{name} must be a number, got {v!r}")
+    if not math.isfinite(v):
+        raise ValueError(f"{name} must be finite, got {v}")
+
+
+def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> None:
     """A state: the potentials that the neurons start from."""
     if v is None:
+        return
+    if _is_number(v):
+        start("v", v)
         return
     floating("v", v)
     same_device("v", v, device)
@@ -82,6 +99,8 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         if not is_binary(x):
             raise TypeError(f"x of dtype {x.dtype} must be spikes of 0 and 1; real values must be floating point")
         return pack(x)
+    if torch.compiler.is_compiling():  # values are not there to see: a tensor is taken as real values
+        return x
     if not is_held(x) and x.device.type == "cpu" and is_binary(x):
         return pack(x)
     finite("x", x[0] if is_held(x) else x)

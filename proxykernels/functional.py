@@ -23,7 +23,7 @@ from .spikes import Spikes
 
 def if_scan(
     current: Tensor,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -33,7 +33,7 @@ def if_scan(
     Args:
         current: [T, N, ...] of any float dtype, in units of the threshold. A channels-last memory order,
             [T, N, H, W, C] inside, saves a copy.
-        v: potentials to start from, [N, ...]; default: at rest, 0.
+        v: potentials to start from, [N, ...] or one number for all; default: at rest, 0.
         v_threshold: threshold > 0, a number or one value a channel [C].
         v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
 
@@ -56,7 +56,7 @@ def if_scan(
 def if_hold(
     current: Tensor,
     T: int,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -75,7 +75,7 @@ def if_conv2d(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | str = 0,
@@ -91,7 +91,7 @@ def if_conv2d(
             ``image.expand(T, ...)`` is convolved once.
         weight: [C_out, C_in / groups, kernel_h, kernel_w].
         bias: [C_out], added at every step.
-        v: potentials to start from, [N, C_out, H_out, W_out]; default: at rest, 0.
+        v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
         v_threshold, v_reset: as in :func:`if_scan`.
 
@@ -131,7 +131,7 @@ def if_linear(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    v: Tensor | None = None,
+    v: Tensor | float | None = None,
     *,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
@@ -198,6 +198,17 @@ def max_pool2d(
     return Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 
+def max_rate_pool2d(
+    x: Spikes, counts: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Spikes, Tensor]:
+    """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
+    checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
+    T, N, C, *size = x.shape
+    words = ops.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
+    y = Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
+    return y, counts + x.count()
+
+
 def flatten(x: Spikes) -> Spikes:
     """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
     T, N, *sizes = x.shape
@@ -205,6 +216,20 @@ def flatten(x: Spikes) -> Spikes:
         return x
     words = ops.flatten(x._words, sizes[0])
     return Spikes(words, (T, N, torch.Size(sizes).numel()))
+
+
+def cat_channels(parts: Sequence[Spikes]) -> Spikes:
+    """Spikes (T, N, C, ...) of the same T, N and size, one after another along C."""
+    T, N, _, *size = parts[0].shape
+    channels = [part.shape[2] for part in parts]
+    words = ops.cat_channels([part._words for part in parts], T, channels)
+    return Spikes(words, (T, N, sum(channels), *size))
+
+
+def cat_steps(parts: Sequence[Spikes]) -> Spikes:
+    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32."""
+    words = ops.cat([part._words for part in parts], [part.T for part in parts])
+    return Spikes(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
 
 
 def _fire_real(
@@ -292,10 +317,10 @@ def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
     return rows.view(N, *size, C).movedim(-1, 1).reshape(shape)
 
 
-def _start(v: Tensor | None, shape: Sequence[int], device: torch.device) -> Tensor:
+def _start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:
     """Potentials to start from, in the kernels' order."""
-    if v is None:
-        return torch.zeros(shape[0], _pixels(shape), _channels(shape), device=device)
+    if not isinstance(v, Tensor):
+        return torch.full((shape[0], _pixels(shape), _channels(shape)), float(v or 0), device=device)
     return _to_rows(v.detach().float())
 
 

@@ -17,9 +17,10 @@ from .spikes import Spikes
 class Neurons(nn.Module):
     """What all layers of IF neurons share: threshold, reset, and how they are called."""
 
-    def _set_neurons(self, v_threshold: float | Tensor, v_reset: float | None) -> None:
+    def _set_neurons(self, v_threshold: float | Tensor, v_reset: float | None, v_init: float) -> None:
         checks.neuron(v_threshold, v_reset)
-        self.v_reset = v_reset
+        checks.start("v_init", v_init)
+        self.v_reset, self.v_init = v_reset, float(v_init)
         if isinstance(v_threshold, Tensor):  # moves with the module, yet adds no key to its state_dict
             self.register_buffer("v_threshold", v_threshold.detach().clone(), persistent=False)
         else:
@@ -37,11 +38,18 @@ class Neurons(nn.Module):
 
         ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
         """
+        return self._fire(x, self.v_init or None if v is None else v, batch_statistics)
+
+    def _fire(self, x: Spikes | Tensor, v: Tensor | float | None, batch_statistics: bool) -> tuple[Spikes, Tensor]:
         raise NotImplementedError
 
     def affine(self, x: Tensor) -> Tensor:
         """The layer's currents for one step [N, ...], before any normalisation; differentiable."""
         raise NotImplementedError
+
+    def terms(self, x: Spikes | Tensor) -> list[tuple[nn.Module, Spikes | Tensor]]:
+        """The synapses whose currents add up, each with the input that it takes."""
+        return [(self, x)]
 
     def extra_repr(self) -> str:
         threshold = self.v_threshold
@@ -49,7 +57,8 @@ class Neurons(nn.Module):
             f"[{len(threshold)}]" if isinstance(threshold, Tensor) and threshold.ndim else f"{float(threshold):g}"
         )
         own = super().extra_repr()
-        return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}"
+        start = f", v_init={self.v_init:g}" if self.v_init else ""
+        return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}{start}"
 
     @property
     def _neuron(self) -> dict:
@@ -64,6 +73,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
     Args:
         v_threshold: threshold > 0, a number or one value an output channel.
         v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
+        v_init: potential at which a call without a state starts; half a threshold halves the rounding of a soft reset.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
             training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
 
@@ -89,6 +99,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         *,
         v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
+        v_init: float = 0.0,
         batch_norm: bool = False,
     ):
         if padding_mode != "zeros":
@@ -104,10 +115,10 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
         )  # fmt: skip
-        self._set_neurons(v_threshold, v_reset)
+        self._set_neurons(v_threshold, v_reset, v_init)
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
-    def spike(self, x, v=None, *, batch_statistics=False):
+    def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             return functional.if_scan(each_step(lambda image: self.bn(self.affine(image)), x), v, **self._neuron)
@@ -132,7 +143,8 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
 class FusedIFLinear(Neurons, nn.Linear):
     """Fully connected layer of IF neurons over all steps: nn.Linear's arguments, parameters and state_dict.
 
-    ``v_threshold`` and ``v_reset`` as in :class:`FusedIFConv2d`. Shapes: x (T, N, in), y (T, N, out), v [N, out].
+    ``v_threshold``, ``v_reset`` and ``v_init`` as in :class:`FusedIFConv2d`.
+    Shapes: x (T, N, in), y (T, N, out), v [N, out].
     """
 
     def __init__(
@@ -145,11 +157,12 @@ class FusedIFLinear(Neurons, nn.Linear):
         *,
         v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
+        v_init: float = 0.0,
     ):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
-        self._set_neurons(v_threshold, v_reset)
+        self._set_neurons(v_threshold, v_reset, v_init)
 
-    def spike(self, x, v=None, *, batch_statistics=False):
+    def _fire(self, x, v, batch_statistics):
         return functional.if_linear(x, self.weight, self.bias, v, **self._neuron)
 
     def affine(self, x: Tensor) -> Tensor:
@@ -159,11 +172,11 @@ class FusedIFLinear(Neurons, nn.Linear):
 class IF(Neurons):
     """IF neurons alone: input currents (T, N, ...) to spikes (T, N, ...). Arguments as in :class:`FusedIFConv2d`."""
 
-    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0):
+    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float = 0.0):
         super().__init__()
-        self._set_neurons(v_threshold, v_reset)
+        self._set_neurons(v_threshold, v_reset, v_init)
 
-    def spike(self, x, v=None, *, batch_statistics=False):
+    def _fire(self, x, v, batch_statistics):
         if isinstance(x, Spikes):
             x = x.dense()
         if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
@@ -202,6 +215,20 @@ class AvgPool2d(nn.AvgPool2d):
 
     def forward(self, x: Spikes | Tensor) -> Tensor:
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """Average pooling of every step to ``output_size``, as nn.AdaptiveAvgPool2d; otherwise as :class:`AvgPool2d`.
+
+    Spikes that already have that size stay spikes.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        if isinstance(x, Spikes):
+            if x.shape[3:] == checks.pair("output_size", self.output_size, 1):
+                return x
+            x = x.dense()
+        return each_step(super().forward, x)
 
 
 class Flatten(nn.Module):

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .kernels import cpu, cpu_conv2d, packed_reference
+from .kernels import cpu, cpu_conv2d, packed_reference, rate_pool
 from .kernels.stepwise import output_size
 
 
@@ -181,3 +181,43 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
     return (packed_reference if words[0].device.type == "cpu" else _gpu()).cat(words, steps)
+
+
+def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
+    """The words of max-pooled counts; ``counts`` float32 [N, C, H, W]: spikes of each input before."""
+    _, C, *size = counts.shape
+    if words.device.type != "cpu":
+        spikes = unpack(words, T, C).unflatten(3, size)
+        return pack(rate_pool.dense(spikes, counts, kernel_size, stride, padding))
+    lags = rate_pool.lags(counts, kernel_size, stride, padding)
+    bits = (T + int(lags.max() if lags.numel() else 0)).bit_length()
+    planes = torch.stack([pack((lags >> bit & 1).bool()) for bit in range(bits)])
+    return rate_pool.packed(words, planes, size, kernel_size, stride, padding)
+
+
+def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
+    """Words of C_1, C_2, ... channels as words of their sum."""
+    if words[0].device.type != "cpu" or not any(C % 8 for C in channels[:-1]):  # whole bytes
+        return torch.cat(words, -1)
+    return pack(torch.cat([unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
+
+
+def samples(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the samples ``index`` int64 [n]."""
+    return words.index_select(_batch_dim(words), index)
+
+
+def pixels(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the pixels ``index`` int64 [p]."""
+    return words.index_select(2, index)
+
+
+def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
+    """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
+    shape = list(words.shape)
+    shape[_batch_dim(words)] = N
+    return words.new_zeros(shape).index_copy_(_batch_dim(words), index, words)
+
+
+def _batch_dim(words: Tensor) -> int:
+    return 0 if words.device.type == "cpu" else 1

@@ -99,8 +99,8 @@ class _Twin(nn.Module):
         super().__init__()
         self.layer, self.statistics, self.linear, self.clip = layer, statistics, linear, clip
 
-    def forward(self, x: Tensor) -> Tensor:
-        current = self.layer.affine(x.squeeze(0))
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        current = self.layer.affine(tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0))
         if self.statistics is not None:
             current = self.statistics(current)
             bn = self.layer.bn

@@ -1,31 +1,45 @@
 """Simulate a whole network for T steps in bounded memory."""
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from . import checks, ops
-from .functional import repeats
+from . import checks, functional
 from .layers import Neurons
-from .spikes import Spikes
+from .running import Batch, Carrier, ask_for_records
+from .spikes import Spikes, pack
+from .stopping import Stop
+from .synops import SynOps
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
+STOP_CHUNK = 8  # steps between two looks at which samples are decided
 
 
 class Result:
     """What a simulation leaves behind.
 
     Attributes:
-        spikes: Spikes (T, N, ...) of the network's output.
-        rates: layer name -> firing rate (spikes a neuron and step), over all N samples and T steps.
-        state: layer name -> potentials after the last step; pass it to :func:`simulate` to go on.
+        spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
+        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated.
+        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
+        steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
+        synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
+        records: what ``record`` asked for, by the same names: Spikes (T, N, ...), or potentials float32 [T, N, ...].
     """
 
-    def __init__(self, spikes: Spikes, rates: dict[str, float], state: dict[str, list[Tensor]]):
+    def __init__(
+        self,
+        spikes: Spikes,
+        rates: dict[str, float],
+        state: dict[str, list[Tensor]],
+        steps: Tensor,
+        synops: SynOps,
+        records: dict[str, Spikes | Tensor],
+    ):
         self.spikes, self.rates, self.state = spikes, rates, state
+        self.steps, self.synops, self.records = steps, synops, records
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
@@ -40,6 +54,8 @@ def simulate(
     *,
     chunk: int | None = None,
     state: dict | None = None,
+    stop: Stop | None = None,
+    record: Iterable[str] = (),
 ) -> Result:
     """Run a network of this package's layers for ``T`` steps.
 
@@ -51,48 +67,69 @@ def simulate(
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
             sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes.
         T: number of steps.
-        chunk: steps at a time (default 64; on a GPU rounded up to a multiple of 32). Any value gives the same spikes.
+        chunk: steps at a time (default 64, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
+            the same spikes.
         state: ``result.state`` of an earlier call, to go on from there.
+        stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
+            a smaller batch.
+        record: names of layers whose output spikes are kept, "conv1" for example; "conv1.v" keeps the potentials after
+            every step, float32, for which that layer is computed once more, step by step.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
     """
-    return run(net, x, T, chunk=chunk, state=state)
+    return run(net, x, T, chunk=chunk, state=state, stop=stop, record=record)
 
 
-def run(net, x, T, *, chunk=None, state=None, batch_statistics: bool = False) -> Result:
+def run(net, x, T, *, chunk=None, state=None, stop=None, record=(), batch_statistics: bool = False) -> Result:
     """simulate, for callers that need the statistics of the batch (training); they take all T steps at once."""
     T = checks.steps(T)
-    chunk = T if batch_statistics else CHUNK if chunk is None else _chunk(chunk)
+    chunk = T if batch_statistics else _chunk(chunk, stop)
     x = _input(x, T)
     if x.device.type != "cpu":
         chunk = -(-chunk // 32) * 32
-    carriers: dict[str, _Carrier] = {}
+    if stop is not None and record:
+        raise ValueError("record and stop exclude each other: a record holds all samples at every step")
+    carriers: dict[str, Carrier] = {}
 
-    def carry(name: str, layer: Neurons) -> _Carrier:
-        carriers[name] = _Carrier(name, layer, T, (state or {}).get(name), batch_statistics)
+    def carry(name: str, layer: Neurons) -> Carrier:
+        ahead = T if stop is None else 0
+        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
         return carriers[name]
 
     carrying = replace_neurons(net, carry)
     unknown = set(state or ()) - set(carriers)
     if unknown:
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
+    ask_for_records(carriers, record)
+    batch = Batch(x.shape[1], T, stop, x.device)
     parts = []
     for start in range(0, T, chunk):
         for carrier in carriers.values():
-            carrier.calls, carrier.start = 0, start
-        part = carrying(x[start : start + chunk])
+            carrier.start_chunk(start)
+        part = carrying(batch.of(x[start : start + chunk]))
         if not isinstance(part, Spikes):
             raise TypeError(
                 f"net must end in a layer of IF neurons (or pooling or flattening of one); "
                 f"it gave {type(part).__name__}"
             )
-        parts.append(part)
-    words = ops.cat([part._words for part in parts], [part.T for part in parts])
+        parts.append(batch.whole(part))
+        batch.retire(part, start + part.T, carriers.values())
+        if stop is not None and not len(batch.index):
+            break
+    silent = T - sum(part.T for part in parts)
+    if silent:  # every sample was stopped before T
+        parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     return Result(
-        Spikes(words, (T, *parts[0].shape[1:])),
+        functional.cat_steps(parts),
         {name: carrier.rate() for name, carrier in carriers.items()},
-        {name: carrier.states for name, carrier in carriers.items()},
+        {name: carrier.final_states(batch.index) for name, carrier in carriers.items()},
+        batch.steps,
+        SynOps(
+            {name: sum(int(a) for a in carrier.accumulates) for name, carrier in carriers.items()},
+            {name: carrier.multiply_accumulates for name, carrier in carriers.items()},
+        ),
+        {key: record for carrier in carriers.values() for key, record in carrier.finished_records().items()},
     )
 
 
@@ -112,50 +149,9 @@ def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Mod
     return clone
 
 
-class _Carrier(nn.Module):
-    """A layer that hands its potentials from chunk to chunk and counts its spikes.
-
-    A layer that a network calls more than once is that many populations of neurons: one state for each call.
-    """
-
-    def __init__(self, name: str, layer: Neurons, T: int, states: list[Tensor] | None, batch_statistics: bool):
-        super().__init__()
-        self.name, self.layer, self.T, self.batch_statistics = name, layer, T, batch_statistics
-        self.states = list(states or [])
-        self.repeating: dict[int, Spikes] = {}  # call -> all T steps of neurons that repeat themselves
-        self.calls = self.start = 0
-        self.spikes: list[Tensor] = []
-        self.steps = 0
-
-    def forward(self, x: Spikes | Tensor) -> Spikes:
-        v = self.states[self.calls] if self.calls < len(self.states) else None
-        try:
-            y, v = self.spike(x, v)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {self.name}: {error}") from error
-        self.states[self.calls : self.calls + 1] = [v]
-        self.calls += 1
-        self.spikes.append(y._total())
-        self.steps += math.prod(y.shape)
-        return y
-
-    def spike(self, x: Spikes | Tensor, v: Tensor | None) -> tuple[Spikes, Tensor]:
-        """One chunk of the layer's spikes. Neurons that repeat themselves are run once, for all T steps."""
-        layer = self.layer
-        held = isinstance(x, Tensor) and x.stride(0) == 0
-        if v is None and held and len(x) < self.T and repeats(x.device, self.T, layer.v_reset):
-            whole = x[:1].expand(self.T, *x.shape[1:])
-            self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
-        elif self.calls not in self.repeating:
-            return layer.spike(x, v, batch_statistics=self.batch_statistics)
-        return self.repeating[self.calls][self.start : self.start + len(x)], v
-
-    def rate(self) -> float:
-        """Spikes a neuron and step; nan if there were none of these."""
-        return sum(int(s) for s in self.spikes) / self.steps if self.steps else math.nan
-
-
-def _chunk(chunk: int) -> int:
+def _chunk(chunk: int | None, stop: Stop | None) -> int:
+    if chunk is None:
+        return CHUNK if stop is None else STOP_CHUNK
     try:
         return checks.steps(chunk)
     except (TypeError, ValueError) as error:

@@ -21,9 +21,7 @@ class Spikes:
 
     __slots__ = ("_bits", "_periods", "_start", "shape")
 
-    def __init__(
-        self, words: Tensor | None, shape: tuple[int, ...], periods: Tensor | None = None, start: int = 0
-    ):
+    def __init__(self, words: Tensor | None, shape: tuple[int, ...], periods: Tensor | None = None, start: int = 0):
         self._bits = words
         self._periods, self._start = periods, start  # of spikes that repeat: two bytes a neuron say it all
         self.shape = tuple(shape)
@@ -103,6 +101,13 @@ class Spikes:
         if self._periods is not None:
             return ops.total_periods(self._periods, self._start, self.T)
         return ops.total(self._words)
+
+    def _at(self, pixels: Tensor) -> "Spikes":
+        """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
+        shape = *self.shape[:3], len(pixels)
+        if self._periods is not None:
+            return Spikes(None, shape, self._periods.index_select(1, pixels), self._start)
+        return Spikes(ops.pixels(self._words, pixels), shape)
 
     @property
     def _channels(self) -> int:

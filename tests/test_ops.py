@@ -38,6 +38,7 @@ def samples(generator):
         "if_scan": (current, v, theta, 0.0),
         "if_hold": (current[0], T, v, theta, None),
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
+        "conv2d": (current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3), weight, torch.ones(6), *window, 1),
         "find_periods": (current[0], T, theta),
         "expand_periods": (periods, 4, T),
         "total_periods": (periods, 4, T),
@@ -63,7 +64,24 @@ def test_an_operator_compiles(generator):
         assert torch.equal(actual, expected)
 
 
-LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "simulate", "proxy"]  # from the ground up
+LAYERS = [  # from the ground up
+    *(
+        "kernels",
+        "ops",
+        "spikes",
+        "checks",
+        "functional",
+        "layers",
+        "residual",
+        "pooling",
+        "stopping",
+        "synops",
+        "running",
+        "simulate",
+        "proxy",
+    ),
+    *("network", "calls", "assemble", "graph", "convert", "libraries", "nir_graph", "plot"),
+]
 
 
 @pytest.mark.parametrize(

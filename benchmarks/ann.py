@@ -1,0 +1,87 @@
+"""The small network as an ordinary ReLU network, trained on Fashion-MNIST: what conversion starts from.
+
+The shipped weights were made by
+
+    python benchmarks/ann.py
+"""
+
+import argparse
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from data import fashion_mnist
+from nets import WEIGHTS
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm import tqdm
+
+PATH = WEIGHTS / "small_ann.safetensors"
+
+
+def small_ann() -> nn.Sequential:
+    """32C3-64C3-P2-64C3-P2-256-10 with ReLUs, for images [N, 1, 28, 28]; no normalisation."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 32, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(32, 64, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv3=nn.Conv2d(64, 64, 3, padding=1),
+            relu3=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(0.3),
+            linear1=nn.Linear(64 * 7 * 7, 256),
+            relu4=nn.ReLU(),
+            linear2=nn.Linear(256, 10),
+        )
+    )
+
+
+def load() -> nn.Sequential:
+    """The trained network, in evaluation mode."""
+    ann = small_ann()
+    ann.load_state_dict(load_file(PATH))
+    return ann.eval()
+
+
+@torch.no_grad()
+def accuracy(ann: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The share of images whose largest output is the label's."""
+    outputs = torch.cat([ann(part) for part in images.split(500)])
+    return (outputs.argmax(1) == labels).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--data", type=Path, help="folder with Fashion-MNIST's IDX files")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    images, labels = fashion_mnist("train", options.data)
+    ann = small_ann()
+    loader = DataLoader(TensorDataset(images, labels), 128, shuffle=True)
+    optimizer = torch.optim.Adam(ann.parameters(), options.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * options.lr, options.epochs * len(loader))
+    for epoch in range(options.epochs):
+        for images, labels in tqdm(loader, f"epoch {epoch + 1}/{options.epochs}", unit="batch"):
+            flip = torch.rand(len(images), 1, 1, 1) < 0.5
+            loss = F.cross_entropy(ann(torch.where(flip, images.flip(3), images)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    state = {key: tensor.half() for key, tensor in ann.eval().state_dict().items()}
+    ann.load_state_dict(state)  # measured as they are stored
+    measured = accuracy(ann, *fashion_mnist("test", options.data))
+    save_file(state, PATH, {"test_accuracy": f"{measured:.4f}"})
+    print(f"wrote {PATH}: {measured:.2%} of the test images")
+
+
+if __name__ == "__main__":
+    main()

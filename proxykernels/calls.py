@@ -1,0 +1,108 @@
+"""What torch.fx sees in a model, call by call, as torch modules: F.relu(x) is nn.ReLU(), flatten(1) nn.Flatten()."""
+
+from collections.abc import Callable
+
+from torch import fx, nn
+
+
+class Add(nn.Module):
+    """Stands for the addition of two results."""
+
+
+def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
+    """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into."""
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+            return isinstance(module, leaves) or super().is_leaf_module(module, path)
+
+    holder = model
+    if leaves and isinstance(model, leaves) or Tracer().is_leaf_module(model, ""):
+        holder = nn.Sequential(model)
+    try:
+        return fx.GraphModule(holder, Tracer().trace(holder))
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values: "
+            f"{error}"
+        ) from error
+
+
+def path_of(node: fx.Node) -> str:
+    """The place of a node in the model, for messages: a module's path, or a function and the module that calls it."""
+    if node.op == "call_module":
+        return f"module '{node.target}'"
+    owners = list(node.meta.get("nn_module_stack") or {})
+    place = f" in module '{owners[-1]}'" if owners and owners[-1] else ""
+    return f"{_function(node)}(){place}"
+
+
+def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
+    """The module of a node.
+
+    Numbers that the forward pass computes from shapes are taken from ``node.meta["value"]``, where a run left them.
+    """
+    if node.op == "call_module":
+        return traced.get_submodule(node.target)
+    name = _function(node)
+    if name in ("add", "iadd", "add_") and not node.kwargs:
+        return Add()
+    _, *arguments = fx.map_arg(node.args, lambda a: a.meta.get("value", a))
+    options = fx.map_arg(node.kwargs, lambda a: a.meta.get("value", a))
+    if name in ("view", "reshape"):
+        return _flatten(node, model)
+    if name not in _MODULES:
+        raise TypeError(f"{model}: {path_of(node)} has no counterpart in spikes")
+    try:
+        return _MODULES[name](*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{model}: {path_of(node)} is called in a way that is not supported: {error}") from error
+
+
+def _function(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+def _flatten(node: fx.Node, model: str) -> nn.Module:
+    before, after = node.args[0].meta.get("shape"), node.meta.get("shape")
+    if before == after and before is not None:
+        return nn.Identity()
+    if before is None or len(after) != 2 or after[0] != before[0]:
+        raise TypeError(f"{model}: {path_of(node)} must flatten [N, C, H, W] to [N, C * H * W]; use nn.Flatten()")
+    return nn.Flatten()
+
+
+def _mean(dim, keepdim: bool = False) -> nn.Module:
+    if sorted(d % 4 for d in ([dim] if isinstance(dim, int) else dim)) != [2, 3]:
+        raise ValueError(f"only the mean over height and width is known, got dim={dim}")
+    pool = nn.AdaptiveAvgPool2d(1)
+    return pool if keepdim else nn.Sequential(pool, nn.Flatten())
+
+
+def _clamp(min=None, max=None) -> nn.Module:
+    if min != 0 or max is None:
+        raise ValueError(f"only clamp(0, limit) is known, got min={min}, max={max}")
+    return nn.Hardtanh(0.0, float(max))
+
+
+def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """For functions whose other arguments (inplace, training) change nothing here."""
+    return lambda *arguments, **options: module()
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "relu": _ignoring_mode(nn.ReLU),
+    "relu_": _ignoring_mode(nn.ReLU),
+    "relu6": _ignoring_mode(nn.ReLU6),
+    "hardtanh": nn.Hardtanh,
+    "clamp": _clamp,
+    "clip": _clamp,
+    "max_pool2d": nn.MaxPool2d,
+    "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "mean": _mean,
+    "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
+    "dropout": _ignoring_mode(nn.Identity),
+    "dropout2d": _ignoring_mode(nn.Identity),
+    "contiguous": _ignoring_mode(nn.Identity),
+}

@@ -1,0 +1,39 @@
+"""A network of layers in any order: what conversion and import make."""
+
+from torch import nn
+
+from .spikes import Spikes
+
+
+class Network(nn.Module):
+    """Layers in a graph. Every layer takes the outputs of earlier ones; the last one's output is the network's.
+
+    Made by :func:`convert`, :func:`from_nir`, :func:`from_spikingjelly` and :func:`from_snntorch`. Its layers are
+    attributes, ``net.layer1_0_conv2`` for example, and ``net.layers()`` lists them with what they take.
+    """
+
+    INPUT = ""  # the name of the network's own input among a layer's sources
+
+    def __init__(self):
+        super().__init__()
+        self._sources: dict[str, tuple[str, ...]] = {}
+
+    def append(self, name: str, layer: nn.Module, sources: tuple[str, ...]) -> None:
+        """Add a layer that takes the outputs of ``sources``; several are handed over as a tuple."""
+        unknown = [source for source in sources if source != self.INPUT and source not in self._sources]
+        if unknown or not sources:
+            raise ValueError(f"sources of layer {name} must be earlier layers, got {unknown or sources}")
+        self.add_module(name, layer)
+        self._sources[name] = tuple(sources)
+
+    def layers(self) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
+        """(name, layer, names of the layers whose outputs it takes) of each layer; "" names the network's input."""
+        return [(name, self._modules[name], sources) for name, sources in self._sources.items()]
+
+    def forward(self, x):
+        """The output spikes of x (T, N, ...); see the layers."""
+        values: dict[str, Spikes] = {self.INPUT: x}
+        for name, layer, sources in self.layers():
+            inputs = tuple(values[source] for source in sources)
+            values[name] = layer(inputs if len(inputs) > 1 else inputs[0])
+        return values[name]

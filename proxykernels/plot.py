@@ -1,0 +1,149 @@
+"""Pictures of spikes, rates, potentials and accuracy, by matplotlib (``pip install proxykernels[plot]``).
+
+Every function draws into ``ax`` (default: that of a new figure) and returns it; ``ax.figure.savefig(path)`` saves it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .simulate import Result
+from .spikes import Spikes
+
+
+def raster(spikes: Spikes, sample: int = 0, *, neurons: int = 200, ax=None):
+    """When each neuron of one sample fires: a dot for a spike, time to the right, neurons upward.
+
+    Args:
+        spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``.
+        sample: which of the N samples.
+        neurons: at most so many neurons are drawn, evenly chosen among all in the order of torch's flatten.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: ``spikes`` are no Spikes, or there is no such sample.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(spikes, Spikes):
+        raise TypeError(f"spikes must be Spikes (T, N, ...), got {type(spikes).__name__}; record a layer to get them")
+    _check_sample(sample, spikes.shape[1])
+    fired = spikes.dense(torch.bool)[:, sample].flatten(1).cpu()
+    chosen = _evenly(fired.shape[1], neurons)
+    times, indices = fired[:, chosen].nonzero().unbind(1)
+    ax = _axes(ax)
+    ax.scatter(times, chosen[indices], s=2, marker="|", linewidths=0.8, color="black")
+    ax.set(xlabel="step", ylabel="neuron", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
+    return ax
+
+
+def rates(result: Result, *, ax=None):
+    """The firing rate of each layer, in percent of the steps: a bar for each layer of ``simulate``'s result."""
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
+    ax = _axes(ax)
+    names = list(result.rates)
+    ax.barh(names, [100 * result.rates[name] for name in names], color="tab:blue")
+    ax.invert_yaxis()
+    ax.set(xlabel="firing rate, % of the steps")
+    return ax
+
+
+def potential(v: Tensor, sample: int = 0, *, neurons: int = 5, v_threshold: float | None = None, ax=None):
+    """The potentials of some neurons of one sample over time.
+
+    Args:
+        v: potentials after each step [T, N, ...], for example ``simulate(..., record=["fc.v"]).records["fc.v"]``.
+        sample: which of the N samples.
+        neurons: so many are drawn, evenly chosen among all in the order of torch's flatten.
+        v_threshold: draws a line there.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: ``v`` is no float tensor [T, N, ...], or there is no such sample.
+        ImportError: matplotlib is not installed.
+    """
+    checks.floating("v", v)
+    if v.ndim < 3:
+        raise ValueError(f"v must have the shape [T, N, ...], got {list(v.shape)}")
+    _check_sample(sample, v.shape[1])
+    traces = v[:, sample].flatten(1).cpu()
+    ax = _axes(ax)
+    for k in _evenly(traces.shape[1], neurons).tolist():
+        ax.plot(traces[:, k], linewidth=1, label=f"neuron {k}")
+    if v_threshold is not None:
+        ax.axhline(v_threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
+    ax.set(xlabel="step", ylabel="potential")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=None):
+    """Accuracy if the simulation had been stopped at step t, for every t, all from one run.
+
+    A sample is right if its class fired more than every other one: a tie is wrong, and so is silence.
+
+    Args:
+        spikes: output Spikes (T, N, classes), ``result.spikes``; or several by name, for one curve each.
+        labels: int64 [N].
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
+        ImportError: matplotlib is not installed.
+    """
+    curves = spikes if isinstance(spikes, Mapping) else {"": spikes}
+    for curve in curves.values():
+        _check_outputs(curve, labels)
+    ax = _axes(ax)
+    for name, curve in curves.items():
+        ax.plot(range(1, curve.T + 1), 100 * accuracy(curve, labels), label=name)
+    ax.set(xlabel="steps T", ylabel="accuracy, %", xscale="log")
+    ax.grid(alpha=0.3)
+    if any(curves):
+        ax.legend(fontsize="small")
+    return ax
+
+
+def accuracy(spikes: Spikes, labels: Tensor) -> Tensor:
+    """The accuracy after each step, float32 [T], of output spikes (T, N, classes): the numbers of accuracy_vs_T."""
+    right = torch.zeros(spikes.T)
+    counts = torch.zeros(spikes.shape[1:], dtype=torch.int32, device=spikes.device)
+    for t in range(spikes.T):
+        counts += spikes[t : t + 1].dense(torch.int32)[0]
+        true = counts.gather(1, labels.unsqueeze(1))
+        rivals = counts.scatter(1, labels.unsqueeze(1), -1).amax(1, keepdim=True)
+        right[t] = (true > rivals).float().mean().cpu()
+    return right
+
+
+def _axes(ax):
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+    return pyplot.subplots(layout="constrained")[1]
+
+
+def _evenly(count: int, limit: int) -> Tensor:
+    """At most ``limit`` of ``count`` indices, evenly spaced."""
+    return torch.arange(count) if count <= limit else torch.arange(limit) * count // limit
+
+
+def _check_sample(sample: int, N: int) -> None:
+    if not 0 <= sample < N:
+        raise ValueError(f"sample must be within 0 .. {N - 1}, got {sample}")
+
+
+def _check_outputs(spikes: Spikes, labels: Tensor) -> None:
+    if not isinstance(spikes, Spikes):
+        raise TypeError(f"spikes must be Spikes (T, N, classes), got {type(spikes).__name__}")
+    if len(spikes.shape) != 3:
+        raise ValueError(f"spikes must have the shape (T, N, classes), got {spikes.shape}")
+    if labels.shape != spikes.shape[1:2] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 [{spikes.shape[1]}], one for each sample; got {labels.dtype} {list(labels.shape)}"
+        )

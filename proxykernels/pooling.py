@@ -1,0 +1,49 @@
+"""Max pooling of firing rates, for converted networks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import checks, functional
+from .layers import Neurons
+from .spikes import Spikes, pack
+
+
+class MaxRatePool2d(Neurons):
+    """Max pooling of spike counts: at every step its output has fired as often as the busiest input of its window.
+
+    :class:`MaxPool2d`, the OR of spikes, fires more often than any of its inputs where they fire at different steps. In
+    a network that stands for a ReLU network by its rates that is an error which no number of steps removes; this layer
+    makes none. With c_i[t] the spikes of input i so far, the output fires when max_i c_i grows:
+
+        s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, as no count grows by more than 1)
+
+    Arguments as in nn.MaxPool2d: ``kernel_size``, ``stride`` (default: kernel_size), ``padding``.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1; y (T, N, C, H_out, W_out); state v [N, C, H, W]:
+    the counts.
+
+    Raises:
+        TypeError, ValueError: x holds other values, or a window does not fit.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self._set_neurons(1.0, None, 0.0)
+        self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
+        self.padding = checks.pair("padding", padding, 0)
+
+    def _fire(self, x, v, batch_statistics):
+        x = x if isinstance(x, Spikes) else pack(x)
+        counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
+        return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []  # no synapse
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

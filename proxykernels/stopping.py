@@ -1,0 +1,32 @@
+"""Early exit: when a sample need not be simulated any further."""
+
+from collections.abc import Callable
+from numbers import Real
+
+from torch import Tensor
+
+Stop = Callable[[Tensor, int], Tensor]  # output spikes so far [n, classes] and steps so far, to bool [n]
+
+
+def margin(lead: float) -> Stop:
+    """A rule for ``simulate(..., stop=...)``: stop a sample when its first class leads by ``lead`` output spikes.
+
+    Args:
+        lead: spikes, above 0, by which the class that fired most must be ahead of the second.
+
+    Raises:
+        TypeError, ValueError: ``lead`` is not a number above 0.
+
+    Any function (counts, t) -> bool [n] is a rule: counts int32 [n, classes] of the n samples that are still simulated,
+    t the steps so far.
+    """
+    if not isinstance(lead, Real) or isinstance(lead, bool):
+        raise TypeError(f"lead must be a number of spikes, got {lead!r}")
+    if not lead > 0:
+        raise ValueError(f"lead must be above 0 spikes, got {lead}")
+
+    def decided(counts: Tensor, t: int) -> Tensor:
+        first, second = counts.topk(2, dim=1).values.unbind(1)
+        return first - second >= lead
+
+    return decided

@@ -1,0 +1,56 @@
+"""The step loop that whole networks are compared with: plain torch, one step and one layer at a time."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import proxykernels as pk
+from proxykernels.kernels import reference
+
+
+@torch.no_grad()
+def step_loop(net: pk.Network, x: Tensor, T: int) -> dict[str, Tensor]:
+    """What each layer of a network gives, dense [T, N, ...]; x [N, ...] held."""
+    state: dict[str, Tensor] = {}
+    steps: dict[str, list[Tensor]] = {name: [] for name, _, _ in net.layers()}
+    for _ in range(T):
+        values = {pk.Network.INPUT: x}
+        for name, layer, sources in net.layers():
+            values[name] = _step(layer, [values[s] for s in sources], state, name)
+            steps[name].append(values[name])
+    return {name: torch.stack(parts) for name, parts in steps.items()}
+
+
+def _step(layer: nn.Module, inputs: list[Tensor], state: dict[str, Tensor], name: str) -> Tensor:
+    x = inputs[0]
+    if isinstance(layer, pk.MaxRatePool2d):
+        before = state.get(name, torch.zeros_like(x))
+        state[name] = before + x
+        pool = layer.kernel_size, layer.stride, layer.padding
+        return F.max_pool2d(state[name], *pool) - F.max_pool2d(before, *pool)
+    if isinstance(layer, pk.MaxPool2d):
+        return F.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, pk.AdaptiveAvgPool2d):
+        return F.adaptive_avg_pool2d(x, layer.output_size)
+    if isinstance(layer, pk.AvgPool2d):
+        return nn.AvgPool2d.forward(layer, x)
+    if isinstance(layer, pk.Flatten):
+        return x.flatten(1)
+    if isinstance(layer, pk.FusedIFConv2d):
+        current = F.conv2d(x, *layer.folded(), layer.stride, layer.padding, layer.dilation, layer.groups)
+    elif isinstance(layer, pk.FusedIFLinear):
+        current = F.linear(x, layer.weight, layer.bias)
+    elif isinstance(layer, pk.FusedIFSum):
+        current = sum(synapse(part) for synapse, part in zip(layer.synapses, inputs, strict=True))
+    else:
+        raise TypeError(f"the oracle knows no {type(layer).__name__}")
+    v = state.get(name, torch.full_like(current, layer.v_init))
+    spikes, state[name] = reference.if_step(v, current, torch.as_tensor(layer.v_threshold), layer.v_reset)
+    return spikes
+
+
+@torch.no_grad()
+def make_dyadic(net: nn.Module, unit: float = 1 / 256) -> None:
+    """Round all parameters to multiples of ``unit``, so that float32 sums of a few thousand of them are exact."""
+    for parameter in net.parameters():
+        parameter.copy_((parameter / unit).round() * unit)

@@ -1,0 +1,160 @@
+"""Networks of these layers as PyTorch users handle modules: compile, export, copy, save, hook, distribute."""
+
+import copy
+import io
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import ops
+
+
+class Residual(nn.Module):
+    """Every kind of layer, and a shortcut."""
+
+    def __init__(self, v_threshold=1.0):
+        super().__init__()
+        neuron = {"v_threshold": v_threshold, "v_reset": None}
+        self.stem = pk.FusedIFConv2d(1, 8, 3, padding=1, batch_norm=True, v_init=0.5, **neuron)
+        self.pool = pk.MaxPool2d(2)
+        self.conv = pk.FusedIFConv2d(8, 8, 3, padding="same", bias=False, **neuron)
+        self.join = pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity(), **neuron)
+        self.average = pk.AvgPool2d(2)
+        self.again = pk.IF(**neuron)
+        self.flatten = pk.Flatten()
+        self.last = pk.FusedIFLinear(8 * 9, 5, v_reset=0.0)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x))
+        return self.last(self.flatten(self.again(self.average(self.join((self.conv(x), x))))))
+
+
+@pytest.fixture
+def net(generator):
+    net = Residual().eval()
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=12)
+    net.stem.bn.weight.data.fill_(1.0)
+    net.stem.bn.eps = 0.0  # its folding is exact then
+    return net
+
+
+@pytest.fixture
+def x(generator):
+    return dyadic(2, 1, 12, 12, generator=generator).abs().expand(20, 2, 1, 12, 12)
+
+
+@pytest.mark.parametrize("kind", ["held", "sequence"])
+@pytest.mark.parametrize("v_threshold", [1.0, torch.full((8,), 1.25)], ids=["scalar", "by-channel"])
+def test_compile_without_graph_breaks(net, x, v_threshold, kind):
+    for layer in (net.stem, net.conv, net.join, net.again):
+        del layer.v_threshold
+        layer._set_neurons(v_threshold, None, layer.v_init)
+    x = x if kind == "held" else x * torch.arange(20).view(-1, 1, 1, 1, 1) / 16
+    expected = net(x)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), expected) and 0.02 < expected.mean() < 0.98
+
+
+def test_export_and_reload(net, x):
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(net, (x,)), buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.export.load(buffer).module()(x), net(x))
+
+
+def test_copies(net, x):
+    expected = net(x)
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)):
+        assert torch.equal(other(x), expected)
+        assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in net.parameters()}
+
+
+def test_a_converted_network_is_copied_and_saved(generator):
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 3))
+    x = torch.rand(4, 1, 12, 12, generator=generator)
+    net = pk.convert(ann, x)
+    expected = pk.simulate(net, x, 30).count()
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(pk.simulate(other, x, 30).count(), expected)
+    other = pk.convert(ann, 2 * x)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(pk.simulate(other, x, 30).count(), expected)
+
+
+def test_state_dicts_of_joining_layers_are_their_synapses():
+    convolution = nn.Conv2d(8, 8, 3)
+    layer = pk.FusedIFSum(nn.Conv2d(8, 8, 3), nn.Identity())
+    assert list(layer.state_dict()) == ["synapses.0.weight", "synapses.0.bias"]
+    layer.synapses[0].load_state_dict(convolution.state_dict())
+    assert not pk.MaxRatePool2d(2).state_dict()
+
+
+def test_hooks_see_calls(net, x):
+    seen = []
+    for name, module in net.named_children():
+        module.register_forward_hook(lambda module, inputs, y, name=name: seen.append((name, tuple(y.shape))))
+    net(x)
+    assert [name for name, _ in seen] == ["stem", "pool", "conv", "join", "average", "again", "flatten", "last"]
+    assert seen[3] == ("join", (20, 2, 8, 6, 6))
+
+
+def test_dtypes_and_devices(net, x):
+    expected = net(x)
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):  # the dyadic weights survive in all of them
+        y = copy.deepcopy(net).to(dtype)(x.to(dtype))
+        assert y.dtype == dtype and torch.equal(y.float(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(x), expected)
+    assert net(x.contiguous().bool().float()).shape == expected.shape
+    meta = copy.deepcopy(net).to("meta")
+    assert all(p.is_meta for p in meta.parameters())
+
+
+def test_channels_last_goes_in_and_out_without_a_copy(generator, monkeypatch):
+    current = torch.rand(6, 2, 8, 5, 4, generator=generator).flatten(0, 1)
+    current = current.contiguous(memory_format=torch.channels_last).unflatten(0, (6, 2))
+    seen, scan = [], ops.if_scan
+    monkeypatch.setattr(ops, "if_scan", lambda rows, *rest: seen.append(rows) or scan(rows, *rest))
+    spiked, v = pk.if_scan(current)
+    assert seen[0].data_ptr() == current.data_ptr()
+    assert v.is_contiguous(memory_format=torch.channels_last)
+    layer = pk.FusedIFConv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    _, v = layer.spike(spiked)
+    assert v.is_contiguous(memory_format=torch.channels_last)
+    dense = spikes(3, 2, 8, 5, 4, generator=generator)
+    last = dense.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (3, 2))
+    assert torch.equal(layer(last), layer(dense))
+
+
+DISTRIBUTED = """
+import sys, torch, torch.distributed as dist
+import proxykernels as pk
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+net = torch.nn.Sequential(pk.FusedIFConv2d(1, 4, 3), pk.Flatten(), pk.FusedIFLinear(144, 3))
+images = torch.rand(6, 1, 8, 8)
+counts = pk.simulate(net, images.chunk(2)[rank], T=20).count()
+parts = [torch.empty_like(counts) for _ in range(2)]
+dist.all_gather(parts, counts)
+assert torch.equal(torch.cat(parts), pk.simulate(net, images, T=20).count())
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_share_a_batch(tmp_path):
+    """Inference on several devices without DataParallel: the batch is split, the counts are gathered."""
+    command = [sys.executable, "-c", DISTRIBUTED]
+    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "store")]) for rank in (0, 1)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
