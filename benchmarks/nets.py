@@ -88,6 +88,7 @@ def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0) -> nn.Sequent
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
+TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10}  # by train.py
 
 
 def load(name: str, v_reset: float | None) -> tuple[nn.Sequential, bool]:
