@@ -54,6 +54,14 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
 
 
+def same_options(saved: dict, given: dict) -> None:
+    """ValueError if a run is to be resumed with options that would make another run of it."""
+    changed = [key for key in given if json.loads(json.dumps(given[key])) != saved.get(key)]
+    if changed:
+        pairs = ", ".join(f"--{key.replace('_', '-')} {saved.get(key)}" for key in changed)
+        raise ValueError(f"the checkpoint was written with {pairs}; give the same to --resume, or another --out")
+
+
 def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Load a model's tensors; ValueError if they are of another architecture."""
     state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
@@ -65,11 +73,14 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors: dict[str, Tensor]) -> None:
     """Load an optimizer's moments and settings."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+            # The fused optimizer takes moments in the memory order of the parameter, and files hold none.
+            moment = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
+            state.setdefault(int(index), {})[name] = moment
     optimizer.load_state_dict({"state": state, "param_groups": position["groups"]})
 
 

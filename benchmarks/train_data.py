@@ -40,7 +40,7 @@ class Augmented(Dataset):
         return self.transform(image), label
 
 
-def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int, int]:
+def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int]:
     """One split of a data set, "train" or "test".
 
     Args:
@@ -49,7 +49,7 @@ def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int, int]:
             to if it is empty. "folder": images in ``root/<split>/<class>/``, as torchvision's ImageFolder takes them.
 
     Returns:
-        A dataset of (image float32 [C, H, W] in 0..1, label), the number of classes, and the images' size.
+        A dataset of (image float32 [C, H, W] in 0..1, label), and the number of classes.
 
     Raises:
         ValueError: an unknown name, or a damaged file. FileNotFoundError: a file is missing.
@@ -84,28 +84,31 @@ def batches(count: int, batch: int, seed: int, epoch: int, rank: int = 0, world:
     return order.view(-1, batch)[:, rank::world].tolist()
 
 
-def _fashion_mnist(root: Path | None, split: str) -> tuple[Dataset, int, int]:
-    return TensorDataset(*fashion_mnist(split, root)), 10, 28
+def _fashion_mnist(root: Path | None, split: str) -> tuple[Dataset, int]:
+    return TensorDataset(*fashion_mnist(split, root)), 10
 
 
-def _cifar10(root: Path | None, split: str) -> tuple[Dataset, int, int]:
+def _cifar10(root: Path | None, split: str) -> tuple[Dataset, int]:
     if root is None:
-        raise ValueError("--data cifar10 needs --root, the folder of torchvision's files or an empty one for a download")
+        raise ValueError(
+            "--data cifar10 needs --root, the folder of torchvision's files or an empty one for a download"
+        )
     try:
-        return datasets.CIFAR10(root, split == "train", _to_tensor(), download=True), 10, 32
+        return datasets.CIFAR10(root, split == "train", _to_tensor(), download=True), 10
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"CIFAR-10 is not in {root} and could not be downloaded ({error}); put cifar-10-python.tar.gz there"
         ) from error
 
 
-def _folder(root: Path | None, split: str) -> tuple[Dataset, int, int]:
+def _folder(root: Path | None, split: str) -> tuple[Dataset, int]:
     folder = Path(root or ".") / split
     if root is None or not folder.is_dir():
-        raise FileNotFoundError(f"--data folder needs --root PATH with PATH/train/<class>/ and PATH/test/<class>/ ({folder})")
+        raise FileNotFoundError(
+            f"--data folder needs --root PATH with PATH/train/<class>/ and PATH/test/<class>/ ({folder})"
+        )
     dataset = datasets.ImageFolder(folder, _to_tensor())
-    image, _ = dataset[0]
-    return dataset, len(dataset.classes), image.shape[-1]
+    return dataset, len(dataset.classes)
 
 
 def _to_tensor() -> Callable:

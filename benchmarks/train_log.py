@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-COLUMNS = ["stage", "epoch", "step", "loss", "lr", "snn", "ann", "mean_rate", "cpu_seconds", "seconds", "peak_mb"]
+COLUMNS = ["stage", "epoch", "step", "loss", "snn", "ann", "mean_rate", "cpu_seconds", "seconds", "peak_mb"]
 
 
 class Log:

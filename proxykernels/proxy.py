@@ -14,7 +14,6 @@ from . import checks
 from .layers import FusedIFConv2d, Neurons
 from .simulate import replace_neurons, run
 
-
 READOUTS = ("count", "rate", "potential")
 NEVER = 1e30  # a threshold that no potential reaches
 
@@ -48,6 +47,7 @@ class ProxyNet(nn.Module):
         rates: layer name -> firing rate of the spiking network's last pass.
         ann_rates: layer name -> mean activation of the twin's last pass as a share of the threshold; scalars that
             autograd knows, so that a regulariser may be made of them.
+        ann_output: the twin's output [N, classes] of its last pass, detached; None before that.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the message names it.
@@ -61,6 +61,7 @@ class ProxyNet(nn.Module):
         self.batch_norm_frozen = False
         self.rates: dict[str, float] = {}
         self.ann_rates: dict[str, Tensor] = {}
+        self.ann_output: Tensor | None = None
         names = []
         self.statistics = nn.ModuleDict()
 
@@ -108,7 +109,9 @@ class ProxyNet(nn.Module):
 
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
-        return replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        output = replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        self.ann_output = output.detach()
+        return output
 
     def freeze_batch_norm(self, frozen: bool = True) -> None:
         """Normalise by the running statistics, and leave them as they are, also in training; weights still learn.
@@ -183,12 +186,18 @@ class _Twin(nn.Module):
 
     def normalise(self, current: Tensor) -> Tensor:
         own, bn = self.statistics, self.layer.bn
-        momentum = own.momentum
         if self.batch_statistics:
             own.num_batches_tracked += 1
-            momentum = 1 / own.num_batches_tracked.item() if momentum is None else momentum  # None: a plain average
+        momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
         return F.batch_norm(
-            current, own.running_mean, own.running_var, bn.weight, bn.bias, self.batch_statistics, momentum or 0, own.eps
+            current,
+            own.running_mean,
+            own.running_var,
+            bn.weight,
+            bn.bias,
+            self.batch_statistics,
+            momentum,
+            own.eps,
         )
 
     def activation(self, current: Tensor) -> Tensor:
