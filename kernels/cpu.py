@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import packed_reference, stepwise
+from . import packed_reference, reference, stepwise
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
 
@@ -29,6 +29,14 @@ class _Neurons(ctypes.Structure):
 
 class _Scan(ctypes.Structure):
     _fields_ = [("neurons", _Neurons), ("current", c_void_p), ("time_stride", c_int64)]
+
+
+class _ScanBackward(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("theta", "scale", "current", "grad_spikes", "grad_current")),
+        *((name, c_int64) for name in ("T", "N", "P", "C", "soft_reset")),
+        ("v_reset", c_float),
+    ]
 
 
 class _Conv2d(ctypes.Structure):
@@ -63,6 +71,7 @@ class _Kernels(ctypes.Structure):
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("total", _function(c_void_p, c_int64, returns=c_int64)),
+        ("if_scan_backward", _function(ctypes.POINTER(_ScanBackward))),
     ]
 
 
@@ -153,6 +162,16 @@ class CpuKernels:
         neurons = _neurons(theta, v, words, T, v_reset)
         self._table.if_scan(_Scan(neurons, current.data_ptr(), time_stride))
         return words, v
+
+    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+        """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
+        grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
+        theta, scale = theta.contiguous(), reference.surrogate_scale(theta)
+        grad_current = torch.empty_like(current)
+        pointers = (tensor.data_ptr() for tensor in (theta, scale, current, grad_spikes, grad_current))
+        soft = v_reset is None
+        self._table.if_scan_backward(_ScanBackward(*pointers, *current.shape, soft, 0.0 if soft else v_reset))
+        return grad_current
 
     def if_conv2d(
         self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups

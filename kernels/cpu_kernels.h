@@ -21,6 +21,17 @@ struct Scan {
     int64_t time_stride;   // floats from one step to the next; 0 for a current that is held
 };
 
+struct ScanBackward {
+    const float* theta;        // [C]
+    const float* scale;        // [C], of the surrogate derivative
+    const float* current;      // [T, N, P, C]
+    const float* grad_spikes;  // [T, N, P, C]
+    float* grad_current;       // [T, N, P, C], written
+    int64_t T, N, P, C;
+    int64_t soft_reset;
+    float v_reset;
+};
+
 struct Conv2d {
     Neurons neurons;       // P = H_out * W_out, C = C_out
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
@@ -50,4 +61,5 @@ struct Kernels {
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    void (*if_scan_backward)(const ScanBackward*);
 };

@@ -74,3 +74,12 @@ if_linear = partial(stepwise.if_linear, sys.modules[__name__])
 
 def _bit(like: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=like.device)
+
+
+def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+    """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
+    with torch.enable_grad():
+        leaf = current.detach().float().transpose(2, 3).requires_grad_()
+        spikes = reference.if_scan_surrogate(leaf, v_threshold=theta, v_reset=v_reset)
+    (gradient,) = torch.autograd.grad(spikes, leaf, grad_spikes.float().transpose(2, 3))
+    return gradient.transpose(2, 3).contiguous()

@@ -22,6 +22,7 @@ from .layers import IF, AvgPool2d, Flatten, FusedIFConv2d, FusedIFLinear, MaxPoo
 from .proxy import ProxyNet  # noqa: E402
 from .simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
+from .surrogate import if_scan_surrogate  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ __all__ = [
     "if_hold",
     "if_linear",
     "if_scan",
+    "if_scan_surrogate",
     "max_pool2d",
     "pack",
     "simulate",
