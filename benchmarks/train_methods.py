@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from train_surrogate import Surrogate
+from train_tandem import Tandem
 
 import proxykernels as pk
 
@@ -31,7 +33,7 @@ class Proxy(nn.Module):
         return self.model(x)
 
 
-METHODS = {"ann": Ann, "proxy": Proxy}
+METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
 
 
 def mse_count(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:

@@ -41,7 +41,7 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
         output = method(images)
     output = output.float()
     loss = LOSSES[options.loss](output, labels, options.T, options.target)
-    if options.rate_penalty:
+    if options.rate_penalty and model.ann_rates:
         loss = loss + options.rate_penalty * mean_activation(model)
     for parameter in model.parameters():
         parameter.grad = None

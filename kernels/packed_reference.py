@@ -78,8 +78,15 @@ def _bit(like: Tensor) -> Tensor:
 
 def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
     """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
-    with torch.enable_grad():
-        leaf = current.detach().float().transpose(2, 3).requires_grad_()
-        spikes = reference.if_scan_surrogate(leaf, v_threshold=theta, v_reset=v_reset)
-    (gradient,) = torch.autograd.grad(spikes, leaf, grad_spikes.float().transpose(2, 3))
-    return gradient.transpose(2, 3).contiguous()
+    current = current.float()
+    potentials, v = torch.empty_like(current, memory_format=torch.contiguous_format), torch.zeros_like(current[0])
+    for t in range(current.shape[0]):
+        potentials[t] = v + current[t]
+        _, v = reference.if_step(v, current[t], theta, v_reset)
+    gradient, grad = torch.empty_like(potentials), torch.zeros_like(v)
+    for t in reversed(range(current.shape[0])):
+        h = potentials[t]
+        kept = grad if v_reset is None else torch.where(h >= theta, 0, grad)
+        grad = grad_spikes[t].float() * reference.surrogate_derivative(h, theta) + kept
+        gradient[t] = grad
+    return gradient

@@ -52,8 +52,12 @@ class SurrogateSpike(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         h, theta = ctx.saved_tensors
-        triangle = (theta - (h - theta).abs()).clamp(min=0) * surrogate_scale(theta)
-        return gradient * triangle, None
+        return gradient * surrogate_derivative(h, theta), None
+
+
+def surrogate_derivative(h: Tensor, theta: Tensor) -> Tensor:
+    """The triangle that stands for the derivative of ``h >= theta`` by ``h``."""
+    return (theta - (h - theta).abs()).clamp(min=0) * surrogate_scale(theta)
 
 
 def surrogate_scale(theta: Tensor) -> Tensor:

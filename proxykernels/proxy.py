@@ -5,6 +5,7 @@ arXiv:2109.13208).
 """
 
 import copy
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -99,13 +100,17 @@ class ProxyNet(nn.Module):
         count = result.count().float()
         return count / self.T if self.readout == "rate" else count
 
-    def ann(self, x: Tensor) -> Tensor:
-        """The ReLU twin's output [N, classes]; differentiable."""
+    def ann(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The ReLU twin's output [N, classes]; differentiable.
+
+        ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
+        goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
+        """
         self.ann_rates = {}
 
         def twin(name: str, layer: Neurons) -> _Twin:
             statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
-            return _Twin(self, name, layer, statistics)
+            return _Twin(self, name, layer, statistics, (inputs or {}).get(name))
 
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
@@ -170,16 +175,26 @@ class _OutputSwap(torch.autograd.Function):
 class _Twin(nn.Module):
     """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics."""
 
-    def __init__(self, model: ProxyNet, name: str, layer: Neurons, statistics: nn.BatchNorm2d | None):
+    def __init__(
+        self,
+        model: ProxyNet,
+        name: str,
+        layer: Neurons,
+        statistics: nn.BatchNorm2d | None,
+        given: Tensor | None,
+    ):
         super().__init__()
-        self.layer, self.statistics = layer, statistics
+        self.layer, self.statistics, self.given = layer, statistics, given
         self.theta = layer.v_threshold
         self.linear, self.clip = name == model._last, model.clip
         self.batch_statistics = model._batch_statistics
         self.name, self.rates = name, model.ann_rates
 
     def forward(self, x: Tensor) -> Tensor:
-        current = self.layer.affine(x.squeeze(0))
+        x = x.squeeze(0)
+        if self.given is not None:
+            x = _OutputSwap.apply(x, self.given)
+        current = self.layer.affine(x)
         if self.statistics is not None:
             current = self.normalise(current)
         return self.activation(current).unsqueeze(0)

@@ -35,6 +35,7 @@ def samples(generator):
         "flatten": (words, C),
         "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
         "if_scan": (current, v, theta, 0.0),
+        "if_scan_backward": (current, current, theta, 0.0),
         "if_hold": (current[0], T, v, theta, None),
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
         "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
@@ -58,7 +59,9 @@ def test_an_operator_compiles(generator):
         assert torch.equal(actual, expected)
 
 
-LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "simulate", "proxy"]  # from the ground up
+LAYERS = [
+    "kernels", "ops", "spikes", "checks", "functional", "surrogate", "layers", "simulate", "proxy",
+]  # from the ground up  # fmt: skip
 
 
 @pytest.mark.parametrize(
