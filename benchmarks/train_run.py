@@ -7,8 +7,6 @@ import resource
 import signal
 import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import nets
 import torch
@@ -56,6 +54,25 @@ class Workers:
         return flags.item() > 0
 
 
+class Termination:
+    """SIGTERM, within a ``with``: it ends the program at once where that is safe, and else waits to be asked about."""
+
+    def __init__(self):
+        self.came = self.safe = False
+
+    def __enter__(self) -> "Termination":
+        self.before = signal.signal(signal.SIGTERM, self.take)
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+    def take(self, *_) -> None:
+        self.came = True
+        if self.safe:
+            raise SystemExit(TERMINATED)
+
+
 @dataclasses.dataclass
 class Place:
     """Where a run stands: the next step, the steps done in all, and the best accuracy on the held-out images."""
@@ -71,7 +88,7 @@ class Run:
     """Data, model and place of one run; ``go`` carries it to its end."""
 
     def __init__(self, options: Namespace, workers: Workers):
-        self.options, self.workers, self.place = options, workers, Place()
+        self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
         dataset, classes = train_data.load(options.data, options.root, "train")
         train_set, self.validation = train_data.held_out(dataset, options.validation)
         self.data = train_data.augment(train_set, options.augment, dataset[0][0].shape[-1], options.seed)
@@ -92,25 +109,31 @@ class Run:
         saved = self.resume() if self.options.resume else None
         if self.workers.rank == 0:
             self.log = Log(self.options.out, self.place.done, self.options.tensorboard)
-        with termination() as asked:
+        with self.termination:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
-                self.run_stage(self.stages[index], saved, asked)
+                self.run_stage(self.stages[index], saved)
+            self.termination.safe = True
+            if self.workers.rank == 0:
+                self.finish()
 
-    def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None, asked: list) -> None:
+    def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
         optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)
         if saved is not None:
             checkpoint.restore_optimizer(optimizer, *saved)
         while self.place.epoch < stage.epochs:
             start = clocks()
-            shown = self.run_epoch(stage, optimizer, asked)
+            shown = self.run_epoch(stage, optimizer)
+            self.save(optimizer)  # all that was learnt is safe while it is measured
+            self.termination.safe = True
             self.place.epoch, self.place.step = self.place.epoch + 1, 0
             if self.workers.rank == 0:
                 self.end_epoch(stage, shown, start)
+            self.termination.safe = False
             self.save(optimizer)
 
-    def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer, asked: list) -> dict[str, float]:
+    def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """The rest of an epoch; returns the running means of its figures."""
         options, workers, place = self.options, self.workers, self.place
         self.model.train()
@@ -139,7 +162,7 @@ class Run:
             optimizer.step()
             place.step, place.done = place.step + 1, place.done + 1
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
-            if workers.any(bool(asked)):
+            if workers.any(self.termination.came):
                 self.save(optimizer)
                 raise SystemExit(TERMINATED)
         return shown
@@ -173,15 +196,27 @@ class Run:
         )
         if snn > place.best:
             place.best = snn
-            self.publish(net)
+            self.publish(net, {"validation_accuracy": f"{snn:.4f}"})
 
-    def publish(self, net: nn.Module) -> None:
+    def finish(self) -> None:
+        """Measure the best weights on the test images, once, and record that with them."""
+        path = self.options.out / f"{nets.file_stem(self.options.net)}.safetensors"
+        if not path.is_file():
+            return  # no epoch was asked for
+        net, about = nets.load_file(path)
+        dataset, _ = train_data.load(self.options.data, self.options.root, "test")
+        net.to(self.workers.device)
+        accuracy, _ = snn_accuracy(net, dataset, self.options.T, self.workers.device)
+        self.publish(net, {"validation_accuracy": about["validation_accuracy"], "test_accuracy": f"{accuracy:.4f}"})
+        print(f"{path}: {accuracy:.2%} of {len(dataset)} test images at T = {self.options.T} (a tie is wrong)")
+
+    def publish(self, net: nn.Module, accuracy: dict[str, str]) -> None:
         """Write the weights: float16, with what nets.load_file needs to know."""
         options = self.options
         state = {key: t.half() if t.is_floating_point() else t for key, t in net.state_dict().items()}
         metadata = {
             "net": options.net, "v_threshold": str(options.threshold), "reset": options.reset, "T": str(options.T),
-            "seed": str(options.seed), "validation_accuracy": f"{self.place.best:.4f}",
+            "seed": str(options.seed), **accuracy,
             **{key: json.dumps(value) for key, value in self.kind.items()},
         }  # fmt: skip
         checkpoint.write_tensors(options.out / f"{nets.file_stem(options.net)}.safetensors", state, metadata)
@@ -198,17 +233,6 @@ class Run:
         checkpoint.restore_model(self.model, tensors)
         self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
         return position, tensors
-
-
-@contextmanager
-def termination() -> Iterator[list]:
-    """A list that stays empty until SIGTERM comes, so that a step is finished before the run stops."""
-    asked: list = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def clocks() -> dict[str, float]:

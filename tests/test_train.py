@@ -25,6 +25,7 @@ import nets  # noqa: E402
 import train  # noqa: E402
 import train_checkpoint  # noqa: E402
 import train_data  # noqa: E402
+import train_run  # noqa: E402
 import train_step  # noqa: E402
 
 
@@ -94,6 +95,8 @@ def test_training_writes_weights_that_load(run):
     assert [(row["stage"], row["step"]) for row in rows] == [("ann", "5"), ("proxy", "10")]
     assert max(float(row["snn"]) for row in rows) == pytest.approx(measured, abs=1e-6)
     assert not list(out.glob("*.tmp"))
+    tested, _ = accuracy.evaluate(net, *data.fashion_mnist("test", run.root), T=4)
+    assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
 
 
 def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
@@ -127,6 +130,23 @@ def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
     assert_same(out, unbroken)
     published = load_file(out / "tiny.safetensors")
     assert all(torch.equal(published[k], v) for k, v in load_file(unbroken / "tiny.safetensors").items())
+
+
+def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch):
+    options = "--ann-epochs 1 --epochs 1"
+    unbroken = run(options, "unbroken")
+    measure = train_run.ann_accuracy
+
+    def terminate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the run went on")
+
+    monkeypatch.setattr(train_run, "ann_accuracy", terminate)
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    assert stop.value.code == 143
+    monkeypatch.setattr(train_run, "ann_accuracy", measure)
+    assert_same(run(options + " --resume"), unbroken)
 
 
 def test_a_killed_run_resumes_exactly(run, tmp_path):
