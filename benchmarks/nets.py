@@ -1,19 +1,25 @@
-"""The networks that are timed: a small one, and the one of the proxy-learning paper.
+"""The networks that are timed and trained: a small one, those of the proxy-learning paper, and a VGG.
 
-Both take Fashion-MNIST images [N, 1, 28, 28] and end in 10 integrate-and-fire neurons, one a class.
 Written C for a convolution's channels, P2 for 2x2 max pooling, and a plain number for a linear layer:
 
     small    32C3-64C3-P2-64C3-P2-256-10
     paper    128C3-BN-128C3-BN-P2-128C3-BN-P2-2560-1152-256-10, without biases (arXiv 2109.13208)
+    cifar10  256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256-10, in the same way; the size of the paper's
+             CIFAR-10 network as a re-implementation gives it
+    vgg      64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512-10, in the same way
+
+The last layer has one integrate-and-fire neuron for each class.
 """
 
+import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from data import fashion_mnist_sample
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import proxykernels as pk
@@ -23,86 +29,114 @@ MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
 CALIBRATION_IMAGES = 64
 
 
-def small(v_threshold: float = 1.0, v_reset: float | None = 0.0) -> nn.Sequential:
+def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
     """32C3-64C3-P2-64C3-P2-256-10 with biases."""
-    neuron = {"v_threshold": v_threshold, "v_reset": v_reset}
-    return nn.Sequential(
-        OrderedDict(
-            conv1=pk.FusedIFConv2d(1, 32, 3, padding=1, **neuron),
-            conv2=pk.FusedIFConv2d(32, 64, 3, padding=1, **neuron),
-            pool1=pk.MaxPool2d(2),
-            conv3=pk.FusedIFConv2d(64, 64, 3, padding=1, **neuron),
-            pool2=pk.MaxPool2d(2),
-            flatten=pk.Flatten(),
-            linear1=pk.FusedIFLinear(64 * 7 * 7, 256, **neuron),
-            linear2=pk.FusedIFLinear(256, 10, **neuron),
-        )
-    )
+    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, shape, classes, batch_norm=False)
 
 
-def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0) -> nn.Sequential:
-    """128C3-BN-128C3-BN-P2-128C3-BN-P2-2560-1152-256-10 without biases; the threshold is the authors'."""
-    neuron = {"bias": False, "v_threshold": v_threshold, "v_reset": v_reset}
-    convolution = {"padding": 1, "batch_norm": True, **neuron}
-    return nn.Sequential(
-        OrderedDict(
-            conv1=pk.FusedIFConv2d(1, 128, 3, **convolution),
-            conv2=pk.FusedIFConv2d(128, 128, 3, **convolution),
-            pool1=pk.MaxPool2d(2),
-            conv3=pk.FusedIFConv2d(128, 128, 3, **convolution),
-            pool2=pk.MaxPool2d(2),
-            flatten=pk.Flatten(),
-            linear1=pk.FusedIFLinear(128 * 7 * 7, 2560, **neuron),
-            linear2=pk.FusedIFLinear(2560, 1152, **neuron),
-            linear3=pk.FusedIFLinear(1152, 256, **neuron),
-            linear4=pk.FusedIFLinear(256, 10, **neuron),
-        )
-    )
+def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
+    """The paper's for Fashion-MNIST; the threshold is the authors'."""
+    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, shape, classes)
 
 
-def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0) -> nn.Sequential:
-    """256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256-10 without biases.
+def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+    """The paper's for CIFAR-10; the threshold is the re-implementation's."""
+    layers = "256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256"
+    return build(layers, v_threshold, v_reset, shape, classes)
 
-    The size of the paper's CIFAR-10 network as a re-implementation gives it, for images [N, 3, 32, 32]; its shapes
-    alone are used (roofline.py), no images of that kind are at hand.
+
+def vgg(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+    """A VGG with seven layers of weights before the last."""
+    return build("64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512", v_threshold, v_reset, shape, classes)
+
+
+def build(
+    layers: str, v_threshold: float, v_reset: float | None, shape: Sequence[int], classes: int, batch_norm: bool = True
+) -> nn.Sequential:
+    """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
+
+    ``batch_norm`` is the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
     """
-    neuron = {"bias": False, "v_threshold": v_threshold, "v_reset": v_reset}
-    convolution = {"padding": 1, "batch_norm": True, **neuron}
-    return nn.Sequential(
-        OrderedDict(
-            conv1=pk.FusedIFConv2d(3, 256, 3, **convolution),
-            conv2=pk.FusedIFConv2d(256, 512, 3, **convolution),
-            pool1=pk.MaxPool2d(2),
-            conv3=pk.FusedIFConv2d(512, 512, 3, **convolution),
-            conv4=pk.FusedIFConv2d(512, 512, 3, **convolution),
-            conv5=pk.FusedIFConv2d(512, 512, 3, **convolution),
-            pool2=pk.MaxPool2d(2),
-            conv6=pk.FusedIFConv2d(512, 256, 3, **convolution),
-            flatten=pk.Flatten(),
-            linear1=pk.FusedIFLinear(256 * 8 * 8, 1024, **neuron),
-            linear2=pk.FusedIFLinear(1024, 512, **neuron),
-            linear3=pk.FusedIFLinear(512, 256, **neuron),
-            linear4=pk.FusedIFLinear(256, 10, **neuron),
-        )
-    )
+    neuron = {"bias": not batch_norm, "v_threshold": v_threshold, "v_reset": v_reset}
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+
+    def add(kind: str, module: nn.Module) -> None:
+        number = sum(name.startswith(kind) for name in modules) + 1
+        modules[f"{kind}{number}"] = module
+
+    channels, height, width = shape
+    features = None
+    for layer in [*layers.split("-"), str(classes)]:
+        if layer.startswith("P"):
+            window = int(layer[1:])
+            add("pool", pk.MaxPool2d(window))
+            height, width = height // window, width // window
+        elif "C" in layer:
+            out, kernel = map(int, layer.split("C"))
+            padding = kernel // 2
+            add("conv", pk.FusedIFConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
+            channels = out
+        else:
+            if features is None:
+                modules["flatten"] = pk.Flatten()
+                features = channels * height * width
+            add("linear", pk.FusedIFLinear(features, int(layer), **neuron))
+            features = int(layer)
+    return nn.Sequential(modules)
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
+TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vgg": vgg}  # names of train.py's --net
 
 
 def load(name: str, v_reset: float | None) -> tuple[nn.Sequential, bool]:
     """The network in eval mode, and whether it is trained.
 
-    It is trained if ``weights/<name>.safetensors`` is there: a state_dict, floats as float16, with the
-    threshold in the metadata. Otherwise the weights are random, scaled to realistic firing rates.
+    It is trained if ``weights/<name>.safetensors`` is there. Otherwise the weights are random, scaled to realistic
+    firing rates.
     """
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
         return _random(name, v_reset), False
-    with safe_open(path, "pt") as file:
-        net = NETS[name](v_threshold=float(file.metadata()["v_threshold"]), v_reset=v_reset)
-        net.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # casts to float32
-    return net.eval(), True
+    net, _ = load_file(path, NETS[name])
+    for layer in net.modules():
+        if hasattr(layer, "v_reset"):
+            layer.v_reset = v_reset
+    return net, True
+
+
+def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
+    """The network in eval mode that train.py saved in ``path``, and the file's metadata.
+
+    The file is a state_dict, floats as float16; its metadata name the threshold, the reset and the net. ``make``
+    makes the net where the metadata do not.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
+    try:
+        with safe_open(path, "pt") as file:
+            about, state = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); train the network again") from error
+    if about.get("net", "") not in TRAINABLE and make is None:
+        raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
+    make = TRAINABLE.get(about.get("net", ""), make)
+    v_reset = None if about.get("reset") == "soft" else 0.0
+    kind = {"shape": json.loads(about["shape"]), "classes": int(about["classes"])} if "shape" in about else {}
+    net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)
+    try:
+        net.load_state_dict(state)  # casts to float32
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
+    return net.eval(), about
+
+
+def file_stem(name: str) -> str:
+    """The name of the weights file, without its ending, for a name of TRAINABLE: what ``load`` looks for."""
+    return TRAINABLE[name].__name__
 
 
 def _random(name: str, v_reset: float | None) -> nn.Sequential:

@@ -7,7 +7,7 @@ Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, 
 import torch
 from torch import Tensor
 
-from . import cpu_library, packed_reference, stepwise
+from . import cpu_library, packed_reference, reference, stepwise
 from .cpu_conv2d import Convolutions, neurons, padded, pair, row_bytes
 
 
@@ -91,6 +91,17 @@ class CpuKernels(Convolutions):
         scan = cpu_library.Scan(neurons(theta, v, words, T, v_reset), current.data_ptr(), time_stride)
         self._table.if_scan(scan)
         return words, v
+
+    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+        """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
+        grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
+        theta, scale = theta.contiguous(), reference.surrogate_scale(theta)
+        grad_current = torch.empty_like(current)
+        pointers = (tensor.data_ptr() for tensor in (theta, scale, current, grad_spikes, grad_current))
+        soft = v_reset is None
+        scan = cpu_library.ScanBackward(*pointers, *current.shape, soft, 0.0 if soft else v_reset)
+        self._table.if_scan_backward(scan)
+        return grad_current
 
     def find_periods(self, current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials.

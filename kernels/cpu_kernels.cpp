@@ -3,6 +3,7 @@
 #include "event_conv2d.h"
 #include "fingerprint.h"
 #include "if_scan.h"
+#include "if_scan_backward.h"
 #include "period_conv2d.h"
 #include "periods.h"
 #include "spike_bits.h"
@@ -18,8 +19,8 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, event_conv2d, period_conv2d, tile_conv2d, max_pool2d, pack_weight, count_digits,
-                         pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods, expand_periods,
-                         total_periods, fingerprint};
+const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, tile_conv2d, max_pool2d, pack_weight,
+                         count_digits, pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods,
+                         expand_periods, total_periods, fingerprint};
 
 }  // namespace PK_TARGET

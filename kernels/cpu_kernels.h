@@ -21,6 +21,17 @@ struct Scan {
     int64_t time_stride;   // floats from one step to the next; 0 for a current that is held
 };
 
+struct ScanBackward {
+    const float* theta;        // [C]
+    const float* scale;        // [C], of the surrogate derivative
+    const float* current;      // [T, N, P, C]
+    const float* grad_spikes;  // [T, N, P, C]
+    float* grad_current;       // [T, N, P, C], written
+    int64_t T, N, P, C;
+    int64_t soft_reset;
+    float v_reset;
+};
+
 struct Conv2d {
     Neurons neurons;       // P = H_out * W_out, C = C_out
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
@@ -55,6 +66,7 @@ struct Pool2d {
 
 struct Kernels {
     void (*if_scan)(const Scan*);
+    void (*if_scan_backward)(const ScanBackward*);
     void (*event_conv2d)(const Conv2d*);
     void (*period_conv2d)(const PeriodConv2d*);
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it

@@ -23,6 +23,14 @@ class Scan(ctypes.Structure):
     _fields_ = [("neurons", Neurons), ("current", c_void_p), ("time_stride", c_int64)]
 
 
+class ScanBackward(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("theta", "scale", "current", "grad_spikes", "grad_current")),
+        *((name, c_int64) for name in ("T", "N", "P", "C", "soft_reset")),
+        ("v_reset", c_float),
+    ]
+
+
 class Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", Neurons),
@@ -60,6 +68,7 @@ class Kernels(ctypes.Structure):
 
     _fields_ = [
         ("if_scan", _function(POINTER(Scan))),
+        ("if_scan_backward", _function(POINTER(ScanBackward))),
         ("event_conv2d", _function(POINTER(Conv2d))),
         ("period_conv2d", _function(POINTER(PeriodConv2d))),
         ("tile_conv2d", _function(POINTER(Conv2d))),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .if_conv2d import if_conv2d, if_linear
 from .if_scan import if_hold, if_scan
+from .if_scan_backward import if_scan_backward
 
 __all__ = [
     "cat",
@@ -25,6 +26,7 @@ __all__ = [
     "if_hold",
     "if_linear",
     "if_scan",
+    "if_scan_backward",
     "max_pool2d",
     "pack",
     "total",

@@ -101,3 +101,19 @@ if_linear = partial(stepwise.if_linear, sys.modules[__name__])
 
 def _bit(like: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=like.device)
+
+
+def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+    """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
+    current = current.float()
+    potentials, v = torch.empty_like(current, memory_format=torch.contiguous_format), torch.zeros_like(current[0])
+    for t in range(current.shape[0]):
+        potentials[t] = v + current[t]
+        _, v = reference.if_step(v, current[t], theta, v_reset)
+    gradient, grad = torch.empty_like(potentials), torch.zeros_like(v)
+    for t in reversed(range(current.shape[0])):
+        h = potentials[t]
+        kept = grad if v_reset is None else torch.where(h >= theta, 0, grad)
+        grad = grad_spikes[t].float() * reference.surrogate_derivative(h, theta) + kept
+        gradient[t] = grad
+    return gradient

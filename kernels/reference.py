@@ -41,6 +41,43 @@ def if_scan(
     return spikes, v
 
 
+class SurrogateSpike(torch.autograd.Function):
+    """``h >= theta``; backward, its derivative by ``h`` is a triangle: max(0, theta - |h - theta|) / theta^2."""
+
+    @staticmethod
+    def forward(ctx, h: Tensor, theta: Tensor) -> Tensor:
+        ctx.save_for_backward(h, theta)
+        return (h >= theta).float()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        h, theta = ctx.saved_tensors
+        return gradient * surrogate_derivative(h, theta), None
+
+
+def surrogate_derivative(h: Tensor, theta: Tensor) -> Tensor:
+    """The triangle that stands for the derivative of ``h >= theta`` by ``h``."""
+    return (theta - (h - theta).abs()).clamp(min=0) * surrogate_scale(theta)
+
+
+def surrogate_scale(theta: Tensor) -> Tensor:
+    """1 / theta^2, computed once for every kernel, so that all round alike."""
+    return 1 / (theta * theta)
+
+
+def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
+    """Spikes [T, N, C, ...] of currents, from rest; autograd goes back through all steps, but not through the reset."""
+    v = torch.zeros_like(current[0])
+    theta = _per_channel(v_threshold, v)
+    spikes = []
+    for step in current:
+        h = v + step
+        spikes.append(SurrogateSpike.apply(h, theta))
+        fired = spikes[-1].detach()
+        v = h - theta * fired if v_reset is None else torch.where(fired.bool(), v_reset, h)
+    return torch.stack(spikes)
+
+
 def if_hold(
     current: Tensor,
     T: int,

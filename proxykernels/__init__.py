@@ -30,6 +30,7 @@ from .residual import FusedIFSum  # noqa: E402
 from .simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
 from .stopping import margin  # noqa: E402
+from .surrogate import if_scan_surrogate  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "if_linear",
     "if_scan",
     "margin",
+    "if_scan_surrogate",
     "max_pool2d",
     "pack",
     "plot",

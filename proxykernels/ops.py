@@ -124,6 +124,12 @@ def if_hold(current, T, v, theta, v_reset):
     return _layer(current, T, v)
 
 
+@_operator("(Tensor grad_spikes, Tensor current, Tensor theta, float? v_reset) -> Tensor")
+def if_scan_backward(grad_spikes, current, theta, v_reset):
+    """The gradient of currents [T, N, P, C] from that of the spikes, by the surrogate derivative; started at rest."""
+    return torch.empty_like(current, dtype=torch.float32, memory_format=torch.contiguous_format)
+
+
 @_operator(
     "(Tensor words, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"

@@ -4,6 +4,9 @@
 arXiv:2109.13208).
 """
 
+import copy
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +14,9 @@ from torch import Tensor, nn
 from . import checks
 from .layers import FusedIFConv2d, Neurons
 from .simulate import replace_neurons, run
+
+READOUTS = ("count", "rate", "potential")
+NEVER = 1e30  # a threshold that no potential reaches
 
 
 class ProxyNet(nn.Module):
@@ -27,17 +33,36 @@ class ProxyNet(nn.Module):
         clip: clip the twin's ReLUs at ``v_threshold``, with zero gradient above it. An IF neuron fires at most once a
             step, so a larger activation promises the loss what the spiking network cannot deliver, and training may
             run away: rates go to 1. Clipping cures that. The paper's twin is not clipped.
+        readout: what the spiking network gives: "count" (spikes of T steps, the paper's), "rate" (count / T), or
+            "potential": the last layer's neurons never fire, and their potential after T steps is the sum of their
+            currents (in units of the input; divide by T for the mean current, which is what the twin gives).
 
-    Shapes: ``model(x)``, ``model.snn(x)``: spike counts, float32 [N, classes]; ``model.ann(x)``: the twin's output,
+    Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps.
 
     With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
-    network's in the layer's ``bn``, the twin's in ``model.statistics``.
+    network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
+    ``model.freeze_batch_norm()`` ends the training of both.
+
+    Attributes:
+        rates: layer name -> firing rate of the spiking network's last pass.
+        ann_rates: layer name -> mean activation of the twin's last pass as a share of the threshold; scalars that
+            autograd knows, so that a regulariser may be made of them.
+        ann_output: the twin's output [N, classes] of its last pass, detached; None before that.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the message names it.
     """
 
-    def __init__(self, net: nn.Module, T: int, *, clip: bool = False):
+    def __init__(self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count"):
         super().__init__()
-        self.net, self.T, self.clip = net, checks.steps(T), clip
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
+        self.net, self.T, self.clip, self.readout = net, checks.steps(T), clip, readout
+        self.batch_norm_frozen = False
+        self.rates: dict[str, float] = {}
+        self.ann_rates: dict[str, Tensor] = {}
+        self.ann_output: Tensor | None = None
         names = []
         self.statistics = nn.ModuleDict()
 
@@ -59,25 +84,79 @@ class ProxyNet(nn.Module):
         self._last = names[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Spike counts [N, classes]; in training with the proxy's gradient, else the spiking network alone."""
+        """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):
             return self.snn(x)
         return _OutputSwap.apply(self.ann(x), self.snn(x))
 
     @torch.no_grad()
     def snn(self, x: Tensor) -> Tensor:
-        """The spiking network's output: spike counts of T steps, float32 [N, classes]."""
-        batch_statistics = self.training and len(self.statistics) > 0
-        return run(self.net, x, self.T, batch_statistics=batch_statistics).count().float()
+        """The spiking network's readout after T steps, float32 [N, classes]."""
+        net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics)
+        self.rates = result.rates
+        if self.readout == "potential":
+            return result.state[self._last][0]
+        count = result.count().float()
+        return count / self.T if self.readout == "rate" else count
 
-    def ann(self, x: Tensor) -> Tensor:
-        """The ReLU twin's output [N, classes]; differentiable."""
+    def ann(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The ReLU twin's output [N, classes]; differentiable.
+
+        ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
+        goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
+        """
+        self.ann_rates = {}
 
         def twin(name: str, layer: Neurons) -> _Twin:
             statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
-            return _Twin(layer, statistics, linear=name == self._last, clip=self.clip)
+            return _Twin(self, name, layer, statistics, (inputs or {}).get(name))
 
-        return replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
+            x = x.contiguous(memory_format=torch.channels_last)
+        output = replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        self.ann_output = output.detach()
+        return output
+
+    def freeze_batch_norm(self, frozen: bool = True) -> None:
+        """Normalise by the running statistics, and leave them as they are, also in training; weights still learn.
+
+        The paper's policy is to train the statistics in the first epoch, and to freeze them then.
+        """
+        self.batch_norm_frozen = frozen
+
+    @torch.no_grad()
+    def measure_batch_norm(self, x: Tensor, batch: int = 25) -> None:
+        """Set the spiking network's running statistics to those of its currents on x [N, ...]; the twin keeps its own.
+
+        For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
+        ``batch`` images at a time, each batch normalised by itself.
+        """
+        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+        modes = [norm.training for norm in norms]
+        for norm in norms:
+            norm.train()
+        for part in x.split(batch):
+            run(self.net, part, self.T, batch_statistics=bool(norms))
+        for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
+            norm.momentum = momentum
+            norm.train(mode)
+
+    @property
+    def _batch_statistics(self) -> bool:
+        return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
+
+    def _silence_last(self, name: str, layer: Neurons) -> Neurons:
+        if name != self._last:
+            return layer
+        silent = copy.copy(layer)
+        silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
+        silent.v_threshold, silent.v_reset = NEVER, 0.0
+        return silent
 
 
 class _OutputSwap(torch.autograd.Function):
@@ -85,36 +164,71 @@ class _OutputSwap(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
-        return snn.to(ann.dtype)
+        ctx.dtype = ann.dtype
+        return snn  # float32, also under autocast: bfloat16 has no room for large counts
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+        return gradient.to(ctx.dtype), None
 
 
 class _Twin(nn.Module):
     """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics."""
 
-    def __init__(self, layer: Neurons, statistics: nn.BatchNorm2d | None, linear: bool, clip: bool):
+    def __init__(
+        self,
+        model: ProxyNet,
+        name: str,
+        layer: Neurons,
+        statistics: nn.BatchNorm2d | None,
+        given: Tensor | None,
+    ):
         super().__init__()
-        self.layer, self.statistics, self.linear, self.clip = layer, statistics, linear, clip
+        self.layer, self.statistics, self.given = layer, statistics, given
+        self.theta = layer.v_threshold
+        self.linear, self.clip = name == model._last, model.clip
+        self.batch_statistics = model._batch_statistics
+        self.name, self.rates = name, model.ann_rates
 
     def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
-        current = self.layer.affine(tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0))
+        x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
+        if self.given is not None:
+            x = _OutputSwap.apply(x, self.given)
+        current = self.layer.affine(x)
         if self.statistics is not None:
-            current = self.statistics(current)
-            bn = self.layer.bn
-            current = current * bn.weight.view(-1, 1, 1) + bn.bias.view(-1, 1, 1)
+            current = self.normalise(current)
         return self.activation(current).unsqueeze(0)
+
+    def normalise(self, current: Tensor) -> Tensor:
+        own, bn = self.statistics, self.layer.bn
+        if self.batch_statistics:
+            own.num_batches_tracked += 1
+        momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
+        return F.batch_norm(
+            current,
+            own.running_mean,
+            own.running_var,
+            bn.weight,
+            bn.bias,
+            self.batch_statistics,
+            momentum,
+            own.eps,
+        )
 
     def activation(self, current: Tensor) -> Tensor:
         if self.linear:
             return current
+        theta = self.theta
+        if isinstance(theta, Tensor):
+            theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
         if not self.clip:
-            return F.relu(current)
-        theta = torch.as_tensor(self.layer.v_threshold, device=current.device)
-        theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta
-        return torch.minimum(F.relu(current), theta)
+            y = F.relu(current)
+        elif isinstance(theta, Tensor):
+            y = torch.minimum(F.relu(current), theta)
+        else:
+            y = F.hardtanh(current, 0.0, theta)
+        self.rates[self.name] = (y / theta).mean() if isinstance(theta, Tensor) else y.mean(dtype=torch.float32) / theta
+        return y
 
 
 def _key(name: str) -> str:

@@ -11,8 +11,15 @@ if not torch.cuda.is_available():
 from proxykernels import ops  # noqa: E402
 from proxykernels.kernels import cpu, packed_reference  # noqa: E402
 
-# Instruction set and kernel for convolutions, forced one at a time; the last two: the fastest, and no C++ library at all.
-WAYS = [("amx", "tiles"), ("avx512", "events"), ("avx2", "events"), ("portable", "events"), (None, "dense"), (None, None)]
+# Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
+WAYS = [
+    ("amx", "tiles"),
+    ("avx512", "events"),
+    ("avx2", "events"),
+    ("portable", "events"),
+    (None, "dense"),
+    (None, None),
+]
 BACKENDS = [f"{target or 'any'}-{kernel or 'chosen'}" for target, kernel in WAYS if cpu.load(target)] + ["reference"]
 
 

@@ -1,4 +1,4 @@
-"""What the C++ kernels do beyond the oracle's equations: digits, periods, packed weights, and the choice of a kernel."""
+"""What the C++ kernels do beyond the oracle: digits, periods, packed weights, and the choice of a kernel."""
 
 import gc
 
@@ -21,9 +21,7 @@ def force(monkeypatch, target, kernel):
 
 
 @has_tiles
-@pytest.mark.parametrize(
-    "bits, digits", [(6, 1), (8, 2), (14, 2), (16, 3), (22, 3), (23, 4)], ids=lambda n: f"{n}"
-)
+@pytest.mark.parametrize("bits, digits", [(6, 1), (8, 2), (14, 2), (16, 3), (22, 3), (23, 4)], ids=lambda n: f"{n}")
 def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, digits):
     """Weights of so many bits, whose sums a float32 still holds: the tiles must hold them exactly."""
     inputs = 1 << (24 - bits)  # so that any sum of them fits 24 bits

@@ -1,19 +1,32 @@
-"""The shipped weights, and the script that made them."""
+"""The shipped weights, and the script that made them: what it writes, how it stops, resumes and refuses."""
 
+import csv
+import json
+import os
+import resource
 import shutil
+import signal
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # its scripts import each other by plain names
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # its scripts import each other by plain names
 
 import accuracy  # noqa: E402
 import data  # noqa: E402
 import nets  # noqa: E402
 import train  # noqa: E402
+import train_checkpoint  # noqa: E402
+import train_data  # noqa: E402
+import train_run  # noqa: E402
+import train_step  # noqa: E402
 
 
 def test_a_tie_and_silence_are_wrong():
@@ -35,30 +48,249 @@ def test_shipped_net():
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
 
+def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
+    """A network with everything in it that the big ones have, and quick."""
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes)
+
+
 @pytest.fixture
-def small_data(tmp_path) -> Path:
-    """The shipped images as training and as test set."""
+def run(tmp_path, monkeypatch):
+    """train.py on the shipped images, as training and as test set: run("--epochs 2 ...") gives the folder it wrote."""
+    monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
+    root = tmp_path / "data"
+    root.mkdir()
     for name in data.SAMPLE.glob("*.gz"):
-        shutil.copy(name, tmp_path / name.name)
-        shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
-    return tmp_path
+        shutil.copy(name, root / name.name)
+        shutil.copy(name, root / name.name.replace("t10k", "train"))
+
+    def call(options: str, out: str = "out") -> Path:
+        train.main(
+            f"--net tiny --T 4 --batch 40 --validation 56 --root {root} --out {tmp_path / out} {options}".split()
+        )
+        return tmp_path / out
+
+    call.root = root
+    return call
 
 
-def test_training_writes_weights_that_load(small_data, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "weights"
-    options = f"--warmup 1 --epochs 1 --T 4 --batch 64 --data {small_data} --out {out}"
-    monkeypatch.setattr(sys, "argv", ["train.py", *options.split()])
-    train.main()
-    monkeypatch.setattr(nets, "WEIGHTS", out)
-    net, trained = nets.load("small", v_reset=0.0)
-    assert trained and [path.name for path in out.iterdir()] == ["small.safetensors"]
-    measured, _ = accuracy.evaluate(net, *data.fashion_mnist_sample(), T=4)
-    assert f"{measured:.2%}" in capsys.readouterr().out
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """What a run ended with: weights, statistics and moments."""
+    return train_checkpoint.read(folder)[1]
 
 
-def test_a_loss_that_is_not_finite_stops(small_data):
-    net = nets.small()
-    images, labels = data.fashion_mnist("train", small_data)
-    loader = [(images[:8], labels[:8])]
-    with pytest.raises(SystemExit, match="the loss became nan in warm-up epoch 1; lower --lr"):
-        train.train("warm-up", lambda x: torch.full((len(x), 10), torch.nan), net, loader, 1, 1e-3)
+def assert_same(folder: Path, other: Path) -> None:
+    ours, theirs = tensors(folder), tensors(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_training_writes_weights_that_load(run):
+    out = run("--ann-epochs 1 --epochs 1 --rate-penalty 0.01 --augment shift-mirror --precision bfloat16")
+    net, about = nets.load_file(out / "tiny.safetensors")
+    held_out = train_data.held_out(train_data.load("fashion-mnist", run.root, "train")[0], 56)[1]
+    images, labels = (torch.stack(list(part)) for part in zip(*held_out, strict=True))
+    measured, _ = accuracy.evaluate(net, images, labels, T=4)
+    assert measured == pytest.approx(float(about["validation_accuracy"]), abs=1e-4)
+    rows = list(csv.DictReader((out / "log.csv").open()))
+    assert [(row["stage"], row["step"]) for row in rows] == [("ann", "5"), ("proxy", "10")]
+    assert max(float(row["snn"]) for row in rows) == pytest.approx(measured, abs=1e-6)
+    assert not list(out.glob("*.tmp"))
+    tested, _ = accuracy.evaluate(net, *data.fashion_mnist("test", run.root), T=4)
+    assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
+
+
+def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
+    first = run("--init random --epochs 1 --schedule constant", "first")
+    second = run("--init random --epochs 2 --schedule constant", "second")
+    one, two = tensors(first), tensors(second)
+    statistics = [key for key in one if "running" in key]
+    assert len(statistics) == 8 and all(torch.equal(one[key], two[key]) for key in statistics)
+    assert not torch.equal(one["model.net.conv1.bn.weight"], two["model.net.conv1.bn.weight"])
+    always = tensors(run("--init random --epochs 2 --schedule constant --batch-norm always", "always"))
+    assert not any(torch.equal(one[key], always[key]) for key in statistics)
+
+
+@pytest.mark.parametrize("step", [3, 8, 12])  # in the first stage, in its second epoch, in the second stage
+def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
+    options = "--ann-epochs 2 --epochs 1 --augment shift-mirror"
+    unbroken = run(options, "unbroken")
+    done, watch = [], train_step.watch
+
+    def terminate(*arguments):
+        watch(*arguments)
+        done.append(True)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_step, "watch", terminate)
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    assert stop.value.code == 143 and len(done) == step
+    out = run(options + " --resume")
+    assert_same(out, unbroken)
+    published = load_file(out / "tiny.safetensors")
+    assert all(torch.equal(published[k], v) for k, v in load_file(unbroken / "tiny.safetensors").items())
+
+
+def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch):
+    options = "--ann-epochs 1 --epochs 1"
+    unbroken = run(options, "unbroken")
+    measure = train_run.ann_accuracy
+
+    def terminate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the run went on")
+
+    monkeypatch.setattr(train_run, "ann_accuracy", terminate)
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    assert stop.value.code == 143
+    monkeypatch.setattr(train_run, "ann_accuracy", measure)
+    assert_same(run(options + " --resume"), unbroken)
+
+
+def test_a_killed_run_resumes_exactly(run, tmp_path):
+    options = "--init random --epochs 3 --augment shift-mirror"
+    unbroken = run(options, "unbroken")
+    given = f"--net tiny --T 4 --batch 40 --validation 56 --root {run.root} --out {tmp_path}/out {options}"
+    script = f"""
+        import sys, time
+        sys.path.insert(0, {str(BENCHMARKS)!r})
+        import nets, train, train_step
+        def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
+            return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes)
+        nets.TRAINABLE["tiny"] = tiny
+        steps, watch = [], train_step.watch
+        def stall(*arguments):
+            watch(*arguments)
+            steps.append(1)
+            while len(steps) == 8:
+                print("stalled", flush=True)
+                time.sleep(0.1)
+        train_step.watch = stall
+        train.main({given.split()!r})
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert any(line == b"stalled\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    assert json.loads((tmp_path / "out" / "checkpoint.json").read_text())["done"] == 5
+    assert_same(run(options + " --resume"), unbroken)
+
+
+def test_more_epochs_go_on_from_a_finished_run(run):
+    run("--init random --epochs 1 --schedule constant")
+    out = run("--init random --epochs 2 --schedule constant --resume")
+    assert_same(out, run("--init random --epochs 2 --schedule constant", "unbroken"))
+    assert len(list(csv.DictReader((out / "log.csv").open()))) == 2
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
+    out = run("--init random --epochs 1 --schedule constant")
+    before = tensors(out)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = train_checkpoint.write_tensors
+
+    def write_on_a_full_disk(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            write(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    monkeypatch.setattr(train_checkpoint, "write_tensors", write_on_a_full_disk)
+    with pytest.raises(SystemExit, match="could not be written .* the last checkpoint is intact"):
+        run("--init random --epochs 2 --schedule constant --resume")
+    after = tensors(out)
+    assert all(torch.equal(after[key], before[key]) for key in before) and not list(out.glob("*.tmp"))
+
+
+def refused(run, options: str) -> str:
+    """The one sentence that a run ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    message = str(stop.value.code)
+    assert message.startswith("train.py: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--net nothing", "invalid choice: 'nothing'"),
+        ("--data nothing", "'cifar10', 'fashion-mnist', 'folder'"),
+        ("--method nothing", "'proxy'"),
+        ("--T 0", "--T must be at least 1, got 0"),
+        ("--threshold 0", "--threshold must be positive, got 0.0"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(run, capsys, options, message):
+    with pytest.raises(SystemExit):
+        run(options)
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input_ends_in_one_sentence(run, tmp_path):
+    assert "there is no checkpoint in" in refused(run, "--resume")
+    assert "--batch must be at most the 200 training images, got 201" in refused(run, "--batch 201")
+    assert "--validation must be within 1 .. 255" in refused(run, "--validation 256")
+    assert "--data folder needs --root PATH" in refused(run, "--data folder")
+    images = run.root / "train-images-idx3-ubyte.gz"
+    content = images.read_bytes()
+    images.write_bytes(content[:-100])
+    assert f"{images} is damaged" in refused(run, "")
+    images.unlink()
+    assert "is in none of" in refused(run, "")
+
+
+def test_a_checkpoint_of_another_run_is_refused(run):
+    out = run("--init random --epochs 1")
+    assert "--T 4; give the same to --resume" in refused(run, "--init random --epochs 1 --T 5 --resume")
+    state = json.loads((out / "checkpoint.json").read_text())
+    small = nets.small().state_dict()
+    train_checkpoint.write_tensors(out / state["tensors"], {f"model.net.{k}": v for k, v in small.items()}, {})
+    assert "the checkpoint is of another network" in refused(run, "--init random --epochs 1 --resume")
+    (out / state["tensors"]).write_bytes(b"nothing")
+    assert "is damaged" in refused(run, "--init random --epochs 1 --resume")
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays(run, monkeypatch):
+    out = run("--init random --epochs 1 --schedule constant")
+    before = tensors(out)
+    monkeypatch.setitem(train_step.LOSSES, "mse-rate", lambda rate, *_: rate.sum() * torch.nan)
+    message = refused(run, "--init random --epochs 2 --schedule constant --resume")
+    assert "the loss became nan in epoch 2 of stage proxy; lower --lr" in message
+    assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
+
+
+def test_a_run_away_stops_and_a_clipped_twin_does_not_run_away(run):
+    options = "--T 8 --init random --epochs 20 --schedule constant --loss cross-entropy --lr 0.02"
+    message = refused(run, f"{options} --twin relu")
+    assert "training runs away in epoch" in message and "a layer's firing rate is 8" in message
+    out = run(f"{options} --twin clipped", "clipped")
+    assert all(float(row["mean_rate"]) < 0.5 for row in csv.DictReader((out / "log.csv").open()))
+
+
+def test_an_image_is_changed_by_seed_and_epoch_alone(run):
+    dataset, _ = train_data.load("fashion-mnist", run.root, "train")
+    augmented = train_data.augment(dataset, "shift-mirror", 28, seed=1)
+    first = augmented[5][0]
+    augmented[6]
+    assert torch.equal(augmented[5][0], first)
+    augmented.epoch = 1
+    assert not torch.equal(augmented[5][0], first)
+
+
+def test_processes_share_each_batch():
+    alone = train_data.batches(103, 20, seed=1, epoch=2)
+    shares = [train_data.batches(103, 20, 1, 2, rank, 2) for rank in (0, 1)]
+    assert len(alone) == 5 and [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(b) for b in alone]
+    assert alone != train_data.batches(103, 20, seed=1, epoch=3)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+def test_schedules(schedule):
+    rates = [train_step.learning_rate(schedule, 2.0, k / 100) for k in range(100)]
+    assert max(rates) == 2.0 and (rates[-1] < 0.01 or schedule == "constant")
+    assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1}[schedule]

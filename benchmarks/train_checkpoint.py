@@ -1,0 +1,113 @@
+"""Checkpoints that are never half written: tensors in safetensors, and a JSON file that names them.
+
+The JSON file is the checkpoint: it is renamed into place after the tensors it names are on the disk, and older tensors
+go after that. Killed at any moment, a run finds the last complete checkpoint.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+STATE = "checkpoint.json"
+
+
+def save(folder: Path, position: dict, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    """Write a checkpoint; ``position`` is what JSON can hold, the place in the run that the tensors belong to.
+
+    Raises:
+        OSError: the folder cannot be written; the checkpoint that was there is intact.
+    """
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    groups = []
+    if optimizer is not None:
+        state = optimizer.state_dict()
+        groups = state["param_groups"]
+        for index, values in state["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    name = "checkpoint-" + "-".join(str(position[key]) for key in ("stage", "epoch", "step")) + ".safetensors"
+    write_tensors(folder / name, tensors, {})
+    write_text(folder / STATE, json.dumps({"tensors": name, "groups": groups, **position}, indent=1))
+    for old in folder.glob("checkpoint-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    """The position and the tensors of the checkpoint in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is damaged.
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint in {folder} ({STATE}); start without --resume")
+    try:
+        position = json.loads(path.read_text())
+        with safe_open(folder / position["tensors"], "pt") as file:
+            return position, {key: file.get_tensor(key) for key in file.keys()}
+    except (json.JSONDecodeError, KeyError, SafetensorError, OSError) as error:
+        raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
+
+
+def same_options(saved: dict, given: dict) -> None:
+    """ValueError if a run is to be resumed with options that would make another run of it."""
+    changed = [key for key in given if json.loads(json.dumps(given[key])) != saved.get(key)]
+    if changed:
+        pairs = ", ".join(f"--{key.replace('_', '-')} {saved.get(key)}" for key in changed)
+        raise ValueError(f"the checkpoint was written with {pairs}; give the same to --resume, or another --out")
+
+
+def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load a model's tensors; ValueError if they are of another architecture."""
+    state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint is of another network: {str(error).splitlines()[1].strip()}") from error
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors: dict[str, Tensor]) -> None:
+    """Load an optimizer's moments and settings."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            # The fused optimizer takes moments in the memory order of the parameter, and files hold none.
+            moment = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
+            state.setdefault(int(index), {})[name] = moment
+    optimizer.load_state_dict({"state": state, "param_groups": position["groups"]})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        _publish(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); the last checkpoint is intact") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text)
+        _publish(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); the last checkpoint is intact") from error
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())  # a name must not reach the disk before its content
+    os.replace(temporary, path)

@@ -1,0 +1,156 @@
+"""ProxyNet with readouts, frozen statistics, autocast, accumulated gradients, torch.compile and changing weights."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import proxykernels as pk
+
+
+def make_net(batch_norm=False, v_threshold=1.0):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 6, 3, padding=1, batch_norm=batch_norm, v_threshold=v_threshold),
+        pk.MaxPool2d(2),
+        pk.FusedIFConv2d(6, 8, 3, batch_norm=batch_norm, v_threshold=v_threshold),
+        pk.Flatten(),
+        pk.FusedIFLinear(32, 4, v_threshold=v_threshold),
+    )
+    for parameter in net.parameters():
+        parameter.data *= 2
+    return net
+
+
+@pytest.fixture
+def x(generator):
+    return torch.rand(6, 1, 8, 8, generator=generator)
+
+
+def gradients(model: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_rate_is_count_over_time(x):
+    net = make_net()
+    count, rate = pk.ProxyNet(net, 20), pk.ProxyNet(net, 20, readout="rate")
+    assert torch.equal(rate(x) * 20, count(x)) and count(x).sum() > 0
+    ours, theirs = gradients(rate, rate(x).sum()), gradients(count, count(x).sum())
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("v_threshold", [1.0, torch.tensor(1.0)])
+def test_potential_is_the_sum_of_the_last_layers_currents(x, v_threshold):
+    net = make_net(v_threshold=v_threshold)
+    model = pk.ProxyNet(net, 20, readout="potential")
+    before = net[-1].v_threshold
+    hidden = nn.Sequential(*list(net)[:-1])
+    counts = pk.simulate(hidden, x, 20).count().float()
+    expected = F.linear(counts, net[-1].weight) + 20 * net[-1].bias
+    torch.testing.assert_close(model(x).detach(), expected, rtol=1e-5, atol=1e-4)
+    assert net[-1].v_threshold is before and counts.sum() > 0
+    assert gradients(model, model(x).square().sum())[0].abs().max() > 0
+
+
+def test_unknown_readout_lists_the_known_ones():
+    with pytest.raises(ValueError, match="readout must be one of count, rate, potential, got 'spikes'"):
+        pk.ProxyNet(make_net(), 4, readout="spikes")
+
+
+def test_frozen_statistics_stay_and_are_used(x):
+    model = pk.ProxyNet(make_net(batch_norm=True), 12)
+    model(x)
+    model.freeze_batch_norm()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    output = model(x)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    ann = model.ann(x)
+    model.eval()
+    assert torch.equal(output, model(x)) and torch.equal(ann, model.ann(x))
+    model.train()
+    assert len(gradients(model, model(x).sum())) == len(list(model.parameters()))  # weights of the norms learn on
+    model.freeze_batch_norm(False)
+    model(x)
+    assert not torch.equal(model.net[0].bn.running_mean, before["net.0.bn.running_mean"])
+    assert not torch.equal(model.statistics["0"].running_mean, before["statistics.0.running_mean"])
+
+
+def test_measured_statistics_are_those_of_the_currents(x):
+    net = make_net(batch_norm=True)
+    model = pk.ProxyNet(net, 12)
+    model(x), model.eval()
+    twin = copy.deepcopy(model.statistics)
+    model.measure_batch_norm(x, batch=3)
+    assert all(torch.equal(a, b) for a, b in zip(twin.buffers(), model.statistics.buffers(), strict=True))
+    currents = [F.conv2d(part, net[0].weight, net[0].bias) for part in F.pad(x, (1, 1, 1, 1)).split(3)]
+    mean = sum(current.mean((0, 2, 3)) for current in currents) / 2
+    torch.testing.assert_close(net[0].bn.running_mean, mean)
+    assert net[0].bn.momentum == 0.1 and not net[0].bn.training
+    assert torch.equal(model(x), model.snn(x)) and model(x).sum() > 0
+
+
+def test_autocast_changes_no_spike_and_little_of_the_gradient(x):
+    model = pk.ProxyNet(make_net(), 900)  # more counts than bfloat16 can tell apart
+    expected = model(x)
+    exact = gradients(model, F.mse_loss(expected, torch.full_like(expected, 100.0)))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(x)
+    assert output.dtype == torch.float32 and torch.equal(output, expected) and output.max() > 256
+    for ours, theirs in zip(gradients(model, F.mse_loss(output, torch.full_like(output, 100.0))), exact, strict=True):
+        assert (ours - theirs).norm() < 0.1 * theirs.norm()  # a rounded maximum may win in another pixel
+
+
+def test_gradients_accumulate_over_parts_of_a_batch(x):
+    model = pk.ProxyNet(make_net(), 16)
+    whole = gradients(model, F.mse_loss(model(x), torch.ones(6, 4)))
+    model.zero_grad()
+    for part in x.split(2):
+        (F.mse_loss(model(part), torch.ones(2, 4)) / 3).backward()
+    for ours, theirs in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(ours.grad, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_compiled_twin(x):
+    model = pk.ProxyNet(make_net(batch_norm=True), 16, clip=True)
+    plain = copy.deepcopy(model)
+    model.ann = torch.compile(model.ann, backend="aot_eager")
+    for _ in range(2):
+        ours, theirs = model(x), plain(x)
+        assert torch.equal(ours, theirs)
+        loss = [model_.ann_rates["0"] + output.sum() for model_, output in ((model, ours), (plain, theirs))]
+        for a, b in zip(gradients(model, loss[0]), gradients(plain, loss[1]), strict=True):
+            torch.testing.assert_close(a, b)
+    assert torch.equal(model.statistics["0"].running_mean, plain.statistics["0"].running_mean)
+
+
+def test_spikes_are_of_the_current_weights(x):
+    """However the weights change, nothing of the old ones is used."""
+    model, other = pk.ProxyNet(make_net(), 16), make_net()
+    before = model(x)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= 1.5
+    expected = pk.ProxyNet(other, 16)(x)
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    for parameter in model.parameters():
+        parameter.grad = -0.5 * parameter.detach()
+    optimizer.step()
+    assert torch.equal(model(x), expected) and not torch.equal(before, expected)
+    model.net.load_state_dict(make_net().state_dict())
+    assert torch.equal(model(x), before)
+    model.net[0].weight = nn.Parameter(other[0].weight.detach().clone())
+    assert not torch.equal(model(x), before)
+
+
+def test_rates_are_of_the_last_pass(x):
+    model = pk.ProxyNet(make_net(), 16)
+    model(x)
+    assert model.rates == pk.simulate(model.net, x, 16).rates
+    first = F.relu(F.conv2d(x, model.net[0].weight, model.net[0].bias, padding=1))
+    assert list(model.ann_rates) == ["0", "2"]
+    torch.testing.assert_close(model.ann_rates["0"], first.mean())
+    assert torch.equal(model.ann_output, model.ann(x).detach())
