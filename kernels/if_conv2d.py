@@ -263,6 +263,7 @@ def if_conv2d(
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
+    weight = weight.float() if weight.dtype == torch.float64 else weight
     weight, groups = join_small_groups(weight, groups)
     C_out, group_C, kernel_h, kernel_w = weight.shape
     high, low, unit = float16_parts(weight.permute(0, 2, 3, 1).flatten(1))

@@ -40,15 +40,14 @@ def if_conv2d(
     backend, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
-    C_in = weight.shape[1] * groups
+    weight, C_in = weight.float(), weight.shape[1] * groups
     steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]), v.device)
 
     def currents():
         for start in range(0, T, steps):
             stop = min(start + steps, T)
             x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
-            x = x.unflatten(3, size).to(weight.dtype)
-            yield conv2d(x, weight, bias, stride, padding, dilation, groups)
+            yield conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
 
     return scan_chunks(backend, currents(), v, theta, v_reset)
 
@@ -70,20 +69,25 @@ def conv2d(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order."""
-    images = x.flatten(0, 1)
+    """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order.
+
+    They are computed in float32, or in float64 if the weights are float64; the result is float32.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    images = x.flatten(0, 1).to(dtype)
     with _full_float32(), torch.autocast(x.device.type, enabled=False):
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
-            return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
+            return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
-    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).contiguous()
+    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
 
 
 @conv2d.register_fake
 def _(x, weight, bias, stride, padding, dilation, groups):
     height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
-    return x.new_empty(*x.shape[:2], height * width, weight.shape[0])
+    return x.new_empty(*x.shape[:2], height * width, weight.shape[0], dtype=torch.float32)
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:

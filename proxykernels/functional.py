@@ -89,7 +89,8 @@ def if_conv2d(
     Args:
         x: Spikes (T, N, C_in, H, W), or a tensor of that shape: spikes or real values. One image repeated by
             ``image.expand(T, ...)`` is convolved once.
-        weight: [C_out, C_in / groups, kernel_h, kernel_w].
+        weight: [C_out, C_in / groups, kernel_h, kernel_w], taken as float32; if it is float64, real-valued x are convolved
+            in float64.
         bias: [C_out], added at every step.
         v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
@@ -107,18 +108,18 @@ def if_conv2d(
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
     stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
     groups = checks.groups(groups, C_in, weight)
-    weight = weight.detach().float()
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight, padding, dilation = _padding(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
-    bias = None if bias is None else bias.detach().float()
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
         return _fire_real(
             x, lambda part: stepwise.conv2d(part, weight, bias, *window, groups), shape, v, theta, v_reset
         )
+    bias = None if bias is None else bias.float()
     parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
     if x._periods is not None and groups == 1:
         words, v = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
@@ -151,13 +152,13 @@ def if_linear(
     shape = N, len(weight)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
-    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
     if not isinstance(x, Spikes):
         return _fire_real(
             x, lambda part: stepwise.conv2d(part[..., None, None], kernel, bias, *window, 1), shape, v, theta, v_reset
         )
-    v = _start(v, shape, x.device)
+    bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
     if x._periods is not None:
         one = 1, 1
         words, v = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, theta, v_reset, *window)
@@ -246,12 +247,12 @@ def _fire_real(
     """
     T = x.shape[0]
     if checks.is_held(x):
-        return _fire_held(currents(x[:1].detach().float())[0], T, shape, v, theta, v_reset)
+        return _fire_held(currents(x[:1].detach())[0], T, shape, v, theta, v_reset)
     v = _start(v, shape, x.device)
 
     def chunks() -> Iterator[Tensor]:
         for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
-            yield currents(part.float())
+            yield currents(part)
 
     words, v = stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)

@@ -1,0 +1,64 @@
+"""Weights of 16 bits, in which every sum is exact: the same spikes on any machine, in any batch and in any order of sums.
+
+The weights of an output channel become whole multiples of a power of two, at most 16 bits each and small enough that the
+sum of all of them, bias included, fits the 24 bits of a float32. Then whatever adds them up, in whatever order, comes to
+the same current. Real-valued inputs are rounded to 24 bits of each sample's largest value and convolved in float64, where
+such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from .layers import IF, FusedIFConv2d, FusedIFLinear, Neurons
+from .spikes import Spikes
+
+LARGEST = 32639  # in two balanced int8 digits: 127 * 256 + 127
+FLOAT_BITS = 24
+
+
+def quantized(name: str, layer: Neurons) -> Neurons:
+    """A layer with weights of 16 bits; batch normalisation is folded in."""
+    if isinstance(layer, IF):
+        return layer
+    if not isinstance(layer, FusedIFConv2d | FusedIFLinear):
+        raise TypeError(
+            f"precision='int16' is for FusedIFConv2d, FusedIFLinear and IF, and layer {name} is a "
+            f"{type(layer).__name__}; simulate it with precision=None"
+        )
+    weight, bias = layer.folded() if isinstance(layer, FusedIFConv2d) else (layer.weight, layer.bias)
+    rounded = copy.copy(layer)
+    rounded._modules = {key: module for key, module in layer._modules.items() if key != "bn"} | {"bn": None}
+    weight, bias = round_weights(weight, bias)
+    rounded._parameters = {
+        "weight": nn.Parameter(weight, requires_grad=False),
+        "bias": None if bias is None else nn.Parameter(bias, requires_grad=False),
+    }
+    return rounded
+
+
+@torch.no_grad()
+def round_weights(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Weight [C, ...] and bias [C] as float64, each channel in multiples of its own unit, a power of two."""
+    weight = weight.double()
+    bias = None if bias is None else bias.double()
+    rows = weight.flatten(1)
+    total = rows.abs().sum(1) + (0 if bias is None else bias.abs())
+    room = 2**FLOAT_BITS - rows.shape[1] - 1  # rounding adds at most half a unit to each weight
+    if room <= 0:
+        raise ValueError(f"precision='int16' is for at most {2**FLOAT_BITS - 2} inputs a neuron, got {rows.shape[1]}")
+    finest = torch.maximum(rows.abs().amax(1) / LARGEST, total / room)
+    unit = torch.exp2(torch.log2(finest.clamp(min=torch.finfo(torch.float32).tiny)).ceil())
+    weight = torch.round(rows / unit[:, None]).mul(unit[:, None]).view_as(weight)
+    return weight, None if bias is None else torch.round(bias / unit) * unit
+
+
+def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:
+    """Real-valued inputs in 24 bits of each sample's largest value; ``sample``: the dimension of the samples."""
+    if isinstance(x, Spikes):
+        return x
+    others = [d for d in range(x.ndim) if d != sample]
+    largest = x.double().abs().amax(others, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    unit = torch.exp2(torch.log2(largest).ceil() - FLOAT_BITS + 1)
+    return (torch.round(x.double() / unit) * unit).float()
