@@ -25,7 +25,11 @@ class Convolutions:
 
     def __init__(self, table: cpu_library.Kernels, forced: str | None):
         self._table, self._forced = table, forced
-        self._packed = PackedWeights(lambda w: table.fingerprint(w.data_ptr(), w.numel() * w.element_size()))
+        self._packed = PackedWeights(self.fingerprint)
+
+    def fingerprint(self, values: Tensor) -> int:
+        """A hash of the bytes of a contiguous tensor."""
+        return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
 
     @property
     def has_tiles(self) -> bool:

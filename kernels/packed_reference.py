@@ -67,6 +67,11 @@ def if_hold(current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple
     return if_scan(current.expand(T, *current.shape), v, theta, v_reset)
 
 
+def fingerprint(values: Tensor) -> int:
+    """A hash of the bytes of a contiguous tensor."""
+    return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
+
+
 def find_periods(current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
     words, v = if_hold(current, T, torch.zeros_like(current, dtype=torch.float32), theta, 0.0)

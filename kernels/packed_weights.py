@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, UntypedStorage
+
+CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
 
 
 class PackedWeights:
@@ -25,8 +27,9 @@ class PackedWeights:
         """What is remembered of a weight as its values are now."""
         values = weight.detach().contiguous()
         key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
-        fingerprint = self._fingerprint(values)
-        known = self._known.setdefault(weight.untyped_storage(), {})
+        storage = weight.untyped_storage()
+        fingerprint = 0 if storage in CONSTANTS else self._fingerprint(values)
+        known = self._known.setdefault(storage, {})
         if key not in known or known[key][0] != fingerprint:
             known[key] = fingerprint, {}
         return Packed(values, known[key][1])

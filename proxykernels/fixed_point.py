@@ -1,9 +1,9 @@
-"""Weights of 16 bits, in which every sum is exact: the same spikes on any machine, in any batch and in any order of sums.
+"""Weights of 16 bits, in which every sum is exact: the same spikes on any machine, in any batch and order of sums.
 
-The weights of an output channel become whole multiples of a power of two, at most 16 bits each and small enough that the
-sum of all of them, bias included, fits the 24 bits of a float32. Then whatever adds them up, in whatever order, comes to
-the same current. Real-valued inputs are rounded to 24 bits of each sample's largest value and convolved in float64, where
-such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
+The weights of an output channel become whole multiples of a power of two, at most 16 bits each and small enough that
+the sum of all of them, bias included, fits the 24 bits of a float32. Then whatever adds them up, in whatever order,
+comes to the same current. Real-valued inputs are rounded to 24 bits of each sample's largest value and convolved in
+float64, where such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
 """
 
 import copy
@@ -11,6 +11,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from . import ops
+from .kernels.packed_weights import CONSTANTS, PackedWeights
 from .layers import IF, FusedIFConv2d, FusedIFLinear, Neurons
 from .spikes import Spikes
 
@@ -28,14 +30,40 @@ def quantized(name: str, layer: Neurons) -> Neurons:
             f"{type(layer).__name__}; simulate it with precision=None"
         )
     weight, bias = layer.folded() if isinstance(layer, FusedIFConv2d) else (layer.weight, layer.bias)
-    rounded = copy.copy(layer)
-    rounded._modules = {key: module for key, module in layer._modules.items() if key != "bn"} | {"bn": None}
-    weight, bias = round_weights(weight, bias)
-    rounded._parameters = {
-        "weight": nn.Parameter(weight, requires_grad=False),
-        "bias": None if bias is None else nn.Parameter(bias, requires_grad=False),
-    }
+    biased = None if bias is None else ops.fingerprint(bias.detach().contiguous())
+    parameters = _rounded.of(weight).get(biased, lambda values: _constants(*round_weights(values, bias)))
+    rounded = _with_parameters(layer, *parameters)
+
+    def fire(x: Spikes | Tensor, *arguments) -> tuple[Spikes, Tensor]:
+        if isinstance(x, Spikes):
+            return type(layer)._fire(rounded, x, *arguments)
+        exact = _with_parameters(layer, *(p if p is None else p.double() for p in parameters))
+        return type(layer)._fire(exact, x, *arguments)  # real values times weights need float64
+
+    rounded._fire = fire
     return rounded
+
+
+_rounded = PackedWeights(ops.fingerprint)
+
+
+def _constants(*parameters: Tensor | None) -> list[Tensor | None]:
+    parameters = [p if p is None else p.float() for p in parameters]
+    for parameter in parameters:
+        if parameter is not None:
+            CONSTANTS.add(parameter.untyped_storage())
+    return parameters
+
+
+def _with_parameters(layer: Neurons, weight: Tensor, bias: Tensor | None) -> Neurons:
+    """A copy of a layer with these parameters and no normalisation."""
+    clone = copy.copy(layer)
+    clone._modules = {key: None for key in layer._modules}
+    tensors = {"weight": weight, "bias": bias}
+    clone._parameters = {
+        key: None if tensor is None else nn.Parameter(tensor, requires_grad=False) for key, tensor in tensors.items()
+    }
+    return clone
 
 
 @torch.no_grad()

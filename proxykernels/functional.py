@@ -89,8 +89,8 @@ def if_conv2d(
     Args:
         x: Spikes (T, N, C_in, H, W), or a tensor of that shape: spikes or real values. One image repeated by
             ``image.expand(T, ...)`` is convolved once.
-        weight: [C_out, C_in / groups, kernel_h, kernel_w], taken as float32; if it is float64, real-valued x are convolved
-            in float64.
+        weight: [C_out, C_in / groups, kernel_h, kernel_w], taken as float32; if it is float64, real-valued x are
+            convolved in float64.
         bias: [C_out], added at every step.
         v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.

@@ -179,6 +179,11 @@ def if_period_conv2d(periods, start, T, size, weight, bias, v, theta, v_reset, s
 PERIODS = cpu_conv2d.LONGEST_PERIOD  # the most steps for which there are periods
 
 
+def fingerprint(values: Tensor) -> int:
+    """A hash of the bytes of a contiguous tensor."""
+    return (_cpu() if values.device.type == "cpu" else packed_reference).fingerprint(values)
+
+
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
     """The words of steps start .. stop - 1."""
     return (packed_reference if words.device.type == "cpu" else _gpu()).cut(words, T, start, stop)

@@ -74,6 +74,7 @@ LAYERS = [  # from the ground up
         "functional",
         "surrogate",
         "layers",
+        "fixed_point",
         "residual",
         "pooling",
         "stopping",
