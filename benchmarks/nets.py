@@ -89,15 +89,16 @@ NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
 TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vgg": vgg}  # names of train.py's --net
 
 
-def load(name: str, v_reset: float | None) -> tuple[nn.Sequential, bool]:
+def load(name: str, v_reset: float | None, path: Path | None = None) -> tuple[nn.Sequential, bool]:
     """The network in eval mode, and whether it is trained.
 
-    It is trained if ``weights/<name>.safetensors`` is there. Otherwise the weights are random, scaled to realistic
-    firing rates.
+    It is trained by the weights of ``path``, a file of train.py; without one, by ``weights/<name>.safetensors`` if that
+    is there. Otherwise the weights are random, scaled to realistic firing rates.
     """
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
+    shipped = WEIGHTS / f"{name}.safetensors"
+    if path is None and not shipped.is_file():
         return _random(name, v_reset), False
+    path = path or shipped
     net, _ = load_file(path, NETS[name])
     for layer in net.modules():
         if hasattr(layer, "v_reset"):

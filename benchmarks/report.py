@@ -34,6 +34,7 @@ COLUMNS = [
     "version",
 ]
 OURS = "proxykernels"
+INT16 = f"{OURS} int16"
 HEADINGS = ["ms an\nimage", "min..max", "runs", "time\n/ ours", "counts\ndiffer", "accu-\nracy", "peak\nMB"]
 
 
@@ -70,6 +71,7 @@ def summary(rows: list[dict]) -> str:
     """One sentence: the speed against the plain loop and the fastest rival, whichever way it goes."""
     times = {row["contender"]: row["median_ms_per_image"] for row in rows}
     ours = times.pop(OURS)
+    times.pop(INT16, None)  # not a rival
     if not times:
         return f"{OURS}: {ours:.3g} ms an image; no rival ran."
     fastest = min(times, key=times.get)

@@ -19,7 +19,7 @@ import torch
 from accuracy import strict_accuracy
 from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from nets import NETS, load
-from report import OURS, append_csv, check_csv, plot, print_line_up, print_table
+from report import INT16, OURS, append_csv, check_csv, plot, print_line_up, print_table
 from rich.console import Console
 from rivals import RIVALS, NotOffered, build
 from timing import Contender, Measurement, measure
@@ -35,12 +35,12 @@ BUDGET_S = 80.0  # from the start to the last run, unless --repeats or very slow
 class Ours:
     """The network simulated by proxykernels; keeps the firing rates of its last run."""
 
-    def __init__(self, net: nn.Module, images: Tensor):
-        self.net, self.images = net, images
+    def __init__(self, net: nn.Module, images: Tensor, precision: str | None = None):
+        self.net, self.images, self.precision = net, images, precision
         self.rates: dict[str, float] = {}
 
     def __call__(self, T: int) -> Tensor:
-        result = pk.simulate(self.net, self.images, T)
+        result = pk.simulate(self.net, self.images, T, precision=self.precision)
         self.rates = result.rates
         return result.count()
 
@@ -52,11 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     csv_path = options.out / "sim_speed.csv"
     device = images.device
     v_reset = 0.0 if options.reset == "hard" else None
-    net, trained = load(options.net, v_reset)
+    net, trained = load(options.net, v_reset, options.weights)
     net = net.to(device)
     ours = Ours(net, images)
     console.print(heading(options, trained, device))
     contenders, missing = line_up(ours, options.rivals, console)
+    if options.int16:
+        settings = "pk.simulate(precision='int16')"
+        contenders.insert(1, Contender(INT16, settings, pk.__version__, Ours(net, images, "int16"), False))
     print_line_up(console, {one.name: one.settings for one in contenders}, missing)
     common = common_columns(options, trained, device)
     all_rows = []
@@ -87,6 +90,8 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         check_csv(options.out / "sim_speed.csv")
+        if options.weights is not None and not options.weights.is_file():
+            raise FileNotFoundError(f"{options.weights} is missing; train.py writes such a file")
         if options.data is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
@@ -104,6 +109,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--net", choices=list(NETS), default="small")
     add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
     add("--batch", type=positive, default=32, help="number of images")
+    add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
+    add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
