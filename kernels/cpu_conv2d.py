@@ -10,6 +10,7 @@ from .cpu_choice import Layer, fastest
 from .packed_weights import Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
+ROW = 16  # output channels of a row of weights: slices.h
 TILE_CHANNELS = 16  # output channels of a matrix tile: tiles.h
 MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
@@ -56,7 +57,7 @@ class Convolutions:
             conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
         else:
-            conv.weight = packed.get("rows", self._pack_rows).data_ptr()
+            conv.weight = packed.get("rows", lambda w: self._pack_rows(w, conv)).data_ptr()
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -71,7 +72,8 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
-        conv.weight = self._packed.of(weight).get("rows", self._pack_rows).data_ptr()
+        rows = self._packed.of(weight).get("rows", lambda w: self._pack_rows(w, conv))
+        conv.weight = rows.data_ptr()
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(cpu_library.PeriodConv2d(conv, periods.data_ptr(), start, longest))
         del held
@@ -114,10 +116,9 @@ class Convolutions:
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit
 
-    def _pack_rows(self, weight: Tensor) -> Tensor:
-        C_out, C_in, taps = weight.shape[0], weight.shape[1], weight[0, 0].numel()
-        packed = torch.empty(-(-C_out // BLOCK), taps * C_in + 1, BLOCK)
-        self._table.pack_weight(weight.data_ptr(), packed.data_ptr(), C_out, C_in, taps)
+    def _pack_rows(self, weight: Tensor, conv: cpu_library.Conv2d) -> Tensor:
+        packed = torch.empty(-(-len(weight) // ROW), self._table.rows_size(conv))
+        self._table.pack_rows(weight.data_ptr(), packed.data_ptr(), conv)
         return packed
 
 

@@ -71,8 +71,9 @@ struct Kernels {
     void (*period_conv2d)(const PeriodConv2d*);
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*max_pool2d)(const Pool2d*);
-    // weight [C_out, C_in, taps] -> [ceil(C_out / 32)][taps * C_in + 1][32]; the last row of each slice is zero
-    void (*pack_weight)(const float* weight, float* packed, int64_t C_out, int64_t C_in, int64_t taps);
+    // weight [C_out, C_in, taps] -> rows of the event and the period kernel: slices.h
+    void (*pack_rows)(const float* weight, float* packed, const Conv2d*);
+    int64_t (*rows_size)(const Conv2d*);  // of a block of 16 output channels, in floats
     // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
     int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
     // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.

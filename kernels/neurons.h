@@ -26,11 +26,12 @@ struct SoftReset {
     }
 };
 
-// One step of a block of 32 channels; the spikes as bits.
-template <class Reset>
-static inline uint32_t step_block(const Reset& neuron, Block& v, const Block& current, const Block& theta) {
+// One step of a block of channels; the spikes as bits.
+template <class Reset, int channels>
+static inline uint32_t step_block(const Reset& neuron, Lanes<channels>& v, const Lanes<channels>& current,
+                                  const Lanes<channels>& theta) {
     uint32_t spikes = 0;
-    for (int i = 0; i < vecs; i++) spikes |= bits(neuron.step(v.v[i], current.v[i], theta.v[i])) << (i * Vec::width);
+    for (int i = 0; i < v.vecs; i++) spikes |= bits(neuron.step(v.v[i], current.v[i], theta.v[i])) << (i * Vec::width);
     return spikes;
 }
 
@@ -41,13 +42,14 @@ static inline void with_reset(const Neurons& n, Fire fire) {
     else fire(HardReset{broadcast(n.v_reset)});
 }
 
-// Writes the spikes of a block's first `channels` channels; the bytes of a pixel hold eight channels each.
-static inline void store_spikes(uint8_t* bytes, uint32_t spikes, int channels) {
-    if (channels >= block) {
-        memcpy(bytes, &spikes, 4);
+// Writes the spikes of the first n of a block's channels; the bytes of a pixel hold eight channels each.
+template <int channels = block>
+static inline void store_spikes(uint8_t* bytes, uint32_t spikes, int n) {
+    if (n >= channels) {
+        memcpy(bytes, &spikes, channels / 8);
         return;
     }
-    for (int i = 0; i * 8 < channels; i++) bytes[i] = (uint8_t)(spikes >> (8 * i));
+    for (int i = 0; i * 8 < n; i++) bytes[i] = (uint8_t)(spikes >> (8 * i));
 }
 
 }  // namespace PK_TARGET

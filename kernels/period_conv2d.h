@@ -7,18 +7,23 @@
 // Few numbers divide t + 1 (4.4 on average up to 64), so most of the work is one addition an input that fires at all.
 //
 // Time goes in tiles of up to 256 steps. In a tile that is not the first, inputs whose period is longer than the tile fire
-// at most once, and have buckets of their own: one a step. The stages are those of event_conv2d.h, with buckets in the place of steps:
+// at most once, and have buckets of their own: one a step. The stages are those of event_conv2d.h, with buckets in the place
+// of steps:
 //
 // 1. list_periods: for each input pixel, the channels that fire in this tile with their buckets, and how many each has.
-// 2. sort_window: for one output pixel, the lists of all pixels in its window, sorted by bucket, in groups of four rows.
-// 3. fire_periods: for 32 output channels at a time, add up the groups, then fire step by step.
+// 2. sort_window: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
+// 3. add_slice (slices.h): for 16 output channels of a group of pixels, slice by slice, the sums of all buckets.
+// 4. fire_periods: add up the buckets of each step, and fire.
 #pragma once
-#include "event_conv2d.h"
+#include "neurons.h"
+#include "slices.h"
 
 namespace PK_TARGET {
 
 constexpr int64_t period_steps = 256, most_buckets = 2 * period_steps;
 constexpr uint16_t no_bucket = most_buckets;
+constexpr int period_group = 2;  // buckets have few rows
+constexpr int64_t period_lists = 1 << 18;  // of a band: channels and buckets of pixels
 
 // Which periods meet which steps of a tile.
 struct Divisors {
@@ -49,147 +54,156 @@ struct Divisors {
 };
 
 struct Periodic {
-    uint32_t row, bucket;
+    uint16_t entry, bucket;
 };
 
 // Memory of one thread.
 struct PeriodLists {
     Divisors divisors;
-    Memory<Periodic> input;            // [pixel of the band][C_in]
-    Memory<uint16_t> input_count;  // [pixel of the band][bucket]
-    Memory<uint32_t> input_length;
-    Memory<int64_t> tap_pixel, tap_base;  // of each tap inside the image
-    Memory<uint32_t> rows;                // of the window's groups, four each
-    Memory<uint16_t> buckets;             // of each group
-    Memory<uint32_t> count, next;         // of each bucket: inputs in the window, and where the next one goes
-    Memory<float> sums;                   // [bucket][32 channels]
-    int64_t groups = 0;
-    PeriodLists(const PeriodConv2d& c, int64_t in_rows)
-        : divisors(c.longest), input(in_rows * c.conv.W * c.conv.C_in + overrun),
-          input_count(in_rows * c.conv.W * most_buckets), input_length(in_rows * c.conv.W),
-          tap_pixel(c.conv.kernel_h * c.conv.kernel_w), tap_base(c.conv.kernel_h * c.conv.kernel_w),
-          rows(weight_rows(c.conv) + most_buckets * group), buckets(weight_rows(c.conv) / group + most_buckets),
-          count(most_buckets), next(most_buckets), sums(most_buckets * block) {}
+    Grown<Periodic> input;        // [image][pixel][chunk][channel of the chunk]
+    Grown<uint16_t> input_count;  // [image][pixel][chunk][bucket]
+    Grown<uint16_t> input_length;  // [image][pixel][chunk]
+    Grown<uint16_t> window;        // entries of what fires in the windows of a group of output pixels
+    Grown<Choice> choices;         // [output pixel of the group][slice]
+    Grown<Visit> visits;           // [output pixel of the group][slice][bucket]
+    Grown<int64_t> tap_list;       // [tap of a slice]: its pixel and chunk
+    Grown<uint16_t> tap_base;      // [tap of a slice]: its first entry
+    Memory<uint32_t> length;       // [bucket]: inputs in the window
+    Memory<uint16_t*> next;        // [bucket]: where its next entry goes
+    Grown<float> sums;             // [output pixel of the group][bucket][16 channels]
+    explicit PeriodLists(int64_t longest) : divisors(longest), length(most_buckets), next(most_buckets) {}
 };
 
-static void list_periods(const PeriodConv2d& c, const Part& in, PeriodLists& lists) {
-    const int64_t C = c.conv.C_in, pixels = in.rows * c.conv.W, buckets = lists.divisors.buckets;
-    const uint16_t* period = c.periods + (in.image * c.conv.H + in.row) * c.conv.W * C;
-    for (int64_t pixel = 0; pixel < pixels; pixel++, period += C) {
-        Periodic* list = lists.input.data + pixel * C;
-        uint16_t* count = lists.input_count.data + pixel * buckets;
-        memset(count, 0, buckets * sizeof *count);
-        int64_t n = 0;
-        for (int64_t i = 0; i < C; i++) {
-            const uint16_t bucket = period[i] > c.longest ? no_bucket : lists.divisors.bucket.data[period[i]];
-            list[n] = {(uint32_t)(i * block), bucket};
-            if (bucket == no_bucket) continue;
-            count[bucket]++;
-            n++;
-        }
-        lists.input_length.data[pixel] = (uint32_t)n;
-    }
+static void list_periods(const PeriodConv2d& p, const Slices& slices, const Part& in, PeriodLists& lists) {
+    const Conv2d& c = p.conv;
+    const int64_t pixels = in.rows * c.W, buckets = lists.divisors.buckets, all = in.images * pixels * slices.chunks;
+    Periodic* list = lists.input.reserve(all * slices.chunk + overrun);
+    uint16_t* count = lists.input_count.reserve(all * buckets);
+    uint16_t* length = lists.input_length.reserve(all);
+    memset(count, 0, all * buckets * sizeof *count);
+    for (int64_t image = 0; image < in.images; image++)
+        for (int64_t pixel = 0; pixel < pixels; pixel++)
+            for (int64_t chunk = 0; chunk < slices.chunks; chunk++, list += slices.chunk, count += buckets) {
+                const int64_t first = chunk * slices.chunk, channels = least(slices.chunk, c.C_in - first);
+                const uint16_t* period =
+                    p.periods + (((in.image + image) * c.H + in.row) * c.W + pixel) * c.C_in + first;
+                int64_t n = 0;
+                for (int64_t i = 0; i < channels; i++) {
+                    const uint16_t bucket = period[i] > p.longest ? no_bucket : lists.divisors.bucket.data[period[i]];
+                    list[n] = {(uint16_t)((i + 1) * entry_scale), bucket};
+                    if (bucket == no_bucket) continue;
+                    count[bucket]++;
+                    n++;
+                }
+                *length++ = (uint16_t)n;
+            }
 }
 
-OUT_OF_LINE static void sort_window(const Conv2d& c, const Part& in, int64_t y, int64_t x, PeriodLists& lists) {
-    int64_t *const tap_pixel = lists.tap_pixel.data, *const tap_base = lists.tap_base.data, taps = 0;
+OUT_OF_LINE static uint16_t* sort_window(const Conv2d& c, const Slices& slices, const Part& in, const Place& place,
+                                         PeriodLists& lists, Choice* choices, Visit* visits, uint16_t* end) {
+    int64_t* const tap_list = lists.tap_list.reserve(slices.taps);
+    uint16_t* const tap_base = lists.tap_base.reserve(slices.taps);
     const int64_t buckets = lists.divisors.buckets;
-    uint32_t *const count = lists.count.data, *const next = lists.next.data;
-    memset(count, 0, buckets * sizeof *count);
-    for (int64_t ky = 0; ky < c.kernel_h; ky++) {
-        const int64_t iy = y * c.stride_h - c.padding_h + ky * c.dilation_h;
-        if (iy < 0 || iy >= c.H) continue;
-        for (int64_t kx = 0; kx < c.kernel_w; kx++) {
-            const int64_t ix = x * c.stride_w - c.padding_w + kx * c.dilation_w;
-            if (ix < 0 || ix >= c.W) continue;
-            const int64_t pixel = (iy - in.row) * c.W + ix;
-            const uint16_t* own = lists.input_count.data + pixel * buckets;
-            for (int64_t b = 0; b < buckets; b++) count[b] += own[b];
-            tap_pixel[taps] = pixel;
-            tap_base[taps++] = (ky * c.kernel_w + kx) * c.C_in * block;
+    uint32_t* const length = lists.length.data;
+    uint16_t** const next = lists.next.data;
+    for (int64_t slice = 0; slice < slices.count; slice++, visits += buckets) {
+        const int64_t taps = slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
+            tap_list[i] = pixel * slices.chunks + slice % slices.chunks;
+            tap_base[i] = base;
+        });
+        memset(length, 0, buckets * sizeof *length);
+        for (int64_t tap = 0; tap < taps; tap++) {
+            const uint16_t* const own = lists.input_count.data + tap_list[tap] * buckets;
+            for (int64_t b = 0; b < buckets; b++) length[b] += own[b];
+        }
+        choices[slice] = sort_sums<period_group>(length, buckets, visits, end);
+        for (int64_t i = choices[slice].empty; i < buckets; i++) {
+            next[visits[i].sum] = end;
+            end += visits[i].groups * period_group;
+            end[-1] = 0;  // the last group may not be full
+        }
+        for (int64_t tap = 0; tap < taps; tap++) {
+            const Periodic* input = lists.input.data + tap_list[tap] * slices.chunk;
+            const uint16_t base = tap_base[tap];
+            for (const Periodic* last = input + lists.input_length.data[tap_list[tap]]; input < last; input++)
+                *next[input->bucket]++ = input->entry + base;
         }
     }
-    const uint32_t zero_row = (uint32_t)(weight_rows(c) * block);
-    int64_t groups = 0;
-    for (int64_t b = 0; b < buckets; b++) {
-        next[b] = (uint32_t)(groups * group);
-        const int64_t end = groups + ceil_div(count[b], group);
-        for (; groups < end; groups++) lists.buckets.data[groups] = (uint16_t)b;
-        for (int i = 0; i < group; i++)  // the last group may not be full
-            if (count[b]) lists.rows.data[end * group - 1 - i] = zero_row;
-    }
-    lists.groups = groups;
-    for (int64_t tap = 0; tap < taps; tap++) {
-        const Periodic* list = lists.input.data + tap_pixel[tap] * c.C_in;
-        for (const Periodic* end = list + lists.input_length.data[tap_pixel[tap]]; list < end; list++)
-            lists.rows.data[next[list->bucket]++] = list->row + (uint32_t)tap_base[tap];
-    }
+    return end;
 }
 
-// 32 output channels of one pixel, all steps of a tile.
 template <class Reset>
-OUT_OF_LINE static void fire_periods(const Conv2d& c, const Reset& neuron, const Part& in, int64_t pixel, int64_t channel,
-                                     PeriodLists& lists) {
+OUT_OF_LINE static void fire_periods(const Conv2d& c, const Reset& neuron, const Part& in, const Place& place,
+                                     int64_t channel, const Divisors& divisors, const float* sums) {
     const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, block);
-    const int64_t bytes = (n.C + 7) / 8;
-    const float* weight = (const float*)c.weight + channel * (weight_rows(c) + 1);
-    const Divisors& divisors = lists.divisors;
-    float* const sums = lists.sums.data;
-    memset(sums, 0, divisors.buckets * block * sizeof *sums);
-    const uint32_t* row = lists.rows.data;
-    for (int64_t g = 0; g < lists.groups; g++, row += group) {
-        Block sum = load_block(weight + row[0]), other = load_block(weight + row[1]);
-        add(sum, load_block(weight + row[2]));
-        add(other, load_block(weight + row[3]));
-        add(sum, other);
-        float* const to = sums + lists.buckets.data[g] * block;
-        add(sum, load_block(to));
-        store_block(to, sum, block);
-    }
-    const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
-    uint8_t* out = n.spikes + ((in.image * n.T + in.t) * n.P + pixel) * bytes + channel / 8;
-    float* state = n.v + (in.image * n.P + pixel) * n.C + channel;
-    Block v = load_block(state, channels);
+    const int channels = (int)least(n.C - channel, row);
+    const int64_t bytes = (n.C + 7) / 8, p = place.y * c.W_out + place.x;
+    uint8_t* out = n.spikes + ((place.image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+    float* const state = n.v + (place.image * n.P + p) * n.C + channel;
+    const Row theta = load_block<row>(n.theta + channel), bias = load_block<row>(c.bias + channel);
+    Row v = load_block<row>(state, channels);
+    const bool later = divisors.buckets > in.steps;
     for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
-        Block current = divisors.buckets > in.steps ? load_block(sums + (in.steps + t) * block) : broadcast_block(0.0f);
+        Row current = later ? load_block<row>(sums + (in.steps + t) * row) : broadcast_block<row>(0.0f);
         for (int64_t i = divisors.first[t]; i < divisors.first[t + 1]; i++)
-            add(current, load_block(sums + divisors.divisor.data[i] * block));
+            add(current, load_block<row>(sums + divisors.divisor.data[i] * row));
         add(current, bias);
-        store_spikes(out, step_block(neuron, v, current, theta), channels);
+        store_spikes<row>(out, step_block(neuron, v, current, theta), channels);
     }
     store_block(state, v, channels);
 }
 
-static void run_period_band(const PeriodConv2d& c, const Cut& cut, int64_t task, PeriodLists& lists) {
-    const Neurons& n = c.conv.neurons;
-    const int64_t first = task % cut.spans * cut.channels, last = least(n.C, first + cut.channels);
-    Part out{task / cut.spans / cut.bands, task / cut.spans % cut.bands * cut.rows, 0, 0, 0};
-    out.rows = least(cut.rows, rows_out(c.conv) - out.row);
-    for (; out.t < n.T; out.t += period_steps) {
-        out.steps = least(period_steps, n.T - out.t);
-        const Part in = input_of(c.conv, out);
-        lists.divisors.prepare(c.start + out.t, out.steps, c.longest);
-        list_periods(c, in, lists);
-        for (int64_t pixel = out.row * c.conv.W_out; pixel < (out.row + out.rows) * c.conv.W_out; pixel++) {
-            sort_window(c.conv, in, pixel / c.conv.W_out, pixel % c.conv.W_out, lists);
-            with_reset(n, [&](const auto& neuron) {
-                for (int64_t channel = first; channel < last; channel += block)
-                    fire_periods(c.conv, neuron, in, pixel, channel, lists);
-            });
-        }
+template <class Reset>
+static void run_period_group(const Conv2d& c, const Slices& slices, const Reset& neuron, const Part& out, const Part& in,
+                             int64_t first, int64_t last, int64_t first_channel, int64_t last_channel,
+                             PeriodLists& lists) {
+    const int64_t places = last - first, buckets = lists.divisors.buckets;
+    Visit* const visits = lists.visits.reserve(places * slices.count * buckets);
+    Choice* const choices = lists.choices.reserve(places * slices.count);
+    uint16_t* end = lists.window.reserve(places * slices.count * (slices.rows + buckets * period_group));
+    for (int64_t i = 0; i < places; i++)
+        end = sort_window(c, slices, in, Place(c, out, first + i), lists, choices + i * slices.count,
+                          visits + i * slices.count * buckets, end);
+    float* const sums = lists.sums.reserve(places * buckets * row);
+    const float* weights = (const float*)c.weight + first_channel / row * rows_size(&c);
+    for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.rows * row)
+            for (int64_t i = 0; i < places; i++)
+                add_slice<period_group>(weights, choices[i * slices.count + slice], slice == 0,
+                                        broadcast_block<row>(0.0f), sums + i * buckets * row);
+        for (int64_t i = 0; i < places; i++)
+            fire_periods(c, neuron, in, Place(c, out, first + i), channel, lists.divisors, sums + i * buckets * row);
     }
 }
 
-static void period_conv2d(const PeriodConv2d* c) {
-    const Cut cut = cut_work(c->conv, max_threads());
-    const int64_t tasks = c->conv.neurons.N * cut.bands * cut.spans;
-    const int64_t in_rows = input_rows(c->conv, cut.rows);
+static void run_periods(const PeriodConv2d& p, const Slices& slices, const Cut& cut, int64_t task, PeriodLists& lists) {
+    const Conv2d& c = p.conv;
+    const Neurons& n = c.neurons;
+    const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
+    Part out = cut.part(c, task);
+    const int64_t places = out.images * out.rows * c.W_out;
+    for (; out.t < n.T; out.t += cut.steps) {
+        out.steps = least(cut.steps, n.T - out.t);
+        const Part in = input_of(c, out);
+        lists.divisors.prepare(p.start + out.t, out.steps, p.longest);
+        list_periods(p, slices, in, lists);
+        with_reset(n, [&](const auto& neuron) {
+            for (int64_t first = 0; first < places; first += cut.places)
+                run_period_group(c, slices, neuron, out, in, first, least(places, first + cut.places), first_channel,
+                                 last_channel, lists);
+        });
+    }
+}
+
+static void period_conv2d(const PeriodConv2d* p) {
+    const Slices slices(p->conv);
+    const int64_t steps = most(1, least(p->conv.neurons.T, period_steps));
+    const Cut cut(p->conv, slices, steps, steps, period_group, period_lists, max_threads());
 #pragma omp parallel
     {
-        PeriodLists lists(*c, in_rows);
+        PeriodLists lists(p->longest);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; task++) run_period_band(*c, cut, task, lists);
+        for (int64_t task = 0; task < cut.tasks; task++) run_periods(*p, slices, cut, task, lists);
     }
 }
 

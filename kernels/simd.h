@@ -99,28 +99,26 @@ static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     return sum;
 }
 
-// Writes `base + index * stride` for every set bit of the first n bytes, lowest first, and returns how many there are. May
+// Writes `(index + 1) * scale` for every set bit of the first n bytes, lowest first, and returns how many there are. May
 // write up to 16 entries past the last one.
-static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint32_t base, uint32_t stride, uint32_t* out) {
-    const uint32_t* start = out;
+static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, uint16_t* out) {
+    const uint16_t* start = out;
 #if defined(__AVX512F__)
     // Sixteen bits at a time, and without a branch on how many of them are set, which nobody could predict.
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i step = _mm512_set1_epi32(16 * (int)stride);
-    __m512i entry = _mm512_add_epi32(_mm512_set1_epi32((int)base),
-                                     _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)stride)));
+    const __m512i lane = _mm512_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+    const __m512i step = _mm512_set1_epi32(16 * scale);
+    __m512i entry = _mm512_mullo_epi32(lane, _mm512_set1_epi32(scale));
     for (; n > 0; n -= 2, bytes += 2, entry = _mm512_add_epi32(entry, step)) {
         uint16_t set = bytes[0];
         if (n > 1) memcpy(&set, bytes, 2);
-        _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(set, entry));
+        _mm256_storeu_si256((__m256i*)out, _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(set, entry)));
         out += __builtin_popcount(set);
     }
 #else
-    for (; n > 0; n -= 8, bytes += 8, base += 64 * stride) {
+    for (uint16_t base = scale; n > 0; n -= 8, bytes += 8, base += 64 * scale) {
         uint64_t word = 0;
-        if (n >= 8) memcpy(&word, bytes, 8);
-        else for (int64_t i = 0; i < n; i++) word |= (uint64_t)bytes[i] << (8 * i);
-        for (; word; word &= word - 1) *out++ = base + (uint32_t)__builtin_ctzll(word) * stride;
+        memcpy(&word, bytes, n < 8 ? n : 8);
+        for (; word; word &= word - 1) *out++ = base + (uint16_t)__builtin_ctzll(word) * scale;
     }
 #endif
     return out - start;
@@ -128,55 +126,64 @@ static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint32_t 
 
 // Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
 // short list costs no branch. Returns the end of what counts.
-static inline uint32_t* append_shifted(const uint32_t* from, int64_t n, uint32_t base, uint32_t* out) {
-    typedef uint32_t Lanes __attribute__((vector_size(4 * Vec::width)));
+static inline uint16_t* append_shifted(const uint16_t* from, int64_t n, uint16_t base, uint16_t* out) {
+    typedef uint16_t Shorts __attribute__((vector_size(32)));
     int64_t i = 0;
     do {
-        Lanes lanes;
-        memcpy(&lanes, from + i, sizeof lanes);
-        lanes += base;
-        memcpy(out + i, &lanes, sizeof lanes);
-        i += Vec::width;
+        Shorts shorts;
+        memcpy(&shorts, from + i, sizeof shorts);
+        shorts += base;
+        memcpy(out + i, &shorts, sizeof shorts);
+        i += 16;
     } while (i < n);
     return out + n;
 }
 
-// 32 channels: the unit in which weights are stored and output bits are written (four bytes).
-constexpr int block = 32;
-constexpr int vecs = block / Vec::width;
-
-struct Block {
+// Channels side by side: 32 of them, whose spikes are four bytes, or the 16 of a row of weights.
+template <int channels>
+struct Lanes {
+    static constexpr int vecs = channels / Vec::width;
     Vec v[vecs];
 };
-static inline Block broadcast_block(float a) {
-    Block b;
-    for (int i = 0; i < vecs; i++) b.v[i] = broadcast(a);
+constexpr int block = 32, row = 16;
+using Block = Lanes<block>;
+using Row = Lanes<row>;
+constexpr int vecs = Block::vecs;
+
+template <int channels = block>
+static inline Lanes<channels> broadcast_block(float a) {
+    Lanes<channels> b;
+    for (Vec& v : b.v) v = broadcast(a);
     return b;
 }
-static inline Block load_block(const float* p) {
-    Block b;
-    for (int i = 0; i < vecs; i++) b.v[i] = load(p + i * Vec::width);
+template <int channels = block>
+static inline Lanes<channels> load_block(const float* p) {
+    Lanes<channels> b;
+    for (int i = 0; i < b.vecs; i++) b.v[i] = load(p + i * Vec::width);
     return b;
 }
-// The first n (at most 32) floats; the other lanes are zero and their memory is not touched.
-static inline Block load_block(const float* p, int n) {
-    if (n >= block) return load_block(p);
-    Block b;
-    for (int i = 0; i < vecs; i++) {
+// The first n floats; the other lanes are zero and their memory is not touched.
+template <int channels = block>
+static inline Lanes<channels> load_block(const float* p, int n) {
+    if (n >= channels) return load_block<channels>(p);
+    Lanes<channels> b;
+    for (int i = 0; i < b.vecs; i++) {
         int left = n - i * Vec::width;
         b.v[i] = left > 0 ? load_first(p + i * Vec::width, left) : broadcast(0.0f);
     }
     return b;
 }
-static inline void store_block(float* p, const Block& b, int n) {
-    for (int i = 0; i < vecs; i++) {
+template <int channels>
+static inline void store_block(float* p, const Lanes<channels>& b, int n = channels) {
+    for (int i = 0; i < b.vecs; i++) {
         int left = n - i * Vec::width;
         if (left >= Vec::width) store(p + i * Vec::width, b.v[i]);
         else if (left > 0) store_first(p + i * Vec::width, b.v[i], left);
     }
 }
-static inline void add(Block& a, const Block& b) {
-    for (int i = 0; i < vecs; i++) a.v[i] = a.v[i] + b.v[i];
+template <int channels>
+static inline void add(Lanes<channels>& a, const Lanes<channels>& b) {
+    for (int i = 0; i < a.vecs; i++) a.v[i] = a.v[i] + b.v[i];
 }
 
 }  // namespace PK_TARGET
