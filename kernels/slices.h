@@ -86,10 +86,14 @@ OUT_OF_LINE static void add_slice(const float* slice, const Choice& choice, bool
         part[0] = first ? start : load_block<row>(to);
         for (int i = 1; i < parts; i++) part[i] = broadcast_block<row>(0.0f);
         for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += parts)
-            for (int i = 0; i < parts; i++)
-                add(part[i], load_block<row>((const float*)((const char*)slice + (int64_t)entry[i] * (row_line / entry_scale))));
-        for (int s = parts / 2; s > 0; s /= 2)
-            for (int i = 0; i < s; i++) add(part[i], part[i + s]);
+            {
+                uint64_t packed = 0;
+                memcpy(&packed, entry, 2 * parts);
+                for (int i = 0; i < parts; i++, packed >>= 16)
+                    add(part[i], load_block<row>((const float*)((const char*)slice + (packed & 0xffff) * (row_line / entry_scale))));
+            }
+        if constexpr (parts == 4) add(part[0], part[2]), add(part[1], part[3]);
+        add(part[0], part[1]);
         store_block(to, part[0]);
     }
 }
