@@ -10,6 +10,7 @@ from .cpu_choice import Layer, fastest
 from .packed_weights import Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
+WORD = 32  # input channels of a word: lookup_conv2d.h
 ROW = 16  # output channels of a row of weights: slices.h
 TILE_CHANNELS = 16  # output channels of a matrix tile: tiles.h
 MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
@@ -37,6 +38,11 @@ class Convolutions:
         """Whether this instruction set has matrix tiles."""
         return bool(self._table.tile_conv2d)
 
+    @property
+    def has_lookup(self) -> bool:
+        """Whether this instruction set's registers hold a table."""
+        return bool(self._table.lookup_conv2d)
+
     def if_conv2d(
         self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
     ) -> tuple[Tensor, Tensor]:
@@ -56,6 +62,9 @@ class Convolutions:
             tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
             conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
+        elif kernel == "lookup":
+            conv.weight = packed.get("words", pack_words).data_ptr()
+            self._table.lookup_conv2d(conv)
         else:
             conv.weight = packed.get("rows", lambda w: self._pack_rows(w, conv)).data_ptr()
             self._table.event_conv2d(conv)
@@ -99,7 +108,8 @@ class Convolutions:
         if groups > 1:
             return "dense"
         if self._forced:
-            return "events" if self._forced == "tiles" and not digits else self._forced
+            missing = not digits if self._forced == "tiles" else self._forced == "lookup" and not self.has_lookup
+            return "events" if missing else self._forced
         sample = words[:: max(1, len(words) // 4), :: max(1, words.shape[1] // 4)].contiguous()
         rate = self._table.total(sample.data_ptr(), sample.numel()) / max(8 * sample.numel(), 1)
         return fastest(layer, rate, digits)
@@ -120,6 +130,12 @@ class Convolutions:
         packed = torch.empty(-(-len(weight) // ROW), self._table.rows_size(conv))
         self._table.pack_rows(weight.data_ptr(), packed.data_ptr(), conv)
         return packed
+
+
+def pack_words(weight: Tensor) -> Tensor:
+    """Weights for the lookup kernel: [C_out, a multiple of ROW][tap][C_in, a multiple of WORD]."""
+    taps = weight.flatten(2).transpose(1, 2)
+    return torch.nn.functional.pad(taps, (0, -taps.shape[2] % WORD, 0, 0, 0, -len(taps) % ROW)).contiguous()
 
 
 def row_bytes(C: int) -> int:

@@ -4,6 +4,7 @@
 #include "fingerprint.h"
 #include "if_scan.h"
 #include "if_scan_backward.h"
+#include "lookup_conv2d.h"
 #include "period_conv2d.h"
 #include "periods.h"
 #include "spike_bits.h"
@@ -11,6 +12,9 @@
 
 namespace PK_TARGET {
 
+#if !defined(__AVX512F__)
+constexpr decltype(Kernels::lookup_conv2d) lookup_conv2d = nullptr;
+#endif
 #if !defined(__AMX_INT8__)
 constexpr decltype(Kernels::tile_conv2d) tile_conv2d = nullptr;
 constexpr decltype(Kernels::count_digits) count_digits = nullptr;
@@ -19,7 +23,7 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, tile_conv2d, max_pool2d, pack_rows, rows_size,
+const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, lookup_conv2d, tile_conv2d, max_pool2d, pack_rows, rows_size,
                          count_digits, pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods,
                          expand_periods, total_periods, fingerprint};
 

@@ -16,6 +16,7 @@ namespace PK_TARGET {
 
 constexpr int64_t tile_steps = 64;
 constexpr int event_group = 4;
+constexpr int64_t event_uses = 512;      // pixels times steps whose currents stay in the caches with a slice
 constexpr int64_t event_lists = 1 << 17;  // of a band, so that they stay in the second-level cache
 
 // Memory of one thread.
@@ -111,13 +112,16 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
         end = list_window(c, slices, in, Place(c, out, first + i), lists, choices + i * slices.count,
                           visits + i * slices.count * in.steps, end);
     float* const current = lists.current.reserve(places * in.steps * row);
+    const bool far = slices.far(last_channel - first_channel);
     const float* weights = (const float*)c.weight + first_channel / row * rows_size(&c);
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
         const Row bias = load_block<row>(c.bias + channel);
         for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.rows * row)
-            for (int64_t i = 0; i < places; i++)
+            for (int64_t i = 0; i < places; i++) {
+                if (far) slices.prefetch_next(weights, i, places);
                 add_slice<event_group>(weights, choices[i * slices.count + slice], slice == 0, bias,
                                        current + i * in.steps * row);
+            }
         for (int64_t i = 0; i < places; i++)
             fire(c, neuron, in, Place(c, out, first + i), channel, current + i * in.steps * row);
     }
@@ -143,7 +147,7 @@ static void run_events(const Conv2d& c, const Slices& slices, const Cut& cut, in
 static void event_conv2d(const Conv2d* c) {
     const Slices slices(*c);
     const int64_t steps = most(1, least(c->neurons.T, tile_steps));
-    const Cut cut(*c, slices, steps, steps, event_group, event_lists, max_threads());
+    const Cut cut(*c, slices, steps, steps, event_group, event_lists, event_uses, max_threads());
 #pragma omp parallel
     {
         EventLists lists;

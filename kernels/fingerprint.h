@@ -1,7 +1,9 @@
-// A hash of weights, as fast as memory: tells packed weights that are still current from stale ones.
+// A hash of memory that runs at the speed of the memory: by it the weights that were packed are known to be unchanged.
 #pragma once
 #include <cstdint>
 #include <cstring>
+
+#include "work.h"
 
 namespace PK_TARGET {
 
@@ -10,16 +12,44 @@ static inline uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-// Four chains side by side hide the latency of the multiplications.
-static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
-    constexpr int chains = 4;
-    uint64_t state[chains] = {seed, seed + 1, seed + 2, seed + 3}, word[2 * chains];
-    for (; n > 0; n -= sizeof word, bytes += sizeof word) {
-        if (n < (int64_t)sizeof word) memset(word, 0, sizeof word);
-        memcpy(word, bytes, n < (int64_t)sizeof word ? n : sizeof word);
-        for (int i = 0; i < chains; i++) state[i] = mix(word[2 * i] ^ state[i], word[2 * i + 1] + state[i]);
+typedef uint64_t Words __attribute__((vector_size(64)));
+
+typedef uint64_t Words __attribute__((vector_size(64)));
+
+// Eight words side by side. Under a key of its place, each adds the product of its halves to one sum, and itself to another:
+// a half that is zero would hide the other in the product alone.
+struct Hash {
+    Words products, words = {}, key;
+    explicit Hash(uint64_t seed)
+        : products(Words{} + seed), key(Words{1, 2, 3, 4, 5, 6, 7, 8} * 0xd1b54a32d192ed03u + seed * 0x9e3779b97f4a7c15u) {}
+    inline void add(Words word) {
+        const Words keyed = word ^ key, low = keyed & 0xffffffffu, high = keyed >> 32;
+#if defined(__AVX512F__)
+        products += (Words)_mm512_mul_epu32((__m512i)low, (__m512i)high);
+#else
+        products += low * high;
+#endif
+        words += word;
+        key += 0x9e3779b97f4a7c15u;
     }
-    return mix(mix(state[0], state[1]), mix(state[2], state[3]));
+    uint64_t value() const {
+        uint64_t hash = 0;
+        for (int i = 0; i < 8; i++) hash = mix(mix(hash, products[i]), words[i]);
+        return hash;
+    }
+};
+
+static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
+    Hash hash(seed);
+    Words word;
+    for (; n >= (int64_t)sizeof word; n -= sizeof word, bytes += sizeof word) {
+        memcpy(&word, bytes, sizeof word);
+        hash.add(word);
+    }
+    word = Words{};
+    memcpy(&word, bytes, n);
+    hash.add(word);
+    return hash.value();
 }
 
 static uint64_t fingerprint(const uint8_t* bytes, int64_t n) {

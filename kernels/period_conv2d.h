@@ -23,6 +23,7 @@ namespace PK_TARGET {
 constexpr int64_t period_steps = 256, most_buckets = 2 * period_steps;
 constexpr uint16_t no_bucket = most_buckets;
 constexpr int period_group = 2;  // buckets have few rows
+constexpr int64_t period_uses = 512;  // pixels times buckets that a slice is used for at a time
 constexpr int64_t period_lists = 1 << 18;  // of a band: channels and buckets of pixels
 
 // Which periods meet which steps of a tile.
@@ -198,7 +199,7 @@ static void run_periods(const PeriodConv2d& p, const Slices& slices, const Cut& 
 static void period_conv2d(const PeriodConv2d* p) {
     const Slices slices(p->conv);
     const int64_t steps = most(1, least(p->conv.neurons.T, period_steps));
-    const Cut cut(p->conv, slices, steps, steps, period_group, period_lists, max_threads());
+    const Cut cut(p->conv, slices, steps, steps, period_group, period_lists, period_uses, max_threads());
 #pragma omp parallel
     {
         PeriodLists lists(p->longest);

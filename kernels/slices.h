@@ -30,6 +30,14 @@ struct Slices {
         rows = taps * chunk + 1;
     }
 
+    // Whether the weights of some output channels are too many for the second-level cache.
+    bool far(int64_t channels) const { return ceil_div(channels, row) * count * rows * row_line > 1 << 19; }
+
+    // Asks for the i-th of n parts of the slice that follows, while this one is used.
+    void prefetch_next(const float* slice, int64_t i, int64_t n) const {
+        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++) __builtin_prefetch(slice + (rows + r) * row, 0, 2);
+    }
+
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
     template <class Visit>
     int64_t each_tap(const Conv2d& c, const Part& in, const Place& place, int64_t slice, Visit visit) const {
@@ -130,14 +138,16 @@ struct Cut {
     int64_t channels, spans;
     int64_t tasks;
 
-    // `sums`: of one output pixel in a tile. `band_lists`: of input pixels and sums that a task may have.
-    Cut(const Conv2d& c, const Slices& slices, int64_t steps, int64_t sums, int64_t group, int64_t band_lists, int threads)
+    // `sums`: of one output pixel in a tile. `band_lists`: of input pixels and sums that a task may have. `uses`: pixels
+    // times sums that a slice is used for at a time.
+    Cut(const Conv2d& c, const Slices& slices, int64_t steps, int64_t sums, int64_t group, int64_t band_lists,
+        int64_t uses, int threads)
         : steps(steps) {
-        constexpr int64_t slice_uses = 512, group_entries = 1 << 22;
+        constexpr int64_t group_entries = 1 << 22;
         const Neurons& n = c.neurons;
         const int64_t wanted = 4 * threads, out_rows = rows_out(c);
         const int64_t entries = slices.count * sums * (slices.rows + group);
-        places = most(1, least(ceil_div(slice_uses, sums), group_entries / entries));
+        places = most(1, least(ceil_div(uses, sums), group_entries / entries));
         images = most(1, least(n.N, places / most(1, n.P)));
         batches = ceil_div(n.N, images);
         images = ceil_div(n.N, most(1, batches));

@@ -1,0 +1,210 @@
+// Convolution by table lookup, with the IF neuron in the same pass, for high firing rates: its speed does not depend on them.
+//
+// Four inputs fire in one of 16 ways, so four weights have 16 partial sums: one vector register. The lanes of another are 16
+// steps of an output pixel, and its low four bits are how the four inputs fired at each. One permutation then looks up what
+// the four inputs add in all 16 steps: 64 multiplications for a permutation and an addition. The next four bits are a shift
+// away, so a lane holds a word of 32 input channels.
+//
+// For 8 output channels at a time, the tables of a few words of inputs are made in the first-level cache, and used for many
+// output pixels and steps before the next. The sums of 16 channels are then transposed, and fired as in event_conv2d.h.
+#pragma once
+#if defined(__AVX512F__)
+#include "event_conv2d.h"
+
+namespace PK_TARGET {
+
+constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // of a word
+constexpr int table_channels = 8, table_words = 4;                // of the tables made at a time: 16 kB
+
+constexpr int64_t lookup_uses = 1024;  // pixels times steps that tables are made for
+
+// The words of a window, pixel by pixel.
+struct WindowWords {
+    int64_t count, taps;  // words of a pixel; taps of a window
+    explicit WindowWords(const Conv2d& c) : count(ceil_div(c.C_in, word_bits)), taps(c.kernel_h * c.kernel_w) {}
+    int64_t all() const { return count * taps; }
+};
+
+// Memory of one thread. A use is 16 steps of an output pixel.
+struct LookupLists {
+    Grown<uint32_t> words;         // [image][pixel][word][use's steps ...], then zeros for the taps outside the image
+    Grown<const uint32_t*> start;  // [tap][output pixel of the group]: the words of its pixel
+    Grown<float> tables;           // [word][quad][channel][16]
+    Grown<float> sums;             // [use][16 channels][16 steps]
+    Grown<float> current;          // [step][16 channels]
+};
+
+// The bits of the input part, step beside step.
+static void gather_words(const Conv2d& c, const WindowWords& words, const Part& in, int64_t steps, LookupLists& lists) {
+    const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
+    const int64_t all = in.images * pixels * words.count * steps;
+    uint32_t* to = lists.words.reserve(all + words.count * steps);
+    memset(to + all, 0, words.count * steps * sizeof *to);
+    for (int64_t image = 0; image < in.images; image++)
+        for (int64_t pixel = 0; pixel < pixels; pixel++)
+            for (int64_t word = 0; word < words.count; word++, to += steps) {
+                const uint8_t* x = c.x + ((in.image + image) * c.neurons.T + in.t) * frame +
+                                   (in.row * c.W + pixel) * bytes + word * 4;
+                const int64_t size = least(4, bytes - word * 4);
+                for (int64_t t = 0; t < in.steps; t++, x += frame) {
+                    to[t] = 0;
+                    memcpy(to + t, x, size);
+                }
+                for (int64_t t = in.steps; t < steps; t++) to[t] = 0;
+            }
+}
+
+// The partial sums of four weights each: entry i holds those of the bits that are set in i. Weights are
+// [C_out, a multiple of 16][tap][C_in, a multiple of 32].
+static void make_tables(const float* weight, int64_t channel_stride, int64_t words, float* tables) {
+    for (int64_t quad = 0; quad < words * quads; quad++, weight += 4)
+        for (int channel = 0; channel < table_channels; channel++, tables += lanes) {
+            const float* const w = weight + channel * channel_stride;
+            __m512 sum = _mm512_maskz_mov_ps(0xaaaa, _mm512_set1_ps(w[0]));
+            sum = _mm512_mask_add_ps(sum, 0xcccc, sum, _mm512_set1_ps(w[1]));
+            sum = _mm512_mask_add_ps(sum, 0xf0f0, sum, _mm512_set1_ps(w[2]));
+            sum = _mm512_mask_add_ps(sum, 0xff00, sum, _mm512_set1_ps(w[3]));
+            _mm512_store_ps(tables, sum);
+        }
+}
+
+// Adds what some words contribute to the sums of one use or two. The second one adds by multiplying by one, which is the
+// same to the last bit, and is done by another part of the processor.
+template <int uses>
+OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const (*word)[table_words], int64_t words,
+                                float* const* sums) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 sum[uses][table_channels];
+    for (int u = 0; u < uses; u++)
+        for (int c = 0; c < table_channels; c++) sum[u][c] = _mm512_load_ps(sums[u] + c * lanes);
+    for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
+        __m512i first = _mm512_load_si512(word[0][i]), second = _mm512_load_si512(word[uses - 1][i]);
+        const __m512i any = _mm512_or_si512(first, second);
+        if (!_mm512_test_epi32_mask(any, any)) continue;
+#pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
+        for (int quad = 0; quad < quads; quad++) {
+#pragma GCC unroll 8
+            for (int c = 0; c < table_channels; c++) {
+                __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
+                __asm__("" : "+v"(table));  // stays in a register: the compiler would load it for each of the uses
+                sum[0][c] = _mm512_add_ps(sum[0][c], _mm512_permutexvar_ps(first, table));
+                if (uses > 1) sum[1][c] = _mm512_fmadd_ps(_mm512_permutexvar_ps(second, table), one, sum[1][c]);
+            }
+            first = _mm512_srli_epi32(first, 4);
+            second = _mm512_srli_epi32(second, 4);
+        }
+    }
+    for (int u = 0; u < uses; u++)
+        for (int c = 0; c < table_channels; c++) _mm512_store_ps(sums[u] + c * lanes, sum[u][c]);
+}
+
+// [16 channels][16 steps] to [16 steps][16 channels], and the bias added.
+static void transpose(const float* from, __m512 bias, float* to) {
+    __m512 a[lanes], b[lanes];
+    for (int i = 0; i < lanes; i++) a[i] = _mm512_load_ps(from + i * lanes);
+    for (int i = 0; i < lanes; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    for (int i = 0; i < lanes; i += 4)
+        for (int k = 0; k < 2; k++) {
+            const __m512d low = _mm512_castps_pd(b[i + k]), high = _mm512_castps_pd(b[i + k + 2]);
+            a[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int i = 0; i < 4; i++) {  // now a[4 * r + i] holds step i, i + 4, i + 8 and i + 12 of channels 4 * r .. 4 * r + 3
+        const __m512 low01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), high01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+        const __m512 low23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88), high23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        b[i] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+        b[i + 4] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+        b[i + 8] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+        b[i + 12] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+    }
+    for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, _mm512_add_ps(b[i], bias));
+}
+
+// The sums of 8 output channels of a group of output pixels: a few words of their windows at a time.
+static void add_words(const WindowWords& words, const float* weight, int64_t places, int64_t steps, int half,
+                      LookupLists& lists) {
+    const int64_t uses_each = steps / lanes, uses = places * uses_each, stride = words.all() * word_bits;
+    for (int64_t first = 0; first < words.all(); first += table_words) {
+        const int64_t count = least(table_words, words.all() - first);
+        make_tables(weight + first * word_bits, stride, count, lists.tables.data);
+        const uint32_t* word[2][table_words];
+        float* sums[2];
+        for (int64_t use = 0; use < uses; use += 2) {
+            const int64_t pair = least(2, uses - use);
+            for (int64_t u = 0; u < pair; u++) {
+                const int64_t place = (use + u) / uses_each, t = (use + u) % uses_each * lanes;
+                sums[u] = lists.sums.data + ((use + u) * row + half * table_channels) * lanes;
+                for (int64_t i = 0; i < count; i++) {
+                    const int64_t tap = (first + i) / words.count, index = (first + i) % words.count;
+                    word[u][i] = lists.start.data[tap * places + place] + index * steps + t;
+                }
+            }
+            if (pair == 2) look_up<2>(lists.tables.data, word, count, sums);
+            else look_up<1>(lists.tables.data, word, count, sums);
+        }
+    }
+}
+
+template <class Reset>
+static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Reset& neuron, const Part& out, const Part& in,
+                             int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps,
+                             LookupLists& lists) {
+    const int64_t places = last - first, uses = places * steps / lanes;
+    const uint32_t** const start = lists.start.reserve(words.taps * places);
+    for (int64_t tap = 0; tap < words.taps; tap++)
+        for (int64_t i = 0; i < places; i++) {
+            const Place place(c, out, first + i);
+            const int64_t y = place.y * c.stride_h - c.padding_h + tap / c.kernel_w * c.dilation_h;
+            const int64_t x = place.x * c.stride_w - c.padding_w + tap % c.kernel_w * c.dilation_w;
+            const int64_t outside = in.images * in.rows * c.W;
+            const bool inside = y >= 0 && y < c.H && x >= 0 && x < c.W;
+            const int64_t pixel = inside ? ((place.image - in.image) * in.rows + y - in.row) * c.W + x : outside;
+            start[tap * places + i] = lists.words.data + pixel * words.count * steps;
+        }
+    lists.tables.reserve(table_words * quads * table_channels * lanes);
+    float* const sums = lists.sums.reserve(uses * row * lanes);
+    float* const current = lists.current.reserve(steps * row);
+    for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        memset(sums, 0, uses * row * lanes * sizeof *sums);
+        const float* const weight = (const float*)c.weight + channel * words.all() * word_bits;
+        for (int half = 0; half < row / table_channels; half++)
+            add_words(words, weight + half * table_channels * words.all() * word_bits, places, steps, half, lists);
+        for (int64_t i = 0; i < places; i++) {
+            for (int64_t t = 0; t < steps; t += lanes)
+                transpose(sums + (i * steps + t) * row, load(c.bias + channel).x, current + t * row);
+            fire(c, neuron, in, Place(c, out, first + i), channel, current);
+        }
+    }
+}
+
+static void lookup_conv2d(const Conv2d* conv) {
+    const Conv2d& c = *conv;
+    const Neurons& n = c.neurons;
+    const Slices slices(c);
+    const WindowWords words(c);
+    const int64_t steps = ceil_div(most(1, least(n.T, tile_steps)), lanes) * lanes;
+    const Cut cut(c, slices, steps, steps, 1, event_lists, lookup_uses, max_threads());
+#pragma omp parallel
+    {
+        LookupLists lists;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < cut.tasks; task++) {
+            const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
+            Part out = cut.part(c, task);
+            const int64_t places = out.images * out.rows * c.W_out;
+            for (; out.t < n.T; out.t += steps) {
+                out.steps = least(steps, n.T - out.t);
+                const Part in = input_of(c, out);
+                gather_words(c, words, in, steps, lists);
+                with_reset(n, [&](const auto& neuron) {
+                    for (int64_t first = 0; first < places; first += cut.places)
+                        run_lookup_group(c, words, neuron, out, in, first, least(places, first + cut.places),
+                                         first_channel, last_channel, steps, lists);
+                });
+            }
+        }
+    }
+}
+
+}  // namespace PK_TARGET
+#endif  // __AVX512F__
