@@ -87,7 +87,7 @@ OUT_OF_LINE static uint16_t* list_window(const Conv2d& c, const Slices& slices, 
 
 template <class Reset>
 OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place& place, int64_t channel,
-                             const float* current) {
+                             const Row& bias, const float* current) {
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, row);
     const int64_t bytes = (n.C + 7) / 8, p = place.y * c.W_out + place.x;
@@ -95,8 +95,11 @@ OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& i
     float* const state = n.v + (place.image * n.P + p) * n.C + channel;
     const Row theta = load_block<row>(n.theta + channel);
     Row v = load_block<row>(state, channels);
-    for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes)
-        store_spikes<row>(out, step_block(neuron, v, load_block<row>(current + t * row), theta), channels);
+    for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
+        Row input = load_block<row>(current + t * row);
+        add(input, bias);
+        store_spikes<row>(out, step_block(neuron, v, input, theta), channels);
+    }
     store_block(state, v, channels);
 }
 
@@ -119,11 +122,10 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
         for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.rows * row)
             for (int64_t i = 0; i < places; i++) {
                 if (far) slices.prefetch_next(weights, i, places);
-                add_slice<event_group>(weights, choices[i * slices.count + slice], slice == 0, bias,
-                                       current + i * in.steps * row);
+                add_slice<event_group>(weights, choices[i * slices.count + slice], slice == 0, current + i * in.steps * row);
             }
         for (int64_t i = 0; i < places; i++)
-            fire(c, neuron, in, Place(c, out, first + i), channel, current + i * in.steps * row);
+            fire(c, neuron, in, Place(c, out, first + i), channel, bias, current + i * in.steps * row);
     }
 }
 

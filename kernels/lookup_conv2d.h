@@ -98,8 +98,8 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const (*wor
         for (int c = 0; c < table_channels; c++) _mm512_store_ps(sums[u] + c * lanes, sum[u][c]);
 }
 
-// [16 channels][16 steps] to [16 steps][16 channels], and the bias added.
-static void transpose(const float* from, __m512 bias, float* to) {
+// [16 channels][16 steps] to [16 steps][16 channels].
+static void transpose(const float* from, float* to) {
     __m512 a[lanes], b[lanes];
     for (int i = 0; i < lanes; i++) a[i] = _mm512_load_ps(from + i * lanes);
     for (int i = 0; i < lanes; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -117,7 +117,7 @@ static void transpose(const float* from, __m512 bias, float* to) {
         b[i + 8] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
         b[i + 12] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
     }
-    for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, _mm512_add_ps(b[i], bias));
+    for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, b[i]);
 }
 
 // The sums of 8 output channels of a group of output pixels: a few words of their windows at a time.
@@ -165,14 +165,15 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Re
     float* const sums = lists.sums.reserve(uses * row * lanes);
     float* const current = lists.current.reserve(steps * row);
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        const Row bias = load_block<row>(c.bias + channel);
         memset(sums, 0, uses * row * lanes * sizeof *sums);
         const float* const weight = (const float*)c.weight + channel * words.all() * word_bits;
         for (int half = 0; half < row / table_channels; half++)
             add_words(words, weight + half * table_channels * words.all() * word_bits, places, steps, half, lists);
         for (int64_t i = 0; i < places; i++) {
             for (int64_t t = 0; t < steps; t += lanes)
-                transpose(sums + (i * steps + t) * row, load(c.bias + channel).x, current + t * row);
-            fire(c, neuron, in, Place(c, out, first + i), channel, current);
+                transpose(sums + (i * steps + t) * row, current + t * row);
+            fire(c, neuron, in, Place(c, out, first + i), channel, bias, current);
         }
     }
 }

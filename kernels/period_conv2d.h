@@ -13,10 +13,9 @@
 // 1. list_periods: for each input pixel, the channels that fire in this tile with their buckets, and how many each has.
 // 2. sort_window: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
 // 3. add_slice (slices.h): for 16 output channels of a group of pixels, slice by slice, the sums of all buckets.
-// 4. fire_periods: add up the buckets of each step, and fire.
+// 4. sum_divisors: the sums of the buckets that meet at each step; then fire (event_conv2d.h).
 #pragma once
-#include "neurons.h"
-#include "slices.h"
+#include "event_conv2d.h"
 
 namespace PK_TARGET {
 
@@ -28,10 +27,17 @@ constexpr int64_t period_lists = 1 << 18;  // of a band: channels and buckets of
 
 // Which periods meet which steps of a tile.
 struct Divisors {
-    Memory<uint16_t> bucket;  // of each period: p - 1 within a tile, steps + t beyond, or no_bucket
-    Memory<uint16_t> divisor;  // buckets of the periods that divide t + 1, step after step
+    Memory<uint16_t> bucket;   // of each period: p - 1 within a tile, steps + t beyond, or no_bucket
+    Memory<uint16_t> divisor;  // in a later tile: buckets of the periods that divide t + 1, step after step
     int64_t first[period_steps + 1], buckets = 0, steps = 0;
-    explicit Divisors(int64_t longest) : bucket(longest + 1), divisor(period_steps * 64) {}
+    struct Addition {
+        uint16_t from, to;
+    };
+    Memory<Addition> additions;  // in the first tile, see below
+    int64_t addition_count = 0;
+    explicit Divisors(int64_t longest)
+        : bucket(longest + 1), divisor(period_steps * 64), additions(period_steps * 8) {}
+
     void prepare(int64_t start, int64_t new_steps, int64_t longest) {
         steps = new_steps;
         buckets = start ? 2 * steps : steps;
@@ -40,6 +46,24 @@ struct Divisors {
             const int64_t next = ceil_div(start + 1, p) * p - start - 1;
             bucket.data[p] = (uint16_t)(next >= steps ? no_bucket : p <= steps ? p - 1 : steps + next);
         }
+        if (start) list_divisors(start);
+        else list_additions();
+    }
+
+    // A sum over all divisors of every number from 1 to n takes few additions, like the sieve of Eratosthenes: for each
+    // prime q, and k from 1 up to n / q, add the sum of k to that of k * q. Then those of k * q hold all divisors with one
+    // factor q more. (Dirichlet's convolution with ones.)
+    void list_additions() {
+        Addition* end = additions.data;
+        for (int64_t q = 2; q <= steps; q++) {
+            bool prime = true;
+            for (int64_t d = 2; d * d <= q; d++) prime &= q % d != 0;
+            for (int64_t k = 1; prime && k * q <= steps; k++) *end++ = {(uint16_t)(k - 1), (uint16_t)(k * q - 1)};
+        }
+        addition_count = end - additions.data;
+    }
+
+    void list_divisors(int64_t start) {
         int64_t next[period_steps] = {};
         each_multiple(start, [&](int64_t, int64_t t) { next[t]++; });
         first[0] = 0;
@@ -51,6 +75,24 @@ struct Divisors {
     void each_multiple(int64_t start, Visit visit) {
         for (int64_t p = 1; p <= steps; p++)
             for (int64_t t = ceil_div(start + 1, p) * p - start - 1; t < steps; t += p) visit(p, t);
+    }
+
+    // The sums of the buckets [bucket][16] become those of the steps [step][16].
+    void sum_divisors(float* sums) const {
+        if (buckets == steps) {
+            for (const Addition *a = additions.data, *end = a + addition_count; a < end; a++) {
+                Row sum = load_block<row>(sums + a->to * row);
+                add(sum, load_block<row>(sums + a->from * row));
+                store_block(sums + a->to * row, sum);
+            }
+            return;
+        }
+        for (int64_t t = 0; t < steps; t++) {
+            Row sum = load_block<row>(sums + (steps + t) * row);
+            for (int64_t i = first[t]; i < first[t + 1]; i++) add(sum, load_block<row>(sums + divisor.data[i] * row));
+            store_block(sums + (steps + t) * row, sum);
+        }
+        memcpy(sums, sums + steps * row, steps * row * sizeof *sums);
     }
 };
 
@@ -121,7 +163,7 @@ OUT_OF_LINE static uint16_t* sort_window(const Conv2d& c, const Slices& slices, 
         for (int64_t i = choices[slice].empty; i < buckets; i++) {
             next[visits[i].sum] = end;
             end += visits[i].groups * period_group;
-            end[-1] = 0;  // the last group may not be full
+            for (int k = 1; k < period_group; k++) end[-k] = 0;  // the last group may not be full
         }
         for (int64_t tap = 0; tap < taps; tap++) {
             const Periodic* input = lists.input.data + tap_list[tap] * slices.chunk;
@@ -131,27 +173,6 @@ OUT_OF_LINE static uint16_t* sort_window(const Conv2d& c, const Slices& slices, 
         }
     }
     return end;
-}
-
-template <class Reset>
-OUT_OF_LINE static void fire_periods(const Conv2d& c, const Reset& neuron, const Part& in, const Place& place,
-                                     int64_t channel, const Divisors& divisors, const float* sums) {
-    const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, row);
-    const int64_t bytes = (n.C + 7) / 8, p = place.y * c.W_out + place.x;
-    uint8_t* out = n.spikes + ((place.image * n.T + in.t) * n.P + p) * bytes + channel / 8;
-    float* const state = n.v + (place.image * n.P + p) * n.C + channel;
-    const Row theta = load_block<row>(n.theta + channel), bias = load_block<row>(c.bias + channel);
-    Row v = load_block<row>(state, channels);
-    const bool later = divisors.buckets > in.steps;
-    for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
-        Row current = later ? load_block<row>(sums + (in.steps + t) * row) : broadcast_block<row>(0.0f);
-        for (int64_t i = divisors.first[t]; i < divisors.first[t + 1]; i++)
-            add(current, load_block<row>(sums + divisors.divisor.data[i] * row));
-        add(current, bias);
-        store_spikes<row>(out, step_block(neuron, v, current, theta), channels);
-    }
-    store_block(state, v, channels);
 }
 
 template <class Reset>
@@ -168,12 +189,14 @@ static void run_period_group(const Conv2d& c, const Slices& slices, const Reset&
     float* const sums = lists.sums.reserve(places * buckets * row);
     const float* weights = (const float*)c.weight + first_channel / row * rows_size(&c);
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        const Row bias = load_block<row>(c.bias + channel);
         for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.rows * row)
             for (int64_t i = 0; i < places; i++)
-                add_slice<period_group>(weights, choices[i * slices.count + slice], slice == 0,
-                                        broadcast_block<row>(0.0f), sums + i * buckets * row);
-        for (int64_t i = 0; i < places; i++)
-            fire_periods(c, neuron, in, Place(c, out, first + i), channel, lists.divisors, sums + i * buckets * row);
+                add_slice<period_group>(weights, choices[i * slices.count + slice], slice == 0, sums + i * buckets * row);
+        for (int64_t i = 0; i < places; i++) {
+            lists.divisors.sum_divisors(sums + i * buckets * row);
+            fire(c, neuron, in, Place(c, out, first + i), channel, bias, sums + i * buckets * row);
+        }
     }
 }
 

@@ -80,19 +80,20 @@ static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, con
     return {entries, visits, sums, empty};
 }
 
-// Adds chosen rows of a slice to the sums [sum][16]; `first`: sets them instead, to these rows and `start`. An addition
+// Adds chosen rows of a slice to the sums [sum][16]; `first`: sets them to what these rows add up to. An addition
 // waits for the one before to the same register, so the rows of a group are added side by side.
 template <int group>
-OUT_OF_LINE static void add_slice(const float* slice, const Choice& choice, bool first, const Row& start, float* sums) {
+OUT_OF_LINE static void add_slice(const float* slice, const Choice& choice, bool first, float* sums) {
     constexpr int parts = least(group, Row::vecs > 2 ? 2 : 4);
     const uint16_t* entry = choice.entries;
+    const Row zero = broadcast_block<row>(0.0f);
     if (first)
-        for (int64_t i = 0; i < choice.empty; i++) store_block(sums + choice.visits[i].sum * row, start);
+        for (int64_t i = 0; i < choice.empty; i++) store_block(sums + choice.visits[i].sum * row, zero);
     for (const Visit* visit = choice.visits + choice.empty; visit < choice.visits + choice.count; visit++) {
         float* const to = sums + visit->sum * row;
         Row part[parts];
-        part[0] = first ? start : load_block<row>(to);
-        for (int i = 1; i < parts; i++) part[i] = broadcast_block<row>(0.0f);
+        part[0] = first ? zero : load_block<row>(to);
+        for (int i = 1; i < parts; i++) part[i] = zero;
         for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += parts)
             {
                 uint64_t packed = 0;
@@ -101,7 +102,7 @@ OUT_OF_LINE static void add_slice(const float* slice, const Choice& choice, bool
                     add(part[i], load_block<row>((const float*)((const char*)slice + (packed & 0xffff) * (row_line / entry_scale))));
             }
         if constexpr (parts == 4) add(part[0], part[2]), add(part[1], part[3]);
-        add(part[0], part[1]);
+        if constexpr (parts >= 2) add(part[0], part[1]);
         store_block(to, part[0]);
     }
 }
