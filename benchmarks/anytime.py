@@ -128,7 +128,7 @@ def early_exit(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, o
             )
         report(name, found)
         rows += found
-    write(options.out / "early_exit.csv", rows)
+        write(options.out / "early_exit.csv", rows)
 
 
 def exit_row(name: str, T: int, lead: float | None, exited: Run, shares: Tensor, labels: Tensor) -> dict:

@@ -64,8 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nets", nargs="+", choices=sorted(NETS), default=sorted(NETS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to show")
-    parser.add_argument("--size", type=int, default=64, help="pixels along an image's side (at least 32)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--size", type=int, default=32, help="pixels along an image's side (at least 32)")
     parser.add_argument("--batch", type=int, default=4, help="images that are simulated")
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps for the rates")
@@ -179,8 +179,8 @@ def plot(path: Path, rows: list[dict], options: argparse.Namespace) -> None:
         curve = [row for row in rows if (row["net"], row["method"]) == (name, method)]
         T = [row["T"] for row in curve]
         axes.plot(T, [100 * float(row["relative_error"]) for row in curve], marker="o", label=f"{name}, {method}")
-    start = 100 * float(rows[0]["relative_error"])
-    axes.plot(T, [start * T[0] / t for t in T], color="black", linestyle=":", linewidth=1, label="1 / T")
+    end = 100 * float(curve[-1]["relative_error"])
+    axes.plot(T, [end * T[-1] / t for t in T], color="black", linestyle=":", linewidth=1, label="1 / T")
     axes.set(xlabel="steps T", ylabel="mean error of the rates, % of the mean output", xscale="log", yscale="log")
     axes.set_title(f"{rows[0]['images']} real images of {options.size} x {options.size}, random weights", fontsize=10)
     axes.grid(alpha=0.3)
