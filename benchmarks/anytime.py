@@ -1,12 +1,12 @@
 """Accuracy against the number of steps: the trained ReLU network converted by each method, and the proxy-trained net.
 
     python benchmarks/anytime.py
-    python benchmarks/anytime.py --parts exit
+    python benchmarks/anytime.py --parts exit --exit-nets proxy --exit-images 1000 --chunk 8
 
 curves: every curve is one simulation of 1024 steps, read at every step. Writes results/anytime.csv and .png.
 exit: how many steps an image takes if it stops when its first class leads by a margin of spikes, and what accuracy that
-costs. Writes results/early_exit.csv. "Fixed steps" in it is what the same accuracy takes without early exit: the fewest
-steps that, given to every image, reach it.
+costs. Writes results/early_exit_<net>.csv. "Fixed steps" in it is what the same accuracy takes without early exit: the
+fewest steps that, given to every image, reach it.
 
 Accuracy is strict: a tie is wrong, and so is silence.
 """
@@ -32,11 +32,11 @@ PARTS = ("curves", "exit")
 STEPS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 LEADS = (2, 3, 4, 6, 8)
 BATCH = 50
-EXIT_CHUNK = 2  # steps between two looks at which images are decided
 CALIBRATION_IMAGES = 1000
 MOST_LOST = 0.002  # accuracy that early exit may cost
 PROXY, CONVERTED = "proxy-trained, hard reset", "converted, percentile, half a threshold to start"
-EXIT_STEPS = {PROXY: 32, CONVERTED: 64}  # without early exit; the first is what the net was trained for
+# For early exit: the curve's name, and the steps without it; the proxy-trained net was trained for its 32.
+EXITS = {"proxy": (PROXY, 32), "converted": (CONVERTED, 64)}
 
 
 @dataclass
@@ -64,6 +64,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=500, help="test images for the curves")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps of the curves")
     parser.add_argument("--exit-images", type=int, default=10_000, help="test images for early exit")
+    parser.add_argument("--exit-nets", nargs="+", choices=EXITS, default=list(EXITS))
+    parser.add_argument("--chunk", type=int, default=2, help="steps between two looks at which images are decided")
     parser.add_argument("--data", type=Path, help="folder with Fashion-MNIST's IDX files")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
@@ -79,12 +81,12 @@ def make_networks(calibration: Tensor) -> dict[str, nn.Module]:
     return networks
 
 
-def run(net: nn.Module, images: Tensor, T: int, what: str, lead: float | None = None) -> Run:
+def run(net: nn.Module, images: Tensor, T: int, what: str, lead: float | None = None, chunk: int | None = None) -> Run:
     """Simulate all images; with ``lead``, an image stops when its first class leads by so many spikes."""
     start, spikes, steps = time.perf_counter(), [], []
     stop = None if lead is None else pk.margin(lead)
     for part in tqdm(images.split(BATCH), what, unit="batch", mininterval=1.0):
-        result = pk.simulate(net, part, T, chunk=EXIT_CHUNK if stop else None, stop=stop)
+        result = pk.simulate(net, part, T, chunk=chunk, stop=stop)
         spikes.append(result.spikes.dense(torch.bool))
         steps.append(result.steps)
     milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
@@ -117,27 +119,25 @@ def curves(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, optio
 
 def early_exit(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, options: argparse.Namespace) -> None:
     """Steps and accuracy at several margins, against the run in which every image takes all steps."""
-    rows = []
-    for name, T in EXIT_STEPS.items():
+    for key in options.exit_nets:
+        name, T = EXITS[key]
         whole = run(networks[name], images, T, f"{name}, no early exit")
         shares = pk.plot.accuracy(whole.spikes, labels)
-        found = [exit_row(name, T, None, whole, shares, labels)]
+        rows = [exit_row(T, None, whole, shares, labels)]
         for lead in LEADS:
-            found.append(
-                exit_row(name, T, lead, run(networks[name], images, T, f"margin {lead}", lead), shares, labels)
-            )
-        report(name, found)
-        rows += found
-        write(options.out / "early_exit.csv", rows)
+            exited = run(networks[name], images, T, f"margin {lead}", lead, options.chunk)
+            rows.append({**exit_row(T, lead, exited, shares, labels), "chunk": options.chunk})
+        report(name, rows)
+        write(options.out / f"early_exit_{key}.csv", rows)
 
 
-def exit_row(name: str, T: int, lead: float | None, exited: Run, shares: Tensor, labels: Tensor) -> dict:
+def exit_row(T: int, lead: float | None, exited: Run, shares: Tensor, labels: Tensor) -> dict:
     """One margin's row; ``shares`` is the accuracy after each step without early exit."""
     accuracy = strict_accuracy(exited.spikes.count(), labels)
     as_good = (shares >= accuracy).nonzero()
     mean_steps = exited.steps.float().mean().item()
     return {
-        "network": name, "T": T, "margin": lead or "none", "accuracy": f"{accuracy:.4f}",
+        "T": T, "margin": lead or "none", "chunk": "none", "accuracy": f"{accuracy:.4f}",
         "lost": f"{shares[T - 1].item() - accuracy:.4f}", "mean_steps": f"{mean_steps:.2f}",
         "times_fewer": f"{T / mean_steps:.2f}", "fixed_steps": int(as_good[0]) + 1 if len(as_good) else "none",
         "ms_an_image": f"{exited.ms_an_image:.2f}", "images": len(labels),
