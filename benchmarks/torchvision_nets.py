@@ -179,7 +179,7 @@ def plot(path: Path, rows: list[dict], options: argparse.Namespace) -> None:
         curve = [row for row in rows if (row["net"], row["method"]) == (name, method)]
         T = [row["T"] for row in curve]
         axes.plot(T, [100 * float(row["relative_error"]) for row in curve], marker="o", label=f"{name}, {method}")
-    end = 100 * float(curve[-1]["relative_error"])
+    end = 100 * min(float(row["relative_error"]) for row in rows if row["T"] == T[-1])
     axes.plot(T, [end * T[-1] / t for t in T], color="black", linestyle=":", linewidth=1, label="1 / T")
     axes.set(xlabel="steps T", ylabel="mean error of the rates, % of the mean output", xscale="log", yscale="log")
     axes.set_title(f"{rows[0]['images']} real images of {options.size} x {options.size}, random weights", fontsize=10)
