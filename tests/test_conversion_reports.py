@@ -51,12 +51,13 @@ def test_anytime(tmp_path, capsys, monkeypatch):
     sample = data.fashion_mnist_sample()
     monkeypatch.setattr(anytime, "fashion_mnist", lambda split, root: sample)
     monkeypatch.setattr(anytime, "CALIBRATION_IMAGES", 32)
-    anytime.main(["--images", "20", "--longest", "12", "--exit-images", "40", "--out", str(tmp_path)])
+    monkeypatch.setattr(anytime, "LEADS", (2, 4))
+    anytime.main(["--images", "20", "--longest", "12", "--exit-images", "20", "--out", str(tmp_path)])
     curves = rows(tmp_path / "anytime.csv")
     assert len({row["network"] for row in curves}) == 5 and {row["T"] for row in curves} == {"8", "12"}
     assert (tmp_path / "anytime.png").stat().st_size > 10_000
     exits = rows(tmp_path / "early_exit_proxy.csv")
-    images, labels = sample[0][:40], sample[1][:40]
+    images, labels = sample[0][:20], sample[1][:20]
     net = anytime.nets.load("small", 0.0)[0]
     for row in exits[:2]:
         stop = None if row["margin"] == "none" else pk.margin(int(row["margin"]))
