@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-PATH = WEIGHTS / "small_ann.safetensors"
+PATH = WEIGHTS / "relu" / "small.safetensors"
 
 
 def small_ann() -> nn.Sequential:

@@ -8,7 +8,37 @@
     result = pk.simulate(net, torch.rand(8, 1, 28, 28), T=256)
     result.count()                       # output spikes, int32 [8, 10]
 
-Equations: :mod:`proxykernels.functional`. Training: :class:`ProxyNet`.
+Shapes: T steps, N samples; in parentheses, (T, N, ...), where packed :class:`Spikes` or a tensor may stand, in brackets
+[N, ...] for a tensor. Currents, potentials and thresholds have one unit; time is counted in steps, rates are spikes a
+neuron and step. Equations and their source: ``help(pk.functional)``.
+
+Networks
+    FusedIFConv2d, FusedIFLinear   nn.Conv2d and nn.Linear with IF neurons behind them
+    FusedIFSum                     IF neurons on the sum of several inputs: residual blocks
+    IF                             IF neurons alone
+    MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
+    AvgPool2d, AdaptiveAvgPool2d   average pooling
+    Flatten                        (T, N, C, H, W) to (T, N, features)
+    Network                        layers in a graph: what conversion and import make
+
+Running and training them
+    simulate                       all steps of a network; early exit, records, synaptic operations
+    margin                         a rule for early exit
+    ProxyNet                       training by a ReLU network that shares the weights
+    plot                           rasters, rates, potentials, accuracy against the number of steps
+
+In and out
+    convert                        a trained ReLU network to a spiking one
+    from_nir, to_nir               NIR graphs, which other simulators and chips read
+    from_spikingjelly              networks of SpikingJelly
+    from_snntorch                  networks of snnTorch
+
+Functions under the layers
+    pack, Spikes                   spikes at one bit each
+    if_scan, if_hold               IF neurons on currents of every step; on a constant current
+    if_conv2d, if_linear           convolution and matrix product with IF neurons
+    max_pool2d                     max pooling of Spikes
+    if_scan_surrogate              IF neurons with a surrogate gradient
 """
 
 from pathlib import Path
@@ -55,8 +85,8 @@ __all__ = [
     "if_hold",
     "if_linear",
     "if_scan",
-    "margin",
     "if_scan_surrogate",
+    "margin",
     "max_pool2d",
     "pack",
     "plot",

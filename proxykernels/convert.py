@@ -42,6 +42,9 @@ def convert(
     :class:`MaxRatePool2d`; in front of a ReLU it is moved behind it, where it gives the same. The model may end in a
     Conv2d or Linear: its outputs become neurons too, whose counts stand for the positive part of the logits.
 
+    Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; ``v_init`` Bu et al.
+    2022 (arXiv:2202.01440).
+
     Args:
         ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
         calibration: samples like those it was trained on: a tensor [N, ...], or a DataLoader (any iterable) of tensors

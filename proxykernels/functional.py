@@ -61,7 +61,19 @@ def if_hold(
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
 ) -> tuple[Spikes, Tensor]:
-    """IF neurons on a current [N, ...] that is held for ``T`` steps; otherwise as :func:`if_scan`."""
+    """IF neurons on a current that is the same at every step.
+
+    Args:
+        current: [N, ...] of any float dtype, in units of the threshold.
+        T: number of steps.
+        v, v_threshold, v_reset: as in :func:`if_scan`.
+
+    Returns:
+        Spikes (T, N, ...) and the float32 potentials [N, ...] after the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
     T = checks.steps(T)
     checks.neuron(v_threshold, v_reset)
     checks.currents(current, "N")
@@ -137,9 +149,20 @@ def if_linear(
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
 ) -> tuple[Spikes, Tensor]:
-    """Matrix product and IF neurons over all steps; ``x`` (T, N, in), ``weight`` [out, in], ``bias`` [out].
+    """Matrix product and IF neurons over all steps (equations: :mod:`proxykernels.functional`).
 
-    Returns Spikes (T, N, out) and potentials [N, out]; otherwise as :func:`if_conv2d`.
+    Args:
+        x: Spikes (T, N, in), or a tensor of that shape: spikes or real values.
+        weight: [out, in], as in :func:`if_conv2d`.
+        bias: [out], added at every step.
+        v: potentials to start from, [N, out] or one number for all; default: at rest, 0.
+        v_threshold, v_reset: as in :func:`if_scan`.
+
+    Returns:
+        Spikes (T, N, out) and the float32 potentials [N, out] after the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     checks.neuron(v_threshold, v_reset)
     x = checks.sequence(x, 3, "[T, N, features]")
@@ -173,11 +196,15 @@ def max_pool2d(
     stride: int | Sequence[int] | None = None,
     padding: int | Sequence[int] = 0,
 ) -> Spikes:
-    """Max pooling of spikes (T, N, C, H, W) to (T, N, C, H_out, W_out): the OR over each window.
+    """Max pooling of spikes: at every step the OR over each window.
 
     Args:
+        x: Spikes (T, N, C, H, W).
         kernel_size, stride, padding: as in torch.nn.functional.max_pool2d (stride defaults to kernel_size; padding at
             most half of the window).
+
+    Returns:
+        Spikes (T, N, C, H_out, W_out).
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.

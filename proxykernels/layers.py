@@ -68,7 +68,8 @@ class Neurons(nn.Module):
 class FusedIFConv2d(Neurons, nn.Conv2d):
     """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
 
-    Takes nn.Conv2d's arguments, has its parameters and its state_dict, and then:
+    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments, has its parameters and its
+    state_dict, and then:
 
     Args:
         v_threshold: threshold > 0, a number or one value an output channel.
@@ -141,10 +142,15 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
 
 
 class FusedIFLinear(Neurons, nn.Linear):
-    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments, parameters and state_dict.
+    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments, parameters and state_dict, and then:
 
-    ``v_threshold``, ``v_reset`` and ``v_init`` as in :class:`FusedIFConv2d`.
-    Shapes: x (T, N, in), y (T, N, out), v [N, out].
+    Args:
+        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+
+    Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_linear`.
     """
 
     def __init__(
@@ -170,7 +176,16 @@ class FusedIFLinear(Neurons, nn.Linear):
 
 
 class IF(Neurons):
-    """IF neurons alone: input currents (T, N, ...) to spikes (T, N, ...). Arguments as in :class:`FusedIFConv2d`."""
+    """IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+
+    Args:
+        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
 
     def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float = 0.0):
         super().__init__()
@@ -188,9 +203,15 @@ class IF(Neurons):
 
 
 class MaxPool2d(nn.Module):
-    """Max pooling of every step: the OR of spikes (T, N, C, H, W), or torch's maximum on a tensor of that shape.
+    """Max pooling of every step: the OR of spikes, or torch's maximum on a tensor.
 
-    Arguments as in nn.MaxPool2d: ``kernel_size``, ``stride`` (default: kernel_size), ``padding``.
+    Args:
+        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out).
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.max_pool2d`.
     """
 
     def __init__(self, kernel_size, stride=None, padding=0):
@@ -207,10 +228,16 @@ class MaxPool2d(nn.Module):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Average pooling of every step, with nn.AvgPool2d's arguments.
+    """Average pooling of every step.
 
-    A mean of spikes is not a spike: the result is a float32 tensor (T, N, C, H_out, W_out), exact, which the next layer
-    takes as real-valued input.
+    A mean of spikes is not a spike: the result is a tensor, which the next layer takes as real-valued input.
+
+    Args: those of nn.AvgPool2d.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y [T, N, C, H_out, W_out], for Spikes in float32.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.AvgPool2d, for windows that do not fit.
     """
 
     def forward(self, x: Spikes | Tensor) -> Tensor:
@@ -218,9 +245,15 @@ class AvgPool2d(nn.AvgPool2d):
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """Average pooling of every step to ``output_size``, as nn.AdaptiveAvgPool2d; otherwise as :class:`AvgPool2d`.
+    """Average pooling of every step to a given size; otherwise as :class:`AvgPool2d`.
 
-    Spikes that already have that size stay spikes.
+    Args:
+        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width).
+
+    Shapes: x (T, N, C, H, W); y [T, N, C, height, width]. Spikes that already have that size stay Spikes.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool2d.
     """
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
@@ -232,7 +265,10 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
 
 class Flatten(nn.Module):
-    """(T, N, C, H, W) to (T, N, C * H * W), spikes or a tensor."""
+    """Each sample's neurons in a row, in the order of nn.Flatten.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C * H * W), of the same kind.
+    """
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         return functional.flatten(x) if isinstance(x, Spikes) else each_step(lambda image: image.flatten(1), x)

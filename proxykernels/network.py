@@ -9,7 +9,13 @@ class Network(nn.Module):
     """Layers in a graph. Every layer takes the outputs of earlier ones; the last one's output is the network's.
 
     Made by :func:`convert`, :func:`from_nir`, :func:`from_spikingjelly` and :func:`from_snntorch`. Its layers are
-    attributes, ``net.layer1_0_conv2`` for example, and ``net.layers()`` lists them with what they take.
+    attributes, ``net.layer1_0_conv2`` for example, and ``net.layers()`` lists them with what they take. By hand:
+
+        net = pk.Network()
+        net.append("stem", pk.FusedIFConv2d(1, 8, 3, padding=1), (pk.Network.INPUT,))
+        net.append("join", pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity()), ("stem", "stem"))
+
+    Shapes: x (T, N, ...), as its first layers take it; y (T, N, ...), as its last layer gives it.
     """
 
     INPUT = ""  # the name of the network's own input among a layer's sources
@@ -19,7 +25,16 @@ class Network(nn.Module):
         self._sources: dict[str, tuple[str, ...]] = {}
 
     def append(self, name: str, layer: nn.Module, sources: tuple[str, ...]) -> None:
-        """Add a layer that takes the outputs of ``sources``; several are handed over as a tuple."""
+        """Add a layer.
+
+        Args:
+            name: its name, without dots.
+            layer: any module of one input, or of a tuple of inputs if it has several ``sources``.
+            sources: the earlier layers whose outputs it takes; ``Network.INPUT`` is the network's input.
+
+        Raises:
+            ValueError: a source is no earlier layer, or there is none. KeyError: the name is taken or has a dot.
+        """
         unknown = [source for source in sources if source != self.INPUT and source not in self._sources]
         if unknown or not sources:
             raise ValueError(f"sources of layer {name} must be earlier layers, got {unknown or sources}")

@@ -37,6 +37,8 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
         TypeError: NIR has no node for a layer, max pooling for example.
         ValueError: NIR cannot say it: a potential to start from (``v_init``), some options of average pooling.
         ImportError: nir is not installed, or older than 1.0.6, whose IF has no reset potential.
+
+    What NIR keeps and what other simulators make of it: docs/exchange.md.
     """
     nir = _nir()
     nodes = {"input": nir.Input({"input": np.array(input_shape)})}

@@ -39,7 +39,16 @@ def raster(spikes: Spikes, sample: int = 0, *, neurons: int = 200, ax=None):
 
 
 def rates(result: Result, *, ax=None):
-    """The firing rate of each layer, in percent of the steps: a bar for each layer of ``simulate``'s result."""
+    """The firing rate of each layer, in percent of the steps: a bar each.
+
+    Args:
+        result: what ``simulate`` returns.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError: ``result`` is something else.
+        ImportError: matplotlib is not installed.
+    """
     if not isinstance(result, Result):
         raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
     ax = _axes(ax)
@@ -94,11 +103,10 @@ def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=N
         ImportError: matplotlib is not installed.
     """
     curves = spikes if isinstance(spikes, Mapping) else {"": spikes}
-    for curve in curves.values():
-        _check_outputs(curve, labels)
+    accuracies = {name: accuracy(curve, labels) for name, curve in curves.items()}
     ax = _axes(ax)
-    for name, curve in curves.items():
-        ax.plot(range(1, curve.T + 1), 100 * accuracy(curve, labels), label=name)
+    for name, shares in accuracies.items():
+        ax.plot(range(1, len(shares) + 1), 100 * shares, label=name)
     ax.set(xlabel="steps T", ylabel="accuracy, %", xscale="log")
     ax.grid(alpha=0.3)
     if any(curves):
@@ -107,7 +115,19 @@ def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=N
 
 
 def accuracy(spikes: Spikes, labels: Tensor) -> Tensor:
-    """The accuracy after each step, float32 [T], of output spikes (T, N, classes): the numbers of accuracy_vs_T."""
+    """The numbers of :func:`accuracy_vs_T`: a tie is wrong, and so is silence.
+
+    Args:
+        spikes: output Spikes (T, N, classes).
+        labels: int64 [N].
+
+    Returns:
+        The share of samples that are right after each step, float32 [T].
+
+    Raises:
+        TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
+    """
+    _check_outputs(spikes, labels)
     right = torch.zeros(spikes.T)
     counts = torch.zeros(spikes.shape[1:], dtype=torch.int32, device=spikes.device)
     for t in range(spikes.T):

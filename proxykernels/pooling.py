@@ -18,7 +18,8 @@ class MaxRatePool2d(Neurons):
 
         s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, as no count grows by more than 1)
 
-    Arguments as in nn.MaxPool2d: ``kernel_size``, ``stride`` (default: kernel_size), ``padding``.
+    Args:
+        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1; y (T, N, C, H_out, W_out); state v [N, C, H, W]:
     the counts.

@@ -25,6 +25,8 @@ class ProxyNet(nn.Module):
     The twins have the same architecture and share every weight; their forward passes are independent. In training the
     output is the spiking network's, and the gradient of the loss with respect to it is handed to the ReLU network's
     output, from where autograd goes back to the shared weights. No backpropagation through time, no surrogate gradient.
+    Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
+    arXiv:2109.13208; ``clip`` and ``readout`` are additions.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package. In the twin every layer of IF neurons is a

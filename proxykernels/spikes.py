@@ -52,7 +52,7 @@ class Spikes:
         return sum(kept.numel() * kept.element_size() for kept in (self._bits, self._periods) if kept is not None)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The spikes as a tensor of 0 and 1: ``shape``, of any ``dtype``."""
+        """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32)."""
         return ops.unpack(self._words, self.T, self._channels).view(self.shape).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
@@ -72,7 +72,7 @@ class Spikes:
         return int(self._total()) / size if size else math.nan
 
     def to(self, device: torch.device | str) -> "Spikes":
-        """The same spikes on another device."""
+        """The same spikes on another device, repacked where its layout is another."""
         device = torch.device(device)
         if device.type == self.device.type:
             return Spikes(self._words.to(device), self.shape)
@@ -115,7 +115,13 @@ class Spikes:
 
 
 def pack(dense: Tensor) -> Spikes:
-    """Pack spikes ``dense`` [T, N, ...] of 0 and 1, of any dtype.
+    """Pack spikes at one bit each.
+
+    Args:
+        dense: [T, N, ...] of 0 and 1, of any dtype, with at least one step.
+
+    Returns:
+        Spikes (T, N, ...) on the same device; ``.dense()`` gives the tensor back.
 
     Raises:
         TypeError: ``dense`` is not a tensor.

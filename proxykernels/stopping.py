@@ -14,11 +14,12 @@ def margin(lead: float) -> Stop:
     Args:
         lead: spikes, above 0, by which the class that fired most must be ahead of the second.
 
+    Returns:
+        A function (counts, t) -> bool [n] with the spikes so far, int32 [n, classes], of the n samples that are still
+        simulated, and the steps so far. Any other such function is a rule as well.
+
     Raises:
         TypeError, ValueError: ``lead`` is not a number above 0.
-
-    Any function (counts, t) -> bool [n] is a rule: counts int32 [n, classes] of the n samples that are still simulated,
-    t the steps so far.
     """
     if not isinstance(lead, Real) or isinstance(lead, bool):
         raise TypeError(f"lead must be a number of spikes, got {lead!r}")

@@ -1,0 +1,194 @@
+"""torchvision's resnet18 and vgg16_bn as spiking networks: exactness, rates against the ReLU network, and speed.
+
+    python benchmarks/torchvision_nets.py
+    python benchmarks/torchvision_nets.py --nets resnet18 --batch 1 --parts speed
+
+The weights are random, the normalisations have seen real images (Fashion-MNIST, resized and in three equal channels),
+and other real images are the calibration. For each network:
+
+- equality: weights and images rounded to a grid on which every float32 sum is exact; the spike counts must be those of
+  the step loop, each and every one;
+- rates: how far the firing rates of the output are from the ReLU network's outputs at T = 8 .. 1024, from one pass, by
+  each method. Writes results/torchvision_rates.csv and .png;
+- speed against the step loop at T = 64. Writes results/torchvision_speed.csv.
+"""
+
+import argparse
+import sys
+from datetime import date
+from pathlib import Path
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from data import fashion_mnist_sample
+from network_loop import output_counts
+from report import write_csv
+from timing import Contender, measure
+from torch import Tensor, nn
+from torchvision import models
+
+import proxykernels as pk
+
+RESULTS = Path(__file__).parent / "results"
+NETS = {"resnet18": models.resnet18, "vgg16_bn": models.vgg16_bn}
+METHODS = ("max", "percentile")
+STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)
+CALIBRATION_IMAGES = 32
+WEIGHT_GRID, IMAGE_GRID = 2**-8, 2**-4  # sums of some thousand weights times pixels have under 24 bits
+PARTS = ("equality", "rates", "speed")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 1 if a network is not equal to the step loop."""
+    options = parse_options(arguments)
+    sample = real_images(options.size)
+    calibration, images = sample[:CALIBRATION_IMAGES], sample[CALIBRATION_IMAGES:][: options.batch]
+    unequal, rates, times = [], [], []
+    for name in options.nets:
+        ann = random_network(name, calibration)
+        if "equality" in options.parts and not equal_to_the_step_loop(name, ann, calibration, images, options.T):
+            unequal.append(name)
+        if "rates" in options.parts:
+            rates += [row for method in METHODS for row in rate_errors(name, ann, method, calibration, images, options)]
+        if "speed" in options.parts:
+            times.append(speed(name, ann, calibration, images, options))
+    if times:
+        write_csv(options.out / "torchvision_speed.csv", list(times[0]), times)
+    if rates:
+        write_csv(options.out / "torchvision_rates.csv", list(rates[0]), rates)
+        plot(options.out / "torchvision_rates.png", rates, options)
+    return 1 if unequal else 0
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="+", choices=sorted(NETS), default=sorted(NETS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser.add_argument("--size", type=int, default=32, help="pixels along an image's side (at least 32)")
+    parser.add_argument("--batch", type=int, default=4, help="images that are simulated")
+    parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")
+    parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps for the rates")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    if options.size < 32:
+        parser.error(f"--size must be at least 32, which the networks halve five times; got {options.size}")
+    if min(options.batch, options.T, options.longest, options.repeats) < 1:
+        parser.error("--batch, --T, --longest and --repeats must be at least 1")
+    return options
+
+
+def real_images(size: int) -> Tensor:
+    """Test images of Fashion-MNIST in three equal channels: [256, 3, size, size]."""
+    images = F.interpolate(fashion_mnist_sample()[0], size, mode="bilinear", antialias=True)
+    return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def random_network(name: str, images: Tensor) -> nn.Module:
+    """torchvision's network with random weights, in evaluation mode; its normalisations have seen the images."""
+    torch.manual_seed(0)
+    ann = NETS[name](num_classes=10)
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # running statistics are those of the one batch that follows
+    with torch.no_grad():
+        ann.train()(images)
+    return ann.eval()
+
+
+def equal_to_the_step_loop(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, T: int) -> bool:
+    """Print whether the converted network with rounded weights gives the step loop's counts."""
+    net = pk.convert(ann, calibration)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((parameter / WEIGHT_GRID).round() * WEIGHT_GRID)
+    images = (images / IMAGE_GRID).round() * IMAGE_GRID
+    result = pk.simulate(net, images, T)
+    counts, expected = result.count(), output_counts(net, images, T).int()
+    equal = torch.equal(counts, expected)
+    print(
+        f"{name}, weights rounded to 1/{round(1 / WEIGHT_GRID)}, T = {T}: {counts.sum()} output spikes; "
+        f"{'all counts equal' if equal else f'{(counts != expected).sum()} of {counts.numel()} counts differ from'} "
+        "the step loop's"
+    )
+    return equal
+
+
+def rate_errors(name: str, ann: nn.Module, method: str, calibration: Tensor, images: Tensor, options) -> list[dict]:
+    """Mean |rate - ReLU output| over the mean ReLU output, after several numbers of steps of one run."""
+    net = pk.convert(ann, calibration, method=method)
+    with torch.no_grad():
+        scale = ann(calibration).max()
+        outputs = ann(images).relu() / scale
+    result = pk.simulate(net, images, options.longest)
+    rows = []
+    for T in (t for t in STEPS if t <= options.longest):
+        rates = result.count(until=T) / T
+        error = ((rates - outputs).abs().mean() / outputs.mean()).item()
+        same = (rates.argmax(1) == outputs.argmax(1)).float().mean().item()
+        rows.append({
+            "net": name, "method": method, "T": T, "relative_error": f"{error:.5f}", "same_class": f"{same:.3f}",
+            "images": len(images), "size": options.size,
+        })  # fmt: skip
+    table = "  ".join(f"T={row['T']}: {float(row['relative_error']):.1%}" for row in rows)
+    print(f"{name}, {method}: rates are off the ReLU network's outputs by {table}")
+    return rows
+
+
+def speed(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, options: argparse.Namespace) -> dict:
+    """Print the time an image of pk.simulate and of the step loop; returns a row for the table."""
+    net, rates = pk.convert(ann, calibration), {}
+
+    def ours(T: int) -> Tensor:
+        result = pk.simulate(net, images, T)
+        rates.update(result.rates)
+        return result.count()
+
+    contenders = [
+        Contender("proxykernels", "pk.simulate", pk.__version__, ours),
+        Contender("step loop", "channels last, in place", torch.__version__, lambda T: output_counts(net, images, T)),
+    ]
+    measured = measure(
+        contenders, options.T, images.device, deadline=0.0, share=1.0, repeats=options.repeats,
+        progress=lambda what, left: None,
+    )  # fmt: skip
+    milliseconds = [1e3 * m.median_s / len(images) for m in measured]
+    different = int((measured[0].counts != measured[1].counts).sum())
+    mean_rate = sum(rates.values()) / len(rates)
+    print(
+        f"{name}, {len(images)} images of {options.size} x {options.size}, T = {options.T}, soft reset, "
+        f"{torch.get_num_threads()} threads: {milliseconds[0]:.0f} ms an image, step loop {milliseconds[1]:.0f} "
+        f"({milliseconds[1] / milliseconds[0]:.1f} times as long); mean rate of the layers {mean_rate:.1%}; "
+        f"{different} of {measured[0].counts.numel()} counts differ, by rounding"
+    )
+    return {
+        "date": date.today().isoformat(), "net": name, "size": options.size, "batch": len(images), "T": options.T,
+        "threads": torch.get_num_threads(), "ms_an_image": f"{milliseconds[0]:.1f}",
+        "step_loop_ms_an_image": f"{milliseconds[1]:.1f}", "mean_rate": f"{mean_rate:.4f}",
+        "counts_different": different, "repeats": options.repeats, "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def plot(path: Path, rows: list[dict], options: argparse.Namespace) -> None:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, method in dict.fromkeys((row["net"], row["method"]) for row in rows):
+        curve = [row for row in rows if (row["net"], row["method"]) == (name, method)]
+        T = [row["T"] for row in curve]
+        axes.plot(T, [100 * float(row["relative_error"]) for row in curve], marker="o", label=f"{name}, {method}")
+    end = 100 * min(float(row["relative_error"]) for row in rows if row["T"] == T[-1])
+    axes.plot(T, [end * T[-1] / t for t in T], color="black", linestyle=":", linewidth=1, label="1 / T")
+    axes.set(xlabel="steps T", ylabel="mean error of the rates, % of the mean output", xscale="log", yscale="log")
+    axes.set_title(f"{rows[0]['images']} real images of {options.size} x {options.size}, random weights", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
