@@ -24,15 +24,15 @@ import nets
 import tables
 import torch
 import train_data
+import train_loop
 import train_options
-import train_step
 from memory import PeakMemory
 from sim_speed import commit, positive
 from stages import stages
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
-from train_methods import METHODS
+from train_step import Breakdown
 
 import proxykernels as pk
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.method:
             run_one(options)
             return
-    except (ValueError, OSError, train_step.Breakdown) as error:
+    except (ValueError, OSError, Breakdown) as error:
         raise SystemExit(f"compare_methods.py: {error}") from error
     for name in NAMES:  # each in a process of its own, so that its peak of memory is its own
         done = subprocess.run([sys.executable, __file__, *arguments, "--method", name])
@@ -122,26 +122,20 @@ def run_one(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace, model: pk.ProxyNet, dataset: Dataset) -> tuple[int, float]:
     """Train until the time is spent; returns the steps, at least one, and the CPU seconds that they took."""
-    settings = train_options.parse(["--T", str(options.T), "--net", options.net])
-    data = train_data.augment(dataset, "mirror", 28, options.seed)
-    method = METHODS["ann" if options.method == CONVERSION else options.method](model.train())
-    optimizer = train_step.make_optimizer(settings, model, options.lr)
-    budget, steps, shown, spent, start = 60 * options.minutes, 0, {}, 0.0, time.process_time()
+    settings = train_options.parse(["--T", str(options.T), "--batch", str(options.batch), "--seed", str(options.seed)])
+    method = "ann" if options.method == CONVERSION else options.method
+    budget, start = 60 * options.minutes, time.process_time()
+
+    def spent() -> float:
+        return time.process_time() - start
+
+    training = train_loop.steps(settings, method, options.lr, model, dataset, lambda: min(1.0, spent() / budget))
     with tqdm(total=round(budget), desc=options.method, unit="s", mininterval=0.5) as bar:
-        while True:
-            for batch in train_data.batches(len(data), options.batch, options.seed, data.epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = train_step.learning_rate("cosine", options.lr, spent / budget)
-                images, labels = (torch.stack(part) for part in zip(*(data[i] for i in batch), strict=True))
-                figures = train_step.gradient(settings, method, model, images, labels)
-                train_step.watch(shown, figures, f"by {options.method}")
-                optimizer.step()
-                steps, spent = steps + 1, time.process_time() - start
-                bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
-                bar.update(min(round(spent), bar.total) - bar.n)
-                if spent >= budget:
-                    return steps, spent
-            data.epoch += 1
+        for step, shown in enumerate(training, 1):
+            bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
+            bar.update(min(round(spent()), bar.total) - bar.n)
+            if spent() >= budget:
+                return step, spent()
 
 
 @torch.no_grad()
