@@ -98,6 +98,8 @@ def draw(folder: Path) -> None:
     left, right = figure.subplots(1, 2)
     for name in RECIPES:
         points = [row for row in rows if row["recipe"] == name]
+        if not points:
+            continue
         for axes, column in ((left, "snn"), (right, "highest")):
             (line,) = axes.plot([int(p["step"]) for p in points], [float(p[column]) for p in points], label=name)
             for p in points:
