@@ -90,6 +90,7 @@ class Run:
     def __init__(self, options: Namespace, workers: Workers):
         self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
         dataset, classes = train_data.load(options.data, options.root, "train")
+        self.test_set, _ = train_data.load(options.data, options.root, "test")  # if missing: now, not after hours
         train_set, self.validation = train_data.held_out(dataset, options.validation)
         self.data = train_data.augment(train_set, options.augment, dataset[0][0].shape[-1], options.seed)
         self.steps = len(self.data) // options.batch  # an epoch's
@@ -208,13 +209,12 @@ class Run:
             return  # no epoch was asked for
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
-        dataset, _ = train_data.load(self.options.data, self.options.root, "test")
-        snn, _ = snn_accuracy(model.net, dataset, self.options.T, self.workers.device)
-        ann = ann_accuracy(model, dataset, self.workers.device)
+        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device)
+        ann = ann_accuracy(model, self.test_set, self.workers.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
         train_weights.save(self.weights, model.net, model.statistics, about)
         print(
-            f"{self.weights}: {snn:.2%} of {len(dataset)} test images at T = {self.options.T} (a tie is wrong), "
+            f"{self.weights}: {snn:.2%} of {len(self.test_set)} test images at T = {self.options.T} (a tie is wrong), "
             f"ReLU twin {ann:.2%}"
         )
 

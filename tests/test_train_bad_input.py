@@ -61,6 +61,10 @@ def test_bad_input_ends_in_one_sentence(run, tmp_path):
     assert f"{images} is damaged" in refused(run, "")
     images.unlink()
     assert "is in none of" in refused(run, "")
+    images.write_bytes(content)
+    (run.root / "t10k-labels-idx1-ubyte.gz").unlink()  # needed at the end, and asked for at the start
+    assert "t10k-labels-idx1-ubyte.gz is missing" in refused(run, "")
+    assert not (tmp_path / "out").exists()
 
 
 def folder_of_images(root, size=8) -> None:
