@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from compile_variants import QUICK, VARIANTS, compile_in_child, faults
-from report import write_csv
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
+from tables import write_csv
 from tqdm import tqdm
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]

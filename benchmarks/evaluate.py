@@ -4,29 +4,37 @@
     python benchmarks/evaluate.py runs/paper/paper.safetensors --T 50
 
 For each file: accuracy by strict argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence),
-the share of ties, the firing rate of each layer and the spikes an image. Writes results/accuracy_<name>.csv and .png.
-The exit status is 1 if a network falls below the accuracy that its file records for the test images.
+the share of ties, the firing rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds
+the twin's statistics. Writes results/accuracy_<name>.csv and .png, and the last step's figures as a row of
+results/accuracy.csv. The exit status is 1 if a network falls below the accuracy that its file records for the test
+images.
 """
 
 import argparse
-import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import nets
+import tables
 import torch
 import train_data
+import train_weights
 from accuracy import strict_correct, tied
+from sim_speed import commit, positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from train_measure import ann_accuracy
 
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
+COLUMNS = [
+    "name", "net", "method", "T", "images", "accuracy", "ties", "recorded", "relu_twin", "spikes_an_image", "rates",
+    "torch", "commit",
+]  # fmt: skip
 
 
 @dataclass
@@ -42,21 +50,10 @@ class Curve:
 def main(arguments: list[str] | None = None) -> int:
     """Evaluate the files of the command line; returns the exit status."""
     options = parse_options(arguments)
-    matplotlib.use("Agg")
-    below = []
-    for path in options.weights or sorted(nets.WEIGHTS.glob("*.safetensors")):
-        try:
-            net, about = nets.load_file(path, nets.NETS.get(path.stem))
-            T = options.T or int(about["T"])
-            dataset, _ = train_data.load(options.data, options.root, "test")
-        except (ValueError, OSError) as error:
-            raise SystemExit(f"evaluate.py: {error}") from error
-        curve = evaluate(net.to(options.device), dataset, T, torch.device(options.device))
-        write(options.out / f"accuracy_{path.stem}", curve)
-        report(path, curve)
-        recorded = float(about.get("test_accuracy", "nan"))
-        if T >= int(about["T"]) and curve.accuracy[int(about["T"]) - 1] < recorded - ROUNDING:
-            below.append(f"{path}: {curve.accuracy[int(about['T']) - 1]:.2%}, recorded {recorded:.2%}")
+    try:
+        below = [fault for path in options.weights or shipped() if (fault := evaluate_file(options, path))]
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"evaluate.py: {error}") from error
     if below:
         print("below the accuracy recorded for it: " + "; ".join(below), file=sys.stderr)
     return 1 if below else 0
@@ -65,15 +62,44 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", nargs="*", type=Path, help="files that train.py wrote (default: the shipped ones)")
-    parser.add_argument("--T", type=int, help="steps (default: those that the network was trained for)")
+    parser.add_argument("--T", type=positive, help="steps (default: those that the network was trained for)")
     parser.add_argument("--data", choices=sorted(train_data.LOADERS), default="fashion-mnist")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the table and the plot")
-    options = parser.parse_args(arguments)
-    if options.T is not None and options.T < 1:
-        parser.error(f"--T must be at least 1 step, got {options.T}")
-    return options
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables and the plots")
+    return parser.parse_args(arguments)
+
+
+def shipped() -> list[Path]:
+    """The spiking networks in the folder of weights."""
+    return [path for path in sorted(nets.WEIGHTS.glob("*.safetensors")) if path.stem in nets.NETS]
+
+
+def evaluate_file(options: argparse.Namespace, path: Path) -> str:
+    """Evaluate one file, and leave its figures; returns what is wrong with its accuracy, or nothing."""
+    model, twin_is_whole, about = train_weights.load_twins(path, nets.NETS.get(path.stem))
+    device = torch.device(options.device)
+    model.to(device)
+    dataset, _ = train_data.load(options.data, options.root, "test")
+    trained_T, T = int(about["T"]), options.T or int(about["T"])
+    curve = evaluate(model.net, dataset, T, device)
+    recorded, twin = about.get("test_accuracy"), ann_accuracy(model, dataset, device) if twin_is_whole else None
+    write(options.out / f"accuracy_{path.stem}", curve)
+    row = {
+        "name": path.stem, "net": about.get("net", path.stem), "method": about.get("method", "proxy"), "T": T,
+        "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}", "ties": f"{curve.ties[-1]:.4f}",
+        "recorded": recorded or "", "relu_twin": "" if twin is None else f"{twin:.4f}",
+        "spikes_an_image": f"{curve.spikes:.0f}",
+        "rates": "; ".join(f"{name} {rate:.4f}" for name, rate in curve.rates.items()),
+        "torch": torch.__version__, "commit": commit(),
+    }  # fmt: skip
+    table = options.out / "accuracy.csv"
+    kept = [other for other in tables.read_csv(table) if (other["name"], other["T"]) != (path.stem, str(T))]
+    tables.write_csv(table, COLUMNS, [*kept, row])
+    report(path, curve, twin)
+    if recorded and T >= trained_T and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
+        return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
+    return ""
 
 
 def evaluate(net: nn.Module, dataset: Dataset, T: int, device: torch.device, batch: int = 100) -> Curve:
@@ -99,37 +125,34 @@ def layer_sizes(net: nn.Module, image: Tensor) -> dict[str, int]:
     return {name: sum(v.numel() for v in states) for name, states in pk.simulate(net, image, 1).state.items()}
 
 
-def report(path: Path, curve: Curve) -> None:
+def report(path: Path, curve: Curve, twin: float | None) -> None:
     """Print the last step's figures."""
     rates = ", ".join(f"{name} {rate:.1%}" for name, rate in curve.rates.items())
     print(
         f"{path.stem}: {curve.accuracy[-1]:.2%} at T = {len(curve.accuracy)} (a tie is wrong; {curve.ties[-1]:.2%} "
-        f"tie), {curve.spikes:,.0f} spikes an image; firing rates {rates}"
+        f"tie)" + ("" if twin is None else f", ReLU twin {twin:.2%}") + f", {curve.spikes:,.0f} spikes an image; "
+        f"firing rates {rates}"
     )
 
 
 def write(stem: Path, curve: Curve) -> None:
-    """The curve as a table and as a plot, each under a temporary name first."""
-    from matplotlib import pyplot
+    """The curve as a table and as a plot."""
+    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    temporary = stem.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["T", "accuracy", "ties"])
-        for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1):
-            writer.writerow([t, f"{accuracy:.4f}", f"{ties:.4f}"])
-    temporary.replace(stem.with_suffix(".csv"))
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    rows = [
+        {"T": t, "accuracy": f"{accuracy:.4f}", "ties": f"{ties:.4f}"}
+        for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1)
+    ]
+    tables.write_csv(stem.with_name(stem.name + ".csv"), ["T", "accuracy", "ties"], rows)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     steps = range(1, len(curve.accuracy) + 1)
     axes.plot(steps, curve.accuracy, label="right")
     axes.plot(steps, curve.ties, label="tie with the true class (counted as wrong)")
     axes.set(xlabel="time steps T", ylabel="share of the test images", ylim=(0, 1), title=stem.name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
-    temporary.replace(stem.with_suffix(".png"))
+    tables.save_figure(stem.with_name(stem.name + ".png"), figure)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import proxykernels as pk
 WEIGHTS = Path(__file__).parent / "weights"
 MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
 CALIBRATION_IMAGES = 64
+TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
 
 
 def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
@@ -110,7 +111,7 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     """The network in eval mode that train.py saved in ``path``, and the file's metadata.
 
     The file is a state_dict, floats as float16; its metadata name the threshold, the reset and the net. ``make``
-    makes the net where the metadata do not.
+    makes the net where the metadata do not. The statistics of the ReLU twin are left aside.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
@@ -119,7 +120,8 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
     try:
         with safe_open(path, "pt") as file:
-            about, state = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+            about = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(TWIN)}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); train the network again") from error
     if about.get("net", "") not in TRAINABLE and make is None:

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import os
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
+from tables import replace, save_figure
 
 COLUMNS = [
     "date",
@@ -97,17 +96,7 @@ def append_csv(path: Path, rows: list[dict]) -> None:
     else:
         writer.writeheader()
     writer.writerows(rows)
-    _replace(path, text.getvalue().encode())
-
-
-def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
-    """Write rows in place of whatever ``path`` held, as whole as :func:`append_csv`; makes its folder."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, text.getvalue().encode())
+    replace(path, text.getvalue().encode())
 
 
 def plot(path: Path, rows: list[dict]) -> None:
@@ -135,9 +124,7 @@ def plot(path: Path, rows: list[dict]) -> None:
     )
     axes.grid(which="both", alpha=0.3)
     axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    _replace(path, picture.getvalue())
+    save_figure(path, figure)
 
 
 def _cells(row: dict, ours: float) -> list[str]:
@@ -152,16 +139,3 @@ def _cells(row: dict, ours: float) -> list[str]:
         f"{100 * row['accuracy']:.1f}%",
         row["peak_mb"] if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
     ]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside ``path`` and rename over it, which is atomic."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

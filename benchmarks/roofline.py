@@ -16,7 +16,6 @@ from statistics import median
 
 import nets
 import torch
-from report import write_csv
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +34,7 @@ from roofline_model import (
     unfused,
 )
 from sim_speed import positive
+from tables import write_csv
 from torch import nn
 from tqdm import tqdm
 

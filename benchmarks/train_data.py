@@ -4,10 +4,12 @@ So the same epoch is the same however it is cut: into batches, over processes, o
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from data import fashion_mnist
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision import datasets
@@ -107,8 +109,36 @@ def _folder(root: Path | None, split: str) -> tuple[Dataset, int]:
         raise FileNotFoundError(
             f"--data folder needs --root PATH with PATH/train/<class>/ and PATH/test/<class>/ ({folder})"
         )
-    dataset = datasets.ImageFolder(folder, _to_tensor())
-    return dataset, len(dataset.classes)
+    dataset = _Images(folder, _to_tensor(), loader=_read_image)
+    # They come class by class; the last ones, which may be held out, must be of every class.
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    return Subset(dataset, order), len(dataset.classes)
+
+
+class _Images(datasets.ImageFolder):
+    """Torchvision's, where all images must have the size of the first."""
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        return super().__getitem__(0)[0].shape
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        if image.shape != self.shape:
+            sizes = [f"{shape[2]} x {shape[1]}" for shape in (image.shape, self.shape)]
+            raise ValueError(
+                f"{self.samples[index][0]} has {sizes[0]} pixels, and {self.samples[0][0]} has {sizes[1]}; "
+                "scale all images to one size"
+            )
+        return image, label
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and fetch it again") from error
 
 
 def _to_tensor() -> Callable:

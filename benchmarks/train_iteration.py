@@ -12,20 +12,22 @@ results/train_iteration.csv.
 """
 
 import argparse
-import csv
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nets
 import rivals
+import tables
 import torch
 import torch.nn.functional as F
 import train_data
-from sim_speed import commit
-from torch import Tensor
+from sim_speed import commit, device_name, positive
+from torch import Tensor, nn
 
 import proxykernels as pk
 
@@ -33,47 +35,55 @@ RESULTS = Path(__file__).parent / "results" / "train_iteration.csv"
 OURS = "proxykernels"
 LOOPS = ["plain", "compiled"]  # names of rivals.RIVALS
 COLUMNS = [
-    "date", "commit", "net", "weights", "batch", "T", "precision", "contender", "cpu_s", "wall_s", "snn_cpu_s",
-    "rounds", "times_slower", "counts_different", "counts_total", "mean_rate", "threads", "torch",
+    "date", "commit", "net", "weights", "batch", "T", "precision", "contender", "wall_s", "cpu_s", "snn_cpu_s",
+    "rounds", "times_slower", "times_slower_cpu", "counts_different", "counts_total", "mean_rate", "device", "threads",
+    "torch",
 ]  # fmt: skip
+
+Simulation = Callable[[Tensor], Tensor]  # images [N, C, H, W] to spike counts [N, classes] after T steps
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one iteration: of the wall, of the process's CPU time, and the T steps' part of the latter."""
+
+    wall_s: float
+    cpu_s: float
+    snn_cpu_s: float
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
-    net = nets.load_file(options.weights)[0] if options.weights else nets.load(options.net, 0.0)[0]
-    dataset, _ = train_data.load("fashion-mnist", options.root, "test")
-    images, labels = (torch.stack(part) for part in zip(*(dataset[i] for i in range(options.batch)), strict=True))
-    model = pk.ProxyNet(net.to(memory_format=torch.channels_last), options.T, clip=True).train()
-    model.freeze_batch_norm()
-    passes = {OURS: model.snn} | {name: loop(name, net, images, options.T) for name in options.loops}
-    counts = {name: run(images) for name, run in passes.items()}
-    rate = statistics.mean(model.rates.values())
-    times = measure(options, model, passes, images, labels)
-    rows = []
-    for name, (cpu, wall, snn) in times.items():
-        different = int((counts[name] != counts[OURS]).sum())
-        rows.append(
-            [date.today(), commit(), options.net, options.weights.name if options.weights else "random", options.batch]
-            + [options.T, options.precision, name, f"{cpu:.3f}", f"{wall:.3f}", f"{snn:.3f}", options.rounds]
-            + [
-                f"{cpu / times[OURS][0]:.2f}",
-                different,
-                counts[name].numel(),
-                f"{rate:.4f}",
-            ]
-            + [torch.get_num_threads(), torch.__version__]
-        )
-        print(dict(zip(COLUMNS, rows[-1], strict=True)))
-    append(options.out, rows)
+    try:
+        model, trained = load_model(options)
+        images, labels = load_batch(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"train_iteration.py: {error}") from error
+    simulations = {OURS: model.snn} | loops(options, model.net, images)
+    counts = {name: simulate(images) for name, simulate in simulations.items()}
+    times = measure(options, model, simulations, images, labels)
+    rows = [
+        common_columns(options, model, trained)
+        | time_columns(times[name], times[OURS])
+        | {
+            "contender": name,
+            "counts_different": int((counts[name] != counts[OURS]).sum()),
+            "counts_total": counts[name].numel(),
+        }
+        for name in simulations
+    ]
+    for row in rows:
+        print(f"{row['contender']}: {row['wall_s']} s ({row['times_slower']} times ours), CPU {row['cpu_s']} s")
+    tables.write_csv(options.out, COLUMNS, tables.read_csv(options.out) + rows)
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--net", choices=sorted(nets.NETS), default="paper")
-    parser.add_argument("--weights", type=Path, help="a file that train.py wrote, of --net")
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--T", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--net", choices=sorted(nets.NETS), default="paper", help="with random weights, or shipped")
+    parser.add_argument("--weights", type=Path, help="a file that train.py wrote, instead of --net")
+    parser.add_argument("--batch", type=positive, default=100)
+    parser.add_argument("--T", type=positive, default=50)
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
     parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
     parser.add_argument("--root", type=Path, help="folder with Fashion-MNIST's files")
@@ -81,52 +91,98 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def loop(name: str, net, images: Tensor, T: int) -> Callable[[Tensor], Tensor]:
-    """The T steps as the authors take them: spike counts of images."""
-    rival = rivals.build(name, net, images)
-    return lambda x: rival.counts(x, T).clone().float()
+def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:
+    """The network and its twin in training mode, normalisation frozen; and whether the weights are trained ones."""
+    net, trained = (nets.load_file(options.weights)[0], True) if options.weights else nets.load(options.net, 0.0)
+    model = pk.ProxyNet(net.to(memory_format=torch.channels_last), options.T, clip=True).train()
+    model.freeze_batch_norm()
+    return model, trained
 
 
-def measure(options, model: pk.ProxyNet, passes: dict, images: Tensor, labels: Tensor) -> dict[str, tuple]:
-    """Contender -> median CPU and wall seconds of an iteration, and CPU seconds of its T steps."""
+def load_batch(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The first test images [N, 1, 28, 28] and their labels [N]."""
+    dataset, _ = train_data.load("fashion-mnist", options.root, "test")
+    if options.batch > len(dataset):
+        raise ValueError(f"--batch must be at most the {len(dataset)} test images, got {options.batch}")
+    images, labels = zip(*(dataset[index] for index in range(options.batch)), strict=True)
+    return torch.stack(images), torch.stack(labels)
+
+
+def loops(options: argparse.Namespace, net: nn.Sequential, images: Tensor) -> dict[str, Simulation]:
+    """The T steps as the authors take them, for each of --loops that runs here."""
+    found = {}
+    for name in options.loops:
+        try:
+            rival = rivals.build(name, net, images)
+        except rivals.NotOffered as reason:
+            print(f"{name} is left out: {reason}", file=sys.stderr)
+            continue
+        # A result of inference mode: autograd takes a copy.
+        found[name] = lambda x, rival=rival: rival.counts(x, options.T).clone().float()
+    return found
+
+
+def measure(
+    options: argparse.Namespace, model: pk.ProxyNet, simulations: dict[str, Simulation], images: Tensor, labels: Tensor
+) -> dict[str, Times]:
+    """Median times of an iteration with each of the simulations, in rounds in which they take turns."""
     optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)  # it works, and leaves the weights as they are
-    target = 5.0 * F.one_hot(labels, 10)
-    seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in passes}
+    target = 5.0 * F.one_hot(labels, model(images[:1]).shape[1])
+    seen: dict[str, list[Times]] = {name: [] for name in simulations}
     for _ in range(options.rounds):
-        for name, run in passes.items():
-            model.snn, spent = timed(run)
-            start = time.process_time(), time.perf_counter()
+        for name, simulate in simulations.items():
+            model.snn = stopwatch = Stopwatch(simulate)
+            wall, cpu = time.perf_counter(), time.process_time()
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 output = model(images)
             optimizer.zero_grad()
             F.mse_loss(output, target).backward()
             optimizer.step()
-            seen[name].append((time.process_time() - start[0], time.perf_counter() - start[1], spent[0]))
-    return {name: tuple(map(statistics.median, zip(*rows, strict=True))) for name, rows in seen.items()}
+            seen[name].append(Times(time.perf_counter() - wall, time.process_time() - cpu, stopwatch.cpu_s))
+    return {name: median(times) for name, times in seen.items()}
 
 
-def timed(run: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], list[float]]:
-    """The function, and a list that will hold the CPU seconds of its call."""
-    spent: list[float] = []
+class Stopwatch:
+    """A simulation, in float32 whatever the twin's precision is, and the CPU seconds of its last run."""
 
-    def call(x: Tensor) -> Tensor:
+    def __init__(self, simulate: Simulation):
+        self.simulate, self.cpu_s = simulate, 0.0
+
+    def __call__(self, x: Tensor) -> Tensor:
         start = time.process_time()
         with torch.autocast("cpu", enabled=False):
-            y = run(x)
-        spent.append(time.process_time() - start)
-        return y
-
-    return call, spent
+            counts = self.simulate(x)
+        self.cpu_s = time.process_time() - start
+        return counts
 
 
-def append(path: Path, rows: list[list]) -> None:
-    """Add rows to the table, written under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = list(csv.reader(path.open()))[1:] if path.is_file() else []
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *kept, *rows])
-    temporary.replace(path)
+def median(times: list[Times]) -> Times:
+    """The median of each clock."""
+    return Times(
+        statistics.median(t.wall_s for t in times),
+        statistics.median(t.cpu_s for t in times),
+        statistics.median(t.snn_cpu_s for t in times),
+    )
+
+
+def common_columns(options: argparse.Namespace, model: pk.ProxyNet, trained: bool) -> dict:
+    """The columns that all rows of this run share."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
+        "net": options.weights.stem if options.weights else options.net,
+        "weights": "trained" if trained else "random", "batch": options.batch, "T": options.T,
+        "precision": options.precision, "rounds": options.rounds,
+        "mean_rate": f"{statistics.mean(model.rates.values()):.4f}", "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def time_columns(times: Times, ours: Times) -> dict:
+    """A contender's times, and how many times ours they are."""
+    return {
+        "wall_s": f"{times.wall_s:.3f}", "cpu_s": f"{times.cpu_s:.3f}", "snn_cpu_s": f"{times.snn_cpu_s:.3f}",
+        "times_slower": f"{times.wall_s / ours.wall_s:.2f}", "times_slower_cpu": f"{times.cpu_s / ours.cpu_s:.2f}",
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 import nets
+import torch
 from train_data import AUGMENTATIONS, LOADERS
 from train_methods import LOSSES, METHODS
 
-# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/training.md.
+# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/train.md.
 AUTHORS = {
     "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def _parser(first: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         parents=[first],
-        description="Train a spiking network; see docs/training.md for which options to use.",
+        description="Train a spiking network; docs/train.md says which options to use.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -77,9 +78,22 @@ def _parser(first: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    def refuse(name: str, wanted: str) -> None:
+        parser.error(f"--{name.replace('_', '-')} must be {wanted}, got {getattr(options, name)}")
+
     for name, least in (("T", 1), ("batch", 1), ("epochs", 0), ("ann_epochs", 0)):
         if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}, got {getattr(options, name)}")
-    for name in ("threshold", "lr", "ann_lr", "target"):
+            refuse(name, f"at least {least}")
+    for name in ("threshold", "lr", "ann_lr", "target", "eps"):
         if not 0 < getattr(options, name) < float("inf"):
-            parser.error(f"--{name.replace('_', '-')} must be positive, got {getattr(options, name)}")
+            refuse(name, "positive")
+    for name in ("weight_decay", "rate_penalty"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            refuse(name, "at least 0")
+    if not all(0 <= beta < 1 for beta in options.betas):
+        refuse("betas", "two numbers within 0 .. 1, without 1")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that this build or machine has not
+        reason = str(error).partition("\n")[0].rstrip(".")
+        parser.error(f"--device {options.device} does not work here ({reason}); --device cpu always does")

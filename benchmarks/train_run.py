@@ -1,7 +1,6 @@
 """A training run: stages of epochs of steps, which can be stopped and resumed at any step."""
 
 import dataclasses
-import json
 import math
 import resource
 import signal
@@ -13,7 +12,8 @@ import torch
 import train_checkpoint as checkpoint
 import train_data
 import train_step
-from torch import Tensor, nn
+import train_weights
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -90,6 +90,7 @@ class Run:
     def __init__(self, options: Namespace, workers: Workers):
         self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
         dataset, classes = train_data.load(options.data, options.root, "train")
+        self.test_set, _ = train_data.load(options.data, options.root, "test")  # if missing: now, not after hours
         train_set, self.validation = train_data.held_out(dataset, options.validation)
         self.data = train_data.augment(train_set, options.augment, dataset[0][0].shape[-1], options.seed)
         self.steps = len(self.data) // options.batch  # an epoch's
@@ -101,6 +102,7 @@ class Run:
         self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **self.kind)
         self.net.to(workers.device, memory_format=torch.channels_last)
         self.model = pk.ProxyNet(self.net, options.T, clip=options.twin == "clipped", readout="rate")
+        self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
         self.stages.append(Stage(options.method, options.epochs, options.lr))
 
@@ -108,7 +110,9 @@ class Run:
         """Train to the end. SystemExit on SIGTERM, with a checkpoint; Breakdown if training cannot go on."""
         saved = self.resume() if self.options.resume else None
         if self.workers.rank == 0:
-            self.log = Log(self.options.out, self.place.done, self.options.tensorboard)
+            # An epoch that ended, but was not measured to the end, will be measured again.
+            last = self.place.done - (self.place.step > 0)
+            self.log = Log(self.options.out, last, self.options.tensorboard)
         with self.termination:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
@@ -196,30 +200,23 @@ class Run:
         )
         if snn > place.best:
             place.best = snn
-            self.publish(net, {"validation_accuracy": f"{snn:.4f}"})
+            about = train_weights.describe(options, self.kind, {"validation_accuracy": f"{snn:.4f}"})
+            train_weights.save(self.weights, net, self.model.statistics, about)
 
     def finish(self) -> None:
         """Measure the best weights on the test images, once, and record that with them."""
-        path = self.options.out / f"{nets.file_stem(self.options.net)}.safetensors"
-        if not path.is_file():
+        if not self.weights.is_file():
             return  # no epoch was asked for
-        net, about = nets.load_file(path)
-        dataset, _ = train_data.load(self.options.data, self.options.root, "test")
-        net.to(self.workers.device)
-        accuracy, _ = snn_accuracy(net, dataset, self.options.T, self.workers.device)
-        self.publish(net, {"validation_accuracy": about["validation_accuracy"], "test_accuracy": f"{accuracy:.4f}"})
-        print(f"{path}: {accuracy:.2%} of {len(dataset)} test images at T = {self.options.T} (a tie is wrong)")
-
-    def publish(self, net: nn.Module, accuracy: dict[str, str]) -> None:
-        """Write the weights: float16, with what nets.load_file needs to know."""
-        options = self.options
-        state = {key: t.half() if t.is_floating_point() else t for key, t in net.state_dict().items()}
-        metadata = {
-            "net": options.net, "v_threshold": str(options.threshold), "reset": options.reset, "T": str(options.T),
-            "seed": str(options.seed), **accuracy,
-            **{key: json.dumps(value) for key, value in self.kind.items()},
-        }  # fmt: skip
-        checkpoint.write_tensors(options.out / f"{nets.file_stem(options.net)}.safetensors", state, metadata)
+        model, _, about = train_weights.load_twins(self.weights)
+        model.to(self.workers.device)
+        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device)
+        ann = ann_accuracy(model, self.test_set, self.workers.device)
+        about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
+        train_weights.save(self.weights, model.net, model.statistics, about)
+        print(
+            f"{self.weights}: {snn:.2%} of {len(self.test_set)} test images at T = {self.options.T} (a tie is wrong), "
+            f"ReLU twin {ann:.2%}"
+        )
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.workers.rank == 0:

@@ -1,32 +1,31 @@
-"""The shipped weights, and the script that made them: what it writes, how it stops, resumes and refuses."""
+"""The shipped weights, and the script that made them: what it writes, how it stops and how it resumes."""
 
 import csv
 import json
 import os
-import resource
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from training import BENCHMARKS, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))  # its scripts import each other by plain names
 
 import accuracy  # noqa: E402
 import data  # noqa: E402
 import nets  # noqa: E402
-import train  # noqa: E402
 import train_checkpoint  # noqa: E402
 import train_data  # noqa: E402
+import train_log  # noqa: E402
+import train_measure  # noqa: E402
 import train_run  # noqa: E402
 import train_step  # noqa: E402
+import train_weights  # noqa: E402
 
 
 def test_a_tie_and_silence_are_wrong():
@@ -48,42 +47,6 @@ def test_shipped_net():
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
 
-def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
-    """A network with everything in it that the big ones have, and quick."""
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """train.py on the shipped images, as training and as test set: run("--epochs 2 ...") gives the folder it wrote."""
-    monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
-    root = tmp_path / "data"
-    root.mkdir()
-    for name in data.SAMPLE.glob("*.gz"):
-        shutil.copy(name, root / name.name)
-        shutil.copy(name, root / name.name.replace("t10k", "train"))
-
-    def call(options: str, out: str = "out") -> Path:
-        train.main(
-            f"--net tiny --T 4 --batch 40 --validation 56 --root {root} --out {tmp_path / out} {options}".split()
-        )
-        return tmp_path / out
-
-    call.root = root
-    return call
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """What a run ended with: weights, statistics and moments."""
-    return train_checkpoint.read(folder)[1]
-
-
-def assert_same(folder: Path, other: Path) -> None:
-    ours, theirs = tensors(folder), tensors(other)
-    assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
 def test_training_writes_weights_that_load(run):
     out = run("--ann-epochs 1 --epochs 1 --rate-penalty 0.01 --augment shift-mirror --precision bfloat16")
     net, about = nets.load_file(out / "tiny.safetensors")
@@ -97,6 +60,10 @@ def test_training_writes_weights_that_load(run):
     assert not list(out.glob("*.tmp"))
     tested, _ = accuracy.evaluate(net, *data.fashion_mnist("test", run.root), T=4)
     assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
+    model, whole, _ = train_weights.load_twins(out / "tiny.safetensors")
+    test_set, _ = train_data.load("fashion-mnist", run.root, "test")
+    twin = train_measure.ann_accuracy(model, test_set, torch.device("cpu"))
+    assert whole and model.clip and float(about["twin_test_accuracy"]) == pytest.approx(twin, abs=1e-4)
 
 
 def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
@@ -149,6 +116,56 @@ def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch)
     assert_same(run(options + " --resume"), unbroken)
 
 
+def test_a_run_killed_after_its_log_was_written_logs_that_epoch_once(run, monkeypatch):
+    options = "--init random --epochs 2"
+    add = train_log.Log.add
+
+    def kill(*arguments):
+        add(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_log.Log, "add", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    monkeypatch.setattr(train_log.Log, "add", add)
+    rows = list(csv.DictReader((run(options + " --resume") / "log.csv").open()))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
+
+
+def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(run, monkeypatch):
+    options = "--init random --epochs 2"
+    unbroken = run(options, "unbroken")
+    write = train_checkpoint.write_text
+    written = []
+
+    def kill(path, text):
+        written.append(path)
+        if len(written) == 3:  # the tensors of the second epoch are on the disk, and nothing names them
+            path.with_name("checkpoint.json.tmp").write_text(text[:50])
+            raise KeyboardInterrupt
+        write(path, text)
+
+    monkeypatch.setattr(train_checkpoint, "write_text", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(options)
+    monkeypatch.setattr(train_checkpoint, "write_text", write)
+    out = run(options + " --resume")
+    assert_same(out, unbroken)
+    assert len(list(out.glob("checkpoint-*.safetensors"))) == 1
+
+
+def test_tensorboard_has_the_figures_of_the_table(run):
+    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = run("--init random --epochs 2 --tensorboard")
+    rows = list(csv.DictReader((out / "log.csv").open()))
+    events = tensorboard.EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    for key in ("snn", "ann", "loss", "mean_rate"):
+        shown = [(event.step, event.value) for event in events.Scalars(key)]
+        assert shown == [(int(row["step"]), pytest.approx(float(row[key]), rel=1e-5)) for row in rows]
+    assert {"rate/conv1", "rate/linear2"} <= set(events.Tags()["scalars"])
+
+
 def test_a_killed_run_resumes_exactly(run, tmp_path):
     options = "--init random --epochs 3 --augment shift-mirror"
     unbroken = run(options, "unbroken")
@@ -184,92 +201,6 @@ def test_more_epochs_go_on_from_a_finished_run(run):
     out = run("--init random --epochs 2 --schedule constant --resume")
     assert_same(out, run("--init random --epochs 2 --schedule constant", "unbroken"))
     assert len(list(csv.DictReader((out / "log.csv").open()))) == 2
-
-
-def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
-    out = run("--init random --epochs 1 --schedule constant")
-    before = tensors(out)
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = train_checkpoint.write_tensors
-
-    def write_on_a_full_disk(*arguments):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        try:
-            write(*arguments)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-    monkeypatch.setattr(train_checkpoint, "write_tensors", write_on_a_full_disk)
-    with pytest.raises(SystemExit, match="could not be written .* the last checkpoint is intact"):
-        run("--init random --epochs 2 --schedule constant --resume")
-    after = tensors(out)
-    assert all(torch.equal(after[key], before[key]) for key in before) and not list(out.glob("*.tmp"))
-
-
-def refused(run, options: str) -> str:
-    """The one sentence that a run ends with."""
-    with pytest.raises(SystemExit) as stop:
-        run(options)
-    message = str(stop.value.code)
-    assert message.startswith("train.py: ") and "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--net nothing", "invalid choice: 'nothing'"),
-        ("--data nothing", "'cifar10', 'fashion-mnist', 'folder'"),
-        ("--method nothing", "'proxy'"),
-        ("--T 0", "--T must be at least 1, got 0"),
-        ("--threshold 0", "--threshold must be positive, got 0.0"),
-    ],
-)
-def test_unknown_names_list_the_known_ones(run, capsys, options, message):
-    with pytest.raises(SystemExit):
-        run(options)
-    assert message in capsys.readouterr().err
-
-
-def test_bad_input_ends_in_one_sentence(run, tmp_path):
-    assert "there is no checkpoint in" in refused(run, "--resume")
-    assert "--batch must be at most the 200 training images, got 201" in refused(run, "--batch 201")
-    assert "--validation must be within 1 .. 255" in refused(run, "--validation 256")
-    assert "--data folder needs --root PATH" in refused(run, "--data folder")
-    images = run.root / "train-images-idx3-ubyte.gz"
-    content = images.read_bytes()
-    images.write_bytes(content[:-100])
-    assert f"{images} is damaged" in refused(run, "")
-    images.unlink()
-    assert "is in none of" in refused(run, "")
-
-
-def test_a_checkpoint_of_another_run_is_refused(run):
-    out = run("--init random --epochs 1")
-    assert "--T 4; give the same to --resume" in refused(run, "--init random --epochs 1 --T 5 --resume")
-    state = json.loads((out / "checkpoint.json").read_text())
-    small = nets.small().state_dict()
-    train_checkpoint.write_tensors(out / state["tensors"], {f"model.net.{k}": v for k, v in small.items()}, {})
-    assert "the checkpoint is of another network" in refused(run, "--init random --epochs 1 --resume")
-    (out / state["tensors"]).write_bytes(b"nothing")
-    assert "is damaged" in refused(run, "--init random --epochs 1 --resume")
-
-
-def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays(run, monkeypatch):
-    out = run("--init random --epochs 1 --schedule constant")
-    before = tensors(out)
-    monkeypatch.setitem(train_step.LOSSES, "mse-rate", lambda rate, *_: rate.sum() * torch.nan)
-    message = refused(run, "--init random --epochs 2 --schedule constant --resume")
-    assert "the loss became nan in epoch 2 of stage proxy; lower --lr" in message
-    assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
-
-
-def test_a_run_away_stops_and_a_clipped_twin_does_not_run_away(run):
-    options = "--T 8 --init random --epochs 20 --schedule constant --loss cross-entropy --lr 0.02"
-    message = refused(run, f"{options} --twin relu")
-    assert "training runs away in epoch" in message and "a layer's firing rate is 8" in message
-    out = run(f"{options} --twin clipped", "clipped")
-    assert all(float(row["mean_rate"]) < 0.5 for row in csv.DictReader((out / "log.csv").open()))
 
 
 def test_an_image_is_changed_by_seed_and_epoch_alone(run):

@@ -48,6 +48,7 @@ def main(arguments: list[str], gradients: Path) -> None:
 @pytest.mark.parametrize("method", ["proxy"])  # the others share the path
 def test_gradients_of_two_processes(tmp_path, method):
     for name in data.SAMPLE.glob("*.gz"):
+        shutil.copy(name, tmp_path / name.name)
         shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
     options = ["--net", "net", "--method", method, *"--T 8 --init random --epochs 1 --augment shift-mirror".split()]
     options += ["--batch", "200", "--validation", "56", "--root", str(tmp_path)]
