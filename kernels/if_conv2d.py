@@ -12,6 +12,7 @@ from .stepwise import output_size
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
 
+
 def if_conv2d(
     words: Tensor,
     T: int,
