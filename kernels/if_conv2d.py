@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .conv_blocks import Blocks, choose_blocks
+from .conv_blocks import choose_blocks
 from .conv_weights import float16_parts, join_small_groups
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import if_step
@@ -29,7 +29,6 @@ def if_conv2d(
     *,
     counts_only: bool = False,
     pooled: Tensor | None = None,
-    blocks: Blocks | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Convolve packed spikes and run IF neurons on the currents, all T steps in one launch.
 
@@ -49,7 +48,6 @@ def if_conv2d(
         counts_only: return spike counts and never write the words.
         pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], of an even height and width: receives the OR of the
             words over windows of 2 x 2.
-        blocks: the block sizes, for who measures them (default: those of choose_blocks).
 
     Returns:
         Words int32 [ceil(T / 32), N, H_out * W_out, C_out], or with ``counts_only`` counts int32
@@ -71,7 +69,7 @@ def if_conv2d(
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons = v.shape[0] * H_out * W_out
     K = kernel_h * kernel_w * group_C
-    blocks = blocks or choose_blocks(neurons, C_out // groups, K)
+    blocks = choose_blocks(neurons, C_out // groups, K)
     words, v = words.contiguous(), v.contiguous()
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)

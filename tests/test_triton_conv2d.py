@@ -8,7 +8,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import CONVOLUTIONS, RESETS, dyadic, spikes, thresholds, words_over_time
 
-from proxykernels.kernels import conv_weights, gpu, if_conv2d, reference
+from proxykernels.kernels import conv_blocks, conv_weights, gpu, if_conv2d, reference
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -111,7 +111,7 @@ def test_weights_of_sixteen_bits(generator, C, groups, dtype, v_reset):
 )
 def test_block_sizes(generator, monkeypatch, channels, block_k, C, pixels, v_reset):
     """Sizes of the table that small layers do not choose: blocks partly outside, and more than one of each."""
-    blocks = if_conv2d.Blocks(pixels, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4)
+    blocks = conv_blocks.Blocks(pixels, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4)
     monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
     assert_exact(*layer(generator, 17, C, (3, 3), C_out=channels + 1), v_reset)
 
