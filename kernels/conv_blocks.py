@@ -22,7 +22,8 @@ ENOUGH_PROGRAMS = 128
 def choose_blocks(neurons: int, C_out: int, K: int) -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
 
-    By reasoning and by what compiles without spills; nothing here was timed on a GPU yet (benchmarks/tune_triton.py would).
+    By reasoning and by what compiles without spills; nothing here was timed on a GPU yet, as benchmarks/tune_triton.py
+    does.
 
     Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used
     by every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers
