@@ -2,7 +2,7 @@
 
 The one list of variants: compile_report.py prints it, tests/test_triton_compile.py checks it. A variant is
 ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/aligned``; the kernel ``if_scan`` is the function
-``_if_scan_kernel`` of kernels/if_scan.py. Triton's interpreter replaces ``triton.jit`` for a whole process, so a child
+``_if_scan_kernel`` in the folder kernels. Triton's interpreter replaces ``triton.jit`` for a whole process, so a child
 process without it compiles:
 
     python benchmarks/compile_variants.py VARIANT ...        one JSON object a variant and line
@@ -29,13 +29,16 @@ TENSOR_CORE_KERNELS = ("if_conv2d",)
 SPILLS_OUTSIDE_LOOP = 32
 
 RESETS = {"hard": False, "soft": True}
-OUTPUTS = {"words": False, "counts": True}
 SCAN = [
-    f"{dtype}/{reset}/{output}/aligned" for dtype in ("fp32", "fp16", "bf16") for reset in RESETS for output in OUTPUTS
+    f"{dtype}/{reset}/{output}/aligned"
+    for dtype in ("fp32", "fp16", "bf16")
+    for reset in RESETS
+    for output in ("words", "counts")
 ]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
 # and more neurons than a 32-bit integer can count.
 SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
+BACKWARD = ["hard/aligned", "soft/aligned", "hard/odd", "hard/single", "hard/huge"]
 
 
 class ConvLayer(NamedTuple):
@@ -65,11 +68,18 @@ CONV_LAYERS = {
 }
 PRODUCTS = {"two-products": True, "one-product": False}  # float32 weights as two float16 parts, or 16-bit weights
 CONV = [f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS]
-CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts")]
+CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
+CONV += ["strided/one-product/soft/pooled"]
 
-KERNELS = {"if_scan": SCAN, "if_conv2d": CONV}
+KERNELS = {"if_scan": SCAN, "if_scan_backward": BACKWARD, "if_conv2d": CONV}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
-_QUICK = ("fp32/hard/words/aligned", "paper/two-products/hard/words", "one-channel/one-product/hard/words")
+_QUICK = (
+    "fp32/hard/words/aligned",
+    "/hard/aligned",
+    "paper/two-products/hard/words",
+    "paper/two-products/hard/pooled",
+    "one-channel/one-product/hard/words",
+)
 QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK)]
 
 
@@ -136,7 +146,7 @@ def compile_variant(variant: str) -> dict:
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
     try:
-        source, num_warps = {"if_scan": _scan, "if_conv2d": _conv}[kernel](*rest)
+        source, num_warps = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": _conv}[kernel](*rest)
         options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
@@ -152,15 +162,31 @@ def _scan(dtype: str, reset: str, output: str, sizes: str):
     types = dict.fromkeys(("v_pointer", "theta_pointer", "v_last_pointer", "v_reset"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
     types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
-    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": OUTPUTS[output], "BLOCK": BLOCK}
+    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
     lengths = ("neurons", "channels", "current_stride")
+    return _scan_source(_if_scan_kernel, types, constants, lengths, sizes), NUM_WARPS
+
+
+def _scan_backward(reset: str, sizes: str):
+    from proxykernels.kernels.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
+    from proxykernels.kernels.neurons import if_step
+
+    pointers = ("grad_spikes_pointer", "current_pointer", "theta_pointer", "scale_pointer", "grad_current_pointer")
+    types = dict.fromkeys((*pointers, "v_reset"), "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
+    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "BLOCK": BLOCK}
+    return _scan_source(_if_scan_backward_kernel, types, constants, ("neurons", "channels"), sizes), NUM_WARPS
+
+
+def _scan_source(kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str):
+    """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
     if sizes == "single":
         constants |= dict.fromkeys(lengths, 1)
-    return _source(_if_scan_kernel, types, constants, lengths if sizes in ("aligned", "huge") else ()), NUM_WARPS
+    return _source(kernel, types, constants, lengths if sizes in ("aligned", "huge") else ())
 
 
 def _conv(layer: str, products: str, reset: str, output: str):
-    from proxykernels.kernels.if_conv2d import _if_conv2d_kernel, choose_blocks
+    from proxykernels.kernels.conv_blocks import choose_blocks
+    from proxykernels.kernels.if_conv2d_kernel import _if_conv2d_kernel
     from proxykernels.kernels.neurons import if_step
 
     neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
@@ -173,9 +199,9 @@ def _conv(layer: str, products: str, reset: str, output: str):
     sizes = dict(C=C, C_out=C_out, K=-(-K // 16) * 16, kernel_w=kernel_size, groups=groups, dilation_h=1, dilation_w=1)
     sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
     constants = blocks | {name: 1 for name, size in sizes.items() if size == 1}
-    constants |= {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": OUTPUTS[output]}
+    constants |= {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts"}
     constants["WHOLE_BLOCKS"] = C // groups % blocks["BLOCK_K"] == 0
-    absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias}
+    absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
     return _source(_if_conv2d_kernel, types, constants, multiples_of_16), num_warps

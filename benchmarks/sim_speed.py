@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from accuracy import strict_accuracy
 from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
+from gpu_rivals import GPU_RIVALS, set_float32_precision
 from nets import NETS, load
 from report import INT16, OURS, append_csv, check_csv, plot, print_line_up, print_table
 from rich.console import Console
@@ -85,6 +86,10 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
+    if options.device == "cuda":
+        set_float32_precision("ieee")  # all compute in float32, but for those that say otherwise
+    if options.rivals is None:
+        options.rivals = list(RIVALS | GPU_RIVALS if options.device == "cuda" else RIVALS)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
@@ -114,7 +119,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
-    add("--rivals", type=rival_list, default=list(RIVALS), help=f"all, none, or of {','.join(RIVALS)}")
+    known = ",".join(RIVALS | GPU_RIVALS)
+    add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")
     add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
     add("--data", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
     add("--out", type=Path, default=HERE / "results", help="folder of the CSV file and the plot")
@@ -133,11 +139,11 @@ def step_list(text: str) -> list[int]:
 
 def rival_list(text: str) -> list[str]:
     if text in ("all", "none"):
-        return list(RIVALS) if text == "all" else []
+        return list(RIVALS | GPU_RIVALS) if text == "all" else []
     names = list(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in RIVALS]
+    unknown = [name for name in names if name not in RIVALS | GPU_RIVALS]
     if unknown:
-        known = ", ".join(RIVALS)
+        known = ", ".join(RIVALS | GPU_RIVALS)
         raise argparse.ArgumentTypeError(f"no rival is called {unknown[0]!r}; known: {known}")
     return names
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .if_conv2d import if_conv2d, if_linear
+from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
 from .if_scan_backward import if_scan_backward
 
@@ -23,6 +23,7 @@ __all__ = [
     "cut",
     "flatten",
     "if_conv2d",
+    "if_conv2d_pooled",
     "if_hold",
     "if_linear",
     "if_scan",

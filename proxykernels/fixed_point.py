@@ -2,8 +2,9 @@
 
 The weights of an output channel become whole multiples of a power of two, at most 16 bits each and small enough that
 the sum of all of them, bias included, fits the 24 bits of a float32. Then whatever adds them up, in whatever order,
-comes to the same current. Real-valued inputs are rounded to 24 bits of each sample's largest value and convolved in
-float64, where such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
+comes to the same current: C++ on a CPU, or a GPU's tensor cores, for which each weight is exactly two float16 parts
+(and which keep 24 bits of a sum). Real-valued inputs are rounded to 24 bits of each sample's largest value and
+convolved in float64, where such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
 """
 
 import copy
@@ -18,6 +19,9 @@ from .spikes import Spikes
 
 LARGEST = 32639  # in two balanced int8 digits: 127 * 256 + 127
 FLOAT_BITS = 24
+# Of a neuron's absolute weights, in units. A GPU adds each weight as two float16 parts (kernels/conv_weights.py), which
+# together are up to 1 + 2**-10 times as large, and no sum of parts may pass 24 bits either.
+LARGEST_SUM = 2**FLOAT_BITS - 2**14
 
 
 def quantized(name: str, layer: Neurons) -> Neurons:
@@ -73,9 +77,9 @@ def round_weights(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor |
     bias = None if bias is None else bias.double()
     rows = weight.flatten(1)
     total = rows.abs().sum(1) + (0 if bias is None else bias.abs())
-    room = 2**FLOAT_BITS - rows.shape[1] - 1  # rounding adds at most half a unit to each weight
+    room = LARGEST_SUM - rows.shape[1] - 1  # rounding adds at most half a unit to each weight
     if room <= 0:
-        raise ValueError(f"precision='int16' is for at most {2**FLOAT_BITS - 2} inputs a neuron, got {rows.shape[1]}")
+        raise ValueError(f"precision='int16' is for at most {LARGEST_SUM - 2} inputs a neuron, got {rows.shape[1]}")
     finest = torch.maximum(rows.abs().amax(1) / LARGEST, total / room)
     unit = torch.exp2(torch.log2(finest.clamp(min=torch.finfo(torch.float32).tiny)).ceil())
     weight = torch.round(rows / unit[:, None]).mul(unit[:, None]).view_as(weight)

@@ -95,6 +95,7 @@ def if_conv2d(
     groups: int = 1,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
+    pool_follows: bool = False,
 ) -> tuple[Spikes, Tensor]:
     """Convolution and IF neurons over all steps (equations: :mod:`proxykernels.functional`).
 
@@ -107,6 +108,8 @@ def if_conv2d(
         v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
         v_threshold, v_reset: as in :func:`if_scan`.
+        pool_follows: whether :func:`max_pool2d` by 2 x 2 comes next. A GPU then pools in the same launch; spikes are
+            the same either way.
 
     Returns:
         Spikes (T, N, C_out, H_out, W_out) and the float32 potentials [N, C_out, H_out, W_out] after the last step.
@@ -135,6 +138,9 @@ def if_conv2d(
     parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
     if x._periods is not None and groups == 1:
         words, v = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
+    elif pool_follows and ops.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
+        words, pooled, v = ops.if_conv2d_pooled(x._words, T, *parameters, groups)
+        return Spikes(words, (T, *shape), pooled=pooled), _from_rows(v, shape)
     else:
         words, v = ops.if_conv2d(x._words, T, *parameters, groups)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
@@ -222,7 +228,10 @@ def max_pool2d(
         raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
     T, N, C, *size = x.shape
     checks.fits(size, kernel_size, padding, (1, 1))
-    words = ops.max_pool2d(x._words, C, size, kernel_size, stride, padding)
+    if x._pooled is not None and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
+        words = x._pooled
+    else:
+        words = ops.max_pool2d(x._words, C, size, kernel_size, stride, padding)
     return Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 

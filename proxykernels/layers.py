@@ -117,6 +117,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
             padding_mode, device, dtype,
         )  # fmt: skip
         self._set_neurons(v_threshold, v_reset, v_init)
+        self.pool_follows = False  # what simulate finds out of the network
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
     def _fire(self, x, v, batch_statistics):
@@ -127,6 +128,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         return functional.if_conv2d(
             x, weight, bias, v,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, **self._neuron,
+            pool_follows=self.pool_follows,
         )  # fmt: skip
 
     def affine(self, x: Tensor) -> Tensor:

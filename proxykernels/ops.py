@@ -65,6 +65,11 @@ def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
     return like.new_empty((T + 31) // 32, N, P, C, dtype=torch.int32)
 
 
+def over_time(words: Tensor) -> bool:
+    """Whether words are packed over time, as on a GPU, rather than over channels."""
+    return words.dtype == torch.int32
+
+
 def _layer(like: Tensor, T: int, v: Tensor) -> tuple[Tensor, Tensor]:
     N, P, C = v.shape
     return _words(like, T, N, P, C), torch.empty_like(v, memory_format=torch.contiguous_format)
@@ -140,6 +145,17 @@ def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, 
 
 
 @_operator(
+    "(Tensor words, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor, Tensor)",
+)
+def if_conv2d_pooled(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+    """if_conv2d on words over time: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
+    N, P, C = v.shape
+    spikes, pooled = (words.new_empty(-(-T // 32), N, pixels, C) for pixels in (P, P // 4))
+    return spikes, pooled, torch.empty_like(v, memory_format=torch.contiguous_format)
+
+
+@_operator(
     "(Tensor words, int T, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)"
 )
 def if_linear(words, T, weight, bias, v, theta, v_reset):
@@ -186,18 +202,18 @@ def fingerprint(values: Tensor) -> int:
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
     """The words of steps start .. stop - 1."""
-    return (packed_reference if words.device.type == "cpu" else _gpu()).cut(words, T, start, stop)
+    return (_gpu() if over_time(words) else packed_reference).cut(words, T, start, stop)
 
 
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
-    return (packed_reference if words[0].device.type == "cpu" else _gpu()).cat(words, steps)
+    return (_gpu() if over_time(words[0]) else packed_reference).cat(words, steps)
 
 
 def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
     """The words of max-pooled counts; ``counts`` float32 [N, C, H, W]: spikes of each input before."""
     _, C, *size = counts.shape
-    if words.device.type != "cpu":
+    if over_time(words):
         spikes = unpack(words, T, C).unflatten(3, size)
         return pack(rate_pool.dense(spikes, counts, kernel_size, stride, padding))
     lags = rate_pool.lags(counts, kernel_size, stride, padding)
@@ -208,7 +224,7 @@ def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, 
 
 def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
     """Words of C_1, C_2, ... channels as words of their sum."""
-    if words[0].device.type != "cpu" or not any(C % 8 for C in channels[:-1]):  # whole bytes
+    if over_time(words[0]) or not any(C % 8 for C in channels[:-1]):  # whole bytes
         return torch.cat(words, -1)
     return pack(torch.cat([unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
 
@@ -231,4 +247,4 @@ def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
 
 
 def _batch_dim(words: Tensor) -> int:
-    return 0 if words.device.type == "cpu" else 1
+    return 1 if over_time(words) else 0

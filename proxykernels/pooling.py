@@ -1,11 +1,14 @@
-"""Max pooling of firing rates, for converted networks."""
+"""Max pooling: of firing rates, for converted networks; and which convolutions of a network it follows."""
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import checks, functional
-from .layers import Neurons
+from .layers import FusedIFConv2d, MaxPool2d, Neurons
+from .network import Network
 from .spikes import Spikes, pack
 
 
@@ -48,3 +51,23 @@ class MaxRatePool2d(Neurons):
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+def layers_before_pools(net: nn.Module) -> set[nn.Module]:
+    """The convolutions of a network that :class:`MaxPool2d` by 2 x 2 follows, where it is written down what follows: in
+    an nn.Sequential or a :class:`Network`."""
+    pairs = []
+    for module in net.modules():
+        if isinstance(module, nn.Sequential):
+            pairs += pairwise(module)
+        elif isinstance(module, Network):
+            layers = {name: layer for name, layer, _ in module.layers()}
+            pairs += [(layers.get(source), layer) for _, layer, sources in module.layers() for source in sources]
+    return {layer for layer, following in pairs if isinstance(layer, FusedIFConv2d) and _is_two_by_two(following)}
+
+
+def _is_two_by_two(layer: nn.Module) -> bool:
+    if not isinstance(layer, MaxPool2d):
+        return False
+    stride = layer.kernel_size if layer.stride is None else layer.stride
+    return all(size in (2, (2, 2), [2, 2]) for size in (layer.kernel_size, stride)) and layer.padding in (0, (0, 0))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from . import checks, functional
 from .fixed_point import quantized, round_input
 from .layers import Neurons
+from .pooling import layers_before_pools
 from .running import Batch, Carrier, ask_for_records
 from .spikes import Spikes, pack
 from .stopping import Stop
@@ -104,9 +105,13 @@ def run(
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     carriers: dict[str, Carrier] = {}
+    before_pools = layers_before_pools(net)
 
     def carry(name: str, layer: Neurons) -> Carrier:
         ahead = T if stop is None else 0
+        if layer in before_pools:
+            layer = copy.copy(layer)
+            layer.pool_follows = True
         layer = layer if precision is None else quantized(name, layer)
         carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
         return carriers[name]

@@ -19,11 +19,19 @@ class Spikes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
     """
 
-    __slots__ = ("_bits", "_periods", "_start", "shape")
+    __slots__ = ("_bits", "_periods", "_pooled", "_start", "shape")
 
-    def __init__(self, words: Tensor | None, shape: tuple[int, ...], periods: Tensor | None = None, start: int = 0):
+    def __init__(
+        self,
+        words: Tensor | None,
+        shape: tuple[int, ...],
+        periods: Tensor | None = None,
+        start: int = 0,
+        pooled: Tensor | None = None,
+    ):
         self._bits = words
         self._periods, self._start = periods, start  # of spikes that repeat: two bytes a neuron say it all
+        self._pooled = pooled  # words after max pooling by 2 x 2, where the convolution has made them
         self.shape = tuple(shape)
 
     @property
@@ -47,9 +55,10 @@ class Spikes:
         """Memory in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32).
 
         Spikes of neurons that repeat themselves are kept as their periods, two bytes a neuron, until their bits are
-        needed.
+        needed. A GPU's convolution in front of max pooling keeps the pooled spikes as well.
         """
-        return sum(kept.numel() * kept.element_size() for kept in (self._bits, self._periods) if kept is not None)
+        parts = self._bits, self._periods, self._pooled
+        return sum(kept.numel() * kept.element_size() for kept in parts if kept is not None)
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32)."""

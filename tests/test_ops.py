@@ -53,7 +53,7 @@ def test_opcheck(backend, generator):
     registered = {
         n.split("::")[1].split(".")[0] for n in torch._C._dispatch_get_all_op_names() if "proxykernels::" in n
     }
-    assert registered == set(cases)
+    assert registered == set(cases) | {"if_conv2d_pooled"}  # on words over time: test_triton_network.py
     for name, arguments in cases.items():
         torch.library.opcheck(getattr(torch.ops.proxykernels, name).default, arguments)
 
@@ -74,6 +74,7 @@ LAYERS = [  # from the ground up
         "functional",
         "surrogate",
         "layers",
+        "network",
         "fixed_point",
         "residual",
         "pooling",
@@ -83,7 +84,7 @@ LAYERS = [  # from the ground up
         "simulate",
         "proxy",
     ),
-    *("network", "calls", "assemble", "graph", "convert", "libraries", "nir_graph", "plot"),
+    *("calls", "assemble", "graph", "convert", "libraries", "nir_graph", "plot"),
 ]
 
 

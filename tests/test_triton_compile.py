@@ -33,7 +33,8 @@ def test_variant_compiles_without_faults(compiled, variant):
 
 @pytest.mark.triton
 @pytest.mark.parametrize(
-    ("kernel", "names"), [("if_scan", ["T"]), ("if_conv2d", ["T", "N", "H", "W", "H_out", "W_out"])]
+    ("kernel", "names"),
+    [("if_scan", ["T"]), ("if_scan_backward", ["T"]), ("if_conv2d", ["T", "N", "H", "W", "H_out", "W_out"])],
 )
 def test_not_compiled_anew_for_another_number_of_steps_or_images(compiled, kernel, names):
     assert all(

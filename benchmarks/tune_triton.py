@@ -1,0 +1,111 @@
+"""Time block sizes of the Triton convolution on the GPU at hand, and print a table for kernels/conv_blocks.py.
+
+    python benchmarks/tune_triton.py
+    python benchmarks/tune_triton.py --net paper,cifar10 --T 64 --batch 128
+
+For each layer of the networks that is a convolution or fully connected: the fastest block sizes, their time, and the
+time of those that choose_blocks gives today. Run it offline; no call of the library tunes anything. Sizes that do not
+compile, or need more than the GPU has, are left out.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from math import prod
+
+import torch
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from roofline import NETS, RATE, milliseconds, net_list
+from sim_speed import positive
+from torch import nn
+from tqdm import tqdm
+
+import proxykernels as pk
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = make_parser().parse_args(arguments)
+    if not torch.cuda.is_available():
+        sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
+    rows = []
+    for name in options.net:
+        make, size = NETS[name]
+        rows += [(f"{name} {layer}", *rest) for layer, *rest in tune(make().cuda(), size, options.batch, options.T)]
+    print_table(rows, torch.cuda.get_device_name())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--net", type=net_list, default=["paper"], help=f"of {','.join(NETS)}")
+    parser.add_argument("--T", type=positive, default=64, help="steps")
+    parser.add_argument("--batch", type=positive, default=128, help="images")
+    return parser
+
+
+def candidates(C_out: int, K: int) -> Iterator:
+    """Block sizes worth a try for C_out channels and K inputs a group: none that is more than half empty."""
+    from proxykernels.kernels.conv_blocks import Blocks
+
+    for pixels, channels, block_k, stages, warps in product(
+        (4, 8, 16), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8)
+    ):
+        fits = channels < 2 * max(C_out, 16) and block_k < 2 * max(K, 16)
+        if fits and (stages == 1) == (K <= block_k):  # with one block of K there is nothing to load ahead
+            yield Blocks(pixels, channels, block_k, stages, warps)
+
+
+def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) -> tuple:
+    """(choice, ms) of the fastest; a choice that a compiler or driver refuses is no choice."""
+    results = []
+    for choice in choices:
+        try:
+            results.append((choice, time(lambda choice=choice: run(choice))))
+        except Exception:  # of Triton's compiler or of the driver, in many types: too much memory, too many registers
+            continue
+    if not results:
+        raise RuntimeError("no block sizes compile and run here")
+    return min(results, key=lambda result: result[1])
+
+
+@torch.no_grad()
+def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Callable = milliseconds) -> Iterator:
+    """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
+    from proxykernels.kernels import if_conv2d
+    from proxykernels.kernels.conv_blocks import choose_blocks
+
+    device, shape, first = next(net.parameters()).device, size, True
+    for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):
+        x = pk.if_hold(2 * RATE * torch.rand(batch, *shape, device=device), T)[0]
+        y = layer(x)
+        if isinstance(layer, pk.FusedIFConv2d | pk.FusedIFLinear) and not first:
+            groups = getattr(layer, "groups", 1)
+            C_out, K = len(layer.weight) // groups, layer.weight[0].numel()
+            neurons = batch * prod(y.shape[3:])
+
+            def run(blocks, layer=layer, x=x):
+                chosen, if_conv2d.choose_blocks = if_conv2d.choose_blocks, lambda *_: blocks
+                try:
+                    return layer(x)
+                finally:
+                    if_conv2d.choose_blocks = chosen
+
+            best, best_ms = fastest(candidates(C_out, K), run, time)
+            today = choose_blocks(neurons, C_out, K)
+            yield name, neurons, C_out, K, best, best_ms, time(lambda run=run, today=today: run(today))
+        first, shape = False, y.shape[2:]
+
+
+def print_table(rows: list[tuple], device: str) -> None:
+    table = Table(title=f"fastest block sizes on {device}", title_justify="left", box=HORIZONTALS)
+    for heading in ("layer", "neurons", "C_out", "K", "pixels, channels, block_k, stages, warps", "ms", "ms today"):
+        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
+    for layer, neurons, C_out, K, blocks, ms, today_ms in rows:
+        table.add_row(layer, *map(str, (neurons, C_out, K)), str(tuple(blocks)), f"{ms:.4g}", f"{today_ms:.4g}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
