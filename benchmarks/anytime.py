@@ -21,7 +21,7 @@ import nets
 import torch
 from accuracy import strict_accuracy
 from data import fashion_mnist
-from report import write_csv
+from tables import write_csv
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from data import fashion_mnist_sample
 from network_loop import output_counts
-from report import write_csv
+from tables import write_csv
 from timing import Contender, measure
 from torch import Tensor, nn
 from torchvision import models

@@ -1,6 +1,7 @@
 """Which kernel of a CPU is fastest for a layer: a model of the time each takes, in clock cycles of one core.
 
-The figures are measured, on a core with AVX-512 and AMX (benchmarks/ops_speed.py); only their ratios matter.
+The figures are measured (benchmarks/ops_speed.py), those of the tiles on a core of Intel's with AMX and the others on one
+of AMD's with AVX-512 (Zen 4); only their ratios matter.
 """
 
 import math
@@ -37,11 +38,25 @@ class Layer:
 
 def events(layer: Layer, rate: float) -> float:
     """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added."""
-    blocks = math.ceil(layer.weight[0] / 32)
+    blocks, slices = math.ceil(layer.weight[0] / 16), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
-    add_rows, fire = 2.9 * spikes * blocks, 14 * blocks
-    list_window = 4.5 * layer.taps + 0.4 * spikes
-    return layer.pixels * layer.T * (add_rows + fire + list_window)
+    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), 14 * blocks
+    list_window = 14 * layer.taps + spikes
+    return layer.pixels * layer.T * (add_rows + fire + list_window) + _fetch(layer, uses=512)
+
+
+def lookup(layer: Layer) -> float:
+    """Cycles of the lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
+    blocks, fours = math.ceil(layer.weight[0] / 16), layer.taps * math.ceil(layer.weight[1] / 32) * 8
+    times = layer.pixels * math.ceil(layer.T / 16)
+    look_up, make_tables = 26.5 * times, 72 * math.ceil(times / 64)
+    return blocks * fours * (look_up + make_tables) + 100 * times * blocks + _fetch(layer, uses=1024)
+
+
+def _fetch(layer: Layer, uses: int) -> float:
+    """Cycles to fetch weights that are too many for the caches, once for so many output pixels times steps."""
+    size = 4 * layer.weight[0] * layer.inputs
+    return size / 5 * math.ceil(layer.pixels * layer.T / uses) if size > 1 << 20 else 0.0
 
 
 def tiles(layer: Layer, digits: int) -> float:
@@ -55,15 +70,17 @@ def tiles(layer: Layer, digits: int) -> float:
 
 
 def dense(layer: Layer) -> float:
-    """Cycles of torch's convolution, about 20 multiplications each, and of the scan of its currents."""
+    """Cycles of torch's convolution, about 14 multiplications each, and of the scan of its currents."""
     unpack = layer.T * layer.neurons[0] * math.prod(layer.size) * layer.weight[1]
-    multiply = layer.pixels * layer.T * layer.weight[0] * layer.inputs / 20
+    multiply = layer.pixels * layer.T * layer.weight[0] * layer.inputs / 14
     return multiply + unpack + 0.5 * layer.pixels * layer.T * layer.weight[0]
 
 
-def fastest(layer: Layer, rate: float, digits: int) -> str:
-    """ "events", "tiles" or "dense". ``digits``: of the weights in tiles; 0 rules tiles out."""
+def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int) -> str:
+    """ "events", "lookup", "tiles" or "dense". ``digits``: of the weights in tiles; 0 rules tiles out."""
     cycles = {"events": events(layer, rate), "dense": dense(layer)}
+    if has_lookup:
+        cycles["lookup"] = lookup(layer)
     if digits:
         cycles["tiles"] = tiles(layer, digits)
     return min(cycles, key=cycles.get)

@@ -22,7 +22,7 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "tiles" or "dense"); None: the fastest.
+        forced: the kernel that takes every layer it can take ("events", "lookup", "tiles" or "dense"); None: the fastest.
     """
 
     def __init__(self, table: cpu_library.Kernels, forced: str | None):
@@ -104,7 +104,7 @@ class Convolutions:
         return conv, spikes, v, (theta, bias)
 
     def _choose(self, layer: Layer, words: Tensor, digits: int, groups: int) -> str:
-        """ "events", "tiles" or "dense"."""
+        """ "events", "lookup", "tiles" or "dense"."""
         if groups > 1:
             return "dense"
         if self._forced:
@@ -112,7 +112,7 @@ class Convolutions:
             return "events" if missing else self._forced
         sample = words[:: max(1, len(words) // 4), :: max(1, words.shape[1] // 4)].contiguous()
         rate = self._table.total(sample.data_ptr(), sample.numel()) / max(8 * sample.numel(), 1)
-        return fastest(layer, rate, digits)
+        return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits)
 
     def _digits(self, packed: Packed) -> int:
         """How many int8 digits hold the weights; 0 if they are not finite."""

@@ -1,6 +1,7 @@
 """Simulate a whole network for T steps in bounded memory."""
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -16,6 +17,8 @@ from .stopping import Stop
 from .synops import SynOps
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
+LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
+CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
 STOP_CHUNK = 8  # steps between two looks at which samples are decided
 
 
@@ -70,7 +73,7 @@ def simulate(
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
             sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes.
         T: number of steps.
-        chunk: steps at a time (default 64, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
+        chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
             the same spikes.
         state: ``result.state`` of an earlier call, to go on from there.
         stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
@@ -98,8 +101,8 @@ def run(
     T = checks.steps(T)
     if precision not in (None, "int16"):
         raise ValueError(f"precision must be None or 'int16', got {precision!r}")
-    chunk = T if batch_statistics else _chunk(chunk, stop)
     x = _input(x, T, precision)
+    chunk = T if batch_statistics else _chunk(chunk, stop, x.shape)
     if x.device.type != "cpu":
         chunk = -(-chunk // 32) * 32
     if stop is not None and record:
@@ -168,9 +171,12 @@ def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Mod
     return clone
 
 
-def _chunk(chunk: int | None, stop: Stop | None) -> int:
+def _chunk(chunk: int | None, stop: Stop | None, shape: tuple[int, ...]) -> int:
+    if chunk is None and stop is not None:
+        return STOP_CHUNK
     if chunk is None:
-        return CHUNK if stop is None else STOP_CHUNK
+        steps = CHUNK_INPUTS // max(1, math.prod(shape[1:])) // CHUNK * CHUNK
+        return max(CHUNK, min(steps, LONGEST_CHUNK))
     try:
         return checks.steps(chunk)
     except (TypeError, ValueError) as error:

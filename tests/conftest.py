@@ -16,6 +16,7 @@ HAS_GPU = torch.cuda.is_available()
 # Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
 WAYS = [
     ("amx", "tiles"),
+    ("avx512", "lookup"),
     ("avx512", "events"),
     ("avx2", "events"),
     ("portable", "events"),

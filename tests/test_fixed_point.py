@@ -60,6 +60,7 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
     assert 0.01 < expected.mean() < 0.9
     ways = [
         (None, "events"),
+        (None, "lookup"),
         (None, "tiles"),
         (None, "dense"),
         ("avx2", "events"),
