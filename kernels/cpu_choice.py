@@ -1,7 +1,7 @@
 """Which kernel of a CPU is fastest for a layer: a model of the time each takes, in clock cycles of one core.
 
-The figures are measured (benchmarks/ops_speed.py), those of the tiles on a core of Intel's with AMX and the others on one
-of AMD's with AVX-512 (Zen 4); only their ratios matter.
+The figures are measured (benchmarks/ops_speed.py), those of the tiles on an Intel core with AMX and the others on an
+AMD core with AVX-512 (Zen 4); only their ratios matter.
 """
 
 import math

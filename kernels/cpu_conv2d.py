@@ -22,7 +22,8 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "lookup", "tiles" or "dense"); None: the fastest.
+        forced: the kernel that takes every layer it can take ("events", "lookup", "tiles" or "dense"); None: whichever
+            is fastest.
     """
 
     def __init__(self, table: cpu_library.Kernels, forced: str | None):

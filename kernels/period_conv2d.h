@@ -22,7 +22,7 @@ namespace PK_TARGET {
 constexpr int64_t period_steps = 256, most_buckets = 2 * period_steps;
 constexpr uint16_t no_bucket = most_buckets;
 constexpr int period_group = 2;  // buckets have few rows
-constexpr int64_t period_uses = 512;  // pixels times buckets that a slice is used for at a time
+constexpr int64_t period_uses = 1024;  // pixels times buckets that a slice is used for at a time
 constexpr int64_t period_lists = 1 << 18;  // of a band: channels and buckets of pixels
 
 // Which periods meet which steps of a tile.

@@ -68,15 +68,12 @@ static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t sta
 }
 
 static int64_t total_periods(const uint16_t* periods, int64_t n, int64_t start, int64_t T) {
+    const int64_t end = least(start + T, UINT16_MAX);
+    Memory<int32_t> spikes(end + 2);  // of a neuron of each period; those of longer ones, as the last, have none
+    for (int64_t p = 1; p <= end; p++) spikes.data[p] = (int32_t)((start + T) / p - start / p);
     int64_t sum = 0;
-    const int64_t most_known = 1 << 8;  // longer periods are rare, and divided as they come
-    int32_t spikes[1 << 8] = {0};
-    for (int64_t p = 1; p < most_known; p++) spikes[p] = (int32_t)((start + T) / p - start / p);
 #pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t p = periods[i];
-        sum += p < most_known ? spikes[p] : (start + T) / p - start / p;
-    }
+    for (int64_t i = 0; i < n; i++) sum += spikes.data[least(periods[i], end + 1)];
     return sum;
 }
 

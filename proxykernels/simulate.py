@@ -73,8 +73,8 @@ def simulate(
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
             sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes.
         T: number of steps.
-        chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
-            the same spikes.
+        chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a
+            multiple of 32). Any value gives the same spikes.
         state: ``result.state`` of an earlier call, to go on from there.
         stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
             a smaller batch.
