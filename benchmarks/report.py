@@ -135,6 +135,11 @@ def plot(path: Path, rows: list[dict]) -> None:
     )
     axes.grid(which="both", alpha=0.3)
     axes.legend()
+    save_figure(path, figure)
+
+
+def save_figure(path: Path, figure) -> None:
+    """Save a matplotlib figure as a PNG, as whole as :func:`append_csv`."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     _replace(path, picture.getvalue())
