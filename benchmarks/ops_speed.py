@@ -1,0 +1,262 @@
+"""How fast the kernels of a CPU are: by firing rate, by shape, and by threads and instruction set.
+
+    python benchmarks/ops_speed.py
+    python benchmarks/ops_speed.py --parts rates,threads --rounds 9 --threads 1
+
+rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
+shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
+threads  1 and 2 threads, AVX2 and AVX-512
+
+Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Writes
+benchmarks/results/ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png.
+"""
+
+import argparse
+import os
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ops_parts
+import torch
+from ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
+from ops_parts import BF16, CHOSEN, FP32, LOST, SPREAD
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from sim_speed import commit, device_name, positive
+from tables import save_figure, write_csv
+from tqdm import tqdm
+
+from proxykernels.kernels import cpu
+
+PARTS = ["rates", "shapes", "threads"]
+QUICK_RATES = [0.05, 0.4]
+THREAD_RATES = [0.05, 0.4]
+THREADS = [1, 2]
+CORE_MACS = 16  # fp32 multiply-adds a cycle: two units of 8, or one of 16; some cores have two units of 16
+ROUNDS, QUICK_ROUNDS = 5, 2
+PEAK_SIZE, QUICK_PEAK_SIZE = 2048, 256
+SHAPE = ["T", "N", "C_in", "size", "C_out", "kernel_size", "stride", "padding", "dilation", "groups"]
+COMMON = ["date", "commit", "layer", *SHAPE, "rate"]
+MACHINE = ["device", "threads", "torch"]
+RATE_FIGURES = ["gmac_s", "cycles_row_add", "clock_ghz", "peak_gmac_s"]
+SHAPE_TIMES = [f"{who}_{name}" for who in ("ours", "rival") for name in SPREAD]
+THREAD_FIGURES = ["gmac_s", "speed_over_1_thread", "speed_over_avx512"]
+COLUMNS = {
+    "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
+    "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
+    "threads": [*COMMON, "target", "kernel", "taken", *SPREAD, "rounds", *THREAD_FIGURES, *MACHINE],
+}
+PEAK = "fp32 matrix-product peak"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    start = time.perf_counter()
+    options = prepare(arguments)
+    console = Console()
+    machine = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    console.print("{device}, {threads} threads, torch {torch}".format(**machine))
+    for part in options.parts:
+        rows = [{**machine, **row} for row in RUN[part](options, console)]
+        PRINT[part](console, rows)
+        path = options.out / f"ops_speed_{part}.csv"
+        write_csv(path, COLUMNS[part], rows)
+        console.print(str(path), soft_wrap=True)
+        if part == "rates":
+            path = path.with_suffix(".png")
+            plot(path, rows)
+            console.print(str(path), soft_wrap=True)
+    console.print(f"ended after {time.perf_counter() - start:.0f} s")
+
+
+def prepare(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; a bad one, or a machine without the kernels, ends here with one sentence."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--parts", type=part_list, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
+    add("--rounds", type=positive, help=f"timed rounds for each case (default: {ROUNDS}, quick {QUICK_ROUNDS})")
+    add("--quick", action="store_true", help="small layers, to see that it works; needs --out")
+    add("--threads", type=positive, help="threads of the rates and shapes (default: torch's)")
+    add("--macs-a-cycle", type=positive, default=CORE_MACS, help=f"fp32 multiply-adds of a core (default: {CORE_MACS})")
+    add("--out", type=Path, help="folder of the CSV files and the plot")
+    options = parser.parse_args(arguments)
+    if options.quick and options.out is None:
+        parser.error("argument --quick: give --out too, or its figures would replace the real ones")
+    if cpu.load() is None:
+        parser.error("the C++ kernels were not built: install a C++ compiler, then proxykernels again")
+    options.out = options.out or Path(__file__).parent / "results"
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"argument --out: cannot make {options.out}: {error.strerror}")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return options
+
+
+def part_list(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no part is called {unknown[0]!r}; known: {', '.join(PARTS)}")
+    return names
+
+
+def bar(part: str, cases: list[Shape]) -> tqdm:
+    """The cases, with a progress bar."""
+    return tqdm(cases, desc=part, unit="case", leave=False, disable=None)
+
+
+def case_columns(shape: Shape) -> dict:
+    columns = {name: getattr(shape, "kernel" if name == "kernel_size" else name) for name in [*SHAPE, "rate"]}
+    return {"layer": str(shape), **columns}
+
+
+def run_rates(options: argparse.Namespace, console: Console) -> list[dict]:
+    for reason in ops_parts.absent().values():
+        console.print(reason)
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        console.print(f"{BF16}: not run, oneDNN has no bf16 on this processor")
+    peak = ops_parts.peak(QUICK_PEAK_SIZE if options.quick else PEAK_SIZE)
+    found = QUICK_RATES if options.quick else RATES
+    cases = [layer.at(rate) for layer in (QUICK_LAYERS if options.quick else LAYERS) for rate in found]
+    return [
+        {**case_columns(shape), **row}
+        for shape in bar("rates", cases)
+        for row in ops_parts.rates(shape, options.rounds, peak, options.macs_a_cycle)
+    ]
+
+
+def run_shapes(options: argparse.Namespace, console: Console) -> list[dict]:
+    cases = QUICK_SHAPES if options.quick else SHAPES
+    return [{**case_columns(shape), **ops_parts.one_shape(shape, options.rounds)} for shape in bar("shapes", cases)]
+
+
+def run_threads(options: argparse.Namespace, console: Console) -> list[dict]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = [count for count in THREADS if count <= cores]
+    if len(counts) < len(THREADS):
+        console.print(f"{THREADS[-1]} threads: not run, this process has {cores} core")
+    targets = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+    for target in {"avx512", "avx2"} - set(targets):
+        console.print(f"{target}: not run, this processor lacks it")
+    targets = targets[:2]  # without AVX2 the portable code is the only one
+    cases = [layer.at(rate) for layer in (QUICK_LAYERS if options.quick else LAYERS) for rate in THREAD_RATES]
+    return [
+        {**case_columns(shape), **row}
+        for shape in bar("threads", cases)
+        for row in ops_parts.threads(shape, counts, targets, options.rounds)
+    ]
+
+
+RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads}
+
+
+# What it shows
+
+
+def new_table(title: str, headings: list[str]) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left", box=HORIZONTALS, padding=0)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
+    return table
+
+
+def spread(row: dict, prefix: str = "") -> str:
+    """The median, and half of the range around it."""
+    median, least, most = (row[f"{prefix}{name}"] for name in SPREAD)
+    return f"{median:.3g} ±{50 * (most - least) / median:.0f}%"
+
+
+def kernel_name(row: dict) -> str:
+    return f"{CHOSEN} ({row['taken']})" if row["kernel"] == CHOSEN else row["kernel"]
+
+
+def print_rates(console: Console, rows: list[dict]) -> None:
+    peak = rows[0]["peak_gmac_s"]
+    for layer, mine in grouped(rows, "layer").items():
+        title = f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}; {PEAK} {peak:.0f} GMAC/s"
+        table = new_table(title, ["kernel", "rate", "ms", "GMAC/s", "/ peak", "cycles a\nrow-add"])
+        for same in grouped(mine, "kernel").values():
+            for row in same:
+                speed = f"{row['gmac_s']:.0f}", f"{row['gmac_s'] / peak:.2f}", str(row["cycles_row_add"])
+                table.add_row(kernel_name(row), f"{row['rate']:.0%}", spread(row), *speed)
+        console.print(table)
+    console.print(
+        f"Cycles: of one core, a clock of {rows[0]['clock_ghz']:.2f} GHz taken from the peak; the floor is 1, one load "
+        "of 64 bytes a cycle."
+    )
+
+
+def print_shapes(console: Console, rows: list[dict]) -> None:
+    headings = ["layer", "T", "N", "rate", "kernel", "ours\nms", "rival\nms", "ratio"]
+    table = new_table("Time of torch's convolution and the fused scan / time of ours", headings)
+    for row in sorted(rows, key=lambda row: row["ratio"]):
+        case = row["layer"], str(row["T"]), str(row["N"]), f"{row['rate']:.0%}", row["kernel"]
+        ratio = f"{'lost ' if row['lost'] else ''}{row['ratio']:.2f}"
+        table.add_row(*case, spread(row, "ours_"), spread(row, "rival_"), ratio)
+    console.print(table)
+    lost = [row for row in rows if row["lost"]]
+    console.print(f"{len(lost)} of {len(rows)} shapes slower than {LOST} times the rival")
+
+
+def print_threads(console: Console, rows: list[dict]) -> None:
+    headings = ["rate", "target", "kernel", "threads", "ms", "GMAC/s", "/ one", "/ avx512"]
+    for layer, mine in grouped(rows, "layer").items():
+        table = new_table(f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings)
+        for row in mine:
+            case = f"{row['rate']:.0%}", row["target"], kernel_name(row), str(row["threads"])
+            ratios = f"{row['speed_over_1_thread']:.2f}", str(row["speed_over_avx512"])
+            table.add_row(*case, spread(row), f"{row['gmac_s']:.0f}", *ratios)
+        console.print(table)
+
+
+PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads}
+
+
+def grouped(rows: list[dict], column: str) -> dict[str, list[dict]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row[column]].append(row)
+    return groups
+
+
+def plot(path: Path, rows: list[dict]) -> None:
+    """Speed against firing rate, both logarithmic, a panel a layer, the peak as a line."""
+    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
+
+    layers, first = grouped(rows, "layer"), rows[0]
+    figure = Figure(figsize=(6 * len(layers), 5), layout="constrained")
+    panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    for axes, (layer, mine) in zip(panels, layers.items(), strict=True):
+        for name, same in grouped(mine, "kernel").items():
+            style = {"linestyle": ":"} if name in (FP32, BF16) else {}
+            if name == CHOSEN:
+                style = {"color": "black", "linewidth": 4, "alpha": 0.3}
+            axes.loglog(
+                [100 * row["rate"] for row in same], [row["gmac_s"] for row in same], marker="o", label=name, **style
+            )
+        axes.axhline(first["peak_gmac_s"], color="red", linestyle="--", label=PEAK)
+        axes.set_title(f"{layer}, T = {mine[0]['T']}, batch {mine[0]['N']}", fontsize="medium")
+        ticks = sorted({100 * row["rate"] for row in mine})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("inputs that fire at a step, %")
+        axes.grid(which="both", alpha=0.3)
+    panels[0].set_ylabel("dense-equivalent GMAC/s (median)")
+    panels[0].legend()
+    figure.suptitle(f"{first['device']}, {first['threads']} threads, torch {first['torch']}", fontsize="medium")
+    save_figure(path, figure)
+
+
+if __name__ == "__main__":
+    main()
