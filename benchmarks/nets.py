@@ -164,7 +164,8 @@ def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
         elif isinstance(layer, nn.Linear):
             current = F.linear(rates, layer.weight)
         else:
-            rates = F.max_pool2d(rates, 2) if isinstance(layer, pk.MaxPool2d) else rates.flatten(1)
+            pool = isinstance(layer, pk.MaxPool2d)
+            rates = F.max_pool2d(rates, layer.kernel_size, layer.stride) if pool else rates.flatten(1)
             continue
         scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
         layer.weight *= scale

@@ -63,6 +63,10 @@ class Convolutions:
             tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
             conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
+        elif kernel == "depthwise":
+            conv.C_in = groups
+            conv.weight = packed.get("taps", pack_taps).data_ptr()
+            self._table.depthwise_conv2d(conv)
         elif kernel == "lookup":
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
@@ -105,7 +109,11 @@ class Convolutions:
         return conv, spikes, v, (theta, bias)
 
     def _choose(self, layer: Layer, words: Tensor, digits: int, groups: int) -> str:
-        """ "events", "lookup", "tiles" or "dense"."""
+        """ "events", "lookup", "tiles", "dense" or "depthwise"."""
+        if self._forced == "dense":
+            return "dense"
+        if groups == layer.weight[0] and layer.weight[1] == 1:
+            return "depthwise"
         if groups > 1:
             return "dense"
         if self._forced:
@@ -137,6 +145,11 @@ def pack_words(weight: Tensor) -> Tensor:
     """Weights for the lookup kernel: [C_out, a multiple of ROW][tap][C_in, a multiple of WORD]."""
     taps = weight.flatten(2).transpose(1, 2)
     return torch.nn.functional.pad(taps, (0, -taps.shape[2] % WORD, 0, 0, 0, -len(taps) % ROW)).contiguous()
+
+
+def pack_taps(weight: Tensor) -> Tensor:
+    """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
+    return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
 
 
 def row_bytes(C: int) -> int:

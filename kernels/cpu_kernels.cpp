@@ -1,5 +1,6 @@
 // Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
 #include "cpu_kernels.h"
+#include "depthwise_conv2d.h"
 #include "event_conv2d.h"
 #include "fingerprint.h"
 #include "if_scan.h"
@@ -23,7 +24,7 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
-const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, lookup_conv2d, tile_conv2d, max_pool2d, pack_rows, rows_size,
+const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d, tile_conv2d, max_pool2d, pack_rows, rows_size,
                          count_digits, pack_tiles, tiles_size, pack, unpack, count, flatten, total, find_periods,
                          expand_periods, total_periods, fingerprint};
 

@@ -69,6 +69,7 @@ struct Kernels {
     void (*if_scan_backward)(const ScanBackward*);
     void (*event_conv2d)(const Conv2d*);
     void (*period_conv2d)(const PeriodConv2d*);
+    void (*depthwise_conv2d)(const Conv2d*);
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*max_pool2d)(const Pool2d*);

@@ -71,6 +71,7 @@ class Kernels(ctypes.Structure):
         ("if_scan_backward", _function(POINTER(ScanBackward))),
         ("event_conv2d", _function(POINTER(Conv2d))),
         ("period_conv2d", _function(POINTER(PeriodConv2d))),
+        ("depthwise_conv2d", _function(POINTER(Conv2d))),
         ("lookup_conv2d", _function(POINTER(Conv2d))),
         ("tile_conv2d", _function(POINTER(Conv2d))),
         ("max_pool2d", _function(POINTER(Pool2d))),

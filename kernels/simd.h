@@ -31,6 +31,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
 static inline uint32_t bits(Vec::Mask m) { return m; }
+static inline Vec::Mask mask_of(uint32_t bits) { return (__mmask16)bits; }
 
 #elif defined(__AVX2__)
 
@@ -52,6 +53,10 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
 static inline uint32_t bits(Vec::Mask m) { return (uint32_t)_mm256_movemask_ps(m); }
+static inline Vec::Mask mask_of(uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
+}
 
 #else  // the compiler's own four-lane vectors: SSE2 on any x86-64, NEON on aarch64, scalar code elsewhere
 
@@ -84,6 +89,10 @@ static inline uint32_t bits(Vec::Mask m) {
 #else
     return (m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8);
 #endif
+}
+static inline Vec::Mask mask_of(uint32_t bits) {
+    const int4 lane = {1, 2, 4, 8}, all = {(int32_t)bits, (int32_t)bits, (int32_t)bits, (int32_t)bits};
+    return (all & lane) == lane;
 }
 
 #endif
