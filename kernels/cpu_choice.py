@@ -40,8 +40,8 @@ def events(layer: Layer, rate: float) -> float:
     """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added."""
     blocks, slices = math.ceil(layer.weight[0] / 16), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
-    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), 14 * blocks
-    list_window = 14 * layer.taps + spikes
+    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), 20 * blocks
+    list_window = 30 + 6 * layer.taps + spikes
     return layer.pixels * layer.T * (add_rows + fire + list_window) + _fetch(layer, uses=512)
 
 
@@ -70,10 +70,10 @@ def tiles(layer: Layer, digits: int) -> float:
 
 
 def dense(layer: Layer) -> float:
-    """Cycles of torch's convolution, about 14 multiplications each, and of the scan of its currents."""
+    """Cycles of torch's convolution, about 12 multiplications each, with all that is moved, and of the scan."""
     unpack = layer.T * layer.neurons[0] * math.prod(layer.size) * layer.weight[1]
-    multiply = layer.pixels * layer.T * layer.weight[0] * layer.inputs / 14
-    return multiply + unpack + 0.5 * layer.pixels * layer.T * layer.weight[0]
+    multiply, move_and_scan = layer.weight[0] * layer.inputs / 12, 100 + 8 * layer.weight[0]
+    return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
 
 
 def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int) -> str:

@@ -49,6 +49,9 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
+        by_group = weight.shape[1] >= BLOCK and weight.shape[1] % 8 == 0 and len(weight) // groups % 8 == 0
+        if groups > 1 and by_group and self._forced != "dense":
+            return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups)
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
         digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
@@ -93,6 +96,21 @@ class Convolutions:
         del held
         return spikes, v
 
+    def _by_group(
+        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+    ) -> tuple[Tensor, Tensor]:
+        """Groups whose channels are whole bytes of spikes, one after another."""
+        biases = [None] * groups if bias is None else bias.chunk(groups)
+        parts = zip(
+            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), theta.chunk(groups), strict=True
+        )
+        done = [
+            self.if_conv2d(x, T, size, w, b, state, limit, v_reset, stride, padding, dilation, 1)
+            for x, w, b, state, limit in parts
+        ]
+        spikes, v = zip(*done, strict=True)
+        return torch.cat(spikes, 3), torch.cat(v, 2)
+
     def _conv2d(self, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
         """The layer for the library, its results, and what must outlive the call."""
         N, P, C = v.shape
@@ -112,7 +130,7 @@ class Convolutions:
         """ "events", "lookup", "tiles", "dense" or "depthwise"."""
         if self._forced == "dense":
             return "dense"
-        if groups == layer.weight[0] and layer.weight[1] == 1:
+        if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
             return "depthwise"
         if groups > 1:
             return "dense"
