@@ -141,10 +141,10 @@ def test_wrong_kernel_is_found_and_nothing_is_written(tmp_path, monkeypatch, par
 
 @compiled
 def test_forced_kernel_that_does_not_run_is_named():
-    data, kernel = Data.of(TINY[1]), ops_parts.Kernel(None, "events")  # groups have no event kernel
+    data, kernel = Data.of(TINY[1]), ops_parts.Kernel(None, "events")  # a group of one channel has a kernel of its own
     words = kernel.pack(data.dense)
     expected = kernel.run(TINY[1], words, data.dyadic)
-    with pytest.raises(SystemExit, match="events was forced on 8->8 .*, and dense ran"):
+    with pytest.raises(SystemExit, match="events was forced on 8->8 .*, and depthwise ran"):
         ops_parts.check_kernel(kernel, "events", TINY[1], words, data.dyadic, expected)
 
 
@@ -187,7 +187,7 @@ def test_shapes_and_threads_have_their_rows(tmp_path, monkeypatch):
     assert torch.get_num_threads() == before
     shapes = read(tmp_path / "ops_speed_shapes.csv")
     assert [row["layer"] for row in shapes] == [str(shape) for shape in TINY]
-    assert shapes[1]["kernel"] == "dense" and shapes[1]["groups"] == "8"
+    assert shapes[1]["kernel"] == "depthwise" and shapes[1]["groups"] == "8"
     for row in shapes:
         ratio = float(row["rival_median_ms"]) / float(row["ours_median_ms"])
         assert float(row["ratio"]) == pytest.approx(ratio, rel=0.05, abs=0.01)
