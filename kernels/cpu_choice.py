@@ -36,11 +36,14 @@ class Layer:
         return self.neurons[0] * self.neurons[1]
 
 
-def events(layer: Layer, rate: float) -> float:
-    """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added."""
-    blocks, slices = math.ceil(layer.weight[0] / 16), math.ceil(layer.inputs / 384)
+def events(layer: Layer, rate: float, row: int = 16) -> float:
+    """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added.
+
+    ``row``: output channels of a row, 32 if the weights fit short ones.
+    """
+    blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
-    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), 20 * blocks
+    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), blocks * 1.25 * row
     list_window = 30 + 6 * layer.taps + spikes
     return layer.pixels * layer.T * (add_rows + fire + list_window) + _fetch(layer, uses=512)
 
@@ -76,9 +79,14 @@ def dense(layer: Layer) -> float:
     return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
 
 
-def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int) -> str:
-    """ "events", "lookup", "tiles" or "dense". ``digits``: of the weights in tiles; 0 rules tiles out."""
+def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: bool) -> str:
+    """ "events", "shorts", "lookup", "tiles" or "dense".
+
+    ``digits``: of the weights in tiles; 0 rules tiles out. ``short``: the weights fit short rows.
+    """
     cycles = {"events": events(layer, rate), "dense": dense(layer)}
+    if short:
+        cycles["shorts"] = events(layer, rate, row=32)
     if has_lookup:
         cycles["lookup"] = lookup(layer)
     if digits:

@@ -11,7 +11,9 @@ from .packed_weights import Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
 WORD = 32  # input channels of a word: lookup_conv2d.h
-ROW = 16  # output channels of a row of weights: slices.h
+FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: rows.h
+SHORT_BITS = 13  # of a short row's weights, and a sign
+MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: tiles.h
 MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
@@ -22,8 +24,8 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "lookup", "tiles" or "dense"); None: whichever
-            is fastest.
+        forced: the kernel that takes every layer it can take ("events", "shorts", "lookup", "tiles" or "dense"); None:
+            whichever is fastest. "shorts" are the events with short rows of weights, which the periods then have too.
     """
 
     def __init__(self, table: cpu_library.Kernels, forced: str | None):
@@ -55,7 +57,8 @@ class Convolutions:
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
         digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
-        kernel = self._choose(layer, words, digits, groups)
+        unit = self._short_unit(packed, layer.weight)
+        kernel = self._choose(layer, words, digits, unit is not None, groups)
         if kernel == "dense":
             return stepwise.if_conv2d(self, words, T, size, weight, bias, v, theta, v_reset, *window, groups)
         words = words.contiguous()
@@ -74,7 +77,7 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            conv.weight = packed.get("rows", lambda w: self._pack_rows(w, conv)).data_ptr()
+            self._set_rows(conv, packed, unit if kernel == "shorts" else None)
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -89,8 +92,8 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
-        rows = self._packed.of(weight).get("rows", lambda w: self._pack_rows(w, conv))
-        conv.weight = rows.data_ptr()
+        packed = self._packed.of(weight)
+        self._set_rows(conv, packed, self._short_unit(packed, weight.shape))
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(cpu_library.PeriodConv2d(conv, periods.data_ptr(), start, longest))
         del held
@@ -126,8 +129,8 @@ class Convolutions:
         )  # fmt: skip
         return conv, spikes, v, (theta, bias)
 
-    def _choose(self, layer: Layer, words: Tensor, digits: int, groups: int) -> str:
-        """ "events", "lookup", "tiles", "dense" or "depthwise"."""
+    def _choose(self, layer: Layer, words: Tensor, digits: int, short: bool, groups: int) -> str:
+        """ "events", "shorts", "lookup", "tiles", "dense" or "depthwise"."""
         if self._forced == "dense":
             return "dense"
         if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
@@ -135,11 +138,17 @@ class Convolutions:
         if groups > 1:
             return "dense"
         if self._forced:
-            missing = not digits if self._forced == "tiles" else self._forced == "lookup" and not self.has_lookup
-            return "events" if missing else self._forced
+            can = {"tiles": digits > 0, "lookup": self.has_lookup, "shorts": short}
+            return self._forced if can.get(self._forced, True) else "events"
         sample = words[:: max(1, len(words) // 4), :: max(1, words.shape[1] // 4)].contiguous()
         rate = self._table.total(sample.data_ptr(), sample.numel()) / max(8 * sample.numel(), 1)
-        return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits)
+        return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits, short=short)
+
+    def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
+        """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""
+        if self._forced not in ("shorts", None) or shape[0] <= FLOAT_ROW or shape[1:].numel() > MOST_SHORT_INPUTS:
+            return None
+        return packed.get("short unit", short_unit)
 
     def _digits(self, packed: Packed) -> int:
         """How many int8 digits hold the weights; 0 if they are not finite."""
@@ -153,16 +162,37 @@ class Convolutions:
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit
 
-    def _pack_rows(self, weight: Tensor, conv: cpu_library.Conv2d) -> Tensor:
-        packed = torch.empty(-(-len(weight) // ROW), self._table.rows_size(conv))
-        self._table.pack_rows(weight.data_ptr(), packed.data_ptr(), conv)
-        return packed
+    def _set_rows(self, conv: cpu_library.Conv2d, packed: Packed, unit: Tensor | None) -> None:
+        """Rows of weights for the event and the period kernel: short ones where there are units."""
+        conv.unit = None if unit is None else unit.data_ptr()
+        width = FLOAT_ROW if unit is None else SHORT_ROW
+
+        def pack(weight: Tensor) -> Tensor:
+            rows = torch.empty(-(-len(weight) // width), self._table.rows_size(conv), dtype=torch.int8)
+            self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
+            return rows
+
+        conv.weight = packed.get(("rows", width), pack).data_ptr()
+
+
+def short_unit(weight: Tensor) -> Tensor | None:
+    """The unit of each output channel, a power of two, of which its weights are whole multiples of SHORT_BITS bits.
+
+    [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
+    """
+    rows = weight.flatten(1)
+    largest = rows.abs().amax(1)
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - SHORT_BITS)
+    if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
+        return None
+    multiple = rows / unit[:, None]
+    return padded(unit, 1.0) if torch.equal(multiple, multiple.round()) else None
 
 
 def pack_words(weight: Tensor) -> Tensor:
-    """Weights for the lookup kernel: [C_out, a multiple of ROW][tap][C_in, a multiple of WORD]."""
+    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][tap][C_in, a multiple of WORD]."""
     taps = weight.flatten(2).transpose(1, 2)
-    return torch.nn.functional.pad(taps, (0, -taps.shape[2] % WORD, 0, 0, 0, -len(taps) % ROW)).contiguous()
+    return torch.nn.functional.pad(taps, (0, -taps.shape[2] % WORD, 0, 0, 0, -len(taps) % FLOAT_ROW)).contiguous()
 
 
 def pack_taps(weight: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ struct Conv2d {
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
     const void* weight;    // packed for the kernel that takes it
     const float* bias;     // [ceil(C_out / 32) * 32]
-    const float* unit;     // tile_conv2d's: what a weight of 1 stands for, [ceil(C_out / 32) * 32]
+    // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short rows. Null: rows are floats.
+    const float* unit;
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
@@ -73,9 +74,9 @@ struct Kernels {
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*max_pool2d)(const Pool2d*);
-    // weight [C_out, C_in, taps] -> rows of the event and the period kernel: slices.h
-    void (*pack_rows)(const float* weight, float* packed, const Conv2d*);
-    int64_t (*rows_size)(const Conv2d*);  // of a block of 16 output channels, in floats
+    // weight [C_out, C_in, taps] -> rows of the event and the period kernel: rows.h
+    void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
+    int64_t (*rows_size)(const Conv2d*);  // of a block of output channels (16, or 32 with a unit), in bytes
     // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
     int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
     // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.

@@ -6,17 +6,19 @@
 // away, so a lane holds a word of 32 input channels.
 //
 // For 8 output channels at a time, the tables of a few words of inputs are made in the first-level cache, and used for many
-// output pixels and steps before the next. The sums of 16 channels are then transposed, and fired as in event_conv2d.h.
+// output pixels and steps before the next. The sums of 16 channels are then transposed, and fired as in rows_conv2d.h.
 #pragma once
 #if defined(__AVX512F__)
-#include "event_conv2d.h"
+#include "rows_conv2d.h"
 
 namespace PK_TARGET {
 
 constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // of a word
 constexpr int table_channels = 8, table_words = 4;                // of the tables made at a time: 16 kB
 
-constexpr int64_t lookup_uses = 1024;  // pixels times steps that tables are made for
+constexpr int64_t lookup_tile = 64;         // steps
+constexpr int64_t lookup_uses = 1024;       // pixels times steps that tables are made for
+constexpr int64_t lookup_words = 1 << 17;   // of a band: Cut (slices.h)
 
 // The words of a window, pixel by pixel.
 struct WindowWords {
@@ -165,7 +167,6 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Re
     float* const sums = lists.sums.reserve(uses * row * lanes);
     float* const current = lists.current.reserve(steps * row);
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
-        const Row bias = load_block<row>(c.bias + channel);
         memset(sums, 0, uses * row * lanes * sizeof *sums);
         const float* const weight = (const float*)c.weight + channel * words.all() * word_bits;
         for (int half = 0; half < row / table_channels; half++)
@@ -173,7 +174,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Re
         for (int64_t i = 0; i < places; i++) {
             for (int64_t t = 0; t < steps; t += lanes)
                 transpose(sums + (i * steps + t) * row, current + t * row);
-            fire(c, neuron, in, Place(c, out, first + i), channel, bias, current);
+            fire<FloatRows>(c, neuron, in, Place(c, out, first + i), channel, current);
         }
     }
 }
@@ -183,8 +184,8 @@ static void lookup_conv2d(const Conv2d* conv) {
     const Neurons& n = c.neurons;
     const Slices slices(c);
     const WindowWords words(c);
-    const int64_t steps = ceil_div(most(1, least(n.T, tile_steps)), lanes) * lanes;
-    const Cut cut(c, slices, steps, steps, 1, event_lists, lookup_uses, max_threads());
+    const int64_t steps = ceil_div(most(1, least(n.T, lookup_tile)), lanes) * lanes;
+    const Cut cut(c, slices, row, steps, 1, lookup_words, lookup_uses, max_threads());
 #pragma omp parallel
     {
         LookupLists lists;

@@ -28,6 +28,7 @@ static inline Vec load_first(const float* p, int n) { return {_mm512_maskz_loadu
 static inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.x); }
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
 static inline uint32_t bits(Vec::Mask m) { return m; }
@@ -50,6 +51,7 @@ static inline Vec load_first(const float* p, int n) { return {_mm256_maskload_ps
 static inline void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, first_lanes(n), a.x); }
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
+static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
 static inline uint32_t bits(Vec::Mask m) { return (uint32_t)_mm256_movemask_ps(m); }
@@ -81,6 +83,7 @@ static inline void store_first(float* p, Vec a, int n) {
 }
 static inline Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
+static inline Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
 static inline uint32_t bits(Vec::Mask m) {
@@ -96,6 +99,29 @@ static inline Vec::Mask mask_of(uint32_t bits) {
 }
 
 #endif
+
+// 32-bit integers, as many as floats in a Vec, which can also be taken as two 16-bit halves each.
+struct Ints {
+    typedef int32_t Whole __attribute__((vector_size(4 * Vec::width)));
+    typedef int16_t Halves __attribute__((vector_size(4 * Vec::width)));
+    typedef float Floats __attribute__((vector_size(4 * Vec::width)));
+    Whole x;
+};
+static inline Ints load(const int32_t* p) { Ints a; memcpy(&a, p, sizeof a); return a; }
+static inline void store(int32_t* p, Ints a) { memcpy(p, &a, sizeof a); }
+static inline Ints operator+(Ints a, Ints b) { return {a.x + b.x}; }
+static inline Ints add_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x + (Ints::Halves)b.x)}; }
+static inline Ints high_half(Ints a) { return {a.x >> 16}; }
+static inline Ints low_half(Ints a) {  // x86 has a product of halves that is not in the way of the shift above
+#if defined(__AVX512BW__)
+    return {(Ints::Whole)_mm512_madd_epi16((__m512i)a.x, _mm512_set1_epi32(1))};
+#elif defined(__AVX2__)
+    return {(Ints::Whole)_mm256_madd_epi16((__m256i)a.x, _mm256_set1_epi32(1))};
+#else
+    return {(Ints::Whole)((Ints::Whole)(a.x << 16) >> 16)};
+#endif
+}
+static inline Vec to_floats(Ints a) { return {(decltype(Vec::x))__builtin_convertvector(a.x, Ints::Floats)}; }
 
 static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     int64_t sum = 0;

@@ -1,13 +1,12 @@
-// Rows of weights, and sums of chosen rows. A row holds the weights of one input to 16 output channels and is one cache
-// line, so the limit is one row a cycle, if the rows come from the first-level cache. Therefore the rows of 16 channels are
-// cut into slices that fit there, and each slice is used for many output pixels before the next.
+// Sums of chosen rows of weights. The limit is one row a cycle, if the rows come from the first-level cache. Therefore the
+// rows of a block of output channels are cut into slices that fit there, and each slice is used for many output pixels
+// before the next.
 #pragma once
-#include "simd.h"
+#include "rows.h"
 #include "work.h"
 
 namespace PK_TARGET {
 
-constexpr int row_line = 64;         // bytes of a row
 constexpr int64_t slice_rows = 384;  // 24 kB
 constexpr int entry_scale = 8;       // lists hold row numbers times 8: an address can add 8 times a register
 constexpr int overrun = 16;          // lists are read and written in whole vectors, past their end
@@ -30,12 +29,17 @@ struct Slices {
         rows = taps * chunk + 1;
     }
 
-    // Whether the weights of some output channels are too many for the second-level cache.
-    bool far(int64_t channels) const { return ceil_div(channels, row) * count * rows * row_line > 1 << 19; }
+    // Bytes of one slice, and of all slices of a block of output channels.
+    int64_t bytes() const { return rows * row_line; }
+    int64_t block_bytes() const { return count * bytes(); }
+
+    // Whether the weights of some blocks are too many for the second-level cache.
+    bool far(int64_t blocks) const { return blocks * block_bytes() > 1 << 19; }
 
     // Asks for the i-th of n parts of the slice that follows, while this one is used.
-    void prefetch_next(const float* slice, int64_t i, int64_t n) const {
-        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++) __builtin_prefetch(slice + (rows + r) * row, 0, 2);
+    void prefetch_next(const char* slice, int64_t i, int64_t n) const {
+        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++)
+            __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
     }
 
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
@@ -80,55 +84,54 @@ static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, con
     return {entries, visits, sums, empty};
 }
 
-// Adds chosen rows of a slice to the sums [sum][16]; `first`: sets them to what these rows add up to. An addition
-// waits for the one before to the same register, so the rows of a group are added side by side.
-template <int group>
-OUT_OF_LINE static void add_slice(const float* slice, const Choice& choice, bool first, float* sums) {
-    constexpr int parts = least(group, Row::vecs > 2 ? 2 : 4);
+// Adds chosen rows of a slice to the sums [sum][channels of a row]; `first`: sets them to what these rows add up to.
+template <class Rows, int group>
+OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool first, typename Rows::Number* sums) {
     const uint16_t* entry = choice.entries;
-    const Row zero = broadcast_block<row>(0.0f);
     if (first)
-        for (int64_t i = 0; i < choice.empty; i++) store_block(sums + choice.visits[i].sum * row, zero);
+        for (int64_t i = 0; i < choice.empty; i++)
+            store_sums(sums + choice.visits[i].sum * Rows::channels, typename Rows::Sums{});
     for (const Visit* visit = choice.visits + choice.empty; visit < choice.visits + choice.count; visit++) {
-        float* const to = sums + visit->sum * row;
-        Row part[parts];
-        part[0] = first ? zero : load_block<row>(to);
-        for (int i = 1; i < parts; i++) part[i] = zero;
-        for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += parts)
-            {
-                uint64_t packed = 0;
-                memcpy(&packed, entry, 2 * parts);
-                for (int i = 0; i < parts; i++, packed >>= 16)
-                    add(part[i], load_block<row>((const float*)((const char*)slice + (packed & 0xffff) * (row_line / entry_scale))));
-            }
-        if constexpr (parts == 4) add(part[0], part[2]), add(part[1], part[3]);
-        if constexpr (parts >= 2) add(part[0], part[1]);
-        store_block(to, part[0]);
+        typename Rows::Number* const to = sums + visit->sum * Rows::channels;
+        typename Rows::template Adder<group> adder(first ? nullptr : to);
+        for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += group) {
+            uint64_t packed = 0;
+            memcpy(&packed, entry, 2 * group);
+            const char* chosen[group];
+            for (int i = 0; i < group; i++, packed >>= 16)
+                chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
+            adder.add(chosen);
+        }
+        adder.store(to);
     }
 }
 
-static int64_t rows_size(const Conv2d* c) {
-    const Slices slices(*c);
-    return slices.count * slices.rows * row;
-}
+static int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
 
-static void pack_rows(const float* weight, float* packed, const Conv2d* conv) {
-    const Conv2d& c = *conv;
+template <class Rows>
+static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
     const Slices slices(c);
-    const int64_t window = c.kernel_h * c.kernel_w, size = rows_size(conv);
+    const int64_t window = c.kernel_h * c.kernel_w;
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < c.neurons.C; first += row) {
-        float* const rows = packed + first / row * size;
-        const int64_t channels = least(row, c.neurons.C - first);
-        memset(rows, 0, size * sizeof(float));
+    for (int64_t first = 0; first < c.neurons.C; first += Rows::channels) {
+        char* const rows = packed + first / Rows::channels * slices.block_bytes();
+        const int64_t channels = least(Rows::channels, c.neurons.C - first);
+        memset(rows, 0, slices.block_bytes());
         for (int64_t i = 0; i < c.C_in; i++)
             for (int64_t tap = 0; tap < window; tap++) {
                 const int64_t slice = tap / slices.taps * slices.chunks + i / slices.chunk;
                 const int64_t index = tap % slices.taps * c.C_in + i % slices.chunk + 1;
-                float* const to = rows + (slice * slices.rows + index) * row;
-                for (int64_t o = 0; o < channels; o++) to[o] = weight[((first + o) * c.C_in + i) * window + tap];
+                char* const line = rows + (slice * slices.rows + index) * row_line;
+                for (int64_t o = 0; o < channels; o++)
+                    Rows::put(line, (int)o, weight[((first + o) * c.C_in + i) * window + tap],
+                              c.unit ? c.unit[first + o] : 1.0f);
             }
     }
+}
+
+static void pack_rows(const float* weight, void* packed, const Conv2d* c) {
+    if (c->unit) pack_rows<ShortRows>(weight, (char*)packed, *c);
+    else pack_rows<FloatRows>(weight, (char*)packed, *c);
 }
 
 // How the work of a kernel that adds rows is cut: bands of output rows of one image, or several whole images where these
@@ -139,25 +142,25 @@ struct Cut {
     int64_t channels, spans;
     int64_t tasks;
 
-    // `sums`: of one output pixel in a tile. `band_lists`: of input pixels and sums that a task may have. `uses`: pixels
+    // `steps`: of a tile of time, which has as many sums at an output pixel. `band_lists`: of input pixels and sums that a task may have. `uses`: pixels
     // times sums that a slice is used for at a time.
-    Cut(const Conv2d& c, const Slices& slices, int64_t steps, int64_t sums, int64_t group, int64_t band_lists,
+    Cut(const Conv2d& c, const Slices& slices, int64_t block_channels, int64_t steps, int64_t group, int64_t band_lists,
         int64_t uses, int threads)
         : steps(steps) {
         constexpr int64_t group_entries = 1 << 22;
         const Neurons& n = c.neurons;
         const int64_t wanted = 4 * threads, out_rows = rows_out(c);
-        const int64_t entries = slices.count * sums * (slices.rows + group);
-        places = most(1, least(ceil_div(uses, sums), group_entries / entries));
+        const int64_t entries = slices.count * steps * (slices.rows + group);
+        places = most(1, least(ceil_div(uses, steps), group_entries / entries));
         images = most(1, least(n.N, places / most(1, n.P)));
         batches = ceil_div(n.N, images);
         images = ceil_div(n.N, most(1, batches));
         const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
-        const int64_t for_cache = band_lists / (sums * c.W * c.stride_h * slices.chunks);
+        const int64_t for_cache = band_lists / (steps * c.W * c.stride_h * slices.chunks);
         rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
         bands = ceil_div(out_rows, rows);
-        const int64_t blocks = ceil_div(n.C, row);
-        channels = ceil_div(blocks, least(blocks, ceil_div(wanted, most(1, batches * bands)))) * row;
+        const int64_t blocks = ceil_div(n.C, block_channels);
+        channels = ceil_div(blocks, least(blocks, ceil_div(wanted, most(1, batches * bands)))) * block_channels;
         spans = ceil_div(n.C, channels);
         tasks = batches * bands * spans;
     }

@@ -1,7 +1,8 @@
-"""Weights of 16 bits, in which every sum is exact: the same spikes on any machine, in any batch and order of sums.
+"""Weights of 14 bits, in which every sum is exact: the same spikes on any machine, in any batch and order of sums.
 
-The weights of an output channel become whole multiples of a power of two, at most 16 bits each and small enough that
-the sum of all of them, bias included, fits the 24 bits of a float32. Then whatever adds them up, in whatever order,
+The weights of an output channel become whole multiples of a power of two, at most 14 bits each, so that a CPU can add
+four of them in int16 (kernels/rows.h), and small enough that the sum of all of them, bias included, fits the 24 bits of
+a float32. Then whatever adds them up, in whatever order,
 comes to the same current: C++ on a CPU, or a GPU's tensor cores, for which each weight is exactly two float16 parts
 (and which keep 24 bits of a sum). Real-valued inputs are rounded to 24 bits of each sample's largest value and
 convolved in float64, where such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
@@ -17,7 +18,7 @@ from .kernels.packed_weights import CONSTANTS, PackedWeights
 from .layers import IF, FusedIFConv2d, FusedIFLinear, Neurons
 from .spikes import Spikes
 
-LARGEST = 32639  # in two balanced int8 digits: 127 * 256 + 127
+LARGEST = 8191  # 13 bits and a sign
 FLOAT_BITS = 24
 # Of a neuron's absolute weights, in units. A GPU adds each weight as two float16 parts (kernels/conv_weights.py), which
 # together are up to 1 + 2**-10 times as large, and no sum of parts may pass 24 bits either.
@@ -25,7 +26,7 @@ LARGEST_SUM = 2**FLOAT_BITS - 2**14
 
 
 def quantized(name: str, layer: Neurons) -> Neurons:
-    """A layer with weights of 16 bits; batch normalisation is folded in."""
+    """A layer with weights of 14 bits; batch normalisation is folded in."""
     if isinstance(layer, IF):
         return layer
     if not isinstance(layer, FusedIFConv2d | FusedIFLinear):

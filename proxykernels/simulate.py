@@ -80,9 +80,9 @@ def simulate(
             a smaller batch.
         record: names of layers whose output spikes are kept, "conv1" for example; "conv1.v" keeps the potentials after
             every step, float32, for which that layer is computed once more, step by step.
-        precision: None: the weights as they are, in float32. "int16": weights of 16 bits whose sums are exact, so that
+        precision: None: the weights as they are, in float32. "int16": weights of 14 bits whose sums are exact, so that
             the spikes are the same on any machine, in any batch and with any number of threads
-            (:mod:`proxykernels.fixed_point`), and somewhat faster on CPUs with matrix tiles.
+            (:mod:`proxykernels.fixed_point`), and a CPU adds 32 of them at a time.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,

@@ -17,9 +17,7 @@ HAS_GPU = torch.cuda.is_available()
 WAYS = [
     ("amx", "tiles"),
     ("avx512", "lookup"),
-    ("avx512", "events"),
-    ("avx2", "events"),
-    ("portable", "events"),
+    *((target, rows) for target in ("avx512", "avx2", "portable") for rows in ("events", "shorts")),
     (None, "dense"),
     (None, None),
 ]

@@ -65,7 +65,7 @@ def test_tiles_on_the_edge(monkeypatch, v_reset):
     assert torch.equal(v, reference.if_linear(torch.ones(1, 1, 1), weight, None, start[None], v_reset=v_reset)[1])
 
 
-@pytest.mark.parametrize("kernel", ["events", "lookup", "tiles", None])
+@pytest.mark.parametrize("kernel", ["events", "shorts", "lookup", "tiles", None])
 def test_weights_that_are_not_finite_reach_the_potentials(monkeypatch, kernel):
     force(monkeypatch, None, kernel)
     weight = torch.tensor([[float("nan")], [float("inf")], [1.0]])
@@ -143,13 +143,14 @@ def test_packed_weights_live_as_long_as_the_weights():
 
 def test_the_choice_follows_rate_and_shape():
     conv = cpu_choice.Layer(64, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert cpu_choice.fastest(conv, 0.005, has_lookup=True, digits=3) == "events"
-    assert cpu_choice.fastest(conv, 0.2, has_lookup=True, digits=3) == "tiles"
-    assert cpu_choice.fastest(conv, 0.2, has_lookup=True, digits=0) == "events"
-    assert cpu_choice.fastest(conv, 0.5, has_lookup=True, digits=0) == "lookup"
-    assert cpu_choice.fastest(conv, 0.5, has_lookup=False, digits=0) == "events"
+    assert cpu_choice.fastest(conv, 0.005, has_lookup=True, digits=3, short=False) == "events"
+    assert cpu_choice.fastest(conv, 0.2, has_lookup=True, digits=3, short=False) == "tiles"
+    assert cpu_choice.fastest(conv, 0.2, has_lookup=True, digits=0, short=False) == "events"
+    assert cpu_choice.fastest(conv, 0.5, has_lookup=True, digits=0, short=False) == "lookup"
+    assert cpu_choice.fastest(conv, 0.5, has_lookup=False, digits=0, short=False) == "events"
+    assert cpu_choice.fastest(conv, 0.2, has_lookup=True, digits=0, short=True) == "shorts"
     one_step = cpu_choice.Layer(1, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert cpu_choice.fastest(one_step, 0.02, has_lookup=True, digits=3) == "events"
+    assert cpu_choice.fastest(one_step, 0.02, has_lookup=True, digits=3, short=False) == "events"
 
 
 def test_the_choice_changes_no_spike(monkeypatch, generator):
@@ -160,7 +161,7 @@ def test_the_choice_changes_no_spike(monkeypatch, generator):
         parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
     image = dyadic(3, 1, 8, 8, generator=generator).abs()
     results = []
-    for kernel in ("events", "lookup", "tiles", "dense", None):
+    for kernel in ("events", "shorts", "lookup", "tiles", "dense", None):
         force(monkeypatch, None, kernel)
         results.append(pk.simulate(net, image, 70).spikes.dense())
     assert all(torch.equal(result, results[0]) for result in results[1:])

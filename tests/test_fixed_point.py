@@ -1,4 +1,4 @@
-"""precision="int16": weights of 16 bits in which every sum is exact."""
+"""precision="int16": weights of 14 bits in which every sum is exact."""
 
 import pytest
 import torch
@@ -59,13 +59,8 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
     expected = oracle(net, image, T, v_reset)
     assert 0.01 < expected.mean() < 0.9
     ways = [
-        (None, "events"),
-        (None, "lookup"),
-        (None, "tiles"),
-        (None, "dense"),
-        ("avx2", "events"),
-        ("portable", "events"),
-        (None, None),
+        *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
+        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts")),
     ]
     for kernels in [cpu.load(*way) for way in ways] + [packed_reference]:
         if kernels is None:
