@@ -1,10 +1,11 @@
 // Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition
 // (1), so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the
-// spikes. In stages, for a band of output rows and a tile of steps:
+// spikes. And to less: many inputs fire at every step for a while. The weights of those that do so in a whole span of steps
+// are added once, to a sum that the currents of the span share. In stages, for a band of output rows and a tile of steps:
 //
-// 1. list_inputs: for each input pixel and step, the channels that fired. Each bit is looked at once.
-// 2. list_window: for one output pixel, slice of its inputs and step, the lists of the pixels in its window, joined.
-// 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the currents of all steps.
+// 1. list_inputs: for each input pixel, the channels that fired throughout each span; and at each step, the others that did.
+// 2. list_window: for one output pixel, slice of its inputs and span or step, the lists of the pixels in its window, joined.
+// 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all lists.
 // 4. fire (rows_conv2d.h): walk the steps with the potentials in registers; write the spikes.
 //
 // A fully connected layer is the same thing on images of one pixel.
@@ -13,17 +14,18 @@
 
 namespace PK_TARGET {
 
-// Memory of one thread, and stages 1 and 2.
+// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
 struct Events {
     static constexpr int group = 4;
     static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Cut (slices.h)
+    static constexpr int64_t span = 32;                                           // steps
 
-    int64_t steps = 0;
+    int64_t steps = 0, sums = 0;  // of the tile
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
-    Grown<uint32_t> input_start;  // [image][pixel][chunk][step]: its list in `input`; it ends at the next
+    Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
     Grown<uint16_t> tap_base;          // [tap of a slice]: its first entry
-    Grown<uint32_t> length;            // [step]
+    Grown<uint32_t> length;            // [sum]
 
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
@@ -32,22 +34,41 @@ struct Events {
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t t = 0; t < in.steps; t++)
                 spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
+        steps = in.steps;
+        sums = steps + ceil_div(steps, span);
         uint16_t* const list = input.reserve(spikes + overrun);
-        uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * in.steps + 1);
+        uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * sums + 1);
         int64_t n = 0;
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++)
-                for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
+                for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
                     const uint8_t* x = first + image * c.neurons.T * frame + pixel * bytes + byte;
-                    for (int64_t t = 0; t < in.steps; t++, x += frame) {
-                        *start++ = (uint32_t)n;
-                        n += append_set_bits(x, chunk_bytes, entry_scale, list + n);
+                    uint8_t always[steps_spans][slice_rows / 8], others[slice_rows / 8];
+                    find_always(x, frame, chunk_bytes, always);
+                    for (int64_t t = 0; t < steps; t++, x += frame) {
+                        for (int64_t i = 0; i < chunk_bytes; i++) others[i] = x[i] & ~always[t / span][i];
+                        start[t] = (uint32_t)n;
+                        n += append_set_bits(others, chunk_bytes, entry_scale, list + n);
+                    }
+                    for (int64_t i = steps; i < sums; i++) {
+                        start[i] = (uint32_t)n;
+                        n += append_set_bits(always[i - steps], chunk_bytes, entry_scale, list + n);
                     }
                 }
         *start = (uint32_t)n;
-        steps = in.steps;
+    }
+
+    static constexpr int64_t steps_spans = longest_tile / span;
+
+    void find_always(const uint8_t* x, int64_t frame, int64_t bytes, uint8_t (*always)[slice_rows / 8]) const {
+        for (int64_t t = 0; t < steps; t++, x += frame) {
+            if (t % span == 0) memcpy(always[t / span], x, bytes);
+            else
+                for (int64_t i = 0; i < bytes; i++) always[t / span][i] &= x[i];
+        }
+        if (steps % span == 1) memset(always[steps / span], 0, bytes);
     }
 
     // The lists of one window; `end` is where they go, and their end is returned.
@@ -55,21 +76,21 @@ struct Events {
                                       Choice* choices, Visit* visits, uint16_t* end) {
         const uint32_t** const starts = tap_start.reserve(slices.taps);
         uint16_t* const bases = tap_base.reserve(slices.taps);
-        uint32_t* const lengths = length.reserve(in.steps);
-        for (int64_t slice = 0; slice < slices.count; slice++, visits += in.steps) {
+        uint32_t* const lengths = length.reserve(sums);
+        for (int64_t slice = 0; slice < slices.count; slice++, visits += sums) {
             const int64_t taps = slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
-                starts[i] = input_start.data + (pixel * slices.chunks + slice % slices.chunks) * in.steps;
+                starts[i] = input_start.data + (pixel * slices.chunks + slice % slices.chunks) * sums;
                 bases[i] = base;
             });
-            memset(lengths, 0, in.steps * sizeof *lengths);
+            memset(lengths, 0, sums * sizeof *lengths);
             for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t t = 0; t < in.steps; t++) lengths[t] += starts[tap][t + 1] - starts[tap][t];
-            choices[slice] = sort_sums<group>(lengths, in.steps, visits, end);
-            for (int64_t i = choices[slice].empty; i < in.steps; i++) {
-                const int64_t t = visits[i].sum;
+                for (int64_t i = 0; i < sums; i++) lengths[i] += starts[tap][i + 1] - starts[tap][i];
+            choices[slice] = sort_sums<group>(lengths, sums, visits, end);
+            for (int64_t i = choices[slice].empty; i < sums; i++) {
+                const int64_t sum = visits[i].sum;
                 uint16_t* const full = end + visits[i].groups * group;
                 for (int64_t tap = 0; tap < taps; tap++) {
-                    const uint32_t first = starts[tap][t], last = starts[tap][t + 1];
+                    const uint32_t first = starts[tap][sum], last = starts[tap][sum + 1];
                     end = append_shifted(input.data + first, last - first, bases[tap], end);
                 }
                 memset(end, 0, group * sizeof *end);
@@ -79,12 +100,22 @@ struct Events {
         return end;
     }
 
-    // Of a window, and rows that the lists of one slice of it may have, filled up.
-    int64_t sums() const { return steps; }
-    int64_t most_entries(const Slices& slices) const { return steps * (slices.rows + group); }
+    // Entries that the lists of one window's slice may have, filled up.
+    int64_t most_entries(const Slices& slices) const { return steps * slices.rows + sums * group; }
 
+    // The sums become the currents.
     template <class Rows>
-    void finish(typename Rows::Number*) const {}  // the sums are the currents
+    void finish(typename Rows::Number* all) const {
+        typename Rows::Sums shared, sum;
+        for (int64_t first = 0; first < steps; first += span) {
+            load_sums(all + (steps + first / span) * Rows::channels, shared);
+            for (int64_t t = first; t < least(first + span, steps); t++) {
+                load_sums(all + t * Rows::channels, sum);
+                add(sum, shared);
+                store_sums(all + t * Rows::channels, sum);
+            }
+        }
+    }
 };
 
 static void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }

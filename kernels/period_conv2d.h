@@ -111,6 +111,7 @@ struct PeriodSource {
 
     const PeriodConv2d& p;
     Divisors divisors;
+    int64_t sums = 0;  // of an output pixel: the buckets
     Grown<Periodic> input;         // [image][pixel][chunk][channel of the chunk]
     Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
@@ -122,6 +123,7 @@ struct PeriodSource {
 
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
         divisors.prepare(p.start + in.t, in.steps, p.longest);
+        sums = divisors.buckets;
         const int64_t pixels = in.rows * c.W, buckets = divisors.buckets, all = in.images * pixels * slices.chunks;
         Periodic* list = input.reserve(all * slices.chunk + overrun);
         uint16_t* count = input_count.reserve(all * buckets);
@@ -178,13 +180,12 @@ struct PeriodSource {
         return end;
     }
 
-    // Of a window, and rows that the lists of one slice of it may have, filled up.
-    int64_t sums() const { return divisors.buckets; }
-    int64_t most_entries(const Slices& slices) const { return slices.rows + sums() * group; }
+    // Entries that the lists of one window's slice may have, filled up.
+    int64_t most_entries(const Slices& slices) const { return slices.rows + sums * group; }
 
     template <class Rows>
-    void finish(typename Rows::Number* sums) const {
-        divisors.sum_divisors<Rows>(sums);
+    void finish(typename Rows::Number* all) const {
+        divisors.sum_divisors<Rows>(all);
     }
 };
 

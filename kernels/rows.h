@@ -26,6 +26,9 @@ static inline void load_sums(const int32_t* p, ShortSums& sums) {
 static inline void store_sums(int32_t* p, const ShortSums& sums) {
     for (int i = 0; i < 2 * sums.half; i++) store(p + i * Vec::width, sums.v[i]);
 }
+static inline void subtract(ShortSums& a, const ShortSums& b) {
+    for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] - b.v[i];
+}
 static inline void add(ShortSums& a, const ShortSums& b) {
     for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] + b.v[i];
 }
@@ -41,16 +44,17 @@ struct FloatRows {
     struct Adder {
         static constexpr int parts = Row::vecs > 2 || group < 4 ? 2 : 4;
         Row part[parts];
-        explicit Adder(const float* from) {  // null: from zero
-            for (Row& p : part) p = broadcast_block<row>(0.0f);
-            if (from) part[0] = load_block<row>(from);
+        explicit inline Adder(const float* from) {  // null: from zero
+            const Row zero = broadcast_block<row>(0.0f);
+            part[0] = from ? load_block<row>(from) : zero;
+            for (int i = 1; i < parts; i++) part[i] = zero;
         }
         inline void add(const char* const* rows) {
             for (int i = 0; i < group; i++) PK_TARGET::add(part[i % parts], load_block<row>((const float*)rows[i]));
         }
         inline void store(float* to) {
-            for (int n = parts / 2; n; n /= 2)
-                for (int i = 0; i < n; i++) PK_TARGET::add(part[i], part[i + n]);
+            if constexpr (parts == 4) PK_TARGET::add(part[0], part[2]), PK_TARGET::add(part[1], part[3]);
+            PK_TARGET::add(part[0], part[1]);
             store_block(to, part[0]);
         }
     };

@@ -40,7 +40,7 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
                       int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, Source& source,
                       GroupMemory& memory) {
     using Number = typename Rows::Number;
-    const int64_t places = last - first, sums = source.sums();
+    const int64_t places = last - first, sums = source.sums;
     Visit* const visits = memory.visits.reserve(places * slices.count * sums);
     Choice* const choices = memory.choices.reserve(places * slices.count);
     uint16_t* end = memory.window.reserve(places * slices.count * source.most_entries(slices) + overrun);

@@ -9,7 +9,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels import ops
-from proxykernels.kernels import cpu, cpu_choice, reference
+from proxykernels.kernels import cpu, cpu_choice, cpu_conv2d, reference
 
 has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
 
@@ -63,6 +63,30 @@ def test_tiles_on_the_edge(monkeypatch, v_reset):
     actual, v = pk.if_linear(x, weight, None, start[None], v_reset=v_reset)
     assert actual.dense().flatten().tolist() == [0, 1, 1]
     assert torch.equal(v, reference.if_linear(torch.ones(1, 1, 1), weight, None, start[None], v_reset=v_reset)[1])
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_short_rows_do_not_overflow(monkeypatch, target, sign):
+    """The largest weights of 14 bits, and every input fires: groups fill 16 bits, sums pass 24."""
+    if not force(monkeypatch, target, "shorts"):
+        pytest.skip(f"this machine has no {target}")
+    inputs, unit = 2100, 2.0**-13
+    x, weight = torch.ones(3, 2, inputs), torch.full((40, inputs), sign * 8191 * unit)
+    x[1] = 0.0
+    spikes, v = pk.if_linear(pk.pack(x), weight, v_threshold=1e6)
+    assert not spikes.count().any() and torch.equal(v, torch.full((2, 40), sign * 2 * inputs * 8191 * unit))
+
+
+def test_short_rows_take_weights_of_14_bits():
+    numbers = torch.tensor([[8191, -1, 0], [-8191, 8190, 1], [0, 0, 0], [4, -12, 0]])
+    unit = cpu_conv2d.short_unit(numbers / 1024)
+    assert unit.shape == (32,) and unit[:4].tolist() == [2**-10, 2**-10, 2**-13, 2**-19]
+    assert cpu_conv2d.short_unit(numbers / 1024 + 2**-11) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[8192.0, 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[8193.0, 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[1e-38, 0.0]])) is None
 
 
 @pytest.mark.parametrize("kernel", ["events", "shorts", "lookup", "tiles", None])

@@ -77,6 +77,20 @@ def test_if_conv2d_at_any_firing_rate(backend, generator, case, rate):
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", [31, 32, 65, 100, 130])
+def test_inputs_that_fire_for_long(backend, generator, T, v_reset):
+    """Spikes as trained networks have them: at every step, for a while, nearly always, rarely, never."""
+    kind = torch.randint(0, 5, (2, 40, 6, 5), generator=generator)
+    chance = torch.tensor([1.0, 1.0, 0.9, 0.1, 0.0])[kind]
+    until = torch.where(kind == 1, torch.randint(0, T + 1, kind.shape, generator=generator), T)
+    x = (torch.rand(T, *kind.shape, generator=generator) < chance) & (torch.arange(T)[:, None, None, None, None] < until)
+    weight, bias = dyadic(48, 40, 3, 3, generator=generator), dyadic(48, generator=generator)
+    expected, v_expected = reference.if_conv2d(x.float(), weight, bias, v_reset=v_reset, padding=1)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v_reset=v_reset, padding=1)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T", STEPS)
 @pytest.mark.parametrize("size", [(1, 1), (9, 10), (64, 32), (130, 97)], ids=str)
 def test_if_linear(backend, generator, size, T, v_reset):
