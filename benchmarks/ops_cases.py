@@ -8,7 +8,6 @@ from torch import Tensor
 
 from proxykernels.kernels.stepwise import output_size
 
-ROW = 16  # output channels whose weights are one row of 64 bytes: kernels/slices.h
 
 
 @dataclass(frozen=True)
@@ -87,12 +86,12 @@ class Data:
         return cls(dense, weight, torch.randint(-16, 17, size, generator=random) / 16)
 
 
-def row_adds(shape: Shape, dense: Tensor) -> int:
-    """How often the event kernel adds a row: for each spike and window it lies in, once for 16 output channels."""
+def row_adds(shape: Shape, dense: Tensor, row: int) -> int:
+    """How many rows the spikes add: for each spike and window it lies in, once for ``row`` output channels."""
     spikes = dense.flatten(0, 1).sum(1, keepdim=True, dtype=torch.float64)
     window = torch.ones(1, 1, shape.kernel, shape.kernel, dtype=torch.float64)
     in_windows = F.conv2d(spikes, window, None, shape.stride, shape.padding, shape.dilation).sum()
-    return int(in_windows) * -(-shape.C_out // ROW)
+    return int(in_windows) * -(-shape.C_out // row)
 
 
 LAYERS = [Shape(32, 4, 128, 28, 128, 3, 0.05, padding=1), Shape(32, 32, 6272, 1, 2560, 1, 0.05)]

@@ -18,7 +18,8 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.kernels import cpu
 
-KERNELS = ["events", "lookup", "tiles", "dense"]
+KERNELS = ["events", "shorts", "lookup", "tiles", "dense"]
+ROWS = {"events": 16, "shorts": 32}  # kernels that add rows, and the output channels of a row
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
 LEAST_S = 0.005  # shorter calls are timed several at once
 PEAK_RUNS = 7
@@ -141,18 +142,19 @@ def rates(shape: Shape, rounds: int, peak_gmac: float, macs_a_cycle: int) -> Ite
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         contenders[BF16] = torch_currents(shape, data.dense, data.weight, torch.bfloat16)
     for name, kernel in kernels.items():
-        contenders[name] = lambda kernel=kernel: kernel.run(shape, words, data.weight)
+        weight = data.dyadic if name == "shorts" else data.weight  # short rows are for weights of 14 bits
+        contenders[name] = lambda kernel=kernel, weight=weight: kernel.run(shape, words, weight)
     threads = torch.get_num_threads()
     clock = peak_gmac / macs_a_cycle / threads  # GHz
-    adds = row_adds(shape, data.dense)
+    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items()}
     for name, seconds in interleave(contenders, rounds).items():
-        cycles = median(seconds) * clock * 1e9 * threads / max(adds, 1)
+        cycles = median(seconds) * clock * 1e9 * threads
         yield {
             "kernel": name,
             "taken": kernels[name].taken if name in kernels else "",
             **times(seconds),
             "gmac_s": round(shape.gmac / median(seconds), 3),
-            "cycles_row_add": round(cycles, 3) if name == "events" else "",
+            "cycles_row_add": round(cycles / max(adds[name], 1), 3) if name in adds else "",
             "clock_ghz": round(clock, 3),
             "peak_gmac_s": round(peak_gmac, 1),
         }

@@ -45,12 +45,17 @@ def join_small_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
     Returns:
         Weights [C_out, C_in / groups, kernel_h, kernel_w] and the number of groups, both for the joined groups.
     """
-    C_out, C, kernel_h, kernel_w = weight.shape
-    width = max(C, C_out // groups)
+    width = max(weight.shape[1], len(weight) // groups)
     joined = max((n for n in range(1, 16 // width + 1) if groups % n == 0), default=1)
+    return join_groups(weight, groups, joined), groups // joined
+
+
+def join_groups(weight: Tensor, groups: int, joined: int) -> Tensor:
+    """Weights of ``groups / joined`` groups that compute the same: each has ``joined`` of the old in a block diagonal."""
     if joined == 1:
-        return weight, groups
+        return weight
+    C_out, C, kernel_h, kernel_w = weight.shape
     blocks = weight.unflatten(0, (groups // joined, joined, C_out // groups))
     wide = blocks.new_zeros(groups // joined, joined, C_out // groups, joined, C, kernel_h, kernel_w)
     wide.diagonal(dim1=1, dim2=3).copy_(blocks.movedim(1, -1))
-    return wide.flatten(0, 2).flatten(1, 2), groups // joined
+    return wide.flatten(0, 2).flatten(1, 2)

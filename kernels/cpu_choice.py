@@ -39,7 +39,8 @@ class Layer:
 def events(layer: Layer, rate: float, row: int = 16) -> float:
     """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added.
 
-    ``row``: output channels of a row, 32 if the weights fit short ones.
+    ``rate``: of spikes, those of an input that fires for long counted once a span (event_conv2d.h). ``row``: output
+    channels of a row, 32 if the weights fit short ones.
     """
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate

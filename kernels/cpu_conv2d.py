@@ -7,7 +7,8 @@ from torch import Tensor
 
 from . import cpu_library, stepwise
 from .cpu_choice import Layer, fastest
-from .packed_weights import Packed, PackedWeights
+from .conv_weights import join_groups
+from .packed_weights import CONSTANTS, Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
 WORD = 32  # input channels of a word: lookup_conv2d.h
@@ -51,9 +52,9 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
-        by_group = weight.shape[1] >= BLOCK and weight.shape[1] % 8 == 0 and len(weight) // groups % 8 == 0
-        if groups > 1 and by_group and self._forced != "dense":
-            return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups)
+        joined = join(weight.shape, groups) if groups > 1 and self._forced != "dense" else 0
+        if joined:
+            return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups, joined)
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
         digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
@@ -100,9 +101,13 @@ class Convolutions:
         return spikes, v
 
     def _by_group(
-        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups, joined
     ) -> tuple[Tensor, Tensor]:
-        """Groups whose channels are whole bytes of spikes, one after another."""
+        """Groups one after another, ``joined`` of them at a time."""
+        if joined > 1:
+            weight = self._packed.of(weight).get(("joined", groups), lambda w: join_groups(w, groups, joined))
+            CONSTANTS.add(weight.untyped_storage())
+            groups //= joined
         biases = [None] * groups if bias is None else bias.chunk(groups)
         parts = zip(
             words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), theta.chunk(groups), strict=True
@@ -140,8 +145,10 @@ class Convolutions:
         if self._forced:
             can = {"tiles": digits > 0, "lookup": self.has_lookup, "shorts": short}
             return self._forced if can.get(self._forced, True) else "events"
-        sample = words[:: max(1, len(words) // 4), :: max(1, words.shape[1] // 4)].contiguous()
-        rate = self._table.total(sample.data_ptr(), sample.numel()) / max(8 * sample.numel(), 1)
+        N, T, P, row = words.shape
+        pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
+        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
+        rate = rows / max(8 * pixels.numel(), 1)
         return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits, short=short)
 
     def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
@@ -173,6 +180,14 @@ class Convolutions:
             return rows
 
         conv.weight = packed.get(("rows", width), pack).data_ptr()
+
+
+def join(weight: tuple[int, ...], groups: int) -> int:
+    """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
+    C_out, C_in = weight[0] // groups, weight[1]
+    depthwise = C_in == C_out == 1
+    fit = (n for n in range(1, groups + 1) if groups % n == 0 and n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0)
+    return 0 if depthwise else next(fit, 0)
 
 
 def short_unit(weight: Tensor) -> Tensor | None:

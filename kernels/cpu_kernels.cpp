@@ -26,6 +26,7 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 extern const Kernels kernels;
 const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
                          tile_conv2d, max_pool2d, pack_rows, rows_size, count_digits, pack_tiles, tiles_size, pack,
-                         unpack, count, flatten, total, find_periods, expand_periods, total_periods, fingerprint};
+                         unpack, count, flatten, total, count_rows, find_periods, expand_periods, total_periods,
+                         fingerprint};
 
 }  // namespace PK_TARGET

@@ -90,6 +90,8 @@ struct Kernels {
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    // What the event kernel adds for spikes [M, T, bytes]: inputs that fire throughout a span of steps count once.
+    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes);
     // The periods of neurons that are reset to 0 and start at rest.
     void (*find_periods)(const Periods*);
     // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry

@@ -85,6 +85,7 @@ class Kernels(ctypes.Structure):
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("total", _function(c_void_p, c_int64, returns=c_int64)),
+        ("count_rows", _function(c_void_p, c_int64, c_int64, c_int64, returns=c_int64)),
         ("find_periods", _function(POINTER(Periods))),
         ("expand_periods", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("total_periods", _function(c_void_p, c_int64, c_int64, c_int64, returns=c_int64)),

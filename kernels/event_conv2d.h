@@ -118,6 +118,28 @@ struct Events {
     }
 };
 
+// How many rows the spikes [M, T, bytes] cost: those of a span that fire throughout count once.
+static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes) {
+    int64_t count = 0;
+#pragma omp parallel for schedule(static) reduction(+ : count)
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t first = 0; first < T; first += Events::span) {
+            const uint8_t* const x = spikes + (m * T + first) * bytes;
+            const int64_t steps = least(Events::span, T - first);
+            count += count_bits(x, steps * bytes);
+            for (int64_t i = 0; i < bytes; i += 8) {
+                uint64_t always = ~0ull;
+                for (int64_t t = 0; t < steps; t++) {
+                    uint64_t word = 0;
+                    memcpy(&word, x + t * bytes + i, least(8, bytes - i));
+                    always &= word;
+                }
+                count -= (steps - 1) * __builtin_popcountll(always);
+            }
+        }
+    return count;
+}
+
 static void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
 
 }  // namespace PK_TARGET

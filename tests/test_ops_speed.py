@@ -50,7 +50,7 @@ def test_row_adds_are_counted_window_by_window():
         row, column = 2 * y - 1 + 2 * dy, 2 * x - 1 + 2 * dx
         if 0 <= row < 7 and 0 <= column < 7:
             adds += int(dense[:, :, :, row, column].sum())
-    assert row_adds(shape, dense) == 2 * adds > 0  # 17 output channels: two rows
+    assert row_adds(shape, dense, 16) == 2 * adds > 0  # 17 output channels: two rows
 
 
 def test_sweep_covers_what_it_promises():
@@ -164,13 +164,13 @@ def test_rates_have_a_row_a_kernel_and_a_plot(tmp_path, capsys):
     for row in rows:
         assert row["date"] and row["commit"] and row["device"] and int(row["threads"]) > 0 and row["torch"]
         assert float(row["min_ms"]) <= float(row["median_ms"]) <= float(row["max_ms"]) and row["rounds"] == "2"
-        assert bool(row["cycles_row_add"]) == (row["kernel"] == "events")
+        assert bool(row["cycles_row_add"]) == (row["kernel"] in ops_parts.ROWS)
         assert row["taken"] in ("", row["kernel"]) or row["kernel"] == "chosen"
     event = next(row for row in rows if row["kernel"] == "events")
     shape = ops_cases.QUICK_LAYERS[0]
     assert float(event["gmac_s"]) == pytest.approx(1000 * shape.gmac / float(event["median_ms"]), rel=0.02, abs=0.01)
     cycles = float(event["median_ms"]) / 1000 * float(event["peak_gmac_s"]) * 1e9 / ops_speed.CORE_MACS
-    adds = row_adds(shape, Data.of(shape).dense)
+    adds = row_adds(shape, Data.of(shape).dense, 16)
     assert float(event["cycles_row_add"]) == pytest.approx(cycles / adds, rel=0.1)
     assert "fp32 matrix-product peak" in shown
     png = tmp_path / "ops_speed_rates.png"
