@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,7 +146,8 @@ def compile_variant(variant: str) -> dict:
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
     try:
-        source, num_warps = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": _conv}[kernel](*rest)
+        make = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": partial(_conv, target)}[kernel]
+        source, num_warps = make(*rest)
         options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
@@ -184,14 +185,14 @@ def _scan_source(kernel, types: dict[str, str], constants: dict, lengths: tuple[
     return _source(kernel, types, constants, lengths if sizes in ("aligned", "huge") else ())
 
 
-def _conv(layer: str, products: str, reset: str, output: str):
+def _conv(target: str, layer: str, products: str, reset: str, output: str):
     from proxykernels.kernels.conv_blocks import choose_blocks
     from proxykernels.kernels.if_conv2d_kernel import _if_conv2d_kernel
     from proxykernels.kernels.neurons import if_step
 
     neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
     K = C // groups * kernel_size**2
-    blocks = choose_blocks(neurons, C_out // groups, K)._asdict()
+    blocks = choose_blocks(neurons, C_out // groups, K, target)._asdict()
     num_warps = blocks.pop("num_warps")
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "theta_pointer", "v_pointer", "v_last_pointer"), "fp32")
     types |= {"high_pointer": "fp16", "low_pointer": "fp16", "v_reset": "fp32"}

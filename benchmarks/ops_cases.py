@@ -9,7 +9,6 @@ from torch import Tensor
 from proxykernels.kernels.stepwise import output_size
 
 
-
 @dataclass(frozen=True)
 class Shape:
     """A convolution of spikes [T, N, C_in, size, size]; a linear layer has images of one pixel."""

@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.net:
         make, size = NETS[name]
         rows += [(f"{name} {layer}", *rest) for layer, *rest in tune(make().cuda(), size, options.batch, options.T)]
-    print_table(rows, torch.cuda.get_device_name())
+    print_table(
+        rows, f"{torch.cuda.get_device_name()} ({architecture(torch.device('cuda', torch.cuda.current_device()))})"
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,7 +76,7 @@ def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) 
 def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Callable = milliseconds) -> Iterator:
     """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
     from proxykernels.kernels import if_conv2d
-    from proxykernels.kernels.conv_blocks import choose_blocks
+    from proxykernels.kernels.conv_blocks import architecture, choose_blocks
 
     device, shape, first = next(net.parameters()).device, size, True
     for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):
@@ -93,7 +95,7 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
                     if_conv2d.choose_blocks = chosen
 
             best, best_ms = fastest(candidates(C_out, K), run, time)
-            today = choose_blocks(neurons, C_out, K)
+            today = choose_blocks(neurons, C_out, K, architecture(device))
             yield name, neurons, C_out, K, best, best_ms, time(lambda run=run, today=today: run(today))
         first, shape = False, y.shape[2:]
 

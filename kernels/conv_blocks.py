@@ -1,7 +1,9 @@
-"""The block sizes of the Triton convolution, by the sizes of the layer."""
+"""The block sizes of the Triton convolution, by the sizes of the layer and the GPU's architecture."""
 
+from functools import cache
 from typing import NamedTuple
 
+import torch
 import triton
 
 
@@ -15,36 +17,54 @@ class Blocks(NamedTuple):
     num_warps: int
 
 
+# Block sizes of a layer that fills the card, by its output channels. By reasoning and by what compiles without spills
+# (benchmarks/compile_report.py): nothing here was timed on a GPU yet. benchmarks/tune_triton.py prints what is fastest on
+# the one at hand, and an architecture on which that differs gets rows of its own.
+#
+# Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used by
+# every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers of 8
+# warps on every target (about 160 a thread with two products). 128 columns spill on sm_80. Fewer channels take the next
+# power of two, at least a product's 16, and 4 warps.
+#
+# BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
+# shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier.
+DEFAULT = {16: Blocks(8, 16, 128, 3, 4), 32: Blocks(8, 32, 64, 3, 4), 64: Blocks(8, 64, 64, 3, 8)}
+TABLES = {
+    # A compute unit has 64 KiB of shared memory: two stages leave room for two programs.
+    "gfx942": {channels: blocks._replace(NUM_STAGES=2) for channels, blocks in DEFAULT.items()},
+}
+
 # Programs that keep the large cards busy: an A100 has 108 multiprocessors, an H100 132.
 ENOUGH_PROGRAMS = 128
 
 
-def choose_blocks(neurons: int, C_out: int, K: int) -> Blocks:
+def choose_blocks(neurons: int, C_out: int, K: int, architecture: str = "") -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
 
-    By reasoning and by what compiles without spills; nothing here was timed on a GPU yet, as benchmarks/tune_triton.py
-    does.
-
-    Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used
-    by every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers
-    of 8 warps on every target (about 160 a thread with two products). 128 columns spill on sm_80. Fewer channels take
-    the next power of two, at least a product's 16, and 4 warps.
-
-    BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
-    shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier. A K within one block
-    (few input channels) has nothing to load ahead.
-
     A layer too small to fill the card, as a linear one of few samples is, gives up reuse for more programs: first
-    columns, which costs only repeated expansion of bits, then rows.
+    columns, which costs only repeated expansion of bits, then rows. A K within one block (few input channels) has
+    nothing to load ahead.
     """
-    pixels, channels = 8, min(64, max(16, triton.next_power_of_2(C_out)))
-    while triton.cdiv(neurons, pixels) * triton.cdiv(C_out, channels) < ENOUGH_PROGRAMS:
-        if channels > 32:
-            channels //= 2
-        elif pixels > 4:
-            pixels //= 2
-        else:
-            break
-    block_k = min(128 if channels == 16 else 64, max(16, triton.next_power_of_2(K)))
-    num_stages = 1 if K <= block_k else 3
-    return Blocks(pixels, channels, block_k, num_stages, num_warps=8 if channels == 64 else 4)
+    table = TABLES.get(architecture, DEFAULT)
+    blocks = table[min(max(table), max(min(table), triton.next_power_of_2(C_out)))]
+
+    def fills_the_card() -> bool:
+        return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= ENOUGH_PROGRAMS
+
+    while blocks.CHANNELS > 32 and not fills_the_card():
+        blocks = table[blocks.CHANNELS // 2]
+    while blocks.PIXELS > 4 and not fills_the_card():
+        blocks = blocks._replace(PIXELS=blocks.PIXELS // 2)
+    block_k = min(blocks.BLOCK_K, max(16, triton.next_power_of_2(K)))
+    return blocks._replace(BLOCK_K=block_k, NUM_STAGES=1 if K <= block_k else blocks.NUM_STAGES)
+
+
+@cache
+def architecture(device: torch.device) -> str:
+    """As compilers name it, such as "sm_90" or "gfx942"; "" for the interpreter's CPU."""
+    if device.type != "cuda":
+        return ""
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"

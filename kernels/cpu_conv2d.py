@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from . import cpu_library, stepwise
-from .cpu_choice import Layer, fastest
 from .conv_weights import join_groups
+from .cpu_choice import Layer, fastest
 from .packed_weights import CONSTANTS, Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
@@ -186,7 +186,9 @@ def join(weight: tuple[int, ...], groups: int) -> int:
     """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
     C_out, C_in = weight[0] // groups, weight[1]
     depthwise = C_in == C_out == 1
-    fit = (n for n in range(1, groups + 1) if groups % n == 0 and n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0)
+    fit = (
+        n for n in range(1, groups + 1) if groups % n == 0 and n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0
+    )
     return 0 if depthwise else next(fit, 0)
 
 

@@ -4,7 +4,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .conv_blocks import choose_blocks
+from .conv_blocks import architecture, choose_blocks
 from .conv_weights import float16_parts, join_small_groups
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import if_step
@@ -69,7 +69,7 @@ def if_conv2d(
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons = v.shape[0] * H_out * W_out
     K = kernel_h * kernel_w * group_C
-    blocks = choose_blocks(neurons, C_out // groups, K)
+    blocks = choose_blocks(neurons, C_out // groups, K, architecture(v.device))
     words, v = words.contiguous(), v.contiguous()
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)

@@ -283,3 +283,10 @@ def test_joined_groups_convolve_alike(generator, groups, C, C_out, joined):
 )
 def test_choice_of_blocks(neurons, C_out, K, expected):
     assert if_conv2d.choose_blocks(neurons, C_out, K)[:3] == expected
+
+
+def test_an_architecture_may_have_a_table_of_its_own():
+    layer = 128 * 784, 128, 1152
+    assert if_conv2d.choose_blocks(*layer, "gfx942").NUM_STAGES == 2
+    assert if_conv2d.choose_blocks(*layer, "sm_90") == if_conv2d.choose_blocks(*layer)
+    assert conv_blocks.architecture(torch.device("cpu")) == ""

@@ -35,7 +35,7 @@ POOLED = [
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("T", [1, 33, 64])
+@pytest.mark.parametrize("T", [1, 16, 31, 33, 64])
 @pytest.mark.parametrize("case", POOLED)
 def test_pooled_words(generator, case, T, v_reset):
     """The words and potentials of the neurons themselves are those without pooling."""
