@@ -27,6 +27,8 @@ import proxykernels as pk
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from proxykernels.kernels.conv_blocks import architecture  # needs Triton
+
     options = make_parser().parse_args(arguments)
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
@@ -34,9 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in options.net:
         make, size = NETS[name]
         rows += [(f"{name} {layer}", *rest) for layer, *rest in tune(make().cuda(), size, options.batch, options.T)]
-    print_table(
-        rows, f"{torch.cuda.get_device_name()} ({architecture(torch.device('cuda', torch.cuda.current_device()))})"
-    )
+    print_table(rows, f"{torch.cuda.get_device_name()}, {architecture(torch.device('cuda'))}")
 
 
 def make_parser() -> argparse.ArgumentParser:

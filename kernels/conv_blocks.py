@@ -18,8 +18,8 @@ class Blocks(NamedTuple):
 
 
 # Block sizes of a layer that fills the card, by its output channels. By reasoning and by what compiles without spills
-# (benchmarks/compile_report.py): nothing here was timed on a GPU yet. benchmarks/tune_triton.py prints what is fastest on
-# the one at hand, and an architecture on which that differs gets rows of its own.
+# (benchmarks/compile_report.py): nothing here was timed on a GPU yet. benchmarks/tune_triton.py prints what is fastest
+# on the one at hand, and an architecture on which that differs gets rows of its own.
 #
 # Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used by
 # every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers of 8

@@ -1,4 +1,4 @@
-"""What the Triton convolution makes of its weights before the launch, in plain torch operations on their device."""
+"""What kernels make of a convolution's weights before they start, in plain torch operations on their device."""
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ def join_small_groups(weight: Tensor, groups: int) -> tuple[Tensor, int]:
 
 
 def join_groups(weight: Tensor, groups: int, joined: int) -> Tensor:
-    """Weights of ``groups / joined`` groups that compute the same: each has ``joined`` of the old in a block diagonal."""
+    """Weights of ``groups / joined`` groups that compute the same; each has ``joined`` old ones in a block diagonal."""
     if joined == 1:
         return weight
     C_out, C, kernel_h, kernel_w = weight.shape

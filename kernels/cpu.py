@@ -14,8 +14,8 @@ from .cpu_conv2d import Convolutions, neurons, padded, pair, row_bytes
 def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | None":
     """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
 
-    ``kernel`` takes every convolution that it can take ("events", "shorts", "lookup", "tiles" or "dense"; None: whichever is
-    fastest).
+    ``kernel`` takes every convolution that it can take ("events", "shorts", "lookup", "tiles" or "dense"; None:
+    whichever is fastest).
     None if the library was not built, or if this machine cannot run the target.
     """
     table = cpu_library.load(target)

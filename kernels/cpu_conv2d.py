@@ -185,11 +185,10 @@ class Convolutions:
 def join(weight: tuple[int, ...], groups: int) -> int:
     """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
     C_out, C_in = weight[0] // groups, weight[1]
-    depthwise = C_in == C_out == 1
-    fit = (
-        n for n in range(1, groups + 1) if groups % n == 0 and n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0
-    )
-    return 0 if depthwise else next(fit, 0)
+    if C_in == C_out == 1:  # depthwise: a kernel of its own
+        return 0
+    divisors = (n for n in range(1, groups + 1) if groups % n == 0)
+    return next((n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0), 0)
 
 
 def short_unit(weight: Tensor) -> Tensor | None:

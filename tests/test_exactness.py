@@ -83,9 +83,8 @@ def test_inputs_that_fire_for_long(backend, generator, T, v_reset):
     kind = torch.randint(0, 5, (2, 40, 6, 5), generator=generator)
     chance = torch.tensor([1.0, 1.0, 0.9, 0.1, 0.0])[kind]
     until = torch.where(kind == 1, torch.randint(0, T + 1, kind.shape, generator=generator), T)
-    x = (torch.rand(T, *kind.shape, generator=generator) < chance) & (
-        torch.arange(T)[:, None, None, None, None] < until
-    )
+    early = torch.arange(T)[:, None, None, None, None] < until
+    x = (torch.rand(T, *kind.shape, generator=generator) < chance) & early
     weight, bias = dyadic(48, 40, 3, 3, generator=generator), dyadic(48, generator=generator)
     expected, v_expected = reference.if_conv2d(x.float(), weight, bias, v_reset=v_reset, padding=1)
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v_reset=v_reset, padding=1)

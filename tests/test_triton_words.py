@@ -1,4 +1,4 @@
-"""The layout of the Triton kernels, spikes packed over time, against its definition; and real-valued inputs on a GPU."""
+"""The layout of the Triton kernels, spikes packed over time; and real-valued inputs on a GPU."""
 
 import pytest
 import torch
