@@ -2,11 +2,12 @@
 
     python benchmarks/evaluate.py                                  # the shipped networks
     python benchmarks/evaluate.py runs/paper/paper.safetensors --T 50
+    python benchmarks/evaluate.py --precision int16                # with the weights that pk.simulate rounds so
 
 For each file: accuracy by strict argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence),
 the share of ties, the firing rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds
-the twin's statistics. Writes results/accuracy_<name>.csv and .png, and the last step's figures as a row of
-results/accuracy.csv. The exit status is 1 if a network falls below the accuracy that its file records for the test
+the twin's statistics. Writes results/accuracy_<name>[_int16].csv and .png, and the last step's figures as a row of
+results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for the test
 images.
 """
 
@@ -30,9 +31,10 @@ from train_measure import ann_accuracy
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
+PRECISIONS = {"float32": None, "int16": "int16"}  # name -> simulate's argument
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
 COLUMNS = [
-    "name", "net", "method", "T", "images", "accuracy", "ties", "recorded", "relu_twin", "spikes_an_image", "rates",
+    "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin", "spikes_an_image", "rates",
     "torch", "commit",
 ]  # fmt: skip
 
@@ -63,6 +65,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", nargs="*", type=Path, help="files that train.py wrote (default: the shipped ones)")
     parser.add_argument("--T", type=positive, help="steps (default: those that the network was trained for)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the spiking network's weights")
     parser.add_argument("--data", choices=sorted(train_data.LOADERS), default="fashion-mnist")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--device", default="cpu")
@@ -82,33 +85,38 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     model.to(device)
     dataset, _ = train_data.load(options.data, options.root, "test")
     trained_T, T = int(about["T"]), options.T or int(about["T"])
-    curve = evaluate(model.net, dataset, T, device)
+    curve = evaluate(model.net, dataset, T, device, precision=PRECISIONS[options.precision])
     recorded, twin = about.get("test_accuracy"), ann_accuracy(model, dataset, device) if twin_is_whole else None
-    write(options.out / f"accuracy_{path.stem}", curve)
+    suffix = "" if options.precision == "float32" else f"_{options.precision}"
+    write(options.out / f"accuracy_{path.stem}{suffix}", curve)
     row = {
-        "name": path.stem, "net": about.get("net", path.stem), "method": about.get("method", "proxy"), "T": T,
-        "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}", "ties": f"{curve.ties[-1]:.4f}",
+        "name": path.stem, "net": about.get("net", path.stem), "method": about.get("method", "proxy"),
+        "precision": options.precision, "T": T, "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}",
+        "ties": f"{curve.ties[-1]:.4f}",
         "recorded": recorded or "", "relu_twin": "" if twin is None else f"{twin:.4f}",
         "spikes_an_image": f"{curve.spikes:.0f}",
         "rates": "; ".join(f"{name} {rate:.4f}" for name, rate in curve.rates.items()),
         "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
     table = options.out / "accuracy.csv"
-    kept = [other for other in tables.read_csv(table) if (other["name"], other["T"]) != (path.stem, str(T))]
+    key = path.stem, options.precision, str(T)
+    kept = [other for other in tables.read_csv(table) if (other["name"], other["precision"], other["T"]) != key]
     tables.write_csv(table, COLUMNS, [*kept, row])
-    report(path, curve, twin)
-    if recorded and T >= trained_T and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
+    report(path.stem + suffix, curve, twin)
+    if recorded and not suffix and T >= trained_T and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
         return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
     return ""
 
 
-def evaluate(net: nn.Module, dataset: Dataset, T: int, device: torch.device, batch: int = 100) -> Curve:
+def evaluate(
+    net: nn.Module, dataset: Dataset, T: int, device: torch.device, batch: int = 100, precision: str | None = None
+) -> Curve:
     """Simulate every image once for T steps, and judge the counts after each of them."""
     correct, ties = torch.zeros(T), torch.zeros(T)
     spikes: dict[str, float] = {}
     neurons = layer_sizes(net, dataset[0][0].unsqueeze(0).to(device))
     for images, labels in tqdm(DataLoader(dataset, batch), "evaluate", unit="batch", mininterval=0.5):
-        result = pk.simulate(net, images.to(device), T)
+        result = pk.simulate(net, images.to(device), T, precision=precision)
         for t in range(T):
             counts = result.count(until=t + 1).cpu()
             correct[t] += strict_correct(counts, labels).sum()
@@ -125,11 +133,11 @@ def layer_sizes(net: nn.Module, image: Tensor) -> dict[str, int]:
     return {name: sum(v.numel() for v in states) for name, states in pk.simulate(net, image, 1).state.items()}
 
 
-def report(path: Path, curve: Curve, twin: float | None) -> None:
+def report(name: str, curve: Curve, twin: float | None) -> None:
     """Print the last step's figures."""
     rates = ", ".join(f"{name} {rate:.1%}" for name, rate in curve.rates.items())
     print(
-        f"{path.stem}: {curve.accuracy[-1]:.2%} at T = {len(curve.accuracy)} (a tie is wrong; {curve.ties[-1]:.2%} "
+        f"{name}: {curve.accuracy[-1]:.2%} at T = {len(curve.accuracy)} (a tie is wrong; {curve.ties[-1]:.2%} "
         f"tie)" + ("" if twin is None else f", ReLU twin {twin:.2%}") + f", {curve.spikes:,.0f} spikes an image; "
         f"firing rates {rates}"
     )

@@ -58,13 +58,25 @@ def test_spikes_and_rates(arguments, tmp_path):
     assert curve.spikes == pytest.approx(sum(8 * neurons[name] * rate for name, rate in rates.items()), rel=1e-6)
 
 
+def test_precision_is_a_row_of_its_own(arguments, tmp_path):
+    weights = str(save(tmp_path / "mine.safetensors", 0.5))
+    for precision in ("float32", "int16", "int16"):
+        assert evaluate.main([weights, "--precision", precision, *arguments]) == 0
+    rows = list(csv.DictReader((tmp_path / "results" / "accuracy.csv").open()))
+    assert [row["precision"] for row in rows] == ["float32", "int16"]
+    assert abs(float(rows[0]["accuracy"]) - float(rows[1]["accuracy"])) < 0.05
+    assert (tmp_path / "results" / "accuracy_mine_int16.csv").is_file()
+
+
 def test_a_net_below_its_record_fails(arguments, tmp_path, capsys):
     assert evaluate.main([str(save(tmp_path / "worse.safetensors", 0.999)), *arguments]) == 1
     assert "below the accuracy recorded for it" in capsys.readouterr().err
 
 
 def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0))
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *_, **__: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
+    )
     assert evaluate.main(arguments) == 0
     assert capsys.readouterr().out.startswith("small: 100.00% at T = 32")
     with safe_open(nets.WEIGHTS / "small.safetensors", "pt") as file:
