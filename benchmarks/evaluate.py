@@ -7,8 +7,8 @@
 For each file: accuracy by strict argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence),
 the share of ties, the firing rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds
 the twin's statistics. Writes results/accuracy_<name>[_int16].csv and .png, and the last step's figures as a row of
-results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for the test
-images.
+results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for
+the test images.
 """
 
 import argparse
@@ -34,8 +34,8 @@ RESULTS = Path(__file__).parent / "results"
 PRECISIONS = {"float32": None, "int16": "int16"}  # name -> simulate's argument
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
 COLUMNS = [
-    "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin", "spikes_an_image", "rates",
-    "torch", "commit",
+    "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin",
+    "spikes_an_image", "rates", "torch", "commit",
 ]  # fmt: skip
 
 
