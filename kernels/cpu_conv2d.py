@@ -13,6 +13,8 @@ from .packed_weights import CONSTANTS, Packed, PackedWeights
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
 WORD = 32  # input channels of a word: lookup_conv2d.h
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: rows.h
+# Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
+EVENT_SLICE, PERIOD_SLICE = 384, 1536
 SHORT_BITS = 13  # of a short row's weights, and a sign
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: tiles.h
@@ -94,6 +96,7 @@ class Convolutions:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
         packed = self._packed.of(weight)
+        conv.slice_rows = PERIOD_SLICE
         self._set_rows(conv, packed, self._short_unit(packed, weight.shape))
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(cpu_library.PeriodConv2d(conv, periods.data_ptr(), start, longest))
@@ -128,7 +131,7 @@ class Convolutions:
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = cpu_library.Conv2d(
             neurons(theta, v, spikes, T, v_reset),
-            None, None, bias.data_ptr(), None, 0,
+            None, None, bias.data_ptr(), None, 0, EVENT_SLICE,
             weight.shape[1], *size, stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *(pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
         )  # fmt: skip
@@ -179,7 +182,7 @@ class Convolutions:
             self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
             return rows
 
-        conv.weight = packed.get(("rows", width), pack).data_ptr()
+        conv.weight = packed.get(("rows", width, conv.slice_rows), pack).data_ptr()
 
 
 def join(weight: tuple[int, ...], groups: int) -> int:

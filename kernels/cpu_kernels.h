@@ -40,6 +40,7 @@ struct Conv2d {
     // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short rows. Null: rows are floats.
     const float* unit;
     int64_t digits;        // tile_conv2d's: of a weight
+    int64_t slice_rows;    // of a slice of rows, at most: slices.h
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
 };

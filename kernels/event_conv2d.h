@@ -45,7 +45,7 @@ struct Events {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
                     const uint8_t* x = first + image * c.neurons.T * frame + pixel * bytes + byte;
-                    uint8_t always[steps_spans][slice_rows / 8], others[slice_rows / 8];
+                    uint8_t always[steps_spans][most_slice_rows / 8], others[most_slice_rows / 8];
                     find_always(x, frame, chunk_bytes, always);
                     for (int64_t t = 0; t < steps; t++, x += frame) {
                         for (int64_t i = 0; i < chunk_bytes; i++) others[i] = x[i] & ~always[t / span][i];
@@ -62,7 +62,7 @@ struct Events {
 
     static constexpr int64_t steps_spans = longest_tile / span;
 
-    void find_always(const uint8_t* x, int64_t frame, int64_t bytes, uint8_t (*always)[slice_rows / 8]) const {
+    void find_always(const uint8_t* x, int64_t frame, int64_t bytes, uint8_t (*always)[most_slice_rows / 8]) const {
         for (int64_t t = 0; t < steps; t++, x += frame) {
             if (t % span == 0) memcpy(always[t / span], x, bytes);
             else

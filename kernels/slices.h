@@ -1,13 +1,13 @@
 // Sums of chosen rows of weights. The limit is one row a cycle, if the rows come from the first-level cache. Therefore the
 // rows of a block of output channels are cut into slices that fit there, and each slice is used for many output pixels
-// before the next.
+// before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
 #pragma once
 #include "rows.h"
 #include "work.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t slice_rows = 384;  // 24 kB
+constexpr int64_t most_slice_rows = 1536;
 constexpr int entry_scale = 8;       // lists hold row numbers times 8: an address can add 8 times a register
 constexpr int overrun = 16;          // lists are read and written in whole vectors, past their end
 
@@ -20,10 +20,10 @@ struct Slices {
 
     explicit Slices(const Conv2d& c) {
         const int64_t window = c.kernel_h * c.kernel_w;
-        chunks = ceil_div(c.C_in, slice_rows);
+        chunks = ceil_div(c.C_in, c.slice_rows);
         chunk = chunks == 1 ? c.C_in : ceil_div(ceil_div(c.C_in, chunks), 16) * 16;
         chunks = ceil_div(c.C_in, chunk);
-        const int64_t runs = chunks > 1 ? window : ceil_div(window, most(1, slice_rows / c.C_in));
+        const int64_t runs = chunks > 1 ? window : ceil_div(window, most(1, c.slice_rows / c.C_in));
         taps = ceil_div(window, runs);
         count = ceil_div(window, taps) * chunks;
         rows = taps * chunk + 1;
@@ -73,10 +73,15 @@ struct Choice {
 
 template <int group>
 static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, const uint16_t* entries) {
-    uint16_t place[slice_rows / group + 2] = {};
-    for (int64_t i = 0; i < sums; i++) place[ceil_div(length[i], group) + 1]++;
+    uint16_t place[most_slice_rows / group + 2] = {};
+    int64_t longest = 0;
+    for (int64_t i = 0; i < sums; i++) {
+        const int64_t groups = ceil_div(length[i], group);
+        longest = most(longest, groups);
+        place[groups + 1]++;
+    }
     const int64_t empty = place[1];
-    for (int64_t i = 1; i < slice_rows / group + 2; i++) place[i] += place[i - 1];
+    for (int64_t i = 1; i <= longest + 1; i++) place[i] += place[i - 1];
     for (int64_t i = 0; i < sums; i++) {
         const uint16_t groups = (uint16_t)ceil_div(length[i], group);
         visits[place[groups]++] = {groups, (uint16_t)i};
