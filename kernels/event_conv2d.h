@@ -18,7 +18,7 @@ namespace PK_TARGET {
 struct Events {
     static constexpr int group = 4;
     static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Cut (slices.h)
-    static constexpr int64_t span = 32;                                           // steps
+    static constexpr int64_t span = 32, most_spans = longest_tile / span;          // steps; of a tile
 
     int64_t steps = 0, sums = 0;  // of the tile
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
@@ -36,7 +36,7 @@ struct Events {
                 spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
         steps = in.steps;
         sums = steps + ceil_div(steps, span);
-        uint16_t* const list = input.reserve(spikes + overrun);
+        input.reserve(spikes + overrun);
         uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * sums + 1);
         int64_t n = 0;
         for (int64_t image = 0; image < in.images; image++)
@@ -44,31 +44,28 @@ struct Events {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    const uint8_t* x = first + image * c.neurons.T * frame + pixel * bytes + byte;
-                    uint8_t always[steps_spans][most_slice_rows / 8], others[most_slice_rows / 8];
-                    find_always(x, frame, chunk_bytes, always);
-                    for (int64_t t = 0; t < steps; t++, x += frame) {
-                        for (int64_t i = 0; i < chunk_bytes; i++) others[i] = x[i] & ~always[t / span][i];
-                        start[t] = (uint32_t)n;
-                        n += append_set_bits(others, chunk_bytes, entry_scale, list + n);
-                    }
-                    for (int64_t i = steps; i < sums; i++) {
-                        start[i] = (uint32_t)n;
-                        n += append_set_bits(always[i - steps], chunk_bytes, entry_scale, list + n);
-                    }
+                    n = list_steps(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
                 }
         *start = (uint32_t)n;
     }
 
-    static constexpr int64_t steps_spans = longest_tile / span;
-
-    void find_always(const uint8_t* x, int64_t frame, int64_t bytes, uint8_t (*always)[most_slice_rows / 8]) const {
-        for (int64_t t = 0; t < steps; t++, x += frame) {
-            if (t % span == 0) memcpy(always[t / span], x, bytes);
+    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
+        uint8_t always[most_spans][most_slice_rows / 8], others[most_slice_rows / 8];
+        for (int64_t t = 0; t < steps; t++)
+            if (t % span == 0) memcpy(always[t / span], x + t * frame, bytes);
             else
-                for (int64_t i = 0; i < bytes; i++) always[t / span][i] &= x[i];
+                for (int64_t i = 0; i < bytes; i++) always[t / span][i] &= x[t * frame + i];
+        const auto list_bits = [&](const uint8_t* bits) {
+            *start++ = (uint32_t)n;
+            n += append_set_bits(bits, bytes, entry_scale, input.data + n);
+        };
+        for (int64_t t = 0; t < steps; t++, x += frame) {
+            for (int64_t i = 0; i < bytes; i++) others[i] = x[i] & ~always[t / span][i];
+            list_bits(others);
         }
-        if (steps % span == 1) memset(always[steps / span], 0, bytes);
+        for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
+        return n;
     }
 
     // The lists of one window; `end` is where they go, and their end is returned.

@@ -10,7 +10,7 @@
 
 namespace PK_TARGET {
 
-constexpr int row_line = 64;  // bytes of a row
+constexpr int row_line = 64;         // bytes of a row
 constexpr int largest_short = 8191;  // a group of four fits 16 bits
 
 static inline void load_sums(const float* p, Row& sums) { sums = load_block<row>(p); }
@@ -25,9 +25,6 @@ static inline void load_sums(const int32_t* p, ShortSums& sums) {
 }
 static inline void store_sums(int32_t* p, const ShortSums& sums) {
     for (int i = 0; i < 2 * sums.half; i++) store(p + i * Vec::width, sums.v[i]);
-}
-static inline void subtract(ShortSums& a, const ShortSums& b) {
-    for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] - b.v[i];
 }
 static inline void add(ShortSums& a, const ShortSums& b) {
     for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] + b.v[i];

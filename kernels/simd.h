@@ -110,7 +110,6 @@ struct Ints {
 static inline Ints load(const int32_t* p) { Ints a; memcpy(&a, p, sizeof a); return a; }
 static inline void store(int32_t* p, Ints a) { memcpy(p, &a, sizeof a); }
 static inline Ints operator+(Ints a, Ints b) { return {a.x + b.x}; }
-static inline Ints operator-(Ints a, Ints b) { return {a.x - b.x}; }
 static inline Ints add_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x + (Ints::Halves)b.x)}; }
 static inline Ints high_half(Ints a) { return {a.x >> 16}; }
 static inline Ints low_half(Ints a) {  // x86 has a product of halves that is not in the way of the shift above
@@ -220,10 +219,6 @@ static inline void store_block(float* p, const Lanes<channels>& b, int n = chann
 template <int channels>
 static inline void add(Lanes<channels>& a, const Lanes<channels>& b) {
     for (int i = 0; i < a.vecs; i++) a.v[i] = a.v[i] + b.v[i];
-}
-template <int channels>
-static inline void subtract(Lanes<channels>& a, const Lanes<channels>& b) {
-    for (int i = 0; i < a.vecs; i++) a.v[i] = a.v[i] - b.v[i];
 }
 
 }  // namespace PK_TARGET
