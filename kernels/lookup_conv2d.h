@@ -174,7 +174,8 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Re
         for (int64_t i = 0; i < places; i++) {
             for (int64_t t = 0; t < steps; t += lanes)
                 transpose(sums + (i * steps + t) * row, current + t * row);
-            fire<FloatRows>(c, neuron, in, Place(c, out, first + i), channel, current);
+            const Place place(c, out, first + i);
+            fire<FloatRows, 1>(c, neuron, in, &place, channel, &current);
         }
     }
 }

@@ -14,24 +14,33 @@ struct GroupMemory {
     Grown<char> sums;        // [output pixel][sum][channel of a block]
 };
 
-template <class Rows, class Reset>
-OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place& place, int64_t channel,
-                             const typename Rows::Number* sums) {
+// Walks the steps of some output pixels side by side: each step of a neuron waits for the one before.
+template <class Rows, int pixels, class Reset>
+OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place* places, int64_t channel,
+                             const typename Rows::Number* const* sums) {
     using Channels = Lanes<Rows::channels>;
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, Rows::channels);
-    const int64_t bytes = (n.C + 7) / 8, p = place.y * c.W_out + place.x;
-    uint8_t* out = n.spikes + ((place.image * n.T + in.t) * n.P + p) * bytes + channel / 8;
-    float* const state = n.v + (place.image * n.P + p) * n.C + channel;
-    const Channels theta = load_block<Rows::channels>(n.theta + channel), bias = load_block<Rows::channels>(c.bias + channel);
+    const int64_t bytes = (n.C + 7) / 8;
+    const Channels theta = load_block<Rows::channels>(n.theta + channel);
+    const Channels bias = load_block<Rows::channels>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
-    Channels v = load_block<Rows::channels>(state, channels);
-    for (int64_t t = 0; t < in.steps; t++, out += n.P * bytes) {
-        Channels input = Rows::current(sums + t * Rows::channels, unit);
-        add(input, bias);
-        store_spikes<Rows::channels>(out, step_block(neuron, v, input, theta), channels);
+    uint8_t* out[pixels];
+    float* state[pixels];
+    Channels v[pixels];
+    for (int i = 0; i < pixels; i++) {
+        const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
+        out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+        state[i] = n.v + (image * n.P + p) * n.C + channel;
+        v[i] = load_block<Rows::channels>(state[i], channels);
     }
-    store_block(state, v, channels);
+    for (int64_t t = 0; t < in.steps; t++)
+        for (int i = 0; i < pixels; i++) {
+            Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
+            add(input, bias);
+            store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neuron, v[i], input, theta), channels);
+        }
+    for (int i = 0; i < pixels; i++) store_block(state[i], v[i], channels);
 }
 
 // A group of output pixels: numbers first .. last - 1 of the part.
@@ -55,11 +64,17 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
         for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.bytes())
             for (int64_t i = 0; i < places; i++) {
                 if (far) slices.prefetch_next(weights, i, places);
-                add_slice<Rows, Source::group>(weights, choices[i * slices.count + slice], slice == 0, all_sums + i * size);
+                const Choice& choice = choices[i * slices.count + slice];
+                add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
             }
-        for (int64_t i = 0; i < places; i++) {
-            source.template finish<Rows>(all_sums + i * size);
-            fire<Rows>(c, neuron, in, Place(c, out, first + i), channel, all_sums + i * size);
+        for (int64_t i = 0; i < places; i += 2) {
+            const bool two = i + 1 < places;
+            const Place pair[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
+            Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
+            source.template finish<Rows>(currents[0]);
+            if (two) source.template finish<Rows>(currents[1]);
+            if (two) fire<Rows, 2>(c, neuron, in, pair, channel, currents);
+            else fire<Rows, 1>(c, neuron, in, pair, channel, currents);
         }
     }
 }

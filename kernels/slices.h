@@ -147,8 +147,8 @@ struct Cut {
     int64_t channels, spans;
     int64_t tasks;
 
-    // `steps`: of a tile of time, which has as many sums at an output pixel. `band_lists`: of input pixels and sums that a task may have. `uses`: pixels
-    // times sums that a slice is used for at a time.
+    // `steps`: of a tile of time, which has as many sums at an output pixel. `band_lists`: of input pixels and sums that a
+    // task may have. `uses`: pixels times steps that a slice is used for at a time.
     Cut(const Conv2d& c, const Slices& slices, int64_t block_channels, int64_t steps, int64_t group, int64_t band_lists,
         int64_t uses, int threads)
         : steps(steps) {
