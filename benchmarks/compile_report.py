@@ -4,9 +4,9 @@
     python benchmarks/compile_report.py --quick
 
 For NVIDIA's sm_80, sm_90 and sm_100 and AMD's gfx942: registers, spills, shared memory, tensor-core instructions and
-layout conversions. Writes benchmarks/results/compile_report.csv, and ends with status 1, naming the variants, if one
-does not compile, spills registers in its main loop (or many elsewhere), needs more shared memory than its target has,
-or multiplies without tensor cores.
+layout conversions. Writes benchmarks/results/compile_report.csv, where the rows of other versions of Triton stay. Ends
+with status 1, naming the variants, if one does not compile, spills registers in its main loop (or many elsewhere),
+needs more shared memory than its target has, or multiplies without tensor cores.
 The compilation runs in a child process without Triton's interpreter, so TRITON_INTERPRET may be set or not.
 """
 
@@ -19,7 +19,7 @@ from compile_variants import QUICK, VARIANTS, compile_in_child, faults
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
-from tables import write_csv
+from tables import read_csv, write_csv
 from tqdm import tqdm
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
@@ -51,8 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [to_row(record) for record in records]
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     print_table(console, rows)
+    others = [row for row in read_csv(options.out) if row["triton"] != rows[0]["triton"]]
     try:
-        write_csv(options.out, COLUMNS, rows)
+        write_csv(options.out, COLUMNS, others + rows)
     except OSError as error:
         sys.exit(f"cannot write {options.out}: {error.strerror}")
     console.print(str(options.out), soft_wrap=True)

@@ -29,9 +29,10 @@ class Blocks(NamedTuple):
 # BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
 # shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier.
 DEFAULT = {16: Blocks(8, 16, 128, 3, 4), 32: Blocks(8, 32, 64, 3, 4), 64: Blocks(8, 64, 64, 3, 8)}
+TWO_STAGES = {channels: blocks._replace(NUM_STAGES=2) for channels, blocks in DEFAULT.items()}
 TABLES = {
-    # A compute unit has 64 KiB of shared memory: two stages leave room for two programs.
-    "gfx942": {channels: blocks._replace(NUM_STAGES=2) for channels, blocks in DEFAULT.items()},
+    "sm_100": TWO_STAGES,  # with three, Triton 3.6 spills registers in the main loop
+    "gfx942": TWO_STAGES,  # a compute unit has 64 KiB of shared memory: room for two programs
 }
 
 # Programs that keep the large cards busy: an A100 has 108 multiprocessors, an H100 132.

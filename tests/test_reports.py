@@ -97,6 +97,16 @@ def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
     assert [bool(row["note"]) for row in read(tmp_path / "report.csv")] == [False, True]
 
 
+def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    for version, again in (("3.6.0", 1), ("3.9.0", 2)):
+        record = SOUND | {"triton": version}
+        for _ in range(again):
+            monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
+            compile_report.main(["--out", str(tmp_path / "report.csv")])
+    assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
+
+
 SASS = """
         /*0000*/                   STL [R1], R2 ;                      /* 0x0000000201007387 */
         /*0010*/              @!P0 HMMA.16816.F32 R4, R8, R2, R4 ;     /* 0x000000020804723c */
