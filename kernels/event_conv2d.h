@@ -51,18 +51,25 @@ struct Events {
 
     // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
     int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
-        uint8_t always[most_spans][most_slice_rows / 8], others[most_slice_rows / 8];
-        for (int64_t t = 0; t < steps; t++)
-            if (t % span == 0) memcpy(always[t / span], x + t * frame, bytes);
-            else
-                for (int64_t i = 0; i < bytes; i++) always[t / span][i] &= x[t * frame + i];
-        const auto list_bits = [&](const uint8_t* bits) {
+        uint64_t always[most_spans][most_slice_rows / 64], others[most_slice_rows / 64];
+        const auto list_bits = [&](const void* bits) {
             *start++ = (uint32_t)n;
-            n += append_set_bits(bits, bytes, entry_scale, input.data + n);
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, input.data + n);
         };
-        for (int64_t t = 0; t < steps; t++, x += frame) {
-            for (int64_t i = 0; i < bytes; i++) others[i] = x[i] & ~always[t / span][i];
-            list_bits(others);
+        for (int64_t first = 0; first < steps; first += span) {
+            const int64_t last = least(first + span, steps);
+            uint64_t* const all = always[first / span];
+            uint64_t any = 0;
+            for (int64_t i = 0; i < bytes; i += 8, any |= all[i / 8 - 1]) {
+                all[i / 8] = ~0ull;
+                for (int64_t t = first; t < last; t++) all[i / 8] &= load_bits(x + t * frame + i, bytes - i);
+            }
+            for (int64_t t = first; t < last; t++) {
+                if (any)
+                    for (int64_t i = 0; i < bytes; i += 8)
+                        others[i / 8] = load_bits(x + t * frame + i, bytes - i) & ~all[i / 8];
+                list_bits(any ? (const void*)others : x + t * frame);
+            }
         }
         for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
         return n;
@@ -100,19 +107,8 @@ struct Events {
     // Entries that the lists of one window's slice may have, filled up.
     int64_t most_entries(const Slices& slices) const { return steps * slices.rows + sums * group; }
 
-    // The sums become the currents.
     template <class Rows>
-    void finish(typename Rows::Number* all) const {
-        typename Rows::Sums shared, sum;
-        for (int64_t first = 0; first < steps; first += span) {
-            load_sums(all + (steps + first / span) * Rows::channels, shared);
-            for (int64_t t = first; t < least(first + span, steps); t++) {
-                load_sums(all + t * Rows::channels, sum);
-                add(sum, shared);
-                store_sums(all + t * Rows::channels, sum);
-            }
-        }
-    }
+    void finish(typename Rows::Number*) const {}  // the sums are the currents
 };
 
 // How many rows the spikes [M, T, bytes] cost: those of a span that fire throughout count once.
@@ -126,11 +122,7 @@ static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t b
             count += count_bits(x, steps * bytes);
             for (int64_t i = 0; i < bytes; i += 8) {
                 uint64_t always = ~0ull;
-                for (int64_t t = 0; t < steps; t++) {
-                    uint64_t word = 0;
-                    memcpy(&word, x + t * bytes + i, least(8, bytes - i));
-                    always &= word;
-                }
+                for (int64_t t = 0; t < steps; t++) always &= load_bits(x + t * bytes + i, bytes - i);
                 count -= (steps - 1) * __builtin_popcountll(always);
             }
         }

@@ -175,7 +175,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Re
             for (int64_t t = 0; t < steps; t += lanes)
                 transpose(sums + (i * steps + t) * row, current + t * row);
             const Place place(c, out, first + i);
-            fire<FloatRows, 1>(c, neuron, in, &place, channel, &current);
+            fire<FloatRows, 1>(c, neuron, in, &place, channel, &current, 0);
         }
     }
 }

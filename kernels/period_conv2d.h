@@ -107,6 +107,7 @@ struct Periodic {
 // Memory of one thread, and stages 1 and 2.
 struct PeriodSource {
     static constexpr int group = 2;  // buckets have few rows
+    static constexpr int64_t span = 0;  // no sums that steps share
     static constexpr int64_t longest_tile = period_steps, uses = 1024, band_lists = 1 << 18;  // Cut (slices.h)
 
     const PeriodConv2d& p;

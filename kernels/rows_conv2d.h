@@ -14,10 +14,11 @@ struct GroupMemory {
     Grown<char> sums;        // [output pixel][sum][channel of a block]
 };
 
-// Walks the steps of some output pixels side by side: each step of a neuron waits for the one before.
+// Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
+// step; then, with a `span` that is not 0, one that each span of so many steps shares.
 template <class Rows, int pixels, class Reset>
 OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place* places, int64_t channel,
-                             const typename Rows::Number* const* sums) {
+                             const typename Rows::Number* const* sums, int64_t span) {
     using Channels = Lanes<Rows::channels>;
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, Rows::channels);
@@ -34,12 +35,20 @@ OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& i
         state[i] = n.v + (image * n.P + p) * n.C + channel;
         v[i] = load_block<Rows::channels>(state[i], channels);
     }
-    for (int64_t t = 0; t < in.steps; t++)
+    for (int64_t first = 0, last; first < in.steps; first = last) {
+        last = span ? least(first + span, in.steps) : in.steps;
+        Channels shared[pixels];
         for (int i = 0; i < pixels; i++) {
-            Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
-            add(input, bias);
-            store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neuron, v[i], input, theta), channels);
+            shared[i] = bias;
+            if (span) add(shared[i], Rows::current(sums[i] + (in.steps + first / span) * Rows::channels, unit));
         }
+        for (int64_t t = first; t < last; t++)
+            for (int i = 0; i < pixels; i++) {
+                Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
+                add(input, shared[i]);
+                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neuron, v[i], input, theta), channels);
+            }
+    }
     for (int i = 0; i < pixels; i++) store_block(state[i], v[i], channels);
 }
 
@@ -73,8 +82,8 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
             Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
             source.template finish<Rows>(currents[0]);
             if (two) source.template finish<Rows>(currents[1]);
-            if (two) fire<Rows, 2>(c, neuron, in, pair, channel, currents);
-            else fire<Rows, 1>(c, neuron, in, pair, channel, currents);
+            if (two) fire<Rows, 2>(c, neuron, in, pair, channel, currents, Source::span);
+            else fire<Rows, 1>(c, neuron, in, pair, channel, currents, Source::span);
         }
     }
 }

@@ -123,6 +123,23 @@ static inline Ints low_half(Ints a) {  // x86 has a product of halves that is no
 }
 static inline Vec to_floats(Ints a) { return {(decltype(Vec::x))__builtin_convertvector(a.x, Ints::Floats)}; }
 
+// The first n bytes as a word, at most eight.
+static inline uint64_t load_bits(const uint8_t* bytes, int64_t n) {
+    uint64_t word = 0;
+    if (n >= 8) {
+        memcpy(&word, bytes, 8);
+        return word;
+    }
+    for (int size = 4, at = 0; size; size /= 2)  // a copy of a length that is not known is a call
+        if (n & size) {
+            uint32_t part = 0;
+            memcpy(&part, bytes + at, size);
+            word |= (uint64_t)part << (8 * at);
+            at += size;
+        }
+    return word;
+}
+
 static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     int64_t sum = 0;
     uint64_t word;
