@@ -45,8 +45,9 @@ def events(layer: Layer, rate: float, row: int = 16) -> float:
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
     add_rows, fire = blocks * (1.15 * spikes + 8 * slices), blocks * 1.25 * row
-    list_window = 30 + 11 * layer.taps + spikes
-    return layer.pixels * layer.T * (add_rows + fire + list_window) + _fetch(layer, uses=512)
+    list_window, start_window = 30 + 4 * layer.taps + spikes, 40 * layer.taps * math.ceil(layer.T / 64)
+    steps = layer.T * (add_rows + fire + list_window)
+    return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
 
 
 def lookup(layer: Layer) -> float:
