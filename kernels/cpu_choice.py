@@ -54,8 +54,8 @@ def lookup(layer: Layer) -> float:
     """Cycles of the lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
     blocks, fours = math.ceil(layer.weight[0] / 16), layer.taps * math.ceil(layer.weight[1] / 32) * 8
     times = layer.pixels * math.ceil(layer.T / 16)
-    look_up, make_tables = 26.5 * times, 72 * math.ceil(times / 64)
-    return blocks * fours * (look_up + make_tables) + 100 * times * blocks + _fetch(layer, uses=1024)
+    look_up, make_tables = 21.5 * times, 72 * math.ceil(times / 256)
+    return blocks * fours * (look_up + make_tables) + 100 * times * blocks + _fetch(layer, uses=4096)
 
 
 def _fetch(layer: Layer, uses: int) -> float:

@@ -5,20 +5,24 @@
 // the four inputs add in all 16 steps: 64 multiplications for a permutation and an addition. The next four bits are a shift
 // away, so a lane holds a word of 32 input channels.
 //
-// For 8 output channels at a time, the tables of a few words of inputs are made in the first-level cache, and used for many
-// output pixels and steps before the next. The sums of 16 channels are then transposed, and fired as in rows_conv2d.h.
+// For 8 output channels at a time, the tables of a window's inputs, or of as many as the second-level cache holds, are made
+// and used for many output pixels and steps. They are read in order, which that cache keeps up with; smaller ones, for the
+// first-level cache, would have the sums go to memory and back more often. The sums of 16 channels are then transposed, and fired as in rows_conv2d.h.
 #pragma once
 #if defined(__AVX512F__)
+#include <type_traits>
+
 #include "rows_conv2d.h"
 
 namespace PK_TARGET {
 
 constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // of a word
-constexpr int table_channels = 8, table_words = 4;                // of the tables made at a time: 16 kB
+constexpr int table_channels = 8, table_words = 64;               // of the tables made at a time: 256 kB
+constexpr int pair = 2;                                           // uses that share the loading of a table
 
-constexpr int64_t lookup_tile = 64;         // steps
-constexpr int64_t lookup_uses = 1024;       // pixels times steps that tables are made for
-constexpr int64_t lookup_words = 1 << 17;   // of a band: Cut (slices.h)
+constexpr int64_t lookup_tile = 64;        // steps
+constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
+constexpr int64_t lookup_words = 1 << 17;  // of a band: Cut (slices.h)
 
 // The words of a window, pixel by pixel.
 struct WindowWords {
@@ -70,32 +74,37 @@ static void make_tables(const float* weight, int64_t channel_stride, int64_t wor
         }
 }
 
-// Adds what some words contribute to the sums of one use or two. The second one adds by multiplying by one, which is the
-// same to the last bit, and is done by another part of the processor.
+// Adds what a few words at each of a few taps contribute to the sums of some uses. Every second use adds by multiplying by
+// one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use].
 template <int uses>
-OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const (*word)[table_words], int64_t words,
-                                float* const* sums) {
+OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words,
+                                int64_t steps, float* const* sums) {
     const __m512 one = _mm512_set1_ps(1.0f);
     __m512 sum[uses][table_channels];
     for (int u = 0; u < uses; u++)
         for (int c = 0; c < table_channels; c++) sum[u][c] = _mm512_load_ps(sums[u] + c * lanes);
-    for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
-        __m512i first = _mm512_load_si512(word[0][i]), second = _mm512_load_si512(word[uses - 1][i]);
-        const __m512i any = _mm512_or_si512(first, second);
-        if (!_mm512_test_epi32_mask(any, any)) continue;
-#pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
-        for (int quad = 0; quad < quads; quad++) {
-#pragma GCC unroll 8
-            for (int c = 0; c < table_channels; c++) {
-                __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
-                __asm__("" : "+v"(table));  // stays in a register: the compiler would load it for each of the uses
-                sum[0][c] = _mm512_add_ps(sum[0][c], _mm512_permutexvar_ps(first, table));
-                if (uses > 1) sum[1][c] = _mm512_fmadd_ps(_mm512_permutexvar_ps(second, table), one, sum[1][c]);
+    for (int64_t tap = 0; tap < taps; tap++, start += uses)
+        for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
+            __m512i word[uses], any = _mm512_setzero_si512();
+            for (int u = 0; u < uses; u++) {
+                word[u] = _mm512_load_si512(start[u] + i * steps);
+                any = _mm512_or_si512(any, word[u]);
             }
-            first = _mm512_srli_epi32(first, 4);
-            second = _mm512_srli_epi32(second, 4);
+            if (!_mm512_test_epi32_mask(any, any)) continue;
+#pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
+            for (int quad = 0; quad < quads; quad++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < table_channels; c++) {
+                    __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
+                    __asm__("" : "+v"(table));  // stays in a register: the compiler would load it for each of the uses
+                    for (int u = 0; u < uses; u++) {
+                        const __m512 found = _mm512_permutexvar_ps(word[u], table);
+                        sum[u][c] = u % 2 ? _mm512_fmadd_ps(found, one, sum[u][c]) : _mm512_add_ps(sum[u][c], found);
+                    }
+                }
+                for (int u = 0; u < uses; u++) word[u] = _mm512_srli_epi32(word[u], 4);
+            }
         }
-    }
     for (int u = 0; u < uses; u++)
         for (int c = 0; c < table_channels; c++) _mm512_store_ps(sums[u] + c * lanes, sum[u][c]);
 }
@@ -122,29 +131,32 @@ static void transpose(const float* from, float* to) {
     for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, b[i]);
 }
 
-// The sums of 8 output channels of a group of output pixels: a few words of their windows at a time.
+// The sums of 8 output channels of a group of output pixels. As many words of their windows at a time as there are tables
+// for: of several taps, or a part of one tap's.
 static void add_words(const WindowWords& words, const float* weight, int64_t places, int64_t steps, int half,
                       LookupLists& lists) {
     const int64_t uses_each = steps / lanes, uses = places * uses_each, stride = words.all() * word_bits;
-    for (int64_t first = 0; first < words.all(); first += table_words) {
-        const int64_t count = least(table_words, words.all() - first);
-        make_tables(weight + first * word_bits, stride, count, lists.tables.data);
-        const uint32_t* word[2][table_words];
-        float* sums[2];
-        for (int64_t use = 0; use < uses; use += 2) {
-            const int64_t pair = least(2, uses - use);
-            for (int64_t u = 0; u < pair; u++) {
-                const int64_t place = (use + u) / uses_each, t = (use + u) % uses_each * lanes;
-                sums[u] = lists.sums.data + ((use + u) * row + half * table_channels) * lanes;
-                for (int64_t i = 0; i < count; i++) {
-                    const int64_t tap = (first + i) / words.count, index = (first + i) % words.count;
-                    word[u][i] = lists.start.data[tap * places + place] + index * steps + t;
+    const int64_t some_words = least(words.count, table_words), some_taps = table_words / some_words;
+    for (int64_t tap = 0; tap < words.taps; tap += some_taps)
+        for (int64_t first = 0; first < words.count; first += some_words) {
+            const int64_t taps = least(some_taps, words.taps - tap), count = least(some_words, words.count - first);
+            make_tables(weight + (tap * words.count + first) * word_bits, stride, taps * count, lists.tables.data);
+            const auto add = [&](auto constant, int64_t use) {
+                constexpr int together = decltype(constant)::value;
+                const uint32_t* start[table_words * together];
+                float* sums[together];
+                for (int u = 0; u < together; u++) {
+                    const int64_t place = (use + u) / uses_each, t = (use + u) % uses_each * lanes;
+                    sums[u] = lists.sums.data + ((use + u) * row + half * table_channels) * lanes;
+                    for (int64_t i = 0; i < taps; i++)
+                        start[i * together + u] = lists.start.data[(tap + i) * places + place] + first * steps + t;
                 }
-            }
-            if (pair == 2) look_up<2>(lists.tables.data, word, count, sums);
-            else look_up<1>(lists.tables.data, word, count, sums);
+                look_up<together>(lists.tables.data, start, taps, count, steps, sums);
+            };
+            int64_t use = 0;
+            for (; use + pair <= uses; use += pair) add(std::integral_constant<int, pair>(), use);
+            for (; use < uses; use++) add(std::integral_constant<int, 1>(), use);
         }
-    }
 }
 
 template <class Reset>
