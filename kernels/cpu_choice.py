@@ -44,18 +44,19 @@ def events(layer: Layer, rate: float, row: int = 16) -> float:
     """
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
-    add_rows, fire = blocks * (1.15 * spikes + 8 * slices), blocks * 1.25 * row
-    list_window, start_window = 30 + 4 * layer.taps + spikes, 40 * layer.taps * math.ceil(layer.T / 64)
+    add_rows, fire = blocks * (1.15 * spikes + 6 * slices), blocks * row
+    list_window, start_window = 30 + 4 * layer.taps + 0.6 * spikes, (400 + 40 * layer.taps) * math.ceil(layer.T / 64)
     steps = layer.T * (add_rows + fire + list_window)
     return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
 
 
 def lookup(layer: Layer) -> float:
     """Cycles of the lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
-    blocks, fours = math.ceil(layer.weight[0] / 16), layer.taps * math.ceil(layer.weight[1] / 32) * 8
-    times = layer.pixels * math.ceil(layer.T / 16)
-    look_up, make_tables = 21.5 * times, 72 * math.ceil(times / 256)
-    return blocks * fours * (look_up + make_tables) + 100 * times * blocks + _fetch(layer, uses=4096)
+    eights, fours = math.ceil(layer.weight[0] / 8), math.ceil(layer.inputs / 4)
+    uses = layer.pixels * math.ceil(layer.T / 16)
+    look_up, make_tables = (10.75 * fours + 130) * uses, 36 * fours * math.ceil(uses / 256)
+    read = 200 + (6 * layer.taps if layer.weight[1] % 32 else 0)  # and put the bits of a window together
+    return eights * (look_up + make_tables) + read * uses + _fetch(layer, uses=4096)
 
 
 def _fetch(layer: Layer, uses: int) -> float:

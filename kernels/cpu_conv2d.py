@@ -11,7 +11,7 @@ from .cpu_choice import Layer, fastest
 from .packed_weights import CONSTANTS, Packed, PackedWeights
 
 BLOCK = 32  # channels that the kernels handle at a time: simd.h
-WORD = 32  # input channels of a word: lookup_conv2d.h
+WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: lookup_conv2d.h
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
 EVENT_SLICE, PERIOD_SLICE = 384, 1536
@@ -54,8 +54,8 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
-        joined = join(weight.shape, groups) if groups > 1 and self._forced != "dense" else 0
-        if joined:
+        joined = join(weight.shape, groups) if self._forced != "dense" else 0
+        if joined and not self._looks_up_groups(weight.shape, groups):
             return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups, joined)
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
@@ -77,6 +77,7 @@ class Convolutions:
             conv.weight = packed.get("taps", pack_taps).data_ptr()
             self._table.depthwise_conv2d(conv)
         elif kernel == "lookup":
+            conv.groups, conv.C_in = groups, groups * weight.shape[1]
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
@@ -131,7 +132,7 @@ class Convolutions:
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = cpu_library.Conv2d(
             neurons(theta, v, spikes, T, v_reset),
-            None, None, bias.data_ptr(), None, 0, EVENT_SLICE,
+            None, None, bias.data_ptr(), None, 0, EVENT_SLICE, 1,
             weight.shape[1], *size, stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *(pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
         )  # fmt: skip
@@ -143,6 +144,8 @@ class Convolutions:
             return "dense"
         if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
             return "depthwise"
+        if self._looks_up_groups(layer.weight, groups):
+            return "lookup"
         if groups > 1:
             return "dense"
         if self._forced:
@@ -153,6 +156,11 @@ class Convolutions:
         rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
         rate = rows / max(8 * pixels.numel(), 1)
         return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits, short=short)
+
+    def _looks_up_groups(self, weight: tuple[int, ...], groups: int) -> bool:
+        """Whether these are groups for the lookup kernel, which alone takes them without joining: narrow ones."""
+        fits = groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
+        return fits and self.has_lookup and self._forced in ("lookup", None)
 
     def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
         """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""
@@ -188,7 +196,7 @@ class Convolutions:
 def join(weight: tuple[int, ...], groups: int) -> int:
     """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
     C_out, C_in = weight[0] // groups, weight[1]
-    if C_in == C_out == 1:  # depthwise: a kernel of its own
+    if groups == 1 or C_in == C_out == 1:  # depthwise has a kernel of its own
         return 0
     divisors = (n for n in range(1, groups + 1) if groups % n == 0)
     return next((n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0), 0)
@@ -209,9 +217,9 @@ def short_unit(weight: Tensor) -> Tensor | None:
 
 
 def pack_words(weight: Tensor) -> Tensor:
-    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][tap][C_in, a multiple of WORD]."""
-    taps = weight.flatten(2).transpose(1, 2)
-    return torch.nn.functional.pad(taps, (0, -taps.shape[2] % WORD, 0, 0, 0, -len(taps) % FLOAT_ROW)).contiguous()
+    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][inputs, tap by tap, a multiple of WORD]."""
+    inputs = weight.flatten(2).transpose(1, 2).flatten(1)
+    return torch.nn.functional.pad(inputs, (0, -inputs.shape[1] % WORD, 0, -len(inputs) % FLOAT_ROW)).contiguous()
 
 
 def pack_taps(weight: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ struct Conv2d {
     const float* unit;
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t slice_rows;    // of a slice of rows, at most: slices.h
+    int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
 };

@@ -35,7 +35,7 @@ class Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", Neurons),
         *((name, c_void_p) for name in ("x", "weight", "bias", "unit")),
-        *((name, c_int64) for name in ("digits", "slice_rows", "C_in", "H", "W", "W_out")),
+        *((name, c_int64) for name in ("digits", "slice_rows", "groups", "C_in", "H", "W", "W_out")),
         *((name, c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
     ]
 

@@ -15,41 +15,56 @@ struct DepthwiseTaps {
         const int64_t bytes = (c.C_in + 7) / 8, channels = ceil_div(c.C_in, block) * block;
         const int64_t top = pixel / c.W_out * c.stride_h - c.padding_h, left = pixel % c.W_out * c.stride_w - c.padding_w;
         count = 0;
-        for (int64_t tap = 0; tap < c.kernel_h * c.kernel_w; tap++) {
-            const int64_t y = top + tap / c.kernel_w * c.dilation_h, x_ = left + tap % c.kernel_w * c.dilation_w;
-            if (y < 0 || y >= c.H || x_ < 0 || x_ >= c.W) continue;
-            x.data[count] = (y * c.W + x_) * bytes;
-            weight.data[count++] = tap * channels;
+        for (int64_t ky = 0, y = top; ky < c.kernel_h; ky++, y += c.dilation_h) {
+            if (y < 0 || y >= c.H) continue;
+            for (int64_t kx = 0, x_ = left; kx < c.kernel_w; kx++, x_ += c.dilation_w) {
+                if (x_ < 0 || x_ >= c.W) continue;
+                x.data[count] = (y * c.W + x_) * bytes;
+                weight.data[count++] = (ky * c.kernel_w + kx) * channels;
+            }
         }
     }
 };
 
+// The currents of some successive steps: their sums grow side by side, so that they need not wait for one another.
+template <int steps>
+static inline void add_taps(const DepthwiseTaps& taps, const uint8_t* x, int64_t frame, int64_t bytes, const float* weight,
+                            Block* current) {
+    for (int64_t tap = 0; tap < taps.count; tap++) {
+        const uint8_t* const at = x + taps.x.data[tap];
+        const float* const w = weight + taps.weight.data[tap];
+        for (int t = 0; t < steps; t++) {
+            uint32_t fired;
+            if (bytes >= 4) memcpy(&fired, at + t * frame, 4);
+            else fired = (uint32_t)load_bits(at + t * frame, bytes);
+            for (int i = 0; i < vecs; i++) {
+                Vec& sum = current[t].v[i];
+                sum = add_where(mask_of(fired >> (i * Vec::width)), sum, load(w + i * Vec::width));
+            }
+        }
+    }
+}
+
 // All steps of 32 channels of an output pixel.
 template <class Reset>
 static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
+    constexpr int together = 4;  // steps
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, block);
-    const int64_t bytes = (n.C + 7) / 8, size = least(4, bytes - channel / 8);
-    const int64_t frame = c.H * c.W * bytes, image = place / n.P;
-    const uint8_t* x = c.x + image * n.T * frame + channel / 8;
+    const int64_t bytes = (n.C + 7) / 8, frame = c.H * c.W * bytes, image = place / n.P;
+    const uint8_t* const x = c.x + image * n.T * frame + channel / 8;
     const float* const weight = (const float*)c.weight + channel;
-    uint8_t* out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
+    uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
     float* const state = n.v + place * n.C + channel;
     const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
-    const Vec zero = broadcast(0.0f);
     Block v = load_block(state, channels);
-    for (int64_t t = 0; t < n.T; t++, x += frame, out += n.P * bytes) {
-        Block current = bias;
-        for (int64_t tap = 0; tap < taps.count; tap++) {
-            uint32_t fired = 0;
-            if (size == 4) memcpy(&fired, x + taps.x.data[tap], 4);
-            else memcpy(&fired, x + taps.x.data[tap], size);
-            if (!fired) continue;
-            const float* const w = weight + taps.weight.data[tap];
-            for (int i = 0; i < vecs; i++)
-                current.v[i] = current.v[i] + select(mask_of(fired >> (i * Vec::width)), load(w + i * Vec::width), zero);
-        }
-        store_spikes(out, step_block(neuron, v, current, theta), channels);
+    for (int64_t t = 0; t < n.T;) {
+        Block current[together] = {bias, bias, bias, bias};
+        const int64_t steps = n.T - t < together ? 1 : together;
+        if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+        else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+        for (int64_t i = 0; i < steps; i++, t++)
+            store_spikes(out + t * n.P * bytes, step_block(neuron, v, current[i], theta), channels);
     }
     store_block(state, v, channels);
 }

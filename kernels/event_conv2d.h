@@ -17,7 +17,7 @@ namespace PK_TARGET {
 // Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
 struct Events {
     static constexpr int group = 4;
-    static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Cut (slices.h)
+    static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Tile (work.h)
     static constexpr int64_t span = 32, most_spans = longest_tile / span;          // steps; of a tile
 
     int64_t steps = 0, sums = 0;  // of the tile

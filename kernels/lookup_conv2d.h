@@ -1,67 +1,40 @@
-// Convolution by table lookup, with the IF neuron in the same pass, for high firing rates: its speed does not depend on them.
+// Convolution by table lookup, with the IF neuron in the same pass: its speed does not depend on the firing rate.
 //
 // Four inputs fire in one of 16 ways, so four weights have 16 partial sums: one vector register. The lanes of another are 16
 // steps of an output pixel, and its low four bits are how the four inputs fired at each. One permutation then looks up what
 // the four inputs add in all 16 steps: 64 multiplications for a permutation and an addition. The next four bits are a shift
-// away, so a lane holds a word of 32 input channels.
+// away, so a lane holds a word of 32 inputs (lookup_windows.h).
 //
 // For 8 output channels at a time, the tables of a window's inputs, or of as many as the second-level cache holds, are made
-// and used for many output pixels and steps. They are read in order, which that cache keeps up with; smaller ones, for the
-// first-level cache, would have the sums go to memory and back more often. The sums of 16 channels are then transposed, and fired as in rows_conv2d.h.
+// and used for many output pixels and steps. They are read in order, which that cache keeps up with; with fewer, for the
+// first-level cache, the sums would go to memory and back more often. The sums of 16 channels are then transposed, and
+// fired as in rows_conv2d.h.
 #pragma once
 #if defined(__AVX512F__)
 #include <type_traits>
 
+#include "lookup_windows.h"
 #include "rows_conv2d.h"
 
 namespace PK_TARGET {
 
-constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // of a word
-constexpr int table_channels = 8, table_words = 64;               // of the tables made at a time: 256 kB
-constexpr int pair = 2;                                           // uses that share the loading of a table
+constexpr int table_channels = 8, table_words = 64;  // of the tables made at a time: 256 kB
+constexpr int pair = 2;                              // uses that share the loading of a table
 
 constexpr int64_t lookup_tile = 64;        // steps
 constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
-constexpr int64_t lookup_words = 1 << 17;  // of a band: Cut (slices.h)
-
-// The words of a window, pixel by pixel.
-struct WindowWords {
-    int64_t count, taps;  // words of a pixel; taps of a window
-    explicit WindowWords(const Conv2d& c) : count(ceil_div(c.C_in, word_bits)), taps(c.kernel_h * c.kernel_w) {}
-    int64_t all() const { return count * taps; }
-};
+constexpr int64_t lookup_words = 1 << 17;  // of a band: Tile (work.h)
 
 // Memory of one thread. A use is 16 steps of an output pixel.
 struct LookupLists {
-    Grown<uint32_t> words;         // [image][pixel][word][use's steps ...], then zeros for the taps outside the image
-    Grown<const uint32_t*> start;  // [tap][output pixel of the group]: the words of its pixel
-    Grown<float> tables;           // [word][quad][channel][16]
-    Grown<float> sums;             // [use][16 channels][16 steps]
-    Grown<float> current;          // [step][16 channels]
+    Windows windows;
+    Grown<float> tables;   // [word][quad][channel][16]
+    Grown<float> sums;     // [use][16 channels][16 steps]
+    Grown<float> current;  // of two output pixels: [step][16 channels]
 };
 
-// The bits of the input part, step beside step.
-static void gather_words(const Conv2d& c, const WindowWords& words, const Part& in, int64_t steps, LookupLists& lists) {
-    const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
-    const int64_t all = in.images * pixels * words.count * steps;
-    uint32_t* to = lists.words.reserve(all + words.count * steps);
-    memset(to + all, 0, words.count * steps * sizeof *to);
-    for (int64_t image = 0; image < in.images; image++)
-        for (int64_t pixel = 0; pixel < pixels; pixel++)
-            for (int64_t word = 0; word < words.count; word++, to += steps) {
-                const uint8_t* x = c.x + ((in.image + image) * c.neurons.T + in.t) * frame +
-                                   (in.row * c.W + pixel) * bytes + word * 4;
-                const int64_t size = least(4, bytes - word * 4);
-                for (int64_t t = 0; t < in.steps; t++, x += frame) {
-                    to[t] = 0;
-                    memcpy(to + t, x, size);
-                }
-                for (int64_t t = in.steps; t < steps; t++) to[t] = 0;
-            }
-}
-
 // The partial sums of four weights each: entry i holds those of the bits that are set in i. Weights are
-// [C_out, a multiple of 16][tap][C_in, a multiple of 32].
+// [C_out, a multiple of 16][a window's inputs, channel by channel at each tap; a multiple of 32].
 static void make_tables(const float* weight, int64_t channel_stride, int64_t words, float* tables) {
     for (int64_t quad = 0; quad < words * quads; quad++, weight += 4)
         for (int channel = 0; channel < table_channels; channel++, tables += lanes) {
@@ -75,14 +48,16 @@ static void make_tables(const float* weight, int64_t channel_stride, int64_t wor
 }
 
 // Adds what a few words at each of a few taps contribute to the sums of some uses. Every second use adds by multiplying by
-// one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use].
+// one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use]; `last_quads`:
+// of the last word; `fresh`: the sums start at zero.
 template <int uses>
 OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words,
-                                int64_t steps, float* const* sums) {
+                                int64_t steps, int last_quads, bool fresh, float* const* sums) {
     const __m512 one = _mm512_set1_ps(1.0f);
     __m512 sum[uses][table_channels];
     for (int u = 0; u < uses; u++)
-        for (int c = 0; c < table_channels; c++) sum[u][c] = _mm512_load_ps(sums[u] + c * lanes);
+        for (int c = 0; c < table_channels; c++)
+            sum[u][c] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[u] + c * lanes);
     for (int64_t tap = 0; tap < taps; tap++, start += uses)
         for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
             __m512i word[uses], any = _mm512_setzero_si512();
@@ -91,8 +66,9 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* star
                 any = _mm512_or_si512(any, word[u]);
             }
             if (!_mm512_test_epi32_mask(any, any)) continue;
+            const int some = tap + 1 == taps && i + 1 == words ? last_quads : quads;
 #pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
-            for (int quad = 0; quad < quads; quad++) {
+            for (int quad = 0; quad < some; quad++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < table_channels; c++) {
                     __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
@@ -140,6 +116,7 @@ static void add_words(const WindowWords& words, const float* weight, int64_t pla
     for (int64_t tap = 0; tap < words.taps; tap += some_taps)
         for (int64_t first = 0; first < words.count; first += some_words) {
             const int64_t taps = least(some_taps, words.taps - tap), count = least(some_words, words.count - first);
+            const int last_quads = tap + taps == words.taps && first + count == words.count ? words.last_quads() : quads;
             make_tables(weight + (tap * words.count + first) * word_bits, stride, taps * count, lists.tables.data);
             const auto add = [&](auto constant, int64_t use) {
                 constexpr int together = decltype(constant)::value;
@@ -149,9 +126,9 @@ static void add_words(const WindowWords& words, const float* weight, int64_t pla
                     const int64_t place = (use + u) / uses_each, t = (use + u) % uses_each * lanes;
                     sums[u] = lists.sums.data + ((use + u) * row + half * table_channels) * lanes;
                     for (int64_t i = 0; i < taps; i++)
-                        start[i * together + u] = lists.start.data[(tap + i) * places + place] + first * steps + t;
+                        start[i * together + u] = lists.windows.start.data[(tap + i) * places + place] + first * steps + t;
                 }
-                look_up<together>(lists.tables.data, start, taps, count, steps, sums);
+                look_up<together>(lists.tables.data, start, taps, count, steps, last_quads, tap + first == 0, sums);
             };
             int64_t use = 0;
             for (; use + pair <= uses; use += pair) add(std::integral_constant<int, pair>(), use);
@@ -163,42 +140,40 @@ template <class Reset>
 static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Reset& neuron, const Part& out, const Part& in,
                              int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps,
                              LookupLists& lists) {
-    const int64_t places = last - first, uses = places * steps / lanes;
-    const uint32_t** const start = lists.start.reserve(words.taps * places);
-    for (int64_t tap = 0; tap < words.taps; tap++)
-        for (int64_t i = 0; i < places; i++) {
-            const Place place(c, out, first + i);
-            const int64_t y = place.y * c.stride_h - c.padding_h + tap / c.kernel_w * c.dilation_h;
-            const int64_t x = place.x * c.stride_w - c.padding_w + tap % c.kernel_w * c.dilation_w;
-            const int64_t outside = in.images * in.rows * c.W;
-            const bool inside = y >= 0 && y < c.H && x >= 0 && x < c.W;
-            const int64_t pixel = inside ? ((place.image - in.image) * in.rows + y - in.row) * c.W + x : outside;
-            start[tap * places + i] = lists.words.data + pixel * words.count * steps;
-        }
+    const int64_t places = last - first, uses = places * steps / lanes, weights = words.all() * word_bits;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
     float* const sums = lists.sums.reserve(uses * row * lanes);
-    float* const current = lists.current.reserve(steps * row);
+    float* const current = lists.current.reserve(2 * steps * row);
+    int64_t found = -1;  // the group whose windows are found
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
-        memset(sums, 0, uses * row * lanes * sizeof *sums);
-        const float* const weight = (const float*)c.weight + channel * words.all() * word_bits;
-        for (int half = 0; half < row / table_channels; half++)
-            add_words(words, weight + half * table_channels * words.all() * word_bits, places, steps, half, lists);
-        for (int64_t i = 0; i < places; i++) {
-            for (int64_t t = 0; t < steps; t += lanes)
+        for (int half = 0; half < row / table_channels; half++) {
+            const int64_t first_of_half = channel + half * table_channels;
+            if (first_of_half >= c.neurons.C) break;  // whatever their sums are, these channels are not stored
+            const int64_t group = first_of_half / (c.neurons.C / c.groups);
+            if (group != found) lists.windows.find(c, words, out, in, group, first, last, steps);
+            found = group;
+            add_words(words, (const float*)c.weight + first_of_half * weights, places, steps, half, lists);
+        }
+        for (int64_t i = 0; i < places; i += 2) {
+            const bool two = i + 1 < places;
+            for (int64_t t = 0; t < (1 + two) * steps; t += lanes)
                 transpose(sums + (i * steps + t) * row, current + t * row);
-            const Place place(c, out, first + i);
-            fire<FloatRows, 1>(c, neuron, in, &place, channel, &current, 0);
+            const Place both[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
+            const float* const currents[2] = {current, current + steps * row};
+            if (two) fire<FloatRows, 2>(c, neuron, in, both, channel, currents, 0);
+            else fire<FloatRows, 1>(c, neuron, in, both, channel, currents, 0);
         }
     }
 }
 
+// With groups, each has whole eights of output channels.
 static void lookup_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
-    const Slices slices(c);
     const WindowWords words(c);
     const int64_t steps = ceil_div(most(1, least(n.T, lookup_tile)), lanes) * lanes;
-    const Cut cut(c, slices, row, steps, 1, lookup_words, lookup_uses, max_threads());
+    const Tile tile{steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
+    const Cut cut(c, tile, row, max_threads());
 #pragma omp parallel
     {
         LookupLists lists;
@@ -210,7 +185,7 @@ static void lookup_conv2d(const Conv2d* conv) {
             for (; out.t < n.T; out.t += steps) {
                 out.steps = least(steps, n.T - out.t);
                 const Part in = input_of(c, out);
-                gather_words(c, words, in, steps, lists);
+                lists.windows.read(c, words, in, steps);
                 with_reset(n, [&](const auto& neuron) {
                     for (int64_t first = 0; first < places; first += cut.places)
                         run_lookup_group(c, words, neuron, out, in, first, least(places, first + cut.places),

@@ -108,7 +108,7 @@ struct Periodic {
 struct PeriodSource {
     static constexpr int group = 2;  // buckets have few rows
     static constexpr int64_t span = 0;  // no sums that steps share
-    static constexpr int64_t longest_tile = period_steps, uses = 1024, band_lists = 1 << 18;  // Cut (slices.h)
+    static constexpr int64_t longest_tile = period_steps, uses = 1024, band_lists = 1 << 18;  // Tile (work.h)
 
     const PeriodConv2d& p;
     Divisors divisors;

@@ -112,7 +112,9 @@ template <class Rows, class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Slices slices(c);
     const int64_t steps = most(1, least(c.neurons.T, Source::longest_tile));
-    const Cut cut(c, slices, Rows::channels, steps, Source::group, Source::band_lists, Source::uses, max_threads());
+    const int64_t entries = slices.count * steps * (slices.rows + Source::group);
+    const Tile tile{steps, Source::uses, entries, steps * slices.chunks, Source::band_lists};
+    const Cut cut(c, tile, Rows::channels, max_threads());
 #pragma omp parallel
     {
         Source source(arguments...);

@@ -31,6 +31,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
+static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm512_mask_add_ps(a.x, m, a.x, b.x)}; }
 static inline uint32_t bits(Vec::Mask m) { return m; }
 static inline Vec::Mask mask_of(uint32_t bits) { return (__mmask16)bits; }
 
@@ -54,6 +55,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
+static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm256_add_ps(a.x, _mm256_and_ps(m, b.x))}; }
 static inline uint32_t bits(Vec::Mask m) { return (uint32_t)_mm256_movemask_ps(m); }
 static inline Vec::Mask mask_of(uint32_t bits) {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -86,6 +88,7 @@ static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
+static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {a.x + (float4)(m & (int4)b.x)}; }
 static inline uint32_t bits(Vec::Mask m) {
 #if defined(__SSE2__)
     return (uint32_t)_mm_movemask_ps((__m128)m);

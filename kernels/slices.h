@@ -139,44 +139,4 @@ static void pack_rows(const float* weight, void* packed, const Conv2d* c) {
     else pack_rows<FloatRows>(weight, (char*)packed, *c);
 }
 
-// How the work of a kernel that adds rows is cut: bands of output rows of one image, or several whole images where these
-// are small; where that is too little for the threads, spans of output channels.
-struct Cut {
-    int64_t steps, places;                 // of a tile of time; output pixels for which a slice is used at a time
-    int64_t images, batches, rows, bands;  // of a task; in all
-    int64_t channels, spans;
-    int64_t tasks;
-
-    // `steps`: of a tile of time, which has as many sums at an output pixel. `band_lists`: of input pixels and sums that a
-    // task may have. `uses`: pixels times steps that a slice is used for at a time.
-    Cut(const Conv2d& c, const Slices& slices, int64_t block_channels, int64_t steps, int64_t group, int64_t band_lists,
-        int64_t uses, int threads)
-        : steps(steps) {
-        constexpr int64_t group_entries = 1 << 22;
-        const Neurons& n = c.neurons;
-        const int64_t wanted = 4 * threads, out_rows = rows_out(c);
-        const int64_t entries = slices.count * steps * (slices.rows + group);
-        places = most(1, least(ceil_div(uses, steps), group_entries / entries));
-        images = most(1, least(n.N, places / most(1, n.P)));
-        batches = ceil_div(n.N, images);
-        images = ceil_div(n.N, most(1, batches));
-        const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
-        const int64_t for_cache = band_lists / (steps * c.W * c.stride_h * slices.chunks);
-        rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
-        bands = ceil_div(out_rows, rows);
-        const int64_t blocks = ceil_div(n.C, block_channels);
-        channels = ceil_div(blocks, least(blocks, ceil_div(wanted, most(1, batches * bands)))) * block_channels;
-        spans = ceil_div(n.C, channels);
-        tasks = batches * bands * spans;
-    }
-    Part part(const Conv2d& c, int64_t task) const {
-        const int64_t band = task / spans % bands;
-        Part out{task / spans / bands * images, 0, band * rows, 0, 0, 0};
-        out.images = least(images, c.neurons.N - out.image);
-        out.rows = least(rows, rows_out(c) - out.row);
-        return out;
-    }
-    int64_t first_channel(int64_t task) const { return task % spans * channels; }
-};
-
 }  // namespace PK_TARGET

@@ -54,6 +54,48 @@ static inline int max_threads() {
 #endif
 }
 
+// Some steps, and what a kernel keeps for them.
+struct Tile {
+    int64_t steps, uses;    // steps; pixels times steps that weights are used for before the next are fetched
+    int64_t place_entries;  // of the lists, or words, of an output pixel
+    int64_t pixel_lists, band_lists;  // lists, or words, of an input pixel; of the input of a task, at most
+};
+
+// How the work of a kernel is cut: bands of output rows of one image, or several whole images where these are small; where
+// that is too little for the threads, spans of output channels.
+struct Cut {
+    int64_t steps, places;                 // of a tile; output pixels that weights are used for at a time
+    int64_t images, batches, rows, bands;  // of a task; in all
+    int64_t channels, spans;
+    int64_t tasks;
+
+    Cut(const Conv2d& c, const Tile& tile, int64_t block_channels, int threads) : steps(tile.steps) {
+        constexpr int64_t group_entries = 1 << 22;
+        const Neurons& n = c.neurons;
+        const int64_t wanted = 4 * threads, out_rows = rows_out(c);
+        places = most(1, least(ceil_div(tile.uses, steps), group_entries / tile.place_entries));
+        images = most(1, least(n.N, places / most(1, n.P)));
+        batches = ceil_div(n.N, images);
+        images = ceil_div(n.N, most(1, batches));
+        const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
+        const int64_t for_cache = tile.band_lists / (tile.pixel_lists * c.W * c.stride_h);
+        rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
+        bands = ceil_div(out_rows, rows);
+        const int64_t blocks = ceil_div(n.C, block_channels);
+        channels = ceil_div(blocks, least(blocks, ceil_div(wanted, most(1, batches * bands)))) * block_channels;
+        spans = ceil_div(n.C, channels);
+        tasks = batches * bands * spans;
+    }
+    Part part(const Conv2d& c, int64_t task) const {
+        const int64_t band = task / spans % bands;
+        Part out{task / spans / bands * images, 0, band * rows, 0, 0, 0};
+        out.images = least(images, c.neurons.N - out.image);
+        out.rows = least(rows, rows_out(c) - out.row);
+        return out;
+    }
+    int64_t first_channel(int64_t task) const { return task % spans * channels; }
+};
+
 // Memory of one thread, on whole cache lines and zero at first.
 template <class T>
 struct Memory {
