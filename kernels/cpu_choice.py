@@ -45,7 +45,7 @@ def events(layer: Layer, rate: float, row: int = 16) -> float:
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
     add_rows, fire = blocks * (1.15 * spikes + 6 * slices), blocks * row
-    list_window, start_window = 30 + 4 * layer.taps + 0.6 * spikes, (400 + 40 * layer.taps) * math.ceil(layer.T / 64)
+    list_window, start_window = 30 + 4 * layer.taps + 0.6 * spikes, (400 + 25 * layer.taps) * math.ceil(layer.T / 64)
     steps = layer.T * (add_rows + fire + list_window)
     return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
 

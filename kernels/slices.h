@@ -45,14 +45,15 @@ struct Slices {
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
     template <class Visit>
     int64_t each_tap(const Conv2d& c, const Part& in, const Place& place, int64_t slice, Visit visit) const {
-        int64_t found = 0;
-        for (int64_t i = 0; i < taps; i++) {
-            const int64_t tap = slice / chunks * taps + i;
-            const int64_t y = place.y * c.stride_h - c.padding_h + tap / c.kernel_w * c.dilation_h;
-            const int64_t x = place.x * c.stride_w - c.padding_w + tap % c.kernel_w * c.dilation_w;
-            if (tap >= c.kernel_h * c.kernel_w || y < 0 || y >= c.H || x < 0 || x >= c.W) continue;
-            visit(found++, ((place.image - in.image) * in.rows + y - in.row) * c.W + x,
-                  (uint16_t)(i * c.C_in * entry_scale));
+        const int64_t window = c.kernel_h * c.kernel_w, first = slice / chunks * taps;
+        const int64_t row = ((place.image - in.image) * in.rows - in.row) * c.W;
+        int64_t found = 0, ky = first / c.kernel_w, kx = first % c.kernel_w;
+        for (int64_t i = 0; i < least(taps, window - first); i++) {
+            const int64_t y = place.y * c.stride_h - c.padding_h + ky * c.dilation_h;
+            const int64_t x = place.x * c.stride_w - c.padding_w + kx * c.dilation_w;
+            if (y >= 0 && y < c.H && x >= 0 && x < c.W)
+                visit(found++, row + y * c.W + x, (uint16_t)(i * c.C_in * entry_scale));
+            if (++kx == c.kernel_w) kx = 0, ky++;
         }
         return found;
     }
