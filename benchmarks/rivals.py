@@ -48,15 +48,15 @@ class Rival:
     preparation_s: float
 
 
-def build(name: str, net: nn.Sequential, images: Tensor) -> Rival:
+def build(name: str, net: nn.Sequential, images: Tensor, makers: dict | None = None) -> Rival:
     """The rival called ``name``, for this network and for batches like ``images`` [N, C, H, W], after a first step.
+
+    ``makers``: a dict like RIVALS, which is the default.
 
     Raises:
         NotOffered: its package is not installed or does not work here, or has no such neuron.
     """
-    from gpu_rivals import GPU_RIVALS  # which builds on this file
-
-    package, make = (RIVALS | GPU_RIVALS)[name]
+    package, make = (makers or RIVALS)[name]
     start = time.perf_counter()
     try:
         settings, counts = make(net, images)

@@ -155,7 +155,7 @@ def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Conten
     for name in names:
         with console.status(f"preparing {name}"):
             try:
-                rival = build(name, ours.net, ours.images)
+                rival = build(name, ours.net, ours.images, RIVALS | GPU_RIVALS)
             except NotOffered as reason:
                 missing[name] = str(reason)
                 continue

@@ -45,7 +45,7 @@ def test_replayed_step_counts_the_same_spikes(generator, precision, v_reset):
 def test_graphs_need_a_gpu():
     for name in gpu_rivals.GPU_RIVALS:
         with pytest.raises(rivals.NotOffered, match="needs --device cuda"):
-            rivals.build(name, nets.small(), torch.zeros(1, 1, 28, 28))
+            rivals.build(name, nets.small(), torch.zeros(1, 1, 28, 28), gpu_rivals.GPU_RIVALS)
 
 
 def test_precision_of_float32_is_put_back():
