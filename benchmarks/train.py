@@ -3,8 +3,8 @@
 The shipped small network and the paper's network on Fashion-MNIST are made by
 
     python benchmarks/train.py --net small
-    python benchmarks/train.py --net paper-fashion --ann-epochs 5 --epochs 3 --precision bfloat16 --ann-lr 8e-4 \\
-        --lr 2e-4 --schedule one-cycle --weight-decay 0.05 --augment none --rate-penalty 0.04
+    python benchmarks/train.py --net paper-fashion --ann-epochs 6 --epochs 6 --precision bfloat16 --ann-lr 8e-4 \\
+        --lr 2e-4 --schedule one-cycle --weight-decay 0.05 --rate-penalty 0.04
 
 Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing
 rates; then --method, by default proxy: the spiking network's rates make the loss, and the twin carries its gradient
