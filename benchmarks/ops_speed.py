@@ -253,7 +253,7 @@ def plot(path: Path, rows: list[dict]) -> None:
         axes.set_xlabel("inputs that fire at a step, %")
         axes.grid(which="both", alpha=0.3)
     panels[0].set_ylabel("dense-equivalent GMAC/s (median)")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     figure.suptitle(f"{first['device']}, {first['threads']} threads, torch {first['torch']}", fontsize="medium")
     save_figure(path, figure)
 

@@ -94,7 +94,7 @@ def draw(folder: Path) -> None:
     from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
 
     rows = tables.read_csv(folder / "recipes.csv")
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in RECIPES:
         points = [row for row in rows if row["recipe"] == name]
@@ -105,9 +105,9 @@ def draw(folder: Path) -> None:
             for p in points:
                 if p["stopped"]:
                     axes.plot(int(p["step"]), float(p[column]), "x", color=line.get_color(), markersize=10)
-    left.set(xlabel="step", ylabel="the spiking network's accuracy on the batches", ylim=(0, 1))
+    left.set(xlabel="step", ylabel="spiking accuracy on the batches", ylim=(0, 1))
     right.set(xlabel="step", ylabel="highest firing rate of a layer", ylim=(0, 1), title="x: stopped, it runs away")
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(RECIPES))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     tables.save_figure(folder / "recipes.png", figure)
