@@ -37,6 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     if not torch.cuda.is_available():
         sys.exit("gpu_speed.py measures on a GPU, and torch finds no CUDA device here")
+    network = ["--device", "cuda", "--net", "paper", "--batch", "128", "--T", "64", "--out", str(options.out)]
+    network += ["--weights", str(options.weights)] if options.weights else []
+    sim_speed.prepare(network)  # a bad option ends here, not after minutes
     if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu"], cwd=ROOT).returncode:
         sys.exit("a test failed on this GPU: its speed was not measured")
     device = torch.device("cuda")
@@ -53,8 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_csv(path, COLUMNS, read_csv(path) + rows)
     print_table(about["device"], rows)
     print(path)
-    network = ["--device", "cuda", "--net", "paper", "--batch", "128", "--T", "64", "--out", str(options.out)]
-    sim_speed.main(network + (["--weights", str(options.weights)] if options.weights else []))
+    sim_speed.main(network)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -59,7 +59,8 @@ static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, 
     const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
     Block v = load_block(state, channels);
     for (int64_t t = 0; t < n.T;) {
-        Block current[together] = {bias, bias, bias, bias};
+        Block current[together];
+        for (Block& sum : current) sum = bias;
         const int64_t steps = n.T - t < together ? 1 : together;
         if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
         else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);

@@ -46,3 +46,13 @@ def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit) as error:
         gpu_speed.main([])
     assert "no CUDA device" in str(error.value)
+
+
+def test_a_bad_option_ends_before_any_work(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_speed.sim_speed, "set_float32_precision", lambda precision: None)
+    monkeypatch.setattr(gpu_speed.subprocess, "run", lambda *_, **__: pytest.fail("the tests were started"))
+    with pytest.raises(SystemExit):
+        gpu_speed.main(["--weights", str(tmp_path / "nowhere.safetensors"), "--out", str(tmp_path)])
+    assert "nowhere.safetensors is missing" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
