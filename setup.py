@@ -20,6 +20,15 @@ FLAGS = [
     "-fno-math-errno",
 ]
 
+# build_ext --checked: for tests/checked_build.py. The later -O wins; an error ends the process.
+CHECKED = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
+
 # The features of each instruction set are those that cpu_dispatch.cpp asks the machine for.
 TARGETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -32,6 +41,13 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 
 class BuildKernels(build_ext):
+    user_options = [*build_ext.user_options, ("checked", None, "with assertions, sanitizers and emulated matrix tiles")]
+    boolean_options = [*build_ext.boolean_options, "checked"]
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.checked = False
+
     def build_extension(self, extension):
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
@@ -44,10 +60,13 @@ class BuildKernels(build_ext):
                 objects += self.compile(source, "common", macros, [], extension.depends)
         library = self.get_ext_fullpath(extension.name)
         Path(library).parent.mkdir(parents=True, exist_ok=True)
-        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp"], target_lang="c++")
+        flags = ["-fopenmp", *(CHECKED if self.checked else [])]
+        self.compiler.link_shared_object(objects, library, extra_postargs=flags, target_lang="c++")
 
     def compile(self, source, folder, macros, flags, depends):
         output = str(Path(self.build_temp) / folder)
+        if self.checked:
+            macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
         return self.compiler.compile(
             [source], output_dir=output, macros=macros, extra_postargs=[*FLAGS, *flags], depends=depends
         )

@@ -4,6 +4,8 @@ Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, 
 ``c % 8`` of byte ``c // 8`` is channel ``c``. Potentials are float32 ``[N, P, C]``, currents float32 ``[T, N, P, C]``.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,14 @@ from . import cpu_library, packed_reference, reference, stepwise
 from .cpu_conv2d import Convolutions, neurons, padded, pair, row_bytes
 
 
-def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | None":
+def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
     """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
 
     ``kernel`` takes every convolution that it can take ("events", "shorts", "lookup", "tiles" or "dense"; None:
-    whichever is fastest).
+    whichever is fastest). ``library``: the compiled file to load; None: the one built with this package.
     None if the library was not built, or if this machine cannot run the target.
     """
-    table = cpu_library.load(target)
+    table = cpu_library.load(target, library)
     return CpuKernels(table, kernel) if table else None
 
 

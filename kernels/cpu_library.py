@@ -93,12 +93,15 @@ class Kernels(ctypes.Structure):
     ]
 
 
-def load(target: str | None) -> Kernels | None:
-    """The functions compiled for an instruction set, or for the fastest one that this machine runs (None)."""
-    libraries = sorted(Path(__file__).parent.glob("_cpu.*"))
-    if not libraries:
+def load(target: str | None, library: Path | None = None) -> Kernels | None:
+    """The functions compiled for an instruction set, or for the fastest one that this machine runs (None).
+
+    ``library``: the file to load, such as a checked build; None: the one built with this package.
+    """
+    library = library or next(iter(sorted(Path(__file__).parent.glob("_cpu.*"))), None)
+    if library is None:
         return None
-    find = ctypes.CDLL(str(libraries[0])).proxykernels_cpu
+    find = ctypes.CDLL(str(library)).proxykernels_cpu
     find.restype, find.argtypes = POINTER(Kernels), [ctypes.c_char_p]
     table = find(target.encode() if target else None)
     return table.contents if table else None

@@ -1,0 +1,60 @@
+"""The C++ kernels with every access to memory checked: AddressSanitizer, UBSan, assertions, exact allocation sizes.
+
+    python tests/checked_build.py COMMAND...        builds, then runs a command on that build, for instance
+    python tests/checked_build.py python -m pytest tests/cpu
+
+The first access outside an allocation, overflow of a signed number or broken assertion ends the command with a report
+of where it was. Matrix tiles (AMX) are emulated, so their kernel runs, and is checked, on any machine with AVX-512.
+From Python: ``build_checked(folder)``, then ``subprocess.run(command, env=environment(folder))``; in that process
+``import proxykernels`` takes the checked package. Needs GCC and Linux.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# The sanitizers come before all others; libstdc++ too, since theirs of C++ exceptions looks for it when it starts.
+PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
+
+
+def build_checked(folder: str | Path) -> Path:
+    """Build the package in ``folder``; returns the path of its library, for ``proxykernels.kernels.cpu.load``."""
+    package = Path(folder, "package")
+    options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects")), "--checked"]
+    command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options]
+    subprocess.run(command, cwd=ROOT, check=True)
+    libraries = list(package.rglob("_cpu.*"))
+    if len(libraries) != 1:
+        raise RuntimeError(
+            f"the checked build made {len(libraries)} libraries in {package}; what the compiler said is above"
+        )
+    return libraries[0]
+
+
+def environment(folder: str | Path) -> dict[str, str]:
+    """The environment of a process that runs on the checked build in ``folder``."""
+    find = (subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip() for name in PRELOADED)
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(find),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep memory until the process ends
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTHONPATH": str(Path(folder, "package").resolve()),
+        "PYTHONSAFEPATH": "1",  # `python -m` would put the checkout, and its own library, first
+    }
+
+
+def main(command: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        build_checked(folder)
+        return subprocess.run(command, env=environment(folder)).returncode
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="runs on the checked build")
+    sys.exit(main(parser.parse_args().command or parser.error("COMMAND is missing: what to run on the checked build")))
