@@ -25,6 +25,7 @@ CHECKED = [
     "-O1",
     "-g",
     "-fno-omit-frame-pointer",
+    "-Wno-psabi",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 ]

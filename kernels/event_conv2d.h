@@ -46,6 +46,7 @@ struct Events {
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
                     n = list_steps(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
                 }
+        PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
     }
 

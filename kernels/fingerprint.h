@@ -14,8 +14,6 @@ static inline uint64_t mix(uint64_t a, uint64_t b) {
 
 typedef uint64_t Words __attribute__((vector_size(64)));
 
-typedef uint64_t Words __attribute__((vector_size(64)));
-
 // Eight words side by side. Under a key of its place, each adds the product of its halves to one sum, and itself to another:
 // a half that is zero would hide the other in the product alone.
 struct Hash {

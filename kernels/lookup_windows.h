@@ -63,6 +63,7 @@ struct Windows {
                         for (int64_t t = 0; t < in.steps; t++, x += frame) to[t] = (uint32_t)load_bits(x, size);
                     for (int64_t t = in.steps; t < steps; t++) to[t] = 0;
                 }
+        PK_ASSERT(to + window.pixel * steps == words.data + words.size);
     }
 
     // Finds the windows of one group at output pixels first .. last - 1 of a part.
@@ -108,12 +109,14 @@ private:
                 }
                 word = end;
             }
+        PK_ASSERT(to == put_together.data + put_together.size);
         for (int64_t i = 0; i < places; i++) start.data[i] = put_together.data + i * window.count * steps;
     }
 
-    // The pieces of a window: they end where a word does, there or here.
+    // The pieces of a window: they end where a word does, there or here. Of the channels 1, 2 ... of a tap, one in 32 begins
+    // a word there, one in 32 begins one here, and these need not be the same.
     int64_t list_pieces(const WindowWords& window, int64_t group, int64_t taps) {
-        Piece* const all = pieces.reserve(taps * (window.channels / word_bits + 3));
+        Piece* const all = pieces.reserve(taps * (2 * ceil_div(window.channels - 1, word_bits) + 1));
         int64_t count = 0;
         for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t i = 0, size; i < window.channels; i += size) {
@@ -122,6 +125,7 @@ private:
                 all[count++] = {tap, from / word_bits, to / word_bits, (int32_t)(from % word_bits),
                                 (int32_t)(to % word_bits), (int32_t)((1ull << size) - 1)};
             }
+        PK_ASSERT(count <= pieces.size);
         return count;
     }
 };

@@ -58,6 +58,7 @@ struct Divisors {
             for (int64_t k = 1; prime && k * q <= steps; k++) *end++ = {(uint16_t)(k - 1), (uint16_t)(k * q - 1)};
         }
         addition_count = end - additions.data;
+        PK_ASSERT(addition_count <= additions.size);
     }
 
     void list_divisors(int64_t start) {
@@ -65,6 +66,7 @@ struct Divisors {
         each_multiple(start, [&](int64_t, int64_t t) { next[t]++; });
         first[0] = 0;
         for (int64_t t = 0; t < steps; t++) first[t + 1] = first[t] + next[t], next[t] = first[t];
+        PK_ASSERT(first[steps] <= divisor.size);
         each_multiple(start, [&](int64_t p, int64_t t) { divisor.data[next[t]++] = (uint16_t)(p - 1); });
     }
     // Visits the periods within a tile and the steps t that each meets.
@@ -146,6 +148,7 @@ struct PeriodSource {
                     }
                     *own_length++ = (uint16_t)n;
                 }
+        PK_ASSERT(own_length == input_length.data + input_length.size);
     }
 
     OUT_OF_LINE uint16_t* list_window(const Conv2d& c, const Slices& slices, const Part& in, const Place& place,

@@ -65,6 +65,7 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
     for (int64_t i = 0; i < places; i++)
         end = source.list_window(c, slices, in, Place(c, out, first + i), choices + i * slices.count,
                                  visits + i * slices.count * sums, end);
+    PK_ASSERT(end + overrun <= memory.window.data + memory.window.size);
     const int64_t size = sums * Rows::channels;
     Number* const all_sums = (Number*)memory.sums.reserve(places * size * sizeof(Number));
     const bool far = slices.far(ceil_div(last_channel - first_channel, Rows::channels));

@@ -79,6 +79,7 @@ static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, con
     for (int64_t i = 0; i < sums; i++) {
         const int64_t groups = ceil_div(length[i], group);
         longest = most(longest, groups);
+        PK_ASSERT(groups <= most_slice_rows / group);
         place[groups + 1]++;
     }
     const int64_t empty = place[1];

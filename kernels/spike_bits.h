@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu_kernels.h"
 #include "simd.h"
+#include "work.h"
 
 namespace PK_TARGET {
 
@@ -103,15 +104,10 @@ static void max_pool2d(const Pool2d* pool) {
             for (int64_t ox = 0; ox < q.W_out; ox++) {
                 uint8_t* y = q.y + ((m * q.H_out + oy) * q.W_out + ox) * q.bytes;
                 memset(y, 0, q.bytes);
-                for (int64_t ky = 0; ky < q.kernel_h; ky++) {
-                    const int64_t iy = oy * q.stride_h - q.padding_h + ky;
-                    if (iy < 0 || iy >= q.H) continue;
-                    for (int64_t kx = 0; kx < q.kernel_w; kx++) {
-                        const int64_t ix = ox * q.stride_w - q.padding_w + kx;
-                        if (ix < 0 || ix >= q.W) continue;
+                const int64_t top = oy * q.stride_h - q.padding_h, left = ox * q.stride_w - q.padding_w;
+                for (int64_t iy = most(top, 0); iy < least(top + q.kernel_h, q.H); iy++)
+                    for (int64_t ix = most(left, 0); ix < least(left + q.kernel_w, q.W); ix++)
                         or_bytes(y, q.x + ((m * q.H + iy) * q.W + ix) * q.bytes, q.bytes);
-                    }
-                }
             }
 }
 

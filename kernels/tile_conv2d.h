@@ -70,7 +70,7 @@ struct Tiling {
         rows = ceil_div(rows_out(c), bands);
         rows_in = input_rows(c, rows);
         images = 1;
-        if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / (rows_in * layout.row)));
+        if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / most(1, rows_in * layout.row)));
         if (images > max_sums) images -= images % max_sums;
         else if (images > 2) images -= images % 2;  // so that groups of pixels are full
         units = ceil_div(n.N, images) * bands;
@@ -180,6 +180,7 @@ static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& 
             end += live;
         }
     }
+    PK_ASSERT(end - products <= layout.runs * layout.run_tiles);
     return end - products;
 }
 

@@ -5,6 +5,10 @@
 #include <immintrin.h>
 #include <utility>
 
+#if defined(PK_CHECKED)
+#include "emulated_tiles.h"
+#endif
+
 namespace PK_TARGET {
 
 constexpr int tile_rows = 16, tile_width = 64, tile_bytes = tile_rows * tile_width;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -11,6 +12,17 @@
 
 // Inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
 #define OUT_OF_LINE __attribute__((noinline))
+
+// What must hold, whatever a caller passes: looked at in the checked build (tests/checked_build.py) only.
+#if defined(PK_CHECKED)
+#include <cstdio>
+#define PK_IS_CHECKED true
+#define PK_ASSERT(condition) \
+    ((condition) ? (void)0 : (fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition), abort()))
+#else
+#define PK_IS_CHECKED false
+#define PK_ASSERT(condition) ((void)0)
+#endif
 
 namespace PK_TARGET {
 
@@ -78,7 +90,8 @@ struct Cut {
         batches = ceil_div(n.N, images);
         images = ceil_div(n.N, most(1, batches));
         const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
-        const int64_t for_cache = tile.band_lists / (tile.pixel_lists * c.W * c.stride_h);
+        const int64_t row_lists = tile.pixel_lists * c.W * least(c.stride_h, c.H);  // a stride may be any number
+        const int64_t for_cache = tile.band_lists / most(1, row_lists);
         rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
         bands = ceil_div(out_rows, rows);
         const int64_t blocks = ceil_div(n.C, block_channels);
@@ -96,30 +109,40 @@ struct Cut {
     int64_t first_channel(int64_t task) const { return task % spans * channels; }
 };
 
-// Memory of one thread, on whole cache lines and zero at first.
+// n elements on a cache line of their own; null for none. Whole lines, but exactly n in the checked build, which then finds
+// what is read or written past the end.
+template <class T>
+static T* allocate(int64_t n) {
+    const size_t size = (size_t)n * sizeof(T);
+    void* data = nullptr;
+#if defined(PK_CHECKED)
+    if (posix_memalign(&data, 64, size)) abort();
+#else
+    data = aligned_alloc(64, (size + 63) / 64 * 64);
+    if (!data && n) abort();  // out of memory, and no caller inside a parallel region to tell
+#endif
+    return (T*)data;
+}
+
+// Memory of one thread, zero at first.
 template <class T>
 struct Memory {
     T* data;
-    explicit Memory(int64_t n) {
-        const int64_t bytes = ceil_div(n * (int64_t)sizeof(T), 64) * 64;
-        data = (T*)aligned_alloc(64, bytes);
-        if (!data) abort();  // out of memory, and no caller inside a parallel region to tell
-        memset((void*)data, 0, bytes);
-    }
+    const int64_t size;
+    explicit Memory(int64_t n) : data(allocate<T>(n)), size(n) { memset((void*)data, 0, n * sizeof(T)); }
     ~Memory() { free((void*)data); }
     Memory(const Memory&) = delete;
 };
 
-// Memory of one thread that grows when needed; what it held is lost then.
+// Memory of one thread that grows when needed; what it held is lost then (in the checked build, always).
 template <class T>
 struct Grown {
     T* data = nullptr;
     int64_t size = 0;
     T* reserve(int64_t n) {
-        if (n > size) {
+        if (n > size || PK_IS_CHECKED) {
             free((void*)data);
-            data = (T*)aligned_alloc(64, ceil_div(n * (int64_t)sizeof(T), 64) * 64);
-            if (!data) abort();  // as above
+            data = allocate<T>(n);
             size = n;
         }
         return data;

@@ -41,7 +41,8 @@ def environment(folder: str | Path) -> dict[str, str]:
     return {
         **os.environ,
         "LD_PRELOAD": " ".join(find),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep memory until the process ends
+        # Python and torch keep memory until the process ends. New memory, all of it, is filled with 0xbe.
+        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONPATH": str(Path(folder, "package").resolve()),
         "PYTHONSAFEPATH": "1",  # `python -m` would put the checkout, and its own library, first

@@ -56,6 +56,23 @@ def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
     assert not cpu.load("avx512", "events")._looks_up_groups((groups * C_out, C_in, 3, 3), groups)
 
 
+@pytest.mark.parametrize(
+    "C_in, kernel, groups",
+    [(100, 3, 1), (120, 3, 1), (136, 3, 1), (152, 3, 1), (200, 3, 1), (104, 5, 1), (31 * 7, 3, 7), (25 * 3, 5, 3)],
+)
+def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel, groups):
+    """Such windows have nearly two pieces a word: their list once overran its memory, which malloc noticed later."""
+    kernels = cpu.load("avx512", "lookup")
+    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    weight = dyadic(8 * groups, C_in // groups, kernel, kernel, generator=generator)
+    options = {"padding": kernel // 2, "groups": groups}
+    for T in range(1, 20):
+        x = spikes(T, 2, C_in, 5, 5, generator=generator, rate=0.5)
+        actual, v = pk.if_conv2d(pk.pack(x), weight, **options)
+        expected, v_expected = reference.if_conv2d(x, weight, **options)
+        assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
