@@ -6,6 +6,7 @@ import torch
 from accuracy import strict_accuracy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from train_weights import stored
 
 import proxykernels as pk
 
@@ -16,9 +17,7 @@ BATCH = 100
 def rounded(net: nn.Module) -> nn.Module:
     """A copy with the weights rounded to float16, as they are stored, so that what is measured is the file."""
     net = copy.deepcopy(net).eval()
-    for tensor in net.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.half())
+    net.load_state_dict({key: stored(key, tensor) for key, tensor in net.state_dict().items()})
     return net
 
 

@@ -13,9 +13,9 @@ import proxykernels as pk
 
 
 def save(path: Path, net: nn.Module, statistics: nn.Module, about: dict[str, str]) -> None:
-    """Write a network's state and its twin's ``statistics`` (pk.ProxyNet.statistics), floats as float16."""
+    """Write a network's state and its twin's ``statistics`` (pk.ProxyNet.statistics), weights as float16."""
     state = net.state_dict() | {nets.TWIN + key: value for key, value in statistics.state_dict().items()}
-    checkpoint.write_tensors(path, {key: _stored(value) for key, value in state.items()}, about)
+    checkpoint.write_tensors(path, {key: stored(key, value) for key, value in state.items()}, about)
 
 
 def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[str, str]:
@@ -45,5 +45,6 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     return model.eval(), whole, about
 
 
-def _stored(value: Tensor) -> Tensor:
-    return value.half() if value.is_floating_point() else value
+def stored(key: str, value: Tensor) -> Tensor:
+    """A tensor of a state_dict as the files hold it: thresholds as they are, other floats as float16."""
+    return value.half() if value.is_floating_point() and not key.endswith("v_threshold") else value

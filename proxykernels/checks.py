@@ -34,13 +34,13 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> None:
         raise TypeError(f"v_threshold must be a number or a tensor [C], got {v_threshold!r}")
     else:
         lowest = highest = float(v_threshold)
-    if not (lowest > 0 and math.isfinite(highest)):
+    if not (lowest > 0 and highest < math.inf):  # comparisons, which a compiled graph can guard
         raise ValueError(f"v_threshold must be positive and finite, got {lowest if not lowest > 0 else highest}")
     if v_reset is None:
         return
     if not _is_number(v_reset):
         raise TypeError(f"v_reset must be a number (hard reset) or None (soft reset), got {v_reset!r}")
-    if not (math.isfinite(v_reset) and v_reset < lowest):
+    if not -math.inf < v_reset < lowest:
         raise ValueError(
             f"v_reset must be finite and below v_threshold = {lowest:g}, or a neuron would fire for ever; got {v_reset}"
         )
@@ -55,6 +55,12 @@ def thresholds(v_threshold: float | Tensor, channels: int, device: torch.device)
         if len(v_threshold) != channels:
             raise ValueError(f"v_threshold must have one value for each of {channels} channels, got {len(v_threshold)}")
     return v_threshold.detach().to(device, torch.float32).expand(channels)
+
+
+def no_gradient(name: str, value: float | Tensor) -> None:
+    """A tensor that nothing here would give a gradient must not ask for one."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(f"{name} requires a gradient, and nothing gives thresholds one; pass {name}.detach()")
 
 
 def module(name: str, module: nn.Module) -> None:

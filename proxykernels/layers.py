@@ -19,12 +19,44 @@ class Neurons(nn.Module):
 
     def _set_neurons(self, v_threshold: float | Tensor, v_reset: float | None, v_init: float) -> None:
         checks.neuron(v_threshold, v_reset)
+        checks.no_gradient("v_threshold", v_threshold)
         checks.start("v_init", v_init)
         self.v_reset, self.v_init = v_reset, float(v_init)
-        if isinstance(v_threshold, Tensor):  # moves with the module, yet adds no key to its state_dict
-            self.register_buffer("v_threshold", v_threshold.detach().clone(), persistent=False)
+        self._set_threshold(v_threshold)
+
+    def _set_threshold(self, v_threshold: float | Tensor) -> None:
+        """A tensor becomes a buffer; a number stays one, which a GPU need not be asked for."""
+        self.__dict__.pop("v_threshold", None)
+        self._buffers.pop("v_threshold", None)
+        if isinstance(v_threshold, Tensor):
+            self.register_buffer("v_threshold", v_threshold.detach().clone())
         else:
             self.v_threshold = float(v_threshold)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if "v_threshold" in self.__dict__:
+            destination[prefix + "v_threshold"] = torch.as_tensor(self.v_threshold, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        """Takes the threshold that was saved, of whatever kind; without one the layer keeps its own."""
+        key = prefix + "v_threshold"
+        threshold = state_dict.get(key)
+        if threshold is not None:
+            try:
+                checks.neuron(threshold, self.v_reset)
+            except (TypeError, ValueError) as error:
+                errors.append(f"{key}: {error}")
+                threshold = torch.as_tensor(self.v_threshold)
+            number = "v_threshold" in self.__dict__
+            if number or ("v_threshold" in self._buffers and threshold.shape != self.v_threshold.shape):
+                device = next((tensor.device for tensor in self.parameters()), threshold.device)
+                self._set_threshold(threshold.to(device) if threshold.ndim else threshold.item())
+            if "v_threshold" in self.__dict__:  # torch expects tensors only
+                state_dict = {name: tensor for name, tensor in state_dict.items() if name != key}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if key in missing:  # the state_dict of nn.Conv2d, or an older one of this package
+            missing.remove(key)
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         spikes, state = self.spike(x, v, batch_statistics=self.training)
@@ -68,11 +100,13 @@ class Neurons(nn.Module):
 class FusedIFConv2d(Neurons, nn.Conv2d):
     """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
 
-    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments, has its parameters and its
-    state_dict, and then:
+    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
+    state_dict (its own has the key ``v_threshold`` besides: nn.Conv2d loads it with strict=False), and then:
 
     Args:
-        v_threshold: threshold > 0, a number or one value an output channel.
+        v_threshold: threshold > 0, a number or one value an output channel. It is saved in the state_dict, and taken
+            from there if it is there; v_reset and v_init are not, as stride and padding are not. Thresholds get no
+            gradient: a parameter, or a tensor that requires one, is refused.
         v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
         v_init: potential at which a call without a state starts; half a threshold halves the rounding of a soft reset.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
@@ -144,7 +178,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
 
 
 class FusedIFLinear(Neurons, nn.Linear):
-    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments, parameters and state_dict, and then:
+    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments and parameters, and then:
 
     Args:
         v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.

@@ -31,9 +31,10 @@ class MaxRatePool2d(Neurons):
         TypeError, ValueError: x holds other values, or a window does not fit.
     """
 
+    v_threshold, v_reset, v_init = 1.0, None, 0.0  # of the class: constants, which no state_dict saves
+
     def __init__(self, kernel_size, stride=None, padding=0):
         super().__init__()
-        self._set_neurons(1.0, None, 0.0)
         self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
         self.padding = checks.pair("padding", padding, 0)

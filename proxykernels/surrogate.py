@@ -31,6 +31,7 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     checks.neuron(v_threshold, v_reset)
+    checks.no_gradient("v_threshold", v_threshold)
     checks.currents(current, "T, N")
     theta = checks.thresholds(v_threshold, functional._channels(current.shape[1:]), current.device)
     return _Scan.apply(current, theta, v_reset)

@@ -161,7 +161,7 @@ def test_random_weights_give_realistic_firing_rates(monkeypatch, tmp_path, v_res
 def test_stored_weights_are_loaded(monkeypatch, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     monkeypatch.setattr(nets, "WEIGHTS", tmp_path)
-    state = {key: value.half() for key, value in nets.small().state_dict().items()}
+    state = {key: value.half() for key, value in nets.small(0.5).state_dict().items()}
     safetensors.save_file(state, tmp_path / "small.safetensors", {"v_threshold": "0.5"})
     net, trained = nets.load("small", None)
     assert trained and not net.training

@@ -15,20 +15,22 @@ import proxykernels as pk
 from proxykernels.kernels import reference
 
 
-def test_state_dict_is_that_of_conv2d_and_linear():
+def test_state_dicts_of_conv2d_and_linear_load():
     for ours, torchs in (
         (pk.FusedIFConv2d(4, 6, 3, padding=1, groups=2), nn.Conv2d(4, 6, 3, padding=1, groups=2)),
         (pk.FusedIFConv2d(4, 6, 3, bias=False, v_threshold=torch.ones(6)), nn.Conv2d(4, 6, 3, bias=False)),
-        (pk.FusedIFLinear(5, 3), nn.Linear(5, 3)),
+        (pk.FusedIFLinear(5, 3, v_threshold=2.5), nn.Linear(5, 3)),
     ):
         assert isinstance(ours, type(torchs))
-        assert list(ours.state_dict()) == list(torchs.state_dict())
-        ours.load_state_dict(torchs.state_dict())
-        assert torch.equal(ours.weight, torchs.weight)
-    assert [k for k in pk.FusedIFConv2d(4, 6, 3, batch_norm=True).state_dict() if not k.startswith("bn.")] == [
-        "weight",
-        "bias",
-    ]
+        assert list(ours.state_dict()) == [*torchs.state_dict(), "v_threshold"]
+        before = ours.v_threshold
+        ours.load_state_dict(torchs.state_dict())  # strict, and it keeps its threshold
+        assert torch.equal(ours.weight, torchs.weight) and ours.v_threshold is before
+        torchs.load_state_dict(ours.state_dict(), strict=False)
+        with pytest.raises(RuntimeError, match="Unexpected key.*v_threshold"):
+            torchs.load_state_dict(ours.state_dict())
+    batch_norm = pk.FusedIFConv2d(4, 6, 3, batch_norm=True).state_dict()
+    assert [key for key in batch_norm if not key.startswith("bn.")] == ["weight", "bias", "v_threshold"]
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
@@ -94,7 +96,7 @@ def test_in_place_of_spikingjelly(generator):
 def test_batch_norm_is_folded_in_evaluation(generator):
     layer = pk.FusedIFConv2d(3, 8, 3, bias=True, batch_norm=True)
     twin = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    twin[0].load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("bn.")})
+    twin[0].load_state_dict(layer.state_dict(), strict=False)
     x = torch.randn(6, 4, 3, 8, 8, generator=generator)
     layer.bn.weight.data.uniform_(0.5, 2, generator=generator)
     layer.bn.bias.data.uniform_(-1, 1, generator=generator)
