@@ -30,7 +30,7 @@ CHECKED = [
     "-fno-sanitize-recover=all",
 ]
 
-# The features of each instruction set are those that cpu_dispatch.cpp asks the machine for.
+# The features of each instruction set are those that dispatch.cpp asks the machine for.
 TARGETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mbmi", "-mbmi2", "-mpopcnt"]
@@ -39,6 +39,12 @@ if platform.machine() in ("x86_64", "AMD64"):
         "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
         "amx": [*avx512, "-mamx-tile", "-mamx-int8"],
     }
+
+
+PACKAGES = [
+    *(f"proxykernels{name}" for name in ("", ".simulation", ".conversion", ".training")),
+    *(f"proxykernels.kernels{name}" for name in ("", ".cpu", ".gpu")),
+]
 
 
 class BuildKernels(build_ext):
@@ -53,7 +59,7 @@ class BuildKernels(build_ext):
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
         for source in extension.sources:
-            if Path(source).stem == "cpu_kernels":
+            if Path(source).stem == "target":
                 for target, flags in targets.items():
                     objects += self.compile(source, target, [("PK_TARGET", target)], flags, extension.depends)
             else:
@@ -85,14 +91,14 @@ class BuildKernels(build_ext):
 
 
 setup(
-    packages=["proxykernels", "proxykernels.kernels"],
+    packages=PACKAGES,
     package_dir={"proxykernels.kernels": "kernels"},
-    package_data={"proxykernels.kernels": ["*.cpp", "*.h"]},
+    package_data={"proxykernels.kernels": ["cpu/src/*.cpp", "cpu/src/*.h", "cpu/src/conv2d/*.h"]},
     ext_modules=[
         Extension(
-            "proxykernels.kernels._cpu",
-            sources=["kernels/cpu_dispatch.cpp", "kernels/cpu_kernels.cpp"],
-            depends=[str(header) for header in sorted(Path("kernels").glob("*.h"))],
+            "proxykernels.kernels.cpu._cpu",
+            sources=["kernels/cpu/src/dispatch.cpp", "kernels/cpu/src/target.cpp"],
+            depends=[str(header) for header in sorted(Path("kernels/cpu/src").rglob("*.h"))],
             language="c++",
             optional=True,
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from data import fashion_mnist
-from nets import WEIGHTS
+from common.data import fashion_mnist
+from common.nets import WEIGHTS
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ann as relu
-import nets
 import torch
-from accuracy import strict_accuracy
-from data import fashion_mnist
-from tables import write_csv
+from common import nets
+from common.accuracy import strict_accuracy
+from common.data import fashion_mnist
+from common.tables import write_csv
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -20,19 +20,18 @@ import time
 from pathlib import Path
 
 import evaluate
-import nets
-import tables
 import torch
-import train_data
-import train_loop
-import train_options
-from memory import PeakMemory
+from common import nets, tables
+from common.memory import PeakMemory
+from common.stages import stages
 from sim_speed import commit, positive
-from stages import stages
 from torch import nn
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
-from train_step import Breakdown
+from training import data as train_data
+from training import loop as train_loop
+from training import options as train_options
+from training.step import Breakdown
 
 import proxykernels as pk
 

@@ -15,11 +15,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from compile_variants import QUICK, VARIANTS, compile_in_child, faults
+from common.tables import read_csv, write_csv
+from gpu.compile_variants import QUICK, VARIANTS, compile_in_child, faults
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
-from tables import read_csv, write_csv
 from tqdm import tqdm
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]

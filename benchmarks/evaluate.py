@@ -16,17 +16,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import nets
-import tables
 import torch
-import train_data
-import train_weights
-from accuracy import strict_correct, tied
+from common import nets, tables
+from common.accuracy import strict_correct, tied
 from sim_speed import commit, positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from train_measure import ann_accuracy
+from training import data as train_data
+from training import weights as train_weights
+from training.measure import ann_accuracy
 
 import proxykernels as pk
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import sim_speed
 import torch
+from common.tables import read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
 from roofline import RATE, milliseconds
-from tables import read_csv, write_csv
 
 import proxykernels as pk
 

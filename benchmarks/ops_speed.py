@@ -18,15 +18,15 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import ops_parts
 import torch
-from ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
-from ops_parts import BF16, CHOSEN, FP32, LOST, SPREAD
+from common.tables import save_figure, write_csv
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 from sim_speed import commit, device_name, positive
-from tables import save_figure, write_csv
+from speed import ops_parts
+from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
+from speed.ops_parts import BF16, CHOSEN, FP32, LOST, SPREAD
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu

@@ -11,15 +11,14 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-import nets
-import tables
 import torch
-import train_data
-import train_loop
-import train_options
+from common import nets, tables
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from train_step import Breakdown
+from training import data as train_data
+from training import loop as train_loop
+from training import options as train_options
+from training.step import Breakdown
 
 import proxykernels as pk
 

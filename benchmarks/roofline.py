@@ -14,12 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import nets
 import torch
-from rich.box import HORIZONTALS
-from rich.console import Console
-from rich.table import Table
-from roofline_model import (
+from common import nets
+from common.tables import write_csv
+from gpu.roofline_model import (
     CARDS,
     PRECISIONS,
     Card,
@@ -33,8 +31,10 @@ from roofline_model import (
     memory_ms,
     unfused,
 )
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
 from sim_speed import positive
-from tables import write_csv
 from torch import nn
 from tqdm import tqdm
 

@@ -16,14 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accuracy import strict_accuracy
-from data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
-from gpu_rivals import GPU_RIVALS, set_float32_precision
-from nets import NETS, load
-from report import INT16, OURS, append_csv, check_csv, plot, print_line_up, print_table
+from common.accuracy import strict_accuracy
+from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
+from common.nets import NETS, load
+from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
-from rivals import RIVALS, NotOffered, build
-from timing import Contender, Measurement, measure
+from speed.report import INT16, OURS, append_csv, check_csv, plot, print_line_up, print_table
+from speed.rivals import RIVALS, NotOffered, build
+from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import matplotlib
 import torch
 import torch.nn.functional as F
-from data import fashion_mnist_sample
-from network_loop import output_counts
-from tables import write_csv
-from timing import Contender, measure
+from common.data import fashion_mnist_sample
+from common.network_loop import output_counts
+from common.tables import write_csv
+from speed.timing import Contender, measure
 from torch import Tensor, nn
 from torchvision import models
 

@@ -20,9 +20,9 @@ import os
 from argparse import Namespace
 
 import torch
-import train_options
-from train_run import Run, Workers
-from train_step import Breakdown
+from training import options as train_options
+from training.run import Run, Workers
+from training.step import Breakdown
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import nets
-import rivals
-import tables
 import torch
 import torch.nn.functional as F
-import train_data
+from common import nets, tables
 from sim_speed import commit, device_name, positive
+from speed import rivals
 from torch import Tensor, nn
+from training import data as train_data
 
 import proxykernels as pk
 

@@ -1,4 +1,4 @@
-"""Time block sizes of the Triton convolution on the GPU at hand, and print a table for kernels/conv_blocks.py.
+"""Time block sizes of the Triton convolution on the GPU at hand, and print a table for kernels/gpu/block_sizes.py.
 
     python benchmarks/tune_triton.py
     python benchmarks/tune_triton.py --net paper,cifar10 --T 64 --batch 128
@@ -27,7 +27,7 @@ import proxykernels as pk
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from proxykernels.kernels.conv_blocks import architecture  # needs Triton
+    from proxykernels.kernels.gpu.block_sizes import architecture  # needs Triton
 
     options = make_parser().parse_args(arguments)
     if not torch.cuda.is_available():
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def candidates(C_out: int, K: int) -> Iterator:
     """Block sizes worth a try for C_out channels and K inputs a group: none that is more than half empty."""
-    from proxykernels.kernels.conv_blocks import Blocks
+    from proxykernels.kernels.gpu.block_sizes import Blocks
 
     for pixels, channels, block_k, stages, warps in product(
         (4, 8, 16), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8)
@@ -75,8 +75,8 @@ def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) 
 @torch.no_grad()
 def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Callable = milliseconds) -> Iterator:
     """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
-    from proxykernels.kernels import if_conv2d
-    from proxykernels.kernels.conv_blocks import architecture, choose_blocks
+    from proxykernels.kernels.gpu import if_conv2d
+    from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks
 
     device, shape, first = next(net.parameters()).device, size, True
     for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):

@@ -48,19 +48,19 @@ if not (_here / "kernels").is_dir():  # a checkout: kernels/ is our sibling; an 
     __path__.append(str(_here.parent))
 
 from . import plot  # noqa: E402
-from .convert import convert  # noqa: E402
+from .conversion.convert import convert  # noqa: E402
+from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
+from .conversion.nir import from_nir, to_nir  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
 from .layers import IF, AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedIFConv2d, FusedIFLinear, MaxPool2d  # noqa: E402
-from .libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .network import Network  # noqa: E402
-from .nir_graph import from_nir, to_nir  # noqa: E402
 from .pooling import MaxRatePool2d  # noqa: E402
-from .proxy import ProxyNet  # noqa: E402
 from .residual import FusedIFSum  # noqa: E402
-from .simulate import simulate  # noqa: E402
+from .simulation.early_exit import margin  # noqa: E402
+from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
-from .stopping import margin  # noqa: E402
-from .surrogate import if_scan_surrogate  # noqa: E402
+from .training.proxy import ProxyNet  # noqa: E402
+from .training.surrogate import if_scan_surrogate  # noqa: E402
 
 __version__ = "0.1.0"
 

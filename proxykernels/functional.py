@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import checks, ops
-from .kernels import stepwise
+from .kernels import unfused
 from .spikes import Spikes
 
 
@@ -126,14 +126,12 @@ def if_conv2d(
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight, padding, dilation = _padding(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
-    shape = N, len(weight), *stepwise.output_size(size, weight.shape[2:], stride, padding, dilation)
+    shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
-        return _fire_real(
-            x, lambda part: stepwise.conv2d(part, weight, bias, *window, groups), shape, v, theta, v_reset
-        )
+        return _fire_real(x, lambda part: unfused.conv2d(part, weight, bias, *window, groups), shape, v, theta, v_reset)
     bias = None if bias is None else bias.float()
     parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
     if x._periods is not None and groups == 1:
@@ -185,7 +183,7 @@ def if_linear(
     kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
     if not isinstance(x, Spikes):
         return _fire_real(
-            x, lambda part: stepwise.conv2d(part[..., None, None], kernel, bias, *window, 1), shape, v, theta, v_reset
+            x, lambda part: unfused.conv2d(part[..., None, None], kernel, bias, *window, 1), shape, v, theta, v_reset
         )
     bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
     if x._periods is not None:
@@ -232,7 +230,7 @@ def max_pool2d(
         words = x._pooled
     else:
         words = ops.max_pool2d(x._words, C, size, kernel_size, stride, padding)
-    return Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
+    return Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 
 def max_rate_pool2d(
@@ -242,7 +240,7 @@ def max_rate_pool2d(
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words = ops.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
-    y = Spikes(words, (T, N, C, *stepwise.output_size(size, kernel_size, stride, padding, (1, 1))))
+    y = Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
     return y, counts + x.count()
 
 
@@ -287,10 +285,10 @@ def _fire_real(
     v = _start(v, shape, x.device)
 
     def chunks() -> Iterator[Tensor]:
-        for part in x.detach().split(stepwise.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
+        for part in x.detach().split(unfused.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
             yield currents(part)
 
-    words, v = stepwise.scan_chunks(ops, chunks(), v, theta, v_reset)
+    words, v = unfused.scan_chunks(ops, chunks(), v, theta, v_reset)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
 
 

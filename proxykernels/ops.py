@@ -1,7 +1,8 @@
 """The operators torch.ops.proxykernels.*: schemas, shapes of results, and which kernels a device takes.
 
-Work on raw words, whose layout is the device's own (a CPU packs over channels, a GPU over time; see kernels/cpu.py and
-kernels/gpu.py). PyTorch's dispatcher picks by device. Arguments are checked in functional.py, not here.
+Work on raw words, whose layout is the device's own (a CPU packs over channels, a GPU over time; see
+kernels/cpu/backend.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
+functional.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; ``theta`` float32 [C]; potentials ``v`` float32 [N, P, C]; ``v_reset``
 None is the soft reset.
@@ -13,8 +14,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .kernels import cpu, cpu_conv2d, packed_reference, rate_pool
-from .kernels.stepwise import output_size
+from .kernels import cpu, max_rate_pool
+from .kernels.cpu import conv2d as cpu_conv2d
+from .kernels.cpu import fallback
+from .kernels.unfused import output_size
 
 
 @cache
@@ -29,15 +32,15 @@ def _cpu():
             RuntimeWarning,
             stacklevel=2,
         )
-        return packed_reference
+        return fallback
     return kernels
 
 
 def _gpu():
     """The kernels for CUDA tensors; imported late because a machine without a GPU need not have Triton."""
-    from .kernels import gpu
+    from .kernels.gpu import words
 
-    return gpu
+    return words
 
 
 def _kernels(device: str):
@@ -197,17 +200,17 @@ PERIODS = cpu_conv2d.LONGEST_PERIOD  # the most steps for which there are period
 
 def fingerprint(values: Tensor) -> int:
     """A hash of the bytes of a contiguous tensor."""
-    return (_cpu() if values.device.type == "cpu" else packed_reference).fingerprint(values)
+    return (_cpu() if values.device.type == "cpu" else fallback).fingerprint(values)
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
     """The words of steps start .. stop - 1."""
-    return (_gpu() if over_time(words) else packed_reference).cut(words, T, start, stop)
+    return (_gpu() if over_time(words) else fallback).cut(words, T, start, stop)
 
 
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
-    return (_gpu() if over_time(words[0]) else packed_reference).cat(words, steps)
+    return (_gpu() if over_time(words[0]) else fallback).cat(words, steps)
 
 
 def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
@@ -215,11 +218,11 @@ def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, 
     _, C, *size = counts.shape
     if over_time(words):
         spikes = unpack(words, T, C).unflatten(3, size)
-        return pack(rate_pool.dense(spikes, counts, kernel_size, stride, padding))
-    lags = rate_pool.lags(counts, kernel_size, stride, padding)
+        return pack(max_rate_pool.dense(spikes, counts, kernel_size, stride, padding))
+    lags = max_rate_pool.lags(counts, kernel_size, stride, padding)
     bits = (T + int(lags.max() if lags.numel() else 0)).bit_length()
     planes = torch.stack([pack((lags >> bit & 1).bool()) for bit in range(bits)])
-    return rate_pool.packed(words, planes, size, kernel_size, stride, padding)
+    return max_rate_pool.packed(words, planes, size, kernel_size, stride, padding)
 
 
 def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .simulate import Result
+from .simulation.simulate import Result
 from .spikes import Spikes
 
 

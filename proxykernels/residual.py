@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checks, functional
-from .kernels import stepwise
+from .kernels import unfused
 from .layers import Neurons
 from .spikes import Spikes
 
@@ -139,7 +139,7 @@ class FusedIFSum(Neurons):
             return tuple(x.shape)
         if len(x.shape) != 5:
             raise ValueError(f"the input of a convolution must have the shape (T, N, C, H, W), got {tuple(x.shape)}")
-        size = stepwise.output_size(
+        size = unfused.output_size(
             x.shape[3:], synapse.kernel_size, synapse.stride, _padding(synapse), synapse.dilation
         )
         return (*x.shape[:2], synapse.out_channels, *size)
@@ -207,9 +207,9 @@ def _currents(synapse: nn.Module, x: Spikes | Tensor) -> Tensor:
     weight, bias = synapse.weight.detach().float(), synapse.bias
     bias = None if bias is None else bias.detach().float()
     if isinstance(synapse, nn.Linear):
-        rows = stepwise.conv2d(x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1)
+        rows = unfused.conv2d(x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1)
         return rows.squeeze(2)
     geometry = synapse.stride, _padding(synapse), synapse.dilation
-    size = stepwise.output_size(x.shape[3:], synapse.kernel_size, *geometry)
-    rows = stepwise.conv2d(x, weight, bias, *geometry, synapse.groups)
+    size = unfused.output_size(x.shape[3:], synapse.kernel_size, *geometry)
+    rows = unfused.conv2d(x, weight, bias, *geometry, synapse.groups)
     return rows.transpose(2, 3).unflatten(3, size)

@@ -8,8 +8,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from proxykernels import ops  # noqa: E402
-from proxykernels.kernels import cpu, packed_reference  # noqa: E402
+from proxykernels import ops
+from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu import fallback
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -50,7 +51,7 @@ def backend(request, monkeypatch):
             yield request.param
         return
     target, _, kernel = request.param.partition("-")
-    kernels = packed_reference
+    kernels = fallback
     if kernel:
         kernels = cpu.load(None if target == "any" else target, None if kernel == "chosen" else kernel)
     monkeypatch.setattr(ops, "_cpu", lambda: kernels)
@@ -62,7 +63,7 @@ def kernels_can_run():
     """Without a GPU the Triton kernels run only in Triton's interpreter, which is chosen at their import."""
     from triton.runtime.interpreter import InterpretedFunction
 
-    from proxykernels.kernels import if_scan
+    from proxykernels.kernels.gpu import if_scan
 
     if not HAS_GPU and not isinstance(if_scan._if_scan_kernel, InterpretedFunction):
         pytest.fail(
@@ -75,13 +76,13 @@ def kernels_can_run():
 @pytest.fixture
 def triton_kernels(kernels_can_run, monkeypatch):
     """The whole library on the Triton kernels: on a GPU, or by the interpreter, which takes CPU tensors."""
-    from proxykernels.kernels import gpu
+    from proxykernels.kernels.gpu import words as gpu
 
     if HAS_GPU:
         with torch.device("cuda"):
             yield
         return
     monkeypatch.setattr(ops, "_cpu", lambda: gpu)
-    monkeypatch.setattr(gpu, "fingerprint", packed_reference.fingerprint, raising=False)
+    monkeypatch.setattr(gpu, "fingerprint", fallback.fingerprint, raising=False)
     monkeypatch.setattr(ops, "PERIODS", 0)  # the C++ kernels' own form of spikes
     yield

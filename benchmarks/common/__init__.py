@@ -1,0 +1,1 @@
+"""Shared by the commands: data, networks, tables, accuracy, memory."""

@@ -1,0 +1,174 @@
+"""The networks that are timed and trained: a small one, those of the proxy-learning paper, and a VGG.
+
+Written C for a convolution's channels, P2 for 2x2 max pooling, and a plain number for a linear layer:
+
+    small    32C3-64C3-P2-64C3-P2-256-10
+    paper    128C3-BN-128C3-BN-P2-128C3-BN-P2-2560-1152-256-10, without biases (arXiv 2109.13208)
+    cifar10  256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256-10, in the same way; the size of the paper's
+             CIFAR-10 network as a re-implementation gives it
+    vgg      64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512-10, in the same way
+
+The last layer has one integrate-and-fire neuron for each class.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+import proxykernels as pk
+from common.data import fashion_mnist_sample
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
+CALIBRATION_IMAGES = 64
+TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
+
+
+def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
+    """32C3-64C3-P2-64C3-P2-256-10 with biases."""
+    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, shape, classes, batch_norm=False)
+
+
+def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
+    """The paper's for Fashion-MNIST; the threshold is the authors'."""
+    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, shape, classes)
+
+
+def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+    """The paper's for CIFAR-10; the threshold is the re-implementation's."""
+    layers = "256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256"
+    return build(layers, v_threshold, v_reset, shape, classes)
+
+
+def vgg(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+    """A VGG with seven layers of weights before the last."""
+    return build("64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512", v_threshold, v_reset, shape, classes)
+
+
+def build(
+    layers: str, v_threshold: float, v_reset: float | None, shape: Sequence[int], classes: int, batch_norm: bool = True
+) -> nn.Sequential:
+    """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
+
+    ``batch_norm`` is the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
+    """
+    neuron = {"bias": not batch_norm, "v_threshold": v_threshold, "v_reset": v_reset}
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+
+    def add(kind: str, module: nn.Module) -> None:
+        number = sum(name.startswith(kind) for name in modules) + 1
+        modules[f"{kind}{number}"] = module
+
+    channels, height, width = shape
+    features = None
+    for layer in [*layers.split("-"), str(classes)]:
+        if layer.startswith("P"):
+            window = int(layer[1:])
+            add("pool", pk.MaxPool2d(window))
+            height, width = height // window, width // window
+        elif "C" in layer:
+            out, kernel = map(int, layer.split("C"))
+            padding = kernel // 2
+            add("conv", pk.FusedIFConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
+            channels = out
+        else:
+            if features is None:
+                modules["flatten"] = pk.Flatten()
+                features = channels * height * width
+            add("linear", pk.FusedIFLinear(features, int(layer), **neuron))
+            features = int(layer)
+    return nn.Sequential(modules)
+
+
+NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
+TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vgg": vgg}  # names of train.py's --net
+
+
+def load(name: str, v_reset: float | None, path: Path | None = None) -> tuple[nn.Sequential, bool]:
+    """The network in eval mode, and whether it is trained.
+
+    It is trained by the weights of ``path``, a file of train.py; without one, by ``weights/<name>.safetensors`` if that
+    is there. Otherwise the weights are random, scaled to realistic firing rates.
+    """
+    shipped = WEIGHTS / f"{name}.safetensors"
+    if path is None and not shipped.is_file():
+        return _random(name, v_reset), False
+    path = path or shipped
+    net, _ = load_file(path, NETS[name])
+    for layer in net.modules():
+        if hasattr(layer, "v_reset"):
+            layer.v_reset = v_reset
+    return net, True
+
+
+def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
+    """The network in eval mode that train.py saved in ``path``, and the file's metadata.
+
+    The file is a state_dict, floats as float16; its metadata name the threshold, the reset and the net. ``make``
+    makes the net where the metadata do not. The statistics of the ReLU twin are left aside.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(TWIN)}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); train the network again") from error
+    if about.get("net", "") not in TRAINABLE and make is None:
+        raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
+    make = TRAINABLE.get(about.get("net", ""), make)
+    v_reset = None if about.get("reset") == "soft" else 0.0
+    kind = {"shape": json.loads(about["shape"]), "classes": int(about["classes"])} if "shape" in about else {}
+    net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)
+    try:
+        net.load_state_dict(state)  # casts to float32
+    except RuntimeError as error:
+        raise ValueError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
+    return net.eval(), about
+
+
+def file_stem(name: str) -> str:
+    """The name of the weights file, without its ending, for a name of TRAINABLE: what ``load`` looks for."""
+    return TRAINABLE[name].__name__
+
+
+def _random(name: str, v_reset: float | None) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = NETS[name](v_reset=v_reset).eval()
+    _scale_to_rate(net, fashion_mnist_sample()[0][:CALIBRATION_IMAGES])
+    return net
+
+
+@torch.no_grad()
+def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
+    """Scale each layer's weights, first to last, until its neurons fire at MEAN_RATE on average.
+
+    Firing rates [N, ...] are propagated instead of spikes: under a mean current I, an integrate-and-fire
+    neuron of threshold v_threshold fires at a rate near min(max(I, 0) / v_threshold, 1).
+    """
+    rates = images
+    for layer in net:
+        if isinstance(layer, nn.Conv2d):
+            current = F.conv2d(rates, layer.weight, None, padding=layer.padding)
+        elif isinstance(layer, nn.Linear):
+            current = F.linear(rates, layer.weight)
+        else:
+            pool = isinstance(layer, pk.MaxPool2d)
+            rates = F.max_pool2d(rates, layer.kernel_size, layer.stride) if pool else rates.flatten(1)
+            continue
+        scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
+        layer.weight *= scale
+        if layer.bias is not None:
+            layer.bias.zero_()
+        rates = (current * scale / layer.v_threshold).clamp(0, 1)

@@ -1,0 +1,238 @@
+"""Every Triton kernel in every variant that layers use, compiled ahead of time for GPUs that need not be here.
+
+The one list of variants: compile_report.py prints it, tests/test_triton_compile.py checks it. A variant is
+``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/aligned``; the kernel ``if_scan`` is the function
+``_if_scan_kernel`` in the folder kernels. Triton's interpreter replaces ``triton.jit`` for a whole process, so a child
+process without it compiles:
+
+    python -m gpu.compile_variants VARIANT ...        in benchmarks/; one JSON object a variant and line
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from gpu.kernel_resources import TARGETS, resources
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+TENSOR_CORE_KERNELS = ("if_conv2d",)
+# Bytes of a thread that may be spilled outside the main loop: with tight registers the assembler keeps a few numbers on
+# the stack that are needed once in 16 steps.
+SPILLS_OUTSIDE_LOOP = 32
+
+RESETS = {"hard": False, "soft": True}
+SCAN = [
+    f"{dtype}/{reset}/{output}/aligned"
+    for dtype in ("fp32", "fp16", "bf16")
+    for reset in RESETS
+    for output in ("words", "counts")
+]
+# What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
+# and more neurons than a 32-bit integer can count.
+SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
+BACKWARD = ["hard/aligned", "soft/aligned", "hard/odd", "hard/single", "hard/huge"]
+
+
+class ConvLayer(NamedTuple):
+    """A convolution's sizes; ``neurons`` are the output pixels of all samples."""
+
+    neurons: int
+    C: int
+    C_out: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+    bias: bool = True
+
+
+# Layers that together take the choices of blocks and the special cases of sizes.
+CONV_LAYERS = {
+    "paper": ConvLayer(100352, 128, 128, 3),
+    "last": ConvLayer(128, 256, 10, 1),
+    "strided": ConvLayer(25088, 64, 64, 3, stride=2),
+    "grouped": ConvLayer(25088, 128, 128, 3, groups=2),
+    "few-channels": ConvLayer(100352, 3, 32, 3),
+    "one-channel": ConvLayer(100352, 1, 16, 3),
+    "odd": ConvLayer(100352, 72, 70, 3),
+    "half-blocks": ConvLayer(100352, 32, 32, 1),
+    "one-sample": ConvLayer(1, 2560, 1152, 1, bias=False),
+    "one-neuron": ConvLayer(128, 1, 1, 1),
+}
+PRODUCTS = {"two-products": True, "one-product": False}  # float32 weights as two float16 parts, or 16-bit weights
+CONV = [f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS]
+CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
+CONV += ["strided/one-product/soft/pooled"]
+
+KERNELS = {"if_scan": SCAN, "if_scan_backward": BACKWARD, "if_conv2d": CONV}
+VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
+_QUICK = (
+    "fp32/hard/words/aligned",
+    "/hard/aligned",
+    "paper/two-products/hard/words",
+    "paper/two-products/hard/pooled",
+    "one-channel/one-product/hard/words",
+)
+QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK)]
+
+
+def compile_in_child(variants: Iterable[str], cache: Path | None = None) -> Iterator[dict]:
+    """Compile variants in a child process without Triton's interpreter, and give each record as soon as it is there.
+
+    A record holds ``variant``, ``triton`` (its version), and ``absent`` (why this toolchain cannot compile for the
+    target), ``error`` (why the compilation failed), or what :func:`resources` reads.
+
+    Args:
+        cache: Triton's cache folder (default: the user's).
+
+    Raises:
+        RuntimeError: the child process died; the message names the variant, and holds what the process wrote last.
+    """
+    variants, done = list(variants), 0
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    paths = [str(CHECKOUT), str(CHECKOUT / "benchmarks"), environment.get("PYTHONPATH")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    if cache is not None:
+        environment["TRITON_CACHE_DIR"] = str(cache)
+    command = [sys.executable, "-m", "gpu.compile_variants", *variants]
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
+            try:
+                for line in child.stdout:
+                    yield json.loads(line)
+                    done += 1
+            except BaseException:  # whoever reads the records stopped early
+                child.kill()
+                raise
+        if child.returncode:
+            errors.seek(0)
+            variant = variants[min(done, len(variants) - 1)]
+            raise RuntimeError(f"compiling {variant} ended with status {child.returncode}:\n{errors.read()[-4000:]}")
+
+
+def faults(record: dict) -> list[str]:
+    """What is wrong with a compiled variant, in words; nothing if it is fine or its target is absent."""
+    if "absent" in record:
+        return []
+    if "error" in record:
+        return [record["error"]]
+    kernel, target, *_ = record["variant"].split("/")
+    found = []
+    if record["loop_spills"]:
+        found.append(f"{record['loop_spills']} spills in the main loop")
+    if record["spilled"] > (0 if record["loop_spills"] is None else SPILLS_OUTSIDE_LOOP):
+        found.append(f"spills {record['spilled']}")
+    if kernel in TENSOR_CORE_KERNELS and not record["tensor_core"]:
+        found.append("no tensor-core instruction")
+    if record["shared"] > TARGETS[target].shared_limit:
+        found.append(f"{record['shared']} bytes of shared memory, the target has {TARGETS[target].shared_limit}")
+    return found
+
+
+def compile_variant(variant: str) -> dict:
+    """Compile one variant, in this process; the record of :func:`compile_in_child`."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    kernel, target, *rest = variant.split("/")
+    record = {"variant": variant, "triton": triton.__version__}
+    if not _toolchain_has(target):
+        return record | {"absent": f"this Triton's ptxas does not know {target}"}
+    try:
+        make = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": partial(_conv, target)}[kernel]
+        source, num_warps = make(*rest)
+        options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
+        compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
+    except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
+        return record | {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
+    not_specialized = [parameter.name for parameter in source.fn.params if parameter.do_not_specialize]
+    return record | resources(compiled, TARGETS[target]) | {"not_specialized": not_specialized}
+
+
+def _scan(dtype: str, reset: str, output: str, sizes: str):
+    from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
+    from proxykernels.kernels.gpu.neurons import if_step
+
+    types = dict.fromkeys(("v_pointer", "theta_pointer", "v_last_pointer", "v_reset"), "fp32")
+    types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
+    types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
+    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
+    lengths = ("neurons", "channels", "current_stride")
+    return _scan_source(_if_scan_kernel, types, constants, lengths, sizes), NUM_WARPS
+
+
+def _scan_backward(reset: str, sizes: str):
+    from proxykernels.kernels.gpu.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
+    from proxykernels.kernels.gpu.neurons import if_step
+
+    pointers = ("grad_spikes_pointer", "current_pointer", "theta_pointer", "scale_pointer", "grad_current_pointer")
+    types = dict.fromkeys((*pointers, "v_reset"), "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
+    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "BLOCK": BLOCK}
+    return _scan_source(_if_scan_backward_kernel, types, constants, ("neurons", "channels"), sizes), NUM_WARPS
+
+
+def _scan_source(kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str):
+    """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
+    if sizes == "single":
+        constants |= dict.fromkeys(lengths, 1)
+    return _source(kernel, types, constants, lengths if sizes in ("aligned", "huge") else ())
+
+
+def _conv(target: str, layer: str, products: str, reset: str, output: str):
+    from proxykernels.kernels.gpu.block_sizes import choose_blocks
+    from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
+    from proxykernels.kernels.gpu.neurons import if_step
+
+    neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
+    K = C // groups * kernel_size**2
+    blocks = choose_blocks(neurons, C_out // groups, K, target)._asdict()
+    num_warps = blocks.pop("num_warps")
+    types = dict.fromkeys(("unit_pointer", "bias_pointer", "theta_pointer", "v_pointer", "v_last_pointer"), "fp32")
+    types |= {"high_pointer": "fp16", "low_pointer": "fp16", "v_reset": "fp32"}
+    # As Triton's launcher specialises: 1 is a constant, and multiples of 16 are known as such.
+    sizes = dict(C=C, C_out=C_out, K=-(-K // 16) * 16, kernel_w=kernel_size, groups=groups, dilation_h=1, dilation_w=1)
+    sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
+    constants = blocks | {name: 1 for name, size in sizes.items() if size == 1}
+    constants |= {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts"}
+    constants["WHOLE_BLOCKS"] = C // groups % blocks["BLOCK_K"] == 0
+    absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
+    constants |= {name: None for name, is_absent in absent.items() if is_absent}
+    multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
+    return _source(_if_conv2d_kernel, types, constants, multiples_of_16), num_warps
+
+
+def _source(kernel, types: dict[str, str], constants: dict, multiples_of_16: Iterable[str]):
+    """What triton.compile takes; ``types`` are those of scalars and of elements, 32-bit integers where not named."""
+    from triton.compiler import ASTSource
+
+    signature, attributes = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        is_pointer = name.endswith("_pointer")
+        signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
+        if name not in constants and (is_pointer or name in multiples_of_16):
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constants, attributes)
+
+
+@cache
+def _toolchain_has(target: str) -> bool:
+    """Whether ptxas knows the target; Triton carries its AMD compiler in itself."""
+    backend, architecture, _ = TARGETS[target].gpu
+    if backend == "hip":
+        return True
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    command = [get_ptxas(architecture).path, "--help"]
+    return f"'{target}'" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(json.dumps(compile_variant(name)), flush=True)

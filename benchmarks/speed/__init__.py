@@ -1,0 +1,1 @@
+"""Parts of sim_speed.py and ops_speed.py: rivals, timing, reports."""

@@ -1,0 +1,1 @@
+"""The training program behind train.py and evaluate.py."""

@@ -1,0 +1,148 @@
+"""What train.py trains on: images with random changes that depend on seed, epoch and image alone.
+
+So the same epoch is the same however it is cut: into batches, over processes, or by an interruption.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from common.data import fashion_mnist
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+AUGMENTATIONS: dict[str, Callable[[int], list]] = {  # of images of a given size
+    "none": lambda size: [],
+    "mirror": lambda size: [v2.RandomHorizontalFlip()],
+    "shift-mirror": lambda size: [v2.RandomCrop(size, padding=max(1, size // 14)), v2.RandomHorizontalFlip()],
+    "authors": lambda size: [v2.RandomCrop(size - 2), v2.Pad(1)],  # of the paper's notebook
+}
+SPLITS = ("train", "test")
+
+
+class Augmented(Dataset):
+    """``dataset`` with a random transform of each image; set ``epoch`` before an epoch starts.
+
+    Torchvision's transforms draw from torch's global generator: it is seeded anew for every image.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Callable[[Tensor], Tensor], seed: int):
+        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = self.dataset[index]
+        torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
+        return self.transform(image), label
+
+
+def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int]:
+    """One split of a data set, "train" or "test".
+
+    Args:
+        data: "fashion-mnist", "cifar10" or "folder".
+        root: folder of the files. Fashion-MNIST: optional, as in data.py. CIFAR-10: torchvision's folder, downloaded
+            to if it is empty. "folder": images in ``root/<split>/<class>/``, as torchvision's ImageFolder takes them.
+
+    Returns:
+        A dataset of (image float32 [C, H, W] in 0..1, label), and the number of classes.
+
+    Raises:
+        ValueError: an unknown name, or a damaged file. FileNotFoundError: a file is missing.
+    """
+    if data not in LOADERS:
+        raise ValueError(f"--data must be one of {', '.join(LOADERS)}, got {data!r}")
+    return LOADERS[data](root, split)
+
+
+def held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """The dataset without its last ``count`` samples, and these."""
+    if not 0 < count < len(dataset):
+        raise ValueError(f"--validation must be within 1 .. {len(dataset) - 1} training images, got {count}")
+    edge = len(dataset) - count
+    return Subset(dataset, range(edge)), Subset(dataset, range(edge, len(dataset)))
+
+
+def augment(dataset: Dataset, name: str, size: int, seed: int) -> Augmented:
+    """The dataset with the augmentation ``name`` of AUGMENTATIONS, for images of ``size`` pixels square."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"--augment must be one of {', '.join(AUGMENTATIONS)}, got {name!r}")
+    return Augmented(dataset, v2.Compose([v2.Identity(), *AUGMENTATIONS[name](size)]), seed)
+
+
+def batches(count: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Sequence[list[int]]:
+    """One epoch's batches of indices for one of ``world`` processes: whole batches in a random order.
+
+    Every process gets the same share of each batch; what is left over at the end of an epoch is dropped.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(count, generator=generator)[: count // batch * batch]
+    return order.view(-1, batch)[:, rank::world].tolist()
+
+
+def _fashion_mnist(root: Path | None, split: str) -> tuple[Dataset, int]:
+    return TensorDataset(*fashion_mnist(split, root)), 10
+
+
+def _cifar10(root: Path | None, split: str) -> tuple[Dataset, int]:
+    if root is None:
+        raise ValueError(
+            "--data cifar10 needs --root, the folder of torchvision's files or an empty one for a download"
+        )
+    try:
+        return datasets.CIFAR10(root, split == "train", _to_tensor(), download=True), 10
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"CIFAR-10 is not in {root} and could not be downloaded ({error}); put cifar-10-python.tar.gz there"
+        ) from error
+
+
+def _folder(root: Path | None, split: str) -> tuple[Dataset, int]:
+    folder = Path(root or ".") / split
+    if root is None or not folder.is_dir():
+        raise FileNotFoundError(
+            f"--data folder needs --root PATH with PATH/train/<class>/ and PATH/test/<class>/ ({folder})"
+        )
+    dataset = _Images(folder, _to_tensor(), loader=_read_image)
+    # They come class by class; the last ones, which may be held out, must be of every class.
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    return Subset(dataset, order), len(dataset.classes)
+
+
+class _Images(datasets.ImageFolder):
+    """Torchvision's, where all images must have the size of the first."""
+
+    @cached_property
+    def shape(self) -> torch.Size:
+        return super().__getitem__(0)[0].shape
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        if image.shape != self.shape:
+            sizes = [f"{shape[2]} x {shape[1]}" for shape in (image.shape, self.shape)]
+            raise ValueError(
+                f"{self.samples[index][0]} has {sizes[0]} pixels, and {self.samples[0][0]} has {sizes[1]}; "
+                "scale all images to one size"
+            )
+        return image, label
+
+
+def _read_image(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and fetch it again") from error
+
+
+def _to_tensor() -> Callable:
+    return v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
+LOADERS = {"fashion-mnist": _fashion_mnist, "cifar10": _cifar10, "folder": _folder}

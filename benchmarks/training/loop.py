@@ -1,0 +1,46 @@
+"""Steps of training without end, for experiments that stop by a clock or after a number of steps.
+
+train.py has stages and epochs, checkpoints and logs around the same steps (train_run.py).
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import Dataset
+
+import proxykernels as pk
+from training import data as train_data
+from training import step as train_step
+from training.methods import METHODS
+
+
+def steps(
+    options: Namespace, name: str, lr: float, model: pk.ProxyNet, dataset: Dataset, progress: Callable[[], float]
+) -> Iterator[dict[str, float]]:
+    """Train ``model`` by the method ``name`` (of METHODS), a step for each turn of the caller's loop.
+
+    Args:
+        options: of train_options, for the loss, the batch, the schedule and so on.
+        lr: the highest learning rate; ``progress()``, from 0 to 1, is the place in its schedule.
+
+    Yields:
+        The running means of a step's figures (train_step.gradient).
+
+    Raises:
+        Breakdown: the loss is not finite, or the firing rates have run away.
+    """
+    data = train_data.augment(dataset, options.augment, dataset[0][0].shape[-1], options.seed)
+    method = METHODS[name](model.train())
+    optimizer = train_step.make_optimizer(options, model, lr)
+    shown: dict[str, float] = {}
+    while True:
+        for batch in train_data.batches(len(data), options.batch, options.seed, data.epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = train_step.learning_rate(options.schedule, lr, progress())
+            images, labels = (torch.stack(part) for part in zip(*(data[i] for i in batch), strict=True))
+            figures = train_step.gradient(options, method, model, images, labels)
+            train_step.watch(shown, figures, f"by {name}")
+            optimizer.step()
+            yield dict(shown)
+        data.epoch += 1

@@ -1,0 +1,59 @@
+"""The ways to train: each takes images and gives the output that the loss is computed on, with its gradient."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import proxykernels as pk
+from training.surrogate import Surrogate
+from training.tandem import Tandem
+
+LOGIT_SCALE = 10.0  # cross-entropy sees rates between 0 and 1 as logits between 0 and 10
+
+
+class Ann(nn.Module):
+    """The ReLU twin alone; its output stands for a firing rate."""
+
+    def __init__(self, model: pk.ProxyNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.ann(x)
+
+
+class Proxy(nn.Module):
+    """The spiking network's firing rates, with the twin's gradient."""
+
+    def __init__(self, model: pk.ProxyNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
+
+
+def mse_count(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+    """Mean squared error between spike counts and ``target`` spikes for the true class, 0 for the others."""
+    return F.mse_loss(T * rate, target * F.one_hot(labels, rate.shape[1]).float())
+
+
+def mse_rate(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+    """Mean squared error between firing rates and ``target`` for the true class, 0 for the others."""
+    return F.mse_loss(rate, target * F.one_hot(labels, rate.shape[1]).float())
+
+
+def cross_entropy(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+    """Cross-entropy of the firing rates times LOGIT_SCALE."""
+    return F.cross_entropy(LOGIT_SCALE * rate, labels)
+
+
+LOSSES = {"mse-count": mse_count, "mse-rate": mse_rate, "cross-entropy": cross_entropy}
+
+
+def mean_activation(model: pk.ProxyNet) -> Tensor:
+    """The twin's activations as a share of the threshold: the mean over its layers, for a penalty on spikes."""
+    return torch.stack(list(model.ann_rates.values())).mean()

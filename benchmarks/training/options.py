@@ -1,0 +1,100 @@
+"""train.py's options, and the presets that give groups of them other defaults."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import nets
+
+from training.data import AUGMENTATIONS, LOADERS
+from training.methods import LOSSES, METHODS
+
+# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/train.md.
+AUTHORS = {
+    "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
+    "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
+    "reset": "hard", "precision": "float32",
+}  # fmt: skip
+PRESETS = {
+    "recommended": {},
+    "authors-fashion": AUTHORS
+    | {"data": "fashion-mnist", "net": "paper-fashion", "T": 15, "threshold": 2.0, "weight_decay": 1e-6}
+    | {"eps": 1e-8, "augment": "authors"},
+    "authors-cifar": AUTHORS
+    | {"data": "cifar10", "net": "paper-cifar", "T": 60, "threshold": 3.0, "weight_decay": 1e-5}
+    | {"eps": 1e-7, "loss": "mse-rate", "augment": "shift-mirror"},
+}
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options, with the defaults of --preset; an unknown name ends the program with the list of known ones."""
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
+    preset = first.parse_known_args(arguments)[0].preset
+    parser = _parser(first)
+    parser.set_defaults(**PRESETS[preset])
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    return options
+
+
+def _parser(first: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        parents=[first],
+        description="Train a spiking network; docs/train.md says which options to use.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", choices=sorted(LOADERS), default="fashion-mnist")
+    add("--root", type=Path, help="folder of the data")
+    add("--net", choices=sorted(nets.TRAINABLE), default="small")
+    add("--method", choices=sorted(METHODS), default="proxy")
+    add("--init", choices=["random", "ann"], default="ann", help="ann: train the ReLU twin first")
+    add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
+    add("--epochs", type=int, default=3, help="epochs of --method")
+    add("--T", type=int, default=32, help="time steps of the spiking network")
+    add("--threshold", type=float, default=1.0)
+    add("--reset", choices=["hard", "soft"], default="hard")
+    add("--loss", choices=sorted(LOSSES), default="mse-rate")
+    add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
+    add("--twin", choices=["relu", "clipped"], default="clipped")
+    add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
+    add("--rate-penalty", type=float, default=0.0, help="times the twin's mean activation, added to the loss")
+    add("--augment", choices=sorted(AUGMENTATIONS), default="mirror")
+    add("--batch", type=int, default=100, help="images a step, over all processes")
+    add("--ann-lr", type=float, default=1e-3, help="highest learning rate of --init ann")
+    add("--lr", type=float, default=3e-4, help="highest learning rate of --method")
+    add("--schedule", choices=["constant", "cosine", "one-cycle"], default="cosine")
+    add("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam")
+    add("--eps", type=float, default=1e-8, help="of Adam")
+    add("--weight-decay", type=float, default=0.0)
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin (autocast)")
+    add("--validation", type=int, default=2000, help="training images held out to measure progress")
+    add("--device", default="cpu")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("runs/train"), help="folder of weights, checkpoint and logs")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add("--tensorboard", action="store_true", help="write events for TensorBoard too")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    def refuse(name: str, wanted: str) -> None:
+        parser.error(f"--{name.replace('_', '-')} must be {wanted}, got {getattr(options, name)}")
+
+    for name, least in (("T", 1), ("batch", 1), ("epochs", 0), ("ann_epochs", 0)):
+        if getattr(options, name) < least:
+            refuse(name, f"at least {least}")
+    for name in ("threshold", "lr", "ann_lr", "target", "eps"):
+        if not 0 < getattr(options, name) < float("inf"):
+            refuse(name, "positive")
+    for name in ("weight_decay", "rate_penalty"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            refuse(name, "at least 0")
+    if not all(0 <= beta < 1 for beta in options.betas):
+        refuse("betas", "two numbers within 0 .. 1, without 1")
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that this build or machine has not
+        reason = str(error).partition("\n")[0].rstrip(".")
+        parser.error(f"--device {options.device} does not work here ({reason}); --device cpu always does")

@@ -1,0 +1,243 @@
+"""A training run: stages of epochs of steps, which can be stopped and resumed at any step."""
+
+import dataclasses
+import math
+import resource
+import signal
+import time
+from argparse import Namespace
+
+import torch
+from common import nets
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import proxykernels as pk
+from training import checkpoint as checkpoint
+from training import data as train_data
+from training import step as train_step
+from training import weights as train_weights
+from training.log import Log
+from training.measure import ann_accuracy, rounded, snn_accuracy
+from training.methods import METHODS
+
+MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
+TERMINATED = 128 + signal.SIGTERM  # the exit status by which a shell knows the signal
+STAGE_SEED = 1_000_003  # keeps the epochs of different stages apart: no stage has as many
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Epochs of one method (a name of METHODS), and its highest learning rate."""
+
+    method: str
+    epochs: int
+    lr: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """The processes that share each batch, and this one's device."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process; all must ask."""
+        if self.world == 1:
+            return flag
+        flags = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(flags)
+        return flags.item() > 0
+
+
+class Termination:
+    """SIGTERM, within a ``with``: it ends the program at once where that is safe, and else waits to be asked about."""
+
+    def __init__(self):
+        self.came = self.safe = False
+
+    def __enter__(self) -> "Termination":
+        self.before = signal.signal(signal.SIGTERM, self.take)
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+
+    def take(self, *_) -> None:
+        self.came = True
+        if self.safe:
+            raise SystemExit(TERMINATED)
+
+
+@dataclasses.dataclass
+class Place:
+    """Where a run stands: the next step, the steps done in all, and the best accuracy on the held-out images."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+    best: float = -1.0
+
+
+class Run:
+    """Data, model and place of one run; ``go`` carries it to its end."""
+
+    def __init__(self, options: Namespace, workers: Workers):
+        self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
+        dataset, classes = train_data.load(options.data, options.root, "train")
+        self.test_set, _ = train_data.load(options.data, options.root, "test")  # if missing: now, not after hours
+        train_set, self.validation = train_data.held_out(dataset, options.validation)
+        self.data = train_data.augment(train_set, options.augment, dataset[0][0].shape[-1], options.seed)
+        self.steps = len(self.data) // options.batch  # an epoch's
+        if not self.steps:
+            raise ValueError(f"--batch must be at most the {len(self.data)} training images, got {options.batch}")
+        torch.manual_seed(options.seed)
+        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
+        v_reset = 0.0 if options.reset == "hard" else None
+        self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **self.kind)
+        self.net.to(workers.device, memory_format=torch.channels_last)
+        self.model = pk.ProxyNet(self.net, options.T, clip=options.twin == "clipped", readout="rate")
+        self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
+        self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
+        self.stages.append(Stage(options.method, options.epochs, options.lr))
+
+    def go(self) -> None:
+        """Train to the end. SystemExit on SIGTERM, with a checkpoint; Breakdown if training cannot go on."""
+        saved = self.resume() if self.options.resume else None
+        if self.workers.rank == 0:
+            # An epoch that ended, but was not measured to the end, will be measured again.
+            last = self.place.done - (self.place.step > 0)
+            self.log = Log(self.options.out, last, self.options.tensorboard)
+        with self.termination:
+            for index in range(self.place.stage, len(self.stages)):
+                if index > self.place.stage:
+                    self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
+                self.run_stage(self.stages[index], saved)
+            self.termination.safe = True
+            if self.workers.rank == 0:
+                self.finish()
+
+    def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
+        optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)
+        if saved is not None:
+            checkpoint.restore_optimizer(optimizer, *saved)
+        while self.place.epoch < stage.epochs:
+            start = clocks()
+            shown = self.run_epoch(stage, optimizer)
+            self.save(optimizer)  # all that was learnt is safe while it is measured
+            self.termination.safe = True
+            self.place.epoch, self.place.step = self.place.epoch + 1, 0
+            if self.workers.rank == 0:
+                self.end_epoch(stage, shown, start)
+            self.termination.safe = False
+            self.save(optimizer)
+
+    def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """The rest of an epoch; returns the running means of its figures."""
+        options, workers, place = self.options, self.workers, self.place
+        self.model.train()
+        self.model.freeze_batch_norm(not self.statistics_learn(stage))
+        method = METHODS[stage.method](self.model)
+        if workers.world > 1:  # made anew, it also hands on the buffers that rank 0 may have changed after an epoch
+            method = DistributedDataParallel(method, broadcast_buffers=False)
+        self.data.epoch = place.stage * STAGE_SEED + place.epoch
+        order = train_data.batches(
+            len(self.data), options.batch, options.seed, self.data.epoch, workers.rank, workers.world
+        )
+        loader = DataLoader(self.data, batch_sampler=order[place.step :])
+        bar = tqdm(
+            loader, f"{stage.method} {place.epoch + 1}/{stage.epochs}", self.steps, initial=place.step, unit="batch",
+            mininterval=0.5, disable=workers.rank > 0,
+        )  # fmt: skip
+        shown: dict[str, float] = {}
+        for images, labels in bar:
+            progress = (place.epoch * self.steps + place.step) / (stage.epochs * self.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = train_step.learning_rate(options.schedule, stage.lr, progress)
+            figures = train_step.gradient(
+                options, method, self.model, images.to(workers.device), labels.to(workers.device)
+            )
+            train_step.watch(shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
+            optimizer.step()
+            place.step, place.done = place.step + 1, place.done + 1
+            bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
+            if workers.any(self.termination.came):
+                self.save(optimizer)
+                raise SystemExit(TERMINATED)
+        return shown
+
+    def statistics_learn(self, stage: Stage) -> bool:
+        """Whether the normalisation's statistics learn in this epoch: always in the twin's own training."""
+        first = self.place.stage == 0 and self.place.epoch == 0
+        return stage.method == "ann" or first or self.options.batch_norm == "always"
+
+    def end_epoch(self, stage: Stage, shown: dict[str, float], start: dict[str, float]) -> None:
+        """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far."""
+        spent = {key: value - start[key] for key, value in clocks().items()}
+        options, place, device = self.options, self.place, self.workers.device
+        if stage.method == "ann":
+            images, _ = next(iter(DataLoader(self.validation, MEASURED)))
+            self.model.measure_batch_norm(images.to(device))
+        net = rounded(self.net)
+        snn, rates = snn_accuracy(net, self.validation, options.T, device)
+        ann = ann_accuracy(self.model, self.validation, device)
+        self.log.add(
+            {
+                "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": shown.get("loss", math.nan),
+                "snn": snn, "ann": ann, "mean_rate": sum(rates.values()) / len(rates), "rates": rates, **spent,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )  # fmt: skip
+        tqdm.write(
+            f"{stage.method} {place.epoch}/{stage.epochs}: spiking {snn:.2%}, ReLU twin {ann:.2%} of "
+            f"{len(self.validation)} held-out images; firing rates "
+            + ", ".join(f"{name} {rate:.1%}" for name, rate in rates.items())
+        )
+        if snn > place.best:
+            place.best = snn
+            about = train_weights.describe(options, self.kind, {"validation_accuracy": f"{snn:.4f}"})
+            train_weights.save(self.weights, net, self.model.statistics, about)
+
+    def finish(self) -> None:
+        """Measure the best weights on the test images, once, and record that with them."""
+        if not self.weights.is_file():
+            return  # no epoch was asked for
+        model, _, about = train_weights.load_twins(self.weights)
+        model.to(self.workers.device)
+        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device)
+        ann = ann_accuracy(model, self.test_set, self.workers.device)
+        about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
+        train_weights.save(self.weights, model.net, model.statistics, about)
+        print(
+            f"{self.weights}: {snn:.2%} of {len(self.test_set)} test images at T = {self.options.T} (a tie is wrong), "
+            f"ReLU twin {ann:.2%}"
+        )
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.workers.rank == 0:
+            position = dataclasses.asdict(self.place) | {"options": identity(self.options)}
+            checkpoint.save(self.options.out, position, self.model, optimizer)
+
+    def resume(self) -> tuple[dict, dict[str, Tensor]]:
+        """Restore model and place from the checkpoint in --out; returns it, for the optimizer."""
+        position, tensors = checkpoint.read(self.options.out)
+        checkpoint.same_options(position["options"], identity(self.options))
+        checkpoint.restore_model(self.model, tensors)
+        self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
+        return position, tensors
+
+
+def clocks() -> dict[str, float]:
+    """Of the wall, and of this process's work on all its threads."""
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+
+
+def identity(options: Namespace) -> dict:
+    """The options that a resumed run must share with the one that wrote its checkpoint; --epochs may be raised."""
+    free = {"out", "resume", "tensorboard", "root", "device", "preset", "epochs"}
+    return {key: value for key, value in sorted(vars(options).items()) if key not in free}

@@ -1,0 +1,79 @@
+"""One step of training: learning rate, loss, gradient, and the guards that stop a run that cannot get well."""
+
+import math
+from argparse import Namespace
+
+import torch
+from torch import Tensor, nn
+
+import proxykernels as pk
+from training.methods import LOSSES, mean_activation
+
+RUN_AWAY = 0.8  # firing rate at which a layer has stopped to compute anything: it fires whatever its input is
+SHARE = 0.05  # of the last step in the running means that are shown
+WARM_UP = 0.2  # of a one-cycle schedule, from WARM_UP_START times the highest rate
+WARM_UP_START = 0.05
+
+
+class Breakdown(Exception):
+    """Training cannot go on: the loss is not finite, or the network runs away."""
+
+
+def make_optimizer(options: Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam, its weight decay decoupled from the gradient (AdamW)."""
+    settings = {"betas": tuple(options.betas), "eps": options.eps, "weight_decay": options.weight_decay}
+    return torch.optim.AdamW(model.parameters(), lr, fused=True, **settings)
+
+
+def learning_rate(schedule: str, highest: float, progress: float) -> float:
+    """The learning rate after ``progress`` (0 to 1) of a stage."""
+    if schedule == "constant":
+        return highest
+    start = WARM_UP if schedule == "one-cycle" else 0.0
+    if progress < start:
+        return highest * (WARM_UP_START + (1 - WARM_UP_START) * progress / start)
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - start) / (1 - start)))
+
+
+def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: Tensor, labels: Tensor) -> dict:
+    """Compute the gradient of one batch; returns its loss, the accuracy of both twins and their rates."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        output = method(images)
+    output = output.float()
+    loss = LOSSES[options.loss](output, labels, options.T, options.target)
+    if options.rate_penalty and model.ann_rates:
+        loss = loss + options.rate_penalty * mean_activation(model)
+    for parameter in model.parameters():
+        parameter.grad = None
+    loss.backward()
+    figures = {"loss": loss.item()}
+    if model.rates:  # of the spiking network's pass, if the method makes one
+        figures["snn"] = accuracy(output, labels)
+        figures["rate"] = sum(model.rates.values()) / len(model.rates)
+        figures["highest"] = max(model.rates.values())
+    if model.ann_output is not None:
+        figures["ann"] = accuracy(model.ann_output, labels)
+        figures["ann_rate"] = mean_activation(model).item()
+    return figures
+
+
+def accuracy(output: Tensor, labels: Tensor) -> float:
+    """Share of the batch that argmax gets right: for the progress bar, where a tie counts as it falls."""
+    return (output.argmax(1) == labels).float().mean().item()
+
+
+def watch(shown: dict[str, float], figures: dict[str, float], where: str) -> None:
+    """Take the figures of a step into the running means ``shown``.
+
+    Raises:
+        Breakdown: the loss is not finite, or the firing rates have run away.
+    """
+    if not math.isfinite(figures["loss"]):
+        raise Breakdown(f"the loss became {figures['loss']} {where}; lower --lr. The last checkpoint is intact")
+    for key, value in figures.items():
+        shown[key] = value if key not in shown else shown[key] + SHARE * (value - shown[key])
+    if shown.get("highest", 0.0) > RUN_AWAY:
+        raise Breakdown(
+            f"training runs away {where}: a layer's firing rate is {shown['highest']:.0%}. Use --twin clipped, start "
+            "with --init ann, or lower --lr. The last checkpoint is intact"
+        )

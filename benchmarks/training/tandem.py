@@ -1,0 +1,53 @@
+"""Tandem learning (Wu et al., IEEE TNNLS 2021, arXiv:1907.01167): the twin sees the spiking network's rates everywhere.
+
+Proxy learning takes the spiking network's output alone; here each layer of the ReLU network is fed with the firing
+rates that reach the spiking layer, so its gradient is taken at what the spiking network did.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import proxykernels as pk
+from proxykernels.layers import Neurons
+from proxykernels.simulation.simulate import replace_neurons
+
+
+class Tandem(nn.Module):
+    """The spiking network's firing rates [N, classes], with the gradient of the twin that is coupled layer by layer."""
+
+    def __init__(self, model: pk.ProxyNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        model, recorders = self.model, {}
+
+        def record(name: str, layer: Neurons) -> Neurons:
+            recorders[name] = _Recorder(layer)
+            return recorders[name]
+
+        net = model.net
+        try:
+            model.net = replace_neurons(net, record)
+            output = model.snn(x)
+        finally:
+            model.net = net
+        inputs = {name: recorder.count / model.T for name, recorder in recorders.items() if recorder.count is not None}
+        ann = model.ann(x, inputs)
+        return ann + (output - ann).detach()  # the value of the one, the gradient of the other
+
+
+class _Recorder(Neurons):
+    """A layer that counts the spikes of its input; a first layer, fed with held currents, has none."""
+
+    def __init__(self, layer: Neurons):
+        super().__init__()
+        self.layer, self.count = layer, None
+        self._set_neurons(layer.v_threshold, layer.v_reset, layer.v_init)
+
+    @torch.no_grad()
+    def spike(self, x, v=None, *, batch_statistics=False):
+        if isinstance(x, pk.Spikes):
+            count = x.count().float()
+            self.count = count if self.count is None else self.count + count
+        return self.layer.spike(x, v, batch_statistics=batch_statistics)

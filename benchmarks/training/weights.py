@@ -1,0 +1,50 @@
+"""The weights files that train.py writes: the spiking network, its twin's statistics, and what they are."""
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from common import nets
+from safetensors import safe_open
+from torch import Tensor, nn
+
+import proxykernels as pk
+from training import checkpoint as checkpoint
+
+
+def save(path: Path, net: nn.Module, statistics: nn.Module, about: dict[str, str]) -> None:
+    """Write a network's state and its twin's ``statistics`` (pk.ProxyNet.statistics), weights as float16."""
+    state = net.state_dict() | {nets.TWIN + key: value for key, value in statistics.state_dict().items()}
+    checkpoint.write_tensors(path, {key: stored(key, value) for key, value in state.items()}, about)
+
+
+def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[str, str]:
+    """The metadata of a file: what nets.load_file needs, how the network was trained, and what was measured.
+
+    ``kind``: shape [C, H, W] of the images, and number of classes.
+    """
+    return {
+        "net": options.net, "v_threshold": str(options.threshold), "reset": options.reset, "T": str(options.T),
+        "twin": options.twin, "method": options.method, "seed": str(options.seed), **accuracy,
+        **{key: json.dumps(value) for key, value in kind.items()},
+    }  # fmt: skip
+
+
+def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]]:
+    """Both networks of a file in evaluation mode, whether the file holds all that the ReLU twin needs, and metadata.
+
+    Arguments and errors: as of nets.load_file.
+    """
+    net, about = nets.load_file(path, make)
+    model = pk.ProxyNet(net, int(about["T"]), clip=about.get("twin", "clipped") == "clipped", readout="rate")
+    with safe_open(path, "pt") as file:
+        state = {key.removeprefix(nets.TWIN): file.get_tensor(key) for key in file.keys() if key.startswith(nets.TWIN)}
+    whole = state.keys() == model.statistics.state_dict().keys()
+    if whole:
+        model.statistics.load_state_dict(state)
+    return model.eval(), whole, about
+
+
+def stored(key: str, value: Tensor) -> Tensor:
+    """A tensor of a state_dict as the files hold it: thresholds as they are, other floats as float16."""
+    return value.half() if value.is_floating_point() and not key.endswith("v_threshold") else value

@@ -1,0 +1,131 @@
+"""The C++ kernels for CPU tensors: tensors in, tensors out.
+
+Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, T steps, P pixels and C channels; bit
+``c % 8`` of byte ``c // 8`` is channel ``c``. Potentials are float32 ``[N, P, C]``, currents float32 ``[T, N, P, C]``.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .. import reference, unfused
+from . import abi, fallback
+from .conv2d import Convolutions, neurons, padded, pair, row_bytes
+
+
+def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
+    """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
+
+    ``kernel`` takes every convolution that it can take ("events", "shorts", "lookup", "tiles" or "dense"; None:
+    whichever is fastest). ``library``: the compiled file to load; None: the one built with this package.
+    None if the library was not built, or if this machine cannot run the target.
+    """
+    table = abi.load(target, library)
+    return CpuKernels(table, kernel) if table else None
+
+
+class CpuKernels(Convolutions):
+    """Arguments are checked by the caller (proxykernels.functional), not here."""
+
+    cut, cat = staticmethod(fallback.cut), staticmethod(fallback.cat)
+
+    def pack(self, dense: Tensor) -> Tensor:
+        """Bool [T, N, C, P] to packed spikes."""
+        T, N, C, P = dense.shape
+        dense = dense.contiguous()
+        words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        self._table.pack(dense.data_ptr(), words.data_ptr(), T, N, C, P)
+        return words
+
+    def unpack(self, words: Tensor, T: int, C: int) -> Tensor:
+        """Packed spikes to bool [T, N, C, P]."""
+        N, _, P, _ = words.shape
+        words = words.contiguous()
+        dense = torch.empty(T, N, C, P, dtype=torch.bool)
+        self._table.unpack(words.data_ptr(), dense.data_ptr(), T, N, C, P)
+        return dense
+
+    def count(self, words: Tensor, C: int, until: int) -> Tensor:
+        """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
+        N, T, P, _ = words.shape
+        words = words.contiguous()
+        counts = torch.zeros(N, C, P, dtype=torch.int32)
+        self._table.count(words.data_ptr(), counts.data_ptr(), T, until, N, C, P)
+        return counts
+
+    def total(self, words: Tensor) -> Tensor:
+        """All spikes: int64, no dimensions."""
+        words = words.contiguous()
+        return torch.tensor(self._table.total(words.data_ptr(), words.numel()))
+
+    def flatten(self, words: Tensor, C: int) -> Tensor:
+        """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)]; feature c * P + p, the order of torch's flatten."""
+        N, T, P, _ = words.shape
+        words = words.contiguous()
+        flat = torch.zeros(N, T, 1, row_bytes(C * P), dtype=torch.uint8)
+        self._table.flatten(words.data_ptr(), flat.data_ptr(), N * T, C, P)
+        return flat
+
+    def max_pool2d(self, words: Tensor, C: int, size, kernel_size, stride, padding) -> Tensor:
+        """The OR over each window of images of ``size`` (H, W)."""
+        N, T, _, row = words.shape
+        words = words.contiguous()
+        out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
+        pooled = torch.empty(N, T, out[0] * out[1], row, dtype=torch.uint8)
+        windows = (pair(kernel_size), pair(stride), pair(padding))
+        pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N * T, *size, row, *out, *windows)
+        self._table.max_pool2d(pool)
+        return pooled
+
+    def if_scan(self, current: Tensor, v: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
+        """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
+        return self._scan(current.float().contiguous(), current.shape[0], v, theta, v_reset)
+
+    def if_hold(self, current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+        """IF on a current [N, P, C] held for T steps."""
+        return self._scan(current.float().contiguous(), T, v, theta, v_reset)
+
+    def _scan(self, current, T, v, theta, v_reset):
+        N, P, C = v.shape
+        v = v.clone(memory_format=torch.contiguous_format)
+        words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        theta = padded(theta, float("inf"))
+        time_stride = current.stride(0) if current.ndim == 4 else 0
+        scan = abi.Scan(neurons(theta, v, words, T, v_reset), current.data_ptr(), time_stride)
+        self._table.if_scan(scan)
+        return words, v
+
+    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+        """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
+        grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
+        theta, scale = theta.contiguous(), reference.surrogate_scale(theta)
+        grad_current = torch.empty_like(current)
+        pointers = (tensor.data_ptr() for tensor in (theta, scale, current, grad_spikes, grad_current))
+        soft = v_reset is None
+        scan = abi.ScanBackward(*pointers, *current.shape, soft, 0.0 if soft else v_reset)
+        self._table.if_scan_backward(scan)
+        return grad_current
+
+    def find_periods(self, current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials.
+
+        A neuron fires at the steps t where its period divides t + 1; 0: it never does.
+        """
+        current = current.float().contiguous()
+        periods, v = torch.empty_like(current, dtype=torch.int16), torch.empty_like(current)
+        theta, (N, P, C) = padded(theta, float("inf")), current.shape
+        pointers = (tensor.data_ptr() for tensor in (current, theta, v, periods))
+        self._table.find_periods(abi.Periods(*pointers, N * P, C, T))
+        return periods, v
+
+    def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
+        """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
+        N, P, C = periods.shape
+        words = torch.zeros(N, T, P, row_bytes(C), dtype=torch.uint8)
+        self._table.expand_periods(periods.data_ptr(), words.data_ptr(), start, T, N, P, C)
+        return words
+
+    def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
+        """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
+        return torch.tensor(self._table.total_periods(periods.data_ptr(), periods.numel(), start, T))

@@ -1,0 +1,251 @@
+"""The C++ convolutions with IF neurons, and which of them takes a layer."""
+
+from ctypes import Array, c_int64
+
+import torch
+from torch import Tensor
+
+from .. import unfused
+from ..weight_cache import CONSTANTS, Packed, PackedWeights
+from ..weight_layouts import join_groups
+from . import abi
+from .cost_model import Layer, fastest
+
+BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
+WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
+FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
+# Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
+EVENT_SLICE, PERIOD_SLICE = 384, 1536
+SHORT_BITS = 13  # of a short row's weights, and a sign
+MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
+TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
+MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
+LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
+
+
+class Convolutions:
+    """The part of backend.CpuKernels that convolves.
+
+    Args:
+        table: the functions of one instruction set.
+        forced: the kernel that takes every layer it can take ("events", "shorts", "lookup", "tiles" or "dense"); None:
+            whichever is fastest. "shorts" are the events with short rows of weights, which the periods then have too.
+    """
+
+    def __init__(self, table: abi.Kernels, forced: str | None):
+        self._table, self._forced = table, forced
+        self._packed = PackedWeights(self.fingerprint)
+
+    def fingerprint(self, values: Tensor) -> int:
+        """A hash of the bytes of a contiguous tensor."""
+        return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether this instruction set has matrix tiles."""
+        return bool(self._table.tile_conv2d)
+
+    @property
+    def has_lookup(self) -> bool:
+        """Whether this instruction set's registers hold a table."""
+        return bool(self._table.lookup_conv2d)
+
+    def if_conv2d(
+        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+    ) -> tuple[Tensor, Tensor]:
+        """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
+        window = stride, padding, dilation
+        joined = join(weight.shape, groups) if self._forced != "dense" else 0
+        if joined and not self._looks_up_groups(weight.shape, groups):
+            return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups, joined)
+        layer = Layer(T, v.shape, size, weight.shape, *window)
+        packed = self._packed.of(weight)
+        digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
+        unit = self._short_unit(packed, layer.weight)
+        kernel = self._choose(layer, words, digits, unit is not None, groups)
+        if kernel == "dense":
+            return unfused.if_conv2d(self, words, T, size, weight, bias, v, theta, v_reset, *window, groups)
+        words = words.contiguous()
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, *window)
+        conv.x = words.data_ptr()
+        if kernel == "tiles":
+            conv.digits = digits
+            tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
+            conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
+            self._table.tile_conv2d(conv)
+        elif kernel == "depthwise":
+            conv.C_in = groups
+            conv.weight = packed.get("taps", pack_taps).data_ptr()
+            self._table.depthwise_conv2d(conv)
+        elif kernel == "lookup":
+            conv.groups, conv.C_in = groups, groups * weight.shape[1]
+            conv.weight = packed.get("words", pack_words).data_ptr()
+            self._table.lookup_conv2d(conv)
+        else:
+            self._set_rows(conv, packed, unit if kernel == "shorts" else None)
+            self._table.event_conv2d(conv)
+        del held  # the memory behind the pointers lived until here
+        return spikes, v
+
+    def if_linear(self, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
+        """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
+        one, none = (1, 1), (0, 0)
+        return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, theta, v_reset, one, none, one, 1)
+
+    def if_period_conv2d(
+        self, periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation
+    ) -> tuple[Tensor, Tensor]:
+        """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
+        packed = self._packed.of(weight)
+        conv.slice_rows = PERIOD_SLICE
+        self._set_rows(conv, packed, self._short_unit(packed, weight.shape))
+        longest = min(start + T, LONGEST_PERIOD)
+        self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
+        del held
+        return spikes, v
+
+    def _by_group(
+        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups, joined
+    ) -> tuple[Tensor, Tensor]:
+        """Groups one after another, ``joined`` of them at a time."""
+        if joined > 1:
+            weight = self._packed.of(weight).get(("joined", groups), lambda w: join_groups(w, groups, joined))
+            CONSTANTS.add(weight.untyped_storage())
+            groups //= joined
+        biases = [None] * groups if bias is None else bias.chunk(groups)
+        parts = zip(
+            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), theta.chunk(groups), strict=True
+        )
+        done = [
+            self.if_conv2d(x, T, size, w, b, state, limit, v_reset, stride, padding, dilation, 1)
+            for x, w, b, state, limit in parts
+        ]
+        spikes, v = zip(*done, strict=True)
+        return torch.cat(spikes, 3), torch.cat(v, 2)
+
+    def _conv2d(self, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
+        """The layer for the library, its results, and what must outlive the call."""
+        N, P, C = v.shape
+        v = v.clone(memory_format=torch.contiguous_format)
+        spikes = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        theta = padded(theta, float("inf"))
+        bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
+        conv = abi.Conv2d(
+            neurons(theta, v, spikes, T, v_reset),
+            None, None, bias.data_ptr(), None, 0, EVENT_SLICE, 1,
+            weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
+            *(pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
+        )  # fmt: skip
+        return conv, spikes, v, (theta, bias)
+
+    def _choose(self, layer: Layer, words: Tensor, digits: int, short: bool, groups: int) -> str:
+        """ "events", "shorts", "lookup", "tiles", "dense" or "depthwise"."""
+        if self._forced == "dense":
+            return "dense"
+        if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
+            return "depthwise"
+        if self._looks_up_groups(layer.weight, groups):
+            return "lookup"
+        if groups > 1:
+            return "dense"
+        if self._forced:
+            can = {"tiles": digits > 0, "lookup": self.has_lookup, "shorts": short}
+            return self._forced if can.get(self._forced, True) else "events"
+        N, T, P, row = words.shape
+        pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
+        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
+        rate = rows / max(8 * pixels.numel(), 1)
+        return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits, short=short)
+
+    def _looks_up_groups(self, weight: tuple[int, ...], groups: int) -> bool:
+        """Whether these are groups for the lookup kernel, which alone takes them without joining: narrow ones."""
+        fits = groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
+        return fits and self.has_lookup and self._forced in ("lookup", None)
+
+    def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
+        """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""
+        if self._forced not in ("shorts", None) or shape[0] <= FLOAT_ROW or shape[1:].numel() > MOST_SHORT_INPUTS:
+            return None
+        return packed.get("short unit", short_unit)
+
+    def _digits(self, packed: Packed) -> int:
+        """How many int8 digits hold the weights; 0 if they are not finite."""
+        count = self._table.count_digits
+        return packed.get("digits", lambda w: count(w.data_ptr(), len(w), w[0].numel()))
+
+    def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
+        blocks = -(-len(weight) // TILE_CHANNELS)
+        packed = torch.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
+        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
+        self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
+        return packed, unit
+
+    def _set_rows(self, conv: abi.Conv2d, packed: Packed, unit: Tensor | None) -> None:
+        """Rows of weights for the event and the period kernel: short ones where there are units."""
+        conv.unit = None if unit is None else unit.data_ptr()
+        width = FLOAT_ROW if unit is None else SHORT_ROW
+
+        def pack(weight: Tensor) -> Tensor:
+            rows = torch.empty(-(-len(weight) // width), self._table.rows_size(conv), dtype=torch.int8)
+            self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
+            return rows
+
+        conv.weight = packed.get(("rows", width, conv.slice_rows), pack).data_ptr()
+
+
+def join(weight: tuple[int, ...], groups: int) -> int:
+    """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
+    C_out, C_in = weight[0] // groups, weight[1]
+    if groups == 1 or C_in == C_out == 1:  # depthwise has a kernel of its own
+        return 0
+    divisors = (n for n in range(1, groups + 1) if groups % n == 0)
+    return next((n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0), 0)
+
+
+def short_unit(weight: Tensor) -> Tensor | None:
+    """The unit of each output channel, a power of two, of which its weights are whole multiples of SHORT_BITS bits.
+
+    [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
+    """
+    rows = weight.flatten(1)
+    largest = rows.abs().amax(1)
+    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - SHORT_BITS)
+    if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
+        return None
+    multiple = rows / unit[:, None]
+    return padded(unit, 1.0) if torch.equal(multiple, multiple.round()) else None
+
+
+def pack_words(weight: Tensor) -> Tensor:
+    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][inputs, tap by tap, a multiple of WORD]."""
+    inputs = weight.flatten(2).transpose(1, 2).flatten(1)
+    return torch.nn.functional.pad(inputs, (0, -inputs.shape[1] % WORD, 0, -len(inputs) % FLOAT_ROW)).contiguous()
+
+
+def pack_taps(weight: Tensor) -> Tensor:
+    """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
+    return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
+
+
+def row_bytes(C: int) -> int:
+    """Bytes of the spikes of one pixel."""
+    return (C + 7) // 8
+
+
+def pair(values) -> Array:
+    """Two numbers for the library."""
+    return (c_int64 * 2)(*values)
+
+
+def padded(values: Tensor, fill: float) -> Tensor:
+    """Per-channel values [C], filled up to whole blocks of channels."""
+    return torch.nn.functional.pad(values, (0, -len(values) % BLOCK), value=fill).contiguous()
+
+
+def neurons(theta: Tensor, v: Tensor, words: Tensor, T: int, v_reset: float | None) -> abi.Neurons:
+    """A layer's neurons for the library; potentials are updated in place."""
+    N, P, C = v.shape
+    soft = v_reset is None
+    pointers = (tensor.data_ptr() for tensor in (theta, v, words))
+    return abi.Neurons(*pointers, T, N, P, C, soft, 0.0 if soft else v_reset)

@@ -1,0 +1,103 @@
+// The C interface of the CPU kernels: what abi.py calls through ctypes. Each struct is mirrored there field by field.
+//
+// Spikes are packed over channels: uint8 [N, T, P, ceil(C / 8)], bit c % 8 of byte c / 8 is channel c, P = H * W pixels.
+// Bits at or above C are zero. Potentials are float [N, P, C]. Thresholds are padded to whole blocks of 32 channels with
+// +infinity, so that the padding never fires.
+#pragma once
+#include <cstdint>
+
+struct Neurons {
+    const float* theta;  // [ceil(C / 32) * 32]
+    float* v;            // [N, P, C], updated in place
+    uint8_t* spikes;     // [N, T, P, ceil(C / 8)], written
+    int64_t T, N, P, C;
+    int64_t soft_reset;  // 1: subtract theta; 0: set to v_reset
+    float v_reset;
+};
+
+struct Scan {
+    Neurons neurons;
+    const float* current;  // [T, N, P, C]
+    int64_t time_stride;   // floats from one step to the next; 0 for a current that is held
+};
+
+struct ScanBackward {
+    const float* theta;        // [C]
+    const float* scale;        // [C], of the surrogate derivative
+    const float* current;      // [T, N, P, C]
+    const float* grad_spikes;  // [T, N, P, C]
+    float* grad_current;       // [T, N, P, C], written
+    int64_t T, N, P, C;
+    int64_t soft_reset;
+    float v_reset;
+};
+
+struct Conv2d {
+    Neurons neurons;       // P = H_out * W_out, C = C_out
+    const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
+    const void* weight;    // packed for the kernel that takes it
+    const float* bias;     // [ceil(C_out / 32) * 32]
+    // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short rows. Null: rows are floats.
+    const float* unit;
+    int64_t digits;        // tile_conv2d's: of a weight
+    int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h
+    int64_t groups;        // of channels: lookup_conv2d's; the others take one
+    int64_t C_in, H, W, W_out;
+    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+struct Periods {
+    const float* current;  // [M, C], held
+    const float* theta;    // [ceil(C / 32) * 32]
+    float* v;              // [M, C], after T steps; zero on entry
+    uint16_t* periods;     // [M, C], written: 0 for a neuron that does not fire in T steps
+    int64_t M, C, T;
+};
+
+struct PeriodConv2d {
+    Conv2d conv;              // its x is not looked at
+    const uint16_t* periods;  // [N, H * W, C_in]
+    int64_t start, longest;   // steps that went before; the longest period to look at: the others do not fire yet
+};
+
+struct Pool2d {
+    const uint8_t* x;  // [M, H, W, bytes]
+    uint8_t* y;        // [M, H_out, W_out, bytes], written
+    int64_t M, H, W, bytes, H_out, W_out;
+    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w;
+};
+
+struct Kernels {
+    void (*if_scan)(const Scan*);
+    void (*if_scan_backward)(const ScanBackward*);
+    void (*event_conv2d)(const Conv2d*);
+    void (*period_conv2d)(const PeriodConv2d*);
+    void (*depthwise_conv2d)(const Conv2d*);
+    void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
+    void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
+    void (*max_pool2d)(const Pool2d*);
+    // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/rows.h
+    void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
+    int64_t (*rows_size)(const Conv2d*);  // of a block of output channels (16, or 32 with a unit), in bytes
+    // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
+    int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
+    // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
+    void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
+    // The length of a channel block's weights in pack_tiles' order, in bytes.
+    int64_t (*tiles_size)(const Conv2d*);
+    void (*pack)(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P);
+    void (*unpack)(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P);
+    // counts [N, C, P] of the steps before `until`; counts must be zero on entry
+    void (*count)(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P);
+    // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
+    void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
+    int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    // What the event kernel adds for spikes [M, T, bytes]: inputs that fire throughout a span of steps count once.
+    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes);
+    // The periods of neurons that are reset to 0 and start at rest.
+    void (*find_periods)(const Periods*);
+    // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry
+    void (*expand_periods)(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
+    int64_t (*total_periods)(const uint16_t* periods, int64_t n, int64_t start, int64_t T);
+    uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
+};

@@ -1,0 +1,90 @@
+// Depthwise convolution with the IF neuron in the same pass: output channel c sees input channel c alone. The lanes are
+// channels, and the bits of an input pixel are the mask of an addition, so nothing is unpacked.
+#pragma once
+#include "../neurons.h"
+#include "../work.h"
+
+namespace PK_TARGET {
+
+// The taps of a window that lie inside the image: where their bits and their weights are.
+struct DepthwiseTaps {
+    Memory<int64_t> x, weight;
+    int64_t count = 0;
+    explicit DepthwiseTaps(const Conv2d& c) : x(c.kernel_h * c.kernel_w), weight(c.kernel_h * c.kernel_w) {}
+    void find(const Conv2d& c, int64_t pixel) {
+        const int64_t bytes = (c.C_in + 7) / 8, channels = ceil_div(c.C_in, block) * block;
+        const int64_t top = pixel / c.W_out * c.stride_h - c.padding_h, left = pixel % c.W_out * c.stride_w - c.padding_w;
+        count = 0;
+        for (int64_t ky = 0, y = top; ky < c.kernel_h; ky++, y += c.dilation_h) {
+            if (y < 0 || y >= c.H) continue;
+            for (int64_t kx = 0, x_ = left; kx < c.kernel_w; kx++, x_ += c.dilation_w) {
+                if (x_ < 0 || x_ >= c.W) continue;
+                x.data[count] = (y * c.W + x_) * bytes;
+                weight.data[count++] = (ky * c.kernel_w + kx) * channels;
+            }
+        }
+    }
+};
+
+// The currents of some successive steps: their sums grow side by side, so that they need not wait for one another.
+template <int steps>
+static inline void add_taps(const DepthwiseTaps& taps, const uint8_t* x, int64_t frame, int64_t bytes, const float* weight,
+                            Block* current) {
+    for (int64_t tap = 0; tap < taps.count; tap++) {
+        const uint8_t* const at = x + taps.x.data[tap];
+        const float* const w = weight + taps.weight.data[tap];
+        for (int t = 0; t < steps; t++) {
+            uint32_t fired;
+            if (bytes >= 4) memcpy(&fired, at + t * frame, 4);
+            else fired = (uint32_t)load_bits(at + t * frame, bytes);
+            for (int i = 0; i < vecs; i++) {
+                Vec& sum = current[t].v[i];
+                sum = add_where(mask_of(fired >> (i * Vec::width)), sum, load(w + i * Vec::width));
+            }
+        }
+    }
+}
+
+// All steps of 32 channels of an output pixel.
+template <class Reset>
+static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
+    constexpr int together = 4;  // steps
+    const Neurons& n = c.neurons;
+    const int channels = (int)least(n.C - channel, block);
+    const int64_t bytes = (n.C + 7) / 8, frame = c.H * c.W * bytes, image = place / n.P;
+    const uint8_t* const x = c.x + image * n.T * frame + channel / 8;
+    const float* const weight = (const float*)c.weight + channel;
+    uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
+    float* const state = n.v + place * n.C + channel;
+    const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
+    Block v = load_block(state, channels);
+    for (int64_t t = 0; t < n.T;) {
+        Block current[together];
+        for (Block& sum : current) sum = bias;
+        const int64_t steps = n.T - t < together ? 1 : together;
+        if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+        else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+        for (int64_t i = 0; i < steps; i++, t++)
+            store_spikes(out + t * n.P * bytes, step_block(neuron, v, current[i], theta), channels);
+    }
+    store_block(state, v, channels);
+}
+
+// The weight is [tap][C, a multiple of 32].
+static void depthwise_conv2d(const Conv2d* conv) {
+    const Conv2d& c = *conv;
+    const Neurons& n = c.neurons;
+    with_reset(n, [&](const auto& neuron) {
+#pragma omp parallel
+        {
+            DepthwiseTaps taps(c);
+#pragma omp for schedule(dynamic, 16)
+            for (int64_t place = 0; place < n.N * n.P; place++) {
+                taps.find(c, place % n.P);
+                for (int64_t channel = 0; channel < n.C; channel += block) fire_depthwise(c, neuron, place, channel, taps);
+            }
+        }
+    });
+}
+
+}  // namespace PK_TARGET

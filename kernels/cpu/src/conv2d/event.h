@@ -1,0 +1,135 @@
+// Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition
+// (1), so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the
+// spikes. And to less: many inputs fire at every step for a while. The weights of those that do so in a whole span of steps
+// are added once, to a sum that the currents of the span share. In stages, for a band of output rows and a tile of steps:
+//
+// 1. list_inputs: for each input pixel, the channels that fired throughout each span; and at each step, the others that did.
+// 2. list_window: for one output pixel, slice of its inputs and span or step, the lists of the pixels in its window, joined.
+// 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all lists.
+// 4. fire (row_sums.h): walk the steps with the potentials in registers; write the spikes.
+//
+// A fully connected layer is the same thing on images of one pixel.
+#pragma once
+#include "row_sums.h"
+
+namespace PK_TARGET {
+
+// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
+struct Events {
+    static constexpr int group = 4;
+    static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Tile (work.h)
+    static constexpr int64_t span = 32, most_spans = longest_tile / span;          // steps; of a tile
+
+    int64_t steps = 0, sums = 0;  // of the tile
+    Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
+    Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
+    Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
+    Grown<uint16_t> tap_base;          // [tap of a slice]: its first entry
+    Grown<uint32_t> length;            // [sum]
+
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
+        const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
+        const uint8_t* const first = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
+        int64_t spikes = 0;
+        for (int64_t image = 0; image < in.images; image++)
+            for (int64_t t = 0; t < in.steps; t++)
+                spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
+        steps = in.steps;
+        sums = steps + ceil_div(steps, span);
+        input.reserve(spikes + overrun);
+        uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * sums + 1);
+        int64_t n = 0;
+        for (int64_t image = 0; image < in.images; image++)
+            for (int64_t pixel = 0; pixel < pixels; pixel++)
+                for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
+                    const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
+                    const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
+                    n = list_steps(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
+                }
+        PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
+        *start = (uint32_t)n;
+    }
+
+    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
+        uint64_t always[most_spans][most_slice_rows / 64], others[most_slice_rows / 64];
+        const auto list_bits = [&](const void* bits) {
+            *start++ = (uint32_t)n;
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, input.data + n);
+        };
+        for (int64_t first = 0; first < steps; first += span) {
+            const int64_t last = least(first + span, steps);
+            uint64_t* const all = always[first / span];
+            uint64_t any = 0;
+            for (int64_t i = 0; i < bytes; i += 8, any |= all[i / 8 - 1]) {
+                all[i / 8] = ~0ull;
+                for (int64_t t = first; t < last; t++) all[i / 8] &= load_bits(x + t * frame + i, bytes - i);
+            }
+            for (int64_t t = first; t < last; t++) {
+                if (any)
+                    for (int64_t i = 0; i < bytes; i += 8)
+                        others[i / 8] = load_bits(x + t * frame + i, bytes - i) & ~all[i / 8];
+                list_bits(any ? (const void*)others : x + t * frame);
+            }
+        }
+        for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
+        return n;
+    }
+
+    // The lists of one window; `end` is where they go, and their end is returned.
+    OUT_OF_LINE uint16_t* list_window(const Conv2d& c, const Slices& slices, const Part& in, const Place& place,
+                                      Choice* choices, Visit* visits, uint16_t* end) {
+        const uint32_t** const starts = tap_start.reserve(slices.taps);
+        uint16_t* const bases = tap_base.reserve(slices.taps);
+        uint32_t* const lengths = length.reserve(sums);
+        for (int64_t slice = 0; slice < slices.count; slice++, visits += sums) {
+            const int64_t taps = slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
+                starts[i] = input_start.data + (pixel * slices.chunks + slice % slices.chunks) * sums;
+                bases[i] = base;
+            });
+            memset(lengths, 0, sums * sizeof *lengths);
+            for (int64_t tap = 0; tap < taps; tap++)
+                for (int64_t i = 0; i < sums; i++) lengths[i] += starts[tap][i + 1] - starts[tap][i];
+            choices[slice] = sort_sums<group>(lengths, sums, visits, end);
+            for (int64_t i = choices[slice].empty; i < sums; i++) {
+                const int64_t sum = visits[i].sum;
+                uint16_t* const full = end + visits[i].groups * group;
+                for (int64_t tap = 0; tap < taps; tap++) {
+                    const uint32_t first = starts[tap][sum], last = starts[tap][sum + 1];
+                    end = append_shifted(input.data + first, last - first, bases[tap], end);
+                }
+                memset(end, 0, group * sizeof *end);
+                end = full;
+            }
+        }
+        return end;
+    }
+
+    // Entries that the lists of one window's slice may have, filled up.
+    int64_t most_entries(const Slices& slices) const { return steps * slices.rows + sums * group; }
+
+    template <class Rows>
+    void finish(typename Rows::Number*) const {}  // the sums are the currents
+};
+
+// How many rows the spikes [M, T, bytes] cost: those of a span that fire throughout count once.
+static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes) {
+    int64_t count = 0;
+#pragma omp parallel for schedule(static) reduction(+ : count)
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t first = 0; first < T; first += Events::span) {
+            const uint8_t* const x = spikes + (m * T + first) * bytes;
+            const int64_t steps = least(Events::span, T - first);
+            count += count_bits(x, steps * bytes);
+            for (int64_t i = 0; i < bytes; i += 8) {
+                uint64_t always = ~0ull;
+                for (int64_t t = 0; t < steps; t++) always &= load_bits(x + t * bytes + i, bytes - i);
+                count -= (steps - 1) * __builtin_popcountll(always);
+            }
+        }
+    return count;
+}
+
+static void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
+
+}  // namespace PK_TARGET

@@ -1,0 +1,200 @@
+// Convolution by table lookup, with the IF neuron in the same pass: its speed does not depend on the firing rate.
+//
+// Four inputs fire in one of 16 ways, so four weights have 16 partial sums: one vector register. The lanes of another are 16
+// steps of an output pixel, and its low four bits are how the four inputs fired at each. One permutation then looks up what
+// the four inputs add in all 16 steps: 64 multiplications for a permutation and an addition. The next four bits are a shift
+// away, so a lane holds a word of 32 inputs (lookup_windows.h).
+//
+// For 8 output channels at a time, the tables of a window's inputs, or of as many as the second-level cache holds, are made
+// and used for many output pixels and steps. They are read in order, which that cache keeps up with; with fewer, for the
+// first-level cache, the sums would go to memory and back more often. The sums of 16 channels are then transposed, and
+// fired as in row_sums.h.
+#pragma once
+#if defined(__AVX512F__)
+#include <type_traits>
+
+#include "lookup_windows.h"
+#include "row_sums.h"
+
+namespace PK_TARGET {
+
+constexpr int table_channels = 8, table_words = 64;  // of the tables made at a time: 256 kB
+constexpr int pair = 2;                              // uses that share the loading of a table
+
+constexpr int64_t lookup_tile = 64;        // steps
+constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
+constexpr int64_t lookup_words = 1 << 17;  // of a band: Tile (work.h)
+
+// Memory of one thread. A use is 16 steps of an output pixel.
+struct LookupLists {
+    Windows windows;
+    Grown<float> tables;   // [word][quad][channel][16]
+    Grown<float> sums;     // [use][16 channels][16 steps]
+    Grown<float> current;  // of two output pixels: [step][16 channels]
+};
+
+// The partial sums of four weights each: entry i holds those of the bits that are set in i. Weights are
+// [C_out, a multiple of 16][a window's inputs, channel by channel at each tap; a multiple of 32].
+static void make_tables(const float* weight, int64_t channel_stride, int64_t words, float* tables) {
+    for (int64_t quad = 0; quad < words * quads; quad++, weight += 4)
+        for (int channel = 0; channel < table_channels; channel++, tables += lanes) {
+            const float* const w = weight + channel * channel_stride;
+            __m512 sum = _mm512_maskz_mov_ps(0xaaaa, _mm512_set1_ps(w[0]));
+            sum = _mm512_mask_add_ps(sum, 0xcccc, sum, _mm512_set1_ps(w[1]));
+            sum = _mm512_mask_add_ps(sum, 0xf0f0, sum, _mm512_set1_ps(w[2]));
+            sum = _mm512_mask_add_ps(sum, 0xff00, sum, _mm512_set1_ps(w[3]));
+            _mm512_store_ps(tables, sum);
+        }
+}
+
+// Adds what a few words at each of a few taps contribute to the sums of some uses. Every second use adds by multiplying by
+// one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use]; `last_quads`:
+// of the last word; `fresh`: the sums start at zero.
+template <int uses>
+OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words,
+                                int64_t steps, int last_quads, bool fresh, float* const* sums) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 sum[uses][table_channels];
+    for (int u = 0; u < uses; u++)
+        for (int c = 0; c < table_channels; c++)
+            sum[u][c] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[u] + c * lanes);
+    for (int64_t tap = 0; tap < taps; tap++, start += uses)
+        for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
+            __m512i word[uses], any = _mm512_setzero_si512();
+            for (int u = 0; u < uses; u++) {
+                word[u] = _mm512_load_si512(start[u] + i * steps);
+                any = _mm512_or_si512(any, word[u]);
+            }
+            if (!_mm512_test_epi32_mask(any, any)) continue;
+            const int some = tap + 1 == taps && i + 1 == words ? last_quads : quads;
+#pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
+            for (int quad = 0; quad < some; quad++) {
+#pragma GCC unroll 8
+                for (int c = 0; c < table_channels; c++) {
+                    __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
+                    __asm__("" : "+v"(table));  // stays in a register: the compiler would load it for each of the uses
+                    for (int u = 0; u < uses; u++) {
+                        const __m512 found = _mm512_permutexvar_ps(word[u], table);
+                        sum[u][c] = u % 2 ? _mm512_fmadd_ps(found, one, sum[u][c]) : _mm512_add_ps(sum[u][c], found);
+                    }
+                }
+                for (int u = 0; u < uses; u++) word[u] = _mm512_srli_epi32(word[u], 4);
+            }
+        }
+    for (int u = 0; u < uses; u++)
+        for (int c = 0; c < table_channels; c++) _mm512_store_ps(sums[u] + c * lanes, sum[u][c]);
+}
+
+// [16 channels][16 steps] to [16 steps][16 channels].
+static void transpose(const float* from, float* to) {
+    __m512 a[lanes], b[lanes];
+    for (int i = 0; i < lanes; i++) a[i] = _mm512_load_ps(from + i * lanes);
+    for (int i = 0; i < lanes; i += 2) b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    for (int i = 0; i < lanes; i += 4)
+        for (int k = 0; k < 2; k++) {
+            const __m512d low = _mm512_castps_pd(b[i + k]), high = _mm512_castps_pd(b[i + k + 2]);
+            a[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    for (int i = 0; i < 4; i++) {  // now a[4 * r + i] holds step i, i + 4, i + 8 and i + 12 of channels 4 * r .. 4 * r + 3
+        const __m512 low01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), high01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+        const __m512 low23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88), high23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        b[i] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+        b[i + 4] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+        b[i + 8] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+        b[i + 12] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+    }
+    for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, b[i]);
+}
+
+// The sums of 8 output channels of a group of output pixels. As many words of their windows at a time as there are tables
+// for: of several taps, or a part of one tap's.
+static void add_words(const WindowWords& words, const float* weight, int64_t places, int64_t steps, int half,
+                      LookupLists& lists) {
+    const int64_t uses_each = steps / lanes, uses = places * uses_each, stride = words.all() * word_bits;
+    const int64_t some_words = least(words.count, table_words), some_taps = table_words / some_words;
+    for (int64_t tap = 0; tap < words.taps; tap += some_taps)
+        for (int64_t first = 0; first < words.count; first += some_words) {
+            const int64_t taps = least(some_taps, words.taps - tap), count = least(some_words, words.count - first);
+            const int last_quads = tap + taps == words.taps && first + count == words.count ? words.last_quads() : quads;
+            make_tables(weight + (tap * words.count + first) * word_bits, stride, taps * count, lists.tables.data);
+            const auto add = [&](auto constant, int64_t use) {
+                constexpr int together = decltype(constant)::value;
+                const uint32_t* start[table_words * together];
+                float* sums[together];
+                for (int u = 0; u < together; u++) {
+                    const int64_t place = (use + u) / uses_each, t = (use + u) % uses_each * lanes;
+                    sums[u] = lists.sums.data + ((use + u) * row + half * table_channels) * lanes;
+                    for (int64_t i = 0; i < taps; i++)
+                        start[i * together + u] = lists.windows.start.data[(tap + i) * places + place] + first * steps + t;
+                }
+                look_up<together>(lists.tables.data, start, taps, count, steps, last_quads, tap + first == 0, sums);
+            };
+            int64_t use = 0;
+            for (; use + pair <= uses; use += pair) add(std::integral_constant<int, pair>(), use);
+            for (; use < uses; use++) add(std::integral_constant<int, 1>(), use);
+        }
+}
+
+template <class Reset>
+static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Reset& neuron, const Part& out, const Part& in,
+                             int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps,
+                             LookupLists& lists) {
+    const int64_t places = last - first, uses = places * steps / lanes, weights = words.all() * word_bits;
+    lists.tables.reserve(table_words * quads * table_channels * lanes);
+    float* const sums = lists.sums.reserve(uses * row * lanes);
+    float* const current = lists.current.reserve(2 * steps * row);
+    int64_t found = -1;  // the group whose windows are found
+    for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        for (int half = 0; half < row / table_channels; half++) {
+            const int64_t first_of_half = channel + half * table_channels;
+            if (first_of_half >= c.neurons.C) break;  // whatever their sums are, these channels are not stored
+            const int64_t group = first_of_half / (c.neurons.C / c.groups);
+            if (group != found) lists.windows.find(c, words, out, in, group, first, last, steps);
+            found = group;
+            add_words(words, (const float*)c.weight + first_of_half * weights, places, steps, half, lists);
+        }
+        for (int64_t i = 0; i < places; i += 2) {
+            const bool two = i + 1 < places;
+            for (int64_t t = 0; t < (1 + two) * steps; t += lanes)
+                transpose(sums + (i * steps + t) * row, current + t * row);
+            const Place both[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
+            const float* const currents[2] = {current, current + steps * row};
+            if (two) fire<FloatRows, 2>(c, neuron, in, both, channel, currents, 0);
+            else fire<FloatRows, 1>(c, neuron, in, both, channel, currents, 0);
+        }
+    }
+}
+
+// With groups, each has whole eights of output channels.
+static void lookup_conv2d(const Conv2d* conv) {
+    const Conv2d& c = *conv;
+    const Neurons& n = c.neurons;
+    const WindowWords words(c);
+    const int64_t steps = ceil_div(most(1, least(n.T, lookup_tile)), lanes) * lanes;
+    const Tile tile{steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
+    const Cut cut(c, tile, row, max_threads());
+#pragma omp parallel
+    {
+        LookupLists lists;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < cut.tasks; task++) {
+            const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
+            Part out = cut.part(c, task);
+            const int64_t places = out.images * out.rows * c.W_out;
+            for (; out.t < n.T; out.t += steps) {
+                out.steps = least(steps, n.T - out.t);
+                const Part in = input_of(c, out);
+                lists.windows.read(c, words, in, steps);
+                with_reset(n, [&](const auto& neuron) {
+                    for (int64_t first = 0; first < places; first += cut.places)
+                        run_lookup_group(c, words, neuron, out, in, first, least(places, first + cut.places),
+                                         first_channel, last_channel, steps, lists);
+                });
+            }
+        }
+    }
+}
+
+}  // namespace PK_TARGET
+#endif  // __AVX512F__

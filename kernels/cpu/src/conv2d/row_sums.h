@@ -1,0 +1,134 @@
+// What the event and the period kernel share: a convolution that adds chosen rows of weights, with the IF neuron in the same
+// pass. `Source` is one of the two: which rows, and to which sums.
+#pragma once
+#include "../neurons.h"
+#include "slices.h"
+
+namespace PK_TARGET {
+
+// Memory of one thread for a group of output pixels.
+struct GroupMemory {
+    Grown<uint16_t> window;  // the rows that each sum takes
+    Grown<Choice> choices;   // [output pixel][slice]
+    Grown<Visit> visits;     // [output pixel][slice][sum]
+    Grown<char> sums;        // [output pixel][sum][channel of a block]
+};
+
+// Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
+// step; then, with a `span` that is not 0, one that each span of so many steps shares.
+template <class Rows, int pixels, class Reset>
+OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place* places, int64_t channel,
+                             const typename Rows::Number* const* sums, int64_t span) {
+    using Channels = Lanes<Rows::channels>;
+    const Neurons& n = c.neurons;
+    const int channels = (int)least(n.C - channel, Rows::channels);
+    const int64_t bytes = (n.C + 7) / 8;
+    const Channels theta = load_block<Rows::channels>(n.theta + channel);
+    const Channels bias = load_block<Rows::channels>(c.bias + channel);
+    const typename Rows::Unit unit = Rows::unit(c.unit, channel);
+    uint8_t* out[pixels];
+    float* state[pixels];
+    Channels v[pixels];
+    for (int i = 0; i < pixels; i++) {
+        const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
+        out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+        state[i] = n.v + (image * n.P + p) * n.C + channel;
+        v[i] = load_block<Rows::channels>(state[i], channels);
+    }
+    for (int64_t first = 0, last; first < in.steps; first = last) {
+        last = span ? least(first + span, in.steps) : in.steps;
+        Channels shared[pixels];
+        for (int i = 0; i < pixels; i++) {
+            shared[i] = bias;
+            if (span) add(shared[i], Rows::current(sums[i] + (in.steps + first / span) * Rows::channels, unit));
+        }
+        for (int64_t t = first; t < last; t++)
+            for (int i = 0; i < pixels; i++) {
+                Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
+                add(input, shared[i]);
+                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neuron, v[i], input, theta), channels);
+            }
+    }
+    for (int i = 0; i < pixels; i++) store_block(state[i], v[i], channels);
+}
+
+// A group of output pixels: numbers first .. last - 1 of the part.
+template <class Rows, class Source, class Reset>
+static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron, const Part& out, const Part& in,
+                      int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, Source& source,
+                      GroupMemory& memory) {
+    using Number = typename Rows::Number;
+    const int64_t places = last - first, sums = source.sums;
+    Visit* const visits = memory.visits.reserve(places * slices.count * sums);
+    Choice* const choices = memory.choices.reserve(places * slices.count);
+    uint16_t* end = memory.window.reserve(places * slices.count * source.most_entries(slices) + overrun);
+    for (int64_t i = 0; i < places; i++)
+        end = source.list_window(c, slices, in, Place(c, out, first + i), choices + i * slices.count,
+                                 visits + i * slices.count * sums, end);
+    PK_ASSERT(end + overrun <= memory.window.data + memory.window.size);
+    const int64_t size = sums * Rows::channels;
+    Number* const all_sums = (Number*)memory.sums.reserve(places * size * sizeof(Number));
+    const bool far = slices.far(ceil_div(last_channel - first_channel, Rows::channels));
+    const char* weights = (const char*)c.weight + first_channel / Rows::channels * slices.block_bytes();
+    for (int64_t channel = first_channel; channel < last_channel; channel += Rows::channels) {
+        for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.bytes())
+            for (int64_t i = 0; i < places; i++) {
+                if (far) slices.prefetch_next(weights, i, places);
+                const Choice& choice = choices[i * slices.count + slice];
+                add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
+            }
+        for (int64_t i = 0; i < places; i += 2) {
+            const bool two = i + 1 < places;
+            const Place pair[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
+            Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
+            source.template finish<Rows>(currents[0]);
+            if (two) source.template finish<Rows>(currents[1]);
+            if (two) fire<Rows, 2>(c, neuron, in, pair, channel, currents, Source::span);
+            else fire<Rows, 1>(c, neuron, in, pair, channel, currents, Source::span);
+        }
+    }
+}
+
+template <class Rows, class Source>
+static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Source& source,
+                     GroupMemory& memory) {
+    const Neurons& n = c.neurons;
+    const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
+    Part out = cut.part(c, task);
+    const int64_t places = out.images * out.rows * c.W_out;
+    for (; out.t < n.T; out.t += cut.steps) {
+        out.steps = least(cut.steps, n.T - out.t);
+        const Part in = input_of(c, out);
+        source.list_inputs(c, slices, in);
+        with_reset(n, [&](const auto& neuron) {
+            for (int64_t first = 0; first < places; first += cut.places)
+                run_group<Rows>(c, slices, neuron, out, in, first, least(places, first + cut.places), first_channel,
+                                last_channel, source, memory);
+        });
+    }
+}
+
+// `arguments`: of Source's constructor, called in each thread.
+template <class Rows, class Source, class... Arguments>
+static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
+    const Slices slices(c);
+    const int64_t steps = most(1, least(c.neurons.T, Source::longest_tile));
+    const int64_t entries = slices.count * steps * (slices.rows + Source::group);
+    const Tile tile{steps, Source::uses, entries, steps * slices.chunks, Source::band_lists};
+    const Cut cut(c, tile, Rows::channels, max_threads());
+#pragma omp parallel
+    {
+        Source source(arguments...);
+        GroupMemory memory;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < cut.tasks; task++) run_task<Rows>(c, slices, cut, task, source, memory);
+    }
+}
+
+template <class Source, class... Arguments>
+static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
+    if (c.unit) rows_conv2d<ShortRows, Source>(c, arguments...);
+    else rows_conv2d<FloatRows, Source>(c, arguments...);
+}
+
+}  // namespace PK_TARGET

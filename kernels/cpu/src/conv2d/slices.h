@@ -1,0 +1,144 @@
+// Sums of chosen rows of weights. The limit is one row a cycle, if the rows come from the first-level cache. Therefore the
+// rows of a block of output channels are cut into slices that fit there, and each slice is used for many output pixels
+// before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
+#pragma once
+#include "rows.h"
+#include "../work.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t most_slice_rows = 1536;
+constexpr int entry_scale = 8;       // lists hold row numbers times 8: an address can add 8 times a register
+constexpr int overrun = 16;          // lists are read and written in whole vectors, past their end
+
+// Which inputs make a slice: those of a few taps of the window or, where a pixel has many channels, a part of one tap's.
+// Row 0 of a slice is zero, to fill up lists with.
+struct Slices {
+    int64_t chunk, chunks;  // channels of a pixel that are in one slice, and how many such chunks a pixel has
+    int64_t taps;           // of a slice
+    int64_t count, rows;    // slices; rows of each
+
+    explicit Slices(const Conv2d& c) {
+        const int64_t window = c.kernel_h * c.kernel_w;
+        chunks = ceil_div(c.C_in, c.slice_rows);
+        chunk = chunks == 1 ? c.C_in : ceil_div(ceil_div(c.C_in, chunks), 16) * 16;
+        chunks = ceil_div(c.C_in, chunk);
+        const int64_t runs = chunks > 1 ? window : ceil_div(window, most(1, c.slice_rows / c.C_in));
+        taps = ceil_div(window, runs);
+        count = ceil_div(window, taps) * chunks;
+        rows = taps * chunk + 1;
+    }
+
+    // Bytes of one slice, and of all slices of a block of output channels.
+    int64_t bytes() const { return rows * row_line; }
+    int64_t block_bytes() const { return count * bytes(); }
+
+    // Whether the weights of some blocks are too many for the second-level cache.
+    bool far(int64_t blocks) const { return blocks * block_bytes() > 1 << 19; }
+
+    // Asks for the i-th of n parts of the slice that follows, while this one is used.
+    void prefetch_next(const char* slice, int64_t i, int64_t n) const {
+        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++)
+            __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
+    }
+
+    // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
+    template <class Visit>
+    int64_t each_tap(const Conv2d& c, const Part& in, const Place& place, int64_t slice, Visit visit) const {
+        const int64_t window = c.kernel_h * c.kernel_w, first = slice / chunks * taps;
+        const int64_t row = ((place.image - in.image) * in.rows - in.row) * c.W;
+        int64_t found = 0, ky = first / c.kernel_w, kx = first % c.kernel_w;
+        for (int64_t i = 0; i < least(taps, window - first); i++) {
+            const int64_t y = place.y * c.stride_h - c.padding_h + ky * c.dilation_h;
+            const int64_t x = place.x * c.stride_w - c.padding_w + kx * c.dilation_w;
+            if (y >= 0 && y < c.H && x >= 0 && x < c.W)
+                visit(found++, row + y * c.W + x, (uint16_t)(i * c.C_in * entry_scale));
+            if (++kx == c.kernel_w) kx = 0, ky++;
+        }
+        return found;
+    }
+};
+
+// Rows that belong to one sum: how many groups of rows, and to which sum.
+struct Visit {
+    uint16_t groups, sum;
+};
+
+// The rows of one slice of a window, sum after sum. They are sorted by their number: the processor, which guesses the end
+// of a loop from the last ones, is then wrong only where the number changes.
+struct Choice {
+    const uint16_t* entries;
+    const Visit* visits;
+    int64_t count, empty;  // visits; those that come first and have no rows
+};
+
+template <int group>
+static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, const uint16_t* entries) {
+    uint16_t place[most_slice_rows / group + 2] = {};
+    int64_t longest = 0;
+    for (int64_t i = 0; i < sums; i++) {
+        const int64_t groups = ceil_div(length[i], group);
+        longest = most(longest, groups);
+        PK_ASSERT(groups <= most_slice_rows / group);
+        place[groups + 1]++;
+    }
+    const int64_t empty = place[1];
+    for (int64_t i = 1; i <= longest + 1; i++) place[i] += place[i - 1];
+    for (int64_t i = 0; i < sums; i++) {
+        const uint16_t groups = (uint16_t)ceil_div(length[i], group);
+        visits[place[groups]++] = {groups, (uint16_t)i};
+    }
+    return {entries, visits, sums, empty};
+}
+
+// Adds chosen rows of a slice to the sums [sum][channels of a row]; `first`: sets them to what these rows add up to.
+template <class Rows, int group>
+OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool first, typename Rows::Number* sums) {
+    const uint16_t* entry = choice.entries;
+    if (first)
+        for (int64_t i = 0; i < choice.empty; i++)
+            store_sums(sums + choice.visits[i].sum * Rows::channels, typename Rows::Sums{});
+    for (const Visit* visit = choice.visits + choice.empty; visit < choice.visits + choice.count; visit++) {
+        typename Rows::Number* const to = sums + visit->sum * Rows::channels;
+        typename Rows::template Adder<group> adder(first ? nullptr : to);
+        for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += group) {
+            uint64_t packed = 0;
+            memcpy(&packed, entry, 2 * group);
+            const char* chosen[group];
+            for (int i = 0; i < group; i++, packed >>= 16)
+                chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
+            adder.add(chosen);
+        }
+        adder.store(to);
+    }
+}
+
+static int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
+
+template <class Rows>
+static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
+    const Slices slices(c);
+    const int64_t window = c.kernel_h * c.kernel_w;
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < c.neurons.C; first += Rows::channels) {
+        char* const rows = packed + first / Rows::channels * slices.block_bytes();
+        const int64_t channels = least(Rows::channels, c.neurons.C - first);
+        memset(rows, 0, slices.block_bytes());
+        for (int64_t i = 0; i < c.C_in; i++)
+            for (int64_t tap = 0; tap < window; tap++) {
+                const int64_t slice = tap / slices.taps * slices.chunks + i / slices.chunk;
+                const int64_t index = tap % slices.taps * c.C_in + i % slices.chunk + 1;
+                char* const line = rows + (slice * slices.rows + index) * row_line;
+                for (int64_t o = 0; o < channels; o++)
+                    Rows::put(line, (int)o, weight[((first + o) * c.C_in + i) * window + tap],
+                              c.unit ? c.unit[first + o] : 1.0f);
+            }
+    }
+}
+
+static void pack_rows(const float* weight, void* packed, const Conv2d* c) {
+    if (c->unit) pack_rows<ShortRows>(weight, (char*)packed, *c);
+    else pack_rows<FloatRows>(weight, (char*)packed, *c);
+}
+
+}  // namespace PK_TARGET

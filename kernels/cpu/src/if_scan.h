@@ -1,0 +1,64 @@
+// All T steps of IF neurons on given currents, in one pass: potentials stay in registers, spikes leave as bits.
+#pragma once
+#include "abi.h"
+#include "neurons.h"
+
+namespace PK_TARGET {
+
+// A neuron's steps wait for each other, so several blocks of 32 neurons go through time side by side.
+constexpr int side_by_side = vecs >= 8 ? 1 : 8 / vecs;
+
+// One block's way through memory.
+struct ScanBlock {
+    const float* current;
+    float* v;
+    uint8_t* spikes;
+    const float* theta;
+    int channels;
+
+    ScanBlock() = default;
+    ScanBlock(const Scan& s, int64_t index) {
+        const Neurons& n = s.neurons;
+        const int64_t blocks = (n.C + block - 1) / block, pixel = index / blocks, channel = index % blocks * block;
+        const int64_t bytes = (n.C + 7) / 8;
+        current = s.current + pixel * n.C + channel;
+        v = n.v + pixel * n.C + channel;
+        spikes = n.spikes + ((pixel / n.P) * n.T * n.P + pixel % n.P) * bytes + channel / 8;
+        theta = n.theta + channel;
+        channels = n.C - channel < block ? (int)(n.C - channel) : block;
+    }
+};
+
+template <int count, class Reset>
+static void scan_blocks(const Scan& s, int64_t first, const Reset& neuron) {
+    const int64_t step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8);
+    ScanBlock part[count];
+    Block v[count], theta[count];
+    for (int i = 0; i < count; i++) {
+        part[i] = ScanBlock(s, first + i);
+        v[i] = load_block(part[i].v, part[i].channels);
+        theta[i] = load_block(part[i].theta);
+    }
+    for (int64_t t = 0; t < s.neurons.T; t++)
+        for (int i = 0; i < count; i++) {
+            const Block current = load_block(part[i].current + t * s.time_stride, part[i].channels);
+            const uint32_t spikes = step_block(neuron, v[i], current, theta[i]);
+            store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
+        }
+    for (int i = 0; i < count; i++) store_block(part[i].v, v[i], part[i].channels);
+}
+
+static void if_scan(const Scan* s) {
+    const Neurons& n = s->neurons;
+    const int64_t blocks = n.N * n.P * ((n.C + block - 1) / block);
+    with_reset(n, [&](const auto& neuron) {
+#pragma omp parallel for schedule(static)
+        for (int64_t first = 0; first < blocks; first += side_by_side) {
+            if (first + side_by_side <= blocks) scan_blocks<side_by_side>(*s, first, neuron);
+            else
+                for (int64_t i = first; i < blocks; i++) scan_blocks<1>(*s, i, neuron);
+        }
+    });
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,114 @@
+// Work on packed spikes that needs no neuron: packing, counting, pooling, flattening. Layout: see abi.h.
+#pragma once
+#include "abi.h"
+#include "simd.h"
+#include "work.h"
+
+namespace PK_TARGET {
+
+// Eight channels of one image and step become one byte a pixel, or back; lanes are pixels.
+constexpr int strip = 64;
+
+static void pack(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P) {
+    const int64_t bytes = (C + 7) / 8;
+#pragma omp parallel for schedule(static)
+    for (int64_t frame = 0; frame < T * N; frame++) {
+        const uint8_t* x = dense + frame * C * P;  // frame = t * N + n
+        uint8_t* out = spikes + (frame % N * T + frame / N) * P * bytes;
+        for (int64_t p0 = 0; p0 < P; p0 += strip) {
+            const int64_t pixels = P - p0 < strip ? P - p0 : strip;
+            for (int64_t c0 = 0; c0 < C; c0 += 8) {
+                uint8_t byte[strip] = {0};
+                for (int64_t c = c0; c < C && c < c0 + 8; c++)
+                    for (int64_t p = 0; p < pixels; p++) byte[p] |= (uint8_t)((x[c * P + p0 + p] != 0) << (c - c0));
+                for (int64_t p = 0; p < pixels; p++) out[(p0 + p) * bytes + c0 / 8] = byte[p];
+            }
+        }
+    }
+}
+
+static void unpack(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P) {
+    const int64_t bytes = (C + 7) / 8;
+#pragma omp parallel for schedule(static)
+    for (int64_t frame = 0; frame < T * N; frame++) {
+        const uint8_t* x = spikes + (frame % N * T + frame / N) * P * bytes;
+        uint8_t* out = dense + frame * C * P;
+        for (int64_t p0 = 0; p0 < P; p0 += strip) {
+            const int64_t pixels = P - p0 < strip ? P - p0 : strip;
+            for (int64_t c0 = 0; c0 < C; c0 += 8) {
+                uint8_t byte[strip];
+                for (int64_t p = 0; p < pixels; p++) byte[p] = x[(p0 + p) * bytes + c0 / 8];
+                for (int64_t c = c0; c < C && c < c0 + 8; c++)
+                    for (int64_t p = 0; p < pixels; p++) out[c * P + p0 + p] = (byte[p] >> (c - c0)) & 1;
+            }
+        }
+    }
+}
+
+// Calls visit(channel) for each channel that fired in the bytes of one pixel.
+template <class Visit>
+static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
+    for (int64_t c0 = 0; c0 < C; c0 += 64) {
+        uint64_t word = 0;
+        const int64_t left = (C - c0 + 7) / 8;
+        memcpy(&word, bytes + c0 / 8, left < 8 ? left : 8);
+        for (; word; word &= word - 1) visit(c0 + __builtin_ctzll(word));
+    }
+}
+
+static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
+    const int64_t bytes = (C + 7) / 8;
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t p = 0; p < P; p++)
+            for (int64_t t = 0; t < until; t++)
+                each_spike(spikes + ((n * T + t) * P + p) * bytes, C, [&](int64_t c) { counts[(n * C + c) * P + p]++; });
+}
+
+static void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P) {
+    const int64_t bytes = (C + 7) / 8, flat_bytes = (C * P + 7) / 8;
+#pragma omp parallel for schedule(static)
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t p = 0; p < P; p++)
+            each_spike(spikes + (m * P + p) * bytes, C, [&](int64_t c) {
+                const int64_t feature = c * P + p;
+                out[m * flat_bytes + feature / 8] |= (uint8_t)(1 << feature % 8);
+            });
+}
+
+static int64_t total(const uint8_t* spikes, int64_t bytes) {
+    const int64_t piece = 1 << 16;
+    int64_t sum = 0;
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+    for (int64_t i = 0; i < bytes; i += piece) sum += count_bits(spikes + i, bytes - i < piece ? bytes - i : piece);
+    return sum;
+}
+
+static inline void or_bytes(uint8_t* y, const uint8_t* x, int64_t n) {
+    uint64_t a, b;
+    for (; n >= 8; n -= 8, y += 8, x += 8) {
+        memcpy(&a, y, 8);
+        memcpy(&b, x, 8);
+        a |= b;
+        memcpy(y, &a, 8);
+    }
+    for (int64_t i = 0; i < n; i++) y[i] |= x[i];
+}
+
+// The maximum of spikes is their OR; padding adds zeros, which change nothing.
+static void max_pool2d(const Pool2d* pool) {
+    const Pool2d q = *pool;
+#pragma omp parallel for schedule(static) collapse(2)
+    for (int64_t m = 0; m < q.M; m++)
+        for (int64_t oy = 0; oy < q.H_out; oy++)
+            for (int64_t ox = 0; ox < q.W_out; ox++) {
+                uint8_t* y = q.y + ((m * q.H_out + oy) * q.W_out + ox) * q.bytes;
+                memset(y, 0, q.bytes);
+                const int64_t top = oy * q.stride_h - q.padding_h, left = ox * q.stride_w - q.padding_w;
+                for (int64_t iy = most(top, 0); iy < least(top + q.kernel_h, q.H); iy++)
+                    for (int64_t ix = most(left, 0); ix < least(left + q.kernel_w, q.W); ix++)
+                        or_bytes(y, q.x + ((m * q.H + iy) * q.W + ix) * q.bytes, q.bytes);
+            }
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,32 @@
+// Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
+#include "abi.h"
+#include "conv2d/depthwise.h"
+#include "conv2d/event.h"
+#include "fingerprint.h"
+#include "if_scan.h"
+#include "if_scan_backward.h"
+#include "conv2d/lookup.h"
+#include "conv2d/period.h"
+#include "periods.h"
+#include "spike_bits.h"
+#include "conv2d/amx.h"
+
+namespace PK_TARGET {
+
+#if !defined(__AVX512F__)
+constexpr decltype(Kernels::lookup_conv2d) lookup_conv2d = nullptr;
+#endif
+#if !defined(__AMX_INT8__)
+constexpr decltype(Kernels::tile_conv2d) tile_conv2d = nullptr;
+constexpr decltype(Kernels::count_digits) count_digits = nullptr;
+constexpr decltype(Kernels::pack_tiles) pack_tiles = nullptr;
+constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
+#endif
+
+extern const Kernels kernels;
+const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
+                         tile_conv2d, max_pool2d, pack_rows, rows_size, count_digits, pack_tiles, tiles_size, pack,
+                         unpack, count, flatten, total, count_rows, find_periods, expand_periods, total_periods,
+                         fingerprint};
+
+}  // namespace PK_TARGET

@@ -1,0 +1,155 @@
+// How the kernels cut a layer into work: sizes, and memory that each thread owns.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "abi.h"
+
+// Inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
+#define OUT_OF_LINE __attribute__((noinline))
+
+// What must hold, whatever a caller passes: looked at in the checked build (tests/checked_build.py) only.
+#if defined(PK_CHECKED)
+#include <cstdio>
+#define PK_IS_CHECKED true
+#define PK_ASSERT(condition) \
+    ((condition) ? (void)0 : (fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition), abort()))
+#else
+#define PK_IS_CHECKED false
+#define PK_ASSERT(condition) ((void)0)
+#endif
+
+namespace PK_TARGET {
+
+static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
+
+// How many rows of the input lie under some output rows.
+static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
+    return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
+}
+
+// A part of some images at some time: output rows or the input rows under them, and steps.
+struct Part {
+    int64_t image, images, row, rows, t, steps;
+};
+
+static inline Part input_of(const Conv2d& c, const Part& out) {
+    const int64_t first = out.row * c.stride_h - c.padding_h;
+    const int64_t last = first + (out.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
+    Part in = out;
+    in.row = least(most(first, 0), c.H);
+    in.rows = most(least(last, c.H) - in.row, 0);
+    return in;
+}
+
+// An output pixel of a part, by its number there.
+struct Place {
+    int64_t image, y, x;
+    Place(const Conv2d& c, const Part& out, int64_t index)
+        : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
+};
+
+static inline int max_threads() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// Some steps, and what a kernel keeps for them.
+struct Tile {
+    int64_t steps, uses;    // steps; pixels times steps that weights are used for before the next are fetched
+    int64_t place_entries;  // of the lists, or words, of an output pixel
+    int64_t pixel_lists, band_lists;  // lists, or words, of an input pixel; of the input of a task, at most
+};
+
+// How the work of a kernel is cut: bands of output rows of one image, or several whole images where these are small; where
+// that is too little for the threads, spans of output channels.
+struct Cut {
+    int64_t steps, places;                 // of a tile; output pixels that weights are used for at a time
+    int64_t images, batches, rows, bands;  // of a task; in all
+    int64_t channels, spans;
+    int64_t tasks;
+
+    Cut(const Conv2d& c, const Tile& tile, int64_t block_channels, int threads) : steps(tile.steps) {
+        constexpr int64_t group_entries = 1 << 22;
+        const Neurons& n = c.neurons;
+        const int64_t wanted = 4 * threads, out_rows = rows_out(c);
+        places = most(1, least(ceil_div(tile.uses, steps), group_entries / tile.place_entries));
+        images = most(1, least(n.N, places / most(1, n.P)));
+        batches = ceil_div(n.N, images);
+        images = ceil_div(n.N, most(1, batches));
+        const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
+        const int64_t row_lists = tile.pixel_lists * c.W * least(c.stride_h, c.H);  // a stride may be any number
+        const int64_t for_cache = tile.band_lists / most(1, row_lists);
+        rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
+        bands = ceil_div(out_rows, rows);
+        const int64_t blocks = ceil_div(n.C, block_channels);
+        channels = ceil_div(blocks, least(blocks, ceil_div(wanted, most(1, batches * bands)))) * block_channels;
+        spans = ceil_div(n.C, channels);
+        tasks = batches * bands * spans;
+    }
+    Part part(const Conv2d& c, int64_t task) const {
+        const int64_t band = task / spans % bands;
+        Part out{task / spans / bands * images, 0, band * rows, 0, 0, 0};
+        out.images = least(images, c.neurons.N - out.image);
+        out.rows = least(rows, rows_out(c) - out.row);
+        return out;
+    }
+    int64_t first_channel(int64_t task) const { return task % spans * channels; }
+};
+
+// n elements on a cache line of their own; null for none. Whole lines, but exactly n in the checked build, which then finds
+// what is read or written past the end.
+template <class T>
+static T* allocate(int64_t n) {
+    const size_t size = (size_t)n * sizeof(T);
+    void* data = nullptr;
+#if defined(PK_CHECKED)
+    if (posix_memalign(&data, 64, size)) abort();
+#else
+    data = aligned_alloc(64, (size + 63) / 64 * 64);
+    if (!data && n) abort();  // out of memory, and no caller inside a parallel region to tell
+#endif
+    return (T*)data;
+}
+
+// Memory of one thread, zero at first.
+template <class T>
+struct Memory {
+    T* data;
+    const int64_t size;
+    explicit Memory(int64_t n) : data(allocate<T>(n)), size(n) { memset((void*)data, 0, n * sizeof(T)); }
+    ~Memory() { free((void*)data); }
+    Memory(const Memory&) = delete;
+};
+
+// Memory of one thread that grows when needed; what it held is lost then (in the checked build, always).
+template <class T>
+struct Grown {
+    T* data = nullptr;
+    int64_t size = 0;
+    T* reserve(int64_t n) {
+        if (n > size || PK_IS_CHECKED) {
+            free((void*)data);
+            data = allocate<T>(n);
+            size = n;
+        }
+        return data;
+    }
+    Grown() = default;
+    ~Grown() { free((void*)data); }
+    Grown(const Grown&) = delete;
+};
+
+}  // namespace PK_TARGET

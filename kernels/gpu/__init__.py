@@ -1,0 +1,1 @@
+"""Kernels for CUDA tensors: Triton. Importing this package alone needs no Triton."""

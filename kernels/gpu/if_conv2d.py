@@ -1,0 +1,167 @@
+"""Launches of the Triton convolution with integrate-and-fire neurons, which is in if_conv2d_kernel.py."""
+
+import torch
+import triton
+from torch import Tensor
+
+from ..unfused import output_size
+from ..weight_layouts import float16_parts, join_small_groups
+from .block_sizes import architecture, choose_blocks
+from .if_conv2d_kernel import _if_conv2d_kernel
+from .neurons import if_step
+
+LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
+
+
+def if_conv2d(
+    words: Tensor,
+    T: int,
+    size: tuple[int, int],
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    *,
+    counts_only: bool = False,
+    pooled: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolve packed spikes and run IF neurons on the currents, all T steps in one launch.
+
+    Shapes are not checked here; the public function has done that, except for what only this kernel cannot hold. Whole
+    tensors may pass 2**31 elements. Nothing waits for the device, so a call can be captured in a CUDA graph, and
+    another T is not compiled anew.
+
+    Args:
+        words: spikes of images of ``size`` (H, W), int32 [ceil(T / 32), N, H * W, C_in].
+        weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take two products (see weight_layouts.py),
+            float16 and bfloat16 weights one; float64 weights are taken as float32.
+        bias: [C_out], or None.
+        v: potentials before the first step, float32 [N, H_out * W_out, C_out]; not modified.
+        theta: thresholds, float32 [C_out].
+        v_reset: the potential after a spike, or None for a soft reset (subtract the threshold).
+        stride, padding, dilation: of height and width.
+        counts_only: return spike counts and never write the words.
+        pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], of an even height and width: receives the OR of the
+            words over windows of 2 x 2.
+
+    Returns:
+        Words int32 [ceil(T / 32), N, H_out * W_out, C_out], or with ``counts_only`` counts int32
+        [N, H_out * W_out, C_out]; and the potentials after the last step, float32 [N, H_out * W_out, C_out].
+
+    Raises:
+        TypeError: the weights have another type.
+        ValueError: an image or a channel's weights have too many elements.
+    """
+    _check_sizes(words.shape[3] * size[0] * size[1], v.shape[1] * v.shape[2], weight[:1].numel())
+    shape = v.shape if counts_only else (triton.cdiv(T, 32), *v.shape)
+    if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
+        return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
+
+    weight = weight.float() if weight.dtype == torch.float64 else weight
+    weight, groups = join_small_groups(weight, groups)
+    C_out, group_C, kernel_h, kernel_w = weight.shape
+    high, low, unit = float16_parts(weight.permute(0, 2, 3, 1).flatten(1))
+    H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
+    neurons = v.shape[0] * H_out * W_out
+    K = kernel_h * kernel_w * group_C
+    blocks = choose_blocks(neurons, C_out // groups, K, architecture(v.device))
+    words, v = words.contiguous(), v.contiguous()
+    spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
+    v_last = torch.empty_like(v)
+
+    # One program owns PIXELS neighbouring pixels (of any samples) times CHANNELS channels of one group for all T steps.
+    # Triton launches on the current device, which need not be the tensors' own.
+    grid = (triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out // groups, blocks.CHANNELS) * groups,)
+    with torch.cuda.device_of(v):
+        _if_conv2d_kernel[grid](
+            words_pointer=words,
+            high_pointer=high,
+            low_pointer=low,
+            unit_pointer=unit,
+            bias_pointer=None if bias is None else bias.float().contiguous(),
+            theta_pointer=theta.contiguous(),
+            v_pointer=v,
+            spikes_pointer=spikes,
+            pooled_pointer=pooled,
+            v_last_pointer=v_last,
+            T=T,
+            N=v.shape[0],
+            H=size[0],
+            W=size[1],
+            C=group_C * groups,
+            H_out=H_out,
+            W_out=W_out,
+            C_out=C_out,
+            K=high.shape[1],
+            kernel_w=kernel_w,
+            stride_h=stride[0],
+            stride_w=stride[1],
+            padding_h=padding[0],
+            padding_w=padding[1],
+            dilation_h=dilation[0],
+            dilation_w=dilation[1],
+            groups=groups,
+            v_reset=0.0 if v_reset is None else float(v_reset),
+            STEP=if_step,
+            SOFT_RESET=v_reset is None,
+            COUNTS_ONLY=counts_only,
+            WHOLE_BLOCKS=group_C % blocks.BLOCK_K == 0,
+            # Spikes must not depend on a default that differs between Triton releases.
+            enable_fp_fusion=False,
+            **blocks._asdict(),
+        )
+    return spikes, v_last
+
+
+def _check_sizes(image: int, output: int, weights: int) -> None:
+    """Elements of one image in and out and of one channel's weights: offsets within them are 32-bit in the kernel."""
+    if max(image, output) >= LARGEST_IMAGE:
+        raise ValueError(
+            f"x and the layer's output must have fewer than 2**28 elements an image and step on a GPU, got {image} and "
+            f"{output}; cut the images, or move x and the layer to the CPU by .to('cpu')"
+        )
+    if weights >= LARGEST_WEIGHTS:
+        raise ValueError(
+            f"weight must have fewer than 2**25 elements an output channel on a GPU, got {weights}; move x and the "
+            "layer to the CPU by .to('cpu')"
+        )
+
+
+def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, theta, v_reset, *window):
+    """if_conv2d with max pooling by windows of 2 x 2 in the same launch; ``window``: stride, padding, dilation, groups.
+
+    The output's height and width must be even.
+
+    Returns:
+        Words of the convolution's neurons, int32 [ceil(T / 32), N, H_out * W_out, C_out]; words of the windows
+        [ceil(T / 32), N, H_out * W_out / 4, C_out]; and the neurons' potentials, float32 [N, H_out * W_out, C_out].
+    """
+    N, P, C = v.shape
+    pooled = torch.empty(triton.cdiv(T, 32), N, P // 4, C, dtype=torch.int32, device=v.device)
+    spikes, v_last = if_conv2d(words, T, size, weight, bias, v, theta, v_reset, *window, pooled=pooled)
+    return spikes, pooled, v_last
+
+
+def if_linear(
+    words: Tensor,
+    T: int,
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor,
+    theta: Tensor,
+    v_reset: float | None,
+    *,
+    counts_only: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Multiply packed spikes int32 [ceil(T / 32), N, 1, C_in] by weight [C_out, C_in] and run IF neurons.
+
+    A convolution of images of one pixel; the other arguments and the result are those of :func:`if_conv2d`.
+    """
+    one, none = (1, 1), (0, 0)
+    kernel = weight[:, :, None, None]
+    return if_conv2d(words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1, counts_only=counts_only)

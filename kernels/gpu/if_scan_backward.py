@@ -1,0 +1,91 @@
+"""Triton: backpropagation through all T steps of IF neurons in one launch, with reference.py's surrogate derivative.
+
+Each program runs its neurons forward again, the potentials h[t] going where the gradients will be, and then back in
+time (the equations: if_scan_backward.h). It is bound by memory: two reads and two writes a neuron and step.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..reference import surrogate_scale
+from .neurons import if_step
+
+BLOCK = 512
+NUM_WARPS = 4
+
+
+@triton.jit(do_not_specialize=["T"])
+def _if_scan_backward_kernel(
+    grad_spikes_pointer,  # [T, neurons] float32
+    current_pointer,  # [T, neurons] float32
+    theta_pointer,  # [channels] float32
+    scale_pointer,  # [channels] float32
+    grad_current_pointer,  # [T, neurons] float32, written
+    T,
+    neurons,
+    channels,
+    v_reset,
+    STEP: tl.constexpr,
+    SOFT_RESET: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < neurons - start
+    channel = ((start % channels).to(tl.int32) + offsets) % channels
+    theta = tl.load(theta_pointer + channel)
+    scale = tl.load(scale_pointer + channel)
+
+    v = tl.zeros((BLOCK,), tl.float32)
+    row = start
+    for _ in range(0, T):
+        current = tl.load(current_pointer + row + offsets, mask=mask, other=0.0)
+        # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
+        tl.store(grad_current_pointer + row + offsets, v + current, mask=mask)
+        v, _spike = STEP(v, current, theta, v_reset, SOFT_RESET)
+        row += neurons
+    grad = tl.zeros((BLOCK,), tl.float32)
+    for _ in range(0, T):
+        row -= neurons
+        h = tl.load(grad_current_pointer + row + offsets, mask=mask, other=0.0)
+        grad_spikes = tl.load(grad_spikes_pointer + row + offsets, mask=mask, other=0.0)
+        g = tl.maximum(theta - tl.abs(h - theta), 0.0) * scale
+        kept = grad
+        if not SOFT_RESET:
+            kept = tl.where(h >= theta, 0.0, grad)
+        grad = grad_spikes * g + kept
+        tl.store(grad_current_pointer + row + offsets, grad, mask=mask)
+
+
+def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+    """The gradient of the currents, float32 [T, N, P, C], of neurons that started at rest.
+
+    Args:
+        grad_spikes: gradient of the spikes [T, N, P, C]. current: the currents [T, N, P, C]. theta: thresholds [C].
+        v_reset: the potential after a spike, or None for a soft reset.
+    """
+    grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
+    grad_current = torch.empty_like(current)
+    if not current.numel():
+        return grad_current
+    neurons = current[0].numel()
+    with torch.cuda.device_of(current):
+        _if_scan_backward_kernel[(triton.cdiv(neurons, BLOCK),)](
+            grad_spikes_pointer=grad_spikes,
+            current_pointer=current,
+            theta_pointer=theta.contiguous(),
+            scale_pointer=surrogate_scale(theta),
+            grad_current_pointer=grad_current,
+            T=current.shape[0],
+            neurons=neurons,
+            channels=current.shape[-1],
+            v_reset=0.0 if v_reset is None else float(v_reset),
+            STEP=if_step,
+            SOFT_RESET=v_reset is None,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+    return grad_current

@@ -1,0 +1,1 @@
+"""Networks from elsewhere: ReLU networks of torch, NIR, SpikingJelly, snnTorch."""

@@ -1,0 +1,239 @@
+"""Convert a trained ReLU network to a spiking one: an IF neuron's firing rate stands for a ReLU's activation.
+
+Data-based normalisation: with lambda the scale of a layer's activations on the calibration data, weights are multiplied
+by lambda_in / lambda_out and biases divided by lambda_out, so that activations lie within 0 .. 1 and are rates of
+neurons of threshold 1. Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015.
+Percentile: Rueckauer et al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. Half a threshold to
+start from: Bu et al., "Optimized potential initialization for low-latency spiking neural networks", AAAI 2022,
+arXiv:2202.01440.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from .. import checks
+from ..network import Network
+from .build_layers import build_layer
+from .fx_calls import trace
+from .populations import Graph, fold_norms
+
+RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+METHODS = ("max", "percentile")
+BATCH = 32  # samples of a calibration tensor at a time
+
+
+def convert(
+    ann: nn.Module,
+    calibration: Tensor | Iterable,
+    *,
+    method: str = "percentile",
+    percentile: float = 99.9,
+    v_reset: float | None = None,
+    v_init: float = 0.5,
+    share: bool = False,
+) -> Network:
+    """A spiking network whose firing rates stand for a ReLU network's activations.
+
+    Supported: Conv2d, Linear, BatchNorm (folded), ReLU, ReLU6 and Hardtanh(0, a), Max-, Avg- and AdaptiveAvgPool2d,
+    Flatten, Dropout, Identity, residual additions, and the functions of the same names. Max pooling becomes
+    :class:`MaxRatePool2d`; in front of a ReLU it is moved behind it, where it gives the same. The model may end in a
+    Conv2d or Linear: its outputs become neurons too, whose counts stand for the positive part of the logits.
+
+    Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; ``v_init`` Bu et al.
+    2022 (arXiv:2202.01440).
+
+    Args:
+        ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
+        calibration: samples like those it was trained on: a tensor [N, ...], or a DataLoader (any iterable) of tensors
+            or of (tensor, label) pairs. A bar shows its progress if it takes more than two seconds.
+        method: how the scale of a layer's activations is measured: "max", or "percentile", which ignores a few large
+            ones, so that the others fire more and need fewer steps. The last layer always takes the maximum.
+        percentile: for method "percentile": share of the activations at or below the scale, in percent, to 1/4096 of
+            its value.
+        v_reset: None is the soft reset, under which a rate is exact as T grows; a number resets to that potential.
+        v_init: potential that neurons start from, in thresholds. At 1/2 a count is rounded to the nearest, at 0 down.
+        share: use ``ann``'s own parameters instead of copies. ``ann`` is changed in place: normalisations are folded,
+            weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
+
+    Returns:
+        A network for :func:`simulate` and :class:`ProxyNet`, whose thresholds are all 1. Layers are named as the
+        Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
+        :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs.
+
+    Raises:
+        TypeError: the model does something that has no counterpart in spikes; the message names the module's path.
+        ValueError: an argument is out of range, or a layer is silent on all the calibration data.
+    """
+    checks.module("ann", ann)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+    checks.neuron(1.0, v_reset)
+    checks.start("v_init", v_init)
+    model = ann if share else copy.deepcopy(ann)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        traced = trace(model)
+        batches = _Batches(calibration)
+        _Shapes(traced).run(batches.first[:1])
+        graph = Graph(traced, type(ann).__name__, _is_relu, rates=True)
+        if share:
+            _check_shareable(graph)
+        scales = _scales(graph, batches, method, percentile)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    for name, population in graph.populations.items():
+        fold_norms(population, model)
+        _rescale(population, scales, name)
+    neuron = {"v_threshold": 1.0, "v_reset": v_reset, "v_init": v_init}
+    return graph.network(lambda name, population: build_layer(population.modules, neuron))
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of every tensor, and the numbers that the forward pass computes from shapes."""
+
+    def run_node(self, node: fx.Node):
+        value = super().run_node(node)
+        if isinstance(value, Tensor):
+            node.meta["shape"] = tuple(value.shape)
+        else:
+            node.meta["value"] = value
+        return value
+
+
+class _Batches:
+    """The calibration data as an iterable of tensors [N, ...]."""
+
+    def __init__(self, calibration: Tensor | Iterable):
+        if isinstance(calibration, Tensor):
+            checks.floating("calibration", calibration)
+            checks.finite("calibration", calibration)
+            calibration = calibration.split(BATCH)
+        elif not isinstance(calibration, Iterable):
+            raise TypeError(f"calibration must be a tensor [N, ...] or a DataLoader, got {type(calibration).__name__}")
+        self.source = calibration
+        self.first = next(self._tensors(calibration), None)
+        if self.first is None or not len(self.first):
+            raise ValueError("calibration must hold at least one sample, got none")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        from tqdm import tqdm
+
+        return self._tensors(tqdm(self.source, "calibration", unit="batch", delay=2, leave=False))
+
+    @staticmethod
+    def _tensors(source: Iterable) -> Iterator[Tensor]:
+        for batch in source:
+            batch = batch[0] if isinstance(batch, tuple | list) else batch
+            checks.floating("calibration's batches", batch)
+            yield batch
+
+
+class _Watcher(fx.Interpreter):
+    """Runs the network, and shows what the watched nodes give to their distributions."""
+
+    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, "_Distribution"]):
+        super().__init__(traced)
+        self.watched = watched
+
+    def run_node(self, node: fx.Node):
+        value = super().run_node(node)
+        if node in self.watched:
+            self.watched[node].add(value)
+        return value
+
+
+class _Distribution:
+    """Maximum and percentiles of the positive part of values that come in parts, in one pass.
+
+    A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
+    """
+
+    SHIFT = 12
+
+    def __init__(self):
+        self.maximum, self.counts = 0.0, None
+
+    def add(self, values: Tensor) -> None:
+        values = values.detach().float().clamp(min=0).flatten()
+        self.maximum = max(self.maximum, values.max().item())
+        counts = torch.bincount(values.view(torch.int32) >> self.SHIFT, minlength=1 << (31 - self.SHIFT))
+        self.counts = counts if self.counts is None else self.counts + counts
+
+    def percentile(self, percent: float) -> float:
+        below = self.counts.cumsum(0)
+        bin = torch.searchsorted(below, torch.tensor([below[-1] * (percent / 100)], device=below.device).ceil().long())
+        edge = ((bin + 1) << self.SHIFT).int().view(torch.float32).item()
+        return min(edge, self.maximum) if bin else 0.0
+
+
+@torch.no_grad()
+def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> dict[str, float]:
+    """The scale of each population's activations; 1 for the model's input."""
+    distributions = {name: _Distribution() for name in graph.populations}
+    watcher = _Watcher(graph.traced, {p.node: distributions[name] for name, p in graph.populations.items()})
+    for batch in batches:
+        watcher.run(batch)
+    last = list(graph.populations)[-1]
+    scales = {
+        name: d.maximum if method == "max" or name == last else d.percentile(percentile)
+        for name, d in distributions.items()
+    }
+    for name, scale in scales.items():
+        if scale == 0:
+            remedy = "more samples, or other ones" if distributions[name].maximum == 0 else "method='max'"
+            path = graph.populations[name].current.path
+            raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
+    _tie_shortcuts(graph, scales)
+    return {**scales, Network.INPUT: 1.0}
+
+
+def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
+    """One scale, the largest, for all populations that identity shortcuts connect, which have no weight."""
+    tied = {name: {name} for name in scales}
+    for name, population in graph.populations.items():
+        for synapse in population.current.synapses:
+            if isinstance(synapse.module, nn.Identity):
+                group = tied[name] | tied[synapse.source.neurons]
+                tied.update({member: group for member in group})
+    for name in scales:
+        if len(tied[name]) > 1 and any(_limit(graph.populations[member].neuron) for member in tied[name]):
+            path = graph.populations[name].current.path
+            raise TypeError(f"{graph.model}: {path} joins an identity shortcut and is limited (ReLU6); use ReLU there")
+    scales.update({name: max(scales[member] for member in group) for name, group in tied.items()})
+
+
+@torch.no_grad()
+def _rescale(population, scales: dict[str, float], name: str) -> None:
+    """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place."""
+    for synapse in population.current.synapses:
+        if isinstance(synapse.module, nn.Identity):
+            continue
+        synapse.module.weight.mul_(scales[synapse.source.neurons] / scales[name])
+        if synapse.module.bias is not None:
+            synapse.module.bias.div_(scales[name])
+
+
+def _is_relu(module: nn.Module) -> bool:
+    if isinstance(module, nn.Hardtanh) and module.min_val != 0:
+        return False
+    return isinstance(module, RELUS)
+
+
+def _limit(relu: nn.Module | None) -> float | None:
+    return relu.max_val if isinstance(relu, nn.Hardtanh) else None  # ReLU6 is a Hardtanh
+
+
+def _check_shareable(graph: Graph) -> None:
+    for population in graph.populations.values():
+        if _limit(population.neuron):
+            raise ValueError(
+                f"share=True rescales {graph.model}, whose {population.current.path} is limited (ReLU6) at a value "
+                "that cannot be rescaled; use ReLU, or share=False"
+            )

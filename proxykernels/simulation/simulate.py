@@ -1,0 +1,202 @@
+"""Simulate a whole network for T steps in bounded memory."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks, functional
+from ..layers import Neurons
+from ..pooling import layers_before_pools
+from ..spikes import Spikes, pack
+from .early_exit import Stop
+from .quantize import quantized, round_input
+from .state import Batch, Carrier, ask_for_records
+from .synops import SynOps
+
+CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
+LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
+CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
+STOP_CHUNK = 8  # steps between two looks at which samples are decided
+
+
+class Result:
+    """What a simulation leaves behind.
+
+    Attributes:
+        spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
+        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated.
+        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
+        steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
+        synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
+        records: what ``record`` asked for, by the same names: Spikes (T, N, ...), or potentials float32 [T, N, ...].
+    """
+
+    def __init__(
+        self,
+        spikes: Spikes,
+        rates: dict[str, float],
+        state: dict[str, list[Tensor]],
+        steps: Tensor,
+        synops: SynOps,
+        records: dict[str, Spikes | Tensor],
+    ):
+        self.spikes, self.rates, self.state = spikes, rates, state
+        self.steps, self.synops, self.records = steps, synops, records
+
+    def count(self, until: int | None = None) -> Tensor:
+        """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
+        return self.spikes.count(until)
+
+
+@torch.no_grad()
+def simulate(
+    net: nn.Module,
+    x: Tensor | Spikes,
+    T: int,
+    *,
+    chunk: int | None = None,
+    state: dict | None = None,
+    stop: Stop | None = None,
+    record: Iterable[str] = (),
+    precision: str | None = None,
+) -> Result:
+    """Run a network of this package's layers for ``T`` steps.
+
+    The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
+    T beyond the output's packed spikes. Normalisation uses its running statistics, whatever ``net.training`` says.
+
+    Args:
+        net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
+        x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
+            sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes.
+        T: number of steps.
+        chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a
+            multiple of 32). Any value gives the same spikes.
+        state: ``result.state`` of an earlier call, to go on from there.
+        stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
+            a smaller batch.
+        record: names of layers whose output spikes are kept, "conv1" for example; "conv1.v" keeps the potentials after
+            every step, float32, for which that layer is computed once more, step by step.
+        precision: None: the weights as they are, in float32. "int16": weights of 14 bits whose sums are exact, so that
+            the spikes are the same on any machine, in any batch and with any number of threads
+            (:mod:`proxykernels.simulation.quantize`), and a CPU adds 32 of them at a time.
+
+    Returns:
+        A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,
+        ``.records``.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
+    """
+    return run(net, x, T, chunk=chunk, state=state, stop=stop, record=record, precision=precision)
+
+
+def run(
+    net, x, T, *, chunk=None, state=None, stop=None, record=(), precision=None, batch_statistics: bool = False
+) -> Result:
+    """simulate, for callers that need the statistics of the batch (training); they take all T steps at once."""
+    T = checks.steps(T)
+    if precision not in (None, "int16"):
+        raise ValueError(f"precision must be None or 'int16', got {precision!r}")
+    x = _input(x, T, precision)
+    chunk = T if batch_statistics else _chunk(chunk, stop, x.shape)
+    if x.device.type != "cpu":
+        chunk = -(-chunk // 32) * 32
+    if stop is not None and record:
+        raise ValueError("record and stop exclude each other: a record holds all samples at every step")
+    carriers: dict[str, Carrier] = {}
+    before_pools = layers_before_pools(net)
+
+    def carry(name: str, layer: Neurons) -> Carrier:
+        ahead = T if stop is None else 0
+        if layer in before_pools:
+            layer = copy.copy(layer)
+            layer.pool_follows = True
+        layer = layer if precision is None else quantized(name, layer)
+        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
+        return carriers[name]
+
+    carrying = replace_neurons(net, carry)
+    unknown = set(state or ()) - set(carriers)
+    if unknown:
+        raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
+    ask_for_records(carriers, record)
+    batch = Batch(x.shape[1], T, stop, x.device)
+    parts = []
+    for start in range(0, T, chunk):
+        for carrier in carriers.values():
+            carrier.start_chunk(start)
+        part = carrying(batch.of(x[start : start + chunk]))
+        if not isinstance(part, Spikes):
+            raise TypeError(
+                f"net must end in a layer of IF neurons (or pooling or flattening of one); "
+                f"it gave {type(part).__name__}"
+            )
+        parts.append(batch.whole(part))
+        batch.retire(part, start + part.T, carriers.values())
+        if stop is not None and not len(batch.index):
+            break
+    silent = T - sum(part.T for part in parts)
+    if silent:  # every sample was stopped before T
+        parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
+    return Result(
+        functional.cat_steps(parts),
+        {name: carrier.rate() for name, carrier in carriers.items()},
+        {name: carrier.final_states(batch.index) for name, carrier in carriers.items()},
+        batch.steps,
+        SynOps(
+            {name: sum(int(a) for a in carrier.accumulates) for name, carrier in carriers.items()},
+            {name: carrier.multiply_accumulates for name, carrier in carriers.items()},
+        ),
+        {key: record for carrier in carriers.values() for key, record in carrier.finished_records().items()},
+    )
+
+
+def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Module], name: str = "") -> nn.Module:
+    """The network with each layer of neurons replaced by ``replacement(name, layer)``.
+
+    Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
+    threads may do this to one network.
+    """
+    if isinstance(net, Neurons):
+        return replacement(name or type(net).__name__, net)
+    clone = copy.copy(net)
+    clone._modules = {
+        key: child and replace_neurons(child, replacement, f"{name}.{key}" if name else key)
+        for key, child in net._modules.items()
+    }
+    return clone
+
+
+def _chunk(chunk: int | None, stop: Stop | None, shape: tuple[int, ...]) -> int:
+    if chunk is None and stop is not None:
+        return STOP_CHUNK
+    if chunk is None:
+        steps = CHUNK_INPUTS // max(1, math.prod(shape[1:])) // CHUNK * CHUNK
+        return max(CHUNK, min(steps, LONGEST_CHUNK))
+    try:
+        return checks.steps(chunk)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("T must", "chunk must")) from None
+
+
+def _input(x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
+    """The input as a sequence of T steps; a held input is repeated without a copy."""
+    if not isinstance(x, Spikes):
+        checks.floating("x", x)
+        checks.finite("x", x)
+    dims = len(x.shape)
+    if dims in (2, 4) and isinstance(x, Tensor):
+        x = x.detach() if precision is None else round_input(x.detach(), 0)
+        return x.expand(T, *x.shape)
+    if dims not in (3, 5):
+        raise ValueError(
+            "x must be held, [N, features] or [N, C, H, W], or a sequence, [T, N, features] or [T, N, C, H, W]; "
+            f"got {list(x.shape)}"
+        )
+    if x.shape[0] != T:
+        raise ValueError(f"x is a sequence of {x.shape[0]} steps, and T is {T}")
+    return x if precision is None else round_input(x, 1)

@@ -1,0 +1,1 @@
+"""Training: by a ReLU network that shares the weights, and by surrogate gradients."""

@@ -1,0 +1,237 @@
+"""Training by proxy: a ReLU network with the same weights produces the backward pass.
+
+"Spiking neural networks trained via proxy" (Kheradpisheh, Mirsadeghi and Masquelier, IEEE Access 10, 2022,
+arXiv:2109.13208).
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import checks
+from ..layers import FusedIFConv2d, Neurons
+from ..simulation.simulate import replace_neurons, run
+
+READOUTS = ("count", "rate", "potential")
+NEVER = 1e30  # a threshold that no potential reaches
+
+
+class ProxyNet(nn.Module):
+    """A spiking network and its ReLU twin.
+
+    The twins have the same architecture and share every weight; their forward passes are independent. In training the
+    output is the spiking network's, and the gradient of the loss with respect to it is handed to the ReLU network's
+    output, from where autograd goes back to the shared weights. No backpropagation through time, no surrogate gradient.
+    Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
+    arXiv:2109.13208; ``clip`` and ``readout`` are additions.
+
+    Args:
+        net: an nn.Sequential or any nn.Module of the layers of this package. In the twin every layer of IF neurons is a
+            ReLU, but for the last one (in the order of ``net.modules()``), which is linear.
+        T: steps that the spiking network is simulated for.
+        clip: clip the twin's ReLUs at ``v_threshold``, with zero gradient above it. An IF neuron fires at most once a
+            step, so a larger activation promises the loss what the spiking network cannot deliver, and training may
+            run away: rates go to 1. Clipping cures that. The paper's twin is not clipped.
+        readout: what the spiking network gives: "count" (spikes of T steps, the paper's), "rate" (count / T), or
+            "potential": the last layer's neurons never fire, and their potential after T steps is the sum of their
+            currents (in units of the input; divide by T for the mean current, which is what the twin gives).
+
+    Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
+    [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps.
+
+    With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
+    network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
+    ``model.freeze_batch_norm()`` ends the training of both.
+
+    Attributes:
+        rates: layer name -> firing rate of the spiking network's last pass.
+        ann_rates: layer name -> mean activation of the twin's last pass as a share of the threshold; scalars that
+            autograd knows, so that a regulariser may be made of them.
+        ann_output: the twin's output [N, classes] of its last pass, detached; None before that.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the message names it.
+    """
+
+    def __init__(self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count"):
+        super().__init__()
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
+        self.net, self.T, self.clip, self.readout = net, checks.steps(T), clip, readout
+        self.batch_norm_frozen = False
+        self.rates: dict[str, float] = {}
+        self.ann_rates: dict[str, Tensor] = {}
+        self.ann_output: Tensor | None = None
+        names = []
+        self.statistics = nn.ModuleDict()
+
+        def collect(name: str, layer: Neurons) -> Neurons:
+            names.append(name)
+            if isinstance(layer, FusedIFConv2d) and layer.bn is not None:
+                self.statistics[_key(name)] = nn.BatchNorm2d(
+                    layer.out_channels,
+                    layer.bn.eps,
+                    layer.bn.momentum,
+                    affine=False,
+                    device=layer.weight.device,
+                )
+            return layer
+
+        replace_neurons(net, collect)
+        if not names:
+            raise ValueError("net must have at least one layer of IF neurons, such as FusedIFConv2d")
+        self._last = names[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.snn(x)
+        return _OutputSwap.apply(self.ann(x), self.snn(x))
+
+    @torch.no_grad()
+    def snn(self, x: Tensor) -> Tensor:
+        """The spiking network's readout after T steps, float32 [N, classes]."""
+        net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics)
+        self.rates = result.rates
+        if self.readout == "potential":
+            return result.state[self._last][0]
+        count = result.count().float()
+        return count / self.T if self.readout == "rate" else count
+
+    def ann(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The ReLU twin's output [N, classes]; differentiable.
+
+        ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
+        goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
+        """
+        self.ann_rates = {}
+
+        def twin(name: str, layer: Neurons) -> _Twin:
+            statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
+            return _Twin(self, name, layer, statistics, (inputs or {}).get(name))
+
+        if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
+            x = x.contiguous(memory_format=torch.channels_last)
+        output = replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        self.ann_output = output.detach()
+        return output
+
+    def freeze_batch_norm(self, frozen: bool = True) -> None:
+        """Normalise by the running statistics, and leave them as they are, also in training; weights still learn.
+
+        The paper's policy is to train the statistics in the first epoch, and to freeze them then.
+        """
+        self.batch_norm_frozen = frozen
+
+    @torch.no_grad()
+    def measure_batch_norm(self, x: Tensor, batch: int = 25) -> None:
+        """Set the spiking network's running statistics to those of its currents on x [N, ...]; the twin keeps its own.
+
+        For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
+        ``batch`` images at a time, each batch normalised by itself.
+        """
+        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+        modes = [norm.training for norm in norms]
+        for norm in norms:
+            norm.train()
+        for part in x.split(batch):
+            run(self.net, part, self.T, batch_statistics=bool(norms))
+        for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
+            norm.momentum = momentum
+            norm.train(mode)
+
+    @property
+    def _batch_statistics(self) -> bool:
+        return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
+
+    def _silence_last(self, name: str, layer: Neurons) -> Neurons:
+        if name != self._last:
+            return layer
+        silent = copy.copy(layer)
+        silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
+        silent.v_threshold, silent.v_reset = NEVER, 0.0
+        return silent
+
+
+class _OutputSwap(torch.autograd.Function):
+    """The spiking network's output forward; backward, its gradient goes to the ReLU network's output."""
+
+    @staticmethod
+    def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
+        ctx.dtype = ann.dtype
+        return snn  # float32, also under autocast: bfloat16 has no room for large counts
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.dtype), None
+
+
+class _Twin(nn.Module):
+    """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics."""
+
+    def __init__(
+        self,
+        model: ProxyNet,
+        name: str,
+        layer: Neurons,
+        statistics: nn.BatchNorm2d | None,
+        given: Tensor | None,
+    ):
+        super().__init__()
+        self.layer, self.statistics, self.given = layer, statistics, given
+        self.theta = layer.v_threshold
+        self.linear, self.clip = name == model._last, model.clip
+        self.batch_statistics = model._batch_statistics
+        self.name, self.rates = name, model.ann_rates
+
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
+        if self.given is not None:
+            x = _OutputSwap.apply(x, self.given)
+        current = self.layer.affine(x)
+        if self.statistics is not None:
+            current = self.normalise(current)
+        return self.activation(current).unsqueeze(0)
+
+    def normalise(self, current: Tensor) -> Tensor:
+        own, bn = self.statistics, self.layer.bn
+        if self.batch_statistics:
+            own.num_batches_tracked += 1
+        momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
+        return F.batch_norm(
+            current,
+            own.running_mean,
+            own.running_var,
+            bn.weight,
+            bn.bias,
+            self.batch_statistics,
+            momentum,
+            own.eps,
+        )
+
+    def activation(self, current: Tensor) -> Tensor:
+        if self.linear:
+            return current
+        theta = self.theta
+        if isinstance(theta, Tensor):
+            theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
+        if not self.clip:
+            y = F.relu(current)
+        elif isinstance(theta, Tensor):
+            y = torch.minimum(F.relu(current), theta)
+        else:
+            y = F.hardtanh(current, 0.0, theta)
+        self.rates[self.name] = (y / theta).mean() if isinstance(theta, Tensor) else y.mean(dtype=torch.float32) / theta
+        return y
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a ModuleDict's keys may not hold dots

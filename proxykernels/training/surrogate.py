@@ -1,0 +1,59 @@
+"""IF neurons that autograd can go back through: backpropagation through time with a surrogate derivative.
+
+The alternative to :class:`ProxyNet`, for comparison: every step's currents and spikes are kept as float32.
+"""
+
+import torch
+from torch import Tensor
+
+from .. import checks, functional, ops
+from ..spikes import Spikes
+
+
+def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
+    """Spikes of IF neurons on given currents, with a surrogate gradient (equations: :mod:`proxykernels.functional`).
+
+    Backward, the derivative of a spike by its neuron's potential h is a triangle around the threshold theta,
+
+        ds/dh = max(0, theta - |h - theta|) / theta^2          (Esser et al., PNAS 2016, arXiv:1603.08270)
+
+    and gradients pass from step to step by dv/dh: 1, or after a hard reset 0 (the reset itself is not differentiated).
+    One launch runs all steps forward, and one all steps back.
+
+    Args:
+        current: [T, N, ...] of any float dtype; the neurons start at rest.
+        v_threshold, v_reset: as in :func:`proxykernels.if_scan`.
+
+    Returns:
+        Spikes of 0 and 1, float32 [T, N, ...].
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
+    checks.neuron(v_threshold, v_reset)
+    checks.no_gradient("v_threshold", v_threshold)
+    checks.currents(current, "T, N")
+    theta = checks.thresholds(v_threshold, functional._channels(current.shape[1:]), current.device)
+    return _Scan.apply(current, theta, v_reset)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+        rows = _rows(current)
+        words, _ = ops.if_scan(rows, rows.new_zeros(rows.shape[1:]), theta, v_reset)
+        ctx.save_for_backward(rows, theta)
+        ctx.v_reset, ctx.dtype = v_reset, current.dtype
+        return Spikes(words, current.shape).dense()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rows, theta = ctx.saved_tensors
+        grad = ops.if_scan_backward(_rows(gradient), rows, theta, ctx.v_reset)
+        shape = gradient.shape[0] * gradient.shape[1], *gradient.shape[2:]
+        return functional._from_rows(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[T, N, C, ...] in the kernels' order, float32 [T, N, P, C]."""
+    return functional._to_rows(x.float().flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -1,0 +1,74 @@
+"""compare_methods.py on the shipped images, and the ReLU network that it converts."""
+
+import csv
+import shutil
+
+import compare_methods
+import pytest
+import torch
+from common import data, nets
+
+import proxykernels as pk
+
+
+def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, batch_norm=False)
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch) -> list[str]:
+    """The shipped images as training and as test set, and a quick network."""
+    monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
+    for name in data.SAMPLE.glob("*.gz"):
+        shutil.copy(name, tmp_path / name.name)
+        shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
+    options = "--net tiny --minutes 0.005 --T 4 --longest 6 --batch 32 --test 40"
+    return [*options.split(), "--root", str(tmp_path), "--out", str(tmp_path / "results")]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
+    torch.manual_seed(0)
+    model = pk.ProxyNet(nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=batch_norm), 8)
+    images = torch.rand(20, 1, 8, 8, generator=generator)
+    model(images)  # statistics learn, and those of the two networks differ
+    ann = compare_methods.relu_network(model.eval())
+    torch.testing.assert_close(ann(images), model.ann(images))
+    net = pk.convert(ann, images)
+    rates = pk.simulate(net, images, 200).count() / 200
+    assert (rates.argmax(1) == ann(images).argmax(1)).all() and rates.max() > 0.9
+
+
+def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_methods, "CALIBRATION", 50)
+    for name in compare_methods.NAMES:  # in this process: the memory is not looked at
+        compare_methods.main([*arguments, "--method", name])
+    compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
+    folder = tmp_path / "results"
+    rows = list(csv.DictReader((folder / "compare_methods.csv").open()))
+    assert sorted(row["method"] for row in rows) == sorted(compare_methods.NAMES)
+    assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
+    curves = list(csv.DictReader((folder / "compare_methods_curves.csv").open()))
+    assert len(curves) == 4 * 6
+    last = {row["method"]: row["accuracy"] for row in curves if row["T"] == "6"}
+    assert last == {row["method"]: row["accuracy_longest"] for row in rows}
+    compare_methods.draw(compare_methods.parse_options(arguments))
+    assert (folder / "compare_methods.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--method nothing", "choose from 'proxy'"),
+        ("--net nothing", "'small'"),
+        ("--T 0", "whole number of at least 1"),
+        ("--minutes 0", "--minutes must be positive, got 0.0"),
+        ("--T 8 --longest 7", "--longest must be at least --T 8, got 7"),
+        ("--batch 257 --method proxy", "--batch must be at most the 256 training images, got 257"),
+        ("--root /nowhere --method proxy", "is in none of /nowhere"),
+    ],
+)
+def test_bad_input_is_named(arguments, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        compare_methods.main([*arguments, *options.split()])
+    assert message in f"{stop.value.code} {capsys.readouterr().err}"

@@ -1,0 +1,86 @@
+"""evaluate.py: the anytime curve, its files, and its exit status."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import evaluate
+import pytest
+import torch
+from common import accuracy, data, nets
+from safetensors import safe_open
+from training import checkpoint as train_checkpoint
+
+
+@pytest.fixture
+def arguments(tmp_path) -> list[str]:
+    """The shipped images as the test set."""
+    for name in data.SAMPLE.glob("*.gz"):
+        shutil.copy(name, tmp_path / name.name)
+    return ["--root", str(tmp_path), "--out", str(tmp_path / "results")]
+
+
+def save(path: Path, recorded: float) -> Path:
+    """The shipped net under another name, with another accuracy on record, here at T = 8."""
+    net, _ = nets.load("small", 0.0)
+    about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "hard", "test_accuracy": str(recorded)}
+    train_checkpoint.write_tensors(path, net.state_dict(), about)
+    return path
+
+
+def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
+    weights = save(tmp_path / "mine.safetensors", 0.5)
+    assert evaluate.main([str(weights), "--T", "12", *arguments]) == 0
+    rows = list(csv.DictReader((tmp_path / "results" / "accuracy_mine.csv").open()))
+    net, _ = nets.load("small", 0.0)
+    images, labels = data.fashion_mnist_sample()
+    for T in (1, 5, 12):
+        measured, _ = accuracy.evaluate(net, images, labels, T)
+        assert float(rows[T - 1]["accuracy"]) == pytest.approx(measured, abs=1e-4)
+    assert float(rows[0]["ties"]) > float(rows[11]["ties"]) and len(rows) == 12
+    assert (tmp_path / "results" / "accuracy_mine.png").stat().st_size > 10_000
+    assert not list((tmp_path / "results").glob("*.tmp"))
+
+
+def test_spikes_and_rates(arguments, tmp_path):
+    dataset = torch.utils.data.TensorDataset(*(part[:30] for part in data.fashion_mnist_sample()))
+    net, _ = nets.load("small", 0.0)
+    curve = evaluate.evaluate(net, dataset, 8, torch.device("cpu"), batch=7)
+    _, rates = accuracy.evaluate(net, *dataset.tensors, 8)
+    assert curve.rates == pytest.approx(rates, rel=1e-6)
+    neurons = {"conv1": 32 * 784, "conv2": 64 * 784, "conv3": 64 * 196, "linear1": 256, "linear2": 10}
+    assert curve.spikes == pytest.approx(sum(8 * neurons[name] * rate for name, rate in rates.items()), rel=1e-6)
+
+
+def test_precision_is_a_row_of_its_own(arguments, tmp_path):
+    weights = str(save(tmp_path / "mine.safetensors", 0.5))
+    for precision in ("float32", "int16", "int16"):
+        assert evaluate.main([weights, "--precision", precision, *arguments]) == 0
+    rows = list(csv.DictReader((tmp_path / "results" / "accuracy.csv").open()))
+    assert [row["precision"] for row in rows] == ["float32", "int16"]
+    assert abs(float(rows[0]["accuracy"]) - float(rows[1]["accuracy"])) < 0.05
+    assert (tmp_path / "results" / "accuracy_mine_int16.csv").is_file()
+
+
+def test_a_net_below_its_record_fails(arguments, tmp_path, capsys):
+    assert evaluate.main([str(save(tmp_path / "worse.safetensors", 0.999)), *arguments]) == 1
+    assert "below the accuracy recorded for it" in capsys.readouterr().err
+
+
+def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(
+        evaluate, "evaluate", lambda *_, **__: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
+    )
+    assert evaluate.main(arguments) == 0
+    assert capsys.readouterr().out.startswith("small: 100.00% at T = 32")
+    with safe_open(nets.WEIGHTS / "small.safetensors", "pt") as file:
+        assert float(file.metadata()["test_accuracy"]) >= 0.91
+
+
+def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
+    with pytest.raises(SystemExit, match="evaluate.py: .*missing; train.py writes such a file"):
+        evaluate.main([str(tmp_path / "none.safetensors"), *arguments])
+    path = save(tmp_path / "cut.safetensors", 0.5)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SystemExit, match="is damaged"):
+        evaluate.main([str(path), *arguments])

@@ -1,0 +1,205 @@
+"""The reports that need no GPU: what kernels take when compiled, and the roofline model."""
+
+import ast
+import csv
+from pathlib import Path
+
+import compile_report
+import pytest
+import roofline
+import torch
+from common import nets
+from gpu import compile_variants
+from gpu.kernel_resources import loop_spills
+from gpu.roofline_model import CARDS, PRECISIONS, Launch, Layer, floor_ms, fused, layers, unfused
+
+CHECKOUT = Path(__file__).parents[2]
+
+SOUND = {
+    "variant": "if_conv2d/sm_90/paper/two-products/hard/words",
+    "triton": "3.9.0",
+    "registers": 168,
+    "spilled": 0,
+    "loop_spills": 0,
+    "shared": 65536,
+    "tensor_core": 8,
+    "layout_conversions": 3,
+}
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Compile report
+
+
+def test_every_kernel_is_in_the_list():
+    """A kernel is a jitted function that is launched, ``name[grid](...)``; the others are inlined into kernels."""
+    nodes = [
+        node for path in (CHECKOUT / "kernels" / "gpu").glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    launched = {
+        node.func.value.id
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript) and isinstance(node.func.value, ast.Name)
+    }
+    jitted = {
+        node.name
+        for node in nodes
+        if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(one) for one in node.decorator_list)
+    }
+    assert jitted & launched == {f"_{name}_kernel" for name in compile_variants.KERNELS}
+    for kernel in compile_variants.KERNELS:
+        for target in compile_variants.TARGETS:
+            start = f"{kernel}/{target}/"
+            assert any(variant.startswith(start) for variant in compile_variants.QUICK), start
+    assert len(set(compile_variants.VARIANTS)) == len(compile_variants.VARIANTS)
+    assert set(compile_variants.QUICK) < set(compile_variants.VARIANTS)
+
+
+@pytest.mark.triton
+def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
+    pytest.importorskip("triton")
+    out = tmp_path / "folder" / "report.csv"
+    compile_report.main(["--quick", "--out", str(out)])
+    rows = read(out)
+    assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == compile_variants.QUICK
+    assert list(rows[0]) == compile_report.COLUMNS
+    assert all(row["note"] == "" and int(row["registers"]) > 0 for row in rows if row["target"] != "sm_100")
+    assert all(int(row["tensor_core"] or 1) > 0 for row in rows if row["kernel"] == "if_conv2d")
+    assert list(out.parent.iterdir()) == [out]  # nothing half written
+    shown = capsys.readouterr().out
+    assert "no spills in a main loop, and tensor cores in every product" in shown and "gfx942" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"spilled": 16, "loop_spills": 2}, "2 spills in the main loop"),
+        ({"spilled": 64}, "spills 64"),
+        ({"spilled": 4, "loop_spills": None}, "spills 4"),
+        ({"tensor_core": 0}, "no tensor-core instruction"),
+        ({"shared": 300_000}, "300000 bytes of shared memory"),
+        ({"error": "CompilationError: at 3:4"}, "CompilationError: at 3:4"),
+    ],
+)
+def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, change, fault):
+    pytest.importorskip("triton")
+    faulty = SOUND | change | {"variant": "if_conv2d/sm_80/odd/one-product/hard/words"}
+    monkeypatch.setattr(compile_report, "compile_in_child", lambda variants: iter([SOUND, faulty]))
+    with pytest.raises(SystemExit) as ending:
+        compile_report.main(["--out", str(tmp_path / "report.csv")])
+    message = str(ending.value)  # a text makes Python end with status 1 and print it
+    assert "1 of 2 variants at fault" in message and f"sm_80/odd/one-product/hard/words: {fault}" in message
+    assert [bool(row["note"]) for row in read(tmp_path / "report.csv")] == [False, True]
+
+
+def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
+    pytest.importorskip("triton")
+    for version, again in (("3.6.0", 1), ("3.9.0", 2)):
+        record = SOUND | {"triton": version}
+        for _ in range(again):
+            monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
+            compile_report.main(["--out", str(tmp_path / "report.csv")])
+    assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
+
+
+SASS = """
+        /*0000*/                   STL [R1], R2 ;                      /* 0x0000000201007387 */
+        /*0010*/              @!P0 HMMA.16816.F32 R4, R8, R2, R4 ;     /* 0x000000020804723c */
+        /*0020*/                   {} ;                                /* 0x0000000001027983 */
+        /*0030*/              @P0  BRA 0x10 ;                          /* 0xfffffff000007947 */
+        /*0040*/                   LDL R2, [R1] ;                      /* 0x0000000001027983 */
+        /*0050*/              @P1  BRA 0x0 ;                           /* 0xfffffff000007947 */
+"""
+
+
+@pytest.mark.parametrize(("instruction", "spills"), [("LDL R2, [R1]", 1), ("IADD3 R2, R2, 0x1, RZ", 0)])
+def test_spills_are_counted_in_the_innermost_loop(instruction, spills):
+    tensor_core = compile_variants.TARGETS["sm_80"].tensor_core
+    assert loop_spills(SASS.replace("{}", instruction), tensor_core) == spills
+    assert loop_spills(SASS.replace("{}", instruction), "HGMMA") is None
+
+
+def test_scan_needs_no_tensor_cores_and_absent_targets_are_no_fault():
+    scan = SOUND | {"variant": "if_scan/sm_90/fp32/hard/words/aligned", "tensor_core": 0}
+    assert compile_variants.faults(scan) == []
+    assert compile_variants.faults({"variant": "if_scan/sm_100/x", "triton": "3.6.0", "absent": "no such ptxas"}) == []
+
+
+def test_failing_child_process_is_reported():
+    pytest.importorskip("triton")
+    with pytest.raises(RuntimeError, match="(?s)compiling if_scan/nowhere/.* status 1.*KeyError: 'nowhere'"):
+        list(compile_variants.compile_in_child(["if_scan/nowhere/fp32/hard/words/odd"]))
+
+
+# Roofline
+
+
+def test_linear_layer_by_hand():
+    """3 inputs, 2 outputs, 5 samples, 33 steps: 2 words, 8 bytes, hold the spikes of a neuron."""
+    layer = Layer("linear", "product", inputs=3, outputs=2, weights=6, multiplications=6)
+    # 2 * 6 * 5 * 33 FLOPs; words in 8 * 15, weights 4 * 6, words out 8 * 10, potentials in and out 2 * 4 * 10 bytes.
+    assert fused(layer, 5, 33, PRECISIONS["hi-lo"]) == [Launch(1980, 120 + 24 + 80 + 80)]
+    assert fused(layer, 5, 33, PRECISIONS["half"]) == [Launch(1980, 120 + 12 + 80 + 80)]
+    # Spikes in 4 * 33 * 15, weights, currents out 4 * 33 * 10; currents in, spikes out, potentials.
+    assert unfused(layer, 5, 33, PRECISIONS["hi-lo"]) == [
+        Launch(1980, 1980 + 24 + 1320),
+        Launch(0, 1320 + 1320 + 80),
+    ]
+
+
+def test_held_layer_is_computed_once():
+    layer = Layer("conv", "product", inputs=4, outputs=8, weights=18, multiplications=72, held=True)
+    # Image 4 * 4, weights 4 * 18, currents 4 * 8; currents, words 4 * 8, potentials 8 * 8.
+    assert fused(layer, 1, 32, PRECISIONS["hi-lo"]) == [Launch(144, 16 + 72 + 32), Launch(0, 32 + 32 + 64)]
+    assert unfused(layer, 1, 32, PRECISIONS["hi-lo"]) == [Launch(144, 16 + 72 + 32), Launch(0, 32 + 1024 + 64)]
+
+
+def test_papers_second_convolution_by_hand():
+    with torch.device("meta"):
+        conv2 = layers(nets.paper(), (1, 28, 28))[1]
+    assert (conv2.inputs, conv2.outputs, conv2.weights) == (100_352, 100_352, 147_456)
+    (launch,) = fused(conv2, 128, 64, PRECISIONS["hi-lo"])
+    assert launch == Launch(1_894_080_577_536, 2 * 102_760_448 + 589_824 + 102_760_448)
+    h100 = CARDS["H100 SXM"]
+    assert floor_ms([launch], h100, PRECISIONS["hi-lo"]) == pytest.approx(3.829, abs=1e-3)  # twice 1894 / 989.4
+    assert floor_ms([launch], h100, PRECISIONS["half"]) == pytest.approx(1.914, abs=1e-3)
+    # The products are bound by arithmetic, the neurons by memory: 2 * 3288.3 + 102.8 MB at 3.35 TB/s.
+    theirs = unfused(conv2, 128, 64, PRECISIONS["hi-lo"])
+    assert floor_ms(theirs, h100, PRECISIONS["hi-lo"]) == pytest.approx(3.829 + 1.994, abs=2e-3)
+
+
+def test_shapes_run_through_the_networks():
+    for make, size in roofline.NETS.values():
+        with torch.device("meta"):
+            found = layers(make(), size)
+        assert all(before.outputs == after.inputs for before, after in zip(found, found[1:], strict=False))
+        assert found[-1].outputs == 10 and [layer.held for layer in found].count(True) == 1
+
+
+def test_roofline_writes_a_row_a_layer_and_card(tmp_path, capsys):
+    out = tmp_path / "roofline.csv"
+    roofline.main(["--net", "small", "--T", "16", "--batch", "2", "--out", str(out)])
+    rows = read(out)
+    assert list(rows[0]) == roofline.COLUMNS and len(rows) == 3 * (8 + 1)
+    assert "A model, not a measurement" in capsys.readouterr().out
+    one_card = [row for row in rows if row["card"] == "A100 SXM"]
+    *parts, total = (float(row["predicted_ms"]) for row in one_card)
+    assert one_card[-1]["layer"] == "sum" and total == pytest.approx(sum(parts), rel=1e-3)
+    if not torch.cuda.is_available():
+        assert all(row["measured_ms"] == "" and row["measured_on"] == "no GPU" for row in rows)
+
+
+def test_measuring_runs_every_layer(monkeypatch):
+    monkeypatch.setattr(roofline, "milliseconds", lambda function: function() and 1.0)
+    net = nets.small()
+    assert roofline.measure(net, (1, 28, 28), batch=1, T=3) == {name: 1.0 for name, _ in net.named_children()}
+
+
+def test_unknown_net_ends_with_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        roofline.main(["--net", "large"])
+    assert "no net is called 'large'; known: small, paper, cifar10" in capsys.readouterr().err

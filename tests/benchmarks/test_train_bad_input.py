@@ -1,0 +1,152 @@
+"""train.py refuses bad input in one sentence, and stops a run that cannot get well; the last checkpoint stays."""
+
+import csv
+import json
+import resource
+
+import pytest
+import torch
+from common import nets
+from PIL import Image
+from training import checkpoint as train_checkpoint
+from training import data as train_data
+from training import step as train_step
+from training_runs import BENCHMARKS, run_fixture, tensors  # noqa: F401 - a fixture
+
+
+def refused(run, options: str) -> str:
+    """The one sentence that a run ends with."""
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    message = str(stop.value.code)
+    assert message.startswith("train.py: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--net nothing", "invalid choice: 'nothing'"),
+        ("--data nothing", "'cifar10', 'fashion-mnist', 'folder'"),
+        ("--method nothing", "'proxy'"),
+        ("--T 0", "--T must be at least 1, got 0"),
+        ("--threshold 0", "--threshold must be positive, got 0.0"),
+        ("--loss nothing", "'cross-entropy', 'mse-count', 'mse-rate'"),
+        ("--preset nothing", "'authors-cifar', 'authors-fashion', 'recommended'"),
+        ("--init nothing", "'ann'"),
+        ("--lr nan", "--lr must be positive, got nan"),
+        ("--rate-penalty -1", "--rate-penalty must be at least 0, got -1.0"),
+        ("--betas 0.9 1", "--betas must be two numbers within 0 .. 1, without 1, got [0.9, 1.0]"),
+        ("--device nothing", "--device nothing does not work here"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(run, capsys, options, message):
+    with pytest.raises(SystemExit):
+        run(options)
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input_ends_in_one_sentence(run, tmp_path):
+    assert "there is no checkpoint in" in refused(run, "--resume")
+    assert "--batch must be at most the 200 training images, got 201" in refused(run, "--batch 201")
+    assert "--validation must be within 1 .. 255" in refused(run, "--validation 256")
+    assert "--data folder needs --root PATH" in refused(run, "--data folder")
+    images = run.root / "train-images-idx3-ubyte.gz"
+    content = images.read_bytes()
+    images.write_bytes(content[:-100])
+    assert f"{images} is damaged" in refused(run, "")
+    images.unlink()
+    assert "is in none of" in refused(run, "")
+    images.write_bytes(content)
+    (run.root / "t10k-labels-idx1-ubyte.gz").unlink()  # needed at the end, and asked for at the start
+    assert "t10k-labels-idx1-ubyte.gz is missing" in refused(run, "")
+    assert not (tmp_path / "out").exists()
+
+
+def folder_of_images(root, size=8) -> None:
+    """Two classes of 60 images in ``root/train`` and 10 in ``root/test``."""
+    for split, count in (("train", 60), ("test", 10)):
+        for label in ("dark", "light"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                shade = index if label == "dark" else 255 - index
+                Image.new("RGB", (size, size), (shade, shade, shade)).save(root / split / label / f"{index:02}.png")
+
+
+def test_a_folder_of_images(run, tmp_path):
+    root = tmp_path / "images"
+    folder_of_images(root)
+    options = f"--data folder --init random --epochs 1 --batch 32 --root {root}"
+    held_out = train_data.held_out(train_data.load("folder", root, "train")[0], 56)[1]
+    assert 15 < sum(label for _, label in held_out) < 41  # of both classes
+    net, about = nets.load_file(run(options) / "tiny.safetensors")
+    assert json.loads(about["shape"]) == [3, 8, 8] and net[-1].out_features == 2 and float(about["test_accuracy"]) >= 0
+    path = root / "train" / "dark" / "07.png"
+    Image.new("RGB", (9, 8)).save(path)
+    message = refused(run, options)
+    assert f"{path} has 9 x 8 pixels, and {path.with_name('00.png')} has 8 x 8; scale all images" in message
+    path.write_bytes(path.read_bytes()[:-30])
+    assert f"{path} is damaged" in refused(run, options)
+
+
+def test_cifar10_that_is_not_there(monkeypatch, tmp_path):
+    def download(self):
+        raise OSError("no network")
+
+    monkeypatch.setattr(train_data.datasets.CIFAR10, "download", download)
+    assert "--data cifar10 needs --root" in refused_data(None)
+    assert "could not be downloaded (no network); put cifar-10-python.tar.gz there" in refused_data(tmp_path)
+
+
+def refused_data(root) -> str:
+    with pytest.raises((ValueError, OSError)) as error:
+        train_data.load("cifar10", root, "train")
+    return str(error.value)
+
+
+def test_a_checkpoint_of_another_run_is_refused(run):
+    out = run("--init random --epochs 1")
+    assert "--T 4; give the same to --resume" in refused(run, "--init random --epochs 1 --T 5 --resume")
+    state = json.loads((out / "checkpoint.json").read_text())
+    small = nets.small().state_dict()
+    train_checkpoint.write_tensors(out / state["tensors"], {f"model.net.{k}": v for k, v in small.items()}, {})
+    assert "the checkpoint is of another network" in refused(run, "--init random --epochs 1 --resume")
+    (out / state["tensors"]).write_bytes(b"nothing")
+    assert "is damaged" in refused(run, "--init random --epochs 1 --resume")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
+    out = run("--init random --epochs 1 --schedule constant")
+    before = tensors(out)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = train_checkpoint.write_tensors
+
+    def write_on_a_full_disk(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            write(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+    monkeypatch.setattr(train_checkpoint, "write_tensors", write_on_a_full_disk)
+    with pytest.raises(SystemExit, match="could not be written .* the last checkpoint is intact"):
+        run("--init random --epochs 2 --schedule constant --resume")
+    after = tensors(out)
+    assert all(torch.equal(after[key], before[key]) for key in before) and not list(out.glob("*.tmp"))
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays(run, monkeypatch):
+    out = run("--init random --epochs 1 --schedule constant")
+    before = tensors(out)
+    monkeypatch.setitem(train_step.LOSSES, "mse-rate", lambda rate, *_: rate.sum() * torch.nan)
+    message = refused(run, "--init random --epochs 2 --schedule constant --resume")
+    assert "the loss became nan in epoch 2 of stage proxy; lower --lr" in message
+    assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
+
+
+def test_a_run_away_stops_and_a_clipped_twin_does_not_run_away(run):
+    options = "--T 8 --init random --epochs 20 --schedule constant --loss cross-entropy --lr 0.02"
+    message = refused(run, f"{options} --twin relu")
+    assert "training runs away in epoch" in message and "a layer's firing rate is 8" in message
+    out = run(f"{options} --twin clipped", "clipped")
+    assert all(float(row["mean_rate"]) < 0.5 for row in csv.DictReader((out / "log.csv").open()))

@@ -1,0 +1,97 @@
+"""Tandem learning and backpropagation through time, against the same written out in plain torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from common import nets
+from training import methods as train_methods
+
+import proxykernels as pk
+from proxykernels.kernels import reference
+
+T = 12
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    net = nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=False)
+    for parameter in net.parameters():
+        parameter.data *= 2
+    return pk.ProxyNet(net, T, readout="rate")
+
+
+@pytest.fixture
+def x(generator):
+    return torch.rand(5, 1, 8, 8, generator=generator)
+
+
+def swapped(ann, snn):
+    return ann + (snn - ann).detach()
+
+
+def assert_gradients(model, loss):
+    ours = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    loss.backward()
+    for parameter, gradient in zip(model.parameters(), ours, strict=True):
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-5 * gradient.abs().max().item())
+
+
+def test_tandem_feeds_every_layer_with_the_spiking_networks_rates(model, x):
+    layers = dict(model.net.named_children())
+    output = train_methods.Tandem(model)(x)
+    assert torch.equal(output, model.snn(x)) and output.sum() > 0
+    output.square().sum().backward()
+    spikes, rates, step = x.expand(T, *x.shape), {}, None
+    for name, layer in layers.items():
+        spikes = layer(spikes if step is None else spikes)
+        rates[name], step = spikes.mean(0), layer
+    y = F.relu(F.conv2d(x, layers["conv1"].weight, layers["conv1"].bias, padding=1))
+    y = F.max_pool2d(y, 2)
+    y = swapped(y, rates["pool1"])
+    y = F.relu(F.conv2d(y, layers["conv2"].weight, layers["conv2"].bias, padding=1)).flatten(1)
+    y = F.relu(F.linear(swapped(y, rates["flatten"]), layers["linear1"].weight, layers["linear1"].bias))
+    y = F.linear(swapped(y, rates["linear1"]), layers["linear2"].weight, layers["linear2"].bias)
+    assert_gradients(model, swapped(y, rates["linear2"]).square().sum())
+
+
+def test_surrogate_is_autograd_through_all_steps(model, x):
+    layers = dict(model.net.named_children())
+    output = train_methods.Surrogate(model)(x)
+    torch.testing.assert_close(output, model.snn(x))
+    output.square().sum().backward()
+    scan = reference.if_scan_surrogate
+
+    def convolve(name, spikes):
+        return F.conv2d(spikes.flatten(0, 1), layers[name].weight, layers[name].bias, padding=1).unflatten(0, (T, -1))
+
+    s = scan(convolve("conv1", x.expand(T, *x.shape)))
+    s = F.max_pool2d(s.flatten(0, 1), 2).unflatten(0, (T, -1))
+    s = scan(convolve("conv2", s)).flatten(2)
+    s = scan(F.linear(s, layers["linear1"].weight, layers["linear1"].bias))
+    s = scan(F.linear(s, layers["linear2"].weight, layers["linear2"].bias))
+    torch.testing.assert_close(s.mean(0), output.detach())
+    assert_gradients(model, s.mean(0).square().sum())
+
+
+@pytest.mark.parametrize("method", ["tandem", "surrogate"])
+def test_it_learns(generator, method):
+    """Which half of the image is bright, with batch normalisation."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (128,), generator=generator)
+    images = 0.1 * torch.rand(128, 1, 8, 8, generator=generator)
+    images[labels == 0, :, :, :4] += 0.8
+    images[labels == 1, :, :, 4:] += 0.8
+    model = pk.ProxyNet(nets.build("4C3-P2", 1.0, 0.0, (1, 8, 8), 2), 8, clip=True, readout="rate")
+    train = train_methods.METHODS[method](model).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(40):
+        loss = F.mse_loss(train(images), 0.5 * F.one_hot(labels, 2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    rates = train(images)
+    assert (rates[:, 0] > rates[:, 1]).eq(labels == 0).float().mean() > 0.95
+    assert set(model.rates) == {"conv1", "linear1"}

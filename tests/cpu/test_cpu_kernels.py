@@ -1,0 +1,193 @@
+"""What the C++ kernels do beyond the oracle: digits, periods, packed weights, and the choice of a kernel."""
+
+import gc
+
+import pytest
+import torch
+from cases import RESETS, dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import ops
+from proxykernels.kernels import cpu, reference
+from proxykernels.kernels.cpu import conv2d as cpu_conv2d
+from proxykernels.kernels.cpu import cost_model
+
+has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
+
+
+def force(monkeypatch, target, kernel):
+    kernels = cpu.load(target, kernel)
+    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    return kernels
+
+
+@has_tiles
+@pytest.mark.parametrize("bits, digits", [(6, 1), (8, 2), (14, 2), (16, 3), (22, 3), (23, 4)], ids=lambda n: f"{n}")
+def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, digits):
+    """Weights of so many bits, whose sums a float32 still holds: the tiles must hold them exactly."""
+    inputs = 1 << (24 - bits)  # so that any sum of them fits 24 bits
+    number = torch.randint(-(2**bits) + 1, 2**bits, (5, min(inputs, 100)), generator=generator)
+    number[:, 0] = 2**bits - 1  # needs all of them
+    weight = number / 2**20
+    kernels = force(monkeypatch, "amx", "tiles")
+    assert kernels._digits(kernels._packed.of(weight)) == digits
+    x = spikes(40, 2, weight.shape[1], generator=generator, rate=0.5)
+    expected, v_expected = reference.if_linear(x, weight, v_threshold=0.5)
+    actual, v = pk.if_linear(pk.pack(x), weight, v_threshold=0.5)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@has_tiles
+def test_digits_are_as_good_as_float32(generator):
+    """Currents by three digits against float64, beside those of torch's own float32 sums."""
+    kernels = cpu.load("amx", "tiles")
+    x = spikes(16, 4, 1152, generator=generator, rate=0.15)
+    weight = torch.randn(64, 1152, generator=generator) * 0.05
+    words, infinite = ops.pack(x.bool().unsqueeze(3)), torch.full((64,), float("inf"))
+    exact = (x.double() @ weight.double().t()).sum(0)  # no neuron fires, so the potential is the sum of the currents
+    _, v = kernels.if_linear(words, 16, weight, None, torch.zeros(4, 1, 64), infinite, 0.0)
+    float32 = torch.zeros(4, 64)
+    for current in x @ weight.t():
+        float32 += current
+    error, usual = (v.squeeze(1) - exact).abs().mean(), (float32 - exact).abs().mean()
+    assert error < 2 * usual
+
+
+@has_tiles
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_tiles_on_the_edge(monkeypatch, v_reset):
+    """A potential of exactly theta fires in tiles; one unit in the last place below does not."""
+    force(monkeypatch, "amx", "tiles")
+    one = torch.tensor(1.0)
+    start = torch.stack([torch.nextafter(one, one - 1), one, torch.nextafter(one, one + 1)]) - 0.5
+    x, weight = pk.pack(torch.ones(1, 1, 1)), torch.full((3, 1), 0.5)
+    actual, v = pk.if_linear(x, weight, None, start[None], v_reset=v_reset)
+    assert actual.dense().flatten().tolist() == [0, 1, 1]
+    assert torch.equal(v, reference.if_linear(torch.ones(1, 1, 1), weight, None, start[None], v_reset=v_reset)[1])
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_short_rows_do_not_overflow(monkeypatch, target, sign):
+    """The largest weights of 14 bits, and every input fires: groups fill 16 bits, sums pass 24."""
+    if not force(monkeypatch, target, "shorts"):
+        pytest.skip(f"this machine has no {target}")
+    inputs, unit = 2100, 2.0**-13
+    x, weight = torch.ones(3, 2, inputs), torch.full((40, inputs), sign * 8191 * unit)
+    x[1] = 0.0
+    spikes, v = pk.if_linear(pk.pack(x), weight, v_threshold=1e6)
+    assert not spikes.count().any() and torch.equal(v, torch.full((2, 40), sign * 2 * inputs * 8191 * unit))
+
+
+def test_short_rows_take_weights_of_14_bits():
+    numbers = torch.tensor([[8191, -1, 0], [-8191, 8190, 1], [0, 0, 0], [4, -12, 0]])
+    unit = cpu_conv2d.short_unit(numbers / 1024)
+    assert unit.shape == (32,) and unit[:4].tolist() == [2**-10, 2**-10, 2**-13, 2**-19]
+    assert cpu_conv2d.short_unit(numbers / 1024 + 2**-11) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[8192.0, 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[8193.0, 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
+    assert cpu_conv2d.short_unit(torch.tensor([[1e-38, 0.0]])) is None
+
+
+@pytest.mark.parametrize("kernel", ["events", "shorts", "lookup", "tiles", None])
+def test_weights_that_are_not_finite_reach_the_potentials(monkeypatch, kernel):
+    force(monkeypatch, None, kernel)
+    weight = torch.tensor([[float("nan")], [float("inf")], [1.0]])
+    v = pk.if_linear(pk.pack(torch.ones(1, 1, 1)), weight, v_threshold=2.0)[1]
+    assert v[0, 0].isnan() and v[0, 2] == 1.0
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T, cuts", [(1, []), (64, [7]), (300, [256]), (600, [1, 300, 599])], ids=str)
+def test_periods(backend, generator, T, cuts, v_reset):
+    """Neurons that repeat, convolved in parts of any length, from rest and not."""
+    current = dyadic(2, 5, 7, 5, generator=generator)
+    weight, bias = dyadic(37, 5, 3, 3, generator=generator), dyadic(37, generator=generator, span=4)
+    options = {"padding": 1, "v_reset": v_reset}
+    held, v_held = pk.if_hold(current, T)
+    assert held._periods is not None and torch.equal(v_held, reference.if_hold(current, T)[1])
+    dense = reference.if_hold(current, T)[0]
+    expected, v_expected = reference.if_conv2d(dense, weight, bias, **options)
+    v, parts = None, []
+    for start, stop in zip([0, *cuts], [*cuts, T], strict=True):
+        part, v = pk.if_conv2d(held[start:stop], weight, bias, v, **options)
+        parts.append(part.dense())
+    assert torch.equal(torch.cat(parts), expected) and torch.equal(v, v_expected)
+    assert held._bits is None  # nobody asked for bits
+    assert held.rate() == dense.mean().double().item() or abs(held.rate() - dense.double().mean()) < 1e-12
+    assert torch.equal(held.dense(), dense) and torch.equal(held[T // 2 :].count(), dense[T // 2 :].sum(0).int())
+
+
+def test_only_neurons_that_repeat_have_periods():
+    current = torch.full((1, 2), 0.3)
+    assert pk.if_hold(current, 9)[0]._periods is not None
+    assert pk.if_hold(current, 9, torch.zeros(1, 2))[0]._periods is None  # a state: perhaps not at rest
+    assert pk.if_hold(current, 9, v_reset=None)[0]._periods is None
+    assert pk.if_hold(current, 9, v_reset=-1.0)[0]._periods is None
+
+
+CHANGES = {
+    "optimizer": lambda layer: torch.optim.SGD([layer.weight], lr=1.0).step(),
+    "load_state_dict": lambda layer: layer.load_state_dict({**layer.state_dict(), "weight": layer.weight + 1}),
+    "no_grad": lambda layer: torch.no_grad()(layer.weight.add_)(1.0),
+    "data in place": lambda layer: layer.weight.data.add_(1.0),
+    "one value": lambda layer: layer.weight.data[0].view(-1)[0].add_(1.0),
+    "new data": lambda layer: setattr(layer.weight, "data", layer.weight.data + 1),
+    "numpy": lambda layer: layer.weight.detach().numpy().__iadd__(1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_packed_weights_are_never_stale(backend, generator, kind, change):
+    options = {"v_threshold": 1e6}  # nobody fires: the potential is the sum of all currents
+    layer = pk.FusedIFConv2d(3, 5, 3, **options) if kind == "conv" else pk.FusedIFLinear(6, 5, **options)
+    layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
+    layer.bias.data = dyadic(5, generator=generator)
+    layer.weight.grad = torch.ones_like(layer.weight)
+    x = spikes(9, 2, *((3, 4, 4) if kind == "conv" else (6,)), generator=generator, rate=1.0)
+    before = layer.spike(pk.pack(x))[1]
+    change(layer)
+    oracle = reference.if_conv2d if kind == "conv" else reference.if_linear
+    expected = oracle(x, layer.weight.data, layer.bias.data, **options)[1]
+    assert torch.equal(layer.spike(pk.pack(x))[1], expected)
+    assert not torch.equal(before, expected)
+
+
+def test_packed_weights_live_as_long_as_the_weights():
+    kernels = cpu.load()
+    words, v, theta = ops.pack(torch.ones(2, 1, 8, 1).bool()), torch.zeros(1, 1, 4), torch.ones(4)
+    weight = torch.rand(4, 8)
+    kernels.if_linear(words, 2, weight, None, v, theta, 0.0)
+    assert len(kernels._packed._known) == 1
+    del weight
+    gc.collect()
+    assert len(kernels._packed._known) == 0
+
+
+def test_the_choice_follows_rate_and_shape():
+    conv = cost_model.Layer(64, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
+    assert cost_model.fastest(conv, 0.005, has_lookup=True, digits=3, short=False) == "events"
+    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=3, short=False) == "tiles"
+    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=0, short=False) == "events"
+    assert cost_model.fastest(conv, 0.5, has_lookup=True, digits=0, short=False) == "lookup"
+    assert cost_model.fastest(conv, 0.5, has_lookup=False, digits=0, short=False) == "events"
+    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=0, short=True) == "shorts"
+    one_step = cost_model.Layer(1, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
+    assert cost_model.fastest(one_step, 0.02, has_lookup=True, digits=3, short=False) == "events"
+
+
+def test_the_choice_changes_no_spike(monkeypatch, generator):
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 24, 3, padding=1), pk.FusedIFConv2d(24, 33, 3), pk.Flatten(), pk.FusedIFLinear(33 * 36, 9)
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    image = dyadic(3, 1, 8, 8, generator=generator).abs()
+    results = []
+    for kernel in ("events", "shorts", "lookup", "tiles", "dense", None):
+        force(monkeypatch, None, kernel)
+        results.append(pk.simulate(net, image, 70).spikes.dense())
+    assert all(torch.equal(result, results[0]) for result in results[1:])

@@ -1,0 +1,82 @@
+"""The lookup kernel on windows of every make: bits put together or not, several sets of tables, groups."""
+
+import pytest
+import torch
+from cases import RESETS, dyadic, spikes
+
+import proxykernels as pk
+from proxykernels import ops
+from proxykernels.kernels import cpu, reference
+from proxykernels.kernels.cpu import conv2d as cpu_conv2d
+
+pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
+
+# C_in, size, C_out, kernel_size, stride, padding, dilation, groups
+WINDOWS = {
+    "one channel": (1, 9, 5, 3, 1, 1, 1, 1),
+    "one bit": (1, 4, 1, 1, 1, 0, 1, 1),
+    "three channels": (3, 13, 17, 7, 2, 3, 1, 1),
+    "11 x 11": (5, 12, 8, 11, 4, 2, 1, 1),
+    "a word and a bit": (33, 6, 9, 3, 1, 1, 2, 1),
+    "more taps than tables": (160, 6, 8, 5, 1, 2, 1, 1),
+    "more words than tables": (2208, 2, 11, 1, 1, 0, 1, 1),
+    "more words than tables, put together": (2100, 2, 11, 1, 1, 0, 1, 1),
+    "groups of bytes": (16, 6, 16, 3, 1, 1, 1, 2),
+    "groups across words": (60, 5, 40, 3, 1, 1, 1, 5),
+    "groups of one": (4, 5, 32, 3, 2, 1, 1, 4),
+    "wide groups": (64, 5, 48, 3, 1, 1, 1, 2),
+}
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T, N, rate", [(1, 1, 0.5), (17, 3, 0.3), (70, 2, 0.02)], ids=["T1", "T17", "T70"])
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
+    C_in, size, C_out, kernel, stride, padding, dilation, groups = window
+    kernels = cpu.load("avx512", "lookup")
+    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    x = spikes(T, N, C_in, size, size, generator=generator, rate=rate)
+    weight, bias = (
+        dyadic(C_out, C_in // groups, kernel, kernel, generator=generator),
+        dyadic(C_out, generator=generator),
+    )
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "v_reset": v_reset}
+    actual, v = pk.if_conv2d(pk.pack(x), weight, bias, **options)
+    expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
+    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize(
+    "C_in, C_out, groups, taken",
+    [(1, 8, 32, True), (16, 8, 2, True), (16, 12, 2, False), (32, 32, 4, False), (8, 8, 1, False)],
+)
+def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
+    """Of C_in input and C_out output channels each."""
+    kernels = cpu.load("avx512")
+    assert kernels._looks_up_groups((groups * C_out, C_in, 3, 3), groups) == taken
+    assert not cpu.load("avx512", "events")._looks_up_groups((groups * C_out, C_in, 3, 3), groups)
+
+
+@pytest.mark.parametrize(
+    "C_in, kernel, groups",
+    [(100, 3, 1), (120, 3, 1), (136, 3, 1), (152, 3, 1), (200, 3, 1), (104, 5, 1), (31 * 7, 3, 7), (25 * 3, 5, 3)],
+)
+def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel, groups):
+    """Such windows have nearly two pieces a word: their list once overran its memory, which malloc noticed later."""
+    kernels = cpu.load("avx512", "lookup")
+    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    weight = dyadic(8 * groups, C_in // groups, kernel, kernel, generator=generator)
+    options = {"padding": kernel // 2, "groups": groups}
+    for T in range(1, 20):
+        x = spikes(T, 2, C_in, 5, 5, generator=generator, rate=0.5)
+        actual, v = pk.if_conv2d(pk.pack(x), weight, **options)
+        expected, v_expected = reference.if_conv2d(x, weight, **options)
+        assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+def test_words_are_filled():
+    """Weights are in the order of a window's bits, which are put together."""
+    weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
+    words = cpu_conv2d.pack_words(weight)
+    assert words.shape == (16, 32) and torch.equal(words[1, :27].view(9, 3).t(), weight[1].flatten(1))
+    assert not words[2:].any() and not words[:, 27:].any()

@@ -1,0 +1,294 @@
+"""The fused Triton convolution and matrix product against the oracle, bit for bit on a dyadic grid."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import CONVOLUTIONS, RESETS, dyadic, spikes, thresholds, words_over_time
+
+from proxykernels.kernels import reference, weight_layouts
+from proxykernels.kernels.gpu import block_sizes, if_conv2d
+from proxykernels.kernels.gpu import words as gpu
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEPS = (1, 16, 31, 33, 64)
+PLAIN = dict(stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def pair(value):
+    return (value, value) if isinstance(value, int) else value
+
+
+def rows(v):
+    """Potentials [N, C, H, W] as the kernels have them: [N, P, C]."""
+    return v.flatten(2).transpose(1, 2)
+
+
+def on_device(*tensors):
+    return [None if tensor is None else tensor.to(DEVICE) for tensor in tensors]
+
+
+def run(x, weight, bias, v, theta, v_reset, options, **keywords):
+    """The kernel on dense x [T, N, C, H, W] and v [N, C_out, H_out, W_out]; its results on the CPU."""
+    words, weight, bias, v, theta = on_device(words_over_time(x.flatten(3)), weight, bias, rows(v), theta)
+    arguments = (words, len(x), tuple(x.shape[3:]), weight, bias, v, theta, v_reset)
+    return tuple(result.cpu() for result in gpu.if_conv2d(*arguments, **options, **keywords))
+
+
+def assert_exact(x, weight, bias, v, theta, v_reset, options=PLAIN, some_fire=True):
+    """Words, counts and potentials equal the oracle's, and the case is not one where nothing happens."""
+    expected, v_expected = reference.if_conv2d(x, weight, bias, v, v_threshold=theta, v_reset=v_reset, **options)
+    if some_fire:
+        assert 0 < expected.mean() < 1
+    before = v.clone()
+    words, v_last = run(x, weight, bias, v, theta, v_reset, options)
+    assert words.dtype == torch.int32 and words.is_contiguous()
+    assert v_last.dtype == torch.float32 and v_last.is_contiguous()
+    assert torch.equal(words, words_over_time(expected.flatten(3)))
+    assert torch.equal(v_last, rows(v_expected))
+    assert torch.equal(v, before)
+
+
+def layer(generator, T=33, C=5, size=(6, 5), C_out=7, kernel_size=(3, 3), N=2, rate=0.2, options=PLAIN):
+    """Dyadic (x, weight, bias, v, theta)."""
+    x = spikes(T, N, C, *size, generator=generator, rate=rate)
+    weight = dyadic(C_out, C // options["groups"], *kernel_size, generator=generator)
+    bias = dyadic(C_out, generator=generator)
+    current = F.conv2d(torch.zeros(N, C, *size), weight, **options)
+    return x, weight, bias, dyadic(*current.shape, generator=generator), thresholds(C_out, generator)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_shapes(generator, case, v_reset):
+    C, H, W, C_out, kernel_size, stride, padding, dilation, groups = case
+    options = dict(stride=pair(stride), padding=pair(padding), dilation=pair(dilation), groups=groups)
+    assert_exact(*layer(generator, 33, C, (H, W), C_out, kernel_size, options=options), v_reset, options)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("T", STEPS)
+def test_steps(generator, T, has_bias, v_reset):
+    x, weight, bias, v, theta = layer(generator, T)
+    assert_exact(x, weight, bias if has_bias else None, v, theta, v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", STEPS)
+def test_counts_only(generator, T, v_reset):
+    x, weight, bias, v, theta = layer(generator, T)
+    expected, v_expected = reference.if_conv2d(x, weight, bias, v, v_threshold=theta, v_reset=v_reset, **PLAIN)
+    counts, v_last = run(x, weight, bias, v, theta, v_reset, PLAIN, counts_only=True)
+    assert counts.dtype == torch.int32
+    assert torch.equal(counts, rows(expected.sum(0)).int())
+    assert torch.equal(v_last, rows(v_expected))
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("C", [3, 64])
+def test_rates(generator, C, rate, v_reset):
+    assert_exact(*layer(generator, C=C, size=(4, 3), rate=rate), v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("C, groups", [(3, 1), (64, 1), (6, 3)])
+def test_weights_of_sixteen_bits(generator, C, groups, dtype, v_reset):
+    options = PLAIN | dict(groups=groups)
+    x, weight, bias, v, theta = layer(generator, C=C, size=(4, 3), C_out=9, options=options)
+    assert_exact(x, weight.to(dtype), bias.to(dtype), v, theta, v_reset, options)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("pixels", [4, 8])
+@pytest.mark.parametrize(
+    "channels, block_k, C", [(16, 128, 5), (16, 16, 1), (16, 64, 64), (32, 64, 5), (32, 32, 3), (64, 64, 64)]
+)
+def test_block_sizes(generator, monkeypatch, channels, block_k, C, pixels, v_reset):
+    """Sizes of the table that small layers do not choose: blocks partly outside, and more than one of each."""
+    blocks = block_sizes.Blocks(pixels, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4)
+    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    assert_exact(*layer(generator, 17, C, (3, 3), C_out=channels + 1), v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("parts", [(32, 13), (13, 32), (1, 43, 1)], ids=str)
+def test_state_is_carried(generator, parts, v_reset):
+    x, weight, bias, v, theta = layer(generator, 45)
+    words, v_expected = run(x, weight, bias, v, theta, v_reset, PLAIN)
+    dense = []
+    for part in x.split(parts):
+        part_words, v_rows = run(part, weight, bias, v, theta, v_reset, PLAIN)
+        v = v_rows.transpose(1, 2).view(v.shape)
+        dense.append(gpu.unpack(part_words, len(part), 7))
+    assert torch.equal(torch.cat(dense), gpu.unpack(words, 45, 7))
+    assert torch.equal(rows(v), v_expected)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (11, 130, 70), (19, 16, 33)])
+@pytest.mark.parametrize("T", [16, 45])
+def test_linear(generator, T, N, C, C_out, v_reset):
+    x = spikes(T, N, C, generator=generator)
+    weight, bias = dyadic(C_out, C, generator=generator), dyadic(C_out, generator=generator)
+    v, theta = dyadic(N, C_out, generator=generator), thresholds(C_out, generator)
+    expected, v_expected = reference.if_linear(x, weight, bias, v, v_threshold=theta, v_reset=v_reset)
+    assert 0 < expected.mean() < 1
+    arguments = on_device(weight, bias, v[:, None], theta)
+    words = words_over_time(x[..., None]).to(DEVICE)
+    result, v_last = gpu.if_linear(words, T, *arguments, v_reset)
+    assert torch.equal(result.cpu(), words_over_time(expected[..., None]))
+    assert torch.equal(v_last.cpu(), v_expected[:, None])
+    counts, _ = gpu.if_linear(words, T, *arguments, v_reset, counts_only=True)
+    assert torch.equal(counts.cpu(), expected.sum(0)[:, None].int())
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_on_the_edge(theta, v_reset):
+    """h one ulp below the threshold, on it and one ulp above; from the state, from the bias, from weights."""
+    theta = torch.tensor([theta] * 3)
+    h = torch.stack([theta[0].nextafter(theta[0] - 1), theta[0], theta[0].nextafter(theta[0] + 1)])
+    nothing = torch.zeros(3)
+    x = torch.ones(1, 1, 1, 1, 1)
+    large = h.half().float()  # few enough bits to be exact as a weight; the bias brings the rest
+    for weight, bias, v in ((nothing, h, nothing), (nothing, nothing, h), (large, h - large, nothing)):
+        kernel, v = weight.view(3, 1, 1, 1), v.view(1, 3, 1, 1)
+        words, v_last = run(x, kernel, bias, v, theta, v_reset, PLAIN | dict(padding=(0, 0)))
+        fires = torch.tensor([0, 1, 1], dtype=torch.int32)
+        after_spike = h - theta if v_reset is None else torch.full_like(h, v_reset)
+        assert torch.equal(words.flatten(), fires)
+        assert torch.equal(v_last.flatten(), torch.where(fires == 1, after_spike, h))
+
+
+@pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
+@pytest.mark.parametrize("T, N", [(5, 0), (0, 2)], ids=["no-samples", "no-steps"])
+def test_of_nothing(generator, T, N, counts_only):
+    x, weight, bias, v, theta = layer(generator, T, N=N)
+    result, v_last = run(x, weight, bias, v, theta, 0.0, PLAIN, counts_only=counts_only)
+    assert result.dtype == torch.int32
+    assert result.shape == ((N, 30, 7) if counts_only else (-(-T // 32), N, 30, 7))
+    assert torch.equal(v_last, rows(v))
+
+
+def test_sign_bit():
+    x = torch.ones(33, 1, 1, 1, 2)
+    weight, theta = torch.ones(1, 1, 1, 1), torch.ones(1)
+    words, _ = run(x, weight, None, torch.zeros(1, 1, 1, 2), theta, 0.0, PLAIN | dict(padding=(0, 0)))
+    assert words[:, 0, 0, 0].tolist() == [-1, 1]
+
+
+def test_blocks_of_words_without_a_spike_are_skipped(generator):
+    """Weights that are not numbers reach the potentials only if somebody multiplies by them."""
+    x, weight, bias, v, theta = layer(generator, 64, C=64, size=(2, 4), N=2)
+    x[:, 1] = 0  # 8 pixels of a silent sample are one block
+    words, v_last = run(x, weight * torch.nan, bias, v, theta, 0.0, PLAIN)
+    assert v_last[0].isnan().all()
+    assert v_last[1].isfinite().all()
+
+
+def test_views(generator):
+    """Arguments that are not contiguous."""
+    x, weight, bias, v, theta = layer(generator, C=5, size=(4, 3))
+    expected = run(x, weight, bias, v, theta, None, PLAIN)
+    words = words_over_time(x.flatten(3))
+    every_second = words.repeat_interleave(2, 3)[..., ::2]
+    kernel = weight.to(memory_format=torch.channels_last)
+    arguments = on_device(kernel, bias.repeat_interleave(2)[::2], rows(v), theta.repeat_interleave(2)[::2])
+    result = gpu.if_conv2d(every_second.to(DEVICE), 33, (4, 3), *arguments, None, **PLAIN)
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(result, expected, strict=True))
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_random_floats(generator, v_reset):
+    """Two products of float32 weights flip fewer than one spike in 10,000 against float32 sums."""
+    x = spikes(64, 1, 64, 6, 6, generator=generator)
+    weight, bias = torch.randn(32, 64, 3, 3, generator=generator) / 12, torch.randn(32, generator=generator) / 8
+    v, theta = torch.zeros(1, 32, 6, 6), torch.full((32,), 0.7)
+    expected, _ = reference.if_conv2d(x, weight, bias, v, v_threshold=theta, v_reset=v_reset, **PLAIN)
+    words, _ = run(x, weight, bias, v, theta, v_reset, PLAIN)
+    flipped = (gpu.unpack(words, 64, 32) != expected.flatten(3).bool()).float().mean()
+    assert 0.05 < expected.mean() < 0.5
+    assert flipped < 1e-4
+
+
+def test_weights_of_64_bits_are_taken_as_float32(generator):
+    x, weight, bias, v, theta = layer(generator)
+    assert_exact(x, weight.double(), bias.double(), v, theta, 0.0)
+
+
+# ---- weights
+
+
+def total(parts):
+    """The weights that float16 parts stand for, in float64."""
+    high, low, unit = (None if part is None else part.double() for part in parts)
+    return 2 * unit[:, None] * (high if low is None else high + low)
+
+
+@pytest.mark.parametrize("scale", [2.0**-90, 1e-20, 1e-3, 1.0, 1e3, 1e30], ids=str)
+def test_error_of_float16_parts(generator, scale):
+    weight = torch.randn(20, 48, generator=generator) * 10 ** (-9 * torch.rand(20, 48, generator=generator)) * scale
+    parts = weight_layouts.float16_parts(weight)
+    largest = weight.double().abs().amax(1, keepdim=True)
+    bound = torch.maximum(2.0**-23 * weight.double().abs(), 2.0**-39 * largest)
+    normal = weight.abs() > 2.0**-126  # the scaling of smaller numbers is not exact
+    assert ((total(parts) - weight.double()).abs() <= bound)[normal].all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_float16_parts_of_few_bits_are_exact(generator, dtype):
+    weight = torch.cat([dyadic(4, 30, generator=generator, unit=unit) for unit in (1 / 16, 2.0**-20, 2.0**9)])
+    weight[3] = 0
+    high, low, unit = weight_layouts.float16_parts(weight.to(dtype))
+    assert high.shape == (12, 32)
+    assert (low is None) == (dtype != torch.float32)
+    assert torch.equal(total((high, low, unit))[:, :30].float(), weight)
+    assert not high[:, 30:].any()
+
+
+@pytest.mark.parametrize(
+    "groups, C, C_out, joined",
+    [
+        pytest.param(1, 3, 5, 1, id="one-group"),
+        pytest.param(10, 1, 1, 1, id="depthwise-of-10"),
+        pytest.param(128, 1, 1, 8, id="depthwise-of-128"),
+        pytest.param(17, 1, 2, 17, id="prime"),
+        pytest.param(12, 2, 3, 3, id="small"),
+        pytest.param(3, 20, 4, 3, id="large"),
+    ],
+)
+def test_joined_groups_convolve_alike(generator, groups, C, C_out, joined):
+    weight = dyadic(groups * C_out, C, 3, 2, generator=generator)
+    x = dyadic(2, groups * C, 5, 5, generator=generator)
+    wide, wide_groups = weight_layouts.join_small_groups(weight, groups)
+    assert wide_groups == joined
+    assert torch.equal(F.conv2d(x, wide, groups=wide_groups), F.conv2d(x, weight, groups=groups))
+
+
+@pytest.mark.parametrize(
+    "neurons, C_out, K, expected",
+    [
+        pytest.param(128 * 784, 128, 1152, (8, 64, 64), id="paper-convolution"),
+        pytest.param(128 * 784, 32, 9, (8, 32, 16), id="first-layer"),
+        pytest.param(128, 2560, 6272, (8, 64, 64), id="paper-linear"),
+        pytest.param(128, 10, 256, (4, 16, 128), id="last-layer"),
+        pytest.param(1, 1152, 2560, (4, 32, 64), id="one-sample"),
+    ],
+)
+def test_choice_of_blocks(neurons, C_out, K, expected):
+    assert if_conv2d.choose_blocks(neurons, C_out, K)[:3] == expected
+
+
+def test_an_architecture_may_have_a_table_of_its_own():
+    layer = 128 * 784, 128, 1152
+    assert if_conv2d.choose_blocks(*layer, "gfx942").NUM_STAGES == 2
+    assert if_conv2d.choose_blocks(*layer, "sm_90") == if_conv2d.choose_blocks(*layer)
+    assert block_sizes.architecture(torch.device("cpu")) == ""

@@ -1,0 +1,250 @@
+"""The Triton scan against the oracle, bit for bit.
+
+Data are multiples of 1/16 of few bits, so that every float32 sum is exact in any order.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import words_over_time
+
+from proxykernels.kernels import reference
+from proxykernels.kernels.gpu import if_scan
+from proxykernels.kernels.gpu import words as gpu
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEPS = (1, 7, 31, 32, 33, 64, 100)
+RESETS = [
+    pytest.param(0.0, id="hard"),
+    pytest.param(-0.5, id="hard-to-minus-half"),
+    pytest.param(None, id="soft"),
+]
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def sixteenths(generator, low, high, *shape):
+    """Random multiples of 1/16 in [low, high], float32."""
+    integers = torch.randint(16 * low, 16 * high + 1, shape, generator=generator)
+    return (integers / 16).to(DEVICE)
+
+
+def random_spikes(generator, *shape):
+    return (torch.rand(shape, generator=generator) < 0.3).to(DEVICE)
+
+
+def thresholds(generator, kind, C):
+    """float32 [C]: the same for all channels, or one of each channel's own, at least 1/2."""
+    if kind == "scalar":
+        return torch.full((C,), 1.25, device=DEVICE)
+    return 0.5 + sixteenths(generator, 0, 2, C)
+
+
+def oracle(current, v, theta, v_reset):
+    """The reference on pixels before channels: spikes [T, N, C, P] and potentials [N, P, C]."""
+    spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset)
+    return spikes, v.transpose(1, 2)
+
+
+def assert_scan_is_exact(result, current, v, theta, v_reset, some_fire=True):
+    """Words and potentials equal the oracle's, and the case is not one where nothing happens."""
+    words, v_last = result
+    spikes, v_expected = oracle(current, v, theta, v_reset)
+    if some_fire:
+        assert 0 < spikes.mean() < 1
+    assert words.dtype == torch.int32 and words.is_contiguous()
+    assert v_last.dtype == torch.float32 and v_last.is_contiguous()
+    assert torch.equal(words, words_over_time(spikes))
+    assert torch.equal(v_last, v_expected)
+
+
+# ---- the scan
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("theta_kind", ["scalar", "per-channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scan(generator, T, v_reset, theta_kind, dtype):
+    current = sixteenths(generator, -1, 2, T, 2, 5, 7).to(dtype)
+    v = sixteenths(generator, -1, 1, 2, 5, 7)
+    theta = thresholds(generator, theta_kind, 7)
+    before = v.clone()
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+    assert torch.equal(v, before)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 1, 1), id="one-neuron"),
+        pytest.param((2, 700, 1), id="one-channel"),
+        pytest.param((1, 1, 1153), id="linear-3-blocks"),
+        pytest.param((3, 35, 13), id="3-blocks-across-samples"),
+        pytest.param((2, 16, 16), id="exactly-one-block"),
+    ],
+)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_sizes(generator, shape, v_reset):
+    current = sixteenths(generator, -1, 2, 33, *shape)
+    v = torch.zeros(shape, device=DEVICE)
+    theta = thresholds(generator, "per-channel", shape[-1])
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_of_any_floats(generator, v_reset):
+    """An addition and a subtraction a step leave no freedom: all float32 data give equal bits."""
+    current = torch.randn(64, 2, 5, 7, generator=generator).to(DEVICE)
+    v = torch.randn(2, 5, 7, generator=generator).to(DEVICE)
+    theta = 0.1 + torch.rand(7, generator=generator).to(DEVICE)
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, v_reset), current, v, theta, v_reset)
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("parts", [(32, 13), (13, 32), (1, 43, 1)], ids=str)
+def test_scan_carries_its_state(generator, parts, v_reset):
+    current = sixteenths(generator, -1, 2, 45, 2, 5, 7)
+    theta = thresholds(generator, "per-channel", 7)
+    rest = torch.zeros(2, 5, 7, device=DEVICE)
+    words, v_expected = if_scan.if_scan(current, rest, theta, v_reset)
+    v, dense = rest, []
+    for part in current.split(parts):
+        part_words, v = if_scan.if_scan(part, v, theta, v_reset)
+        dense.append(gpu.unpack(part_words, part.shape[0], 7))
+    assert torch.equal(torch.cat(dense), gpu.unpack(words, 45, 7))
+    assert torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_hold(generator, T, v_reset):
+    current = sixteenths(generator, -1, 3, 2, 5, 7)
+    v = torch.zeros(2, 5, 7, device=DEVICE)
+    theta = thresholds(generator, "per-channel", 7)
+    result = if_scan.if_hold(current, T, v, theta, v_reset)
+    assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_counts_only(generator, T, v_reset):
+    current = sixteenths(generator, -1, 2, T, 2, 5, 7)
+    v = sixteenths(generator, -1, 1, 2, 5, 7)
+    theta = thresholds(generator, "per-channel", 7)
+    spikes, v_expected = oracle(current, v, theta, v_reset)
+    counts, v_last = if_scan.if_scan(current, v, theta, v_reset, counts_only=True)
+    assert counts.dtype == torch.int32
+    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert torch.equal(v_last, v_expected)
+
+
+def test_counts_only_of_a_held_current(generator):
+    current = sixteenths(generator, -1, 3, 2, 5, 7)
+    v = torch.zeros(2, 5, 7, device=DEVICE)
+    theta = thresholds(generator, "scalar", 7)
+    counts, v_last = if_scan.if_hold(current, 45, v, theta, None, counts_only=True)
+    spikes, v_expected = oracle(current.expand(45, 2, 5, 7), v, theta, None)
+    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert torch.equal(v_last, v_expected)
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_scan_on_the_edge(theta, v_reset):
+    """h one ulp below the threshold, on it and one ulp above: from the current, from the state."""
+    theta = torch.tensor([theta], device=DEVICE)
+    h = torch.cat([theta.nextafter(theta - 1), theta, theta.nextafter(theta + 1)]).view(1, 3, 1)
+    fires = torch.tensor([0, 1, 1], device=DEVICE, dtype=torch.int32).view(1, 1, 3, 1)
+    after_spike = h - theta if v_reset is None else torch.full_like(h, v_reset)
+    v_expected = torch.where(fires[0] == 1, after_spike, h)
+    nothing = torch.zeros_like(h)
+    for current, v in ((h, nothing), (nothing, h)):
+        words, v_last = if_scan.if_scan(current[None], v, theta, v_reset)
+        assert torch.equal(words, fires)
+        assert torch.equal(v_last, v_expected)
+
+
+def test_scan_sets_the_sign_bit():
+    current = torch.ones(33, 1, 1, 2, device=DEVICE)
+    words, _ = if_scan.if_scan(current, current[0] * 0, torch.ones(2, device=DEVICE), 0.0)
+    assert words[:, 0, 0, 0].tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((5, 0, 4, 3), id="no-samples"),
+        pytest.param((5, 2, 0, 3), id="no-pixels"),
+        pytest.param((0, 2, 4, 3), id="no-steps"),
+    ],
+)
+def test_scan_of_nothing(shape, counts_only):
+    v = torch.full(shape[1:], 0.25, device=DEVICE)
+    theta = torch.ones(3, device=DEVICE)
+    for result in (
+        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, theta, 0.0, counts_only=counts_only),
+        if_scan.if_hold(torch.ones_like(v), shape[0], v, theta, 0.0, counts_only=counts_only),
+    ):
+        spikes, v_last = result
+        assert spikes.shape == (shape[1:] if counts_only else (-(-shape[0] // 32), *shape[1:]))
+        assert spikes.dtype == torch.int32
+        assert not spikes.any()
+        assert torch.equal(v_last, v)
+        assert v_last is not v
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), id="channels-first"),
+        pytest.param(lambda x: x.repeat_interleave(2, 0)[::2], id="every-second-step"),
+        pytest.param(lambda x: x.repeat_interleave(2, 3)[..., ::2], id="every-second-channel"),
+        pytest.param(lambda x: F.pad(x, (3, 0))[..., 3:], id="offset"),
+        pytest.param(lambda x: x[:1, ..., :1].expand(x.shape), id="same-for-steps-and-channels"),
+    ],
+)
+@pytest.mark.parametrize("T", [1, 33])
+def test_scan_of_views(generator, view, T):
+    current = view(sixteenths(generator, -1, 2, T, 3, 5, 7))
+    v = sixteenths(generator, -1, 1, 3, 7, 5).transpose(1, 2)
+    theta = thresholds(generator, "per-channel", 14)[::2]
+    assert_scan_is_exact(if_scan.if_scan(current, v, theta, None), current, v, theta, None)
+
+
+@pytest.mark.parametrize(
+    "make, stride, copies_one_step",
+    [
+        pytest.param(lambda x: x[0].expand(x.shape), 0, False, id="held"),
+        pytest.param(lambda x: x[:1].mT.contiguous().mT.expand(x.shape), 0, True, id="held-view"),
+        pytest.param(lambda x: x, 105, False, id="contiguous"),
+        pytest.param(lambda x: x[::2], 210, False, id="every-second-step"),
+    ],
+)
+def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, copies_one_step):
+    """The tensor that reaches the kernel is the caller's, or a copy of as few steps as possible."""
+
+    class Launches(list):
+        def __getitem__(self, grid):
+            return lambda **arguments: self.append(arguments)
+
+    launches = Launches()
+    monkeypatch.setattr(if_scan, "_if_scan_kernel", launches)
+    current = make(sixteenths(generator, -1, 2, 6, 3, 5, 7))
+    if_scan.if_scan(current, current[0], torch.ones(7, device=DEVICE), 0.0)
+    (arguments,) = launches
+    read = arguments["current_pointer"]
+    assert arguments["current_stride"] == read.stride(0) == stride
+    if copies_one_step:
+        assert read.untyped_storage().nbytes() == current[0].numel() * current.element_size()
+    else:
+        assert read.data_ptr() == current.data_ptr()

@@ -1,0 +1,126 @@
+"""The layout of the Triton kernels, spikes packed over time; and real-valued inputs on a GPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import words_over_time
+
+from proxykernels.kernels import reference, unfused
+from proxykernels.kernels.gpu import words as gpu
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+STEPS = (1, 7, 31, 32, 33, 64, 100)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def random_spikes(generator, *shape):
+    return (torch.rand(shape, generator=generator) < 0.3).to(DEVICE)
+
+
+@pytest.mark.parametrize("T", STEPS)
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 1, 1), (0, 3, 5)], ids=str)
+def test_pack_and_unpack(generator, T, shape):
+    dense = random_spikes(generator, T, *shape)
+    words = gpu.pack(dense)
+    assert torch.equal(words, words_over_time(dense))
+    assert torch.equal(gpu.unpack(words, T, shape[1]), dense)
+
+
+@pytest.mark.parametrize("T", STEPS)
+def test_count_and_total(generator, T):
+    dense = random_spikes(generator, T, 2, 3, 5)
+    dense[:, 0, 0, 0] = True  # a neuron that always fires fills its words
+    words = words_over_time(dense)
+    for until in sorted({0, 1, T // 2, 31, 32, 33, T, T + 40}):
+        counts = gpu.count(words, 3, until)
+        assert counts.dtype == torch.int32
+        assert torch.equal(counts, dense[:until].sum(0, dtype=torch.int32))
+    assert gpu.total(words).dtype == torch.int64
+    assert gpu.total(words).shape == ()
+    assert gpu.total(words) == dense.sum()
+
+
+@pytest.mark.parametrize("T", [7, 32, 70])
+def test_cut(generator, T):
+    dense = random_spikes(generator, T, 1, 2, 3)
+    dense[:, 0, 0, 0] = True
+    words = words_over_time(dense)
+    for start in range(T + 1):
+        for stop in range(start, T + 1):
+            assert torch.equal(gpu.cut(words, T, start, stop), words_over_time(dense[start:stop]))
+    assert torch.equal(words, words_over_time(dense))
+
+
+@pytest.mark.parametrize("steps", [(32, 7), (64, 32), (100,), (32, 64, 1)], ids=str)
+def test_cat(generator, steps):
+    dense = random_spikes(generator, sum(steps), 2, 3, 5)
+    words = [words_over_time(part) for part in dense.split(steps)]
+    assert torch.equal(gpu.cat(words, steps), words_over_time(dense))
+
+
+def test_cat_inside_a_word():
+    words = torch.zeros(1, 1, 1, 1, dtype=torch.int32)
+    with pytest.raises(ValueError, match="32"):
+        gpu.cat([words, words], [7, 32])
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 5), (2, 3, 1, 1)], ids=str)
+def test_flatten(generator, shape):
+    dense = random_spikes(generator, 40, *shape)
+    words = words_over_time(dense.flatten(3))
+    flat = gpu.flatten(words, shape[1])
+    assert torch.equal(flat, words_over_time(dense.flatten(2)[..., None]))
+    assert flat.is_contiguous()
+    assert flat.data_ptr() != words.data_ptr()  # results of an operator never alias its arguments
+
+
+@pytest.mark.parametrize(
+    "size, kernel_size, stride, padding",
+    [
+        pytest.param((6, 8), (2, 2), (2, 2), (0, 0), id="2"),
+        pytest.param((7, 5), (2, 2), (2, 2), (0, 0), id="rows-left-over"),
+        pytest.param((7, 5), (3, 3), (2, 2), (1, 1), id="overlapping-padded"),
+        pytest.param((7, 9), (3, 2), (1, 3), (1, 0), id="asymmetric"),
+        pytest.param((7, 9), (1, 1), (3, 2), (0, 0), id="subsampling"),
+        pytest.param((4, 3), (4, 3), (4, 3), (0, 0), id="whole-image"),
+    ],
+)
+def test_max_pool2d(generator, size, kernel_size, stride, padding):
+    dense = random_spikes(generator, 40, 2, 3, *size)
+    words = gpu.max_pool2d(words_over_time(dense.flatten(3)), 3, size, kernel_size, stride, padding)
+    pooled = reference.max_pool2d(dense.float(), kernel_size, stride, padding)
+    assert torch.equal(words, words_over_time(pooled.flatten(3)))
+    assert words.is_contiguous()
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_convolution_is_in_full_float32(monkeypatch, precision):
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    seen = []
+    conv2d = F.conv2d
+
+    def spy(*arguments):
+        seen.append(convolution.fp32_precision)
+        return conv2d(*arguments)
+
+    monkeypatch.setattr(F, "conv2d", spy)
+    C = unfused.FEW_INPUTS + 1  # fewer are a matrix product on a CPU
+    image, kernel = torch.ones(1, 1, C, 1, 1, device=DEVICE), torch.ones(1, C, 1, 1, device=DEVICE)
+    try:
+        convolution.fp32_precision = precision
+        unfused.conv2d(image, kernel, None, (1, 1), (0, 0), (1, 1), 1)
+        after = convolution.fp32_precision
+    finally:
+        convolution.fp32_precision = before
+    assert seen == ["ieee"]
+    assert after == precision

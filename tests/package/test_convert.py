@@ -1,0 +1,267 @@
+"""Conversion of trained ReLU networks."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from common import data, resnet20
+from oracle import make_dyadic, step_loop
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.models import resnet, vgg
+
+import proxykernels as pk
+
+
+def real_images(size: int, N: int, channels: int = 3) -> torch.Tensor:
+    """Fashion-MNIST at another size, on a grid of 1/16: [N, channels, size, size]."""
+    images = F.interpolate(data.fashion_mnist_sample()[0][:N], size)
+    return ((images * 16).round() / 16).expand(-1, channels, -1, -1).contiguous()
+
+
+def small_vgg(make):
+    """torchvision's VGG with its 100 million fully connected weights cut down."""
+    model = make(num_classes=10)
+    model.classifier = nn.Sequential(nn.Linear(512 * 49, 64), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(64, 10))
+    return model
+
+
+class LeNet(nn.Module):
+    """Functional calls, pooling before the ReLU, a view by computed numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3)
+        self.fc1, self.fc2 = nn.Linear(8 * 25, 20), nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))
+        x = F.max_pool2d(torch.relu(self.conv2(x)), 2, padding=0)
+        x = x.view(x.size(0), -1)
+        return self.fc2(F.dropout(F.relu6(self.fc1(x)), training=self.training))
+
+
+class Mlp(nn.Module):
+    """A residual network of fully connected layers with normalisation; averages of the image go in."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Linear(49, 30), nn.BatchNorm1d(30)
+        self.second, self.last = nn.Linear(30, 30), nn.Linear(30, 10)
+
+    def forward(self, x):
+        x = F.avg_pool2d(x, 4).flatten(1)
+        x = self.norm(self.first(x)).relu()
+        return self.last(F.relu(x + self.second(x)))
+
+
+class MeanPool(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3, stride=4, bias=False), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).clamp(0, 3).mean([2, 3]))
+
+
+# A network, and images for it.
+ANNS = {
+    "resnet18": (lambda: resnet.resnet18(num_classes=10), (64, 16)),
+    "resnet34": (lambda: resnet.resnet34(num_classes=10), (32, 8)),
+    "resnet50": (lambda: resnet.resnet50(num_classes=10), (32, 8)),
+    "vgg11_bn": (lambda: small_vgg(vgg.vgg11_bn), (32, 16)),
+    "vgg16_bn": (lambda: small_vgg(vgg.vgg16_bn), (32, 8)),
+    "resnet20": (resnet20.ResNet20, (32, 16)),
+    "lenet": (LeNet, (28, 64, 1)),
+    "mlp": (Mlp, (28, 64, 1)),
+    "mean": (MeanPool, (28, 64, 1)),
+}
+
+
+def make(name: str) -> tuple[nn.Module, torch.Tensor]:
+    """A network in evaluation mode with random weights, whose normalisations have seen images; and images."""
+    torch.manual_seed(0)
+    build, images = ANNS[name]
+    ann, x = build(), real_images(*images)
+    with torch.no_grad():
+        ann.train()(x)
+    return ann.eval(), x
+
+
+@pytest.mark.parametrize("name", ANNS)
+def test_twin_of_the_converted_network_is_the_ann(name):
+    """Scaling and folding change nothing but the outputs' unit; the ReLU twin of ProxyNet shows that."""
+    ann, x = make(name)
+    before = copy.deepcopy(ann.state_dict())
+    net = pk.convert(ann, x, method="max")
+    with torch.no_grad():
+        expected, actual = ann(x), pk.ProxyNet(net, 1).ann(x)
+    torch.testing.assert_close(actual * expected.max(), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert all(torch.equal(tensor, before[key]) for key, tensor in ann.state_dict().items())
+    assert not {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in ann.parameters()}
+
+
+STEP_LOOPS = [
+    ("resnet18", None), ("resnet18", 0.0), ("resnet20", None), ("resnet20", 0.0), ("lenet", None), ("lenet", 0.0),
+    ("vgg11_bn", 0.0), ("vgg16_bn", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, v_reset", STEP_LOOPS)
+def test_spikes_are_those_of_the_step_loop(name, v_reset):
+    ann, x = make(name)
+    net = pk.convert(ann, x, v_reset=v_reset)
+    make_dyadic(net)
+    T = 24
+    expected = step_loop(net, x[:2], T)
+    result = pk.simulate(net, x[:2], T, chunk=7)
+    assert torch.equal(result.spikes.dense(), expected[net.layers()[-1][0]])
+    for layer, rate in result.rates.items():
+        assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001
+
+
+def test_rates_approach_the_relu_network():
+    ann, x = make("lenet")
+    net = pk.convert(ann, x, method="max")
+    with torch.no_grad():
+        y = ann(x)
+    rates = y.relu() / y.max()
+    errors = []
+    result = pk.simulate(net, x, 1024)
+    for T in (16, 128, 1024):
+        errors.append((result.count(until=T) / T - rates).abs().mean().item())
+    assert errors[0] > 4 * errors[1] > 16 * errors[2] and errors[2] < 2e-3
+
+
+def test_percentiles(generator):
+    x = torch.rand(64, 50, generator=generator) ** 3
+    ann = nn.Sequential(nn.Linear(50, 50, bias=False), nn.ReLU(), nn.Linear(50, 3))
+    ann[0].weight.data = torch.eye(50)
+    for percentile in (50.0, 99.0, 99.9, 100.0):
+        net = pk.convert(ann, x, percentile=percentile)
+        scale = 1 / net.get_submodule("0").weight[0, 0].item()
+        expected = x.flatten().sort().values[math.ceil(x.numel() * percentile / 100) - 1].item()
+        assert scale == pytest.approx(expected, rel=1 / 2048)
+    assert 1 / pk.convert(ann, x, method="max").get_submodule("0").weight[0, 0].item() == pytest.approx(x.max().item())
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_calibration_by_a_loader(labels, capsys):
+    ann, x = make("lenet")
+    loader = DataLoader(TensorDataset(x, torch.zeros(len(x))) if labels else x, batch_size=10)
+    net, expected = pk.convert(ann, loader), pk.convert(ann, x)
+    for a, b in zip(net.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert "calibration" not in capsys.readouterr().err  # a bar only where one has to wait
+
+
+def test_potential_to_start_from_and_reset():
+    ann, x = make("lenet")
+    for options in ({}, {"v_init": 0.0}, {"v_reset": 0.0}, {"v_reset": -0.5, "v_init": 0.25}):
+        net = pk.convert(ann, x, **options)
+        for layer in (net.conv1, net.conv2, net.fc1, net.fc2):
+            assert layer.v_init == options.get("v_init", 0.5) and layer.v_reset == options.get("v_reset")
+    half, none = (pk.simulate(pk.convert(ann, x, v_init=v), x, 16).count().sum() for v in (0.5, 0.0))
+    assert half > none
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
+def test_shared_weights(name):
+    ann, x = make(name)
+    with torch.no_grad():
+        before = ann(x)
+    expected = pk.convert(ann, x, method="max")
+    net = pk.convert(ann.train(), x, method="max", share=True)
+    assert ann.training and all(module.training for module in ann.modules())
+    assert {id(p) for p in net.parameters()} == {id(p) for p in ann.parameters()}
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+    with torch.no_grad():
+        torch.testing.assert_close(ann.eval()(x) * before.max(), before, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "resnet20"])
+def test_converted_network_trains_by_proxy(name):
+    ann, x = make(name)
+    x = x[:8]
+    net = pk.convert(ann, x, share=True)
+    model = pk.ProxyNet(net, 8, clip=True).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before = [p.clone() for p in ann.parameters()]
+    F.mse_loss(model(x) / 8, torch.eye(10)[torch.arange(len(x)) % 10]).backward()
+    optimizer.step()
+    changed = [not torch.equal(a, b) for a, b in zip(before, ann.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+
+
+class Broken(nn.Module):
+    """A convolution, and then something that cannot be converted."""
+
+    def __init__(self, rest, *modules):
+        super().__init__()
+        self.conv, self.inner = nn.Conv2d(1, 4, 3), nn.Sequential(*modules)
+        self.rest = rest
+
+    def forward(self, x):
+        return self.rest(self, x)
+
+
+def after_relu(module):
+    return Broken(lambda m, x: m.inner(m.conv(x).relu()), module)
+
+
+UNSUPPORTED = {
+    "module": (after_relu(nn.Sigmoid()), r"Broken: module 'inner.0' is a Sigmoid"),
+    "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
+    "no-relu": (
+        Broken(lambda m, x: m.inner(m.conv(x)), nn.Conv2d(4, 4, 3)),
+        r"'inner.0' follows module 'conv' with no",
+    ),
+    "average": (Broken(lambda m, x: m.inner(m.conv(x)), nn.AvgPool2d(2)), r"'inner.0' follows module 'conv' with no"),
+    "twice": (Broken(lambda m, x: m.inner(m.inner(m.conv(x).relu())), nn.Conv2d(4, 4, 1), nn.ReLU()), "called twice"),
+    "norm-first": (Broken(lambda m, x: m.conv(m.inner(x)), nn.BatchNorm2d(1)), r"'inner.0' must follow a Conv2d"),
+    "ceil": (after_relu(nn.MaxPool2d(2, ceil_mode=True)), r"'inner.0': max pooling with dilation, ceil_mode"),
+    "input-shortcut": (Broken(lambda m, x: (m.conv(F.pad(x, [1] * 4)) + x).relu()), r"pad\(\) has no counterpart"),
+    "constant": (Broken(lambda m, x: (m.conv(x) + 1).relu()), r"add\(\) must add two results"),
+    "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\)"),
+    "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
+    "flatten": (after_relu(nn.Flatten(2)), r"only flattening of"),
+    "reflect": (Broken(lambda m, x: m.inner(x), nn.Conv2d(1, 4, 3, padding_mode="reflect")), "padding_mode 'reflect'"),
+    "tuple": (Broken(lambda m, x: (m.conv(x), x)), "must return one tensor"),
+    "averages-max": (after_relu(nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(2))), r"'inner.0.1' takes averages"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_parts_are_named(name):
+    ann, message = UNSUPPORTED[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        pk.convert(ann, real_images(28, 2, 1))
+
+
+def test_bad_arguments():
+    ann, x = make("lenet")
+    for options, error, message in (
+        ({"method": "mean"}, ValueError, "method must be one of max, percentile, got 'mean'"),
+        ({"percentile": 0}, ValueError, "percentile must be above 0 and at most 100, got 0"),
+        ({"v_reset": 1.0}, ValueError, "below v_threshold"),
+        ({"v_init": "half"}, TypeError, "v_init must be a number"),
+        ({"share": True}, ValueError, "module 'fc1' is limited"),
+    ):
+        with pytest.raises(error, match=message):
+            pk.convert(ann, x, **options)
+    for calibration, error, message in (
+        (x[:0], ValueError, "at least one sample"),
+        ([], ValueError, "at least one sample"),
+        (3, TypeError, "a tensor .* or a DataLoader, got int"),
+        (x.long(), TypeError, "calibration must be floating point"),
+    ):
+        with pytest.raises(error, match=message):
+            pk.convert(ann, calibration)
+    silent = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 26 * 26, 3))
+    silent[0].bias.data.fill_(-100)
+    with pytest.raises(ValueError, match="module '0' is silent on the calibration data; it needs more samples"):
+        pk.convert(silent, x)
+    with pytest.raises(TypeError, match="ann must be a torch.nn.Module, got function"):
+        pk.convert(make, x)

@@ -1,0 +1,25 @@
+"""The guides run as they stand, and their pictures and links are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import run as docs
+
+ROOT = Path(__file__).parents[2]
+
+NEEDS = {"exchange.md": ("nir", "spikingjelly", "snntorch"), "look.md": ("matplotlib",)}
+
+
+@pytest.mark.parametrize("page", docs.PAGES, ids=lambda page: page.name)
+def test_page_runs(page, tmp_path, monkeypatch):
+    for module in NEEDS.get(page.name, ()):
+        pytest.importorskip(module)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    docs.run(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *docs.DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target

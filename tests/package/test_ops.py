@@ -1,0 +1,141 @@
+"""The operators as PyTorch sees them, the house's rules, and life without the C++ library."""
+
+import ast
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import ops
+
+ROOT = Path(__file__).parents[2]
+
+
+def samples(generator):
+    """Arguments for each operator."""
+    T, N, C, H, W = 9, 2, 5, 4, 6
+    dense = spikes(T, N, C, H * W, generator=generator).bool()
+    words = ops.pack(dense)
+    flat = ops.flatten(words, C)
+    current, theta = dyadic(T, N, H * W, C, generator=generator), torch.ones(C)
+    v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
+    weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
+    periods, _ = ops.find_periods(current[0], T, theta)
+    window = [1, 1], [1, 1], [1, 1]
+    return {
+        "pack": (dense,),
+        "unpack": (words, T, C),
+        "count": (words, C, 7),
+        "total": (words,),
+        "flatten": (words, C),
+        "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
+        "if_scan": (current, v, theta, 0.0),
+        "if_scan_backward": (current, current, theta, 0.0),
+        "if_hold": (current[0], T, v, theta, None),
+        "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
+        "conv2d": (current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3), weight, torch.ones(6), *window, 1),
+        "find_periods": (current[0], T, theta),
+        "expand_periods": (periods, 4, T),
+        "total_periods": (periods, 4, T),
+        "if_period_conv2d": (periods, 4, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window),
+        "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
+    }
+
+
+def test_opcheck(backend, generator):
+    cases = samples(generator)
+    registered = {
+        n.split("::")[1].split(".")[0] for n in torch._C._dispatch_get_all_op_names() if "proxykernels::" in n
+    }
+    assert registered == set(cases) | {"if_conv2d_pooled"}  # on words over time: test_triton_network.py
+    for name, arguments in cases.items():
+        torch.library.opcheck(getattr(torch.ops.proxykernels, name).default, arguments)
+
+
+def test_an_operator_compiles(generator):
+    arguments = samples(generator)["if_conv2d"]
+    compiled = torch.compile(lambda *a: torch.ops.proxykernels.if_conv2d(*a), fullgraph=True, backend="aot_eager")
+    for actual, expected in zip(compiled(*arguments), ops.if_conv2d(*arguments), strict=True):
+        assert torch.equal(actual, expected)
+
+
+# From the ground up; a folder stands where all of its files stand.
+LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "network", "residual", "pooling"]
+LAYERS += ["simulation", "training", "conversion", "plot"]
+ROOMS = {  # within a folder
+    "kernels": ["reference", "unfused", "weight_cache", "weight_layouts", "max_rate_pool", "cpu", "gpu"],
+    "simulation": ["early_exit", "synops", "state", "quantize", "simulate"],
+    "training": ["surrogate", "proxy"],
+    "conversion": ["fx_calls", "build_layers", "populations", "convert", "libraries", "nir"],
+}
+
+
+def modules() -> dict[tuple[str, ...], Path]:
+    """Every module of the package by its path within it: ("kernels", "cpu", "abi")."""
+    found = {path.relative_to(ROOT / "proxykernels"): path for path in ROOT.glob("proxykernels/**/*.py")}
+    found |= {path.relative_to(ROOT): path for path in ROOT.glob("kernels/**/*.py")}
+    return {(*name.parent.parts, name.stem): path for name, path in found.items() if name != Path("__init__.py")}
+
+
+def rank(module: tuple[str, ...]) -> tuple[int, int]:
+    """How high a module stands: its folder's floor, and its own within the folder."""
+    rooms = ROOMS.get(module[0], [])
+    return LAYERS.index(module[0]), rooms.index(module[1]) if len(module) > 1 and module[1] in rooms else 0
+
+
+@pytest.mark.parametrize("module", sorted(modules()), ids="/".join)
+def test_imports_run_downward(module):
+    tree = ast.parse(modules()[module].read_text())
+    absolute = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
+    absolute += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    assert not any(name.split(".")[0] == "proxykernels" for name in absolute)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = module[: len(module) - node.level]
+            names = [node.module.split(".")] if node.module else [[a.name] for a in node.names]
+            for name in names:
+                target = (*base, *name)
+                assert module[0] != "kernels" or target[0] == "kernels", f"{module} imports {target}"
+                same_folder = target[:-1] == module[:-1] and module[0] == "kernels" and len(module) == 3
+                if module[-1] != "__init__" and not same_folder:
+                    assert rank(target) < rank(module), f"{module} imports {target}"
+
+
+def test_without_the_library_one_warning_names_the_fix():
+    code = """
+import torch, warnings
+from proxykernels.kernels import cpu
+cpu.load = lambda target=None: None
+import proxykernels as pk
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        s, v = pk.if_hold(torch.full((1, 2), 0.5), 4)
+assert s.count().tolist() == [[2, 2]], s.count()
+assert len(caught) == 1 and "Install a C++ compiler" in str(caught[0].message), caught
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_threads_may_simulate_one_net(generator):
+    net = nn.Sequential(pk.FusedIFConv2d(1, 8, 3), pk.Flatten(), pk.FusedIFLinear(8 * 36, 3))
+    inputs = [torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2)]
+    expected = [pk.simulate(net, x, 50, chunk=5).count() for x in inputs]
+    actual = [None, None]
+
+    def work(k):
+        for _ in range(5):
+            actual[k] = pk.simulate(net, inputs[k], 50, chunk=5).count()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))

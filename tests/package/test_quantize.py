@@ -1,0 +1,94 @@
+"""precision="int16": weights of 14 bits in which every sum is exact."""
+
+import pytest
+import torch
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import ops
+from proxykernels.kernels import cpu, reference
+from proxykernels.kernels.cpu import fallback
+from proxykernels.simulation import quantize
+
+
+def make_net(v_reset: float | None = 0.0) -> nn.Sequential:
+    """Random float weights, with normalisation and biases."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 24, 3, padding=1, batch_norm=True, bias=False, v_reset=v_reset),
+        pk.FusedIFConv2d(24, 40, 3, v_reset=v_reset),
+        pk.MaxPool2d(2),
+        pk.Flatten(),
+        pk.FusedIFLinear(40 * 25, 10, v_threshold=0.5, v_reset=v_reset),
+    )
+    nn.init.uniform_(net[0].bn.running_mean)
+    for layer in net[1], net[4]:
+        nn.init.uniform_(layer.weight, -0.1, 0.12)
+    return net.eval()
+
+
+def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | None) -> torch.Tensor:
+    """The rounded network in float64, step by step."""
+    weight, bias = quantize.round_weights(*net[0].folded())
+    current = nn.functional.conv2d(quantize.round_input(image, 0).double(), weight, bias, padding=1).float()
+    s, _ = reference.if_hold(current, T, v_reset=v_reset)
+    for layer, pool in ((net[1], True), (net[4], False)):
+        weight, bias = quantize.round_weights(layer.weight, layer.bias)
+        flat = s.double().flatten(0, 1)
+        current = (
+            nn.functional.conv2d(flat, weight, bias) if pool else nn.functional.linear(flat.flatten(1), weight, bias)
+        )
+        s, _ = reference.if_scan(current.unflatten(0, s.shape[:2]), v_threshold=layer.v_threshold, v_reset=v_reset)
+        s = reference.max_pool2d(s, 2) if pool else s
+    return s
+
+
+def test_rounded_weights_sum_exactly(generator):
+    weight, bias = torch.randn(7, 300, 3, 3, generator=generator), torch.randn(7, generator=generator)
+    rounded, rounded_bias = quantize.round_weights(weight, bias)
+    for w, b, given in zip(rounded.flatten(1), rounded_bias, weight.flatten(1), strict=True):
+        unit = next(2.0**e for e in range(20, -60, -1) if (w / 2.0**e % 1 == 0).all())
+        assert w.abs().max() / unit <= quantize.LARGEST
+        assert (w.abs().sum() + b.abs()) / unit <= 2**24 and (b / unit) % 1 == 0
+        assert (w - given).abs().max() <= unit
+    assert (rounded - weight).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v_reset):
+    """Float weights, and yet bit-equal: to the oracle, on every instruction set and kernel."""
+    T, net, image = 70, make_net(v_reset), torch.rand(5, 1, 12, 12, generator=generator)
+    expected = oracle(net, image, T, v_reset)
+    assert 0.01 < expected.mean() < 0.9
+    ways = [
+        *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
+        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts")),
+    ]
+    for kernels in [cpu.load(*way) for way in ways] + [fallback]:
+        if kernels is None:
+            continue
+        monkeypatch.setattr(ops, "_cpu", lambda kernels=kernels: kernels)
+        assert torch.equal(pk.simulate(net, image, T, precision="int16").spikes.dense(), expected)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    parts = [pk.simulate(net, part, T, chunk=9, precision="int16").spikes.dense() for part in image.split(2)]
+    torch.set_num_threads(threads)
+    assert torch.equal(torch.cat(parts, 1), expected)
+
+
+def test_weights_stay_as_they_are(generator):
+    net = make_net()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    pk.simulate(net, torch.rand(1, 1, 12, 12, generator=generator), 3, precision="int16")
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_close_to_float(generator):
+    net, image = make_net(), torch.rand(8, 1, 12, 12, generator=generator)
+    exact, rounded = (pk.simulate(net, image, 64, precision=p).count() for p in (None, "int16"))
+    assert (exact - rounded).abs().float().mean() < 1
+
+
+def test_bad_input(generator):
+    with pytest.raises(ValueError, match="precision must be None or 'int16', got 'int8'"):
+        pk.simulate(make_net(), torch.rand(1, 1, 12, 12), 3, precision="int8")

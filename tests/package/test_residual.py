@@ -1,0 +1,116 @@
+"""Layers that join several inputs, and pooling of rates, against plain torch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import RESETS, dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.kernels import max_rate_pool, reference
+
+# The synapses, and the inputs' shapes [C, H, W] or [features].
+SUMS = {
+    "identity": ([nn.Conv2d(6, 16, 3, padding=1), nn.Identity()], [(6, 7, 5), (16, 7, 5)]),
+    "whole-bytes": ([nn.Conv2d(16, 8, 3, padding="same", bias=False), nn.Identity()], [(16, 6, 6), (8, 6, 6)]),
+    "pointwise-stride": ([nn.Conv2d(8, 9, 3, padding=1), nn.Conv2d(5, 9, 1, stride=2)], [(8, 4, 3), (5, 8, 5)]),
+    "same-stride": ([nn.Conv2d(8, 9, 3, 2, 1), nn.Conv2d(8, 9, 1, stride=2, bias=False)], [(8, 7, 7), (8, 7, 7)]),
+    "pointwise-main": ([nn.Conv2d(8, 9, 1), nn.Conv2d(3, 9, 1), nn.Identity()], [(8, 4, 4), (3, 4, 4), (9, 4, 4)]),
+    "dilation": ([nn.Conv2d(8, 9, 3, 1, 2, 2), nn.Identity()], [(8, 6, 6), (9, 6, 6)]),
+    "two-windows": ([nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1)], [(4, 6, 5), (5, 6, 5)]),
+    "groups": ([nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Identity()], [(4, 6, 5), (6, 6, 5)]),
+    "no-center": ([nn.Conv2d(4, 6, 2, 1), nn.Conv2d(5, 6, 2, 1)], [(4, 6, 5), (5, 6, 5)]),
+    "upsampled": ([nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(5, 6, 1)], [(4, 7, 7), (5, 4, 4)]),
+    "identity-first": ([nn.Identity(), nn.Conv2d(5, 6, 3, padding=1)], [(6, 4, 4), (5, 4, 4)]),
+    "linear": ([nn.Linear(7, 9), nn.Linear(5, 9, bias=False), nn.Identity()], [(7,), (5,), (9,)]),
+    "linear-second": ([nn.Identity(), nn.Linear(7, 9)], [(9,), (7,)]),
+}
+
+
+@pytest.mark.parametrize("kind", ["spikes", "real", "held", "mixed"])
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("name", SUMS)
+def test_sum_against_the_oracle(generator, name, v_reset, kind):
+    T, N = 33, 2
+    synapses, shapes = SUMS[name]
+    layer = pk.FusedIFSum(*synapses, v_threshold=1.25, v_reset=v_reset, v_init=0.5)
+    for parameter in layer.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    dense = {
+        "spikes": [spikes(T, N, *shape, generator=generator) for shape in shapes],
+        "real": [dyadic(T, N, *shape, generator=generator) for shape in shapes],
+        "held": [dyadic(N, *shape, generator=generator).expand(T, N, *shape) for shape in shapes],
+    }
+    dense["mixed"] = [dense["spikes"][0], *dense["real"][1:]]
+    x = dense[kind]
+    given = [pk.pack(part) if kind == "spikes" or (kind == "mixed" and k == 0) else part for k, part in enumerate(x)]
+    with torch.no_grad():
+        current = sum(s(part.flatten(0, 1)) for s, part in zip(synapses, x, strict=True)).unflatten(0, (T, N))
+    v = torch.full_like(current[0], 0.5)
+    expected, v_expected = reference.if_scan(current, v, v_threshold=1.25, v_reset=v_reset)
+    y, v = layer.spike(tuple(given))
+    assert torch.equal(y.dense(), expected) and torch.equal(v, v_expected) and 0 < expected.mean() < 1
+    first, v = layer(tuple(part[:20] for part in given), torch.full_like(v, 0.5))
+    second, v = layer(tuple(part[20:] for part in given), v)
+    parts = [p if isinstance(p, torch.Tensor) else p.dense() for p in (first, second)]
+    assert torch.equal(torch.cat(parts), expected) and torch.equal(v, v_expected)
+
+
+def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
+    """Identity and 1x1 shortcuts must not take the slow way: full currents."""
+    monkeypatch.setattr(pk.FusedIFSum, "_fire_stepwise", None)
+    for name in ("identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "linear"):
+        synapses, shapes = SUMS[name]
+        pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
+
+
+def test_bad_sums():
+    x = torch.zeros(2, 1, 4, 6, 6)
+    layer = pk.FusedIFSum(nn.Conv2d(4, 4, 3), nn.Identity())
+    with pytest.raises(TypeError, match="x must be a tuple of 2 inputs, one for each synapse; got Tensor"):
+        layer(x)
+    with pytest.raises(TypeError, match="got 3 inputs"):
+        layer((x, x, x))
+    with pytest.raises(ValueError, match=r"same shape .* got \[\(2, 1, 4, 4, 4\), \(2, 1, 4, 6, 6\)\]"):
+        layer((x, x))
+    with pytest.raises(TypeError, match="a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got ReLU"):
+        pk.FusedIFSum(nn.ReLU())
+    with pytest.raises(ValueError, match="at least one module"):
+        pk.FusedIFSum()
+    with pytest.raises(ValueError, match="padding_mode must be 'zeros'"):
+        pk.FusedIFSum(nn.Conv2d(4, 4, 3, padding_mode="reflect"))
+
+
+@pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
+def test_pooling_of_rates(generator, window):
+    T = 70
+    dense = spikes(T, 2, 11, 8, 6, generator=generator)
+    counts = dense.cumsum(0)
+    highest = F.max_pool2d(counts.flatten(0, 1), *window).unflatten(0, (T, 2))
+    layer = pk.MaxRatePool2d(*window)
+    y = layer(pk.pack(dense))
+    assert torch.equal(y.dense().cumsum(0), highest)
+    assert torch.equal(layer(dense), y.dense())
+    first, v = layer(pk.pack(dense[:37]), torch.zeros(2, 11, 8, 6))
+    second, v = layer(pk.pack(dense[37:]), v)
+    assert torch.equal(torch.cat([first.dense(), second.dense()]), y.dense()) and torch.equal(v, counts[-1])
+    unpacked = max_rate_pool.dense(
+        dense.bool(), torch.zeros(2, 11, 8, 6), layer.kernel_size, layer.stride, layer.padding
+    )
+    assert torch.equal(unpacked.float(), y.dense().flatten(3))  # the way of a GPU
+    with pytest.raises(ValueError, match="0 and 1"):
+        layer(dense * 0.5)
+
+
+def test_potential_to_start_from(generator):
+    current = dyadic(9, 2, 3, 4, 4, generator=generator)
+    expected, v = reference.if_scan(current, torch.full((2, 3, 4, 4), 0.5), v_reset=None)
+    layer = pk.IF(v_reset=None, v_init=0.5)
+    assert torch.equal(layer(current), expected) and "v_init=0.5" in repr(layer)
+    assert torch.equal(pk.if_scan(current, 0.5, v_reset=None)[1], v)
+    with pytest.raises(ValueError, match="v_init must be finite"):
+        pk.IF(v_init=float("nan"))
+    with pytest.raises(TypeError, match="v_init must be a number"):
+        pk.FusedIFLinear(2, 3, v_init="half")
+    with pytest.raises(ValueError, match="v must be finite"):
+        pk.if_scan(current, float("inf"))
