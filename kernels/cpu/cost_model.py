@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layer:
-    """What the time depends on; shapes as in cpu_conv2d."""
+    """What the time depends on; shapes as in conv2d.py."""
 
     T: int
     neurons: tuple[int, int, int]  # N, P, C_out

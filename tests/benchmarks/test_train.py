@@ -168,7 +168,9 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
     script = f"""
         import sys, time
         sys.path.insert(0, {str(BENCHMARKS)!r})
-        import nets, train, train_step
+        import train
+        from common import nets
+        from training import step as train_step
         def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
             return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes)
         nets.TRAINABLE["tiny"] = tiny

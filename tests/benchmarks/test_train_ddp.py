@@ -1,5 +1,6 @@
 """Two processes that share a batch have the gradient of one process with the whole batch."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -51,8 +52,12 @@ def test_gradients_of_two_processes(tmp_path, method):
     options += ["--batch", "200", "--validation", "56", "--root", str(tmp_path)]
     main([*options, "--out", str(tmp_path / "one")], tmp_path / "alone")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    paths = os.pathsep.join([str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run(
-        [*torchrun, str(tmp_path / "both"), *options, "--out", str(tmp_path / "two")], check=True, timeout=300
+        [*torchrun, str(tmp_path / "both"), *options, "--out", str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        timeout=300,
     )
     (alone,) = (load_file(path) for path in (tmp_path / "alone").iterdir())
     both = [load_file(path) for path in sorted((tmp_path / "both").iterdir())]

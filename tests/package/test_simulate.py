@@ -116,7 +116,8 @@ def test_running_statistics_whatever_the_mode(generator):
 
 PEAK = """
 import sys; sys.path.insert(0, {benchmarks!r})
-import resource, torch, nets
+import resource, torch
+from common import nets
 net, _ = nets.load("small", 0.0)
 import proxykernels as pk
 pk.simulate(net, torch.rand(32, 1, 28, 28), {T})
