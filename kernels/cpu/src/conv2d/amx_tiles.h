@@ -6,7 +6,7 @@
 #include <utility>
 
 #if defined(PK_CHECKED)
-#include "emulated_tiles.h"
+#include "amx_emulated.h"
 #endif
 
 namespace PK_TARGET {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "work.h"
+#include "../work.h"
 
 namespace PK_TARGET {
 
