@@ -6,9 +6,9 @@ import torch
 from common.accuracy import strict_accuracy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from train_weights import stored
 
 import proxykernels as pk
+from training.weights import stored
 
 BATCH = 100
 

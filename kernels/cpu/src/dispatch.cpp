@@ -27,7 +27,7 @@ bool has_avx512() {
 }
 #endif
 #if defined(PK_AMX) && defined(PK_CHECKED)
-bool has_amx() { return has_avx512(); }  // emulated_tiles.h
+bool has_amx() { return has_avx512(); }  // conv2d/amx_emulated.h
 #elif defined(PK_AMX)
 // The tiles are large, so Linux asks each process to request them.
 bool has_amx() {
