@@ -8,9 +8,10 @@ from torch import Tensor
 def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """Weights [C_out, K] as (high, low, unit): ``weight = 2 * unit * (high + low)``; the 2 is a spike in the kernel.
 
-    high and low are float16 [C_out, K], with zeros up to a multiple of 16 inputs for wide loads; unit is float32
-    [C_out]. Each channel is scaled by a power of two, which is exact, so that its largest weight m comes to lie in
-    [2**14, 2**15). high then has float16's 11 bits of a weight, and low the next 11 bits and a sign:
+    high and low are float16 [C_out, K], contiguous whatever the weight's strides, with zeros up to a multiple of 16
+    inputs for wide loads; unit is float32 [C_out]. Each channel is scaled by a power of two, which is exact, so that
+    its largest weight m comes to lie in [2**14, 2**15). high then has float16's 11 bits of a weight, and low the next
+    11 bits and a sign:
 
         float32:   |error| <= max(2**-23 |weight|, 2**-39 m)    two products; float32's own rounding is 2**-24 |weight|
         bfloat16:  exact above 2**-31 m, else |error| <= 2**-39 m      one product, low is None
@@ -23,7 +24,8 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         raise TypeError(
             f"weight must be float32, float16 or bfloat16 on a GPU, got {weight.dtype}; convert it by weight.float()"
         )
-    wide = F.pad(weight.float(), (0, -weight.shape[1] % 16))
+    # The kernel takes the parts for rows, and they keep the strides of ``wide``, as a padding by nothing does.
+    wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
     exponent = torch.frexp(wide.abs().amax(1)).exponent  # m < 2**exponent
     shift = (15 - exponent).clamp(-112, 120)  # 2**shift and the unit must be normal numbers
     scaled = wide * _power_of_two(shift)[:, None]
