@@ -5,6 +5,7 @@ the package installs all the same, and says what to do when a CPU tensor needs i
 """
 
 import platform
+import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -30,6 +31,8 @@ CHECKED = [
     "-fno-sanitize-recover=all",
 ]
 
+sources = runpy.run_path("kernels/cpu/sources.py")
+
 # The features of each instruction set are those that dispatch.cpp asks the machine for.
 TARGETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
@@ -47,6 +50,12 @@ PACKAGES = [
 ]
 
 
+def remove_libraries(folder):
+    """Those of former builds: where the compiler fails they would pass for this build's."""
+    for library in Path(folder).rglob("_cpu.*"):
+        library.unlink()
+
+
 class BuildKernels(build_ext):
     user_options = [*build_ext.user_options, ("checked", None, "with assertions, sanitizers and emulated matrix tiles")]
     boolean_options = [*build_ext.boolean_options, "checked"]
@@ -55,7 +64,15 @@ class BuildKernels(build_ext):
         super().initialize_options()
         self.checked = False
 
+    def run(self):
+        if self.inplace:
+            remove_libraries("kernels")
+        super().run()
+
     def build_extension(self, extension):
+        library = Path(self.get_ext_fullpath(extension.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        remove_libraries(library.parent)
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
         for source in extension.sources:
@@ -63,12 +80,15 @@ class BuildKernels(build_ext):
                 for target, flags in targets.items():
                     objects += self.compile(source, target, [("PK_TARGET", target)], flags, extension.depends)
             else:
-                macros = [("PK_AMX", None)] if "amx" in targets else []
+                macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
+                macros += [("PK_AMX", None)] if "amx" in targets else []
                 objects += self.compile(source, "common", macros, [], extension.depends)
-        library = self.get_ext_fullpath(extension.name)
-        Path(library).parent.mkdir(parents=True, exist_ok=True)
         flags = ["-fopenmp", *(CHECKED if self.checked else [])]
-        self.compiler.link_shared_object(objects, library, extra_postargs=flags, target_lang="c++")
+        self.compiler.link_shared_object(objects, str(library), extra_postargs=flags, target_lang="c++")
+
+    def get_ext_filename(self, name):
+        """Without the version of Python: the library does not depend on it."""
+        return str(Path(*name.split(".")).with_suffix(".so"))
 
     def compile(self, source, folder, macros, flags, depends):
         output = str(Path(self.build_temp) / folder)
@@ -97,8 +117,8 @@ setup(
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
-            sources=["kernels/cpu/src/dispatch.cpp", "kernels/cpu/src/target.cpp"],
-            depends=[str(header) for header in sorted(Path("kernels/cpu/src").rglob("*.h"))],
+            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", "interface", "target")],
+            depends=[str(path) for path in sources["paths"]()],
             language="c++",
             optional=True,
         )

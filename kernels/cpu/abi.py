@@ -1,14 +1,22 @@
 """The C interface of the CPU kernels, as ctypes sees it: each struct of src/abi.h, field by field.
 
+The library says what it was built from, interface.cpp; load() compares, and calls nothing of one that differs.
+
 torch is imported before the library is loaded, so that both share the OpenMP runtime that torch brings,
 and its threads.
 """
 
 import ctypes
 from ctypes import POINTER, c_float, c_int64, c_uint64, c_void_p
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import torch  # noqa: F401  its OpenMP runtime comes first
+
+from . import sources
+
+LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
 
 
 class Neurons(ctypes.Structure):
@@ -36,7 +44,8 @@ class Conv2d(ctypes.Structure):
         ("neurons", Neurons),
         *((name, c_void_p) for name in ("x", "weight", "bias", "unit")),
         *((name, c_int64) for name in ("digits", "slice_rows", "groups", "C_in", "H", "W", "W_out")),
-        *((name, c_int64 * 2) for name in ("kernel_size", "stride", "padding", "dilation")),
+        *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w")),
+        *((name, c_int64) for name in ("padding_h", "padding_w", "dilation_h", "dilation_w")),
     ]
 
 
@@ -55,7 +64,7 @@ class Pool2d(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("x", "y")),
         *((name, c_int64) for name in ("M", "H", "W", "bytes", "H_out", "W_out")),
-        *((name, c_int64 * 2) for name in ("kernel_size", "stride", "padding")),
+        *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w", "padding_h", "padding_w")),
     ]
 
 
@@ -93,15 +102,86 @@ class Kernels(ctypes.Structure):
     ]
 
 
+STRUCTS = (Neurons, Scan, ScanBackward, Conv2d, Periods, PeriodConv2d, Pool2d, Kernels)
+_NAMES = {c_void_p: "pointer", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
+
+
 def load(target: str | None, library: Path | None = None) -> Kernels | None:
     """The functions compiled for an instruction set, or for the fastest one that this machine runs (None).
 
-    ``library``: the file to load, such as a checked build; None: the one built with this package.
+    ``library``: the file to load, such as a checked build; None: the one built with this package. None if there is
+    no such file, or if this machine cannot run the target.
+
+    Raises:
+        RuntimeError: the library was built from other sources than those that stand here.
     """
-    library = library or next(iter(sorted(Path(__file__).parent.glob("_cpu.*"))), None)
-    if library is None:
+    library = library or LIBRARY
+    if not library.exists():
+        older = [file for folder in LIBRARY.parents[:2] for file in folder.glob("_cpu.*")]  # where 0.1.0 had it, too
+        if library == LIBRARY and older:
+            raise RuntimeError(_refusal(older[0], "it was built by an older version"))
         return None
-    find = ctypes.CDLL(str(library)).proxykernels_cpu
+    find = _open(library).proxykernels_cpu
     find.restype, find.argtypes = POINTER(Kernels), [ctypes.c_char_p]
     table = find(target.encode() if target else None)
     return table.contents if table else None
+
+
+@cache
+def _open(path: Path) -> ctypes.CDLL:
+    """The library, if it was built from the sources that stand here."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise RuntimeError(_refusal(path, f"the system does not load it: {error}")) from error
+    try:
+        describe = library.proxykernels_interface
+    except AttributeError:
+        raise RuntimeError(_refusal(path, "it was built by an older version")) from None
+    describe.restype, describe.argtypes = ctypes.c_char_p, []
+    if reason := _difference(describe().decode()):
+        raise RuntimeError(_refusal(path, reason))
+    return library
+
+
+def _difference(described: str) -> str | None:
+    """The first line in which the library's interface, as interface.cpp puts it in words, differs from ours."""
+    (built_from, *theirs), ours = described.splitlines(), interface()
+    for its, expected in zip_longest(theirs, ours, fillvalue="nothing"):
+        if its != expected:
+            return f"{its!r} stands in its interface where {expected!r} is expected"
+    if sources.paths() and built_from != f"sources: {sources.fingerprint()}":
+        return "the C++ sources have changed since it was built"
+    return None
+
+
+def interface() -> list[str]:
+    """The structs above in interface.cpp's words."""
+    lines = []
+    for struct in STRUCTS:
+        lines.append(f"{struct.__name__}: {ctypes.sizeof(struct)} bytes")
+        for name, kind in struct._fields_:
+            lines.append(f"{struct.__name__}.{name}: {_spell(kind)} at {getattr(struct, name).offset}")
+    return lines
+
+
+def _spell(kind) -> str:
+    if kind in _NAMES:
+        return _NAMES[kind]
+    if issubclass(kind, ctypes._CFuncPtr):
+        return f"{_spell(kind._restype_)}({', '.join(map(_spell, kind._argtypes_))})"
+    if issubclass(kind, ctypes._Pointer):
+        return f"{kind._type_.__name__}*"
+    return kind.__name__
+
+
+def _refusal(path: Path, reason: str) -> str:
+    return f"proxykernels' compiled library {path} does not belong to this version ({reason}): {_advice()}"
+
+
+def _advice() -> str:
+    """How to build the library that belongs to these files."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "setup.py").is_file():
+        return f"build it again with `pip install -e {checkout}`"
+    return "install again with `pip install --force-reinstall --no-cache-dir --no-deps proxykernels`"

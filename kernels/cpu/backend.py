@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import reference, unfused
 from . import abi, fallback
-from .conv2d import Convolutions, neurons, padded, pair, row_bytes
+from .conv2d import Convolutions, neurons, padded, row_bytes
 
 
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
@@ -73,7 +73,7 @@ class CpuKernels(Convolutions):
         words = words.contiguous()
         out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
         pooled = torch.empty(N, T, out[0] * out[1], row, dtype=torch.uint8)
-        windows = (pair(kernel_size), pair(stride), pair(padding))
+        windows = *kernel_size, *stride, *padding
         pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N * T, *size, row, *out, *windows)
         self._table.max_pool2d(pool)
         return pooled

@@ -1,7 +1,5 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
-from ctypes import Array, c_int64
-
 import torch
 from torch import Tensor
 
@@ -135,7 +133,7 @@ class Convolutions:
             neurons(theta, v, spikes, T, v_reset),
             None, None, bias.data_ptr(), None, 0, EVENT_SLICE, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
-            *(pair(p) for p in (weight.shape[2:], stride, padding, dilation)),
+            *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
         return conv, spikes, v, (theta, bias)
 
@@ -231,11 +229,6 @@ def pack_taps(weight: Tensor) -> Tensor:
 def row_bytes(C: int) -> int:
     """Bytes of the spikes of one pixel."""
     return (C + 7) // 8
-
-
-def pair(values) -> Array:
-    """Two numbers for the library."""
-    return (c_int64 * 2)(*values)
 
 
 def padded(values: Tensor, fill: float) -> Tensor:
