@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .weight_layouts import require_finite
+
 FEW_INPUTS = 64  # of a neuron
 CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
 
@@ -75,6 +77,8 @@ def conv2d(
     """
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    if x.device.type == "cpu":  # a GPU would have to be waited for
+        require_finite("weight", weight)
     images = x.flatten(0, 1).to(dtype)
     with _full_float32(), torch.autocast(x.device.type, enabled=False):
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:

@@ -1,10 +1,14 @@
 """Weights in a kernel's own order, kept as long as the weights live and packed anew whenever their values change."""
 
 from collections.abc import Callable
+from functools import cached_property
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, UntypedStorage
+
+from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
 
@@ -14,6 +18,7 @@ class PackedWeights:
 
     A version counter misses writes that go past autograd (``weight.data``, a numpy view), so every use compares a
     fingerprint of all values: reading them is cheap beside a layer's work, and what is remembered is never stale.
+    Threads may share it, also with one that writes to the weights.
 
     Args:
         fingerprint: a hash of a contiguous tensor's bytes.
@@ -21,28 +26,57 @@ class PackedWeights:
 
     def __init__(self, fingerprint: Callable[[Tensor], int]):
         self._fingerprint = fingerprint
-        self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[int, dict]]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
+        self._lock = RLock()  # of the dictionaries
 
-    def of(self, weight: Tensor) -> "Packed":
-        """What is remembered of a weight as its values are now."""
-        values = weight.detach().contiguous()
+    def of(self, weight: Tensor, bias: Tensor | None = None) -> "Packed":
+        """What is remembered of a weight, and of a bias that is packed with it, as their values are now."""
+        tensors = [t if t is None else t.detach().contiguous() for t in (weight, bias)]
         key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
         storage = weight.untyped_storage()
-        fingerprint = 0 if storage in CONSTANTS else self._fingerprint(values)
-        known = self._known.setdefault(storage, {})
-        if key not in known or known[key][0] != fingerprint:
-            known[key] = fingerprint, {}
-        return Packed(values, known[key][1])
+        constant = storage in CONSTANTS and bias is None
+        fingerprint = None if constant else self._fingerprints(tensors)
+        with self._lock:
+            known = self._known.setdefault(storage, {})
+            if key not in known or known[key][0] != fingerprint:
+                known[key] = fingerprint, {}
+            made = known[key][1]
+        return Packed(tensors, made, None if constant else lambda copies: self._fingerprints(copies) == fingerprint)
+
+    def _fingerprints(self, tensors: list[Tensor | None]) -> list[int | None]:
+        return [t if t is None else self._fingerprint(t) for t in tensors]
 
 
 class Packed:
-    """A weight, and what was made of it before. Used within a call: it keeps the weight alive."""
+    """A weight, a bias, and what was made of them before. Used within a call: it keeps both alive.
 
-    def __init__(self, values: Tensor, made: dict[Any, Any]):
-        self._values, self._made = values, made
+    Args:
+        tensors: weight and bias, contiguous.
+        made: kind -> what was made; of these values only.
+        same: whether copies of the tensors hold these values; None: nobody writes to the tensors.
+    """
 
-    def get(self, kind: Any, pack: Callable[[Tensor], Any]) -> Any:
-        """``pack(weight as contiguous float32)``, done once for each ``kind``."""
+    def __init__(
+        self, tensors: list[Tensor | None], made: dict[Any, Any], same: Callable[[list[Tensor | None]], bool] | None
+    ):
+        self._tensors, self._made, self._same = tensors, made, same
+
+    def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
+        """``pack(weight)``, or ``pack(weight, bias)``, of contiguous float32 values, done once for each ``kind``."""
         if kind not in self._made:
-            self._made[kind] = pack(self._values.float())
+            packed = pack(*self._copies)
+            self._made.setdefault(kind, packed)  # what another thread has made meanwhile may be in use
         return self._made[kind]
+
+    @cached_property
+    def _copies(self) -> list[Tensor]:
+        """What is packed: copies, since another thread may write to the tensors at any time."""
+        copies = self._tensors
+        if self._same:
+            copies = [t if t is None else t.clone() for t in copies]
+            if not self._same(copies):
+                self._made = {}  # written to since the fingerprint was taken: for this call only
+        floats = {name: t.float() for name, t in zip(("weight", "bias"), copies, strict=True) if t is not None}
+        for name, values in floats.items():
+            require_finite(name, values)
+        return list(floats.values())

@@ -1,8 +1,26 @@
 """What kernels make of a convolution's weights before they start, in plain torch operations on their device."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a float32 holds all values, and none is NaN or infinite: one pass over the memory in the usual case."""
+    values = values.detach().float() if values.dtype == torch.float64 else values.detach()
+    # A sum is finite only if its terms are. If it overflows, look closer.
+    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
+
+
+def require_finite(name: str, values: Tensor) -> None:
+    """Refuse parameters of which no neuron would ever fire, or every one."""
+    if not is_finite(values):
+        raise ValueError(
+            f"{name} must be finite (in float32, and with batch normalisation's statistics where they are folded in), "
+            "and holds NaN or infinite values; load or train it anew"
+        )
 
 
 def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .kernels.weight_layouts import is_finite, require_finite
 from .spikes import Spikes, is_binary, pack
 
 
@@ -141,6 +142,8 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
     same_device("bias", bias, device)
     if tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}")
+    if device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU would have to be waited for
+        require_finite("bias", bias)
 
 
 def pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
@@ -197,8 +200,7 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity. Not looked at while a graph is captured or traced, where values are not there to see."""
     if torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    # One pass over the memory in the usual case: a sum is finite only if its terms are. If it overflows, look closer.
-    if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
+    if not is_finite(tensor):
         raise ValueError(f"{name} must be finite, and holds NaN or infinite values")
 
 

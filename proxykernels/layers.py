@@ -158,7 +158,10 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         if self.bn is not None and batch_statistics:
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             return functional.if_scan(each_step(lambda image: self.bn(self.affine(image)), x), v, **self._neuron)
-        weight, bias = self.folded()
+        return self._fire_with(*self.folded(), x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
+        """The layer with other weights."""
         return functional.if_conv2d(
             x, weight, bias, v,
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, **self._neuron,
@@ -169,12 +172,16 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         return nn.Conv2d.forward(self, x)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias)."""
-        if self.bn is None:
-            return self.weight, self.bias
-        scale = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
-        bias = 0 if self.bias is None else self.bias
-        return self.weight * scale.view(-1, 1, 1, 1), self.bn.bias + (bias - self.bn.running_mean) * scale
+        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
+
+        Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
+        """
+        weight, bias, bn = self.weight, self.bias, self.bn
+        if bn is None:
+            return weight, bias
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
+        shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
+        return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
 class FusedIFLinear(Neurons, nn.Linear):
@@ -205,7 +212,11 @@ class FusedIFLinear(Neurons, nn.Linear):
         self._set_neurons(v_threshold, v_reset, v_init)
 
     def _fire(self, x, v, batch_statistics):
-        return functional.if_linear(x, self.weight, self.bias, v, **self._neuron)
+        return self._fire_with(self.weight, self.bias, x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
+        """The layer with other weights."""
+        return functional.if_linear(x, weight, bias, v, **self._neuron)
 
     def affine(self, x: Tensor) -> Tensor:
         return nn.Linear.forward(self, x)

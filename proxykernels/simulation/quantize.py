@@ -8,10 +8,8 @@ or a GPU's tensor cores, for which each weight is exactly two float16 parts
 convolved in float64, where such sums are exact too. Potentials stay float32, and their steps are the same everywhere.
 """
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import ops
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
@@ -25,6 +23,24 @@ FLOAT_BITS = 24
 LARGEST_SUM = 2**FLOAT_BITS - 2**14
 
 
+class Rounded(Neurons):
+    """A layer whose weights are rounded to 14 bits; all else is the layer's."""
+
+    def __init__(self, layer: FusedIFConv2d | FusedIFLinear, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.layer, self.v_reset, self.v_init = layer, layer.v_reset, layer.v_init
+        self._rounded = weight, bias
+
+    def _fire(self, x, v, batch_statistics):
+        weight, bias = self._rounded
+        if not isinstance(x, Spikes):  # real values times weights need float64
+            weight, bias = weight.double(), None if bias is None else bias.double()
+        return self.layer._fire_with(weight, bias, x, v)
+
+    def terms(self, x: Spikes | Tensor):
+        return self.layer.terms(x)
+
+
 def quantized(name: str, layer: Neurons) -> Neurons:
     """A layer with weights of 14 bits; batch normalisation is folded in."""
     if isinstance(layer, IF):
@@ -34,57 +50,38 @@ def quantized(name: str, layer: Neurons) -> Neurons:
             f"precision='int16' is for FusedIFConv2d, FusedIFLinear and IF, and layer {name} is a "
             f"{type(layer).__name__}; simulate it with precision=None"
         )
-    weight, bias = layer.folded() if isinstance(layer, FusedIFConv2d) else (layer.weight, layer.bias)
-    biased = None if bias is None else ops.fingerprint(bias.detach().contiguous())
-    parameters = _rounded.of(weight).get(biased, lambda values: _constants(*round_weights(values, bias)))
-    rounded = _with_parameters(layer, *parameters)
-
-    def fire(x: Spikes | Tensor, *arguments) -> tuple[Spikes, Tensor]:
-        if isinstance(x, Spikes):
-            return type(layer)._fire(rounded, x, *arguments)
-        exact = _with_parameters(layer, *(p if p is None else p.double() for p in parameters))
-        return type(layer)._fire(exact, x, *arguments)  # real values times weights need float64
-
-    rounded._fire = fire
-    return rounded
+    parameters = layer.folded() if isinstance(layer, FusedIFConv2d) else (layer.weight, layer.bias)
+    try:
+        return Rounded(layer, *_rounded.of(*parameters).get("int16", _constants))
+    except ValueError as error:
+        raise ValueError(f"layer {name}: {error}") from error
 
 
 _rounded = PackedWeights(ops.fingerprint)
 
 
-def _constants(*parameters: Tensor | None) -> list[Tensor | None]:
-    parameters = [p if p is None else p.float() for p in parameters]
+def _constants(weight: Tensor, bias: Tensor | None = None) -> list[Tensor | None]:
+    parameters = [p if p is None else p.float() for p in round_weights(weight, bias)]
     for parameter in parameters:
         if parameter is not None:
             CONSTANTS.add(parameter.untyped_storage())
     return parameters
 
 
-def _with_parameters(layer: Neurons, weight: Tensor, bias: Tensor | None) -> Neurons:
-    """A copy of a layer with these parameters and no normalisation."""
-    clone = copy.copy(layer)
-    clone._modules = {key: None for key in layer._modules}
-    tensors = {"weight": weight, "bias": bias}
-    clone._parameters = {
-        key: None if tensor is None else nn.Parameter(tensor, requires_grad=False) for key, tensor in tensors.items()
-    }
-    return clone
-
-
 @torch.no_grad()
 def round_weights(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Weight [C, ...] and bias [C] as float64, each channel in multiples of its own unit, a power of two."""
-    weight = weight.double()
-    bias = None if bias is None else bias.double()
-    rows = weight.flatten(1)
-    total = rows.abs().sum(1) + (0 if bias is None else bias.abs())
+    rows = weight.double().flatten(1)
+    terms = rows if bias is None else torch.cat([rows, bias.double()[:, None]], 1)
     room = LARGEST_SUM - rows.shape[1] - 1  # rounding adds at most half a unit to each weight
     if room <= 0:
         raise ValueError(f"precision='int16' is for at most {LARGEST_SUM - 2} inputs a neuron, got {rows.shape[1]}")
-    finest = torch.maximum(rows.abs().amax(1) / LARGEST, total / room)
-    unit = torch.exp2(torch.log2(finest.clamp(min=torch.finfo(torch.float32).tiny)).ceil())
+    # A sum in multiples of 2**-28 of the largest term (there are less than 2**24) is exact: the same in any order.
+    grain = _power_of_two(terms.abs().amax(1, keepdim=True)) * 2.0**-28
+    total = torch.ceil(terms.abs() / grain).sum(1) * grain[:, 0]
+    unit = _power_of_two(torch.maximum(rows.abs().amax(1) / LARGEST, total / room))
     weight = torch.round(rows / unit[:, None]).mul(unit[:, None]).view_as(weight)
-    return weight, None if bias is None else torch.round(bias / unit) * unit
+    return weight, None if bias is None else torch.round(bias.double() / unit) * unit
 
 
 def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:
@@ -92,6 +89,13 @@ def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:
     if isinstance(x, Spikes):
         return x
     others = [d for d in range(x.ndim) if d != sample]
-    largest = x.double().abs().amax(others, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-    unit = torch.exp2(torch.log2(largest).ceil() - FLOAT_BITS + 1)
+    unit = _power_of_two(x.double().abs().amax(others, keepdim=True)) * 2.0 ** (1 - FLOAT_BITS)
     return (torch.round(x.double() / unit) * unit).float()
+
+
+def _power_of_two(least: Tensor) -> Tensor:
+    """The smallest powers of two that are not below ``least`` (float64, at least 2**-126), from their bits: log2, exp2
+    and pow are one ulp off on some machines."""
+    mantissa, exponent = torch.frexp(least.clamp(min=torch.finfo(torch.float32).tiny))
+    exponent = exponent.long() - (mantissa == 0.5).long()
+    return ((exponent + 1023) << 52).view(torch.float64)

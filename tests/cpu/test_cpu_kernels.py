@@ -11,7 +11,8 @@ import proxykernels as pk
 from proxykernels import ops
 from proxykernels.kernels import cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
-from proxykernels.kernels.cpu import cost_model
+from proxykernels.kernels.cpu import cost_model, fallback
+from proxykernels.kernels.weight_cache import PackedWeights
 
 has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
 
@@ -91,12 +92,21 @@ def test_short_rows_take_weights_of_14_bits():
     assert cpu_conv2d.short_unit(torch.tensor([[1e-38, 0.0]])) is None
 
 
-@pytest.mark.parametrize("kernel", ["events", "shorts", "lookup", "tiles", None])
-def test_weights_that_are_not_finite_reach_the_potentials(monkeypatch, kernel):
-    force(monkeypatch, None, kernel)
-    weight = torch.tensor([[float("nan")], [float("inf")], [1.0]])
-    v = pk.if_linear(pk.pack(torch.ones(1, 1, 1)), weight, v_threshold=2.0)[1]
-    assert v[0, 0].isnan() and v[0, 2] == 1.0
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
+@pytest.mark.parametrize("x", [torch.ones(3, 2, 32), torch.full((3, 2, 32), 0.5), torch.ones(2, 32).expand(3, 2, 32)])
+def test_weights_and_biases_that_are_not_finite(backend, x, value):
+    """Not silent neurons: 1e39 is infinite in float32."""
+    weight, bias = torch.ones(8, 32, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)
+    pk.if_linear(x, weight, bias)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        tensor.view(-1)[5] = value
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"{name} must be finite"):
+                pk.if_linear(x, weight, bias)
+            with pytest.raises(ValueError, match=f"{name} must be finite"):
+                pk.if_conv2d(x[..., None, None], weight[..., None, None], bias)
+        tensor.view(-1)[5] = 0.0
+    assert pk.if_linear(x, weight, bias)[0].rate() == 1.0
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -154,6 +164,60 @@ def test_packed_weights_are_never_stale(backend, generator, kind, change):
     expected = oracle(x, layer.weight.data, layer.bias.data, **options)[1]
     assert torch.equal(layer.spike(pk.pack(x))[1], expected)
     assert not torch.equal(before, expected)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_weights_that_another_thread_writes_while_they_are_packed(known):
+    """Written right after their fingerprint was taken, and back: what was packed in between is not kept for them."""
+    old, new = torch.ones(4, 8), torch.full((4, 8), 2.0)
+    weight, interfere = old.clone(), False
+
+    def fingerprint(values):
+        nonlocal interfere
+        result = fallback.fingerprint(values)
+        if interfere:
+            interfere = False
+            weight.copy_(new)
+        return result
+
+    packed = PackedWeights(fingerprint)
+    if known:
+        packed.of(weight).get("other", torch.clone)
+    interfere = True
+    torn = packed.of(weight).get("sum", torch.sum)
+    assert torn == new.sum()
+    weight.copy_(old)
+    assert packed.of(weight).get("sum", torch.sum) == old.sum()
+    weight.copy_(new)
+    assert packed.of(weight).get("sum", torch.sum) == new.sum()
+
+
+def test_what_is_packed_is_not_written_to_any_more():
+    """Another thread's writes reach the weights, not the copy that is being packed."""
+    weight = torch.ones(4, 8)
+
+    def pack(values):
+        weight.fill_(2.0)
+        return values.sum()
+
+    packed = PackedWeights(fallback.fingerprint)
+    assert packed.of(weight).get("sum", pack) == 32
+    assert packed.of(weight).get("sum", torch.sum) == 64
+
+
+def test_threads_share_what_was_packed_first():
+    """What a thread's kernel reads must not be freed because another thread packs the same."""
+    weight = torch.ones(4, 8)
+    packed = PackedWeights(fallback.fingerprint)
+    inner = []
+
+    def pack(values):
+        if not inner:
+            inner.append(None)
+            inner[0] = packed.of(weight).get("copy", torch.clone)
+        return values.clone()
+
+    assert packed.of(weight).get("copy", pack) is inner[0]
 
 
 def test_packed_weights_live_as_long_as_the_weights():

@@ -1,5 +1,7 @@
 """precision="int16": weights of 14 bits in which every sum is exact."""
 
+from functools import partial, partialmethod
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,83 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
     parts = [pk.simulate(net, part, T, chunk=9, precision="int16").spikes.dense() for part in image.split(2)]
     torch.set_num_threads(threads)
     assert torch.equal(torch.cat(parts, 1), expected)
+
+
+@pytest.mark.parametrize("ulps", [-1, 1])
+def test_wrongly_rounded_functions_change_no_weight(monkeypatch, ulps):
+    """rsqrt of a GPU, and log2, exp2 and pow of many a library, are one ulp off."""
+    net, image = make_net(), torch.rand(3, 1, 12, 12)
+    image[0] /= image[0].max()  # exactly 1: log2 would be on the edge
+
+    def all_of_it():
+        net[0].bn.running_var.uniform_(0.1, 10.0, generator=torch.Generator().manual_seed(1))
+        parts = [quantize.round_weights(*layer) for layer in (net[0].folded(), (net[1].weight, net[1].bias))]
+        return [*net[0].folded(), *parts[0], *parts[1], quantize.round_input(image, 0)]
+
+    expected = all_of_it()
+
+    def wrong(right, *arguments):
+        y = right(*arguments)
+        return torch.nextafter(y, torch.full_like(y, ulps * float("inf")))
+
+    for name in ("rsqrt", "log2", "exp2", "pow", "ldexp"):
+        monkeypatch.setattr(torch, name, partial(wrong, getattr(torch, name)))
+        monkeypatch.setattr(torch.Tensor, name, partialmethod(partial(wrong, getattr(torch.Tensor, name))))
+    assert torch.rsqrt(torch.tensor(4.0)) != 0.5
+    for actual, right in zip(all_of_it(), expected, strict=True):
+        assert torch.equal(actual, right)
+
+
+def test_units_are_exact_powers_of_two():
+    tiny = 2.0**-126
+    least = [0.0, 2.0**-149, tiny, 1.0, 1.0 + 2**-52, 1.0 - 2**-53, 3.0, 8191.0, 2.0**127, 2.0**1000]
+    powers = [tiny, tiny, tiny, 1.0, 2.0, 1.0, 4.0, 8192.0, 2.0**127, 2.0**1000]
+    assert quantize._power_of_two(torch.tensor(least, dtype=torch.float64)).tolist() == powers
+    for weight, rounded in [(8191.0, 8191.0), (8192.0, 8192.0), (8191.5, 8192.0), (2.0**-149, 0.0)]:
+        assert quantize.round_weights(torch.tensor([[weight]]), None)[0].item() == rounded
+    weight, _ = quantize.round_weights(torch.tensor([[8191.0, 1.0], [8192.0, 1.0]]), None)
+    assert weight.tolist() == [[8191.0, 1.0], [8192.0, 0.0]]  # units of 1, then of 2: 0.5 is rounded to even
+
+
+def test_the_order_of_a_sum_changes_no_weight(generator):
+    """The largest sum of weights decides the unit: it is the same however the machine adds."""
+    for _ in range(20):
+        weight = torch.randn(1, 4000, generator=generator).exp()
+        weight *= (quantize.LARGEST_SUM - 4001) / weight.double().sum()  # on the edge of a unit of 1
+        rounded, _ = quantize.round_weights(weight, None)
+        order = torch.randperm(4000, generator=generator)
+        assert torch.equal(quantize.round_weights(weight[:, order], None)[0], rounded[:, order])
+
+
+@pytest.mark.parametrize(
+    "change",
+    {
+        "weight": lambda net: net[1].weight.data[3].fill_(float("nan")),
+        "bias": lambda net: net[1].bias.data[3:4].fill_(float("-inf")),
+        "overflow": lambda net: setattr(net[1], "weight", nn.Parameter(net[1].weight.double() * 1e41)),
+        "variance": lambda net: net[0].bn.running_var[2:3].fill_(float("nan")),
+        "negative variance": lambda net: net[0].bn.running_var[2:3].fill_(-1.0),
+        "mean": lambda net: net[0].bn.running_mean[2:3].fill_(float("inf")),
+    }.values(),
+)
+@pytest.mark.parametrize("precision", ["int16", None])
+def test_parameters_that_are_not_finite(change, precision):
+    net, image = make_net(), torch.rand(1, 1, 12, 12)
+    pk.simulate(net, image, 3, precision=precision)
+    change(net)
+    with pytest.raises(ValueError, match="layer [01]: (weight|bias) must be finite.*statistics.* anew"):
+        pk.simulate(net, image, 3, precision=precision)
+
+
+def test_a_bias_that_changes_is_rounded_anew(generator):
+    net, image = make_net(), torch.rand(5, 1, 12, 12, generator=generator)
+    for value in (0.25, 0.125, 0.25):
+        net[1].bias.data.fill_(value)
+        expected = oracle(net, image, 20, 0.0)
+        assert torch.equal(pk.simulate(net, image, 20, precision="int16").spikes.dense(), expected)
+        assert expected.any()
+    storage = net[1].weight.untyped_storage()
+    assert len(quantize._rounded._known[storage]) == 1  # the last one only is kept
 
 
 def test_weights_stay_as_they_are(generator):
