@@ -1,0 +1,66 @@
+"""A case: plain values that say all of it, so that it can be printed, run again, and made smaller.
+
+The default of each field is its simplest value: shrinking goes towards it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from random import Random
+
+import torch
+from torch import Tensor
+
+
+class Mismatch(AssertionError):
+    """The library's result is not the oracle's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    way: str = "portable"  # ways.py
+    threads: int = 1
+    seed: int = 0  # of the tensors
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Case":
+        """A random case of this kind; ``common``: the fields above."""
+        raise NotImplementedError
+
+    def check(self) -> bool:
+        """Compare with the oracle, or raise Mismatch; returns whether there were spikes to compare."""
+        raise NotImplementedError
+
+    def smaller(self) -> Iterator["Case"]:
+        """Simpler cases, the boldest first."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for simpler in _simpler(value, field.default):
+                yield replace(self, **{field.name: simpler})
+
+
+def _simpler(value, default) -> Iterator:
+    """Values on the way from ``value`` to ``default``."""
+    if value == default and type(value) is type(default):
+        return
+    yield default
+    if isinstance(value, tuple) and isinstance(default, tuple) and len(value) == len(default):
+        for k, (item, least) in enumerate(zip(value, default, strict=True)):
+            yield from ((*value[:k], simpler, *value[k + 1 :]) for simpler in _simpler(item, least))
+    elif isinstance(value, int) and isinstance(default, int) and not isinstance(value, bool):
+        away = value - default
+        yield from dict.fromkeys(default + part for part in (away // 2, away * 3 // 4, away - 1) if 0 < part < away)
+
+
+def same(name: str, actual: Tensor, expected: Tensor) -> None:
+    """Bit for bit, shape and type included."""
+    if actual.shape != expected.shape:
+        raise Mismatch(f"{name}: shape {list(actual.shape)}, expected {list(expected.shape)}")
+    if actual.dtype != expected.dtype:
+        raise Mismatch(f"{name}: {actual.dtype}, expected {expected.dtype}")
+    if not torch.equal(actual, expected):
+        wrong = (actual != expected).nonzero()
+        first = tuple(wrong[0].tolist())
+        raise Mismatch(
+            f"{name}: {len(wrong)} of {actual.numel()} differ, the first at {list(first)}: "
+            f"{actual[first].item()}, expected {expected[first].item()}"
+        )

@@ -1,0 +1,29 @@
+"""The kinds of cases, how often each is drawn, and the case of a number."""
+
+from random import Random
+
+from .case import Case
+from .convolutions import Convolution
+from .scans import Scan, Surrogate
+from .words import Pool, Words
+
+KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases are of it
+    "convolutions": (Convolution, 10),
+    "scans": (Scan, 3),
+    "surrogate": (Surrogate, 1),
+    "words": (Words, 2),
+    "pools": (Pool, 2),
+}
+
+
+def case(seed: int, number: int, only: str | None, ways: list[str]) -> tuple[str, Case]:
+    """The case of a number, and its kind: of a seed always the same."""
+    random = Random(f"{seed}/{number}")
+    kinds = [only] if only else list(KINDS)
+    (kind,) = random.choices(kinds, [KINDS[name][1] for name in kinds])
+    common = {
+        "way": ways[number % len(ways)],
+        "threads": random.choice((1, 1, 1, 2, 3)),
+        "seed": random.randint(0, 10_000),
+    }
+    return kind, KINDS[kind][0].draw(random, **common)

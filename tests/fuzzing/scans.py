@@ -1,0 +1,117 @@
+"""IF neurons on given and on held currents, forward and back."""
+
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+import proxykernels as pk
+from proxykernels.kernels import reference
+
+from . import draw, ways
+from .case import Case, same
+from .convolutions import Neurons
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+
+def draw_shape(random: Random) -> tuple[int, ...]:
+    """[N, ...] of up to 40,000 neurons, of zero to three dimensions behind N."""
+    N, C = draw.samples(random), draw.channels(random)
+    height, width = draw.image(random)
+    shape = (N, C, height, width)[: random.choice((1, 2, 2, 3, 4, 4, 4))]
+    while torch.Size(shape).numel() > 40_000:
+        shape = (*shape[:-1], max(1, shape[-1] // 2)) if shape[-1] > 1 else (*shape[:-2], max(1, shape[-2] // 2), 1)
+    return shape
+
+
+def steps_for(random: Random, neurons: int) -> int:
+    return max(1, min(draw.steps(random), 1_000_000 // max(1, neurons)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan(Neurons, Case):
+    """if_scan and if_hold."""
+
+    T: int = 1
+    shape: tuple[int, ...] = (1,)
+    held: bool = False
+    most: int = 1
+    layout: str = draw.LAYOUTS[0]
+    dtype: str = "float32"
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Scan":
+        shape, neurons = draw_shape(random), cls.draw_neurons(random)
+        T = steps_for(random, torch.Size(shape).numel())
+        held = random.random() < 0.4
+        if held:
+            T = random.choice((T, random.randint(1, 300)))
+            neurons["state"] = random.choice(("none", "none", neurons["state"]))
+        if len(shape) == 1 and neurons["theta"] != "number":
+            neurons["theta"] = "number"  # neurons without channels have one threshold
+        return cls(
+            **common, **neurons, T=T, shape=shape, held=held, most=random.choice((1, 4, 16, 100)),
+            layout=random.choice(draw.LAYOUTS), dtype=random.choice(DTYPES),
+        )  # fmt: skip
+
+    def check(self) -> bool:
+        g, u = draw.generator(self.seed), 2.0**-self.unit
+        shape = self.shape if self.held else (self.T, *self.shape)
+        current = (draw.whole(shape, self.most, g) * u).to(getattr(torch, self.dtype))
+        C = self.shape[1] if len(self.shape) > 1 else 1
+        theta = draw.thresholds(self.theta, self.factor, current.float(), C, u, g)
+        neuron = {"v_threshold": theta, "v_reset": draw.reset(self.reset, u)}
+        v = self.start(self.shape, g)
+        v0 = torch.full(self.shape, v) if isinstance(v, float) else v
+        v = draw.laid_out(v, self.layout) if isinstance(v, Tensor) else v
+        given = draw.laid_out(current, self.layout)
+        with ways.use(self.way, self.threads):
+            if self.held:
+                expected, v_expected = reference.if_hold(current, self.T, v0, **neuron)
+                actual, v_actual = pk.if_hold(given, self.T, v, **neuron)
+            else:
+                expected, v_expected = reference.if_scan(current, v0, **neuron)
+                actual, v_actual = pk.if_scan(given, v, **neuron)
+            same("spikes", actual.dense(), expected)
+        same("v", v_actual, v_expected)
+        return bool(expected.any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate(Neurons, Case):
+    """The gradient of if_scan_surrogate, against autograd through the oracle; on random floats too."""
+
+    T: int = 1
+    shape: tuple[int, ...] = (1, 1)
+    layout: str = draw.LAYOUTS[0]
+    floats: bool = False
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Surrogate":
+        shape = draw_shape(random)
+        shape = shape if len(shape) > 1 else (*shape, 3)
+        T = min(60, steps_for(random, 4 * torch.Size(shape).numel()))
+        neurons = cls.draw_neurons(random) | {"state": "none"}
+        return cls(
+            **common, **neurons, T=T, shape=shape, layout=random.choice(draw.LAYOUTS), floats=random.random() < 0.5
+        )
+
+    def check(self) -> bool:
+        g, u = draw.generator(self.seed), 2.0**-self.unit
+        shape = self.T, *self.shape
+        current = torch.randn(shape, generator=g) * 4 if self.floats else draw.whole(shape, 9, g)
+        current, gradient = current * u, torch.randn(shape, generator=g)
+        theta = draw.thresholds(self.theta, self.factor, current, self.shape[1], u, g)
+        neuron = {"v_threshold": theta, "v_reset": draw.reset(self.reset, u)}
+        leaf = current.clone().requires_grad_()
+        expected = reference.if_scan_surrogate(leaf, **neuron)
+        (grad_expected,) = torch.autograd.grad(expected, leaf, gradient)
+        given = draw.laid_out(current, self.layout).requires_grad_()
+        with ways.use(self.way, self.threads):
+            actual = pk.if_scan_surrogate(given, **neuron)
+            (grad,) = torch.autograd.grad(actual, given, draw.laid_out(gradient, self.layout))
+        same("spikes", actual.detach(), expected.detach())
+        same("gradient", grad, grad_expected)
+        return bool(expected.any())

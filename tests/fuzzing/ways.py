@@ -1,0 +1,91 @@
+"""The ways that CPU tensors can take: each instruction set, each kernel forced; and what was really executed."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from proxykernels import ops
+from proxykernels.kernels import cpu, packed_reference
+
+TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
+CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with short rows
+FALLBACK = "fallback"
+
+# Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.
+WAYS = [
+    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts") if target != "amx"),
+    *(f"{target} lookup" for target in TARGETS if target == "avx512"),
+    *(f"{target} tiles" for target in TARGETS if target == "amx"),
+    *TARGETS,
+    f"{TARGETS[0]} dense",
+    FALLBACK,
+]
+
+executed: Counter[tuple[str, str]] = Counter()  # (instruction set, function) -> calls since the last look
+
+
+class Counted:
+    """The functions of one instruction set, counting their calls."""
+
+    def __init__(self, target: str, table):
+        for name, _ in table._fields_:
+            function = getattr(table, name)
+            setattr(self, name, _counting(target, name, function) if function else function)
+
+
+def _counting(target: str, name: str, function):
+    def call(*arguments):
+        short = name in CONVOLUTIONS and (getattr(arguments[0], "conv", arguments[0])).unit
+        executed[target, f"{name}, short rows" if short else name] += 1
+        return function(*arguments)
+
+    return call
+
+
+@cache
+def kernels(way: str):
+    """The backend of a way."""
+    if way == FALLBACK:
+        return packed_reference
+    target, _, kernel = way.partition(" ")
+    backend = cpu.load(target, kernel or None)
+    if backend is None:
+        raise RuntimeError(f"this machine cannot run {target}")
+    backend._table = Counted(target, backend._table)
+    choose = backend._choose
+
+    def count_dense(*arguments):
+        chosen = choose(*arguments)
+        if chosen == "dense":
+            executed[target, "torch's convolution"] += 1
+        return chosen
+
+    backend._choose = count_dense
+    return backend
+
+
+@contextmanager
+def use(way: str, threads: int = 1) -> Iterator[None]:
+    """The whole library on one way, with so many threads."""
+    backend, before, given = kernels(way), torch.get_num_threads(), ops._cpu
+    executed[FALLBACK, "everything"] += way == FALLBACK
+    ops._cpu = lambda: backend
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        ops._cpu = given
+        torch.set_num_threads(before)
+
+
+def expected() -> list[tuple[str, str]]:
+    """All that can be executed on this machine, and so must be in the end."""
+    functions = [(FALLBACK, "everything"), (TARGETS[0], "torch's convolution")]
+    for target in TARGETS:
+        table = cpu.load(target)._table
+        functions += [(target, name) for name, _ in table._fields_ if getattr(table, name)]
+        functions += [(target, f"{name}, short rows") for name in CONVOLUTIONS]
+    return functions
