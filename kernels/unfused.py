@@ -83,6 +83,7 @@ def conv2d(
     with _full_float32(), torch.autocast(x.device.type, enabled=False):
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
+        images, padding = _pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
@@ -100,6 +101,16 @@ def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding
     windows = F.unfold(images, weight.shape[2:], dilation, padding, stride)  # [M, inputs, P_out]
     y = torch.matmul(windows.transpose(1, 2), weight.flatten(1).t())
     return y if bias is None else y.add_(bias)
+
+
+def _pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:
+    """Zeros around the images where windows may lie in the padding alone: images, and the padding that is left.
+
+    There oneDNN, which torch's convolution takes on a CPU, reads and writes memory that is not its own.
+    """
+    if all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, kernel_size, strict=True)):
+        return images, padding
+    return F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
 
 
 @contextmanager

@@ -235,3 +235,17 @@ def test_long_runs_and_big_windows(backend, generator):
     expected, v_expected = reference.if_linear(x, weight)
     actual, v = pk.if_linear(pk.pack(x), weight)
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@pytest.mark.parametrize(
+    "size, padding", [((7, 1), (0, 8)), ((2, 1), (5, 7)), ((1, 1), (3, 3)), ((6, 5), (4, 0))], ids=str
+)
+def test_padding_beyond_the_kernel(backend, generator, size, padding):
+    """Windows that lie in the padding alone: oneDNN ends the process in some of these."""
+    for real in (False, True):
+        x = spikes(3, 1, 24, *size, generator=generator) if not real else dyadic(3, 1, 24, *size, generator=generator)
+        weight, bias = dyadic(24, 24, 2, 2, generator=generator), dyadic(24, generator=generator)
+        options = {"stride": (1, 3), "padding": padding, "dilation": (1, 3)} if size[0] > 2 else {"padding": padding}
+        expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
+        actual, v = pk.if_conv2d(x if real else pk.pack(x), weight, bias, **options)
+        assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)

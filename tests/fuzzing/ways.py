@@ -8,7 +8,8 @@ from functools import cache
 import torch
 
 from proxykernels import ops
-from proxykernels.kernels import cpu, packed_reference
+from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu import fallback
 
 TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
 CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with short rows
@@ -49,7 +50,7 @@ def _counting(target: str, name: str, function):
 def kernels(way: str):
     """The backend of a way."""
     if way == FALLBACK:
-        return packed_reference
+        return fallback
     target, _, kernel = way.partition(" ")
     backend = cpu.load(target, kernel or None)
     if backend is None:
