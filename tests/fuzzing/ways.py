@@ -17,7 +17,7 @@ FALLBACK = "fallback"
 
 # Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.
 WAYS = [
-    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts") if target != "amx"),
+    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts")),
     *(f"{target} lookup" for target in TARGETS if target == "avx512"),
     *(f"{target} tiles" for target in TARGETS if target == "amx"),
     *TARGETS,
