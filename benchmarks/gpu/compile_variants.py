@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,6 +129,8 @@ def faults(record: dict) -> list[str]:
         found.append(f"{record['loop_spills']} spills in the main loop")
     if record["spilled"] > (0 if record["loop_spills"] is None else SPILLS_OUTSIDE_LOOP):
         found.append(f"spills {record['spilled']}")
+    if record["one_slot_stores"]:
+        found.append(f"{record['one_slot_stores']} stores of the main loop always go to the same slot: miscompiled")
     if kernel in TENSOR_CORE_KERNELS and not record["tensor_core"]:
         found.append("no tensor-core instruction")
     if record["shared"] > TARGETS[target].shared_limit:
@@ -146,8 +148,8 @@ def compile_variant(variant: str) -> dict:
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
     try:
-        make = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": partial(_conv, target)}[kernel]
-        source, num_warps = make(*rest)
+        make = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": _conv}[kernel]
+        source, num_warps = make(target, *rest)
         options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
@@ -156,7 +158,7 @@ def compile_variant(variant: str) -> dict:
     return record | resources(compiled, TARGETS[target]) | {"not_specialized": not_specialized}
 
 
-def _scan(dtype: str, reset: str, output: str, sizes: str):
+def _scan(target: str, dtype: str, reset: str, output: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
     from proxykernels.kernels.gpu.neurons import if_step
 
@@ -165,24 +167,26 @@ def _scan(dtype: str, reset: str, output: str, sizes: str):
     types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
     constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
     lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(_if_scan_kernel, types, constants, lengths, sizes), NUM_WARPS
+    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes), NUM_WARPS
 
 
-def _scan_backward(reset: str, sizes: str):
+def _scan_backward(target: str, reset: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
     from proxykernels.kernels.gpu.neurons import if_step
 
     pointers = ("grad_spikes_pointer", "current_pointer", "theta_pointer", "scale_pointer", "grad_current_pointer")
     types = dict.fromkeys((*pointers, "v_reset"), "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
     constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "BLOCK": BLOCK}
-    return _scan_source(_if_scan_backward_kernel, types, constants, ("neurons", "channels"), sizes), NUM_WARPS
+    return _scan_source(target, _if_scan_backward_kernel, types, constants, ("neurons", "channels"), sizes), NUM_WARPS
 
 
-def _scan_source(kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str):
+def _scan_source(target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str):
     """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
     if sizes == "single":
         constants |= dict.fromkeys(lengths, 1)
-    return _source(kernel, types, constants, lengths if sizes in ("aligned", "huge") else ())
+    multiples_of_16 = lengths if sizes in ("aligned", "huge") else ()
+    small = ("theta_pointer", "scale_pointer") if sizes == "huge" else None
+    return _source(target, kernel, types, constants, multiples_of_16, small)
 
 
 def _conv(target: str, layer: str, products: str, reset: str, output: str):
@@ -205,20 +209,46 @@ def _conv(target: str, layer: str, products: str, reset: str, output: str):
     absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
-    return _source(_if_conv2d_kernel, types, constants, multiples_of_16), num_warps
+    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16), num_warps
 
 
-def _source(kernel, types: dict[str, str], constants: dict, multiples_of_16: Iterable[str]):
-    """What triton.compile takes; ``types`` are those of scalars and of elements, 32-bit integers where not named."""
-    from triton.compiler import ASTSource
+def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16: Iterable[str], small=None):
+    """What triton.compile takes, specialised as a launch on the target does.
 
+    Args:
+        types: of scalars and of elements; 32-bit integers where not named.
+        small: the pointers to tensors of at most 2 GiB; None for all.
+    """
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, make_backend
+
+    backend = make_backend(GPUTarget(*TARGETS[target].gpu))
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         is_pointer = name.endswith("_pointer")
         signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
-        if name not in constants and (is_pointer or name in multiples_of_16):
-            attributes[(index,)] = [["tt.divisibility", 16]]
+        if name in constants:
+            continue
+        if is_pointer:
+            tensor = _Tensor(2**30 if small is None or name in small else 2**40)
+            attributes[(index,)] = backend.parse_attr(backend.get_tensor_specialization(tensor, align=True))
+        elif name in multiples_of_16:
+            attributes[(index,)] = backend.parse_attr(backend.get_int_specialization(16, align=True))
     return ASTSource(kernel, signature, constants, attributes)
+
+
+class _Tensor:
+    """What Triton's specialisation asks of a tensor: one at a multiple of 16 bytes."""
+
+    def __init__(self, size: int):
+        self._size = size
+
+    def data_ptr(self) -> int:
+        return 0
+
+    def ptr_range(self) -> int:
+        """Bytes."""
+        return self._size
 
 
 @cache

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -12,7 +13,7 @@ class Target(NamedTuple):
     Attributes:
         gpu: the arguments of Triton's GPUTarget.
         shared_limit: bytes of shared memory that one block of threads may have (CUDA programming guide, table of
-            compute capabilities; the local data share of AMD's CDNA 3).
+            compute capabilities; AMD's local data share, the same from CDNA 2 and RDNA 3 on).
         tensor_core: a regular expression of the instructions that multiply float16 and sum in float32.
     """
 
@@ -25,7 +26,10 @@ TARGETS = {
     "sm_80": Target(("cuda", 80, 32), 163 * 1024, r"\bHMMA\.16816\.F32\b"),
     "sm_90": Target(("cuda", 90, 32), 227 * 1024, r"\bHGMMA\.64x\d+x16\.F32\b"),
     "sm_100": Target(("cuda", 100, 32), 227 * 1024, r"\bUTCHMMA\b"),
+    "gfx90a": Target(("hip", "gfx90a", 64), 64 * 1024, r"\bv_mfma_f32_\w+"),
     "gfx942": Target(("hip", "gfx942", 64), 64 * 1024, r"\bv_mfma_f32_\w+"),
+    "gfx1100": Target(("hip", "gfx1100", 32), 64 * 1024, r"\bv_wmma_f32_\w+"),
+    "gfx1201": Target(("hip", "gfx1201", 32), 64 * 1024, r"\bv_wmma_f32_\w+"),
 }
 
 
@@ -34,13 +38,14 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
 
     registers (of a thread), spilled (NVIDIA: bytes of a thread's stack and local memory; AMD: registers), loop_spills
     (see :func:`loop_spills`; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
-    of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR).
+    of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR), one_slot_stores
+    (see :func:`one_slot_stores`).
     """
     in_loop = None
     if target.gpu[0] == "hip":
         code = compiled.asm["amdgcn"]
         usage = dict(re.findall(r"\.(\w+_count):\s+(\d+)", code))
-        registers, spilled = usage["vgpr_count"], int(usage["vgpr_spill_count"]) + int(usage["sgpr_spill_count"])
+        registers, spilled = usage["vgpr_count"], int(usage["vgpr_spill_count"])  # scalars spill into vector registers
     else:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
             cubin.write(compiled.asm["cubin"])
@@ -56,6 +61,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
         "shared": compiled.metadata.shared,
         "tensor_core": len(re.findall(target.tensor_core, code)),
         "layout_conversions": compiled.asm["ttgir"].count("ttg.convert_layout"),
+        "one_slot_stores": one_slot_stores(compiled.asm["ttgir"]),
     }
 
 
@@ -78,6 +84,39 @@ def loop_spills(sass: str, tensor_core: str) -> int | None:
         return None
     spills = [place for place, code in lines if re.search(r"\b(?:STL|LDL)\b", code)]
     return sum(any(first <= place <= last for first, last in main) for place in spills)
+
+
+def one_slot_stores(ttgir: str) -> int:
+    """The stores of main loops, those with a tt.dot, that go to one and the same of several slots at each turn.
+
+    A pipelined loop keeps blocks that are on their way in slots, by turns. A store whose slot is a constant overwrites
+    what has not been read: a defect of the compiler, and wrong results with no other sign.
+    """
+    count, slots, constant_views = 0, {}, set()
+    for line, in_main_loop in _lines_and_main_loops(ttgir):
+        if buffer := re.search(r"(%\w+) = ttg\.local_alloc : \(\) -> !ttg\.memdesc<(\d+)x\d+x", line):
+            slots[buffer[1]] = int(buffer[2])
+        if view := re.search(r"(%\w+) = ttg\.memdesc_index (%\w+)\[(%\w+)\]", line):
+            constant = re.fullmatch(r"%c\d+_i32(_\d+)?", view[3]) and slots.get(view[2], 1) > 1
+            (constant_views.add if constant else constant_views.discard)(view[1])  # names come again in other regions
+        if in_main_loop and re.search(r"\bttg\.local_store|_to_local\b", line):
+            count += not constant_views.isdisjoint(re.findall(r"%\w+", line))
+    return count
+
+
+def _lines_and_main_loops(ttgir: str) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether it is in an innermost loop with a tt.dot."""
+    lines = ttgir.splitlines()
+    main = set()
+    for first, line in enumerate(lines):
+        if "scf.for" in line:
+            end = re.match(r" *", line)[0] + "}"
+            last = next(i for i in range(first, len(lines)) if lines[i].startswith(end))
+            body = lines[first + 1 : last]
+            if any("tt.dot" in inner for inner in body) and not any("scf.for" in inner for inner in body):
+                main.update(range(first, last))
+    for place, line in enumerate(lines):
+        yield line, place in main
 
 
 def _cuobjdump(option: str, path: str) -> str:

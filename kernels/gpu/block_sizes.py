@@ -29,11 +29,15 @@ class Blocks(NamedTuple):
 # BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
 # shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier.
 DEFAULT = {16: Blocks(8, 16, 128, 3, 4), 32: Blocks(8, 32, 64, 3, 4), 64: Blocks(8, 64, 64, 3, 8)}
+#
+# Two stages: on sm_100 because three spill registers in the main loop (Triton 3.6); on every AMD architecture because
+# Triton 3.9.0 miscompiles three. There the main loop then writes each block of weights to the first of two slots, and
+# where K has more blocks than stages the spikes are wrong (benchmarks/gpu/kernel_resources.py looks for it).
+#
+# gfx11: half the inputs at a time, because its products want each operand twice in registers and spill with more.
 TWO_STAGES = {channels: blocks._replace(NUM_STAGES=2) for channels, blocks in DEFAULT.items()}
-TABLES = {
-    "sm_100": TWO_STAGES,  # with three, Triton 3.6 spills registers in the main loop
-    "gfx942": TWO_STAGES,  # a compute unit has 64 KiB of shared memory: room for two programs
-}
+HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in TWO_STAGES.items()}
+TABLES = {"sm_100": TWO_STAGES, "gfx11": HALF_K, "gfx": TWO_STAGES, "": DEFAULT}  # the first that the name begins with
 
 # Programs that keep the large cards busy: an A100 has 108 multiprocessors, an H100 132.
 ENOUGH_PROGRAMS = 128
@@ -46,7 +50,7 @@ def choose_blocks(neurons: int, C_out: int, K: int, architecture: str = "") -> B
     columns, which costs only repeated expansion of bits, then rows. A K within one block (few input channels) has
     nothing to load ahead.
     """
-    table = TABLES.get(architecture, DEFAULT)
+    table = next(table for beginning, table in TABLES.items() if architecture.startswith(beginning))
     blocks = table[min(max(table), max(min(table), triton.next_power_of_2(C_out)))]
 
     def fills_the_card() -> bool:

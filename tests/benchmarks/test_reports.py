@@ -10,7 +10,7 @@ import roofline
 import torch
 from common import nets
 from gpu import compile_variants
-from gpu.kernel_resources import loop_spills
+from gpu.kernel_resources import loop_spills, one_slot_stores
 from gpu.roofline_model import CARDS, PRECISIONS, Launch, Layer, floor_ms, fused, layers, unfused
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,6 +24,7 @@ SOUND = {
     "shared": 65536,
     "tensor_core": 8,
     "layout_conversions": 3,
+    "one_slot_stores": 0,
 }
 
 
@@ -81,6 +82,7 @@ def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
         ({"spilled": 64}, "spills 64"),
         ({"spilled": 4, "loop_spills": None}, "spills 4"),
         ({"tensor_core": 0}, "no tensor-core instruction"),
+        ({"one_slot_stores": 2}, "2 stores of the main loop always go to the same slot"),
         ({"shared": 300_000}, "300000 bytes of shared memory"),
         ({"error": "CompilationError: at 3:4"}, "CompilationError: at 3:4"),
     ],
@@ -104,6 +106,50 @@ def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
             monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
             compile_report.main(["--out", str(tmp_path / "report.csv")])
     assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
+
+
+TTGIR = """
+  scf.for %first = %c0_i32 to %T step %c16_i32 {
+    %high_1 = ttg.local_alloc : () -> !ttg.memdesc<SLOTSx64x64xf16, #shared, #smem, mutable>
+    %slot_2 = ttg.memdesc_index %high_1[%c0_i32] : !ttg.memdesc<SLOTSx64x64xf16> -> !ttg.memdesc<64x64xf16>
+    ttg.local_store %ahead, %slot_2 : tensor<64x64xf16, #blocked> -> !ttg.memdesc<64x64xf16>
+    scf.for %k = %c0_i32 to %K step %c64_i32 iter_args(%slot_3 = %slot_2) {
+      %5 = tt.dot %spike, %slot_3, %sum : tensor<128x64xf16> * tensor<64x64xf16> -> tensor<128x64xf32>
+      %slot_4 = ttg.memdesc_index %high_1[INDEX] : !ttg.memdesc<SLOTSx64x64xf16> -> !ttg.memdesc<64x64xf16>
+      ttg.local_store %next, %slot_4 : tensor<64x64xf16, #blocked> -> !ttg.memdesc<64x64xf16>
+    }
+  }
+"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "index", "stores"),
+    [
+        pytest.param("2", "%c0_i32", 1, id="always-the-first"),
+        pytest.param("2", "%turn", 0, id="by-turns"),
+        pytest.param("1", "%c0_i32", 0, id="one-slot"),
+    ],
+)
+def test_stores_to_one_slot_of_several_are_counted(slots, index, stores):
+    """Those of the main loop; what lies before it fills the slots, each by its number."""
+    assert one_slot_stores(TTGIR.replace("SLOTS", slots).replace("INDEX", index)) == stores
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942", "gfx1100"])
+def test_pointers_are_specialised_as_a_launch_on_the_target_does(target):
+    """AMD's compiler takes other instructions for tensors that it knows to be of at most 2 GiB."""
+    pytest.importorskip("triton")
+
+    def known(source):
+        return {source.fn.arg_names[index]: dict(pairs) for (index,), pairs in source.attrs.items()}
+
+    short = {"tt.pointer_range": 32} if target.startswith("gfx") else {}
+    arguments = known(compile_variants._conv(target, "paper", "two-products", "hard", "words")[0])
+    assert arguments["words_pointer"] == arguments["unit_pointer"] == {"tt.divisibility": 16} | short
+    assert arguments["C"] == {"tt.divisibility": 16} and "kernel_w" not in arguments
+    arguments = known(compile_variants._scan(target, "fp32", "hard", "words", "huge")[0])
+    assert arguments["current_pointer"] == {"tt.divisibility": 16}
+    assert arguments["theta_pointer"] == {"tt.divisibility": 16} | short
 
 
 SASS = """
