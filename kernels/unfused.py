@@ -54,6 +54,17 @@ def if_conv2d(
     return scan_chunks(backend, currents(), v, theta, v_reset)
 
 
+def if_conv2d_real(
+    backend, x, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+) -> tuple[Tensor, Tensor]:
+    """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
+    window = stride, padding, dilation, groups
+    if x.stride(0) == 0:
+        return backend.if_hold(conv2d(x[:1], weight, bias, *window)[0], x.shape[0], v, theta, v_reset)
+    parts = x.split(chunk_steps(max(v.numel(), x[0].numel()), x.device))
+    return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, theta, v_reset)
+
+
 def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
     """A matrix product of packed spikes: a convolution of images of one pixel."""
     one, none = (1, 1), (0, 0)

@@ -74,7 +74,7 @@ def start(name: str, v: float) -> None:
     """One potential that all neurons start from."""
     if not _is_number(v):
         raise TypeError(f"{name} must be a number, got {v!r}")
-    if not math.isfinite(v):
+    if not -math.inf < v < math.inf:
         raise ValueError(f"{name} must be finite, got {v}")
 
 
@@ -115,7 +115,12 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
 
 
 def is_held(x: Tensor) -> bool:
-    """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it."""
+    """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
+
+    Nothing is while a graph is exported: it must be right for other inputs too, and nothing guards their strides.
+    """
+    if torch.compiler.is_exporting():
+        return False
     return x.shape[0] == 1 or x.stride(0) == 0
 
 

@@ -11,7 +11,7 @@ v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever
 functions is differentiable: training goes through :class:`proxykernels.ProxyNet`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,8 +48,7 @@ def if_scan(
     shape = current.shape
     checks.potentials(v, shape[1:], current.device)
     theta = checks.thresholds(v_threshold, _channels(shape[1:]), current.device)
-    rows = _to_rows(current.detach().flatten(0, 1)).unflatten(0, shape[:2])
-    words, v = ops.if_scan(rows, _start(v, shape[1:], current.device), theta, v_reset)
+    words, v = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), theta, v_reset)
     return Spikes(words, shape), _from_rows(v, shape[1:])
 
 
@@ -131,7 +130,7 @@ def if_conv2d(
     theta = checks.thresholds(v_threshold, shape[1], x.device)
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
-        return _fire_real(x, lambda part: unfused.conv2d(part, weight, bias, *window, groups), shape, v, theta, v_reset)
+        return _fire_real(x, weight, bias, (*window, groups), shape, v, theta, v_reset)
     bias = None if bias is None else bias.float()
     parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
     if x._periods is not None and groups == 1:
@@ -182,9 +181,7 @@ def if_linear(
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
     if not isinstance(x, Spikes):
-        return _fire_real(
-            x, lambda part: unfused.conv2d(part[..., None, None], kernel, bias, *window, 1), shape, v, theta, v_reset
-        )
+        return _fire_real(x[..., None, None], kernel, bias, (*window, 1), shape, v, theta, v_reset)
     bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
     if x._periods is not None:
         one = 1, 1
@@ -269,26 +266,22 @@ def cat_steps(parts: Sequence[Spikes]) -> Spikes:
 
 def _fire_real(
     x: Tensor,
-    currents: Callable[[Tensor], Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    window: tuple,
     shape: Sequence[int],
     v: Tensor | None,
     theta: Tensor,
     v_reset: float | None,
 ) -> tuple[Spikes, Tensor]:
-    """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, ...].
+    """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, C_in, H, W].
 
-    ``currents`` makes rows [T, N, P, C] of them: once if x is held, else a chunk of steps at a time.
+    ``window``: stride, padding, dilation and groups of their convolution by ``weight``.
     """
-    T = x.shape[0]
+    x, T = x.detach(), x.shape[0]
     if checks.is_held(x):
-        return _fire_held(currents(x[:1].detach())[0], T, shape, v, theta, v_reset)
-    v = _start(v, shape, x.device)
-
-    def chunks() -> Iterator[Tensor]:
-        for part in x.detach().split(unfused.chunk_steps(max(v.numel(), x[0].numel()), x.device)):
-            yield currents(part)
-
-    words, v = unfused.scan_chunks(ops, chunks(), v, theta, v_reset)
+        return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, theta, v_reset)
+    words, v = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), theta, v_reset, *window)
     return Spikes(words, (T, *shape)), _from_rows(v, shape)
 
 
@@ -341,15 +334,18 @@ def _channels(shape: Sequence[int]) -> int:
     return shape[1] if len(shape) > 1 else 1
 
 
-def _to_rows(x: Tensor) -> Tensor:
-    """[N, C, ...] in the kernels' order [N, P, C]; no copy if x is channels last."""
-    return x.reshape(len(x), _channels(x.shape), -1 if x.numel() else _pixels(x.shape)).transpose(1, 2)
+def _to_rows(x: Tensor, leading: int = 1) -> Tensor:
+    """[N, C, ...] in the kernels' order [N, P, C], or with ``leading`` 2 [T, N, C, ...] in [T, N, P, C]; no copy if
+    x is channels last."""
+    x = x[(..., *[None] * (leading + 2 - x.ndim))]
+    return x.flatten(leading + 1).transpose(-1, -2)
 
 
 def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
     """[N, P, C] as a tensor of ``shape`` [N, C, ...], channels last in memory."""
     N, C, *size = *shape, *[1] * (2 - len(shape))
-    return rows.view(N, *size, C).movedim(-1, 1).reshape(shape)
+    x = rows.view(N, *size, C).movedim(-1, 1)
+    return x if len(shape) > 1 else x.squeeze(1)
 
 
 def _start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:

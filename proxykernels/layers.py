@@ -318,7 +318,9 @@ class Flatten(nn.Module):
     """
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
-        return functional.flatten(x) if isinstance(x, Spikes) else each_step(lambda image: image.flatten(1), x)
+        if isinstance(x, Spikes):
+            return functional.flatten(x)
+        return each_step(lambda image: image.flatten(1), x) if checks.is_held(x) else x.flatten(2)
 
 
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ None is the soft reset.
 """
 
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from .kernels import cpu, max_rate_pool
+from .kernels import cpu, max_rate_pool, unfused
 from .kernels.cpu import conv2d as cpu_conv2d
 from .kernels.cpu import fallback
 from .kernels.unfused import output_size
@@ -47,15 +47,22 @@ def _kernels(device: str):
     return _cpu() if device == "cpu" else _gpu()
 
 
-def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
-    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
+def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda"), composed=None):
+    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel.
+
+    ``composed``: a function of the backend and the operands, where all backends make it of their kernels the same way.
+    """
 
     def register(fake):
         name = fake.__name__
         torch.library.define(f"proxykernels::{name}", schema)
-        # The kernels are looked up at each call, so that registering loads no library and needs no Triton.
+
+        def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
+            kernels = _kernels(device)
+            return composed(kernels, *operands) if composed else getattr(kernels, name)(*operands)
+
         for device in devices:
-            torch.library.impl(f"proxykernels::{name}", device, lambda *a, d=device: getattr(_kernels(d), name)(*a))
+            torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
         torch.library.register_fake(f"proxykernels::{name}", fake)
         return getattr(torch.ops.proxykernels, name)
 
@@ -85,14 +92,14 @@ def pack(dense):
     return _words(dense, T, N, P, C)
 
 
-@_operator("(Tensor words, int T, int C) -> Tensor")
+@_operator("(Tensor words, SymInt T, SymInt C) -> Tensor")
 def unpack(words, T, C):
     """Words to bool [T, N, C, P]."""
     N = words.shape[0 if words.device.type == "cpu" else 1]
     return words.new_empty(T, N, C, words.shape[2], dtype=torch.bool)
 
 
-@_operator("(Tensor words, int C, int until) -> Tensor")
+@_operator("(Tensor words, SymInt C, SymInt until) -> Tensor")
 def count(words, C, until):
     """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
     N = words.shape[0 if words.device.type == "cpu" else 1]
@@ -105,7 +112,7 @@ def total(words):
     return words.new_empty((), dtype=torch.int64)
 
 
-@_operator("(Tensor words, int C) -> Tensor")
+@_operator("(Tensor words, SymInt C) -> Tensor")
 def flatten(words, C):
     """P pixels of C channels to one pixel of C * P channels, in the order of torch's flatten."""
     if words.device.type == "cpu":
@@ -113,7 +120,7 @@ def flatten(words, C):
     return words.new_empty(*words.shape[:2], 1, C * words.shape[2])
 
 
-@_operator("(Tensor words, int C, int[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
+@_operator("(Tensor words, SymInt C, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
 def max_pool2d(words, C, size, kernel_size, stride, padding):
     """The OR over each window of images of ``size`` (H, W)."""
     height, width = output_size(size, kernel_size, stride, padding, (1, 1))
@@ -126,7 +133,7 @@ def if_scan(current, v, theta, v_reset):
     return _layer(current, current.shape[0], v)
 
 
-@_operator("(Tensor current, int T, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
+@_operator("(Tensor current, SymInt T, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
 def if_hold(current, T, v, theta, v_reset):
     """IF on a current [N, P, C] held for T steps."""
     return _layer(current, T, v)
@@ -139,7 +146,7 @@ def if_scan_backward(grad_spikes, current, theta, v_reset):
 
 
 @_operator(
-    "(Tensor words, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"
 )
 def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
@@ -148,7 +155,17 @@ def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, 
 
 
 @_operator(
-    "(Tensor words, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)",
+    composed=unfused.if_conv2d_real,
+)
+def if_conv2d_real(x, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+    """Convolution of real values [T, N, C_in, H, W], then IF."""
+    return _layer(x, x.shape[0], v)
+
+
+@_operator(
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor, Tensor)",
 )
 def if_conv2d_pooled(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
@@ -159,34 +176,34 @@ def if_conv2d_pooled(words, T, size, weight, bias, v, theta, v_reset, stride, pa
 
 
 @_operator(
-    "(Tensor words, int T, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)"
+    "(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)"
 )
 def if_linear(words, T, weight, bias, v, theta, v_reset):
     """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
     return _layer(words, T, v)
 
 
-@_operator("(Tensor current, int T, Tensor theta) -> (Tensor, Tensor)", devices=("cpu",))
+@_operator("(Tensor current, SymInt T, Tensor theta) -> (Tensor, Tensor)", devices=("cpu",))
 def find_periods(current, T, theta):
     """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
     return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
 
 
-@_operator("(Tensor periods, int start, int T) -> Tensor", devices=("cpu",))
+@_operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
 def expand_periods(periods, start, T):
     """Periods to the words of the steps start .. start + T - 1."""
     N, P, C = periods.shape
     return _words(periods, T, N, P, C)
 
 
-@_operator("(Tensor periods, int start, int T) -> Tensor", devices=("cpu",))
+@_operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
 def total_periods(periods, start, T):
     """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
     return periods.new_empty((), dtype=torch.int64)
 
 
 @_operator(
-    "(Tensor periods, int start, int T, int[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta,"
+    "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta,"
     " float? v_reset, int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)",
     devices=("cpu",),
 )

@@ -112,10 +112,8 @@ class FusedIFSum(Neurons):
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""
-        T = x[0].shape[0]
         parts = []
-        for start in range(0, T, STEPS):
-            chunk = [part[start : start + STEPS] for part in x]
+        for chunk in _chunks(x):
             current = sum(_currents(synapse, part) for synapse, part in zip(self.synapses, chunk, strict=True))
             spikes, v = functional.if_scan(current, v, **self._neuron)
             parts.append(spikes)
@@ -197,6 +195,13 @@ def _cat(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
         once = torch.cat([part[0] for part in parts], 1)
         return once.expand(len(parts[0]), *once.shape)
     return torch.cat(parts, 2)
+
+
+def _chunks(x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
+    """The inputs, STEPS at a time; all steps at once in a traced graph, whose number of steps may vary."""
+    if torch.compiler.is_compiling():
+        return [x]
+    return [[part[start : start + STEPS] for part in x] for start in range(0, x[0].shape[0], STEPS)]
 
 
 def _currents(synapse: nn.Module, x: Spikes | Tensor) -> Tensor:

@@ -56,4 +56,4 @@ class _Scan(torch.autograd.Function):
 
 def _rows(x: Tensor) -> Tensor:
     """[T, N, C, ...] in the kernels' order, float32 [T, N, P, C]."""
-    return functional._to_rows(x.float().flatten(0, 1)).unflatten(0, x.shape[:2])
+    return functional._to_rows(x.float(), 2)

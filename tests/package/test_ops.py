@@ -28,6 +28,7 @@ def samples(generator):
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
     periods, _ = ops.find_periods(current[0], T, theta)
     window = [1, 1], [1, 1], [1, 1]
+    images = current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3)
     return {
         "pack": (dense,),
         "unpack": (words, T, C),
@@ -39,7 +40,8 @@ def samples(generator):
         "if_scan_backward": (current, current, theta, 0.0),
         "if_hold": (current[0], T, v, theta, None),
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
-        "conv2d": (current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3), weight, torch.ones(6), *window, 1),
+        "conv2d": (images, weight, torch.ones(6), *window, 1),
+        "if_conv2d_real": (images, weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
         "find_periods": (current[0], T, theta),
         "expand_periods": (periods, 4, T),
         "total_periods": (periods, 4, T),
