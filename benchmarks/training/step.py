@@ -16,7 +16,7 @@ WARM_UP_START = 0.05
 
 
 class Breakdown(Exception):
-    """Training cannot go on: the loss is not finite, or the network runs away."""
+    """Training cannot go on: the loss or the gradient is not finite, or the network runs away."""
 
 
 def make_optimizer(options: Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -36,16 +36,25 @@ def learning_rate(schedule: str, highest: float, progress: float) -> float:
 
 
 def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: Tensor, labels: Tensor) -> dict:
-    """Compute the gradient of one batch; returns its loss, the accuracy of both twins and their rates."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        output = method(images)
-    output = output.float()
-    loss = LOSSES[options.loss](output, labels, options.T, options.target)
-    if options.rate_penalty and model.ann_rates:
-        loss = loss + options.rate_penalty * mean_activation(model)
+    """Compute the gradient of one batch; returns its loss, the accuracy of both twins and their rates.
+
+    Raises:
+        Breakdown: the twin or a gradient is not finite. A loss that is not has no gradient; ``watch`` stops for it.
+    """
     for parameter in model.parameters():
         parameter.grad = None
-    loss.backward()
+    try:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+            output = method(images)
+        output = output.float()
+        loss = LOSSES[options.loss](output, labels, options.T, options.target)
+        if options.rate_penalty and model.ann_rates:
+            loss = loss + options.rate_penalty * mean_activation(model)
+        if math.isfinite(loss.item()):
+            loss.backward()
+            _check_gradients(model)
+    except FloatingPointError as error:
+        raise Breakdown(f"{error}. The last checkpoint is intact") from error
     figures = {"loss": loss.item()}
     if model.rates:  # of the spiking network's pass, if the method makes one
         figures["snn"] = accuracy(output, labels)
@@ -55,6 +64,13 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
         figures["ann"] = accuracy(model.ann_output, labels)
         figures["ann_rate"] = mean_activation(model).item()
     return figures
+
+
+def _check_gradients(model: nn.Module) -> None:
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if not nn.utils.get_total_norm(gradients.values()).isfinite():
+        names = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        raise FloatingPointError(f"the gradient of {', '.join(names) or 'all'} is not finite; lower --lr")
 
 
 def accuracy(output: Tensor, labels: Tensor) -> float:

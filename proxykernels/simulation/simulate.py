@@ -188,10 +188,17 @@ def _input(x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes
     if not isinstance(x, Spikes):
         checks.floating("x", x)
         checks.finite("x", x)
-    dims = len(x.shape)
-    if dims in (2, 4) and isinstance(x, Tensor):
+    if not is_sequence(x, T):
         x = x.detach() if precision is None else round_input(x.detach(), 0)
         return x.expand(T, *x.shape)
+    return x if precision is None else round_input(x, 1)
+
+
+def is_sequence(x: Tensor | Spikes, T: int) -> bool:
+    """Whether x is a sequence of T steps, rather than an input that is held for them."""
+    dims = len(x.shape)
+    if dims in (2, 4) and isinstance(x, Tensor):
+        return False
     if dims not in (3, 5):
         raise ValueError(
             "x must be held, [N, features] or [N, C, H, W], or a sequence, [T, N, features] or [T, N, C, H, W]; "
@@ -199,4 +206,4 @@ def _input(x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes
         )
     if x.shape[0] != T:
         raise ValueError(f"x is a sequence of {x.shape[0]} steps, and T is {T}")
-    return x if precision is None else round_input(x, 1)
+    return True

@@ -121,6 +121,16 @@ def ask_for_records(carriers: dict[str, Carrier], record: Iterable[str]) -> None
         carriers[name].records[key] = []
 
 
+def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
+    """The samples ``index`` [n] of a sequence (T, N, ...)."""
+    if isinstance(x, Spikes):
+        return Spikes(ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
+    if checks.is_held(x):
+        once = x[0][index]
+        return once.expand(len(x), *once.shape)
+    return x[:, index]
+
+
 class Batch:
     """The samples that are simulated: all of them, until ``stop`` finds some decided."""
 
@@ -132,14 +142,7 @@ class Batch:
 
     def of(self, x: Spikes | Tensor) -> Spikes | Tensor:
         """The rows of x (T, N, ...) that are still simulated."""
-        if len(self.index) == self.N:
-            return x
-        if isinstance(x, Spikes):
-            return Spikes(ops.samples(x._words, self.index), (x.T, len(self.index), *x.shape[2:]))
-        if checks.is_held(x):
-            once = x[0][self.index]
-            return once.expand(len(x), *once.shape)
-        return x[:, self.index]
+        return x if len(self.index) == self.N else samples(x, self.index)
 
     def whole(self, y: Spikes) -> Spikes:
         """The output of all samples, silent where they are not simulated any more."""

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..layers import FusedIFConv2d, Neurons
-from ..simulation.simulate import replace_neurons, run
+from ..simulation.simulate import is_sequence, replace_neurons, run
+from ..simulation.state import samples
+from ..spikes import Spikes
 
 READOUTS = ("count", "rate", "potential")
 NEVER = 1e30  # a threshold that no potential reaches
@@ -40,7 +42,9 @@ class ProxyNet(nn.Module):
             currents (in units of the input; divide by T for the mean current, which is what the twin gives).
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
-    [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps.
+    [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps, or a sequence of T steps
+    [T, N, C, H, W] or [T, N, features], a tensor or Spikes (event data). The twin has no time: of a sequence it takes
+    the mean over the steps, of spikes their rate, since the mean current of the first layer is the current of the mean.
 
     With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
     network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
@@ -54,6 +58,9 @@ class ProxyNet(nn.Module):
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the message names it.
+        FloatingPointError: in training, the twin's output or the gradient that comes to it holds NaN or infinite
+            values. The spikes, of which the loss is made, do not show it. The twin's output is looked at once a forward
+            pass and the gradient once a backward pass, for which a GPU is waited for.
     """
 
     def __init__(self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count"):
@@ -85,14 +92,17 @@ class ProxyNet(nn.Module):
             raise ValueError("net must have at least one layer of IF neurons, such as FusedIFConv2d")
         self._last = names[-1]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):
             return self.snn(x)
-        return _OutputSwap.apply(self.ann(x), self.snn(x))
+        ann = self.ann(x)
+        if not _is_finite(ann):
+            raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
+        return _Readout.apply(ann, self.snn(x))
 
     @torch.no_grad()
-    def snn(self, x: Tensor) -> Tensor:
+    def snn(self, x: Tensor | Spikes) -> Tensor:
         """The spiking network's readout after T steps, float32 [N, classes]."""
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
         result = run(net, x, self.T, batch_statistics=self._batch_statistics)
@@ -102,12 +112,13 @@ class ProxyNet(nn.Module):
         count = result.count().float()
         return count / self.T if self.readout == "rate" else count
 
-    def ann(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+    def ann(self, x: Tensor | Spikes, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """The ReLU twin's output [N, classes]; differentiable.
 
         ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
         goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
         """
+        x = self._mean(x)
         self.ann_rates = {}
 
         def twin(name: str, layer: Neurons) -> _Twin:
@@ -128,12 +139,13 @@ class ProxyNet(nn.Module):
         self.batch_norm_frozen = frozen
 
     @torch.no_grad()
-    def measure_batch_norm(self, x: Tensor, batch: int = 25) -> None:
-        """Set the spiking network's running statistics to those of its currents on x [N, ...]; the twin keeps its own.
+    def measure_batch_norm(self, x: Tensor | Spikes, batch: int = 25) -> None:
+        """Set the spiking network's running statistics to those of its currents on x; the twin keeps its own.
 
         For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
-        ``batch`` images at a time, each batch normalised by itself.
+        ``batch`` samples at a time, each batch normalised by itself.
         """
+        x = x if is_sequence(x, self.T) else x.expand(self.T, *x.shape)
         norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -142,8 +154,8 @@ class ProxyNet(nn.Module):
         modes = [norm.training for norm in norms]
         for norm in norms:
             norm.train()
-        for part in x.split(batch):
-            run(self.net, part, self.T, batch_statistics=bool(norms))
+        for index in torch.arange(x.shape[1], device=x.device).split(batch):
+            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms))
         for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
             norm.momentum = momentum
             norm.train(mode)
@@ -151,6 +163,30 @@ class ProxyNet(nn.Module):
     @property
     def _batch_statistics(self) -> bool:
         return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
+
+    def _mean(self, x: Tensor | Spikes) -> Tensor:
+        """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
+        if not is_sequence(x, self.T):
+            return x
+        if isinstance(x, Spikes):
+            return (x.count() / self.T).to(next((p.dtype for p in self.net.parameters()), torch.float32))
+        checks.floating("x", x)
+        return x[0] if checks.is_held(x) else x.mean(0, dtype=torch.float32).to(x.dtype)
+
+    def _culprit(self, x: Tensor | Spikes) -> str:
+        """Where NaN or infinity came into the twin's output; ValueError if it came with x."""
+        if isinstance(x, Tensor):
+            checks.finite("x", x)
+        for name, parameter in self.net.named_parameters():
+            if not _is_finite(parameter):
+                layer, _, which = name.rpartition(".")
+                return (
+                    f"the {which} of layer {layer or type(self.net).__name__} holds NaN or infinite values. Go on from "
+                    "weights that were saved before, with a lower learning rate"
+                )
+        rates = self.ann_rates.items()
+        layer = next((name for name, rate in rates if not _is_finite(rate)), self._last)
+        return f"layer {layer} overflows, whose weights are finite. Lower the learning rate, or clip=True"
 
     def _silence_last(self, name: str, layer: Neurons) -> Neurons:
         if name != self._last:
@@ -162,7 +198,7 @@ class ProxyNet(nn.Module):
 
 
 class _OutputSwap(torch.autograd.Function):
-    """The spiking network's output forward; backward, its gradient goes to the ReLU network's output."""
+    """The spiking network's values forward; backward, their gradient goes to the ReLU network's."""
 
     @staticmethod
     def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
@@ -172,6 +208,19 @@ class _OutputSwap(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.to(ctx.dtype), None
+
+
+class _Readout(_OutputSwap):
+    """The swap at the network's output, where the gradient comes from the loss."""
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        if not _is_finite(gradient):  # in float32: in half precision a GradScaler deals with infinity
+            raise FloatingPointError(
+                "the gradient that the loss gives the output of ProxyNet is not finite: look at the loss, for a "
+                "logarithm or a division of spike counts of 0"
+            )
+        return _OutputSwap.backward(ctx, gradient)
 
 
 class _Twin(nn.Module):
@@ -231,6 +280,15 @@ class _Twin(nn.Module):
             y = F.hardtanh(current, 0.0, theta)
         self.rates[self.name] = (y / theta).mean() if isinstance(theta, Tensor) else y.mean(dtype=torch.float32) / theta
         return y
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Not looked at while a graph is captured or traced, where values are not there to see."""
+    try:
+        checks.finite("x", x)
+    except ValueError:
+        return False
+    return True
 
 
 def _key(name: str) -> str:

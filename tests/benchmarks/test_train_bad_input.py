@@ -144,6 +144,36 @@ def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays(run, monkeypat
     assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
 
 
+@pytest.mark.parametrize("method", ["ann", "proxy", "tandem", "surrogate"])
+def test_a_gradient_that_is_not_finite_stops_before_the_step(run, monkeypatch, method):
+    options = f"--init random --epochs 2 --schedule constant --method {method}"
+    out = run(options.replace("--epochs 2", "--epochs 1"))
+    before = tensors(out)
+
+    def lose(rate, *_):
+        rate.register_hook(lambda gradient: gradient * torch.nan)
+        return rate.sum()
+
+    monkeypatch.setitem(train_step.LOSSES, "mse-rate", lose)
+    message = refused(run, options + " --resume")
+    assert "gradient" in message and "is not finite" in message and "The last checkpoint is intact" in message
+    assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("method", ["ann", "proxy", "tandem", "surrogate"])
+def test_weights_that_are_not_finite_stop_a_run(run, monkeypatch, method):
+    """Spikes, and so the loss of three methods, do not show them."""
+    options = f"--init random --epochs 2 --schedule constant --method {method}"
+    out = run(options.replace("--epochs 2", "--epochs 1"))
+    before = tensors(out)
+    damaged = before | {"model.net.conv2.weight": before["model.net.conv2.weight"] * torch.nan}
+    monkeypatch.setattr(train_checkpoint, "read", lambda folder, read=train_checkpoint.read: (read(folder)[0], damaged))
+    with pytest.raises(SystemExit, match="finite|became nan"):
+        run(options + " --resume")
+    monkeypatch.undo()
+    assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
+
+
 def test_a_run_away_stops_and_a_clipped_twin_does_not_run_away(run):
     options = "--T 8 --init random --epochs 20 --schedule constant --loss cross-entropy --lr 0.02"
     message = refused(run, f"{options} --twin relu")
