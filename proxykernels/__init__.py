@@ -50,7 +50,8 @@ if not (_here / "kernels").is_dir():  # a checkout: kernels/ is our sibling; an 
 from . import plot  # noqa: E402
 from .conversion.convert import convert  # noqa: E402
 from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
-from .conversion.nir import from_nir, to_nir  # noqa: E402
+from .conversion.nir_export import to_nir  # noqa: E402
+from .conversion.nir_import import from_nir  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
 from .layers import IF, AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedIFConv2d, FusedIFLinear, MaxPool2d  # noqa: E402
 from .network import Network  # noqa: E402

@@ -1,5 +1,7 @@
 """A network of layers in any order: what conversion and import make."""
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from .spikes import Spikes
@@ -38,6 +40,8 @@ class Network(nn.Module):
         unknown = [source for source in sources if source != self.INPUT and source not in self._sources]
         if unknown or not sources:
             raise ValueError(f"sources of layer {name} must be earlier layers, got {unknown or sources}")
+        if name in self._sources:
+            raise KeyError(f"the name {name} is taken by another layer")
         self.add_module(name, layer)
         self._sources[name] = tuple(sources)
 
@@ -52,3 +56,17 @@ class Network(nn.Module):
             inputs = tuple(values[source] for source in sources)
             values[name] = layer(inputs if len(inputs) > 1 else inputs[0])
         return values[name]
+
+
+def free_name(wanted: str, taken: Iterable[str]) -> str:
+    """A name for a layer of a :class:`Network`: ``wanted``, with underscores for dots, and a number if it is taken."""
+    taken = {*taken, *_ATTRIBUTES, ""}
+    wanted, k = wanted.replace(".", "_"), 0
+    name = wanted
+    while name in taken:
+        k += 1
+        name = f"{wanted or 'layer'}_{k}"
+    return name
+
+
+_ATTRIBUTES = frozenset(dir(Network()))

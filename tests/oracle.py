@@ -42,10 +42,14 @@ def _step(layer: nn.Module, inputs: list[Tensor], state: dict[str, Tensor], name
         current = F.linear(x, layer.weight, layer.bias)
     elif isinstance(layer, pk.FusedIFSum):
         current = sum(synapse(part) for synapse, part in zip(layer.synapses, inputs, strict=True))
+    elif isinstance(layer, pk.IF):
+        current = x
     else:
         raise TypeError(f"the oracle knows no {type(layer).__name__}")
     v = state.get(name, torch.full_like(current, layer.v_init))
-    spikes, state[name] = reference.if_step(v, current, torch.as_tensor(layer.v_threshold), layer.v_reset)
+    theta = torch.as_tensor(layer.v_threshold)
+    theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta
+    spikes, state[name] = reference.if_step(v, current, theta, layer.v_reset)
     return spikes
 
 

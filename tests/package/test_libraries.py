@@ -254,7 +254,7 @@ def test_graph_from_spikingjelly(nir, generator):
 def test_what_nir_cannot_say(nir):
     for layers, message in (
         ([pk.FusedIFConv2d(2, 4, 3), pk.MaxPool2d(2)], "layer 1: NIR has no node for MaxPool2d"),
-        ([pk.FusedIFConv2d(2, 4, 3, v_init=0.5)], "layer 0 starts at v_init=0.5, which NIR cannot say"),
+        ([pk.FusedIFConv2d(2, 4, 3, v_init=0.5)], "layer 0: NIR cannot say a potential to start from, v_init=0.5"),
         ([pk.FusedIFConv2d(2, 4, 3), pk.AvgPool2d(2, ceil_mode=True)], "no ceil_mode"),
         ([pk.FusedIFConv2d(2, 4, 3), pk.AdaptiveAvgPool2d(4)], r"no average pooling of \(6, 6\) to \(4, 4\)"),
     ):

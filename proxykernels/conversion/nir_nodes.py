@@ -1,0 +1,205 @@
+"""Single nodes of NIR: a layer's synapses, neurons, pooling or flattening as a node, and a node as a module.
+
+Values are copied in both directions: nothing that is written into a graph changes a network, nor the reverse.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import checks, layers
+
+RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
+Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Errors say where: "node 'conv1': ..."."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:
+    """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known."""
+    if None in shapes:
+        return None
+    device = next((parameter.device for parameter in layer.parameters()), None)
+    inputs = tuple(torch.zeros(1, 1, *shape, device=device) for shape in shapes)
+    x = inputs if len(inputs) > 1 else inputs[0]
+    with torch.no_grad():
+        y = layer.spike(x)[0] if isinstance(layer, layers.Neurons) else layer(x)  # no statistics are changed
+    return tuple(y.shape[2:])
+
+
+# From layers to nodes
+
+
+def synapse_node(nir, synapse: nn.Module, input_shape: Shape, output_shape: Shape):
+    if isinstance(synapse, nn.Linear):
+        weight = _array("weight", synapse.weight)
+        return nir.Linear(weight) if synapse.bias is None else nir.Affine(weight, _array("bias", synapse.bias))
+    weight, bias = synapse.folded() if isinstance(synapse, layers.FusedIFConv2d) else (synapse.weight, synapse.bias)
+    bias = torch.zeros(len(weight)) if bias is None else bias
+    if synapse.padding == "same" and any(
+        d * (k - 1) % 2 for d, k in zip(synapse.dilation, synapse.kernel_size, strict=True)
+    ):
+        raise ValueError("padding='same' with an even kernel is lopsided, which NIR cannot say; pad by a number")
+    geometry = synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+    node = nir.Conv2d(input_shape[1:], _array("weight", weight), *geometry, _array("bias", bias))
+    # nir would say itself, were all kernels square and all convolutions of one group.
+    node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
+    return node
+
+
+def if_node(nir, layer: layers.Neurons, shape: Shape):
+    if layer.v_init:
+        raise ValueError(f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to 0")
+    theta = torch.as_tensor(layer.v_threshold, dtype=torch.float32)
+    theta = theta.view(-1, *[1] * (len(shape) - 1)) if theta.ndim else theta
+    values = {"r": np.ones(shape, np.float32), "v_threshold": _array("v_threshold", theta.expand(shape))}
+    if "v_reset" in nir.IF.__dataclass_fields__:
+        values["v_reset"] = np.full(shape, layer.v_reset or 0.0, np.float32)
+    elif layer.v_reset:
+        raise ValueError(
+            f"the IF of this version of nir has no v_reset, got {layer.v_reset:g}; pip install 'nir>=1.0.6'"
+        )
+    node = nir.IF(**values)
+    if layer.v_reset is None:
+        node.metadata[RESET] = SUBTRACT
+    return node
+
+
+def shaping_node(nir, layer: nn.Module, input_shape: Shape):
+    if isinstance(layer, layers.Flatten):
+        return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
+    if isinstance(layer, layers.AdaptiveAvgPool2d):
+        size = checks.pair("output_size", layer.output_size, 1)
+        if any(n % k for n, k in zip(input_shape[1:], size, strict=True)):
+            raise ValueError(f"NIR has no average pooling of {input_shape[1:]} to {size} pixels")
+        window = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
+        return nir.AvgPool2d(window, window.copy(), np.zeros(2, int))
+    window, stride, padding = (checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding))
+    if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
+        raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
+    return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))
+
+
+def _array(name: str, tensor: Tensor) -> np.ndarray:
+    checks.finite(name, tensor)
+    return tensor.detach().cpu().float().numpy().copy()
+
+
+# From nodes to modules
+
+
+def synapse(nir, node) -> nn.Module:
+    """A nir.Conv2d, nir.Affine or nir.Linear as a module of torch."""
+    convolution = isinstance(node, nir.Conv2d)
+    weight = _floats("weight", node.weight)
+    dims = ("C_out", "C_in / groups", "kernel_h", "kernel_w") if convolution else ("out", "in")
+    if weight.ndim != len(dims) or not weight.numel():
+        raise ValueError(f"weight must have the shape [{', '.join(dims)}], got {list(weight.shape)}")
+    bias = None if isinstance(node, nir.Linear) or node.bias is None else _floats("bias", node.bias)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have the shape [{len(weight)}], one for each output, got {list(bias.shape)}")
+    if convolution:
+        (groups,) = _integers("groups", node.groups, 1, length=1)
+        if len(weight) % groups:
+            raise ValueError(f"groups must divide the {len(weight)} outputs, got {groups}")
+        module = nn.Conv2d(
+            weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), _integers("stride", node.stride, 1),
+            _padding(node.padding), _integers("dilation", node.dilation, 1), groups, device="meta",
+        )  # fmt: skip
+    else:
+        module = nn.Linear(*reversed(weight.shape), device="meta")
+    module.weight = nn.Parameter(weight)
+    module.bias = None if bias is None else nn.Parameter(bias)
+    return module
+
+
+def neuron(node, dt: float) -> dict:
+    """v_threshold and v_reset of a nir.IF."""
+    r = _floats("r", node.r)
+    if not bool(torch.isclose(r.double() * dt, torch.ones((), dtype=torch.float64), rtol=1e-5).all()):
+        raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
+    theta = _floats("v_threshold", node.v_threshold)
+    if not theta.numel():
+        raise ValueError("v_threshold must have a value for each neuron, got none")
+    by_channel = theta.flatten(1) if theta.ndim > 1 else theta.view(-1, 1)
+    if not bool((by_channel == by_channel[:, :1]).all()):
+        raise ValueError("v_threshold must be the same for all neurons of a channel")
+    theta = by_channel[:, 0].clone()
+    same = bool((theta == theta[0]).all())
+    return {"v_threshold": theta[0].item() if same else theta, "v_reset": _reset(node)}
+
+
+def shaping(nir, node) -> nn.Module:
+    """A nir.AvgPool2d or nir.Flatten as a layer."""
+    if isinstance(node, nir.AvgPool2d):
+        window, stride = _integers("kernel_size", node.kernel_size, 1), _integers("stride", node.stride, 1)
+        return layers.AvgPool2d(window, stride, _integers("padding", node.padding, 0))
+    (first,), (last,) = (_integers(key, getattr(node, key), -9, length=1) for key in ("start_dim", "end_dim"))
+    shape = (node.input_type or {}).get("input")
+    dims = 3 if shape is None else len(shape)
+    if first != 0 or last not in (-1, dims - 1):
+        raise ValueError(f"Flatten must join all dimensions, got {first} to {last} of {dims}")
+    return layers.Flatten()
+
+
+def _reset(node) -> float | None:
+    """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
+    note = (node.metadata or {}).get(RESET)
+    note = note.decode() if isinstance(note, bytes) else note
+    if note == SUBTRACT:
+        return None
+    if note is not None:
+        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r} or not be there, got {note!r}")
+    value = getattr(node, "v_reset", None)
+    resets = torch.zeros(1) if value is None else _floats("v_reset", value).unique()
+    if len(resets) != 1:
+        raise ValueError(f"v_reset must be the same for all neurons, got {resets.tolist()}")
+    return resets.item()
+
+
+def check_shape(node, neurons: Shape) -> None:
+    """The thresholds of a nir.IF are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
+    shape = tuple(np.shape(node.v_threshold))
+    if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
+        raise ValueError(f"v_threshold must have the shape of the neurons, {neurons}, got {shape}")
+
+
+def _floats(name: str, value) -> Tensor:
+    """A copy in float32 of real numbers."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got {'None' if value is None else array.dtype}")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite
+        tensor = torch.from_numpy(array.astype(np.float32))
+    checks.finite(name, tensor)
+    return tensor
+
+
+def _integers(name: str, value, least: int, length: int = 2) -> tuple[int, ...]:
+    """That many integers; one number stands for all of them."""
+    values = np.asarray(value).reshape(-1)
+    if values.dtype.kind not in "iuf" or len(values) not in (1, length) or (values != np.floor(values)).any():
+        raise TypeError(f"{name} must be {'an integer' if length == 1 else 'an integer or two of them'}, got {value!r}")
+    if values.min() < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return tuple(int(v) for v in values) * (length // len(values))
+
+
+def _padding(value) -> str | tuple[int, ...]:
+    value = value.decode() if isinstance(value, bytes) else value
+    if not isinstance(value, str):
+        return _integers("padding", value, 0)
+    if value not in ("same", "valid"):
+        raise ValueError(f"padding must be a number, two of them, 'same' or 'valid', got {value!r}")
+    return value
