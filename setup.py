@@ -8,9 +8,9 @@ import platform
 import runpy
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError
+from setuptools.errors import CompileError, LinkError
 
 FLAGS = [
     "-O3",
@@ -44,10 +44,9 @@ if platform.machine() in ("x86_64", "AMD64"):
     }
 
 
-PACKAGES = [
-    *(f"proxykernels{name}" for name in ("", ".simulation", ".conversion", ".training")),
-    *(f"proxykernels.kernels{name}" for name in ("", ".cpu", ".gpu")),
-]
+def folders(top):
+    """A folder of Python files and those below it, as packages."""
+    return find_namespace_packages(include=[top, f"{top}.*"], exclude=["*.__pycache__", "*.src", "*.src.*"])
 
 
 def remove_libraries(folder):
@@ -70,6 +69,17 @@ class BuildKernels(build_ext):
         super().run()
 
     def build_extension(self, extension):
+        try:
+            self.build_library(extension)
+        except (CompileError, LinkError) as error:  # which setuptools passes over: the library is optional
+            self.warn(
+                f"proxykernels is installed WITHOUT its C++ kernels, for the compiler failed ({error}): CPU tensors "
+                "will take slow reference code. Install a C++ compiler (for example `apt-get install g++`), then "
+                "install proxykernels again"
+            )
+            raise
+
+    def build_library(self, extension):
         library = Path(self.get_ext_fullpath(extension.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         remove_libraries(library.parent)
@@ -111,9 +121,9 @@ class BuildKernels(build_ext):
 
 
 setup(
-    packages=PACKAGES,
+    packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
-    package_data={"proxykernels.kernels": ["cpu/src/*.cpp", "cpu/src/*.h", "cpu/src/conv2d/*.h"]},
+    package_data={"proxykernels": ["py.typed"], "proxykernels.kernels": ["cpu/src/**/*.cpp", "cpu/src/**/*.h"]},
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",

@@ -41,11 +41,15 @@ Functions under the layers
     if_scan_surrogate              IF neurons with a surrogate gradient
 """
 
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
-_here = Path(__file__).resolve().parent
-if not (_here / "kernels").is_dir():  # a checkout: kernels/ is our sibling; an installed package has it inside
-    __path__.append(str(_here.parent))
+if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands beside us; once installed, in this folder
+    _spec = ModuleSpec(f"{__name__}.kernels", None, is_package=True)
+    _spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "kernels")]
+    kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
 
 from . import plot  # noqa: E402
 from .conversion.convert import convert  # noqa: E402

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .kernels import cpu
 from .kernels.weight_layouts import is_finite, require_finite
 from .spikes import Spikes, is_binary, pack
 
@@ -205,6 +206,8 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity. Not looked at while a graph is captured or traced, where values are not there to see."""
     if torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
+    if tensor.device.type == "cpu":
+        cpu.check_threads()
     if not is_finite(tensor):
         raise ValueError(f"{name} must be finite, and holds NaN or infinite values")
 

@@ -27,8 +27,7 @@ def _cpu():
     if kernels is None:
         warnings.warn(
             "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ "
-            "compiler (for example `apt-get install g++`), then install proxykernels again with pip's "
-            "--force-reinstall --no-deps",
+            "compiler (for example `apt-get install g++`), then run `" + cpu.install_command() + "`",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -44,7 +43,10 @@ def _gpu():
 
 
 def _kernels(device: str):
-    return _cpu() if device == "cpu" else _gpu()
+    if device != "cpu":
+        return _gpu()
+    cpu.check_threads()
+    return _cpu()
 
 
 def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda"), composed=None):

@@ -7,8 +7,11 @@ and its threads.
 """
 
 import ctypes
+import json
+from contextlib import suppress
 from ctypes import POINTER, c_float, c_int64, c_uint64, c_void_p
 from functools import cache
+from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 
@@ -176,12 +179,18 @@ def _spell(kind) -> str:
 
 
 def _refusal(path: Path, reason: str) -> str:
-    return f"proxykernels' compiled library {path} does not belong to this version ({reason}): {_advice()}"
+    advice = f"build it again with `{install_command()}`"
+    return f"proxykernels' compiled library {path} does not belong to this version ({reason}): {advice}"
 
 
-def _advice() -> str:
-    """How to build the library that belongs to these files."""
+def install_command() -> str:
+    """The command that builds the library that belongs to these files."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "setup.py").is_file():
-        return f"build it again with `pip install -e {checkout}`"
-    return "install again with `pip install --force-reinstall --no-cache-dir --no-deps proxykernels`"
+        return f"pip install -e {checkout}"
+    source = "proxykernels"  # of a package index, unless pip noted another place
+    with suppress(metadata.PackageNotFoundError):
+        if noted := metadata.distribution(source).read_text("direct_url.json"):
+            place = json.loads(noted)
+            source = f"{place['vcs_info']['vcs']}+{place['url']}" if "vcs_info" in place else place["url"]
+    return f"pip install --force-reinstall --no-cache-dir --no-deps {source}"  # or pip takes the wheel it made before

@@ -11,7 +11,7 @@ from proxykernels import ops
 from proxykernels.kernels.cpu import abi, sources
 
 REFUSED = "does not belong to this version"
-ADVICE = "build it again with `pip install -e|install again with `pip install --force-reinstall --no-cache-dir"
+ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
 
 
 @pytest.fixture(autouse=True)
