@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common.command import command
 from common.data import fashion_mnist
 from common.nets import WEIGHTS
 from safetensors.torch import load_file, save_file
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

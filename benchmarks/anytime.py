@@ -20,6 +20,7 @@ import ann as relu
 import torch
 from common import nets
 from common.accuracy import strict_accuracy
+from common.command import command
 from common.data import fashion_mnist
 from common.tables import write_csv
 from torch import Tensor, nn
@@ -161,4 +162,4 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 import evaluate
 import torch
 from common import nets, tables
+from common.command import INTERRUPTED, command
 from common.memory import PeakMemory
 from common.stages import stages
 from sim_speed import commit, positive
@@ -56,7 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, Breakdown) as error:
         raise SystemExit(f"compare_methods.py: {error}") from error
     for name in NAMES:  # each in a process of its own, so that its peak of memory is its own
-        done = subprocess.run([sys.executable, __file__, *arguments, "--method", name])
+        try:
+            done = subprocess.run([sys.executable, __file__, *arguments, "--method", name])
+        except KeyboardInterrupt:  # which went to that process too, and it has said so
+            raise SystemExit(INTERRUPTED) from None
         if done.returncode:
             raise SystemExit(done.returncode)
     draw(options)
@@ -183,4 +187,4 @@ def draw(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -16,6 +16,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.command import command
 from common.tables import read_csv, write_csv
 from gpu.compile_variants import QUICK, VARIANTS, compile_in_child, faults
 from rich.box import HORIZONTALS
@@ -113,4 +114,4 @@ def finish(console: Console, records: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from common import nets, tables
 from common.accuracy import strict_correct, tied
+from common.command import command
 from sim_speed import commit, positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -163,4 +164,4 @@ def write(stem: Path, curve: Curve) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

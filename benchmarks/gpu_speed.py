@@ -18,6 +18,7 @@ from pathlib import Path
 
 import sim_speed
 import torch
+from common.command import command
 from common.tables import read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
@@ -141,4 +142,4 @@ def print_table(device: str, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from common.command import command
 from common.tables import save_figure, write_csv
 from rich.box import HORIZONTALS
 from rich.console import Console
@@ -259,4 +260,4 @@ def plot(path: Path, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from common import nets, tables
+from common.command import command
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from training import data as train_data
@@ -113,4 +114,4 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 from common import nets
+from common.command import command
 from common.tables import write_csv
 from gpu.roofline_model import (
     CARDS,
@@ -243,4 +244,4 @@ def _rounded(number: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from common.accuracy import strict_accuracy
+from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from common.nets import NETS, load
 from gpu.rivals import GPU_RIVALS, set_float32_precision
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [{**common, "T": T, **row} for row in to_rows(measurements, labels)]
         print_table(console, rows, missing, ours.rates)
         all_rows += rows
-    append_csv(csv_path, all_rows)
+        append_csv(csv_path, rows)
     png_path = options.out / f"sim_speed_{options.net}_{options.reset}_{device.type}.png"
     plot(png_path, all_rows)
     console.print(
@@ -252,4 +253,4 @@ def _ms_per_image(seconds: float, labels: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -14,13 +14,13 @@ and other real images are the calibration. For each network:
 """
 
 import argparse
-import sys
 from datetime import date
 from pathlib import Path
 
 import matplotlib
 import torch
 import torch.nn.functional as F
+from common.command import command
 from common.data import fashion_mnist_sample
 from common.network_loop import output_counts
 from common.tables import write_csv
@@ -53,10 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
             rates += [row for method in METHODS for row in rate_errors(name, ann, method, calibration, images, options)]
         if "speed" in options.parts:
             times.append(speed(name, ann, calibration, images, options))
-    if times:
-        write_csv(options.out / "torchvision_speed.csv", list(times[0]), times)
+        if times:
+            write_csv(options.out / "torchvision_speed.csv", list(times[0]), times)
+        if rates:
+            write_csv(options.out / "torchvision_rates.csv", list(rates[0]), rates)
     if rates:
-        write_csv(options.out / "torchvision_rates.csv", list(rates[0]), rates)
         plot(options.out / "torchvision_rates.png", rates, options)
     return 1 if unequal else 0
 
@@ -191,4 +192,4 @@ def plot(path: Path, rows: list[dict], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

@@ -8,8 +8,9 @@ The shipped small network and the paper's network on Fashion-MNIST are made by
 
 Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing
 rates; then --method, by default proxy: the spiking network's rates make the loss, and the twin carries its gradient
-back. --out holds the best weights so far, checkpoint.json with its tensors, and log.csv. A run that was stopped goes on
-with --resume, and ends with the same weights as an unbroken one (on a CPU). Several processes share each batch under
+back. --out holds the best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and
+is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same
+weights as an unbroken one (on a CPU). Several processes share each batch under
 
     torchrun --nproc-per-node 2 benchmarks/train.py --net small
 
@@ -20,6 +21,7 @@ import os
 from argparse import Namespace
 
 import torch
+from common.command import command
 from training import options as train_options
 from training.run import Run, Workers
 from training.step import Breakdown
@@ -54,4 +56,4 @@ def train(options: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from common import nets, tables
+from common.command import command
 from sim_speed import commit, device_name, positive
 from speed import rivals
 from torch import Tensor, nn
@@ -185,4 +186,4 @@ def time_columns(times: Times, ours: Times) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -15,6 +15,7 @@ from itertools import product
 from math import prod
 
 import torch
+from common.command import command
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
@@ -110,4 +111,4 @@ def print_table(rows: list[tuple], device: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -7,6 +7,8 @@ The images that are shipped were written by this command, which writes them agai
 
 import argparse
 import gzip
+import math
+import struct
 import zlib
 from pathlib import Path
 
@@ -14,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.command import command
+
 SAMPLE = Path(__file__).parents[1] / "data" / "fashion-mnist-256"
 SAMPLE_SIZE = 256
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path.home() / ".cache" / "proxykernels"
 PREFIXES = {"train": "train", "test": "t10k"}
+LARGEST = 60_000 * 28 * 28  # bytes of the training images
 UNSIGNED_BYTE = 8  # the IDX code of the only element type that Fashion-MNIST uses
 
 
@@ -64,16 +69,22 @@ def read_idx(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; put the original .gz file there")
     try:
-        content = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:3] != bytes([0, 0, UNSIGNED_BYTE]):
+                raise ValueError(_damaged(path, "not an IDX file of unsigned bytes"))
+            lengths = file.read(4 * magic[3])  # big-endian, one a dimension
+            shape = struct.unpack(f">{len(lengths) // 4}I", lengths[: len(lengths) // 4 * 4])
+            size = math.prod(shape)
+            if len(shape) < magic[3] or size > LARGEST:
+                raise ValueError(_damaged(path, f"the shape {list(shape)} is not one of Fashion-MNIST's"))
+            content = file.read(size + 1)  # and no more: a few compressed bytes may stand for gigabytes
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(_damaged(path, f"not a complete gzip file: {error}")) from error
-    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTE]):
-        raise ValueError(_damaged(path, "not an IDX file of unsigned bytes"))
-    header = 4 + 4 * content[3]  # magic number, then one big-endian length a dimension
-    shape = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").astype(int)
-    if len(content) != header + shape.prod():
-        raise ValueError(_damaged(path, f"{len(content)} bytes do not hold the shape {shape}"))
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    if len(content) != size:
+        held = "more" if len(content) > size else str(len(content))
+        raise ValueError(_damaged(path, f"{held} bytes do not hold the shape {list(shape)}"))
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _load(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
@@ -140,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -39,7 +39,7 @@ def replace(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written; what was there is intact.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    handle, temporary = tempfile.mkstemp(".tmp", path.name + "-", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -14,6 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 STATE = "checkpoint.json"
+FIELDS = {
+    "tensors": str, "groups": list, "options": dict, "stage": int, "epoch": int, "step": int, "done": int,
+    "best": (int, float),
+}  # fmt: skip
 
 
 def save(folder: Path, position: dict, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
@@ -43,15 +47,36 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     Raises:
         FileNotFoundError: there is none. ValueError: it is damaged.
     """
+    path = find(folder)
+    try:
+        position = json.loads(path.read_text())
+        _check(position)
+        with safe_open(folder / position["tensors"], "pt") as file:
+            return position, {key: file.get_tensor(key) for key in file.keys()}
+    except (ValueError, RecursionError, SafetensorError, OSError) as error:
+        raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
+
+
+def find(folder: Path) -> Path:
+    """The file that is the checkpoint in ``folder``; FileNotFoundError if there is none."""
     path = folder / STATE
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint in {folder} ({STATE}); start without --resume")
-    try:
-        position = json.loads(path.read_text())
-        with safe_open(folder / position["tensors"], "pt") as file:
-            return position, {key: file.get_tensor(key) for key in file.keys()}
-    except (json.JSONDecodeError, KeyError, SafetensorError, OSError) as error:
-        raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
+    return path
+
+
+def _check(position) -> None:
+    """ValueError if ``position`` is not what ``save`` writes."""
+    if not isinstance(position, dict):
+        raise ValueError(f"{STATE} holds no table but a {type(position).__name__}")
+    for key, kind in FIELDS.items():
+        value = position.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{STATE}: {key} is {value!r}"[:200])
+        if kind is int and value < 0:
+            raise ValueError(f"{STATE}: {key} is {value}, below 0")
+    if Path(position["tensors"]).name != position["tensors"]:
+        raise ValueError(f"{STATE}: tensors is no file of this folder, but {position['tensors']!r}")
 
 
 def same_options(saved: dict, given: dict) -> None:
@@ -72,16 +97,19 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors: dict[str, Tensor]) -> None:
-    """Load an optimizer's moments and settings."""
+    """Load an optimizer's moments and settings; ValueError if they are of another one."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            # The fused optimizer takes moments in the memory order of the parameter, and files hold none.
-            moment = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
-            state.setdefault(int(index), {})[name] = moment
-    optimizer.load_state_dict({"state": state, "param_groups": position["groups"]})
+    try:
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                # The fused optimizer takes moments in the memory order of the parameter, and files hold none.
+                moment = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
+                state.setdefault(int(index), {})[name] = moment
+        optimizer.load_state_dict({"state": state, "param_groups": position["groups"]})
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint's optimizer is of another network, or damaged ({error})") from error
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

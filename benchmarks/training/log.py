@@ -12,7 +12,10 @@ class Log:
 
     def __init__(self, folder: Path, last: int, tensorboard: bool):
         self.path = folder / "log.csv"
-        self.rows = [row for row in tables.read_csv(self.path) if int(row["step"]) <= last]
+        try:
+            self.rows = [row for row in tables.read_csv(self.path) if int(row["step"]) <= last]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} is not a log of train.py ({error!r}); remove it") from error
         self.writer = _tensorboard(folder, last) if tensorboard else None
 
     def add(self, row: dict) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import resource
 import signal
+import sys
 import time
 from argparse import Namespace
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from training import checkpoint as checkpoint
 from training import data as train_data
+from training import folder
 from training import step as train_step
 from training import weights as train_weights
 from training.log import Log
@@ -24,7 +26,6 @@ from training.measure import ann_accuracy, rounded, snn_accuracy
 from training.methods import METHODS
 
 MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
-TERMINATED = 128 + signal.SIGTERM  # the exit status by which a shell knows the signal
 STAGE_SEED = 1_000_003  # keeps the epochs of different stages apart: no stage has as many
 
 
@@ -55,22 +56,31 @@ class Workers:
 
 
 class Termination:
-    """SIGTERM, within a ``with``: it ends the program at once where that is safe, and else waits to be asked about."""
+    """SIGTERM or Ctrl-C, within a ``with``: it ends the program at once where that is safe, and else waits to be asked
+    about. A second Ctrl-C does not wait."""
 
     def __init__(self):
-        self.came = self.safe = False
+        self.came, self.safe = 0, False
 
     def __enter__(self) -> "Termination":
-        self.before = signal.signal(signal.SIGTERM, self.take)
+        self.before = {number: signal.signal(number, self.take) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def take(self, *_) -> None:
-        self.came = True
+    def take(self, number: int, _) -> None:
+        if self.came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.came = number
         if self.safe:
-            raise SystemExit(TERMINATED)
+            self.end()
+
+    def end(self) -> None:
+        """End the program, with the exit status by which a shell knows the signal."""
+        tqdm.write("stopped; --resume goes on from here", file=sys.stderr)
+        raise SystemExit(128 + (self.came or signal.SIGTERM))
 
 
 @dataclasses.dataclass
@@ -107,9 +117,17 @@ class Run:
         self.stages.append(Stage(options.method, options.epochs, options.lr))
 
     def go(self) -> None:
-        """Train to the end. SystemExit on SIGTERM, with a checkpoint; Breakdown if training cannot go on."""
+        """Train to the end. SystemExit on SIGTERM and Ctrl-C, with a checkpoint; Breakdown if training cannot go on."""
+        if self.workers.rank > 0:
+            self.train()
+            return
+        with folder.claim(self.options.out, self.options.resume):
+            self.train()
+
+    def train(self) -> None:
         saved = self.resume() if self.options.resume else None
         if self.workers.rank == 0:
+            folder.clean(self.options.out)
             # An epoch that ended, but was not measured to the end, will be measured again.
             last = self.place.done - (self.place.step > 0)
             self.log = Log(self.options.out, last, self.options.tensorboard)
@@ -166,9 +184,9 @@ class Run:
             optimizer.step()
             place.step, place.done = place.step + 1, place.done + 1
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
-            if workers.any(self.termination.came):
+            if workers.any(self.termination.came > 0):
                 self.save(optimizer)
-                raise SystemExit(TERMINATED)
+                self.termination.end()
         return shown
 
     def statistics_learn(self, stage: Stage) -> bool:
@@ -228,6 +246,9 @@ class Run:
         position, tensors = checkpoint.read(self.options.out)
         checkpoint.same_options(position["options"], identity(self.options))
         checkpoint.restore_model(self.model, tensors)
+        if position["stage"] >= len(self.stages) or position["step"] > self.steps:
+            place = f"step {position['step']} of stage {position['stage']}"
+            raise ValueError(f"the checkpoint in {self.options.out} is damaged ({place}); remove it and start again")
         self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
         return position, tensors
 

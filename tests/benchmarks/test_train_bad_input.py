@@ -14,10 +14,10 @@ from training import step as train_step
 from training_runs import BENCHMARKS, run_fixture, tensors  # noqa: F401 - a fixture
 
 
-def refused(run, options: str) -> str:
+def refused(run, options: str, out: str = "out") -> str:
     """The one sentence that a run ends with."""
     with pytest.raises(SystemExit) as stop:
-        run(options)
+        run(options, out)
     message = str(stop.value.code)
     assert message.startswith("train.py: ") and "\n" not in message
     return message
@@ -83,10 +83,10 @@ def test_a_folder_of_images(run, tmp_path):
     assert json.loads(about["shape"]) == [3, 8, 8] and net[-1].out_features == 2 and float(about["test_accuracy"]) >= 0
     path = root / "train" / "dark" / "07.png"
     Image.new("RGB", (9, 8)).save(path)
-    message = refused(run, options)
+    message = refused(run, options, "other")
     assert f"{path} has 9 x 8 pixels, and {path.with_name('00.png')} has 8 x 8; scale all images" in message
     path.write_bytes(path.read_bytes()[:-30])
-    assert f"{path} is damaged" in refused(run, options)
+    assert f"{path} is damaged" in refused(run, options, "another")
 
 
 def test_cifar10_that_is_not_there(monkeypatch, tmp_path):
