@@ -1,8 +1,10 @@
 """Without a GPU the Triton kernels are run by Triton's interpreter, which must be chosen before they are imported."""
 
 import os
+from contextlib import contextmanager
 
 import pytest
+import selection
 import torch
 
 if not torch.cuda.is_available():
@@ -14,48 +16,77 @@ from proxykernels.kernels.cpu import fallback
 
 HAS_GPU = torch.cuda.is_available()
 
+INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target)]
 # Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
-WAYS = [
+CONVOLUTIONS = [
     ("amx", "tiles"),
     ("avx512", "lookup"),
     *((target, rows) for target in ("avx512", "avx2", "portable") for rows in ("events", "shorts")),
     (None, "dense"),
     (None, None),
 ]
-BACKENDS = [f"{target or 'any'}-{kernel or 'chosen'}" for target, kernel in WAYS if cpu.load(target)] + ["reference"]
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("selection of cases: tests/selection.py")
+    group.addoption("--quick", action="store_true", help="the inner loop: every value of every parameter once")
+    group.addoption("--exhaustive", action="store_true", help="every combination of all parameters")
+
+
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose
-def pytest_collection_modifyitems(items):
-    """Tests marked gpu are skipped without one; with one, those of the Triton kernels run on it and are marked too."""
+def pytest_collection_modifyitems(config, items):
+    """Choose cases. Tests marked gpu are skipped without one; with one, those of the Triton kernels run on it."""
     for item in items:
         if HAS_GPU and "kernels_can_run" in item.fixturenames:
             item.add_marker(pytest.mark.gpu)
         elif not HAS_GPU and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if config.option.exhaustive:
+        return
+    kept = selection.thinned(items, strength=1 if config.option.quick else 2)
+    if config.option.quick:
+        kept = [item for item in kept if not item.get_closest_marker("slow")]
+    remaining = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in remaining])
+    items[:] = kept
 
 
 @pytest.fixture
 def generator(request) -> torch.Generator:
     """Random numbers, drawn where the test's tensors are made."""
-    on_gpu = "backend" in request.fixturenames and request.getfixturevalue("backend") == "cuda"
+    fixtures = {"backend", "instruction_set"} & set(request.fixturenames)
+    on_gpu = "cuda" in [request.getfixturevalue(name) for name in fixtures]
     return torch.Generator("cuda" if on_gpu else "cpu").manual_seed(0)
 
 
-@pytest.fixture(params=[*BACKENDS, GPU])
-def backend(request, monkeypatch):
-    """Each way that CPU tensors can take; and a GPU, on which all tensors of the test are then made."""
-    if request.param == "cuda":
+@contextmanager
+def _on(name: str, monkeypatch, target: str | None = None, kernel: str | None = None):
+    """CPU tensors take one way, "reference" or an instruction set and kernel; or all tensors are made on a GPU."""
+    if name == "cuda":
         with torch.device("cuda"):
-            yield request.param
+            yield name
         return
-    target, _, kernel = request.param.partition("-")
-    kernels = fallback
-    if kernel:
-        kernels = cpu.load(None if target == "any" else target, None if kernel == "chosen" else kernel)
+    kernels = fallback if name == "reference" else cpu.load(target, kernel)
     monkeypatch.setattr(ops, "_cpu", lambda: kernels)
-    yield request.param
+    yield name
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, "reference", GPU])
+def instruction_set(request, monkeypatch):
+    """Each instruction set, the reference code, and a GPU: for operations of one kernel."""
+    with _on(request.param, monkeypatch, request.param) as name:
+        yield name
+
+
+WAYS = {f"{t or 'any'}-{k or 'chosen'}": (t, k) for t, k in CONVOLUTIONS if t in (*INSTRUCTION_SETS, None)}
+
+
+@pytest.fixture(params=[*WAYS, "reference", GPU])
+def backend(request, monkeypatch):
+    """Each way that a convolution or matrix product can take."""
+    with _on(request.param, monkeypatch, *WAYS.get(request.param, ())) as name:
+        yield name
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_the_library_is_built():
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T", STEPS)
 @pytest.mark.parametrize("shape", [(3, 5, 7, 5), (1, 32, 4, 4), (2, 70, 1, 3), (4, 33), (5,), (2, 3, 11)], ids=str)
-def test_if_scan(backend, generator, shape, T, v_reset):
+def test_if_scan(instruction_set, generator, shape, T, v_reset):
     current = dyadic(T, *shape, generator=generator)
     v0 = dyadic(*shape, generator=generator)
     theta = thresholds(shape[1], generator) if len(shape) > 1 else 1.25
@@ -31,7 +31,7 @@ def test_if_scan(backend, generator, shape, T, v_reset):
 
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T", STEPS)
-def test_if_hold(backend, generator, T, v_reset):
+def test_if_hold(instruction_set, generator, T, v_reset):
     current = dyadic(3, 37, 5, 3, generator=generator)
     expected, v_expected = reference.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
     actual, v = pk.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
@@ -39,7 +39,7 @@ def test_if_hold(backend, generator, T, v_reset):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_currents_of_other_types(backend, generator, dtype):
+def test_currents_of_other_types(instruction_set, generator, dtype):
     current = dyadic(33, 2, 5, 3, 3, generator=generator).to(dtype)
     expected, v_expected = reference.if_scan(current)
     actual, v = pk.if_scan(current)
@@ -107,7 +107,7 @@ def test_if_linear(backend, generator, size, T, v_reset):
 )
 @pytest.mark.parametrize("C", [1, 8, 64, 77])
 @pytest.mark.parametrize("T", [1, 33])
-def test_max_pool2d(backend, generator, T, C, kernel_size, stride, padding):
+def test_max_pool2d(instruction_set, generator, T, C, kernel_size, stride, padding):
     x = spikes(T, 2, C, 7, 5, generator=generator)
     expected = reference.max_pool2d(x, kernel_size, stride, padding)
     actual = pk.max_pool2d(pk.pack(x), kernel_size, stride, padding)
@@ -199,7 +199,7 @@ def test_memory_layout_does_not_matter(backend, generator, layout):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_soft_reset_conserves_charge(backend, generator, held):
+def test_soft_reset_conserves_charge(instruction_set, generator, held):
     """From rest, with soft reset: the sum of the input currents = theta * spikes + the last potential."""
     current, T, theta = dyadic(2, 5, 4, 4, generator=generator), 64, 0.75
     actual, v = (

@@ -11,7 +11,7 @@ SHAPES = [(1, 1), (7, 3), (5, 0, 4), (33, 2, 9), (4, 2, 3, 11), (31, 2, 5, 7, 5)
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_round_trip(backend, generator, shape, dtype):
+def test_round_trip(instruction_set, generator, shape, dtype):
     dense = spikes(*shape, generator=generator).to(dtype)
     packed = pk.pack(dense)
     assert packed.shape == shape and packed.T == shape[0] and packed.device == torch.device("cpu")
@@ -20,7 +20,7 @@ def test_round_trip(backend, generator, shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_count_and_rate(backend, generator, shape):
+def test_count_and_rate(instruction_set, generator, shape):
     dense = spikes(*shape, generator=generator)
     packed = pk.pack(dense)
     for until in (None, 0, 1, shape[0] // 2, shape[0]):
@@ -29,7 +29,7 @@ def test_count_and_rate(backend, generator, shape):
     assert packed.rate() == pytest.approx(dense.mean().item(), nan_ok=True, abs=1e-6)
 
 
-def test_cut_in_time(backend, generator):
+def test_cut_in_time(instruction_set, generator):
     dense = spikes(50, 2, 9, 3, 4, generator=generator)
     packed = pk.pack(dense)
     for cut in (slice(0, 1), slice(3, 40), slice(-10, None), slice(None), slice(31, 33)):

@@ -24,7 +24,7 @@ def oracle(current, gradient, v_threshold, v_reset):
 
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_is_the_oracles(backend, generator, shape, v_reset):
+def test_gradient_is_the_oracles(instruction_set, generator, shape, v_reset):
     """On random floats too: the operations are the same, in the same order."""
     theta = thresholds(shape[2], generator)
     for current in (dyadic(*shape, generator=generator), torch.randn(shape, generator=generator)):
