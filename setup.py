@@ -12,15 +12,6 @@ from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-FLAGS = [
-    "-O3",
-    "-std=c++17",
-    "-fopenmp",
-    "-fvisibility=hidden",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-]
-
 # build_ext --checked: for tests/checked_build.py. The later -O wins; an error ends the process.
 CHECKED = [
     "-O1",
@@ -105,7 +96,7 @@ class BuildKernels(build_ext):
         if self.checked:
             macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
         return self.compiler.compile(
-            [source], output_dir=output, macros=macros, extra_postargs=[*FLAGS, *flags], depends=depends
+            [source], output_dir=output, macros=macros, extra_postargs=[*sources["FLAGS"], *flags], depends=depends
         )
 
     def knows(self, flags):

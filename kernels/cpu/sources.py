@@ -4,6 +4,14 @@ import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",  # a product and a sum are rounded apart, as the definition has them
+    "-fno-math-errno",
+]
 
 
 def paths() -> list[Path]:

@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace PK_TARGET {
@@ -62,7 +64,37 @@ static inline Vec::Mask mask_of(uint32_t bits) {
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
 }
 
-#else  // the compiler's own four-lane vectors: SSE2 on any x86-64, NEON on aarch64, scalar code elsewhere
+#elif defined(__aarch64__)
+
+struct Vec {
+    static constexpr int width = 4;
+    using Mask = uint32x4_t;
+    float32x4_t x;
+};
+static inline Vec broadcast(float a) { return {vdupq_n_f32(a)}; }
+static inline Vec load(const float* p) { return {vld1q_f32(p)}; }
+static inline void store(float* p, Vec a) { vst1q_f32(p, a.x); }
+static inline Vec load_first(const float* p, int n) {
+    Vec a = broadcast(0.0f);
+    for (int i = 0; i < n && i < 4; i++) a.x[i] = p[i];
+    return a;
+}
+static inline void store_first(float* p, Vec a, int n) {
+    for (int i = 0; i < n && i < 4; i++) p[i] = a.x[i];
+}
+static inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.x, b.x)}; }
+static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
+static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
+static inline Vec::Mask operator>=(Vec a, Vec b) { return vcgeq_f32(a.x, b.x); }
+static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {vbslq_f32(m, yes.x, no.x)}; }
+static inline Vec add_where(Vec::Mask m, Vec a, Vec b) {
+    return {vaddq_f32(a.x, vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(b.x))))};
+}
+static inline uint32x4_t lane_bits() { return uint32x4_t{1, 2, 4, 8}; }
+static inline uint32_t bits(Vec::Mask m) { return vaddvq_u32(vandq_u32(m, lane_bits())); }
+static inline Vec::Mask mask_of(uint32_t bits) { return vtstq_u32(vdupq_n_u32(bits), lane_bits()); }
+
+#else  // the compiler's own four-lane vectors: SSE2 on any x86-64, scalar code elsewhere
 
 typedef float float4 __attribute__((vector_size(16)));
 typedef int32_t int4 __attribute__((vector_size(16)));

@@ -1,0 +1,291 @@
+// Random cases of the CPU kernels against the definition written out once more in plain loops, for machines that have no
+// torch: tests/other_machine.py builds this for another processor and runs it under an emulator of that.
+//
+//     other_machine SEED CASES        prints how many cases of each kernel ran; ends with 1 at the first that is wrong
+//
+// All numbers are small multiples of 1/16, so that float sums are exact in any order and every comparison is of bits.
+#include "abi.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace portable { extern const Kernels kernels; }
+
+namespace {
+
+const Kernels* kernels;
+uint64_t state;
+std::string current_case;
+std::map<std::string, int> ran, with_spikes;
+
+int64_t draw(int64_t low, int64_t high) {  // splitmix64
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return low + (int64_t)((z ^ z >> 31) % (uint64_t)(high - low + 1));
+}
+std::vector<float> sixteenths(int64_t n, int64_t low, int64_t high) {
+    std::vector<float> values(n);
+    for (float& v : values) v = (float)draw(low, high) / 16;
+    return values;
+}
+std::vector<float> padded(std::vector<float> values, float fill) {
+    values.resize((values.size() + 31) / 32 * 32, fill);
+    return values;
+}
+constexpr float never = __builtin_inff();
+int64_t bytes_of(int64_t C) { return (C + 7) / 8; }
+
+// Dense spikes [N][T][P][C], and the same packed.
+struct Spikes {
+    int64_t N, T, P, C;
+    std::vector<uint8_t> dense, packed;
+    Spikes(int64_t N, int64_t T, int64_t P, int64_t C)
+        : N(N), T(T), P(P), C(C), dense(N * T * P * C), packed(N * T * P * bytes_of(C)) {}
+    uint8_t& at(int64_t n, int64_t t, int64_t p, int64_t c) { return dense[((n * T + t) * P + p) * C + c]; }
+    void draw_all() {
+        const int64_t rate = draw(0, 4) ? draw(1, 60) : draw(0, 1) * 100;
+        for (uint8_t& s : dense) s = draw(0, 99) < rate;
+        pack();
+    }
+    void pack() {
+        std::fill(packed.begin(), packed.end(), 0);
+        for (int64_t i = 0; i < N * T * P; i++)
+            for (int64_t c = 0; c < C; c++) packed[i * bytes_of(C) + c / 8] |= (uint8_t)(dense[i * C + c] << c % 8);
+    }
+};
+
+[[noreturn]] void wrong(const std::string& what) {
+    printf("WRONG: %s, %s\n", what.c_str(), current_case.c_str());
+    exit(1);
+}
+template <class T>
+void same(const std::string& what, const std::vector<T>& actual, const std::vector<T>& expected) {
+    if (actual.size() != expected.size() || memcmp(actual.data(), expected.data(), actual.size() * sizeof(T))) wrong(what);
+}
+
+// The neurons of a case: the definition, and the kernels' view of them.
+struct Population {
+    bool soft;
+    float v_reset;
+    std::vector<float> theta, v;
+    Population(int64_t N, int64_t P, int64_t C, int64_t largest) : soft(draw(0, 2) == 0), v_reset(-(float)draw(0, 1) / 2) {
+        theta = sixteenths(C, 8, 16 + largest);
+        v = sixteenths(N * P * C, -8, 8);
+    }
+    // Currents of one step for all neurons [N][P][C]; gives their spikes, updates v.
+    bool step(float& potential, float current, float limit) const {
+        const float h = potential + current;
+        const bool fires = h >= limit;
+        potential = fires ? (soft ? h - limit : v_reset) : h;
+        return fires;
+    }
+    void run(Spikes& out, const std::function<float(int64_t n, int64_t t, int64_t p, int64_t c)>& current) {
+        for (int64_t n = 0; n < out.N; n++)
+            for (int64_t p = 0; p < out.P; p++)
+                for (int64_t c = 0; c < out.C; c++)
+                    for (int64_t t = 0; t < out.T; t++)
+                        out.at(n, t, p, c) = step(v[(n * out.P + p) * out.C + c], current(n, t, p, c), theta[c]);
+        out.pack();
+    }
+};
+
+struct Geometry {
+    int64_t H, W, C_in, C_out, kernel[2], stride[2], padding[2], dilation[2], out[2];
+    bool draw_one(bool depthwise) {
+        H = draw(1, 7), W = draw(1, 7);
+        C_in = draw(0, 3) ? draw(1, 40) : draw(41, 140), C_out = depthwise ? C_in : draw(1, 70);
+        const int64_t size[2] = {H, W};
+        for (int i = 0; i < 2; i++) {
+            kernel[i] = draw(1, 4), stride[i] = draw(1, 3), padding[i] = draw(0, 3), dilation[i] = draw(1, 2);
+            const int64_t room = size[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1;
+            if (room < 0) return false;
+            out[i] = room / stride[i] + 1;
+        }
+        return true;
+    }
+    int64_t taps() const { return kernel[0] * kernel[1]; }
+    // Calls visit(tap, input pixel) for the taps of an output pixel that lie inside the image.
+    template <class Visit>
+    void each_tap(int64_t p, Visit visit) const {
+        for (int64_t ky = 0; ky < kernel[0]; ky++)
+            for (int64_t kx = 0; kx < kernel[1]; kx++) {
+                const int64_t y = p / out[1] * stride[0] - padding[0] + ky * dilation[0];
+                const int64_t x = p % out[1] * stride[1] - padding[1] + kx * dilation[1];
+                if (y >= 0 && y < H && x >= 0 && x < W) visit(ky * kernel[1] + kx, y * W + x);
+            }
+    }
+};
+
+// One convolution by one kernel: "events", "shorts", "periods", "period shorts" or "depthwise".
+void convolve(const std::string& kernel) {
+    const bool depthwise = kernel == "depthwise", periods = kernel.rfind("period", 0) == 0;
+    Geometry g;
+    while (!g.draw_one(depthwise)) {}
+    const int64_t N = draw(1, 3), T = draw(0, 3) ? draw(1, 40) : draw(41, 150), P = g.out[0] * g.out[1];
+    const int64_t inputs = depthwise ? 1 : g.C_in;
+    current_case = kernel + " N " + std::to_string(N) + " T " + std::to_string(T) + " C " + std::to_string(g.C_in) + " -> " +
+                   std::to_string(g.C_out) + " image " + std::to_string(g.H) + "x" + std::to_string(g.W) + " kernel " +
+                   std::to_string(g.kernel[0]) + "x" + std::to_string(g.kernel[1]);
+    Spikes x(N, T, g.H * g.W, g.C_in);
+    std::vector<uint16_t> period(N * g.H * g.W * g.C_in);
+    const int64_t start = periods ? draw(0, 20) : 0;
+    if (periods) {
+        for (uint16_t& p : period) p = draw(0, 3) ? (uint16_t)draw(1, T + start + 5) : 0;
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t i = 0; i < g.H * g.W * g.C_in; i++) {
+                const int64_t p = period[n * g.H * g.W * g.C_in + i];
+                for (int64_t t = 0; t < T; t++) x.at(n, t, i / g.C_in, i % g.C_in) = p && (start + t + 1) % p == 0;
+            }
+        x.pack();
+    } else x.draw_all();
+    const std::vector<float> weight = sixteenths(g.C_out * inputs * g.taps(), -16, 16);  // [C_out][C_in][tap]
+    const std::vector<float> bias = sixteenths(g.C_out, -4, 4);
+    Population population(N, P, g.C_out, draw(0, 1) ? 0 : 64);
+    std::vector<float> v = population.v;
+    Spikes y(N, T, P, g.C_out), actual(N, T, P, g.C_out);
+    population.run(y, [&](int64_t n, int64_t t, int64_t p, int64_t c) {
+        float sum = bias[c];
+        g.each_tap(p, [&](int64_t tap, int64_t pixel) {
+            for (int64_t i = 0; i < inputs; i++)
+                if (x.at(n, t, pixel, depthwise ? c : i)) sum += weight[(c * inputs + i) * g.taps() + tap];
+        });
+        return sum;
+    });
+
+    const std::vector<float> theta = padded(population.theta, never), biases = padded(bias, 0), unit(theta.size(), 1.0f / 16);
+    Conv2d c{};
+    c.neurons = {theta.data(), v.data(), actual.packed.data(), T, N, P, g.C_out, population.soft, population.v_reset};
+    c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
+    c.unit = kernel.find("shorts") != std::string::npos ? unit.data() : nullptr;
+    c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
+    c.kernel_h = g.kernel[0], c.kernel_w = g.kernel[1], c.stride_h = g.stride[0], c.stride_w = g.stride[1];
+    c.padding_h = g.padding[0], c.padding_w = g.padding[1], c.dilation_h = g.dilation[0], c.dilation_w = g.dilation[1];
+    std::vector<float> taps;  // [tap][C, a multiple of 32]
+    std::vector<uint64_t> rows;
+    if (depthwise) {
+        const int64_t wide = (g.C_out + 31) / 32 * 32;
+        taps.resize(g.taps() * wide);
+        for (int64_t tap = 0; tap < g.taps(); tap++)
+            for (int64_t i = 0; i < g.C_out; i++) taps[tap * wide + i] = weight[i * g.taps() + tap];
+        c.weight = taps.data();
+        kernels->depthwise_conv2d(&c);
+    } else {
+        const int64_t width = c.unit ? 32 : 16;
+        void* packed = nullptr;
+        if (posix_memalign(&packed, 64, (size_t)((g.C_out + width - 1) / width * kernels->rows_size(&c)))) abort();
+        kernels->pack_rows(weight.data(), packed, &c);
+        c.weight = packed;
+        const PeriodConv2d p{c, period.data(), start, start + T};
+        if (periods) kernels->period_conv2d(&p);
+        else kernels->event_conv2d(&c);
+        free(packed);
+    }
+    same("spikes", actual.packed, y.packed);
+    same("potentials", v, population.v);
+    with_spikes[kernel] += kernels->total(y.packed.data(), (int64_t)y.packed.size()) > 0;
+}
+
+void scan() {
+    const int64_t N = draw(1, 4), T = draw(1, 70), P = draw(1, 6), C = draw(1, 80);
+    const bool held = draw(0, 1), rest = held && draw(0, 1);
+    current_case = std::string(rest ? "periods found" : held ? "held scan" : "scan") + " C " + std::to_string(C);
+    Population population(N, P, C, 32);
+    if (rest) population.soft = false, population.v_reset = 0, std::fill(population.v.begin(), population.v.end(), 0.0f);
+    std::vector<float> v = population.v;
+    const std::vector<float> current = sixteenths((held ? 1 : T) * N * P * C, -4, 20);
+    Spikes y(N, T, P, C), actual(N, T, P, C);
+    population.run(y, [&](int64_t n, int64_t t, int64_t p, int64_t c) {
+        return current[(((held ? 0 : t) * N + n) * P + p) * C + c];
+    });
+    const std::vector<float> theta = padded(population.theta, never);
+    if (rest) {
+        std::vector<uint16_t> period(N * P * C);
+        const Periods found{current.data(), theta.data(), v.data(), period.data(), N * P, C, T};
+        kernels->find_periods(&found);
+        kernels->expand_periods(period.data(), actual.packed.data(), 0, T, N, P, C);
+    } else {
+        const Neurons neurons{theta.data(), v.data(), actual.packed.data(), T, N, P, C, population.soft, population.v_reset};
+        const Scan s{neurons, current.data(), held ? 0 : N * P * C};
+        kernels->if_scan(&s);
+    }
+    same("spikes", actual.packed, y.packed);
+    same("potentials", v, population.v);
+    with_spikes["scan"] += kernels->total(y.packed.data(), (int64_t)y.packed.size()) > 0;
+}
+
+void words() {
+    const int64_t H = draw(1, 8), W = draw(1, 8), T = draw(1, 20), N = draw(1, 3), C = draw(1, 140), P = H * W;
+    current_case = "words C " + std::to_string(C);
+    Spikes x(N, T, P, C);
+    x.draw_all();
+    std::vector<uint8_t> dense(T * N * C * P), packed(x.packed.size()), again(dense.size());  // dense [T][N][C][P]
+    std::vector<int32_t> counts(N * C * P), expected(N * C * P);
+    std::vector<uint8_t> flat(N * T * bytes_of(C * P)), flat_expected(flat.size());
+    int64_t total = 0;
+    const int64_t until = draw(0, T);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t p = 0; p < P; p++)
+                for (int64_t c = 0; c < C; c++) {
+                    const uint8_t s = x.at(n, t, p, c);
+                    dense[((t * N + n) * C + c) * P + p] = s;
+                    expected[(n * C + c) * P + p] += t < until ? s : 0;
+                    flat_expected[(n * T + t) * bytes_of(C * P) + (c * P + p) / 8] |= (uint8_t)(s << (c * P + p) % 8);
+                    total += s;
+                }
+    kernels->pack(dense.data(), packed.data(), T, N, C, P);
+    same("pack", packed, x.packed);
+    kernels->unpack(packed.data(), again.data(), T, N, C, P);
+    same("unpack", again, dense);
+    kernels->count(packed.data(), counts.data(), T, until, N, C, P);
+    same("count", counts, expected);
+    kernels->flatten(packed.data(), flat.data(), N * T, C, P);
+    same("flatten", flat, flat_expected);
+    if (kernels->total(packed.data(), (int64_t)packed.size()) != total) wrong("total");
+
+    Geometry g;
+    while (!g.draw_one(true)) {}
+    g.H = H, g.W = W, g.dilation[0] = g.dilation[1] = 1;
+    for (int i = 0; i < 2; i++) {
+        const int64_t size = i ? W : H;
+        g.kernel[i] = draw(1, size), g.padding[i] = draw(0, g.kernel[i] / 2);
+        g.out[i] = (size + 2 * g.padding[i] - g.kernel[i]) / g.stride[i] + 1;
+    }
+    Spikes y(N, T, g.out[0] * g.out[1], C), pooled(N, T, y.P, C);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t p = 0; p < y.P; p++)
+                for (int64_t c = 0; c < C; c++)
+                    g.each_tap(p, [&](int64_t, int64_t pixel) { y.at(n, t, p, c) |= x.at(n, t, pixel, c); });
+    y.pack();
+    const Pool2d pool{x.packed.data(), pooled.packed.data(), N * T, H, W, bytes_of(C), g.out[0], g.out[1],
+                      g.kernel[0], g.kernel[1], g.stride[0], g.stride[1], g.padding[0], g.padding[1]};
+    kernels->max_pool2d(&pool);
+    same("max pooling", pooled.packed, y.packed);
+    with_spikes["words"] += total > 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
+    const int64_t cases = count > 2 ? atoll(arguments[2]) : 1000;
+    kernels = &portable::kernels;
+    const char* names[] = {"events", "shorts", "periods", "period shorts", "depthwise"};
+    for (int64_t i = 0; i < cases; i++) {
+        const int64_t which = i % 7;
+        const std::string name = which < 5 ? names[which] : which == 5 ? "scan" : "words";
+        which < 5 ? convolve(name) : which == 5 ? scan() : words();
+        ran[name]++;
+    }
+    for (const auto& [name, n] : ran) printf("%s: %d cases, %d with spikes\n", name.c_str(), n, with_spikes[name]);
+    for (const auto& [name, n] : ran)
+        if (2 * with_spikes[name] < n) wrong("too few spikes to say anything: " + name);
+    printf("%lld passed, 0 failed\n", (long long)cases);
+}
