@@ -9,16 +9,20 @@ arXiv:2202.01440.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+import itertools
+import math
+import numbers
+from collections.abc import Iterable, Iterator, Sized
 
 import torch
 from torch import Tensor, fx, nn
 
 from .. import checks
+from ..layers import Neurons
 from ..network import Network
 from .build_layers import build_layer
-from .fx_calls import trace
-from .populations import Graph, fold_norms
+from .fx_calls import needed, trace
+from .populations import Graph, fold_norms, tied, untie
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 METHODS = ("max", "percentile")
@@ -65,13 +69,18 @@ def convert(
 
     Raises:
         TypeError: the model does something that has no counterpart in spikes; the message names the module's path.
-        ValueError: an argument is out of range, or a layer is silent on all the calibration data.
+        ValueError: an argument is out of range, the calibration data are not finite, do not go through the model, or
+            leave a layer silent.
     """
     checks.module("ann", ann)
+    ann = getattr(ann, "_orig_mod", ann)  # of torch.compile
+    for path, module in ann.named_modules():
+        if isinstance(module, Neurons):
+            raise TypeError(f"ann must be a ReLU network, its module '{path}' is a {type(module).__name__} already")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+    if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     checks.neuron(1.0, v_reset)
     checks.start("v_init", v_init)
     model = ann if share else copy.deepcopy(ann)
@@ -80,14 +89,17 @@ def convert(
     try:
         traced = trace(model)
         batches = _Batches(calibration)
-        _Shapes(traced).run(batches.first[:1])
+        needed(traced, type(ann).__name__)
+        followed = _run(_Shapes(traced), batches.first[:1], type(ann).__name__)
         graph = Graph(traced, type(ann).__name__, _is_relu, rates=True)
+        _check_followed(model, batches.first[:1], followed)
         if share:
             _check_shareable(graph)
         scales = _scales(graph, batches, method, percentile)
     finally:
         for module, mode in modes.items():
             module.training = mode
+    untie(graph)
     for name, population in graph.populations.items():
         fold_norms(population, model)
         _rescale(population, scales, name)
@@ -108,31 +120,60 @@ class _Shapes(fx.Interpreter):
 
 
 class _Batches:
-    """The calibration data as an iterable of tensors [N, ...]."""
+    """The calibration data as tensors [N, ...], to be gone through once: what was looked at first comes again."""
 
     def __init__(self, calibration: Tensor | Iterable):
         if isinstance(calibration, Tensor):
-            checks.floating("calibration", calibration)
-            checks.finite("calibration", calibration)
+            if not calibration.ndim:
+                raise ValueError("calibration must have the shape [N, ...], got []")
             calibration = calibration.split(BATCH)
         elif not isinstance(calibration, Iterable):
             raise TypeError(f"calibration must be a tensor [N, ...] or a DataLoader, got {type(calibration).__name__}")
-        self.source = calibration
-        self.first = next(self._tensors(calibration), None)
-        if self.first is None or not len(self.first):
+        self.number = len(calibration) if isinstance(calibration, Sized) else None
+        self.rest = self._tensors(calibration)
+        self.first = next(self.rest, None)
+        if self.first is None:
             raise ValueError("calibration must hold at least one sample, got none")
 
     def __iter__(self) -> Iterator[Tensor]:
         from tqdm import tqdm
 
-        return self._tensors(tqdm(self.source, "calibration", unit="batch", delay=2, leave=False))
+        batches = itertools.chain([self.first], self.rest)
+        return iter(tqdm(batches, "calibration", self.number, unit="batch", delay=2, leave=False))
 
     @staticmethod
     def _tensors(source: Iterable) -> Iterator[Tensor]:
         for batch in source:
-            batch = batch[0] if isinstance(batch, tuple | list) else batch
-            checks.floating("calibration's batches", batch)
-            yield batch
+            batch = batch[0] if isinstance(batch, tuple | list) and batch else batch
+            checks.floating("calibration", batch)
+            if batch.is_meta or batch.layout != torch.strided:
+                raise TypeError(f"calibration must be dense tensors with values, got {batch.layout} on {batch.device}")
+            checks.finite("calibration", batch)
+            if batch.ndim and len(batch):
+                yield batch
+
+
+def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Tensor:
+    try:
+        return interpreter.run(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # of torch's modules, in several lines
+        raise ValueError(
+            f"calibration of shape {list(batch.shape)} and {batch.dtype} does not go through {model}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+@torch.no_grad()
+def _check_followed(model: nn.Module, sample: Tensor, followed: Tensor) -> None:
+    """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
+    expected = model(sample.clone())
+    if not torch.allclose(followed, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()):
+        raise TypeError(
+            f"torch.fx follows another forward pass than {type(model).__name__}'s, as it does where a tensor that is "
+            "used again is changed in place; write x = x + y for x += y"
+        )
 
 
 class _Watcher(fx.Interpreter):
@@ -179,7 +220,7 @@ def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> 
     distributions = {name: _Distribution() for name in graph.populations}
     watcher = _Watcher(graph.traced, {p.node: distributions[name] for name, p in graph.populations.items()})
     for batch in batches:
-        watcher.run(batch)
+        _run(watcher, batch, graph.model)
     last = list(graph.populations)[-1]
     scales = {
         name: d.maximum if method == "max" or name == last else d.percentile(percentile)
@@ -190,23 +231,25 @@ def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> 
             remedy = "more samples, or other ones" if distributions[name].maximum == 0 else "method='max'"
             path = graph.populations[name].current.path
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
+        if not math.isfinite(scale):
+            raise ValueError(f"{graph.model}: {graph.populations[name].current.path} overflows on the calibration data")
     _tie_shortcuts(graph, scales)
     return {**scales, Network.INPUT: 1.0}
 
 
 def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
     """One scale, the largest, for all populations that identity shortcuts connect, which have no weight."""
-    tied = {name: {name} for name in scales}
+    joined = {name: {name} for name in scales}
     for name, population in graph.populations.items():
         for synapse in population.current.synapses:
             if isinstance(synapse.module, nn.Identity):
-                group = tied[name] | tied[synapse.source.neurons]
-                tied.update({member: group for member in group})
+                group = joined[name] | joined[synapse.source.neurons]
+                joined.update({member: group for member in group})
     for name in scales:
-        if len(tied[name]) > 1 and any(_limit(graph.populations[member].neuron) for member in tied[name]):
+        if len(joined[name]) > 1 and any(_limit(graph.populations[member].neuron) for member in joined[name]):
             path = graph.populations[name].current.path
             raise TypeError(f"{graph.model}: {path} joins an identity shortcut and is limited (ReLU6); use ReLU there")
-    scales.update({name: max(scales[member] for member in group) for name, group in tied.items()})
+    scales.update({name: max(scales[member] for member in group) for name, group in joined.items()})
 
 
 @torch.no_grad()
@@ -231,6 +274,10 @@ def _limit(relu: nn.Module | None) -> float | None:
 
 
 def _check_shareable(graph: Graph) -> None:
+    if path := next(tied(graph), None):
+        raise ValueError(
+            f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
+        )
     for population in graph.populations.values():
         if _limit(population.neuron):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import fx, nn
 
 
@@ -16,16 +17,49 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
             return isinstance(module, leaves) or super().is_leaf_module(module, path)
 
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"torch.fx cannot follow a scripted module, {type(model).__name__}; take what it was made of")
+    if type(model).forward is nn.Module.forward:
+        raise TypeError(f"{type(model).__name__} has no forward pass; put its modules into an nn.Sequential")
     holder = model
     if leaves and isinstance(model, leaves) or Tracer().is_leaf_module(model, ""):
         holder = nn.Sequential(model)
     try:
         return fx.GraphModule(holder, Tracer().trace(holder))
-    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise TypeError(
             f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values: "
             f"{error}"
         ) from error
+
+
+def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
+    """The nodes that lead to the output, of a model of one input that changes nothing which is looked at afterwards."""
+    nodes = list(traced.graph.nodes)
+    inputs = [node.name for node in nodes if node.op == "placeholder"]
+    if len(inputs) != 1:
+        raise TypeError(f"{model} must take one input, its forward takes {', '.join(inputs) or 'none'}")
+    live = {nodes[-1]}
+    for node in reversed(nodes):
+        live.update(node.all_input_nodes if node in live else ())
+    place = {node: k for k, node in enumerate(nodes)}
+    for node in nodes:
+        if _in_place(node, traced) and node.all_input_nodes:
+            changed = node.all_input_nodes[0]
+            if node not in live or any(user in live and place[user] > place[node] for user in changed.users):
+                raise TypeError(
+                    f"{model}: {path_of(node)} changes a tensor in place that is used again; use what it returns"
+                )
+    return [node for node in nodes if node in live or node.op == "placeholder"]
+
+
+def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(traced.get_submodule(node.target), "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = _function(node)
+    return name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or bool(node.kwargs.get("inplace"))
 
 
 def path_of(node: fx.Node) -> str:

@@ -3,13 +3,13 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import checks
 from ..network import Network
 from .build_layers import build_layer
 from .fx_calls import trace
-from .populations import Graph, fold_norms
+from .populations import Graph, fold_norms, untie
 
 
 def from_spikingjelly(net: nn.Module) -> Network:
@@ -82,10 +82,18 @@ def _leaky(leaky: nn.Module) -> dict:
 
 def _take_over(net, neuron_type, describe, leaves, negligible) -> Network:
     """``describe``: a neuron of the other library to v_threshold and v_reset."""
-    name, model = type(net).__name__, copy.deepcopy(net)
+    name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
     traced = trace(model, leaves)
     graph = Graph(traced, name, lambda module: type(module) is neuron_type, rates=False, negligible=negligible)
     neurons = {key: describe(population.neuron) for key, population in graph.populations.items()}
+    untie(graph)
     for population in graph.populations.values():
         fold_norms(population, traced)
     return graph.network(lambda key, population: build_layer(population.modules, neurons[key]))
+
+
+def _potentials(net: nn.Module) -> dict[int, Tensor]:
+    """For deepcopy: the results of the last run that the neurons hold, which torch does not copy."""
+    places = [place for m in net.modules() for place in (vars(m), m._buffers, vars(m).get("_memories", {}))]
+    held = [value for place in places for value in place.values() if isinstance(value, Tensor)]
+    return {id(value): value.detach() for value in held if not value.is_leaf}

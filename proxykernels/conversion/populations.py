@@ -5,15 +5,17 @@ synapses that no neuron has taken in yet. Convolutions make a current of a signa
 make a signal of a current.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
-from ..network import Network
+from .. import checks
+from ..network import Network, free_name
 from .build_layers import shaping_layer
-from .fx_calls import Add, as_module, path_of
+from .fx_calls import Add, as_module, needed, path_of
+from .nir_nodes import at
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -87,12 +89,10 @@ class Graph:
         self.populations: dict[str, Population] = {}
         self.others: dict[str, tuple[nn.Module, str]] = {}
         self.order: list[str] = []
-        self._used: dict[int, str] = {}
+        self._used: set[int] = set()  # modules that have weights or potentials
+        self._taken: set[fx.Node] = set()  # currents that have become part of another or of neurons
         values: dict[fx.Node, Signal | Current] = {}
-        inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-        if len(inputs) != 1:
-            raise TypeError(f"{model} must take one input, its forward takes {len(inputs)}")
-        for node in traced.graph.nodes:
+        for node in needed(traced, model):
             if node.op == "placeholder":
                 values[node] = Signal(Network.INPUT, Network.INPUT, binary=False)
             elif node.op == "output":
@@ -117,19 +117,32 @@ class Graph:
         path = path_of(node)
         if isinstance(node.args[0] if node.args else None, fx.Node) and node.args[0] not in values:
             raise TypeError(f"{self.model}: {path} takes values that are not its input's")
-        terms = [values[a] for a in node.args if isinstance(a, fx.Node) and a in values]
+        nodes = [a for a in node.args if isinstance(a, fx.Node) and a in values]
+        terms = [values[a] for a in nodes]
+        for argument, term in zip(nodes, terms, strict=True):
+            if isinstance(term, Current):
+                if argument in self._taken:
+                    raise TypeError(
+                        f"{self.model}: {path} takes the output of {term.path}, which is taken already; use it once, "
+                        "or what its ReLU or other neuron gives"
+                    )
+                self._taken.add(argument)
         module = as_module(node, self.traced, self.model)
         if isinstance(module, Add):
             return self._add(node, terms, path)
         if len(terms) != 1:
             raise TypeError(f"{self.model}: {path} takes {len(terms)} tensors; only additions may join two")
         x = terms[0]
-        for part in module if isinstance(module, nn.Sequential) else [module]:
-            x = self._apply(node, x, part, path)
-        return x
+        return self._apply(node, x, module, path)
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        if isinstance(module, nn.Sequential):
+            for part in module:
+                x = self._apply(node, x, part, path)
+            return x
         if self.is_neuron(module):
+            if not self.rates:
+                self._use(module, path)
             return self._fire(node, x, module)
         if isinstance(module, self.negligible):
             return x
@@ -148,14 +161,25 @@ class Graph:
     def _synapse(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Current:
         if isinstance(x, Current):
             raise TypeError(f"{self.model}: {path} follows {x.path} with no ReLU or other neuron between them")
-        if id(module) in self._used:
-            raise TypeError(f"{self.model}: {path} is called twice; give every call a layer of its own")
-        self._used[id(module)] = path
+        self._use(module, path)
+        shape = node.all_input_nodes[0].meta.get("shape")
+        if shape and len(shape) != (2 if isinstance(module, nn.Linear) else 4):
+            kind = "[N, features]" if isinstance(module, nn.Linear) else "[N, C, H, W]"
+            raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {kind} is supported")
+        for name, tensor in module.named_parameters():
+            with at(f"{self.model}: {path}"):
+                checks.floating(name, tensor)
+                checks.finite(name, tensor)
         if getattr(module, "padding_mode", "zeros") != "zeros":
             raise ValueError(
                 f"{self.model}: {path} has padding_mode {module.padding_mode!r}; only 'zeros' is supported"
             )
         return Current(self._name(node), path, [Synapse(module, x)])
+
+    def _use(self, module: nn.Module, path: str) -> None:
+        if id(module) in self._used:
+            raise TypeError(f"{self.model}: {path} is called twice; give every call a layer of its own")
+        self._used.add(id(module))
 
     def _norm(self, x: Signal | Current, norm: nn.Module, path: str) -> Current:
         if isinstance(x, Signal) or len(x.synapses) != 1 or x.synapses[0].norm is not None or x.pools:
@@ -185,7 +209,12 @@ class Graph:
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
         if isinstance(x, Signal):
-            if self.rates and x.neurons != Network.INPUT:
+            if self.rates and x.neurons == Network.INPUT:
+                raise TypeError(
+                    f"{self.model}: {path_of(node)} is a ReLU of the model's input, which no weights can scale; put a "
+                    "convolution before it, or apply it to the data"
+                )
+            if self.rates:
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Synapse(nn.Identity(), x)])
         self.order.append(x.name)
@@ -226,9 +255,8 @@ class Graph:
 
     def _name(self, node: fx.Node) -> str:
         """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
-        name = node.target.replace(".", "_") if node.op == "call_module" else node.name
-        taken = [*self.order, *dir(Network)]
-        return next(n for n in [name, *(f"{name}_{k}" for k in range(1, len(taken) + 1))] if n not in taken)
+        name = node.target if node.op == "call_module" else node.name
+        return free_name(name, self.order)
 
 
 def fold_norms(population: Population, root: nn.Module) -> None:
@@ -245,6 +273,28 @@ def fold_norms(population: Population, root: nn.Module) -> None:
         path = next(name for name, child in root.named_modules() if child is norm)
         root.set_submodule(path, nn.Identity().train(norm.training))
         synapse.norm = None
+
+
+def tied(graph: Graph) -> Iterator[str]:
+    """The paths of layers with a parameter that an earlier layer has, too; in order."""
+    seen: set[int] = set()
+    for population in graph.populations.values():
+        for module in population.modules:
+            ids = {id(parameter) for parameter in module.parameters()}
+            if ids & seen:
+                yield population.current.path
+            seen |= ids
+
+
+def untie(graph: Graph) -> None:
+    """Give every layer weights of its own, as each is scaled in its own way."""
+    seen: set[int] = set()
+    for population in graph.populations.values():
+        for module in population.modules:
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) in seen:
+                    setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+                seen.add(id(parameter))
 
 
 def _taps(module: nn.Module) -> int:

@@ -303,7 +303,7 @@ def random_network(seed: int) -> tuple[pk.Network, tuple[int, int, int]]:
     net, shapes = pk.Network(), {"": (chance.choice([1, 2, 6]), chance.randint(5, 9), chance.randint(5, 9))}
     start = shapes[""]
     names = iter(random.Random(seed).sample(["a", "forward.", "b_if", "output", "x.y", "x_y", "c", "training"], 8))
-    v_reset = chance.choice([0.0, -0.5, None])
+    v_reset = chance.choice([0.0, -0.5, None] if "v_reset" in nir.IF.__dataclass_fields__ else [0.0, None])
     before = ""
 
     def neuron(channels: int) -> dict:

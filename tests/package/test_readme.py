@@ -14,7 +14,7 @@ def test_examples_run():
     for block in blocks:
         names = {}
         exec(block, names)
-        assert names["result"].count().shape == (8, 10)
+        assert names["result"].count().shape == (8, 10) and names["result"].spikes.rate() > 0.005
         assert names["net"][0].weight.grad.abs().sum() > 0
 
 
