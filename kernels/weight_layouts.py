@@ -36,7 +36,8 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         float16:   exact above 2**-28 m, else |error| <= 2**-39 m      one product, low is None
 
     The second bounds are where float16 becomes subnormal: without the scaling, the low part of any weight below 1/8
-    would be. They hold where m >= 2**-105. Weights of at most 23 bits, such as a dyadic grid's, are exact.
+    would be. They hold where m >= 2**-105. Weights of at most 23 bits, such as a dyadic grid's, are exact. These are
+    errors of the weights; tensor cores add those of their sums (if_conv2d_kernel.py).
     """
     if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise TypeError(

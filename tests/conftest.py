@@ -1,4 +1,7 @@
-"""Without a GPU the Triton kernels are run by Triton's interpreter, which must be chosen before they are imported."""
+"""Without a GPU the Triton kernels are run by Triton's interpreter, or compiled and emulated with --emulate.
+
+Which of them must be chosen before the kernels are imported.
+"""
 
 import os
 from contextlib import contextmanager
@@ -6,9 +9,6 @@ from contextlib import contextmanager
 import pytest
 import selection
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from proxykernels import ops
 from proxykernels.kernels import cpu
@@ -32,6 +32,31 @@ def pytest_addoption(parser):
     group = parser.getgroup("selection of cases: tests/selection.py")
     group.addoption("--quick", action="store_true", help="the inner loop: every value of every parameter once")
     group.addoption("--exhaustive", action="store_true", help="every combination of all parameters")
+    parser.addoption(
+        "--emulate",
+        choices=["sm_80", "sm_90"],
+        help="compile the Triton kernels for this GPU and execute their PTX on the CPU (tests/gpu/emulator/README.md)",
+    )
+
+
+def pytest_configure(config):
+    target = config.getoption("--emulate")
+    if target:
+        os.environ["TRITON_INTERPRET"] = "0"
+        from emulator import driver
+
+        driver.install(target)
+    elif not HAS_GPU:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("--emulate"):
+        from emulator.driver import State
+
+        terminalreporter.write_line(
+            f"emulated: {len(State.kernels)} kernels, {State.launches} launches of {State.blocks} blocks"
+        )
 
 
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose
@@ -90,8 +115,10 @@ def backend(request, monkeypatch):
 
 
 @pytest.fixture
-def kernels_can_run():
-    """Without a GPU the Triton kernels run only in Triton's interpreter, which is chosen at their import."""
+def kernels_can_run(pytestconfig):
+    """Without a GPU the Triton kernels run only in Triton's interpreter, chosen at their import, or in the emulator."""
+    if pytestconfig.getoption("--emulate"):
+        return
     from triton.runtime.interpreter import InterpretedFunction
 
     from proxykernels.kernels.gpu import if_scan

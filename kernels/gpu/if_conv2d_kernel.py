@@ -4,7 +4,11 @@ The convolution is an implicit matrix product: a row is one output pixel at one 
 channel, and the inner dimension runs over the taps of the kernel and the input channels. One word holds 32 steps of a
 neuron, so one load feeds 32 rows; its bits become float16 numbers in registers, tensor cores sum in float32, and the
 neurons take their currents from the accumulator, with their potentials in registers for all T steps. No current and no
-dense spike is ever written to memory. The layout of the words is in gpu.py, the equations are in neurons.py.
+dense spike is ever written to memory. The layout of the words is in words.py, the equations are in neurons.py.
+
+Tensor cores do not sum as float32 does: tests of the hardware (Fasi et al. 2021) found that 8 or 16 products and the
+accumulator are cut some 24 bits below the largest of them, and added. Weights whose partial sums are all multiples of
+one unit, and below 2**24 of them, stay exact (a dyadic grid, int16); others lose more than their two parts do.
 
 Where max pooling follows, the same launch also writes the OR over windows of 2 x 2: its pixels are then listed window
 by window, so that a program owns whole windows.

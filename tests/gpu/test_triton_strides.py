@@ -9,7 +9,8 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import RESETS, dyadic, spikes, thresholds
 
 import proxykernels as pk
-from proxykernels.kernels import gpu, reference
+from proxykernels.kernels import reference
+from proxykernels.kernels.gpu import words as gpu
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 

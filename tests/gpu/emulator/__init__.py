@@ -1,0 +1,1 @@
+"""Compiled Triton kernels, executed without a GPU (README.md here)."""

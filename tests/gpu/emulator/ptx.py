@@ -1,0 +1,110 @@
+"""Runs PTX on a CPU: a kernel becomes a Python function in which a register is a numpy array, one element a thread.
+
+All threads of a block go in lockstep, so a register is an array [threads], or [1] where the value is the same in all.
+Only the instructions that Triton emits for this library's kernels are known; another one raises NotImplementedError
+with its text. A branch that not all threads of a block take alike is a Fault: Triton masks instead of branching, so
+there is none in these kernels.
+
+    kernel = Kernel(ptx_text)
+    kernel.run(block)            block: a block.Block, which owns memory, tensor cores and barriers
+"""
+
+import re
+
+import numpy as np
+
+from . import arithmetic
+from .compute_instructions import ComputeInstructions
+from .memory_instructions import MemoryInstructions
+from .operands import SPECIAL, STORAGE, TYPES, split
+
+
+class Kernel(ComputeInstructions, MemoryInstructions):
+    """One entry function of a PTX text."""
+
+    def __init__(self, text: str):
+        entry = re.search(r"\.entry\s+([\w$]+)\((.*?)\)\s*(?:\.\w+[^{]*)?\{(.*?)^\}", text, re.S | re.M)
+        self.name, parameters, body = entry.groups()
+        self.threads = int(re.search(r"\.reqntid\s+(\d+)", text)[1])
+        self.parameter_types = re.findall(r"\.param\s+\.(\w+)", parameters)
+        self.storage = {"%tid.x": "u4"} | {name: "u4" for name in SPECIAL}  # register -> numpy type
+        self.constants: dict[str, np.ndarray] = {}
+        self.blocks = _basic_blocks(self._statements(body))
+        source = self._translate()
+        names = {"np": np, "where": np.where, **vars(arithmetic), **self.constants}
+        exec(compile(source, f"<{self.name}>", "exec"), names)
+        self._function = names["kernel"]
+
+    def run(self, block) -> None:
+        """Run one block of threads to its end."""
+        with np.errstate(all="ignore"):  # numbers that are not numbers are the kernel's business
+            self._function(block)
+
+    # ---- text to statements
+
+    def _statements(self, body: str):
+        """Labels and instructions of the body; declarations of registers are noted on the way."""
+        body = re.sub(r"//[^\n]*", "", body)
+        body = re.sub(r"^\s*\.(loc|file|pragma)[^\n]*", "", body, flags=re.M)
+        for name, prefix, count in re.findall(r"\.reg\s+\.(\w+)\s+(%[A-Za-z]+)<(\d+)>", body):
+            for i in range(int(count)):
+                self.storage[f"{prefix}{i}"] = STORAGE[TYPES[name]]
+        body = re.sub(r"\.reg[^;]*;", "", body)
+        body = re.sub(r"^\s*[{}]\s*$", "", body, flags=re.M)
+        for piece in body.split(";"):
+            while label := re.match(r"\s*(\$\w+):", piece):
+                yield label[1] + ":"
+                piece = piece[label.end() :]
+            if piece.strip():
+                yield " ".join(piece.split())
+
+    # ---- statements to Python
+
+    def _translate(self) -> str:
+        places = {label: i for i, block in enumerate(self.blocks) for label in block.labels}
+        lines = ["def kernel(E):", " tid, lane = E.tid, E.lane", " ctaid_x, ctaid_y, ctaid_z = E.ctaid", " pc = 0"]
+        lines.append(" while True:")
+        for i, block in enumerate(self.blocks):
+            lines.append(f"  {'if' if i == 0 else 'elif'} pc == {i}:")
+            for statement in block.statements:
+                guard, opcode, operands = split(statement)
+                if opcode in ("bra", "bra.uni"):
+                    condition = f"if E.branch({self._predicate(guard)}): " if guard else ""
+                    lines.append(f"   {condition}pc = {places[operands[0]]}; continue")
+                elif opcode in ("ret", "exit"):
+                    lines.append(f"   if E.branch({self._predicate(guard)}): return" if guard else "   return")
+                else:
+                    lines += ["   " + line for line in self._instruction(statement, guard, opcode, operands)]
+            lines.append(f"   pc = {i + 1}; continue")
+        return "\n".join(lines)
+
+    def _instruction(self, statement: str, guard: str | None, opcode: str, operands: list[str]) -> list[str]:
+        base, *modifiers = opcode.split(".")
+        handler = getattr(self, f"_op_{base}", None)
+        if handler is None:
+            raise NotImplementedError(statement)
+        try:
+            return handler(modifiers, operands, guard)
+        except (NotImplementedError, KeyError, ValueError, IndexError) as error:
+            raise NotImplementedError(f"{statement}  ({error!r})") from error
+
+
+class _BasicBlock:
+    """Statements with no jump but at the end, and the labels of the first."""
+
+    def __init__(self):
+        self.labels, self.statements = [], []
+
+
+def _basic_blocks(statements) -> list[_BasicBlock]:
+    blocks = [_BasicBlock()]
+    for statement in statements:
+        if statement.endswith(":"):
+            if blocks[-1].statements:
+                blocks.append(_BasicBlock())
+            blocks[-1].labels.append(statement[:-1])
+        else:
+            blocks[-1].statements.append(statement)
+            if split(statement)[1] in ("bra", "bra.uni", "ret", "exit"):
+                blocks.append(_BasicBlock())
+    return blocks

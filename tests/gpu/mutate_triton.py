@@ -1,0 +1,112 @@
+"""Does the emulator see defects? Takes single instructions out of the compiled kernels, and counts what is noticed.
+
+    python tests/gpu/mutate_triton.py
+    python tests/gpu/mutate_triton.py --target sm_90 --every 10
+
+Each barrier, wait, fence and asynchronous copy of three convolutions is removed in turn; a wait for groups is also
+weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all. Not all can be: Triton sets
+more barriers than are needed.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "0"
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+import torch  # noqa: E402
+from cases import dyadic, spikes, thresholds, words_over_time  # noqa: E402
+from emulator import driver  # noqa: E402
+from emulator.memory import Fault  # noqa: E402
+
+from proxykernels.kernels import reference  # noqa: E402
+from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
+from proxykernels.kernels.gpu import words as gpu  # noqa: E402
+from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
+from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
+
+LAYERS = {  # input channels, height and width, output channels, blocks, pooled
+    "64 channels": (64, 4, 65, Blocks(8, 64, 64, 3, 8), False),
+    "16 channels": (5, 3, 17, Blocks(8, 16, 16, 3, 4), False),
+    "pooled": (16, 4, 33, Blocks(8, 32, 64, 2, 4), True),
+}
+ORDER = (
+    r"bar\.sync|bar\.warp\.sync|cp\.async\.wait_group|cp\.async\.c[ag]\.|wgmma\.wait_group|wgmma\.fence|fence\.proxy"
+)
+WAIT = r"(cp\.async\.wait_group|wgmma\.wait_group\.sync\.aligned)\s+(\d+);"
+
+
+def mutants(text: str) -> Iterator[tuple[str, str]]:
+    """(What was done, the mutant's text)."""
+    lines = text.splitlines()
+
+    def with_line(i: int, line: str) -> str:
+        return "\n".join([*lines[:i], line, *lines[i + 1 :]])
+
+    for i, line in enumerate(lines):
+        code = line.strip()
+        if re.match(rf"(@!?%p\d+ )?({ORDER})", code):
+            yield f"without {code.split()[code.startswith('@')]}", with_line(i, "")
+            if wait := re.match(WAIT, code):
+                yield f"{wait[1]} of one group less", with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
+
+
+def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool) -> bool:
+    """Whether a 3 x 3 convolution of dyadic data equals the definition."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = spikes(33, 1, C, size, size, generator=generator), dyadic(C_out, C, 3, 3, generator=generator)
+    bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
+    v = torch.zeros(1, size * size, C_out)
+    expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)
+    if_conv2d.choose_blocks = lambda *_: blocks
+    run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
+    arguments = words_over_time(x.flatten(3)), 33, (size, size), weight, bias, v, theta, 0.0
+    words, *pooled_words, v_last = run(*arguments, (1, 1), (1, 1), (1, 1), 1)
+    if pooled:
+        windows = torch.nn.functional.max_pool2d(expected.flatten(0, 1), 2).unflatten(0, (33, 1))
+        if not torch.equal(pooled_words[0], words_over_time(windows.flatten(3))):
+            return False
+    same_v = torch.equal(v_last, v_expected.flatten(2).transpose(1, 2))
+    return same_v and torch.equal(words, words_over_time(expected.flatten(3)))
+
+
+def outcome(layer, edit) -> str:
+    """How the kernel does whose text went through ``edit``."""
+    driver.State.edit = edit
+    driver.State.kernels.clear()
+    _if_conv2d_kernel.device_caches.clear()  # Triton then loads its kernels anew
+    try:
+        return "not noticed" if is_right(*layer) else "wrong result"
+    except Fault as fault:
+        return f"Fault: {fault}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="sm_80", choices=list(driver.TARGETS))
+    parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
+    options = parser.parse_args()
+    driver.install(options.target)
+    outcomes: dict[str, Counter] = {}
+    for name, layer in LAYERS.items():
+        texts = []
+        if outcome(layer, lambda text, texts=texts: texts.append(text) or text) != "not noticed":
+            sys.exit(f"{name}: wrong before anything was changed")
+        for change, mutant in list(mutants(texts[0]))[:: options.every]:
+            found = outcome(layer, lambda _, mutant=mutant: mutant)
+            outcomes.setdefault(change, Counter())[found] += 1
+    for change, found in outcomes.items():
+        for how, count in found.items():
+            print(f"{count:3d} x {change}: {how}")
+    total = sum(found.total() for found in outcomes.values())
+    noticed = total - sum(found["not noticed"] for found in outcomes.values())
+    print(f"{noticed} of {total} defects noticed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The Triton kernels as compiled for a GPU, executed by the emulator; in child processes, as here Triton interprets."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from emulator import tensor_core
+
+CHECKOUT = Path(__file__).parents[2]
+
+# Many blocks of K, counts, a pooled layer, strides; the scan and its gradient.
+FEW = (
+    "test_shapes and whole-blocks and soft or test_counts_only and 33 and hard-below"
+    " or test_everything_else and soft or test_scan and soft"
+)
+
+
+def run(*command):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run(
+        [sys.executable, *command], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stdout[-4000:] + child.stderr[-4000:]
+    return child.stdout
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+def test_a_few_tests_of_the_kernels_pass_as_compiled(target, pytestconfig):
+    if pytestconfig.getoption("--emulate"):
+        pytest.skip("all tests are emulated")
+    files = [f"tests/gpu/test_triton_{name}.py" for name in ("conv2d", "strides")]
+    shown = run("-m", "pytest", "-q", "--exhaustive", "--emulate", target, *files, "-k", FEW, "-p", "no:cacheprovider")
+    assert int(re.search(r"emulated: (\d+) kernels", shown)[1]) >= 5
+    assert int(re.search(r"(\d+) passed", shown)[1]) >= 6 and "skipped" not in shown
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_missing_barriers_waits_and_copies_are_noticed():
+    shown = run("tests/gpu/mutate_triton.py", "--every", "12")
+    noticed, total = map(int, re.search(r"(\d+) of (\d+) defects noticed", shown).groups())
+    assert total >= 6 and noticed >= total - 1
+    assert "without bar.sync: Fault" in shown and "wait_group of one group less: Fault" in shown
+
+
+@pytest.mark.parametrize("products", ["24/8", "25/16"])
+def test_cut_sums_of_a_dyadic_grid_are_exact(products):
+    """Tensor cores cut what lies some 24 bits below the largest addend; there is nothing on a grid of fewer bits."""
+    rng = np.random.default_rng(0)
+    spike = (rng.random((1, 16, 16)) < 0.5).astype(np.float16) * 2
+    grid = rng.integers(-(2**11), 2**11, (1, 16, 8)).astype(np.float16)
+    total = rng.integers(-(2**22), 2**22, (1, 16, 8)).astype(np.float32)
+    exact = tensor_core.multiply(spike, grid, total, "exact")
+    assert np.array_equal(tensor_core.multiply(spike, grid, total, products), exact)
+    fine = (grid * np.float16(2**-10)).astype(np.float16)  # addends 33 bits apart: here it shows
+    assert (
+        tensor_core.multiply(spike, fine, total, products) != tensor_core.multiply(spike, fine, total, "exact")
+    ).any()
