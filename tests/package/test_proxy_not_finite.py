@@ -3,7 +3,6 @@
 import pytest
 import torch
 from test_proxy import make_pair
-from torch import nn
 
 import proxykernels as pk
 
@@ -78,8 +77,9 @@ def test_a_scaled_loss_may_overflow_in_half_precision(model, x):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
-def test_evaluation_does_not_look(model, x):
-    """It runs the spiking network alone."""
+def test_evaluation_names_the_layer_too(model, x):
+    """There the spiking network runs alone."""
     model.eval()
     model.net[6].bias.data[0] = torch.nan
-    assert isinstance(model.net, nn.Sequential) and model(x).shape == (5, 4)
+    with pytest.raises(ValueError, match="layer 6: bias must be finite"):
+        model(x)
