@@ -31,8 +31,10 @@ def packed(words: Tensor, planes: Tensor, size, kernel_size, stride, padding) ->
     """
     N, T, _, B = words.shape
     wide = next(t for t in (torch.int64, torch.int32, torch.int16, torch.uint8) if B % t.itemsize == 0)
-    inputs = windows(words.contiguous().view(wide).unflatten(2, size), kernel_size, stride, padding)
-    inputs = torch.stack(inputs, 2).flatten(3, 4)  # [N, T, K, P_out, B in wide integers]
+    images = words.contiguous().view(wide).unflatten(2, size)
+    inputs = torch.stack(windows(images, kernel_size, stride, padding), 2).flatten(
+        3, 4
+    )  # [N, T, K, P_out, B in wide integers]
     planes = planes.contiguous().view(wide)
     fired = torch.empty_like(inputs[:, :, 0])
     for t, spikes in enumerate(inputs.unbind(1)):

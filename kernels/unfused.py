@@ -131,7 +131,7 @@ def _full_float32() -> Iterator[None]:
     By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to TF32 with its 10 bits,
     which changes sums and with them spikes.
     """
-    convolution = torch.backends.cudnn.conv
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # set by torch when it is imported
     precision = convolution.fp32_precision
     convolution.fp32_precision = "ieee"
     try:

@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 from .kernels import cpu
 from .kernels.weight_layouts import is_finite, require_finite
 from .spikes import Spikes, is_binary, pack
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def steps(T: int) -> int:
@@ -216,5 +220,5 @@ def _is_integer(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_number(value) -> bool:
+def _is_number(value) -> "TypeIs[float]":
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -48,8 +48,8 @@ def if_scan(
     shape = current.shape
     checks.potentials(v, shape[1:], current.device)
     theta = checks.thresholds(v_threshold, _channels(shape[1:]), current.device)
-    words, v = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), theta, v_reset)
-    return Spikes(words, shape), _from_rows(v, shape[1:])
+    words, after = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), theta, v_reset)
+    return Spikes(words, shape), _from_rows(after, shape[1:])
 
 
 def if_hold(
@@ -134,13 +134,13 @@ def if_conv2d(
     bias = None if bias is None else bias.float()
     parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
     if x._periods is not None and groups == 1:
-        words, v = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
+        words, after = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
     elif pool_follows and ops.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
-        words, pooled, v = ops.if_conv2d_pooled(x._words, T, *parameters, groups)
-        return Spikes(words, (T, *shape), pooled=pooled), _from_rows(v, shape)
+        words, pooled, after = ops.if_conv2d_pooled(x._words, T, *parameters, groups)
+        return Spikes(words, (T, *shape), pooled=pooled), _from_rows(after, shape)
     else:
-        words, v = ops.if_conv2d(x._words, T, *parameters, groups)
-    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+        words, after = ops.if_conv2d(x._words, T, *parameters, groups)
+    return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
 def if_linear(
@@ -185,10 +185,10 @@ def if_linear(
     bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
     if x._periods is not None:
         one = 1, 1
-        words, v = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, theta, v_reset, *window)
+        words, after = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, theta, v_reset, *window)
     else:
-        words, v = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
-    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+        words, after = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
 def max_pool2d(
@@ -270,7 +270,7 @@ def _fire_real(
     bias: Tensor | None,
     window: tuple,
     shape: Sequence[int],
-    v: Tensor | None,
+    v: Tensor | float | None,
     theta: Tensor,
     v_reset: float | None,
 ) -> tuple[Spikes, Tensor]:
@@ -281,19 +281,19 @@ def _fire_real(
     x, T = x.detach(), x.shape[0]
     if checks.is_held(x):
         return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, theta, v_reset)
-    words, v = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), theta, v_reset, *window)
-    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+    words, after = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), theta, v_reset, *window)
+    return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
 def _fire_held(
-    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | None, theta: Tensor, v_reset: float | None
+    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, theta: Tensor, v_reset: float | None
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
     if v is None and repeats(rows.device, T, v_reset):
-        periods, v = ops.find_periods(rows, T, theta)
-        return Spikes(None, (T, *shape), periods), _from_rows(v, shape)
-    words, v = ops.if_hold(rows, T, _start(v, shape, rows.device), theta, v_reset)
-    return Spikes(words, (T, *shape)), _from_rows(v, shape)
+        periods, after = ops.find_periods(rows, T, theta)
+        return Spikes(None, (T, *shape), periods), _from_rows(after, shape)
+    words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), theta, v_reset)
+    return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
 def repeats(device: torch.device, T: int, v_reset: float | None) -> bool:

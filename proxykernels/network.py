@@ -1,6 +1,7 @@
 """A network of layers in any order: what conversion and import make."""
 
 from collections.abc import Iterable
+from typing import cast
 
 from torch import nn
 
@@ -47,7 +48,7 @@ class Network(nn.Module):
 
     def layers(self) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
         """(name, layer, names of the layers whose outputs it takes) of each layer; "" names the network's input."""
-        return [(name, self._modules[name], sources) for name, sources in self._sources.items()]
+        return [(name, cast(nn.Module, self._modules[name]), sources) for name, sources in self._sources.items()]
 
     def forward(self, x):
         """The output spikes of x (T, N, ...); see the layers."""

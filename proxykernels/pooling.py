@@ -57,7 +57,7 @@ class MaxRatePool2d(Neurons):
 def layers_before_pools(net: nn.Module) -> set[nn.Module]:
     """The convolutions of a network that :class:`MaxPool2d` by 2 x 2 follows, where it is written down what follows: in
     an nn.Sequential or a :class:`Network`."""
-    pairs = []
+    pairs: list[tuple[nn.Module | None, nn.Module]] = []
     for module in net.modules():
         if isinstance(module, nn.Sequential):
             pairs += pairwise(module)

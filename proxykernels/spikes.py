@@ -49,7 +49,7 @@ class Spikes:
     @property
     def device(self) -> torch.device:
         """Where the bits are."""
-        return (self._bits if self._periods is None else self._periods).device
+        return self._words.device if self._periods is None else self._periods.device
 
     @property
     def nbytes(self) -> int:

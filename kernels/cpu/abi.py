@@ -163,7 +163,7 @@ def interface() -> list[str]:
     lines = []
     for struct in STRUCTS:
         lines.append(f"{struct.__name__}: {ctypes.sizeof(struct)} bytes")
-        for name, kind in struct._fields_:
+        for name, kind, *_ in struct._fields_:
             lines.append(f"{struct.__name__}.{name}: {_spell(kind)} at {getattr(struct, name).offset}")
     return lines
 
@@ -171,7 +171,7 @@ def interface() -> list[str]:
 def _spell(kind) -> str:
     if kind in _NAMES:
         return _NAMES[kind]
-    if issubclass(kind, ctypes._CFuncPtr):
+    if hasattr(kind, "_argtypes_"):  # a function
         return f"{_spell(kind._restype_)}({', '.join(map(_spell, kind._argtypes_))})"
     if issubclass(kind, ctypes._Pointer):
         return f"{kind._type_.__name__}*"

@@ -1,5 +1,7 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -163,7 +165,7 @@ class Convolutions:
 
     def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
         """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""
-        if self._forced not in ("shorts", None) or shape[0] <= FLOAT_ROW or shape[1:].numel() > MOST_SHORT_INPUTS:
+        if self._forced not in ("shorts", None) or shape[0] <= FLOAT_ROW or prod(shape[1:]) > MOST_SHORT_INPUTS:
             return None
         return packed.get("short unit", short_unit)
 

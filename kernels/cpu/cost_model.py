@@ -94,4 +94,4 @@ def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: 
         cycles["lookup"] = lookup(layer)
     if digits:
         cycles["tiles"] = tiles(layer, digits)
-    return min(cycles, key=cycles.get)
+    return min(cycles, key=lambda kernel: cycles[kernel])

@@ -74,8 +74,8 @@ def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[i
     ``padding``: left, right, top, bottom.
     """
     height, width = (
-        _reach(kernel[axis], stride[axis], dilation[axis], *padding[2 * (1 - axis) :][:2], size[axis])
-        for axis in (0, 1)
+        _reach(kernel[axis], stride[axis], dilation[axis], before, after, size[axis])
+        for axis, before, after in ((0, *padding[2:]), (1, *padding[:2]))
     )
     reach = (height.unsqueeze(1) * width).flatten()
     values, counts = reach.unique(return_counts=True)
