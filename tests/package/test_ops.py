@@ -71,10 +71,20 @@ def test_an_operator_compiles(generator):
 LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "network", "residual", "pooling"]
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
-    "kernels": ["reference", "unfused", "weight_cache", "weight_layouts", "max_rate_pool", "cpu", "gpu"],
+    "kernels": ["reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],
     "simulation": ["early_exit", "synops", "state", "quantize", "simulate"],
     "training": ["surrogate", "proxy"],
-    "conversion": ["fx_calls", "build_layers", "populations", "convert", "libraries", "nir"],
+    "conversion": [
+        "fx_calls",
+        "build_layers",
+        "populations",
+        "convert",
+        "libraries",
+        "nir_nodes",
+        "nir_export",
+        "nir_import",
+        "nir",
+    ],
 }
 
 
