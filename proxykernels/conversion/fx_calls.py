@@ -59,7 +59,9 @@ def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     name = _function(node)
-    return name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or bool(node.kwargs.get("inplace"))
+    if name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or "out" in node.kwargs:
+        return True
+    return bool(node.kwargs.get("inplace")) or (name.startswith("relu") and True in node.args)
 
 
 def path_of(node: fx.Node) -> str:

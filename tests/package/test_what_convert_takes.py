@@ -94,6 +94,12 @@ def in_place_and_ignored(m, x):
     return m.b(y)
 
 
+def in_place_by_position_and_ignored(m, x):
+    y = m.a(x)
+    F.relu(y, True)
+    return y
+
+
 def in_place_and_read_again(m, x):
     y = m.a(x).relu()
     return (m.b(y.add_(m.c(y)).relu()) + y).relu()
@@ -105,7 +111,12 @@ def read_again_after_a_sum(m, x):
     return (m.b(z.relu()) + y).relu()
 
 
-@pytest.mark.parametrize("forward", [in_place_and_ignored, in_place_and_read_again, read_again_after_a_sum])
+IN_PLACE = [
+    in_place_and_ignored, in_place_by_position_and_ignored, in_place_and_read_again, read_again_after_a_sum,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("forward", IN_PLACE)
 def test_changes_in_place_that_torch_fx_does_not_see(forward):
     with pytest.raises(TypeError, match="in place that is used again; use what it returns|write x = x . y for x .= y"):
         pk.convert(Model(forward), images())
