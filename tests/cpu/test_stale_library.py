@@ -2,6 +2,7 @@
 
 import ctypes
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +94,22 @@ def test_a_file_that_is_no_library_is_refused(tmp_path):
     (tmp_path / "_cpu.so").write_text("")
     with pytest.raises(RuntimeError, match=f"{REFUSED} .the system does not load it.*({ADVICE})"):
         abi.load(None, tmp_path / "_cpu.so")
+
+
+@pytest.mark.parametrize(
+    "noted, source",
+    [
+        (None, "proxykernels"),
+        ('{"url": "file:///home/me/proxykernels", "dir_info": {}}', "file:///home/me/proxykernels"),
+        ('{"url": "https://host/pk.git", "vcs_info": {"vcs": "git"}}', "git+https://host/pk.git"),
+    ],
+    ids=["index", "folder", "repository"],
+)
+def test_an_installed_package_is_built_again_from_where_it_came(monkeypatch, tmp_path, noted, source):
+    """And not from the wheel that pip made of it before."""
+    monkeypatch.setattr(abi, "__file__", str(tmp_path / "proxykernels" / "kernels" / "cpu" / "abi.py"))
+    monkeypatch.setattr(abi.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda name: noted))
+    assert abi.install_command() == f"pip install --force-reinstall --no-cache-dir --no-deps {source}"
 
 
 def test_a_library_under_an_older_name_is_ignored_beside_ours_and_refused_without(monkeypatch, tmp_path):

@@ -77,10 +77,10 @@ ROOMS = {  # within a folder
     "conversion": [
         "fx_calls",
         "build_layers",
+        "nir_nodes",
         "populations",
         "convert",
         "libraries",
-        "nir_nodes",
         "nir_export",
         "nir_import",
         "nir",
@@ -131,6 +131,7 @@ with warnings.catch_warnings(record=True) as caught:
         s, v = pk.if_hold(torch.full((1, 2), 0.5), 4)
 assert s.count().tolist() == [[2, 2]], s.count()
 assert len(caught) == 1 and "Install a C++ compiler" in str(caught[0].message), caught
+assert f"then run `{cpu.install_command()}`" in str(caught[0].message), caught
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
