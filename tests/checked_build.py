@@ -11,6 +11,7 @@ From Python: ``build_checked(folder)``, then ``subprocess.run(command, env=envir
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
 def build_checked(folder: str | Path) -> Path:
     """Build the package in ``folder``; returns the path of its library, for ``proxykernels.kernels.cpu.load``."""
     package = Path(folder, "package")
+    shutil.rmtree(package, ignore_errors=True)  # of a former build
     options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects")), "--checked"]
     command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options]
     subprocess.run(command, cwd=ROOT, check=True)

@@ -40,16 +40,22 @@ struct EmulatedTiles {
         PK_ASSERT(configured);
         for (int i = 0; i < rows[tile]; i++) memcpy((int8_t*)to + i * stride, bytes[tile][i], width[tile]);
     }
-    // Each int32 of `sum` gets four products of int8 more for every four columns of a, which are a row of b.
     void add_product(int sum, int a, int b) {
         PK_ASSERT(configured && rows[sum] == rows[a] && width[sum] == width[b] && width[a] == 4 * rows[b]);
-        for (int m = 0; m < rows[sum]; m++)
-            for (int n = 0; n < width[sum] / 4; n++) {
-                int32_t total;
-                memcpy(&total, bytes[sum][m] + 4 * n, sizeof total);
-                for (int k = 0; k < width[a]; k++) total += bytes[a][m][k] * bytes[b][k / 4][4 * n + k % 4];
-                memcpy(bytes[sum][m] + 4 * n, &total, sizeof total);
-            }
+        for (int m = 0; m < rows[sum]; m++) add_row(bytes[a][m], width[a], bytes[b], bytes[sum][m]);
+    }
+
+private:
+    // A row of sums, int32, gets four products of int8 more for every four columns of a, which are a row of b. Nothing but
+    // registers: most of the time goes here, and it need not be looked at.
+    __attribute__((optimize("O3"), no_sanitize("address", "undefined"), noinline)) static void add_row(
+        const int8_t* a, int columns, const int8_t (*b)[most_width], int8_t* row) {
+        int32_t sums[most_width / 4];
+        memcpy(sums, row, sizeof sums);
+        for (int k = 0; k < columns; k += 4)
+            for (int n = 0; n < most_width / 4; n++)
+                for (int i = 0; i < 4; i++) sums[n] += a[k + i] * b[k / 4][4 * n + i];
+        memcpy(row, sums, sizeof sums);
     }
 };
 
