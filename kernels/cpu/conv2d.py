@@ -19,7 +19,9 @@ EVENT_SLICE, PERIOD_SLICE = 384, 1536
 SHORT_BITS = 13  # of a short row's weights, and a sign
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
-MOST_TILE_INPUTS = 1 << 16  # of a neuron: more could overflow the tiles' 32-bit sums
+# Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
+MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
+MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -60,7 +62,7 @@ class Convolutions:
             return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups, joined)
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
-        digits = self._digits(packed) if self.has_tiles and groups == 1 and layer.inputs <= MOST_TILE_INPUTS else 0
+        digits = self._digits(packed) if groups == 1 and self._tiles_hold(layer) else 0
         unit = self._short_unit(packed, layer.weight)
         kernel = self._choose(layer, words, digits, unit is not None, groups)
         if kernel == "dense":
@@ -162,6 +164,10 @@ class Convolutions:
         """Whether these are groups for the lookup kernel, which alone takes them without joining: narrow ones."""
         fits = groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
         return fits and self.has_lookup and self._forced in ("lookup", None)
+
+    def _tiles_hold(self, layer: Layer) -> bool:
+        """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
+        return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
     def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
         """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""

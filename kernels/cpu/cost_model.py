@@ -31,6 +31,13 @@ class Layer:
         return self.weight[1] * self.taps
 
     @property
+    def most_expanded_bytes(self) -> int:
+        """What the tile kernel expands for a row of output pixels, at most: 16 steps of whole tiles of 64 inputs."""
+        rows = min(self.size[0], (self.weight[2] - 1) * self.dilation[0] + 1)
+        width = self.size[1] + 2 * self.padding[1] + self.weight[3]
+        return 16 * 64 * (rows + 1) * (width * math.ceil(self.weight[1] / 64) + 4)
+
+    @property
     def pixels(self) -> int:
         """Output pixels of all images."""
         return self.neurons[0] * self.neurons[1]

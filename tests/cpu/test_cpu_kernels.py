@@ -40,6 +40,17 @@ def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, d
 
 
 @has_tiles
+def test_sums_of_tiles_do_not_overflow(monkeypatch):
+    """The lower two digits of these weights are -128 and 0, and every input fires: 2**16 of them fill 32 bits."""
+    force(monkeypatch, "amx", "tiles")
+    for inputs in (65_280, 1 << 16):
+        weight = torch.full((1, inputs), 32_640.0)
+        weight[0, 0] = 1.0  # needs a finer unit than the others
+        v = pk.if_linear(pk.pack(torch.ones(1, 1, inputs)), weight, v_threshold=1e30)[1]
+        assert abs(v.item() / (32_640.0 * (inputs - 1) + 1) - 1) < 1e-5
+
+
+@has_tiles
 def test_digits_are_as_good_as_float32(generator):
     """Currents by three digits against float64, beside those of torch's own float32 sums."""
     kernels = cpu.load("amx", "tiles")

@@ -34,6 +34,7 @@ struct Events {
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t t = 0; t < in.steps; t++)
                 spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
+        if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
         sums = steps + ceil_div(steps, span);
         input.reserve(spikes + overrun);
