@@ -92,9 +92,9 @@ def conv2d(
         require_finite("weight", weight)
     images = x.flatten(0, 1).to(dtype)
     with _full_float32(), torch.autocast(x.device.type, enabled=False):
+        images, padding = _pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
-        images, padding = _pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
@@ -117,9 +117,11 @@ def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding
 def _pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:
     """Zeros around the images where windows may lie in the padding alone: images, and the padding that is left.
 
-    There oneDNN, which torch's convolution takes on a CPU, reads and writes memory that is not its own.
+    There oneDNN, which torch's convolution takes on a CPU, reads and writes memory that is not its own. Likewise around
+    images without pixels, which torch does not take.
     """
-    if all(p <= d * (k - 1) for p, d, k in zip(padding, dilation, kernel_size, strict=True)):
+    beyond = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, kernel_size, strict=True))
+    if not beyond and 0 not in images.shape[2:]:
         return images, padding
     return F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
 
