@@ -1,5 +1,7 @@
 """The step loop that whole networks are compared with: plain torch, one step and one layer at a time."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,20 +10,35 @@ import proxykernels as pk
 from proxykernels.kernels import reference
 
 
-@torch.no_grad()
 def step_loop(net: pk.Network, x: Tensor, T: int) -> dict[str, Tensor]:
     """What each layer of a network gives, dense [T, N, ...]; x [N, ...] held."""
+    return trace(net, x.expand(T, *x.shape))[0]
+
+
+@torch.no_grad()
+def trace(net: pk.Network, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What each layer gives, and the potentials of those that have some, after every step of x: dense [T, N, ...]."""
     state: dict[str, Tensor] = {}
-    steps: dict[str, list[Tensor]] = {name: [] for name, _, _ in net.layers()}
-    for _ in range(T):
-        values = {pk.Network.INPUT: x}
+    values: dict[str, list[Tensor]] = {name: [] for name, _, _ in net.layers()}
+    potentials: dict[str, list[Tensor]] = {}
+    for step in x:
+        now = {pk.Network.INPUT: step}
         for name, layer, sources in net.layers():
-            values[name] = _step(layer, [values[s] for s in sources], state, name)
-            steps[name].append(values[name])
-    return {name: torch.stack(parts) for name, parts in steps.items()}
+            now[name] = _step(layer, [now[s] for s in sources], state, name)
+            values[name].append(now[name])
+        for name, v in state.items():
+            potentials.setdefault(name, []).append(v)
+    return tuple({name: torch.stack(parts) for name, parts in lists.items()} for lists in (values, potentials))
 
 
-def _step(layer: nn.Module, inputs: list[Tensor], state: dict[str, Tensor], name: str) -> Tensor:
+@torch.no_grad()
+def run_layer(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """What one layer gives for inputs [T, N, ...], dense."""
+    state: dict[str, Tensor] = {}
+    return torch.stack([_step(layer, steps, state, "") for steps in zip(*inputs, strict=True)])
+
+
+def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], name: str) -> Tensor:
     x = inputs[0]
     if isinstance(layer, pk.MaxRatePool2d):
         before = state.get(name, torch.zeros_like(x))
@@ -48,7 +65,7 @@ def _step(layer: nn.Module, inputs: list[Tensor], state: dict[str, Tensor], name
         raise TypeError(f"the oracle knows no {type(layer).__name__}")
     v = state.get(name, torch.full_like(current, layer.v_init))
     theta = torch.as_tensor(layer.v_threshold)
-    theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta
+    theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta  # one a channel
     spikes, state[name] = reference.if_step(v, current, theta, layer.v_reset)
     return spikes
 

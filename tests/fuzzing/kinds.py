@@ -4,6 +4,7 @@ from random import Random
 
 from .case import Case
 from .convolutions import Convolution
+from .networks import Invariance, Network, Proxy
 from .scans import Scan, Surrogate
 from .words import Pool, Words
 
@@ -13,6 +14,9 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "surrogate": (Surrogate, 1),
     "words": (Words, 2),
     "pools": (Pool, 2),
+    "networks": (Network, 3),
+    "int16": (Invariance, 1),
+    "proxy": (Proxy, 1),
 }
 
 

@@ -1,0 +1,233 @@
+"""Whole networks: `simulate` and direct calls against the step loop; int16 against itself; the proxy's gradients."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from oracle import trace
+from torch import Tensor, nn
+
+import proxykernels as pk
+
+from . import draw, ways
+from .case import Case, Mismatch, same
+from .graphs import UNIT, Graph
+
+GIVEN = ("held", "spikes", "dense", "real")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """The fields of a case that say what goes into a network."""
+
+    T: int = 1
+    N: int = 1
+    C: int = 1
+    size: tuple[int, int] | None = None  # None: [T, N, C]
+    layers: int = 1
+
+    @staticmethod
+    def draw_input(random: Random) -> dict:
+        C, (height, width) = min(draw.channels(random), 40), draw.image(random)
+        size = (min(height, 10), min(width, 10)) if random.random() < 0.8 else None
+        N, T = random.choice((1, 1, 2, 3, 5)), random.choice((1, 7, 20, 33, 40, 70, random.randint(1, 100)))
+        while size and T > 8 and T * N * C * size[0] * size[1] > 60_000:
+            T //= 2
+        return {"T": T, "N": N, "C": C, "size": size, "layers": random.choice((1, 2, 3, 4, 5))}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.N, self.C, *(self.size or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Input, Case):
+    """A network, simulated whole or in two calls, or called directly, against the step loop."""
+
+    given: str = GIVEN[0]
+    plain: bool = True
+    chunk: int | None = None
+    cut: int = 0  # steps of a first call, whose state the second goes on from
+    sequential: bool = False
+    record: bool = False
+    lead: int = 0  # of early exit; 0: none
+    precision: str | None = None
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Network":
+        sizes, plain = cls.draw_input(random), random.random() < 0.5
+        kind = random.random()
+        return cls(
+            **common, **sizes, plain=plain, given=random.choice(GIVEN),
+            chunk=random.choice((None, None, random.randint(1, 40))),
+            cut=random.randint(0, sizes["T"] - 1) if kind < 0.4 else 0, sequential=plain and random.random() < 0.5,
+            record=kind > 0.7, lead=random.randint(1, 4) if 0.4 < kind < 0.55 else 0,
+            precision=random.choice((None, None, "int16")) if plain else None,
+        )  # fmt: skip
+
+    def check(self) -> bool:
+        g, shape = draw.generator(self.seed), (self.T, *self.shape)
+        if self.given in ("spikes", "dense"):
+            x = draw.spikes(shape, "mixed", 0.4, g)
+        elif self.given == "real":
+            x = draw.whole(shape, 4, g) * UNIT
+        else:
+            x = (draw.whole(shape[1:], 4, g) * UNIT).expand(shape)
+        graph = Graph(self.layers, self.seed, self.plain)
+        net = graph.build(x)
+        values, potentials = trace(net, x)
+        last = list(values)[-1]
+        given = pk.pack(x) if self.given == "spikes" else x
+        tried = net
+        if self.sequential:
+            tried = nn.Sequential(OrderedDict((name, layer) for name, layer, _ in net.layers()))
+        with ways.use(self.way, self.threads):
+            called = tried(given)
+            same("spikes of a call", called.dense() if isinstance(called, pk.Spikes) else called, values[last])
+            if self.lead and values[last].ndim == 3 and values[last].shape[2] > 1:
+                self.check_stop(tried, given, values[last], potentials)
+            else:
+                self.check_simulation(tried, given, values, potentials)
+        return bool(values[last].any())
+
+    def check_simulation(self, net, given, values: dict[str, Tensor], potentials: dict[str, Tensor]) -> None:
+        neurons = list(potentials)
+        record = [*neurons, *(f"{name}.v" for name in neurons)] if self.record else []
+        state, parts = None, []
+        for begin, end in (0, self.cut), (self.cut, self.T):
+            if begin == end:
+                continue
+            part = given[0] if self.given == "held" else given[begin:end]
+            result = pk.simulate(
+                net, part, end - begin, chunk=self.chunk, state=state, record=record, precision=self.precision
+            )
+            state = result.state
+            parts.append(result.spikes.dense())
+            for name in neurons:
+                rate = values[name][begin:end].double().mean().item()
+                if abs(result.rates[name] - rate) > 1e-9:
+                    raise Mismatch(f"rate of {name}: {result.rates[name]}, expected {rate}")
+                same(f"state of {name}", state[name][0].float(), potentials[name][end - 1])
+                if self.record:
+                    same(f"record of {name}", result.records[name].dense(), values[name][begin:end])
+                    same(f"record of {name}.v", result.records[f"{name}.v"].float(), potentials[name][begin:end])
+        same("spikes", torch.cat(parts), values[list(values)[-1]])
+
+    def check_stop(self, net, given, spikes: Tensor, potentials: dict[str, Tensor]) -> None:
+        """By the definition: after every chunk, samples whose first class leads fall silent."""
+        chunk = self.chunk or 8
+        steps = torch.full((self.N,), self.T)
+        for t in [*range(chunk, self.T, chunk), self.T]:
+            first, second = spikes[:t].sum(0).topk(2).values.unbind(1)
+            steps[(first - second >= self.lead) & (steps == self.T)] = t
+        running = torch.arange(self.T)[:, None] < steps
+        x = given[0] if self.given == "held" else given
+        stop = pk.margin(self.lead)
+        result = pk.simulate(net, x, self.T, chunk=self.chunk, stop=stop, precision=self.precision)
+        same("steps", result.steps, steps)
+        same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])
+        for name, v in potentials.items():
+            same(f"state of {name}", result.state[name][0].float(), v[steps - 1, torch.arange(self.N)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invariance(Input, Case):
+    """precision="int16" with any weights: the same spikes by another kernel, batch, chunk and number of threads."""
+
+    chunk: int = 1
+    other: str = ways.FALLBACK
+    T: int = 1
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Invariance":
+        sizes = cls.draw_input(random)
+        return cls(**common, **sizes, chunk=random.randint(1, 40), other=random.choice(ways.WAYS))
+
+    def check(self) -> bool:
+        g = draw.generator(self.seed)
+        x = torch.randn(self.shape, generator=g)
+        net = Graph(self.layers, self.seed, plain=True, exact=False).build(x.expand(self.T, *x.shape))
+        with ways.use(self.other):
+            expected = pk.simulate(net, x, self.T, precision="int16").spikes.dense()
+        with ways.use(self.way, self.threads):
+            parts = x.split(1 + self.seed % 3)
+            parts = [pk.simulate(net, part, self.T, chunk=self.chunk, precision="int16") for part in parts]
+            same("spikes", torch.cat([part.spikes.dense() for part in parts], 1), expected)
+        return bool(expected.any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy(Input, Case):
+    """ProxyNet: the spikes of the step loop forward, the gradients of the plain ReLU network back."""
+
+    plain: bool = True
+    clip: bool = False
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "Proxy":
+        sizes, clip = cls.draw_input(random), random.random() < 0.4
+        # So few that float32 is exact: else a current of 0, where ReLU has its kink, is not 0 in both networks.
+        sizes["layers"] = min(sizes["layers"], 2 if clip else 3)
+        return cls(**common, **sizes, plain=random.random() < 0.5, clip=clip)
+
+    def check(self) -> bool:
+        g = draw.generator(self.seed)
+        x = draw.whole(self.shape, 4, g) * UNIT
+        # Thresholds that no activation meets: there the clipped ReLU has no derivative.
+        graph = Graph(
+            self.layers, self.seed, self.plain, theta="just above", resets=("zero", "below"), batch_norm=False
+        )
+        net = graph.build(x.expand(self.T, *x.shape))
+        values, _ = trace(net, x.expand(self.T, *x.shape))
+        counts = list(values.values())[-1].sum(0)
+        weight = draw.whole(tuple(counts.shape), 3, g)
+        parameters = dict(net.named_parameters())
+        doubles = {name: p.detach().double().requires_grad_() for name, p in parameters.items()}
+        twin = relu_network(net, doubles, x.double(), self.clip)
+        with ways.use(self.way, self.threads):
+            output = pk.ProxyNet(net.train(), self.T, clip=self.clip)(x)
+            same("counts", output.detach(), counts)
+            if not twin.requires_grad:  # no weights, or none that reach the output
+                return bool(counts.any())
+            ours = torch.autograd.grad((output * weight).sum(), list(parameters.values()), allow_unused=True)
+        theirs = torch.autograd.grad((twin * weight).sum(), list(doubles.values()), allow_unused=True)
+        for name, a, b in zip(parameters, ours, theirs, strict=True):
+            a, b = (torch.zeros_like(parameters[name]) if grad is None else grad.float() for grad in (a, b))
+            if (a - b).abs().max() > 2e-6 * b.abs().max():
+                raise Mismatch(f"gradient of {name}: off by {(a - b).abs().max()} of {b.abs().max()}")
+        return bool(counts.any())
+
+
+def relu_network(net: pk.Network, parameters: dict[str, Tensor], x: Tensor, clip: bool) -> Tensor:
+    """The plain ReLU network, without this library's layers; its last layer of neurons is linear."""
+    values = {pk.Network.INPUT: x}
+    last = [name for name, layer, _ in net.layers() if isinstance(layer, pk.layers.Neurons)][-1]
+    for name, layer, sources in net.layers():
+        inputs = [values[source] for source in sources]
+        parts = layer.synapses if isinstance(layer, pk.FusedIFSum) else [layer]
+        if isinstance(layer, pk.Flatten):
+            y = inputs[0].flatten(1)
+        elif isinstance(layer, pk.MaxPool2d | pk.MaxRatePool2d):
+            y = F.max_pool2d(inputs[0], layer.kernel_size)
+        elif isinstance(layer, pk.AvgPool2d):
+            y = F.avg_pool2d(inputs[0], layer.kernel_size)
+        else:
+            prefixes = [f"{name}.synapses.{k}." if len(parts) > 1 else f"{name}." for k in range(len(parts))]
+            y = sum(map(_affine, parts, inputs, [parameters] * len(parts), prefixes))
+            if name != last:
+                theta = torch.as_tensor(layer.v_threshold).double()
+                theta = theta.view(-1, *[1] * (y.ndim - 2)) if theta.ndim else theta
+                y = torch.minimum(y.relu(), theta) if clip else y.relu()
+        values[name] = y
+    return y
+
+
+def _affine(layer: nn.Module, x: Tensor, parameters: dict[str, Tensor], prefix: str) -> Tensor:
+    weight, bias = parameters.get(f"{prefix}weight"), parameters.get(f"{prefix}bias")
+    if weight is None:
+        return x
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)

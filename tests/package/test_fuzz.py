@@ -1,0 +1,75 @@
+"""The fuzzer finds planted defects, shrinks them, and says how to see them again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+
+RUN = """
+import ctypes, sys
+sys.path.insert(0, {tests!r})
+import torch, fuzz
+from fuzzing import ways
+from proxykernels.kernels import reference
+{defect}
+sys.exit(fuzz.main({arguments!r}))
+"""
+
+# Each: what is planted, the arguments, and what the report must say.
+DEFECTS = {
+    "greater, not greater or equal": (
+        "reference.if_step = lambda v, current, theta, v_reset: "
+        "(((h := v + current) > theta).float(), torch.where(h > theta, h - theta if v_reset is None else v_reset, h))",
+        ["--cases", "300", "--only", "scans"],
+        ["Mismatch: spikes", "Scan("],
+    ),
+    "one bit of a kernel's spikes": (
+        """
+load = ways.kernels
+def kernels(way):
+    backend = load(way)
+    if way == "portable events" and not hasattr(backend, "_right"):
+        backend._right = backend.if_conv2d
+        def if_conv2d(words, T, *rest):
+            spikes, v = backend._right(words, T, *rest)
+            if T > 32 and v.shape[2] > 7 and v.numel():
+                spikes[-1, 32, -1, 0] ^= 128
+            return spikes, v
+        backend.if_conv2d = if_conv2d
+    return backend
+ways.kernels = kernels
+""",
+        ["--cases", "1000", "--only", "convolutions"],
+        ["Mismatch: spikes: 1 of", "way='portable events'", "T=33"],
+    ),
+    "a crash": (
+        """
+from proxykernels.kernels.cpu import backend
+backend.CpuKernels.find_periods = lambda self, current, T, theta: ctypes.string_at(0)
+""",
+        ["--cases", "300", "--only", "scans"],
+        ["the process died of SIGSEGV", "held=True"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_planted_defects_are_found_and_shrunk(name):
+    defect, arguments, expected = DEFECTS[name]
+    program = RUN.format(tests=str(TESTS), defect=defect, arguments=["--seed", "1", *arguments])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.stdout.startswith("seed 1\n") and "The smallest that fails" in done.stdout
+    for part in expected:
+        assert part in done.stdout, done.stdout
+    assert "python tests/fuzz.py --seed 1 --case" in done.stdout
+
+
+def test_right_cases_pass_and_are_counted():
+    command = [sys.executable, TESTS / "fuzz.py", "--seed", "1", "--cases", "60"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("seed 1\n60 cases, ") and "lookup_conv2d" in done.stdout
