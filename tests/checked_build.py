@@ -5,6 +5,12 @@
 
 The first access outside an allocation, overflow of a signed number or broken assertion ends the command with a report
 of where it was. Matrix tiles (AMX) are emulated, so their kernel runs, and is checked, on any machine with AVX-512.
+Threads: GCC's ThreadSanitizer does not know OpenMP's barriers, so it cannot tell a race from none. In its place,
+
+    OMP_NUM_THREADS=8 python tests/checked_build.py python -m pytest tests/cpu/test_threads.py
+
+cuts each kernel's work for 1 to 8 threads, into spans of channels and bands of rows: a task that wrote to another's
+spikes or potentials, or read scratch memory that it has not written (new memory is 0xbe), would change a result.
 From Python: ``build_checked(folder)``, then ``subprocess.run(command, env=environment(folder))``; in that process
 ``import proxykernels`` takes the checked package. Needs GCC and Linux.
 """

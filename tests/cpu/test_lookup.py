@@ -74,6 +74,25 @@ def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel
         assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 
+def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
+    """Groups of 30 channels are joined to 120; a sum of layers is one convolution."""
+    kernels = cpu.load("avx512", "lookup")
+    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    x = spikes(40, 2, 120, 5, 5, generator=generator, rate=0.5)
+    weight = dyadic(40, 30, 3, 3, generator=generator)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, padding=1, groups=4)
+    expected, v_expected = reference.if_conv2d(x, weight, padding=1, groups=4)
+    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    conv, shortcut = (torch.nn.Conv2d(60, 24, k, padding=k // 2, bias=False) for k in (3, 1))
+    for layer in (conv, shortcut):
+        layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
+    wide = torch.cat([conv.weight.data, torch.nn.functional.pad(shortcut.weight.data, (1, 1, 1, 1))], 1)
+    expected, _ = reference.if_conv2d(x, wide, padding=1)
+    with torch.no_grad():
+        actual = pk.FusedIFSum(conv, shortcut)(tuple(map(pk.pack, x.split(60, 2))))
+    assert expected.any() and torch.equal(actual.dense(), expected)
+
+
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
