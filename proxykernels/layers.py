@@ -4,6 +4,7 @@ A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spik
 1 in the input's dtype. ``layer(x, v)`` starts from the potentials ``v`` and returns ``(y, v)``.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from . import checks, functional
 from .spikes import Spikes
+
+_warned: set[type] = set()  # classes that have said it
 
 
 class Neurons(nn.Module):
@@ -59,6 +62,7 @@ class Neurons(nn.Module):
             missing.remove(key)
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
+        self._warn_without_gradient(x)
         spikes, state = self.spike(x, v, batch_statistics=self.training)
         y = spikes.dense(x.dtype) if isinstance(x, Tensor) else spikes
         return y if v is None else (y, state)
@@ -71,6 +75,21 @@ class Neurons(nn.Module):
         ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
         """
         return self._fire(x, self.v_init or None if v is None else v, batch_statistics)
+
+    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
+        """Say, once for each class of layers, that a call in training cuts the gradient off."""
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling() or type(self) in _warned:
+            return
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        if any(tensor.requires_grad for tensor in (*self.parameters(), *tensors)):
+            _warned.add(type(self))
+            warnings.warn(
+                f"{type(self).__name__} was called in training, and its spikes have no gradient: its weights and its "
+                "input get none from this call. Train through ProxyNet or if_scan_surrogate; where no gradient is "
+                "wanted, call it after .eval() or under torch.no_grad()",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _fire(self, x: Spikes | Tensor, v: Tensor | float | None, batch_statistics: bool) -> tuple[Spikes, Tensor]:
         raise NotImplementedError

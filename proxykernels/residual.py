@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from . import checks, functional
 from .kernels import unfused
 from .layers import Neurons
+from .parametrized import with_plain_weights
 from .spikes import Spikes
 
 
@@ -48,7 +49,8 @@ class FusedIFSum(Neurons):
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):
         self._check_inputs(x)
-        spikes, state = self.spike(x, v)
+        self._warn_without_gradient(*x)
+        spikes, state = with_plain_weights(self).spike(x, v)
         tensor = next((part for part in x if isinstance(part, Tensor)), None)
         y = spikes if tensor is None else spikes.dense(tensor.dtype)
         return y if v is None else (y, state)

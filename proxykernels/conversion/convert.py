@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from .. import checks
 from ..layers import Neurons
 from ..network import Network
+from ..parametrized import is_parametrized, with_plain_weights
 from .build_layers import build_layer
 from .fx_calls import needed, trace
 from .populations import Graph, fold_norms, tied, untie
@@ -83,10 +84,15 @@ def convert(
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     checks.neuron(1.0, v_reset)
     checks.start("v_init", v_init)
-    model = ann if share else copy.deepcopy(ann)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    if share and is_parametrized(ann):
+        raise ValueError(
+            "share=True rescales weights in place, and some of ann's are computed (parametrized, "
+            "normalised or pruned); use share=False"
+        )
+    modes = {module: module.training for module in ann.modules()}
+    ann.eval()
     try:
+        model = ann if share else _copy(ann)
         traced = trace(model)
         batches = _Batches(calibration)
         needed(traced, type(ann).__name__)
@@ -105,6 +111,11 @@ def convert(
         _rescale(population, scales, name)
     neuron = {"v_threshold": 1.0, "v_reset": v_reset, "v_init": v_init}
     return graph.network(lambda name, population: build_layer(population.modules, neuron))
+
+
+@torch.no_grad()
+def _copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(with_plain_weights(model))
 
 
 class _Shapes(fx.Interpreter):

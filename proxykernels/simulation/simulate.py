@@ -1,6 +1,5 @@
 """Simulate a whole network for T steps in bounded memory."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks, functional
 from ..layers import Neurons
+from ..parametrized import shallow_copy, with_plain_weights
 from ..pooling import layers_before_pools
 from ..spikes import Spikes, pack
 from .early_exit import Stop
@@ -112,8 +112,9 @@ def run(
 
     def carry(name: str, layer: Neurons) -> Carrier:
         ahead = T if stop is None else 0
-        if layer in before_pools:
-            layer = copy.copy(layer)
+        pool_follows, layer = layer in before_pools, with_plain_weights(layer)
+        if pool_follows:
+            layer = shallow_copy(layer)
             layer.pool_follows = True
         layer = layer if precision is None else quantized(name, layer)
         carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
@@ -163,7 +164,7 @@ def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Mod
     """
     if isinstance(net, Neurons):
         return replacement(name or type(net).__name__, net)
-    clone = copy.copy(net)
+    clone = shallow_copy(net)
     clone._modules = {
         key: child and replace_neurons(child, replacement, f"{name}.{key}" if name else key)
         for key, child in net._modules.items()

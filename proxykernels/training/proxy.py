@@ -4,15 +4,16 @@
 arXiv:2109.13208).
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import FusedIFConv2d, Neurons
+from ..parametrized import shallow_copy, with_plain_weights
 from ..simulation.simulate import is_sequence, replace_neurons, run
 from ..simulation.state import samples
 from ..spikes import Spikes
@@ -96,10 +97,11 @@ class ProxyNet(nn.Module):
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):
             return self.snn(x)
-        ann = self.ann(x)
-        if not _is_finite(ann):
-            raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
-        return _Readout.apply(ann, self.snn(x))
+        with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
+            ann = self.ann(x)
+            if not _is_finite(ann):
+                raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
+            return _Readout.apply(ann, self.snn(x))
 
     @torch.no_grad()
     def snn(self, x: Tensor | Spikes) -> Tensor:
@@ -123,7 +125,7 @@ class ProxyNet(nn.Module):
 
         def twin(name: str, layer: Neurons) -> _Twin:
             statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
-            return _Twin(self, name, layer, statistics, (inputs or {}).get(name))
+            return _Twin(self, name, with_plain_weights(layer), statistics, (inputs or {}).get(name))
 
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
@@ -191,7 +193,7 @@ class ProxyNet(nn.Module):
     def _silence_last(self, name: str, layer: Neurons) -> Neurons:
         if name != self._last:
             return layer
-        silent = copy.copy(layer)
+        silent = shallow_copy(with_plain_weights(layer))
         silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
         silent.v_threshold, silent.v_reset = NEVER, 0.0
         return silent

@@ -68,7 +68,18 @@ def test_an_operator_compiles(generator):
 
 
 # From the ground up; a folder stands where all of its files stand.
-LAYERS = ["kernels", "ops", "spikes", "checks", "functional", "layers", "network", "residual", "pooling"]
+LAYERS = [
+    "kernels",
+    "ops",
+    "spikes",
+    "checks",
+    "functional",
+    "parametrized",
+    "layers",
+    "network",
+    "residual",
+    "pooling",
+]
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
     "kernels": ["reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],

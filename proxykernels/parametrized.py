@@ -1,0 +1,71 @@
+"""Weights that are computed from others: parametrizations (torch.nn.utils.parametrize), and the older weight_norm,
+spectral_norm and pruning, which compute them in a hook before each call.
+
+Code that copies layers or calls them in its own way takes the weights from here, computed once, as plain ones.
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+HOOKS = WeightNorm, SpectralNorm, BasePruningMethod
+
+
+def is_parametrized(module: nn.Module) -> bool:
+    """Whether some weight of a module, or of one within it, is computed from others."""
+    return any(parametrize.is_parametrized(part) or any(_hooks(part)) for part in module.modules())
+
+
+def with_plain_weights(module: nn.Module) -> nn.Module:
+    """The module with every such weight computed now, and differentiable where gradients are enabled.
+
+    Itself if there is none; else a copy that shares its other parameters and its buffers.
+    """
+    return _plain(module, {}) if is_parametrized(module) else module
+
+
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """copy.copy, which parametrized modules refuse."""
+    clone = object.__new__(type(module))
+    clone.__dict__.update(module.__dict__)
+    return clone
+
+
+def _plain(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    if module in done:
+        return done[module]
+    clone = done[module] = shallow_copy(module)
+    computed = dict(_computed_weights(module))
+    object.__setattr__(clone, "__class__", parametrize.type_before_parametrizations(module))
+    for name in computed:
+        clone.__dict__.pop(name, None)
+    clone._parameters = module._parameters | computed
+    hooks = set(_hooks(module))
+    clone._forward_pre_hooks = type(module._forward_pre_hooks)(
+        (key, hook) for key, hook in module._forward_pre_hooks.items() if hook not in hooks
+    )
+    clone._modules = {
+        name: child and _plain(child, done)
+        for name, child in module._modules.items()
+        if not (name == "parametrizations" and parametrize.is_parametrized(module))
+    }
+    return clone
+
+
+def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for hook in _hooks(module):
+        hook(module, None)  # computes the weight and sets it
+    names = [hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name for hook in _hooks(module)]
+    if parametrize.is_parametrized(module):
+        names += module.parametrizations
+    for name in names:
+        value = getattr(module, name)
+        yield name, value if value.grad_fn is not None else nn.Parameter(value.detach(), value.requires_grad)
+
+
+def _hooks(module: nn.Module) -> Iterator:
+    return (hook for hook in module._forward_pre_hooks.values() if isinstance(hook, HOOKS))
