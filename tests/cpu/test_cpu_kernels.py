@@ -34,9 +34,10 @@ def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, d
     kernels = force(monkeypatch, "amx", "tiles")
     assert kernels._digits(kernels._packed.of(weight)) == digits
     x = spikes(40, 2, weight.shape[1], generator=generator, rate=0.5)
-    expected, v_expected = reference.if_linear(x, weight, v_threshold=0.5)
-    actual, v = pk.if_linear(pk.pack(x), weight, v_threshold=0.5)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    threshold = 2.0 ** (bits - 20)  # about the largest weight
+    expected, v_expected = reference.if_linear(x, weight, v_threshold=threshold)
+    actual, v = pk.if_linear(pk.pack(x), weight, v_threshold=threshold)
+    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 
 @has_tiles
