@@ -66,7 +66,7 @@ class FusedIFSum(Neurons):
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
         return functional.if_conv2d(
             _cat(parts), *self._joined(), v,
-            stride=main.stride, padding=_padding(main), dilation=main.dilation, **self._neuron,
+            stride=main.stride, padding=padding_in_numbers(main), dilation=main.dilation, **self._neuron,
         )  # fmt: skip
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:
@@ -88,7 +88,7 @@ class FusedIFSum(Neurons):
         for other in others:
             stride = (1, 1)
             if isinstance(other, nn.Conv2d):
-                if other.kernel_size != (1, 1) or _padding(other) != (0, 0) or other.groups > 1:
+                if other.kernel_size != (1, 1) or padding_in_numbers(other) != (0, 0) or other.groups > 1:
                     return None
                 stride = other.stride
             if stride != main.stride and main.stride != (1, 1):
@@ -140,7 +140,7 @@ class FusedIFSum(Neurons):
         if len(x.shape) != 5:
             raise ValueError(f"the input of a convolution must have the shape (T, N, C, H, W), got {tuple(x.shape)}")
         size = unfused.output_size(
-            x.shape[3:], synapse.kernel_size, synapse.stride, _padding(synapse), synapse.dilation
+            x.shape[3:], synapse.kernel_size, synapse.stride, padding_in_numbers(synapse), synapse.dilation
         )
         return (*x.shape[:2], synapse.out_channels, *size)
 
@@ -154,10 +154,10 @@ def _check_synapse(synapse: nn.Module) -> None:
     if isinstance(synapse, nn.Conv2d):
         if synapse.padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {synapse.padding_mode!r}; pad the input instead")
-        _padding(synapse)
+        padding_in_numbers(synapse)
 
 
-def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
+def padding_in_numbers(convolution: nn.Conv2d) -> tuple[int, int]:
     """Padding in numbers."""
     if convolution.padding == "valid":
         return 0, 0
@@ -172,7 +172,7 @@ def _padding(convolution: nn.Conv2d) -> tuple[int, int]:
 def _center(main: nn.Conv2d) -> tuple[int, int] | None:
     """The tap of a kernel that reads the pixel at the output's own place (times the stride); None if there is none."""
     taps = []
-    for p, d, k in zip(_padding(main), main.dilation, main.kernel_size, strict=True):
+    for p, d, k in zip(padding_in_numbers(main), main.dilation, main.kernel_size, strict=True):
         if p % d or p // d >= k:
             return None
         taps.append(p // d)
@@ -216,7 +216,7 @@ def _currents(synapse: nn.Module, x: Spikes | Tensor) -> Tensor:
     if isinstance(synapse, nn.Linear):
         rows = unfused.conv2d(x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1)
         return rows.squeeze(2)
-    geometry = synapse.stride, _padding(synapse), synapse.dilation
+    geometry = synapse.stride, padding_in_numbers(synapse), synapse.dilation
     size = unfused.output_size(x.shape[3:], synapse.kernel_size, *geometry)
     rows = unfused.conv2d(x, weight, bias, *geometry, synapse.groups)
     return rows.transpose(2, 3).unflatten(3, size)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, layers
+from ..residual import padding_in_numbers
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -47,11 +48,7 @@ def synapse_node(nir, synapse: nn.Module, input_shape: Shape, output_shape: Shap
         return nir.Linear(weight) if synapse.bias is None else nir.Affine(weight, _array("bias", synapse.bias))
     weight, bias = synapse.folded() if isinstance(synapse, layers.FusedIFConv2d) else (synapse.weight, synapse.bias)
     bias = torch.zeros(len(weight)) if bias is None else bias
-    if synapse.padding == "same" and any(
-        d * (k - 1) % 2 for d, k in zip(synapse.dilation, synapse.kernel_size, strict=True)
-    ):
-        raise ValueError("padding='same' with an even kernel is lopsided, which NIR cannot say; pad by a number")
-    geometry = synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+    geometry = synapse.stride, padding_in_numbers(synapse), synapse.dilation, synapse.groups
     node = nir.Conv2d(input_shape[1:], _array("weight", weight), *geometry, _array("bias", bias))
     # nir would say itself, were all kernels square and all convolutions of one group.
     node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
