@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,15 @@ from .spikes import Spikes, is_binary, pack
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Errors say where: "node 'conv1': ..."."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def steps(T: int) -> int:

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch import nn
 
-from .. import layers
+from .. import checks, layers
 from ..network import Network, free_name
 from ..residual import FusedIFSum
-from .nir_nodes import Shape, at, if_node, output_shape, shaping_node, synapse_node
+from .nir_nodes import Shape, if_node, output_shape, shaping_node, synapse_node
 
 NEURONS = (layers.FusedIFConv2d, layers.FusedIFLinear, layers.IF, FusedIFSum)
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
@@ -47,7 +47,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
     writer = _Writer(nir, [name for name, *_ in listed])
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
     for name, layer, sources in listed:
-        with at(f"layer {name}"):
+        with checks.at(f"layer {name}"):
             taken = [shapes[source] for source in sources]
             shapes[name] = output_shape(layer, taken)
             if isinstance(layer, SHAPING):

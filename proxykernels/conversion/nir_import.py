@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from .. import checks
 from ..network import Network, free_name
 from .build_layers import build_layer
-from .nir_nodes import Shape, at, check_shape, neuron, output_shape, shaping, synapse
+from .nir_nodes import Shape, check_shape, neuron, output_shape, shaping, synapse
 
 
 def from_nir(graph, *, dt: float = 1.0) -> Network:
@@ -60,7 +61,7 @@ def from_nir(graph, *, dt: float = 1.0) -> Network:
             sources = tuple(given[sender] for sender, _ in takes)
             given[name] = free_name(key, [taken for taken, *_ in net.layers()])
             net.append(given[name], layer, sources)
-            with at(f"node '{name}'" + (f" (behind '{key}')" if key != name else "")):
+            with checks.at(f"node '{name}'" + (f" (behind '{key}')" if key != name else "")):
                 shapes[given[name]] = output_shape(layer, [shapes[source] for source in sources])
                 if isinstance(node, nir.IF) and shapes[given[name]]:
                     check_shape(node, shapes[given[name]])
@@ -128,13 +129,13 @@ def _layer(nir, graph, senders, name: str, dt: float) -> tuple[nn.Module, str, l
     node, terms = graph.nodes[name], []
     for sender in senders[name]:
         if isinstance(graph.nodes[sender], _synapses(nir)):
-            with at(f"node '{sender}'"):
+            with checks.at(f"node '{sender}'"):
                 terms.append((synapse(nir, graph.nodes[sender]), sender, (_only(senders, sender), sender)))
         else:
             terms.append((nn.Identity(), name, (sender, name)))
     terms.sort(key=lambda term: isinstance(term[0], nn.Identity))
     modules, keys, takes = zip(*terms, strict=True)
-    with at(f"node '{name}'"):
+    with checks.at(f"node '{name}'"):
         if isinstance(node, nir.IF):
             layer = build_layer(list(modules), neuron(node, dt))
         elif isinstance(node, nir.AvgPool2d | nir.Flatten) and keys == (name,):

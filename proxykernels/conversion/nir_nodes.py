@@ -4,8 +4,7 @@ Values are copied in both directions: nothing that is written into a graph chang
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,15 +15,6 @@ from ..residual import padding_in_numbers
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
-
-
-@contextmanager
-def at(place: str) -> Iterator[None]:
-    """Errors say where: "node 'conv1': ..."."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise type(error)(f"{place}: {error}") from error
 
 
 def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:

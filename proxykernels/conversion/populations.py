@@ -15,7 +15,6 @@ from .. import checks
 from ..network import Network, free_name
 from .build_layers import shaping_layer
 from .fx_calls import Add, as_module, needed, path_of
-from .nir_nodes import at
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -167,7 +166,7 @@ class Graph:
             kind = "[N, features]" if isinstance(module, nn.Linear) else "[N, C, H, W]"
             raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {kind} is supported")
         for name, tensor in module.named_parameters():
-            with at(f"{self.model}: {path}"):
+            with checks.at(f"{self.model}: {path}"):
                 checks.floating(name, tensor)
                 checks.finite(name, tensor)
         if getattr(module, "padding_mode", "zeros") != "zeros":
