@@ -12,6 +12,8 @@ from proxykernels.kernels import cpu
 from proxykernels.kernels.cpu import fallback
 
 TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
+if not TARGETS:
+    raise RuntimeError("the C++ kernels are not built here: install a C++ compiler, then pip install -e .")
 CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with short rows
 FALLBACK = "fallback"
 
