@@ -103,6 +103,23 @@ class Spikes:
             return Spikes(None, shape, self._periods, self._start + start)
         return Spikes(ops.cut(self._words, self.T, start, stop), shape)
 
+    def __len__(self) -> int:
+        return self.T
+
+    def __array__(self, dtype=None, copy=None):
+        """numpy.asarray(spikes): 0 and 1, float32 unless asked for otherwise."""
+        array = self.dense().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise TypeError(_no_tensor(getattr(function, "__name__", str(function))))
+
+    def __getattr__(self, name: str):
+        if hasattr(Tensor, name) and not name.startswith("_"):
+            raise AttributeError(_no_tensor(name))
+        raise AttributeError(f"'Spikes' object has no attribute {name!r}")
+
     def __repr__(self) -> str:
         return f"Spikes(shape={self.shape}, device='{self.device}')"
 
@@ -122,6 +139,26 @@ class Spikes:
     @property
     def _channels(self) -> int:
         return self.shape[2] if len(self.shape) > 2 else 1
+
+
+def _no_tensor(name: str) -> str:
+    """Why a function of torch does not take spikes, and what does."""
+    use = _COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
+    return f"torch's {name} takes tensors, and got Spikes; use {use}"
+
+
+_COUNTERPARTS = {
+    "conv2d": "FusedIFConv2d",
+    "linear": "FusedIFLinear",
+    "flatten": "proxykernels.Flatten",
+    "max_pool2d": "proxykernels.MaxPool2d",
+    "avg_pool2d": "proxykernels.AvgPool2d",
+    "adaptive_avg_pool2d": "proxykernels.AdaptiveAvgPool2d",
+    "relu": "no ReLU at all: neurons stand in its place, and convert makes a spiking network of a ReLU network",
+    "dim": "FusedIFConv2d(..., batch_norm=True) in place of an nn.BatchNorm2d, or len(spikes.shape)",
+    "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
+    "dropout": "no dropout behind neurons, or .dense()",
+}
 
 
 def pack(dense: Tensor) -> Spikes:
