@@ -9,7 +9,9 @@ from torch import Tensor
 
 def is_finite(values: Tensor) -> bool:
     """Whether a float32 holds all values, and none is NaN or infinite: one pass over the memory in the usual case."""
-    values = values.detach().float() if values.dtype == torch.float64 else values.detach()
+    values = values.detach()
+    if values.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        values = values.float()
     # A sum is finite only if its terms are. If it overflows, look closer.
     return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
 

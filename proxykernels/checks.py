@@ -1,13 +1,17 @@
 """What the functions of functional.py accept: each check names the argument, what was expected and what it got."""
 
+import ctypes
 import math
 import numbers
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .kernels import cpu
 from .kernels.weight_layouts import is_finite, require_finite
@@ -15,6 +19,9 @@ from .spikes import Spikes, is_binary, pack
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
+
+MOST_STEPS = 2**31 - 1  # counts are int32
+LARGEST_WINDOW = 2**15  # strides, paddings and dilations: no sum or product of theirs leaves 32 bits
 
 
 @contextmanager
@@ -32,34 +39,37 @@ def steps(T: int) -> int:
         raise TypeError(f"T must be an integer number of steps, got {T!r}")
     if T < 1:
         raise ValueError(f"T must be at least 1 step, got {T}")
+    if T > MOST_STEPS:
+        raise ValueError(f"T must be at most 2**31 - 1 steps, got {T}")
     return int(T)
 
 
-def neuron(v_threshold: float | Tensor, v_reset: float | None) -> None:
-    """The threshold (positive) and the reset potential (below it, or None)."""
+def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
+    """The threshold (positive) and the reset potential (below it, or None), as float32 has them; returns the latter."""
     if isinstance(v_threshold, Tensor):
         if not v_threshold.is_floating_point() or v_threshold.ndim > 1 or not v_threshold.numel():
             raise TypeError(
                 "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
                 f"{v_threshold.dtype} {list(v_threshold.shape)}"
             )
-        if v_threshold.is_meta or torch.compiler.is_compiling():  # a shape without values
-            return
-        lowest, highest = (float(v) for v in v_threshold.detach().aminmax())
     elif not _is_number(v_threshold):
         raise TypeError(f"v_threshold must be a number or a tensor [C], got {v_threshold!r}")
-    else:
-        lowest = highest = float(v_threshold)
-    if not (lowest > 0 and highest < math.inf):  # comparisons, which a compiled graph can guard
-        raise ValueError(f"v_threshold must be positive and finite, got {lowest if not lowest > 0 else highest}")
-    if v_reset is None:
-        return
-    if not _is_number(v_reset):
+    if v_reset is not None and not _is_number(v_reset):
         raise TypeError(f"v_reset must be a number (hard reset) or None (soft reset), got {v_reset!r}")
-    if not -math.inf < v_reset < lowest:
+    if isinstance(v_threshold, Tensor) and not _values_can_be_read(v_threshold):
+        return v_reset
+    lowest, highest = _limits(v_threshold)
+    if not (lowest > 0 and highest < math.inf):  # comparisons, which a compiled graph can guard
+        wrong = v_threshold
+        if isinstance(v_threshold, Tensor):
+            wrong = lowest if not lowest > 0 else highest
+        raise ValueError(f"v_threshold must be positive and finite in float32, got {wrong}")
+    if v_reset is not None and not -math.inf < _float32(v_reset) < lowest:
         raise ValueError(
-            f"v_reset must be finite and below v_threshold = {lowest:g}, or a neuron would fire for ever; got {v_reset}"
+            f"v_reset must be finite and, in float32, below v_threshold = {lowest:g}, or a neuron would fire for ever; "
+            f"got {v_reset}"
         )
+    return v_reset if v_reset is None or torch.compiler.is_compiling() else float(v_reset)
 
 
 def thresholds(v_threshold: float | Tensor, channels: int, device: torch.device) -> Tensor:
@@ -89,8 +99,8 @@ def start(name: str, v: float) -> None:
     """One potential that all neurons start from."""
     if not _is_number(v):
         raise TypeError(f"{name} must be a number, got {v!r}")
-    if not -math.inf < v < math.inf:
-        raise ValueError(f"{name} must be finite, got {v}")
+    if not -math.inf < _float32(v) < math.inf:
+        raise ValueError(f"{name} must be finite in float32, got {v}")
 
 
 def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> None:
@@ -111,6 +121,8 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it."""
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
+    if isinstance(x, Tensor):
+        strided("x", x)
     if len(x.shape) != ndim:
         raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}")
     if isinstance(x, Spikes):
@@ -121,7 +133,7 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         if not is_binary(x):
             raise TypeError(f"x of dtype {x.dtype} must be spikes of 0 and 1; real values must be floating point")
         return pack(x)
-    if torch.compiler.is_compiling():  # values are not there to see: a tensor is taken as real values
+    if not _values_can_be_read(x):  # a tensor is taken as real values
         return x
     if not is_held(x) and x.device.type == "cpu" and is_binary(x):
         return pack(x)
@@ -173,6 +185,8 @@ def pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
         raise TypeError(f"{name} must be an integer or two of them, got {value!r}")
     if min(values) < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if max(values) > LARGEST_WINDOW:
+        raise ValueError(f"{name} must be at most {LARGEST_WINDOW}, got {value}")
     return values
 
 
@@ -202,6 +216,28 @@ def fits(size, kernel_size, padding, dilation) -> None:
             )
 
 
+def pooling(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The windows of a pooling, in pairs; without a stride they lie side by side."""
+    kernel_size = pair("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else pair("stride", stride, 1)
+    padding = pair("padding", padding, 0)
+    if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
+        raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
+    return kernel_size, stride, padding
+
+
+def room(T: int, shape: Sequence[int], device: torch.device) -> None:
+    """The spikes and potentials of neurons of ``shape`` [N, ...] must fit the memory."""
+    if torch.compiler.is_compiling():
+        return
+    needed, there = math.prod(shape) * (4 + T / 8), _memory(device)
+    if needed > there:
+        raise ValueError(
+            f"T = {T} steps of {list(shape)} neurons take {needed / 2**30:.3g} GiB for spikes and potentials, and "
+            f"{device} has {there / 2**30:.3g} GiB; take fewer steps or samples at a time"
+        )
+
+
 def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
     """All tensors of a call live on one device."""
     if tensor.device != device:
@@ -214,16 +250,65 @@ def floating(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+    strided(name, tensor)
+
+
+def strided(name: str, tensor: Tensor) -> None:
+    """A tensor that holds all its values."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; convert it with .to_dense()")
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    """No NaN and no infinity. Not looked at while a graph is captured or traced, where values are not there to see."""
-    if torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing()):
+    """No NaN and no infinity, also in float32. Not looked at where the values cannot be read."""
+    if not _values_can_be_read(tensor):
         return
     if tensor.device.type == "cpu":
         cpu.check_threads()
     if not is_finite(tensor):
-        raise ValueError(f"{name} must be finite, and holds NaN or infinite values")
+        raise ValueError(f"{name} must be finite in float32, and holds NaN or infinite values")
+
+
+def _values_can_be_read(tensor: Tensor) -> bool:
+    """Not of a graph that is traced or captured, nor on the meta device."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def _limits(v_threshold: float | Tensor) -> tuple[float, float]:
+    """The lowest and the highest threshold; those of a tensor on a GPU are read once a version: it is waited for."""
+    if not isinstance(v_threshold, Tensor):
+        return _float32(v_threshold), _float32(v_threshold)
+    known = _known_limits.get(v_threshold) if v_threshold.is_cuda and not v_threshold.is_inference() else None
+    if known and known[0] == v_threshold._version:
+        return known[1]
+    lowest, highest = torch.stack(v_threshold.detach().float().aminmax()).tolist()
+    if v_threshold.is_cuda and not v_threshold.is_inference():
+        _known_limits[v_threshold] = v_threshold._version, (lowest, highest)
+    return lowest, highest
+
+
+_known_limits = WeakTensorKeyDictionary()  # threshold -> its version, and its limits
+
+
+def _float32(value: float) -> float:
+    """A number as float32 has it."""
+    if torch.compiler.is_compiling():
+        return value
+    try:
+        return ctypes.c_float(value).value
+    except OverflowError:  # an integer that not even float64 holds
+        return math.inf if value > 0 else -math.inf
+
+
+@cache
+def _memory(device: torch.device) -> float:
+    """Bytes of memory that a device has; infinity where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    known = device.type == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
 def _is_integer(value) -> bool:

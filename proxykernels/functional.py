@@ -43,9 +43,10 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    checks.neuron(v_threshold, v_reset)
+    v_reset = checks.neuron(v_threshold, v_reset)
     checks.currents(current, "T, N")
     shape = current.shape
+    checks.room(shape[0], shape[1:], current.device)
     checks.potentials(v, shape[1:], current.device)
     theta = checks.thresholds(v_threshold, _channels(shape[1:]), current.device)
     words, after = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), theta, v_reset)
@@ -74,7 +75,7 @@ def if_hold(
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     T = checks.steps(T)
-    checks.neuron(v_threshold, v_reset)
+    v_reset = checks.neuron(v_threshold, v_reset)
     checks.currents(current, "N")
     shape = current.shape
     checks.potentials(v, shape, current.device)
@@ -116,7 +117,7 @@ def if_conv2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    checks.neuron(v_threshold, v_reset)
+    v_reset = checks.neuron(v_threshold, v_reset)
     x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
     T, N, C_in, *size = x.shape
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
@@ -126,6 +127,7 @@ def if_conv2d(
     weight, padding, dilation = _padding(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
+    checks.room(T, shape, x.device)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
     window = stride, padding, dilation
@@ -167,7 +169,7 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    checks.neuron(v_threshold, v_reset)
+    v_reset = checks.neuron(v_threshold, v_reset)
     x = checks.sequence(x, 3, "[T, N, features]")
     T, N, features = x.shape
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
@@ -176,6 +178,7 @@ def if_linear(
             f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}"
         )
     shape = N, len(weight)
+    checks.room(T, shape, x.device)
     checks.potentials(v, shape, x.device)
     theta = checks.thresholds(v_threshold, shape[1], x.device)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
@@ -216,11 +219,7 @@ def max_pool2d(
         )
     if len(x.shape) != 5:
         raise ValueError(f"x must have the shape (T, N, C, H, W), got {x.shape}")
-    kernel_size = checks.pair("kernel_size", kernel_size, 1)
-    stride = kernel_size if stride is None else checks.pair("stride", stride, 1)
-    padding = checks.pair("padding", padding, 0)
-    if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
-        raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
+    kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
     T, N, C, *size = x.shape
     checks.fits(size, kernel_size, padding, (1, 1))
     if x._pooled is not None and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
@@ -292,6 +291,7 @@ def _fire_held(
     if v is None and repeats(rows.device, T, v_reset):
         periods, after = ops.find_periods(rows, T, theta)
         return Spikes(None, (T, *shape), periods), _from_rows(after, shape)
+    checks.room(T, shape, rows.device)
     words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), theta, v_reset)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
 

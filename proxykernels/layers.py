@@ -282,6 +282,7 @@ class MaxPool2d(nn.Module):
 
     def __init__(self, kernel_size, stride=None, padding=0):
         super().__init__()
+        checks.pooling(kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:

@@ -176,6 +176,9 @@ def pack(dense: Tensor) -> Spikes:
     """
     if not isinstance(dense, Tensor):
         raise TypeError(f"dense must be a torch.Tensor [T, N, ...], got {type(dense).__name__}")
+    if dense.is_meta or dense.layout != torch.strided:
+        got = "on meta" if dense.is_meta else dense.layout
+        raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
     if not is_binary(dense):

@@ -99,6 +99,9 @@ def run(
 ) -> Result:
     """simulate, for callers that need the statistics of the batch (training); they take all T steps at once."""
     T = checks.steps(T)
+    checks.module("net", net)
+    if state is not None and not isinstance(state, dict):
+        raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     if precision not in (None, "int16"):
         raise ValueError(f"precision must be None or 'int16', got {precision!r}")
     x = _input(x, T, precision)
@@ -136,6 +139,8 @@ def run(
                 f"net must end in a layer of IF neurons (or pooling or flattening of one); "
                 f"it gave {type(part).__name__}"
             )
+        if not parts:
+            checks.room(T, part.shape[1:], part.device)
         parts.append(batch.whole(part))
         batch.retire(part, start + part.T, carriers.values())
         if stop is not None and not len(batch.index):

@@ -115,6 +115,8 @@ def ask_for_records(carriers: dict[str, Carrier], record: Iterable[str]) -> None
     if isinstance(record, str):
         raise TypeError(f"record must be a list of layer names, got the string {record!r}; write [{record!r}]")
     for key in record:
+        if not isinstance(key, str):
+            raise TypeError(f"record must be a list of layer names, got {key!r} in it")
         name = key.removesuffix(POTENTIALS) if key not in carriers else key
         if name not in carriers:
             raise ValueError(f"record names a layer that net has not: {key!r}; it has {sorted(carriers)}")

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels import reference
 
 NAN, INF = float("nan"), float("inf")
 CURRENT = torch.zeros(4, 2, 3, 5, 5)
@@ -66,6 +67,32 @@ CASES = {
     "threshold-device": (
         lambda: pk.if_conv2d(SPIKES, WEIGHT, v_threshold=meta(torch.ones(6))), ValueError, "v_threshold is on meta"
     ),
+    "threshold-silently-zero": (lambda: pk.if_scan(CURRENT, v_threshold=1e-46), ValueError, "positive .* float32, got 1e-46"),
+    "threshold-silently-infinite": (lambda: pk.if_scan(CURRENT, v_threshold=1e39), ValueError, "finite in float32, got 1e"),
+    "threshold-huge": (lambda: pk.if_scan(CURRENT, v_threshold=10**400), ValueError, "v_threshold must be positive"),
+    "threshold-float64-zero": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.tensor(1e-46).double() * 1e-46), ValueError, "must be positive"
+    ),
+    "threshold-float64-infinite": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.full((3,), 1e39, dtype=torch.float64)), ValueError, "be .* finite"
+    ),
+    "threshold-bool": (lambda: pk.if_scan(CURRENT, v_threshold=True), TypeError, "v_threshold must be a number"),
+    "threshold-complex": (lambda: pk.if_scan(CURRENT, v_threshold=1j), TypeError, "v_threshold must be a number"),
+    "reset-rounded-to-threshold": (lambda: pk.if_scan(CURRENT, v_reset=1 - 1e-9), ValueError, "in float32, below v_thr"),
+    "reset-rounded-to-float64-threshold": (
+        lambda: pk.if_scan(CURRENT, v_threshold=torch.ones(3).double(), v_reset=1 - 1e-9), ValueError, "in float32, below"
+    ),
+    "reset-silently-infinite": (lambda: pk.if_scan(CURRENT, v_reset=-1e39), ValueError, "v_reset must be finite"),
+    "reset-huge": (lambda: pk.if_scan(CURRENT, v_reset=-(10**400)), ValueError, "v_reset must be finite"),
+    "reset-bool": (lambda: pk.if_scan(CURRENT, v_reset=False), TypeError, "v_reset must be a number"),
+    "scan-v-silently-infinite": (lambda: pk.if_scan(CURRENT, 1e39), ValueError, "v must be finite in float32"),
+    "scan-v-huge": (lambda: pk.if_scan(CURRENT, 10**400), ValueError, "v must be finite in float32"),
+    "scan-v-float64": (lambda: pk.if_scan(CURRENT, CURRENT[0].double() + 1e39), ValueError, "v must be finite in float32"),
+    "scan-float64": (lambda: pk.if_scan(CURRENT.double() + 1e39), ValueError, "current must be finite in float32"),
+    "scan-sparse": (lambda: pk.if_scan(CURRENT.to_sparse()), TypeError, "current must be a dense tensor"),
+    "scan-complex": (lambda: pk.if_scan(CURRENT.to(torch.complex64)), TypeError, "current must be floating point"),
+    "hold-T-huge": (lambda: pk.if_hold(IMAGES, 2**62), ValueError, r"T must be at most 2\*\*31"),
+    "hold-memory": (lambda: pk.if_hold(torch.zeros(2, 10**6), 2**31 - 1), ValueError, "GiB for spikes and potentials"),
     "reset-at-threshold": (lambda: pk.if_scan(CURRENT, v_reset=1.0), ValueError, "v_reset must be .* below v_threshold"),
     "reset-above": (lambda: pk.if_scan(CURRENT, v_reset=2), ValueError, "v_reset must be .* below v_threshold"),
     "reset-above-one": (
@@ -100,6 +127,22 @@ CASES = {
     "conv-kernel-too-large": (lambda: pk.if_conv2d(SPIKES, WEIGHT, dilation=3), ValueError, "kernel_size .* is larger"),
     "conv-groups": (lambda: pk.if_conv2d(SPIKES, WEIGHT, groups=2), ValueError, "groups must be at least 1 and divide"),
     "conv-groups-type": (lambda: pk.if_conv2d(SPIKES, WEIGHT, groups=1.0), TypeError, "groups must be an integer"),
+    "conv-stride-huge": (lambda: pk.if_conv2d(SPIKES, WEIGHT, stride=2**62), ValueError, "stride must be at most 32768"),
+    "conv-padding-huge": (lambda: pk.if_conv2d(SPIKES, WEIGHT, padding=2**63), ValueError, "padding must be at most 32768"),
+    "conv-dilation-huge": (
+        lambda: pk.if_conv2d(SPIKES, WEIGHT, dilation=2**62, padding="same"), ValueError, "dilation must be at most 32768"
+    ),
+    "conv-memory": (lambda: pk.if_conv2d(CURRENT + 0.5, WEIGHT, padding=2**15), ValueError, "GiB for spikes and potentials"),
+    "conv-sparse": (lambda: pk.if_conv2d(CURRENT.to_sparse(), WEIGHT), TypeError, "x must be a dense tensor"),
+    "conv-weight-sparse": (lambda: pk.if_conv2d(SPIKES, WEIGHT.to_sparse()), TypeError, "weight must be a dense tensor"),
+    "conv-weight-complex": (
+        lambda: pk.if_conv2d(SPIKES, WEIGHT.to(torch.complex64)), TypeError, "weight must be floating point"
+    ),
+    "conv-weight-nan": (lambda: pk.if_conv2d(SPIKES, with_value(WEIGHT, NAN)), ValueError, "weight must be finite"),
+    "conv-weight-float64": (lambda: pk.if_conv2d(SPIKES, WEIGHT.double() + 1e39), ValueError, "weight must be finite"),
+    "conv-bias-nan": (lambda: pk.if_conv2d(SPIKES, WEIGHT, torch.full((6,), NAN)), ValueError, "bias must be finite"),
+    "pack-meta": (lambda: pk.pack(meta(CURRENT)), TypeError, "dense must be a tensor that holds its values, got one on meta"),
+    "pack-sparse": (lambda: pk.pack(CURRENT.to_sparse()), TypeError, "dense must be a tensor that holds its values"),
     "linear-dimensions": (lambda: pk.if_linear(SPIKES, MATRIX), ValueError, r"x must have the shape \[T, N, features\]"),
     "linear-features": (lambda: pk.if_linear(FEATURES, MATRIX[:, :6]), ValueError, r"weight must have the shape \[out, 7\]"),
     "linear-nan": (lambda: pk.if_linear(torch.full((2, 1, 7), NAN), MATRIX), ValueError, "x must be finite"),
@@ -109,6 +152,11 @@ CASES = {
     "pool-too-large": (lambda: pk.max_pool2d(SPIKES, 6), ValueError, "kernel_size .* is larger than the input"),
     "pool-stride": (lambda: pk.max_pool2d(SPIKES, 2, 0), ValueError, "stride must be at least 1"),
     "pool-padding": (lambda: pk.max_pool2d(SPIKES, 2, 2, 2), ValueError, "padding must be at most half of kernel_size"),
+    "pool-stride-huge": (lambda: pk.max_pool2d(SPIKES, 2, 2**62), ValueError, "stride must be at most 32768"),
+    "layer-pool-kernel": (lambda: pk.MaxPool2d(0), ValueError, "kernel_size must be at least 1"),
+    "layer-pool-padding": (lambda: pk.MaxPool2d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
+    "layer-stride-huge": (lambda: pk.FusedIFConv2d(3, 4, 3, stride=2**62), ValueError, "stride must be at most 32768"),
+    "layer-v_init": (lambda: pk.FusedIFConv2d(3, 4, 3, v_init=1e39), ValueError, "v_init must be finite in float32"),
     "layer-padding-mode": (
         lambda: pk.FusedIFConv2d(3, 4, 3, padding_mode="reflect"), ValueError, "padding_mode must be 'zeros', got 'reflect'"
     ),
@@ -125,6 +173,12 @@ CASES = {
     "simulate-steps": (lambda: pk.simulate(NET, CURRENT, 5), ValueError, "x is a sequence of 4 steps, and T is 5"),
     "simulate-layer": (lambda: pk.simulate(NET, IMAGES[:, :2], 4), ValueError, "layer 0: .*weight must have the shape"),
     "simulate-state": (lambda: pk.simulate(NET, IMAGES, 4, state={"9": []}), ValueError, r"state holds layers .*\['9'\]"),
+    "simulate-net": (lambda: pk.simulate(None, IMAGES, 4), TypeError, "net must be a torch.nn.Module, got NoneType"),
+    "simulate-state-list": (lambda: pk.simulate(NET, IMAGES, 4, state=[]), TypeError, "state must be the .state of"),
+    "simulate-record": (lambda: pk.simulate(NET, IMAGES, 4, record=[3]), TypeError, "record must be a list .* got 3"),
+    "simulate-memory": (
+        lambda: pk.simulate(pk.IF(), torch.zeros(9, 10**4), 2**31 - 1, chunk=1), ValueError, "GiB for spikes and potentials"
+    ),
     "simulate-ends-dense": (
         lambda: pk.simulate(nn.Sequential(pk.IF(), pk.AvgPool2d(2)), IMAGES, 4), TypeError, "net must end in"
     ),
@@ -137,3 +191,23 @@ CASES = {
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["sequence", "held"])
+@pytest.mark.parametrize("value", [0.0, 0.5], ids=["spikes", "values"])
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)], ids=str)
+def test_images_without_pixels_are_all_padding(size, value, held):
+    """What a window finds there is the bias."""
+    bias = torch.linspace(-0.5, 1.0, 6)
+    x = torch.full((2, 3, *size), value).expand(4, 2, 3, *size)
+    x = x if held else x.clone()
+    spikes, v = pk.if_conv2d(x, WEIGHT + 1, bias, padding=2)
+    assert spikes.shape == (4, 2, 6, size[0] + 2, size[1] + 2)
+    expected, last = reference.if_hold(bias.view(1, 6, 1, 1).expand(spikes.shape[1:]), 4)
+    assert torch.equal(spikes.dense(), expected) and torch.equal(v, last) and expected.any()
+
+
+def test_meta_tensors_have_shapes():
+    spikes, v = pk.if_conv2d(meta(CURRENT), meta(WEIGHT), padding=1)
+    assert spikes.shape == (4, 2, 6, 5, 5) and v.shape == (2, 6, 5, 5) and v.is_meta
+    assert pk.if_hold(meta(IMAGES), 4)[0].shape == (4, 2, 3, 5, 5)
