@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .neurons import Neuron
 from .weight_layouts import require_finite
 
 FEW_INPUTS = 64  # of a neuron
@@ -28,18 +29,18 @@ def chunk_steps(neurons: int, device: torch.device) -> int:
     return steps if device.type == "cpu" else -(-steps // 32) * 32
 
 
-def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Scan the chunks [t, N, P, C] one after another, handing the potentials [N, P, C] on."""
     words, steps = [], []
     for current in currents:
-        spikes, v = backend.if_scan(current, v, theta, v_reset)
+        spikes, v = backend.if_scan(current, v, neuron)
         words.append(spikes)
         steps.append(current.shape[0])
     return backend.cat(words, steps), v
 
 
 def if_conv2d(
-    backend, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+    backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
     weight, C_in = weight.float(), weight.shape[1] * groups
@@ -51,25 +52,23 @@ def if_conv2d(
             x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
             yield conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
 
-    return scan_chunks(backend, currents(), v, theta, v_reset)
+    return scan_chunks(backend, currents(), v, neuron)
 
 
-def if_conv2d_real(
-    backend, x, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
-) -> tuple[Tensor, Tensor]:
+def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
     window = stride, padding, dilation, groups
     if x.stride(0) == 0:
-        return backend.if_hold(conv2d(x[:1], weight, bias, *window)[0], x.shape[0], v, theta, v_reset)
+        return backend.if_hold(conv2d(x[:1], weight, bias, *window)[0], x.shape[0], v, neuron)
     parts = x.split(chunk_steps(max(v.numel(), x[0].numel()), x.device))
-    return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, theta, v_reset)
+    return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
 
 
-def if_linear(backend, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
+def if_linear(backend, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
     """A matrix product of packed spikes: a convolution of images of one pixel."""
     one, none = (1, 1), (0, 0)
     kernel = weight[:, :, None, None]
-    return if_conv2d(backend, words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1)
+    return if_conv2d(backend, words, T, one, kernel, bias, v, neuron, one, none, one, 1)
 
 
 @torch.library.custom_op("proxykernels::conv2d", mutates_args=())  # torch.compile cannot trace _full_float32

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import checks, ops
 from .kernels import unfused
+from .neurons import IFNeuron
 from .spikes import Spikes
 
 
@@ -43,13 +44,18 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    v_reset = checks.neuron(v_threshold, v_reset)
+    return scan(current, v, IFNeuron(v_threshold, v_reset))
+
+
+def scan(current: Tensor, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
+    """:func:`if_scan` for neurons of any model."""
+    neuron = neuron.checked()
     checks.currents(current, "T, N")
     shape = current.shape
     checks.room(shape[0], shape[1:], current.device)
     checks.potentials(v, shape[1:], current.device)
-    theta = checks.thresholds(v_threshold, _channels(shape[1:]), current.device)
-    words, after = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), theta, v_reset)
+    parameters = neuron.on(_channels(shape[1:]), current.device)
+    words, after = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), parameters)
     return Spikes(words, shape), _from_rows(after, shape[1:])
 
 
@@ -74,13 +80,17 @@ def if_hold(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
+    return hold(current, T, v, IFNeuron(v_threshold, v_reset))
+
+
+def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
+    """:func:`if_hold` for neurons of any model."""
     T = checks.steps(T)
-    v_reset = checks.neuron(v_threshold, v_reset)
+    neuron = neuron.checked()
     checks.currents(current, "N")
     shape = current.shape
     checks.potentials(v, shape, current.device)
-    theta = checks.thresholds(v_threshold, _channels(shape), current.device)
-    return _fire_held(_to_rows(current.detach()), T, shape, v, theta, v_reset)
+    return _fire_held(_to_rows(current.detach()), T, shape, v, neuron)
 
 
 def if_conv2d(
@@ -95,7 +105,6 @@ def if_conv2d(
     groups: int = 1,
     v_threshold: float | Tensor = 1.0,
     v_reset: float | None = 0.0,
-    pool_follows: bool = False,
 ) -> tuple[Spikes, Tensor]:
     """Convolution and IF neurons over all steps (equations: :mod:`proxykernels.functional`).
 
@@ -108,8 +117,6 @@ def if_conv2d(
         v: potentials to start from, [N, C_out, H_out, W_out] or one number for all; default: at rest, 0.
         stride, padding, dilation, groups: as in torch.nn.functional.conv2d, 'same' and 'valid' included.
         v_threshold, v_reset: as in :func:`if_scan`.
-        pool_follows: whether :func:`max_pool2d` by 2 x 2 comes next. A GPU then pools in the same launch; spikes are
-            the same either way.
 
     Returns:
         Spikes (T, N, C_out, H_out, W_out) and the float32 potentials [N, C_out, H_out, W_out] after the last step.
@@ -117,7 +124,28 @@ def if_conv2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    v_reset = checks.neuron(v_threshold, v_reset)
+    window = stride, padding, dilation, groups
+    return conv2d(x, weight, bias, v, IFNeuron(v_threshold, v_reset), *window)
+
+
+def conv2d(
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor | float | None,
+    neuron: IFNeuron,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    pool_follows: bool = False,
+) -> tuple[Spikes, Tensor]:
+    """:func:`if_conv2d` for neurons of any model.
+
+    ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
+    """
+    neuron = neuron.checked()
     x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
     T, N, C_in, *size = x.shape
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
@@ -129,12 +157,11 @@ def if_conv2d(
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.room(T, shape, x.device)
     checks.potentials(v, shape, x.device)
-    theta = checks.thresholds(v_threshold, shape[1], x.device)
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
-        return _fire_real(x, weight, bias, (*window, groups), shape, v, theta, v_reset)
+        return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     bias = None if bias is None else bias.float()
-    parameters = size, weight, bias, _start(v, shape, x.device), theta, v_reset, *window
+    parameters = size, weight, bias, _start(v, shape, x.device), neuron.on(shape[1], x.device), *window
     if x._periods is not None and groups == 1:
         words, after = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
     elif pool_follows and ops.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
@@ -169,7 +196,14 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    v_reset = checks.neuron(v_threshold, v_reset)
+    return linear(x, weight, bias, v, IFNeuron(v_threshold, v_reset))
+
+
+def linear(
+    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: IFNeuron
+) -> tuple[Spikes, Tensor]:
+    """:func:`if_linear` for neurons of any model."""
+    neuron = neuron.checked()
     x = checks.sequence(x, 3, "[T, N, features]")
     T, N, features = x.shape
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
@@ -180,17 +214,17 @@ def if_linear(
     shape = N, len(weight)
     checks.room(T, shape, x.device)
     checks.potentials(v, shape, x.device)
-    theta = checks.thresholds(v_threshold, shape[1], x.device)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
     if not isinstance(x, Spikes):
-        return _fire_real(x[..., None, None], kernel, bias, (*window, 1), shape, v, theta, v_reset)
+        return _fire_real(x[..., None, None], kernel, bias, (*window, 1), shape, v, neuron)
     bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
+    parameters = neuron.on(shape[1], x.device)
     if x._periods is not None:
         one = 1, 1
-        words, after = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, theta, v_reset, *window)
+        words, after = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, parameters, *window)
     else:
-        words, after = ops.if_linear(x._words, T, weight, bias, v, theta, v_reset)
+        words, after = ops.if_linear(x._words, T, weight, bias, v, parameters)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
@@ -270,8 +304,7 @@ def _fire_real(
     window: tuple,
     shape: Sequence[int],
     v: Tensor | float | None,
-    theta: Tensor,
-    v_reset: float | None,
+    neuron: IFNeuron,
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, C_in, H, W].
 
@@ -279,26 +312,23 @@ def _fire_real(
     """
     x, T = x.detach(), x.shape[0]
     if checks.is_held(x):
-        return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, theta, v_reset)
-    words, after = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), theta, v_reset, *window)
+        return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, neuron)
+    parameters = neuron.on(shape[1], x.device)
+    words, after = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), parameters, *window)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
 def _fire_held(
-    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, theta: Tensor, v_reset: float | None
+    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: IFNeuron
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
-    if v is None and repeats(rows.device, T, v_reset):
-        periods, after = ops.find_periods(rows, T, theta)
+    parameters = neuron.on(_channels(shape), rows.device)
+    if v is None and neuron.repeats(rows.device, T):
+        periods, after = ops.find_periods(rows, T, parameters)
         return Spikes(None, (T, *shape), periods), _from_rows(after, shape)
     checks.room(T, shape, rows.device)
-    words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), theta, v_reset)
+    words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), parameters)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
-
-
-def repeats(device: torch.device, T: int, v_reset: float | None) -> bool:
-    """Whether neurons that start at rest on a held current are kept as periods: a reset to rest makes them repeat."""
-    return device.type == "cpu" and v_reset == 0 and T <= ops.PERIODS
 
 
 def _padding(weight: Tensor, padding, stride, dilation) -> tuple[Tensor, Sequence[int], Sequence[int]]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import checks, functional
+from .neurons import IFNeuron
 from .spikes import Spikes
 
 _warned: set[type] = set()  # classes that have said it
@@ -112,8 +113,9 @@ class Neurons(nn.Module):
         return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}{start}"
 
     @property
-    def _neuron(self) -> dict:
-        return {"v_threshold": self.v_threshold, "v_reset": self.v_reset}
+    def neuron(self) -> IFNeuron:
+        """What a step of these neurons needs besides potentials and currents."""
+        return IFNeuron(self.v_threshold, self.v_reset)
 
 
 class FusedIFConv2d(Neurons, nn.Conv2d):
@@ -176,16 +178,13 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
-            return functional.if_scan(each_step(lambda image: self.bn(self.affine(image)), x), v, **self._neuron)
+            return functional.scan(each_step(lambda image: self.bn(self.affine(image)), x), v, self.neuron)
         return self._fire_with(*self.folded(), x, v)
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
         """The layer with other weights."""
-        return functional.if_conv2d(
-            x, weight, bias, v,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups, **self._neuron,
-            pool_follows=self.pool_follows,
-        )  # fmt: skip
+        window = self.stride, self.padding, self.dilation, self.groups
+        return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
 
     def affine(self, x: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, x)
@@ -235,7 +234,7 @@ class FusedIFLinear(Neurons, nn.Linear):
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
         """The layer with other weights."""
-        return functional.if_linear(x, weight, bias, v, **self._neuron)
+        return functional.linear(x, weight, bias, v, self.neuron)
 
     def affine(self, x: Tensor) -> Tensor:
         return nn.Linear.forward(self, x)
@@ -261,8 +260,8 @@ class IF(Neurons):
         if isinstance(x, Spikes):
             x = x.dense()
         if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
-            return functional.if_hold(x[0], len(x), v, **self._neuron)
-        return functional.if_scan(x, v, **self._neuron)
+            return functional.hold(x[0], len(x), v, self.neuron)
+        return functional.scan(x, v, self.neuron)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

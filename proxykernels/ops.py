@@ -4,12 +4,12 @@ Work on raw words, whose layout is the device's own (a CPU packs over channels, 
 kernels/cpu/backend.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
 functional.py, not here.
 
-Shapes: T steps, N images, C channels, P pixels; ``theta`` float32 [C]; potentials ``v`` float32 [N, P, C]; ``v_reset``
-None is the soft reset.
+Shapes: T steps, N images, C channels, P pixels; potentials ``v`` float32 [N, P, C]. A ``neuron`` (kernels/neurons.py)
+is one argument here; in a schema, which knows no such thing, its fields stand one after another.
 """
 
 import warnings
-from functools import cache, partial
+from functools import cache, partial, wraps
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from .kernels import cpu, max_rate_pool, unfused
 from .kernels.cpu import conv2d as cpu_conv2d
 from .kernels.cpu import fallback
+from .kernels.neurons import SCHEMA, Neuron
 from .kernels.unfused import output_size
 
 
@@ -55,18 +56,30 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda"), composed=
     ``composed``: a function of the backend and the operands, where all backends make it of their kernels the same way.
     """
 
+    arguments = [part.strip() for part in schema[1 : schema.index(")")].split(",")]
+    at = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else None
+
+    def regrouped(operands: tuple) -> tuple:
+        if at is None:
+            return operands
+        end = at + len(Neuron._fields)
+        return *operands[:at], Neuron(*operands[at:end]), *operands[end:]
+
     def register(fake):
         name = fake.__name__
-        torch.library.define(f"proxykernels::{name}", schema)
+        torch.library.define(f"proxykernels::{name}", schema.replace("Neuron neuron", SCHEMA))
+        operator = getattr(torch.ops.proxykernels, name)
 
         def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
-            kernels = _kernels(device)
+            kernels, operands = _kernels(device), regrouped(operands)
             return composed(kernels, *operands) if composed else getattr(kernels, name)(*operands)
 
         for device in devices:
             torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
-        torch.library.register_fake(f"proxykernels::{name}", fake)
-        return getattr(torch.ops.proxykernels, name)
+        torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*regrouped(operands)))
+        if at is None:
+            return operator
+        return wraps(fake)(lambda *operands: operator(*operands[:at], *operands[at], *operands[at + 1 :]))
 
     return register
 
@@ -129,64 +142,62 @@ def max_pool2d(words, C, size, kernel_size, stride, padding):
     return words.new_empty(*words.shape[:2], height * width, words.shape[3])
 
 
-@_operator("(Tensor current, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
-def if_scan(current, v, theta, v_reset):
+@_operator("(Tensor current, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+def if_scan(current, v, neuron):
     """IF on currents [T, N, P, C]."""
     return _layer(current, current.shape[0], v)
 
 
-@_operator("(Tensor current, SymInt T, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)")
-def if_hold(current, T, v, theta, v_reset):
+@_operator("(Tensor current, SymInt T, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+def if_hold(current, T, v, neuron):
     """IF on a current [N, P, C] held for T steps."""
     return _layer(current, T, v)
 
 
-@_operator("(Tensor grad_spikes, Tensor current, Tensor theta, float? v_reset) -> Tensor")
-def if_scan_backward(grad_spikes, current, theta, v_reset):
+@_operator("(Tensor grad_spikes, Tensor current, Neuron neuron) -> Tensor")
+def if_scan_backward(grad_spikes, current, neuron):
     """The gradient of currents [T, N, P, C] from that of the spikes, by the surrogate derivative; started at rest."""
     return torch.empty_like(current, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 @_operator(
-    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"
 )
-def if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups):
     """Convolution of images of ``size`` (H, W) by ``weight`` [C_out, C_in / groups, kh, kw], then IF."""
     return _layer(words, T, v)
 
 
 @_operator(
-    "(Tensor x, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)",
     composed=unfused.if_conv2d_real,
 )
-def if_conv2d_real(x, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+def if_conv2d_real(x, weight, bias, v, neuron, stride, padding, dilation, groups):
     """Convolution of real values [T, N, C_in, H, W], then IF."""
     return _layer(x, x.shape[0], v)
 
 
 @_operator(
-    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset,"
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor, Tensor)",
 )
-def if_conv2d_pooled(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups):
+def if_conv2d_pooled(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups):
     """if_conv2d on words over time: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
     N, P, C = v.shape
     spikes, pooled = (words.new_empty(-(-T // 32), N, pixels, C) for pixels in (P, P // 4))
     return spikes, pooled, torch.empty_like(v, memory_format=torch.contiguous_format)
 
 
-@_operator(
-    "(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Tensor theta, float? v_reset) -> (Tensor, Tensor)"
-)
-def if_linear(words, T, weight, bias, v, theta, v_reset):
+@_operator("(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+def if_linear(words, T, weight, bias, v, neuron):
     """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
     return _layer(words, T, v)
 
 
-@_operator("(Tensor current, SymInt T, Tensor theta) -> (Tensor, Tensor)", devices=("cpu",))
-def find_periods(current, T, theta):
+@_operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
+def find_periods(current, T, neuron):
     """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
     return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
 
@@ -205,11 +216,11 @@ def total_periods(periods, start, T):
 
 
 @_operator(
-    "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Tensor theta,"
-    " float? v_reset, int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)",
+    "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
+    " int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)",
     devices=("cpu",),
 )
-def if_period_conv2d(periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
+def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation):
     """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
     return _layer(periods, T, v)
 

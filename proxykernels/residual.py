@@ -59,15 +59,13 @@ class FusedIFSum(Neurons):
         self._check_inputs(x)
         main = self.synapses[0]
         if isinstance(main, nn.Linear):
-            return functional.if_linear(_cat(x), *self._joined(), v, **self._neuron)
+            return functional.linear(_cat(x), *self._joined(), v, self.neuron)
         strides = self._shortcut_strides()
         if strides is None:
             return self._fire_stepwise(x, v)
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
-        return functional.if_conv2d(
-            _cat(parts), *self._joined(), v,
-            stride=main.stride, padding=padding_in_numbers(main), dilation=main.dilation, **self._neuron,
-        )  # fmt: skip
+        window = main.stride, padding_in_numbers(main), main.dilation
+        return functional.conv2d(_cat(parts), *self._joined(), v, self.neuron, *window)
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:
         return sum(synapse(part) for synapse, part in zip(self.synapses, x, strict=True))
@@ -117,7 +115,7 @@ class FusedIFSum(Neurons):
         parts = []
         for chunk in _chunks(x):
             current = sum(_currents(synapse, part) for synapse, part in zip(self.synapses, chunk, strict=True))
-            spikes, v = functional.if_scan(current, v, **self._neuron)
+            spikes, v = functional.scan(current, v, self.neuron)
             parts.append(spikes)
         return functional.cat_steps(parts), v
 

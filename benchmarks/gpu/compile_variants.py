@@ -160,63 +160,68 @@ def compile_variant(variant: str) -> dict:
 
 def _scan(target: str, dtype: str, reset: str, output: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
-    from proxykernels.kernels.gpu.neurons import if_step
+    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
-    types = dict.fromkeys(("v_pointer", "theta_pointer", "v_last_pointer", "v_reset"), "fp32")
+    types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
     types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
-    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
+    constants = {"LOAD": load_if, "STEP": if_step, "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
     lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes), NUM_WARPS
+    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, reset), NUM_WARPS
 
 
 def _scan_backward(target: str, reset: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
-    from proxykernels.kernels.gpu.neurons import if_step
+    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
-    pointers = ("grad_spikes_pointer", "current_pointer", "theta_pointer", "scale_pointer", "grad_current_pointer")
-    types = dict.fromkeys((*pointers, "v_reset"), "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
-    constants = {"STEP": if_step, "SOFT_RESET": RESETS[reset], "BLOCK": BLOCK}
-    return _scan_source(target, _if_scan_backward_kernel, types, constants, ("neurons", "channels"), sizes), NUM_WARPS
+    pointers = ("grad_spikes_pointer", "current_pointer", "scale_pointer", "grad_current_pointer")
+    types = dict.fromkeys(pointers, "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
+    constants = {"LOAD": load_if, "STEP": if_step, "BLOCK": BLOCK}
+    lengths = "neurons", "channels"
+    return _scan_source(target, _if_scan_backward_kernel, types, constants, lengths, sizes, reset), NUM_WARPS
 
 
-def _scan_source(target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str):
+def _scan_source(
+    target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str, reset
+):
     """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
     if sizes == "single":
         constants |= dict.fromkeys(lengths, 1)
     multiples_of_16 = lengths if sizes in ("aligned", "huge") else ()
-    small = ("theta_pointer", "scale_pointer") if sizes == "huge" else None
-    return _source(target, kernel, types, constants, multiples_of_16, small)
+    small = ("neuron", "scale_pointer") if sizes == "huge" else None
+    return _source(target, kernel, types, constants, multiples_of_16, reset, small)
 
 
 def _conv(target: str, layer: str, products: str, reset: str, output: str):
     from proxykernels.kernels.gpu.block_sizes import choose_blocks
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
-    from proxykernels.kernels.gpu.neurons import if_step
+    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
     neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
     K = C // groups * kernel_size**2
     blocks = choose_blocks(neurons, C_out // groups, K, target)._asdict()
     num_warps = blocks.pop("num_warps")
-    types = dict.fromkeys(("unit_pointer", "bias_pointer", "theta_pointer", "v_pointer", "v_last_pointer"), "fp32")
-    types |= {"high_pointer": "fp16", "low_pointer": "fp16", "v_reset": "fp32"}
+    types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer"), "fp32")
+    types |= {"high_pointer": "fp16", "low_pointer": "fp16"}
     # As Triton's launcher specialises: 1 is a constant, and multiples of 16 are known as such.
     sizes = dict(C=C, C_out=C_out, K=-(-K // 16) * 16, kernel_w=kernel_size, groups=groups, dilation_h=1, dilation_w=1)
     sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
     constants = blocks | {name: 1 for name, size in sizes.items() if size == 1}
-    constants |= {"STEP": if_step, "SOFT_RESET": RESETS[reset], "COUNTS_ONLY": output == "counts"}
+    constants |= {"LOAD": load_if, "STEP": if_step, "COUNTS_ONLY": output == "counts"}
     constants["WHOLE_BLOCKS"] = C // groups % blocks["BLOCK_K"] == 0
     absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
-    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16), num_warps
+    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, reset), num_warps
 
 
-def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16: Iterable[str], small=None):
+def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16, reset: str, small=None):
     """What triton.compile takes, specialised as a launch on the target does.
 
     Args:
         types: of scalars and of elements; 32-bit integers where not named.
+        multiples_of_16: names of integers that are.
+        reset: of the neurons, a name of RESETS.
         small: the pointers to tensors of at most 2 GiB; None for all.
     """
     from triton.backends.compiler import GPUTarget
@@ -226,6 +231,12 @@ def _source(target: str, kernel, types: dict[str, str], constants: dict, multipl
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         is_pointer = name.endswith("_pointer")
+        if name == "neuron":  # a tuple: pointer to thresholds, and v_reset
+            signature[name] = "*fp32", "constexpr" if RESETS[reset] else "fp32"
+            constants = constants | ({(index, 1): None} if RESETS[reset] else {})
+            theta = _Tensor(2**30)
+            attributes[(index, 0)] = backend.parse_attr(backend.get_tensor_specialization(theta, align=True))
+            continue
         signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
         if name in constants:
             continue

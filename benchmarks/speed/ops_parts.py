@@ -16,6 +16,7 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
+from proxykernels.kernels.neurons import Neuron
 from speed.ops_cases import Data, Shape, row_adds
 
 KERNELS = ["events", "shorts", "lookup", "tiles", "dense"]
@@ -53,7 +54,7 @@ class Kernel:
         v, theta = torch.zeros(shape.N, math.prod(shape.out), shape.C_out), torch.ones(shape.C_out)
         window = ((shape.stride,) * 2, (shape.padding,) * 2, (shape.dilation,) * 2)
         size = shape.size, shape.size
-        return self._kernels.if_conv2d(words, shape.T, size, weight, None, v, theta, 0.0, *window, shape.groups)
+        return self._kernels.if_conv2d(words, shape.T, size, weight, None, v, Neuron(theta, 0.0), *window, shape.groups)
 
 
 def absent(target: str | None = None) -> dict[str, str]:

@@ -22,11 +22,15 @@ from . import sources
 LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
 
 
+class Neuron(ctypes.Structure):
+    _fields_ = [("theta", c_void_p), ("soft_reset", c_int64), ("v_reset", c_float)]
+
+
 class Neurons(ctypes.Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("theta", "v", "spikes")),
-        *((name, c_int64) for name in ("T", "N", "P", "C", "soft_reset")),
-        ("v_reset", c_float),
+        ("neuron", Neuron),
+        *((name, c_void_p) for name in ("v", "spikes")),
+        *((name, c_int64) for name in ("T", "N", "P", "C")),
     ]
 
 
@@ -36,9 +40,9 @@ class Scan(ctypes.Structure):
 
 class ScanBackward(ctypes.Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("theta", "scale", "current", "grad_spikes", "grad_current")),
-        *((name, c_int64) for name in ("T", "N", "P", "C", "soft_reset")),
-        ("v_reset", c_float),
+        ("neuron", Neuron),
+        *((name, c_void_p) for name in ("scale", "current", "grad_spikes", "grad_current")),
+        *((name, c_int64) for name in ("T", "N", "P", "C")),
     ]
 
 
@@ -54,7 +58,9 @@ class Conv2d(ctypes.Structure):
 
 class Periods(ctypes.Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("current", "theta", "v", "periods")),
+        ("current", c_void_p),
+        ("neuron", Neuron),
+        *((name, c_void_p) for name in ("v", "periods")),
         *((name, c_int64) for name in ("M", "C", "T")),
     ]
 
@@ -105,7 +111,7 @@ class Kernels(ctypes.Structure):
     ]
 
 
-STRUCTS = (Neurons, Scan, ScanBackward, Conv2d, Periods, PeriodConv2d, Pool2d, Kernels)
+STRUCTS = (Neuron, Neurons, Scan, ScanBackward, Conv2d, Periods, PeriodConv2d, Pool2d, Kernels)
 _NAMES = {c_void_p: "pointer", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import reference, unfused
+from ..neurons import Neuron
 from . import abi, fallback
-from .conv2d import Convolutions, neurons, padded, row_bytes
+from .conv2d import Convolutions, for_library, row_bytes
 
 
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
@@ -78,45 +79,47 @@ class CpuKernels(Convolutions):
         self._table.max_pool2d(pool)
         return pooled
 
-    def if_scan(self, current: Tensor, v: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
-        return self._scan(current.float().contiguous(), current.shape[0], v, theta, v_reset)
+        return self._scan(current.float().contiguous(), current.shape[0], v, neuron)
 
-    def if_hold(self, current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+    def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on a current [N, P, C] held for T steps."""
-        return self._scan(current.float().contiguous(), T, v, theta, v_reset)
+        return self._scan(current.float().contiguous(), T, v, neuron)
 
-    def _scan(self, current, T, v, theta, v_reset):
+    def _scan(self, current, T, v, neuron):
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
         words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
-        theta = padded(theta, float("inf"))
+        parameters, held = for_library(neuron)
         time_stride = current.stride(0) if current.ndim == 4 else 0
-        scan = abi.Scan(neurons(theta, v, words, T, v_reset), current.data_ptr(), time_stride)
-        self._table.if_scan(scan)
+        neurons = abi.Neurons(parameters, v.data_ptr(), words.data_ptr(), T, N, P, C)
+        self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
+        del held
         return words, v
 
-    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
         """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
         grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
-        theta, scale = theta.contiguous(), reference.surrogate_scale(theta)
+        parameters, held = for_library(neuron)
+        scale = reference.surrogate_scale(neuron.theta)
         grad_current = torch.empty_like(current)
-        pointers = (tensor.data_ptr() for tensor in (theta, scale, current, grad_spikes, grad_current))
-        soft = v_reset is None
-        scan = abi.ScanBackward(*pointers, *current.shape, soft, 0.0 if soft else v_reset)
-        self._table.if_scan_backward(scan)
+        pointers = (tensor.data_ptr() for tensor in (scale, current, grad_spikes, grad_current))
+        self._table.if_scan_backward(abi.ScanBackward(parameters, *pointers, *current.shape))
+        del held
         return grad_current
 
-    def find_periods(self, current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials.
+    def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
+        """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials.
 
         A neuron fires at the steps t where its period divides t + 1; 0: it never does.
         """
         current = current.float().contiguous()
         periods, v = torch.empty_like(current, dtype=torch.int16), torch.empty_like(current)
-        theta, (N, P, C) = padded(theta, float("inf")), current.shape
-        pointers = (tensor.data_ptr() for tensor in (current, theta, v, periods))
+        (parameters, held), (N, P, C) = for_library(neuron), current.shape
+        pointers = current.data_ptr(), parameters, v.data_ptr(), periods.data_ptr()
         self._table.find_periods(abi.Periods(*pointers, N * P, C, T))
+        del held
         return periods, v
 
     def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import unfused
+from ..neurons import Neuron
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
@@ -53,22 +54,22 @@ class Convolutions:
         return bool(self._table.lookup_conv2d)
 
     def if_conv2d(
-        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
         joined = join(weight.shape, groups) if self._forced != "dense" else 0
         if joined and not self._looks_up_groups(weight.shape, groups):
-            return self._by_group(words, T, size, weight, bias, v, theta, v_reset, *window, groups, joined)
+            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, joined)
         layer = Layer(T, v.shape, size, weight.shape, *window)
         packed = self._packed.of(weight)
         digits = self._digits(packed) if groups == 1 and self._tiles_hold(layer) else 0
         unit = self._short_unit(packed, layer.weight)
         kernel = self._choose(layer, words, digits, unit is not None, groups)
         if kernel == "dense":
-            return unfused.if_conv2d(self, words, T, size, weight, bias, v, theta, v_reset, *window, groups)
+            return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups)
         words = words.contiguous()
-        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, *window)
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
         if kernel == "tiles":
             conv.digits = digits
@@ -89,16 +90,16 @@ class Convolutions:
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
-    def if_linear(self, words, T, weight, bias, v, theta, v_reset) -> tuple[Tensor, Tensor]:
+    def if_linear(self, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
         """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
         one, none = (1, 1), (0, 0)
-        return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, theta, v_reset, one, none, one, 1)
+        return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, neuron, one, none, one, 1)
 
     def if_period_conv2d(
-        self, periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation
+        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, theta, v_reset, stride, padding, dilation)
+        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
         packed = self._packed.of(weight)
         conv.slice_rows = PERIOD_SLICE
         self._set_rows(conv, packed, self._short_unit(packed, weight.shape))
@@ -108,7 +109,7 @@ class Convolutions:
         return spikes, v
 
     def _by_group(
-        self, words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, groups, joined
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, joined
     ) -> tuple[Tensor, Tensor]:
         """Groups one after another, ``joined`` of them at a time."""
         if joined > 1:
@@ -117,24 +118,23 @@ class Convolutions:
             groups //= joined
         biases = [None] * groups if bias is None else bias.chunk(groups)
         parts = zip(
-            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), theta.chunk(groups), strict=True
+            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), neuron.chunk(groups), strict=True
         )
         done = [
-            self.if_conv2d(x, T, size, w, b, state, limit, v_reset, stride, padding, dilation, 1)
-            for x, w, b, state, limit in parts
+            self.if_conv2d(x, T, size, w, b, state, its, stride, padding, dilation, 1) for x, w, b, state, its in parts
         ]
         spikes, v = zip(*done, strict=True)
         return torch.cat(spikes, 3), torch.cat(v, 2)
 
-    def _conv2d(self, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation):
+    def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
         """The layer for the library, its results, and what must outlive the call."""
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
         spikes = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
-        theta = padded(theta, float("inf"))
+        parameters, theta = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = abi.Conv2d(
-            neurons(theta, v, spikes, T, v_reset),
+            abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C),
             None, None, bias.data_ptr(), None, 0, EVENT_SLICE, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
@@ -244,9 +244,7 @@ def padded(values: Tensor, fill: float) -> Tensor:
     return torch.nn.functional.pad(values, (0, -len(values) % BLOCK), value=fill).contiguous()
 
 
-def neurons(theta: Tensor, v: Tensor, words: Tensor, T: int, v_reset: float | None) -> abi.Neurons:
-    """A layer's neurons for the library; potentials are updated in place."""
-    N, P, C = v.shape
-    soft = v_reset is None
-    pointers = (tensor.data_ptr() for tensor in (theta, v, words))
-    return abi.Neurons(*pointers, T, N, P, C, soft, 0.0 if soft else v_reset)
+def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
+    """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
+    theta, soft = padded(neuron.theta, float("inf")), neuron.v_reset is None
+    return abi.Neuron(theta.data_ptr(), soft, 0.0 if soft else neuron.v_reset), theta

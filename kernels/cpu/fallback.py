@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference, unfused
+from ..neurons import Neuron
 
 
 def pack(dense: Tensor) -> Tensor:
@@ -56,15 +57,16 @@ def max_pool2d(words: Tensor, C: int, size, kernel_size, stride, padding) -> Ten
     return pack(reference.max_pool2d(x, kernel_size, stride, padding).flatten(3).bool())
 
 
-def if_scan(current: Tensor, v: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
+def if_scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
-    spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), v_threshold=theta, v_reset=v_reset)
+    options = {"v_threshold": neuron.theta, "v_reset": neuron.v_reset}
+    spikes, v = reference.if_scan(current.transpose(2, 3), v.transpose(1, 2), **options)
     return pack(spikes.bool()), v.transpose(1, 2).contiguous()
 
 
-def if_hold(current: Tensor, T: int, v: Tensor, theta: Tensor, v_reset) -> tuple[Tensor, Tensor]:
+def if_hold(current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """IF on a current [N, P, C] held for T steps."""
-    return if_scan(current.expand(T, *current.shape), v, theta, v_reset)
+    return if_scan(current.expand(T, *current.shape), v, neuron)
 
 
 def fingerprint(values: Tensor) -> int:
@@ -72,9 +74,9 @@ def fingerprint(values: Tensor) -> int:
     return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
 
 
-def find_periods(current: Tensor, T: int, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
-    words, v = if_hold(current, T, torch.zeros_like(current, dtype=torch.float32), theta, 0.0)
+def find_periods(current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
+    words, v = if_hold(current, T, torch.zeros_like(current, dtype=torch.float32), neuron)
     spikes = unpack(words, T, current.shape[2]).permute(0, 1, 3, 2).byte()
     return torch.where(spikes.any(0).bool(), spikes.argmax(0) + 1, 0).short(), v
 
@@ -92,11 +94,11 @@ def total_periods(periods: Tensor, start: int, T: int) -> Tensor:
 
 
 def if_period_conv2d(
-    periods, start, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation
+    periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
 ) -> tuple[Tensor, Tensor]:
     """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
     words = expand_periods(periods, start, T)
-    return if_conv2d(words, T, size, weight, bias, v, theta, v_reset, stride, padding, dilation, 1)
+    return if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1)
 
 
 # A convolution or a matrix product of spikes and IF, of the same arguments as CpuKernels'.
@@ -108,17 +110,17 @@ def _bit(like: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=like.device)
 
 
-def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+def if_scan_backward(grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
     """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
     current = current.float()
     potentials, v = torch.empty_like(current, memory_format=torch.contiguous_format), torch.zeros_like(current[0])
     for t in range(current.shape[0]):
         potentials[t] = v + current[t]
-        _, v = reference.if_step(v, current[t], theta, v_reset)
+        _, v = reference.if_step(v, current[t], *neuron)
     gradient, grad = torch.empty_like(potentials), torch.zeros_like(v)
     for t in reversed(range(current.shape[0])):
         h = potentials[t]
-        kept = grad if v_reset is None else torch.where(h >= theta, 0, grad)
-        grad = grad_spikes[t].float() * reference.surrogate_derivative(h, theta) + kept
+        kept = grad if neuron.v_reset is None else torch.where(h >= neuron.theta, 0, grad)
+        grad = grad_spikes[t].float() * reference.surrogate_derivative(h, neuron.theta) + kept
         gradient[t] = grad
     return gradient

@@ -4,11 +4,12 @@ import torch
 import triton
 from torch import Tensor
 
+from ..neurons import Neuron
 from ..unfused import output_size
 from ..weight_layouts import float16_parts, join_small_groups
 from .block_sizes import architecture, choose_blocks
 from .if_conv2d_kernel import _if_conv2d_kernel
-from .neurons import if_step
+from .neurons import arguments
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
 
@@ -20,8 +21,7 @@ def if_conv2d(
     weight: Tensor,
     bias: Tensor | None,
     v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
+    neuron: Neuron,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
@@ -42,8 +42,7 @@ def if_conv2d(
             float16 and bfloat16 weights one; float64 weights are taken as float32.
         bias: [C_out], or None.
         v: potentials before the first step, float32 [N, H_out * W_out, C_out]; not modified.
-        theta: thresholds, float32 [C_out].
-        v_reset: the potential after a spike, or None for a soft reset (subtract the threshold).
+        neuron: what a step needs, for C_out channels.
         stride, padding, dilation: of height and width.
         counts_only: return spike counts and never write the words.
         pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], of an even height and width: receives the OR of the
@@ -84,7 +83,6 @@ def if_conv2d(
             low_pointer=low,
             unit_pointer=unit,
             bias_pointer=None if bias is None else bias.float().contiguous(),
-            theta_pointer=theta.contiguous(),
             v_pointer=v,
             spikes_pointer=spikes,
             pooled_pointer=pooled,
@@ -106,9 +104,7 @@ def if_conv2d(
             dilation_h=dilation[0],
             dilation_w=dilation[1],
             groups=groups,
-            v_reset=0.0 if v_reset is None else float(v_reset),
-            STEP=if_step,
-            SOFT_RESET=v_reset is None,
+            **arguments(neuron),
             COUNTS_ONLY=counts_only,
             WHOLE_BLOCKS=group_C % blocks.BLOCK_K == 0,
             # Spikes must not depend on a default that differs between Triton releases.
@@ -132,7 +128,7 @@ def _check_sizes(image: int, output: int, weights: int) -> None:
         )
 
 
-def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, theta, v_reset, *window):
+def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuron, *window):
     """if_conv2d with max pooling by windows of 2 x 2 in the same launch; ``window``: stride, padding, dilation, groups.
 
     The output's height and width must be even.
@@ -143,7 +139,7 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, theta
     """
     N, P, C = v.shape
     pooled = torch.empty(triton.cdiv(T, 32), N, P // 4, C, dtype=torch.int32, device=v.device)
-    spikes, v_last = if_conv2d(words, T, size, weight, bias, v, theta, v_reset, *window, pooled=pooled)
+    spikes, v_last = if_conv2d(words, T, size, weight, bias, v, neuron, *window, pooled=pooled)
     return spikes, pooled, v_last
 
 
@@ -153,8 +149,7 @@ def if_linear(
     weight: Tensor,
     bias: Tensor | None,
     v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
+    neuron: Neuron,
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -164,4 +159,4 @@ def if_linear(
     """
     one, none = (1, 1), (0, 0)
     kernel = weight[:, :, None, None]
-    return if_conv2d(words, T, one, kernel, bias, v, theta, v_reset, one, none, one, 1, counts_only=counts_only)
+    return if_conv2d(words, T, one, kernel, bias, v, neuron, one, none, one, 1, counts_only=counts_only)

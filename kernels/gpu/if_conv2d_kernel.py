@@ -60,7 +60,7 @@ def _if_conv2d_kernel(
     low_pointer,  # the same, or None if the weights have no low part
     unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
     bias_pointer,  # [C_out] float32, or None
-    theta_pointer,  # [C_out] float32
+    neuron,  # the neurons' parameters: neurons.py
     v_pointer,  # [N, H_out * W_out, C_out] float32, potentials before the first step
     spikes_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32, or counts without the first dimension
     pooled_pointer,  # words [ceil(T / 32), N, H_out * W_out / 4, C_out] int32 of windows of 2 x 2, or None
@@ -82,9 +82,8 @@ def _if_conv2d_kernel(
     dilation_h,
     dilation_w,
     groups,
-    v_reset,
+    LOAD: tl.constexpr,
     STEP: tl.constexpr,
-    SOFT_RESET: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     WHOLE_BLOCKS: tl.constexpr,  # whether a block of K lies within one tap: C / groups is a multiple of BLOCK_K
     PIXELS: tl.constexpr,
@@ -172,7 +171,7 @@ def _if_conv2d_kernel(
                         current = tl.dot(spike, low, current)
             # Loaded here, and not once for all: the loop above needs the registers.
             unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
-            theta = tl.load(theta_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
+            parameters = LOAD(neuron, (first_channel + channel)[None, :], is_channel[None, :])
             if bias_pointer is not None:
                 bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
             steps = _split_steps(current, PIXELS, CHANNELS)
@@ -180,7 +179,7 @@ def _if_conv2d_kernel(
                 step_current = steps[i % 4][i // 4] * unit
                 if bias_pointer is not None:
                     step_current += bias
-                v_next, fires = STEP(v, step_current, theta, v_reset, SOFT_RESET)
+                v_next, fires = STEP(v, step_current, parameters)
                 exists = first + i < T
                 v = tl.where(exists, v_next, v)
                 spike_bit = (fires & exists).to(tl.int32)

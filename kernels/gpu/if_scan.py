@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .neurons import if_step
+from ..neurons import Neuron
+from .neurons import arguments
 
 # The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons
 # on 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and
@@ -29,16 +30,15 @@ NUM_WARPS = 4
 def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
     v_pointer,  # [neurons] float32, potentials before the first step
-    theta_pointer,  # [channels] float32
+    neuron,  # the neurons' parameters: neurons.py
     spikes_pointer,  # words [ceil(T / 32), neurons] int32, or counts [neurons] int32
     v_last_pointer,  # [neurons] float32, potentials after the last step
     T,
     neurons,
     channels,
     current_stride,
-    v_reset,
+    LOAD: tl.constexpr,
     STEP: tl.constexpr,
-    SOFT_RESET: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -48,7 +48,7 @@ def _if_scan_kernel(
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
 
-    theta = tl.load(theta_pointer + channel)
+    parameters = LOAD(neuron, channel, None)
     v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
     count = tl.zeros((BLOCK,), tl.int32)
     current_row = current_pointer + start
@@ -57,7 +57,7 @@ def _if_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            v, spike = STEP(v, current, theta, v_reset, SOFT_RESET)
+            v, spike = STEP(v, current, parameters)
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
             else:
@@ -74,8 +74,7 @@ def _if_scan_kernel(
 def if_scan(
     current: Tensor,
     v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
+    neuron: Neuron,
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -88,8 +87,7 @@ def if_scan(
         current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current
             that is held for all steps) costs no copy, nor does any if each step is contiguous.
         v: potentials before the first step, float32 [N, P, C]; not modified.
-        theta: thresholds, float32 [C].
-        v_reset: the potential after a spike, or None for a soft reset (subtract the threshold).
+        neuron: what a step needs, for C channels.
         counts_only: return spike counts and never write the words.
 
     Returns:
@@ -117,7 +115,6 @@ def if_scan(
         _if_scan_kernel[grid](
             current_pointer=current,
             v_pointer=v,
-            theta_pointer=theta.contiguous(),
             spikes_pointer=spikes,
             v_last_pointer=v_last,
             T=T,
@@ -125,9 +122,7 @@ def if_scan(
             channels=v.shape[-1],
             # With one step the stride means nothing; 0 shares the kernel of held currents.
             current_stride=current.stride(0) if T > 1 else 0,
-            v_reset=0.0 if v_reset is None else float(v_reset),
-            STEP=if_step,
-            SOFT_RESET=v_reset is None,
+            **arguments(neuron),
             COUNTS_ONLY=counts_only,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
@@ -141,8 +136,7 @@ def if_hold(
     current: Tensor,
     T: int,
     v: Tensor,
-    theta: Tensor,
-    v_reset: float | None,
+    neuron: Neuron,
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -152,4 +146,4 @@ def if_hold(
     the current through a time stride of 0.
     """
     held = current.unsqueeze(0).expand(T, *current.shape)
-    return if_scan(held, v, theta, v_reset, counts_only=counts_only)
+    return if_scan(held, v, neuron, counts_only=counts_only)

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..neurons import Neuron
 from ..reference import surrogate_scale
-from .neurons import if_step
+from .neurons import arguments
 
 BLOCK = 512
 NUM_WARPS = 4
@@ -20,22 +21,22 @@ NUM_WARPS = 4
 def _if_scan_backward_kernel(
     grad_spikes_pointer,  # [T, neurons] float32
     current_pointer,  # [T, neurons] float32
-    theta_pointer,  # [channels] float32
+    neuron,  # the neurons' parameters: neurons.py
     scale_pointer,  # [channels] float32
     grad_current_pointer,  # [T, neurons] float32, written
     T,
     neurons,
     channels,
-    v_reset,
+    LOAD: tl.constexpr,
     STEP: tl.constexpr,
-    SOFT_RESET: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = tl.arange(0, BLOCK)
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
-    theta = tl.load(theta_pointer + channel)
+    parameters = LOAD(neuron, channel, None)
+    theta, v_reset = parameters
     scale = tl.load(scale_pointer + channel)
 
     v = tl.zeros((BLOCK,), tl.float32)
@@ -44,7 +45,7 @@ def _if_scan_backward_kernel(
         current = tl.load(current_pointer + row + offsets, mask=mask, other=0.0)
         # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
         tl.store(grad_current_pointer + row + offsets, v + current, mask=mask)
-        v, _spike = STEP(v, current, theta, v_reset, SOFT_RESET)
+        v, _spike = STEP(v, current, parameters)
         row += neurons
     grad = tl.zeros((BLOCK,), tl.float32)
     for _ in range(0, T):
@@ -53,18 +54,17 @@ def _if_scan_backward_kernel(
         grad_spikes = tl.load(grad_spikes_pointer + row + offsets, mask=mask, other=0.0)
         g = tl.maximum(theta - tl.abs(h - theta), 0.0) * scale
         kept = grad
-        if not SOFT_RESET:
+        if v_reset is not None:
             kept = tl.where(h >= theta, 0.0, grad)
         grad = grad_spikes * g + kept
         tl.store(grad_current_pointer + row + offsets, grad, mask=mask)
 
 
-def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+def if_scan_backward(grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
     """The gradient of the currents, float32 [T, N, P, C], of neurons that started at rest.
 
     Args:
-        grad_spikes: gradient of the spikes [T, N, P, C]. current: the currents [T, N, P, C]. theta: thresholds [C].
-        v_reset: the potential after a spike, or None for a soft reset.
+        grad_spikes: gradient of the spikes [T, N, P, C]. current: the currents [T, N, P, C]. neuron: what a step needs.
     """
     grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
     grad_current = torch.empty_like(current)
@@ -75,15 +75,12 @@ def if_scan_backward(grad_spikes: Tensor, current: Tensor, theta: Tensor, v_rese
         _if_scan_backward_kernel[(triton.cdiv(neurons, BLOCK),)](
             grad_spikes_pointer=grad_spikes,
             current_pointer=current,
-            theta_pointer=theta.contiguous(),
-            scale_pointer=surrogate_scale(theta),
+            scale_pointer=surrogate_scale(neuron.theta),
             grad_current_pointer=grad_current,
             T=current.shape[0],
             neurons=neurons,
             channels=current.shape[-1],
-            v_reset=0.0 if v_reset is None else float(v_reset),
-            STEP=if_step,
-            SOFT_RESET=v_reset is None,
+            **arguments(neuron),
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
             enable_fp_fusion=False,

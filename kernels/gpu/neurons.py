@@ -1,40 +1,61 @@
-"""The neuron models of the Triton kernels: one function here is one step of one model.
+"""The neuron models of the Triton kernels: how one model's parameters are loaded, and one step of it.
 
-Every Triton kernel takes its step as a constexpr argument and inlines it, so a new neuron model is
-a new step in this file (beside its C++ twin and its lines in reference.py) and never a new kernel.
-A step has the signature
+A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two functions as constexprs, which it
+inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
+kernel. A step may not touch memory: the kernel keeps v in registers for all T steps.
 
-    step(v, current, theta, v_reset, SOFT_RESET) -> (v, spike)
-
-and may not touch memory: the kernel keeps ``v`` in registers for all T steps.
+    LOAD(neuron, channel, mask) -> parameters               of some channels; once, before the steps
+    STEP(v, current, parameters) -> (v, spike)
 """
 
 import triton
 import triton.language as tl
 
+from ..neurons import Neuron
+
+
+def arguments(neuron: Neuron) -> dict:
+    """A launch's arguments for a layer's neurons."""
+    v_reset = None if neuron.v_reset is None else float(neuron.v_reset)
+    return {"neuron": (neuron.theta.contiguous(), v_reset), "LOAD": load_if, "STEP": if_step}
+
 
 @triton.jit
-def if_step(v, current, theta, v_reset, SOFT_RESET: tl.constexpr):
+def load_if(neuron, channel, mask):
+    """The parameters of integrate-and-fire neurons: thresholds, shaped like ``channel``, and v_reset.
+
+    Args:
+        neuron: pointer to thresholds [channels] float32, and v_reset, a float32 scalar, or None for a soft reset.
+        channel, mask: numbers of channels, and which of them there are; None: all.
+    """
+    if mask is None:
+        theta = tl.load(neuron[0] + channel)
+    else:
+        theta = tl.load(neuron[0] + channel, mask=mask, other=0.0)
+    return theta, neuron[1]
+
+
+@triton.jit
+def if_step(v, current, parameters):
     """One step of integrate-and-fire neurons.
 
         h = v + current
         spike = h >= theta
         v = v_reset where spike else h           hard reset
-        v = h - theta where spike else h         soft reset (SOFT_RESET; v_reset is not read)
+        v = h - theta where spike else h         soft reset (v_reset is None)
 
     Args:
         v: potentials after the previous step, float32 block.
         current: input currents of this step, float32 block.
-        theta: thresholds, float32 block or scalar.
-        v_reset: the potential after a spike, float32 scalar.
-        SOFT_RESET: subtract theta after a spike instead of resetting to v_reset.
+        parameters: of :func:`load_if`.
 
     Returns:
         The new potentials, float32, and the spikes, int1; both shaped like ``v``.
     """
+    theta, v_reset = parameters
     h = v + current
     spike = h >= theta
-    if SOFT_RESET:
+    if v_reset is None:
         v = tl.where(spike, h - theta, h)
     else:
         v = tl.where(spike, v_reset, h)

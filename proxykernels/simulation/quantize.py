@@ -28,8 +28,12 @@ class Rounded(Neurons):
 
     def __init__(self, layer: FusedIFConv2d | FusedIFLinear, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.layer, self.v_reset, self.v_init = layer, layer.v_reset, layer.v_init
+        self.layer, self.v_init = layer, layer.v_init
         self._rounded = weight, bias
+
+    @property
+    def neuron(self):
+        return self.layer.neuron
 
     def _fire(self, x, v, batch_statistics):
         weight, bias = self._rounded

@@ -85,7 +85,7 @@ class Carrier(nn.Module):
         layer, steps = self.layer, self.ahead
         held = isinstance(x, Tensor) and x.stride(0) == 0
         rests = v is None and not layer.v_init and not self.records
-        if rests and held and len(x) < steps and functional.repeats(x.device, steps, layer.v_reset):
+        if rests and held and len(x) < steps and layer.neuron.repeats(x.device, steps):
             whole = x[:1].expand(steps, *x.shape[1:])
             self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
         elif self.calls not in self.repeating:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional, ops
+from ..kernels.neurons import Neuron
+from ..neurons import IFNeuron
 from ..spikes import Spikes
 
 
@@ -30,28 +32,27 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    checks.neuron(v_threshold, v_reset)
+    neuron = IFNeuron(v_threshold, v_reset).checked()
     checks.no_gradient("v_threshold", v_threshold)
     checks.currents(current, "T, N")
-    theta = checks.thresholds(v_threshold, functional._channels(current.shape[1:]), current.device)
-    return _Scan.apply(current, theta, v_reset)
+    return _Scan.apply(current, neuron.on(functional._channels(current.shape[1:]), current.device))
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, current: Tensor, theta: Tensor, v_reset: float | None) -> Tensor:
+    def forward(ctx, current: Tensor, neuron: Neuron) -> Tensor:
         rows = _rows(current)
-        words, _ = ops.if_scan(rows, rows.new_zeros(rows.shape[1:]), theta, v_reset)
-        ctx.save_for_backward(rows, theta)
-        ctx.v_reset, ctx.dtype = v_reset, current.dtype
+        words, _ = ops.if_scan(rows, rows.new_zeros(rows.shape[1:]), neuron)
+        ctx.save_for_backward(rows)
+        ctx.neuron, ctx.dtype = neuron, current.dtype
         return Spikes(words, current.shape).dense()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        rows, theta = ctx.saved_tensors
-        grad = ops.if_scan_backward(_rows(gradient), rows, theta, ctx.v_reset)
+        (rows,) = ctx.saved_tensors
+        grad = ops.if_scan_backward(_rows(gradient), rows, ctx.neuron)
         shape = gradient.shape[0] * gradient.shape[1], *gradient.shape[2:]
-        return functional._from_rows(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None, None
+        return functional._from_rows(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -78,6 +78,7 @@ struct Population {
         theta = sixteenths(C, 8, 16 + largest);
         v = sixteenths(N * P * C, -8, 8);
     }
+    Neuron neuron(const std::vector<float>& padded_theta) const { return {padded_theta.data(), soft, v_reset}; }
     // Currents of one step for all neurons [N][P][C]; gives their spikes, updates v.
     bool step(float& potential, float current, float limit) const {
         const float h = potential + current;
@@ -160,7 +161,7 @@ void convolve(const std::string& kernel) {
 
     const std::vector<float> theta = padded(population.theta, never), biases = padded(bias, 0), unit(theta.size(), 1.0f / 16);
     Conv2d c{};
-    c.neurons = {theta.data(), v.data(), actual.packed.data(), T, N, P, g.C_out, population.soft, population.v_reset};
+    c.neurons = {population.neuron(theta), v.data(), actual.packed.data(), T, N, P, g.C_out};
     c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
     c.unit = kernel.find("shorts") != std::string::npos ? unit.data() : nullptr;
     c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
@@ -206,11 +207,11 @@ void scan() {
     const std::vector<float> theta = padded(population.theta, never);
     if (rest) {
         std::vector<uint16_t> period(N * P * C);
-        const Periods found{current.data(), theta.data(), v.data(), period.data(), N * P, C, T};
+        const Periods found{current.data(), population.neuron(theta), v.data(), period.data(), N * P, C, T};
         kernels->find_periods(&found);
         kernels->expand_periods(period.data(), actual.packed.data(), 0, T, N, P, C);
     } else {
-        const Neurons neurons{theta.data(), v.data(), actual.packed.data(), T, N, P, C, population.soft, population.v_reset};
+        const Neurons neurons{population.neuron(theta), v.data(), actual.packed.data(), T, N, P, C};
         const Scan s{neurons, current.data(), held ? 0 : N * P * C};
         kernels->if_scan(&s);
     }

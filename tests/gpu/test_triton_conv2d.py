@@ -11,6 +11,7 @@ from cases import CONVOLUTIONS, RESETS, dyadic, spikes, thresholds, words_over_t
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.neurons import Neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -36,7 +37,7 @@ def on_device(*tensors):
 def run(x, weight, bias, v, theta, v_reset, options, **keywords):
     """The kernel on dense x [T, N, C, H, W] and v [N, C_out, H_out, W_out]; its results on the CPU."""
     words, weight, bias, v, theta = on_device(words_over_time(x.flatten(3)), weight, bias, rows(v), theta)
-    arguments = (words, len(x), tuple(x.shape[3:]), weight, bias, v, theta, v_reset)
+    arguments = (words, len(x), tuple(x.shape[3:]), weight, bias, v, Neuron(theta, v_reset))
     return tuple(result.cpu() for result in gpu.if_conv2d(*arguments, **options, **keywords))
 
 
@@ -141,12 +142,13 @@ def test_linear(generator, T, N, C, C_out, v_reset):
     v, theta = dyadic(N, C_out, generator=generator), thresholds(C_out, generator)
     expected, v_expected = reference.if_linear(x, weight, bias, v, v_threshold=theta, v_reset=v_reset)
     assert 0 < expected.mean() < 1
-    arguments = on_device(weight, bias, v[:, None], theta)
+    *arguments, theta = on_device(weight, bias, v[:, None], theta)
+    arguments.append(Neuron(theta, v_reset))
     words = words_over_time(x[..., None]).to(DEVICE)
-    result, v_last = gpu.if_linear(words, T, *arguments, v_reset)
+    result, v_last = gpu.if_linear(words, T, *arguments)
     assert torch.equal(result.cpu(), words_over_time(expected[..., None]))
     assert torch.equal(v_last.cpu(), v_expected[:, None])
-    counts, _ = gpu.if_linear(words, T, *arguments, v_reset, counts_only=True)
+    counts, _ = gpu.if_linear(words, T, *arguments, counts_only=True)
     assert torch.equal(counts.cpu(), expected.sum(0)[:, None].int())
 
 
@@ -201,8 +203,8 @@ def test_views(generator):
     words = words_over_time(x.flatten(3))
     every_second = words.repeat_interleave(2, 3)[..., ::2]
     kernel = weight.to(memory_format=torch.channels_last)
-    arguments = on_device(kernel, bias.repeat_interleave(2)[::2], rows(v), theta.repeat_interleave(2)[::2])
-    result = gpu.if_conv2d(every_second.to(DEVICE), 33, (4, 3), *arguments, None, **PLAIN)
+    *arguments, theta = on_device(kernel, bias.repeat_interleave(2)[::2], rows(v), theta.repeat_interleave(2)[::2])
+    result = gpu.if_conv2d(every_second.to(DEVICE), 33, (4, 3), *arguments, Neuron(theta, None), **PLAIN)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(result, expected, strict=True))
 
 

@@ -14,6 +14,8 @@ from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.cpu import fallback
 from proxykernels.kernels.gpu import if_conv2d
 from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.neurons import Neuron
+from proxykernels.neurons import IFNeuron
 from proxykernels.simulation import quantize
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
@@ -55,7 +57,7 @@ def test_pooled_words(generator, case, T, v_reset):
     window = (stride,) * 2, (padding,) * 2, (1, 1), groups
     rows = v.flatten(2).transpose(1, 2)
     words = words_over_time(x.flatten(3))
-    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (H, W), weight, bias, rows, theta, v_reset, *window)
+    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (H, W), weight, bias, rows, Neuron(theta, v_reset), *window)
     assert 0 < expected.mean() < 1
     assert torch.equal(own, words_over_time(expected.flatten(3)))
     assert torch.equal(pooled, words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
@@ -67,7 +69,7 @@ def test_pooled_words_of_nothing(generator, T, N):
     words, v = torch.zeros(-(-T // 32), N, 16, 3, dtype=torch.int32), torch.zeros(N, 16, 2)
     window = (1, 1), (1, 1), (1, 1), 1
     weight = dyadic(2, 3, 3, 3, generator=generator)
-    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (4, 4), weight, None, v, torch.ones(2), 0.0, *window)
+    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (4, 4), weight, None, v, Neuron(torch.ones(2), 0.0), *window)
     assert own.shape == (-(-T // 32), N, 16, 2) and pooled.shape == (-(-T // 32), N, 4, 2)
     assert torch.equal(v_last, v)
 
@@ -82,7 +84,7 @@ def test_pooled_operator(generator):
 @pytest.mark.parametrize("size, pools", [((6, 4), True), ((7, 4), False), ((6, 5), False)], ids=str)
 def test_only_even_outputs_are_pooled_in_the_launch(generator, size, pools):
     x, weight = spikes(7, 2, 3, *size, generator=generator), dyadic(5, 3, 3, 3, generator=generator)
-    y, _ = functional.if_conv2d(pk.pack(x), weight, padding=1, pool_follows=True)
+    y, _ = functional.conv2d(pk.pack(x), weight, None, None, IFNeuron(), padding=1, pool_follows=True)
     assert (y._pooled is not None) == pools
     expected = reference.if_conv2d(x, weight, padding=1)[0]
     for window in ((2,), (2, 1), (3, 2, 1), (2, 2, 1)):

@@ -13,6 +13,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels import ops
+from proxykernels.kernels.neurons import Neuron
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def samples(generator):
     current, theta = dyadic(T, N, H * W, C, generator=generator), torch.ones(C)
     v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
-    periods, _ = ops.find_periods(current[0], T, theta)
+    periods, _ = ops.find_periods(current[0], T, Neuron(theta, 0.0))
     window = [1, 1], [1, 1], [1, 1]
     images = current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3)
     return {
@@ -42,7 +43,7 @@ def samples(generator):
         "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
         "conv2d": (images, weight, torch.ones(6), *window, 1),
         "if_conv2d_real": (images, weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
-        "find_periods": (current[0], T, theta),
+        "find_periods": (current[0], T, theta, 0.0),
         "expand_periods": (periods, 4, T),
         "total_periods": (periods, 4, T),
         "if_period_conv2d": (periods, 4, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window),
@@ -63,7 +64,8 @@ def test_opcheck(backend, generator):
 def test_an_operator_compiles(generator):
     arguments = samples(generator)["if_conv2d"]
     compiled = torch.compile(lambda *a: torch.ops.proxykernels.if_conv2d(*a), fullgraph=True, backend="aot_eager")
-    for actual, expected in zip(compiled(*arguments), ops.if_conv2d(*arguments), strict=True):
+    expected_results = torch.ops.proxykernels.if_conv2d(*arguments)
+    for actual, expected in zip(compiled(*arguments), expected_results, strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -73,6 +75,7 @@ LAYERS = [
     "ops",
     "spikes",
     "checks",
+    "neurons",
     "functional",
     "parametrized",
     "layers",
@@ -82,7 +85,7 @@ LAYERS = [
 ]
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
-    "kernels": ["reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],
+    "kernels": ["neurons", "reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],
     "simulation": ["early_exit", "synops", "state", "quantize", "simulate"],
     "training": ["surrogate", "proxy"],
     "conversion": [

@@ -1,18 +1,23 @@
 // The C interface of the CPU kernels: what abi.py calls through ctypes. Each struct is mirrored there field by field.
 //
 // Spikes are packed over channels: uint8 [N, T, P, ceil(C / 8)], bit c % 8 of byte c / 8 is channel c, P = H * W pixels.
-// Bits at or above C are zero. Potentials are float [N, P, C]. Thresholds are padded to whole blocks of 32 channels with
-// +infinity, so that the padding never fires.
+// Bits at or above C are zero. Potentials are float [N, P, C].
 #pragma once
 #include <cstdint>
 
-struct Neurons {
+// What a step of a layer's neurons needs, besides potentials and currents. Values of channels are padded to whole blocks of
+// 32 channels, thresholds with +infinity, so that the padding never fires.
+struct Neuron {
     const float* theta;  // [ceil(C / 32) * 32]
+    int64_t soft_reset;  // 1: subtract theta; 0: set to v_reset
+    float v_reset;
+};
+
+struct Neurons {
+    Neuron neuron;
     float* v;            // [N, P, C], updated in place
     uint8_t* spikes;     // [N, T, P, ceil(C / 8)], written
     int64_t T, N, P, C;
-    int64_t soft_reset;  // 1: subtract theta; 0: set to v_reset
-    float v_reset;
 };
 
 struct Scan {
@@ -22,14 +27,12 @@ struct Scan {
 };
 
 struct ScanBackward {
-    const float* theta;        // [C]
+    Neuron neuron;
     const float* scale;        // [C], of the surrogate derivative
     const float* current;      // [T, N, P, C]
     const float* grad_spikes;  // [T, N, P, C]
     float* grad_current;       // [T, N, P, C], written
     int64_t T, N, P, C;
-    int64_t soft_reset;
-    float v_reset;
 };
 
 struct Conv2d {
@@ -48,7 +51,7 @@ struct Conv2d {
 
 struct Periods {
     const float* current;  // [M, C], held
-    const float* theta;    // [ceil(C / 32) * 32]
+    Neuron neuron;         // hard reset to 0
     float* v;              // [M, C], after T steps; zero on entry
     uint16_t* periods;     // [M, C], written: 0 for a neuron that does not fire in T steps
     int64_t M, C, T;

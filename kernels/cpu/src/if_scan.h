@@ -13,36 +13,37 @@ struct ScanBlock {
     const float* current;
     float* v;
     uint8_t* spikes;
-    const float* theta;
+    int64_t channel;
     int channels;
 
     ScanBlock() = default;
     ScanBlock(const Scan& s, int64_t index) {
         const Neurons& n = s.neurons;
-        const int64_t blocks = (n.C + block - 1) / block, pixel = index / blocks, channel = index % blocks * block;
+        const int64_t blocks = (n.C + block - 1) / block, pixel = index / blocks;
         const int64_t bytes = (n.C + 7) / 8;
+        channel = index % blocks * block;
         current = s.current + pixel * n.C + channel;
         v = n.v + pixel * n.C + channel;
         spikes = n.spikes + ((pixel / n.P) * n.T * n.P + pixel % n.P) * bytes + channel / 8;
-        theta = n.theta + channel;
         channels = n.C - channel < block ? (int)(n.C - channel) : block;
     }
 };
 
-template <int count, class Reset>
-static void scan_blocks(const Scan& s, int64_t first, const Reset& neuron) {
+template <int count, class Model>
+static void scan_blocks(const Scan& s, int64_t first, Model) {
     const int64_t step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8);
     ScanBlock part[count];
-    Block v[count], theta[count];
+    Block v[count];
+    typename Model::template Of<block> neurons[count];
     for (int i = 0; i < count; i++) {
         part[i] = ScanBlock(s, first + i);
         v[i] = load_block(part[i].v, part[i].channels);
-        theta[i] = load_block(part[i].theta);
+        neurons[i] = {s.neurons.neuron, part[i].channel};
     }
     for (int64_t t = 0; t < s.neurons.T; t++)
         for (int i = 0; i < count; i++) {
             const Block current = load_block(part[i].current + t * s.time_stride, part[i].channels);
-            const uint32_t spikes = step_block(neuron, v[i], current, theta[i]);
+            const uint32_t spikes = step_block(neurons[i], v[i], current);
             store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
         }
     for (int i = 0; i < count; i++) store_block(part[i].v, v[i], part[i].channels);
@@ -51,12 +52,12 @@ static void scan_blocks(const Scan& s, int64_t first, const Reset& neuron) {
 static void if_scan(const Scan* s) {
     const Neurons& n = s->neurons;
     const int64_t blocks = n.N * n.P * ((n.C + block - 1) / block);
-    with_reset(n, [&](const auto& neuron) {
+    with_model(n.neuron, [&](auto model) {
 #pragma omp parallel for schedule(static)
         for (int64_t first = 0; first < blocks; first += side_by_side) {
-            if (first + side_by_side <= blocks) scan_blocks<side_by_side>(*s, first, neuron);
+            if (first + side_by_side <= blocks) scan_blocks<side_by_side>(*s, first, model);
             else
-                for (int64_t i = first; i < blocks; i++) scan_blocks<1>(*s, i, neuron);
+                for (int64_t i = first; i < blocks; i++) scan_blocks<1>(*s, i, model);
         }
     });
 }

@@ -17,7 +17,7 @@ static void backward_strip(const ScanBackward& s, int64_t first, int count) {
     const int64_t neurons = s.N * s.P * s.C;
     float v[strip_neurons] = {}, theta[strip_neurons], scale[strip_neurons];
     for (int i = 0; i < count; i++) {
-        theta[i] = s.theta[(first + i) % s.C];
+        theta[i] = s.neuron.theta[(first + i) % s.C];
         scale[i] = s.scale[(first + i) % s.C];
     }
     for (int64_t t = 0; t < s.T; t++) {
@@ -26,7 +26,7 @@ static void backward_strip(const ScanBackward& s, int64_t first, int count) {
         for (int i = 0; i < count; i++) {
             const float h = v[i] + current[i];
             potential[i] = h;
-            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.v_reset) : h;
+            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.neuron.v_reset) : h;
         }
     }
     float grad[strip_neurons] = {};
@@ -48,7 +48,7 @@ static void if_scan_backward(const ScanBackward* pointer) {
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < neurons; first += strip_neurons) {
         const int count = neurons - first < strip_neurons ? (int)(neurons - first) : strip_neurons;
-        if (s.soft_reset) backward_strip<true>(s, first, count);
+        if (s.neuron.soft_reset) backward_strip<true>(s, first, count);
         else backward_strip<false>(s, first, count);
     }
 }

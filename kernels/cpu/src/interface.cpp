@@ -10,7 +10,7 @@ namespace {
 template <class T> const char* const name = nullptr;
 #define NAME(type, words) template <> const char* const name<type> = words;
 NAME(void, "void") NAME(float, "float") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
-NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(ScanBackward, "ScanBackward") NAME(Conv2d, "Conv2d")
+NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(ScanBackward, "ScanBackward") NAME(Conv2d, "Conv2d")
 NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d") NAME(Kernels, "Kernels")
 
 // A type as abi.py spells it; pointers to anything but a struct are all alike.
@@ -38,9 +38,13 @@ std::string describe() {
     text += std::string(#Struct "." #field ": ") + Type<decltype(Struct::field)>::spell() + " at " + \
             std::to_string(offsetof(Struct, field)) + "\n";
 
+#define F(field) FIELD(Neuron, field)
+    SIZE(Neuron)
+    F(theta) F(soft_reset) F(v_reset)
+#undef F
 #define F(field) FIELD(Neurons, field)
     SIZE(Neurons)
-    F(theta) F(v) F(spikes) F(T) F(N) F(P) F(C) F(soft_reset) F(v_reset)
+    F(neuron) F(v) F(spikes) F(T) F(N) F(P) F(C)
 #undef F
 #define F(field) FIELD(Scan, field)
     SIZE(Scan)
@@ -48,7 +52,7 @@ std::string describe() {
 #undef F
 #define F(field) FIELD(ScanBackward, field)
     SIZE(ScanBackward)
-    F(theta) F(scale) F(current) F(grad_spikes) F(grad_current) F(T) F(N) F(P) F(C) F(soft_reset) F(v_reset)
+    F(neuron) F(scale) F(current) F(grad_spikes) F(grad_current) F(T) F(N) F(P) F(C)
 #undef F
 #define F(field) FIELD(Conv2d, field)
     SIZE(Conv2d)
@@ -57,7 +61,7 @@ std::string describe() {
 #undef F
 #define F(field) FIELD(Periods, field)
     SIZE(Periods)
-    F(current) F(theta) F(v) F(periods) F(M) F(C) F(T)
+    F(current) F(neuron) F(v) F(periods) F(M) F(C) F(T)
 #undef F
 #define F(field) FIELD(PeriodConv2d, field)
     SIZE(PeriodConv2d)

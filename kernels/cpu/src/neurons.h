@@ -1,45 +1,58 @@
-// The neurons: one step on a vector of channels. A new neuron model is one more struct here.
+// The neuron models: one step on a vector of channels. A new model is one more struct here, and its line in with_model.
 #pragma once
 #include "abi.h"
 #include "simd.h"
 
 namespace PK_TARGET {
 
+// A model's `Of<channels>` holds the parameters of a block of channels; its step takes vector i of the block.
+
 // h = v + I;  s = h >= theta;  v = v_reset where s, else h
 struct HardReset {
-    Vec v_reset;
-    inline Vec::Mask step(Vec& v, Vec current, Vec theta) const {
-        const Vec h = v + current;
-        const Vec::Mask fires = h >= theta;
-        v = select(fires, v_reset, h);
-        return fires;
-    }
+    template <int channels>
+    struct Of {
+        Lanes<channels> theta;
+        Vec v_reset;
+        Of() = default;
+        Of(const Neuron& n, int64_t channel) : theta(load_block<channels>(n.theta + channel)), v_reset(broadcast(n.v_reset)) {}
+        inline Vec::Mask step(Vec& v, Vec current, int i) const {
+            const Vec h = v + current;
+            const Vec::Mask fires = h >= theta.v[i];
+            v = select(fires, v_reset, h);
+            return fires;
+        }
+    };
 };
 
 // h = v + I;  s = h >= theta;  v = h - theta where s, else h
 struct SoftReset {
-    inline Vec::Mask step(Vec& v, Vec current, Vec theta) const {
-        const Vec h = v + current;
-        const Vec::Mask fires = h >= theta;
-        v = select(fires, h - theta, h);
-        return fires;
-    }
+    template <int channels>
+    struct Of {
+        Lanes<channels> theta;
+        Of() = default;
+        Of(const Neuron& n, int64_t channel) : theta(load_block<channels>(n.theta + channel)) {}
+        inline Vec::Mask step(Vec& v, Vec current, int i) const {
+            const Vec h = v + current;
+            const Vec::Mask fires = h >= theta.v[i];
+            v = select(fires, h - theta.v[i], h);
+            return fires;
+        }
+    };
 };
 
-// One step of a block of channels; the spikes as bits.
-template <class Reset, int channels>
-static inline uint32_t step_block(const Reset& neuron, Lanes<channels>& v, const Lanes<channels>& current,
-                                  const Lanes<channels>& theta) {
-    uint32_t spikes = 0;
-    for (int i = 0; i < v.vecs; i++) spikes |= bits(neuron.step(v.v[i], current.v[i], theta.v[i])) << (i * Vec::width);
-    return spikes;
+// Calls `run` with the model that a layer's neurons have.
+template <class Run>
+static inline void with_model(const Neuron& n, Run run) {
+    if (n.soft_reset) run(SoftReset{});
+    else run(HardReset{});
 }
 
-// Calls `fire` with the reset that a layer's neurons have.
-template <class Fire>
-static inline void with_reset(const Neurons& n, Fire fire) {
-    if (n.soft_reset) fire(SoftReset{});
-    else fire(HardReset{broadcast(n.v_reset)});
+// One step of a block of channels; the spikes as bits.
+template <class Neurons, int channels>
+static inline uint32_t step_block(const Neurons& neurons, Lanes<channels>& v, const Lanes<channels>& current) {
+    uint32_t spikes = 0;
+    for (int i = 0; i < v.vecs; i++) spikes |= bits(neurons.step(v.v[i], current.v[i], i)) << (i * Vec::width);
+    return spikes;
 }
 
 // Writes the spikes of the first n of a block's channels; the bytes of a pixel hold eight channels each.

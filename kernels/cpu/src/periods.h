@@ -10,8 +10,8 @@ namespace PK_TARGET {
 template <int count>
 static inline void find_blocks(const Periods& p, int64_t index) {
     const int64_t blocks = ceil_div(p.C, block);
-    const Vec rest = broadcast(0.0f);
-    Block current[count], theta[count], v[count], first[count];
+    Block current[count], v[count], first[count];
+    HardReset::Of<block> neurons[count];
     int64_t place[count];
     int channels[count];
     for (int b = 0; b < count; b++) {
@@ -19,7 +19,7 @@ static inline void find_blocks(const Periods& p, int64_t index) {
         place[b] = (index + b) / blocks * p.C + channel;
         channels[b] = (int)least(p.C - channel, block);
         current[b] = load_block(p.current + place[b], channels[b]);
-        theta[b] = load_block(p.theta + channel);
+        neurons[b] = {p.neuron, channel};
         v[b] = broadcast_block(0.0f);
         first[b] = broadcast_block((float)(p.T + 1));
     }
@@ -27,7 +27,7 @@ static inline void find_blocks(const Periods& p, int64_t index) {
         const Vec now = broadcast((float)t);
         for (int b = 0; b < count; b++)
             for (int i = 0; i < vecs; i++) {
-                const Vec::Mask fires = HardReset{rest}.step(v[b].v[i], current[b].v[i], theta[b].v[i]);
+                const Vec::Mask fires = neurons[b].step(v[b].v[i], current[b].v[i], i);
                 Vec& known = first[b].v[i];
                 known = select(fires, select(known >= now, now, known), known);
             }

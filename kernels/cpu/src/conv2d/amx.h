@@ -211,21 +211,21 @@ static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit
 }
 
 // 16 output channels of a group of pixels: sums that are ready to be fired.
-template <int digits, int pixels, class Reset>
+template <int digits, int pixels, class Model>
 struct Firing {
     static constexpr int digit_sums = pixels * tile_rows * tile_channels;
     alignas(64) int32_t sums[digits * digit_sums];
-    Vec v[pixels], theta, bias;
+    typename Model::template Of<tile_channels> neurons;
+    Vec v[pixels], bias;
     __m512 unit, high_unit;
     float* state[pixels];
     uint8_t* out[pixels];
     int64_t frame, steps = 0;
     int channels, used = 0;
-    Reset neuron;
 
-    Firing(const Conv2d& c, const Reset& neuron, int64_t channel) : neuron(neuron) {
+    Firing(const Conv2d& c, int64_t channel) : neurons(c.neurons.neuron, channel) {
         const Neurons& n = c.neurons;
-        theta = load(n.theta + channel), bias = load(c.bias + channel);
+        bias = load(c.bias + channel);
         unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
         high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
         channels = (int)least(n.C - channel, tile_channels);
@@ -248,7 +248,7 @@ struct Firing {
         for (int i = 0; i < pixels; i++) {
             const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
             const Vec current{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)};
-            const uint32_t fired = bits(neuron.step(v[i], current, theta));
+            const uint32_t fired = bits(neurons.step(v[i], current, 0));
             if (i < used) store_spikes(out[i] + t * frame, fired, channels);
         }
     }
@@ -260,13 +260,13 @@ struct Firing {
 
 // 16 output channels of all groups of a unit. While the tiles of a group are multiplied, which takes its own part of the
 // processor, the group before it is fired, a step after each product.
-template <int digits, int pixels, class Reset>
-OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, const Reset& neuron,
+template <int digits, int pixels, class Model>
+OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model,
                                     const int8_t* spikes, int64_t last, int64_t channel,
                                     const Product<pixels>* products, const int64_t* counts) {
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
     const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
-    Firing<digits, pixels, Reset> firing(c, neuron, channel);
+    Firing<digits, pixels, Model> firing(c, channel);
     for (int64_t first = 0, group = 0; first < last; first += pixels, group++) {
         each<digits * pixels>([](auto i) { clear_sum<i>(); });
         const Product<pixels>* product = products + group * most_products;
@@ -283,8 +283,8 @@ OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const
     firing.end();
 }
 
-template <int digits, int pixels, class Reset>
-static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron, int64_t task, Expanded& expanded,
+template <int digits, int pixels, class Model>
+static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t task, Expanded& expanded,
                      Product<pixels>* products, int64_t* counts) {
     const int64_t first_channel = task / tiling.units * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
@@ -298,7 +298,7 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, const Reset& neuron,
             counts[group] = list_products<pixels>(c, tiling, u, expanded, digits, first, last,
                                                   products + group * most_products);
         for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
-            fire_groups<digits, pixels>(c, tiling, u, neuron, expanded.spikes.data, last, channel, products, counts);
+            fire_groups<digits, pixels>(c, tiling, u, model, expanded.spikes.data, last, channel, products, counts);
     }
 }
 
@@ -307,7 +307,7 @@ static void run_tiles(const Conv2d& c) {
     static_assert(digits * pixels <= max_sums, "sums stay in registers");
     const Tiling tiling(c, max_threads());
     const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels);
-    with_reset(c.neurons, [&](const auto& neuron) {
+    with_model(c.neurons.neuron, [&](auto model) {
 #pragma omp parallel
         {
             TileSession session;
@@ -316,7 +316,7 @@ static void run_tiles(const Conv2d& c) {
             Memory<int64_t> counts(groups);
 #pragma omp for schedule(dynamic)
             for (int64_t task = 0; task < tiling.units * tiling.spans; task++)
-                run_unit<digits, pixels>(c, tiling, neuron, task, expanded, products.data, counts.data);
+                run_unit<digits, pixels>(c, tiling, model, task, expanded, products.data, counts.data);
         }
     });
 }

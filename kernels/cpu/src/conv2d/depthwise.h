@@ -46,8 +46,8 @@ static inline void add_taps(const DepthwiseTaps& taps, const uint8_t* x, int64_t
 }
 
 // All steps of 32 channels of an output pixel.
-template <class Reset>
-static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
+template <class Model>
+static void fire_depthwise(const Conv2d& c, Model, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
     constexpr int together = 4;  // steps
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, block);
@@ -56,7 +56,8 @@ static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, 
     const float* const weight = (const float*)c.weight + channel;
     uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
     float* const state = n.v + place * n.C + channel;
-    const Block bias = load_block(c.bias + channel), theta = load_block(n.theta + channel);
+    const Block bias = load_block(c.bias + channel);
+    const typename Model::template Of<block> neurons(n.neuron, channel);
     Block v = load_block(state, channels);
     for (int64_t t = 0; t < n.T;) {
         Block current[together];
@@ -65,7 +66,7 @@ static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, 
         if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
         else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
         for (int64_t i = 0; i < steps; i++, t++)
-            store_spikes(out + t * n.P * bytes, step_block(neuron, v, current[i], theta), channels);
+            store_spikes(out + t * n.P * bytes, step_block(neurons, v, current[i]), channels);
     }
     store_block(state, v, channels);
 }
@@ -74,14 +75,14 @@ static void fire_depthwise(const Conv2d& c, const Reset& neuron, int64_t place, 
 static void depthwise_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
-    with_reset(n, [&](const auto& neuron) {
+    with_model(n.neuron, [&](auto model) {
 #pragma omp parallel
         {
             DepthwiseTaps taps(c);
 #pragma omp for schedule(dynamic, 16)
             for (int64_t place = 0; place < n.N * n.P; place++) {
                 taps.find(c, place % n.P);
-                for (int64_t channel = 0; channel < n.C; channel += block) fire_depthwise(c, neuron, place, channel, taps);
+                for (int64_t channel = 0; channel < n.C; channel += block) fire_depthwise(c, model, place, channel, taps);
             }
         }
     });

@@ -16,14 +16,14 @@ struct GroupMemory {
 
 // Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
 // step; then, with a `span` that is not 0, one that each span of so many steps shares.
-template <class Rows, int pixels, class Reset>
-OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& in, const Place* places, int64_t channel,
+template <class Rows, int pixels, class Model>
+OUT_OF_LINE static void fire(const Conv2d& c, Model, const Part& in, const Place* places, int64_t channel,
                              const typename Rows::Number* const* sums, int64_t span) {
     using Channels = Lanes<Rows::channels>;
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, Rows::channels);
     const int64_t bytes = (n.C + 7) / 8;
-    const Channels theta = load_block<Rows::channels>(n.theta + channel);
+    const typename Model::template Of<Rows::channels> neurons(n.neuron, channel);
     const Channels bias = load_block<Rows::channels>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];
@@ -46,15 +46,15 @@ OUT_OF_LINE static void fire(const Conv2d& c, const Reset& neuron, const Part& i
             for (int i = 0; i < pixels; i++) {
                 Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
                 add(input, shared[i]);
-                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neuron, v[i], input, theta), channels);
+                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neurons, v[i], input), channels);
             }
     }
     for (int i = 0; i < pixels; i++) store_block(state[i], v[i], channels);
 }
 
 // A group of output pixels: numbers first .. last - 1 of the part.
-template <class Rows, class Source, class Reset>
-static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron, const Part& out, const Part& in,
+template <class Rows, class Source, class Model>
+static void run_group(const Conv2d& c, const Slices& slices, Model model, const Part& out, const Part& in,
                       int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, Source& source,
                       GroupMemory& memory) {
     using Number = typename Rows::Number;
@@ -83,8 +83,8 @@ static void run_group(const Conv2d& c, const Slices& slices, const Reset& neuron
             Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
             source.template finish<Rows>(currents[0]);
             if (two) source.template finish<Rows>(currents[1]);
-            if (two) fire<Rows, 2>(c, neuron, in, pair, channel, currents, Source::span);
-            else fire<Rows, 1>(c, neuron, in, pair, channel, currents, Source::span);
+            if (two) fire<Rows, 2>(c, model, in, pair, channel, currents, Source::span);
+            else fire<Rows, 1>(c, model, in, pair, channel, currents, Source::span);
         }
     }
 }
@@ -100,9 +100,9 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
         out.steps = least(cut.steps, n.T - out.t);
         const Part in = input_of(c, out);
         source.list_inputs(c, slices, in);
-        with_reset(n, [&](const auto& neuron) {
+        with_model(n.neuron, [&](auto model) {
             for (int64_t first = 0; first < places; first += cut.places)
-                run_group<Rows>(c, slices, neuron, out, in, first, least(places, first + cut.places), first_channel,
+                run_group<Rows>(c, slices, model, out, in, first, least(places, first + cut.places), first_channel,
                                 last_channel, source, memory);
         });
     }
