@@ -6,7 +6,7 @@ Compilation, specialisation and launching are Triton's own, so what runs is the 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Launcher:
         if (y, z) != (1, 1):
             raise NotImplementedError("a grid of more than one dimension")
         kernel = State.kernels[function]
-        values = [(kind, a) for kind, a in zip(self._signature.values(), arguments, strict=True) if kind != "constexpr"]
+        values = [(kind, value) for kind, value in _flat(self._signature.values(), arguments) if kind != "constexpr"]
         spans = {}
         for kind, value in values:
             if kind.startswith("*"):
@@ -62,6 +62,15 @@ class Launcher:
                 raise Fault("asynchronous work that nobody waited for")
         memory.copy_back()
         State.launches, State.blocks = State.launches + 1, State.blocks + x
+
+
+def _flat(kinds, arguments) -> Iterator[tuple[str, object]]:
+    """Kinds and arguments; those of a tuple, as a layer's neurons are, one by one."""
+    for kind, value in zip(kinds, arguments, strict=True):
+        if isinstance(kind, tuple):
+            yield from _flat(kind, value)
+        else:
+            yield kind, value
 
 
 def _bytes(tensor: torch.Tensor) -> int:
