@@ -4,7 +4,7 @@ import ctypes
 import math
 import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ def at(place: str) -> Iterator[None]:
     """Errors say where: "node 'conv1': ..."."""
     try:
         yield
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError) as error:
         raise type(error)(f"{place}: {error}") from error
 
 
@@ -93,6 +93,15 @@ def module(name: str, module: nn.Module) -> None:
     """A model of torch."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+
+
+def neurons(name: str, layers: Collection[str]) -> None:
+    """A network must have layers of neurons: the names of those that it has."""
+    if not layers:
+        raise ValueError(
+            f"{name} must have at least one layer of IF neurons, such as FusedIFConv2d; proxykernels.convert makes a "
+            "spiking network of a ReLU network"
+        )
 
 
 def start(name: str, v: float) -> None:

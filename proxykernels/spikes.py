@@ -117,7 +117,7 @@ class Spikes:
 
     def __getattr__(self, name: str):
         if hasattr(Tensor, name) and not name.startswith("_"):
-            raise AttributeError(_no_tensor(name))
+            raise _NoTensorError(_no_tensor(name))
         raise AttributeError(f"'Spikes' object has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -141,13 +141,17 @@ class Spikes:
         return self.shape[2] if len(self.shape) > 2 else 1
 
 
+class _NoTensorError(AttributeError, TypeError):
+    """For hasattr a missing attribute; for whoever gave Spikes to a module of torch, the wrong type."""
+
+
 def _no_tensor(name: str) -> str:
     """Why a function of torch does not take spikes, and what does."""
-    use = _COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
+    use = COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
     return f"torch's {name} takes tensors, and got Spikes; use {use}"
 
 
-_COUNTERPARTS = {
+COUNTERPARTS = {  # function of torch -> what takes spikes in its place
     "conv2d": "FusedIFConv2d",
     "linear": "FusedIFLinear",
     "flatten": "proxykernels.Flatten",

@@ -12,6 +12,7 @@ from ..parametrized import shallow_copy, with_plain_weights
 from ..pooling import layers_before_pools
 from ..spikes import Spikes, pack
 from .early_exit import Stop
+from .one_step import with_path
 from .quantize import quantized, round_input
 from .state import Batch, Carrier, ask_for_records
 from .synops import SynOps
@@ -124,6 +125,7 @@ def run(
         return carriers[name]
 
     carrying = replace_neurons(net, carry)
+    checks.neurons("net", carriers)
     unknown = set(state or ()) - set(carriers)
     if unknown:
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
@@ -162,13 +164,15 @@ def run(
 
 
 def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Module], name: str = "") -> nn.Module:
-    """The network with each layer of neurons replaced by ``replacement(name, layer)``.
+    """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
 
     Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
     threads may do this to one network.
     """
     if isinstance(net, Neurons):
         return replacement(name or type(net).__name__, net)
+    if not net._modules:
+        return with_path(name or type(net).__name__, net)
     clone = shallow_copy(net)
     clone._modules = {
         key: child and replace_neurons(child, replacement, f"{name}.{key}" if name else key)

@@ -89,8 +89,7 @@ class ProxyNet(nn.Module):
             return layer
 
         replace_neurons(net, collect)
-        if not names:
-            raise ValueError("net must have at least one layer of IF neurons, such as FusedIFConv2d")
+        checks.neurons("net", names)
         self._last = names[-1]
 
     def forward(self, x: Tensor | Spikes) -> Tensor:

@@ -122,7 +122,7 @@ VALUES = {
     "complex threshold": (lambda: chain(n=changed(neurons(), v_threshold=np.ones(4) * 1j)), "'n': v_threshold must be"),
     "r": (lambda: chain(n=changed(neurons(), r="x")), "'n': r must be real numbers"),
     "reset nan": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, np.nan))), "'n': v_reset must be finite"),
-    "reset above": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, 2))), "must be finite and below"),
+    "reset above": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, 2))), "must be finite and, in .* below"),
     "other reset": (lambda: chain(n=changed(neurons(), metadata={"reset": "add"})), "must be 'subtract' or not be th"),
     "kernel": (lambda: image_net(weight=np.ones((3, 2, 3))), r"'c': weight must have the shape \[C_out"),
     "channels": (lambda: image_net(weight=np.ones((3, 5, 3, 3))), r"node 'n' \(behind 'c'\): .* for 2 input channels"),

@@ -1,0 +1,50 @@
+"""Modules of torch among a network's layers: those that have no time steps are refused, with what to use instead."""
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..parametrized import shallow_copy
+from ..spikes import COUNTERPARTS, Spikes
+
+FUNCTIONS = {  # module -> the function of torch whose counterpart stands in its place
+    nn.Conv2d: "conv2d",
+    nn.Linear: "linear",
+    nn.BatchNorm2d: "batch_norm",
+    nn.ReLU: "relu",
+    nn.MaxPool2d: "max_pool2d",
+    nn.AvgPool2d: "avg_pool2d",
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
+    nn.Flatten: "flatten",
+    nn.Dropout: "dropout",
+    nn.Dropout2d: "dropout",
+}
+IMAGES = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d  # take no [T, N, C, H, W]
+
+
+def with_path(name: str, module: nn.Module) -> nn.Module:
+    """A copy of a module without children, whose errors say where it is in the network: ``name``."""
+    clone = shallow_copy(module)
+    clone.__dict__["forward"] = partial(_forward, name, module)  # also of a scripted module
+    return clone
+
+
+def _forward(name: str, module: nn.Module, *inputs, **options):
+    function = FUNCTIONS.get(type(module))
+    if function and any(_has_steps(module, x) for x in inputs):
+        raise TypeError(
+            f"layer {name} is an nn.{type(module).__name__}, which takes a tensor of one step; use "
+            f"{COUNTERPARTS[function]}"
+        )
+    with checks.at(f"layer {name}"):
+        return module.forward(*inputs, **options)
+
+
+def _has_steps(module: nn.Module, x: Spikes | Tensor) -> bool:
+    """Whether x has steps that the module would take for something else."""
+    if not isinstance(x, Tensor):
+        return isinstance(x, Spikes)
+    if isinstance(module, nn.Flatten):
+        return x.ndim in (3, 5) and module.start_dim in (0, 1)
+    return isinstance(module, IMAGES) and x.ndim == 5
