@@ -57,10 +57,18 @@ from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
 from .conversion.nir_import import from_nir  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
-from .layers import IF, AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedIFConv2d, FusedIFLinear, MaxPool2d  # noqa: E402
+from .layers import (  # noqa: E402
+    IF,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    Flatten,
+    FusedIFConv2d,
+    FusedIFLinear,
+    FusedIFSum,  # noqa: E402
+    MaxPool2d,
+    MaxRatePool2d,  # noqa: E402
+)
 from .network import Network  # noqa: E402
-from .pooling import MaxRatePool2d  # noqa: E402
-from .residual import FusedIFSum  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402

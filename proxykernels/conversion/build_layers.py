@@ -3,8 +3,8 @@
 from torch import nn
 
 from .. import layers
-from ..pooling import MaxRatePool2d
-from ..residual import FusedIFSum
+from ..layers import MaxRatePool2d
+from ..layers.sums import FusedIFSum
 
 
 def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .. import checks
-from ..layers import Neurons
+from ..layers import SpikingLayer
 from ..network import Network
 from ..parametrized import is_parametrized, with_plain_weights
 from .build_layers import build_layer
@@ -76,7 +76,7 @@ def convert(
     checks.module("ann", ann)
     ann = getattr(ann, "_orig_mod", ann)  # of torch.compile
     for path, module in ann.named_modules():
-        if isinstance(module, Neurons):
+        if isinstance(module, SpikingLayer):
             raise TypeError(f"ann must be a ReLU network, its module '{path}' is a {type(module).__name__} already")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

@@ -16,8 +16,8 @@ import numpy as np
 from torch import nn
 
 from .. import checks, layers
+from ..layers.sums import FusedIFSum
 from ..network import Network, free_name
-from ..residual import FusedIFSum
 from .nir_nodes import Shape, if_node, output_shape, shaping_node, synapse_node
 
 NEURONS = (layers.FusedIFConv2d, layers.FusedIFLinear, layers.IF, FusedIFSum)

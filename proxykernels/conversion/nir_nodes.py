@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, layers
-from ..residual import padding_in_numbers
+from ..layers.sums import padding_in_numbers
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -25,7 +25,7 @@ def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | No
     inputs = tuple(torch.zeros(1, 1, *shape, device=device) for shape in shapes)
     x = inputs if len(inputs) > 1 else inputs[0]
     with torch.no_grad():
-        y = layer.spike(x)[0] if isinstance(layer, layers.Neurons) else layer(x)  # no statistics are changed
+        y = layer.spike(x)[0] if isinstance(layer, layers.SpikingLayer) else layer(x)  # no statistics are changed
     return tuple(y.shape[2:])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import ops
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
-from ..layers import IF, FusedIFConv2d, FusedIFLinear, Neurons
+from ..layers import IF, FusedIFConv2d, FusedIFLinear, Neurons, SpikingLayer
 from ..spikes import Spikes
 
 LARGEST = 8191  # 13 bits and a sign
@@ -45,7 +45,7 @@ class Rounded(Neurons):
         return self.layer.terms(x)
 
 
-def quantized(name: str, layer: Neurons) -> Neurons:
+def quantized(name: str, layer: SpikingLayer) -> SpikingLayer:
     """A layer with weights of 14 bits; batch normalisation is folded in."""
     if isinstance(layer, IF):
         return layer

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional
-from ..layers import Neurons
+from ..layers import SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
-from ..pooling import layers_before_pools
 from ..spikes import Spikes, pack
 from .early_exit import Stop
 from .one_step import with_path
+from .pool_fusion import layers_before_pools
 from .quantize import quantized, round_input
 from .state import Batch, Carrier, ask_for_records
 from .synops import SynOps
@@ -114,7 +114,7 @@ def run(
     carriers: dict[str, Carrier] = {}
     before_pools = layers_before_pools(net)
 
-    def carry(name: str, layer: Neurons) -> Carrier:
+    def carry(name: str, layer: SpikingLayer) -> Carrier:
         ahead = T if stop is None else 0
         pool_follows, layer = layer in before_pools, with_plain_weights(layer)
         if pool_follows:
@@ -163,13 +163,13 @@ def run(
     )
 
 
-def replace_neurons(net: nn.Module, replacement: Callable[[str, Neurons], nn.Module], name: str = "") -> nn.Module:
+def replace_neurons(net: nn.Module, replacement: Callable[[str, SpikingLayer], nn.Module], name: str = "") -> nn.Module:
     """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
 
     Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
     threads may do this to one network.
     """
-    if isinstance(net, Neurons):
+    if isinstance(net, SpikingLayer):
         return replacement(name or type(net).__name__, net)
     if not net._modules:
         return with_path(name or type(net).__name__, net)

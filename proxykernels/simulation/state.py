@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, ops
-from ..layers import Neurons
+from ..layers import SpikingLayer
 from ..spikes import Spikes
 from .early_exit import Stop
 from .synops import accumulates, multiply_accumulates
@@ -22,7 +22,7 @@ class Carrier(nn.Module):
     that repeat themselves are run once, ``ahead`` steps, at the first chunk; not if ``ahead`` is 0.
     """
 
-    def __init__(self, name: str, layer: Neurons, ahead: int, states: list[Tensor] | None, batch_statistics: bool):
+    def __init__(self, name: str, layer: SpikingLayer, ahead: int, states: list[Tensor] | None, batch_statistics: bool):
         super().__init__()
         self.name, self.layer, self.ahead, self.batch_statistics = name, layer, ahead, batch_statistics
         self.states = list(states or [])
@@ -84,8 +84,8 @@ class Carrier(nn.Module):
         """One chunk of the layer's spikes, and its potentials."""
         layer, steps = self.layer, self.ahead
         held = isinstance(x, Tensor) and x.stride(0) == 0
-        rests = v is None and not layer.v_init and not self.records
-        if rests and held and len(x) < steps and layer.neuron.repeats(x.device, steps):
+        rests = v is None and not self.records
+        if rests and held and len(x) < steps and layer.repeats(x.device, steps):
             whole = x[:1].expand(steps, *x.shape[1:])
             self.repeating[self.calls], v = layer.spike(whole, batch_statistics=self.batch_statistics)
         elif self.calls not in self.repeating:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
-from ..layers import FusedIFConv2d, Neurons
+from ..layers import FusedIFConv2d, Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..simulation.simulate import is_sequence, replace_neurons, run
 from ..simulation.state import samples
@@ -76,7 +76,7 @@ class ProxyNet(nn.Module):
         names = []
         self.statistics = nn.ModuleDict()
 
-        def collect(name: str, layer: Neurons) -> Neurons:
+        def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
             names.append(name)
             if isinstance(layer, FusedIFConv2d) and layer.bn is not None:
                 self.statistics[_key(name)] = nn.BatchNorm2d(
@@ -122,7 +122,7 @@ class ProxyNet(nn.Module):
         x = self._mean(x)
         self.ann_rates = {}
 
-        def twin(name: str, layer: Neurons) -> _Twin:
+        def twin(name: str, layer: SpikingLayer) -> _Twin:
             statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
             return _Twin(self, name, with_plain_weights(layer), statistics, (inputs or {}).get(name))
 
@@ -189,7 +189,7 @@ class ProxyNet(nn.Module):
         layer = next((name for name, rate in rates if not _is_finite(rate)), self._last)
         return f"layer {layer} overflows, whose weights are finite. Lower the learning rate, or clip=True"
 
-    def _silence_last(self, name: str, layer: Neurons) -> Neurons:
+    def _silence_last(self, name: str, layer: SpikingLayer) -> SpikingLayer:
         if name != self._last:
             return layer
         silent = shallow_copy(with_plain_weights(layer))
@@ -231,13 +231,14 @@ class _Twin(nn.Module):
         self,
         model: ProxyNet,
         name: str,
-        layer: Neurons,
+        layer: SpikingLayer,
         statistics: nn.BatchNorm2d | None,
         given: Tensor | None,
     ):
         super().__init__()
         self.layer, self.statistics, self.given = layer, statistics, given
-        self.theta = layer.v_threshold
+        # Pooled activations are clipped already, and as shares of 1.
+        self.theta = layer.v_threshold if isinstance(layer, Neurons) else 1.0
         self.linear, self.clip = name == model._last, model.clip
         self.batch_statistics = model._batch_statistics
         self.name, self.rates = name, model.ann_rates

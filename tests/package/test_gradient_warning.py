@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import layers
+from proxykernels.layers import base
 
 
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
-    monkeypatch.setattr(layers, "_warned", set())
+    monkeypatch.setattr(base, "_warned", set())
 
 
 LAYERS = {

@@ -80,13 +80,12 @@ LAYERS = [
     "parametrized",
     "layers",
     "network",
-    "residual",
-    "pooling",
 ]
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
     "kernels": ["neurons", "reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],
-    "simulation": ["early_exit", "synops", "state", "quantize", "simulate"],
+    "layers": ["base", "fused", "pooling", "sums"],
+    "simulation": ["early_exit", "synops", "one_step", "pool_fusion", "state", "quantize", "simulate"],
     "training": ["surrogate", "proxy"],
     "conversion": [
         "fx_calls",

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checks, functional
-from .kernels import unfused
-from .layers import Neurons
-from .parametrized import with_plain_weights
-from .spikes import Spikes
+from .. import checks, functional
+from ..kernels import unfused
+from ..parametrized import with_plain_weights
+from ..spikes import Spikes
+from .base import Neurons
 
 
 class FusedIFSum(Neurons):

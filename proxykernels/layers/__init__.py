@@ -1,0 +1,21 @@
+"""Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
+
+from .base import Neurons, SpikingLayer, each_step
+from .fused import IF, FusedIFConv2d, FusedIFLinear
+from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
+from .sums import FusedIFSum
+
+__all__ = [
+    "IF",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "Flatten",
+    "FusedIFConv2d",
+    "FusedIFLinear",
+    "FusedIFSum",
+    "MaxPool2d",
+    "MaxRatePool2d",
+    "Neurons",
+    "SpikingLayer",
+    "each_step",
+]

@@ -1,0 +1,157 @@
+"""Layers of IF neurons, with a convolution or a matrix product in front of them or without."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks, functional
+from ..spikes import Spikes
+from .base import Neurons, each_step
+
+
+class FusedIFConv2d(Neurons, nn.Conv2d):
+    """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
+
+    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
+    state_dict (its own has the key ``v_threshold`` besides: nn.Conv2d loads it with strict=False), and then:
+
+    Args:
+        v_threshold: threshold > 0, a number or one value an output channel. It is saved in the state_dict, and taken
+            from there if it is there; v_reset and v_init are not, as stride and padding are not. Thresholds get no
+            gradient: a parameter, or a tensor that requires one, is refused.
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
+        v_init: potential at which a call without a state starts; half a threshold halves the rounding of a soft reset.
+        batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
+            training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
+
+    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_conv2d`; padding_mode other than 'zeros' is not offered.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float = 0.0,
+        batch_norm: bool = False,
+    ):
+        if padding_mode != "zeros":
+            raise ValueError(
+                f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
+            )
+        checks.pair("kernel_size", kernel_size, 1)
+        checks.pair("stride", stride, 1)
+        checks.pair("dilation", dilation, 1)
+        if not isinstance(padding, str):
+            checks.pair("padding", padding, 0)
+        nn.Conv2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        self._set_neurons(v_threshold, v_reset, v_init)
+        self.pool_follows = False  # what simulate finds out of the network
+        self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
+
+    def _fire(self, x, v, batch_statistics):
+        if self.bn is not None and batch_statistics:
+            x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
+            return functional.scan(each_step(lambda image: self.bn(self.affine(image)), x), v, self.neuron)
+        return self._fire_with(*self.folded(), x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
+        """The layer with other weights."""
+        window = self.stride, self.padding, self.dilation, self.groups
+        return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return nn.Conv2d.forward(self, x)
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
+
+        Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
+        """
+        weight, bias, bn = self.weight, self.bias, self.bn
+        if bn is None:
+            return weight, bias
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
+        shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
+        return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
+
+
+class FusedIFLinear(Neurons, nn.Linear):
+    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments and parameters, and then:
+
+    Args:
+        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+
+    Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_linear`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float = 0.0,
+    ):
+        nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
+        self._set_neurons(v_threshold, v_reset, v_init)
+
+    def _fire(self, x, v, batch_statistics):
+        return self._fire_with(self.weight, self.bias, x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
+        """The layer with other weights."""
+        return functional.linear(x, weight, bias, v, self.neuron)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return nn.Linear.forward(self, x)
+
+
+class IF(Neurons):
+    """IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+
+    Args:
+        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
+
+    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float = 0.0):
+        super().__init__()
+        self._set_neurons(v_threshold, v_reset, v_init)
+
+    def _fire(self, x, v, batch_statistics):
+        if isinstance(x, Spikes):
+            x = x.dense()
+        if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
+            return functional.hold(x[0], len(x), v, self.neuron)
+        return functional.scan(x, v, self.neuron)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return x

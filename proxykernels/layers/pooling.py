@@ -1,0 +1,124 @@
+"""Layers without neurons: pooling of spikes, of firing rates and of real values, and flattening."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import checks, functional
+from ..spikes import Spikes, pack
+from .base import SpikingLayer, each_step
+
+
+class MaxPool2d(nn.Module):
+    """Max pooling of every step: the OR of spikes, or torch's maximum on a tensor.
+
+    Args:
+        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out).
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.max_pool2d`.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        checks.pooling(kernel_size, stride, padding)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        if isinstance(x, Spikes):
+            return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return each_step(lambda image: F.max_pool2d(image, self.kernel_size, self.stride, self.padding), x)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """Average pooling of every step.
+
+    A mean of spikes is not a spike: the result is a tensor, which the next layer takes as real-valued input.
+
+    Args: those of nn.AvgPool2d.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y [T, N, C, H_out, W_out], for Spikes in float32.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.AvgPool2d, for windows that do not fit.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Tensor:
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
+    """Average pooling of every step to a given size; otherwise as :class:`AvgPool2d`.
+
+    Args:
+        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width).
+
+    Shapes: x (T, N, C, H, W); y [T, N, C, height, width]. Spikes that already have that size stay Spikes.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool2d.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        if isinstance(x, Spikes):
+            if x.shape[3:] == checks.pair("output_size", self.output_size, 1):
+                return x
+            x = x.dense()
+        return each_step(super().forward, x)
+
+
+class Flatten(nn.Module):
+    """Each sample's neurons in a row, in the order of nn.Flatten.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C * H * W), of the same kind.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        if isinstance(x, Spikes):
+            return functional.flatten(x)
+        return each_step(lambda image: image.flatten(1), x) if checks.is_held(x) else x.flatten(2)
+
+
+class MaxRatePool2d(SpikingLayer):
+    """Max pooling of spike counts: at every step its output has fired as often as the busiest input of its window.
+
+    :class:`MaxPool2d`, the OR of spikes, fires more often than any of its inputs where they fire at different steps. In
+    a network that stands for a ReLU network by its rates that is an error which no number of steps removes; this layer
+    makes none. With c_i[t] the spikes of input i so far, the output fires when max_i c_i grows:
+
+        s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, as no count grows by more than 1)
+
+    Args:
+        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1; y (T, N, C, H_out, W_out); state v [N, C, H, W]:
+    the counts.
+
+    Raises:
+        TypeError, ValueError: x holds other values, or a window does not fit.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
+        self.padding = checks.pair("padding", padding, 0)
+
+    def _fire(self, x, v, batch_statistics):
+        x = x if isinstance(x, Spikes) else pack(x)
+        counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
+        return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []  # no synapse
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
