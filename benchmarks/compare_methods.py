@@ -21,7 +21,7 @@ from pathlib import Path
 
 import evaluate
 import torch
-from common import nets, tables
+from common import figures, nets, tables
 from common.command import INTERRUPTED, command
 from common.memory import PeakMemory
 from common.stages import stages
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(INTERRUPTED) from None
         if done.returncode:
             raise SystemExit(done.returncode)
-    draw(options)
+    draw(options.out)
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -160,30 +160,35 @@ def replace_rows(path: Path, columns: list[str], rows: list[dict]) -> None:
     tables.write_csv(path, columns, kept + rows)
 
 
-def draw(options: argparse.Namespace) -> None:
+def draw(folder: Path) -> None:
     """Accuracy against T, and a training epoch's time and memory, from the two tables."""
-    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
-
-    curves = tables.read_csv(options.out / "compare_methods_curves.csv")
-    rows = {row["method"]: row for row in tables.read_csv(options.out / "compare_methods.csv")}
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=[2, 1, 1])
+    curves = tables.read_csv(folder / "compare_methods_curves.csv")
+    rows = {row["method"]: row for row in tables.read_csv(folder / "compare_methods.csv")}
+    figure, (left, middle, right) = figures.new_figure(4.8, 3, width_ratios=[2.6, 1, 1])
     for name in NAMES:
-        points = [(int(p["T"]), float(p["accuracy"])) for p in curves if p["method"] == name]
-        left.plot(*zip(*points, strict=True), label=name)
-    left.axvline(options.T, color="gray", linestyle=":", label=f"T in training: {options.T}")
+        points = [(int(p["T"]), 100 * float(p["accuracy"])) for p in curves if p["method"] == name]
+        left.plot(*zip(*points, strict=True), **figures.line(name))
+    about = rows[NAMES[0]]
+    left.axvline(int(about["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {about['T']}")
     left.set_xscale("log", base=2)
-    left.set(xlabel="time steps T", ylabel="accuracy (a tie is wrong)", ylim=(0, 1))
-    left.legend()
-    left.grid(alpha=0.3)
+    figures.ticks(left.xaxis, [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= int(about["longest"])])
+    left.set(xlabel="steps T", ylabel="right (a tie is wrong), %", ylim=(0, 100))
     for axes, column, label in (
-        (middle, "seconds_an_epoch", "CPU seconds a training epoch"),
-        (right, "peak_mb", "memory for training, MB at the peak"),
+        (middle, "seconds_an_epoch", "CPU seconds\nan epoch"),
+        (right, "peak_mb", "MB for training,\nat the peak"),
     ):
-        axes.bar(NAMES, [float(rows[name][column] or 0) for name in NAMES])
-        axes.set(ylabel=label)
-        axes.tick_params(axis="x", rotation=45)
-    tables.save_figure(options.out / "compare_methods.png", figure)
+        values = [float(rows[name][column] or 0) for name in NAMES]
+        bars = axes.bar(range(len(NAMES)), values, color=[figures.look(name).color for name in NAMES])
+        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2, fontsize=9)
+        axes.set_xticks([])
+        axes.set_title(label, fontsize=10)
+        axes.margins(y=0.1)
+    figures.legend(figure, left)
+    cost = float(rows["surrogate"]["seconds_an_epoch"]) / float(rows["proxy"]["seconds_an_epoch"])
+    images = f"{about['images']} test images of Fashion-MNIST"
+    where = f"{about['net']} network, {float(about['minutes']):g} minutes of CPU time each, {images}"
+    figures.title(figure, f"Backpropagation through time takes {cost:.0f} times the proxy's time an epoch", where)
+    tables.save_figure(folder / "compare_methods.png", figure)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@
 
 For each file: accuracy by strict argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence),
 the share of ties, the firing rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds
-the twin's statistics. Writes results/accuracy_<name>[_int16].csv and .png, and the last step's figures as a row of
-results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for
-the test images.
+the twin's statistics. Writes results/accuracy_<name>[_int16].csv, draws accuracy_<name>.png from both, and adds the
+last step's figures as a row to results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the
+accuracy that its file records for the test images.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import nets, tables
+from common import figures, nets, tables
 from common.accuracy import strict_correct, tied
 from common.command import command
 from sim_speed import commit, positive
@@ -37,6 +37,12 @@ COLUMNS = [
     "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin",
     "spikes_an_image", "rates", "torch", "commit",
 ]  # fmt: skip
+CURVES = {  # the table's suffix and column: how its line looks
+    ("", "accuracy"): ("right, float32", figures.BLACK, "-", 3.0),
+    ("", "ties"): ("a tie, which is wrong, float32", figures.ORANGE, "-", 3.0),
+    ("_int16", "accuracy"): ("right, int16 weights", figures.SKY, "--", 1.4),
+    ("_int16", "ties"): ("a tie, which is wrong, int16 weights", figures.VERMILION, "--", 1.4),
+}
 
 
 @dataclass
@@ -89,6 +95,7 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     recorded, twin = about.get("test_accuracy"), ann_accuracy(model, dataset, device) if twin_is_whole else None
     suffix = "" if options.precision == "float32" else f"_{options.precision}"
     write(options.out / f"accuracy_{path.stem}{suffix}", curve)
+    draw(options.out, path.stem)
     row = {
         "name": path.stem, "net": about.get("net", path.stem), "method": about.get("method", "proxy"),
         "precision": options.precision, "T": T, "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}",
@@ -144,23 +151,35 @@ def report(name: str, curve: Curve, twin: float | None) -> None:
 
 
 def write(stem: Path, curve: Curve) -> None:
-    """The curve as a table and as a plot."""
-    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
-
+    """The curve as a table."""
     rows = [
         {"T": t, "accuracy": f"{accuracy:.4f}", "ties": f"{ties:.4f}"}
         for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1)
     ]
     tables.write_csv(stem.with_name(stem.name + ".csv"), ["T", "accuracy", "ties"], rows)
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    steps = range(1, len(curve.accuracy) + 1)
-    axes.plot(steps, curve.accuracy, label="right")
-    axes.plot(steps, curve.ties, label="tie with the true class (counted as wrong)")
-    axes.set(xlabel="time steps T", ylabel="share of the test images", ylim=(0, 1), title=stem.name)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    tables.save_figure(stem.with_name(stem.name + ".png"), figure)
+
+
+def draw(folder: Path, name: str) -> None:
+    """A network's accuracy and ties at every T, in float32 and with int16 weights, from its tables in ``folder``."""
+    figure, (axes,) = figures.new_figure(4.2)
+    shown = []
+    for (suffix, column), (label, color, dash, width) in CURVES.items():
+        rows = tables.read_csv(folder / f"accuracy_{name}{suffix}.csv")
+        if rows:
+            shown.append(rows)
+            steps, shares = [int(row["T"]) for row in rows], [100 * float(row[column]) for row in rows]
+            axes.plot(steps, shares, label=label, color=color, linestyle=dash, linewidth=width)
+    axes.set(xlabel="steps T", ylabel="share of the test images, %", ylim=(0, 100))
+    figures.legend(figure, axes, columns=2)
+    rows = shown[0]
+    half, last = rows[(len(rows) + 1) // 2 - 1], rows[-1]
+    sentence = (
+        f"{100 * float(last['accuracy']):.1f} % of the images are right after {last['T']} steps, "
+        f"{100 * float(half['accuracy']):.1f} % after {half['T']}"
+    )
+    where = f"{name} network, test images of Fashion-MNIST; the true class must lead by a spike"
+    figures.title(figure, sentence, where)
+    tables.save_figure(folder / f"accuracy_{name}.png", figure)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from common import figures
 from common.command import command
 from common.tables import save_figure, write_csv
 from rich.box import HORIZONTALS
@@ -27,7 +28,7 @@ from rich.table import Table
 from sim_speed import commit, device_name, positive
 from speed import ops_parts
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
-from speed.ops_parts import BF16, CHOSEN, FP32, LOST, SPREAD
+from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
@@ -232,30 +233,24 @@ def grouped(rows: list[dict], column: str) -> dict[str, list[dict]]:
 
 
 def plot(path: Path, rows: list[dict]) -> None:
-    """Speed against firing rate, both logarithmic, a panel a layer, the peak as a line."""
-    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
-
+    """Speed against firing rate, both logarithmic, a panel a layer, from rows of a run or of the CSV."""
     layers, first = grouped(rows, "layer"), rows[0]
-    figure = Figure(figsize=(6 * len(layers), 5), layout="constrained")
-    panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    figure, panels = figures.new_figure(5.4, len(layers), sharey=True)
     for axes, (layer, mine) in zip(panels, layers.items(), strict=True):
-        for name, same in grouped(mine, "kernel").items():
-            style = {"linestyle": ":"} if name in (FP32, BF16) else {}
-            if name == CHOSEN:
-                style = {"color": "black", "linewidth": 4, "alpha": 0.3}
-            axes.loglog(
-                [100 * row["rate"] for row in same], [row["gmac_s"] for row in same], marker="o", label=name, **style
-            )
-        axes.axhline(first["peak_gmac_s"], color="red", linestyle="--", label=PEAK)
-        axes.set_title(f"{layer}, T = {mine[0]['T']}, batch {mine[0]['N']}", fontsize="medium")
-        ticks = sorted({100 * row["rate"] for row in mine})
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-        axes.set_xticks([], minor=True)
+        for name in sorted(grouped(mine, "kernel"), key=lambda name: name != CHOSEN):  # the chosen one lies under all
+            same = [row for row in mine if row["kernel"] == name]
+            style = figures.line(name) | ({"alpha": 0.3} if name == CHOSEN else {"marker": "o", "markersize": 4})
+            axes.loglog([100 * float(row["rate"]) for row in same], [float(row["gmac_s"]) for row in same], **style)
+        axes.axhline(float(first["peak_gmac_s"]), color=figures.GRAY, linestyle=":", label=PEAK)
+        axes.set_title(f"{layer}, T = {mine[0]['T']}, {mine[0]['N']} images", fontsize=10)
+        figures.ticks(axes.xaxis, {round(100 * float(row["rate"]), 6) for row in mine})
         axes.set_xlabel("inputs that fire at a step, %")
-        axes.grid(which="both", alpha=0.3)
+    speeds = [float(row["gmac_s"]) for row in rows]
+    figures.plain_numbers(panels[0].yaxis, min(speeds) / 1.3, max(speeds) * 1.3)
     panels[0].set_ylabel("dense-equivalent GMAC/s (median)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
-    figure.suptitle(f"{first['device']}, {first['threads']} threads, torch {first['torch']}", fontsize="medium")
+    figures.legend(figure, panels[0], columns=4)
+    where = f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
+    figures.title(figure, "The fewer inputs fire, the faster are the kernels that add only what fired", where)
     save_figure(path, figure)
 
 

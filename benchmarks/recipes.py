@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from common import nets, tables
+from common import figures, nets, tables
 from common.command import command
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -31,6 +31,7 @@ RECIPES = {
     "from a ReLU network": "--init ann --lr 3e-4 --twin relu --loss mse-rate",
     "from a ReLU network, clipped twin": "--init ann --lr 3e-4 --twin clipped --loss mse-rate",
 }
+RUN_AWAY = 0.5  # of a layer's neurons fire at every step: none of the recipes that learn comes near
 COLUMNS = ["recipe", "step", "loss", "snn", "ann", "rate", "highest", "stopped"]
 
 
@@ -91,26 +92,35 @@ def follow(options: argparse.Namespace, name: str, dataset: Dataset) -> list[dic
 
 def draw(folder: Path) -> None:
     """Accuracy and the highest firing rate of a layer against the step, from the table."""
-    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
-
     rows = tables.read_csv(folder / "recipes.csv")
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in RECIPES:
+    figure, (left, right) = figures.new_figure(4.8, 2)
+    colors = figures.VERMILION, figures.BROWN, figures.ORANGE, figures.BLUE, figures.SKY
+    for name, color in zip(RECIPES, colors, strict=True):
         points = [row for row in rows if row["recipe"] == name]
         if not points:
             continue
+        dash = "--" if "clipped" in name else "-"
         for axes, column in ((left, "snn"), (right, "highest")):
-            (line,) = axes.plot([int(p["step"]) for p in points], [float(p[column]) for p in points], label=name)
-            for p in points:
-                if p["stopped"]:
-                    axes.plot(int(p["step"]), float(p[column]), "x", color=line.get_color(), markersize=10)
-    left.set(xlabel="step", ylabel="spiking accuracy on the batches", ylim=(0, 1))
-    right.set(xlabel="step", ylabel="highest firing rate of a layer", ylim=(0, 1), title="x: stopped, it runs away")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(RECIPES))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+            steps, shares = [int(p["step"]) for p in points], [100 * float(p[column]) for p in points]
+            axes.plot(steps, shares, dash, label=name, color=color, linewidth=1.8)
+            stopped = [index for index, p in enumerate(points) if p["stopped"]]
+            axes.plot([steps[i] for i in stopped], [shares[i] for i in stopped], "x", color=color, markersize=10)
+    left.set(xlabel="training step", ylabel="right on the training batches, %", ylim=(0, 100))
+    right.set(xlabel="training step", ylabel="highest firing rate of a layer, %", ylim=(0, 100))
+    figures.legend(figure, left)
+    last = {row["recipe"]: row for row in rows}
+    steps = max((int(row["step"]) for row in rows), default=0)
+    where = f"small network, Fashion-MNIST, {steps} steps, running means; dashed: clipped twin; a cross: stopped"
+    figures.title(figure, sentence(last), where)
     tables.save_figure(folder / "recipes.png", figure)
+
+
+def sentence(last: dict[str, dict]) -> str:
+    """The title, from the last row of each recipe: which ran away."""
+    away = [name for name, row in last.items() if float(row["highest"]) > RUN_AWAY or row["stopped"]]
+    if not away:
+        return "No recipe makes the firing rates run away"
+    return f"The firing rates run away with {' and with '.join(away)}"
 
 
 if __name__ == "__main__":

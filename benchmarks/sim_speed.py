@@ -22,7 +22,7 @@ from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from common.nets import NETS, load
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
-from speed.report import INT16, OURS, append_csv, check_csv, plot, print_line_up, print_table
+from speed.report import INT16, OURS, append_csv, check_csv, picture_name, plot, print_line_up, print_table
 from speed.rivals import RIVALS, NotOffered, build
 from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
@@ -57,8 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
     net, trained = load(options.net, v_reset, options.weights)
     net = net.to(device)
     ours = Ours(net, images)
+    rivals = options.rivals
+    if rivals is None:
+        rivals = list(RIVALS | GPU_RIVALS if device.type == "cuda" else RIVALS)
     console.print(heading(options, trained, device))
-    contenders, missing = line_up(ours, options.rivals, console)
+    contenders, missing = line_up(ours, rivals, console)
     if options.int16:
         settings = "pk.simulate(precision='int16')"
         contenders.insert(1, Contender(INT16, settings, pk.__version__, Ours(net, images, "int16"), False))
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_table(console, rows, missing, ours.rates)
         all_rows += rows
         append_csv(csv_path, rows)
-    png_path = options.out / f"sim_speed_{options.net}_{options.reset}_{device.type}.png"
+    png_path = options.out / picture_name(options.net, options.reset, device.type, not_default(options, trained))
     plot(png_path, all_rows)
     console.print(
         "\nThe machine's speed changes from minute to minute: compare figures of one run only. "
@@ -89,8 +92,6 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
         parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":
         set_float32_precision("ieee")  # all compute in float32, but for those that say otherwise
-    if options.rivals is None:
-        options.rivals = list(RIVALS | GPU_RIVALS if options.device == "cuda" else RIVALS)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
@@ -98,10 +99,10 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
         check_csv(options.out / "sim_speed.csv")
         if options.weights is not None and not options.weights.is_file():
             raise FileNotFoundError(f"{options.weights} is missing; train.py writes such a file")
-        if options.data is None and options.batch <= SAMPLE_SIZE:
+        if options.root is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
-            images, labels = fashion_mnist("test", options.data)
+            images, labels = fashion_mnist("test", options.root)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.batch > len(images):
@@ -123,9 +124,22 @@ def make_parser() -> argparse.ArgumentParser:
     known = ",".join(RIVALS | GPU_RIVALS)
     add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")
     add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
-    add("--data", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
+    add("--root", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
     add("--out", type=Path, default=HERE / "results", help="folder of the CSV file and the plot")
     return parser
+
+
+def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
+    """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
+    default, named = make_parser().parse_args([]), []
+    for option in ("T", "batch", "weights", "int16", "threads", "rivals", "repeats", "root"):
+        value = getattr(options, option)
+        if value == getattr(default, option):
+            continue
+        if isinstance(value, list):
+            value = "-".join(map(str, value)) or "none"
+        named.append(option if value is True else f"{option}{value.stem if isinstance(value, Path) else value}")
+    return named + ([] if trained else ["untrained"])
 
 
 def positive(text: str) -> int:

@@ -17,13 +17,13 @@ import argparse
 from datetime import date
 from pathlib import Path
 
-import matplotlib
 import torch
 import torch.nn.functional as F
+from common import figures
 from common.command import command
 from common.data import fashion_mnist_sample
 from common.network_loop import output_counts
-from common.tables import write_csv
+from common.tables import read_csv, save_figure, write_csv
 from speed.timing import Contender, measure
 from torch import Tensor, nn
 from torchvision import models
@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         if rates:
             write_csv(options.out / "torchvision_rates.csv", list(rates[0]), rates)
     if rates:
-        plot(options.out / "torchvision_rates.png", rates, options)
+        draw(options.out)
+        print(f"wrote {options.out / 'torchvision_rates.png'}")
     return 1 if unequal else 0
 
 
@@ -171,24 +172,30 @@ def speed(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, option
     }  # fmt: skip
 
 
-def plot(path: Path, rows: list[dict], options: argparse.Namespace) -> None:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, method in dict.fromkeys((row["net"], row["method"]) for row in rows):
-        curve = [row for row in rows if (row["net"], row["method"]) == (name, method)]
-        T = [row["T"] for row in curve]
-        axes.plot(T, [100 * float(row["relative_error"]) for row in curve], marker="o", label=f"{name}, {method}")
-    end = 100 * min(float(row["relative_error"]) for row in rows if row["T"] == T[-1])
-    axes.plot(T, [end * T[-1] / t for t in T], color="black", linestyle=":", linewidth=1, label="1 / T")
-    axes.set(xlabel="steps T", ylabel="mean error of the rates, % of the mean output", xscale="log", yscale="log")
-    axes.set_title(f"{rows[0]['images']} real images of {options.size} x {options.size}, random weights", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    print(f"wrote {path}")
+def draw(folder: Path) -> None:
+    """The error of the rates against T, both logarithmic, from the table."""
+    rows = read_csv(folder / "torchvision_rates.csv")
+    figure, (axes,) = figures.new_figure(5.0)
+    lines = {}
+    for row in rows:
+        lines.setdefault(f"{row['net']}, {row['method']}", []).append(
+            (int(row["T"]), 100 * float(row["relative_error"]))
+        )
+    for name, points in lines.items():
+        axes.loglog(*zip(*points, strict=True), marker="o", markersize=5, **figures.line(name))
+    steps = sorted({int(row["T"]) for row in rows})
+    end = min(points[-1][1] for points in lines.values())
+    axes.plot(steps, [end * steps[-1] / T for T in steps], color=figures.GRAY, linestyle=":", label="1 / T")
+    figures.ticks(axes.xaxis, steps)
+    errors = [error for points in lines.values() for _, error in points]
+    axes.set_ylim(min(errors) / 1.3, max(errors) * 1.3)
+    figures.plain_numbers(axes.yaxis, min(errors) / 1.3, max(errors) * 1.3)
+    axes.set(xlabel="steps T", ylabel="mean error of the rates,\n% of the mean output")
+    figures.legend(figure, axes)
+    sentence = f"After {steps[-1]} steps the best rates are off by {end:.1f} % of the mean output"
+    images = f"{rows[0]['images']} real images of {rows[0]['size']} x {rows[0]['size']} pixels"
+    figures.title(figure, sentence, f"against the ReLU network's outputs; {images}, random weights")
+    save_figure(folder / "torchvision_rates.png", figure)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import io
 from collections import defaultdict
 from pathlib import Path
 
+from common import figures
 from common.tables import replace, save_figure
 from rich.box import HORIZONTALS
 from rich.console import Console
@@ -99,32 +100,70 @@ def append_csv(path: Path, rows: list[dict]) -> None:
     replace(path, text.getvalue().encode())
 
 
-def plot(path: Path, rows: list[dict]) -> None:
-    """Draw ms an image against T, both logarithmic, a line a contender, and save it as a PNG."""
-    from matplotlib.figure import Figure  # without pyplot: draws into a file, needs no display
+def picture_name(net: str, reset: str, device: str, others: list[str]) -> str:
+    """The file of a run's picture; ``others``: what tells it from the picture of a run with the default options."""
+    return "_".join(["sim_speed", net, reset, device, *others]) + ".png"
 
+
+def plot(path: Path, rows: list[dict]) -> None:
+    """Draw ms an image from rows of a run or of the CSV: lines against T, or bars where there is one T."""
+    first, steps = rows[0], sorted({int(row["T"]) for row in rows})
+    images = "one image" if int(first["batch"]) == 1 else f"{first['batch']} images at a time"
+    weights = "" if str(first["trained"]) == "True" else ", random weights"
+    where = (
+        f"{first['net']} network{weights}, {first['reset']} reset, {images}, Fashion-MNIST; "
+        f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
+    )
+    sentence = summary_of_times(rows, steps[-1])
+    if len(steps) == 1:
+        figure = _bars(rows)
+    else:
+        figure = _lines(rows, steps)
+    figures.title(figure, sentence, where)
+    save_figure(path, figure)
+
+
+def summary_of_times(rows: list[dict], T: int) -> str:
+    """The title: how much longer the fastest rival takes at ``T``, whichever way it goes."""
+    times = {row["contender"]: float(row["median_ms_per_image"]) for row in rows if int(row["T"]) == T}
+    ours = times.pop(OURS)
+    times.pop(INT16, None)
+    if not times:
+        return f"{OURS} simulates {T} steps in {ours:.3g} ms an image"
+    fastest = min(times, key=times.get)
+    ratio, name = times[fastest] / ours, figures.look(fastest).label
+    if ratio < 1:
+        return f"{name} takes {ratio:.2g} times as long as {OURS} at T = {T}"
+    return f"{OURS} simulates {T} steps {ratio:.1f} times as fast as the fastest rival"
+
+
+def _lines(rows: list[dict], steps: list[int]):
     lines = defaultdict(list)
     for row in rows:
         lines[row["contender"]].append((int(row["T"]), float(row["median_ms_per_image"])))
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for name, points in lines.items():
-        style = {"linewidth": 3, "color": "black"} if name == OURS else {"linewidth": 1.2}
-        axes.loglog(*zip(*sorted(points), strict=True), marker="o", label=name, **style)
-    steps = sorted({int(row["T"]) for row in rows})
-    axes.set_xticks(steps, [str(T) for T in steps], minor=False)
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel("simulation steps T")
-    axes.set_ylabel("ms an image (median)")
-    first = rows[0]
-    axes.set_title(
-        f"{first['net']} net, {first['reset']} reset, batch {first['batch']}\n"
-        f"{first['device']}, {first['threads']} threads, torch {first['torch']}",
-        fontsize="medium",
-    )
-    axes.grid(which="both", alpha=0.3)
-    axes.legend()
-    save_figure(path, figure)
+    figure, (axes,) = figures.new_figure(5.2)
+    for name in sorted(lines, key=lambda name: -max(lines[name])[1]):  # the legend in the order of the lines
+        axes.loglog(*zip(*sorted(lines[name]), strict=True), marker="o", markersize=5, **figures.line(name))
+    figures.ticks(axes.xaxis, steps)
+    times = [time for points in lines.values() for _, time in points]
+    figures.plain_numbers(axes.yaxis, min(times) / 1.5, max(times) * 1.5)
+    axes.set_xlabel("steps T")
+    axes.set_ylabel("ms an image (median, logarithmic)")
+    figures.legend(figure, axes)
+    return figure
+
+
+def _bars(rows: list[dict]):
+    rows = sorted(rows, key=lambda row: -float(row["median_ms_per_image"]))
+    times = [float(row["median_ms_per_image"]) for row in rows]
+    looks = [figures.look(row["contender"]) for row in rows]
+    figure, (axes,) = figures.new_figure(1.3 + 0.36 * len(rows))
+    axes.grid(visible=False, axis="y")
+    bars = axes.barh([one.label for one in looks], times, color=[one.color for one in looks])
+    axes.bar_label(bars, [f"{time:.3g}" for time in times], padding=4)
+    axes.set_xlabel(f"ms an image (median), T = {rows[0]['T']}")
+    axes.margins(x=0.1)
+    return figure
 
 
 def _cells(row: dict, ours: float) -> list[str]:

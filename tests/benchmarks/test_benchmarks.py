@@ -2,14 +2,16 @@
 
 import csv
 import gzip
+import shutil
 import sys
 
+import draw
 import pytest
 import sim_speed
 import torch
 from common import data, nets
 from common.memory import PeakMemory
-from speed import rivals, timing
+from speed import report, rivals, timing
 
 import proxykernels as pk
 
@@ -277,7 +279,7 @@ def test_main_job_writes_a_row_per_contender_and_a_plot(tmp_path, capsys):
         assert row["version"] and row["torch"] and row["device"] and row["commit"]
     assert all(row["counts_different"] == "0" for row in rows if row["contender"] == "plain")
     assert all(name in shown for name in ("proxykernels is", "Firing rates", "linear2", *LIBRARIES))
-    png = tmp_path / "sim_speed_small_hard_cpu.png"
+    (png,) = tmp_path.glob("*.png")
     assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
 
 
@@ -288,9 +290,54 @@ def test_main_job_appends_and_runs_alone(tmp_path):
     assert {row["reset"] for row in after} == {"hard", "soft"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "sim_speed.csv",
-        "sim_speed_small_hard_cpu.png",
-        "sim_speed_small_soft_cpu.png",
+        "sim_speed_small_hard_cpu_T3-5_batch4_rivalsnone_repeats2.png",
+        "sim_speed_small_soft_cpu_T3-5_batch4_rivalsnone_repeats2.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "name"),
+    [
+        ("", True, "sim_speed_small_hard_cpu.png"),
+        ("--reset soft --T 64,16,256 --batch 32", True, "sim_speed_small_soft_cpu.png"),
+        ("--T 16", True, "sim_speed_small_hard_cpu_T16.png"),
+        ("--batch 1", True, "sim_speed_small_hard_cpu_batch1.png"),
+        ("--rivals plain,sinabs --int16", True, "sim_speed_small_hard_cpu_int16_rivalsplain-sinabs.png"),
+        ("--net paper", False, "sim_speed_paper_hard_cpu_untrained.png"),
+        ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_hard_cpu_weightsb.png"),
+        ("--threads 1 --repeats 3 --root x", True, "sim_speed_small_hard_cpu_threads1_repeats3_rootx.png"),
+    ],
+)
+def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
+    given = sim_speed.make_parser().parse_args(options.split())
+    assert report.picture_name(given.net, given.reset, "cpu", sim_speed.not_default(given, trained)) == name
+
+
+def test_headline_picture_survives_another_run(tmp_path):
+    headline = tmp_path / "sim_speed_small_hard_cpu.png"
+    headline.write_bytes(b"the headline")
+    run_job(tmp_path, "--rivals", "none")
+    assert headline.read_bytes() == b"the headline"
+
+
+def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
+    """Of runs with equal T the one with the most contenders is shown, and of these the last."""
+    for table in (draw.RESULTS).glob("*.csv"):
+        shutil.copy(table, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "sim_speed.csv").open()))
+    mine = [row for row in rows if (row["net"], row["reset"], row["T"]) == ("small", "hard", "64")]
+    small_run = [{**mine[0], "date": "2099-01-01", "median_ms_per_image": "1e6"}]
+    last = [{**row, "date": "2099-01-02", "median_ms_per_image": str(7.0 + k)} for k, row in enumerate(mine)]
+    report.append_csv(tmp_path / "sim_speed.csv", small_run + last)
+    drawn = {}
+    plot = report.plot
+    monkeypatch.setattr(report, "plot", lambda path, rows: (drawn.update({path.name: rows}), plot(path, rows)))
+    draw.main(["--results", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == sorted(p.name for p in draw.RESULTS.glob("*.png"))
+    shown = drawn["sim_speed_small_hard_cpu.png"]
+    assert [row["median_ms_per_image"] for row in shown if row["T"] == "64"] == [str(7.0 + k) for k in range(len(mine))]
+    assert {row["T"] for row in shown} == {"16", "64", "256"}
+    assert {row["T"] for row in drawn["sim_speed_paper_hard_cpu.png"]} == {"16", "64", "256"}  # of two runs
 
 
 @pytest.mark.parametrize(
@@ -302,8 +349,8 @@ def test_main_job_appends_and_runs_alone(tmp_path):
         (["--batch", "-3"], "whole number of at least 1, got '-3'"),
         (["--threads", "1.5"], "whole number of at least 1, got '1.5'"),
         (["--net", "large"], "invalid choice: 'large'"),
-        (["--data", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
-        (["--batch", "257", "--data", str(data.SAMPLE)], "at most the 256 test images, got 257"),
+        (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
+        (["--batch", "257", "--root", str(data.SAMPLE)], "at most the 256 test images, got 257"),
     ],
 )
 def test_bad_option_ends_with_one_sentence(tmp_path, capsys, options, sentence):

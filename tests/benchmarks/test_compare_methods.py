@@ -52,7 +52,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch):
     assert len(curves) == 4 * 6
     last = {row["method"]: row["accuracy"] for row in curves if row["T"] == "6"}
     assert last == {row["method"]: row["accuracy_longest"] for row in rows}
-    compare_methods.draw(compare_methods.parse_options(arguments))
+    compare_methods.draw(folder)
     assert (folder / "compare_methods.png").stat().st_size > 10_000
 
 

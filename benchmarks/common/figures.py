@@ -1,0 +1,123 @@
+"""The one style of all pictures: what is compared keeps its name and colour everywhere, and legends lie outside.
+
+A picture is 8 inches wide, so that README shows its letters at their size. ``python benchmarks/draw.py`` draws every
+picture anew from the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.0  # inches
+MOST_MARKS = 11  # on an axis, before 2 and 5 are left out
+BLACK, GRAY = "#000000", "#7f7f7f"
+# Colours that the colour-blind can tell apart (Okabe and Ito).
+BLUE, SKY, VERMILION, ORANGE, GREEN, PINK, BROWN = (
+    "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#8C564B",
+)  # fmt: skip
+
+
+class Look(NamedTuple):
+    """How one of the things compared appears: its name as in the tables, and its line."""
+
+    label: str
+    color: str
+    dash: str = "-"
+    width: float = 1.6
+
+
+LOOKS = {
+    # contenders of sim_speed.py and gpu_speed.py
+    "proxykernels": Look("proxykernels", BLACK, width=3.2),
+    "proxykernels int16": Look("proxykernels, int16", GRAY, width=3.2),
+    "plain": Look("PyTorch step loop", BLUE),
+    "compiled": Look("step loop, compiled", SKY),
+    "spikingjelly-s": Look("SpikingJelly, single-step", VERMILION),
+    "spikingjelly-m": Look("SpikingJelly, multi-step", ORANGE),
+    "snntorch": Look("snnTorch", GREEN),
+    "norse": Look("Norse", PINK),
+    "sinabs": Look("sinabs", BROWN),
+    "graph-fp32": Look("CUDA graph, float32", BLUE, "--"),
+    "graph-tf32": Look("CUDA graph, TF32", SKY, "--"),
+    "graph-fp16": Look("CUDA graph, float16", PINK, "--"),
+    # kernels of ops_speed.py
+    "chosen": Look("chosen", BLACK, width=4.5),
+    "events": Look("events", VERMILION),
+    "shorts": Look("short rows (int16)", ORANGE),
+    "lookup": Look("lookup", PINK),
+    "tiles": Look("tiles (AMX)", GREEN),
+    "dense": Look("dense, then a scan", BROWN),
+    "torch fp32": Look("torch, float32", BLUE, "--"),
+    "torch bf16": Look("torch, bfloat16", SKY, "--"),
+    # ways to a trained spiking network, of compare_methods.py and anytime.py
+    "proxy": Look("proxy", BLACK, width=2.6),
+    "proxy-trained, hard reset": Look("trained by proxy", BLACK, width=2.6),
+    "tandem": Look("tandem learning", BLUE),
+    "surrogate": Look("backpropagation through time", VERMILION),
+    "conversion": Look("ReLU network, converted", GREEN),
+    "converted, max": Look("converted, max", BLUE, "--"),
+    "converted, max, half a threshold to start": Look("converted, max, from half a threshold", BLUE),
+    "converted, percentile": Look("converted, percentile", GREEN, "--"),
+    "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
+    # networks of torchvision_nets.py, by method
+    "resnet18, max": Look("resnet18, max", BLUE),
+    "resnet18, percentile": Look("resnet18, percentile", GREEN),
+    "vgg16_bn, max": Look("vgg16_bn, max", BLUE, "--"),
+    "vgg16_bn, percentile": Look("vgg16_bn, percentile", GREEN, "--"),
+}
+
+
+def look(name: str) -> Look:
+    """The look of a name in the tables' columns; what is not listed is gray, under its own name."""
+    return LOOKS.get(name, Look(name, GRAY))
+
+
+def line(name: str) -> dict:
+    """The arguments by which matplotlib draws the line of ``name``."""
+    label, color, dash, width = look(name)
+    return {"label": label, "color": color, "linestyle": dash, "linewidth": width}
+
+
+def new_figure(height: float, panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
+    """A figure of README's width with ``panels`` side by side; without pyplot, so that it needs no display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
+    axes = list(figure.subplots(1, panels, squeeze=False, **options)[0])
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(which="major", color="#dddddd", linewidth=0.8)
+        panel.set_axisbelow(True)
+    return figure, axes
+
+
+def title(figure: Figure, sentence: str, where: str) -> None:
+    """A sentence that says what is to be seen, and under it in small letters on what it was measured."""
+    figure.suptitle(f"{sentence}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    height = figure.get_size_inches()[1]
+    figure.text(0.01, 1 - 0.34 / height, where, ha="left", va="top", fontsize=9.5, color="#444444")
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """One legend under all panels, where no point can lie."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=10)
+
+
+def ticks(axis, values: Iterable[float], unit: str = "") -> None:
+    """Marks at ``values`` alone, as plain numbers, on an axis that may be logarithmic."""
+    values = sorted(values)
+    axis.set_ticks(values, [f"{value:g}{unit}" for value in values], minor=False)
+    axis.set_ticks([], minor=True)
+
+
+def plain_numbers(axis, low: float, high: float) -> None:
+    """Marks at 1, 2 and 5 times the powers of ten within ``low`` .. ``high`` of a logarithmic axis."""
+    marks = [m * 10.0**e for e in range(-6, 9) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    ticks(axis, marks if len(marks) <= MOST_MARKS else [mark for mark in marks if f"{mark:e}".startswith("1")])

@@ -1,0 +1,71 @@
+"""Draw every picture of the results anew, from the tables; nothing is measured.
+
+    python benchmarks/draw.py
+    python benchmarks/draw.py --results my/results
+
+Of sim_speed.csv: a picture for each network, reset and batch. At each T it shows one run, of those that timed the most
+contenders the last, so that points at one T come from one run and a small run puts no large one out.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import anytime
+import compare_methods
+import evaluate
+import ops_speed
+import recipes
+import torchvision_nets
+from common.command import command
+from common.tables import read_csv
+from speed import report
+
+PICTURE, MACHINE = ("net", "reset", "batch"), ("trained", "device", "threads", "torch")
+GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables and pictures")
+    folder = parser.parse_args(arguments).results
+    draw_sim_speed(folder)
+    rates = read_csv(folder / "ops_speed_rates.csv")
+    if rates:
+        ops_speed.plot(folder / "ops_speed_rates.png", rates)
+    for table in sorted(folder.glob("accuracy_*.csv")):
+        if not table.stem.endswith("_int16"):  # drawn with the float32 one
+            evaluate.draw(folder, table.stem.removeprefix("accuracy_"))
+    drawers = {
+        "anytime.csv": anytime.draw,
+        "compare_methods.csv": compare_methods.draw,
+        "recipes.csv": recipes.draw,
+        "torchvision_rates.csv": torchvision_nets.draw,
+    }
+    for table, draw in drawers.items():
+        if (folder / table).is_file():
+            draw(folder)
+    print(f"drew {len(list(folder.glob('*.png')))} pictures in {folder}")
+
+
+def draw_sim_speed(folder: Path) -> None:
+    """The pictures of sim_speed.csv: of each, the machine and threads that timed the most."""
+    runs: dict[tuple, list[dict]] = {}
+    for row in read_csv(folder / "sim_speed.csv"):
+        runs.setdefault(tuple(row[key] for key in ("date", "T", *PICTURE, *MACHINE)), []).append(row)
+    shown: dict[tuple, dict[tuple, dict[str, list[dict]]]] = {}
+    for (_, T, *about), rows in sorted(runs.items()):  # by date, so that the last of equals stays
+        picture, machine = tuple(about[: len(PICTURE)]), tuple(about[len(PICTURE) :])
+        kept = shown.setdefault(picture, {}).setdefault(machine, {})
+        if len(rows) >= len(kept.get(T, [])):
+            kept[T] = rows
+    for (net, reset, batch), machines in shown.items():
+        rows = max((sum(kept.values(), []) for kept in machines.values()), key=len)
+        other = [] if batch == "32" else [f"batch{batch}"]
+        device = "cuda" if re.match(GPUS, rows[0]["device"]) else "cpu"
+        report.plot(folder / report.picture_name(net, reset, device, other), rows)
+
+
+if __name__ == "__main__":
+    command(main)
