@@ -150,6 +150,14 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     return x
 
 
+def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
+    """The input of a layer that takes spikes and values alike; ``ndim`` None: three dimensions or more."""
+    if not isinstance(x, Spikes | Tensor):
+        raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
+    if len(x.shape) < 3 or ndim not in (None, len(x.shape)):
+        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}")
+
+
 def is_held(x: Tensor) -> bool:
     """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
 

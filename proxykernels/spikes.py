@@ -1,6 +1,7 @@
 """Spike trains as single bits."""
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -63,15 +64,20 @@ class Spikes:
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32)."""
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
         return ops.unpack(self._words, self.T, self._channels).view(self.shape).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
         """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
 
         Raises:
-            ValueError: ``until`` is not within 0 .. T.
+            TypeError, ValueError: ``until`` is not an integer within 0 .. T.
         """
-        until = self.T if until is None else until
+        if until is None:
+            until = self.T
+        elif not isinstance(until, numbers.Integral) or isinstance(until, bool):
+            raise TypeError(f"until must be an integer number of steps, got {until!r}")
         if not 0 <= until <= self.T:
             raise ValueError(f"until must be within 0 .. T = {self.T}, got {until}")
         return ops.count(self._words, self._channels, until).view(self.shape[1:])
@@ -83,6 +89,11 @@ class Spikes:
 
     def to(self, device: torch.device | str) -> "Spikes":
         """The same spikes on another device, repacked where its layout is another."""
+        if not isinstance(device, torch.device | str | int):
+            raise TypeError(
+                f"device must be a torch.device or its name, such as 'cuda', got {device!r}; .dense(dtype) gives a "
+                "tensor of any dtype"
+            )
         device = torch.device(device)
         if device.type == self.device.type:
             return Spikes(self._words.to(device), self.shape)
@@ -94,7 +105,10 @@ class Spikes:
     def __getitem__(self, steps: slice) -> "Spikes":
         """``spikes[a:b]``: the steps a .. b - 1."""
         if not isinstance(steps, slice) or steps.step not in (None, 1):
-            raise TypeError(f"spikes are cut in time by a slice of step 1, such as spikes[0:16]; got {steps!r}")
+            raise TypeError(
+                f"Spikes are cut in time by a slice of step 1, such as spikes[0:16], and not iterated over; .dense() "
+                f"is a tensor that takes any index; got {steps!r}"
+            )
         start, stop, _ = steps.indices(self.T)
         if stop <= start:
             raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
@@ -105,6 +119,16 @@ class Spikes:
 
     def __len__(self) -> int:
         return self.T
+
+    def __bool__(self) -> bool:
+        raise TypeError("Spikes are neither true nor false; ask spikes.rate() > 0, or spikes is not None")
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Spikes | Tensor):
+            return NotImplemented
+        raise TypeError("Spikes are not compared by == or !=; use torch.equal(a.dense(), b.dense()), or a is b")
+
+    __hash__ = object.__hash__
 
     def __array__(self, dtype=None, copy=None):
         """numpy.asarray(spikes): 0 and 1, float32 unless asked for otherwise."""

@@ -27,6 +27,7 @@ class MaxPool2d(nn.Module):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
             return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         return each_step(lambda image: F.max_pool2d(image, self.kernel_size, self.stride, self.padding), x)
@@ -45,10 +46,17 @@ class AvgPool2d(nn.AvgPool2d):
     Shapes: x (T, N, C, H, W), Spikes or a tensor; y [T, N, C, H_out, W_out], for Spikes in float32.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as nn.AvgPool2d, for windows that do not fit.
+        TypeError, ValueError: an argument has the wrong type or value. RuntimeError: a window does not fit.
     """
 
+    def __init__(
+        self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    ):
+        checks.pooling(kernel_size, stride, padding)
+        super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
     def forward(self, x: Spikes | Tensor) -> Tensor:
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
 
 
@@ -65,6 +73,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
             if x.shape[3:] == checks.pair("output_size", self.output_size, 1):
                 return x
@@ -76,9 +85,13 @@ class Flatten(nn.Module):
     """Each sample's neurons in a row, in the order of nn.Flatten.
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C * H * W), of the same kind.
+
+    Raises:
+        TypeError, ValueError: x is something else, or has fewer than three dimensions.
     """
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
             return functional.flatten(x)
         return each_step(lambda image: image.flatten(1), x) if checks.is_held(x) else x.flatten(2)

@@ -15,6 +15,7 @@ from .one_step import with_path
 from .pool_fusion import layers_before_pools
 from .quantize import quantized, round_input
 from .state import Batch, Carrier, ask_for_records
+from .summary import summary
 from .synops import SynOps
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
@@ -24,7 +25,7 @@ STOP_CHUNK = 8  # steps between two looks at which samples are decided
 
 
 class Result:
-    """What a simulation leaves behind.
+    """What a simulation leaves behind; ``print(result)`` shows its size, and rate and operations of each layer.
 
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
@@ -50,6 +51,9 @@ class Result:
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
         return self.spikes.count(until)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pytest
 import torch
 from cases import spikes
 from torch import nn
@@ -18,3 +19,56 @@ def test_identity_and_copies(generator):
     assert np.array_equal(np.asarray(x), dense.numpy()) and np.asarray(x, dtype=bool).dtype == bool
     for other in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
         assert torch.equal(other.dense(), dense)
+
+
+REFUSED = {
+    "iteration": (lambda x: list(x), r"spikes\[0:16\], and not iterated over; .dense\(\) is a tensor that takes any"),
+    "index": (lambda x: x[0], r"spikes\[0:16\].*got 0"),
+    "truth": (lambda x: bool(x), r"neither true nor false; ask spikes.rate\(\) > 0"),
+    "equality": (lambda x: x == copy.copy(x), r"not compared by == or !=; use torch.equal\(a.dense\(\), b.dense\(\)\)"),
+    "inequality": (lambda x: x != x.dense(), "not compared by == or !="),
+    "collation": (lambda x: torch.utils.data.default_collate([x, x]), "must contain tensors.*found .*Spikes"),
+}
+
+
+@pytest.mark.parametrize("use, message", REFUSED.values(), ids=REFUSED)
+def test_what_python_and_torch_would_take_for_something_else_is_refused(use, message, generator):
+    with pytest.raises(TypeError, match=message):
+        use(pk.pack(spikes(5, 2, 3, 4, 4, generator=generator)))
+
+
+def test_spikes_are_kept_in_sets_and_dictionaries(generator):
+    x = pk.pack(spikes(5, 2, 3, generator=generator))
+    assert {x: 1}[x] == 1 and x in [None, "x", x] and x != 3 and not x == "spikes"
+
+
+class Simulations(torch.utils.data.Dataset):
+    """Each item is the output of a network, computed where the item is asked for."""
+
+    def __init__(self, net, images):
+        self.net, self.images = net, images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, k):
+        return self.images[k], pk.simulate(self.net, self.images[k], 12).spikes
+
+
+@pytest.mark.parametrize("sharing", [False, True], ids=["copied", "shared"])
+def test_networks_go_to_a_worker_and_spikes_come_back(sharing):
+    torch.manual_seed(0)
+    net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, v_threshold=torch.full((4,), 0.5)), pk.Flatten())
+    net = net.share_memory() if sharing else net
+    data = Simulations(net, torch.rand(2, 3, 1, 6, 6))
+    loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    for (images, x), (expected_images, expected) in zip(loader, (data[k] for k in range(2)), strict=True):
+        assert torch.equal(images, expected_images) and torch.equal(x.dense(), expected.dense()) and x.rate() > 0
+
+
+def test_spikes_of_samples_are_joined_by_a_collate_function_of_ones_own(generator):
+    """As the samples of event data are: dense in the data set, packed when they are a batch."""
+    samples = [spikes(5, 3, generator=generator) for _ in range(4)]
+    loader = torch.utils.data.DataLoader(samples, 4, collate_fn=lambda batch: pk.pack(torch.stack(batch, 1)))
+    (x,) = loader
+    assert x.shape == (5, 4, 3) and torch.equal(x.dense()[:, 2], samples[2]) and x.rate() > 0

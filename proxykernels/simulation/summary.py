@@ -1,0 +1,36 @@
+"""What print(result) of a simulation shows."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .simulate import Result
+
+COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
+
+
+def summary(result: "Result") -> str:
+    """The size of the output, the steps, and a row for each layer; no tensor's values."""
+    T, N = result.spikes.shape[:2]
+    lines = [f"Result of T = {T} steps, N = {N} samples: spikes {result.spikes.shape} on {result.spikes.device}"]
+    if N and result.steps.min() < T:
+        steps = result.steps
+        lines.append(f"stopped after {steps.min()} to {steps.max()} steps, {steps.float().mean():.1f} on average")
+    additions, products = result.synops.accumulates, result.synops.multiply_accumulates
+    rows = [
+        (name, f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
+        for name, rate in result.rates.items()
+    ]
+    lines += _table([COLUMNS, *rows])
+    lines.append(f"{result.synops.total:,} synaptic operations, about {result.synops.joules:.2g} J (.synops)")
+    if result.records:
+        lines.append(f"records of {', '.join(result.records)}")
+    return "\n".join(lines)
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Names to the left, numbers to the right."""
+    name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([row[0].ljust(name), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
+        for row in rows
+    ]
