@@ -104,6 +104,17 @@ def neurons(name: str, layers: Collection[str]) -> None:
         )
 
 
+def values(name: str, x: Spikes | Tensor) -> None:
+    """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
+    if torch.jit.is_tracing():
+        raise TypeError("torch.jit.trace cannot follow a simulation of spikes; use torch.export or torch.compile")
+    if x.device.type == "meta":
+        raise TypeError(
+            f"{name} is on meta, which holds no spikes to simulate; for the shapes call the layers, "
+            "net(x.expand(T, *x.shape))"
+        )
+
+
 def start(name: str, v: float) -> None:
     """One potential that all neurons start from."""
     if not _is_number(v):

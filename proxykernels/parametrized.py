@@ -20,6 +20,11 @@ def is_parametrized(module: nn.Module) -> bool:
     return any(parametrize.is_parametrized(part) or any(_hooks(part)) for part in module.modules())
 
 
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks around its forward pass other than those that compute its weights."""
+    return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(list(_hooks(module)))
+
+
 def with_plain_weights(module: nn.Module) -> nn.Module:
     """The module with every such weight computed now, and differentiable where gradients are enabled.
 

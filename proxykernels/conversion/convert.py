@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from .. import checks
 from ..layers import SpikingLayer
 from ..network import Network
-from ..parametrized import is_parametrized, with_plain_weights
+from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import build_layer
 from .fx_calls import needed, trace
 from .populations import Graph, fold_norms, tied, untie
@@ -78,6 +78,12 @@ def convert(
     for path, module in ann.named_modules():
         if isinstance(module, SpikingLayer):
             raise TypeError(f"ann must be a ReLU network, its module '{path}' is a {type(module).__name__} already")
+        if has_forward_hooks(module):
+            where = f"ann's module '{path}'" if path else "ann"
+            raise TypeError(
+                f"{where} has a forward hook, which the spiking network would not have; remove it, and "
+                "register it on the network that convert gives"
+            )
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:

@@ -201,6 +201,8 @@ def _input(x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes
     """The input as a sequence of T steps; a held input is repeated without a copy."""
     if not isinstance(x, Spikes):
         checks.floating("x", x)
+    checks.values("x", x)
+    if not isinstance(x, Spikes):
         checks.finite("x", x)
     if not is_sequence(x, T):
         x = x.detach() if precision is None else round_input(x.detach(), 0)

@@ -96,6 +96,8 @@ class ProxyNet(nn.Module):
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):
             return self.snn(x)
+        if isinstance(x, Tensor | Spikes):
+            checks.values("x", x)
         with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
             ann = self.ann(x)
             if not _is_finite(ann):
@@ -167,11 +169,12 @@ class ProxyNet(nn.Module):
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
         """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
+        if not isinstance(x, Spikes):
+            checks.floating("x", x)
         if not is_sequence(x, self.T):
             return x
         if isinstance(x, Spikes):
             return (x.count() / self.T).to(next((p.dtype for p in self.net.parameters()), torch.float32))
-        checks.floating("x", x)
         return x[0] if checks.is_held(x) else x.mean(0, dtype=torch.float32).to(x.dtype)
 
     def _culprit(self, x: Tensor | Spikes) -> str:
@@ -247,10 +250,20 @@ class _Twin(nn.Module):
         x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
         if self.given is not None:
             x = _OutputSwap.apply(x, self.given)
+        self.check_shape(x)
         current = self.layer.affine(x)
         if self.statistics is not None:
             current = self.normalise(current)
         return self.activation(current).unsqueeze(0)
+
+    def check_shape(self, x: Tensor | tuple[Tensor, ...]) -> None:
+        weight = getattr(self.layer, "weight", None)
+        if weight is None:  # no convolution or matrix product, or a sum of several
+            return
+        inputs = weight.shape[1] * getattr(self.layer, "groups", 1)
+        if x.ndim != weight.ndim or x.shape[1] != inputs:
+            wanted = f"[N, {inputs}]" if weight.ndim == 2 else f"[N, {inputs}, H, W]"
+            raise ValueError(f"layer {self.name} takes inputs of the shape {wanted}, got {list(x.shape)}")
 
     def normalise(self, current: Tensor) -> Tensor:
         own, bn = self.statistics, self.layer.bn

@@ -201,6 +201,19 @@ CASES = {
         lambda: pk.simulate(nn.Sequential(pk.IF(), pk.AvgPool2d(2)), IMAGES, 4), TypeError, "net must end in"
     ),
     "proxy-T": (lambda: pk.ProxyNet(NET, 0), ValueError, "T must be at least 1"),
+    "proxy-list": (lambda: pk.ProxyNet(NET, 4)([1.0]), TypeError, "x must be a torch.Tensor, got list"),
+    "proxy-integer": (lambda: pk.ProxyNet(NET, 4)(IMAGES.int()), TypeError, "x must be floating point, got torch.int32"),
+    "proxy-channels": (
+        lambda: pk.ProxyNet(NET, 4)(IMAGES[:, :2]), ValueError, r"layer 0 takes inputs .* \[N, 3, H, W\], got \[2, 2, 5, 5\]"
+    ),
+    "proxy-features": (
+        lambda: pk.ProxyNet(NET, 4)(torch.zeros(2, 3, 6, 6)), ValueError, r"layer 2 takes .* \[N, 36\], got \[2, 64\]"
+    ),
+    "proxy-images-for-features": (
+        lambda: pk.ProxyNet(pk.FusedIFLinear(5, 2), 4)(IMAGES), ValueError, r"takes inputs .* \[N, 5\], got \[2, 3, 5, 5\]"
+    ),
+    "proxy-meta": (lambda: pk.ProxyNet(NET, 4)(meta(IMAGES)), TypeError, "x is on meta, .* for the shapes call the layers"),
+    "simulate-meta": (lambda: pk.simulate(NET, meta(IMAGES), 4), TypeError, "x is on meta, .* for the shapes call the la"),
     "proxy-no-neurons": (lambda: pk.ProxyNet(nn.Linear(2, 2), 4), ValueError, "at least one layer of IF neurons"),
 }  # fmt: skip
 

@@ -138,6 +138,35 @@ def test_channels_last_goes_in_and_out_without_a_copy(generator, monkeypatch):
     assert torch.equal(layer(last), layer(dense))
 
 
+def test_shapes_on_meta(net, x):
+    """A whole network's shapes, and its twin's, without a value; a simulation has nothing to look at there."""
+    net = net.to("meta")
+    for sequence in (x.to("meta"), torch.empty(20, 2, 1, 12, 12, device="meta")):
+        y = net(sequence)
+        assert y.is_meta and y.shape == (20, 2, 5)
+    model = pk.ProxyNet(net, 20).eval()
+    assert model.ann(x[0].to("meta")).shape == (2, 5)
+    with pytest.raises(TypeError, match=r"x is on meta, .* net\(x.expand"):
+        pk.simulate(net, x[0].to("meta"), 20)
+
+
+def test_torchinfo_lists_the_layers(net, x):
+    """Of a network on a sequence in dense form; of ProxyNet, whose layers hand on Spikes, it cannot."""
+    torchinfo = pytest.importorskip("torchinfo")
+    shown = torchinfo.summary(net, input_data=x.contiguous(), verbose=0)
+    assert shown.total_params == sum(p.numel() for p in net.parameters())
+    assert "FusedIFLinear" in str(shown) and "[20, 2, 8, 6, 6]" in str(shown)
+    with pytest.raises(RuntimeError) as caught:
+        torchinfo.summary(pk.ProxyNet(net, 20), input_data=x[0], verbose=0)
+    assert "Spikes" in str(caught.value.__cause__)
+
+
+def test_a_simulation_is_not_traced_by_jit(net, x):
+    for mode in (True, False):
+        with pytest.raises(TypeError, match="torch.jit.trace cannot follow .* torch.export or torch.compile"):
+            torch.jit.trace(pk.ProxyNet(net, 20).train(mode), (x[0],))
+
+
 DISTRIBUTED = """
 import sys, torch, torch.distributed as dist
 import proxykernels as pk

@@ -257,3 +257,16 @@ def test_snntorch_nets_that_have_run():
     net[0].weight.data[0] = torch.nan
     with pytest.raises(ValueError, match="module '0': weight must be finite"):
         pk.from_snntorch(net)
+
+
+@pytest.mark.parametrize("place", ["0", ""], ids=["layer", "model"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_that_the_spiking_network_would_lose_are_refused(place, kind):
+    """A hook may change what a layer gives; those that compute weights are followed (test_parametrized.py)."""
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    handle = getattr(ann.get_submodule(place), kind)(lambda module, inputs, *output: None)
+    with pytest.raises(TypeError, match="^ann('s module '0')? has a forward hook, which"):
+        pk.convert(ann, torch.rand(4, 1, 6, 6))
+    handle.remove()
+    nn.init.constant_(ann[3].bias, 1.0)
+    assert pk.simulate(pk.convert(ann, torch.rand(4, 1, 6, 6)), torch.rand(2, 1, 6, 6), 20).spikes.rate() > 0
