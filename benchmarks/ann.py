@@ -5,7 +5,6 @@ The shipped weights were made by
     python benchmarks/ann.py
 """
 
-import argparse
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from common.command import command
 from common.data import fashion_mnist
 from common.nets import WEIGHTS
+from common.printed import new_parser
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -57,14 +57,14 @@ def accuracy(ann: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (outputs.argmax(1) == labels).float().mean().item()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--data", type=Path, help="folder with Fashion-MNIST's IDX files")
-    options = parser.parse_args()
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
+    options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    images, labels = fashion_mnist("train", options.data)
+    images, labels = fashion_mnist("train", options.root)
     ann = small_ann()
     loader = DataLoader(TensorDataset(images, labels), 128, shuffle=True)
     optimizer = torch.optim.Adam(ann.parameters(), options.lr)
@@ -79,7 +79,7 @@ def main() -> None:
             schedule.step()
     state = {key: tensor.half() for key, tensor in ann.eval().state_dict().items()}
     ann.load_state_dict(state)  # measured as they are stored
-    measured = accuracy(ann, *fashion_mnist("test", options.data))
+    measured = accuracy(ann, *fashion_mnist("test", options.root))
     save_file(state, PATH, {"test_accuracy": f"{measured:.4f}"})
     print(f"wrote {PATH}: {measured:.2%} of the test images")
 

@@ -1,7 +1,7 @@
 """Accuracy against the number of steps: the trained ReLU network converted by each method, and the proxy-trained net.
 
     python benchmarks/anytime.py
-    python benchmarks/anytime.py --parts exit --exit-nets proxy --exit-images 1000 --chunk 8
+    python benchmarks/anytime.py --parts exit --exit-images 1000
 
 curves: every curve is one simulation of 1024 steps, read at 15 of them. Writes results/anytime.csv and .png.
 exit: how many steps an image takes if it stops when its first class leads by a margin of spikes, and what accuracy that
@@ -22,6 +22,7 @@ from common import figures, nets
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
+from common.printed import new_parser
 from common.tables import read_csv, save_figure, write_csv
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -53,8 +54,8 @@ class Run:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
-    images, labels = fashion_mnist("test", options.data)
-    networks = make_networks(fashion_mnist("train", options.data)[0][:CALIBRATION_IMAGES])
+    images, labels = fashion_mnist("test", options.root)
+    networks = make_networks(fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES])
     if "curves" in options.parts:
         curves(networks, images[: options.images], labels[: options.images], options)
     if "exit" in options.parts:
@@ -62,14 +63,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser = new_parser(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
     parser.add_argument("--images", type=int, default=500, help="test images for the curves")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps of the curves")
     parser.add_argument("--exit-images", type=int, default=10_000, help="test images for early exit")
     parser.add_argument("--exit-nets", nargs="+", choices=EXITS, default=list(EXITS))
     parser.add_argument("--chunk", type=int, default=2, help="steps between two looks at which images are decided")
-    parser.add_argument("--data", type=Path, help="folder with Fashion-MNIST's IDX files")
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 

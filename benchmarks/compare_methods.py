@@ -24,6 +24,7 @@ import torch
 from common import figures, nets, tables
 from common.command import INTERRUPTED, command
 from common.memory import PeakMemory
+from common.printed import new_parser
 from common.stages import stages
 from sim_speed import commit, positive
 from torch import nn
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time that each method may train for")
     parser.add_argument("--net", choices=sorted(nets.TRAINABLE), default="small")
     parser.add_argument("--T", type=positive, default=16, help="steps in training")
@@ -75,7 +76,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--test", type=positive, default=2000, help="test images of the evaluation, the first ones")
     parser.add_argument("--batch", type=positive, default=100)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--root", type=Path, help="folder with Fashion-MNIST's files")
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--method", choices=NAMES, help="only this one (default: all, and the plot)")
     parser.add_argument("--out", type=Path, default=RESULTS)

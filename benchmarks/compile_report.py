@@ -16,25 +16,19 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common import printed
 from common.command import command
+from common.printed import new_parser
 from common.tables import read_csv, write_csv
 from gpu.compile_variants import QUICK, VARIANTS, compile_in_child, faults
-from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
 COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
-HEADINGS = [
-    "registers\na thread",
-    "spilled",
-    "of it in\nmain loop",
-    "shared\nbytes",
-    "tensor\ncores",
-    "layout\nconversions",
-]
-WIDTH = 104  # of the tables in a pipe or a file, in characters
+# Registers a thread; spills, and those of them in the main loop; shared memory; tensor-core instructions; conversions
+# of layouts.
+HEADINGS = ["", "regs", "spills", "in\nloop", "shared\nbytes", "ten-\nsor", "lay-\nout"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RuntimeError as error:
         sys.exit(str(error))
     rows = [to_row(record) for record in records]
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Console()
     print_table(console, rows)
     others = [row for row in read_csv(options.out) if row["triton"] != rows[0]["triton"]]
     try:
@@ -63,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} of the {len(VARIANTS)} variants")
     default = Path(__file__).parent / "results" / "compile_report.csv"
     parser.add_argument("--out", type=Path, default=default, help="the CSV file")
@@ -84,20 +78,14 @@ def to_row(record: dict) -> dict:
 
 
 def print_table(console: Console, rows: list[dict]) -> None:
-    """A table for each kernel."""
-    for kernel in dict.fromkeys(row["kernel"] for row in rows):
-        mine = [row for row in rows if row["kernel"] == kernel]
-        title = f"\n{kernel}, Triton {mine[0]['triton']}"
-        table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1), pad_edge=False)
-        table.add_column("target", no_wrap=True)
-        table.add_column("variant")
-        for heading in HEADINGS:
-            table.add_column(heading, justify="right", no_wrap=True)
+    """A table for each kernel and target."""
+    for kernel, target in dict.fromkeys((row["kernel"], row["target"]) for row in rows):
+        mine = [row for row in rows if (row["kernel"], row["target"]) == (kernel, target)]
+        lines = [[row["variant"], *(str(row[measure]) for measure in MEASURES)] for row in mine]
+        printed.print_table(console, f"{kernel} for {target}, Triton {mine[0]['triton']}", HEADINGS, lines)
         for row in mine:
-            variant = row["variant"].replace("/", " ")  # a narrow terminal breaks lines at spaces
-            note = f" ({row['note']})" if row["note"] else ""
-            table.add_row(row["target"], variant + note, *(str(row[measure]) for measure in MEASURES))
-        console.print(table)
+            if row["note"]:
+                console.print(f"{row['variant']}: {row['note']}")
 
 
 def finish(console: Console, records: list[dict]) -> None:

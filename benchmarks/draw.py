@@ -7,7 +7,6 @@ Of sim_speed.csv: a picture for each network, reset and batch. At each T it show
 contenders the last, so that points at one T come from one run and a small run puts no large one out.
 """
 
-import argparse
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import ops_speed
 import recipes
 import torchvision_nets
 from common.command import command
+from common.printed import new_parser
 from common.tables import read_csv
 from speed import report
 
@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables and pictures")
     folder = parser.parse_args(arguments).results
     draw_sim_speed(folder)

@@ -1,14 +1,15 @@
 """Accuracy of trained networks at every number of steps, from one pass over the test images.
 
-    python benchmarks/evaluate.py                                  # the shipped networks
-    python benchmarks/evaluate.py runs/paper/paper.safetensors --T 50
-    python benchmarks/evaluate.py --precision int16                # with the weights that pk.simulate rounds so
+    python benchmarks/evaluate.py
+    python benchmarks/evaluate.py --weights runs/train/paper.safetensors --T 50
+    python benchmarks/evaluate.py --precision int16
 
-For each file: accuracy by strict argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence),
-the share of ties, the firing rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds
-the twin's statistics. Writes results/accuracy_<name>[_int16].csv, draws accuracy_<name>.png from both, and adds the
-last step's figures as a row to results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the
-accuracy that its file records for the test images.
+For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
+argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
+rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. Writes
+results/accuracy_<name>[_int16].csv, draws accuracy_<name>.png from both, and adds the last step's figures as a row to
+results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for
+the test images.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 from common import figures, nets, tables
 from common.accuracy import strict_correct, tied
 from common.command import command
+from common.printed import new_parser
 from sim_speed import commit, positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -68,11 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", nargs="*", type=Path, help="files that train.py wrote (default: the shipped ones)")
+    parser = new_parser(__doc__)
+    parser.add_argument("--weights", nargs="+", type=Path, help="files of train.py (default: the shipped ones)")
     parser.add_argument("--T", type=positive, help="steps (default: those that the network was trained for)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the spiking network's weights")
-    parser.add_argument("--data", choices=sorted(train_data.LOADERS), default="fashion-mnist")
+    parser.add_argument("--data", choices=sorted(train_data.LOADERS), default="fashion-mnist", help="its name")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables and the plots")

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import sim_speed
 import torch
+from common import printed
 from common.command import command
+from common.printed import new_parser
 from common.tables import read_csv, write_csv
 from rich.console import Console
-from rich.table import Table
 from roofline import RATE, milliseconds
 
 import proxykernels as pk
@@ -61,9 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument(
-        "--weights", type=Path, help="of the paper's network, a file of train.py (default: random ones)"
+        "--weights", type=Path, help="a file of train.py for the paper's network (default: random ones)"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the CSV files")
     return parser
@@ -132,13 +133,16 @@ def convolution_speed(
 
 
 def print_table(device: str, rows: list[dict]) -> None:
-    table = Table(title=f"\n{device}", title_justify="left")
-    for heading, justify in (("", "left"), ("measured", "right"), ("of", "right"), ("share", "right")):
-        table.add_column(heading, justify=justify)
-    for row in rows:
-        share = f"{row['share']:.0%}" if row["share"] != "" else ""
-        table.add_row(row["figure"], f"{row['value']} {row['unit']}", str(row["limit"]), share)
-    Console().print(table)
+    lines = [
+        [
+            row["figure"],
+            f"{row['value']} {row['unit']}",
+            str(row["limit"]),
+            f"{row['share']:.0%}" if row["share"] != "" else "",
+        ]
+        for row in rows
+    ]
+    printed.print_table(Console(), device, ["", "measured", "of", "share"], lines)
 
 
 if __name__ == "__main__":

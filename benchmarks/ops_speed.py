@@ -21,10 +21,9 @@ from pathlib import Path
 import torch
 from common import figures
 from common.command import command
+from common.printed import new_parser, print_table
 from common.tables import save_figure, write_csv
-from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.table import Table
 from sim_speed import commit, device_name, positive
 from speed import ops_parts
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
@@ -81,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def prepare(arguments: list[str] | None) -> argparse.Namespace:
     """The options; a bad one, or a machine without the kernels, ends here with one sentence."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--parts", type=part_list, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
     add("--rounds", type=positive, help=f"timed rounds for each case (default: {ROUNDS}, quick {QUICK_ROUNDS})")
@@ -166,13 +165,6 @@ RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads}
 # What it shows
 
 
-def new_table(title: str, headings: list[str]) -> Table:
-    table = Table(title=f"\n{title}", title_justify="left", box=HORIZONTALS, padding=0)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
 def spread(row: dict, prefix: str = "") -> str:
     """The median, and half of the range around it."""
     median, least, most = (row[f"{prefix}{name}"] for name in SPREAD)
@@ -187,12 +179,13 @@ def print_rates(console: Console, rows: list[dict]) -> None:
     peak = rows[0]["peak_gmac_s"]
     for layer, mine in grouped(rows, "layer").items():
         title = f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}; {PEAK} {peak:.0f} GMAC/s"
-        table = new_table(title, ["kernel", "rate", "ms", "GMAC/s", "/ peak", "cycles a\nrow-add"])
+        headings = ["kernel", "rate", "ms", "GMAC/s", "/ peak", "cycles a\nrow-add"]
+        lines = []
         for same in grouped(mine, "kernel").values():
             for row in same:
                 speed = f"{row['gmac_s']:.0f}", f"{row['gmac_s'] / peak:.2f}", str(row["cycles_row_add"])
-                table.add_row(kernel_name(row), f"{row['rate']:.0%}", spread(row), *speed)
-        console.print(table)
+                lines.append([kernel_name(row), f"{row['rate']:.0%}", spread(row), *speed])
+        print_table(console, title, headings, lines)
     console.print(
         f"Cycles: of one core, a clock of {rows[0]['clock_ghz']:.2f} GHz taken from the peak; the floor is 1, one load "
         "of 64 bytes a cycle."
@@ -201,25 +194,25 @@ def print_rates(console: Console, rows: list[dict]) -> None:
 
 def print_shapes(console: Console, rows: list[dict]) -> None:
     headings = ["layer", "T", "N", "rate", "kernel", "ours\nms", "rival\nms", "ratio"]
-    table = new_table("Time of torch's convolution and the fused scan / time of ours", headings)
+    lines = []
     for row in sorted(rows, key=lambda row: row["ratio"]):
         case = row["layer"], str(row["T"]), str(row["N"]), f"{row['rate']:.0%}", row["kernel"]
-        ratio = f"{'lost ' if row['lost'] else ''}{row['ratio']:.2f}"
-        table.add_row(*case, spread(row, "ours_"), spread(row, "rival_"), ratio)
-    console.print(table)
+        times = f"{row['ours_median_ms']:.3g}", f"{row['rival_median_ms']:.3g}"
+        lines.append([*case, *times, f"{'lost ' if row['lost'] else ''}{row['ratio']:.2f}"])
+    print_table(console, "Time of torch's convolution and the fused scan / time of ours", headings, lines)
     lost = [row for row in rows if row["lost"]]
     console.print(f"{len(lost)} of {len(rows)} shapes slower than {LOST} times the rival")
 
 
 def print_threads(console: Console, rows: list[dict]) -> None:
-    headings = ["rate", "target", "kernel", "threads", "ms", "GMAC/s", "/ one", "/ avx512"]
+    headings = ["target", "kernel", "rate", "threads", "ms", "GMAC/s", "/ one", "/ avx512"]
     for layer, mine in grouped(rows, "layer").items():
-        table = new_table(f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings)
+        lines = []
         for row in mine:
-            case = f"{row['rate']:.0%}", row["target"], kernel_name(row), str(row["threads"])
+            case = row["target"], kernel_name(row), f"{row['rate']:.0%}", str(row["threads"])
             ratios = f"{row['speed_over_1_thread']:.2f}", str(row["speed_over_avx512"])
-            table.add_row(*case, spread(row), f"{row['gmac_s']:.0f}", *ratios)
-        console.print(table)
+            lines.append([*case, spread(row), f"{row['gmac_s']:.0f}", *ratios])
+        print_table(console, f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings, lines, left=2)
 
 
 PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads}

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from common import figures, nets, tables
 from common.command import command
+from common.printed import new_parser
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from training import data as train_data
@@ -49,12 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--T", type=int, default=16)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
-    parser.add_argument("--root", type=Path, help="folder with Fashion-MNIST's files")
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     for name in ("steps", "T", "batch"):

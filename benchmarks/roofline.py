@@ -1,7 +1,7 @@
 """The least time that a GPU's arithmetic and memory allow for each layer of a network, beside the measured one.
 
     python benchmarks/roofline.py
-    python benchmarks/roofline.py --net paper,cifar10 --T 64 --batch 128 --precision half
+    python benchmarks/roofline.py --net paper,cifar10 --T 64 --precision half
 
 Prints for each network and card the FLOPs of the dense matrix products that the layers stand for, the bytes that this
 design and an unfused one move, and the times that follow (roofline_model.py says how). It is a model: only the last
@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import nets
+from common import nets, printed
 from common.command import command
+from common.printed import new_parser
 from common.tables import write_csv
 from gpu.roofline_model import (
     CARDS,
@@ -32,9 +33,7 @@ from gpu.roofline_model import (
     memory_ms,
     unfused,
 )
-from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.table import Table
 from sim_speed import positive
 from torch import nn
 from tqdm import tqdm
@@ -111,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--net", type=net_list, default=["small", "paper"], help=f"of {','.join(NETS)} (default: small,paper)")
     add("--T", type=positive, default=64, help="steps")
@@ -178,16 +177,14 @@ def figures(ours: list[Launch], theirs: list[Launch], card: Card, precision: Pre
 
 def print_table(console: Console, title: str, rows: list[dict], columns: dict[str, str]) -> None:
     """Print ``columns`` (name: heading) of the rows of one network."""
-    table = Table(title=f"\n{title}", title_justify="left", box=HORIZONTALS, padding=(0, 1), pad_edge=False)
-    table.add_column("layer", no_wrap=True)
-    for name, heading in columns.items():
-        table.add_column(heading, justify="left" if name == "shape" else "right", no_wrap=True)
+    lines = []
     for row in rows:
         cells = [_cell(row[name]) for name in columns]
         if "measured_ms" in columns and row["measured_ms"] == "":
             cells[-1] = row["measured_on"]
-        table.add_row(row["layer"], *cells, end_section=row is rows[-2])
-    console.print(table)
+        lines.append([row["layer"], *cells])
+    left = 2 if "shape" in columns else 1
+    printed.print_table(console, title, ["layer", *columns.values()], lines, left=left, end=1)
 
 
 def _cell(value: str | float) -> str:

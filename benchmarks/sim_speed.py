@@ -1,7 +1,8 @@
 """The main job: simulate an integrate-and-fire network on real images, and time it against its rivals.
 
     python benchmarks/sim_speed.py
-    python benchmarks/sim_speed.py --net paper --T 16,64 --batch 32 --reset soft --rivals plain,compiled
+    python benchmarks/sim_speed.py --T 64 --reset soft --rivals plain,compiled
+    python benchmarks/sim_speed.py --weights runs/train/paper.safetensors
 
 Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
 """
@@ -20,6 +21,7 @@ from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from common.nets import NETS, load
+from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
 from speed.report import INT16, OURS, append_csv, check_csv, picture_name, plot, print_line_up, print_table
@@ -111,7 +113,7 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("--net", choices=list(NETS), default="small")
     add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")

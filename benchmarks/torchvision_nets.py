@@ -1,7 +1,7 @@
 """torchvision's resnet18 and vgg16_bn as spiking networks: exactness, rates against the ReLU network, and speed.
 
     python benchmarks/torchvision_nets.py
-    python benchmarks/torchvision_nets.py --nets resnet18 --batch 1 --parts speed
+    python benchmarks/torchvision_nets.py --nets resnet18 --parts speed
 
 The weights are random, the normalisations have seen real images (Fashion-MNIST, resized and in three equal channels),
 and other real images are the calibration. For each network:
@@ -23,6 +23,7 @@ from common import figures
 from common.command import command
 from common.data import fashion_mnist_sample
 from common.network_loop import output_counts
+from common.printed import new_parser
 from common.tables import read_csv, save_figure, write_csv
 from speed.timing import Contender, measure
 from torch import Tensor, nn
@@ -64,9 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--nets", nargs="+", choices=sorted(NETS), default=sorted(NETS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
+    parser = new_parser(__doc__)
+    names = sorted(NETS)
+    parser.add_argument("--nets", nargs="+", choices=names, default=names, metavar="NET", help=" ".join(names))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
     parser.add_argument("--size", type=int, default=32, help="pixels along an image's side (at least 32)")
     parser.add_argument("--batch", type=int, default=4, help="images that are simulated")
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")

@@ -3,14 +3,15 @@
 The shipped small network and the paper's network on Fashion-MNIST are made by
 
     python benchmarks/train.py --net small
-    python benchmarks/train.py --net paper-fashion --ann-epochs 6 --epochs 6 --precision bfloat16 --ann-lr 8e-4 \\
-        --lr 2e-4 --schedule one-cycle --weight-decay 0.05 --rate-penalty 0.04
+    python benchmarks/train.py --net paper-fashion --ann-epochs 6 --epochs 6 \\
+        --precision bfloat16 --ann-lr 8e-4 --lr 2e-4 --schedule one-cycle \\
+        --weight-decay 0.05 --rate-penalty 0.04
 
-Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing
-rates; then --method, by default proxy: the spiking network's rates make the loss, and the twin carries its gradient
-back. --out holds the best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and
-is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same
-weights as an unbroken one (on a CPU). Several processes share each batch under
+docs/train.md says which options to use. Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates,
+so that its activations are firing rates; then --method, by default proxy: the spiking network's rates make the loss,
+and the twin carries its gradient back. --out holds the best weights so far, checkpoint.json with its tensors, and
+log.csv; it is one run's at a time, and is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on
+with --resume, and ends with the same weights as an unbroken one (on a CPU). Several processes share each batch under
 
     torchrun --nproc-per-node 2 benchmarks/train.py --net small
 
@@ -29,7 +30,7 @@ from training.step import Breakdown
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse ``arguments`` (default: the command line) and train; what goes wrong ends in one sentence."""
-    options = train_options.parse(arguments)
+    options = train_options.parse(arguments, __doc__)
     try:
         train(options)
     except (ValueError, OSError, Breakdown) as error:

@@ -1,14 +1,14 @@
 """The time of one training iteration by proxy: ours, and the authors' formulation in plain PyTorch.
 
-    python benchmarks/train_iteration.py                                     # random weights that fire at 5 %
+    python benchmarks/train_iteration.py
     python benchmarks/train_iteration.py --weights runs/train/paper.safetensors
 
-An iteration is the ReLU twin's pass, the spiking network's T steps, the loss, the twin's backward pass and Adam. All
-contenders share everything but the T steps: the authors run them as a loop over time. Theirs is given the best settings
-we know (rivals.py: channels last, in place, normalisation folded, the first layer's currents computed once; with and
-without torch.compile), and normalisation is frozen, as it is after the first epoch. Times are medians of interleaved
-rounds, of the wall and of the process's CPU time, which other programs disturb less. Appends to
-results/train_iteration.csv.
+The weights are random and fire at 5 %, or those of --weights. An iteration is the ReLU twin's pass, the spiking
+network's T steps, the loss, the twin's backward pass and Adam. All contenders share everything but the T steps: the
+authors run them as a loop over time. Theirs is given the best settings we know (rivals.py: channels last, in place,
+normalisation folded, the first layer's currents computed once; with and without torch.compile), and normalisation is
+frozen, as it is after the first epoch. Times are medians of interleaved rounds, of the wall and of the process's CPU
+time, which other programs disturb less. Appends to results/train_iteration.csv.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from common import nets, tables
 from common.command import command
+from common.printed import new_parser
 from sim_speed import commit, device_name, positive
 from speed import rivals
 from torch import Tensor, nn
@@ -78,15 +79,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--net", choices=sorted(nets.NETS), default="paper", help="with random weights, or shipped")
-    parser.add_argument("--weights", type=Path, help="a file that train.py wrote, instead of --net")
+    parser.add_argument("--weights", type=Path, help="a file of train.py, instead of --net")
     parser.add_argument("--batch", type=positive, default=100)
     parser.add_argument("--T", type=positive, default=50)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
     parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
-    parser.add_argument("--root", type=Path, help="folder with Fashion-MNIST's files")
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 

@@ -15,10 +15,10 @@ from itertools import product
 from math import prod
 
 import torch
+from common import printed
 from common.command import command
-from rich.box import HORIZONTALS
+from common.printed import new_parser
 from rich.console import Console
-from rich.table import Table
 from roofline import NETS, RATE, milliseconds, net_list
 from sim_speed import positive
 from torch import nn
@@ -28,11 +28,11 @@ import proxykernels as pk
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from proxykernels.kernels.gpu.block_sizes import architecture  # needs Triton
-
     options = make_parser().parse_args(arguments)
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
+    from proxykernels.kernels.gpu.block_sizes import architecture  # needs Triton
+
     rows = []
     for name in options.net:
         make, size = NETS[name]
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--net", type=net_list, default=["paper"], help=f"of {','.join(NETS)}")
     parser.add_argument("--T", type=positive, default=64, help="steps")
     parser.add_argument("--batch", type=positive, default=128, help="images")
@@ -102,12 +102,12 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
 
 
 def print_table(rows: list[tuple], device: str) -> None:
-    table = Table(title=f"fastest block sizes on {device}", title_justify="left", box=HORIZONTALS)
-    for heading in ("layer", "neurons", "C_out", "K", "pixels, channels, block_k, stages, warps", "ms", "ms today"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right", no_wrap=True)
-    for layer, neurons, C_out, K, blocks, ms, today_ms in rows:
-        table.add_row(layer, *map(str, (neurons, C_out, K)), str(tuple(blocks)), f"{ms:.4g}", f"{today_ms:.4g}")
-    Console().print(table)
+    headings = ["layer", "neurons", "C_out", "K", "pixels, channels,\nblock_k, stages,\nwarps", "ms", "ms\ntoday"]
+    lines = [
+        [layer, *map(str, (neurons, C_out, K)), str(tuple(blocks)), f"{ms:.4g}", f"{today_ms:.4g}"]
+        for layer, neurons, C_out, K, blocks, ms, today_ms in rows
+    ]
+    printed.print_table(Console(), f"fastest block sizes on {device}", headings, lines)
 
 
 if __name__ == "__main__":

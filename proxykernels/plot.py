@@ -3,7 +3,7 @@
 Every function draws into ``ax`` (default: that of a new figure) and returns it; ``ax.figure.savefig(path)`` saves it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,28 +13,29 @@ from .simulation.simulate import Result
 from .spikes import Spikes
 
 
-def raster(spikes: Spikes, sample: int = 0, *, neurons: int = 200, ax=None):
+def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 200, ax=None):
     """When each neuron of one sample fires: a dot for a spike, time to the right, neurons upward.
 
     Args:
         spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``.
         sample: which of the N samples.
-        neurons: at most so many neurons are drawn, evenly chosen among all in the order of torch's flatten.
+        neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
+            chosen among all.
         ax: matplotlib axes.
 
     Raises:
-        TypeError, ValueError: ``spikes`` are no Spikes, or there is no such sample.
+        TypeError, ValueError: ``spikes`` are no Spikes, or there is no such sample or neuron.
         ImportError: matplotlib is not installed.
     """
     if not isinstance(spikes, Spikes):
         raise TypeError(f"spikes must be Spikes (T, N, ...), got {type(spikes).__name__}; record a layer to get them")
     _check_sample(sample, spikes.shape[1])
     fired = spikes.dense(torch.bool)[:, sample].flatten(1).cpu()
-    chosen = _evenly(fired.shape[1], neurons)
+    chosen = _chosen(fired.shape[1], neurons)
     times, indices = fired[:, chosen].nonzero().unbind(1)
     ax = _axes(ax)
-    ax.scatter(times, chosen[indices], s=2, marker="|", linewidths=0.8, color="black")
-    ax.set(xlabel="step", ylabel="neuron", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
+    ax.scatter(times, chosen[indices], s=5, marker="|", linewidths=0.8, color="black")
+    ax.set(xlabel="step", ylabel="neuron (place in its layer)", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
     return ax
 
 
@@ -53,24 +54,28 @@ def rates(result: Result, *, ax=None):
         raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
     ax = _axes(ax)
     names = list(result.rates)
-    ax.barh(names, [100 * result.rates[name] for name in names], color="tab:blue")
+    bars = ax.barh(names, [100 * result.rates[name] for name in names], color="tab:blue")
+    ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.invert_yaxis()
-    ax.set(xlabel="firing rate, % of the steps")
+    ax.set(xlabel="firing rate: spikes a neuron and step, %", ylabel="layer")
     return ax
 
 
-def potential(v: Tensor, sample: int = 0, *, neurons: int = 5, v_threshold: float | None = None, ax=None):
-    """The potentials of some neurons of one sample over time.
+def potential(
+    v: Tensor, sample: int = 0, *, neurons: int | Sequence[int] = 5, v_threshold: float | None = None, ax=None
+):
+    """The potentials of some neurons of one sample over time, each after its step: where it fired, already reset.
 
     Args:
         v: potentials after each step [T, N, ...], for example ``simulate(..., record=["fc.v"]).records["fc.v"]``.
         sample: which of the N samples.
-        neurons: so many are drawn, evenly chosen among all in the order of torch's flatten.
+        neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
+            chosen among all.
         v_threshold: draws a line there.
         ax: matplotlib axes.
 
     Raises:
-        TypeError, ValueError: ``v`` is no float tensor [T, N, ...], or there is no such sample.
+        TypeError, ValueError: ``v`` is no float tensor [T, N, ...], or there is no such sample or neuron.
         ImportError: matplotlib is not installed.
     """
     checks.floating("v", v)
@@ -79,12 +84,12 @@ def potential(v: Tensor, sample: int = 0, *, neurons: int = 5, v_threshold: floa
     _check_sample(sample, v.shape[1])
     traces = v[:, sample].flatten(1).cpu()
     ax = _axes(ax)
-    for k in _evenly(traces.shape[1], neurons).tolist():
-        ax.plot(traces[:, k], linewidth=1, label=f"neuron {k}")
+    for k in _chosen(traces.shape[1], neurons).tolist():
+        ax.plot(traces[:, k], linewidth=1.2, label=f"neuron {k}")
     if v_threshold is not None:
         ax.axhline(v_threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
-    ax.set(xlabel="step", ylabel="potential")
-    ax.legend(fontsize="small")
+    ax.set(xlabel="step", ylabel="potential after the step")
+    _legend(ax)
     return ax
 
 
@@ -110,7 +115,7 @@ def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=N
     ax.set(xlabel="steps T", ylabel="accuracy, %", xscale="log")
     ax.grid(alpha=0.3)
     if any(curves):
-        ax.legend(fontsize="small")
+        _legend(ax)
     return ax
 
 
@@ -145,12 +150,24 @@ def _axes(ax):
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install matplotlib") from error
-    return pyplot.subplots(layout="constrained")[1]
+    ax = pyplot.subplots(figsize=(8, 4), layout="constrained")[1]
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
 
-def _evenly(count: int, limit: int) -> Tensor:
-    """At most ``limit`` of ``count`` indices, evenly spaced."""
-    return torch.arange(count) if count <= limit else torch.arange(limit) * count // limit
+def _legend(ax) -> None:
+    """Outside to the right, where no line can lie."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def _chosen(count: int, neurons: int | Sequence[int]) -> Tensor:
+    """The indices ``neurons`` of ``count``, or at most so many, evenly spaced."""
+    if isinstance(neurons, int):
+        return torch.arange(count) if count <= neurons else torch.arange(neurons) * count // neurons
+    chosen = torch.as_tensor(neurons, dtype=torch.int64).cpu()
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+        raise ValueError(f"neurons must be within 0 .. {count - 1}, got {chosen.tolist()}")
+    return chosen
 
 
 def _check_sample(sample: int, N: int) -> None:

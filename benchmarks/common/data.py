@@ -145,7 +145,7 @@ def _write_idx(path: Path, array: np.ndarray) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--make-sample", action="store_true", required=True)
-    parser.add_argument("--data", help="folder of the original files (default: as fashion_mnist)")
+    parser.add_argument("--root", help="folder of the original files (default: as fashion_mnist)")
     make_sample(parser.parse_args().data)
     print(f"wrote {SAMPLE}")
 

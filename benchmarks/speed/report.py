@@ -5,11 +5,10 @@ import io
 from collections import defaultdict
 from pathlib import Path
 
-from common import figures
+from common import figures, printed
 from common.tables import replace, save_figure
-from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 
 COLUMNS = [
     "date",
@@ -35,33 +34,24 @@ COLUMNS = [
 ]
 OURS = "proxykernels"
 INT16 = f"{OURS} int16"
-HEADINGS = ["ms an\nimage", "min..max", "runs", "time\n/ ours", "counts\ndiffer", "accu-\nracy", "peak\nMB"]
+HEADINGS = ["", "ms an\nimage", "half\nrange", "runs", "time\n/ ours", "counts\ndiffer", "right", "peak\nMB"]
 
 
 def print_line_up(console: Console, settings: dict[str, str], missing: dict[str, str]) -> None:
     """Print how each contender runs, and why the others do not."""
-    table = Table(box=None, show_header=False)
     for name, text in {**settings, **missing}.items():
-        table.add_row(name, text)
-    console.print(table)
+        key = "" if name in (OURS, INT16) else f" (--rivals {name})"
+        console.print(Padding(f"{figures.look(name).label}{key}: {text}", (0, 0, 0, 2)))
 
 
 def print_table(console: Console, rows: list[dict], missing: dict[str, str], rates: dict[str, float]) -> None:
     """Print the rows of one T, rivals that did not run, the ratios, and the firing rate of each layer."""
     first = rows[0]
-    title = (
-        f"\nT = {first['T']}, {first['reset']} reset, {first['batch']} images, {first['counts_total']} output counts"
-    )
-    table = Table(title=title, title_justify="left", box=HORIZONTALS, padding=(0, 1), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
+    title = f"T = {first['T']}, {first['reset']} reset, {first['batch']} images, {first['counts_total']} output counts"
     ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
-    for row in rows:
-        table.add_row(*_cells(row, ours))
-    for name in missing:
-        table.add_row(name, "", "not run")
-    console.print(table)
+    lines = [_cells(row, ours) for row in rows]
+    lines += [[figures.look(name).label, "not run", *[""] * (len(HEADINGS) - 2)] for name in missing]
+    printed.print_table(console, title, HEADINGS, lines)
     console.print(summary(rows))
     layers = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in rates.items())
     console.print(f"Firing rates (spikes a neuron and step): {layers}")
@@ -77,8 +67,8 @@ def summary(rows: list[dict]) -> str:
     fastest = min(times, key=times.get)
     parts = []
     if "plain" in times:
-        parts.append(f"{times['plain'] / ours:.2f} times as fast as the plain step loop")
-    parts.append(f"{times[fastest] / ours:.2f} times as fast as the fastest rival ({fastest})")
+        parts.append(f"{times['plain'] / ours:.2f} times as fast as the PyTorch step loop")
+    parts.append(f"{times[fastest] / ours:.2f} times as fast as the fastest rival ({figures.look(fastest).label})")
     return f"{OURS} is {' and '.join(parts)}."
 
 
@@ -168,13 +158,14 @@ def _bars(rows: list[dict]):
 
 def _cells(row: dict, ours: float) -> list[str]:
     time = row["median_ms_per_image"]
+    half = 50 * (row["max_ms_per_image"] - row["min_ms_per_image"]) / time
     return [
-        row["contender"],
+        figures.look(row["contender"]).label,
         f"{time:.3g}",
-        f"{row['min_ms_per_image']:.3g}..{row['max_ms_per_image']:.3g}" if row["rounds"] > 1 else "",
+        f"±{half:.0f} %" if row["rounds"] > 1 else "",
         str(row["rounds"]),
         f"{time / ours:.2f}",
         str(row["counts_different"]),
-        f"{100 * row['accuracy']:.1f}%",
+        f"{100 * row['accuracy']:.1f} %",
         row["peak_mb"] if row["peak_mb"] == "" else f"{row['peak_mb']:.0f}",
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from common import nets
+from common.printed import Help
 
 from training.data import AUGMENTATIONS, LOADERS
 from training.methods import LOSSES, METHODS
@@ -26,26 +27,32 @@ PRESETS = {
 }
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options, with the defaults of --preset; an unknown name ends the program with the list of known ones."""
+def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespace:
+    """The options, with the defaults of --preset; an unknown name ends the program with the list of known ones.
+
+    ``doc``: what --help shows above them.
+    """
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
     preset = first.parse_known_args(arguments)[0].preset
-    parser = _parser(first)
+    parser = _parser(first, doc)
     parser.set_defaults(**PRESETS[preset])
     options = parser.parse_args(arguments)
     _check(parser, options)
     return options
 
 
-def _parser(first: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        parents=[first],
-        description="Train a spiking network; docs/train.md says which options to use.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
+    """With the defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(parents=[first], description=doc, formatter_class=_Help)
     add = parser.add_argument
-    add("--data", choices=sorted(LOADERS), default="fashion-mnist")
+    add("--data", choices=sorted(LOADERS), default="fashion-mnist", help="its name")
     add("--root", type=Path, help="folder of the data")
     add("--net", choices=sorted(nets.TRAINABLE), default="small")
     add("--method", choices=sorted(METHODS), default="proxy")

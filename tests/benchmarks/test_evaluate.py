@@ -30,7 +30,7 @@ def save(path: Path, recorded: float) -> Path:
 
 def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     weights = save(tmp_path / "mine.safetensors", 0.5)
-    assert evaluate.main([str(weights), "--T", "12", *arguments]) == 0
+    assert evaluate.main(["--weights", str(weights), "--T", "12", *arguments]) == 0
     rows = list(csv.DictReader((tmp_path / "results" / "accuracy_mine.csv").open()))
     net, _ = nets.load("small", 0.0)
     images, labels = data.fashion_mnist_sample()
@@ -55,7 +55,7 @@ def test_spikes_and_rates(arguments, tmp_path):
 def test_precision_is_a_row_of_its_own(arguments, tmp_path):
     weights = str(save(tmp_path / "mine.safetensors", 0.5))
     for precision in ("float32", "int16", "int16"):
-        assert evaluate.main([weights, "--precision", precision, *arguments]) == 0
+        assert evaluate.main(["--weights", weights, "--precision", precision, *arguments]) == 0
     rows = list(csv.DictReader((tmp_path / "results" / "accuracy.csv").open()))
     assert [row["precision"] for row in rows] == ["float32", "int16"]
     assert abs(float(rows[0]["accuracy"]) - float(rows[1]["accuracy"])) < 0.05
@@ -63,7 +63,7 @@ def test_precision_is_a_row_of_its_own(arguments, tmp_path):
 
 
 def test_a_net_below_its_record_fails(arguments, tmp_path, capsys):
-    assert evaluate.main([str(save(tmp_path / "worse.safetensors", 0.999)), *arguments]) == 1
+    assert evaluate.main(["--weights", str(save(tmp_path / "worse.safetensors", 0.999)), *arguments]) == 1
     assert "below the accuracy recorded for it" in capsys.readouterr().err
 
 
@@ -79,8 +79,8 @@ def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
 
 def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
     with pytest.raises(SystemExit, match="evaluate.py: .*missing; train.py writes such a file"):
-        evaluate.main([str(tmp_path / "none.safetensors"), *arguments])
+        evaluate.main(["--weights", str(tmp_path / "none.safetensors"), *arguments])
     path = save(tmp_path / "cut.safetensors", 0.5)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(SystemExit, match="is damaged"):
-        evaluate.main([str(path), *arguments])
+        evaluate.main(["--weights", str(path), *arguments])

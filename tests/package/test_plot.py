@@ -26,6 +26,9 @@ def test_raster(generator, tmp_path):
     assert sorted(drawn) == sorted(dense[:, 1].flatten(1).nonzero().tolist())
     ax.figure.savefig(tmp_path / "raster.png")
     assert (tmp_path / "raster.png").stat().st_size > 1000
+    two = pk.plot.raster(pk.pack(dense), neurons=[39, 3]).collections[0].get_offsets().data.astype(int).tolist()
+    expected = [point for point in dense[:, 0].flatten(1).nonzero().tolist() if point[1] in (3, 39)]
+    assert expected and sorted(two) == sorted(expected)
     few = pk.plot.raster(pk.pack(dense), neurons=10).collections[0].get_offsets().data[:, 1]
     assert set(few.astype(int)) <= set(range(0, 40, 4))
 
@@ -46,6 +49,9 @@ def test_potential(generator):
     ax = pk.plot.potential(v, sample=1, neurons=4, v_threshold=1.0, ax=given)
     assert ax is given and len(ax.lines) == 5
     assert torch.equal(torch.tensor(ax.lines[1].get_ydata()), v[:, 1].flatten(1)[:, 3])
+    ax = pk.plot.potential(v, sample=1, neurons=torch.tensor([11, 2]))
+    assert [line.get_label() for line in ax.lines] == ["neuron 11", "neuron 2"]
+    assert torch.equal(torch.tensor(ax.lines[0].get_ydata()), v[:, 1].flatten(1)[:, 11])
 
 
 def test_accuracy_of_every_step():
@@ -68,6 +74,7 @@ def test_bad_arguments(monkeypatch):
     for call, error, message in (
         (lambda: pk.plot.raster(torch.zeros(4, 2, 3)), TypeError, "spikes must be Spikes"),
         (lambda: pk.plot.raster(packed, 2), ValueError, r"sample must be within 0 .. 1, got 2"),
+        (lambda: pk.plot.raster(packed, neurons=[0, 3]), ValueError, r"neurons must be within 0 .. 2, got \[0, 3\]"),
         (lambda: pk.plot.rates(packed), TypeError, "result must be what simulate returns, got Spikes"),
         (lambda: pk.plot.potential(torch.zeros(4, 2)), ValueError, r"v must have the shape \[T, N"),
         (lambda: pk.plot.accuracy_vs_T(packed, torch.zeros(3).long()), ValueError, r"labels must be int64 \[2\]"),

@@ -1,0 +1,85 @@
+"""What commands print: tables that fit the terminal, and help with an example."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from common.printed import print_table
+from rich.console import Console
+from speed import report
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+COMMANDS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+ROW = {
+    "T": 256, "reset": "soft", "batch": 32, "counts_total": 320, "median_ms_per_image": 1000.0,
+    "min_ms_per_image": 900.0, "max_ms_per_image": 1300.0, "rounds": 12, "counts_different": 111, "accuracy": 1.0,
+    "peak_mb": 1234.0,
+}  # fmt: skip
+ROWS = [{**ROW, "contender": name} for name in ("proxykernels", "proxykernels int16", "spikingjelly-s", "compiled")]
+
+
+def shown(width: int) -> list[str]:
+    console = Console(width=width)
+    with console.capture() as capture:
+        report.print_table(console, ROWS, {"norse": "absent"}, {"conv1": 0.1})
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize(("width", "is_table"), [(200, True), (80, True), (60, False), (50, False), (30, False)])
+def test_table_fits_80_columns_and_gives_way_to_plain_lines(width, is_table):
+    lines = shown(width)
+    assert max(map(len, lines)) <= width
+    assert any("──" in line for line in lines) == is_table
+    text = " ".join(" ".join(lines).split())
+    for part in ("SpikingJelly, single-step", "1234", "±20 %", "Norse", "not run"):
+        assert part in text, part
+    if not is_table:
+        assert "ms an image 1e+03, half range ±20 %, runs 12" in text
+
+
+def test_narrow_terminals_get_plain_lines_even_of_a_table_that_would_fit(capsys):
+    for width, is_table in ((60, True), (59, False)):
+        print_table(Console(width=width), "title", ["layer", "ms"], [["conv1", "1.5"], ["conv2", ""]])
+        lines = capsys.readouterr().out.splitlines()
+        assert any("──" in line for line in lines) == is_table
+    assert [line.rstrip() for line in lines if line.strip()] == ["title", "conv1", "  ms 1.5", "conv2"]
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [(None, True), ("80", True), ("50", False)])
+def test_width_is_80_in_a_pipe_and_that_of_COLUMNS(columns, is_table, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    program = (
+        "from common.printed import print_table; from rich.console import Console\n"
+        "print_table(Console(), 'title', ['layer', 'ms'], [['conv1', '1.5']])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    assert ("──" in done.stdout) == is_table and "1.5" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_and_shows_an_example(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    main = importlib.import_module(name).main
+    with pytest.raises(SystemExit) as ending:
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ending.value.code == 0
+    assert [line for line in lines if len(line) > 80] == []
+    assert any(line.startswith(f"    python benchmarks/{name}.py") for line in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
+    """--root is the folder of the data, --data its name, --weights files of train.py."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for option, meaning in (("--root ROOT", "folder of "), ("--data ", "its name"), ("--weights ", "of train.py")):
+        for line, following in zip(lines, lines[1:], strict=False):
+            if line.startswith(option):
+                assert meaning in line + following, line
