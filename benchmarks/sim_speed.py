@@ -20,7 +20,7 @@ import torch
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
-from common.nets import NETS, load
+from common.nets import NETS, load, net_of
 from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
@@ -99,8 +99,7 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         check_csv(options.out / "sim_speed.csv")
-        if options.weights is not None and not options.weights.is_file():
-            raise FileNotFoundError(f"{options.weights} is missing; train.py writes such a file")
+        options.net = net_of(options.weights, options.net)
         if options.root is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
@@ -115,7 +114,7 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--net", choices=list(NETS), default="small")
+    add("--net", choices=list(NETS), help="default: that of --weights, else small")
     add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
     add("--batch", type=positive, default=32, help="number of images")
     add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")

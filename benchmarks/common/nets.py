@@ -107,6 +107,21 @@ def load(name: str, v_reset: float | None, path: Path | None = None) -> tuple[nn
     return net, True
 
 
+def net_of(path: Path | None, name: str | None = None) -> str:
+    """The name in NETS of the network in ``path``, a file of train.py; without a file ``name``, by default small.
+
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: it is damaged, or not of the network ``name``.
+    """
+    if path is None:
+        return name or "small"
+    _, about = load_file(path, NETS[name or "small"])
+    found = file_stem(about["net"]) if about.get("net") in TRAINABLE else name or "small"
+    if found not in NETS or name not in (None, found):
+        raise ValueError(f"{path} is of the network {about['net']}; needed is {name or 'one of ' + ', '.join(NETS)}")
+    return found
+
+
 def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     """The network in eval mode that train.py saved in ``path``, and the file's metadata.
 

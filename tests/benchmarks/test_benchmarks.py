@@ -310,7 +310,7 @@ def test_main_job_appends_and_runs_alone(tmp_path):
 )
 def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
     given = sim_speed.make_parser().parse_args(options.split())
-    assert report.picture_name(given.net, given.reset, "cpu", sim_speed.not_default(given, trained)) == name
+    assert report.picture_name(given.net or "small", given.reset, "cpu", sim_speed.not_default(given, trained)) == name
 
 
 def test_headline_picture_survives_another_run(tmp_path):
@@ -349,6 +349,10 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         (["--batch", "-3"], "whole number of at least 1, got '-3'"),
         (["--threads", "1.5"], "whole number of at least 1, got '1.5'"),
         (["--net", "large"], "invalid choice: 'large'"),
+        (
+            ["--net", "paper", "--weights", str(nets.WEIGHTS / "small.safetensors")],
+            "is of the network small; needed is",
+        ),
         (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
         (["--batch", "257", "--root", str(data.SAMPLE)], "at most the 256 test images, got 257"),
     ],
