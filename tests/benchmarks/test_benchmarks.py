@@ -12,6 +12,7 @@ import torch
 from common import data, nets
 from common.memory import PeakMemory
 from speed import report, rivals, timing
+from training.checkpoint import write_tensors
 
 import proxykernels as pk
 
@@ -351,7 +352,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         (["--net", "large"], "invalid choice: 'large'"),
         (
             ["--net", "paper", "--weights", str(nets.WEIGHTS / "small.safetensors")],
-            "is of the network small; needed is",
+            "is of another network",
         ),
         (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
         (["--batch", "257", "--root", str(data.SAMPLE)], "at most the 256 test images, got 257"),
@@ -362,6 +363,15 @@ def test_bad_option_ends_with_one_sentence(tmp_path, capsys, options, sentence):
         sim_speed.main(["--out", str(tmp_path), *options])
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert sentence in message
+
+
+def test_file_of_weights_names_the_network(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "hard"}
+    write_tensors(path, nets.load("small", 0.0)[0].state_dict(), about)
+    assert nets.net_of(path) == nets.net_of(path, "small") == nets.net_of(None) == "small"
+    with pytest.raises(ValueError, match="mine.safetensors is of the network small; needed is paper"):
+        nets.net_of(path, "paper")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
