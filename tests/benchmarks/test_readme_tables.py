@@ -1,0 +1,49 @@
+"""README's tables are those of the CSV file, and what a package index cannot show is not in it."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from common.figures import LOOKS
+
+CHECKOUT = Path(__file__).parents[2]
+README = (CHECKOUT / "README.md").read_text()
+CONTENDERS = {look.label: key for key, look in LOOKS.items()}
+HARD = [("hard", "32", T) for T in ("16", "64", "256")]
+TABLES = {"small": HARD, "paper": [*HARD, ("soft", "32", "64"), ("hard", "1", "64")]}
+
+
+def cells(number: int) -> dict[str, list[str]]:
+    """The rows of the table of that number, by their first cell."""
+    tables = re.findall(r"^\| ms an image.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in tables[number].splitlines()]
+    return {name: figures for name, *figures in rows}
+
+
+@pytest.mark.parametrize(("number", "net"), list(enumerate(TABLES)))
+def test_table_is_in_the_csv(number, net):
+    """Every cell is the time of a row, and its ratio that to proxykernels in the same run."""
+    runs: dict[tuple, dict[str, float]] = {}
+    for row in csv.DictReader((CHECKOUT / "benchmarks" / "results" / "sim_speed.csv").open()):
+        run = runs.setdefault((row["date"], row["net"], row["reset"], row["batch"], row["T"]), {})
+        run[row["contender"]] = float(row["median_ms_per_image"])
+    checked = 0
+    for name, figures in cells(number).items():
+        for column, cell in zip(TABLES[net], figures, strict=True):
+            if cell == "-":
+                continue
+            found = set()
+            for (_, *about), times in runs.items():
+                if tuple(about) == (net, *column) and CONTENDERS[name] in times:
+                    time = times[CONTENDERS[name]]
+                    ratio = "" if name.startswith("proxykernels") else f" ({time / times['proxykernels']:.1f}x)"
+                    found.add(f"{time:.3g}{ratio}")
+            assert cell in found, (name, column)
+            checked += 1
+    assert checked >= 24
+
+
+def test_no_picture():
+    """Its path would lead nowhere on a package index."""
+    assert "![" not in README and "<img" not in README
