@@ -1,0 +1,156 @@
+"""Do the tests notice? Plants defects in a copy of the checkout, one at a time, and runs the tests on each.
+
+    python tests/planted_defects.py [NAME ...] [--options "PYTEST OPTIONS"]
+
+One defect for each family of kernels and one for each layer of the house, each of the kind that slips in: an edge, a
+missing state, a wrong order. A defect that no test notices is printed, and the exit status is 1.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONV = "kernels/cpu/src/conv2d"
+
+
+@dataclass(frozen=True)
+class Defect:
+    """``old`` in a file becomes ``new``; ``tests``: where somebody would look first."""
+
+    file: str
+    old: str
+    new: str
+    tests: str = "tests/cpu tests/package"
+
+
+DEFECTS = {
+    # Families of kernels
+    "step: the edge": Defect(
+        "kernels/cpu/src/neurons.h",
+        "h >= theta.v[i];\n            v = select(fires, h -",
+        "h - theta.v[i] >= broadcast(1e-6f);\n            v = select(fires, h -",
+    ),
+    "events: a span's last step": Defect(
+        f"{CONV}/event.h",
+        "for (int64_t t = first; t < last; t++) all",
+        "for (int64_t t = first; t < last - 1; t++) all",
+    ),
+    "periods: the start of a part": Defect(
+        f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
+    ),
+    "short rows: the high half": Defect(
+        "kernels/cpu/src/simd.h", "{ return {a.x >> 16}; }", "{ return {a.x >> 16 & 0x7fff}; }"
+    ),
+    "lookup: bits put together": Defect(
+        f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
+    ),
+    "tiles: the joined digits": Defect(
+        f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
+    ),
+    "depthwise: the last steps": Defect(
+        f"{CONV}/depthwise.h",
+        "for (Block& sum : current) sum = bias;",
+        "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
+    ),
+    "words: a partial byte": Defect(
+        "kernels/cpu/src/spike_bits.h",
+        "left < 8 ? left : 8);\n        for (; word;",
+        "left < 7 ? left : 7);\n        for (; word;",
+    ),
+    "Triton scan: the last word": Defect(
+        "kernels/gpu/if_scan.py",
+        "tl.minimum(T - first, 32)",
+        "tl.minimum(T - first, 31)",
+        "tests/gpu/test_triton_scan.py",
+    ),
+    "Triton convolution: the border": Defect(
+        "kernels/gpu/if_conv2d_kernel.py",
+        "(x >= 0) & (x < W)",
+        "(x >= 0) & (x <= W)",
+        "tests/gpu/test_triton_conv2d.py",
+    ),
+    # Layers of the house
+    "unfused: chunks": Defect(
+        "kernels/unfused.py",
+        "spikes, v = backend.if_scan(current, v, neuron)",
+        "spikes, _ = backend.if_scan(current, v, neuron)",
+    ),
+    "weight cache: stale": Defect("kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != "),
+    "simulation: samples in order": Defect(
+        "proxykernels/simulation/state.py", "torch.cat(indices).argsort()", "torch.cat(indices)"
+    ),
+    "functional: the state": Defect(
+        "proxykernels/functional.py", "_to_rows(v.detach().float())", "_to_rows(v.detach().float()).relu()"
+    ),
+    "layers: folding": Defect(
+        "proxykernels/layers/fused.py", "bn.running_mean.double()) * scale", "bn.running_mean.double())"
+    ),
+    "simulation: a chunk's start": Defect(
+        "proxykernels/simulation/state.py", "[self.start : self.start + len(x)]", "[0 : len(x)]"
+    ),
+    "training: clipping": Defect(
+        "proxykernels/training/proxy.py", "F.hardtanh(current, 0.0, theta)", "F.relu(current)"
+    ),
+    "conversion: pooling of rates": Defect(
+        "proxykernels/conversion/build_layers.py",
+        "pool = MaxRatePool2d if of_rates else layers.MaxPool2d",
+        "pool = layers.MaxPool2d",
+    ),
+}
+
+
+def noticed(defect: Defect, options: list[str]) -> tuple[bool, str]:
+    """Whether the tests fail on a copy with the defect, and the line that says which one did."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "checkout")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__"))
+        source = copy / defect.file
+        text = source.read_text()
+        if text.count(defect.old) < 1:
+            raise ValueError(f"{defect.file} does not hold {defect.old!r} any more; adapt tests/planted_defects.py")
+        source.write_text(text.replace(defect.old, defect.new, 1))
+        if source.suffix == ".h":
+            subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=copy, check=True,
+                           capture_output=True)  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *options,
+            *defect.tests.split(),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(copy)}
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
+    failed = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    return done.returncode == 1, failed or done.stdout[-200:]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="parts of names of defects (default: all)")
+    parser.add_argument("--options", default="--quick", help="of pytest (default: --quick)")
+    chosen = parser.parse_args()
+    missed = 0
+    for name, defect in DEFECTS.items():
+        if chosen.names and not any(part in name for part in chosen.names):
+            continue
+        start = time.perf_counter()
+        found, line = noticed(defect, chosen.options.split())
+        missed += not found
+        print(f"{'noticed' if found else 'MISSED '} {time.perf_counter() - start:5.0f} s  {name}: {line}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
