@@ -133,7 +133,7 @@ def noticed(defect: Defect, options: list[str]) -> tuple[bool, str]:
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
     failed = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-    return done.returncode == 1, failed or done.stdout[-200:]
+    return done.returncode not in (0, 5), failed or f"the tests ended with status {done.returncode}"  # 5: none ran
 
 
 def main() -> int:

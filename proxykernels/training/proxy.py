@@ -77,7 +77,7 @@ class ProxyNet(nn.Module):
         self.statistics = nn.ModuleDict()
 
         def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
-            names.append(name)
+            names.extend([name] if isinstance(layer, Neurons) else [])
             if isinstance(layer, FusedIFConv2d) and layer.bn is not None:
                 self.statistics[_key(name)] = nn.BatchNorm2d(
                     layer.out_channels,
@@ -240,8 +240,7 @@ class _Twin(nn.Module):
     ):
         super().__init__()
         self.layer, self.statistics, self.given = layer, statistics, given
-        # Pooled activations are clipped already, and as shares of 1.
-        self.theta = layer.v_threshold if isinstance(layer, Neurons) else 1.0
+        self.theta = layer.v_threshold if isinstance(layer, Neurons) else None  # None: pooled activations
         self.linear, self.clip = name == model._last, model.clip
         self.batch_statistics = model._batch_statistics
         self.name, self.rates = name, model.ann_rates
@@ -285,6 +284,9 @@ class _Twin(nn.Module):
         if self.linear:
             return current
         theta = self.theta
+        if theta is None:
+            self.rates[self.name] = current.mean(dtype=torch.float32)
+            return current
         if isinstance(theta, Tensor):
             theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
         if not self.clip:
