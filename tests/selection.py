@@ -2,9 +2,9 @@
 
 Most tests here are products: kernels x steps x resets x shapes. What breaks a kernel is nearly always one value of one
 parameter or a pair of them, so by default the cases of a test that has many are thinned out until every PAIR of values
-still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23, 1997), and with ``--quick`` every
-value. ``--exhaustive`` runs the whole product. What is left out is deselected, so counts stay honest, and the choice is
-the same on every machine that has the same instruction sets.
+still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23, 1997), and with ``--quick``, or where
+the test is marked ``costly``, every value. ``--exhaustive`` runs the whole product. What is left out is deselected, so
+counts stay honest, and the choice is the same on every machine that has the same instruction sets.
 """
 
 import random
@@ -23,7 +23,8 @@ def thinned(items: list[pytest.Item], strength: int) -> list[pytest.Item]:
         by_test[getattr(item, "originalname", item.name), item.path].append(item)
     kept: set[pytest.Item] = set()
     for (name, _), cases in by_test.items():
-        kept.update(cases if len(cases) <= FEW and strength > 1 else _covering(name, cases, strength))
+        level = 1 if cases[0].get_closest_marker("costly") else strength
+        kept.update(cases if len(cases) <= FEW and level > 1 else _covering(name, cases, level))
     return [item for item in items if item in kept]
 
 
