@@ -121,7 +121,8 @@ def sentence(last: dict[str, dict]) -> str:
     away = [name for name, row in last.items() if float(row["highest"]) > RUN_AWAY or row["stopped"]]
     if not away:
         return "No recipe makes the firing rates run away"
-    return f"The firing rates run away with {' and with '.join(away)}"
+    names = " and ".join(f'"{name}"' for name in away)
+    return f"By {'one recipe' if len(away) == 1 else 'some recipes'} the firing rates run away: {names}"
 
 
 if __name__ == "__main__":
