@@ -48,7 +48,7 @@ def _if_scan_kernel(
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
 
-    parameters = LOAD(neuron, channel, None)
+    parameters = LOAD(neuron, 0, channel, None)
     v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
     count = tl.zeros((BLOCK,), tl.int32)
     current_row = current_pointer + start

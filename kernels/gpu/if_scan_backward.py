@@ -35,7 +35,7 @@ def _if_scan_backward_kernel(
     offsets = tl.arange(0, BLOCK)
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
-    parameters = LOAD(neuron, channel, None)
+    parameters = LOAD(neuron, 0, channel, None)
     theta, v_reset = parameters
     scale = tl.load(scale_pointer + channel)
 

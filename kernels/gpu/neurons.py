@@ -4,7 +4,7 @@ A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two
 inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
 kernel. A step may not touch memory: the kernel keeps v in registers for all T steps.
 
-    LOAD(neuron, channel, mask) -> parameters               of some channels; once, before the steps
+    LOAD(neuron, first, channel, mask) -> parameters        of channels; once, before the steps
     STEP(v, current, parameters) -> (v, spike)
 """
 
@@ -21,17 +21,19 @@ def arguments(neuron: Neuron) -> dict:
 
 
 @triton.jit
-def load_if(neuron, channel, mask):
+def load_if(neuron, first, channel, mask):
     """The parameters of integrate-and-fire neurons: thresholds, shaped like ``channel``, and v_reset.
 
     Args:
         neuron: pointer to thresholds [channels] float32, and v_reset, a float32 scalar, or None for a soft reset.
-        channel, mask: numbers of channels, and which of them there are; None: all.
+        first, channel: channels first + channel, a scalar of any width and a block; apart, since a block of 64-bit
+            numbers takes registers (150 in place of 119 a thread on sm_90).
+        mask: which of them there are; None: all.
     """
     if mask is None:
-        theta = tl.load(neuron[0] + channel)
+        theta = tl.load(neuron[0] + first + channel)
     else:
-        theta = tl.load(neuron[0] + channel, mask=mask, other=0.0)
+        theta = tl.load(neuron[0] + first + channel, mask=mask, other=0.0)
     return theta, neuron[1]
 
 
