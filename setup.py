@@ -9,6 +9,7 @@ import runpy
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
@@ -36,8 +37,8 @@ if platform.machine() in ("x86_64", "AMD64"):
 
 
 def folders(top):
-    """A folder of Python files and those below it, as packages."""
-    return find_namespace_packages(include=[top, f"{top}.*"], exclude=["*.__pycache__", "*.src", "*.src.*"])
+    """A folder and those below it, as packages."""
+    return find_namespace_packages(include=[top, f"{top}.*"], exclude=["*.__pycache__"])
 
 
 def remove_libraries(folder):
@@ -53,6 +54,7 @@ class BuildKernels(build_ext):
     def initialize_options(self):
         super().initialize_options()
         self.checked = False
+        self.openmp = ([], [])  # flags that compile with OpenMP, and flags that link
 
     def run(self):
         if self.inplace:
@@ -60,6 +62,11 @@ class BuildKernels(build_ext):
         super().run()
 
     def build_extension(self, extension):
+        if self.compiler.compiler_type == "msvc":
+            raise SystemExit(
+                "proxykernels' C++ kernels are written for GCC and Clang and MSVC does not compile them: install "
+                "proxykernels under WSL 2, with a compiler from `apt-get install g++`"
+            )
         try:
             self.build_library(extension)
         except (CompileError, LinkError) as error:  # which setuptools passes over: the library is optional
@@ -74,6 +81,11 @@ class BuildKernels(build_ext):
         library = Path(self.get_ext_fullpath(extension.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         remove_libraries(library.parent)
+        self.openmp = next((o for o in sources["OPENMP"] if self.knows(o[0], "#include <omp.h>\n")), ([], []))
+        if not self.openmp[0]:
+            self.warn(
+                "the C++ kernels are built without OpenMP and run on one thread: install libomp, then build again"
+            )
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
         for source in extension.sources:
@@ -84,8 +96,12 @@ class BuildKernels(build_ext):
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
                 macros += [("PK_AMX", None)] if "amx" in targets else []
                 objects += self.compile(source, "common", macros, [], extension.depends)
-        flags = ["-fopenmp", *(CHECKED if self.checked else [])]
-        self.compiler.link_shared_object(objects, str(library), extra_postargs=flags, target_lang="c++")
+        flags = CHECKED if self.checked else []
+        self.compiler.link_shared_object(
+            objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
+        )
+        if not self.openmp[0]:
+            self.warn("the C++ kernels run on one thread, for the compiler has no OpenMP: install libomp, build again")
 
     def get_ext_filename(self, name):
         """Without the version of Python: the library does not depend on it."""
@@ -96,14 +112,18 @@ class BuildKernels(build_ext):
         if self.checked:
             macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
         return self.compiler.compile(
-            [source], output_dir=output, macros=macros, extra_postargs=[*sources["FLAGS"], *flags], depends=depends
+            [source],
+            output_dir=output,
+            macros=macros,
+            extra_postargs=[*sources["FLAGS"], *self.openmp[0], *flags],
+            depends=depends,
         )
 
-    def knows(self, flags):
-        """Whether the compiler is new enough for an instruction set."""
-        source = Path(self.build_temp) / "empty.cpp"
+    def knows(self, flags, text=""):
+        """Whether the compiler takes some flags, and a text with them."""
+        source = Path(self.build_temp) / "probe.cpp"
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_text("")
+        source.write_text(text)
         try:
             self.compile(str(source), "flags", [], flags, [])
         except CompileError:
@@ -111,10 +131,16 @@ class BuildKernels(build_ext):
         return True
 
 
+class Wheel(bdist_wheel):
+    def get_tag(self):
+        """Of any Python 3: nothing of Python is in the library."""
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
     packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
-    package_data={"proxykernels": ["py.typed"], "proxykernels.kernels": ["cpu/src/**/*.cpp", "cpu/src/**/*.h"]},
+    package_data={"": ["py.typed", "*.cpp", "*.h"]},
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
@@ -124,5 +150,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
 )

@@ -23,7 +23,8 @@ PROGRAM = Path(__file__).parent / "cpu" / "other_machine.cpp"
 def build(folder: str | Path, compiler: str = "c++") -> Path:
     """Compile the kernels and the program for the compiler's processor; returns the program."""
     program = Path(folder, "other_machine")
-    flags = [*sources.FLAGS, "-Wno-psabi", "-static-libstdc++", f"-I{sources.FOLDER}", "-DPK_TARGET=portable"]
+    flags = [*sources.FLAGS, *sources.OPENMP[0][0], "-Wno-psabi", "-static-libstdc++"]
+    flags += [f"-I{sources.FOLDER}", "-DPK_TARGET=portable"]
     files = [str(sources.FOLDER / "target.cpp"), str(PROGRAM)]
     subprocess.run([*shlex.split(compiler), *flags, *files, "-o", str(program)], check=True)
     return program

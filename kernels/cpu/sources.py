@@ -7,11 +7,12 @@ FOLDER = Path(__file__).parent / "src"
 FLAGS = [
     "-O3",
     "-std=c++17",
-    "-fopenmp",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # a product and a sum are rounded apart, as the definition has them
     "-fno-math-errno",
 ]
+# Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 
 
 def paths() -> list[Path]:
