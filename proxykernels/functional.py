@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import checks, ops
+from . import checks, ops, packed
 from .kernels import unfused
 from .neurons import IFNeuron
 from .spikes import Spikes
@@ -164,7 +164,7 @@ def conv2d(
     parameters = size, weight, bias, _start(v, shape, x.device), neuron.on(shape[1], x.device), *window
     if x._periods is not None and groups == 1:
         words, after = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
-    elif pool_follows and ops.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
+    elif pool_follows and packed.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
         words, pooled, after = ops.if_conv2d_pooled(x._words, T, *parameters, groups)
         return Spikes(words, (T, *shape), pooled=pooled), _from_rows(after, shape)
     else:
@@ -269,7 +269,7 @@ def max_rate_pool2d(
     """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
-    words = ops.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
+    words = packed.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
     y = Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
     return y, counts + x.count()
 
@@ -287,13 +287,13 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     """Spikes (T, N, C, ...) of the same T, N and size, one after another along C."""
     T, N, _, *size = parts[0].shape
     channels = [part.shape[2] for part in parts]
-    words = ops.cat_channels([part._words for part in parts], T, channels)
+    words = packed.cat_channels([part._words for part in parts], T, channels)
     return Spikes(words, (T, N, sum(channels), *size))
 
 
 def cat_steps(parts: Sequence[Spikes]) -> Spikes:
     """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32."""
-    words = ops.cat([part._words for part in parts], [part.T for part in parts])
+    words = packed.cat([part._words for part in parts], [part.T for part in parts])
     return Spikes(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
 
 

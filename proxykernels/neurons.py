@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, ops
+from . import checks
+from .kernels import backends
 from .kernels.neurons import Neuron
 
 
@@ -38,4 +39,4 @@ class IFNeuron(NamedTuple):
 
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
-        return device.type == "cpu" and self.v_reset == 0 and T <= ops.PERIODS
+        return device.type == "cpu" and self.v_reset == 0 and T <= backends.PERIODS

@@ -1,60 +1,25 @@
-"""The operators torch.ops.proxykernels.*: schemas, shapes of results, and which kernels a device takes.
+"""The operators torch.ops.proxykernels.*: schemas and shapes of results; kernels/backends.py says what computes them.
 
 Work on raw words, whose layout is the device's own (a CPU packs over channels, a GPU over time; see
-kernels/cpu/backend.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
+kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
 functional.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; potentials ``v`` float32 [N, P, C]. A ``neuron`` (kernels/neurons.py)
 is one argument here; in a schema, which knows no such thing, its fields stand one after another.
 """
 
-import warnings
-from functools import cache, partial, wraps
+from functools import partial, wraps
 
 import torch
 from torch import Tensor
 
-from .kernels import cpu, max_rate_pool, unfused
-from .kernels.cpu import conv2d as cpu_conv2d
-from .kernels.cpu import fallback
+from .kernels.backends import backend_of
 from .kernels.neurons import SCHEMA, Neuron
 from .kernels.unfused import output_size
 
 
-@cache
-def _cpu():
-    """The kernels for CPU tensors."""
-    kernels = cpu.load()
-    if kernels is None:
-        warnings.warn(
-            "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ "
-            "compiler (for example `apt-get install g++`), then run `" + cpu.install_command() + "`",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return fallback
-    return kernels
-
-
-def _gpu():
-    """The kernels for CUDA tensors; imported late because a machine without a GPU need not have Triton."""
-    from .kernels.gpu import words
-
-    return words
-
-
-def _kernels(device: str):
-    if device != "cpu":
-        return _gpu()
-    cpu.check_threads()
-    return _cpu()
-
-
-def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda"), composed=None):
-    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel.
-
-    ``composed``: a function of the backend and the operands, where all backends make it of their kernels the same way.
-    """
+def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
+    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
 
     arguments = [part.strip() for part in schema[1 : schema.index(")")].split(",")]
     at = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else None
@@ -71,8 +36,7 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda"), composed=
         operator = getattr(torch.ops.proxykernels, name)
 
         def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
-            kernels, operands = _kernels(device), regrouped(operands)
-            return composed(kernels, *operands) if composed else getattr(kernels, name)(*operands)
+            return getattr(backend_of(device), name)(*regrouped(operands))
 
         for device in devices:
             torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
@@ -88,11 +52,6 @@ def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
     if like.device.type == "cpu":
         return like.new_empty(N, T, P, (C + 7) // 8, dtype=torch.uint8)
     return like.new_empty((T + 31) // 32, N, P, C, dtype=torch.int32)
-
-
-def over_time(words: Tensor) -> bool:
-    """Whether words are packed over time, as on a GPU, rather than over channels."""
-    return words.dtype == torch.int32
 
 
 def _layer(like: Tensor, T: int, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +131,6 @@ def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation
 @_operator(
     "(Tensor x, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)",
-    composed=unfused.if_conv2d_real,
 )
 def if_conv2d_real(x, weight, bias, v, neuron, stride, padding, dilation, groups):
     """Convolution of real values [T, N, C_in, H, W], then IF."""
@@ -223,61 +181,3 @@ def total_periods(periods, start, T):
 def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation):
     """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
     return _layer(periods, T, v)
-
-
-PERIODS = cpu_conv2d.LONGEST_PERIOD  # the most steps for which there are periods
-
-
-def fingerprint(values: Tensor) -> int:
-    """A hash of the bytes of a contiguous tensor."""
-    return (_cpu() if values.device.type == "cpu" else fallback).fingerprint(values)
-
-
-def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
-    """The words of steps start .. stop - 1."""
-    return (_gpu() if over_time(words) else fallback).cut(words, T, start, stop)
-
-
-def cat(words: list[Tensor], steps: list[int]) -> Tensor:
-    """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
-    return (_gpu() if over_time(words[0]) else fallback).cat(words, steps)
-
-
-def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
-    """The words of max-pooled counts; ``counts`` float32 [N, C, H, W]: spikes of each input before."""
-    _, C, *size = counts.shape
-    if over_time(words):
-        spikes = unpack(words, T, C).unflatten(3, size)
-        return pack(max_rate_pool.dense(spikes, counts, kernel_size, stride, padding))
-    lags = max_rate_pool.lags(counts, kernel_size, stride, padding)
-    bits = (T + int(lags.max() if lags.numel() else 0)).bit_length()
-    planes = torch.stack([pack((lags >> bit & 1).bool()) for bit in range(bits)])
-    return max_rate_pool.packed(words, planes, size, kernel_size, stride, padding)
-
-
-def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
-    """Words of C_1, C_2, ... channels as words of their sum."""
-    if over_time(words[0]) or not any(C % 8 for C in channels[:-1]):  # whole bytes
-        return torch.cat(words, -1)
-    return pack(torch.cat([unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
-
-
-def samples(words: Tensor, index: Tensor) -> Tensor:
-    """The words of the samples ``index`` int64 [n]."""
-    return words.index_select(_batch_dim(words), index)
-
-
-def pixels(words: Tensor, index: Tensor) -> Tensor:
-    """The words of the pixels ``index`` int64 [p]."""
-    return words.index_select(2, index)
-
-
-def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
-    """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
-    shape = list(words.shape)
-    shape[_batch_dim(words)] = N
-    return words.new_zeros(shape).index_copy_(_batch_dim(words), index, words)
-
-
-def _batch_dim(words: Tensor) -> int:
-    return 1 if over_time(words) else 0

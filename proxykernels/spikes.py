@@ -6,7 +6,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from . import ops
+from . import ops, packed
 from .kernels import cpu
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
@@ -100,7 +100,7 @@ class Spikes:
         starts = range(0, self.T, _COPY_STEPS)
         parts = [self[t : t + _COPY_STEPS] for t in starts]
         words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
-        return Spikes(ops.cat(words, [part.T for part in parts]), self.shape)
+        return Spikes(packed.cat(words, [part.T for part in parts]), self.shape)
 
     def __getitem__(self, steps: slice) -> "Spikes":
         """``spikes[a:b]``: the steps a .. b - 1."""
@@ -115,7 +115,7 @@ class Spikes:
         shape = stop - start, *self.shape[1:]
         if self._periods is not None:
             return Spikes(None, shape, self._periods, self._start + start)
-        return Spikes(ops.cut(self._words, self.T, start, stop), shape)
+        return Spikes(packed.cut(self._words, self.T, start, stop), shape)
 
     def __len__(self) -> int:
         return self.T
@@ -158,7 +158,7 @@ class Spikes:
         shape = *self.shape[:3], len(pixels)
         if self._periods is not None:
             return Spikes(None, shape, self._periods.index_select(1, pixels), self._start)
-        return Spikes(ops.pixels(self._words, pixels), shape)
+        return Spikes(packed.pixels(self._words, pixels), shape)
 
     @property
     def _channels(self) -> int:

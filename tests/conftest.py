@@ -10,9 +10,8 @@ import pytest
 import selection
 import torch
 
-from proxykernels import ops
-from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu import fallback
+from proxykernels.kernels import backends, cpu
+from proxykernels.kernels.cpu.fallback import Fallback
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -92,8 +91,8 @@ def _on(name: str, monkeypatch, target: str | None = None, kernel: str | None = 
         with torch.device("cuda"):
             yield name
         return
-    kernels = fallback if name == "reference" else cpu.load(target, kernel)
-    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    kernels = Fallback() if name == "reference" else cpu.load(target, kernel)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     yield name
 
 
@@ -134,13 +133,12 @@ def kernels_can_run(pytestconfig):
 @pytest.fixture
 def triton_kernels(kernels_can_run, monkeypatch):
     """The whole library on the Triton kernels: on a GPU, or by the interpreter, which takes CPU tensors."""
-    from proxykernels.kernels.gpu import words as gpu
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
 
     if HAS_GPU:
         with torch.device("cuda"):
             yield
         return
-    monkeypatch.setattr(ops, "_cpu", lambda: gpu)
-    monkeypatch.setattr(gpu, "fingerprint", fallback.fingerprint, raising=False)
-    monkeypatch.setattr(ops, "PERIODS", 0)  # the C++ kernels' own form of spikes
+    monkeypatch.setattr(backends, "cpu_backend", lambda: gpu)
+    monkeypatch.setattr(backends, "PERIODS", 0)  # the C++ kernels' own form of spikes
     yield

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .. import reference, unfused
 from ..neurons import Neuron
-from . import abi, fallback
-from .conv2d import Convolutions, for_library, row_bytes
+from . import abi, words
+from .conv2d import Convolutions, for_library
+from .words import row_bytes
 
 
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
@@ -27,9 +28,9 @@ def load(target: str | None = None, kernel: str | None = None, library: Path | N
 
 
 class CpuKernels(Convolutions):
-    """Arguments are checked by the caller (proxykernels.functional), not here."""
+    """A backend (kernels/backends.py): the functions of one instruction set."""
 
-    cut, cat = staticmethod(fallback.cut), staticmethod(fallback.cat)
+    cut, cat = staticmethod(words.cut), staticmethod(words.cat)
 
     def pack(self, dense: Tensor) -> Tensor:
         """Bool [T, N, C, P] to packed spikes."""
@@ -97,6 +98,10 @@ class CpuKernels(Convolutions):
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v
+
+    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
+        """Convolution of real values and IF."""
+        return unfused.if_conv2d_real(self, *layer)
 
     def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
         """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""

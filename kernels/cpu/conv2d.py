@@ -1,6 +1,7 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
 from math import prod
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +12,10 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
 from .cost_model import Layer, fastest
+from .words import row_bytes
+
+if TYPE_CHECKING:
+    from ..backends import CpuBackend
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
@@ -67,7 +72,7 @@ class Convolutions:
         unit = self._short_unit(packed, layer.weight)
         kernel = self._choose(layer, words, digits, unit is not None, groups)
         if kernel == "dense":
-            return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups)
+            return unfused.if_conv2d(cast("CpuBackend", self), words, T, size, weight, bias, v, neuron, *window, groups)
         words = words.contiguous()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
@@ -232,11 +237,6 @@ def pack_words(weight: Tensor) -> Tensor:
 def pack_taps(weight: Tensor) -> Tensor:
     """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
     return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
-
-
-def row_bytes(C: int) -> int:
-    """Bytes of the spikes of one pixel."""
-    return (C + 7) // 8
 
 
 def padded(values: Tensor, fill: float) -> Tensor:

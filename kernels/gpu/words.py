@@ -1,4 +1,4 @@
-"""Spikes on a GPU: the time-packed layout in plain torch operations, and the layers on it.
+"""Spikes on a GPU: the time-packed layout in plain torch operations.
 
 Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
 ``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
@@ -12,27 +12,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
-from .if_scan import if_hold, if_scan
-from .if_scan_backward import if_scan_backward
-
-__all__ = [
-    "cat",
-    "count",
-    "cut",
-    "flatten",
-    "if_conv2d",
-    "if_conv2d_pooled",
-    "if_hold",
-    "if_linear",
-    "if_scan",
-    "if_scan_backward",
-    "max_pool2d",
-    "pack",
-    "total",
-    "unpack",
-]
 
 BITS = 32  # steps in a word
 

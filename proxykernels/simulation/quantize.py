@@ -11,7 +11,7 @@ convolved in float64, where such sums are exact too. Potentials stay float32, an
 import torch
 from torch import Tensor
 
-from .. import ops
+from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import IF, FusedIFConv2d, FusedIFLinear, Neurons, SpikingLayer
 from ..spikes import Spikes
@@ -61,7 +61,7 @@ def quantized(name: str, layer: SpikingLayer) -> SpikingLayer:
         raise ValueError(f"layer {name}: {error}") from error
 
 
-_rounded = PackedWeights(ops.fingerprint)
+_rounded = PackedWeights(fingerprint)
 
 
 def _constants(weight: Tensor, bias: Tensor | None = None) -> list[Tensor | None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional, ops
+from .. import checks, functional, packed
 from ..layers import SpikingLayer
 from ..spikes import Spikes
 from .early_exit import Stop
@@ -126,7 +126,7 @@ def ask_for_records(carriers: dict[str, Carrier], record: Iterable[str]) -> None
 def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     """The samples ``index`` [n] of a sequence (T, N, ...)."""
     if isinstance(x, Spikes):
-        return Spikes(ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
+        return Spikes(packed.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
     if checks.is_held(x):
         once = x[0][index]
         return once.expand(len(x), *once.shape)
@@ -150,7 +150,7 @@ class Batch:
         """The output of all samples, silent where they are not simulated any more."""
         if len(self.index) == self.N:
             return y
-        return Spikes(ops.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
+        return Spikes(packed.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
     def retire(self, y: Spikes, t: int, carriers: Iterable[Carrier]) -> None:
         """Stop the samples that are decided after step ``t``."""

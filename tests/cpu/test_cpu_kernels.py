@@ -9,9 +9,10 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels import ops
-from proxykernels.kernels import cpu, reference
+from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
-from proxykernels.kernels.cpu import cost_model, fallback
+from proxykernels.kernels.cpu import cost_model
+from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neurons import Neuron
 from proxykernels.kernels.weight_cache import PackedWeights
 
@@ -20,7 +21,7 @@ has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no 
 
 def force(monkeypatch, target, kernel):
     kernels = cpu.load(target, kernel)
-    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     return kernels
 
 
@@ -187,7 +188,7 @@ def test_weights_that_another_thread_writes_while_they_are_packed(known):
 
     def fingerprint(values):
         nonlocal interfere
-        result = fallback.fingerprint(values)
+        result = Fallback().fingerprint(values)
         if interfere:
             interfere = False
             weight.copy_(new)
@@ -213,7 +214,7 @@ def test_what_is_packed_is_not_written_to_any_more():
         weight.fill_(2.0)
         return values.sum()
 
-    packed = PackedWeights(fallback.fingerprint)
+    packed = PackedWeights(Fallback().fingerprint)
     assert packed.of(weight).get("sum", pack) == 32
     assert packed.of(weight).get("sum", torch.sum) == 64
 
@@ -221,7 +222,7 @@ def test_what_is_packed_is_not_written_to_any_more():
 def test_threads_share_what_was_packed_first():
     """What a thread's kernel reads must not be freed because another thread packs the same."""
     weight = torch.ones(4, 8)
-    packed = PackedWeights(fallback.fingerprint)
+    packed = PackedWeights(Fallback().fingerprint)
     inner = []
 
     def pack(values):

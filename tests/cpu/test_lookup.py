@@ -5,8 +5,7 @@ import torch
 from cases import RESETS, dyadic, spikes
 
 import proxykernels as pk
-from proxykernels import ops
-from proxykernels.kernels import cpu, reference
+from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
 
 pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
@@ -34,7 +33,7 @@ WINDOWS = {
 def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
     C_in, size, C_out, kernel, stride, padding, dilation, groups = window
     kernels = cpu.load("avx512", "lookup")
-    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(T, N, C_in, size, size, generator=generator, rate=rate)
     weight, bias = (
         dyadic(C_out, C_in // groups, kernel, kernel, generator=generator),
@@ -64,7 +63,7 @@ def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
 def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel, groups):
     """Such windows have nearly two pieces a word: their list once overran its memory, which malloc noticed later."""
     kernels = cpu.load("avx512", "lookup")
-    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     weight = dyadic(8 * groups, C_in // groups, kernel, kernel, generator=generator)
     options = {"padding": kernel // 2, "groups": groups}
     for T in range(1, 20):
@@ -77,7 +76,7 @@ def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel
 def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
     """Groups of 30 channels are joined to 120; a sum of layers is one convolution."""
     kernels = cpu.load("avx512", "lookup")
-    monkeypatch.setattr(ops, "_cpu", lambda: kernels)
+    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(40, 2, 120, 5, 5, generator=generator, rate=0.5)
     weight = dyadic(40, 30, 3, 3, generator=generator)
     actual, v = pk.if_conv2d(pk.pack(x), weight, padding=1, groups=4)

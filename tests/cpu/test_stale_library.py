@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels import ops
+from proxykernels.kernels import backends
 from proxykernels.kernels.cpu import abi, sources
 
 REFUSED = "does not belong to this version"
@@ -65,7 +65,7 @@ def test_the_order_of_functions_and_their_arguments_are_compared(monkeypatch):
 
 def test_a_library_of_other_sources_is_refused_at_the_first_use(monkeypatch):
     monkeypatch.setattr(sources, "fingerprint", lambda: "another")
-    monkeypatch.setattr(ops, "_cpu", ops._cpu.__wrapped__)
+    monkeypatch.setattr(backends, "cpu_backend", backends.cpu_backend.__wrapped__)
     with pytest.raises(RuntimeError, match=f"_cpu.so {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
         pk.if_hold(torch.full((1, 2), 0.5), 4)
 

@@ -7,9 +7,8 @@ from functools import cache
 
 import torch
 
-from proxykernels import ops
-from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu import fallback
+from proxykernels.kernels import backends, cpu
+from proxykernels.kernels.cpu.fallback import Fallback
 
 TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
 if not TARGETS:
@@ -52,7 +51,7 @@ def _counting(target: str, name: str, function):
 def kernels(way: str):
     """The backend of a way."""
     if way == FALLBACK:
-        return fallback
+        return Fallback()
     target, _, kernel = way.partition(" ")
     backend = cpu.load(target, kernel or None)
     if backend is None:
@@ -73,14 +72,14 @@ def kernels(way: str):
 @contextmanager
 def use(way: str, threads: int = 1) -> Iterator[None]:
     """The whole library on one way, with so many threads."""
-    backend, before, given = kernels(way), torch.get_num_threads(), ops._cpu
+    backend, before, given = kernels(way), torch.get_num_threads(), backends.cpu_backend
     executed[FALLBACK, "everything"] += way == FALLBACK
-    ops._cpu = lambda: backend
+    backends.cpu_backend = lambda: backend
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        ops._cpu = given
+        backends.cpu_backend = given
         torch.set_num_threads(before)
 
 

@@ -26,7 +26,7 @@ from emulator.memory import Fault  # noqa: E402
 
 from proxykernels.kernels import reference  # noqa: E402
 from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
-from proxykernels.kernels.gpu import words as gpu  # noqa: E402
+from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.neurons import Neuron  # noqa: E402

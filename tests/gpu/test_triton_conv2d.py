@@ -10,7 +10,7 @@ from cases import CONVOLUTIONS, RESETS, dyadic, spikes, thresholds, words_over_t
 
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
-from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import Neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]

@@ -9,11 +9,11 @@ from torch import nn
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 import proxykernels as pk
-from proxykernels import functional, ops
-from proxykernels.kernels import reference, weight_layouts
-from proxykernels.kernels.cpu import fallback
+from proxykernels import functional
+from proxykernels.kernels import backends, reference, weight_layouts
+from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.gpu import if_conv2d
-from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import Neuron
 from proxykernels.neurons import IFNeuron
 from proxykernels.simulation import quantize
@@ -144,7 +144,7 @@ def test_weights_of_16_bits_give_the_spikes_of_a_cpu(monkeypatch, generator, v_r
     result = pk.simulate(net, image, 33, precision="int16")
     spikes, state = result.spikes.dense().cpu(), result.state["6"][0].cpu()
     with monkeypatch.context() as patches, torch.device("cpu"):
-        patches.setattr(ops, "_cpu", lambda: fallback)
+        patches.setattr(backends, "cpu_backend", lambda: Fallback())
         expected = pk.simulate(net.cpu(), image.cpu(), 33, precision="int16")
         assert torch.equal(spikes, expected.spikes.dense()) and torch.equal(state, expected.state["6"][0])
     assert 0.01 < spikes.mean() < 0.9

@@ -13,7 +13,7 @@ from cases import words_over_time
 
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import if_scan
-from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import Neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]

@@ -10,7 +10,7 @@ from cases import RESETS, dyadic, spikes, thresholds
 
 import proxykernels as pk
 from proxykernels.kernels import reference
-from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import Neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]

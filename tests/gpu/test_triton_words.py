@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import words_over_time
 
 from proxykernels.kernels import reference, unfused
-from proxykernels.kernels.gpu import words as gpu
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 

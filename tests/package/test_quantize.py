@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import ops
-from proxykernels.kernels import cpu, reference
-from proxykernels.kernels.cpu import fallback
+from proxykernels.kernels import backends, cpu, reference
+from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.simulation import quantize
 
 
@@ -66,10 +65,10 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
         *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
         *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts")),
     ]
-    for kernels in [cpu.load(*way) for way in ways] + [fallback]:
+    for kernels in [cpu.load(*way) for way in ways] + [Fallback()]:
         if kernels is None:
             continue
-        monkeypatch.setattr(ops, "_cpu", lambda kernels=kernels: kernels)
+        monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
         assert torch.equal(pk.simulate(net, image, T, precision="int16").spikes.dense(), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -62,7 +62,7 @@ def test_channels_last_and_half_precision(generator):
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("shape", [(1, 1, 3, 2), (5, 2, 7, 40), (33, 1, 2, 5)])  # the second is over a block
 def test_triton(kernels_can_run, generator, shape, v_reset):
-    from proxykernels.kernels.gpu import words as gpu
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     current, gradient = dyadic(*shape, generator=generator), dyadic(*shape, generator=generator)

@@ -6,6 +6,7 @@ from cases import spikes
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels import backends
 
 REFUSED = [
     (nn.Flatten(), "proxykernels.Flatten"),
@@ -97,7 +98,7 @@ def test_a_library_that_does_not_load_is_no_error_of_a_layer(monkeypatch):
     def load():
         raise RuntimeError("the C++ library is stale")
 
-    monkeypatch.setattr(pk.ops, "_cpu", load)
+    monkeypatch.setattr(backends, "cpu_backend", load)
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3), pk.MaxPool2d(2))
     with pytest.raises(RuntimeError, match=r"^the C\+\+ library is stale"):
         pk.simulate(net, torch.rand(2, 1, 6, 6), 5)

@@ -1,0 +1,145 @@
+"""What runs the operators on each kind of device: one protocol, and which backend a device has.
+
+Shapes: T steps, N images, P pixels, C channels. How spikes are packed into words is the backend's own business
+(cpu/words.py, gpu/words.py). Potentials ``v`` are float32 [N, P, C], currents [T, N, P, C], and both results of a layer
+are the words of its spikes and its potentials after the last step. Backends do not check arguments: functional.py has.
+"""
+
+import warnings
+from functools import cache
+from typing import Protocol
+
+from torch import Tensor
+
+from . import cpu
+from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
+from .cpu.fallback import Fallback
+from .neurons import Neuron
+
+Fired = tuple[Tensor, Tensor]  # words and potentials
+Pair = tuple[int, int]  # of height and width
+
+__all__ = ["PERIODS", "Backend", "CpuBackend", "GpuBackend", "backend_of", "cpu_backend", "fingerprint", "gpu_backend"]
+
+
+class Backend(Protocol):
+    """What every backend offers."""
+
+    def pack(self, dense: Tensor, /) -> Tensor:
+        """Bool [T, N, C, P] to words."""
+
+    def unpack(self, words: Tensor, T: int, C: int, /) -> Tensor:
+        """Words to bool [T, N, C, P]."""
+
+    def count(self, words: Tensor, C: int, until: int, /) -> Tensor:
+        """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
+
+    def total(self, words: Tensor, /) -> Tensor:
+        """All spikes: int64, no dimensions."""
+
+    def cut(self, words: Tensor, T: int, start: int, stop: int, /) -> Tensor:
+        """The words of steps start .. stop - 1."""
+
+    def cat(self, words: list[Tensor], steps: list[int], /) -> Tensor:
+        """Words one after another in time."""
+
+    def flatten(self, words: Tensor, C: int, /) -> Tensor:
+        """P pixels of C channels to one pixel of C * P channels, in the order of torch's flatten."""
+
+    def max_pool2d(
+        self, words: Tensor, C: int, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, /
+    ) -> Tensor:
+        """The OR over each window of images of ``size`` (H, W)."""
+
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, /) -> Fired:
+        """IF on currents."""
+
+    def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron, /) -> Fired:
+        """IF on a current [N, P, C] held for T steps."""
+
+    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron, /) -> Tensor:
+        """The gradient of currents from that of the spikes, by the surrogate derivative; started at rest."""
+
+    def if_conv2d(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Fired:  # fmt: skip
+        """Convolution of images of ``size`` (H, W) by ``weight`` [C_out, C_in / groups, kh, kw], then IF."""
+
+    def if_conv2d_real(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Fired:  # fmt: skip
+        """Convolution of real values [T, N, C_in, H, W], then IF."""
+
+    def if_linear(
+        self, words: Tensor, T: int, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron, /
+    ) -> Fired:
+        """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
+
+    def fingerprint(self, values: Tensor, /) -> int:
+        """A hash of the bytes of a contiguous tensor."""
+
+
+class CpuBackend(Backend, Protocol):
+    """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires."""
+
+    def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
+        """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: periods, and potentials."""
+
+    def expand_periods(self, periods: Tensor, start: int, T: int, /) -> Tensor:
+        """Periods to the words of the steps start .. start + T - 1."""
+
+    def total_periods(self, periods: Tensor, start: int, T: int, /) -> Tensor:
+        """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
+
+    def if_period_conv2d(
+        self, periods: Tensor, start: int, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor,
+        neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
+    ) -> Fired:  # fmt: skip
+        """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
+
+
+class GpuBackend(Backend, Protocol):
+    """A GPU pools by 2 x 2 in the launch of the convolution before."""
+
+    def if_conv2d_pooled(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """if_conv2d: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
+
+
+def backend_of(device: str) -> Backend:
+    """The backend of a type of device, "cpu" or "cuda"."""
+    if device != "cpu":
+        return gpu_backend()
+    cpu.check_threads()
+    return cpu_backend()
+
+
+@cache
+def cpu_backend() -> CpuBackend:
+    """The C++ kernels, or the reference code where they were not built."""
+    kernels = cpu.load()
+    if kernels is None:
+        warnings.warn(
+            "proxykernels' C++ kernels were not built, so CPU tensors take the slow reference code. Install a C++ "
+            "compiler (for example `apt-get install g++`), then run `" + cpu.install_command() + "`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return Fallback()
+    return kernels
+
+
+def gpu_backend() -> GpuBackend:
+    """The Triton kernels; imported late because a machine without a GPU need not have Triton."""
+    from .gpu.backend import KERNELS
+
+    return KERNELS
+
+
+def fingerprint(values: Tensor) -> int:
+    """A hash of the bytes of a contiguous tensor."""
+    return backend_of(values.device.type).fingerprint(values)

@@ -1,0 +1,34 @@
+"""The Triton kernels for CUDA tensors, and the operations in plain torch, as a backend (kernels/backends.py)."""
+
+from torch import Tensor
+
+from .. import unfused
+from ..cpu.fallback import Fallback
+from . import words
+from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
+from .if_scan import if_hold, if_scan
+from .if_scan_backward import if_scan_backward
+
+
+class GpuKernels:
+    """Spikes are packed over time (words.py)."""
+
+    pack, unpack = staticmethod(words.pack), staticmethod(words.unpack)
+    count, total = staticmethod(words.count), staticmethod(words.total)
+    cut, cat = staticmethod(words.cut), staticmethod(words.cat)
+    flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
+    if_scan, if_hold = staticmethod(if_scan), staticmethod(if_hold)
+    if_scan_backward = staticmethod(if_scan_backward)
+    if_conv2d, if_linear = staticmethod(if_conv2d), staticmethod(if_linear)
+    if_conv2d_pooled = staticmethod(if_conv2d_pooled)
+
+    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
+        """Convolution of real values, then IF."""
+        return unfused.if_conv2d_real(self, *layer)
+
+    def fingerprint(self, values: Tensor) -> int:
+        """A hash of the bytes of a contiguous tensor."""
+        return Fallback().fingerprint(values)
+
+
+KERNELS = GpuKernels()

@@ -1,0 +1,71 @@
+"""Words of spikes rearranged without a kernel: in time, samples, pixels and channels; in any backend's layout.
+
+Of plain torch and the operators, so that torch.compile traces them.
+"""
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .kernels import max_rate_pool
+from .kernels.cpu import words as over_channels
+from .kernels.gpu import words as words_over_time
+
+
+def over_time(words: Tensor) -> bool:
+    """Whether words are packed over time, as on a GPU, rather than over channels."""
+    return words.dtype == torch.int32
+
+
+def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
+    """The words of steps start .. stop - 1."""
+    return _layout(words).cut(words, T, start, stop)
+
+
+def cat(words: list[Tensor], steps: list[int]) -> Tensor:
+    """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
+    return _layout(words[0]).cat(words, steps)
+
+
+def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
+    """The words of max-pooled counts; ``counts`` float32 [N, C, H, W]: spikes of each input before."""
+    _, C, *size = counts.shape
+    if over_time(words):
+        spikes = ops.unpack(words, T, C).unflatten(3, size)
+        return ops.pack(max_rate_pool.dense(spikes, counts, kernel_size, stride, padding))
+    lags = max_rate_pool.lags(counts, kernel_size, stride, padding)
+    bits = (T + int(lags.max() if lags.numel() else 0)).bit_length()
+    planes = torch.stack([ops.pack((lags >> bit & 1).bool()) for bit in range(bits)])
+    return max_rate_pool.packed(words, planes, size, kernel_size, stride, padding)
+
+
+def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
+    """Words of C_1, C_2, ... channels as words of their sum."""
+    if over_time(words[0]) or not any(C % 8 for C in channels[:-1]):  # whole bytes
+        return torch.cat(words, -1)
+    return ops.pack(torch.cat([ops.unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
+
+
+def samples(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the samples ``index`` int64 [n]."""
+    return words.index_select(_batch_dim(words), index)
+
+
+def pixels(words: Tensor, index: Tensor) -> Tensor:
+    """The words of the pixels ``index`` int64 [p]."""
+    return words.index_select(2, index)
+
+
+def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
+    """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
+    shape = list(words.shape)
+    shape[_batch_dim(words)] = N
+    return words.new_zeros(shape).index_copy_(_batch_dim(words), index, words)
+
+
+def _batch_dim(words: Tensor) -> int:
+    return 1 if over_time(words) else 0
+
+
+def _layout(words: Tensor):
+    return words_over_time if over_time(words) else over_channels
