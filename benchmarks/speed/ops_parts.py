@@ -17,6 +17,7 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 
 KERNELS = ["events", "shorts", "lookup", "tiles", "dense"]
@@ -38,13 +39,6 @@ class Kernel:
     def __init__(self, target: str | None, forced: str | None):
         self.forced, self.taken = forced, None
         self._kernels = cpu.load(target, forced)
-        choose = self._kernels._choose
-
-        def note(*layer):
-            self.taken = choose(*layer)
-            return self.taken
-
-        self._kernels._choose = note
 
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))
@@ -54,7 +48,11 @@ class Kernel:
         v, theta = torch.zeros(shape.N, math.prod(shape.out), shape.C_out), torch.ones(shape.C_out)
         window = ((shape.stride,) * 2, (shape.padding,) * 2, (shape.dilation,) * 2)
         size = shape.size, shape.size
-        return self._kernels.if_conv2d(words, shape.T, size, weight, None, v, Neuron(theta, 0.0), *window, shape.groups)
+        neuron = Neuron(theta, 0.0)
+        with recording() as choices:
+            result = self._kernels.if_conv2d(words, shape.T, size, weight, None, v, neuron, *window, shape.groups)
+        self.taken = choices[0].kernel
+        return result
 
 
 def absent(target: str | None = None) -> dict[str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import reference, unfused
 from ..neurons import Neuron
+from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions, for_library
 from .words import row_bytes
@@ -89,6 +90,7 @@ class CpuKernels(Convolutions):
         return self._scan(current.float().contiguous(), T, v, neuron)
 
     def _scan(self, current, T, v, neuron):
+        note(SCAN)
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
         words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
@@ -119,6 +121,7 @@ class CpuKernels(Convolutions):
 
         A neuron fires at the steps t where its period divides t + 1; 0: it never does.
         """
+        note(SCAN)
         current = current.float().contiguous()
         periods, v = torch.empty_like(current, dtype=torch.int16), torch.empty_like(current)
         (parameters, held), (N, P, C) = for_library(neuron), current.shape

@@ -1,5 +1,7 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from math import prod
 from typing import TYPE_CHECKING, cast
 
@@ -8,17 +10,17 @@ from torch import Tensor
 
 from .. import unfused
 from ..neurons import Neuron
+from ..recording import Choice, note, recording
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
-from .cost_model import Layer, fastest
+from .choice import BLOCK, WORD, choose
+from .cost_model import Layer
 from .words import row_bytes
 
 if TYPE_CHECKING:
     from ..backends import CpuBackend
 
-BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
-WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
 EVENT_SLICE, PERIOD_SLICE = 384, 1536
@@ -63,21 +65,22 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
-        joined = join(weight.shape, groups) if self._forced != "dense" else 0
-        if joined and not self._looks_up_groups(weight.shape, groups):
-            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, joined)
         layer = Layer(T, v.shape, size, weight.shape, *window)
-        packed = self._packed.of(weight)
-        digits = self._digits(packed) if groups == 1 and self._tiles_hold(layer) else 0
-        unit = self._short_unit(packed, layer.weight)
-        kernel = self._choose(layer, words, digits, unit is not None, groups)
+        known = cache(partial(self._packed.of, weight))  # late: it reads all weights, and joined groups need it not
+        choice = self._choose(layer, words, known, groups)
+        kernel = choice.kernel
+        if kernel == "groups":
+            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
+        note(choice)
         if kernel == "dense":
-            return unfused.if_conv2d(cast("CpuBackend", self), words, T, size, weight, bias, v, neuron, *window, groups)
-        words = words.contiguous()
+            operands = words, T, size, weight, bias, v, neuron, *window, groups
+            with recording():  # its parts are not choices
+                return unfused.if_conv2d(cast("CpuBackend", self), *operands)
+        words, packed = words.contiguous(), known()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
         if kernel == "tiles":
-            conv.digits = digits
+            conv.digits = self._digits(packed)
             tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
             conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
@@ -90,7 +93,7 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            self._set_rows(conv, packed, unit if kernel == "shorts" else None)
+            self._set_rows(conv, packed, self._short_unit(packed, layer.weight) if kernel == "shorts" else None)
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -106,8 +109,10 @@ class Convolutions:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
         packed = self._packed.of(weight)
+        unit = self._short_unit(packed, weight.shape)
+        note(Choice("periods", "input spikes are periodic" + ("" if unit is None else ", short rows")))
         conv.slice_rows = PERIOD_SLICE
-        self._set_rows(conv, packed, self._short_unit(packed, weight.shape))
+        self._set_rows(conv, packed, unit)
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
         del held
@@ -146,29 +151,22 @@ class Convolutions:
         )  # fmt: skip
         return conv, spikes, v, (theta, bias)
 
-    def _choose(self, layer: Layer, words: Tensor, digits: int, short: bool, groups: int) -> str:
-        """ "events", "shorts", "lookup", "tiles", "dense" or "depthwise"."""
-        if self._forced == "dense":
-            return "dense"
-        if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
-            return "depthwise"
-        if self._looks_up_groups(layer.weight, groups):
-            return "lookup"
-        if groups > 1:
-            return "dense"
-        if self._forced:
-            can = {"tiles": digits > 0, "lookup": self.has_lookup, "shorts": short}
-            return self._forced if can.get(self._forced, True) else "events"
+    def _choose(self, layer: Layer, words: Tensor, known: Callable[[], Packed], groups: int) -> Choice:
+        """See choice.py."""
+        return choose(
+            layer, groups, self._forced,
+            has_lookup=self.has_lookup,
+            digits=lambda: self._digits(known()) if self._tiles_hold(layer) else 0,
+            short=lambda: self._short_unit(known(), layer.weight) is not None,
+            rate=lambda: self._rate(words),
+        )  # fmt: skip
+
+    def _rate(self, words: Tensor) -> float:
+        """The firing rate of spikes, on a sample of them, as the event kernel sees it."""
         N, T, P, row = words.shape
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
         rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
-        rate = rows / max(8 * pixels.numel(), 1)
-        return fastest(layer, rate, has_lookup=self.has_lookup, digits=digits, short=short)
-
-    def _looks_up_groups(self, weight: tuple[int, ...], groups: int) -> bool:
-        """Whether these are groups for the lookup kernel, which alone takes them without joining: narrow ones."""
-        fits = groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
-        return fits and self.has_lookup and self._forced in ("lookup", None)
+        return rows / max(8 * pixels.numel(), 1)
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
@@ -203,15 +201,6 @@ class Convolutions:
             return rows
 
         conv.weight = packed.get(("rows", width, conv.slice_rows), pack).data_ptr()
-
-
-def join(weight: tuple[int, ...], groups: int) -> int:
-    """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
-    C_out, C_in = weight[0] // groups, weight[1]
-    if groups == 1 or C_in == C_out == 1:  # depthwise has a kernel of its own
-        return 0
-    divisors = (n for n in range(1, groups + 1) if groups % n == 0)
-    return next((n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0), 0)
 
 
 def short_unit(weight: Tensor) -> Tensor | None:

@@ -7,6 +7,8 @@ AMD core with AVX-512 (Zen 4); only their ratios matter.
 import math
 from dataclasses import dataclass
 
+CLOCK_HZ = 3.06e9  # of the AMD core
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -89,8 +91,8 @@ def dense(layer: Layer) -> float:
     return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
 
 
-def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: bool) -> str:
-    """ "events", "shorts", "lookup", "tiles" or "dense".
+def modelled_cycles(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: bool) -> dict[str, float]:
+    """Cycles of each kernel that can take a layer: "events", "shorts", "lookup", "tiles" or "dense".
 
     ``digits``: of the weights in tiles; 0 rules tiles out. ``short``: the weights fit short rows.
     """
@@ -101,4 +103,4 @@ def fastest(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: 
         cycles["lookup"] = lookup(layer)
     if digits:
         cycles["tiles"] = tiles(layer, digits)
-    return min(cycles, key=lambda kernel: cycles[kernel])
+    return cycles

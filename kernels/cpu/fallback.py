@@ -9,7 +9,10 @@ from torch import Tensor
 
 from .. import reference, unfused
 from ..neurons import Neuron
+from ..recording import SCAN, Choice, note, recording
 from . import words
+
+UNFUSED = Choice("dense", "no C++ kernels here")
 
 
 class Fallback:
@@ -46,6 +49,7 @@ class Fallback:
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
+        note(SCAN)
         rows, start = current.transpose(2, 3), v.transpose(1, 2)
         spikes, v = reference.if_scan(rows, start, v_threshold=neuron.theta, v_reset=neuron.v_reset)
         return self.pack(spikes.bool()), v.transpose(1, 2).contiguous()
@@ -98,11 +102,15 @@ class Fallback:
 
     def if_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of packed spikes and IF."""
-        return unfused.if_conv2d(self, *layer)
+        note(UNFUSED)
+        with recording():
+            return unfused.if_conv2d(self, *layer)
 
     def if_linear(self, *layer) -> tuple[Tensor, Tensor]:
         """A matrix product of packed spikes and IF."""
-        return unfused.if_linear(self, *layer)
+        note(UNFUSED)
+        with recording():
+            return unfused.if_linear(self, *layer)
 
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of real values and IF."""

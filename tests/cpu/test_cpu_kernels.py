@@ -12,6 +12,7 @@ from proxykernels import ops
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
 from proxykernels.kernels.cpu import cost_model
+from proxykernels.kernels.cpu.choice import choose
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neurons import Neuron
 from proxykernels.kernels.weight_cache import PackedWeights
@@ -246,15 +247,43 @@ def test_packed_weights_live_as_long_as_the_weights():
 
 
 def test_the_choice_follows_rate_and_shape():
+    def fastest(layer, rate, *, has_lookup, digits, short):
+        chosen = choose(
+            layer, 1, None, has_lookup=has_lookup, digits=lambda: digits, short=lambda: short, rate=lambda: rate
+        )
+        assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
+        return chosen.kernel
+
     conv = cost_model.Layer(64, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert cost_model.fastest(conv, 0.005, has_lookup=True, digits=3, short=False) == "events"
-    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=3, short=False) == "tiles"
-    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=0, short=False) == "events"
-    assert cost_model.fastest(conv, 0.5, has_lookup=True, digits=0, short=False) == "lookup"
-    assert cost_model.fastest(conv, 0.5, has_lookup=False, digits=0, short=False) == "events"
-    assert cost_model.fastest(conv, 0.2, has_lookup=True, digits=0, short=True) == "shorts"
+    assert fastest(conv, 0.005, has_lookup=True, digits=3, short=False) == "events"
+    assert fastest(conv, 0.2, has_lookup=True, digits=3, short=False) == "tiles"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, short=False) == "events"
+    assert fastest(conv, 0.5, has_lookup=True, digits=0, short=False) == "lookup"
+    assert fastest(conv, 0.5, has_lookup=False, digits=0, short=False) == "events"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, short=True) == "shorts"
     one_step = cost_model.Layer(1, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert cost_model.fastest(one_step, 0.02, has_lookup=True, digits=3, short=False) == "events"
+    assert fastest(one_step, 0.02, has_lookup=True, digits=3, short=False) == "events"
+
+
+@pytest.mark.parametrize(
+    "weight, groups, forced, kernel, reason",
+    [
+        ((64, 32, 3, 3), 1, "dense", "dense", "forced"),
+        ((32, 1, 3, 3), 32, "events", "depthwise", "one channel a group"),
+        ((64, 4, 3, 3), 8, None, "lookup", "narrow groups"),
+        ((64, 32, 3, 3), 2, None, "groups", "a convolution for each"),
+        ((14, 3, 3, 3), 7, "tiles", "dense", "groups no kernel takes"),
+        ((64, 32, 3, 3), 1, "events", "events", "forced"),
+        ((64, 32, 3, 3), 1, "tiles", "events", "tiles cannot take it"),
+        ((64, 32, 3, 3), 1, "shorts", "events", "shorts cannot take it"),
+        ((64, 32, 3, 3), 1, "lookup", "lookup", "forced"),
+    ],
+)
+def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
+    layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
+    options = {"digits": lambda: 0, "short": lambda: False, "rate": lambda: pytest.fail("counted")}
+    chosen = choose(layer, groups, forced, has_lookup=True, **options)
+    assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
 
 def test_the_choice_changes_no_spike(monkeypatch, generator):

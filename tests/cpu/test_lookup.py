@@ -7,6 +7,8 @@ from cases import RESETS, dyadic, spikes
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
+from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.recording import recording
 
 pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
 
@@ -51,9 +53,23 @@ def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
 )
 def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
     """Of C_in input and C_out output channels each."""
-    kernels = cpu.load("avx512")
-    assert kernels._looks_up_groups((groups * C_out, C_in, 3, 3), groups) == taken
-    assert not cpu.load("avx512", "events")._looks_up_groups((groups * C_out, C_in, 3, 3), groups)
+    words, weight = (
+        torch.zeros(1, 4, 25, -(-groups * C_in // 8), dtype=torch.uint8),
+        torch.ones(groups * C_out, C_in, 3, 3),
+    )
+    for kernel, expected in ((None, taken), ("lookup", taken), ("events", False)):
+        layer = (
+            words,
+            4,
+            (5, 5),
+            weight,
+            None,
+            torch.zeros(1, 9, groups * C_out),
+            Neuron(torch.ones(groups * C_out), 0.0),
+        )
+        with recording() as choices:
+            cpu.load("avx512", kernel).if_conv2d(*layer, (1, 1), (0, 0), (1, 1), groups)
+        assert (choices[0].reason == "narrow groups") == expected
 
 
 @pytest.mark.parametrize(

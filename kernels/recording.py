@@ -1,0 +1,46 @@
+"""Which kernels a call took, for whoever asks: :func:`recording`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel that took an operation.
+
+    Attributes:
+        kernel: its name.
+        reason: why, where there was no choice by time.
+        cycles: modelled time of each kernel that could take it, in clock cycles of one core; none without choice.
+        joined: groups of a convolution that were joined first; the kernel is then chosen for each of these.
+    """
+
+    kernel: str
+    reason: str = ""
+    cycles: dict[str, float] = field(default_factory=dict)
+    joined: int = 0
+
+
+SCAN = Choice("scan", "neurons alone")
+
+_record: ContextVar[list[Choice] | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[Choice]]:
+    """The choices made by this thread in the block, in their order; an inner block keeps its own to itself."""
+    choices: list[Choice] = []
+    token = _record.set(choices)
+    try:
+        yield choices
+    finally:
+        _record.reset(token)
+
+
+def note(choice: Choice) -> None:
+    """Add a choice to the record, if there is one."""
+    record = _record.get()
+    if record is not None:
+        record.append(choice)
