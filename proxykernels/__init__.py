@@ -23,6 +23,7 @@ Networks
 
 Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
+    explain                        which kernel each layer took, and why
     margin                         a rule for early exit
     ProxyNet                       training by a ReLU network that shares the weights
     plot                           rasters, rates, potentials, accuracy against the number of steps
@@ -70,6 +71,7 @@ from .layers import (  # noqa: E402
 )
 from .network import Network  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
+from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402
@@ -91,6 +93,7 @@ __all__ = [
     "ProxyNet",
     "Spikes",
     "convert",
+    "explain",
     "from_nir",
     "from_snntorch",
     "from_spikingjelly",

@@ -14,7 +14,7 @@ from .early_exit import Stop
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
 from .quantize import quantized, round_input
-from .state import Batch, Carrier, ask_for_records
+from .state import Batch, Carrier, ask_for_records, unwatched
 from .summary import summary
 from .synops import SynOps
 
@@ -100,9 +100,13 @@ def simulate(
 
 
 def run(
-    net, x, T, *, chunk=None, state=None, stop=None, record=(), precision=None, batch_statistics: bool = False
+    net, x, T, *, chunk=None, state=None, stop=None, record=(), precision=None, batch_statistics=False, watch=unwatched
 ) -> Result:
-    """simulate, for callers that need the statistics of the batch (training); they take all T steps at once."""
+    """simulate, for callers with needs of their own.
+
+    ``batch_statistics``: normalise by the statistics of the batch (training), of all T steps at once. ``watch``: a
+    context, of a layer's name and its input, in which each layer computes.
+    """
     T = checks.steps(T)
     checks.module("net", net)
     if state is not None and not isinstance(state, dict):
@@ -125,7 +129,7 @@ def run(
             layer = shallow_copy(layer)
             layer.pool_follows = True
         layer = layer if precision is None else quantized(name, layer)
-        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics)
+        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch)
         return carriers[name]
 
     carrying = replace_neurons(net, carry)
@@ -135,7 +139,7 @@ def run(
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
     ask_for_records(carriers, record)
     batch = Batch(x.shape[1], T, stop, x.device)
-    parts = []
+    parts: list[Spikes] = []
     for start in range(0, T, chunk):
         for carrier in carriers.values():
             carrier.start_chunk(start)

@@ -1,7 +1,9 @@
 """A network while it is simulated: what its layers carry from chunk to chunk, and the samples still in the batch."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,13 @@ from .synops import accumulates, multiply_accumulates
 POTENTIALS = ".v"  # behind a layer's name: its potentials
 
 
+Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
+
+
+def unwatched(name: str, x) -> AbstractContextManager:
+    return nullcontext()
+
+
 class Carrier(nn.Module):
     """A layer that hands its potentials from chunk to chunk, counts spikes and operations, and keeps records.
 
@@ -22,8 +31,17 @@ class Carrier(nn.Module):
     that repeat themselves are run once, ``ahead`` steps, at the first chunk; not if ``ahead`` is 0.
     """
 
-    def __init__(self, name: str, layer: SpikingLayer, ahead: int, states: list[Tensor] | None, batch_statistics: bool):
+    def __init__(
+        self,
+        name: str,
+        layer: SpikingLayer,
+        ahead: int,
+        states: list[Tensor] | None,
+        batch_statistics: bool,
+        watch: Watch = unwatched,
+    ):
         super().__init__()
+        self.watch = watch
         self.name, self.layer, self.ahead, self.batch_statistics = name, layer, ahead, batch_statistics
         self.states = list(states or [])
         self.repeating: dict[int, Spikes] = {}  # call -> all steps of neurons that repeat themselves
@@ -43,7 +61,8 @@ class Carrier(nn.Module):
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
         v = self.states[self.calls] if self.calls < len(self.states) else None
         try:
-            y, state = self._spike(x, v)
+            with self.watch(self.name, x):
+                y, state = self._spike(x, v)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {self.name}: {error}") from error
         self.states[self.calls : self.calls + 1] = [state]

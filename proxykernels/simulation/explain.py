@@ -1,0 +1,190 @@
+"""Why a network takes the time it takes: which kernel each layer took, at which firing rates, and for what reason."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.cpu.cost_model import CLOCK_HZ
+from ..kernels.recording import Choice, recording
+from ..spikes import Spikes
+from .simulate import Result, run
+
+NAMES = {"dense": "unfused", "shorts": "short rows"}  # of kernels, where a reader knows them by others
+LONGEST_NAME = 20  # of a layer, in the table
+NARROWEST = 60  # columns of a terminal that a table fits; below, lines
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer.
+
+    Attributes:
+        layer: its name.
+        kernel: what took it: "periods", "events", "short rows", "lookup", "tiles", "depthwise", "unfused" (torch's
+            convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton convolution", "pooled Triton
+            convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took several.
+        input_rate: firing rate of its input; None if that is real-valued.
+        rate: firing rate of its neurons, as in ``simulate(...).rates``.
+        modelled_ms: what the model that chooses expects (kernels/cpu/cost_model.py, for the core it was measured on,
+            and the threads that are set); None where nothing was compared.
+        measured_ms: what it took, all steps, with packing its weights if this was their first use.
+        why: the reason, in short.
+    """
+
+    layer: str
+    kernel: str
+    input_rate: float | None
+    rate: float
+    modelled_ms: float | None
+    measured_ms: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :func:`explain` found; ``print`` shows a table.
+
+    Attributes:
+        rows: a :class:`Row` for each layer of neurons, in the order of the network.
+    """
+
+    rows: list[Row]
+
+    def __str__(self) -> str:
+        width = shutil.get_terminal_size((80, 24)).columns
+        return _lines(self.rows) if width < NARROWEST else _table(self.rows, width)
+
+
+def explain(net: nn.Module, x: Tensor | Spikes, T: int) -> Explanation:
+    """Simulate a network once, and say which kernel each of its layers took and why.
+
+    Args:
+        net, x, T: as in :func:`simulate`: x is [N, ...], held, or (T, N, ...). ``net`` is not changed.
+
+    Returns:
+        An :class:`Explanation`: ``.rows``, and a table when it is printed. Its times include the packing of weights
+        that are used for the first time: explain twice to see the kernels alone.
+
+    Raises:
+        TypeError, ValueError: as :func:`simulate`.
+    """
+    watch = _Watch()
+    result = run(net, x, T, watch=watch)
+    return Explanation([watch.row(name, result) for name in result.rates])
+
+
+class _Watch:
+    """Notes the choices, the times and the inputs of each layer while a network runs."""
+
+    def __init__(self):
+        self.choices: dict[str, list[Choice]] = {}
+        self.seconds: dict[str, float] = {}
+        self.inputs: dict[str, list[tuple[int, int] | None]] = {}  # spikes and their places; None of real values
+
+    @contextmanager
+    def __call__(self, name: str, x) -> Iterator[None]:
+        parts = x if isinstance(x, tuple | list) else (x,)
+        _wait(parts[0].device)
+        start = time.perf_counter()
+        with recording() as choices:
+            yield
+        _wait(parts[0].device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.choices.setdefault(name, []).extend(choices)
+        self.inputs.setdefault(name, []).extend(
+            (int(part._total()), torch.Size(part.shape).numel()) if isinstance(part, Spikes) else None for part in parts
+        )
+
+    def row(self, name: str, result: Result) -> Row:
+        choices = self.choices.get(name, [])
+        convolutions = [choice for choice in choices if not choice.kernel.endswith("scan")]
+        choices = convolutions or choices
+        kernels = list(dict.fromkeys(NAMES.get(choice.kernel, choice.kernel) for choice in choices))
+        reasons = list(dict.fromkeys(choice.reason for choice in choices if choice.reason))
+        cycles = _sum([choice.cycles for choice in choices])
+        modelled = None
+        if cycles:
+            modelled = 1000 * sum(choice.cycles[choice.kernel] for choice in choices)
+            modelled /= CLOCK_HZ * torch.get_num_threads()
+            if len(kernels) == 1:
+                reasons.append(_margin(cycles, choices[0].kernel))
+        return Row(
+            name,
+            " + ".join(kernels) or "torch",
+            _rate(self.inputs.get(name, [])),
+            result.rates[name],
+            modelled,
+            1000 * self.seconds.get(name, 0.0),
+            "; ".join(reasons) or ("differs by chunk" if kernels else "torch's operations"),
+        )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _sum(cycles: list[dict[str, float]]) -> dict[str, float]:
+    """Cycles of the kernels that all calls compared; empty if one compared none."""
+    common = set.intersection(*(set(each) for each in cycles)) if cycles else set()
+    return {kernel: sum(each[kernel] for each in cycles) for kernel in common}
+
+
+def _margin(cycles: dict[str, float], chosen: str) -> str:
+    """How much longer the next best kernel is modelled to take."""
+    others = {kernel: time for kernel, time in cycles.items() if kernel != chosen}
+    if not others:
+        return ""
+    runner_up = min(others, key=lambda kernel: others[kernel])
+    return f"{NAMES.get(runner_up, runner_up)}: {others[runner_up] / cycles[chosen]:.1f}x as long"
+
+
+def _rate(inputs: list[tuple[int, int] | None]) -> float | None:
+    counted = [part for part in inputs if part is not None]
+    places = sum(size for _, size in counted)
+    return sum(spikes for spikes, _ in counted) / places if places and len(counted) == len(inputs) else None
+
+
+def _cells(row: Row) -> list[str]:
+    """The fields of a row as text."""
+    name = row.layer if len(row.layer) <= LONGEST_NAME else "..." + row.layer[3 - LONGEST_NAME :]
+    rates = ("-" if rate is None else f"{100 * rate:.1f} %" for rate in (row.input_rate, row.rate))
+    times = (
+        "-" if ms is None else f"{ms:.3g}" if ms < 100 else f"{ms:.0f}" for ms in (row.modelled_ms, row.measured_ms)
+    )
+    return [name, row.kernel, *rates, *times, row.why]
+
+
+TITLES = ["layer", "kernel", "in", "out", "model ms", "ms", "why"]
+assert len(TITLES) == len(fields(Row))
+
+
+def _table(rows: list[Row], width: int) -> str:
+    table = [TITLES, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    left = (0, 1, 6)  # columns of text
+    lines = []
+    for cells in table:
+        *texts, why = (
+            cell.ljust(size) if k in left else cell.rjust(size)
+            for k, (cell, size) in enumerate(zip(cells, widths, strict=True))
+        )
+        line, why = "  ".join(texts), why.rstrip()
+        lines.append(f"{line}  {why}" if sum(widths) + 2 * len(texts) <= width else f"{line}\n    {why}")
+    if all(len(part) <= width for line in lines for part in line.split("\n")):
+        return "\n".join(lines)
+    return _lines(rows)
+
+
+def _lines(rows: list[Row]) -> str:
+    """One field a line, for a terminal that is narrower than the table."""
+    blocks = []
+    for row in rows:
+        name, *cells = _cells(row)
+        blocks.append("\n".join([name, *(f"  {title}: {cell}" for title, cell in zip(TITLES[1:], cells, strict=True))]))
+    return "\n".join(blocks)
