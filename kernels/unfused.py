@@ -5,7 +5,6 @@ For every case that has no kernel of its own yet. Memory does not grow with T be
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,6 @@ from torch import Tensor
 from .neurons import Neuron
 from .recording import Choice, note
 from .weight_layouts import require_finite
-
-if TYPE_CHECKING:
-    from .backends import Backend
 
 FEW_INPUTS = 64  # of a neuron
 CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
@@ -34,7 +30,7 @@ def chunk_steps(neurons: int, device: torch.device) -> int:
     return steps if device.type == "cpu" else -(-steps // 32) * 32
 
 
-def scan_chunks(backend: "Backend", currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Scan the chunks [t, N, P, C] one after another, handing the potentials [N, P, C] on."""
     words, steps = [], []
     for current in currents:
@@ -45,7 +41,7 @@ def scan_chunks(backend: "Backend", currents: Iterable[Tensor], v: Tensor, neuro
 
 
 def if_conv2d(
-    backend: "Backend", words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
+    backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
     weight, C_in = weight.float(), weight.shape[1] * groups
@@ -60,9 +56,7 @@ def if_conv2d(
     return scan_chunks(backend, currents(), v, neuron)
 
 
-def if_conv2d_real(
-    backend: "Backend", x, weight, bias, v, neuron, stride, padding, dilation, groups
-) -> tuple[Tensor, Tensor]:
+def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
     window = stride, padding, dilation, groups
     if x.stride(0) == 0:
@@ -71,7 +65,7 @@ def if_conv2d_real(
     return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
 
 
-def if_linear(backend: "Backend", words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
+def if_linear(backend, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
     """A matrix product of packed spikes: a convolution of images of one pixel."""
     one, none = (1, 1), (0, 0)
     kernel = weight[:, :, None, None]

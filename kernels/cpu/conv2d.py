@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import cache, partial
 from math import prod
-from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -17,9 +16,6 @@ from . import abi
 from .choice import BLOCK, WORD, choose
 from .cost_model import Layer
 from .words import row_bytes
-
-if TYPE_CHECKING:
-    from ..backends import CpuBackend
 
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
@@ -75,7 +71,7 @@ class Convolutions:
         if kernel == "dense":
             operands = words, T, size, weight, bias, v, neuron, *window, groups
             with recording():  # its parts are not choices
-                return unfused.if_conv2d(cast("CpuBackend", self), *operands)
+                return unfused.if_conv2d(self, *operands)
         words, packed = words.contiguous(), known()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()

@@ -73,6 +73,7 @@ def test_an_operator_compiles(generator):
 LAYERS = [
     "kernels",
     "ops",
+    "packed",
     "spikes",
     "checks",
     "neurons",
@@ -83,9 +84,30 @@ LAYERS = [
 ]
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
-    "kernels": ["neurons", "reference", "weight_layouts", "weight_cache", "unfused", "max_rate_pool", "cpu", "gpu"],
+    "kernels": [
+        "neurons",
+        "recording",
+        "reference",
+        "weight_layouts",
+        "weight_cache",
+        "unfused",
+        "max_rate_pool",
+        "cpu",
+        "gpu",
+        "backends",
+    ],
     "layers": ["base", "fused", "pooling", "sums"],
-    "simulation": ["early_exit", "synops", "one_step", "pool_fusion", "state", "quantize", "simulate"],
+    "simulation": [
+        "early_exit",
+        "synops",
+        "summary",
+        "one_step",
+        "pool_fusion",
+        "state",
+        "quantize",
+        "simulate",
+        "explain",
+    ],
     "training": ["surrogate", "proxy"],
     "conversion": [
         "fx_calls",
