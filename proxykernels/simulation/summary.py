@@ -1,14 +1,9 @@
 """What print(result) of a simulation shows."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .simulate import Result
-
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
 
-def summary(result: "Result") -> str:
+def summary(result) -> str:
     """The size of the output, the steps, and a row for each layer; no tensor's values."""
     T, N = result.spikes.shape[:2]
     lines = [f"Result of T = {T} steps, N = {N} samples: spikes {result.spikes.shape} on {result.spikes.device}"]
