@@ -48,7 +48,7 @@ def _plain(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     object.__setattr__(clone, "__class__", parametrize.type_before_parametrizations(module))
     for name in computed:
         clone.__dict__.pop(name, None)
-    clone._parameters = module._parameters | computed
+    clone._parameters = {**module._parameters, **computed}  # type: ignore[dict-item]  # computed ones are plain tensors
     hooks = set(_hooks(module))
     clone._forward_pre_hooks = type(module._forward_pre_hooks)(
         (key, hook) for key, hook in module._forward_pre_hooks.items() if hook not in hooks
@@ -66,7 +66,7 @@ def _computed_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         hook(module, None)  # computes the weight and sets it
     names = [hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name for hook in _hooks(module)]
     if parametrize.is_parametrized(module):
-        names += module.parametrizations
+        names += list(module.parametrizations)  # type: ignore[arg-type]  # an nn.ModuleDict
     for name in names:
         value = getattr(module, name)
         yield name, value if value.grad_fn is not None else nn.Parameter(value.detach(), value.requires_grad)

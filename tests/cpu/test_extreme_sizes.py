@@ -5,11 +5,12 @@ import torch
 from cases import dyadic, spikes
 
 import proxykernels as pk
+from proxykernels import checks
 from proxykernels.kernels import reference
 from proxykernels.kernels.cpu import conv2d
 from proxykernels.kernels.cpu.cost_model import Layer
 
-HUGE = 2**62  # a product with any other number overflows
+HUGE = checks.LARGEST_WINDOW
 
 
 @pytest.mark.parametrize("groups", [1, 4, 32], ids=["whole", "groups", "depthwise"])
@@ -33,7 +34,7 @@ def test_a_stride_beyond_the_image_for_periods(backend, generator):
 def test_pooling_windows_beyond_the_image(backend, generator):
     """Two pixels of each window are in the image at most; the others are not walked."""
     x = spikes(3, 2, 9, 2, 3, generator=generator)
-    wide = pk.max_pool2d(pk.pack(x), 2**30, stride=2**30, padding=2**29)
+    wide = pk.max_pool2d(pk.pack(x), HUGE, stride=HUGE, padding=HUGE // 2)
     assert x.any() and torch.equal(
         wide.dense(), torch.nn.functional.max_pool2d(x.flatten(0, 1), (2, 3)).view(3, 2, 9, 1, 1)
     )
