@@ -3,8 +3,9 @@
 For every case that has no kernel of its own yet. Memory does not grow with T beyond the packed spikes.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def conv2d(
     if x.device.type == "cpu":  # a GPU would have to be waited for
         require_finite("weight", weight)
     images = x.flatten(0, 1).to(dtype)
-    with _full_float32(), torch.autocast(x.device.type, enabled=False):
+    with _full_float32() if x.is_cuda else nullcontext(), torch.autocast(x.device.type, enabled=False):
         images, padding = _pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
@@ -127,17 +128,27 @@ def _pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[
     return F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
 
 
+_lock = threading.Lock()
+_convolving: list[str] = []  # precisions that were found, one for each thread that is at it
+
+
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Convolve float32 in float32.
 
     By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to TF32 with its 10 bits,
-    which changes sums and with them spikes.
+    which changes sums and with them spikes. The setting is the process's: the last thread to leave restores it.
     """
     convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # set by torch when it is imported
-    precision = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
+    with _lock:
+        _convolving.append(convolution.fp32_precision)
+        convolution.fp32_precision = "ieee"
     try:
         yield
     finally:
-        convolution.fp32_precision = precision
+        with _lock:
+            if len(_convolving) == 1:
+                convolution.fp32_precision = _convolving[0]
+                _convolving.clear()
+            else:
+                _convolving.pop()

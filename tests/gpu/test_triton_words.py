@@ -102,6 +102,20 @@ def test_max_pool2d(generator, size, kernel_size, stride, padding):
     assert words.is_contiguous()
 
 
+def test_the_last_thread_restores_the_precision():
+    """Two threads convolve at once: whoever entered first leaves first."""
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    first, second = unfused._full_float32(), unfused._full_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert convolution.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert convolution.fp32_precision == before != "ieee"
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
 def test_convolution_is_in_full_float32(monkeypatch, precision):
     convolution = torch.backends.cudnn.conv
