@@ -112,10 +112,7 @@ class GpuBackend(Backend, Protocol):
 
 def backend_of(device: str) -> Backend:
     """The backend of a type of device, "cpu" or "cuda"."""
-    if device != "cpu":
-        return gpu_backend()
-    cpu.check_threads()
-    return cpu_backend()
+    return cpu_backend() if device == "cpu" else gpu_backend()
 
 
 @cache

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .kernels import cpu
 from .kernels.weight_layouts import is_finite, require_finite
 from .spikes import Spikes, is_binary, pack
 
@@ -291,8 +290,6 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity, also in float32. Not looked at where the values cannot be read."""
     if not _values_can_be_read(tensor):
         return
-    if tensor.device.type == "cpu":
-        cpu.check_threads()
     if not is_finite(tensor):
         raise ValueError(f"{name} must be finite in float32, and holds NaN or infinite values")
 

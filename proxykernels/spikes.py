@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from . import ops, packed
-from .kernels import cpu
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 
@@ -219,8 +218,6 @@ def pack(dense: Tensor) -> Spikes:
 
 def is_binary(dense: Tensor) -> bool:
     """Whether a tensor holds nothing but 0 and 1."""
-    if dense.device.type == "cpu":
-        cpu.check_threads()
     return dense.dtype == torch.bool or torch.equal(dense, dense.ne(0).to(dense.dtype))
 
 

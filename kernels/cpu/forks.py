@@ -1,41 +1,22 @@
-"""Forks: a child has its parent's OpenMP runtime and not its threads, so it would wait for them for ever.
+"""Forks: a child has its parent's OpenMP runtime and not its threads, for which it would wait for ever.
 
-Only the thread that forked lives on in the child, and each thread has OpenMP threads of its own.
+So the parent lets its threads go before it forks, torch's with ours, for the runtime is one; the next parallel loop
+starts new ones.
 """
 
+import ctypes
 import os
-from threading import get_ident
 
-import torch
+import torch  # noqa: F401  brings the OpenMP runtime
 
-_used: set[int] = set()  # threads that may have OpenMP threads
-_bereft: int | None = None  # the thread of this process whose OpenMP threads stayed behind
+SOFT = 1  # omp_pause_soft: settings such as torch.set_num_threads stay
 
 
-def check_threads() -> None:
-    """Called before the work of a kernel.
-
-    Raises:
-        RuntimeError: it would wait for threads that stayed behind in a fork.
-    """
-    if torch.compiler.is_compiling() or torch.get_num_threads() == 1:
-        return
-    thread = get_ident()
-    if thread == _bereft:
-        raise RuntimeError(
-            f"this process was forked from one that had used proxykernels with {torch.get_num_threads()} threads, "
-            "which a fork leaves behind: start processes by the method 'spawn' "
-            "(multiprocessing.get_context('spawn')), or call torch.set_num_threads(1) first"
-        )
-    _used.add(thread)
-
-
-def _after_fork() -> None:
-    global _bereft
-    thread = get_ident()
-    _bereft = thread if thread == _bereft or thread in _used else None
-    _used.clear()
+def _release_threads() -> None:
+    # The threads of this OS thread alone, which is the only one that lives on in the child.
+    if pause := getattr(ctypes.CDLL(None), "omp_pause_resource_all", None):
+        pause(SOFT)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_release_threads)
