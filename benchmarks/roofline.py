@@ -213,7 +213,7 @@ def measure(net: nn.Module, size: tuple[int, ...], batch: int, T: int) -> dict[s
         random = torch.rand(batch, *shape, device=device)
         x = pk.if_hold(2 * RATE * random, T)[0] if result else random.expand(T, *random.shape)
         # A layer takes a tensor or Spikes and gives the same; Spikes are what travels between layers.
-        run = layer.spike if isinstance(layer, pk.FusedIFConv2d | pk.FusedIFLinear) else layer
+        run = layer.spike if isinstance(layer, pk.layers.Fused) else layer
         result[name] = milliseconds(lambda run=run, x=x: run(x))
         y = run(x)
         shape = (y[0] if isinstance(y, tuple) else y).shape[2:]

@@ -83,7 +83,7 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
     for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):
         x = pk.if_hold(2 * RATE * torch.rand(batch, *shape, device=device), T)[0]
         y = layer(x)
-        if isinstance(layer, pk.FusedIFConv2d | pk.FusedIFLinear) and not first:
+        if isinstance(layer, pk.layers.Fused) and not first:
             groups = getattr(layer, "groups", 1)
             C_out, K = len(layer.weight) // groups, layer.weight[0].numel()
             neurons = batch * prod(y.shape[3:])

@@ -19,6 +19,7 @@ from torch import Tensor
 from . import checks, ops, packed
 from .kernels import unfused
 from .neurons import IFNeuron
+from .padding import symmetric
 from .spikes import Spikes
 
 
@@ -152,7 +153,7 @@ def conv2d(
     stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
     groups = checks.groups(groups, C_in, weight)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    weight, padding, dilation = _padding(weight, padding, stride, dilation)
+    weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.room(T, shape, x.device)
@@ -329,34 +330,6 @@ def _fire_held(
     checks.room(T, shape, rows.device)
     words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), parameters)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
-
-
-def _padding(weight: Tensor, padding, stride, dilation) -> tuple[Tensor, Sequence[int], Sequence[int]]:
-    """Padding in numbers: (weight, padding, dilation).
-
-    'same' pads one more on the right where the total is odd. We pad that much on both sides, and put a tap of weight 0
-    in front of the kernel (with its dilation written out), so that the output starts where torch's does.
-    """
-    if not isinstance(padding, str):
-        return weight, checks.pair("padding", padding, 0), dilation
-    if padding not in ("same", "valid"):
-        raise ValueError(f"padding must be a number, two numbers, 'same' or 'valid', got {padding!r}")
-    if padding == "valid":
-        return weight, (0, 0), dilation
-    if tuple(stride) != (1, 1):
-        raise ValueError(f"padding='same' needs stride 1, got stride {tuple(stride)}")
-    pads, steps = [], []
-    for axis, d in zip((2, 3), dilation, strict=True):
-        total = d * (weight.shape[axis] - 1)
-        if total % 2:
-            shape = list(weight.shape)
-            shape[axis] = total + 2
-            spread = weight.new_zeros(shape)
-            spread.narrow(axis, 1, total + 1)[(slice(None),) * axis + (slice(None, None, d),)] = weight
-            weight, d, total = spread, 1, total + 1
-        pads.append(total // 2)
-        steps.append(d)
-    return weight, pads, steps
 
 
 def _channels(shape: Sequence[int]) -> int:

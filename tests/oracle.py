@@ -45,24 +45,10 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
         state[name] = before + x
         pool = layer.kernel_size, layer.stride, layer.padding
         return F.max_pool2d(state[name], *pool) - F.max_pool2d(before, *pool)
-    if isinstance(layer, pk.MaxPool2d):
-        return F.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding)
-    if isinstance(layer, pk.AdaptiveAvgPool2d):
-        return F.adaptive_avg_pool2d(x, layer.output_size)
-    if isinstance(layer, pk.AvgPool2d):
-        return nn.AvgPool2d.forward(layer, x)
-    if isinstance(layer, pk.Flatten):
-        return x.flatten(1)
-    if isinstance(layer, pk.FusedIFConv2d):
-        current = F.conv2d(x, *layer.folded(), layer.stride, layer.padding, layer.dilation, layer.groups)
-    elif isinstance(layer, pk.FusedIFLinear):
-        current = F.linear(x, layer.weight, layer.bias)
-    elif isinstance(layer, pk.FusedIFSum):
-        current = sum(synapse(part) for synapse, part in zip(layer.synapses, inputs, strict=True))
-    elif isinstance(layer, pk.IF):
-        current = x
-    else:
-        raise TypeError(f"the oracle knows no {type(layer).__name__}")
+    if not isinstance(layer, pk.layers.Neurons):  # torch's own pooling or flattening
+        return layer(x.unsqueeze(0)).squeeze(0)
+    terms = layer.terms(inputs if len(inputs) > 1 else x)
+    current = sum(synapse.plain()(part) for synapse, part in terms)
     v = state.get(name, torch.full_like(current, layer.v_init))
     theta = torch.as_tensor(layer.v_threshold)
     theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta  # one a channel

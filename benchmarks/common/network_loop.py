@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
+from common.stages import plain
 
 
 @torch.inference_mode()
@@ -31,21 +32,9 @@ def step_of(layer: nn.Module, sources: tuple[str, ...]):
         return _MaxRate(layer)
     if isinstance(layer, pk.FusedIFSum):
         return _Neurons(layer, list(layer.synapses), sources)
-    if isinstance(layer, pk.FusedIFConv2d):
-        plain = nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-            layer.groups,
-        )  # fmt: skip
-        weight, bias = layer.folded()
-        plain.weight, plain.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
-        return _Neurons(layer, [plain.to(memory_format=torch.channels_last)], sources)
-    if isinstance(layer, pk.FusedIFLinear):
-        return _Neurons(layer, [lambda x: F.linear(x, layer.weight, layer.bias)], sources)
-    if isinstance(layer, pk.AdaptiveAvgPool2d):
-        return lambda x: F.adaptive_avg_pool2d(x, layer.output_size)
-    if isinstance(layer, pk.Flatten):
-        return lambda x: x.flatten(1)
-    raise TypeError(f"the step loop knows no {type(layer).__name__}")
+    if isinstance(layer, pk.layers.Fused):
+        return _Neurons(layer, [plain(layer).to(memory_format=torch.channels_last)], sources)
+    return plain(layer)
 
 
 class _Neurons:

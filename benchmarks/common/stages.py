@@ -1,9 +1,10 @@
 """A network of proxykernels layers taken apart into plain torch modules, for those who simulate it otherwise."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import proxykernels as pk
 
@@ -28,8 +29,8 @@ def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> 
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     result, synapses = [], []
     for layer in net:
-        synapses.append(_synapse(layer))
-        if isinstance(layer, pk.FusedIFConv2d | pk.FusedIFLinear):
+        synapses.append(plain(layer))
+        if isinstance(layer, pk.layers.Fused):
             if layer.v_reset not in (None, 0.0):
                 raise ValueError(f"rivals reset to 0 or subtract, got v_reset={layer.v_reset}")
             module = nn.Sequential(*synapses).eval().to(device, memory_format=memory_format)
@@ -38,22 +39,14 @@ def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> 
     return result
 
 
-def _synapse(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, pk.FusedIFConv2d):
-        geometry = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-        plain = nn.Conv2d(layer.in_channels, layer.out_channels, *geometry)
-        return _with_parameters(plain, *layer.folded())
-    if isinstance(layer, pk.FusedIFLinear):
-        plain = nn.Linear(layer.in_features, layer.out_features)
-        return _with_parameters(plain, layer.weight, layer.bias)
+def plain(layer: nn.Module) -> nn.Module:
+    """A layer's synapse, pooling or flattening as a module of torch for single steps, with weights of its own."""
+    if isinstance(layer, pk.layers.Fused):
+        return copy.deepcopy(layer.synapse(layer).plain()).requires_grad_(False)
     if isinstance(layer, pk.MaxPool2d):
         return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, pk.AdaptiveAvgPool2d):
+        return nn.AdaptiveAvgPool2d(layer.output_size)
     if isinstance(layer, pk.Flatten):
         return nn.Flatten()
     raise TypeError(f"rivals know no layer {type(layer).__name__}")
-
-
-def _with_parameters(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    module.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    module.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
-    return module

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels.unfused import output_size
+from proxykernels.conversion.nir_nodes import output_shape
 
 
 @dataclass(frozen=True)
@@ -75,25 +75,13 @@ def layers(net: nn.Sequential, size: tuple[int, int, int]) -> list[Layer]:
     """The layers of a network for constant images of ``size`` (C, H, W)."""
     found, shape = [], size
     for name, layer in net.named_children():
-        inputs = torch.Size(shape).numel()
+        after = output_shape(layer, [shape])
+        inputs, outputs = torch.Size(shape).numel(), torch.Size(after).numel()
         weights = multiplications = 0
-        if isinstance(layer, pk.FusedIFConv2d):
-            geometry = layer.kernel_size, layer.stride, layer.padding, layer.dilation
-            after = (layer.out_channels, *output_size(shape[1:], *geometry))
-            weights = layer.weight.numel()
-            multiplications = weights * after[1] * after[2]
-        elif isinstance(layer, pk.FusedIFLinear):
-            after = (layer.out_features,)
-            weights = multiplications = layer.weight.numel()
-        elif isinstance(layer, pk.MaxPool2d):
-            kernel_size, stride = layer.kernel_size, layer.stride or layer.kernel_size
-            geometry = [(number, number) for number in (kernel_size, stride, layer.padding, 1)]
-            after = (shape[0], *output_size(shape[1:], *geometry))
-        else:
-            after = (inputs,)
+        if isinstance(layer, pk.layers.Fused):
+            weights, multiplications = layer.weight.numel(), layer.synapse(layer).fan_in * outputs
         kind = {pk.MaxPool2d: "pool", pk.Flatten: "flatten"}.get(type(layer), "product")
         text = f"{'x'.join(map(str, shape))} -> {'x'.join(map(str, after))}"
-        outputs = torch.Size(after).numel()
         found.append(Layer(name, kind, inputs, outputs, weights, multiplications, held=not found, shape=text))
         shape = after
     return found

@@ -3,8 +3,9 @@
 from torch import nn
 
 from .. import layers
-from ..layers import MaxRatePool2d
-from ..layers.sums import FusedIFSum
+from ..layers.synapses import synapse_of
+
+LAYERS = {layer.synapse: layer for layer in (layers.IF, layers.FusedIFConv2d, layers.FusedIFLinear)}
 
 
 def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:
@@ -12,28 +13,11 @@ def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:
 
     ``neuron``: v_threshold, v_reset and v_init.
     """
-    if len(modules) > 1:
-        return FusedIFSum(*(_with_parameters(module, nn.Conv2d, nn.Linear) for module in modules), **neuron)
-    (module,) = modules
-    if isinstance(module, nn.Identity):
-        return layers.IF(**neuron)
-    return _with_parameters(module, layers.FusedIFConv2d, layers.FusedIFLinear, **neuron)
-
-
-def _with_parameters(module: nn.Module, convolution: type, linear: type, **neuron) -> nn.Module:
-    """A module of one of two types that computes what ``module`` does; its class may be another library's."""
-    if isinstance(module, nn.Identity):
-        return nn.Identity()
-    bias = module.bias is not None
-    if isinstance(module, nn.Linear):
-        layer = linear(module.in_features, module.out_features, bias, device="meta", **neuron)
-    else:
-        layer = convolution(
-            module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding,
-            module.dilation, module.groups, bias, device="meta", **neuron,
-        )  # fmt: skip
-    layer.weight, layer.bias = module.weight, module.bias
-    return layer
+    synapses = [synapse_of(module) for module in modules]
+    if len(synapses) > 1:  # their classes may be another library's
+        return layers.FusedIFSum(*(synapse.plain() for synapse in synapses), **neuron)
+    (synapse,) = synapses
+    return synapse.into(LAYERS[type(synapse)], **neuron)
 
 
 def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
@@ -41,7 +25,7 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
     if isinstance(module, nn.MaxPool2d):
         if module.dilation not in (1, (1, 1)) or module.ceil_mode or module.return_indices:
             raise ValueError(f"{where}: max pooling with dilation, ceil_mode or return_indices is not supported")
-        pool = MaxRatePool2d if of_rates else layers.MaxPool2d
+        pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d
         return pool(module.kernel_size, module.stride, module.padding)
     if isinstance(module, nn.AvgPool2d):
         return layers.AvgPool2d(

@@ -16,11 +16,9 @@ import numpy as np
 from torch import nn
 
 from .. import checks, layers
-from ..layers.sums import FusedIFSum
 from ..network import Network, free_name
 from .nir_nodes import Shape, if_node, output_shape, shaping_node, synapse_node
 
-NEURONS = (layers.FusedIFConv2d, layers.FusedIFLinear, layers.IF, FusedIFSum)
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
 
 
@@ -83,7 +81,7 @@ class _Writer:
 
     def add_neurons(self, name: str, layer: layers.Neurons, sources, taken: list[Shape], shape: Shape) -> None:
         synapses = [synapse for synapse, _ in layer.terms(sources)]
-        weighted = [isinstance(synapse, nn.Conv2d | nn.Linear) for synapse in synapses]
+        weighted = [synapse.fan_in > 0 for synapse in synapses]
         self.last[name] = self._free(f"{name}_if") if weighted[0] else self.first[name]
         self.nodes[self.last[name]] = if_node(self.nir, layer, shape)
         for k, source in enumerate(sources):
@@ -129,7 +127,7 @@ def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
         raise ValueError("net must have at least one layer, it has none")
     read = {source for *_, sources in listed for source in sources}
     for name, layer, _ in listed:
-        if not isinstance(layer, NEURONS + SHAPING):
+        if not isinstance(layer, (layers.Neurons, *SHAPING)):
             raise TypeError(f"layer {name}: NIR has no node for {type(layer).__name__}")
         if any(parameter.is_meta for parameter in layer.parameters()):
             raise ValueError(f"layer {name} is on the meta device and has no weights; load them first")

@@ -4,14 +4,14 @@ Values are copied in both directions: nothing that is written into a graph chang
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import checks, layers
-from ..layers.sums import padding_in_numbers
+from ..layers.synapses import Convolution, Product, Synapse
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -32,17 +32,28 @@ def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | No
 # From layers to nodes
 
 
-def synapse_node(nir, synapse: nn.Module, input_shape: Shape, output_shape: Shape):
-    if isinstance(synapse, nn.Linear):
-        weight = _array("weight", synapse.weight)
-        return nir.Linear(weight) if synapse.bias is None else nir.Affine(weight, _array("bias", synapse.bias))
-    weight, bias = synapse.folded() if isinstance(synapse, layers.FusedIFConv2d) else (synapse.weight, synapse.bias)
+def synapse_node(nir, synapse: Synapse, input_shape: Shape, output_shape: Shape):
+    return NODES[type(synapse)](nir, synapse, input_shape, output_shape)
+
+
+def _linear_node(nir, synapse: Product, input_shape: Shape, output_shape: Shape):
+    weight, bias = synapse.parameters()
+    weight = _array("weight", weight)
+    return nir.Linear(weight) if bias is None else nir.Affine(weight, _array("bias", bias))
+
+
+def _conv2d_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
+    weight, bias = synapse.parameters()
     bias = torch.zeros(len(weight)) if bias is None else bias
-    geometry = synapse.stride, padding_in_numbers(synapse), synapse.dilation, synapse.groups
+    weight, padding, dilation = synapse.window(weight)
+    geometry = synapse.module.stride, padding, dilation, synapse.module.groups
     node = nir.Conv2d(input_shape[1:], _array("weight", weight), *geometry, _array("bias", bias))
     # nir would say itself, were all kernels square and all convolutions of one group.
     node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
     return node
+
+
+NODES: dict[type[Synapse], Callable] = {Product: _linear_node, Convolution: _conv2d_node}
 
 
 def if_node(nir, layer: layers.Neurons, shape: Shape):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..neurons import IFNeuron
 from ..spikes import Spikes
+from .synapses import Synapse
 
 _warned: set[type] = set()  # classes that have said it
 
@@ -21,6 +22,7 @@ class SpikingLayer(nn.Module):
     """A layer that gives spikes, and whose state a caller may carry from call to call."""
 
     v_init = 0.0
+    synapse: type[Synapse] = Synapse  # what makes its currents
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         self._warn_without_gradient(x)
@@ -59,9 +61,9 @@ class SpikingLayer(nn.Module):
         """The layer's currents for one step [N, ...], before any normalisation; differentiable."""
         raise NotImplementedError
 
-    def terms(self, x: Spikes | Tensor) -> list[tuple[nn.Module, Spikes | Tensor]]:
+    def terms(self, x: Spikes | Tensor) -> list[tuple[Synapse, Spikes | Tensor]]:
         """The synapses whose currents add up, each with the input that it takes."""
-        return [(self, x)]
+        return [(self.synapse(self), x)]
 
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether on an input that is held for T steps its spikes are kept as periods."""

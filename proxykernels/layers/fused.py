@@ -6,9 +6,28 @@ from torch import Tensor, nn
 from .. import checks, functional
 from ..spikes import Spikes
 from .base import Neurons, each_step
+from .synapses import Convolution, Product
 
 
-class FusedIFConv2d(Neurons, nn.Conv2d):
+class Fused(Neurons):
+    """Neurons behind weights of their own, those of nn.Conv2d or nn.Linear, which is the other base class."""
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, with a normalisation's running statistics folded in."""
+        return self.weight, self.bias
+
+    def _fire(self, x, v, batch_statistics):
+        return self._fire_with(*self.folded(), x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
+        """The layer with other weights."""
+        raise NotImplementedError
+
+    def affine(self, x: Tensor) -> Tensor:
+        return self.synapse.plain_class.forward(self, x)
+
+
+class FusedIFConv2d(Fused, nn.Conv2d):
     """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
 
     Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
@@ -28,6 +47,8 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_conv2d`; padding_mode other than 'zeros' is not offered.
     """
+
+    synapse = Convolution
 
     def __init__(
         self,
@@ -69,15 +90,11 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         if self.bn is not None and batch_statistics:
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             return functional.scan(each_step(lambda image: self.bn(self.affine(image)), x), v, self.neuron)
-        return self._fire_with(*self.folded(), x, v)
+        return super()._fire(x, v, batch_statistics)
 
-    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
-        """The layer with other weights."""
+    def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
         return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
-
-    def affine(self, x: Tensor) -> Tensor:
-        return nn.Conv2d.forward(self, x)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
@@ -92,7 +109,7 @@ class FusedIFConv2d(Neurons, nn.Conv2d):
         return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
-class FusedIFLinear(Neurons, nn.Linear):
+class FusedIFLinear(Fused, nn.Linear):
     """Fully connected layer of IF neurons over all steps: nn.Linear's arguments and parameters, and then:
 
     Args:
@@ -103,6 +120,8 @@ class FusedIFLinear(Neurons, nn.Linear):
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_linear`.
     """
+
+    synapse = Product
 
     def __init__(
         self,
@@ -119,15 +138,8 @@ class FusedIFLinear(Neurons, nn.Linear):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._set_neurons(v_threshold, v_reset, v_init)
 
-    def _fire(self, x, v, batch_statistics):
-        return self._fire_with(self.weight, self.bias, x, v)
-
-    def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
-        """The layer with other weights."""
+    def _fire_with(self, weight, bias, x, v):
         return functional.linear(x, weight, bias, v, self.neuron)
-
-    def affine(self, x: Tensor) -> Tensor:
-        return nn.Linear.forward(self, x)
 
 
 class IF(Neurons):

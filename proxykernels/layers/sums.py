@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, functional
-from ..kernels import unfused
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons
+from .synapses import Convolution, Product, Synapse, synapse_of
 
 
 class FusedIFSum(Neurons):
@@ -43,7 +43,9 @@ class FusedIFSum(Neurons):
         if not synapses:
             raise ValueError("synapses must be at least one module, nn.Conv2d, nn.Linear or nn.Identity; got none")
         for synapse in synapses:
-            _check_synapse(synapse)
+            if isinstance(synapse, Neurons):
+                raise TypeError(f"a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got {type(synapse).__name__}")
+            synapse_of(synapse)
         self.synapses = nn.ModuleList(synapses)
         self._set_neurons(v_threshold, v_reset, v_init)
 
@@ -57,21 +59,24 @@ class FusedIFSum(Neurons):
 
     def _fire(self, x, v, batch_statistics):
         self._check_inputs(x)
-        main = self.synapses[0]
-        if isinstance(main, nn.Linear):
-            return functional.linear(_cat(x), *self._joined(), v, self.neuron)
-        strides = self._shortcut_strides()
-        if strides is None:
+        main = synapse_of(self.synapses[0])
+        if isinstance(main, Product):
+            return functional.linear(_cat(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron)
+        if not isinstance(main, Convolution) or main.module.groups > 1:
+            return self._fire_stepwise(x, v)
+        weight, padding, dilation = main.window(main.module.weight)
+        center, strides = _center(weight, padding, dilation), self._shortcut_strides()
+        if center is None or strides is None:
             return self._fire_stepwise(x, v)
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
-        window = main.stride, padding_in_numbers(main), main.dilation
-        return functional.conv2d(_cat(parts), *self._joined(), v, self.neuron, *window)
+        window = main.module.stride, padding, dilation
+        return functional.conv2d(_cat(parts), *self._joined(weight, center), v, self.neuron, *window)
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:
         return sum(synapse(part) for synapse, part in zip(self.synapses, x, strict=True))
 
-    def terms(self, x: Sequence[Spikes | Tensor]) -> list[tuple[nn.Module, Spikes | Tensor]]:
-        return list(zip(self.synapses, x, strict=True))
+    def terms(self, x: Sequence[Spikes | Tensor]) -> list[tuple[Synapse, Spikes | Tensor]]:
+        return list(zip(map(synapse_of, self.synapses), x, strict=True))
 
     def _shortcut_strides(self) -> list[int] | None:
         """By how much each input but the first is thinned out before it joins the first one's convolution.
@@ -80,13 +85,11 @@ class FusedIFSum(Neurons):
         None if some synapse is of another kind.
         """
         main, *others = self.synapses
-        if not isinstance(main, nn.Conv2d) or main.groups > 1 or _center(main) is None:
-            return None
         strides = []
         for other in others:
             stride = (1, 1)
             if isinstance(other, nn.Conv2d):
-                if other.kernel_size != (1, 1) or padding_in_numbers(other) != (0, 0) or other.groups > 1:
+                if other.kernel_size != (1, 1) or any(other._reversed_padding_repeated_twice) or other.groups > 1:
                     return None
                 stride = other.stride
             if stride != main.stride and main.stride != (1, 1):
@@ -94,17 +97,21 @@ class FusedIFSum(Neurons):
             strides.append(1 if stride == main.stride else stride)
         return strides
 
-    def _joined(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the one convolution or matrix product that all synapses make."""
-        main = self.synapses[0]
+    def _joined(self, main: Tensor, center: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the one convolution or matrix product that all synapses make.
+
+        ``main``: the first one's weight; ``center``: the tap of its kernel that the others are.
+        """
         weights, biases = [], []
-        for synapse in self.synapses:
+        for k, synapse in enumerate(self.synapses):
             weight, bias = getattr(synapse, "weight", None), getattr(synapse, "bias", None)
-            if weight is None:  # an identity
-                weight = torch.eye(len(main.weight), dtype=main.weight.dtype, device=main.weight.device)
-                weight = weight.view(*weight.shape, *[1] * (main.weight.ndim - 2))
-            if isinstance(main, nn.Conv2d) and synapse is not main:
-                (top, left), (height, width) = _center(main), main.kernel_size
+            if k == 0:
+                weight = main
+            elif weight is None:  # an identity
+                weight = torch.eye(len(main), dtype=main.dtype, device=main.device)
+                weight = weight.view(*weight.shape, *[1] * (main.ndim - 2))
+            if k and main.ndim == 4:
+                (top, left), (height, width) = center, main.shape[2:]
                 weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
             weights.append(weight)
             biases += [] if bias is None else [bias.float()]
@@ -114,7 +121,7 @@ class FusedIFSum(Neurons):
         """Currents in full, a chunk of steps at a time."""
         parts = []
         for chunk in _chunks(x):
-            current = sum(_currents(synapse, part) for synapse, part in zip(self.synapses, chunk, strict=True))
+            current = sum(synapse.currents(_values(part)) for synapse, part in self.terms(chunk))
             spikes, v = functional.scan(current, v, self.neuron)
             parts.append(spikes)
         return functional.cat_steps(parts), v
@@ -123,58 +130,25 @@ class FusedIFSum(Neurons):
         if not isinstance(x, tuple | list) or len(x) != len(self.synapses):
             got = f"{len(x)} inputs" if isinstance(x, tuple | list) else type(x).__name__
             raise TypeError(f"x must be a tuple of {len(self.synapses)} inputs, one for each synapse; got {got}")
-        shapes = [self._output_shape(synapse, part) for synapse, part in zip(self.synapses, x, strict=True)]
+        for part in x:
+            if not isinstance(part, Spikes | Tensor):
+                raise TypeError(f"each input must be Spikes or a tensor (T, N, ...), got {type(part).__name__}")
+        shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")
-
-    @staticmethod
-    def _output_shape(synapse: nn.Module, x: Spikes | Tensor) -> tuple[int, ...]:
-        if not isinstance(x, Spikes | Tensor):
-            raise TypeError(f"each input must be Spikes or a tensor (T, N, ...), got {type(x).__name__}")
-        if isinstance(synapse, nn.Linear):
-            return (*x.shape[:2], synapse.out_features)
-        if isinstance(synapse, nn.Identity):
-            return tuple(x.shape)
-        if len(x.shape) != 5:
-            raise ValueError(f"the input of a convolution must have the shape (T, N, C, H, W), got {tuple(x.shape)}")
-        size = unfused.output_size(
-            x.shape[3:], synapse.kernel_size, synapse.stride, padding_in_numbers(synapse), synapse.dilation
-        )
-        return (*x.shape[:2], synapse.out_channels, *size)
 
 
 STEPS = 32  # of currents in full at a time: one word of a GPU
 
 
-def _check_synapse(synapse: nn.Module) -> None:
-    if not isinstance(synapse, nn.Conv2d | nn.Linear | nn.Identity) or isinstance(synapse, Neurons):
-        raise TypeError(f"a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got {type(synapse).__name__}")
-    if isinstance(synapse, nn.Conv2d):
-        if synapse.padding_mode != "zeros":
-            raise ValueError(f"padding_mode must be 'zeros', got {synapse.padding_mode!r}; pad the input instead")
-        padding_in_numbers(synapse)
-
-
-def padding_in_numbers(convolution: nn.Conv2d) -> tuple[int, int]:
-    """Padding in numbers."""
-    if convolution.padding == "valid":
-        return 0, 0
-    if convolution.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
-        if any(total % 2 for total in totals):
-            raise ValueError("padding='same' with an even kernel is lopsided; pad the input and use padding=0 instead")
-        return tuple(total // 2 for total in totals)
-    return convolution.padding
-
-
-def _center(main: nn.Conv2d) -> tuple[int, int] | None:
+def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
     """The tap of a kernel that reads the pixel at the output's own place (times the stride); None if there is none."""
     taps = []
-    for p, d, k in zip(padding_in_numbers(main), main.dilation, main.kernel_size, strict=True):
+    for p, d, k in zip(padding, dilation, weight.shape[2:], strict=True):
         if p % d or p // d >= k:
             return None
         taps.append(p // d)
-    return tuple(taps)
+    return taps[0], taps[1]
 
 
 def _subsample(x: Spikes | Tensor, stride) -> Spikes | Tensor:
@@ -204,17 +178,5 @@ def _chunks(x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
     return [[part[start : start + STEPS] for part in x] for start in range(0, x[0].shape[0], STEPS)]
 
 
-def _currents(synapse: nn.Module, x: Spikes | Tensor) -> Tensor:
-    """The currents [T, N, ...] that one synapse makes of x (T, N, ...), in float32."""
-    x = x.dense() if isinstance(x, Spikes) else x.detach().float()
-    if isinstance(synapse, nn.Identity):
-        return x
-    weight, bias = synapse.weight.detach().float(), synapse.bias
-    bias = None if bias is None else bias.detach().float()
-    if isinstance(synapse, nn.Linear):
-        rows = unfused.conv2d(x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1)
-        return rows.squeeze(2)
-    geometry = synapse.stride, padding_in_numbers(synapse), synapse.dilation
-    size = unfused.output_size(x.shape[3:], synapse.kernel_size, *geometry)
-    rows = unfused.conv2d(x, weight, bias, *geometry, synapse.groups)
-    return rows.transpose(2, 3).unflatten(3, size)
+def _values(x: Spikes | Tensor) -> Tensor:
+    return x.dense() if isinstance(x, Spikes) else x.detach().float()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
-from ..layers import IF, FusedIFConv2d, FusedIFLinear, Neurons, SpikingLayer
+from ..layers import IF, Fused, Neurons, SpikingLayer
 from ..spikes import Spikes
 
 LARGEST = 8191  # 13 bits and a sign
@@ -26,7 +26,7 @@ LARGEST_SUM = 2**FLOAT_BITS - 2**14
 class Rounded(Neurons):
     """A layer whose weights are rounded to 14 bits; all else is the layer's."""
 
-    def __init__(self, layer: FusedIFConv2d | FusedIFLinear, weight: Tensor, bias: Tensor | None):
+    def __init__(self, layer: Fused, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.layer, self.v_init = layer, layer.v_init
         self._rounded = weight, bias
@@ -49,14 +49,13 @@ def quantized(name: str, layer: SpikingLayer) -> SpikingLayer:
     """A layer with weights of 14 bits; batch normalisation is folded in."""
     if isinstance(layer, IF):
         return layer
-    if not isinstance(layer, FusedIFConv2d | FusedIFLinear):
+    if not isinstance(layer, Fused):
         raise TypeError(
             f"precision='int16' is for FusedIFConv2d, FusedIFLinear and IF, and layer {name} is a "
             f"{type(layer).__name__}; simulate it with precision=None"
         )
-    parameters = layer.folded() if isinstance(layer, FusedIFConv2d) else (layer.weight, layer.bias)
     try:
-        return Rounded(layer, *_rounded.of(*parameters).get("int16", _constants))
+        return Rounded(layer, *_rounded.of(*layer.folded()).get("int16", _constants))
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from error
 

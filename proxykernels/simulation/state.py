@@ -12,7 +12,7 @@ from .. import checks, functional, packed
 from ..layers import SpikingLayer
 from ..spikes import Spikes
 from .early_exit import Stop
-from .synops import accumulates, multiply_accumulates
+from .synops import multiply_accumulates
 
 POTENTIALS = ".v"  # behind a layer's name: its potentials
 
@@ -114,7 +114,7 @@ class Carrier(nn.Module):
     def _count_operations(self, x, y: Spikes) -> None:
         for synapse, part in self.layer.terms(x):
             if isinstance(part, Spikes):
-                self.accumulates.append(accumulates(synapse, part))
+                self.accumulates.append(synapse.accumulates(part))
             elif self.start == 0 or not checks.is_held(part):  # what is held is multiplied once
                 self.multiply_accumulates += multiply_accumulates(synapse, part, y.shape)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
-from ..layers import FusedIFConv2d, Neurons, SpikingLayer
+from ..layers import Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..simulation.simulate import is_sequence, replace_neurons, run
 from ..simulation.state import samples
@@ -78,14 +78,9 @@ class ProxyNet(nn.Module):
 
         def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
             names.extend([name] if isinstance(layer, Neurons) else [])
-            if isinstance(layer, FusedIFConv2d) and layer.bn is not None:
-                self.statistics[_key(name)] = nn.BatchNorm2d(
-                    layer.out_channels,
-                    layer.bn.eps,
-                    layer.bn.momentum,
-                    affine=False,
-                    device=layer.weight.device,
-                )
+            if (bn := getattr(layer, "bn", None)) is not None:
+                own = nn.BatchNorm2d(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
+                self.statistics[_key(name)] = own
             return layer
 
         replace_neurons(net, collect)

@@ -173,6 +173,16 @@ def test_padding_in_words_and_numbers(padding, tmp_path):
     assert count.shape == (1, 3, 8, 8) and bool((count == 3).all())
 
 
+def test_padding_that_is_more_on_the_right(generator):
+    """NIR's numbers pad both sides alike: what a kernel of even size lacks on the left is a tap of weight 0."""
+    net = nn.Sequential(pk.FusedIFConv2d(2, 3, (2, 4), padding="same", dilation=(1, 3), v_reset=None))
+    net[0].weight.data = dyadic(*net[0].weight.shape, generator=generator)
+    x = dyadic(2, 2, 6, 7, generator=generator)
+    back = pk.from_nir(pk.to_nir(net, (2, 6, 7)))
+    count = pk.simulate(net, x, T).count()
+    assert 0 < count.float().mean() < T and torch.equal(pk.simulate(back, x, T).count(), count)
+
+
 def test_names_that_a_module_cannot_have():
     names = ["forward", "training", "to", "add_module", "_modules", "_sources", "layers", "a.b", "a_b", ".", "T"]
     nodes, edges, before = {}, [], "input"

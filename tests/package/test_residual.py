@@ -17,6 +17,9 @@ SUMS = {
     "same-stride": ([nn.Conv2d(8, 9, 3, 2, 1), nn.Conv2d(8, 9, 1, stride=2, bias=False)], [(8, 7, 7), (8, 7, 7)]),
     "pointwise-main": ([nn.Conv2d(8, 9, 1), nn.Conv2d(3, 9, 1), nn.Identity()], [(8, 4, 4), (3, 4, 4), (9, 4, 4)]),
     "dilation": ([nn.Conv2d(8, 9, 3, 1, 2, 2), nn.Identity()], [(8, 6, 6), (9, 6, 6)]),
+    "same-even": ([nn.Conv2d(6, 9, (2, 4), padding="same"), nn.Identity()], [(6, 6, 5), (9, 6, 5)]),
+    "same-odd-total": ([nn.Conv2d(4, 9, 2, 1, "same", (3, 1)), nn.Conv2d(3, 9, 1)], [(4, 6, 5), (3, 6, 5)]),
+    "same-even-second": ([nn.Identity(), nn.Conv2d(4, 6, 2, padding="same")], [(6, 4, 5), (4, 4, 5)]),
     "two-windows": ([nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1)], [(4, 6, 5), (5, 6, 5)]),
     "groups": ([nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.Identity()], [(4, 6, 5), (6, 6, 5)]),
     "no-center": ([nn.Conv2d(4, 6, 2, 1), nn.Conv2d(5, 6, 2, 1)], [(4, 6, 5), (5, 6, 5)]),
@@ -59,7 +62,7 @@ def test_sum_against_the_oracle(generator, name, v_reset, kind):
 def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
     """Identity and 1x1 shortcuts must not take the slow way: full currents."""
     monkeypatch.setattr(pk.FusedIFSum, "_fire_stepwise", None)
-    for name in ("identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "linear"):
+    for name in ("identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "same-even", "linear"):
         synapses, shapes = SUMS[name]
         pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
 

@@ -1,0 +1,182 @@
+"""Synapses: what makes a layer's currents of its inputs. A convolution, a matrix product, or the input itself.
+
+A layer says by ``terms`` which synapses it has; what sums, counts, converts or exports asks these, and not for the
+layer's class. A new kind is one more class here, and its line in KINDS.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels import unfused
+from ..padding import symmetric
+from ..spikes import Spikes
+
+Shape = tuple[int, ...]
+
+
+class Synapse:
+    """The input itself, nn.Identity: every spike adds 1 to the potential of its neuron.
+
+    Attributes:
+        module: the nn.Conv2d, nn.Linear or nn.Identity, or a layer that is one.
+        fan_in: weights of one neuron; 0 if the input is taken as it is.
+    """
+
+    plain_class: type[nn.Module] = nn.Identity  # what torch has
+    fan_in = 0
+
+    def __init__(self, module: nn.Module):
+        self.module: Any = module
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...)."""
+        return shape
+
+    def currents(self, x: Tensor) -> Tensor:
+        """The currents [T, N, ...] of x [T, N, ...], both float32."""
+        return x
+
+    def accumulates(self, x: Spikes) -> Tensor:
+        """How often a weight is added to a potential because of the spikes x: int64, no dimensions."""
+        return x._total()
+
+    def into(self, module: type[nn.Module], **options) -> Any:
+        """A module of another class that has the same parameters: of torch's, or of a layer with ``options``."""
+        return module(**options)
+
+    def plain(self) -> Any:
+        """The same as a module of torch alone."""
+        return self.into(self.plain_class)
+
+
+class _Weighted(Synapse):
+    """What has a weight [outputs, inputs, ...] and a bias."""
+
+    @property
+    def fan_in(self) -> int:  # type: ignore[override]
+        return self.module.weight[0].numel()
+
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias, with a layer's normalisation folded in."""
+        folded = getattr(self.module, "folded", None)
+        return folded() if folded else (self.module.weight, self.module.bias)
+
+    def arguments(self) -> tuple:
+        """What its class is made with."""
+        raise NotImplementedError
+
+    def into(self, module: type[nn.Module], **options) -> Any:
+        made = module(*self.arguments(), device="meta", **options)
+        made.weight, made.bias = (
+            p if p is None or isinstance(p, nn.Parameter) else nn.Parameter(p.detach()) for p in self.parameters()
+        )
+        return made
+
+
+class Product(_Weighted):
+    """nn.Linear."""
+
+    plain_class = nn.Linear
+
+    def arguments(self) -> tuple:
+        return self.module.in_features, self.module.out_features, self.module.bias is not None
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return *shape[:2], self.module.out_features
+
+    def currents(self, x: Tensor) -> Tensor:
+        weight, bias = map(_float, self.parameters())
+        one_pixel = x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1
+        return unfused.conv2d(*one_pixel).squeeze(2)
+
+    def accumulates(self, x: Spikes) -> Tensor:
+        return x._total() * self.module.out_features
+
+
+class Convolution(_Weighted):
+    """nn.Conv2d with zero padding."""
+
+    plain_class = nn.Conv2d
+
+    def __init__(self, module: nn.Module):
+        super().__init__(module)
+        if self.module.padding_mode != "zeros":
+            raise ValueError(f"padding_mode must be 'zeros', got {module.padding_mode!r}; pad the input instead")
+
+    def arguments(self) -> tuple:
+        m = self.module
+        bias = m.bias is not None or getattr(m, "bn", None) is not None
+        return m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups, bias
+
+    def window(self, weight: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """The weight, padding in numbers, and dilation."""
+        return symmetric(weight, self.module.padding, self.module.stride, self.module.dilation)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 5:
+            raise ValueError(f"the input of a convolution must have the shape (T, N, C, H, W), got {shape}")
+        weight, padding, dilation = self.window(self.module.weight)
+        size = unfused.output_size(shape[3:], weight.shape[2:], self.module.stride, padding, dilation)
+        return *shape[:2], len(weight), *size
+
+    def currents(self, x: Tensor) -> Tensor:
+        weight, bias = map(_float, self.parameters())
+        weight, padding, dilation = self.window(weight)
+        rows = unfused.conv2d(x, weight, bias, self.module.stride, padding, dilation, self.module.groups)
+        return rows.transpose(2, 3).unflatten(3, self.output_shape(tuple(x.shape))[3:])
+
+    def accumulates(self, x: Spikes) -> Tensor:
+        m = self.module
+        # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
+        most, others = _pixels_by_reach(
+            m.kernel_size, m.stride, m.dilation, tuple(m._reversed_padding_repeated_twice), tuple(x.shape[3:]), x.device
+        )
+        reached = most * x._total()
+        for reach, pixels in others:
+            reached = reached + (reach - most) * x._at(pixels)._total()
+        return reached * (m.out_channels // m.groups)
+
+
+KINDS = (Convolution, Product, Synapse)
+
+
+def synapse_of(module: nn.Module) -> Synapse:
+    """What a module of torch does as a synapse.
+
+    Raises:
+        TypeError: the module is of another kind. ValueError: it has a padding that is not of zeros.
+    """
+    for kind in KINDS:
+        if isinstance(module, kind.plain_class):
+            return kind(module)
+    raise TypeError(f"a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got {type(module).__name__}")
+
+
+def _float(parameter: Tensor | None) -> Any:
+    return None if parameter is None else parameter.detach().float()
+
+
+@lru_cache(maxsize=256)
+def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[int, list[tuple[int, Tensor]]]:
+    """How many outputs of one channel most pixels of an image reach; how many others do, and which those are.
+
+    ``padding``: left, right, top, bottom.
+    """
+    height, width = (
+        _reach(kernel[axis], stride[axis], dilation[axis], before, after, size[axis])
+        for axis, before, after in ((0, *padding[2:]), (1, *padding[:2]))
+    )
+    reach = (height.unsqueeze(1) * width).flatten()
+    values, counts = reach.unique(return_counts=True)
+    most = values[counts.argmax()].item()
+    return most, [(v, (reach == v).nonzero().squeeze(1).to(device)) for v in values.tolist() if v != most]
+
+
+def _reach(kernel: int, stride: int, dilation: int, left: int, right: int, size: int) -> Tensor:
+    """How many outputs along one axis each of ``size`` input pixels reaches: int64 [size]."""
+    outputs = (size + left + right - dilation * (kernel - 1) - 1) // stride + 1
+    read = (torch.arange(outputs).unsqueeze(1) * stride + torch.arange(kernel) * dilation - left).flatten()
+    return torch.bincount(read[(read >= 0) & (read < size)], minlength=size)
