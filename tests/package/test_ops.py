@@ -76,6 +76,7 @@ LAYERS = [
     "packed",
     "spikes",
     "checks",
+    "padding",
     "neurons",
     "functional",
     "parametrized",
@@ -96,7 +97,7 @@ ROOMS = {  # within a folder
         "gpu",
         "backends",
     ],
-    "layers": ["base", "fused", "pooling", "sums"],
+    "layers": ["synapses", "base", "fused", "pooling", "sums"],
     "simulation": [
         "early_exit",
         "synops",
