@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common.accuracy import ann_accuracy
 from common.command import command
 from common.data import fashion_mnist
 from common.nets import WEIGHTS
 from common.printed import new_parser
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
@@ -50,13 +51,6 @@ def load() -> nn.Sequential:
     return ann.eval()
 
 
-@torch.no_grad()
-def accuracy(ann: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images whose largest output is the label's."""
-    outputs = torch.cat([ann(part) for part in images.split(500)])
-    return (outputs.argmax(1) == labels).float().mean().item()
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--epochs", type=int, default=4)
@@ -79,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             schedule.step()
     state = {key: tensor.half() for key, tensor in ann.eval().state_dict().items()}
     ann.load_state_dict(state)  # measured as they are stored
-    measured = accuracy(ann, *fashion_mnist("test", options.root))
+    measured = ann_accuracy(ann, TensorDataset(*fashion_mnist("test", options.root)))
     save_file(state, PATH, {"test_accuracy": f"{measured:.4f}"})
     print(f"wrote {PATH}: {measured:.2%} of the test images")
 

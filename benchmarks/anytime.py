@@ -19,12 +19,13 @@ from pathlib import Path
 import ann as relu
 import torch
 from common import figures, nets
-from common.accuracy import strict_accuracy
+from common.accuracy import ann_accuracy, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
 from common.printed import new_parser
 from common.tables import read_csv, save_figure, write_csv
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 import proxykernels as pk
@@ -107,7 +108,7 @@ def curves(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, optio
             for T in STEPS
             if T <= options.longest
         ]
-    accuracy = relu.accuracy(relu.load(), images, labels)
+    accuracy = ann_accuracy(relu.load(), TensorDataset(images, labels))
     rows.append({"network": RELU, "T": "", "accuracy": f"{accuracy:.4f}", "images": len(images)})
     write(options.out / "anytime.csv", rows)
     draw(options.out)

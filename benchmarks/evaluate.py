@@ -19,16 +19,15 @@ from pathlib import Path
 
 import torch
 from common import figures, nets, tables
-from common.accuracy import strict_correct, tied
+from common.accuracy import BATCH, ann_accuracy, simulated, strict_correct, tied
 from common.command import command
 from common.printed import new_parser
 from sim_speed import commit, positive
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from training import data as train_data
 from training import weights as train_weights
-from training.measure import ann_accuracy
 
 import proxykernels as pk
 
@@ -94,7 +93,8 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     dataset, _ = train_data.load(options.data, options.root, "test")
     trained_T, T = int(about["T"]), options.T or int(about["T"])
     curve = evaluate(model.net, dataset, T, device, precision=PRECISIONS[options.precision])
-    recorded, twin = about.get("test_accuracy"), ann_accuracy(model, dataset, device) if twin_is_whole else None
+    recorded = about.get("test_accuracy")
+    twin = ann_accuracy(model.eval().ann, dataset, device) if twin_is_whole else None
     suffix = "" if options.precision == "float32" else f"_{options.precision}"
     write(options.out / f"accuracy_{path.stem}{suffix}", curve)
     draw(options.out, path.stem)
@@ -117,21 +117,19 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     return ""
 
 
-def evaluate(
-    net: nn.Module, dataset: Dataset, T: int, device: torch.device, batch: int = 100, precision: str | None = None
-) -> Curve:
+def evaluate(net: nn.Module, dataset: Dataset, T: int, device: torch.device, precision: str | None = None) -> Curve:
     """Simulate every image once for T steps, and judge the counts after each of them."""
     correct, ties = torch.zeros(T), torch.zeros(T)
     spikes: dict[str, float] = {}
     neurons = layer_sizes(net, dataset[0][0].unsqueeze(0).to(device))
-    for images, labels in tqdm(DataLoader(dataset, batch), "evaluate", unit="batch", mininterval=0.5):
-        result = pk.simulate(net, images.to(device), T, precision=precision)
+    batches = simulated(net, dataset, T, device, precision)
+    for result, labels in tqdm(batches, "evaluate", -(-len(dataset) // BATCH), unit="batch", mininterval=0.5):
         for t in range(T):
             counts = result.count(until=t + 1).cpu()
             correct[t] += strict_correct(counts, labels).sum()
             ties[t] += tied(counts, labels).sum()
         for name, rate in result.rates.items():
-            spikes[name] = spikes.get(name, 0.0) + rate * neurons[name] * T * len(images)
+            spikes[name] = spikes.get(name, 0.0) + rate * neurons[name] * T * len(labels)
     count = len(dataset)
     rates = {name: total / (neurons[name] * T * count) for name, total in spikes.items()}
     return Curve((correct / count).tolist(), (ties / count).tolist(), rates, sum(spikes.values()) / count)

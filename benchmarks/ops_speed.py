@@ -1,14 +1,15 @@
 """How fast the kernels of a CPU are: by firing rate, by shape, and by threads and instruction set.
 
     python benchmarks/ops_speed.py
+    python benchmarks/ops_speed.py --out benchmarks/results
     python benchmarks/ops_speed.py --parts rates,threads --rounds 9 --threads 1
 
 rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 threads  1 and 2 threads, AVX2 and AVX-512
 
-Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Writes
-benchmarks/results/ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png.
+Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Prints tables; with --out it also
+writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png, over those that are there.
 """
 
 import argparse
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     for part in options.parts:
         rows = [{**machine, **row} for row in RUN[part](options, console)]
         PRINT[part](console, rows)
+        if options.out is None:
+            continue
         path = options.out / f"ops_speed_{part}.csv"
         write_csv(path, COLUMNS[part], rows)
         console.print(str(path), soft_wrap=True)
@@ -84,19 +87,17 @@ def prepare(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", type=part_list, default=PARTS, help=f"of {','.join(PARTS)} (default: all)")
     add("--rounds", type=positive, help=f"timed rounds for each case (default: {ROUNDS}, quick {QUICK_ROUNDS})")
-    add("--quick", action="store_true", help="small layers, to see that it works; needs --out")
+    add("--quick", action="store_true", help="small layers, to see that it works")
     add("--threads", type=positive, help="threads of the rates and shapes (default: torch's)")
     add("--macs-a-cycle", type=positive, default=CORE_MACS, help=f"fp32 multiply-adds of a core (default: {CORE_MACS})")
-    add("--out", type=Path, help="folder of the CSV files and the plot")
+    add("--out", type=Path, help="folder of the CSV files and the plot (default: none are written)")
     options = parser.parse_args(arguments)
-    if options.quick and options.out is None:
-        parser.error("argument --quick: give --out too, or its figures would replace the real ones")
     if cpu.load() is None:
         parser.error("the C++ kernels were not built: install a C++ compiler, then proxykernels again")
-    options.out = options.out or Path(__file__).parent / "results"
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"argument --out: cannot make {options.out}: {error.strerror}")
     if options.threads is not None:

@@ -10,6 +10,7 @@ from argparse import Namespace
 
 import torch
 from common import nets
+from common.accuracy import ann_accuracy, snn_accuracy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -22,7 +23,6 @@ from training import folder
 from training import step as train_step
 from training import weights as train_weights
 from training.log import Log
-from training.measure import ann_accuracy, rounded, snn_accuracy
 from training.methods import METHODS
 
 MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
@@ -201,9 +201,9 @@ class Run:
         if stage.method == "ann":
             images, _ = next(iter(DataLoader(self.validation, MEASURED)))
             self.model.measure_batch_norm(images.to(device))
-        net = rounded(self.net)
+        net = train_weights.rounded(self.net)
         snn, rates = snn_accuracy(net, self.validation, options.T, device)
-        ann = ann_accuracy(self.model, self.validation, device)
+        ann = ann_accuracy(self.model.eval().ann, self.validation, device)
         self.log.add(
             {
                 "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": shown.get("loss", math.nan),
@@ -228,7 +228,7 @@ class Run:
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
         snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device)
-        ann = ann_accuracy(model, self.test_set, self.workers.device)
+        ann = ann_accuracy(model.eval().ann, self.test_set, self.workers.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
         train_weights.save(self.weights, model.net, model.statistics, about)
         print(

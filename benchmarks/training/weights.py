@@ -1,9 +1,11 @@
 """The weights files that train.py writes: the spiking network, its twin's statistics, and what they are."""
 
+import copy
 import json
 from argparse import Namespace
 from pathlib import Path
 
+import torch
 from common import nets
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -16,6 +18,14 @@ def save(path: Path, net: nn.Module, statistics: nn.Module, about: dict[str, str
     """Write a network's state and its twin's ``statistics`` (pk.ProxyNet.statistics), weights as float16."""
     state = net.state_dict() | {nets.TWIN + key: value for key, value in statistics.state_dict().items()}
     checkpoint.write_tensors(path, {key: stored(key, value) for key, value in state.items()}, about)
+
+
+@torch.no_grad()
+def rounded(net: nn.Module) -> nn.Module:
+    """A copy with the weights rounded to float16, as they are stored, so that what is measured is the file."""
+    net = copy.deepcopy(net).eval()
+    net.load_state_dict({key: stored(key, tensor) for key, tensor in net.state_dict().items()})
+    return net
 
 
 def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from common import accuracy, data, nets
 from safetensors import safe_open
 from training import checkpoint as train_checkpoint
 
+import proxykernels as pk
+
 
 @pytest.fixture
 def arguments(tmp_path) -> list[str]:
@@ -35,18 +37,19 @@ def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     net, _ = nets.load("small", 0.0)
     images, labels = data.fashion_mnist_sample()
     for T in (1, 5, 12):
-        measured, _ = accuracy.evaluate(net, images, labels, T)
+        measured = accuracy.strict_accuracy(pk.simulate(net, images, T).count(), labels)
         assert float(rows[T - 1]["accuracy"]) == pytest.approx(measured, abs=1e-4)
     assert float(rows[0]["ties"]) > float(rows[11]["ties"]) and len(rows) == 12
     assert (tmp_path / "results" / "accuracy_mine.png").stat().st_size > 10_000
     assert not list((tmp_path / "results").glob("*.tmp"))
 
 
-def test_spikes_and_rates(arguments, tmp_path):
+def test_spikes_and_rates(monkeypatch):
+    monkeypatch.setattr(accuracy, "BATCH", 7)  # the last batch is smaller
     dataset = torch.utils.data.TensorDataset(*(part[:30] for part in data.fashion_mnist_sample()))
     net, _ = nets.load("small", 0.0)
-    curve = evaluate.evaluate(net, dataset, 8, torch.device("cpu"), batch=7)
-    _, rates = accuracy.evaluate(net, *dataset.tensors, 8)
+    curve = evaluate.evaluate(net, dataset, 8, torch.device("cpu"))
+    rates = pk.simulate(net, dataset.tensors[0], 8).rates
     assert curve.rates == pytest.approx(rates, rel=1e-6)
     neurons = {"conv1": 32 * 784, "conv2": 64 * 784, "conv3": 64 * 196, "linear1": 256, "linear2": 10}
     assert curve.spikes == pytest.approx(sum(8 * neurons[name] * rate for name, rate in rates.items()), rel=1e-6)

@@ -206,7 +206,6 @@ def test_lost_shapes_come_first_and_are_counted():
     "options, message",
     [
         (["--parts", "rates,speed"], "no part is called 'speed'; known: rates, shapes, threads"),
-        (["--quick"], "give --out too"),
         (["--rounds", "0"], "whole number of at least 1"),
     ],
 )
@@ -214,6 +213,14 @@ def test_bad_options_end_with_one_sentence(capsys, options, message):
     with pytest.raises(SystemExit):
         ops_speed.main(options)
     assert message in capsys.readouterr().err
+
+
+def test_without_a_folder_nothing_is_written(monkeypatch, capsys):
+    monkeypatch.setattr(ops_speed, "QUICK_SHAPES", TINY[:1])
+    monkeypatch.setattr(ops_speed, "write_csv", None)
+    ops_speed.main(["--quick", "--rounds", "1", "--parts", "shapes"])
+    shown = capsys.readouterr().out
+    assert "ratio" in shown and ".csv" not in shown
 
 
 def test_absent_library_ends_with_one_sentence(tmp_path, monkeypatch, capsys):

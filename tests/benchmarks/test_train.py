@@ -13,14 +13,16 @@ import torch
 from common import accuracy, data, nets
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.utils.data import TensorDataset
 from training import checkpoint as train_checkpoint
 from training import data as train_data
 from training import log as train_log
-from training import measure as train_measure
 from training import run as train_run
 from training import step as train_step
 from training import weights as train_weights
 from training_runs import BENCHMARKS, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
+
+CPU = torch.device("cpu")
 
 
 def test_a_tie_and_silence_are_wrong():
@@ -37,7 +39,7 @@ def test_shipped_net():
         recorded = float(file.metadata()["test_accuracy"])
     assert recorded >= 0.88
     net, trained = nets.load("small", v_reset=0.0)
-    measured, rates = accuracy.evaluate(net, *data.fashion_mnist_sample(), T=32)
+    measured, rates = accuracy.snn_accuracy(net, TensorDataset(*data.fashion_mnist_sample()), 32, CPU)
     assert trained and abs(measured - recorded) < 3 * (recorded * (1 - recorded) / 256) ** 0.5
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
@@ -47,17 +49,17 @@ def test_training_writes_weights_that_load(run):
     net, about = nets.load_file(out / "tiny.safetensors")
     held_out = train_data.held_out(train_data.load("fashion-mnist", run.root, "train")[0], 56)[1]
     images, labels = (torch.stack(list(part)) for part in zip(*held_out, strict=True))
-    measured, _ = accuracy.evaluate(net, images, labels, T=4)
+    measured, _ = accuracy.snn_accuracy(net, TensorDataset(images, labels), 4, CPU)
     assert measured == pytest.approx(float(about["validation_accuracy"]), abs=1e-4)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert [(row["stage"], row["step"]) for row in rows] == [("ann", "5"), ("proxy", "10")]
     assert max(float(row["snn"]) for row in rows) == pytest.approx(measured, abs=1e-6)
     assert not list(out.glob("*.tmp"))
-    tested, _ = accuracy.evaluate(net, *data.fashion_mnist("test", run.root), T=4)
+    tested, _ = accuracy.snn_accuracy(net, TensorDataset(*data.fashion_mnist("test", run.root)), 4, CPU)
     assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
     model, whole, _ = train_weights.load_twins(out / "tiny.safetensors")
     test_set, _ = train_data.load("fashion-mnist", run.root, "test")
-    twin = train_measure.ann_accuracy(model, test_set, torch.device("cpu"))
+    twin = accuracy.ann_accuracy(model.eval().ann, test_set)
     assert whole and model.clip and float(about["twin_test_accuracy"]) == pytest.approx(twin, abs=1e-4)
 
 
