@@ -93,14 +93,14 @@ DEFECTS = {
         "proxykernels/layers/fused.py", "bn.running_mean.double()) * scale", "bn.running_mean.double())"
     ),
     "simulation: a chunk's start": Defect(
-        "proxykernels/simulation/state.py", "[self.start : self.start + len(x)]", "[0 : len(x)]"
+        "proxykernels/simulation/carrier.py", "[start : start + len(x)]", "[0 : len(x)]"
     ),
     "training: clipping": Defect(
         "proxykernels/training/proxy.py", "F.hardtanh(current, 0.0, theta)", "F.relu(current)"
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/build_layers.py",
-        "pool = MaxRatePool2d if of_rates else layers.MaxPool2d",
+        "pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d",
         "pool = layers.MaxPool2d",
     ),
 }

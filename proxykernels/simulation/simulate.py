@@ -10,11 +10,13 @@ from .. import checks, functional
 from ..layers import SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..spikes import Spikes, pack
+from .carrier import Carrier, unwatched
 from .early_exit import Stop
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
 from .quantize import quantized, round_input
-from .state import Batch, Carrier, ask_for_records, unwatched
+from .records import ask
+from .state import Batch
 from .summary import summary
 from .synops import SynOps
 
@@ -120,15 +122,10 @@ def run(
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     carriers: dict[str, Carrier] = {}
-    before_pools = layers_before_pools(net)
+    before_pools, ahead = layers_before_pools(net), T if stop is None else 0
 
     def carry(name: str, layer: SpikingLayer) -> Carrier:
-        ahead = T if stop is None else 0
-        pool_follows, layer = layer in before_pools, with_plain_weights(layer)
-        if pool_follows:
-            layer = shallow_copy(layer)
-            layer.pool_follows = True
-        layer = layer if precision is None else quantized(name, layer)
+        layer = _prepared(name, layer, layer in before_pools, precision)
         carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch)
         return carriers[name]
 
@@ -137,7 +134,7 @@ def run(
     unknown = set(state or ()) - set(carriers)
     if unknown:
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
-    ask_for_records(carriers, record)
+    ask({name: carrier.records for name, carrier in carriers.items()}, record)
     batch = Batch(x.shape[1], T, stop, x.device)
     parts: list[Spikes] = []
     for start in range(0, T, chunk):
@@ -152,22 +149,35 @@ def run(
         if not parts:
             checks.room(T, part.shape[1:], part.device)
         parts.append(batch.whole(part))
-        batch.retire(part, start + part.T, carriers.values())
+        batch.retire(part, start + part.T, (carrier.states for carrier in carriers.values()))
         if stop is not None and not len(batch.index):
             break
     silent = T - sum(part.T for part in parts)
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
+    return _result(functional.cat_steps(parts), carriers, batch)
+
+
+def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:
+    """The layer as it computes: plain weights, of 14 bits if so asked for, and told whether a pooling follows."""
+    layer = with_plain_weights(layer)
+    if pool_follows:
+        layer = shallow_copy(layer)
+        layer.pool_follows = True
+    return layer if precision is None else quantized(name, layer)
+
+
+def _result(spikes: Spikes, carriers: dict[str, Carrier], batch: Batch) -> Result:
     return Result(
-        functional.cat_steps(parts),
-        {name: carrier.rate() for name, carrier in carriers.items()},
-        {name: carrier.final_states(batch.index) for name, carrier in carriers.items()},
+        spikes,
+        {name: carrier.tally.rate for name, carrier in carriers.items()},
+        {name: carrier.states.whole(batch.index) for name, carrier in carriers.items()},
         batch.steps,
         SynOps(
-            {name: sum(int(a) for a in carrier.accumulates) for name, carrier in carriers.items()},
-            {name: carrier.multiply_accumulates for name, carrier in carriers.items()},
+            {name: carrier.tally.accumulates for name, carrier in carriers.items()},
+            {name: carrier.tally.multiply_accumulates for name, carrier in carriers.items()},
         ),
-        {key: record for carrier in carriers.values() for key, record in carrier.finished_records().items()},
+        {key: record for carrier in carriers.values() for key, record in carrier.records.whole().items()},
     )
 
 

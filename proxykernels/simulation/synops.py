@@ -1,12 +1,14 @@
 """Synaptic operations: what a simulation would cost on hardware that works spike by spike."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import checks
-from ..layers.synapses import Synapse
+from ..layers import SpikingLayer
+from ..spikes import Spikes
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
 # energy problem (and what we can do about it)", ISSCC 2014, doi 10.1109/ISSCC.2014.6757323. Memory is not counted.
@@ -41,7 +43,31 @@ class SynOps:
         return ACCUMULATE_JOULES * additions + MULTIPLY_ACCUMULATE_JOULES * products
 
 
-def multiply_accumulates(synapse: Synapse, x: Tensor, y_shape: tuple[int, ...]) -> int:
-    """Products of real values x [T, N, ...] that give currents of ``y_shape`` (T, N, ...): none for an identity."""
-    steps = 1 if checks.is_held(x) else len(x)
-    return steps * torch.Size(y_shape[1:]).numel() * synapse.fan_in
+class Tally:
+    """Spikes and synaptic operations of one layer, summed over chunks and calls."""
+
+    def __init__(self, layer: SpikingLayer):
+        self.layer = layer
+        self.multiply_accumulates = self._places = 0
+        self._spikes: list[Tensor] = []  # a GPU is waited for at the end only
+        self._accumulates: list[Tensor] = []
+
+    def add(self, x: Any, y: Spikes, *, first: bool) -> None:
+        """A chunk of the layer's input, a tuple if it has several, and its spikes; ``first``: of the steps from 0."""
+        self._spikes.append(y._total())
+        self._places += math.prod(y.shape)
+        for synapse, part in self.layer.terms(x):
+            if isinstance(part, Spikes):
+                self._accumulates.append(synapse.accumulates(part))
+            elif first or not checks.is_held(part):  # what is held is multiplied once
+                steps = 1 if checks.is_held(part) else len(part)
+                self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
+
+    @property
+    def rate(self) -> float:
+        """Spikes a neuron and step; nan if there were none of these."""
+        return sum(map(int, self._spikes)) / self._places if self._places else math.nan
+
+    @property
+    def accumulates(self) -> int:
+        return sum(map(int, self._accumulates))

@@ -105,6 +105,8 @@ ROOMS = {  # within a folder
         "one_step",
         "pool_fusion",
         "state",
+        "records",
+        "carrier",
         "quantize",
         "simulate",
         "explain",

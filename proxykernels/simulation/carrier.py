@@ -1,0 +1,78 @@
+"""A layer in a network that is simulated chunk by chunk: each call goes on from where the last one ended."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..layers import SpikingLayer
+from ..spikes import Spikes
+from .records import Records
+from .state import States
+from .synops import Tally
+
+Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
+
+
+def unwatched(name: str, x) -> AbstractContextManager:
+    return nullcontext()
+
+
+class Carrier(nn.Module):
+    """Takes the layer's place in the network; what it learns of the layer is in the attributes.
+
+    Attributes:
+        states: the potentials. records: what was asked for. tally: rate and synaptic operations.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: SpikingLayer,
+        ahead: int,
+        states: list[Tensor] | None,
+        batch_statistics: bool,
+        watch: Watch = unwatched,
+    ):
+        """``ahead``: steps that neurons which repeat themselves are run at once; 0: they are not."""
+        super().__init__()
+        self.name, self.watch = name, watch
+        self.firing = _Firing(layer, ahead, batch_statistics)
+        self.states, self.records, self.tally = States(states), Records(name, layer), Tally(layer)
+        self.calls = self.start = 0
+
+    def start_chunk(self, start: int) -> None:
+        self.calls, self.start = 0, start
+
+    def forward(self, x: Spikes | Tensor | tuple) -> Spikes:
+        if self.records and self.calls:
+            raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
+        v = self.states.of(self.calls)
+        with checks.at(f"layer {self.name}"), self.watch(self.name, x):
+            may_repeat = v is None and not self.records
+            y, after = self.firing.spike(x, v, self.calls, self.start, may_repeat)
+        self.states.set(self.calls, after)
+        self.calls += 1
+        self.tally.add(x, y, first=self.start == 0)
+        self.records.add(x, v, y)
+        return y
+
+
+class _Firing:
+    """Computes the chunks of a layer's spikes: neurons that repeat themselves once, all steps, at the first chunk."""
+
+    def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: bool):
+        self.layer, self.ahead, self.batch_statistics = layer, ahead, batch_statistics
+        self.repeating: dict[int, Spikes] = {}  # call -> all steps
+
+    def spike(self, x, v: Tensor | None, call: int, start: int, may_repeat: bool) -> tuple[Spikes, Tensor]:
+        """The chunk from step ``start``, and the potentials after it: of neurons that repeat themselves, after all."""
+        held = isinstance(x, Tensor) and x.stride(0) == 0
+        if may_repeat and held and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
+            whole = x[:1].expand(self.ahead, *x.shape[1:])
+            self.repeating[call], v = self.layer.spike(whole, batch_statistics=self.batch_statistics)
+        elif call not in self.repeating:
+            return self.layer.spike(x, v, batch_statistics=self.batch_statistics)
+        return self.repeating[call][start : start + len(x)], v
