@@ -30,39 +30,41 @@ class PackedWeights:
         self._lock = RLock()  # of the dictionaries
 
     def of(self, weight: Tensor, bias: Tensor | None = None) -> "Packed":
-        """What is remembered of a weight, and of a bias that is packed with it, as their values are now."""
-        tensors = [t if t is None else t.detach().contiguous() for t in (weight, bias)]
-        key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
-        storage = weight.untyped_storage()
-        constant = storage in CONSTANTS and bias is None
-        fingerprint = None if constant else self._fingerprints(tensors)
-        with self._lock:
-            known = self._known.setdefault(storage, {})
-            if key not in known or known[key][0] != fingerprint:
-                known[key] = fingerprint, {}
-            made = known[key][1]
-        return Packed(tensors, made, None if constant else lambda copies: self._fingerprints(copies) == fingerprint)
+        """What is remembered of a weight, and of a bias that is packed with it, as their values are when it is used."""
+        return Packed(self, weight, bias)
 
-    def _fingerprints(self, tensors: list[Tensor | None]) -> list[int | None]:
+    def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
+        """What was made, by kind, of a weight that had these fingerprints."""
+        key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
+        with self._lock:
+            known = self._known.setdefault(weight.untyped_storage(), {})
+            if key not in known or known[key][0] != fingerprints:
+                known[key] = fingerprints, {}
+            return known[key][1]
+
+    def fingerprints(self, tensors: list[Tensor | None]) -> list[int | None]:
         return [t if t is None else self._fingerprint(t) for t in tensors]
 
 
 class Packed:
     """A weight, a bias, and what was made of them before. Used within a call: it keeps both alive.
 
-    Args:
-        tensors: weight and bias, contiguous.
-        made: kind -> what was made; of these values only.
-        same: whether copies of the tensors hold these values; None: nobody writes to the tensors.
+    Their values are those at the first :meth:`get`.
     """
 
-    def __init__(
-        self, tensors: list[Tensor | None], made: dict[Any, Any], same: Callable[[list[Tensor | None]], bool] | None
-    ):
-        self._tensors, self._made, self._same = tensors, made, same
+    def __init__(self, weights: PackedWeights, weight: Tensor, bias: Tensor | None):
+        self._weights, self._weight = weights, weight
+        self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, bias)]
+        self._constant = bias is None and weight.untyped_storage() in CONSTANTS
+        self._fingerprints: list[int | None] | None = None  # of a constant: none
+        self._made: dict[Any, Any] | None = None
 
     def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
         """``pack(weight)``, or ``pack(weight, bias)``, of contiguous float32 values, done once for each ``kind``."""
+        if self._made is None:
+            if not self._constant:
+                self._fingerprints = self._weights.fingerprints(self._tensors)
+            self._made = self._weights.known(self._weight, self._fingerprints)
         if kind not in self._made:
             packed = pack(*self._copies)
             self._made.setdefault(kind, packed)  # what another thread has made meanwhile may be in use
@@ -72,9 +74,9 @@ class Packed:
     def _copies(self) -> list[Tensor]:
         """What is packed: copies, since another thread may write to the tensors at any time."""
         copies = self._tensors
-        if self._same:
+        if not self._constant:
             copies = [t if t is None else t.clone() for t in copies]
-            if not self._same(copies):
+            if self._weights.fingerprints(copies) != self._fingerprints:
                 self._made = {}  # written to since the fingerprint was taken: for this call only
         floats = {name: t.float() for name, t in zip(("weight", "bias"), copies, strict=True) if t is not None}
         for name, values in floats.items():

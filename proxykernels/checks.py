@@ -304,7 +304,7 @@ def _values_can_be_read(tensor: Tensor) -> bool:
 def _limits(v_threshold: float | Tensor) -> tuple[float, float]:
     """The lowest and the highest threshold; those of a tensor on a GPU are read once a version: it is waited for."""
     if not isinstance(v_threshold, Tensor):
-        return _float32(v_threshold), _float32(v_threshold)
+        return (_float32(v_threshold),) * 2
     known = _known_limits.get(v_threshold) if v_threshold.is_cuda and not v_threshold.is_inference() else None
     if known and known[0] == v_threshold._version:
         return known[1]

@@ -148,21 +148,21 @@ def conv2d(
     """
     neuron = neuron.checked()
     x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
-    T, N, C_in, *size = x.shape
-    checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
+    (T, N, C_in, *size), device = x.shape, x.device
+    checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
     stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
     groups = checks.groups(groups, C_in, weight)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    checks.room(T, shape, x.device)
-    checks.potentials(v, shape, x.device)
+    checks.room(T, shape, device)
+    checks.potentials(v, shape, device)
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     bias = None if bias is None else bias.float()
-    parameters = size, weight, bias, _start(v, shape, x.device), neuron.on(shape[1], x.device), *window
+    parameters = size, weight, bias, _start(v, shape, device), neuron.on(shape[1], device), *window
     if x._periods is not None and groups == 1:
         words, after = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
     elif pool_follows and packed.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
@@ -206,23 +206,23 @@ def linear(
     """:func:`if_linear` for neurons of any model."""
     neuron = neuron.checked()
     x = checks.sequence(x, 3, "[T, N, features]")
-    T, N, features = x.shape
-    checks.parameters(weight, bias, 2, "[out, in]", x.device)
+    (T, N, features), device = x.shape, x.device
+    checks.parameters(weight, bias, 2, "[out, in]", device)
     if weight.shape[1] != features:
         raise ValueError(
             f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}"
         )
     shape = N, len(weight)
-    checks.room(T, shape, x.device)
-    checks.potentials(v, shape, x.device)
+    checks.room(T, shape, device)
+    checks.potentials(v, shape, device)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    kernel, window = weight[:, :, None, None], ((1, 1), (0, 0), (1, 1))  # a convolution of images of one pixel
+    one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
     if not isinstance(x, Spikes):
-        return _fire_real(x[..., None, None], kernel, bias, (*window, 1), shape, v, neuron)
-    bias, v = None if bias is None else bias.float(), _start(v, shape, x.device)
-    parameters = neuron.on(shape[1], x.device)
+        return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
+    bias, v = None if bias is None else bias.float(), _start(v, shape, device)
+    parameters = neuron.on(shape[1], device)
     if x._periods is not None:
-        one = 1, 1
+        kernel = weight[:, :, None, None]
         words, after = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, parameters, *window)
     else:
         words, after = ops.if_linear(x._words, T, weight, bias, v, parameters)

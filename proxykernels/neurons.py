@@ -31,7 +31,7 @@ class IFNeuron(NamedTuple):
         Raises:
             TypeError, ValueError: a value is not sound; the message names it.
         """
-        return self._replace(v_reset=checks.neuron(self.v_threshold, self.v_reset))
+        return IFNeuron(self.v_threshold, checks.neuron(self.v_threshold, self.v_reset))
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """What the kernels take, for so many channels."""

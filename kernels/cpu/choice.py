@@ -1,6 +1,7 @@
 """Which kernel of a CPU takes a convolution of spikes: the one place where that is decided."""
 
 from collections.abc import Callable
+from operator import itemgetter
 
 from ..recording import Choice
 from .cost_model import Layer, modelled_cycles
@@ -46,7 +47,7 @@ def choose(
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
     cycles = modelled_cycles(layer, rate(), has_lookup=has_lookup, digits=digits(), short=short())
-    return Choice(min(cycles, key=lambda kernel: cycles[kernel]), cycles=cycles)
+    return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
 
 def are_narrow(weight: tuple[int, ...], groups: int) -> bool:

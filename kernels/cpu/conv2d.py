@@ -1,7 +1,5 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
-from collections.abc import Callable
-from functools import cache, partial
 from math import prod
 
 import torch
@@ -61,9 +59,9 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
-        layer = Layer(T, v.shape, size, weight.shape, *window)
-        known = cache(partial(self._packed.of, weight))  # late: it reads all weights, and joined groups need it not
-        choice = self._choose(layer, words, known, groups)
+        layer = Layer(T, v.shape, tuple(size), weight.shape, *map(tuple, window))
+        packed = self._packed.of(weight)
+        choice = self._choose(layer, words, packed, groups)
         kernel = choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
@@ -72,7 +70,7 @@ class Convolutions:
             operands = words, T, size, weight, bias, v, neuron, *window, groups
             with recording():  # its parts are not choices
                 return unfused.if_conv2d(self, *operands)
-        words, packed = words.contiguous(), known()
+        words = words.contiguous()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
         if kernel == "tiles":
@@ -147,13 +145,13 @@ class Convolutions:
         )  # fmt: skip
         return conv, spikes, v, (theta, bias)
 
-    def _choose(self, layer: Layer, words: Tensor, known: Callable[[], Packed], groups: int) -> Choice:
+    def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
         """See choice.py."""
         return choose(
             layer, groups, self._forced,
             has_lookup=self.has_lookup,
-            digits=lambda: self._digits(known()) if self._tiles_hold(layer) else 0,
-            short=lambda: self._short_unit(known(), layer.weight) is not None,
+            digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
+            short=lambda: self._short_unit(packed, layer.weight) is not None,
             rate=lambda: self._rate(words),
         )  # fmt: skip
 
@@ -226,7 +224,8 @@ def pack_taps(weight: Tensor) -> Tensor:
 
 def padded(values: Tensor, fill: float) -> Tensor:
     """Per-channel values [C], filled up to whole blocks of channels."""
-    return torch.nn.functional.pad(values, (0, -len(values) % BLOCK), value=fill).contiguous()
+    missing = -values.shape[0] % BLOCK
+    return (torch.nn.functional.pad(values, (0, missing), value=fill) if missing else values).contiguous()
 
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:

@@ -5,13 +5,13 @@ AMD core with AVX-512 (Zen 4); only their ratios matter.
 """
 
 import math
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 CLOCK_HZ = 3.06e9  # of the AMD core
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """What the time depends on; shapes as in conv2d.py."""
 
     T: int
@@ -48,7 +48,7 @@ class Layer:
 def events(layer: Layer, rate: float, row: int = 16) -> float:
     """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added.
 
-    ``rate``: of spikes, those of an input that fires for long counted once a span (event_conv2d.h). ``row``: output
+    ``rate``: of spikes, those of an input that fires for long counted once a span (src/conv2d/event.h). ``row``: output
     channels of a row, 32 if the weights fit short ones.
     """
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
@@ -96,11 +96,18 @@ def modelled_cycles(layer: Layer, rate: float, *, has_lookup: bool, digits: int,
 
     ``digits``: of the weights in tiles; 0 rules tiles out. ``short``: the weights fit short rows.
     """
-    cycles = {"events": events(layer, rate), "dense": dense(layer)}
+    kernels = _at_both_ends(layer, has_lookup, digits, short)
+    return {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in kernels.items()}
+
+
+@lru_cache(1024)
+def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, short: bool) -> dict[str, tuple[float, float]]:
+    """Cycles at the rates 0 and 1; they lie on a line between."""
+    cycles = {"events": (events(layer, 0), events(layer, 1)), "dense": (dense(layer),) * 2}
     if short:
-        cycles["shorts"] = events(layer, rate, row=32)
+        cycles["shorts"] = events(layer, 0, row=32), events(layer, 1, row=32)
     if has_lookup:
-        cycles["lookup"] = lookup(layer)
+        cycles["lookup"] = (lookup(layer),) * 2
     if digits:
-        cycles["tiles"] = tiles(layer, digits)
+        cycles["tiles"] = (tiles(layer, digits),) * 2
     return cycles

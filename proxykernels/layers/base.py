@@ -25,7 +25,8 @@ class SpikingLayer(nn.Module):
     synapse: type[Synapse] = Synapse  # what makes its currents
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
-        self._warn_without_gradient(x)
+        if self.training:
+            self._warn_without_gradient(x)
         spikes, state = self.spike(x, v, batch_statistics=self.training)
         y = spikes.dense(x.dtype) if isinstance(x, Tensor) else spikes
         return y if v is None else (y, state)
@@ -41,7 +42,7 @@ class SpikingLayer(nn.Module):
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
         """Say, once for each class of layers, that a call in training cuts the gradient off."""
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling() or type(self) in _warned:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(self) in _warned:
             return
         tensors = [x for x in inputs if isinstance(x, Tensor)]
         if any(tensor.requires_grad for tensor in (*self.parameters(), *tensors)):

@@ -51,7 +51,8 @@ class FusedIFSum(Neurons):
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):
         self._check_inputs(x)
-        self._warn_without_gradient(*x)
+        if self.training:
+            self._warn_without_gradient(*x)
         spikes, state = with_plain_weights(self).spike(x, v)
         tensor = next((part for part in x if isinstance(part, Tensor)), None)
         y = spikes if tensor is None else spikes.dense(tensor.dtype)
