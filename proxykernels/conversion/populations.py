@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from .. import checks
+from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
 from .build_layers import shaping_layer
 from .fx_calls import Add, as_module, needed, path_of
@@ -145,7 +146,7 @@ class Graph:
             return self._fire(node, x, module)
         if isinstance(module, self.negligible):
             return x
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, WEIGHTED):
             return self._synapse(node, x, module, path)
         if isinstance(module, NORMS):
             return self._norm(x, module, path)
@@ -162,17 +163,14 @@ class Graph:
             raise TypeError(f"{self.model}: {path} follows {x.path} with no ReLU or other neuron between them")
         self._use(module, path)
         shape = node.all_input_nodes[0].meta.get("shape")
-        if shape and len(shape) != (2 if isinstance(module, nn.Linear) else 4):
-            kind = "[N, features]" if isinstance(module, nn.Linear) else "[N, C, H, W]"
-            raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {kind} is supported")
+        with checks.at(f"{self.model}: {path}"):
+            inputs = synapse_of(module).inputs
+        if shape and len(shape) != module.weight.ndim:
+            raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {inputs} is supported")
         for name, tensor in module.named_parameters():
             with checks.at(f"{self.model}: {path}"):
                 checks.floating(name, tensor)
                 checks.finite(name, tensor)
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            raise ValueError(
-                f"{self.model}: {path} has padding_mode {module.padding_mode!r}; only 'zeros' is supported"
-            )
         return Current(self._name(node), path, [Synapse(module, x)])
 
     def _use(self, module: nn.Module, path: str) -> None:

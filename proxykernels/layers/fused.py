@@ -10,13 +10,18 @@ from .synapses import Convolution, Product
 
 
 class Fused(Neurons):
-    """Neurons behind weights of their own, those of nn.Conv2d or nn.Linear, which is the other base class."""
+    """Neurons behind weights of their own, those of nn.Conv2d or nn.Linear, which is the other base class.
 
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias, with a normalisation's running statistics folded in."""
-        return self.weight, self.bias
+    Attributes:
+        bn: the normalisation of the currents, or None.
+    """
+
+    bn: nn.Module | None
 
     def _fire(self, x, v, batch_statistics):
+        if self.bn is not None and batch_statistics:
+            x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
+            return functional.scan(each_step(lambda step: self.bn(self.affine(step)), x), v, self.neuron)
         return self._fire_with(*self.folded(), x, v)
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
@@ -25,6 +30,19 @@ class Fused(Neurons):
 
     def affine(self, x: Tensor) -> Tensor:
         return self.synapse.plain_class.forward(self, x)
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
+
+        Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
+        """
+        weight, bias, bn = self.weight, self.bias, self.bn
+        if bn is None:
+            return weight, bias
+        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
+        shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
+        scale = scale.view(-1, *[1] * (weight.ndim - 1))
+        return (weight.double() * scale).to(weight.dtype), shift.to(weight.dtype)
 
 
 class FusedIFConv2d(Fused, nn.Conv2d):
@@ -86,27 +104,9 @@ class FusedIFConv2d(Fused, nn.Conv2d):
         self.pool_follows = False  # what simulate finds out of the network
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
-    def _fire(self, x, v, batch_statistics):
-        if self.bn is not None and batch_statistics:
-            x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
-            return functional.scan(each_step(lambda image: self.bn(self.affine(image)), x), v, self.neuron)
-        return super()._fire(x, v, batch_statistics)
-
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
         return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
-
-    def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
-
-        Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
-        """
-        weight, bias, bn = self.weight, self.bias, self.bn
-        if bn is None:
-            return weight, bias
-        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
-        shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
-        return (weight.double() * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
 
 class FusedIFLinear(Fused, nn.Linear):
@@ -122,6 +122,7 @@ class FusedIFLinear(Fused, nn.Linear):
     """
 
     synapse = Product
+    bn = None
 
     def __init__(
         self,

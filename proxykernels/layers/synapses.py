@@ -27,6 +27,7 @@ class Synapse:
 
     plain_class: type[nn.Module] = nn.Identity  # what torch has
     fan_in = 0
+    inputs = ""  # the shape of its input, for messages
 
     def __init__(self, module: nn.Module):
         self.module: Any = module
@@ -80,6 +81,7 @@ class Product(_Weighted):
     """nn.Linear."""
 
     plain_class = nn.Linear
+    inputs = "[N, features]"
 
     def arguments(self) -> tuple:
         return self.module.in_features, self.module.out_features, self.module.bias is not None
@@ -100,6 +102,7 @@ class Convolution(_Weighted):
     """nn.Conv2d with zero padding."""
 
     plain_class = nn.Conv2d
+    inputs = "[N, C, H, W]"
 
     def __init__(self, module: nn.Module):
         super().__init__(module)
@@ -141,6 +144,7 @@ class Convolution(_Weighted):
 
 
 KINDS = (Convolution, Product, Synapse)
+WEIGHTED = tuple(kind.plain_class for kind in KINDS if kind is not Synapse)  # modules of torch
 
 
 def synapse_of(module: nn.Module) -> Synapse:

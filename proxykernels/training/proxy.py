@@ -79,7 +79,7 @@ class ProxyNet(nn.Module):
         def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
             names.extend([name] if isinstance(layer, Neurons) else [])
             if (bn := getattr(layer, "bn", None)) is not None:
-                own = nn.BatchNorm2d(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
+                own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
                 self.statistics[_key(name)] = own
             return layer
 
@@ -144,7 +144,7 @@ class ProxyNet(nn.Module):
         ``batch`` samples at a time, each batch normalised by itself.
         """
         x = x if is_sequence(x, self.T) else x.expand(self.T, *x.shape)
-        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
@@ -256,7 +256,7 @@ class _Twin(nn.Module):
             return
         inputs = weight.shape[1] * getattr(self.layer, "groups", 1)
         if x.ndim != weight.ndim or x.shape[1] != inputs:
-            wanted = f"[N, {inputs}]" if weight.ndim == 2 else f"[N, {inputs}, H, W]"
+            wanted = f"[{', '.join(['N', str(inputs), *'HW'[4 - weight.ndim :]])}]"
             raise ValueError(f"layer {self.name} takes inputs of the shape {wanted}, got {list(x.shape)}")
 
     def normalise(self, current: Tensor) -> Tensor:
