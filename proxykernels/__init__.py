@@ -13,7 +13,8 @@ Shapes: T steps, N samples; in parentheses, (T, N, ...), where packed :class:`Sp
 neuron and step. Equations and their source: ``help(pk.functional)``.
 
 Networks
-    FusedIFConv2d, FusedIFLinear   nn.Conv2d and nn.Linear with IF neurons behind them
+    FusedIFConv2d, FusedIFConv1d   nn.Conv2d and nn.Conv1d with IF neurons behind them
+    FusedIFLinear                  nn.Linear with IF neurons behind it
     FusedIFSum                     IF neurons on the sum of several inputs: residual blocks
     IF                             IF neurons alone
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
@@ -63,6 +64,7 @@ from .layers import (  # noqa: E402
     AdaptiveAvgPool2d,
     AvgPool2d,
     Flatten,
+    FusedIFConv1d,
     FusedIFConv2d,
     FusedIFLinear,
     FusedIFSum,  # noqa: E402
@@ -84,6 +86,7 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Flatten",
+    "FusedIFConv1d",
     "FusedIFConv2d",
     "FusedIFLinear",
     "FusedIFSum",

@@ -159,6 +159,10 @@ class Spikes:
             return Spikes(None, shape, self._periods.index_select(1, pixels), self._start)
         return Spikes(packed.pixels(self._words, pixels), shape)
 
+    def _sized(self, *size: int) -> "Spikes":
+        """The same spikes as images of another size of as many pixels."""
+        return Spikes(self._bits, (*self.shape[:3], *size), self._periods, self._start)
+
     @property
     def _channels(self) -> int:
         return self.shape[2] if len(self.shape) > 2 else 1
@@ -176,6 +180,7 @@ def _no_tensor(name: str) -> str:
 
 COUNTERPARTS = {  # function of torch -> what takes spikes in its place
     "conv2d": "FusedIFConv2d",
+    "conv1d": "FusedIFConv1d",
     "linear": "FusedIFLinear",
     "flatten": "proxykernels.Flatten",
     "max_pool2d": "proxykernels.MaxPool2d",

@@ -5,7 +5,8 @@ from torch import nn
 from .. import layers
 from ..layers.synapses import synapse_of
 
-LAYERS = {layer.synapse: layer for layer in (layers.IF, layers.FusedIFConv2d, layers.FusedIFLinear)}
+OF_ONE_INPUT = (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear)
+LAYERS = {layer.synapse: layer for layer in OF_ONE_INPUT}
 
 
 def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:

@@ -1,7 +1,7 @@
 """A network as a graph of NIR (Pedersen et al., Nature Communications 15:8122, 2024).
 
-A layer becomes a synapse node (nir.Conv2d, nir.Affine, nir.Linear) and a nir.IF. NIR adds up what several nodes send to
-one, which is how a :class:`FusedIFSum` is written. Time is in steps: r = 1, dt = 1.
+A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and a nir.IF. NIR adds up what several
+nodes send to one, which is how a :class:`FusedIFSum` is written. Time is in steps: r = 1, dt = 1.
 
 NIR's IF resets to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the soft
 reset, which is noted in the node's metadata as ``reset = "subtract"``; simulators that do not look there reset to 0.
@@ -28,7 +28,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, IF, joining layers, average
             pooling and flattening. Normalisations are folded.
-        input_shape: of one sample and step, (C, H, W) or (features,); NIR stores every neuron's threshold.
+        input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
 
     Raises:
         TypeError: NIR has no node for a layer, max pooling for example.
@@ -105,9 +105,9 @@ class _Writer:
 def _sample_shape(shape: Sequence[int]) -> Shape:
     shape = shape.tolist() if isinstance(shape, np.ndarray) else shape
     if not isinstance(shape, Sequence) or not all(isinstance(n, numbers.Integral) for n in shape):
-        raise TypeError(f"input_shape must be (C, H, W) or (features,), got {shape!r}")
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise ValueError(f"input_shape must be (C, H, W) or (features,) of one sample, got {tuple(shape)}")
+        raise TypeError(f"input_shape must be (C, H, W), (C, L) or (features,), got {shape!r}")
+    if len(shape) not in (1, 2, 3) or min(shape) < 1:
+        raise ValueError(f"input_shape must be (C, H, W), (C, L) or (features,) of one sample, got {tuple(shape)}")
     return tuple(int(n) for n in shape)
 
 

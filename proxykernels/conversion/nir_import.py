@@ -19,9 +19,9 @@ def from_nir(graph, *, dt: float = 1.0) -> Network:
     """A network from a nir.NIRGraph or a file of one.
 
     Args:
-        graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Affine or Linear
-            before an IF (several may send to one IF, and so may another IF or pooling directly), AvgPool2d and Flatten.
-            Its values are copied, in float32.
+        graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine or
+            Linear before an IF (several may send to one IF, and so may another IF or pooling directly), AvgPool2d and
+            Flatten. Its values are copied, in float32.
         dt: length of a step, by which an IF's r is multiplied: the product must be 1. SpikingJelly writes r = 1 / dt.
 
     Returns:
@@ -75,7 +75,7 @@ def _read(nir, path: str | Path):
 
 
 def _synapses(nir) -> tuple[type, ...]:
-    return nir.Conv2d, nir.Affine, nir.Linear
+    return nir.Conv1d, nir.Conv2d, nir.Affine, nir.Linear
 
 
 def _senders(nir, graph) -> dict[str, list[str]]:

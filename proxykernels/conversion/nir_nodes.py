@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, layers
-from ..layers.synapses import Convolution, Product, Synapse
+from ..layers.synapses import Convolution, Convolution1d, Product, Synapse
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -42,18 +42,26 @@ def _linear_node(nir, synapse: Product, input_shape: Shape, output_shape: Shape)
     return nir.Linear(weight) if bias is None else nir.Affine(weight, _array("bias", bias))
 
 
-def _conv2d_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
+def _convolution_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
     weight, bias = synapse.parameters()
     bias = torch.zeros(len(weight)) if bias is None else bias
     weight, padding, dilation = synapse.window(weight)
-    geometry = synapse.module.stride, padding, dilation, synapse.module.groups
-    node = nir.Conv2d(input_shape[1:], _array("weight", weight), *geometry, _array("bias", bias))
+    if isinstance(synapse, Convolution1d):
+        array, (_, stride), (_, padding), (_, dilation) = weight.squeeze(2), synapse.stride, padding, dilation
+        make, size = nir.Conv1d, input_shape[1]
+    else:
+        array, stride, make, size = weight, synapse.stride, nir.Conv2d, input_shape[1:]
+    node = make(size, _array("weight", array), stride, padding, dilation, synapse.module.groups, _array("bias", bias))
     # nir would say itself, were all kernels square and all convolutions of one group.
     node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
     return node
 
 
-NODES: dict[type[Synapse], Callable] = {Product: _linear_node, Convolution: _conv2d_node}
+NODES: dict[type[Synapse], Callable] = {
+    Product: _linear_node,
+    Convolution: _convolution_node,
+    Convolution1d: _convolution_node,
+}
 
 
 def if_node(nir, layer: layers.Neurons, shape: Shape):
@@ -98,22 +106,23 @@ def _array(name: str, tensor: Tensor) -> np.ndarray:
 
 
 def synapse(nir, node) -> nn.Module:
-    """A nir.Conv2d, nir.Affine or nir.Linear as a module of torch."""
-    convolution = isinstance(node, nir.Conv2d)
+    """A nir.Conv1d, nir.Conv2d, nir.Affine or nir.Linear as a module of torch."""
+    axes = 1 if isinstance(node, nir.Conv1d) else 2 if isinstance(node, nir.Conv2d) else 0
     weight = _floats("weight", node.weight)
-    dims = ("C_out", "C_in / groups", "kernel_h", "kernel_w") if convolution else ("out", "in")
+    kernel = ("kernel_h", "kernel_w") if axes == 2 else ("kernel",)
+    dims = ("C_out", "C_in / groups", *kernel) if axes else ("out", "in")
     if weight.ndim != len(dims) or not weight.numel():
         raise ValueError(f"weight must have the shape [{', '.join(dims)}], got {list(weight.shape)}")
     bias = None if isinstance(node, nir.Linear) or node.bias is None else _floats("bias", node.bias)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must have the shape [{len(weight)}], one for each output, got {list(bias.shape)}")
-    if convolution:
+    if axes:
         (groups,) = _integers("groups", node.groups, 1, length=1)
         if len(weight) % groups:
             raise ValueError(f"groups must divide the {len(weight)} outputs, got {groups}")
-        module = nn.Conv2d(
-            weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), _integers("stride", node.stride, 1),
-            _padding(node.padding), _integers("dilation", node.dilation, 1), groups, device="meta",
+        module = (nn.Conv1d if axes == 1 else nn.Conv2d)(
+            weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), _integers("stride", node.stride, 1, axes),
+            _padding(node.padding, axes), _integers("dilation", node.dilation, 1, axes), groups, device="meta",
         )  # fmt: skip
     else:
         module = nn.Linear(*reversed(weight.shape), device="meta")
@@ -194,10 +203,10 @@ def _integers(name: str, value, least: int, length: int = 2) -> tuple[int, ...]:
     return tuple(int(v) for v in values) * (length // len(values))
 
 
-def _padding(value) -> str | tuple[int, ...]:
+def _padding(value, axes: int) -> str | tuple[int, ...]:
     value = value.decode() if isinstance(value, bytes) else value
     if not isinstance(value, str):
-        return _integers("padding", value, 0)
+        return _integers("padding", value, 0, axes)
     if value not in ("same", "valid"):
         raise ValueError(f"padding must be a number, two of them, 'same' or 'valid', got {value!r}")
     return value

@@ -154,8 +154,8 @@ class Graph:
             return self._reshape(node, x, module, path)
         raise TypeError(
             f"{self.model}: {path} is a {type(module).__name__}, which has no counterpart in spikes. Supported: "
-            "Conv2d, Linear, BatchNorm after them, ReLU, ReLU6, Max-, Avg- and AdaptiveAvgPool2d, Flatten, Dropout, "
-            "Identity and additions"
+            "Conv2d, Conv1d, Linear, BatchNorm after them, ReLU, ReLU6, Max-, Avg- and AdaptiveAvgPool2d, Flatten, "
+            "Dropout, Identity and additions"
         )
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Current:

@@ -1,7 +1,7 @@
 """Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
 
 from .base import Neurons, SpikingLayer, each_step
-from .fused import IF, Fused, FusedIFConv2d, FusedIFLinear
+from .fused import IF, Fused, FusedIFConv1d, FusedIFConv2d, FusedIFLinear
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
 from .sums import FusedIFSum
 
@@ -11,6 +11,7 @@ __all__ = [
     "AvgPool2d",
     "Flatten",
     "Fused",
+    "FusedIFConv1d",
     "FusedIFConv2d",
     "FusedIFLinear",
     "FusedIFSum",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from .. import checks, functional
 from ..spikes import Spikes
 from .base import Neurons, each_step
-from .synapses import Convolution, Product
+from .synapses import Convolution, Convolution1d, Product
 
 
 class Fused(Neurons):
@@ -107,6 +107,60 @@ class FusedIFConv2d(Fused, nn.Conv2d):
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
         return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
+
+
+class FusedIFConv1d(Fused, nn.Conv1d):
+    """Convolution along one axis and IF neurons over all steps: nn.Conv1d's arguments and parameters, and then:
+
+    Args:
+        v_threshold, v_reset, v_init, batch_norm: as in :class:`FusedIFConv2d`.
+
+    Shapes: x (T, N, C_in, L), Spikes or a tensor; y (T, N, C_out, L_out); v [N, C_out, L_out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedIFConv2d`, by which it is computed, on images of one row.
+    """
+
+    synapse = Convolution1d
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float = 0.0,
+        batch_norm: bool = False,
+    ):
+        if padding_mode != "zeros":
+            raise ValueError(
+                f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
+            )
+        nn.Conv1d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        self._set_neurons(v_threshold, v_reset, v_init)
+        self.bn = nn.BatchNorm1d(out_channels, device=device, dtype=dtype) if batch_norm else None
+
+    def _fire_with(self, weight, bias, x, v):
+        checks.steps_of(x, 4, "(T, N, C_in, L)")
+        images = x._sized(1, x.shape[3]) if isinstance(x, Spikes) else x.unsqueeze(3)
+        v = v.unsqueeze(2) if isinstance(v, Tensor) else v
+        padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
+        window = (1, *self.stride), padding, (1, *self.dilation), self.groups
+        spikes, v = functional.conv2d(images, weight.unsqueeze(2), bias, v, self.neuron, *window)
+        return spikes._sized(spikes.shape[4]), v.squeeze(2)
 
 
 class FusedIFLinear(Fused, nn.Linear):

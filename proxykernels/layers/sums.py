@@ -44,7 +44,7 @@ class FusedIFSum(Neurons):
             raise ValueError("synapses must be at least one module, nn.Conv2d, nn.Linear or nn.Identity; got none")
         for synapse in synapses:
             if isinstance(synapse, Neurons):
-                raise TypeError(f"a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got {type(synapse).__name__}")
+                raise TypeError(f"a synapse must be a module of torch, got {type(synapse).__name__}")
             synapse_of(synapse)
         self.synapses = nn.ModuleList(synapses)
         self._set_neurons(v_threshold, v_reset, v_init)
@@ -63,7 +63,7 @@ class FusedIFSum(Neurons):
         main = synapse_of(self.synapses[0])
         if isinstance(main, Product):
             return functional.linear(_cat(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron)
-        if not isinstance(main, Convolution) or main.module.groups > 1:
+        if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
         center, strides = _center(weight, padding, dilation), self._shortcut_strides()

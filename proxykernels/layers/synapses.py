@@ -4,6 +4,7 @@ A layer says by ``terms`` which synapses it has; what sums, counts, converts or 
 layer's class. A new kind is one more class here, and its line in KINDS.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -108,6 +109,7 @@ class Convolution(_Weighted):
         super().__init__(module)
         if self.module.padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {module.padding_mode!r}; pad the input instead")
+        self.stride = _pair(self.module.stride)
 
     def arguments(self) -> tuple:
         m = self.module
@@ -115,27 +117,33 @@ class Convolution(_Weighted):
         return m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups, bias
 
     def window(self, weight: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """The weight, padding in numbers, and dilation."""
-        return symmetric(weight, self.module.padding, self.module.stride, self.module.dilation)
+        """The weight of two dimensions, padding in numbers, and dilation."""
+        m = self.module
+        padding = m.padding if isinstance(m.padding, str) else _pair(m.padding, 0)
+        weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
+        return symmetric(weight, padding, self.stride, _pair(m.dilation))
 
     def output_shape(self, shape: Shape) -> Shape:
-        if len(shape) != 5:
-            raise ValueError(f"the input of a convolution must have the shape (T, N, C, H, W), got {shape}")
+        if len(shape) != self.module.weight.ndim + 1:
+            wanted = self.inputs.strip("[]")
+            raise ValueError(f"the input of a convolution must have the shape (T, {wanted}), got {shape}")
         weight, padding, dilation = self.window(self.module.weight)
-        size = unfused.output_size(shape[3:], weight.shape[2:], self.module.stride, padding, dilation)
-        return *shape[:2], len(weight), *size
+        size = unfused.output_size(_pair(shape[3:]), weight.shape[2:], self.stride, padding, dilation)
+        return *shape[:2], len(weight), *size[5 - len(shape) :]
 
     def currents(self, x: Tensor) -> Tensor:
         weight, bias = map(_float, self.parameters())
         weight, padding, dilation = self.window(weight)
-        rows = unfused.conv2d(x, weight, bias, self.module.stride, padding, dilation, self.module.groups)
+        images = x.view(*x.shape[:3], *_pair(x.shape[3:]))
+        rows = unfused.conv2d(images, weight, bias, self.stride, padding, dilation, self.module.groups)
         return rows.transpose(2, 3).unflatten(3, self.output_shape(tuple(x.shape))[3:])
 
     def accumulates(self, x: Spikes) -> Tensor:
         m = self.module
+        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
         # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
         most, others = _pixels_by_reach(
-            m.kernel_size, m.stride, m.dilation, tuple(m._reversed_padding_repeated_twice), tuple(x.shape[3:]), x.device
+            _pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(x.shape[3:]), x.device
         )
         reached = most * x._total()
         for reach, pixels in others:
@@ -143,7 +151,14 @@ class Convolution(_Weighted):
         return reached * (m.out_channels // m.groups)
 
 
-KINDS = (Convolution, Product, Synapse)
+class Convolution1d(Convolution):
+    """nn.Conv1d with zero padding: a convolution of images of one row."""
+
+    plain_class = nn.Conv1d
+    inputs = "[N, C, L]"
+
+
+KINDS = (Convolution, Convolution1d, Product, Synapse)
 WEIGHTED = tuple(kind.plain_class for kind in KINDS if kind is not Synapse)  # modules of torch
 
 
@@ -156,7 +171,12 @@ def synapse_of(module: nn.Module) -> Synapse:
     for kind in KINDS:
         if isinstance(module, kind.plain_class):
             return kind(module)
-    raise TypeError(f"a synapse must be nn.Conv2d, nn.Linear or nn.Identity, got {type(module).__name__}")
+    raise TypeError(f"a synapse must be nn.Conv2d, nn.Conv1d, nn.Linear or nn.Identity, got {type(module).__name__}")
+
+
+def _pair(values: Sequence[int], before: int = 1) -> tuple[int, int]:
+    """A size or a window of one or two dimensions in two."""
+    return (before, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def _float(parameter: Tensor | None) -> Any:

@@ -10,6 +10,7 @@ from ..spikes import COUNTERPARTS, Spikes
 
 FUNCTIONS = {  # module -> the function of torch whose counterpart stands in its place
     nn.Conv2d: "conv2d",
+    nn.Conv1d: "conv1d",
     nn.Linear: "linear",
     nn.BatchNorm2d: "batch_norm",
     nn.ReLU: "relu",

@@ -78,7 +78,8 @@ def simulate(
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
-            sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes.
+            sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes. For a network with a
+            FusedIFConv1d, C, L stand in the place of C, H, W.
         T: number of steps.
         chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a
             multiple of 32). Any value gives the same spikes.
@@ -115,7 +116,7 @@ def run(
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     if precision not in (None, "int16"):
         raise ValueError(f"precision must be None or 'int16', got {precision!r}")
-    x = _input(x, T, precision)
+    x = _input(net, x, T, precision)
     chunk = T if batch_statistics else _chunk(chunk, stop, x.shape)
     if x.device.type != "cpu":
         chunk = -(-chunk // 32) * 32
@@ -211,27 +212,31 @@ def _chunk(chunk: int | None, stop: Stop | None, shape: tuple[int, ...]) -> int:
         raise type(error)(str(error).replace("T must", "chunk must")) from None
 
 
-def _input(x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
+def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
     """The input as a sequence of T steps; a held input is repeated without a copy."""
     if not isinstance(x, Spikes):
         checks.floating("x", x)
     checks.values("x", x)
     if not isinstance(x, Spikes):
         checks.finite("x", x)
-    if not is_sequence(x, T):
+    if not is_sequence(net, x, T):
         x = x.detach() if precision is None else round_input(x.detach(), 0)
         return x.expand(T, *x.shape)
     return x if precision is None else round_input(x, 1)
 
 
-def is_sequence(x: Tensor | Spikes, T: int) -> bool:
-    """Whether x is a sequence of T steps, rather than an input that is held for them."""
-    dims = len(x.shape)
-    if dims in (2, 4) and isinstance(x, Tensor):
+def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
+    """Whether x is a sequence of T steps, rather than an input that is held for them.
+
+    Of three and of four dimensions it may be either; a network of FusedIFConv1d takes [N, C, L].
+    """
+    dims, one_axis = len(x.shape), any(isinstance(module, nn.Conv1d) for module in net.modules())
+    held, size = ((2, 3), "C, L") if one_axis else ((2, 4), "C, H, W")
+    if dims in held and isinstance(x, Tensor):
         return False
-    if dims not in (3, 5):
+    if dims - 1 not in held:
         raise ValueError(
-            "x must be held, [N, features] or [N, C, H, W], or a sequence, [T, N, features] or [T, N, C, H, W]; "
+            f"x must be held, [N, features] or [N, {size}], or a sequence, [T, N, features] or [T, N, {size}]; "
             f"got {list(x.shape)}"
         )
     if x.shape[0] != T:

@@ -143,7 +143,7 @@ class ProxyNet(nn.Module):
         For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
         ``batch`` samples at a time, each batch normalised by itself.
         """
-        x = x if is_sequence(x, self.T) else x.expand(self.T, *x.shape)
+        x = x if is_sequence(self.net, x, self.T) else x.expand(self.T, *x.shape)
         norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
@@ -166,7 +166,7 @@ class ProxyNet(nn.Module):
         """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
         if not isinstance(x, Spikes):
             checks.floating("x", x)
-        if not is_sequence(x, self.T):
+        if not is_sequence(self.net, x, self.T):
             return x
         if isinstance(x, Spikes):
             return (x.count() / self.T).to(next((p.dtype for p in self.net.parameters()), torch.float32))

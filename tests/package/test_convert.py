@@ -227,7 +227,10 @@ UNSUPPORTED = {
     "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\)"),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
     "flatten": (after_relu(nn.Flatten(2)), r"only flattening of"),
-    "reflect": (Broken(lambda m, x: m.inner(x), nn.Conv2d(1, 4, 3, padding_mode="reflect")), "padding_mode must be 'zeros', got 'reflect'"),
+    "reflect": (
+        Broken(lambda m, x: m.inner(x), nn.Conv2d(1, 4, 3, padding_mode="reflect")),
+        "padding_mode must be 'zeros'",
+    ),
     "tuple": (Broken(lambda m, x: (m.conv(x), x)), "must return one tensor"),
     "averages-max": (after_relu(nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(2))), r"'inner.0.1' takes averages"),
 }

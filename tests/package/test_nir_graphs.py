@@ -229,9 +229,9 @@ def test_nested_layers_and_layers_called_twice():
     assert torch.equal(count, pk.simulate(net, x, 16).count()) and bool((count == 4).all())
 
 
-@pytest.mark.parametrize("shape", [8, "x", None, (2, 8.0, 8), (2, 8), (), (2, -8, 8), (0, 8, 8), (1, 2, 8, 8)])
+@pytest.mark.parametrize("shape", [8, "x", None, (2, 8.0, 8), (), (2, -8, 8), (0, 8, 8), (1, 2, 8, 8)])
 def test_shapes_of_other_things_than_samples(shape):
-    with pytest.raises((TypeError, ValueError), match=r"input_shape must be \(C, H, W\) or \(features,\)"):
+    with pytest.raises((TypeError, ValueError), match=r"input_shape must be \(C, H, W\), \(C, L\) or \(features,\)"):
         pk.to_nir(nn.Sequential(pk.FusedIFConv2d(2, 3, 3)), shape)
 
 
