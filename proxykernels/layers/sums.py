@@ -20,8 +20,8 @@ class FusedIFSum(Neurons):
     ``(x, shortcut)``, and every spike of an identity shortcut adds 1 to the potential of its neuron.
 
     Args:
-        synapses: one for each input: nn.Conv2d (zero padding), nn.Linear or nn.Identity; their parameters are the
-            layer's. Beside a first convolution or matrix product, shortcuts that are identities or 1x1 convolutions
+        synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters
+            are the layer's. Beside a first nn.Conv2d or nn.Linear, shortcuts that are identities or 1x1 convolutions
             are computed in one pass with it; other sums a chunk of steps at a time.
         v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
 
