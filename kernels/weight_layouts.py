@@ -12,8 +12,9 @@ def is_finite(values: Tensor) -> bool:
     values = values.detach()
     if values.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         values = values.float()
-    # A sum is finite only if its terms are. If it overflows, look closer.
-    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
+    # A sum is finite only if its terms are. If it overflows, look closer. For a bias a product starts sooner.
+    total = values.dot(values) if values.ndim == 1 else values.sum()
+    return math.isfinite(total.item()) or bool(torch.isfinite(values).all())
 
 
 def require_finite(name: str, values: Tensor) -> None:
