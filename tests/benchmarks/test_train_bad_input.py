@@ -162,7 +162,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(run, monkeypatch, m
 
 @pytest.mark.parametrize("method", ["ann", "proxy", "tandem", "surrogate"])
 def test_weights_that_are_not_finite_stop_a_run(run, monkeypatch, method):
-    """Spikes, and so the loss of three methods, do not show them."""
+    """Spikes, and so the losses of proxy and tandem learning, do not show them."""
     options = f"--init random --epochs 2 --schedule constant --method {method}"
     out = run(options.replace("--epochs 2", "--epochs 1"))
     before = tensors(out)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,14 @@ from training import step as train_step
 from training_runs import BENCHMARKS, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
 
 ONE = "--init random --epochs 1 --schedule constant"
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as at a terminal: a job in the background is started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -86,6 +95,7 @@ def test_two_runs_into_one_folder(run, tmp_path, no_step):
 def test_a_checkpoint_of_the_wrong_shape_or_type(run, change):
     out = run(ONE)
     state = json.loads((out / "checkpoint.json").read_text())
+    shutil.copy(out / state["tensors"], out.parent / "x")  # a file of another folder, sound in itself
     (out / "checkpoint.json").write_text(json.dumps(state | change if isinstance(change, dict) and change else change))
     message = refused(run, ONE.replace("--epochs 1", "--epochs 2") + " --resume")
     assert "checkpoint" in message and "damaged" in message
@@ -108,7 +118,7 @@ def test_what_a_killed_run_left_is_removed(run):
     assert len(kept) == len(list(out.iterdir()))
 
 
-def test_ctrl_c_saves_and_resumes_exactly(run, monkeypatch, capsys):
+def test_ctrl_c_saves_and_resumes_exactly(run, monkeypatch, capsys, ctrl_c):
     options = "--init random --epochs 2 --schedule constant"
     unbroken = run(options, "unbroken")
     done, watch = [], train_step.watch
@@ -128,16 +138,12 @@ def test_ctrl_c_saves_and_resumes_exactly(run, monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_ends_a_command_in_one_line(capsys):
+def test_ctrl_c_ends_a_command_in_one_line(capsys, ctrl_c):
     def main():
         os.kill(os.getpid(), signal.SIGINT)
 
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            command(main)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit) as stop:
+        command(main)
     assert stop.value.code == 130
     assert capsys.readouterr().err.strip().endswith(": interrupted; the results written before are kept")
 
