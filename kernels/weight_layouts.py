@@ -1,6 +1,7 @@
 """What kernels make of a convolution's weights before they start, in plain torch operations on their device."""
 
 import math
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,15 @@ def is_finite(values: Tensor) -> bool:
 def require_finite(name: str, values: Tensor) -> None:
     """Refuse parameters of which no neuron would ever fire, or every one."""
     if not is_finite(values):
-        raise ValueError(
-            f"{name} must be finite (in float32, and with batch normalisation's statistics where they are folded in), "
-            "and holds NaN or infinite values; load or train it anew"
-        )
+        refuse_infinite(name)
+
+
+def refuse_infinite(name: str) -> NoReturn:
+    """The error of parameters that hold NaN or infinity."""
+    raise ValueError(
+        f"{name} must be finite (in float32, and with batch normalisation's statistics where they are folded in), "
+        "and holds NaN or infinite values; load or train it anew"
+    )
 
 
 def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from .kernels.weight_layouts import is_finite, require_finite
+from . import known
+from .kernels.weight_layouts import is_finite, refuse_infinite
 from .spikes import Spikes, is_binary, pack
 
 if TYPE_CHECKING:
@@ -195,14 +195,23 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
     same_device("weight", weight, device)
     if weight.ndim != ndim or 0 in weight.shape:
         raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
-    if bias is None:
-        return
-    floating("bias", bias)
-    same_device("bias", bias, device)
-    if tuple(bias.shape) != (weight.shape[0],):
-        raise ValueError(f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}")
-    if device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU would have to be waited for
-        require_finite("bias", bias)
+    if bias is not None:
+        floating("bias", bias)
+        same_device("bias", bias, device)
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(
+                f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}"
+            )
+    if weight.is_cuda:  # a CPU looks when it packs them
+        _known_finite("weight", weight)
+    if bias is not None:
+        _known_finite("bias", bias)
+
+
+def _known_finite(name: str, values: Tensor) -> None:
+    """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
+    if _values_can_be_read(values) and not known.once(is_finite, values):
+        refuse_infinite(name)
 
 
 def pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
@@ -302,19 +311,15 @@ def _values_can_be_read(tensor: Tensor) -> bool:
 
 
 def _limits(v_threshold: float | Tensor) -> tuple[float, float]:
-    """The lowest and the highest threshold; those of a tensor on a GPU are read once a version: it is waited for."""
+    """The lowest and the highest threshold; those of a tensor on a GPU are read once a version."""
     if not isinstance(v_threshold, Tensor):
         return (_float32(v_threshold),) * 2
-    known = _known_limits.get(v_threshold) if v_threshold.is_cuda and not v_threshold.is_inference() else None
-    if known and known[0] == v_threshold._version:
-        return known[1]
+    return known.once(_read_limits, v_threshold)
+
+
+def _read_limits(v_threshold: Tensor) -> tuple[float, float]:
     lowest, highest = torch.stack(v_threshold.detach().float().aminmax()).tolist()
-    if v_threshold.is_cuda and not v_threshold.is_inference():
-        _known_limits[v_threshold] = v_threshold._version, (lowest, highest)
     return lowest, highest
-
-
-_known_limits = WeakTensorKeyDictionary()  # threshold -> its version, and its limits
 
 
 def _float32(value: float) -> float:

@@ -50,3 +50,18 @@ def words_over_time(dense: Tensor) -> Tensor:
     for t in range(T):
         words[t // 32] += dense[t].transpose(1, 2).long() * 2 ** (t % 32)
     return torch.where(words < 2**31, words, words - 2**32).int()  # bit 31 is the sign
+
+
+class OnGPU(Tensor):
+    """A tensor that says it is on a GPU, and counts how often its values are waited for."""
+
+    is_cuda = True
+    reads = 0
+
+    def tolist(self):
+        OnGPU.reads += 1
+        return super().tolist()
+
+    def __float__(self):
+        OnGPU.reads += 1
+        return super().__float__()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, functional, known
 from ..spikes import Spikes
 from .base import Neurons, each_step
 from .synapses import Convolution, Convolution1d, Product
@@ -42,7 +42,11 @@ class Fused(Neurons):
         scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
         shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
         scale = scale.view(-1, *[1] * (weight.ndim - 1))
-        return (weight.double() * scale).to(weight.dtype), shift.to(weight.dtype)
+        weights = (weight.double() * scale).to(weight.dtype)
+        return (
+            known.made_of(weights, weight, bn.weight, bn.running_var),
+            known.made_of(shift.to(weight.dtype), bn.bias, bias, bn.running_mean, bn.weight, bn.running_var),
+        )
 
 
 class FusedIFConv2d(Fused, nn.Conv2d):
@@ -159,7 +163,8 @@ class FusedIFConv1d(Fused, nn.Conv1d):
         v = v.unsqueeze(2) if isinstance(v, Tensor) else v
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
-        spikes, v = functional.conv2d(images, weight.unsqueeze(2), bias, v, self.neuron, *window)
+        weight = known.made_of(weight.unsqueeze(2), weight)
+        spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window)
         return spikes._sized(spikes.shape[4]), v.squeeze(2)
 
 

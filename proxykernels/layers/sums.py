@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, functional, known
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons
@@ -116,7 +116,10 @@ class FusedIFSum(Neurons):
                 weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
             weights.append(weight)
             biases += [] if bias is None else [bias.float()]
-        return torch.cat(weights, 1), sum(biases) if biases else None
+        weight = known.made_of(torch.cat(weights, 1), *(getattr(s, "weight", None) for s in self.synapses))
+        if not biases:
+            return weight, None
+        return weight, known.made_of(sum(biases), *(getattr(s, "bias", None) for s in self.synapses))
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""

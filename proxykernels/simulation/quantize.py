@@ -11,6 +11,7 @@ convolved in float64, where such sums are exact too. Potentials stay float32, an
 import torch
 from torch import Tensor
 
+from .. import known
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import IF, Fused, Neurons, SpikingLayer
@@ -38,7 +39,7 @@ class Rounded(Neurons):
     def _fire(self, x, v, batch_statistics):
         weight, bias = self._rounded
         if not isinstance(x, Spikes):  # real values times weights need float64
-            weight, bias = weight.double(), None if bias is None else bias.double()
+            weight, bias = (p if p is None else known.made_of(p.double(), p) for p in (weight, bias))
         return self.layer._fire_with(weight, bias, x, v)
 
     def terms(self, x: Spikes | Tensor):

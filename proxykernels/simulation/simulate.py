@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, functional, known
 from ..layers import SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..spikes import Spikes, pack
@@ -120,6 +120,7 @@ def run(
     chunk = T if batch_statistics else _chunk(chunk, stop, x.shape)
     if x.device.type != "cpu":
         chunk = -(-chunk // 32) * 32
+        known.look_at_all(net.parameters(), x.device)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     carriers: dict[str, Carrier] = {}

@@ -2,22 +2,11 @@
 
 import pytest
 import torch
-from cases import dyadic, spikes, thresholds
+from cases import OnGPU, dyadic, spikes, thresholds
 
 import proxykernels as pk
 from proxykernels import checks
 from proxykernels.kernels import reference
-
-
-class OnGPU(torch.Tensor):
-    """A tensor that says it is on a GPU, and counts how often its values are waited for."""
-
-    is_cuda = True
-    reads = 0
-
-    def tolist(self):
-        OnGPU.reads += 1
-        return super().tolist()
 
 
 @pytest.fixture

@@ -1,0 +1,144 @@
+"""Parameters on a GPU: NaN and infinity are found, and each version of the values is waited for once."""
+
+import contextlib
+
+import pytest
+import torch
+from cases import OnGPU, dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels import checks, known
+
+NOT_FINITE = "weight must be finite .* holds NaN or infinite values; load or train it anew"
+
+
+@pytest.fixture(autouse=True)
+def no_reads_and_no_capture(monkeypatch):
+    monkeypatch.setattr(OnGPU, "reads", 0)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+
+def on_gpu(layer: nn.Module) -> nn.Module:
+    """The layer with parameters and buffers that say so."""
+    for module in layer.modules():
+        for name, values in [*module._parameters.items(), *module._buffers.items()]:
+            if values is not None:
+                moved = values.detach().as_subclass(OnGPU)
+                setattr(module, name, nn.Parameter(moved) if name in module._parameters else moved)
+    return layer
+
+
+def check(weight, bias=None):
+    checks.parameters(weight, bias, weight.ndim, "", torch.device("cpu"))
+
+
+def test_a_version_is_looked_at_once():
+    weight, bias = torch.ones(3, 2).as_subclass(OnGPU), torch.ones(3).as_subclass(OnGPU)
+    for _ in range(3):
+        check(weight, bias)
+    assert OnGPU.reads == 2
+    weight[1, 1] = torch.nan
+    for _ in range(3):
+        with pytest.raises(ValueError, match=NOT_FINITE):
+            check(weight, bias)
+    assert OnGPU.reads == 3
+    weight[1, 1] = 0
+    check(weight, bias)
+    bias += torch.inf
+    with pytest.raises(ValueError, match="bias must be finite"):
+        check(weight, bias)
+    assert OnGPU.reads == 5
+
+
+def test_a_capture_does_not_look(monkeypatch):
+    weight = torch.full((3, 2), torch.nan).as_subclass(OnGPU)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    check(weight)
+    known.look_at_all([weight], weight.device)
+    assert OnGPU.reads == 0
+
+
+def test_tensors_without_versions_are_always_looked_at():
+    with torch.inference_mode():
+        weight = torch.ones(3, 2).as_subclass(OnGPU)
+        check(weight)
+        weight[0] = torch.nan
+        with pytest.raises(ValueError, match=NOT_FINITE):
+            check(weight)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("change", ["weight", "bn.weight", "bn.running_var", "bn.bias", "bn.running_mean", "bias"])
+@pytest.mark.parametrize("kind", [pk.FusedIFConv1d, pk.FusedIFConv2d])
+def test_folded_weights_are_looked_at_when_what_they_are_made_of_changes(kind, change, inference, monkeypatch):
+    layer = on_gpu(kind(2, 3, 3, batch_norm=True)).eval()
+    x = pk.pack(torch.ones(2, 1, 2, *[4] * (layer.weight.ndim - 2)))
+
+    def stop(x, weight, bias, *_):
+        check(weight, bias)
+        raise InterruptedError  # the rest would look at values of its own
+
+    monkeypatch.setattr(pk.functional, "conv2d", stop)
+
+    def run():
+        with torch.inference_mode(inference), torch.no_grad(), contextlib.suppress(InterruptedError):
+            layer(x)
+
+    for _ in range(3):
+        run()
+    assert OnGPU.reads == 2
+    with torch.no_grad():
+        dict([*layer.named_parameters(), *layer.named_buffers()])[change][0] = torch.nan
+    for _ in range(2):
+        with pytest.raises(ValueError, match="must be finite"):
+            run()
+    assert OnGPU.reads <= 4
+
+
+def test_joined_weights_are_looked_at_when_what_they_are_made_of_changes():
+    layer = on_gpu(pk.FusedIFSum(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 3, 1, bias=False)))
+    for _ in range(3):
+        check(*layer._joined(layer.synapses[0].weight, (1, 1)))
+    assert OnGPU.reads == 2
+    with torch.no_grad():
+        layer.synapses[2].weight[0] = torch.inf
+    for _ in range(2):
+        with pytest.raises(ValueError, match=NOT_FINITE):
+            check(*layer._joined(layer.synapses[0].weight, (1, 1)))
+    assert OnGPU.reads == 3
+    layer.synapses[2].weight = nn.Parameter(torch.ones(3, 3, 1, 1).as_subclass(OnGPU))  # of the same version
+    check(*layer._joined(layer.synapses[0].weight, (1, 1)))
+
+
+def test_all_parameters_are_waited_for_together():
+    net = on_gpu(nn.Sequential(pk.FusedIFLinear(4, 3), pk.FusedIFLinear(3, 2)))
+    for _ in range(2):
+        known.look_at_all(net.parameters(), torch.device("cpu"))
+        for layer in net:
+            check(layer.weight, layer.bias)
+    assert OnGPU.reads == 1
+    with torch.no_grad():
+        net[1].weight[0] = torch.nan
+    known.look_at_all(net.parameters(), torch.device("cpu"))
+    check(net[0].weight, net[0].bias)
+    with pytest.raises(ValueError, match=NOT_FINITE):
+        check(net[1].weight, net[1].bias)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_parameters_that_are_not_finite_name_their_layer(generator, value, device):
+    x = pk.pack(spikes(9, 2, 3, 5, 5, generator=generator)).to(device)
+    weight = dyadic(4, 3, 3, 3, generator=generator).to(device)
+    assert pk.if_conv2d(x, weight)[0].rate() > 0
+    weight[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=NOT_FINITE):
+        pk.if_conv2d(x, weight)
+    net = nn.Sequential(pk.FusedIFConv2d(3, 4, 3, batch_norm=True), pk.FusedIFConv2d(4, 2, 3)).to(device).eval()
+    pk.simulate(net, x, 9)
+    with torch.no_grad():
+        net[1].weight[0] = value
+    with pytest.raises(ValueError, match=f"layer 1: {NOT_FINITE}"):
+        pk.simulate(net, x, 9)
