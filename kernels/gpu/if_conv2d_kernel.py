@@ -171,7 +171,7 @@ def _if_conv2d_kernel(
                         current = tl.dot(spike, low, current)
             # Loaded here, and not once for all: the loop above needs the registers.
             unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
-            parameters = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
+            loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
             if bias_pointer is not None:
                 bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
             steps = _split_steps(current, PIXELS, CHANNELS)
@@ -179,7 +179,7 @@ def _if_conv2d_kernel(
                 step_current = steps[i % 4][i // 4] * unit
                 if bias_pointer is not None:
                     step_current += bias
-                v_next, fires = STEP(v, step_current, parameters)
+                v_next, fires = STEP(v, step_current, neuron, loaded)
                 exists = first + i < T
                 v = tl.where(exists, v_next, v)
                 spike_bit = (fires & exists).to(tl.int32)

@@ -48,7 +48,7 @@ def _if_scan_kernel(
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
 
-    parameters = LOAD(neuron, 0, channel, None)
+    loaded = LOAD(neuron, 0, channel, None)
     v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
     count = tl.zeros((BLOCK,), tl.int32)
     current_row = current_pointer + start
@@ -57,7 +57,7 @@ def _if_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            v, spike = STEP(v, current, parameters)
+            v, spike = STEP(v, current, neuron, loaded)
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
             else:

@@ -35,8 +35,8 @@ def _if_scan_backward_kernel(
     offsets = tl.arange(0, BLOCK)
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
-    parameters = LOAD(neuron, 0, channel, None)
-    theta, v_reset = parameters
+    theta = LOAD(neuron, 0, channel, None)
+    v_reset = neuron[1]
     scale = tl.load(scale_pointer + channel)
 
     v = tl.zeros((BLOCK,), tl.float32)
@@ -45,7 +45,7 @@ def _if_scan_backward_kernel(
         current = tl.load(current_pointer + row + offsets, mask=mask, other=0.0)
         # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
         tl.store(grad_current_pointer + row + offsets, v + current, mask=mask)
-        v, _spike = STEP(v, current, parameters)
+        v, _spike = STEP(v, current, neuron, theta)
         row += neurons
     grad = tl.zeros((BLOCK,), tl.float32)
     for _ in range(0, T):

@@ -4,8 +4,8 @@ A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two
 inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
 kernel. A step may not touch memory: the kernel keeps v in registers for all T steps.
 
-    LOAD(neuron, first, channel, mask) -> parameters        of channels; once, before the steps
-    STEP(v, current, parameters) -> (v, spike)
+    LOAD(neuron, first, channel, mask) -> loaded            blocks, one value a channel; once, before the steps
+    STEP(v, current, neuron, loaded) -> (v, spike)
 """
 
 import triton
@@ -22,7 +22,9 @@ def arguments(neuron: Neuron) -> dict:
 
 @triton.jit
 def load_if(neuron, first, channel, mask):
-    """The parameters of integrate-and-fire neurons: thresholds, shaped like ``channel``, and v_reset.
+    """The thresholds of integrate-and-fire neurons, shaped like ``channel``.
+
+    Alone: in Triton 3.6 a function cannot return the None of a soft reset.
 
     Args:
         neuron: pointer to thresholds [channels] float32, and v_reset, a float32 scalar, or None for a soft reset.
@@ -34,11 +36,11 @@ def load_if(neuron, first, channel, mask):
         theta = tl.load(neuron[0] + first + channel)
     else:
         theta = tl.load(neuron[0] + first + channel, mask=mask, other=0.0)
-    return theta, neuron[1]
+    return theta
 
 
 @triton.jit
-def if_step(v, current, parameters):
+def if_step(v, current, neuron, theta):
     """One step of integrate-and-fire neurons.
 
         h = v + current
@@ -49,12 +51,12 @@ def if_step(v, current, parameters):
     Args:
         v: potentials after the previous step, float32 block.
         current: input currents of this step, float32 block.
-        parameters: of :func:`load_if`.
+        neuron, theta: taken and given by :func:`load_if`.
 
     Returns:
         The new potentials, float32, and the spikes, int1; both shaped like ``v``.
     """
-    theta, v_reset = parameters
+    v_reset = neuron[1]
     h = v + current
     spike = h >= theta
     if v_reset is None:
