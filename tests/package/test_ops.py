@@ -75,6 +75,7 @@ LAYERS = [
     "ops",
     "packed",
     "spikes",
+    "known",
     "checks",
     "padding",
     "neurons",
