@@ -76,7 +76,7 @@ def test_folded_weights_are_looked_at_when_what_they_are_made_of_changes(kind, c
     layer = on_gpu(kind(2, 3, 3, batch_norm=True)).eval()
     x = pk.pack(torch.ones(2, 1, 2, *[4] * (layer.weight.ndim - 2)))
 
-    def stop(x, weight, bias, *_):
+    def stop(x, weight, bias, *_, **__):
         check(weight, bias)
         raise InterruptedError  # the rest would look at values of its own
 
