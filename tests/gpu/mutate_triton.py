@@ -4,8 +4,9 @@
     python tests/gpu/mutate_triton.py --target sm_90 --every 10
 
 Each barrier, wait, fence and asynchronous copy of three convolutions is removed in turn; a wait for groups is also
-weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all. Not all can be: Triton sets
-more barriers than are needed.
+weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and then where. Not all can
+be, as Triton sets more than is needed: a barrier between accesses of which each warp has its own bytes, a proxy fence
+with no write to shared memory since the last one, and a wait between two products that add to the same registers.
 """
 
 import argparse
@@ -42,8 +43,8 @@ ORDER = (
 WAIT = r"(cp\.async\.wait_group|wgmma\.wait_group\.sync\.aligned)\s+(\d+);"
 
 
-def mutants(text: str) -> Iterator[tuple[str, str]]:
-    """(What was done, the mutant's text)."""
+def mutants(text: str) -> Iterator[tuple[str, int, str]]:
+    """(What was done, in which line, the mutant's text)."""
     lines = text.splitlines()
 
     def with_line(i: int, line: str) -> str:
@@ -52,9 +53,9 @@ def mutants(text: str) -> Iterator[tuple[str, str]]:
     for i, line in enumerate(lines):
         code = line.strip()
         if re.match(rf"(@!?%p\d+ )?({ORDER})", code):
-            yield f"without {code.split()[code.startswith('@')]}", with_line(i, "")
+            yield f"without {code.split()[code.startswith('@')]}", i + 1, with_line(i, "")
             if wait := re.match(WAIT, code):
-                yield f"{wait[1]} of one group less", with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
+                yield f"{wait[1]} of one group less", i + 1, with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
 
 
 def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool) -> bool:
@@ -98,8 +99,10 @@ def main() -> None:
         texts = []
         if outcome(layer, lambda text, texts=texts: texts.append(text) or text) != "not noticed":
             sys.exit(f"{name}: wrong before anything was changed")
-        for change, mutant in list(mutants(texts[0]))[:: options.every]:
+        for change, line, mutant in list(mutants(texts[0]))[:: options.every]:
             found = outcome(layer, lambda _, mutant=mutant: mutant)
+            if found == "not noticed":
+                print(f"{name}, line {line}: {change} is not noticed")
             outcomes.setdefault(change, Counter())[found] += 1
     for change, found in outcomes.items():
         for how, count in found.items():

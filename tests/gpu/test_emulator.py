@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 from emulator import tensor_core
+from emulator.memory import Fault
+from emulator.ptx import check_order_of_registers
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -68,3 +70,14 @@ def test_cut_sums_of_a_dyadic_grid_are_exact(products):
     assert (
         tensor_core.multiply(spike, fine, total, products) != tensor_core.multiply(spike, fine, total, "exact")
     ).any()
+
+
+def test_registers_of_tensor_cores_need_a_fence():
+    write, fence = "mov.b32 %r5, %r9", "wgmma.fence.sync.aligned"
+    product = "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {%r1,%r2}, {%r4,%r5}, %rd1, %p1, 1, 1, 0"
+    scale = "mov.pred %p1, -1"  # is no number that they take
+    for right in ([write, fence, scale, product], [write, fence, product, product], [write]):
+        check_order_of_registers(right)
+    for wrong in ([write, product], [fence, write, product], [fence, product, "mov.b32 %r1, 0", product]):
+        with pytest.raises(Fault, match="no wgmma.fence has ordered"):
+            check_order_of_registers(wrong)

@@ -15,8 +15,9 @@ import numpy as np
 
 from . import arithmetic
 from .compute_instructions import ComputeInstructions
+from .memory import Fault
 from .memory_instructions import MemoryInstructions
-from .operands import SPECIAL, STORAGE, TYPES, split
+from .operands import SPECIAL, STORAGE, TYPES, parts, split
 
 
 class Kernel(ComputeInstructions, MemoryInstructions):
@@ -30,6 +31,8 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         self.storage = {"%tid.x": "u4"} | {name: "u4" for name in SPECIAL}  # register -> numpy type
         self.constants: dict[str, np.ndarray] = {}
         self.blocks = _basic_blocks(self._statements(body))
+        for block in self.blocks:
+            check_order_of_registers(block.statements)
         source = self._translate()
         names = {"np": np, "where": np.where, **vars(arithmetic), **self.constants}
         exec(compile(source, f"<{self.name}>", "exec"), names)
@@ -108,3 +111,18 @@ def _basic_blocks(statements) -> list[_BasicBlock]:
             if split(statement)[1] in ("bra", "bra.uni", "ret", "exit"):
                 blocks.append(_BasicBlock())
     return blocks
+
+
+def check_order_of_registers(statements: list[str]) -> None:
+    """Tensor cores take registers that were written before a wgmma.fence; here, before one in their basic block."""
+    written = None  # by others since the fence
+    for statement in statements:
+        _, opcode, operands = split(statement)
+        if opcode.startswith("wgmma.fence"):
+            written = set()
+        elif opcode.startswith("wgmma.mma_async"):
+            sums_and_a = {*parts(operands[0]), *(parts(operands[1]) if operands[1].startswith("{") else ())}
+            if written is None or sums_and_a & written:
+                raise Fault("tensor cores take registers that no wgmma.fence has ordered")
+        elif written is not None and operands:
+            written.update(parts(operands[0]) if operands[0].startswith("{") else operands[:1])
