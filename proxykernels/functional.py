@@ -21,6 +21,7 @@ from .kernels import unfused
 from .neurons import IFNeuron
 from .padding import symmetric
 from .spikes import Spikes
+from .storage import Periods, PooledWords
 
 
 def if_scan(
@@ -163,13 +164,14 @@ def conv2d(
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     bias = None if bias is None else bias.float()
     parameters = size, weight, bias, _start(v, shape, device), neuron.on(shape[1], device), *window
-    if x._periods is not None and groups == 1:
-        words, after = ops.if_period_conv2d(x._periods, x._start, T, *parameters)
-    elif pool_follows and packed.over_time(x._words) and shape[2] % 2 == shape[3] % 2 == 0:
-        words, pooled, after = ops.if_conv2d_pooled(x._words, T, *parameters, groups)
-        return Spikes(words, (T, *shape), pooled=pooled), _from_rows(after, shape)
+    kept = x._kept
+    if isinstance(kept, Periods) and groups == 1:
+        words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *parameters)
+    elif pool_follows and packed.over_time(kept.words) and shape[2] % 2 == shape[3] % 2 == 0:
+        words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *parameters, groups)
+        return Spikes(PooledWords(words, T, pooled), (T, *shape)), _from_rows(after, shape)
     else:
-        words, after = ops.if_conv2d(x._words, T, *parameters, groups)
+        words, after = ops.if_conv2d(kept.words, T, *parameters, groups)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
@@ -221,11 +223,12 @@ def linear(
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
     bias, v = None if bias is None else bias.float(), _start(v, shape, device)
     parameters = neuron.on(shape[1], device)
-    if x._periods is not None:
+    kept = x._kept
+    if isinstance(kept, Periods):
         kernel = weight[:, :, None, None]
-        words, after = ops.if_period_conv2d(x._periods, x._start, T, one, kernel, bias, v, parameters, *window)
+        words, after = ops.if_period_conv2d(kept.periods, kept.start, T, one, kernel, bias, v, parameters, *window)
     else:
-        words, after = ops.if_linear(x._words, T, weight, bias, v, parameters)
+        words, after = ops.if_linear(kept.words, T, weight, bias, v, parameters)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)
 
 
@@ -257,10 +260,11 @@ def max_pool2d(
     kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
     T, N, C, *size = x.shape
     checks.fits(size, kernel_size, padding, (1, 1))
-    if x._pooled is not None and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
-        words = x._pooled
+    kept = x._kept
+    if isinstance(kept, PooledWords) and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
+        words = kept.pooled
     else:
-        words = ops.max_pool2d(x._words, C, size, kernel_size, stride, padding)
+        words = ops.max_pool2d(kept.words, C, size, kernel_size, stride, padding)
     return Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 
@@ -326,7 +330,7 @@ def _fire_held(
     parameters = neuron.on(_channels(shape), rows.device)
     if v is None and neuron.repeats(rows.device, T):
         periods, after = ops.find_periods(rows, T, parameters)
-        return Spikes(None, (T, *shape), periods), _from_rows(after, shape)
+        return Spikes(Periods(periods, T), (T, *shape)), _from_rows(after, shape)
     checks.room(T, shape, rows.device)
     words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), parameters)
     return Spikes(words, (T, *shape)), _from_rows(after, shape)

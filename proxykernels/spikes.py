@@ -2,11 +2,13 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import ops, packed
+from .storage import Periods, Words
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 
@@ -20,26 +22,15 @@ class Spikes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
     """
 
-    __slots__ = ("_bits", "_periods", "_pooled", "_start", "shape")
+    __slots__ = ("_kept", "shape")
 
-    def __init__(
-        self,
-        words: Tensor | None,
-        shape: tuple[int, ...],
-        periods: Tensor | None = None,
-        start: int = 0,
-        pooled: Tensor | None = None,
-    ):
-        self._bits = words
-        self._periods, self._start = periods, start  # of spikes that repeat: two bytes a neuron say it all
-        self._pooled = pooled  # words after max pooling by 2 x 2, where the convolution has made them
+    def __init__(self, kept: Tensor | Words | Periods, shape: Sequence[int]):
         self.shape = tuple(shape)
+        self._kept = Words(kept, self.shape[0]) if isinstance(kept, Tensor) else kept
 
     @property
     def _words(self) -> Tensor:
-        if self._bits is None:
-            self._bits = ops.expand_periods(self._periods, self._start, self.T)
-        return self._bits
+        return self._kept.words
 
     @property
     def T(self) -> int:
@@ -49,7 +40,7 @@ class Spikes:
     @property
     def device(self) -> torch.device:
         """Where the bits are."""
-        return self._words.device if self._periods is None else self._periods.device
+        return self._kept.device
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +49,7 @@ class Spikes:
         Spikes of neurons that repeat themselves are kept as their periods, two bytes a neuron, until their bits are
         needed. A GPU's convolution in front of max pooling keeps the pooled spikes as well.
         """
-        parts = self._bits, self._periods, self._pooled
-        return sum(kept.numel() * kept.element_size() for kept in parts if kept is not None)
+        return self._kept.nbytes
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32)."""
@@ -111,10 +101,7 @@ class Spikes:
         start, stop, _ = steps.indices(self.T)
         if stop <= start:
             raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
-        shape = stop - start, *self.shape[1:]
-        if self._periods is not None:
-            return Spikes(None, shape, self._periods, self._start + start)
-        return Spikes(packed.cut(self._words, self.T, start, stop), shape)
+        return Spikes(self._kept.cut(start, stop), (stop - start, *self.shape[1:]))
 
     def __len__(self) -> int:
         return self.T
@@ -148,20 +135,15 @@ class Spikes:
 
     def _total(self) -> Tensor:
         """All spikes: int64, no dimensions."""
-        if self._periods is not None:
-            return ops.total_periods(self._periods, self._start, self.T)
-        return ops.total(self._words)
+        return self._kept.total()
 
     def _at(self, pixels: Tensor) -> "Spikes":
         """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
-        shape = *self.shape[:3], len(pixels)
-        if self._periods is not None:
-            return Spikes(None, shape, self._periods.index_select(1, pixels), self._start)
-        return Spikes(packed.pixels(self._words, pixels), shape)
+        return Spikes(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)))
 
     def _sized(self, *size: int) -> "Spikes":
         """The same spikes as images of another size of as many pixels."""
-        return Spikes(self._bits, (*self.shape[:3], *size), self._periods, self._start)
+        return Spikes(self._kept, (*self.shape[:3], *size))
 
     @property
     def _channels(self) -> int:

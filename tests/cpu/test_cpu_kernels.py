@@ -16,6 +16,7 @@ from proxykernels.kernels.cpu.choice import choose
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neurons import Neuron
 from proxykernels.kernels.weight_cache import PackedWeights
+from proxykernels.storage import Periods, Words
 
 has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
 
@@ -132,7 +133,7 @@ def test_periods(backend, generator, T, cuts, v_reset):
     weight, bias = dyadic(37, 5, 3, 3, generator=generator), dyadic(37, generator=generator, span=4)
     options = {"padding": 1, "v_reset": v_reset}
     held, v_held = pk.if_hold(current, T)
-    assert held._periods is not None and torch.equal(v_held, reference.if_hold(current, T)[1])
+    assert isinstance(held._kept, Periods) and torch.equal(v_held, reference.if_hold(current, T)[1])
     dense = reference.if_hold(current, T)[0]
     expected, v_expected = reference.if_conv2d(dense, weight, bias, **options)
     v, parts = None, []
@@ -140,17 +141,16 @@ def test_periods(backend, generator, T, cuts, v_reset):
         part, v = pk.if_conv2d(held[start:stop], weight, bias, v, **options)
         parts.append(part.dense())
     assert torch.equal(torch.cat(parts), expected) and torch.equal(v, v_expected)
-    assert held._bits is None  # nobody asked for bits
+    assert held._kept._words is None  # nobody asked for bits
     assert held.rate() == dense.mean().double().item() or abs(held.rate() - dense.double().mean()) < 1e-12
     assert torch.equal(held.dense(), dense) and torch.equal(held[T // 2 :].count(), dense[T // 2 :].sum(0).int())
 
 
 def test_only_neurons_that_repeat_have_periods():
     current = torch.full((1, 2), 0.3)
-    assert pk.if_hold(current, 9)[0]._periods is not None
-    assert pk.if_hold(current, 9, torch.zeros(1, 2))[0]._periods is None  # a state: perhaps not at rest
-    assert pk.if_hold(current, 9, v_reset=None)[0]._periods is None
-    assert pk.if_hold(current, 9, v_reset=-1.0)[0]._periods is None
+    assert isinstance(pk.if_hold(current, 9)[0]._kept, Periods)
+    for options in ({"v": torch.zeros(1, 2)}, {"v_reset": None}, {"v_reset": -1.0}):  # a state: perhaps not at rest
+        assert isinstance(pk.if_hold(current, 9, **options)[0]._kept, Words)
 
 
 CHANGES = {

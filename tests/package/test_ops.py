@@ -74,6 +74,7 @@ LAYERS = [
     "kernels",
     "ops",
     "packed",
+    "storage",
     "spikes",
     "known",
     "checks",
