@@ -103,10 +103,15 @@ def neurons(name: str, layers: Collection[str]) -> None:
         )
 
 
-def values(name: str, x: Spikes | Tensor) -> None:
-    """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
+def not_traced() -> None:
+    """torch.jit.trace would keep what holds for one input only: whether it is held, and whether it is spikes."""
     if torch.jit.is_tracing():
         raise TypeError("torch.jit.trace cannot follow a simulation of spikes; use torch.export or torch.compile")
+
+
+def values(name: str, x: Spikes | Tensor) -> None:
+    """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
+    not_traced()
     if x.device.type == "meta":
         raise TypeError(
             f"{name} is on meta, which holds no spikes to simulate; for the shapes call the layers, "
@@ -138,6 +143,7 @@ def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.dev
 
 def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it."""
+    not_traced()
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
     if isinstance(x, Tensor):
@@ -180,6 +186,7 @@ def is_held(x: Tensor) -> bool:
 
 def currents(current: Tensor, leading: str) -> None:
     """Input currents of neurons, of the shape [T, N, ...] or [N, ...]; ``leading`` names the leading dimensions."""
+    not_traced()
     if isinstance(current, Spikes):
         raise TypeError("current must be a float tensor, got Spikes; .dense() makes them currents of 0 and 1")
     floating("current", current)

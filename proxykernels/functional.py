@@ -272,6 +272,7 @@ def max_rate_pool2d(
     x: Spikes, counts: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> tuple[Spikes, Tensor]:
     """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
+    checks.not_traced()
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words = packed.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)

@@ -163,8 +163,37 @@ def test_torchinfo_lists_the_layers(net, x):
 
 def test_a_simulation_is_not_traced_by_jit(net, x):
     for mode in (True, False):
-        with pytest.raises(TypeError, match="torch.jit.trace cannot follow .* torch.export or torch.compile"):
+        with pytest.raises(TypeError, match=NOT_TRACED):
             torch.jit.trace(pk.ProxyNet(net, 20).train(mode), (x[0],))
+
+
+NOT_TRACED = "torch.jit.trace cannot follow .* torch.export or torch.compile"
+
+
+@pytest.mark.parametrize("kind", ["real", "spikes", "held"])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: pk.FusedIFLinear(6, 3), (2, 6)),
+        (lambda: pk.FusedIFConv2d(6, 3, 3, batch_norm=True), (2, 6, 4, 4)),
+        (lambda: nn.Sequential(pk.MaxPool2d(2), pk.IF()), (2, 6, 4, 4)),
+        (lambda: pk.FusedIFSum(nn.Linear(6, 3), nn.Linear(6, 3)), (2, 6)),
+        (lambda: pk.MaxRatePool2d(2), (2, 6, 4, 4)),
+        (lambda: lambda x: pk.if_scan(x)[1], (2, 6)),
+        (lambda: lambda x: pk.if_hold(x[0], 5)[1], (2, 6)),
+        (lambda: lambda x: pk.if_scan_surrogate(x), (2, 6)),
+    ],
+    ids=["linear", "conv2d", "if", "sum", "rates", "scan", "hold", "surrogate"],
+)
+def test_layers_and_functions_are_not_traced_by_jit(generator, layer, shape, kind):
+    """It keeps what holds for its one example, and an operator of spikes is an internal error of torch to it."""
+    layer, x = layer(), torch.rand(5, *shape, generator=generator)
+    if isinstance(layer, pk.MaxRatePool2d) or kind == "spikes":
+        x = (x < 0.5).float()
+    x = x[0].expand(5, *shape) if kind == "held" else x
+    arguments = ((x, x),) if isinstance(layer, pk.FusedIFSum) else (x,)
+    with pytest.raises(TypeError, match=NOT_TRACED):
+        torch.jit.trace(layer.eval() if isinstance(layer, nn.Module) else layer, arguments)
 
 
 DISTRIBUTED = """
