@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import checks, ops, packed
+from .channels_last import channels, from_channels_last, start, to_channels_last
 from .kernels import unfused
 from .neurons import IFNeuron
 from .padding import symmetric
@@ -56,9 +57,9 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: IFNeuron) -> tuple[S
     shape = current.shape
     checks.room(shape[0], shape[1:], current.device)
     checks.potentials(v, shape[1:], current.device)
-    parameters = neuron.on(_channels(shape[1:]), current.device)
-    words, after = ops.if_scan(_to_rows(current.detach(), 2), _start(v, shape[1:], current.device), parameters)
-    return Spikes(words, shape), _from_rows(after, shape[1:])
+    parameters = neuron.on(channels(shape[1:]), current.device)
+    words, after = ops.if_scan(to_channels_last(current.detach(), 2), start(v, shape[1:], current.device), parameters)
+    return Spikes(words, shape), from_channels_last(after, shape[1:])
 
 
 def if_hold(
@@ -92,7 +93,7 @@ def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: IFNeuron) ->
     checks.currents(current, "N")
     shape = current.shape
     checks.potentials(v, shape, current.device)
-    return _fire_held(_to_rows(current.detach()), T, shape, v, neuron)
+    return _fire_held(to_channels_last(current.detach()), T, shape, v, neuron)
 
 
 def if_conv2d(
@@ -163,16 +164,16 @@ def conv2d(
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     bias = None if bias is None else bias.float()
-    parameters = size, weight, bias, _start(v, shape, device), neuron.on(shape[1], device), *window
+    parameters = size, weight, bias, start(v, shape, device), neuron.on(shape[1], device), *window
     kept = x._kept
     if isinstance(kept, Periods) and groups == 1:
         words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *parameters)
     elif pool_follows and packed.over_time(kept.words) and shape[2] % 2 == shape[3] % 2 == 0:
         words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *parameters, groups)
-        return Spikes(PooledWords(words, T, pooled), (T, *shape)), _from_rows(after, shape)
+        return Spikes(PooledWords(words, T, pooled), (T, *shape)), from_channels_last(after, shape)
     else:
         words, after = ops.if_conv2d(kept.words, T, *parameters, groups)
-    return Spikes(words, (T, *shape)), _from_rows(after, shape)
+    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
 
 
 def if_linear(
@@ -221,7 +222,7 @@ def linear(
     one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
     if not isinstance(x, Spikes):
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
-    bias, v = None if bias is None else bias.float(), _start(v, shape, device)
+    bias, v = None if bias is None else bias.float(), start(v, shape, device)
     parameters = neuron.on(shape[1], device)
     kept = x._kept
     if isinstance(kept, Periods):
@@ -229,7 +230,7 @@ def linear(
         words, after = ops.if_period_conv2d(kept.periods, kept.start, T, one, kernel, bias, v, parameters, *window)
     else:
         words, after = ops.if_linear(kept.words, T, weight, bias, v, parameters)
-    return Spikes(words, (T, *shape)), _from_rows(after, shape)
+    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
 
 
 def max_pool2d(
@@ -292,9 +293,9 @@ def flatten(x: Spikes) -> Spikes:
 def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     """Spikes (T, N, C, ...) of the same T, N and size, one after another along C."""
     T, N, _, *size = parts[0].shape
-    channels = [part.shape[2] for part in parts]
-    words = packed.cat_channels([part._words for part in parts], T, channels)
-    return Spikes(words, (T, N, sum(channels), *size))
+    C = [part.shape[2] for part in parts]
+    words = packed.cat_channels([part._words for part in parts], T, C)
+    return Spikes(words, (T, N, sum(C), *size))
 
 
 def cat_steps(parts: Sequence[Spikes]) -> Spikes:
@@ -320,48 +321,18 @@ def _fire_real(
     if checks.is_held(x):
         return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, neuron)
     parameters = neuron.on(shape[1], x.device)
-    words, after = ops.if_conv2d_real(x, weight, bias, _start(v, shape, x.device), parameters, *window)
-    return Spikes(words, (T, *shape)), _from_rows(after, shape)
+    words, after = ops.if_conv2d_real(x, weight, bias, start(v, shape, x.device), parameters, *window)
+    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
 
 
 def _fire_held(
-    rows: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: IFNeuron
+    currents: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: IFNeuron
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
-    parameters = neuron.on(_channels(shape), rows.device)
-    if v is None and neuron.repeats(rows.device, T):
-        periods, after = ops.find_periods(rows, T, parameters)
-        return Spikes(Periods(periods, T), (T, *shape)), _from_rows(after, shape)
-    checks.room(T, shape, rows.device)
-    words, after = ops.if_hold(rows, T, _start(v, shape, rows.device), parameters)
-    return Spikes(words, (T, *shape)), _from_rows(after, shape)
-
-
-def _channels(shape: Sequence[int]) -> int:
-    """Channels of one step's shape [N, C, ...]."""
-    return shape[1] if len(shape) > 1 else 1
-
-
-def _to_rows(x: Tensor, leading: int = 1) -> Tensor:
-    """[N, C, ...] in the kernels' order [N, P, C], or with ``leading`` 2 [T, N, C, ...] in [T, N, P, C]; no copy if
-    x is channels last."""
-    x = x[(..., *[None] * (leading + 2 - x.ndim))]
-    return x.flatten(leading + 1).transpose(-1, -2)
-
-
-def _from_rows(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    """[N, P, C] as a tensor of ``shape`` [N, C, ...], channels last in memory."""
-    N, C, *size = *shape, *[1] * (2 - len(shape))
-    x = rows.view(N, *size, C).movedim(-1, 1)
-    return x if len(shape) > 1 else x.squeeze(1)
-
-
-def _start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Potentials to start from, in the kernels' order."""
-    if not isinstance(v, Tensor):
-        return torch.full((shape[0], _pixels(shape), _channels(shape)), float(v or 0), device=device)
-    return _to_rows(v.detach().float())
-
-
-def _pixels(shape: Sequence[int]) -> int:
-    return torch.Size(shape[2:]).numel()
+    parameters = neuron.on(channels(shape), currents.device)
+    if v is None and neuron.repeats(currents.device, T):
+        periods, after = ops.find_periods(currents, T, parameters)
+        return Spikes(Periods(periods, T), (T, *shape)), from_channels_last(after, shape)
+    checks.room(T, shape, currents.device)
+    words, after = ops.if_hold(currents, T, start(v, shape, currents.device), parameters)
+    return Spikes(words, (T, *shape)), from_channels_last(after, shape)

@@ -87,7 +87,7 @@ DEFECTS = {
         "proxykernels/simulation/state.py", "torch.cat(indices).argsort()", "torch.cat(indices)"
     ),
     "functional: the state": Defect(
-        "proxykernels/functional.py", "_to_rows(v.detach().float())", "_to_rows(v.detach().float()).relu()"
+        "proxykernels/channels_last.py", "(v.detach().float())", "(v.detach().float()).relu()"
     ),
     "layers: folding": Defect(
         "proxykernels/layers/fused.py", "bn.running_mean.double()) * scale", "bn.running_mean.double())"

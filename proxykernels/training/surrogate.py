@@ -6,7 +6,8 @@ The alternative to :class:`ProxyNet`, for comparison: every step's currents and 
 import torch
 from torch import Tensor
 
-from .. import checks, functional, ops
+from .. import checks, ops
+from ..channels_last import channels, from_channels_last, to_channels_last
 from ..kernels.neurons import Neuron
 from ..neurons import IFNeuron
 from ..spikes import Spikes
@@ -35,26 +36,21 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     neuron = IFNeuron(v_threshold, v_reset).checked()
     checks.no_gradient("v_threshold", v_threshold)
     checks.currents(current, "T, N")
-    return _Scan.apply(current, neuron.on(functional._channels(current.shape[1:]), current.device))
+    return _Scan.apply(current, neuron.on(channels(current.shape[1:]), current.device))
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, current: Tensor, neuron: Neuron) -> Tensor:
-        rows = _rows(current)
-        words, _ = ops.if_scan(rows, rows.new_zeros(rows.shape[1:]), neuron)
-        ctx.save_for_backward(rows)
+        pixels = to_channels_last(current.float(), 2)
+        words, _ = ops.if_scan(pixels, pixels.new_zeros(pixels.shape[1:]), neuron)
+        ctx.save_for_backward(pixels)
         ctx.neuron, ctx.dtype = neuron, current.dtype
         return Spikes(words, current.shape).dense()
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        (rows,) = ctx.saved_tensors
-        grad = ops.if_scan_backward(_rows(gradient), rows, ctx.neuron)
+        (pixels,) = ctx.saved_tensors
+        grad = ops.if_scan_backward(to_channels_last(gradient.float(), 2), pixels, ctx.neuron)
         shape = gradient.shape[0] * gradient.shape[1], *gradient.shape[2:]
-        return functional._from_rows(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[T, N, C, ...] in the kernels' order, float32 [T, N, P, C]."""
-    return functional._to_rows(x.float(), 2)
+        return from_channels_last(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None

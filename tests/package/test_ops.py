@@ -79,6 +79,7 @@ LAYERS = [
     "known",
     "checks",
     "padding",
+    "channels_last",
     "neurons",
     "functional",
     "parametrized",

@@ -1,0 +1,32 @@
+"""From the shapes that users have, [N, C, ...], to the order of the kernels, [N, P, C] of P pixels, and back."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def channels(shape: Sequence[int]) -> int:
+    """Channels of one step's shape [N, C, ...]; of [N] one."""
+    return shape[1] if len(shape) > 1 else 1
+
+
+def to_channels_last(x: Tensor, leading: int = 1) -> Tensor:
+    """[N, C, ...] as [N, P, C], or with ``leading`` 2 [T, N, C, ...] as [T, N, P, C]; no copy if x is channels last."""
+    x = x[(..., *[None] * (leading + 2 - x.ndim))]
+    return x.flatten(leading + 1).transpose(-1, -2)
+
+
+def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """[N, P, C] as a tensor of ``shape`` [N, C, ...], channels last in memory."""
+    N, C, *size = *shape, *[1] * (2 - len(shape))
+    y = x.view(N, *size, C).movedim(-1, 1)
+    return y if len(shape) > 1 else y.squeeze(1)
+
+
+def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Potentials [N, P, C] to start from, of neurons of ``shape`` [N, C, ...]."""
+    if not isinstance(v, Tensor):
+        pixels = torch.Size(shape[2:]).numel()
+        return torch.full((shape[0], pixels, channels(shape)), float(v or 0), device=device)
+    return to_channels_last(v.detach().float())
