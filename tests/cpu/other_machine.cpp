@@ -201,9 +201,8 @@ void scan() {
     std::vector<float> v = population.v;
     const std::vector<float> current = sixteenths((held ? 1 : T) * N * P * C, -4, 20);
     Spikes y(N, T, P, C), actual(N, T, P, C);
-    population.run(y, [&](int64_t n, int64_t t, int64_t p, int64_t c) {
-        return current[(((held ? 0 : t) * N + n) * P + p) * C + c];
-    });
+    population.run(
+        y, [&](int64_t n, int64_t t, int64_t p, int64_t c) { return current[(((held ? 0 : t) * N + n) * P + p) * C + c]; });
     const std::vector<float> theta = padded(population.theta, never);
     if (rest) {
         std::vector<uint16_t> period(N * P * C);
@@ -265,8 +264,10 @@ void words() {
                 for (int64_t c = 0; c < C; c++)
                     g.each_tap(p, [&](int64_t, int64_t pixel) { y.at(n, t, p, c) |= x.at(n, t, pixel, c); });
     y.pack();
+    // clang-format off
     const Pool2d pool{x.packed.data(), pooled.packed.data(), N * T, H, W, bytes_of(C), g.out[0], g.out[1],
                       g.kernel[0], g.kernel[1], g.stride[0], g.stride[1], g.padding[0], g.padding[1]};
+    // clang-format on
     kernels->max_pool2d(&pool);
     same("max pooling", pooled.packed, y.packed);
     with_spikes["words"] += total > 0;

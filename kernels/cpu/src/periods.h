@@ -36,8 +36,7 @@ static inline void find_blocks(const Periods& p, int64_t index) {
         store_block(p.v + place[b], v[b], channels[b]);
         float steps[block];
         store_block(steps, first[b], block);
-        for (int i = 0; i < channels[b]; i++)
-            p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)p.T ? 0 : steps[i]);
+        for (int i = 0; i < channels[b]; i++) p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)p.T ? 0 : steps[i]);
     }
 }
 

@@ -105,7 +105,11 @@ struct Vec {
     float4 x;
 };
 static inline Vec broadcast(float a) { return {float4{a, a, a, a}}; }
-static inline Vec load(const float* p) { Vec a; memcpy(&a, p, sizeof a); return a; }
+static inline Vec load(const float* p) {
+    Vec a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
 static inline void store(float* p, Vec a) { memcpy(p, &a, sizeof a); }
 static inline Vec load_first(const float* p, int n) {
     Vec a = broadcast(0.0f);
@@ -142,7 +146,11 @@ struct Ints {
     typedef float Floats __attribute__((vector_size(4 * Vec::width)));
     Whole x;
 };
-static inline Ints load(const int32_t* p) { Ints a; memcpy(&a, p, sizeof a); return a; }
+static inline Ints load(const int32_t* p) {
+    Ints a;
+    memcpy(&a, p, sizeof a);
+    return a;
+}
 static inline void store(int32_t* p, Ints a) { memcpy(p, &a, sizeof a); }
 static inline Ints operator+(Ints a, Ints b) { return {a.x + b.x}; }
 static inline Ints add_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x + (Ints::Halves)b.x)}; }

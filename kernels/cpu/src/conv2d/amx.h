@@ -261,9 +261,8 @@ struct Firing {
 // 16 output channels of all groups of a unit. While the tiles of a group are multiplied, which takes its own part of the
 // processor, the group before it is fired, a step after each product.
 template <int digits, int pixels, class Model>
-OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model,
-                                    const int8_t* spikes, int64_t last, int64_t channel,
-                                    const Product<pixels>* products, const int64_t* counts) {
+OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
+                                    int64_t last, int64_t channel, const Product<pixels>* products, const int64_t* counts) {
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
     const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
     Firing<digits, pixels, Model> firing(c, channel);
@@ -295,8 +294,8 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t
         u.steps = least(tile_rows, c.neurons.T - u.t);
         expand(c, tiling, u, expanded);
         for (int64_t first = 0, group = 0; first < last; first += pixels, group++)
-            counts[group] = list_products<pixels>(c, tiling, u, expanded, digits, first, last,
-                                                  products + group * most_products);
+            counts[group] =
+                list_products<pixels>(c, tiling, u, expanded, digits, first, last, products + group * most_products);
         for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
             fire_groups<digits, pixels>(c, tiling, u, model, expanded.spikes.data, last, channel, products, counts);
     }

@@ -15,12 +15,12 @@ constexpr int tile_rows = 16, tile_width = 64, tile_bytes = tile_rows * tile_wid
 constexpr int tile_channels = 16;  // int32 sums in a row
 
 // Expands `statement` for the register number `r`, known when the template is compiled.
-#define PK_TILE(r, statement)                                                             \
-    if constexpr (r == 0) statement(0);                                                   \
-    else if constexpr (r == 1) statement(1);                                              \
-    else if constexpr (r == 2) statement(2);                                              \
-    else if constexpr (r == 3) statement(3);                                              \
-    else if constexpr (r == 4) statement(4);                                              \
+#define PK_TILE(r, statement)                \
+    if constexpr (r == 0) statement(0);      \
+    else if constexpr (r == 1) statement(1); \
+    else if constexpr (r == 2) statement(2); \
+    else if constexpr (r == 3) statement(3); \
+    else if constexpr (r == 4) statement(4); \
     else statement(5)
 
 constexpr int max_sums = 6;  // registers 0 to 5 hold sums, 6 a tile of spikes, 7 one of weights

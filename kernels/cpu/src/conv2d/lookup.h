@@ -51,13 +51,12 @@ static void make_tables(const float* weight, int64_t channel_stride, int64_t wor
 // one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use]; `last_quads`:
 // of the last word; `fresh`: the sums start at zero.
 template <int uses>
-OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words,
-                                int64_t steps, int last_quads, bool fresh, float* const* sums) {
+OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words, int64_t steps,
+                                int last_quads, bool fresh, float* const* sums) {
     const __m512 one = _mm512_set1_ps(1.0f);
     __m512 sum[uses][table_channels];
     for (int u = 0; u < uses; u++)
-        for (int c = 0; c < table_channels; c++)
-            sum[u][c] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[u] + c * lanes);
+        for (int c = 0; c < table_channels; c++) sum[u][c] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[u] + c * lanes);
     for (int64_t tap = 0; tap < taps; tap++, start += uses)
         for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
             __m512i word[uses], any = _mm512_setzero_si512();
@@ -98,7 +97,8 @@ static void transpose(const float* from, float* to) {
         }
     for (int i = 0; i < 4; i++) {  // now a[4 * r + i] holds step i, i + 4, i + 8 and i + 12 of channels 4 * r .. 4 * r + 3
         const __m512 low01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), high01 = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
-        const __m512 low23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88), high23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        const __m512 low23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        const __m512 high23 = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
         b[i] = _mm512_shuffle_f32x4(low01, low23, 0x88);
         b[i + 4] = _mm512_shuffle_f32x4(high01, high23, 0x88);
         b[i + 8] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
@@ -156,8 +156,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, Model mo
         }
         for (int64_t i = 0; i < places; i += 2) {
             const bool two = i + 1 < places;
-            for (int64_t t = 0; t < (1 + two) * steps; t += lanes)
-                transpose(sums + (i * steps + t) * row, current + t * row);
+            for (int64_t t = 0; t < (1 + two) * steps; t += lanes) transpose(sums + (i * steps + t) * row, current + t * row);
             const Place both[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
             const float* const currents[2] = {current, current + steps * row};
             if (two) fire<FloatRows, 2>(c, model, in, both, channel, currents, 0);
@@ -188,8 +187,8 @@ static void lookup_conv2d(const Conv2d* conv) {
                 lists.windows.read(c, words, in, steps);
                 with_model(n.neuron, [&](auto model) {
                     for (int64_t first = 0; first < places; first += cut.places)
-                        run_lookup_group(c, words, model, out, in, first, least(places, first + cut.places),
-                                         first_channel, last_channel, steps, lists);
+                        run_lookup_group(c, words, model, out, in, first, least(places, first + cut.places), first_channel,
+                                         last_channel, steps, lists);
                 });
             }
         }

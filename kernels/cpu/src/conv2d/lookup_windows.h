@@ -52,8 +52,8 @@ struct Windows {
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++)
                 for (int64_t word = 0; word < window.pixel; word++, to += steps) {
-                    const uint8_t* x = c.x + ((in.image + image) * c.neurons.T + in.t) * frame +
-                                       (in.row * c.W + pixel) * bytes + word * 4;
+                    const uint8_t* x =
+                        c.x + ((in.image + image) * c.neurons.T + in.t) * frame + (in.row * c.W + pixel) * bytes + word * 4;
                     const int64_t size = bytes - word * 4;
                     if (size >= 4)
                         for (int64_t t = 0; t < in.steps; t++, x += frame) memcpy(to + t, x, 4);
@@ -122,8 +122,8 @@ private:
             for (int64_t i = 0, size; i < window.channels; i += size) {
                 const int64_t from = group * window.channels + i, to = tap * window.channels + i;
                 size = least(window.channels - i, word_bits - most(from % word_bits, to % word_bits));
-                all[count++] = {tap, from / word_bits, to / word_bits, (int32_t)(from % word_bits),
-                                (int32_t)(to % word_bits), (int32_t)((1ull << size) - 1)};
+                const int32_t right = (int32_t)(from % word_bits), left = (int32_t)(to % word_bits);
+                all[count++] = {tap, from / word_bits, to / word_bits, right, left, (int32_t)((1ull << size) - 1)};
             }
         PK_ASSERT(count <= pieces.size);
         return count;

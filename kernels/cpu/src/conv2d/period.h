@@ -32,8 +32,7 @@ struct Divisors {
     };
     Memory<Addition> additions;  // in the first tile, see below
     int64_t addition_count = 0;
-    explicit Divisors(int64_t longest)
-        : bucket(longest + 1), divisor(period_steps * 64), additions(period_steps * 8) {}
+    explicit Divisors(int64_t longest) : bucket(longest + 1), divisor(period_steps * 64), additions(period_steps * 8) {}
 
     void prepare(int64_t start, int64_t new_steps, int64_t longest) {
         steps = new_steps;
@@ -136,8 +135,7 @@ struct PeriodSource {
             for (int64_t pixel = 0; pixel < pixels; pixel++)
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++, list += slices.chunk, count += buckets) {
                     const int64_t first = chunk * slices.chunk, channels = least(slices.chunk, c.C_in - first);
-                    const uint16_t* period =
-                        p.periods + (((in.image + image) * c.H + in.row) * c.W + pixel) * c.C_in + first;
+                    const uint16_t* period = p.periods + (((in.image + image) * c.H + in.row) * c.W + pixel) * c.C_in + first;
                     int64_t n = 0;
                     for (int64_t i = 0; i < channels; i++) {
                         const uint16_t bucket = period[i] > p.longest ? no_bucket : divisors.bucket.data[period[i]];

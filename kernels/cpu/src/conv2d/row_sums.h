@@ -54,9 +54,8 @@ OUT_OF_LINE static void fire(const Conv2d& c, Model, const Part& in, const Place
 
 // A group of output pixels: numbers first .. last - 1 of the part.
 template <class Rows, class Source, class Model>
-static void run_group(const Conv2d& c, const Slices& slices, Model model, const Part& out, const Part& in,
-                      int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, Source& source,
-                      GroupMemory& memory) {
+static void run_group(const Conv2d& c, const Slices& slices, Model model, const Part& out, const Part& in, int64_t first,
+                      int64_t last, int64_t first_channel, int64_t last_channel, Source& source, GroupMemory& memory) {
     using Number = typename Rows::Number;
     const int64_t places = last - first, sums = source.sums;
     Visit* const visits = memory.visits.reserve(places * slices.count * sums);
@@ -90,8 +89,7 @@ static void run_group(const Conv2d& c, const Slices& slices, Model model, const 
 }
 
 template <class Rows, class Source>
-static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Source& source,
-                     GroupMemory& memory) {
+static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Source& source, GroupMemory& memory) {
     const Neurons& n = c.neurons;
     const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
     Part out = cut.part(c, task);

@@ -38,8 +38,7 @@ struct Slices {
 
     // Asks for the i-th of n parts of the slice that follows, while this one is used.
     void prefetch_next(const char* slice, int64_t i, int64_t n) const {
-        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++)
-            __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
+        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++) __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
     }
 
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
@@ -51,8 +50,7 @@ struct Slices {
         for (int64_t i = 0; i < least(taps, window - first); i++) {
             const int64_t y = place.y * c.stride_h - c.padding_h + ky * c.dilation_h;
             const int64_t x = place.x * c.stride_w - c.padding_w + kx * c.dilation_w;
-            if (y >= 0 && y < c.H && x >= 0 && x < c.W)
-                visit(found++, row + y * c.W + x, (uint16_t)(i * c.C_in * entry_scale));
+            if (y >= 0 && y < c.H && x >= 0 && x < c.W) visit(found++, row + y * c.W + x, (uint16_t)(i * c.C_in * entry_scale));
             if (++kx == c.kernel_w) kx = 0, ky++;
         }
         return found;
@@ -105,8 +103,7 @@ OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool 
             uint64_t packed = 0;
             memcpy(&packed, entry, 2 * group);
             const char* chosen[group];
-            for (int i = 0; i < group; i++, packed >>= 16)
-                chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
+            for (int i = 0; i < group; i++, packed >>= 16) chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
             adder.add(chosen);
         }
         adder.store(to);
