@@ -18,7 +18,6 @@ CHECKED = [
     "-O1",
     "-g",
     "-fno-omit-frame-pointer",
-    "-Wno-psabi",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 ]
@@ -81,11 +80,8 @@ class BuildKernels(build_ext):
         library = Path(self.get_ext_fullpath(extension.name))
         library.parent.mkdir(parents=True, exist_ok=True)
         remove_libraries(library.parent)
-        self.openmp = next((o for o in sources["OPENMP"] if self.knows(o[0], "#include <omp.h>\n")), ([], []))
-        if not self.openmp[0]:
-            self.warn(
-                "the C++ kernels are built without OpenMP and run on one thread: install libomp, then build again"
-            )
+        probe = sources["SHARES_TORCH_RUNTIME"]
+        self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
         objects = []
         for source in extension.sources:
@@ -101,7 +97,10 @@ class BuildKernels(build_ext):
             objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
         )
         if not self.openmp[0]:
-            self.warn("the C++ kernels run on one thread, for the compiler has no OpenMP: install libomp, build again")
+            self.warn(
+                "the C++ kernels run on ONE thread, for this compiler's OpenMP is missing or is not the one that torch "
+                "brings: build them with g++ (CC=gcc CXX=g++) on Linux, install libomp on macOS"
+            )
 
     def get_ext_filename(self, name):
         """Without the version of Python: the library does not depend on it."""

@@ -9,6 +9,7 @@ import warnings
 from functools import cache
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from . import cpu
@@ -127,6 +128,14 @@ def cpu_backend() -> CpuBackend:
             stacklevel=2,
         )
         return Fallback()
+    if kernels.max_threads() == 1 < torch.get_num_threads():
+        warnings.warn(
+            f"proxykernels' C++ kernels run on one thread where torch has {torch.get_num_threads()}, for they were "
+            "built without the OpenMP runtime that torch brings (on Linux GCC's). Build them with g++: run `CC=gcc "
+            "CXX=g++ " + cpu.install_command() + "`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return kernels
 
 

@@ -23,7 +23,7 @@ PROGRAM = Path(__file__).parent / "cpu" / "other_machine.cpp"
 def build(folder: str | Path, compiler: str = "c++") -> Path:
     """Compile the kernels and the program for the compiler's processor; returns the program."""
     program = Path(folder, "other_machine")
-    flags = [*sources.FLAGS, *sources.OPENMP[0][0], "-Wno-psabi", "-static-libstdc++"]
+    flags = [*sources.FLAGS, *sources.OPENMP[0][0], "-static-libstdc++"]
     flags += [f"-I{sources.FOLDER}", "-DPK_TARGET=portable"]
     files = [str(sources.FOLDER / "target.cpp"), str(PROGRAM)]
     subprocess.run([*shlex.split(compiler), *flags, *files, "-o", str(program)], check=True)

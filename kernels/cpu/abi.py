@@ -108,6 +108,7 @@ class Kernels(ctypes.Structure):
         ("expand_periods", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("total_periods", _function(c_void_p, c_int64, c_int64, c_int64, returns=c_int64)),
         ("fingerprint", _function(c_void_p, c_int64, returns=c_uint64)),
+        ("max_threads", _function(returns=c_int64)),
     ]
 
 

@@ -40,6 +40,10 @@ class Convolutions:
         self._table, self._forced = table, forced
         self._packed = PackedWeights(self.fingerprint)
 
+    def max_threads(self) -> int:
+        """How many threads a kernel of the calling thread uses: torch.get_num_threads(), or 1 without OpenMP."""
+        return self._table.max_threads()
+
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""
         return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())

@@ -10,9 +10,18 @@ FLAGS = [
     "-fvisibility=hidden",
     "-ffp-contract=off",  # a product and a sum are rounded apart, as the definition has them
     "-fno-math-errno",
+    "-Wno-psabi",  # vectors are passed between functions of one file alone
 ]
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+# Compiles with them where their runtime is the one that torch brings: GCC's on Linux, LLVM's on macOS. Beside another,
+# calls that alternate with torch's operations take many times as long.
+SHARES_TORCH_RUNTIME = """
+#include <omp.h>
+#if defined(__clang__) != defined(__APPLE__)
+#error "the OpenMP of this compiler is not torch's"
+#endif
+"""
 
 
 def paths() -> list[Path]:

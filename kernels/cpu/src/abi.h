@@ -103,4 +103,5 @@ struct Kernels {
     void (*expand_periods)(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
     int64_t (*total_periods)(const uint16_t* periods, int64_t n, int64_t start, int64_t T);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
+    int64_t (*max_threads)();  // of a kernel that the calling thread starts; 1 without OpenMP
 };

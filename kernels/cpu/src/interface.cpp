@@ -2,42 +2,54 @@
 #include "abi.h"
 
 #include <cstddef>
-#include <string>
+#include <cstdio>
+#include <cstdlib>
 #include <type_traits>
 
 namespace {
 
+// clang-format off: lists
 template <class T> const char* const name = nullptr;
 #define NAME(type, words) template <> const char* const name<type> = words;
 NAME(void, "void") NAME(float, "float") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
 NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(ScanBackward, "ScanBackward") NAME(Conv2d, "Conv2d")
-NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d") NAME(Kernels, "Kernels")
+NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d")
+// clang-format on
 
 // A type as abi.py spells it; pointers to anything but a struct are all alike.
 template <class T> struct Type {
-    static std::string spell() { return name<T>; }
+    static void print(FILE* out) { fputs(name<T>, out); }
 };
 template <class T> struct Type<T*> {
-    static std::string spell() {
-        if constexpr (std::is_class_v<T>) return std::string(name<std::remove_const_t<T>>) + "*";
-        return "pointer";
+    static void print(FILE* out) {
+        if constexpr (std::is_class_v<T>) fprintf(out, "%s*", name<std::remove_const_t<T>>);
+        else fputs("pointer", out);
     }
 };
 template <class Result, class... Arguments> struct Type<Result (*)(Arguments...)> {
-    static std::string spell() {
-        std::string list;
-        ((list += (list.empty() ? "" : ", ") + Type<Arguments>::spell()), ...);
-        return Type<Result>::spell() + "(" + list + ")";
+    static void print(FILE* out) {
+        [[maybe_unused]] const char* comma = "";
+        Type<Result>::print(out);
+        fputs("(", out);
+        ((fputs(comma, out), comma = ", ", Type<Arguments>::print(out)), ...);
+        fputs(")", out);
     }
 };
 
-std::string describe() {
-    std::string text = "sources: " PK_SOURCES "\n";
-#define SIZE(Struct) text += std::string(#Struct ": ") + std::to_string(sizeof(Struct)) + " bytes\n";
-#define FIELD(Struct, field)                                                                      \
-    text += std::string(#Struct "." #field ": ") + Type<decltype(Struct::field)>::spell() + " at " + \
-            std::to_string(offsetof(Struct, field)) + "\n";
+// By stdio: a manylinux2014 wheel may find a libstdc++ that is older than today's std::string.
+const char* describe() {
+    char* text = nullptr;
+    size_t size = 0;
+    FILE* out = open_memstream(&text, &size);
+    if (!out) abort();  // out of memory
+    fprintf(out, "sources: %s\n", PK_SOURCES);
+#define SIZE(Struct) fprintf(out, #Struct ": %zu bytes\n", sizeof(Struct));
+#define FIELD(Struct, field)                   \
+    fprintf(out, #Struct "." #field ": ");     \
+    Type<decltype(Struct::field)>::print(out); \
+    fprintf(out, " at %zu\n", offsetof(Struct, field));
 
+    // clang-format off
 #define F(field) FIELD(Neuron, field)
     SIZE(Neuron)
     F(theta) F(soft_reset) F(v_reset)
@@ -77,8 +89,10 @@ std::string describe() {
     F(if_scan) F(if_scan_backward) F(event_conv2d) F(period_conv2d) F(depthwise_conv2d) F(lookup_conv2d)
     F(tile_conv2d) F(max_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
-    F(fingerprint)
+    F(fingerprint) F(max_threads)
 #undef F
+    // clang-format on
+    if (fclose(out)) abort();
     return text;
 }
 
@@ -86,6 +100,6 @@ std::string describe() {
 
 // Never change this function's signature: Python files of any version call it before they know the library.
 extern "C" __attribute__((visibility("default"))) const char* proxykernels_interface() {
-    static const std::string text = describe();
-    return text.c_str();
+    static const char* const text = describe();
+    return text;
 }

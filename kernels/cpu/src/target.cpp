@@ -1,4 +1,8 @@
 // Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
+#if defined(__AMXINT8__) && !defined(__AMX_INT8__)  // as clang calls it before version 17
+#define __AMX_INT8__ 1
+#endif
+
 #include "abi.h"
 #include "conv2d/depthwise.h"
 #include "conv2d/event.h"
@@ -24,9 +28,11 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
+// clang-format off
 const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
                          tile_conv2d, max_pool2d, pack_rows, rows_size, count_digits, pack_tiles, tiles_size, pack,
                          unpack, count, flatten, total, count_rows, find_periods, expand_periods, total_periods,
-                         fingerprint};
+                         fingerprint, max_threads};
+// clang-format on
 
 }  // namespace PK_TARGET

@@ -58,7 +58,7 @@ struct Place {
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };
 
-static inline int max_threads() {
+static inline int64_t max_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();
 #else
@@ -81,7 +81,7 @@ struct Cut {
     int64_t channels, spans;
     int64_t tasks;
 
-    Cut(const Conv2d& c, const Tile& tile, int64_t block_channels, int threads) : steps(tile.steps) {
+    Cut(const Conv2d& c, const Tile& tile, int64_t block_channels, int64_t threads) : steps(tile.steps) {
         constexpr int64_t group_entries = 1 << 22;
         const Neurons& n = c.neurons;
         const int64_t wanted = 4 * threads, out_rows = rows_out(c);

@@ -59,7 +59,7 @@ struct Tiling {
     int64_t images, rows, rows_in;      // of a unit
     int64_t units, bands, span, spans;  // bands of an image; output channels of a span
 
-    Tiling(const Conv2d& c, int threads) : layout(c) {
+    Tiling(const Conv2d& c, int64_t threads) : layout(c) {
         const Neurons& n = c.neurons;
         const int64_t wanted = 2 * threads;
         rows = 1;
