@@ -5,6 +5,7 @@ the package installs all the same, and says what to do when a CPU tensor needs i
 """
 
 import platform
+import re
 import runpy
 from pathlib import Path
 
@@ -38,6 +39,16 @@ if platform.machine() in ("x86_64", "AMD64"):
 def folders(top):
     """A folder and those below it, as packages."""
     return find_namespace_packages(include=[top, f"{top}.*"], exclude=["*.__pycache__"])
+
+
+def readme():
+    """README as a package index shows it, alone: links to other files become their paths in the sources."""
+
+    def path(link):
+        text, file = link.groups()
+        return file if file.endswith(text) else f"{text} ({file})"
+
+    return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, Path("README.md").read_text(encoding="utf-8"))
 
 
 def remove_libraries(folder):
@@ -137,6 +148,8 @@ class Wheel(bdist_wheel):
 
 
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
     package_data={"": ["py.typed", "*.cpp", "*.h"]},

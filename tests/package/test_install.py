@@ -1,5 +1,6 @@
 """What is importable in a checkout, and what a wheel and an sdist hold."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,17 @@ def test_an_sdist_holds_what_its_tests_need(copy, tmp_path):
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in"}
     assert len(expected) > 150
     assert not expected - files(unpacked, "*")
+
+
+@checkout
+def test_an_index_shows_no_link_that_leads_nowhere(copy, tmp_path):
+    python(["setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)], copy)
+    (information,) = tmp_path.rglob("PKG-INFO")
+    about, _, page = information.read_text().partition("\n\n")
+    assert {"License-Expression: MIT", "Description-Content-Type: text/markdown"} <= set(about.splitlines())
+    assert re.findall(r"\]\((?!https:)", (copy / "README.md").read_text()) and "](https:" in page
+    assert not re.findall(r"\]\((?!https:)", page)
+    assert "\nbenchmarks/results/sim_speed.csv, and" in page and "the guides (docs/README.md) show" in page
 
 
 @checkout
