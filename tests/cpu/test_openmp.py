@@ -17,6 +17,7 @@ from proxykernels.kernels import backends
 torch.set_num_threads(3)
 x = torch.rand(8, 4, 32, 24, 24)
 with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
     assert pk.FusedIFConv2d(32, 32, 3).eval()(x).any()
 torch.nn.functional.conv2d(x[0], torch.rand(32, 32, 3, 3))
 print(backends.cpu_backend().max_threads(), *(str(warning.message).split(",")[0] for warning in said), sep="|")
