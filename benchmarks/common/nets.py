@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -174,16 +173,12 @@ def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
     """
     rates = images
     for layer in net:
-        if isinstance(layer, nn.Conv2d):
-            current = F.conv2d(rates, layer.weight, None, padding=layer.padding)
-        elif isinstance(layer, nn.Linear):
-            current = F.linear(rates, layer.weight)
-        else:
-            pool = isinstance(layer, pk.MaxPool2d)
-            rates = F.max_pool2d(rates, layer.kernel_size, layer.stride) if pool else rates.flatten(1)
+        if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
+            rates = layer(rates.unsqueeze(0)).squeeze(0)
             continue
-        scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
-        layer.weight *= scale
         if layer.bias is not None:
             layer.bias.zero_()
+        current = layer.affine(rates)
+        scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
+        layer.weight *= scale
         rates = (current * scale / layer.v_threshold).clamp(0, 1)
