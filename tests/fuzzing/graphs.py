@@ -49,13 +49,15 @@ class Graph:
         source = names[-1] if self.plain or random.random() < 0.8 else random.choice(names)
         x = values[source]
         spiking = source != pk.Network.INPUT and bool(((x == 0) | (x == 1)).all())
-        kinds = ["linear", "IF"] if x.ndim == 3 else ["conv", "conv", "conv", "IF", "max pool", "avg pool", "flatten"]
+        kinds = ["linear", "IF"] if x.ndim == 3 else ["conv", "conv", "conv", "IF", "flatten"]
+        kinds += ["max pool", "avg pool"] if x.ndim == 5 else []
         if not self.plain and source != pk.Network.INPUT:
             kinds += ["sum", "sum"]
         if not self.plain and spiking and x.ndim == 5:
             kinds.append("max rate pool")
         kind = random.choice(kinds)
-        if last and kind in ("max pool", "avg pool", "flatten"):
+        sequences = x.ndim == 4 and source == pk.Network.INPUT  # a convolution says that [N, C, L] is held
+        if sequences or (last and kind in ("max pool", "avg pool", "flatten")):
             kind = "conv"
         if kind == "flatten":
             return pk.Flatten(), (source,)
@@ -77,7 +79,8 @@ class Graph:
         norm = {"batch_norm": self.batch_norm and random.random() < 0.3, "bias": random.random() < 0.6}
 
         def convolution(**neuron):
-            return pk.FusedIFConv2d(C, C_out, **window, **norm, **neuron)
+            layer = pk.FusedIFConv2d if x.ndim == 5 else pk.FusedIFConv1d
+            return layer(C, C_out, **window, **norm, **neuron)
 
         return self._neurons(random, g, convolution, (x,)), (source,)
 
@@ -92,7 +95,7 @@ class Graph:
         if x.ndim == 3:
             fits = [n for n, value in values.items() if value.ndim == 3]
         else:
-            fits = [n for n, value in values.items() if value.ndim == 5 and value.shape[3:] == x.shape[3:]]
+            fits = [n for n, value in values.items() if value.ndim == x.ndim and value.shape[3:] == x.shape[3:]]
         other = random.choice(fits)
         y = values[other]
         if x.ndim == 3:
@@ -100,11 +103,11 @@ class Graph:
             same_size = main.out_features == y.shape[2]
             side = nn.Identity() if same_size else nn.Linear(y.shape[2], main.out_features, bias=random.random() < 0.5)
         else:
-            C_out = random.choice((y.shape[2], 9))
-            main = nn.Conv2d(x.shape[2], C_out, 3, padding=1, bias=random.random() < 0.5)
+            C_out, convolution = random.choice((y.shape[2], 9)), nn.Conv2d if x.ndim == 5 else nn.Conv1d
+            main = convolution(x.shape[2], C_out, 3, padding=1, bias=random.random() < 0.5)
             kernel = random.choice((1, 3))
             same_size = C_out == y.shape[2] and kernel == 1
-            side = nn.Identity() if same_size else nn.Conv2d(y.shape[2], C_out, kernel, padding=kernel // 2)
+            side = nn.Identity() if same_size else convolution(y.shape[2], C_out, kernel, padding=kernel // 2)
         parts = (main, side) if random.random() < 0.8 else (side, main)
         sources = (source, other) if parts[0] is main else (other, source)
         fed = tuple(values[name] for name in sources)
@@ -143,7 +146,8 @@ class Graph:
         bn.running_var.copy_(4.0 ** torch.randint(-1, 2, bn.weight.shape, generator=g))
         bn.weight.copy_(scale * bn.running_var.sqrt())
         bn.running_mean.copy_(draw.whole(tuple(bn.weight.shape), 8, g) * UNIT)
-        same("folded weights", layer.folded()[0].detach(), layer.weight.detach() * scale.view(-1, 1, 1, 1))
+        weight = layer.weight.detach()
+        same("folded weights", layer.folded()[0].detach(), weight * scale.view(-1, *[1] * (weight.ndim - 1)))
         return layer
 
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import prod
 from random import Random
 
 import torch
@@ -25,15 +26,15 @@ class Input:
     T: int = 1
     N: int = 1
     C: int = 1
-    size: tuple[int, int] | None = None  # None: [T, N, C]
+    size: tuple[int, ...] | None = None  # (H, W) of images, (L,) of a sequence; None: [T, N, C]
     layers: int = 1
 
     @staticmethod
     def draw_input(random: Random) -> dict:
         C, (height, width) = min(draw.channels(random), 40), draw.image(random)
-        size = (min(height, 10), min(width, 10)) if random.random() < 0.8 else None
+        size = random.choice((None, *[(min(height, 10), min(width, 10))] * 3, (max(height, width),)))
         N, T = random.choice((1, 1, 2, 3, 5)), random.choice((1, 7, 20, 33, 40, 70, random.randint(1, 100)))
-        while size and T > 8 and T * N * C * size[0] * size[1] > 60_000:
+        while size and T > 8 and T * N * C * prod(size) > 60_000:
             T //= 2
         return {"T": T, "N": N, "C": C, "size": size, "layers": random.choice((1, 2, 3, 4, 5))}
 
@@ -230,4 +231,5 @@ def _affine(layer: nn.Module, x: Tensor, parameters: dict[str, Tensor], prefix: 
         return x
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
-    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    convolve = F.conv2d if x.ndim == 4 else F.conv1d
+    return convolve(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
