@@ -151,11 +151,16 @@ def test_shapes_on_meta(net, x):
 
 
 def test_torchinfo_lists_the_layers(net, x):
-    """Of a network on a sequence in dense form; of ProxyNet, whose layers hand on Spikes, it cannot."""
+    """Of a network on a sequence in dense form; of ProxyNet, whose layers hand on Spikes, without shapes only.
+
+    torchinfo asks what a layer gives for its size, and refuses what is no tensor, list or dictionary.
+    """
     torchinfo = pytest.importorskip("torchinfo")
     shown = torchinfo.summary(net, input_data=x.contiguous(), verbose=0)
     assert shown.total_params == sum(p.numel() for p in net.parameters())
     assert "FusedIFLinear" in str(shown) and "[20, 2, 8, 6, 6]" in str(shown)
+    of_twins = torchinfo.summary(pk.ProxyNet(net, 20), verbose=0)
+    assert of_twins.total_params == shown.total_params and "FusedIFLinear" in str(of_twins)
     with pytest.raises(RuntimeError) as caught:
         torchinfo.summary(pk.ProxyNet(net, 20), input_data=x[0], verbose=0)
     assert "Spikes" in str(caught.value.__cause__)
