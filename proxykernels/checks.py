@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -221,7 +221,7 @@ def _known_finite(name: str, values: Tensor) -> None:
         refuse_infinite(name)
 
 
-def pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
+def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     """A window's height and width, each at least ``least``."""
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(values) != 2 or not all(_is_integer(v) for v in values):

@@ -21,7 +21,7 @@ _found = WeakTensorKeyDictionary()  # first source -> what was asked -> the vers
 
 def made_of(values: Tensor, *sources: Tensor | None) -> Tensor:
     """``values``, which are computed anew at each call: of the same versions of ``sources`` they are the same."""
-    if values.is_cuda:
+    if values.is_cuda and not any(values is source for source in sources):  # which would keep itself alive
         _sources[values] = [
             first for source in sources if source is not None for first in _sources.get(source, [source])
         ]
@@ -45,7 +45,7 @@ def look_at_all(parameters: Iterable[Tensor], device: torch.device) -> None:
         return
     on_gpu = [p for p in parameters if p.is_cuda and p.device == device and p.is_floating_point()]
     new = [p for p in on_gpu if _recall(is_finite, p) is None]
-    if new and math.isfinite(torch.stack([p.detach().sum(dtype=torch.float32) for p in new]).sum()):
+    if new and math.isfinite(torch.stack([p.detach().sum(dtype=torch.float32) for p in new]).sum().item()):
         for parameter in new:
             _remember(is_finite, parameter, True)
 

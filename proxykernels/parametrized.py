@@ -5,6 +5,7 @@ Code that copies layers or calls them in its own way takes the weights from here
 """
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -12,6 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+Module = TypeVar("Module", bound=nn.Module)
 HOOKS = WeightNorm, SpectralNorm, BasePruningMethod
 
 
@@ -25,7 +27,7 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(list(_hooks(module)))
 
 
-def with_plain_weights(module: nn.Module) -> nn.Module:
+def with_plain_weights(module: Module) -> Module:
     """The module with every such weight computed now, and differentiable where gradients are enabled.
 
     Itself if there is none; else a copy that shares its other parameters and its buffers.
@@ -33,16 +35,16 @@ def with_plain_weights(module: nn.Module) -> nn.Module:
     return _plain(module, {}) if is_parametrized(module) else module
 
 
-def shallow_copy(module: nn.Module) -> nn.Module:
+def shallow_copy(module: Module) -> Module:
     """copy.copy, which parametrized modules refuse."""
     clone = object.__new__(type(module))
     clone.__dict__.update(module.__dict__)
     return clone
 
 
-def _plain(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _plain(module: Module, done: dict[nn.Module, nn.Module]) -> Module:
     if module in done:
-        return done[module]
+        return done[module]  # type: ignore[return-value]  # of each module its own class
     clone = done[module] = shallow_copy(module)
     computed = dict(_computed_weights(module))
     object.__setattr__(clone, "__class__", parametrize.type_before_parametrizations(module))

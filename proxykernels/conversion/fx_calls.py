@@ -55,7 +55,7 @@ def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
 
 def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     if node.op == "call_module":
-        return bool(getattr(traced.get_submodule(node.target), "inplace", False))
+        return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
     if node.op not in ("call_function", "call_method"):
         return False
     name = _function(node)
@@ -79,7 +79,7 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
     Numbers that the forward pass computes from shapes are taken from ``node.meta["value"]``, where a run left them.
     """
     if node.op == "call_module":
-        return traced.get_submodule(node.target)
+        return traced.get_submodule(str(node.target))
     name = _function(node)
     if name in ("add", "iadd", "add_") and not node.kwargs:
         return Add()
@@ -100,10 +100,10 @@ def _function(node: fx.Node) -> str:
 
 
 def _flatten(node: fx.Node, model: str) -> nn.Module:
-    before, after = node.args[0].meta.get("shape"), node.meta.get("shape")
+    before, after = getattr(node.args[0], "meta", {}).get("shape"), node.meta.get("shape")
     if before == after and before is not None:
         return nn.Identity()
-    if before is None or len(after) != 2 or after[0] != before[0]:
+    if before is None or after is None or len(after) != 2 or after[0] != before[0]:
         raise TypeError(f"{model}: {path_of(node)} must flatten [N, C, H, W] to [N, C * H * W]; use nn.Flatten()")
     return nn.Flatten()
 

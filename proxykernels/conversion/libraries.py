@@ -1,6 +1,7 @@
 """Networks of other spiking libraries, taken over with their weights, thresholds and resets."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def from_snntorch(net: nn.Module) -> Network:
     return _take_over(net, Leaky, _leaky, (Leaky,), ())
 
 
-def _leaky(leaky: nn.Module) -> dict:
+def _leaky(leaky: Any) -> dict:
     """Threshold and reset of an snnTorch neuron."""
     if not bool((leaky.beta == 1).all()):
         raise ValueError(f"only Leaky(beta=1), which integrates and fires, is supported; got beta={leaky.beta}")

@@ -7,6 +7,7 @@ make a signal of a current.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -35,9 +36,9 @@ class Signal:
 class Synapse:
     """One term of a current: a convolution, matrix product or identity of a signal, and the normalisation after it."""
 
-    module: nn.Module
+    module: Any  # of torch, with a weight and perhaps a bias; nn.Identity
     source: Signal
-    norm: nn.Module | None = None
+    norm: Any = None  # of torch
 
 
 @dataclass
@@ -252,7 +253,7 @@ class Graph:
 
     def _name(self, node: fx.Node) -> str:
         """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
-        name = node.target if node.op == "call_module" else node.name
+        name = str(node.target) if node.op == "call_module" else node.name
         return free_name(name, self.order)
 
 

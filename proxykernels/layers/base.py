@@ -116,10 +116,8 @@ class Neurons(SpikingLayer):
             missing.remove(key)
 
     def extra_repr(self) -> str:
-        threshold = self.v_threshold
-        threshold = (
-            f"[{len(threshold)}]" if isinstance(threshold, Tensor) and threshold.ndim else f"{float(threshold):g}"
-        )
+        value = self.v_threshold
+        threshold = f"[{len(value)}]" if isinstance(value, Tensor) and value.ndim else f"{float(value):g}"
         own = super().extra_repr()
         start = f", v_init={self.v_init:g}" if self.v_init else ""
         return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}{start}"

@@ -1,5 +1,7 @@
 """Layers of IF neurons, with a convolution or a matrix product in front of them or without."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ class Fused(Neurons):
         bn: the normalisation of the currents, or None.
     """
 
-    bn: nn.Module | None
+    weight: Tensor
+    bias: Tensor | None
+    bn: nn.BatchNorm1d | nn.BatchNorm2d | None
 
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
@@ -39,6 +43,8 @@ class Fused(Neurons):
         weight, bias, bn = self.weight, self.bias, self.bn
         if bn is None:
             return weight, bias
+        if bn.running_mean is None or bn.running_var is None:
+            raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
         scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
         shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
         scale = scale.view(-1, *[1] * (weight.ndim - 1))
@@ -82,7 +88,7 @@ class FusedIFConv2d(Fused, nn.Conv2d):
         dilation=1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros"] = "zeros",
         device=None,
         dtype=None,
         *,
@@ -137,7 +143,7 @@ class FusedIFConv1d(Fused, nn.Conv1d):
         dilation=1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros"] = "zeros",
         device=None,
         dtype=None,
         *,
@@ -168,7 +174,7 @@ class FusedIFConv1d(Fused, nn.Conv1d):
         return spikes._sized(spikes.shape[4]), v.squeeze(2)
 
 
-class FusedIFLinear(Fused, nn.Linear):
+class FusedIFLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations
     """Fully connected layer of IF neurons over all steps: nn.Linear's arguments and parameters, and then:
 
     Args:

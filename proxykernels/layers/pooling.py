@@ -72,7 +72,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool2d.
     """
 
-    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
             if x.shape[3:] == checks.pair("output_size", self.output_size, 1):

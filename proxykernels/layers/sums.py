@@ -1,6 +1,7 @@
 """Neurons whose current is a sum over several inputs: the joining layer of a residual block."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +50,11 @@ class FusedIFSum(Neurons):
         self.synapses = nn.ModuleList(synapses)
         self._set_neurons(v_threshold, v_reset, v_init)
 
-    def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):
+    def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):  # type: ignore[override]  # several inputs
         self._check_inputs(x)
         if self.training:
             self._warn_without_gradient(*x)
-        spikes, state = with_plain_weights(self).spike(x, v)
+        spikes, state = with_plain_weights(self).spike(x, v)  # type: ignore[arg-type]
         tensor = next((part for part in x if isinstance(part, Tensor)), None)
         y = spikes if tensor is None else spikes.dense(tensor.dtype)
         return y if v is None else (y, state)
@@ -73,29 +74,31 @@ class FusedIFSum(Neurons):
         window = main.module.stride, padding, dilation
         return functional.conv2d(_cat(parts), *self._joined(weight, center), v, self.neuron, *window)
 
-    def affine(self, x: Sequence[Tensor]) -> Tensor:
-        return sum(synapse(part) for synapse, part in zip(self.synapses, x, strict=True))
+    def affine(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+        return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, x, strict=True)))
 
-    def terms(self, x: Sequence[Spikes | Tensor]) -> list[tuple[Synapse, Spikes | Tensor]]:
+    def terms(  # type: ignore[override]
+        self, x: Sequence[Spikes | Tensor]
+    ) -> list[tuple[Synapse, Spikes | Tensor]]:
         return list(zip(map(synapse_of, self.synapses), x, strict=True))
 
-    def _shortcut_strides(self) -> list[int] | None:
+    def _shortcut_strides(self) -> list[tuple[int, ...]] | None:
         """By how much each input but the first is thinned out before it joins the first one's convolution.
 
         A 1x1 convolution reads single pixels: it is one tap of the first one's kernel, the tap that is not displaced.
         None if some synapse is of another kind.
         """
         main, *others = self.synapses
-        strides = []
+        strides: list[tuple[int, ...]] = []
         for other in others:
-            stride = (1, 1)
+            stride: tuple[int, ...] = (1, 1)
             if isinstance(other, nn.Conv2d):
                 if other.kernel_size != (1, 1) or any(other._reversed_padding_repeated_twice) or other.groups > 1:
                     return None
                 stride = other.stride
             if stride != main.stride and main.stride != (1, 1):
                 return None
-            strides.append(1 if stride == main.stride else stride)
+            strides.append((1, 1) if stride == main.stride else stride)
         return strides
 
     def _joined(self, main: Tensor, center: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
@@ -119,13 +122,13 @@ class FusedIFSum(Neurons):
         weight = known.made_of(torch.cat(weights, 1), *(getattr(s, "weight", None) for s in self.synapses))
         if not biases:
             return weight, None
-        return weight, known.made_of(sum(biases), *(getattr(s, "bias", None) for s in self.synapses))
+        return weight, known.made_of(reduce(torch.add, biases), *(getattr(s, "bias", None) for s in self.synapses))
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""
         parts = []
         for chunk in _chunks(x):
-            current = sum(synapse.currents(_values(part)) for synapse, part in self.terms(chunk))
+            current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
             spikes, v = functional.scan(current, v, self.neuron)
             parts.append(spikes)
         return functional.cat_steps(parts), v
@@ -155,9 +158,9 @@ def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int])
     return taps[0], taps[1]
 
 
-def _subsample(x: Spikes | Tensor, stride) -> Spikes | Tensor:
+def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     """Every stride-th pixel."""
-    if stride == 1:
+    if stride == (1, 1):
         return x
     if isinstance(x, Spikes):
         return functional.max_pool2d(x, 1, stride)
@@ -166,13 +169,14 @@ def _subsample(x: Spikes | Tensor, stride) -> Spikes | Tensor:
 
 def _cat(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     """All inputs as one, along their channels."""
-    if all(isinstance(part, Spikes) for part in parts):
-        return functional.cat_channels(parts)
-    parts = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
-    if all(checks.is_held(part) for part in parts):
-        once = torch.cat([part[0] for part in parts], 1)
-        return once.expand(len(parts[0]), *once.shape)
-    return torch.cat(parts, 2)
+    spikes = [part for part in parts if isinstance(part, Spikes)]
+    if len(spikes) == len(parts):
+        return functional.cat_channels(spikes)
+    values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
+    if all(checks.is_held(part) for part in values):
+        once = torch.cat([part[0] for part in values], 1)
+        return once.expand(len(values[0]), *once.shape)
+    return torch.cat(values, 2)
 
 
 def _chunks(x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:

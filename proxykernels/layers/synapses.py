@@ -71,7 +71,7 @@ class _Weighted(Synapse):
         raise NotImplementedError
 
     def into(self, module: type[nn.Module], **options) -> Any:
-        made = module(*self.arguments(), device="meta", **options)
+        made: Any = module(*self.arguments(), device="meta", **options)
         made.weight, made.bias = (
             p if p is None or isinstance(p, nn.Parameter) else nn.Parameter(p.detach()) for p in self.parameters()
         )
@@ -102,7 +102,7 @@ class Product(_Weighted):
 class Convolution(_Weighted):
     """nn.Conv2d with zero padding."""
 
-    plain_class = nn.Conv2d
+    plain_class: type[nn.Module] = nn.Conv2d
     inputs = "[N, C, H, W]"
 
     def __init__(self, module: nn.Module):

@@ -73,6 +73,6 @@ class _Firing:
         if may_repeat and held and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
             whole = x[:1].expand(self.ahead, *x.shape[1:])
             self.repeating[call], v = self.layer.spike(whole, batch_statistics=self.batch_statistics)
-        elif call not in self.repeating:
+        if v is None or call not in self.repeating:  # those that repeat themselves have a state from then on
             return self.layer.spike(x, v, batch_statistics=self.batch_statistics)
         return self.repeating[call][start : start + len(x)], v

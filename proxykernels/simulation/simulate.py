@@ -165,7 +165,7 @@ def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str
     layer = with_plain_weights(layer)
     if pool_follows:
         layer = shallow_copy(layer)
-        layer.pool_follows = True
+        layer.pool_follows = True  # type: ignore[assignment]  # torch's modules are annotated as full of modules
     return layer if precision is None else quantized(name, layer)
 
 

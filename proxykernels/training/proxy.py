@@ -5,6 +5,7 @@ arXiv:2109.13208).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -166,10 +167,11 @@ class ProxyNet(nn.Module):
         """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
         if not isinstance(x, Spikes):
             checks.floating("x", x)
-        if not is_sequence(self.net, x, self.T):
-            return x
+        sequence = is_sequence(self.net, x, self.T)
         if isinstance(x, Spikes):
             return (x.count() / self.T).to(next((p.dtype for p in self.net.parameters()), torch.float32))
+        if not sequence:
+            return x
         return x[0] if checks.is_held(x) else x.mean(0, dtype=torch.float32).to(x.dtype)
 
     def _culprit(self, x: Tensor | Spikes) -> str:
@@ -192,7 +194,7 @@ class ProxyNet(nn.Module):
             return layer
         silent = shallow_copy(with_plain_weights(layer))
         silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
-        silent.v_threshold, silent.v_reset = NEVER, 0.0
+        silent.v_threshold, silent.v_reset = NEVER, 0.0  # type: ignore[assignment]  # as torch annotates modules
         return silent
 
 
@@ -223,14 +225,18 @@ class _Readout(_OutputSwap):
 
 
 class _Twin(nn.Module):
-    """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics."""
+    """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics.
+
+    Args:
+        layer: a SpikingLayer. statistics: an nn.BatchNorm of them, or None. given: what takes its input's place.
+    """
 
     def __init__(
         self,
         model: ProxyNet,
         name: str,
-        layer: SpikingLayer,
-        statistics: nn.BatchNorm2d | None,
+        layer: Any,
+        statistics: Any,
         given: Tensor | None,
     ):
         super().__init__()
@@ -240,7 +246,7 @@ class _Twin(nn.Module):
         self.batch_statistics = model._batch_statistics
         self.name, self.rates = name, model.ann_rates
 
-    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
         if self.given is not None:
             x = _OutputSwap.apply(x, self.given)
@@ -250,7 +256,7 @@ class _Twin(nn.Module):
             current = self.normalise(current)
         return self.activation(current).unsqueeze(0)
 
-    def check_shape(self, x: Tensor | tuple[Tensor, ...]) -> None:
+    def check_shape(self, x: Any) -> None:
         weight = getattr(self.layer, "weight", None)
         if weight is None:  # no convolution or matrix product, or a sum of several
             return

@@ -1,6 +1,8 @@
 """Parameters on a GPU: NaN and infinity are found, and each version of the values is waited for once."""
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
@@ -110,6 +112,15 @@ def test_joined_weights_are_looked_at_when_what_they_are_made_of_changes():
     assert OnGPU.reads == 3
     layer.synapses[2].weight = nn.Parameter(torch.ones(3, 3, 1, 1).as_subclass(OnGPU))  # of the same version
     check(*layer._joined(layer.synapses[0].weight, (1, 1)))
+
+
+def test_values_that_are_their_own_source_do_not_live_for_ever():
+    values = torch.ones(3).as_subclass(OnGPU)
+    assert known.made_of(values, values) is values
+    alive = weakref.ref(values)
+    del values
+    gc.collect()
+    assert alive() is None
 
 
 def test_all_parameters_are_waited_for_together():

@@ -28,6 +28,12 @@ def meta(tensor):
     return tensor.to("meta")
 
 
+def without_statistics():
+    layer = pk.FusedIFConv2d(3, 4, 3, batch_norm=True).eval()
+    layer.bn = nn.BatchNorm2d(4, track_running_stats=False)
+    return layer
+
+
 CASES = {
     "scan-integer-current": (lambda: pk.if_scan(CURRENT.int()), TypeError, "current must be floating point"),
     "scan-spikes": (lambda: pk.if_scan(SPIKES), TypeError, "current must be a float tensor, got Spikes"),
@@ -153,6 +159,7 @@ CASES = {
     "pool-stride": (lambda: pk.max_pool2d(SPIKES, 2, 0), ValueError, "stride must be at least 1"),
     "pool-padding": (lambda: pk.max_pool2d(SPIKES, 2, 2, 2), ValueError, "padding must be at most half of kernel_size"),
     "pool-stride-huge": (lambda: pk.max_pool2d(SPIKES, 2, 2**62), ValueError, "stride must be at most 32768"),
+    "layer-statistics": (lambda: without_statistics()(SPIKES), ValueError, "bn must keep running statistics .*: track_running_stats=True"),
     "layer-pool-kernel": (lambda: pk.MaxPool2d(0), ValueError, "kernel_size must be at least 1"),
     "layer-pool-padding": (lambda: pk.MaxPool2d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
     "layer-average-kernel": (lambda: pk.AvgPool2d(0), ValueError, "kernel_size must be at least 1, got 0"),
