@@ -5,6 +5,7 @@ Which of them must be chosen before the kernels are imported.
 
 import os
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import selection
@@ -14,6 +15,7 @@ from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
 
 HAS_GPU = torch.cuda.is_available()
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target)]
 # Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
@@ -38,7 +40,26 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config):
+    """Whole folders take a process for each core where pytest-xdist is installed (``-n 0``: one, as files and tests do).
+
+    A file is through before the others have imported torch.
+    """
+    given = not config.pluginmanager.hasplugin("xdist") or config.option.numprocesses is not None
+    if given or config.option.usepdb or hasattr(config, "workerinput") or CORES == 1:
+        return
+    if all(Path(config.invocation_params.dir, argument).is_dir() for argument in config.args):
+        config.option.numprocesses = min(CORES, 8)
+        config.option.dist = "worksteal"  # neighbours stay together, and so do what they share
+
+
 def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        # A test of threads asks for its own. What a test starts inherits the limit.
+        threads = max(1, CORES // config.workerinput["workercount"])
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
     target = config.getoption("--emulate")
     if target:
         os.environ["TRITON_INTERPRET"] = "0"
@@ -56,6 +77,24 @@ def pytest_terminal_summary(terminalreporter, config):
         terminalreporter.write_line(
             f"emulated: {len(State.kernels)} kernels, {State.launches} launches of {State.blocks} blocks"
         )
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("--emulate") and hasattr(session.config, "workeroutput"):
+        from emulator.driver import State
+
+        session.config.workeroutput["emulated"] = (list(State.kernels), State.launches, State.blocks)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    if emulated := getattr(node, "workeroutput", {}).get("emulated"):
+        from emulator.driver import State
+
+        kernels, launches, blocks = emulated
+        State.kernels.update(dict.fromkeys(kernels))
+        State.launches += launches
+        State.blocks += blocks
 
 
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose
