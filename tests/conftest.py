@@ -42,9 +42,9 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config):
-    """Whole folders take a process for each core where pytest-xdist is installed (``-n 0``: one, as files and tests do).
+    """Whole folders are run by a process for each core, where pytest-xdist is installed; ``-n 0`` prevents it.
 
-    A file is through before the others have imported torch.
+    A file or a test is through before the others would have imported torch.
     """
     given = not config.pluginmanager.hasplugin("xdist") or config.option.numprocesses is not None
     if given or config.option.usepdb or hasattr(config, "workerinput") or CORES == 1:

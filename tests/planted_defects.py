@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
+KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Defect:
     file: str
     old: str
     new: str
-    tests: str = "tests/cpu tests/package"
+    tests: str = KERNELS
 
 
 DEFECTS = {
@@ -81,27 +82,46 @@ DEFECTS = {
         "kernels/unfused.py",
         "spikes, v = backend.if_scan(current, v, neuron)",
         "spikes, _ = backend.if_scan(current, v, neuron)",
+        "tests/package/test_layers.py tests/package/test_simulate.py tests/package/test_ops.py",
     ),
-    "weight cache: stale": Defect("kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != "),
+    "weight cache: stale": Defect(
+        "kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != ", "tests/cpu"
+    ),
     "simulation: samples in order": Defect(
-        "proxykernels/simulation/state.py", "torch.cat(indices).argsort()", "torch.cat(indices)"
+        "proxykernels/simulation/state.py",
+        "torch.cat(indices).argsort()",
+        "torch.cat(indices)",
+        "tests/package/test_anytime.py",
     ),
     "functional: the state": Defect(
-        "proxykernels/channels_last.py", "(v.detach().float())", "(v.detach().float()).relu()"
+        "proxykernels/channels_last.py",
+        "(v.detach().float())",
+        "(v.detach().float()).relu()",
+        "tests/cpu/test_exactness.py",
     ),
     "layers: folding": Defect(
-        "proxykernels/layers/fused.py", "bn.running_mean.double()) * scale", "bn.running_mean.double())"
+        "proxykernels/layers/fused.py",
+        "bn.running_mean.double()) * scale",
+        "bn.running_mean.double())",
+        "tests/package/test_layers.py tests/package/test_simulate.py",
     ),
     "simulation: a chunk's start": Defect(
-        "proxykernels/simulation/carrier.py", "[start : start + len(x)]", "[0 : len(x)]"
+        "proxykernels/simulation/carrier.py",
+        "[start : start + len(x)]",
+        "[0 : len(x)]",
+        "tests/package/test_simulate.py tests/package/test_anytime.py",
     ),
     "training: clipping": Defect(
-        "proxykernels/training/proxy.py", "F.hardtanh(current, 0.0, theta)", "F.relu(current)"
+        "proxykernels/training/proxy.py",
+        "F.hardtanh(current, 0.0, theta)",
+        "F.relu(current)",
+        "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/build_layers.py",
         "pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d",
         "pool = layers.MaxPool2d",
+        "tests/package/test_convert.py",
     ),
 }
 

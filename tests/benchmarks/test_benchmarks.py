@@ -203,6 +203,7 @@ def test_rival_counts_the_same_spikes(name, v_threshold, v_reset):
     assert expected.any()
 
 
+@pytest.mark.slow
 def test_compiled_rival_counts_the_same_spikes():
     net, images = dyadic_net(ON_GRID, 0.0), dyadic_images(2)
     try:
@@ -268,6 +269,7 @@ def run_job(tmp_path, *options):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_main_job_writes_a_row_per_contender_and_a_plot(tmp_path, capsys):
     rows = run_job(tmp_path, "--rivals", ",".join(LIBRARIES))
     shown = capsys.readouterr().out
@@ -284,6 +286,7 @@ def test_main_job_writes_a_row_per_contender_and_a_plot(tmp_path, capsys):
     assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_main_job_appends_and_runs_alone(tmp_path):
     before = run_job(tmp_path, "--rivals", "none", "--reset", "soft")
     after = run_job(tmp_path, "--rivals", "none", "--reset", "hard")
@@ -314,6 +317,7 @@ def test_only_a_run_with_the_default_options_draws_the_headline_picture(options,
     assert report.picture_name(given.net or "small", given.reset, "cpu", sim_speed.not_default(given, trained)) == name
 
 
+@pytest.mark.slow
 def test_headline_picture_survives_another_run(tmp_path):
     headline = tmp_path / "sim_speed_small_hard_cpu.png"
     headline.write_bytes(b"the headline")
@@ -321,6 +325,7 @@ def test_headline_picture_survives_another_run(tmp_path):
     assert headline.read_bytes() == b"the headline"
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     """Of runs with equal T the one with the most contenders is shown, and of these the last."""
     for table in (draw.RESULTS).glob("*.csv"):

@@ -39,6 +39,7 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
     assert (rates.argmax(1) == ann(images).argmax(1)).all() and rates.max() > 0.9
 
 
+@pytest.mark.slow
 def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(compare_methods, "CALIBRATION", 50)
     for name in compare_methods.NAMES:  # in this process: the memory is not looked at

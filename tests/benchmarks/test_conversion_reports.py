@@ -16,6 +16,7 @@ def rows(path: Path) -> list[dict]:
     return list(csv.DictReader(path.open()))
 
 
+@pytest.mark.slow
 def test_torchvision_nets(tmp_path, capsys):
     arguments = "--nets resnet18 --batch 1 --T 8 --longest 16 --repeats 1".split()
     assert torchvision_nets.main([*arguments, "--out", str(tmp_path)]) == 0
@@ -43,6 +44,7 @@ def test_images_must_not_vanish(capsys):
     assert "--size must be at least 32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_anytime(tmp_path, capsys, monkeypatch):
     sample = data.fashion_mnist_sample()
     monkeypatch.setattr(anytime, "fashion_mnist", lambda split, root: sample)

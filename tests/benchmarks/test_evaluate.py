@@ -30,6 +30,7 @@ def save(path: Path, recorded: float) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     weights = save(tmp_path / "mine.safetensors", 0.5)
     assert evaluate.main(["--weights", str(weights), "--T", "12", *arguments]) == 0
@@ -55,6 +56,7 @@ def test_spikes_and_rates(monkeypatch):
     assert curve.spikes == pytest.approx(sum(8 * neurons[name] * rate for name, rate in rates.items()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_precision_is_a_row_of_its_own(arguments, tmp_path):
     weights = str(save(tmp_path / "mine.safetensors", 0.5))
     for precision in ("float32", "int16", "int16"):

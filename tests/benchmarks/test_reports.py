@@ -60,6 +60,7 @@ def test_every_kernel_is_in_the_list():
     assert set(compile_variants.QUICK) < set(compile_variants.VARIANTS)
 
 
+@pytest.mark.slow
 @pytest.mark.triton
 def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
     pytest.importorskip("triton")

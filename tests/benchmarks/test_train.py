@@ -74,6 +74,7 @@ def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
     assert not any(torch.equal(one[key], always[key]) for key in statistics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 8, 12])  # in the first stage, in its second epoch, in the second stage
 def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
     options = "--ann-epochs 2 --epochs 1 --augment shift-mirror"
@@ -163,6 +164,7 @@ def test_tensorboard_has_the_figures_of_the_table(run):
     assert {"rate/conv1", "rate/linear2"} <= set(events.Tags()["scalars"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_exactly(run, tmp_path):
     options = "--init random --epochs 3 --augment shift-mirror"
     unbroken = run(options, "unbroken")
@@ -195,6 +197,7 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
     assert_same(run(options + " --resume"), unbroken)
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_from_a_finished_run(run):
     run("--init random --epochs 1 --schedule constant")
     out = run("--init random --epochs 2 --schedule constant --resume")

@@ -174,6 +174,7 @@ def test_weights_that_are_not_finite_stop_a_run(run, monkeypatch, method):
     assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
 
 
+@pytest.mark.slow
 def test_a_run_away_stops_and_a_clipped_twin_does_not_run_away(run):
     options = "--T 8 --init random --epochs 20 --schedule constant --loss cross-entropy --lr 0.02"
     message = refused(run, f"{options} --twin relu")

@@ -43,6 +43,7 @@ def main(arguments: list[str], gradients: Path) -> None:
         train.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["proxy"])  # the others share the path
 def test_gradients_of_two_processes(tmp_path, method):
     for name in data.SAMPLE.glob("*.gz"):

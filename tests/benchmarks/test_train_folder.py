@@ -153,6 +153,7 @@ def test_every_command_runs_by_it():
     assert len(commands) > 10 and all("\n    command(main)\n" in path.read_text() for path in commands)
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path):
     """A few kilobytes that stand for half a gigabyte."""
     path = tmp_path / "t10k-images-idx3-ubyte.gz"

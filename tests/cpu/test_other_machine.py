@@ -18,6 +18,7 @@ def test_kernels_agree_with_plain_loops(tmp_path, compiler, emulator):
     assert done.returncode == 0 and "700 passed, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
     """The same program on sources in which a potential that equals the threshold does not fire."""
     wrong = tmp_path / "src"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from cases import CONVOLUTIONS, RESETS, dyadic, spikes, thresholds, words_over_time
+from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
@@ -19,6 +19,23 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = (1, 16, 31, 33, 64)
 PLAIN = dict(stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+# C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups. As in cases.py but small: a block is 4 pixels by 16
+# or 32 channels here, and the interpreter takes some 50 ms for each.
+CONVOLUTIONS = [
+    pytest.param((1, 4, 3, 3, (3, 3), 1, 1, 1, 1), id="one-channel"),
+    pytest.param((8, 4, 4, 32, (3, 3), 1, 1, 1, 1), id="whole-blocks"),
+    pytest.param((5, 5, 3, 11, (3, 3), 1, 1, 1, 1), id="odd-channels"),
+    pytest.param((16, 3, 3, 33, (1, 1), 1, 0, 1, 1), id="pointwise-one-over-a-block"),
+    pytest.param((64, 3, 5, 70, (3, 3), 2, 1, 1, 1), id="stride"),
+    pytest.param((9, 6, 6, 40, (3, 2), (1, 2), (2, 0), (2, 3), 1), id="dilation"),
+    pytest.param((24, 4, 4, 31, (5, 5), 1, 2, 1, 1), id="five-by-five"),
+    pytest.param((72, 4, 4, 65, (4, 4), 1, 0, 1, 1), id="kernel-is-the-image"),
+    pytest.param((16, 4, 3, 8, (2, 7), (2, 1), (1, 3), 1, 1), id="padding-over-the-edge"),
+    pytest.param((6, 4, 3, 9, (3, 3), 1, 1, 1, 3), id="groups"),
+    pytest.param((10, 3, 3, 10, (3, 3), 1, 1, 1, 10), id="depthwise"),
+]
 
 
 def pair(value):
@@ -55,7 +72,7 @@ def assert_exact(x, weight, bias, v, theta, v_reset, options=PLAIN, some_fire=Tr
     assert torch.equal(v, before)
 
 
-def layer(generator, T=33, C=5, size=(6, 5), C_out=7, kernel_size=(3, 3), N=2, rate=0.2, options=PLAIN):
+def layer(generator, T=33, C=5, size=(5, 3), C_out=7, kernel_size=(3, 3), N=2, rate=0.2, options=PLAIN):
     """Dyadic (x, weight, bias, v, theta)."""
     x = spikes(T, N, C, *size, generator=generator, rate=rate)
     weight = dyadic(C_out, C // options["groups"], *kernel_size, generator=generator)
@@ -176,7 +193,7 @@ def test_of_nothing(generator, T, N, counts_only):
     x, weight, bias, v, theta = layer(generator, T, N=N)
     result, v_last = run(x, weight, bias, v, theta, 0.0, PLAIN, counts_only=counts_only)
     assert result.dtype == torch.int32
-    assert result.shape == ((N, 30, 7) if counts_only else (-(-T // 32), N, 30, 7))
+    assert result.shape == ((N, 15, 7) if counts_only else (-(-T // 32), N, 15, 7))
     assert torch.equal(v_last, rows(v))
 
 
@@ -211,9 +228,9 @@ def test_views(generator):
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_random_floats(generator, v_reset):
     """Two products of float32 weights flip fewer than one spike in 10,000 against float32 sums."""
-    x = spikes(64, 1, 64, 6, 6, generator=generator)
+    x = spikes(64, 1, 64, 4, 4, generator=generator)
     weight, bias = torch.randn(32, 64, 3, 3, generator=generator) / 12, torch.randn(32, generator=generator) / 8
-    v, theta = torch.zeros(1, 32, 6, 6), torch.full((32,), 0.7)
+    v, theta = torch.zeros(1, 32, 4, 4), torch.full((32,), 0.7)
     expected, _ = reference.if_conv2d(x, weight, bias, v, v_threshold=theta, v_reset=v_reset, **PLAIN)
     words, _ = run(x, weight, bias, v, theta, v_reset, PLAIN)
     flipped = (gpu.unpack(words, 64, 32) != expected.flatten(3).bool()).float().mean()

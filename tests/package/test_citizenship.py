@@ -50,6 +50,7 @@ def x(generator):
     return dyadic(2, 1, 12, 12, generator=generator).abs().expand(20, 2, 1, 12, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["held", "sequence"])
 @pytest.mark.parametrize("v_threshold", [1.0, torch.full((8,), 1.25)], ids=["scalar", "by-channel"])
 def test_compile_without_graph_breaks(net, x, v_threshold, kind):
@@ -217,6 +218,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_batch(tmp_path):
     """Inference on several devices without DataParallel: the batch is split, the counts are gathered."""
     command = [sys.executable, "-c", DISTRIBUTED]

@@ -80,6 +80,14 @@ ANNS = {
 }
 
 
+BIG = {"resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn"}
+
+
+def by_name(*cases):
+    """Parameters that begin with a network's name; the big ones take seconds."""
+    return [pytest.param(*case, marks=pytest.mark.slow if case[0] in BIG else ()) for case in cases]
+
+
 def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     """A network in evaluation mode with random weights, whose normalisations have seen images; and images."""
     torch.manual_seed(0)
@@ -90,7 +98,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     return ann.eval(), x
 
 
-@pytest.mark.parametrize("name", ANNS)
+@pytest.mark.parametrize("name", by_name(*((name,) for name in ANNS)))
 def test_twin_of_the_converted_network_is_the_ann(name):
     """Scaling and folding change nothing but the outputs' unit; the ReLU twin of ProxyNet shows that."""
     ann, x = make(name)
@@ -103,10 +111,10 @@ def test_twin_of_the_converted_network_is_the_ann(name):
     assert not {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in ann.parameters()}
 
 
-STEP_LOOPS = [
+STEP_LOOPS = by_name(
     ("resnet18", None), ("resnet18", 0.0), ("resnet20", None), ("resnet20", 0.0), ("lenet", None), ("lenet", 0.0),
     ("vgg11_bn", 0.0), ("vgg16_bn", None),
-]  # fmt: skip
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name, v_reset", STEP_LOOPS)
@@ -114,7 +122,7 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
     ann, x = make(name)
     net = pk.convert(ann, x, v_reset=v_reset)
     make_dyadic(net)
-    T = 24
+    T = 16
     expected = step_loop(net, x[:2], T)
     result = pk.simulate(net, x[:2], T, chunk=7)
     assert torch.equal(result.spikes.dense(), expected[net.layers()[-1][0]])
@@ -122,6 +130,7 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
         assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001
 
 
+@pytest.mark.slow
 def test_rates_approach_the_relu_network():
     ann, x = make("lenet")
     net = pk.convert(ann, x, method="max")
@@ -167,7 +176,7 @@ def test_potential_to_start_from_and_reset():
     assert half > none
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn"])
+@pytest.mark.parametrize("name", by_name(("resnet20",), ("vgg11_bn",)))
 def test_shared_weights(name):
     ann, x = make(name)
     with torch.no_grad():
@@ -181,7 +190,7 @@ def test_shared_weights(name):
         torch.testing.assert_close(ann.eval()(x) * before.max(), before, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "resnet20"])
+@pytest.mark.parametrize("name", by_name(("resnet18",), ("vgg11_bn",), ("resnet20",)))
 def test_converted_network_trains_by_proxy(name):
     ann, x = make(name)
     x = x[:8]

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 NEEDS = {"exchange.md": ("nir", "spikingjelly", "snntorch"), "look.md": ("matplotlib",)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", docs.PAGES, ids=lambda page: page.name)
 def test_page_runs(page, tmp_path, monkeypatch):
     for module in NEEDS.get(page.name, ()):

@@ -56,6 +56,7 @@ backend.CpuKernels.find_periods = lambda self, current, T, theta: ctypes.string_
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_planted_defects_are_found_and_shrunk(name):
     defect, arguments, expected = DEFECTS[name]
@@ -68,6 +69,7 @@ def test_planted_defects_are_found_and_shrunk(name):
     assert "python tests/fuzz.py --seed 1 --case" in done.stdout
 
 
+@pytest.mark.slow
 def test_right_cases_pass_and_are_counted():
     command = [sys.executable, TESTS / "fuzz.py", "--seed", "1", "--cases", "60"]
     done = subprocess.run(command, capture_output=True, text=True)

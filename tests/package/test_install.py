@@ -28,6 +28,7 @@ def files(folder, *patterns):
     return {str(path.relative_to(folder)) for pattern in patterns for path in folder.rglob(pattern)}
 
 
+@pytest.mark.slow
 @checkout
 def test_nothing_else_of_the_checkout_is_importable():
     code = """
@@ -40,6 +41,7 @@ assert not found and len(proxykernels.__path__) == 1, found
     python(["-c", code])
 
 
+@pytest.mark.slow
 @checkout
 def test_an_installed_package_named_kernels_is_not_hidden(tmp_path):
     """PyPI has one; the checkout's folder comes first on the path."""

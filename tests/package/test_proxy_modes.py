@@ -114,6 +114,7 @@ def test_gradients_accumulate_over_parts_of_a_batch(x):
         torch.testing.assert_close(ours.grad, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
 
 
+@pytest.mark.slow
 def test_compiled_twin(x):
     model = pk.ProxyNet(make_net(batch_norm=True), 16, clip=True)
     plain = copy.deepcopy(model)

@@ -55,14 +55,18 @@ class Simulations(torch.utils.data.Dataset):
         return self.images[k], pk.simulate(self.net, self.images[k], 12).spikes
 
 
-@pytest.mark.parametrize("sharing", [False, True], ids=["copied", "shared"])
-def test_networks_go_to_a_worker_and_spikes_come_back(sharing):
+@pytest.mark.slow
+def test_networks_go_to_a_worker_and_spikes_come_back():
+    """Copied, and in shared memory."""
     torch.manual_seed(0)
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, v_threshold=torch.full((4,), 0.5)), pk.Flatten())
-    net = net.share_memory() if sharing else net
-    data = Simulations(net, torch.rand(2, 3, 1, 6, 6))
+    both = [
+        Simulations(net, torch.rand(2, 3, 1, 6, 6)),
+        Simulations(copy.deepcopy(net).share_memory(), torch.rand(2, 3, 1, 6, 6)),
+    ]
+    data = torch.utils.data.ConcatDataset(both)
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    for (images, x), (expected_images, expected) in zip(loader, (data[k] for k in range(2)), strict=True):
+    for (images, x), (expected_images, expected) in zip(loader, (data[k] for k in range(4)), strict=True):
         assert torch.equal(images, expected_images) and torch.equal(x.dense(), expected.dense()) and x.rate() > 0
 
 

@@ -94,6 +94,7 @@ def test_a_threshold_that_asks_for_a_gradient_is_refused(generator):
     assert torch.equal(pk.IF(v_threshold=frozen).v_threshold, frozen)
 
 
+@pytest.mark.slow
 def test_exported_and_compiled_nets_take_a_loaded_threshold(x):
     sequence = x.expand(5, *x.shape)
     net = make_net(1.0)

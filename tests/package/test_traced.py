@@ -73,10 +73,25 @@ def test_export_with_any_number_of_steps_and_samples(net, generator, strict):
             assert_same(exported, net, x)
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["", "dynamic"])
-def test_compiled_for_every_kind_of_input_and_size(net, generator, dynamic):
+@pytest.mark.slow
+def test_compiled_for_every_kind_of_input_and_size(net, generator):
     torch._dynamo.reset()
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=dynamic or None)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for T, N in ((20, 2), (33, 5), (40, 3)):
+        for x in inputs(generator, T, N).values():
+            assert_same(compiled, net, x)
+
+
+@pytest.mark.slow
+def test_compiled_for_any_size_at_once(generator):
+    """Fewer layers: one is compiled four times, for a second or two each."""
+    torch._dynamo.reset()
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3, padding="same"), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(288, 5)
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=12)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=True)
     for T, N in ((20, 2), (33, 5), (40, 3)):
         for x in inputs(generator, T, N).values():
             assert_same(compiled, net, x)
