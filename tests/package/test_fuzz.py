@@ -32,17 +32,17 @@ load = ways.kernels
 def kernels(way):
     backend = load(way)
     if way == "portable events" and not hasattr(backend, "_right"):
-        backend._right = backend.if_conv2d
-        def if_conv2d(words, T, *rest):
-            spikes, v = backend._right(words, T, *rest)
-            if T > 32 and v.shape[2] > 7 and v.numel():
+        backend._right = backend.if_scan
+        def if_scan(current, *rest):
+            spikes, v = backend._right(current, *rest)
+            if len(current) > 32 and v.shape[2] > 7 and v.numel():
                 spikes[-1, 32, -1, 0] ^= 128
             return spikes, v
-        backend.if_conv2d = if_conv2d
+        backend.if_scan = if_scan
     return backend
 ways.kernels = kernels
 """,
-        ["--cases", "1000", "--only", "convolutions"],
+        ["--cases", "1000", "--only", "scans"],
         ["Mismatch: spikes: 1 of", "way='portable events'", "T=33"],
     ),
     "a crash": (
