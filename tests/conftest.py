@@ -5,6 +5,7 @@ Which of them must be chosen before the kernels are imported.
 
 import os
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -153,20 +154,28 @@ def backend(request, monkeypatch):
 
 
 @pytest.fixture
-def kernels_can_run(pytestconfig):
+def kernels_can_run(pytestconfig, monkeypatch):
     """Without a GPU the Triton kernels run only in Triton's interpreter, chosen at their import, or in the emulator."""
     if pytestconfig.getoption("--emulate"):
         return
-    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime import interpreter
 
     from proxykernels.kernels.gpu import if_scan
 
-    if not HAS_GPU and not isinstance(if_scan._if_scan_kernel, InterpretedFunction):
+    if not HAS_GPU and not isinstance(if_scan._if_scan_kernel, interpreter.InterpretedFunction):
         pytest.fail(
             "There is no GPU, and Triton's interpreter was off when the kernels were imported. "
             "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
             pytrace=False,
         )
+    # Each call of a device function looks through triton.language for what it has to replace. Once is enough.
+    replace = cache(interpreter._patch_lang)
+
+    def call(self, *arguments, **keywords):
+        replace(self.fn)
+        return self.rewrite()(*arguments, **keywords)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
 
 
 @pytest.fixture
