@@ -8,6 +8,7 @@ The shipped weights were made by
 from collections import OrderedDict
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
 from common.accuracy import ann_accuracy

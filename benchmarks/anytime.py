@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ann as relu
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets
 from common.accuracy import ann_accuracy, strict_accuracy

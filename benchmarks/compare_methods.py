@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import evaluate
 import torch
 from common import figures, nets, tables

@@ -16,6 +16,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 from common import printed
 from common.command import command
 from common.printed import new_parser

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import anytime
+import common.interrupt  # noqa: F401 - first of all that takes time
 import compare_methods
 import evaluate
 import ops_speed

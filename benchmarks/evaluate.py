@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables
 from common.accuracy import BATCH, ann_accuracy, simulated, strict_correct, tied

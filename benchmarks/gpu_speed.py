@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import sim_speed
 import torch
 from common import printed

@@ -19,6 +19,7 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures
 from common.command import command

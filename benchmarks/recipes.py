@@ -11,6 +11,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables
 from common.command import command

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import nets, printed
 from common.command import command

@@ -17,6 +17,7 @@ import argparse
 from datetime import date
 from pathlib import Path
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
 from common import figures

@@ -21,6 +21,7 @@ where each normalises by, and only the first keeps, the statistics of its own sh
 import os
 from argparse import Namespace
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common.command import command
 from training import options as train_options

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from math import prod
 
+import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import printed
 from common.command import command

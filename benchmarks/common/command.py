@@ -3,7 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
+
+from common import interrupt
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status by which a shell knows the signal
 
@@ -13,6 +14,5 @@ def command(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not break the goodbye
-        print(f"\n{Path(sys.argv[0]).name}: interrupted; the results written before are kept", file=sys.stderr)
+        interrupt.say()
         sys.exit(INTERRUPTED)

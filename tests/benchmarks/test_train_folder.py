@@ -148,9 +148,36 @@ def test_ctrl_c_ends_a_command_in_one_line(capsys, ctrl_c):
     assert capsys.readouterr().err.strip().endswith(": interrupted; the results written before are kept")
 
 
+COMMANDS = sorted(path for path in BENCHMARKS.rglob("*.py") if "def main(" in path.read_text())
+
+
 def test_every_command_runs_by_it():
-    commands = [path for path in BENCHMARKS.rglob("*.py") if "def main(" in path.read_text()]
-    assert len(commands) > 10 and all("\n    command(main)\n" in path.read_text() for path in commands)
+    assert len(COMMANDS) > 10 and all("\n    command(main)\n" in path.read_text() for path in COMMANDS)
+
+
+IN_CHILDREN = "compile_report", "gpu_speed"  # where torch is imported in children alone
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in COMMANDS if path.stem not in IN_CHILDREN], ids=lambda path: path.stem
+)
+def test_ctrl_c_while_a_command_is_imported_is_one_line_too(path, tmp_path):
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    module = path.relative_to(BENCHMARKS).with_suffix("").parts
+    with subprocess.Popen(
+        [sys.executable, "-m", ".".join(module)] if len(module) > 1 else [sys.executable, str(path)],
+        cwd=BENCHMARKS,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:
+        assert child.stdout.readline() == "importing\n"
+        child.send_signal(signal.SIGINT)
+        _, shown = child.communicate(timeout=30)
+    assert shown.strip() == f"{path.name}: interrupted; the results written before are kept"
+    assert child.returncode == -signal.SIGINT
 
 
 @pytest.mark.slow
