@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import unfused
-from ..neurons import Neuron
+from ..neurons import MODELS, Neuron
 from ..recording import Choice, note, recording
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
@@ -234,5 +234,5 @@ def padded(values: Tensor, fill: float) -> Tensor:
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
-    theta, soft = padded(neuron.theta, float("inf")), neuron.v_reset is None
-    return abi.Neuron(theta.data_ptr(), soft, 0.0 if soft else neuron.v_reset), theta
+    theta = padded(neuron.theta, float("inf"))
+    return abi.Neuron(theta.data_ptr(), MODELS.index(neuron.model), neuron.parameters), theta
