@@ -55,8 +55,8 @@ static inline void with_model(const Neuron& n, Run run) {
 }
 
 // One step of a block of channels; the spikes as bits.
-template <class Neurons, int channels>
-static inline uint32_t step_block(const Neurons& neurons, Lanes<channels>& v, const Lanes<channels>& current) {
+template <class Parameters, int channels>
+static inline uint32_t step_block(const Parameters& neurons, Lanes<channels>& v, const Lanes<channels>& current) {
     uint32_t spikes = 0;
     for (int i = 0; i < v.vecs; i++) spikes |= bits(neurons.step(v.v[i], current.v[i], i)) << (i * Vec::width);
     return spikes;
