@@ -13,7 +13,7 @@ from ..weight_layouts import join_groups
 from . import abi
 from .choice import BLOCK, WORD, choose
 from .cost_model import Layer
-from .words import row_bytes
+from .words import pixel_bytes
 
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
@@ -138,7 +138,7 @@ class Convolutions:
         """The layer for the library, its results, and what must outlive the call."""
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
-        spikes = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        spikes = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, theta = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = abi.Conv2d(
@@ -161,9 +161,9 @@ class Convolutions:
 
     def _rate(self, words: Tensor) -> float:
         """The firing rate of spikes, on a sample of them, as the event kernel sees it."""
-        N, T, P, row = words.shape
+        N, T, P, width = words.shape
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
+        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width)
         return rows / max(8 * pixels.numel(), 1)
 
     def _tiles_hold(self, layer: Layer) -> bool:
