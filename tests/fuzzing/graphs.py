@@ -142,9 +142,10 @@ class Graph:
             bn.weight.normal_(0, 1, generator=g)
             return layer
         # Powers of two, so that folding is exact.
-        bn.eps, scale = 0.0, 2.0 ** torch.randint(-1, 2, bn.weight.shape, generator=g)
-        bn.running_var.copy_(4.0 ** torch.randint(-1, 2, bn.weight.shape, generator=g))
-        bn.weight.copy_(scale * bn.running_var.sqrt())
+        bn.eps, scale = 1 / 8, 2.0 ** torch.randint(-1, 2, bn.weight.shape, generator=g)
+        variance = 4.0 ** torch.randint(-1, 2, bn.weight.shape, generator=g)
+        bn.running_var.copy_(variance - bn.eps)
+        bn.weight.copy_(scale * variance.sqrt())
         bn.running_mean.copy_(draw.whole(tuple(bn.weight.shape), 8, g) * UNIT)
         weight = layer.weight.detach()
         same("folded weights", layer.folded()[0].detach(), weight * scale.view(-1, *[1] * (weight.ndim - 1)))

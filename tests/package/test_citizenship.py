@@ -41,7 +41,8 @@ def net(generator):
     for parameter in net.parameters():
         parameter.data = dyadic(*parameter.shape, generator=generator, span=12)
     net.stem.bn.weight.data.fill_(1.0)
-    net.stem.bn.eps = 0.0  # its folding is exact then
+    net.stem.bn.eps = 0.5
+    net.stem.bn.running_var.fill_(0.5)  # 1 with eps: its folding is exact then
     return net
 
 

@@ -17,9 +17,9 @@ def make_dyadic(net: nn.Module, generator, unit: float = 1 / 32) -> nn.Module:
     """Random weights and statistics on a grid, with normalisations whose folding is exact."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.eps = 0.0
+            module.eps = 0.5
             module.running_mean.copy_(dyadic(*module.running_mean.shape, generator=generator, span=2))
-            module.running_var.fill_(4.0)
+            module.running_var.fill_(3.5)  # 4 with eps
             module.weight.data = torch.randint(1, 4, module.weight.shape, generator=generator).float()
             module.bias.data = dyadic(*module.bias.shape, generator=generator, span=2)
         elif isinstance(module, nn.Conv2d | nn.Linear):
