@@ -156,6 +156,11 @@ class FusedIFConv1d(Fused, nn.Conv1d):
             raise ValueError(
                 f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
             )
+        checks.single("kernel_size", kernel_size, 1)
+        checks.single("stride", stride, 1)
+        checks.single("dilation", dilation, 1)
+        if not isinstance(padding, str):
+            checks.single("padding", padding, 0)
         nn.Conv1d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,

@@ -120,3 +120,7 @@ def test_bad_input():
         layer(torch.zeros(2, 1, 3, 5, 5))
     with pytest.raises(ValueError, match="padding_mode must be 'zeros'"):
         pk.FusedIFConv1d(3, 4, 3, padding_mode="reflect")
+    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
+        pk.FusedIFConv1d(3, 4, 0)
+    with pytest.raises(TypeError, match=r"stride must be an integer, got \(1, 2\)"):
+        pk.FusedIFConv1d(3, 4, 3, stride=(1, 2))
