@@ -221,18 +221,18 @@ def _known_finite(name: str, values: Tensor) -> None:
         refuse_infinite(name)
 
 
-def pair(name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
+def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     """A window's height and width, each at least ``least``."""
     height, width = _lengths(name, value, least, 2)
     return height, width
 
 
-def single(name: str, value: int | Sequence[int], least: int) -> int:
+def single(name: str, value: Any, least: int) -> int:
     """A window's length along one axis, at least ``least``."""
     return _lengths(name, value, least, 1)[0]
 
 
-def _lengths(name: str, value: int | Sequence[int], least: int, axes: int) -> tuple[int, ...]:
+def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * axes
     if len(values) != axes or not all(_is_integer(v) for v in values):
         raise TypeError(f"{name} must be an integer{' or two of them' if axes == 2 else ''}, got {value!r}")
