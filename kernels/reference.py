@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .neurons import Neuron
+
 
 def if_step(v: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
     """One step of integrate-and-fire neurons: returns (spikes, potentials), both shaped like ``v``."""
@@ -32,12 +34,16 @@ def if_scan(
     v_reset: float | None = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Run currents [T, N, C, ...] through IF neurons: spikes [T, N, C, ...] and the last potentials [N, C, ...]."""
+    v = torch.zeros_like(current[0], dtype=torch.float32) if v is None else v.float()
+    return scan(current, v, Neuron(_per_channel(v_threshold, v), v_reset))
+
+
+def scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """The same for neurons whose parameters are of a shape that broadcasts against ``v``."""
     current = current.float()
-    v = torch.zeros_like(current[0]) if v is None else v.float()
-    theta = _per_channel(v_threshold, v)
     spikes = torch.empty_like(current)
     for t in range(current.shape[0]):
-        spikes[t], v = if_step(v, current[t], theta, v_reset)
+        spikes[t], v = if_step(v, current[t], *neuron)
     return spikes, v
 
 

@@ -21,7 +21,9 @@ _found = WeakTensorKeyDictionary()  # first source -> what was asked -> the vers
 
 def made_of(values: Tensor, *sources: Tensor | None) -> Tensor:
     """``values``, which are computed anew at each call: of the same versions of ``sources`` they are the same."""
-    if values.is_cuda and not any(values is source for source in sources):  # which would keep itself alive
+    if not values.is_cuda or torch.compiler.is_compiling():  # a graph looks at no values
+        return values
+    if not any(values is source for source in sources):  # which would keep itself alive
         _sources[values] = [
             first for source in sources if source is not None for first in _sources.get(source, [source])
         ]

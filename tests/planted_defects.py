@@ -64,6 +64,7 @@ DEFECTS = {
         "kernels/cpu/src/spike_bits.h",
         "left < 8 ? left : 8);\n        for (; word;",
         "left < 7 ? left : 7);\n        for (; word;",
+        "tests/package/test_spikes.py",
     ),
     "Triton scan: the last word": Defect(
         "kernels/gpu/if_scan.py",

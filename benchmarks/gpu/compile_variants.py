@@ -1,6 +1,6 @@
 """Every Triton kernel in every variant that layers use, compiled ahead of time for GPUs that need not be here.
 
-The one list of variants: compile_report.py prints it, tests/test_triton_compile.py checks it. A variant is
+The one list of variants: compile_report.py prints it, tests/gpu/test_triton_compile.py checks it. A variant is
 ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/aligned``; the kernel ``if_scan`` is the function
 ``_if_scan_kernel`` in the folder kernels. Triton's interpreter replaces ``triton.jit`` for a whole process, so a child
 process without it compiles:

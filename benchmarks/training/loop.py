@@ -1,6 +1,6 @@
 """Steps of training without end, for experiments that stop by a clock or after a number of steps.
 
-train.py has stages and epochs, checkpoints and logs around the same steps (train_run.py).
+train.py has stages and epochs, checkpoints and logs around the same steps (run.py).
 """
 
 from argparse import Namespace

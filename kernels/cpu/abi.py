@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch  # noqa: F401  its OpenMP runtime comes first
 
+from ..neurons import MODELS
 from . import sources
 
 LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
 
 
 class Neuron(ctypes.Structure):
-    _fields_ = [("theta", c_void_p), ("soft_reset", c_int64), ("v_reset", c_float)]
+    _fields_ = [("theta", c_void_p), ("model", c_int64), ("parameters", c_float * 4)]
 
 
 class Neurons(ctypes.Structure):
@@ -166,13 +167,13 @@ def _difference(described: str) -> str | None:
 
 
 def interface() -> list[str]:
-    """The structs above in interface.cpp's words."""
+    """The structs above, and the neuron models, in interface.cpp's words."""
     lines = []
     for struct in STRUCTS:
         lines.append(f"{struct.__name__}: {ctypes.sizeof(struct)} bytes")
         for name, kind, *_ in struct._fields_:
             lines.append(f"{struct.__name__}.{name}: {_spell(kind)} at {getattr(struct, name).offset}")
-    return lines
+    return lines + [f"model: {name}" for name in MODELS]
 
 
 def _spell(kind) -> str:
@@ -180,6 +181,8 @@ def _spell(kind) -> str:
         return _NAMES[kind]
     if hasattr(kind, "_argtypes_"):  # a function
         return f"{_spell(kind._restype_)}({', '.join(map(_spell, kind._argtypes_))})"
+    if issubclass(kind, ctypes.Array):
+        return f"{_spell(kind._type_)}[{kind._length_}]"
     if issubclass(kind, ctypes._Pointer):
         return f"{kind._type_.__name__}*"
     return kind.__name__

@@ -14,7 +14,7 @@ from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions, for_library
-from .words import row_bytes
+from .words import pixel_bytes
 
 
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
@@ -37,7 +37,7 @@ class CpuKernels(Convolutions):
         """Bool [T, N, C, P] to packed spikes."""
         T, N, C, P = dense.shape
         dense = dense.contiguous()
-        words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        words = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         self._table.pack(dense.data_ptr(), words.data_ptr(), T, N, C, P)
         return words
 
@@ -66,18 +66,18 @@ class CpuKernels(Convolutions):
         """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)]; feature c * P + p, the order of torch's flatten."""
         N, T, P, _ = words.shape
         words = words.contiguous()
-        flat = torch.zeros(N, T, 1, row_bytes(C * P), dtype=torch.uint8)
+        flat = torch.zeros(N, T, 1, pixel_bytes(C * P), dtype=torch.uint8)
         self._table.flatten(words.data_ptr(), flat.data_ptr(), N * T, C, P)
         return flat
 
     def max_pool2d(self, words: Tensor, C: int, size, kernel_size, stride, padding) -> Tensor:
         """The OR over each window of images of ``size`` (H, W)."""
-        N, T, _, row = words.shape
+        N, T, _, width = words.shape
         words = words.contiguous()
         out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
-        pooled = torch.empty(N, T, out[0] * out[1], row, dtype=torch.uint8)
+        pooled = torch.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
         windows = *kernel_size, *stride, *padding
-        pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N * T, *size, row, *out, *windows)
+        pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N * T, *size, width, *out, *windows)
         self._table.max_pool2d(pool)
         return pooled
 
@@ -93,7 +93,7 @@ class CpuKernels(Convolutions):
         note(SCAN)
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
-        words = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        words = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, held = for_library(neuron)
         time_stride = current.stride(0) if current.ndim == 4 else 0
         neurons = abi.Neurons(parameters, v.data_ptr(), words.data_ptr(), T, N, P, C)
@@ -133,7 +133,7 @@ class CpuKernels(Convolutions):
     def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
         """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
         N, P, C = periods.shape
-        words = torch.zeros(N, T, P, row_bytes(C), dtype=torch.uint8)
+        words = torch.zeros(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         self._table.expand_periods(periods.data_ptr(), words.data_ptr(), start, T, N, P, C)
         return words
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from .. import unfused
-from ..neurons import Neuron
+from ..neurons import MODELS, Neuron
 from ..recording import Choice, note, recording
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
 from .choice import BLOCK, WORD, choose
 from .cost_model import Layer
-from .words import row_bytes
+from .words import pixel_bytes
 
 FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
@@ -138,7 +138,7 @@ class Convolutions:
         """The layer for the library, its results, and what must outlive the call."""
         N, P, C = v.shape
         v = v.clone(memory_format=torch.contiguous_format)
-        spikes = torch.empty(N, T, P, row_bytes(C), dtype=torch.uint8)
+        spikes = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, theta = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = abi.Conv2d(
@@ -161,9 +161,9 @@ class Convolutions:
 
     def _rate(self, words: Tensor) -> float:
         """The firing rate of spikes, on a sample of them, as the event kernel sees it."""
-        N, T, P, row = words.shape
+        N, T, P, width = words.shape
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, row)
+        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width)
         return rows / max(8 * pixels.numel(), 1)
 
     def _tiles_hold(self, layer: Layer) -> bool:
@@ -234,5 +234,5 @@ def padded(values: Tensor, fill: float) -> Tensor:
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
-    theta, soft = padded(neuron.theta, float("inf")), neuron.v_reset is None
-    return abi.Neuron(theta.data_ptr(), soft, 0.0 if soft else neuron.v_reset), theta
+    theta = padded(neuron.theta, float("inf"))
+    return abi.Neuron(theta.data_ptr(), MODELS.index(neuron.model), neuron.parameters), theta

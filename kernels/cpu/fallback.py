@@ -51,7 +51,7 @@ class Fallback:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
         note(SCAN)
         rows, start = current.transpose(2, 3), v.transpose(1, 2)
-        spikes, v = reference.if_scan(rows, start, v_threshold=neuron.theta, v_reset=neuron.v_reset)
+        spikes, v = reference.scan(rows, start.float(), neuron._replace(theta=neuron.theta.view(-1, 1)))
         return self.pack(spikes.bool()), v.transpose(1, 2).contiguous()
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:

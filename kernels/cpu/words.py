@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def row_bytes(C: int) -> int:
+def pixel_bytes(C: int) -> int:
     """Bytes of the spikes of one pixel."""
     return (C + 7) // 8
 

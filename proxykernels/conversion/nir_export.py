@@ -11,6 +11,7 @@ v >= v_threshold: the same spikes unless a potential equals the threshold exactl
 
 import numbers
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -40,7 +41,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
     """
     import nir
 
-    shapes = {Network.INPUT: _sample_shape(input_shape)}
+    shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
     listed = _layers_of(net)
     writer = _Writer(nir, [name for name, *_ in listed])
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
@@ -79,7 +80,7 @@ class _Writer:
         self.nodes[self.last[name]] = shaping_node(self.nir, layer, shape)
         self.link(self.last[source], self.last[name])
 
-    def add_neurons(self, name: str, layer: layers.Neurons, sources, taken: list[Shape], shape: Shape) -> None:
+    def add_neurons(self, name: str, layer: Any, sources, taken: list[Shape], shape: Shape) -> None:
         synapses = [synapse for synapse, _ in layer.terms(sources)]
         weighted = [synapse.fan_in > 0 for synapse in synapses]
         self.last[name] = self._free(f"{name}_if") if weighted[0] else self.first[name]

@@ -5,6 +5,7 @@ Values are copied in both directions: nothing that is written into a graph chang
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
 
 def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:
     """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known."""
-    if None in shapes:
+    sizes = [shape for shape in shapes if shape is not None]
+    if len(sizes) < len(shapes):
         return None
     device = next((parameter.device for parameter in layer.parameters()), None)
-    inputs = tuple(torch.zeros(1, 1, *shape, device=device) for shape in shapes)
-    x = inputs if len(inputs) > 1 else inputs[0]
+    inputs = tuple(torch.zeros(1, 1, *size, device=device) for size in sizes)
+    x: Any = inputs if len(inputs) > 1 else inputs[0]
     with torch.no_grad():
         y = layer.spike(x)[0] if isinstance(layer, layers.SpikingLayer) else layer(x)  # no statistics are changed
     return tuple(y.shape[2:])
@@ -38,20 +40,22 @@ def synapse_node(nir, synapse: Synapse, input_shape: Shape, output_shape: Shape)
 
 def _linear_node(nir, synapse: Product, input_shape: Shape, output_shape: Shape):
     weight, bias = synapse.parameters()
-    weight = _array("weight", weight)
-    return nir.Linear(weight) if bias is None else nir.Affine(weight, _array("bias", bias))
+    array = _array("weight", weight)
+    return nir.Linear(array) if bias is None else nir.Affine(array, _array("bias", bias))
 
 
 def _convolution_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
     weight, bias = synapse.parameters()
     bias = torch.zeros(len(weight)) if bias is None else bias
     weight, padding, dilation = synapse.window(weight)
+    window: tuple = synapse.stride, padding, dilation
+    size: int | Shape
     if isinstance(synapse, Convolution1d):
-        array, (_, stride), (_, padding), (_, dilation) = weight.squeeze(2), synapse.stride, padding, dilation
+        weight, window = weight.squeeze(2), tuple(along for _, along in window)
         make, size = nir.Conv1d, input_shape[1]
     else:
-        array, stride, make, size = weight, synapse.stride, nir.Conv2d, input_shape[1:]
-    node = make(size, _array("weight", array), stride, padding, dilation, synapse.module.groups, _array("bias", bias))
+        make, size = nir.Conv2d, input_shape[1:]
+    node = make(size, _array("weight", weight), *window, synapse.module.groups, _array("bias", bias))
     # nir would say itself, were all kernels square and all convolutions of one group.
     node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
     return node
@@ -89,8 +93,8 @@ def shaping_node(nir, layer: nn.Module, input_shape: Shape):
         size = checks.pair("output_size", layer.output_size, 1)
         if any(n % k for n, k in zip(input_shape[1:], size, strict=True)):
             raise ValueError(f"NIR has no average pooling of {input_shape[1:]} to {size} pixels")
-        window = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
-        return nir.AvgPool2d(window, window.copy(), np.zeros(2, int))
+        fitting = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
+        return nir.AvgPool2d(fitting, fitting.copy(), np.zeros(2, int))
     window, stride, padding = (checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding))
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
         raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
@@ -120,12 +124,13 @@ def synapse(nir, node) -> nn.Module:
         (groups,) = _integers("groups", node.groups, 1, length=1)
         if len(weight) % groups:
             raise ValueError(f"groups must divide the {len(weight)} outputs, got {groups}")
-        module = (nn.Conv1d if axes == 1 else nn.Conv2d)(
+        make: Any = nn.Conv1d if axes == 1 else nn.Conv2d
+        module = make(
             weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), _integers("stride", node.stride, 1, axes),
             _padding(node.padding, axes), _integers("dilation", node.dilation, 1, axes), groups, device="meta",
         )  # fmt: skip
     else:
-        module = nn.Linear(*reversed(weight.shape), device="meta")
+        module = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     module.weight = nn.Parameter(weight)
     module.bias = None if bias is None else nn.Parameter(bias)
     return module

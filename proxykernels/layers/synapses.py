@@ -135,8 +135,8 @@ class Convolution(_Weighted):
         weight, bias = map(_float, self.parameters())
         weight, padding, dilation = self.window(weight)
         images = x.view(*x.shape[:3], *_pair(x.shape[3:]))
-        rows = unfused.conv2d(images, weight, bias, self.stride, padding, dilation, self.module.groups)
-        return rows.transpose(2, 3).unflatten(3, self.output_shape(tuple(x.shape))[3:])
+        current = unfused.conv2d(images, weight, bias, self.stride, padding, dilation, self.module.groups)
+        return current.transpose(2, 3).unflatten(3, self.output_shape(tuple(x.shape))[3:])
 
     def accumulates(self, x: Spikes) -> Tensor:
         m = self.module

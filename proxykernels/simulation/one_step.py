@@ -48,4 +48,4 @@ def _has_steps(module: nn.Module, x: Spikes | Tensor) -> bool:
         return isinstance(x, Spikes)
     if isinstance(module, nn.Flatten):
         return x.ndim in (3, 5) and module.start_dim in (0, 1)
-    return isinstance(module, IMAGES) and x.ndim == 5
+    return (isinstance(module, IMAGES) and x.ndim == 5) or (isinstance(module, nn.Conv1d) and x.ndim == 4)

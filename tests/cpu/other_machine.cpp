@@ -5,6 +5,7 @@
 //
 // All numbers are small multiples of 1/16, so that float sums are exact in any order and every comparison is of bits.
 #include "abi.h"
+#include "models.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -78,7 +79,9 @@ struct Population {
         theta = sixteenths(C, 8, 16 + largest);
         v = sixteenths(N * P * C, -8, 8);
     }
-    Neuron neuron(const std::vector<float>& padded_theta) const { return {padded_theta.data(), soft, v_reset}; }
+    Neuron neuron(const std::vector<float>& padded_theta) const {
+        return {padded_theta.data(), soft ? models::SoftReset : models::HardReset, {v_reset}};
+    }
     // Currents of one step for all neurons [N][P][C]; gives their spikes, updates v.
     bool step(float& potential, float current, float limit) const {
         const float h = potential + current;

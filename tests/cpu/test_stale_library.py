@@ -40,7 +40,8 @@ def refused(monkeypatch, struct, fields):
 
 def test_the_structs_are_those_of_the_library():
     assert abi.load(None) is not None
-    assert len(abi.interface()) == sum(1 + len(struct._fields_) for struct in abi.STRUCTS)
+    described = sum(1 + len(struct._fields_) for struct in abi.STRUCTS) + len(abi.MODELS)
+    assert len(abi.interface()) == described
 
 
 @pytest.mark.parametrize("struct, k", list(fields()))
@@ -52,6 +53,13 @@ def test_each_field_is_compared(monkeypatch, struct, k):
         with monkeypatch.context() as patch:
             changed = [*struct._fields_[:k], *there, *struct._fields_[k + 1 :]]
             assert f"'{struct.__name__}" in refused(patch, struct, changed)
+
+
+@pytest.mark.parametrize("models", [("SoftReset", "HardReset"), ("HardReset",), ("HardReset", "SoftReset", "Other")])
+def test_the_list_of_neuron_models_is_compared(monkeypatch, models):
+    monkeypatch.setattr(abi, "MODELS", models)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        abi.load(None)
 
 
 def test_the_order_of_functions_and_their_arguments_are_compared(monkeypatch):

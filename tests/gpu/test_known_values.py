@@ -114,6 +114,15 @@ def test_joined_weights_are_looked_at_when_what_they_are_made_of_changes():
     check(*layer._joined(layer.synapses[0].weight, (1, 1)))
 
 
+def test_a_compiled_graph_remembers_nothing(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(known, "_sources", None)  # what would break the graph
+    source = torch.ones(3).as_subclass(OnGPU)
+    assert known.made_of(source + 1, source).sum() == 6
+    check(source + torch.nan)
+    assert OnGPU.reads == 0
+
+
 def test_values_that_are_their_own_source_do_not_live_for_ever():
     values = torch.ones(3).as_subclass(OnGPU)
     assert known.made_of(values, values) is values

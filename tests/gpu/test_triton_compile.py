@@ -4,6 +4,7 @@ The list of variants, how they are compiled and what is a fault are in benchmark
 each is compiled for one of the targets; the most important ones for all of them in tests/benchmarks/test_reports.py.
 """
 
+import ast
 import os
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_variant_compiles_without_faults(compiled, kernel, target, rest):
     assert not faults(record)
     assert record["registers"] > 0
     assert record["not_specialized"] == NOT_SPECIALIZED[kernel]
+
+
+def test_what_neurons_load_is_blocks_alone():
+    """Triton 3.6 makes tensors of all that a function returns, which of a soft reset's None it cannot."""
+    tree = ast.parse((CHECKOUT / "kernels/gpu/neurons.py").read_text())
+    loads = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("load_")]
+    assert loads
+    for load in loads:
+        loaded = {
+            node.targets[0].id
+            for node in ast.walk(load)
+            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("tl.load(")
+        }
+        for node in ast.walk(load):
+            if isinstance(node, ast.Return):
+                returned = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+                assert all(isinstance(value, ast.Name) and value.id in loaded for value in returned)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_pooled_words_of_nothing(generator, T, N):
 def test_pooled_operator(generator):
     words = words_over_time(spikes(7, 2, 3, 4, generator=generator))
     weight, v, theta = dyadic(5, 3, 3, 3, generator=generator), torch.zeros(2, 4, 5), torch.ones(5)
-    arguments = words, 7, [2, 2], weight, None, v, theta, 0.0, [1, 1], [1, 1], [1, 1], 1
+    arguments = words, 7, [2, 2], weight, None, v, *Neuron(theta, 0.0), [1, 1], [1, 1], [1, 1], 1
     torch.library.opcheck(torch.ops.proxykernels.if_conv2d_pooled.default, arguments)
 
 

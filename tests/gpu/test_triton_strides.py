@@ -85,15 +85,15 @@ def test_channels_last_layer(generator):
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_everything_else_of_a_convolution(generator, v_reset):
     """Words, bias, thresholds, potentials: of the kernel itself, where the public function might copy."""
-    x, weight = spikes(33, 2, 16, 2, 4, generator=generator), dyadic(10, 16, 3, 3, generator=generator)
-    bias, v, theta = dyadic(10, generator=generator), dyadic(2, 8, 10, generator=generator), thresholds(10, generator)
+    x, weight = spikes(33, 2, 16, 2, 2, generator=generator), dyadic(10, 16, 3, 3, generator=generator)
+    bias, v, theta = dyadic(10, generator=generator), dyadic(2, 4, 10, generator=generator), thresholds(10, generator)
     words = gpu.pack(x.flatten(3).bool())
     window = (1, 1), (1, 1), (1, 1), 1
     for kernel in (gpu.if_conv2d, gpu.if_conv2d_pooled):
-        expected = kernel(words, 33, (2, 4), weight, bias, v, Neuron(theta, v_reset), *window)
+        expected = kernel(words, 33, (2, 2), weight, bias, v, Neuron(theta, v_reset), *window)
         assert expected[0].any()
         parameters = sparse(weight), sparse(bias), reordered(v, (2, 0, 1)), Neuron(sparse(theta), v_reset)
-        strided = kernel(reordered(words, (3, 2, 1, 0)), 33, (2, 4), *parameters, *window)
+        strided = kernel(reordered(words, (3, 2, 1, 0)), 33, (2, 2), *parameters, *window)
         assert all(torch.equal(a, b) for a, b in zip(strided, expected, strict=True))
         assert all(part.is_contiguous() for part in strided)
 

@@ -118,6 +118,8 @@ def test_bad_input():
     layer = pk.FusedIFConv1d(3, 4, 3)
     with pytest.raises(ValueError, match=r"x must have the shape \(T, N, C_in, L\)"):
         layer(torch.zeros(2, 1, 3, 5, 5))
+    with pytest.raises(TypeError, match="layer 0 is an nn.Conv1d, .* use FusedIFConv1d"):
+        pk.simulate(nn.Sequential(nn.Conv1d(3, 4, 3), pk.IF()), torch.zeros(2, 3, 9), 4)
     with pytest.raises(ValueError, match="padding_mode must be 'zeros'"):
         pk.FusedIFConv1d(3, 4, 3, padding_mode="reflect")
     with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):

@@ -24,10 +24,11 @@ def samples(generator):
     dense = spikes(T, N, C, H * W, generator=generator).bool()
     words = ops.pack(dense)
     flat = ops.flatten(words, C)
-    current, theta = dyadic(T, N, H * W, C, generator=generator), torch.ones(C)
+    current, ones = dyadic(T, N, H * W, C, generator=generator), torch.ones(6)
+    few, neuron = Neuron(torch.ones(C), 0.0), Neuron(ones, 0.0)
     v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
-    periods, _ = ops.find_periods(current[0], T, Neuron(theta, 0.0))
+    periods, _ = ops.find_periods(current[0], T, few)
     window = [1, 1], [1, 1], [1, 1]
     images = current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3)
     return {
@@ -37,17 +38,17 @@ def samples(generator):
         "total": (words,),
         "flatten": (words, C),
         "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
-        "if_scan": (current, v, theta, 0.0),
-        "if_scan_backward": (current, current, theta, 0.0),
-        "if_hold": (current[0], T, v, theta, None),
-        "if_conv2d": (words, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
-        "conv2d": (images, weight, torch.ones(6), *window, 1),
-        "if_conv2d_real": (images, weight, torch.ones(6), v6, torch.ones(6), 0.0, *window, 1),
-        "find_periods": (current[0], T, theta, 0.0),
+        "if_scan": (current, v, *few),
+        "if_scan_backward": (current, current, *few),
+        "if_hold": (current[0], T, v, *few._replace(v_reset=None)),
+        "if_conv2d": (words, T, [H, W], weight, ones, v6, *neuron, *window, 1),
+        "conv2d": (images, weight, ones, *window, 1),
+        "if_conv2d_real": (images, weight, ones, v6, *neuron, *window, 1),
+        "find_periods": (current[0], T, *few),
         "expand_periods": (periods, 4, T),
         "total_periods": (periods, 4, T),
-        "if_period_conv2d": (periods, 4, T, [H, W], weight, torch.ones(6), v6, torch.ones(6), 0.0, *window),
-        "if_linear": (flat, T, matrix, None, v6[:, :1], torch.ones(6), 0.0),
+        "if_period_conv2d": (periods, 4, T, [H, W], weight, ones, v6, *neuron, *window),
+        "if_linear": (flat, T, matrix, None, v6[:, :1], *neuron),
     }
 
 

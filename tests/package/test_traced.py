@@ -7,6 +7,7 @@ from torch import nn
 
 import proxykernels as pk
 
+STRICT = [pytest.param(False, id=""), pytest.param(True, id="strict", marks=pytest.mark.slow)]
 STEPS, SAMPLES = torch.export.Dim("T"), torch.export.Dim("N")
 
 
@@ -54,7 +55,7 @@ def assert_same(traced, net, x):
     assert torch.equal(traced(x), expected) and 0.02 < expected.mean() < 0.98
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+@pytest.mark.parametrize("strict", STRICT)
 @pytest.mark.parametrize("example", ["held", "moving"])
 def test_export_is_right_for_every_kind_of_input(net, generator, example, strict):
     """Whether the example was held is no part of what is exported."""
@@ -64,7 +65,7 @@ def test_export_is_right_for_every_kind_of_input(net, generator, example, strict
         assert_same(exported, net, x)
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["", "strict"])
+@pytest.mark.parametrize("strict", STRICT)
 def test_export_with_any_number_of_steps_and_samples(net, generator, strict):
     examples = inputs(generator)
     shapes = ({0: STEPS, 1: SAMPLES},)

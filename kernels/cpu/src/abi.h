@@ -8,9 +8,9 @@
 // What a step of a layer's neurons needs, besides potentials and currents. Values of channels are padded to whole blocks of
 // 32 channels, thresholds with +infinity, so that the padding never fires.
 struct Neuron {
-    const float* theta;  // [ceil(C / 32) * 32]
-    int64_t soft_reset;  // 1: subtract theta; 0: set to v_reset
-    float v_reset;
+    const float* theta;   // [ceil(C / 32) * 32]
+    int64_t model;        // models.h
+    float parameters[4];  // of the model: its struct in neurons.h says which
 };
 
 struct Neurons {

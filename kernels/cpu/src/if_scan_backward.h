@@ -7,6 +7,7 @@
 // Plain loops: the compiler makes vectors of them, and the work is bound by memory.
 #pragma once
 #include "abi.h"
+#include "models.h"
 
 namespace PK_TARGET {
 
@@ -26,7 +27,7 @@ static void backward_strip(const ScanBackward& s, int64_t first, int count) {
         for (int i = 0; i < count; i++) {
             const float h = v[i] + current[i];
             potential[i] = h;
-            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.neuron.v_reset) : h;
+            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.neuron.parameters[0]) : h;
         }
     }
     float grad[strip_neurons] = {};
@@ -48,7 +49,7 @@ static void if_scan_backward(const ScanBackward* pointer) {
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < neurons; first += strip_neurons) {
         const int count = neurons - first < strip_neurons ? (int)(neurons - first) : strip_neurons;
-        if (s.neuron.soft_reset) backward_strip<true>(s, first, count);
+        if (s.neuron.model == models::SoftReset) backward_strip<true>(s, first, count);
         else backward_strip<false>(s, first, count);
     }
 }

@@ -1,5 +1,6 @@
 // What this library was built from, in words: abi.py compares it with its own lists before it calls anything.
 #include "abi.h"
+#include "models.h"
 
 #include <cstddef>
 #include <cstdio>
@@ -24,6 +25,12 @@ template <class T> struct Type<T*> {
     static void print(FILE* out) {
         if constexpr (std::is_class_v<T>) fprintf(out, "%s*", name<std::remove_const_t<T>>);
         else fputs("pointer", out);
+    }
+};
+template <class T, size_t length> struct Type<T[length]> {
+    static void print(FILE* out) {
+        Type<T>::print(out);
+        fprintf(out, "[%zu]", length);
     }
 };
 template <class Result, class... Arguments> struct Type<Result (*)(Arguments...)> {
@@ -52,7 +59,7 @@ const char* describe() {
     // clang-format off
 #define F(field) FIELD(Neuron, field)
     SIZE(Neuron)
-    F(theta) F(soft_reset) F(v_reset)
+    F(theta) F(model) F(parameters)
 #undef F
 #define F(field) FIELD(Neurons, field)
     SIZE(Neurons)
@@ -91,6 +98,9 @@ const char* describe() {
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
     F(fingerprint) F(max_threads)
 #undef F
+#define MODEL(name) fputs("model: " #name "\n", out);
+    PK_MODELS(MODEL)
+#undef MODEL
     // clang-format on
     if (fclose(out)) abort();
     return text;

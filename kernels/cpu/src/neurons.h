@@ -1,6 +1,7 @@
-// The neuron models: one step on a vector of channels. A new model is one more struct here, and its line in with_model.
+// The neuron models: one step on a vector of channels. A new model is one more struct here, and its name in models.h.
 #pragma once
 #include "abi.h"
+#include "models.h"
 #include "simd.h"
 
 namespace PK_TARGET {
@@ -8,13 +9,15 @@ namespace PK_TARGET {
 // A model's `Of<channels>` holds the parameters of a block of channels; its step takes vector i of the block.
 
 // h = v + I;  s = h >= theta;  v = v_reset where s, else h
+// Parameters: v_reset.
 struct HardReset {
     template <int channels>
     struct Of {
         Lanes<channels> theta;
         Vec v_reset;
         Of() = default;
-        Of(const Neuron& n, int64_t channel) : theta(load_block<channels>(n.theta + channel)), v_reset(broadcast(n.v_reset)) {}
+        Of(const Neuron& n, int64_t channel)
+            : theta(load_block<channels>(n.theta + channel)), v_reset(broadcast(n.parameters[0])) {}
         inline Vec::Mask step(Vec& v, Vec current, int i) const {
             const Vec h = v + current;
             const Vec::Mask fires = h >= theta.v[i];
@@ -43,13 +46,17 @@ struct SoftReset {
 // Calls `run` with the model that a layer's neurons have.
 template <class Run>
 static inline void with_model(const Neuron& n, Run run) {
-    if (n.soft_reset) run(SoftReset{});
-    else run(HardReset{});
+    switch (n.model) {
+#define MODEL(Name) \
+    case models::Name: run(Name{}); break;
+        PK_MODELS(MODEL)
+#undef MODEL
+    }
 }
 
 // One step of a block of channels; the spikes as bits.
-template <class Neurons, int channels>
-static inline uint32_t step_block(const Neurons& neurons, Lanes<channels>& v, const Lanes<channels>& current) {
+template <class Parameters, int channels>
+static inline uint32_t step_block(const Parameters& neurons, Lanes<channels>& v, const Lanes<channels>& current) {
     uint32_t spikes = 0;
     for (int i = 0; i < v.vecs; i++) spikes |= bits(neurons.step(v.v[i], current.v[i], i)) << (i * Vec::width);
     return spikes;

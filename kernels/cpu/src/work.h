@@ -67,7 +67,7 @@ static inline int64_t max_threads() {
 }
 
 // Some steps, and what a kernel keeps for them.
-struct Tile {
+struct Segment {
     int64_t steps, uses;    // steps; pixels times steps that weights are used for before the next are fetched
     int64_t place_entries;  // of the lists, or words, of an output pixel
     int64_t pixel_lists, band_lists;  // lists, or words, of an input pixel; of the input of a task, at most
@@ -76,22 +76,22 @@ struct Tile {
 // How the work of a kernel is cut: bands of output rows of one image, or several whole images where these are small; where
 // that is too little for the threads, spans of output channels.
 struct Cut {
-    int64_t steps, places;                 // of a tile; output pixels that weights are used for at a time
+    int64_t steps, places;                 // of a segment; output pixels that weights are used for at a time
     int64_t images, batches, rows, bands;  // of a task; in all
     int64_t channels, spans;
     int64_t tasks;
 
-    Cut(const Conv2d& c, const Tile& tile, int64_t block_channels, int64_t threads) : steps(tile.steps) {
+    Cut(const Conv2d& c, const Segment& segment, int64_t block_channels, int64_t threads) : steps(segment.steps) {
         constexpr int64_t group_entries = 1 << 22;
         const Neurons& n = c.neurons;
         const int64_t wanted = 4 * threads, out_rows = rows_out(c);
-        places = most(1, least(ceil_div(tile.uses, steps), group_entries / tile.place_entries));
+        places = most(1, least(ceil_div(segment.uses, steps), group_entries / segment.place_entries));
         images = most(1, least(n.N, places / most(1, n.P)));
         batches = ceil_div(n.N, images);
         images = ceil_div(n.N, most(1, batches));
         const int64_t for_threads = ceil_div(out_rows, ceil_div(wanted, most(batches, 1)));
-        const int64_t row_lists = tile.pixel_lists * c.W * least(c.stride_h, c.H);  // a stride may be any number
-        const int64_t for_cache = tile.band_lists / most(1, row_lists);
+        const int64_t row_lists = segment.pixel_lists * c.W * least(c.stride_h, c.H);  // a stride may be any number
+        const int64_t for_cache = segment.band_lists / most(1, row_lists);
         rows = images > 1 ? out_rows : most(1, least(for_threads, for_cache));
         bands = ceil_div(out_rows, rows);
         const int64_t blocks = ceil_div(n.C, block_channels);

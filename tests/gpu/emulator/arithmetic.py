@@ -65,3 +65,8 @@ def logic3(a, b, c, table):
 def fma(a, b, c):
     """Of float32 as float64: the product is exact; the sum is rounded twice, which may differ in the last bit."""
     return (a * b + c).astype("f4")
+
+
+def unknown(kind: str) -> np.ndarray:
+    """What is in a register that was not written yet: a guarded instruction keeps it where the guard is false."""
+    return np.ones(1, "?") if kind == "?" else np.full(8, 0xAB, "u1").view(kind)[:1]

@@ -61,6 +61,7 @@ class Operands:
 
     storage: dict[str, str]
     constants: dict[str, np.ndarray]
+    guarded: dict[str, str]  # registers that only some threads may write, and their types
 
     def _predicate(self, guard: str | None) -> str:
         if guard is None:
@@ -99,10 +100,11 @@ class Operands:
             expression = f"({expression}).view('{stored}')"
         name = name_of(register)
         if guard:
+            self.guarded[name] = stored
             expression = f"where({self._predicate(guard)}, {expression}, {name})"
         return [f"{name} = {expression}"]
 
     def _address(self, operand: str) -> str:
-        """[%r1+16], [ %rd1 + 0 ] or [%r1] as an expression, int64."""
+        """[%r1+16], [ %rd1 + 0 ], [%r1] or [global_smem+64] as an expression, int64."""
         register, _, offset = operand.strip("[] ").replace(" ", "").partition("+")
-        return f"{self._read(register, self.storage[register])}.astype('i8') + {int(offset or '0', 0)}"
+        return f"{self._read(register, self.storage.get(register, 'u8'))}.astype('i8') + {int(offset or '0', 0)}"

@@ -30,6 +30,7 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         self.parameter_types = re.findall(r"\.param\s+\.(\w+)", parameters)
         self.storage = {"%tid.x": "u4"} | {name: "u4" for name in SPECIAL}  # register -> numpy type
         self.constants: dict[str, np.ndarray] = {}
+        self.guarded: dict[str, str] = {}
         self.blocks = _basic_blocks(self._statements(body))
         for block in self.blocks:
             check_order_of_registers(block.statements)
@@ -79,6 +80,7 @@ class Kernel(ComputeInstructions, MemoryInstructions):
                 else:
                     lines += ["   " + line for line in self._instruction(statement, guard, opcode, operands)]
             lines.append(f"   pc = {i + 1}; continue")
+        lines[1:1] = [f" {name} = unknown('{kind}')" for name, kind in self.guarded.items()]
         return "\n".join(lines)
 
     def _instruction(self, statement: str, guard: str | None, opcode: str, operands: list[str]) -> list[str]:

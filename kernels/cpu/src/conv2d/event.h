@@ -1,7 +1,7 @@
 // Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition
 // (1), so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the
 // spikes. And to less: many inputs fire at every step for a while. The weights of those that do so in a whole span of steps
-// are added once, to a sum that the currents of the span share. In stages, for a band of output rows and a tile of steps:
+// are added once, to a sum that the currents of the span share. In stages, for a band of output rows and a segment of steps:
 //
 // 1. list_inputs: for each input pixel, the channels that fired throughout each span; and at each step, the others that did.
 // 2. list_window: for one output pixel, slice of its inputs and span or step, the lists of the pixels in its window, joined.
@@ -17,10 +17,10 @@ namespace PK_TARGET {
 // Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
 struct Events {
     static constexpr int group = 4;
-    static constexpr int64_t longest_tile = 64, uses = 512, band_lists = 1 << 17;  // Tile (work.h)
-    static constexpr int64_t span = 32, most_spans = longest_tile / span;          // steps; of a tile
+    static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
+    static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 
-    int64_t steps = 0, sums = 0;  // of the tile
+    int64_t steps = 0, sums = 0;  // of the segment
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
     Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel

@@ -21,9 +21,9 @@ namespace PK_TARGET {
 constexpr int table_channels = 8, table_words = 64;  // of the tables made at a time: 256 kB
 constexpr int pair = 2;                              // uses that share the loading of a table
 
-constexpr int64_t lookup_tile = 64;        // steps
+constexpr int64_t lookup_segment = 64;     // steps
 constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
-constexpr int64_t lookup_words = 1 << 17;  // of a band: Tile (work.h)
+constexpr int64_t lookup_words = 1 << 17;  // of a band: Segment (work.h)
 
 // Memory of one thread. A use is 16 steps of an output pixel.
 struct LookupLists {
@@ -170,9 +170,9 @@ static void lookup_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
     const WindowWords words(c);
-    const int64_t steps = ceil_div(most(1, least(n.T, lookup_tile)), lanes) * lanes;
-    const Tile tile{steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
-    const Cut cut(c, tile, row, max_threads());
+    const int64_t steps = ceil_div(most(1, least(n.T, lookup_segment)), lanes) * lanes;
+    const Segment segment{steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
+    const Cut cut(c, segment, row, max_threads());
 #pragma omp parallel
     {
         LookupLists lists;

@@ -6,11 +6,11 @@
 //
 // Few numbers divide t + 1 (4.4 on average up to 64), so most of the work is one addition an input that fires at all.
 //
-// Time goes in tiles of up to 256 steps. In a tile that is not the first, inputs whose period is longer than the tile fire
-// at most once, and have buckets of their own: one a step. The stages are those of event.h, with buckets in the place
-// of steps:
+// Time goes in segments of up to 256 steps. In a segment that is not the first, inputs whose period is longer than the
+// segment fire at most once, and have buckets of their own: one a step. The stages are those of event.h, with buckets in
+// the place of steps:
 //
-// 1. list_periods: for each input pixel, the channels that fire in this tile with their buckets, and how many each has.
+// 1. list_periods: for each input pixel, the channels that fire in this segment with their buckets, and how many each has.
 // 2. sort_window: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
 // 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all buckets.
 // 4. sum_divisors: the sums of the buckets that meet at each step; then fire (row_sums.h).
@@ -22,15 +22,15 @@ namespace PK_TARGET {
 constexpr int64_t period_steps = 256, most_buckets = 2 * period_steps;
 constexpr uint16_t no_bucket = most_buckets;
 
-// Which periods meet which steps of a tile.
+// Which periods meet which steps of a segment.
 struct Divisors {
-    Memory<uint16_t> bucket;   // of each period: p - 1 within a tile, steps + t beyond, or no_bucket
-    Memory<uint16_t> divisor;  // in a later tile: buckets of the periods that divide t + 1, step after step
+    Memory<uint16_t> bucket;   // of each period: p - 1 within a segment, steps + t beyond, or no_bucket
+    Memory<uint16_t> divisor;  // in a later segment: buckets of the periods that divide t + 1, step after step
     int64_t first[period_steps + 1], buckets = 0, steps = 0;
     struct Addition {
         uint16_t from, to;
     };
-    Memory<Addition> additions;  // in the first tile, see below
+    Memory<Addition> additions;  // in the first segment, see below
     int64_t addition_count = 0;
     explicit Divisors(int64_t longest) : bucket(longest + 1), divisor(period_steps * 64), additions(period_steps * 8) {}
 
@@ -68,7 +68,7 @@ struct Divisors {
         PK_ASSERT(first[steps] <= divisor.size);
         each_multiple(start, [&](int64_t p, int64_t t) { divisor.data[next[t]++] = (uint16_t)(p - 1); });
     }
-    // Visits the periods within a tile and the steps t that each meets.
+    // Visits the periods within a segment and the steps t that each meets.
     template <class Visit>
     void each_multiple(int64_t start, Visit visit) {
         for (int64_t p = 1; p <= steps; p++)
@@ -109,7 +109,7 @@ struct Periodic {
 struct PeriodSource {
     static constexpr int group = 2;  // buckets have few rows
     static constexpr int64_t span = 0;  // no sums that steps share
-    static constexpr int64_t longest_tile = period_steps, uses = 1024, band_lists = 1 << 18;  // Tile (work.h)
+    static constexpr int64_t longest_segment = period_steps, uses = 1024, band_lists = 1 << 18;  // Segment (work.h)
 
     const PeriodConv2d& p;
     Divisors divisors;

@@ -110,10 +110,10 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
 template <class Rows, class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Slices slices(c);
-    const int64_t steps = most(1, least(c.neurons.T, Source::longest_tile));
+    const int64_t steps = most(1, least(c.neurons.T, Source::longest_segment));
     const int64_t entries = slices.count * steps * (slices.rows + Source::group);
-    const Tile tile{steps, Source::uses, entries, steps * slices.chunks, Source::band_lists};
-    const Cut cut(c, tile, Rows::channels, max_threads());
+    const Segment segment{steps, Source::uses, entries, steps * slices.chunks, Source::band_lists};
+    const Cut cut(c, segment, Rows::channels, max_threads());
 #pragma omp parallel
     {
         Source source(arguments...);
