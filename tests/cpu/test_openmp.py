@@ -27,6 +27,7 @@ for file in {line.split()[-1] for line in open("/proc/self/maps")}:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is read from /proc")
 def test_the_process_has_one_openmp_runtime():
     """Clang's own would be a second; see sources.SHARES_TORCH_RUNTIME."""
