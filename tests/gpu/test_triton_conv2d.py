@@ -124,6 +124,7 @@ def test_weights_of_sixteen_bits(generator, C, groups, dtype, v_reset):
     assert_exact(x, weight.to(dtype), bias.to(dtype), v, theta, v_reset, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("pixels", [4, 8])
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_block_sizes(generator, monkeypatch, channels, block_k, C, pixels, v_res
     assert_exact(*layer(generator, 17, C, (3, 3), C_out=channels + 1), v_reset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("parts", [(32, 13), (13, 32), (1, 43, 1)], ids=str)
 def test_state_is_carried(generator, parts, v_reset):

@@ -82,6 +82,7 @@ def test_channels_last_layer(generator):
         assert_spikes(layer(pk.pack(x)).dense(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_everything_else_of_a_convolution(generator, v_reset):
     """Words, bias, thresholds, potentials: of the kernel itself, where the public function might copy."""
