@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")]
+
 PROGRAM = """
 import os, sys, threading, torch
 import proxykernels as pk
@@ -59,13 +61,11 @@ def run(use, forks="check(), exit(fork(check) or check())"):
     return process.returncode, said
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("use", USES)
 def test_a_child_and_its_parent_go_on(use):
     assert run(use) == (0, "")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize(
     "forks",
     ["exit(fork(lambda: os._exit(fork(check))))", "in_thread(), exit(fork(check))", "exit(fork(in_thread))"],
