@@ -97,15 +97,7 @@ class FusedIFConv2d(Fused, nn.Conv2d):
         v_init: float = 0.0,
         batch_norm: bool = False,
     ):
-        if padding_mode != "zeros":
-            raise ValueError(
-                f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
-            )
-        checks.pair("kernel_size", kernel_size, 1)
-        checks.pair("stride", stride, 1)
-        checks.pair("dilation", dilation, 1)
-        if not isinstance(padding, str):
-            checks.pair("padding", padding, 0)
+        _check_window(checks.pair, kernel_size, stride, padding, dilation, padding_mode)
         nn.Conv2d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
@@ -152,15 +144,7 @@ class FusedIFConv1d(Fused, nn.Conv1d):
         v_init: float = 0.0,
         batch_norm: bool = False,
     ):
-        if padding_mode != "zeros":
-            raise ValueError(
-                f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead"
-            )
-        checks.single("kernel_size", kernel_size, 1)
-        checks.single("stride", stride, 1)
-        checks.single("dilation", dilation, 1)
-        if not isinstance(padding, str):
-            checks.single("padding", padding, 0)
+        _check_window(checks.single, kernel_size, stride, padding, dilation, padding_mode)
         nn.Conv1d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
@@ -211,6 +195,17 @@ class FusedIFLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is ne
 
     def _fire_with(self, weight, bias, x, v):
         return functional.linear(x, weight, bias, v, self.neuron)
+
+
+def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
+    """What torch takes and the functions do not; ``check``: of a number for each axis, checks.pair or checks.single."""
+    if padding_mode != "zeros":
+        raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead")
+    check("kernel_size", kernel_size, 1)
+    check("stride", stride, 1)
+    check("dilation", dilation, 1)
+    if not isinstance(padding, str):
+        check("padding", padding, 0)
 
 
 class IF(Neurons):
