@@ -35,6 +35,10 @@ In and out
     from_spikingjelly              networks of SpikingJelly
     from_snntorch                  networks of snnTorch
 
+Data
+    encode                         values as spikes: poisson, latency, rate
+    time_first                     event frames [N, T, ...] of a DataLoader as [T, N, ...]
+
 Functions under the layers
     pack, Spikes                   spikes at one bit each
     if_scan, if_hold               IF neurons on currents of every step; on a constant current
@@ -53,7 +57,7 @@ if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands be
     _spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "kernels")]
     kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
 
-from . import plot  # noqa: E402
+from . import encode, plot  # noqa: E402
 from .conversion.convert import convert  # noqa: E402
 from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
@@ -72,6 +76,7 @@ from .layers import (  # noqa: E402
     MaxRatePool2d,  # noqa: E402
 )
 from .network import Network  # noqa: E402
+from .sequences import time_first  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
@@ -96,6 +101,7 @@ __all__ = [
     "ProxyNet",
     "Spikes",
     "convert",
+    "encode",
     "explain",
     "from_nir",
     "from_snntorch",
@@ -110,5 +116,6 @@ __all__ = [
     "pack",
     "plot",
     "simulate",
+    "time_first",
     "to_nir",
 ]

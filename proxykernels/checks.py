@@ -155,15 +155,25 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     if x.shape[0] < 1:
         raise ValueError(f"x must have at least one step, shape {shape}, got {list(x.shape)}")
     if not x.is_floating_point():
-        if not is_binary(x):
-            raise TypeError(f"x of dtype {x.dtype} must be spikes of 0 and 1; real values must be floating point")
-        return pack(x)
+        return frames(x)
     if not _values_can_be_read(x):  # a tensor is taken as real values
         return x
     if not is_held(x) and x.device.type == "cpu" and is_binary(x):
         return pack(x)
     finite("x", x[0] if is_held(x) else x)
     return x
+
+
+def frames(x: Any) -> Any:
+    """Event frames [T, N, ...] of bool or integers: Spikes if they are 0 and 1, else float32; all else as it is.
+
+    One rule for both, since a spike counts 1: an integer is as many events of its pixel and step.
+    """
+    if not isinstance(x, Tensor) or x.is_floating_point():
+        return x
+    real("x", x)
+    can_be_read = x.dtype == torch.bool or _values_can_be_read(x)
+    return pack(x) if x.ndim > 1 and len(x) and can_be_read and is_binary(x) else x.float()
 
 
 def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
@@ -298,11 +308,18 @@ def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 
 def floating(name: str, tensor: Tensor) -> None:
-    """A tensor of real numbers."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    """A tensor of floating point."""
+    real(name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+
+
+def real(name: str, tensor: Tensor) -> None:
+    """A tensor of real numbers of any type: floating point, integers or bool."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .real or .abs()")
     strided(name, tensor)
 
 

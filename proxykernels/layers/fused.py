@@ -24,6 +24,7 @@ class Fused(Neurons):
 
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
+            x = checks.frames(x)
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             return functional.scan(each_step(lambda step: self.bn(self.affine(step)), x), v, self.neuron)
         return self._fire_with(*self.folded(), x, v)
@@ -225,6 +226,7 @@ class IF(Neurons):
         self._set_neurons(v_threshold, v_reset, v_init)
 
     def _fire(self, x, v, batch_statistics):
+        x = checks.frames(x)
         if isinstance(x, Spikes):
             x = x.dense()
         if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):

@@ -30,6 +30,8 @@ class MaxPool2d(nn.Module):
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
             return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        if x.dtype == torch.bool:  # of which torch finds no maximum
+            return self(x.to(torch.uint8)).bool()
         return each_step(lambda image: F.max_pool2d(image, self.kernel_size, self.stride, self.padding), x)
 
     def extra_repr(self) -> str:
@@ -57,6 +59,7 @@ class AvgPool2d(nn.AvgPool2d):
 
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
+        x = checks.frames(x)
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
 
 
@@ -77,8 +80,8 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         if isinstance(x, Spikes):
             if x.shape[3:] == checks.pair("output_size", self.output_size, 1):
                 return x
-            x = x.dense()
-        return each_step(super().forward, x)
+        x = checks.frames(x)
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
 
 
 class Flatten(nn.Module):

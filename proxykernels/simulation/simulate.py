@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import checks, functional, known
 from ..layers import SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
+from ..sequences import is_sequence
 from ..spikes import Spikes, pack
 from .carrier import Carrier, unwatched
 from .early_exit import Stop
@@ -78,8 +79,9 @@ def simulate(
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
-            sequence [T, N, features] or [T, N, C, H, W] of spikes or real values, or Spikes. For a network with a
-            FusedIFConv1d, C, L stand in the place of C, H, W.
+            sequence [T, N, features] or [T, N, C, H, W] of spikes, event counts (bool or integers) or real values, or
+            Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d, C, L stand in
+            the place of C, H, W.
         T: number of steps.
         chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a
             multiple of 32). Any value gives the same spikes.
@@ -142,7 +144,7 @@ def run(
     for start in range(0, T, chunk):
         for carrier in carriers.values():
             carrier.start_chunk(start)
-        part = carrying(batch.of(x[start : start + chunk]))
+        part = carrying(checks.frames(batch.of(x[start : start + chunk])))
         if not isinstance(part, Spikes):
             raise TypeError(
                 f"net must end in a layer of IF neurons (or pooling or flattening of one); "
@@ -215,31 +217,12 @@ def _chunk(chunk: int | None, stop: Stop | None, shape: tuple[int, ...]) -> int:
 
 def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
     """The input as a sequence of T steps; a held input is repeated without a copy."""
-    if not isinstance(x, Spikes):
-        checks.floating("x", x)
+    sequence = is_sequence(net, x, T)
     checks.values("x", x)
-    if not isinstance(x, Spikes):
-        checks.finite("x", x)
-    if not is_sequence(net, x, T):
+    if isinstance(x, Spikes) or not x.is_floating_point():
+        return x
+    checks.finite("x", x)
+    if not sequence:
         x = x.detach() if precision is None else round_input(x.detach(), 0)
         return x.expand(T, *x.shape)
     return x if precision is None else round_input(x, 1)
-
-
-def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
-    """Whether x is a sequence of T steps, rather than an input that is held for them.
-
-    Of three and of four dimensions it may be either; a network of FusedIFConv1d takes [N, C, L].
-    """
-    dims, one_axis = len(x.shape), any(isinstance(module, nn.Conv1d) for module in net.modules())
-    held, size = ((2, 3), "C, L") if one_axis else ((2, 4), "C, H, W")
-    if dims in held and isinstance(x, Tensor):
-        return False
-    if dims - 1 not in held:
-        raise ValueError(
-            f"x must be held, [N, features] or [N, {size}], or a sequence, [T, N, features] or [T, N, {size}]; "
-            f"got {list(x.shape)}"
-        )
-    if x.shape[0] != T:
-        raise ValueError(f"x is a sequence of {x.shape[0]} steps, and T is {T}")
-    return True

@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 from .. import checks
 from ..layers import Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
-from ..simulation.simulate import is_sequence, replace_neurons, run
+from ..sequences import is_sequence, mean_over_time
+from ..simulation.simulate import replace_neurons, run
 from ..simulation.state import samples
 from ..spikes import Spikes
 
@@ -45,8 +46,9 @@ class ProxyNet(nn.Module):
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps, or a sequence of T steps
-    [T, N, C, H, W] or [T, N, features], a tensor or Spikes (event data). The twin has no time: of a sequence it takes
-    the mean over the steps, of spikes their rate, since the mean current of the first layer is the current of the mean.
+    [T, N, C, H, W] or [T, N, features], a tensor or Spikes (event data: bool or integers count as as many spikes, and
+    :func:`time_first` makes a sequence of frames [N, T, ...]). The twin has no time: of a sequence it takes the mean
+    over the steps, of spikes their rate, since the mean current of the first layer is the current of the mean.
 
     With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
     network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
@@ -165,18 +167,16 @@ class ProxyNet(nn.Module):
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
         """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
-        if not isinstance(x, Spikes):
-            checks.floating("x", x)
-        sequence = is_sequence(self.net, x, self.T)
-        if isinstance(x, Spikes):
-            return (x.count() / self.T).to(next((p.dtype for p in self.net.parameters()), torch.float32))
-        if not sequence:
-            return x
-        return x[0] if checks.is_held(x) else x.mean(0, dtype=torch.float32).to(x.dtype)
+        if not is_sequence(self.net, x, self.T):
+            return x  # type: ignore[return-value]  # Spikes are a sequence
+        mean = x.count() / self.T if isinstance(x, Spikes) else mean_over_time(x)
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return mean
+        return mean.to(next((p.dtype for p in self.net.parameters()), torch.float32))
 
     def _culprit(self, x: Tensor | Spikes) -> str:
         """Where NaN or infinity came into the twin's output; ValueError if it came with x."""
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and x.is_floating_point():
             checks.finite("x", x)
         for name, parameter in self.net.named_parameters():
             if not _is_finite(parameter):

@@ -108,7 +108,7 @@ CASES = {
     "reset-word": (lambda: pk.if_scan(CURRENT, v_reset="soft"), TypeError, "v_reset must be a number"),
     "conv-list": (lambda: pk.if_conv2d([0], WEIGHT), TypeError, "x must be Spikes or a tensor"),
     "conv-dimensions": (lambda: pk.if_conv2d(FEATURES, WEIGHT), ValueError, r"x must have the shape \[T, N, C_in, H, W\]"),
-    "conv-integer-not-binary": (lambda: pk.if_conv2d(CURRENT.int() + 2, WEIGHT), TypeError, "x of dtype torch.int32"),
+    "conv-complex": (lambda: pk.if_conv2d(CURRENT.to(torch.complex64), WEIGHT), TypeError, "x must be floating point, got"),
     "conv-nan": (lambda: pk.if_conv2d(with_value(CURRENT, NAN), WEIGHT), ValueError, "x must be finite"),
     "conv-held-infinite": (
         lambda: pk.if_conv2d(with_value(IMAGES, INF).expand(4, 2, 3, 5, 5), WEIGHT), ValueError, "x must be finite"
@@ -193,7 +193,16 @@ CASES = {
     "simulate-T": (lambda: pk.simulate(NET, IMAGES, 0), ValueError, "T must be at least 1"),
     "simulate-chunk": (lambda: pk.simulate(NET, IMAGES, 4, chunk=0), ValueError, "chunk must be at least 1"),
     "simulate-nan": (lambda: pk.simulate(NET, with_value(IMAGES, NAN), 4), ValueError, "x must be finite"),
-    "simulate-integer": (lambda: pk.simulate(NET, IMAGES.int(), 4), TypeError, "x must be floating point"),
+    "simulate-integer": (
+        lambda: pk.simulate(NET, IMAGES.int(), 4), TypeError, "x must be floating point, .* held .* Integers are spikes and"
+    ),
+    "simulate-complex": (lambda: pk.simulate(NET, CURRENT.to(torch.complex64), 4), TypeError, "x must be floating point"),
+    "simulate-batch-first": (
+        lambda: pk.simulate(NET, CURRENT.transpose(0, 1), 4), ValueError, "2 steps, and T is 4; .*pass proxykernels.time_fi"
+    ),
+    "time-first-spikes": (lambda: pk.time_first(SPIKES), TypeError, "got Spikes, which are .T, N, .... already"),
+    "time-first-array": (lambda: pk.time_first(CURRENT.numpy()), TypeError, "got ndarray; torch.as_tensor makes"),
+    "time-first-samples": (lambda: pk.time_first(torch.zeros(3, 4)), ValueError, r"frames must have the shape \[N, T, feat"),
     "simulate-dimensions": (lambda: pk.simulate(NET, torch.zeros(3), 4), ValueError, "x must be held"),
     "simulate-steps": (lambda: pk.simulate(NET, CURRENT, 5), ValueError, "x is a sequence of 4 steps, and T is 5"),
     "simulate-layer": (lambda: pk.simulate(NET, IMAGES[:, :2], 4), ValueError, "layer 0: .*weight must have the shape"),

@@ -20,10 +20,13 @@ def sequence(kind: str, generator: torch.Generator):
     x = spikes(T, 5, 1, 8, 8, generator=generator, rate=0.4)
     if kind == "real":
         x = x * torch.rand(T, 5, 1, 8, 8, generator=generator)
-    return (pk.pack(x) if kind == "Spikes" else x), x
+    if kind == "counts":
+        x = torch.randint(0, 4, x.shape, generator=generator) * x
+        return x.to(torch.int16), x
+    return (pk.pack(x) if kind == "Spikes" else x.bool() if kind == "bool" else x), x
 
 
-@pytest.mark.parametrize("kind", ["spikes", "Spikes", "real", "held"])
+@pytest.mark.parametrize("kind", ["spikes", "Spikes", "bool", "counts", "real", "held"])
 def test_gradient_is_that_of_the_relu_network_on_the_mean(generator, kind):
     torch.manual_seed(0)
     net, relu = make_pair()
@@ -67,15 +70,19 @@ def test_other_shapes_are_refused_before_any_work(generator, monkeypatch):
         with pytest.raises(ValueError, match=r"x must be held, .* or a sequence, .*; got \[8\]"):
             model(torch.rand(8, generator=generator))
     model.train()
-    with pytest.raises(TypeError, match="x must be floating point"):
-        model(torch.ones(T, 5, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="x must be floating point, got torch.uint8 .* held for all steps"):
+        model(torch.ones(5, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(
+        ValueError, match=r"x is a sequence of 5 steps, and T is 20; .* pass proxykernels.time_first\(x\)"
+    ):
+        model(torch.rand(5, T, 1, 8, 8, generator=generator))
 
 
 def test_statistics_are_measured_on_sequences(generator):
     torch.manual_seed(0)
     net = nn.Sequential(pk.FusedIFConv2d(1, 6, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(216, 4))
     model = pk.ProxyNet(net, T)
-    for kind in ("Spikes", "real", "held"):
+    for kind in ("Spikes", "bool", "counts", "real", "held"):
         x, dense = sequence(kind, generator)
         model.measure_batch_norm(x, batch=5)
         current = F.conv2d(dense.flatten(0, 1), net[0].weight, net[0].bias)

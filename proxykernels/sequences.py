@@ -1,0 +1,80 @@
+"""Inputs over time: what is a sequence (T, N, ...) and what is held, and the frames of loaders, [N, T, ...]."""
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .spikes import Spikes
+
+
+def time_first(frames: Tensor) -> Tensor:
+    """Event frames as loaders give them, [N, T, ...], as networks here take them, [T, N, ...]: a view, no copy.
+
+    ``DataLoader`` stacks samples along a new first dimension, so recordings [T, C, H, W] (of tonic's ``ToFrame``, for
+    example) come as [N, T, C, H, W]:
+
+        for frames, labels in loader:
+            counts = model(pk.time_first(frames))
+
+    Args:
+        frames: [N, T, C, H, W], [N, T, features] or any other [N, T, ...], of any dtype. In ``simulate``, ``ProxyNet``
+            and layers, a bool is a spike, and an integer is as many events of its pixel and step: a current of that
+            many times the weight, as if it were a float. (So frames of 0 and 1 are spikes in any dtype.)
+
+    Returns:
+        ``frames.transpose(0, 1)``, which shares its memory.
+
+    Raises:
+        TypeError: ``frames`` is no tensor; Spikes are (T, N, ...) already.
+        ValueError: it has fewer than three dimensions.
+    """
+    if isinstance(frames, Spikes):
+        raise TypeError(f"frames must be a tensor [N, T, ...], got Spikes, which are (T, N, ...) already: {frames}")
+    if not isinstance(frames, Tensor):
+        raise TypeError(
+            f"frames must be a torch.Tensor [N, T, ...], got {type(frames).__name__}; torch.as_tensor makes one of an "
+            "array"
+        )
+    if frames.ndim < 3:
+        raise ValueError(f"frames must have the shape [N, T, features] or [N, T, C, H, W], got {list(frames.shape)}")
+    return frames.transpose(0, 1)
+
+
+def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
+    """Whether x is a sequence of T steps, rather than an input that is held for them.
+
+    Of three and of four dimensions it may be either; a network of FusedIFConv1d takes [N, C, L].
+    """
+    if not isinstance(x, Spikes):
+        checks.real("x", x)
+    dims, one_axis = len(x.shape), any(isinstance(module, nn.Conv1d) for module in net.modules())
+    held, size = ((2, 3), "C, L") if one_axis else ((2, 4), "C, H, W")
+    if dims in held and isinstance(x, Tensor):
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x must be floating point, got {x.dtype} {list(x.shape)}, which is held for all steps: convert it "
+                f"with .float(). Integers are spikes and event counts in a sequence, [T, N, features] or [T, N, {size}]"
+            )
+        return False
+    if dims - 1 not in held:
+        raise ValueError(
+            f"x must be held, [N, features] or [N, {size}], or a sequence, [T, N, features] or [T, N, {size}]; "
+            f"got {list(x.shape)}"
+        )
+    if x.shape[0] != T:
+        loader = isinstance(x, Tensor) and x.shape[1] == T
+        remedy = "; if it is [N, T, ...], as a DataLoader gives it, pass proxykernels.time_first(x)" if loader else ""
+        raise ValueError(f"x is a sequence of {x.shape[0]} steps, and T is {T}{remedy}")
+    return True
+
+
+def mean_over_time(x: Tensor) -> Tensor:
+    """The mean over the steps of x [T, N, ...], float32 for integers and bool."""
+    if checks.is_held(x):
+        return x[0] if x.is_floating_point() else x[0].float()
+    if x.is_floating_point():
+        return x.mean(0, dtype=torch.float32).to(x.dtype)
+    total = torch.zeros(x.shape[1:], device=x.device)
+    for step in x:  # torch's mean would convert all steps at once
+        total += step
+    return total / len(x)

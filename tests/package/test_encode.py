@@ -1,0 +1,156 @@
+"""Values as spikes: the equations, the same spikes for any chunking, and the definitions of other libraries."""
+
+import pytest
+import torch
+
+import proxykernels as pk
+from proxykernels import encode
+
+SHAPE = 3, 5, 4, 6  # channels that fill no byte
+
+
+@pytest.fixture
+def x(generator):
+    """Values with both ends among them."""
+    x = torch.rand(SHAPE, generator=generator)
+    x[0, 0, 0], x[1, 1, 1] = 0, 1
+    return x
+
+
+def seeded(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("T", [1, 31, 33, 100])
+def test_poisson_is_its_equation(x, T):
+    spikes = encode.poisson(x, T, seeded())
+    generator = seeded()
+    expected = torch.stack([torch.rand(SHAPE, generator=generator) < x for _ in range(T)])
+    assert spikes.shape == (T, *SHAPE)
+    assert torch.equal(spikes.dense(torch.bool), expected)
+    assert spikes.count()[0, 0, 0].max() == 0 and spikes.count()[1, 1, 1].min() == T
+
+
+def test_poisson_has_the_rate_of_the_value_and_no_memory(generator):
+    x = torch.rand(50, 10, generator=generator)
+    T = 4000
+    dense = encode.poisson(x, T, generator).dense()
+    deviation = (x * (1 - x) / T).sqrt()
+    assert ((dense.mean(0) - x).abs() < 5 * deviation + 1e-6).all()
+    both = (dense[1:] * dense[:-1]).mean(0)  # independent: fires twice in a row with probability x * x
+    assert ((both - x**2).abs() < 0.05).all()
+
+
+def test_poisson_goes_on_with_its_generator(x):
+    whole, generator = encode.poisson(x, 70, seeded()), seeded()
+    parts = [encode.poisson(x, T, generator).dense() for T in (10, 23, 37)]
+    assert torch.equal(torch.cat(parts), whole.dense()) and 0.2 < whole.rate() < 0.8
+    assert not torch.equal(whole.dense(), encode.poisson(x, 70, seeded(4)).dense())
+
+
+def test_poisson_without_a_generator_obeys_the_seed(x):
+    torch.manual_seed(7)
+    first = encode.poisson(x, 20)
+    torch.manual_seed(7)
+    assert torch.equal(encode.poisson(x, 20).dense(), first.dense()) and first.rate() > 0
+
+
+@pytest.mark.parametrize("T", [1, 2, 33, 64])
+def test_latency_is_one_spike_at_its_time(x, T):
+    dense = encode.latency(x, T).dense(torch.bool)
+    assert torch.equal(dense.sum(0), (x > 0).long())
+    when = ((T - 1) * (1 - x)).round().long()
+    assert torch.equal(dense.long().argmax(0)[x > 0], when[x > 0])
+
+
+@pytest.mark.parametrize("T", [1, 2, 33, 1000])
+def test_rate_is_even(x, T):
+    counts = encode.rate(x, T).dense(torch.float64).cumsum(0)
+    exact = torch.arange(1, T + 1, dtype=torch.float64).view(-1, 1, 1, 1, 1) * x.double()
+    assert torch.equal(counts, (exact + 0.5).floor())
+    assert counts[-1].max() == T and counts[-1].min() == 0
+
+
+def test_rate_is_an_if_neuron_on_the_value(generator):
+    x = torch.randint(0, 129, (4, 50), generator=generator) / 128  # whose sums are exact in float32
+    expected = pk.simulate(pk.IF(v_reset=None, v_init=0.5), x, 96).spikes
+    assert torch.equal(encode.rate(x, 96).dense(), expected.dense()) and expected.rate() > 0.3
+
+
+def test_spikingjelly_has_the_same_latencies(x):
+    encoding = pytest.importorskip("spikingjelly.activation_based.encoding")
+    encoder = encoding.LatencyEncoder(20)
+    theirs = torch.stack([encoder(x) for _ in range(20)])
+    ours = encode.latency(x, 20).dense()
+    assert torch.equal(ours[:, x > 0], theirs[:, x > 0]) and ours.sum() > 0
+    assert (theirs[-1, x == 0] == 1).all() and ours[:, x == 0].sum() == 0
+
+
+def test_snntorch_has_the_same_latencies_down_to_its_threshold(x):
+    spikegen = pytest.importorskip("snntorch.spikegen")
+    theirs = spikegen.latency(x, 20, normalize=True, linear=True, clip=True)
+    ours, above = encode.latency(x, 20).dense(), x > 0.01
+    assert torch.equal(ours[:, above], theirs[:, above]) and ours.sum() > 0
+    assert theirs[:, x < 0.01].sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_float_type(x, dtype):
+    values = x.to(dtype)
+    for spikes, same in (
+        (encode.poisson(values, 20, seeded()), encode.poisson(values.double(), 20, seeded())),
+        (encode.latency(values, 20), encode.latency(values.float(), 20)),
+        (encode.rate(values, 20), encode.rate(values.double(), 20)),
+    ):
+        assert torch.equal(spikes.dense(), same.dense()) and spikes.rate() > 0
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5,), (2, 3), (2, 3, 4)])
+def test_shapes(shape):
+    for function in (encode.poisson, encode.latency, encode.rate):
+        spikes = function(torch.full(shape, 0.9), 9)
+        assert spikes.shape == (9, *shape) and spikes.dense().shape == (9, *shape)
+        assert 0 not in shape or spikes.count().numel() == 0
+
+
+def test_it_runs_in_a_network_and_does_not_hold_every_step(x, monkeypatch):
+    sizes = []
+    pack = encode.pack_words
+    monkeypatch.setattr(encode, "pack_words", lambda steps: sizes.append(len(steps)) or pack(steps))
+    spikes = encode.poisson(x, 1000, seeded())
+    assert max(sizes) == 32 and sum(sizes) == 1000
+    net = torch.nn.Sequential(pk.MaxPool2d(2), pk.Flatten(), pk.IF(2.0))
+    assert pk.simulate(net, spikes, 1000).count().sum() > 0
+
+
+BAD = {
+    "negative": (lambda: encode.poisson(torch.tensor([-0.5, 1.0]), 4), ValueError, "x must lie from 0 to 1, .* -0.5 "),
+    "bytes": (lambda: encode.rate(torch.ones(2, 2, dtype=torch.uint8), 4), TypeError, "x must be floating point"),
+    "large": (lambda: encode.latency(torch.tensor([0.0, 255.0]), 4), ValueError, "x must lie from 0 to 1, .* 0 to 255"),
+    "nan": (lambda: encode.rate(torch.tensor([0.0, float("nan")]), 4), ValueError, "x must lie from 0 to 1, .*nan"),
+    "no-steps": (lambda: encode.poisson(torch.ones(2), 0), ValueError, "T must be at least 1"),
+    "real-steps": (lambda: encode.latency(torch.ones(2), 2.5), TypeError, "T must be an integer"),
+    "a-number": (lambda: encode.rate(torch.tensor(0.5), 4), ValueError, r"x must have the shape \[N, ...\]"),
+    "seed": (lambda: encode.poisson(torch.ones(2), 4, 7), TypeError, "generator must be a torch.Generator, got 7"),
+    "meta": (lambda: encode.rate(torch.ones(2, device="meta"), 4), TypeError, "x is on meta"),
+    "memory": (lambda: encode.rate(torch.ones(2, 10**5), 2**31 - 1), ValueError, "GiB for spikes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call, error, message", BAD.values(), ids=BAD)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(x):
+    on_gpu = x.cuda()
+    for T in (5, 70):
+        assert torch.equal(encode.latency(on_gpu, T).dense().cpu(), encode.latency(x, T).dense())
+        assert torch.equal(encode.rate(on_gpu, T).dense().cpu(), encode.rate(x, T).dense())
+        first, again = (encode.poisson(on_gpu, T, torch.Generator("cuda").manual_seed(1)) for _ in range(2))
+        assert torch.equal(first.dense(), again.dense()) and 0.2 < first.rate() < 0.8
+    with pytest.raises(ValueError, match="generator is on cpu and x on cuda:0; make it with torch.Generator"):
+        encode.poisson(on_gpu, 5, seeded())
