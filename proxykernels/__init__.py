@@ -19,6 +19,7 @@ Networks
     IF                             IF neurons alone
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
+    Dropout                        drops units, the same at every step and in both twins
     Flatten                        (T, N, C, H, W) to (T, N, features)
     Network                        layers in a graph: what conversion and import make
 
@@ -67,6 +68,7 @@ from .layers import (  # noqa: E402
     IF,
     AdaptiveAvgPool2d,
     AvgPool2d,
+    Dropout,
     Flatten,
     FusedIFConv1d,
     FusedIFConv2d,
@@ -90,6 +92,7 @@ __all__ = [
     "IF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "Dropout",
     "Flatten",
     "FusedIFConv1d",
     "FusedIFConv2d",

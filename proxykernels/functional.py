@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import checks, ops, packed
+from . import checks, known, ops, packed
 from .channels_last import channels, from_channels_last, start, to_channels_last
 from .kernels import unfused
 from .neurons import IFNeuron
@@ -163,7 +163,7 @@ def conv2d(
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
-    bias = None if bias is None else bias.float()
+    weight, bias = _scaled(weight, x), None if bias is None else bias.float()
     parameters = size, weight, bias, start(v, shape, device), neuron.on(shape[1], device), *window
     kept = x._kept
     if isinstance(kept, Periods) and groups == 1:
@@ -222,7 +222,7 @@ def linear(
     one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
     if not isinstance(x, Spikes):
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
-    bias, v = None if bias is None else bias.float(), start(v, shape, device)
+    weight, bias, v = _scaled(weight, x), None if bias is None else bias.float(), start(v, shape, device)
     parameters = neuron.on(shape[1], device)
     kept = x._kept
     if isinstance(kept, Periods):
@@ -266,7 +266,7 @@ def max_pool2d(
         words = kept.pooled
     else:
         words = ops.max_pool2d(kept.words, C, size, kernel_size, stride, padding)
-    return Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
+    return x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
 
 
 def max_rate_pool2d(
@@ -277,7 +277,7 @@ def max_rate_pool2d(
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words = packed.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
-    y = Spikes(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
+    y = x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
     return y, counts + x.count()
 
 
@@ -287,21 +287,26 @@ def flatten(x: Spikes) -> Spikes:
     if len(sizes) < 2:
         return x
     words = ops.flatten(x._words, sizes[0])
-    return Spikes(words, (T, N, torch.Size(sizes).numel()))
+    return x._like(words, (T, N, torch.Size(sizes).numel()))
 
 
 def cat_channels(parts: Sequence[Spikes]) -> Spikes:
-    """Spikes (T, N, C, ...) of the same T, N and size, one after another along C."""
+    """Spikes (T, N, C, ...) of the same T, N, size and scale, one after another along C."""
     T, N, _, *size = parts[0].shape
     C = [part.shape[2] for part in parts]
     words = packed.cat_channels([part._words for part in parts], T, C)
-    return Spikes(words, (T, N, sum(C), *size))
+    return parts[0]._like(words, (T, N, sum(C), *size))
 
 
 def cat_steps(parts: Sequence[Spikes]) -> Spikes:
     """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32."""
     words = packed.cat([part._words for part in parts], [part.T for part in parts])
-    return Spikes(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
+    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
+
+
+def _scaled(weight: Tensor, x: Spikes) -> Tensor:
+    """The weight by what a spike of x counts."""
+    return weight if x.scale == 1 else known.made_of(weight * x.scale, weight)
 
 
 def _fire_real(

@@ -56,6 +56,13 @@ def pixels(words: Tensor, index: Tensor) -> Tensor:
     return words.index_select(2, index)
 
 
+def of(words: Tensor, neurons: Tensor) -> Tensor:
+    """The words of the neurons ``neurons`` bool [N, C, P], and no spikes of the others."""
+    if over_time(words):
+        return words & -neurons.transpose(1, 2).int()  # -1 has all bits
+    return words & ops.pack(neurons.unsqueeze(0))  # of one step
+
+
 def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
     """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
     shape = list(words.shape)

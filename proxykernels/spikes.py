@@ -20,12 +20,14 @@ class Spikes:
 
     Attributes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
+        scale: what each spike counts: 1, and 1 / (1 - p) behind a :class:`Dropout` in training. The layer that takes
+            them multiplies its weights by it.
     """
 
-    __slots__ = ("_kept", "shape")
+    __slots__ = ("_kept", "scale", "shape")
 
-    def __init__(self, kept: Tensor | Words | Periods, shape: Sequence[int]):
-        self.shape = tuple(shape)
+    def __init__(self, kept: Tensor | Words | Periods, shape: Sequence[int], scale: float = 1.0):
+        self.shape, self.scale = tuple(shape), scale
         self._kept = Words(kept, self.shape[0]) if isinstance(kept, Tensor) else kept
 
     @property
@@ -52,10 +54,14 @@ class Spikes:
         return self._kept.nbytes
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32)."""
+        """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32).
+
+        Where they have another ``scale``, of 0 and that.
+        """
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
-        return ops.unpack(self._words, self.T, self._channels).view(self.shape).to(dtype)
+        bits = ops.unpack(self._words, self.T, self._channels).view(self.shape)
+        return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
         """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
@@ -85,11 +91,11 @@ class Spikes:
             )
         device = torch.device(device)
         if device.type == self.device.type:
-            return Spikes(self._words.to(device), self.shape)
+            return self._like(self._words.to(device), self.shape)
         starts = range(0, self.T, _COPY_STEPS)
         parts = [self[t : t + _COPY_STEPS] for t in starts]
         words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
-        return Spikes(packed.cat(words, [part.T for part in parts]), self.shape)
+        return self._like(packed.cat(words, [part.T for part in parts]), self.shape)
 
     def __getitem__(self, steps: slice) -> "Spikes":
         """``spikes[a:b]``: the steps a .. b - 1."""
@@ -101,7 +107,7 @@ class Spikes:
         start, stop, _ = steps.indices(self.T)
         if stop <= start:
             raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
-        return Spikes(self._kept.cut(start, stop), (stop - start, *self.shape[1:]))
+        return self._like(self._kept.cut(start, stop), (stop - start, *self.shape[1:]))
 
     def __len__(self) -> int:
         return self.T
@@ -139,11 +145,20 @@ class Spikes:
 
     def _at(self, pixels: Tensor) -> "Spikes":
         """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
-        return Spikes(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)))
+        return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)))
 
     def _sized(self, *size: int) -> "Spikes":
         """The same spikes as images of another size of as many pixels."""
-        return Spikes(self._kept, (*self.shape[:3], *size))
+        return self._like(self._kept, (*self.shape[:3], *size))
+
+    def _of(self, neurons: Tensor, scale: float) -> "Spikes":
+        """The spikes of the neurons ``neurons`` bool [N, ...], each of which counts ``scale`` times as much."""
+        chosen = neurons.reshape(self.shape[1], self._channels, math.prod(self.shape[3:]))
+        return Spikes(self._kept.of(chosen), self.shape, self.scale * scale)
+
+    def _like(self, kept: Tensor | Words | Periods, shape: Sequence[int]) -> "Spikes":
+        """Other spikes that count as much as these."""
+        return Spikes(kept, shape, self.scale)
 
     @property
     def _channels(self) -> int:
@@ -171,7 +186,7 @@ COUNTERPARTS = {  # function of torch -> what takes spikes in its place
     "relu": "no ReLU at all: neurons stand in its place, and convert makes a spiking network of a ReLU network",
     "dim": "FusedIFConv2d(..., batch_norm=True) in place of an nn.BatchNorm2d, or len(spikes.shape)",
     "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
-    "dropout": "no dropout behind neurons, or .dense()",
+    "dropout": "proxykernels.Dropout, which drops the same units at every step",
 }
 
 

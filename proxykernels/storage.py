@@ -34,6 +34,10 @@ class Words:
         """The pixels ``index`` int64 [p], counted row by row."""
         return Words(packed.pixels(self.words, index), self.T)
 
+    def of(self, neurons: Tensor) -> "Words":
+        """The spikes of the neurons ``neurons`` bool [N, C, P] alone."""
+        return Words(packed.of(self.words, neurons), self.T)
+
 
 class PooledWords(Words):
     """Words, and those after max pooling by 2 x 2, which a GPU's convolution makes in the same launch."""
@@ -87,6 +91,9 @@ class Periods:
 
     def pixels(self, index: Tensor) -> "Periods":
         return Periods(self.periods.index_select(1, index), self.T, self.start)
+
+    def of(self, neurons: Tensor) -> "Periods":
+        return Periods(self.periods * neurons.transpose(1, 2), self.T, self.start)
 
 
 def _bytes(tensor: Tensor) -> int:

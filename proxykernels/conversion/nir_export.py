@@ -28,7 +28,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
 
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, IF, joining layers, average
-            pooling and flattening. Normalisations are folded.
+            pooling and flattening. Normalisations are folded, and a Dropout is left out.
         input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
 
     Raises:
@@ -48,6 +48,9 @@ def to_nir(net: nn.Module, input_shape: Sequence[int]):
     for name, layer, sources in listed:
         with checks.at(f"layer {name}"):
             taken = [shapes[source] for source in sources]
+            if isinstance(layer, layers.Dropout):  # which does nothing in evaluation
+                shapes[name], writer.last[name] = taken[0], writer.last[sources[0]]
+                continue
             shapes[name] = output_shape(layer, taken)
             if isinstance(layer, SHAPING):
                 writer.add_shaping(name, layer, sources[0], taken[0])
@@ -128,7 +131,7 @@ def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
         raise ValueError("net must have at least one layer, it has none")
     read = {source for *_, sources in listed for source in sources}
     for name, layer, _ in listed:
-        if not isinstance(layer, (layers.Neurons, *SHAPING)):
+        if not isinstance(layer, (layers.Neurons, layers.Dropout, *SHAPING)):
             raise TypeError(f"layer {name}: NIR has no node for {type(layer).__name__}")
         if any(parameter.is_meta for parameter in layer.parameters()):
             raise ValueError(f"layer {name} is on the meta device and has no weights; load them first")

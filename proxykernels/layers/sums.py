@@ -170,7 +170,7 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
 def _cat(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     """All inputs as one, along their channels."""
     spikes = [part for part in parts if isinstance(part, Spikes)]
-    if len(spikes) == len(parts):
+    if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
         return functional.cat_channels(spikes)
     values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
     if all(checks.is_held(part) for part in values):

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, known
-from ..layers import SpikingLayer
+from ..layers import Dropout, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
 from ..spikes import Spikes, pack
 from .carrier import Carrier, unwatched
+from .dropout import HeldDropout
 from .early_exit import Stop
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
@@ -74,7 +75,8 @@ def simulate(
     """Run a network of this package's layers for ``T`` steps.
 
     The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
-    T beyond the output's packed spikes. Normalisation uses its running statistics, whatever ``net.training`` says.
+    T beyond the output's packed spikes. Normalisation uses its running statistics, and Dropout drops nothing, whatever
+    ``net.training`` says.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
@@ -105,12 +107,24 @@ def simulate(
 
 
 def run(
-    net, x, T, *, chunk=None, state=None, stop=None, record=(), precision=None, batch_statistics=False, watch=unwatched
+    net,
+    x,
+    T,
+    *,
+    chunk=None,
+    state=None,
+    stop=None,
+    record=(),
+    precision=None,
+    batch_statistics=False,
+    masks=None,
+    watch=unwatched,
 ) -> Result:
     """simulate, for callers with needs of their own.
 
-    ``batch_statistics``: normalise by the statistics of the batch (training), of all T steps at once. ``watch``: a
-    context, of a layer's name and its input, in which each layer computes.
+    ``batch_statistics``: normalise by the statistics of the batch (training), of all T steps at once. ``masks``: which
+    units each Dropout in training keeps; None: all. ``watch``: a context, of a layer's name and its input, in which
+    each layer computes.
     """
     T = checks.steps(T)
     checks.module("net", net)
@@ -133,7 +147,13 @@ def run(
         carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch)
         return carriers[name]
 
-    carrying = replace_neurons(net, carry)
+    dropouts: list[HeldDropout] = []
+
+    def hold(name: str, layer: Dropout) -> HeldDropout:
+        dropouts.append(HeldDropout(name, layer, masks))
+        return dropouts[-1]
+
+    carrying = replace_neurons(net, carry, hold)
     checks.neurons("net", carriers)
     unknown = set(state or ()) - set(carriers)
     if unknown:
@@ -144,6 +164,8 @@ def run(
     for start in range(0, T, chunk):
         for carrier in carriers.values():
             carrier.start_chunk(start)
+        for dropout in dropouts:
+            dropout.start_chunk()
         part = carrying(checks.frames(batch.of(x[start : start + chunk])))
         if not isinstance(part, Spikes):
             raise TypeError(
@@ -185,19 +207,28 @@ def _result(spikes: Spikes, carriers: dict[str, Carrier], batch: Batch) -> Resul
     )
 
 
-def replace_neurons(net: nn.Module, replacement: Callable[[str, SpikingLayer], nn.Module], name: str = "") -> nn.Module:
+def replace_neurons(
+    net: nn.Module,
+    replacement: Callable[[str, SpikingLayer], nn.Module],
+    dropout: Callable[[str, Dropout], nn.Module] | None = None,
+    name: str = "",
+) -> nn.Module:
     """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
+
+    ``dropout``: likewise for each Dropout; None: they stay.
 
     Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
     threads may do this to one network.
     """
     if isinstance(net, SpikingLayer):
         return replacement(name or type(net).__name__, net)
+    if dropout and isinstance(net, Dropout):
+        return dropout(name or type(net).__name__, net)
     if not net._modules:
         return with_path(name or type(net).__name__, net)
     clone = shallow_copy(net)
     clone._modules = {
-        key: child and replace_neurons(child, replacement, f"{name}.{key}" if name else key)
+        key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key)
         for key, child in net._modules.items()
     }
     return clone

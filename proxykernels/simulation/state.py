@@ -44,7 +44,7 @@ class States:
 def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     """The samples ``index`` [n] of a sequence (T, N, ...)."""
     if isinstance(x, Spikes):
-        return Spikes(packed.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
+        return x._like(packed.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
     if checks.is_held(x):
         once = x[0][index]
         return once.expand(len(x), *once.shape)
@@ -68,7 +68,7 @@ class Batch:
         """The output of all samples, silent where they are not simulated any more."""
         if len(self.index) == self.N:
             return y
-        return Spikes(packed.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
+        return y._like(packed.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
     def retire(self, y: Spikes, t: int, states: Iterable[States]) -> None:
         """Stop the samples that are decided after step ``t``."""

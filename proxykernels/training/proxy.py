@@ -16,6 +16,7 @@ from .. import checks
 from ..layers import Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
+from ..simulation.dropout import HeldDropout, Masks
 from ..simulation.simulate import replace_neurons, run
 from ..simulation.state import samples
 from ..spikes import Spikes
@@ -52,7 +53,7 @@ class ProxyNet(nn.Module):
 
     With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
     network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
-    ``model.freeze_batch_norm()`` ends the training of both.
+    ``model.freeze_batch_norm()`` ends the training of both. A :class:`Dropout` drops the same units in both twins.
 
     Attributes:
         rates: layer name -> firing rate of the spiking network's last pass.
@@ -97,28 +98,31 @@ class ProxyNet(nn.Module):
         if isinstance(x, Tensor | Spikes):
             checks.values("x", x)
         with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
-            ann = self.ann(x)
+            masks = Masks()
+            ann = self.ann(x, masks=masks)
             if not _is_finite(ann):
                 raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
-            return _Readout.apply(ann, self.snn(x))
+            return _Readout.apply(ann, self.snn(x, masks))
 
     @torch.no_grad()
-    def snn(self, x: Tensor | Spikes) -> Tensor:
-        """The spiking network's readout after T steps, float32 [N, classes]."""
+    def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
+        """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
-        result = run(net, x, self.T, batch_statistics=self._batch_statistics)
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics, masks=masks or Masks())
         self.rates = result.rates
         if self.readout == "potential":
             return result.state[self._last][0]
         count = result.count().float()
         return count / self.T if self.readout == "rate" else count
 
-    def ann(self, x: Tensor | Spikes, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
+    def ann(self, x: Tensor | Spikes, inputs: Mapping[str, Tensor] | None = None, masks: Masks | None = None) -> Tensor:
         """The ReLU twin's output [N, classes]; differentiable.
 
         ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
         goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
+        ``masks``: which units the Dropouts keep; default: drawn anew. A training pass hands the same to both twins.
         """
+        masks = masks or Masks()
         x = self._mean(x)
         self.ann_rates = {}
 
@@ -128,7 +132,8 @@ class ProxyNet(nn.Module):
 
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
-        output = replace_neurons(self.net, twin)(x.unsqueeze(0)).squeeze(0)
+        network = replace_neurons(self.net, twin, lambda name, layer: HeldDropout(name, layer, masks))
+        output = network(x.unsqueeze(0)).squeeze(0)
         self.ann_output = output.detach()
         return output
 

@@ -17,7 +17,7 @@ REFUSED = [
     (nn.Conv2d(4, 2, 1), "FusedIFConv2d"),
     (nn.BatchNorm2d(4), "FusedIFConv2d.*batch_norm=True"),
     (nn.ReLU(), "no ReLU at all"),
-    (nn.Dropout(), "no dropout"),
+    (nn.Dropout(), "proxykernels.Dropout"),
 ]
 
 
