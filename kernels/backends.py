@@ -1,8 +1,9 @@
 """What runs the operators on each kind of device: one protocol, and which backend a device has.
 
 Shapes: T steps, N images, P pixels, C channels. How spikes are packed into words is the backend's own business
-(cpu/words.py, gpu/words.py). Potentials ``v`` are float32 [N, P, C], currents [T, N, P, C], and both results of a layer
-are the words of its spikes and its potentials after the last step. Backends do not check arguments: functional.py has.
+(cpu/words.py, gpu/words.py). States ``v`` are float32 [N, P, C], of neurons with several [N, states, P, C] and the
+potentials first; currents are [T, N, P, C]. Both results of a layer are the words of its spikes and its states after
+the last step. Backends do not check arguments: functional.py has.
 """
 
 import warnings
@@ -17,7 +18,7 @@ from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which th
 from .cpu.fallback import Fallback
 from .neurons import Neuron
 
-Fired = tuple[Tensor, Tensor]  # words and potentials
+Fired = tuple[Tensor, Tensor]  # words and states
 Pair = tuple[int, int]  # of height and width
 
 __all__ = ["PERIODS", "Backend", "CpuBackend", "GpuBackend", "backend_of", "cpu_backend", "fingerprint", "gpu_backend"]
@@ -86,7 +87,7 @@ class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
-        """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: periods, and potentials."""
+        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""
 
     def expand_periods(self, periods: Tensor, start: int, T: int, /) -> Tensor:
         """Periods to the words of the steps start .. start + T - 1."""

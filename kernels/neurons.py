@@ -1,40 +1,93 @@
 """A layer's neurons as one value, which travels whole from the layers down to the kernels.
 
-A new parameter is a field here; a new model is a line in MODELS as well, and in cpu/src/models.h. Their steps are in
-reference.py, cpu/src/neurons.h and gpu/neurons.py.
+A new model is a line in MODELS, as in cpu/src/models.h, and a step in reference.py, cpu/src/neurons.h and
+gpu/neurons.py. Operators and kernels take any of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
-class Neuron(NamedTuple):
-    """What a step of integrate-and-fire neurons needs besides their potentials and currents.
+class Model(NamedTuple):
+    """What one step of a model's neurons takes and keeps; the equations are in reference.py.
 
     Attributes:
-        theta: thresholds, float32 [C].
-        v_reset: the potential after a spike; None for the soft reset, which subtracts theta.
+        states: values that a neuron keeps from step to step, the potential first.
+        channels: the parameters that each channel has a value of, the threshold first.
+        scalars: the parameters that all neurons share.
     """
 
-    theta: Tensor
-    v_reset: float | None
+    states: int
+    channels: tuple[str, ...]
+    scalars: tuple[str, ...]
+
+
+# Where a model has two resets, "hard" comes first: it has v_reset, and "soft" has not.
+MODELS = {
+    "HardReset": Model(1, ("theta",), ("v_reset",)),
+    "SoftReset": Model(1, ("theta",), ()),
+    "LeakyHardReset": Model(1, ("theta", "decay"), ("v_reset", "v_rest")),
+    "LeakySoftReset": Model(1, ("theta", "decay"), ("v_rest",)),
+    "SynapticHardReset": Model(2, ("theta", "decay", "current_decay"), ("v_reset", "v_rest")),
+    "SynapticSoftReset": Model(2, ("theta", "decay", "current_decay"), ("v_rest",)),
+    "AdaptiveHardReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_reset", "v_rest")),
+    "AdaptiveSoftReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_rest",)),
+    "RefractoryHardReset": Model(2, ("theta", "decay"), ("v_reset", "v_rest", "refractory")),
+    "RefractorySoftReset": Model(2, ("theta", "decay"), ("v_rest", "refractory")),
+}
+SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
+
+
+class Neuron(NamedTuple):
+    """What a step of a layer's neurons needs besides their states and currents.
+
+    Attributes:
+        model: a name in MODELS.
+        channels: float32 [parameters of a channel, C], in the model's order.
+        scalars: in the model's order.
+    """
+
+    model: str
+    channels: Tensor
+    scalars: Sequence[float]
 
     @property
-    def model(self) -> str:
-        """The name of its step in cpu/src/neurons.h."""
-        return "SoftReset" if self.v_reset is None else "HardReset"
+    def states(self) -> int:
+        """Values that a neuron keeps. Of one, states are [N, P, C]; of more, [N, states, P, C]."""
+        return MODELS[self.model].states
 
     @property
-    def parameters(self) -> tuple[float, ...]:
-        """What that step takes besides theta."""
-        return () if self.v_reset is None else (self.v_reset,)
+    def theta(self) -> Tensor:
+        """Thresholds, [C]."""
+        return self.channels[0]
+
+    def scalar(self, name: str) -> float | None:
+        """A parameter that all neurons share; None: the model has no such (without v_reset, it is reset softly)."""
+        names = MODELS[self.model].scalars
+        return self.scalars[names.index(name)] if name in names else None
+
+    @property
+    def v_reset(self) -> float | None:
+        """The potential after a spike; None: the threshold is subtracted."""
+        return self.scalar("v_reset")
 
     def chunk(self, parts: int) -> Iterator["Neuron"]:
         """The neurons of so many groups of channels, one after another."""
-        return (self._replace(theta=theta) for theta in self.theta.chunk(parts))
+        return (self._replace(channels=channels) for channels in self.channels.chunk(parts, 1))
 
 
-MODELS = ("HardReset", "SoftReset")  # cpu/src/models.h; compared when the library is loaded
-SCHEMA = "Tensor theta, float? v_reset"  # of its fields, in an operator's schema
+def neuron(family: str, v_reset: float | None, channels: Sequence[Tensor], *others: float) -> Neuron:
+    """A Neuron of a family of models ("" integrates and fires; "Leaky", ...), with the reset that ``v_reset`` asks for.
+
+    ``channels``: [C] each; ``others``: the scalars but for v_reset.
+    """
+    reset = () if v_reset is None else (v_reset,)
+    return Neuron(family + ("HardReset" if reset else "SoftReset"), torch.stack(list(channels)), (*reset, *others))
+
+
+def if_neuron(theta: Tensor, v_reset: float | None) -> Neuron:
+    """Integrate-and-fire neurons of thresholds [C]."""
+    return neuron("", v_reset, [theta])

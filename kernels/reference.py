@@ -1,29 +1,105 @@
 """The definition: what every kernel must compute, as a loop over time that a person can read.
 
-Equations (T steps, one neuron; ``theta`` is the threshold):
+One neuron, for t = 0 .. T-1 (``theta`` is the threshold; a product is rounded before it is added):
 
-    h[t] = v[t-1] + I[t]
+    h[t] = v[t-1] + I[t]                                        integrate and fire
+    h[t] = v_rest + decay (v[t-1] - v_rest) + I[t]              leaky
     s[t] = 1 if h[t] >= theta else 0
-    v[t] = v_reset if s[t] else h[t]          hard reset
-    v[t] = h[t] - theta * s[t]                soft reset (``v_reset`` is None)
+    v[t] = v_reset if s[t] else h[t]                            hard reset
+    v[t] = h[t] - theta s[t]                                    soft reset (``v_reset`` is None)
 
-Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; potentials are float32 whatever the input's type.
-On exactly representable data every kernel is bit-equal to these functions.
+Leaky neurons with a second state:
+
+    i[t] = current_decay i[t-1] + I[t], in the place of I[t]    synaptic: a filter of the current
+    s[t] = 1 if h[t] >= theta + a[t-1], and
+    a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
+    after a spike, for so many steps h[t] = v[t-1], s[t] = 0    refractory
+
+Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; states are float32 whatever the input's type, ``[N,
+C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is bit-equal to these
+functions.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .neurons import Neuron
+from .neurons import MODELS, Neuron, if_neuron
+
+State = tuple[Tensor, ...]  # of one neuron model: the potential, and a second one
+
+
+def fire(h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Spikes (bool) and potentials; the soft reset subtracts ``theta``, or ``subtracted``."""
+    spike = h >= theta
+    subtracted = theta if subtracted is None else subtracted
+    return spike, h - subtracted * spike if v_reset is None else torch.where(spike, v_reset, h)
+
+
+def leak(v: Tensor, current: Tensor, decay: Tensor, v_rest: float) -> Tensor:
+    """The potential before the comparison."""
+    return v_rest + decay * (v - v_rest) + current
 
 
 def if_step(v: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
     """One step of integrate-and-fire neurons: returns (spikes, potentials), both shaped like ``v``."""
-    h = v + current
-    spike = h >= theta
-    v = h - theta * spike if v_reset is None else torch.where(spike, v_reset, h)
+    spike, v = fire(v + current, theta, v_reset)
     return spike.float(), v
+
+
+def _integrate_and_fire(state: State, current: Tensor, theta, *, v_reset=None) -> tuple[Tensor, State]:
+    (v,) = state
+    spike, v = if_step(v, current, theta, v_reset)
+    return spike, (v,)
+
+
+def _leaky(state: State, current: Tensor, theta, decay, *, v_rest, v_reset=None) -> tuple[Tensor, State]:
+    (v,) = state
+    spike, v = fire(leak(v, current, decay, v_rest), theta, v_reset)
+    return spike, (v,)
+
+
+def _synaptic(state: State, current, theta, decay, current_decay, *, v_rest, v_reset=None) -> tuple[Tensor, State]:
+    v, i = state
+    i = current_decay * i + current
+    spike, v = fire(leak(v, i, decay, v_rest), theta, v_reset)
+    return spike, (v, i)
+
+
+def _adaptive(
+    state: State, current, theta, decay, adaptation_decay, adaptation, *, v_rest, v_reset=None
+) -> tuple[Tensor, State]:
+    v, a = state
+    spike, v = fire(leak(v, current, decay, v_rest), theta + a, v_reset, subtracted=theta)
+    return spike, (v, adaptation_decay * a + adaptation * spike)
+
+
+def _refractory(state: State, current, theta, decay, *, v_rest, refractory, v_reset=None) -> tuple[Tensor, State]:
+    v, left = state
+    resting = left > 0
+    spike, after = fire(leak(v, current, decay, v_rest), theta, v_reset)
+    spike = spike & ~resting
+    left = torch.where(resting, left - 1, torch.where(spike, refractory, 0.0))
+    return spike, (torch.where(resting, v, after), left)
+
+
+FAMILIES: dict[str, Callable] = {
+    "": _integrate_and_fire,
+    "Leaky": _leaky,
+    "Synaptic": _synaptic,
+    "Adaptive": _adaptive,
+    "Refractory": _refractory,
+}
+
+
+def step(state: State, current: Tensor, neuron: Neuron) -> tuple[Tensor, State]:
+    """One step of any neurons, whose parameters broadcast against ``current``: spikes, and the new state."""
+    family = FAMILIES[neuron.model.removesuffix("HardReset").removesuffix("SoftReset")]
+    scalars = dict(zip(MODELS[neuron.model].scalars, neuron.scalars, strict=True))
+    spike, state = family(state, current, *neuron.channels, **scalars)
+    return spike.float(), state
 
 
 def if_scan(
@@ -34,17 +110,21 @@ def if_scan(
     v_reset: float | None = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Run currents [T, N, C, ...] through IF neurons: spikes [T, N, C, ...] and the last potentials [N, C, ...]."""
-    v = torch.zeros_like(current[0], dtype=torch.float32) if v is None else v.float()
-    return scan(current, v, Neuron(_per_channel(v_threshold, v), v_reset))
+    return scan(current, v, _if_neuron(v_threshold, v_reset))
 
 
-def scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """The same for neurons whose parameters are of a shape that broadcasts against ``v``."""
+def scan(current: Tensor, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """The same for any neurons; ``v`` None: all states are 0."""
+    neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *[1] * (current.ndim - 3)))
     current = current.float()
+    zero = torch.zeros(current.shape[1:], device=current.device)
+    state: State = (zero,) * neuron.states
+    if v is not None:
+        state = (v.float(),) if neuron.states == 1 else v.float().unbind(1)
     spikes = torch.empty_like(current)
     for t in range(current.shape[0]):
-        spikes[t], v = if_step(v, current[t], *neuron)
-    return spikes, v
+        spikes[t], state = step(state, current[t], neuron)
+    return spikes, state[0] if neuron.states == 1 else torch.stack(state, 1)
 
 
 class SurrogateSpike(torch.autograd.Function):
@@ -84,6 +164,11 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     return torch.stack(spikes)
 
 
+def hold(current: Tensor, T: int, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """Run a current [N, C, ...] that is held for ``T`` steps through any neurons."""
+    return scan(current.unsqueeze(0).expand(T, *current.shape), v, neuron)
+
+
 def if_hold(
     current: Tensor,
     T: int,
@@ -93,8 +178,7 @@ def if_hold(
     v_reset: float | None = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Run a current [N, C, ...] that is held for ``T`` steps through IF neurons."""
-    held = current.unsqueeze(0).expand(T, *current.shape)
-    return if_scan(held, v, v_threshold=v_threshold, v_reset=v_reset)
+    return hold(current, T, v, _if_neuron(v_threshold, v_reset))
 
 
 def if_conv2d(
@@ -111,9 +195,17 @@ def if_conv2d(
     v_reset: float | None = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Convolve x [T, N, C_in, H, W] at every step, then fire: spikes [T, N, C_out, H_out, W_out] and potentials."""
+    return conv2d(x, weight, bias, v, _if_neuron(v_threshold, v_reset), stride, padding, dilation, groups)
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: Neuron,
+    stride=1, padding=0, dilation=1, groups: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same for any neurons."""
     bias = None if bias is None else bias.float()
     current = F.conv2d(x.flatten(0, 1).float(), weight.float(), bias, stride, padding, dilation, groups)
-    return if_scan(current.unflatten(0, x.shape[:2]), v, v_threshold=v_threshold, v_reset=v_reset)
+    return scan(current.unflatten(0, x.shape[:2]), v, neuron)
 
 
 def if_linear(
@@ -126,8 +218,13 @@ def if_linear(
     v_reset: float | None = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Multiply x [T, N, in] by weight [out, in] at every step, then fire: spikes [T, N, out] and potentials."""
+    return linear(x, weight, bias, v, _if_neuron(v_threshold, v_reset))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """The same for any neurons."""
     current = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
-    return if_scan(current, v, v_threshold=v_threshold, v_reset=v_reset)
+    return scan(current, v, neuron)
 
 
 def max_pool2d(x: Tensor, kernel_size, stride=None, padding=0) -> Tensor:
@@ -144,3 +241,7 @@ def _per_channel(v_threshold: float | Tensor, v: Tensor) -> Tensor:
     """The threshold as a tensor that broadcasts against potentials [N, C, ...]."""
     theta = torch.as_tensor(v_threshold, dtype=torch.float32, device=v.device)
     return theta if theta.ndim == 0 else theta.view(-1, *[1] * (v.ndim - 2))
+
+
+def _if_neuron(v_threshold: float | Tensor, v_reset: float | None) -> Neuron:
+    return if_neuron(torch.as_tensor(v_threshold, dtype=torch.float32).reshape(-1), v_reset)

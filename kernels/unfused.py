@@ -32,7 +32,7 @@ def chunk_steps(neurons: int, device: torch.device) -> int:
 
 
 def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """Scan the chunks [t, N, P, C] one after another, handing the potentials [N, P, C] on."""
+    """Scan the chunks [t, N, P, C] one after another, handing the states on."""
     words, steps = [], []
     for current in currents:
         spikes, v = backend.if_scan(current, v, neuron)

@@ -1,4 +1,4 @@
-"""Integrate-and-fire spiking networks, simulated for all time steps in one launch, exactly and fast.
+"""Spiking networks, simulated for all time steps in one launch, exactly and fast.
 
     import torch, proxykernels as pk
 
@@ -17,6 +17,11 @@ Networks
     FusedIFLinear                  nn.Linear with IF neurons behind it
     FusedIFSum                     IF neurons on the sum of several inputs: residual blocks
     IF                             IF neurons alone
+    FusedLIFConv2d, FusedLIFConv1d, FusedLIFLinear, FusedLIFSum, LIF
+                                   the same with leaky neurons
+    FusedConv2d, FusedConv1d, FusedLinear, FusedSum, Population
+                                   the same with any neurons: current-based, adaptive, refractory
+    neurons                        which neurons there are; time constants of other libraries
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
     Dropout                        drops units, the same at every step and in both twins
@@ -58,7 +63,7 @@ if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands be
     _spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "kernels")]
     kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
 
-from . import encode, plot  # noqa: E402
+from . import encode, neurons, plot  # noqa: E402
 from .conversion.convert import convert  # noqa: E402
 from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
@@ -66,16 +71,26 @@ from .conversion.nir_import import from_nir  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
+    LIF,
     AdaptiveAvgPool2d,
     AvgPool2d,
     Dropout,
     Flatten,
+    FusedConv1d,
+    FusedConv2d,
     FusedIFConv1d,
     FusedIFConv2d,
     FusedIFLinear,
-    FusedIFSum,  # noqa: E402
+    FusedIFSum,
+    FusedLIFConv1d,
+    FusedLIFConv2d,
+    FusedLIFLinear,
+    FusedLIFSum,
+    FusedLinear,
+    FusedSum,
     MaxPool2d,
-    MaxRatePool2d,  # noqa: E402
+    MaxRatePool2d,
+    Population,
 )
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402
@@ -90,17 +105,27 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IF",
+    "LIF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Dropout",
     "Flatten",
+    "FusedConv1d",
+    "FusedConv2d",
     "FusedIFConv1d",
     "FusedIFConv2d",
     "FusedIFLinear",
     "FusedIFSum",
+    "FusedLIFConv1d",
+    "FusedLIFConv2d",
+    "FusedLIFLinear",
+    "FusedLIFSum",
+    "FusedLinear",
+    "FusedSum",
     "MaxPool2d",
     "MaxRatePool2d",
     "Network",
+    "Population",
     "ProxyNet",
     "Spikes",
     "convert",
@@ -116,6 +141,7 @@ __all__ = [
     "if_scan_surrogate",
     "margin",
     "max_pool2d",
+    "neurons",
     "pack",
     "plot",
     "simulate",

@@ -24,9 +24,25 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
     return y if len(shape) > 1 else y.squeeze(1)
 
 
-def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Potentials [N, P, C] to start from, of neurons of ``shape`` [N, C, ...]."""
+def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, neuron) -> Tensor:
+    """The state to start from of neurons of ``shape`` [N, C, ...]: [N, P, C], with several states [N, states, P, C].
+
+    ``v``: that state as users have it, or a potential (None: at rest); other states are 0 then.
+    """
     if not isinstance(v, Tensor):
         pixels = torch.Size(shape[2:]).numel()
-        return torch.full((shape[0], pixels, channels(shape)), float(v or 0), device=device)
-    return to_channels_last(v.detach().float())
+        potentials = torch.full(
+            (shape[0], pixels, channels(shape)), float(neuron.rest if v is None else v), device=device
+        )
+        if neuron.states == 1:
+            return potentials
+        return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)
+    return to_channels_last(v.detach().float(), 1 if neuron.states == 1 else 2)
+
+
+def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:
+    """What the kernels gave, as users have it: [N, C, ...], with several states [N, states, C, ...]."""
+    if neuron.states == 1:
+        return from_channels_last(v, shape)
+    flat = from_channels_last(v.flatten(0, 1), (v.shape[0] * neuron.states, *shape[1:]))
+    return flat.unflatten(0, (v.shape[0], neuron.states))

@@ -4,7 +4,7 @@ import ctypes
 import math
 import numbers
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -71,15 +71,72 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
     return v_reset if v_reset is None or torch.compiler.is_compiling() else float(v_reset)
 
 
-def thresholds(v_threshold: float | Tensor, channels: int, device: torch.device) -> Tensor:
-    """The threshold of each channel: float32 [channels]."""
-    if not isinstance(v_threshold, Tensor):
-        return torch.full((channels,), float(v_threshold), device=device)
-    if v_threshold.ndim == 1:
-        same_device("v_threshold", v_threshold, device)
-        if len(v_threshold) != channels:
-            raise ValueError(f"v_threshold must have one value for each of {channels} channels, got {len(v_threshold)}")
-    return v_threshold.detach().to(device, torch.float32).expand(channels)
+def resting(v_rest: float, v_threshold: float | Tensor) -> float:
+    """The potential at rest, below the threshold."""
+    start("v_rest", v_rest)
+    if torch.compiler.is_compiling() or (isinstance(v_threshold, Tensor) and not _values_can_be_read(v_threshold)):
+        return v_rest
+    lowest, _ = _limits(v_threshold)
+    if not _float32(v_rest) < lowest:
+        raise ValueError(
+            f"v_rest must be below v_threshold = {lowest:g}, or neurons would fire without input; got {v_rest}"
+        )
+    return float(v_rest)
+
+
+def share(name: str, value: float | Tensor) -> None:
+    """What is left after a step: from 0 to 1."""
+    _within(name, value, "from 0 to 1", lambda low, high: low >= 0 and high <= 1)
+
+
+def not_below_zero(name: str, value: float | Tensor) -> None:
+    _within(name, value, "at least 0 and finite in float32", lambda low, high: low >= 0 and high < math.inf)
+
+
+def above_zero(name: str, value: float | Tensor) -> None:
+    _within(name, value, "above 0 and finite in float32", lambda low, high: low > 0 and high < math.inf)
+
+
+def at_least_one(name: str, value: float | Tensor) -> None:
+    """A time constant in steps."""
+    _within(name, value, "at least 1 step and finite in float32", lambda low, high: low >= 1 and high < math.inf)
+
+
+def whole_steps(name: str, value: int) -> None:
+    """A number of steps that may be 0."""
+    if not _is_integer(value):
+        raise TypeError(f"{name} must be an integer number of steps, got {value!r}")
+    if not 0 <= value < 2**24:
+        raise ValueError(f"{name} must be at least 0 steps and below 2**24, got {value}")
+
+
+def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:
+    """A parameter of neurons, a number or one value a channel, of which the lowest and the highest are looked at."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point() or value.ndim > 1 or not value.numel():
+            raise TypeError(
+                f"{name} must be a number or a float tensor [C] of one value a channel, got {value.dtype} "
+                f"{list(value.shape)}"
+            )
+        if not _values_can_be_read(value):
+            return
+    elif not _is_number(value):
+        raise TypeError(f"{name} must be a number or a tensor [C], got {value!r}")
+    lowest, highest = _limits(value)
+    if not holds(lowest, highest):  # also of NaN
+        wrong = value if not isinstance(value, Tensor) else lowest if not holds(lowest, lowest) else highest
+        raise ValueError(f"{name} must be {wanted}, got {wrong}")
+
+
+def per_channel(name: str, value: float | Tensor, channels: int, device: torch.device) -> Tensor:
+    """The value of each channel: float32 [channels]."""
+    if not isinstance(value, Tensor):
+        return torch.full((channels,), float(value), device=device)
+    if value.ndim == 1:
+        same_device(name, value, device)
+        if len(value) != channels:
+            raise ValueError(f"{name} must have one value for each of {channels} channels, got {len(value)}")
+    return value.detach().to(device, torch.float32).expand(channels)
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:
@@ -127,8 +184,8 @@ def start(name: str, v: float) -> None:
         raise ValueError(f"{name} must be finite in float32, got {v}")
 
 
-def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.device) -> None:
-    """A state: the potentials that the neurons start from."""
+def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
+    """What neurons of ``shape`` [N, ...] start from: a potential, or [N, ...], with several states [N, states, ...]."""
     if v is None:
         return
     if _is_number(v):
@@ -136,8 +193,9 @@ def potentials(v: Tensor | float | None, shape: Sequence[int], device: torch.dev
         return
     floating("v", v)
     same_device("v", v, device)
-    if tuple(v.shape) != tuple(shape):
-        raise ValueError(f"v must have the shape of the neurons, {list(shape)}, got {list(v.shape)}")
+    wanted = tuple(shape) if states == 1 else (shape[0], states, *shape[1:])
+    if tuple(v.shape) != wanted:
+        raise ValueError(f"v must have the shape of the neurons' state, {list(wanted)}, got {list(v.shape)}")
     finite("v", v)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import checks, known, ops, packed
-from .channels_last import channels, from_channels_last, start, to_channels_last
+from .channels_last import channels, start, state_of, to_channels_last
 from .kernels import unfused
 from .neurons import IFNeuron
 from .padding import symmetric
@@ -52,14 +52,15 @@ def if_scan(
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
     """:func:`if_scan` for neurons of any model."""
-    neuron = neuron.checked()
+    neuron.check()
     checks.currents(current, "T, N")
     shape = current.shape
     checks.room(shape[0], shape[1:], current.device)
-    checks.potentials(v, shape[1:], current.device)
+    checks.state(v, shape[1:], neuron.states, current.device)
     parameters = neuron.on(channels(shape[1:]), current.device)
-    words, after = ops.if_scan(to_channels_last(current.detach(), 2), start(v, shape[1:], current.device), parameters)
-    return Spikes(words, shape), from_channels_last(after, shape[1:])
+    state = start(v, shape[1:], current.device, neuron)
+    words, after = ops.if_scan(to_channels_last(current.detach(), 2), state, parameters)
+    return Spikes(words, shape), state_of(after, shape[1:], neuron)
 
 
 def if_hold(
@@ -89,10 +90,10 @@ def if_hold(
 def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
     """:func:`if_hold` for neurons of any model."""
     T = checks.steps(T)
-    neuron = neuron.checked()
+    neuron.check()
     checks.currents(current, "N")
     shape = current.shape
-    checks.potentials(v, shape, current.device)
+    checks.state(v, shape, neuron.states, current.device)
     return _fire_held(to_channels_last(current.detach()), T, shape, v, neuron)
 
 
@@ -148,7 +149,7 @@ def conv2d(
 
     ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
     """
-    neuron = neuron.checked()
+    neuron.check()
     x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
     (T, N, C_in, *size), device = x.shape, x.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
@@ -159,21 +160,21 @@ def conv2d(
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.room(T, shape, device)
-    checks.potentials(v, shape, device)
+    checks.state(v, shape, neuron.states, device)
     window = stride, padding, dilation
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
-    parameters = size, weight, bias, start(v, shape, device), neuron.on(shape[1], device), *window
+    parameters = size, weight, bias, start(v, shape, device, neuron), neuron.on(shape[1], device), *window
     kept = x._kept
     if isinstance(kept, Periods) and groups == 1:
         words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *parameters)
     elif pool_follows and packed.over_time(kept.words) and shape[2] % 2 == shape[3] % 2 == 0:
         words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *parameters, groups)
-        return Spikes(PooledWords(words, T, pooled), (T, *shape)), from_channels_last(after, shape)
+        return Spikes(PooledWords(words, T, pooled), (T, *shape)), state_of(after, shape, neuron)
     else:
         words, after = ops.if_conv2d(kept.words, T, *parameters, groups)
-    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
+    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
 
 
 def if_linear(
@@ -207,7 +208,7 @@ def linear(
     x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: IFNeuron
 ) -> tuple[Spikes, Tensor]:
     """:func:`if_linear` for neurons of any model."""
-    neuron = neuron.checked()
+    neuron.check()
     x = checks.sequence(x, 3, "[T, N, features]")
     (T, N, features), device = x.shape, x.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
@@ -217,12 +218,13 @@ def linear(
         )
     shape = N, len(weight)
     checks.room(T, shape, device)
-    checks.potentials(v, shape, device)
+    checks.state(v, shape, neuron.states, device)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
     if not isinstance(x, Spikes):
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
-    weight, bias, v = _scaled(weight, x), None if bias is None else bias.float(), start(v, shape, device)
+    weight, bias = _scaled(weight, x), None if bias is None else bias.float()
+    v = start(v, shape, device, neuron)
     parameters = neuron.on(shape[1], device)
     kept = x._kept
     if isinstance(kept, Periods):
@@ -230,7 +232,7 @@ def linear(
         words, after = ops.if_period_conv2d(kept.periods, kept.start, T, one, kernel, bias, v, parameters, *window)
     else:
         words, after = ops.if_linear(kept.words, T, weight, bias, v, parameters)
-    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
+    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
 
 
 def max_pool2d(
@@ -326,8 +328,8 @@ def _fire_real(
     if checks.is_held(x):
         return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, neuron)
     parameters = neuron.on(shape[1], x.device)
-    words, after = ops.if_conv2d_real(x, weight, bias, start(v, shape, x.device), parameters, *window)
-    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
+    words, after = ops.if_conv2d_real(x, weight, bias, start(v, shape, x.device, neuron), parameters, *window)
+    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
 
 
 def _fire_held(
@@ -337,7 +339,7 @@ def _fire_held(
     parameters = neuron.on(channels(shape), currents.device)
     if v is None and neuron.repeats(currents.device, T):
         periods, after = ops.find_periods(currents, T, parameters)
-        return Spikes(Periods(periods, T), (T, *shape)), from_channels_last(after, shape)
+        return Spikes(Periods(periods, T), (T, *shape)), state_of(after, shape, neuron)
     checks.room(T, shape, currents.device)
-    words, after = ops.if_hold(currents, T, start(v, shape, currents.device), parameters)
-    return Spikes(words, (T, *shape)), from_channels_last(after, shape)
+    words, after = ops.if_hold(currents, T, start(v, shape, currents.device, neuron), parameters)
+    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)

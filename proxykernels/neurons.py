@@ -1,42 +1,215 @@
 """Neurons as their owner describes them: one value that layers hold and hand on whole.
 
-A new model is one more class here, beside its step in kernels/reference.py, kernels/cpu/src/neurons.h and
-kernels/gpu/neurons.py.
+    pk.FusedConv2d(1, 32, 3, neuron=pk.neurons.CubaLIFNeuron(decay=0.9, current_decay=0.8))
+
+All equations: ``help(proxykernels.kernels.reference)``. A decay is the share that is left after a step, from 0 (all is
+forgotten) to 1 (nothing is). A new model is one more class here, beside its step in kernels/reference.py,
+kernels/cpu/src/neurons.h and kernels/gpu/neurons.py.
 """
 
-from typing import NamedTuple
+import math
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from . import checks
 from .kernels import backends
-from .kernels.neurons import Neuron
+from .kernels.neurons import Neuron, neuron
+
+Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
 
-class IFNeuron(NamedTuple):
-    """Integrate-and-fire neurons.
+@dataclass(frozen=True)
+class IFNeuron:
+    """Integrate-and-fire neurons: h = v + I.
 
     Attributes:
         v_threshold: threshold > 0, a number or one value a channel [C].
         v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
     """
 
-    v_threshold: float | Tensor = 1.0
+    v_threshold: Value = 1.0
     v_reset: float | None = 0.0
 
-    def checked(self) -> "IFNeuron":
-        """The same, with numbers as float32 has them.
+    family: ClassVar[str] = ""  # of models, in kernels/reference.py
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold",)  # fields of which each channel may have a value
+    scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, but for v_reset
+    states: ClassVar[int] = 1  # values that a neuron keeps from step to step
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of all fields."""
+        return tuple(field.name for field in fields(cls))
+
+    @property
+    def rest(self) -> float:
+        """The potential from which a call without a state starts."""
+        return 0.0
+
+    def check(self) -> None:
+        """Refuse values that are not sound.
 
         Raises:
-            TypeError, ValueError: a value is not sound; the message names it.
+            TypeError, ValueError: the message names the value.
         """
-        return IFNeuron(self.v_threshold, checks.neuron(self.v_threshold, self.v_reset))
+        checks.neuron(self.v_threshold, self.v_reset)
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """What the kernels take, for so many channels."""
-        return Neuron(checks.thresholds(self.v_threshold, channels, device), self.v_reset)
+        rows = [checks.per_channel(name, getattr(self, name), channels, device) for name in self.channelwise]
+        return neuron(self.family, self.v_reset, rows, *(float(getattr(self, name)) for name in self.scalars))
 
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
-        return device.type == "cpu" and self.v_reset == 0 and T <= backends.PERIODS
+        return device.type == "cpu" and self.states == 1 and self.v_reset == self.rest and T <= backends.PERIODS
+
+
+@dataclass(frozen=True)
+class LIFNeuron(IFNeuron):
+    """Leaky integrate-and-fire neurons: h = v_rest + decay (v - v_rest) + I.
+
+    Attributes:
+        v_threshold, v_reset: as in :class:`IFNeuron`.
+        decay: share of the potential that is left after a step, from 0 to 1: a number or one value a channel [C].
+        v_rest: the potential that neurons decay to, and start from; below the threshold.
+    """
+
+    decay: Value = 0.5
+    v_rest: float = 0.0
+
+    family: ClassVar[str] = "Leaky"
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay")
+    scalars: ClassVar[tuple[str, ...]] = ("v_rest",)
+
+    @classmethod
+    def from_tau(cls, tau: Value, *, decay_input: bool = True, **others) -> "LIFNeuron":
+        """Of a time constant, as SpikingJelly, Norse and NIR have it: h = v + (v_rest - v + I) / tau.
+
+        The current is divided by tau there. Here potentials are counted in units that are tau times smaller, which
+        gives the same spikes: threshold, reset and rest are multiplied by tau, and weights stay what they are.
+
+        Args:
+            tau: time constant in steps (tau_mem / dt), at least 1: decay = 1 - 1 / tau; a number or [C].
+            decay_input: whether the current is divided by tau; if not, no potential is scaled.
+            others: v_threshold, v_reset and v_rest, in the units of the other library.
+
+        Raises:
+            TypeError, ValueError: tau is below 1 or NaN, or one tau a channel would need one v_reset a channel.
+        """
+        checks.at_least_one("tau", tau)
+        plain = cls(decay=1 - 1 / tau, **others)
+        return plain.scaled(tau) if decay_input else plain
+
+    @classmethod
+    def from_beta(cls, beta: Value, **others) -> "LIFNeuron":
+        """Of a decay, as snnTorch has it, ``Leaky(beta)``: h = beta v + I. ``others``: v_threshold, v_reset."""
+        return cls(decay=beta, **others)
+
+    @classmethod
+    def from_tau_mem(cls, tau_mem: Value, dt: float = 1.0, *, norm_input: bool = True, **others) -> "LIFNeuron":
+        """Of a time constant whose step is solved exactly, as sinabs has it: decay = exp(-dt / tau_mem).
+
+        Args:
+            tau_mem: time constant, above 0; a number or [C]. dt: length of a step, in the same unit.
+            norm_input: whether the current is multiplied by 1 - decay; for how, see :meth:`from_tau`.
+            others: v_threshold, v_reset and v_rest, in the units of the other library.
+
+        Raises:
+            TypeError, ValueError: tau_mem or dt is not above 0, or one a channel would need one v_reset a channel.
+        """
+        checks.above_zero("tau_mem", tau_mem)
+        checks.above_zero("dt", dt)
+        decay = torch.exp(-dt / tau_mem) if isinstance(tau_mem, Tensor) else math.exp(-dt / tau_mem)
+        plain = cls(decay=decay, **others)
+        return plain.scaled(1 / (1 - decay)) if norm_input else plain
+
+    def scaled(self, factor: Value) -> "LIFNeuron":
+        """The neurons that fire as these would if their currents were divided by ``factor``."""
+        shared = {name: getattr(self, name) for name in ("v_reset", "v_rest")}
+        if isinstance(factor, Tensor) and factor.ndim:
+            if any(shared.values()):
+                raise ValueError(
+                    f"v_reset = {self.v_reset} and v_rest = {self.v_rest} would have to differ by channel, as the time "
+                    "constants do; take one time constant for all channels, or 0 for both"
+                )
+        else:
+            shared = {name: None if value is None else value * float(factor) for name, value in shared.items()}
+        return replace(self, v_threshold=self.v_threshold * factor, **shared)
+
+    @property
+    def rest(self) -> float:
+        return self.v_rest
+
+    def check(self) -> None:
+        super().check()
+        checks.resting(self.v_rest, self.v_threshold)
+        for name in self.channelwise:
+            if name.endswith("decay"):
+                checks.share(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class CubaLIFNeuron(LIFNeuron):
+    """Current-based leaky neurons: i = current_decay i + I filters the current, h = v_rest + decay (v - v_rest) + i.
+
+    Their state is [N, 2, ...]: potentials v[:, 0] and filtered currents v[:, 1].
+
+    Attributes:
+        v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
+        current_decay: share of the filtered current that is left after a step, from 0 to 1; a number or [C].
+    """
+
+    current_decay: Value = 0.5
+
+    family: ClassVar[str] = "Synaptic"
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay", "current_decay")
+    states: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class ALIFNeuron(LIFNeuron):
+    """Leaky neurons whose threshold adapts: s = h >= v_threshold + a, then a = adaptation_decay a + adaptation s.
+
+    Their state is [N, 2, ...]: potentials v[:, 0] and adaptations v[:, 1]. A soft reset subtracts v_threshold.
+    Source: Bellec et al., "Long short-term memory and learning-to-learn in networks of spiking neurons", 2018.
+
+    Attributes:
+        v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
+        adaptation_decay: share of the adaptation that is left after a step, from 0 to 1; a number or [C].
+        adaptation: by how much a spike raises the threshold; at least 0, a number or [C].
+    """
+
+    adaptation_decay: Value = 0.9
+    adaptation: Value = 0.1
+
+    family: ClassVar[str] = "Adaptive"
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay", "adaptation_decay", "adaptation")
+    states: ClassVar[int] = 2
+
+    def check(self) -> None:
+        super().check()
+        checks.not_below_zero("adaptation", self.adaptation)
+
+
+@dataclass(frozen=True)
+class RefractoryLIFNeuron(LIFNeuron):
+    """Leaky neurons that rest after a spike: for ``refractory`` steps the potential stays and nothing fires.
+
+    Their state is [N, 2, ...]: potentials v[:, 0] and steps left to rest v[:, 1].
+
+    Attributes:
+        v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
+        refractory: whole steps, at least 0.
+    """
+
+    refractory: int = 2
+
+    family: ClassVar[str] = "Refractory"
+    scalars: ClassVar[tuple[str, ...]] = ("v_rest", "refractory")
+    states: ClassVar[int] = 2
+
+    def check(self) -> None:
+        super().check()
+        checks.whole_steps("refractory", self.refractory)

@@ -4,8 +4,9 @@ Work on raw words, whose layout is the device's own (a CPU packs over channels, 
 kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
 functional.py, not here.
 
-Shapes: T steps, N images, C channels, P pixels; potentials ``v`` float32 [N, P, C]. A ``neuron`` (kernels/neurons.py)
-is one argument here; in a schema, which knows no such thing, its fields stand one after another.
+Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C], or [N, states, P, C] of several. A
+``neuron`` (kernels/neurons.py) is one argument here; in a schema, which knows no such thing, its fields stand one after
+another.
 """
 
 from functools import partial, wraps
@@ -55,8 +56,7 @@ def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
 
 
 def _layer(like: Tensor, T: int, v: Tensor) -> tuple[Tensor, Tensor]:
-    N, P, C = v.shape
-    return _words(like, T, N, P, C), torch.empty_like(v, memory_format=torch.contiguous_format)
+    return _words(like, T, v.shape[0], *v.shape[-2:]), torch.empty_like(v, memory_format=torch.contiguous_format)
 
 
 @_operator("(Tensor dense) -> Tensor")
@@ -143,7 +143,7 @@ def if_conv2d_real(x, weight, bias, v, neuron, stride, padding, dilation, groups
 )
 def if_conv2d_pooled(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups):
     """if_conv2d on words over time: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
-    N, P, C = v.shape
+    N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
     spikes, pooled = (words.new_empty(-(-T // 32), N, pixels, C) for pixels in (P, P // 4))
     return spikes, pooled, torch.empty_like(v, memory_format=torch.contiguous_format)
 
@@ -156,7 +156,7 @@ def if_linear(words, T, weight, bias, v, neuron):
 
 @_operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
 def find_periods(current, T, neuron):
-    """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
+    """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
     return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
 
 

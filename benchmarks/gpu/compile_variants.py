@@ -28,13 +28,17 @@ TENSOR_CORE_KERNELS = ("if_conv2d",)
 # the stack that are needed once in 16 steps.
 SPILLS_OUTSIDE_LOOP = 32
 
-RESETS = {"hard": False, "soft": True}
+RESETS = ("hard", "soft")
+FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neurons.py
+NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
+OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
 SCAN = [
     f"{dtype}/{reset}/{output}/aligned"
     for dtype in ("fp32", "fp16", "bf16")
     for reset in RESETS
     for output in ("words", "counts")
 ]
+SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
 # and more neurons than a 32-bit integer can count.
 SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
@@ -70,6 +74,7 @@ PRODUCTS = {"two-products": True, "one-product": False}  # float32 weights as tw
 CONV = [f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS]
 CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
 CONV += ["strided/one-product/soft/pooled"]
+CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
 
 KERNELS = {"if_scan": SCAN, "if_scan_backward": BACKWARD, "if_conv2d": CONV}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
@@ -77,6 +82,7 @@ _QUICK = (
     "fp32/hard/words/aligned",
     "/hard/aligned",
     "paper/two-products/hard/words",
+    "paper/two-products/leaky-hard/words",
     "paper/two-products/hard/pooled",
     "one-channel/one-product/hard/words",
 )
@@ -158,44 +164,41 @@ def compile_variant(variant: str) -> dict:
     return record | resources(compiled, TARGETS[target]) | {"not_specialized": not_specialized}
 
 
-def _scan(target: str, dtype: str, reset: str, output: str, sizes: str):
+def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
-    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
     types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
     types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
-    constants = {"LOAD": load_if, "STEP": if_step, "COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
+    constants = {"COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
     lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, reset), NUM_WARPS
+    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
 
 
-def _scan_backward(target: str, reset: str, sizes: str):
+def _scan_backward(target: str, neuron: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
-    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
     pointers = ("grad_spikes_pointer", "current_pointer", "scale_pointer", "grad_current_pointer")
     types = dict.fromkeys(pointers, "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
-    constants = {"LOAD": load_if, "STEP": if_step, "BLOCK": BLOCK}
+    constants = {"BLOCK": BLOCK}
     lengths = "neurons", "channels"
-    return _scan_source(target, _if_scan_backward_kernel, types, constants, lengths, sizes, reset), NUM_WARPS
+    return _scan_source(target, _if_scan_backward_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
 
 
 def _scan_source(
-    target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str, reset
+    target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str, neuron
 ):
     """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
     if sizes == "single":
         constants |= dict.fromkeys(lengths, 1)
     multiples_of_16 = lengths if sizes in ("aligned", "huge") else ()
     small = ("neuron", "scale_pointer") if sizes == "huge" else None
-    return _source(target, kernel, types, constants, multiples_of_16, reset, small)
+    return _source(target, kernel, types, constants, multiples_of_16, neuron, small)
 
 
-def _conv(target: str, layer: str, products: str, reset: str, output: str):
+def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     from proxykernels.kernels.gpu.block_sizes import choose_blocks
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
-    from proxykernels.kernels.gpu.neurons import if_step, load_if
 
     neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
     K = C // groups * kernel_size**2
@@ -207,35 +210,42 @@ def _conv(target: str, layer: str, products: str, reset: str, output: str):
     sizes = dict(C=C, C_out=C_out, K=-(-K // 16) * 16, kernel_w=kernel_size, groups=groups, dilation_h=1, dilation_w=1)
     sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
     constants = blocks | {name: 1 for name, size in sizes.items() if size == 1}
-    constants |= {"LOAD": load_if, "STEP": if_step, "COUNTS_ONLY": output == "counts"}
+    constants |= {"COUNTS_ONLY": output == "counts"}
     constants["WHOLE_BLOCKS"] = C // groups % blocks["BLOCK_K"] == 0
     absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
-    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, reset), num_warps
+    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), num_warps
 
 
-def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16, reset: str, small=None):
+def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16, neuron: str, small=None):
     """What triton.compile takes, specialised as a launch on the target does.
 
     Args:
         types: of scalars and of elements; 32-bit integers where not named.
         multiples_of_16: names of integers that are.
-        reset: of the neurons, a name of RESETS.
+        neuron: the model, a name of NEURONS.
         small: the pointers to tensors of at most 2 GiB; None for all.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
 
+    from proxykernels.kernels.gpu.neurons import model_constants
+    from proxykernels.kernels.neurons import MODELS
+
+    constants = constants | model_constants(NEURONS[neuron])
     backend = make_backend(GPUTarget(*TARGETS[target].gpu))
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         is_pointer = name.endswith("_pointer")
-        if name == "neuron":  # a tuple: pointer to thresholds, and v_reset
-            signature[name] = "*fp32", "constexpr" if RESETS[reset] else "fp32"
-            constants = constants | ({(index, 1): None} if RESETS[reset] else {})
-            theta = _Tensor(2**30)
-            attributes[(index, 0)] = backend.parse_attr(backend.get_tensor_specialization(theta, align=True))
+        if name == "neuron":  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers
+            model = MODELS[NEURONS[neuron]]
+            scalars = ["constexpr" if neuron.endswith("soft") else "fp32"]
+            scalars += ["fp32" for scalar in model.scalars if scalar != "v_reset"]
+            signature[name] = (*scalars, *["*fp32"] * len(model.channels))
+            constants = constants | ({(index, 0): None} if neuron.endswith("soft") else {})
+            row = backend.parse_attr(backend.get_tensor_specialization(_Tensor(2**30), align=True))
+            attributes |= {(index, len(scalars) + k): row for k in range(len(model.channels))}
             continue
         signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
         if name in constants:

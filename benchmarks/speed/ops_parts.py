@@ -16,7 +16,7 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 
@@ -48,7 +48,7 @@ class Kernel:
         v, theta = torch.zeros(shape.N, math.prod(shape.out), shape.C_out), torch.ones(shape.C_out)
         window = ((shape.stride,) * 2, (shape.padding,) * 2, (shape.dilation,) * 2)
         size = shape.size, shape.size
-        neuron = Neuron(theta, 0.0)
+        neuron = if_neuron(theta, 0.0)
         with recording() as choices:
             result = self._kernels.if_conv2d(words, shape.T, size, weight, None, v, neuron, *window, shape.groups)
         self.taken = choices[0].kernel

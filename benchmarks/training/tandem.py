@@ -43,7 +43,7 @@ class _Recorder(Neurons):
     def __init__(self, layer: Neurons):
         super().__init__()
         self.layer, self.count = layer, None
-        self._set_neurons(layer.v_threshold, layer.v_reset, layer.v_init)
+        self._set_neurons(layer.neuron, layer.v_init)
 
     @torch.no_grad()
     def spike(self, x, v=None, *, batch_statistics=False):

@@ -24,7 +24,7 @@ LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: n
 
 
 class Neuron(ctypes.Structure):
-    _fields_ = [("theta", c_void_p), ("model", c_int64), ("parameters", c_float * 4)]
+    _fields_ = [("channels", c_void_p), ("stride", c_int64), ("model", c_int64), ("scalars", c_float * 4)]
 
 
 class Neurons(ctypes.Structure):
@@ -173,7 +173,7 @@ def interface() -> list[str]:
         lines.append(f"{struct.__name__}: {ctypes.sizeof(struct)} bytes")
         for name, kind, *_ in struct._fields_:
             lines.append(f"{struct.__name__}.{name}: {_spell(kind)} at {getattr(struct, name).offset}")
-    return lines + [f"model: {name}" for name in MODELS]
+    return lines + [f"model: {name} {m.states} {len(m.channels)} {len(m.scalars)}" for name, m in MODELS.items()]
 
 
 def _spell(kind) -> str:

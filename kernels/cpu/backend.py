@@ -91,7 +91,7 @@ class CpuKernels(Convolutions):
 
     def _scan(self, current, T, v, neuron):
         note(SCAN)
-        N, P, C = v.shape
+        N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
         v = v.clone(memory_format=torch.contiguous_format)
         words = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, held = for_library(neuron)
@@ -117,13 +117,13 @@ class CpuKernels(Convolutions):
         return grad_current
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, and potentials.
+        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials.
 
         A neuron fires at the steps t where its period divides t + 1; 0: it never does.
         """
         note(SCAN)
         current = current.float().contiguous()
-        periods, v = torch.empty_like(current, dtype=torch.int16), torch.empty_like(current)
+        periods, v = torch.empty_like(current, dtype=torch.int16), torch.full_like(current, neuron.scalars[0])
         (parameters, held), (N, P, C) = for_library(neuron), current.shape
         pointers = current.data_ptr(), parameters, v.data_ptr(), periods.data_ptr()
         self._table.find_periods(abi.Periods(*pointers, N * P, C, T))

@@ -63,7 +63,7 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
         window = stride, padding, dilation
-        layer = Layer(T, v.shape, tuple(size), weight.shape, *map(tuple, window))
+        layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, window))
         packed = self._packed.of(weight)
         choice = self._choose(layer, words, packed, groups)
         kernel = choice.kernel
@@ -126,20 +126,20 @@ class Convolutions:
             groups //= joined
         biases = [None] * groups if bias is None else bias.chunk(groups)
         parts = zip(
-            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, 2), neuron.chunk(groups), strict=True
+            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, -1), neuron.chunk(groups), strict=True
         )
         done = [
             self.if_conv2d(x, T, size, w, b, state, its, stride, padding, dilation, 1) for x, w, b, state, its in parts
         ]
         spikes, v = zip(*done, strict=True)
-        return torch.cat(spikes, 3), torch.cat(v, 2)
+        return torch.cat(spikes, 3), torch.cat(v, -1)
 
     def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
         """The layer for the library, its results, and what must outlive the call."""
-        N, P, C = v.shape
+        N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
         v = v.clone(memory_format=torch.contiguous_format)
         spikes = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-        parameters, theta = for_library(neuron)
+        parameters, channels = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = abi.Conv2d(
             abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C),
@@ -147,7 +147,7 @@ class Convolutions:
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
-        return conv, spikes, v, (theta, bias)
+        return conv, spikes, v, (channels, bias)
 
     def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
         """See choice.py."""
@@ -234,5 +234,7 @@ def padded(values: Tensor, fill: float) -> Tensor:
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
-    theta = padded(neuron.theta, float("inf"))
-    return abi.Neuron(theta.data_ptr(), MODELS.index(neuron.model), neuron.parameters), theta
+    channels = torch.nn.functional.pad(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
+    channels[0, neuron.channels.shape[1] :] = torch.inf
+    model = list(MODELS).index(neuron.model)
+    return abi.Neuron(channels.data_ptr(), channels.shape[1], model, tuple(neuron.scalars)), channels

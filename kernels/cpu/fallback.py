@@ -50,9 +50,8 @@ class Fallback:
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
         note(SCAN)
-        rows, start = current.transpose(2, 3), v.transpose(1, 2)
-        spikes, v = reference.scan(rows, start.float(), neuron._replace(theta=neuron.theta.view(-1, 1)))
-        return self.pack(spikes.bool()), v.transpose(1, 2).contiguous()
+        spikes, v = reference.scan(current.transpose(2, 3), v.transpose(-1, -2), neuron)
+        return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on a current [N, P, C] held for T steps."""
@@ -63,8 +62,8 @@ class Fallback:
         return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF with hard reset to 0, from rest, on a current [N, P, C] held for T steps: int16 periods, potentials."""
-        words, v = self.if_hold(current, T, torch.zeros_like(current, dtype=torch.float32), neuron)
+        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials."""
+        words, v = self.if_hold(current, T, torch.full_like(current, neuron.scalars[0], dtype=torch.float32), neuron)
         spikes = self.unpack(words, T, current.shape[2]).permute(0, 1, 3, 2).byte()
         return torch.where(spikes.any(0).bool(), spikes.argmax(0) + 1, 0).short(), v
 
@@ -91,7 +90,7 @@ class Fallback:
         potentials, v = torch.empty_like(current, memory_format=torch.contiguous_format), torch.zeros_like(current[0])
         for t in range(current.shape[0]):
             potentials[t] = v + current[t]
-            _, v = reference.if_step(v, current[t], *neuron)
+            _, v = reference.if_step(v, current[t], neuron.theta, neuron.v_reset)
         gradient, grad = torch.empty_like(potentials), torch.zeros_like(v)
         for t in reversed(range(current.shape[0])):
             h = potentials[t]

@@ -9,7 +9,7 @@ from ..unfused import output_size
 from ..weight_layouts import float16_parts, join_small_groups
 from .block_sizes import architecture, choose_blocks
 from .if_conv2d_kernel import _if_conv2d_kernel
-from .neurons import arguments
+from .neurons import arguments, by_sample, by_state
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
 
@@ -41,7 +41,8 @@ def if_conv2d(
         weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take two products (see weight_layouts.py),
             float16 and bfloat16 weights one; float64 weights are taken as float32.
         bias: [C_out], or None.
-        v: potentials before the first step, float32 [N, H_out * W_out, C_out]; not modified.
+        v: states before the first step, float32 [N, H_out * W_out, C_out], of several
+            [N, states, H_out * W_out, C_out]; not modified.
         neuron: what a step needs, for C_out channels.
         stride, padding, dilation: of height and width.
         counts_only: return spike counts and never write the words.
@@ -50,26 +51,27 @@ def if_conv2d(
 
     Returns:
         Words int32 [ceil(T / 32), N, H_out * W_out, C_out], or with ``counts_only`` counts int32
-        [N, H_out * W_out, C_out]; and the potentials after the last step, float32 [N, H_out * W_out, C_out].
+        [N, H_out * W_out, C_out]; and the states after the last step, float32, of the shape of v.
 
     Raises:
         TypeError: the weights have another type.
         ValueError: an image or a channel's weights have too many elements.
     """
-    _check_sizes(words.shape[3] * size[0] * size[1], v.shape[1] * v.shape[2], weight[:1].numel())
-    shape = v.shape if counts_only else (triton.cdiv(T, 32), *v.shape)
+    N, P, C_out = v.shape[0], v.shape[-2], v.shape[-1]
+    _check_sizes(words.shape[3] * size[0] * size[1], P * C_out, weight[:1].numel())
+    shape = (N, P, C_out) if counts_only else (triton.cdiv(T, 32), N, P, C_out)
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
     weight = weight.float() if weight.dtype == torch.float64 else weight
     weight, groups = join_small_groups(weight, groups)
-    C_out, group_C, kernel_h, kernel_w = weight.shape
+    _, group_C, kernel_h, kernel_w = weight.shape
     high, low, unit = float16_parts(weight.permute(0, 2, 3, 1).flatten(1))
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
-    neurons = v.shape[0] * H_out * W_out
+    neurons = N * H_out * W_out
     K = kernel_h * kernel_w * group_C
     blocks = choose_blocks(neurons, C_out // groups, K, architecture(v.device))
-    words, v = words.contiguous(), v.contiguous()
+    words, v = words.contiguous(), by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)
 
@@ -88,7 +90,7 @@ def if_conv2d(
             pooled_pointer=pooled,
             v_last_pointer=v_last,
             T=T,
-            N=v.shape[0],
+            N=N,
             H=size[0],
             W=size[1],
             C=group_C * groups,
@@ -111,7 +113,7 @@ def if_conv2d(
             enable_fp_fusion=False,
             **blocks._asdict(),
         )
-    return spikes, v_last
+    return spikes, by_sample(v_last, neuron)
 
 
 def _check_sizes(image: int, output: int, weights: int) -> None:
@@ -137,7 +139,7 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
         Words of the convolution's neurons, int32 [ceil(T / 32), N, H_out * W_out, C_out]; words of the windows
         [ceil(T / 32), N, H_out * W_out / 4, C_out]; and the neurons' potentials, float32 [N, H_out * W_out, C_out].
     """
-    N, P, C = v.shape
+    N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
     pooled = torch.empty(triton.cdiv(T, 32), N, P // 4, C, dtype=torch.int32, device=v.device)
     spikes, v_last = if_conv2d(words, T, size, weight, bias, v, neuron, *window, pooled=pooled)
     return spikes, pooled, v_last

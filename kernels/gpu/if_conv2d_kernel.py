@@ -17,6 +17,8 @@ by window, so that a program owns whole windows.
 import triton
 import triton.language as tl
 
+from .neurons import choose_states, read_states, write_states
+
 
 @triton.jit
 def _four(x):
@@ -61,10 +63,10 @@ def _if_conv2d_kernel(
     unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
     bias_pointer,  # [C_out] float32, or None
     neuron,  # the neurons' parameters: neurons.py
-    v_pointer,  # [N, H_out * W_out, C_out] float32, potentials before the first step
+    v_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states before the first step
     spikes_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32, or counts without the first dimension
     pooled_pointer,  # words [ceil(T / 32), N, H_out * W_out / 4, C_out] int32 of windows of 2 x 2, or None
-    v_last_pointer,  # [N, H_out * W_out, C_out] float32, potentials after the last step
+    v_last_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states after the last step
     T,
     N,
     H,
@@ -84,6 +86,7 @@ def _if_conv2d_kernel(
     groups,
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
+    STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     WHOLE_BLOCKS: tl.constexpr,  # whether a block of K lies within one tap: C / groups is a multiple of BLOCK_K
     PIXELS: tl.constexpr,
@@ -139,7 +142,7 @@ def _if_conv2d_kernel(
         is_window = quarter < (neurons - first_pixel) // 4
         pooled_output = quarter[:, None] * C_out + channel[None, :]
         pooled_pointer += first_pixel // 4 * C_out + first_channel
-    v = tl.load(v_pointer + first_output + output, mask=mask, other=0.0)
+    state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
     spikes_pointer += first_output
     count = tl.zeros((PIXELS, CHANNELS), tl.int32)
     step = tl.arange(0, 16)
@@ -179,9 +182,9 @@ def _if_conv2d_kernel(
                 step_current = steps[i % 4][i // 4] * unit
                 if bias_pointer is not None:
                     step_current += bias
-                v_next, fires = STEP(v, step_current, neuron, loaded)
+                next_state, fires = STEP(state, step_current, neuron, loaded)
                 exists = first + i < T
-                v = tl.where(exists, v_next, v)
+                state = choose_states(exists, next_state, state, STATES)
                 spike_bit = (fires & exists).to(tl.int32)
                 if COUNTS_ONLY:
                     count += spike_bit
@@ -197,4 +200,4 @@ def _if_conv2d_kernel(
         words_pointer += N.to(tl.int64) * H * W * C
     if COUNTS_ONLY:
         tl.store(spikes_pointer + output, count, mask=mask)
-    tl.store(v_last_pointer + first_output + output, v, mask=mask)
+    write_states(v_last_pointer + first_output, neurons * C_out, output, state, mask, STATES)

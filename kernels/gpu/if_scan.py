@@ -1,4 +1,4 @@
-"""Integrate-and-fire neurons over all T steps in one launch, on currents that already exist.
+"""Neurons over all T steps in one launch, on currents that already exist.
 
 Spikes leave as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
 channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neurons import Neuron
-from .neurons import arguments
+from .neurons import arguments, by_sample, by_state, read_states, write_states
 
 # The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons
 # on 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and
@@ -29,16 +29,17 @@ NUM_WARPS = 4
 @triton.jit(do_not_specialize=["T"])
 def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
-    v_pointer,  # [neurons] float32, potentials before the first step
+    v_pointer,  # [STATES, neurons] float32, states before the first step
     neuron,  # the neurons' parameters: neurons.py
     spikes_pointer,  # words [ceil(T / 32), neurons] int32, or counts [neurons] int32
-    v_last_pointer,  # [neurons] float32, potentials after the last step
+    v_last_pointer,  # [STATES, neurons] float32, states after the last step
     T,
     neurons,
     channels,
     current_stride,
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
+    STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -49,7 +50,7 @@ def _if_scan_kernel(
     channel = ((start % channels).to(tl.int32) + offsets) % channels
 
     loaded = LOAD(neuron, 0, channel, None)
-    v = tl.load(v_pointer + start + offsets, mask=mask, other=0.0)
+    state = read_states(v_pointer + start, neurons, offsets, mask, STATES)
     count = tl.zeros((BLOCK,), tl.int32)
     current_row = current_pointer + start
     word_row = spikes_pointer + start
@@ -57,7 +58,7 @@ def _if_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            v, spike = STEP(v, current, neuron, loaded)
+            state, spike = STEP(state, current, neuron, loaded)
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
             else:
@@ -68,7 +69,7 @@ def _if_scan_kernel(
             word_row += neurons
     if COUNTS_ONLY:
         tl.store(word_row + offsets, count, mask=mask)
-    tl.store(v_last_pointer + start + offsets, v, mask=mask)
+    write_states(v_last_pointer + start, neurons, offsets, state, mask, STATES)
 
 
 def if_scan(
@@ -78,7 +79,7 @@ def if_scan(
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run all T steps of IF neurons on given currents in one launch.
+    """Run all T steps of neurons on given currents in one launch.
 
     Nothing is checked here; the public function has done that. T may change from call to call
     without a recompilation, and the launch can be captured in a CUDA graph.
@@ -86,16 +87,18 @@ def if_scan(
     Args:
         current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current
             that is held for all steps) costs no copy, nor does any if each step is contiguous.
-        v: potentials before the first step, float32 [N, P, C]; not modified.
+        v: states before the first step, float32 [N, P, C] or [N, states, P, C]; not modified.
         neuron: what a step needs, for C channels.
         counts_only: return spike counts and never write the words.
 
     Returns:
         Words int32 [ceil(T / 32), N, P, C], or with ``counts_only`` counts int32 [N, P, C]; and the
-        potentials after the last step, float32 [N, P, C]. All are new and contiguous.
+        states after the last step, float32, of the shape of v. All are new and contiguous.
     """
     T = current.shape[0]
-    shape = v.shape if counts_only else (triton.cdiv(T, 32), *v.shape)
+    shape = v.shape[0], *v.shape[-2:]
+    neurons, channels = shape[0] * shape[1] * shape[2], shape[2]
+    shape = shape if counts_only else (triton.cdiv(T, 32), *shape)
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
@@ -104,13 +107,13 @@ def if_scan(
         current = current[0].contiguous().expand(current.shape)
     elif not current[0].is_contiguous():
         current = current.contiguous()
-    v = v.contiguous()
+    v = by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)
 
     # One program owns BLOCK neighbouring neurons for all T steps. Triton launches on the current
     # device, which need not be the tensors' own.
-    grid = (triton.cdiv(v.numel(), BLOCK),)
+    grid = (triton.cdiv(neurons, BLOCK),)
     with torch.cuda.device_of(v):
         _if_scan_kernel[grid](
             current_pointer=current,
@@ -118,8 +121,8 @@ def if_scan(
             spikes_pointer=spikes,
             v_last_pointer=v_last,
             T=T,
-            neurons=v.numel(),
-            channels=v.shape[-1],
+            neurons=neurons,
+            channels=channels,
             # With one step the stride means nothing; 0 shares the kernel of held currents.
             current_stride=current.stride(0) if T > 1 else 0,
             **arguments(neuron),
@@ -129,7 +132,7 @@ def if_scan(
             # Spikes must not depend on a default that differs between Triton releases.
             enable_fp_fusion=False,
         )
-    return spikes, v_last
+    return spikes, by_sample(v_last, neuron)
 
 
 def if_hold(
@@ -140,7 +143,7 @@ def if_hold(
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run T steps of IF neurons on a current [N, P, C] that is held for all of them.
+    """Run T steps of neurons on a current [N, P, C] that is held for all of them.
 
     The other arguments and the result are those of :func:`if_scan`, and so is the kernel: it reads
     the current through a time stride of 0.

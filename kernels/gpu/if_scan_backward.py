@@ -29,23 +29,24 @@ def _if_scan_backward_kernel(
     channels,
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
+    STATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = tl.arange(0, BLOCK)
     mask = offsets < neurons - start
     channel = ((start % channels).to(tl.int32) + offsets) % channels
-    theta = LOAD(neuron, 0, channel, None)
-    v_reset = neuron[1]
+    loaded = LOAD(neuron, 0, channel, None)
+    theta, v_reset = loaded[0], neuron[0]
     scale = tl.load(scale_pointer + channel)
 
-    v = tl.zeros((BLOCK,), tl.float32)
+    state = (tl.zeros((BLOCK,), tl.float32),)
     row = start
     for _ in range(0, T):
         current = tl.load(current_pointer + row + offsets, mask=mask, other=0.0)
         # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
-        tl.store(grad_current_pointer + row + offsets, v + current, mask=mask)
-        v, _spike = STEP(v, current, neuron, theta)
+        tl.store(grad_current_pointer + row + offsets, state[0] + current, mask=mask)
+        state, _spike = STEP(state, current, neuron, loaded)
         row += neurons
     grad = tl.zeros((BLOCK,), tl.float32)
     for _ in range(0, T):

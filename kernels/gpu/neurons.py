@@ -1,66 +1,184 @@
-"""The neuron models of the Triton kernels: how one model's parameters are loaded, and one step of it.
+"""The neuron models of the Triton kernels: how a model's parameters are loaded, and one step of it (reference.py).
 
 A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two functions as constexprs, which it
 inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
-kernel. A step may not touch memory: the kernel keeps v in registers for all T steps.
+kernel. A step may not touch memory: the kernel keeps the states in registers for all T steps.
 
-    LOAD(neuron, first, channel, mask) -> loaded            blocks, one value a channel; once, before the steps
-    STEP(v, current, neuron, loaded) -> (v, spike)
+    LOAD(neuron, first, channel, mask) -> loaded            a tuple of blocks, one value a channel; before the steps
+    STEP(state, current, neuron, loaded) -> (state, spike)  state: a tuple of blocks, the potentials first
 """
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ..neurons import Neuron
+from ..neurons import MODELS, Neuron
 
 
 def arguments(neuron: Neuron) -> dict:
-    """A launch's arguments for a layer's neurons."""
+    """A launch's arguments for a layer's neurons: v_reset (None: soft), the other scalars, pointers to parameters."""
     v_reset = None if neuron.v_reset is None else float(neuron.v_reset)
-    return {"neuron": (neuron.theta.contiguous(), v_reset), "LOAD": load_if, "STEP": if_step}
+    names = MODELS[neuron.model].scalars
+    others = [float(value) for name, value in zip(names, neuron.scalars, strict=True) if name != "v_reset"]
+    rows = (row.contiguous() for row in neuron.channels)
+    return {"neuron": (v_reset, *others, *rows), **model_constants(neuron.model)}
+
+
+def model_constants(model: str) -> dict:
+    """What a kernel is compiled for."""
+    load, step = FAMILIES[model.removesuffix("HardReset").removesuffix("SoftReset")]
+    return {"LOAD": load, "STEP": step, "STATES": MODELS[model].states}
+
+
+def by_state(v: Tensor, neuron: Neuron) -> Tensor:
+    """States [N, P, C] or [N, states, P, C] in the kernels' order: contiguous, one state after another."""
+    return (v if neuron.states == 1 else v.transpose(0, 1)).contiguous()
+
+
+def by_sample(v: Tensor, neuron: Neuron) -> Tensor:
+    """And back."""
+    return v if neuron.states == 1 else v.transpose(0, 1).contiguous()
 
 
 @triton.jit
-def load_if(neuron, first, channel, mask):
-    """The thresholds of integrate-and-fire neurons, shaped like ``channel``.
-
-    Alone: in Triton 3.6 a function cannot return the None of a soft reset.
-
-    Args:
-        neuron: pointer to thresholds [channels] float32, and v_reset, a float32 scalar, or None for a soft reset.
-        first, channel: channels first + channel, a scalar of any width and a block; apart, since a block of 64-bit
-            numbers takes registers (150 in place of 119 a thread on sm_90).
-        mask: which of them there are; None: all.
-    """
-    if mask is None:
-        theta = tl.load(neuron[0] + first + channel)
+def read_states(pointer, stride, offsets, mask, STATES: tl.constexpr):
+    """Blocks of each state, ``stride`` apart."""
+    first = tl.load(pointer + offsets, mask=mask, other=0.0)
+    if STATES == 1:
+        state = (first,)
     else:
-        theta = tl.load(neuron[0] + first + channel, mask=mask, other=0.0)
-    return theta
+        state = (first, tl.load(pointer + stride + offsets, mask=mask, other=0.0))  # type: ignore[assignment]
+    return state
 
 
 @triton.jit
-def if_step(v, current, neuron, theta):
-    """One step of integrate-and-fire neurons.
+def write_states(pointer, stride, offsets, state, mask, STATES: tl.constexpr):
+    tl.store(pointer + offsets, state[0], mask=mask)
+    if STATES == 2:
+        tl.store(pointer + stride + offsets, state[1], mask=mask)
 
-        h = v + current
-        spike = h >= theta
-        v = v_reset where spike else h           hard reset
-        v = h - theta where spike else h         soft reset (v_reset is None)
 
-    Args:
-        v: potentials after the previous step, float32 block.
-        current: input currents of this step, float32 block.
-        neuron, theta: taken and given by :func:`load_if`.
+@triton.jit
+def choose_states(condition, new, old, STATES: tl.constexpr):
+    """``new`` where the condition holds, else ``old``."""
+    first = tl.where(condition, new[0], old[0])
+    if STATES == 1:
+        state = (first,)
+    else:
+        state = (first, tl.where(condition, new[1], old[1]))  # type: ignore[assignment]
+    return state
 
-    Returns:
-        The new potentials, float32, and the spikes, int1; both shaped like ``v``.
-    """
-    v_reset = neuron[1]
-    h = v + current
-    spike = h >= theta
+
+@triton.jit
+def _load_row(pointer, first, channel, mask):
+    """One parameter of the channels first + channel, a scalar of any width and a block; apart, since a block of 64-bit
+    numbers takes registers (150 in place of 119 a thread on sm_90). ``mask``: which there are; None: all."""
+    if mask is None:
+        row = tl.load(pointer + first + channel)
+    else:
+        row = tl.load(pointer + first + channel, mask=mask, other=0.0)
+    return row
+
+
+@triton.jit
+def _reset(spike, h, v_reset, theta):
+    """The potential after the comparison; v_reset None: a soft reset."""
     if v_reset is None:
         v = tl.where(spike, h - theta, h)
     else:
         v = tl.where(spike, v_reset, h)
-    return v, spike
+    return v
+
+
+@triton.jit
+def load_if(neuron, first, channel, mask):
+    """neuron: v_reset; thresholds [C]."""
+    return (_load_row(neuron[1], first, channel, mask),)
+
+
+@triton.jit
+def if_step(state, current, neuron, loaded):
+    h = state[0] + current
+    spike = h >= loaded[0]
+    return (_reset(spike, h, neuron[0], loaded[0]),), spike
+
+
+@triton.jit
+def load_leaky(neuron, first, channel, mask):
+    """neuron: v_reset, v_rest; thresholds, decays [C]."""
+    return _load_row(neuron[2], first, channel, mask), _load_row(neuron[3], first, channel, mask)
+
+
+@triton.jit
+def _leak(v, current, decay, v_rest):
+    return v_rest + decay * (v - v_rest) + current
+
+
+@triton.jit
+def leaky_step(state, current, neuron, loaded):
+    h = _leak(state[0], current, loaded[1], neuron[1])
+    spike = h >= loaded[0]
+    return (_reset(spike, h, neuron[0], loaded[0]),), spike
+
+
+@triton.jit
+def load_synaptic(neuron, first, channel, mask):
+    """neuron: v_reset, v_rest; thresholds, decays of potential and current [C]."""
+    return (
+        _load_row(neuron[2], first, channel, mask),
+        _load_row(neuron[3], first, channel, mask),
+        _load_row(neuron[4], first, channel, mask),
+    )
+
+
+@triton.jit
+def synaptic_step(state, current, neuron, loaded):
+    filtered = loaded[2] * state[1] + current
+    h = _leak(state[0], filtered, loaded[1], neuron[1])
+    spike = h >= loaded[0]
+    return (_reset(spike, h, neuron[0], loaded[0]), filtered), spike
+
+
+@triton.jit
+def load_adaptive(neuron, first, channel, mask):
+    """neuron: v_reset, v_rest; thresholds, decays of potential and adaptation, adaptations [C]."""
+    return (
+        _load_row(neuron[2], first, channel, mask),
+        _load_row(neuron[3], first, channel, mask),
+        _load_row(neuron[4], first, channel, mask),
+        _load_row(neuron[5], first, channel, mask),
+    )
+
+
+@triton.jit
+def adaptive_step(state, current, neuron, loaded):
+    h = _leak(state[0], current, loaded[1], neuron[1])
+    spike = h >= loaded[0] + state[1]
+    adapted = loaded[2] * state[1]
+    adapted = tl.where(spike, adapted + loaded[3], adapted)
+    return (_reset(spike, h, neuron[0], loaded[0]), adapted), spike
+
+
+@triton.jit
+def load_refractory(neuron, first, channel, mask):
+    """neuron: v_reset, v_rest, refractory steps; thresholds, decays [C]."""
+    return _load_row(neuron[3], first, channel, mask), _load_row(neuron[4], first, channel, mask)
+
+
+@triton.jit
+def refractory_step(state, current, neuron, loaded):
+    resting = state[1] > 0
+    h = _leak(state[0], current, loaded[1], neuron[1])
+    spike = (h >= loaded[0]) & (state[1] <= 0)
+    v = tl.where(resting, state[0], _reset(spike, h, neuron[0], loaded[0]))
+    left = tl.where(resting, state[1] - 1.0, tl.where(spike, neuron[2], 0.0))
+    return (v, left), spike
+
+
+FAMILIES = {
+    "": (load_if, if_step),
+    "Leaky": (load_leaky, leaky_step),
+    "Synaptic": (load_synaptic, synaptic_step),
+    "Adaptive": (load_adaptive, adaptive_step),
+    "Refractory": (load_refractory, refractory_step),
+}

@@ -1,24 +1,36 @@
 """Layers of this package made of torch's modules, with the same parameters."""
 
+from typing import Any
+
 from torch import nn
 
 from .. import layers
 from ..layers.synapses import synapse_of
+from ..neurons import IFNeuron, LIFNeuron
 
-OF_ONE_INPUT = (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear)
-LAYERS = {layer.synapse: layer for layer in OF_ONE_INPUT}
+GENERAL: tuple[Any, ...] = (
+    layers.Population,
+    layers.FusedConv1d,
+    layers.FusedConv2d,
+    layers.FusedLinear,
+    layers.FusedSum,
+)
+NAMED: dict[type[IFNeuron], tuple[Any, ...]] = {  # for neurons that have layers of their own name
+    IFNeuron: (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear, layers.FusedIFSum),
+    LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
+}
 
 
-def build_layer(modules: list[nn.Module], neuron: dict) -> nn.Module:
-    """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity), whose parameters it holds.
-
-    ``neuron``: v_threshold, v_reset and v_init.
-    """
+def build_layer(modules: list[nn.Module], neuron: IFNeuron, v_init: float | None = None) -> nn.Module:
+    """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity), whose parameters it holds."""
     synapses = [synapse_of(module) for module in modules]
+    *of_one_input, of_several = NAMED.get(type(neuron), GENERAL)
+    options = {"neuron": neuron} if type(neuron) not in NAMED else {n: getattr(neuron, n) for n in neuron.names()}
     if len(synapses) > 1:  # their classes may be another library's
-        return layers.FusedIFSum(*(synapse.plain() for synapse in synapses), **neuron)
+        return of_several(*(synapse.plain() for synapse in synapses), **options, v_init=v_init)
     (synapse,) = synapses
-    return synapse.into(LAYERS[type(synapse)], **neuron)
+    layer = next(layer for layer in of_one_input if layer.synapse is type(synapse))
+    return synapse.into(layer, **options, v_init=v_init)
 
 
 def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from .. import checks
 from ..layers import SpikingLayer
 from ..network import Network
+from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import build_layer
 from .fx_calls import needed, trace
@@ -115,8 +116,8 @@ def convert(
     for name, population in graph.populations.items():
         fold_norms(population, model)
         _rescale(population, scales, name)
-    neuron = {"v_threshold": 1.0, "v_reset": v_reset, "v_init": v_init}
-    return graph.network(lambda name, population: build_layer(population.modules, neuron))
+    neuron = IFNeuron(1.0, v_reset)
+    return graph.network(lambda name, population: build_layer(population.modules, neuron, v_init))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..network import Network
+from ..neurons import IFNeuron
 from .build_layers import build_layer
 from .fx_calls import trace
 from .populations import Graph, fold_norms, untie
@@ -31,9 +32,9 @@ def from_spikingjelly(net: nn.Module) -> Network:
 
     checks.module("net", net)
 
-    def describe(module: nn.Module) -> dict:
+    def describe(module: Any) -> tuple[IFNeuron, float]:
         # A potential at rest is v_reset there, and 0 with soft reset.
-        return {"v_threshold": module.v_threshold, "v_reset": module.v_reset, "v_init": module.v_reset or 0.0}
+        return IFNeuron(module.v_threshold, module.v_reset), module.v_reset or 0.0
 
     return _take_over(net, neuron.IFNode, describe, (base.StepModule,), (layer.Dropout, layer.Dropout2d))
 
@@ -62,8 +63,8 @@ def from_snntorch(net: nn.Module) -> Network:
     return _take_over(net, Leaky, _leaky, (Leaky,), ())
 
 
-def _leaky(leaky: Any) -> dict:
-    """Threshold and reset of an snnTorch neuron."""
+def _leaky(leaky: Any) -> tuple[IFNeuron, float]:
+    """An snnTorch neuron, and the potential that it starts from."""
     if not bool((leaky.beta == 1).all()):
         raise ValueError(f"only Leaky(beta=1), which integrates and fires, is supported; got beta={leaky.beta}")
     if leaky.inhibition or leaky.state_quant or not bool((torch.as_tensor(leaky.graded_spikes_factor) == 1).all()):
@@ -78,11 +79,11 @@ def _leaky(leaky: Any) -> dict:
             "Leaky needs reset_mechanism 'zero', or 'subtract' with reset_delay=True; got "
             f"{leaky.reset_mechanism!r} with reset_delay={leaky.reset_delay}"
         )
-    return {"v_threshold": threshold.item() if threshold.numel() == 1 else threshold, "v_reset": v_reset}
+    return IFNeuron(threshold.item() if threshold.numel() == 1 else threshold, v_reset), 0.0
 
 
 def _take_over(net, neuron_type, describe, leaves, negligible) -> Network:
-    """``describe``: a neuron of the other library to v_threshold and v_reset."""
+    """``describe``: a neuron of the other library to ours, and the potential that it starts from."""
     name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
     traced = trace(model, leaves)
     graph = Graph(traced, name, lambda module: type(module) is neuron_type, rates=False, negligible=negligible)
@@ -90,7 +91,7 @@ def _take_over(net, neuron_type, describe, leaves, negligible) -> Network:
     untie(graph)
     for population in graph.populations.values():
         fold_norms(population, traced)
-    return graph.network(lambda key, population: build_layer(population.modules, neurons[key]))
+    return graph.network(lambda key, population: build_layer(population.modules, *neurons[key]))
 
 
 def _potentials(net: nn.Module) -> dict[int, Tensor]:

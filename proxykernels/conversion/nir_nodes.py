@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import checks, layers
 from ..layers.synapses import Convolution, Convolution1d, Product, Synapse
+from ..neurons import IFNeuron
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -69,6 +70,8 @@ NODES: dict[type[Synapse], Callable] = {
 
 
 def if_node(nir, layer: layers.Neurons, shape: Shape):
+    if type(layer.neuron) is not IFNeuron:
+        raise TypeError(f"only IF neurons are written to NIR, got {type(layer.neuron).__name__}")
     if layer.v_init:
         raise ValueError(f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to 0")
     theta = torch.as_tensor(layer.v_threshold, dtype=torch.float32)
@@ -136,8 +139,8 @@ def synapse(nir, node) -> nn.Module:
     return module
 
 
-def neuron(node, dt: float) -> dict:
-    """v_threshold and v_reset of a nir.IF."""
+def neuron(node, dt: float) -> IFNeuron:
+    """The neurons of a nir.IF."""
     r = _floats("r", node.r)
     if not bool(torch.isclose(r.double() * dt, torch.ones((), dtype=torch.float64), rtol=1e-5).all()):
         raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
@@ -149,7 +152,7 @@ def neuron(node, dt: float) -> dict:
         raise ValueError("v_threshold must be the same for all neurons of a channel")
     theta = by_channel[:, 0].clone()
     same = bool((theta == theta[0]).all())
-    return {"v_threshold": theta[0].item() if same else theta, "v_reset": _reset(node)}
+    return IFNeuron(theta[0].item() if same else theta, _reset(node))
 
 
 def shaping(nir, node) -> nn.Module:

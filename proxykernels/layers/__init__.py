@@ -2,24 +2,46 @@
 
 from .base import Neurons, SpikingLayer, each_step
 from .dropout import Dropout
-from .fused import IF, Fused, FusedIFConv1d, FusedIFConv2d, FusedIFLinear
+from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
-from .sums import FusedIFSum
+from .shorthands import (
+    IF,
+    LIF,
+    FusedIFConv1d,
+    FusedIFConv2d,
+    FusedIFLinear,
+    FusedIFSum,
+    FusedLIFConv1d,
+    FusedLIFConv2d,
+    FusedLIFLinear,
+    FusedLIFSum,
+)
+from .sums import FusedSum
 
 __all__ = [
     "IF",
+    "LIF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Dropout",
     "Flatten",
     "Fused",
+    "FusedConv1d",
+    "FusedConv2d",
     "FusedIFConv1d",
     "FusedIFConv2d",
     "FusedIFLinear",
     "FusedIFSum",
+    "FusedLIFConv1d",
+    "FusedLIFConv2d",
+    "FusedLIFLinear",
+    "FusedLIFSum",
+    "FusedLinear",
+    "FusedSum",
     "MaxPool2d",
     "MaxRatePool2d",
     "Neurons",
+    "Population",
     "SpikingLayer",
     "each_step",
 ]

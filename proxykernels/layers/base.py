@@ -6,6 +6,8 @@ A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spik
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,6 @@ _warned: set[type] = set()  # classes that have said it
 class SpikingLayer(nn.Module):
     """A layer that gives spikes, and whose state a caller may carry from call to call."""
 
-    v_init = 0.0
     synapse: type[Synapse] = Synapse  # what makes its currents
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
@@ -38,7 +39,7 @@ class SpikingLayer(nn.Module):
 
         ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
         """
-        return self._fire(x, self.v_init or None if v is None else v, batch_statistics)
+        return self._fire(x, v, batch_statistics)
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
         """Say, once for each class of layers, that a call in training cuts the gradient off."""
@@ -72,63 +73,97 @@ class SpikingLayer(nn.Module):
 
 
 class Neurons(SpikingLayer):
-    """What all layers of IF neurons share: threshold, reset and start."""
+    """What all layers of neurons share: the neurons, whose parameters are the layer's attributes, and where they start.
 
-    def _set_neurons(self, v_threshold: float | Tensor, v_reset: float | None, v_init: float) -> None:
-        checks.neuron(v_threshold, v_reset)
-        checks.no_gradient("v_threshold", v_threshold)
-        checks.start("v_init", v_init)
-        self.v_reset, self.v_init = v_reset, float(v_init)
-        self._set_threshold(v_threshold)
+    A parameter that is a tensor is a buffer; a number stays one, which a GPU need not be asked for.
+    """
 
-    def _set_threshold(self, v_threshold: float | Tensor) -> None:
-        """A tensor becomes a buffer; a number stays one, which a GPU need not be asked for."""
-        self.__dict__.pop("v_threshold", None)
-        self._buffers.pop("v_threshold", None)
-        if isinstance(v_threshold, Tensor):
-            self.register_buffer("v_threshold", v_threshold.detach().clone())
+    _kind: type[IFNeuron]  # whose fields the attributes are
+    v_threshold: float | Tensor
+    v_reset: float | None
+    v_init: float
+
+    def _set_neurons(self, neuron: IFNeuron, v_init: float | None = None) -> None:
+        """``v_init`` None: at rest."""
+        if not isinstance(neuron, IFNeuron):
+            raise TypeError(
+                f"neuron must be one of proxykernels.neurons, such as LIFNeuron(decay=0.9), got {type(neuron).__name__}"
+            )
+        neuron.check()
+        self._kind = type(neuron)
+        for name in neuron.names():
+            value = getattr(neuron, name)
+            checks.no_gradient(name, value)
+            if name in neuron.channelwise:
+                self._set_value(name, value)
+            else:
+                setattr(self, name, value)
+        if v_init is not None:
+            checks.start("v_init", v_init)
+        self.v_init = float(neuron.rest if v_init is None else v_init)
+
+    def _set_value(self, name: str, value: float | Tensor) -> None:
+        self.__dict__.pop(name, None)
+        self._buffers.pop(name, None)
+        if isinstance(value, Tensor):
+            self.register_buffer(name, value.detach().clone())
         else:
-            self.v_threshold = float(v_threshold)
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if "v_threshold" in self.__dict__:
-            destination[prefix + "v_threshold"] = torch.as_tensor(self.v_threshold, dtype=torch.float64, device="cpu")
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        """Takes the threshold that was saved, of whatever kind; without one the layer keeps its own."""
-        key = prefix + "v_threshold"
-        threshold = state_dict.get(key)
-        if threshold is not None:
-            try:
-                checks.neuron(threshold, self.v_reset)
-            except (TypeError, ValueError) as error:
-                errors.append(f"{key}: {error}")
-                threshold = torch.as_tensor(self.v_threshold)
-            number = "v_threshold" in self.__dict__
-            if number or ("v_threshold" in self._buffers and threshold.shape != self.v_threshold.shape):
-                device = next((tensor.device for tensor in self.parameters()), threshold.device)
-                self._set_threshold(threshold.to(device) if threshold.ndim else threshold.item())
-            if "v_threshold" in self.__dict__:  # torch expects tensors only
-                state_dict = {name: tensor for name, tensor in state_dict.items() if name != key}
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-        if key in missing:  # the state_dict of nn.Conv2d, or an older one of this package
-            missing.remove(key)
-
-    def extra_repr(self) -> str:
-        value = self.v_threshold
-        threshold = f"[{len(value)}]" if isinstance(value, Tensor) and value.ndim else f"{float(value):g}"
-        own = super().extra_repr()
-        start = f", v_init={self.v_init:g}" if self.v_init else ""
-        return f"{own}{', ' if own else ''}v_threshold={threshold}, v_reset={self.v_reset}{start}"
+            setattr(self, name, float(value))
 
     @property
     def neuron(self) -> IFNeuron:
-        """What a step of these neurons needs besides potentials and currents."""
-        return IFNeuron(self.v_threshold, self.v_reset)
+        """What a step of these neurons needs besides states and currents."""
+        return self._kind(*[getattr(self, name) for name in self._kind.names()])
+
+    def spike(
+        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
+    ) -> tuple[Spikes, Tensor]:
+        at_rest = self.v_init == self.neuron.rest
+        return self._fire(x, (None if at_rest else self.v_init) if v is None else v, batch_statistics)
 
     def repeats(self, device: torch.device, T: int) -> bool:
-        return not self.v_init and self.neuron.repeats(device, T)
+        return self.v_init == self.neuron.rest and self.neuron.repeats(device, T)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self._kind.channelwise:
+            if name in self.__dict__:
+                destination[prefix + name] = torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        """Takes the parameters that were saved, of whatever kind; without them the layer keeps its own."""
+        for name in self._kind.channelwise:
+            key = prefix + name
+            saved = state_dict.get(key)
+            if saved is not None:
+                self._load_value(name, saved, key, errors)
+            if name in self.__dict__:  # torch expects tensors only
+                state_dict = {other: tensor for other, tensor in state_dict.items() if other != key}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        for name in self._kind.channelwise:
+            if prefix + name in missing:  # the state_dict of nn.Conv2d, or an older one of this package
+                missing.remove(prefix + name)
+
+    def _load_value(self, name: str, saved: Tensor, key: str, errors: list[str]) -> None:
+        try:
+            changed: dict[str, Any] = {name: saved}
+            replace(self.neuron, **changed).check()
+        except (TypeError, ValueError) as error:
+            errors.append(f"{key}: {error}")
+            return
+        if name in self.__dict__ or (name in self._buffers and saved.shape != getattr(self, name).shape):
+            device = next((tensor.device for tensor in self.parameters()), saved.device)
+            self._set_value(name, saved.to(device) if saved.ndim else saved.item())
+
+    def extra_repr(self) -> str:
+        described = self.neuron
+        parts = [super().extra_repr()] if super().extra_repr() else []
+        for name in described.names():
+            value = getattr(described, name)
+            if name in described.channelwise:
+                value = f"[{len(value)}]" if isinstance(value, Tensor) and value.ndim else f"{float(value):g}"
+            parts.append(f"{name}={value}")
+        return ", ".join(parts + ([f"v_init={self.v_init:g}"] if self.v_init != described.rest else []))
 
 
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

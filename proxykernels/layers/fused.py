@@ -1,4 +1,4 @@
-"""Layers of IF neurons, with a convolution or a matrix product in front of them or without."""
+"""Layers of any neurons, behind a convolution or a matrix product or alone; shorthands.py names those of IF and LIF."""
 
 from typing import Literal
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, known
+from ..neurons import IFNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
 from .synapses import Convolution, Convolution1d, Product
@@ -56,22 +57,24 @@ class Fused(Neurons):
         )
 
 
-class FusedIFConv2d(Fused, nn.Conv2d):
-    """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
+class FusedConv2d(Fused, nn.Conv2d):
+    """Convolution and neurons over all steps: in place of nn.Conv2d and multi-step neurons.
 
-    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
-    state_dict (its own has the key ``v_threshold`` besides: nn.Conv2d loads it with strict=False), and then:
+    Equations: :mod:`proxykernels.kernels.reference`. Takes nn.Conv2d's arguments and parameters and loads its
+    state_dict (its own has the neurons' parameters besides, ``v_threshold`` for example: nn.Conv2d loads it with
+    strict=False), and then:
 
     Args:
-        v_threshold: threshold > 0, a number or one value an output channel. It is saved in the state_dict, and taken
-            from there if it is there; v_reset and v_init are not, as stride and padding are not. Thresholds get no
-            gradient: a parameter, or a tensor that requires one, is refused.
-        v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
-        v_init: potential at which a call without a state starts; half a threshold halves the rounding of a soft reset.
+        neuron: one of :mod:`proxykernels.neurons`. Its fields are the layer's attributes. What may differ by channel is
+            saved in the state_dict, and taken from there if it is there; v_reset and other fields are not, as stride
+            and padding are not. A parameter, or a tensor that requires a gradient, is refused.
+        v_init: potential at which a call without a state starts (default: at rest); half a threshold halves the
+            rounding of a soft reset.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
             training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
 
-    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out].
+    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out], of
+    neurons that keep several values [N, states, C_out, H_out, W_out].
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_conv2d`; padding_mode other than 'zeros' is not offered.
@@ -93,9 +96,8 @@ class FusedIFConv2d(Fused, nn.Conv2d):
         device=None,
         dtype=None,
         *,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float = 0.0,
+        neuron: IFNeuron,
+        v_init: float | None = None,
         batch_norm: bool = False,
     ):
         _check_window(checks.pair, kernel_size, stride, padding, dilation, padding_mode)
@@ -103,7 +105,7 @@ class FusedIFConv2d(Fused, nn.Conv2d):
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
         )  # fmt: skip
-        self._set_neurons(v_threshold, v_reset, v_init)
+        self._set_neurons(neuron, v_init)
         self.pool_follows = False  # what simulate finds out of the network
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
@@ -112,16 +114,16 @@ class FusedIFConv2d(Fused, nn.Conv2d):
         return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
 
 
-class FusedIFConv1d(Fused, nn.Conv1d):
-    """Convolution along one axis and IF neurons over all steps: nn.Conv1d's arguments and parameters, and then:
+class FusedConv1d(Fused, nn.Conv1d):
+    """Convolution along one axis and neurons over all steps: nn.Conv1d's arguments and parameters, and then:
 
     Args:
-        v_threshold, v_reset, v_init, batch_norm: as in :class:`FusedIFConv2d`.
+        neuron, v_init, batch_norm: as in :class:`FusedConv2d`.
 
     Shapes: x (T, N, C_in, L), Spikes or a tensor; y (T, N, C_out, L_out); v [N, C_out, L_out].
 
     Raises:
-        TypeError, ValueError: as :class:`FusedIFConv2d`, by which it is computed, on images of one row.
+        TypeError, ValueError: as :class:`FusedConv2d`, by which it is computed, on images of one row.
     """
 
     synapse = Convolution1d
@@ -140,9 +142,8 @@ class FusedIFConv1d(Fused, nn.Conv1d):
         device=None,
         dtype=None,
         *,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float = 0.0,
+        neuron: IFNeuron,
+        v_init: float | None = None,
         batch_norm: bool = False,
     ):
         _check_window(checks.single, kernel_size, stride, padding, dilation, padding_mode)
@@ -150,27 +151,27 @@ class FusedIFConv1d(Fused, nn.Conv1d):
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
         )  # fmt: skip
-        self._set_neurons(v_threshold, v_reset, v_init)
+        self._set_neurons(neuron, v_init)
         self.bn = nn.BatchNorm1d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
     def _fire_with(self, weight, bias, x, v):
         checks.steps_of(x, 4, "(T, N, C_in, L)")
         images = x._sized(1, x.shape[3]) if isinstance(x, Spikes) else x.unsqueeze(3)
-        v = v.unsqueeze(2) if isinstance(v, Tensor) else v
+        v = v.unsqueeze(-2) if isinstance(v, Tensor) else v
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
         weight = known.made_of(weight.unsqueeze(2), weight)
         spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window)
-        return spikes._sized(spikes.shape[4]), v.squeeze(2)
+        return spikes._sized(spikes.shape[4]), v.squeeze(-2)
 
 
-class FusedIFLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations
-    """Fully connected layer of IF neurons over all steps: nn.Linear's arguments and parameters, and then:
+class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations
+    """Fully connected layer of neurons over all steps: nn.Linear's arguments and parameters, and then:
 
     Args:
-        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+        neuron, v_init: as in :class:`FusedConv2d`.
 
-    Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out].
+    Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out], or [N, states, out].
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_linear`.
@@ -187,12 +188,11 @@ class FusedIFLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is ne
         device=None,
         dtype=None,
         *,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float = 0.0,
+        neuron: IFNeuron,
+        v_init: float | None = None,
     ):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
-        self._set_neurons(v_threshold, v_reset, v_init)
+        self._set_neurons(neuron, v_init)
 
     def _fire_with(self, weight, bias, x, v):
         return functional.linear(x, weight, bias, v, self.neuron)
@@ -209,21 +209,22 @@ def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: s
         check("padding", padding, 0)
 
 
-class IF(Neurons):
-    """IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+class Population(Neurons):
+    """Neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
 
     Args:
-        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+        neuron, v_init: as in :class:`FusedConv2d`.
 
-    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...].
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...],
+    or [N, states, ...].
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float = 0.0):
+    def __init__(self, neuron: IFNeuron, v_init: float | None = None):
         super().__init__()
-        self._set_neurons(v_threshold, v_reset, v_init)
+        self._set_neurons(neuron, v_init)
 
     def _fire(self, x, v, batch_statistics):
         x = checks.frames(x)

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, functional, known
+from ..neurons import IFNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons
 from .synapses import Convolution, Product, Synapse, synapse_of
 
 
-class FusedIFSum(Neurons):
-    """IF neurons on the sum of several synapses, each with an input of its own: I[t] = sum_k synapse_k(x_k[t]).
+class FusedSum(Neurons):
+    """Neurons on the sum of several synapses, each with an input of its own: I[t] = sum_k synapse_k(x_k[t]).
 
     A residual block ends in one: ``FusedIFSum(nn.Conv2d(64, 64, 3, padding=1), nn.Identity())`` is called with the pair
     ``(x, shortcut)``, and every spike of an identity shortcut adds 1 to the potential of its neuron.
@@ -24,7 +25,7 @@ class FusedIFSum(Neurons):
         synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters
             are the layer's. Beside a first nn.Conv2d or nn.Linear, shortcuts that are identities or 1x1 convolutions
             are computed in one pass with it; other sums a chunk of steps at a time.
-        v_threshold, v_reset, v_init: as in :class:`FusedIFConv2d`.
+        neuron, v_init: as in :class:`FusedConv2d`.
 
     Shapes: the call takes a tuple with one (T, N, ...) for each synapse, Spikes or tensors; all synapses must give the
     same shape [N, C, H, W] or [N, features], which is that of the output and of the potentials v.
@@ -36,9 +37,8 @@ class FusedIFSum(Neurons):
     def __init__(
         self,
         *synapses: nn.Module,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float = 0.0,
+        neuron: IFNeuron,
+        v_init: float | None = None,
     ):
         super().__init__()
         if not synapses:
@@ -48,7 +48,7 @@ class FusedIFSum(Neurons):
                 raise TypeError(f"a synapse must be a module of torch, got {type(synapse).__name__}")
             synapse_of(synapse)
         self.synapses = nn.ModuleList(synapses)
-        self._set_neurons(v_threshold, v_reset, v_init)
+        self._set_neurons(neuron, v_init)
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):  # type: ignore[override]  # several inputs
         self._check_inputs(x)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from ..layers import FusedIFConv2d, MaxPool2d
+from ..layers import FusedConv2d, MaxPool2d
 from ..network import Network
 
 
@@ -18,7 +18,7 @@ def layers_before_pools(net: nn.Module) -> set[nn.Module]:
         elif isinstance(module, Network):
             layers = {name: layer for name, layer, _ in module.layers()}
             pairs += [(layers.get(source), layer) for _, layer, sources in module.layers() for source in sources]
-    return {layer for layer, following in pairs if isinstance(layer, FusedIFConv2d) and _is_two_by_two(following)}
+    return {layer for layer, following in pairs if isinstance(layer, FusedConv2d) and _is_two_by_two(following)}
 
 
 def _is_two_by_two(layer: nn.Module) -> bool:

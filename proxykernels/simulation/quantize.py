@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import known
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
-from ..layers import IF, Fused, Neurons, SpikingLayer
+from ..layers import Fused, Neurons, Population, SpikingLayer
 from ..spikes import Spikes
 
 LARGEST = 8191  # 13 bits and a sign
@@ -48,7 +48,7 @@ class Rounded(Neurons):
 
 def quantized(name: str, layer: SpikingLayer) -> SpikingLayer:
     """A layer with weights of 14 bits; batch normalisation is folded in."""
-    if isinstance(layer, IF):
+    if isinstance(layer, Population):
         return layer
     if not isinstance(layer, Fused):
         raise TypeError(

@@ -33,7 +33,8 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    neuron = IFNeuron(v_threshold, v_reset).checked()
+    neuron = IFNeuron(v_threshold, v_reset)
+    neuron.check()
     checks.no_gradient("v_threshold", v_threshold)
     checks.currents(current, "T, N")
     return _Scan.apply(current, neuron.on(channels(current.shape[1:]), current.device))

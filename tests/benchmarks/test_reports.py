@@ -142,7 +142,7 @@ def test_pointers_are_specialised_as_a_launch_on_the_target_does(target):
     pytest.importorskip("triton")
 
     def known(source):
-        """By the argument's name, of a tuple's part with its place behind it: ("neuron", 0) is its threshold."""
+        """By the argument's name, of a tuple's part with its place behind it: ("neuron", 1) is its threshold."""
         names = source.fn.arg_names
         return {(names[at], *part) if part else names[at]: dict(pairs) for (at, *part), pairs in source.attrs.items()}
 
@@ -152,7 +152,7 @@ def test_pointers_are_specialised_as_a_launch_on_the_target_does(target):
     assert arguments["C"] == {"tt.divisibility": 16} and "kernel_w" not in arguments
     arguments = known(compile_variants._scan(target, "fp32", "hard", "words", "huge")[0])
     assert arguments["current_pointer"] == {"tt.divisibility": 16}
-    assert arguments["neuron", 0] == {"tt.divisibility": 16} | short
+    assert arguments["neuron", 1] == {"tt.divisibility": 16} | short
 
 
 SASS = """

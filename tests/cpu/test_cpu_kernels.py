@@ -14,7 +14,7 @@ from proxykernels.kernels.cpu import conv2d as cpu_conv2d
 from proxykernels.kernels.cpu import cost_model
 from proxykernels.kernels.cpu.choice import choose
 from proxykernels.kernels.cpu.fallback import Fallback
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.weight_cache import PackedWeights
 from proxykernels.storage import Periods, Words
 
@@ -63,7 +63,7 @@ def test_digits_are_as_good_as_float32(generator):
     weight = torch.randn(64, 1152, generator=generator) * 0.05
     words, infinite = ops.pack(x.bool().unsqueeze(3)), torch.full((64,), float("inf"))
     exact = (x.double() @ weight.double().t()).sum(0)  # no neuron fires, so the potential is the sum of the currents
-    _, v = kernels.if_linear(words, 16, weight, None, torch.zeros(4, 1, 64), Neuron(infinite, 0.0))
+    _, v = kernels.if_linear(words, 16, weight, None, torch.zeros(4, 1, 64), if_neuron(infinite, 0.0))
     float32 = torch.zeros(4, 64)
     for current in x @ weight.t():
         float32 += current
@@ -236,10 +236,10 @@ def test_threads_share_what_was_packed_first():
 
 
 def test_packed_weights_live_as_long_as_the_weights():
-    kernels = cpu.load()
+    kernels = cpu.load(None, "events")
     words, v, theta = ops.pack(torch.ones(2, 1, 8, 1).bool()), torch.zeros(1, 1, 4), torch.ones(4)
     weight = torch.rand(4, 8)
-    kernels.if_linear(words, 2, weight, None, v, Neuron(theta, 0.0))
+    kernels.if_linear(words, 2, weight, None, v, if_neuron(theta, 0.0))
     assert len(kernels._packed._known) == 1
     del weight
     gc.collect()

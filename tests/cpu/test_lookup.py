@@ -7,7 +7,7 @@ from cases import RESETS, dyadic, spikes
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import conv2d as cpu_conv2d
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 
 pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
@@ -65,7 +65,7 @@ def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
             weight,
             None,
             torch.zeros(1, 9, groups * C_out),
-            Neuron(torch.ones(groups * C_out), 0.0),
+            if_neuron(torch.ones(groups * C_out), 0.0),
         )
         with recording() as choices:
             cpu.load("avx512", kernel).if_conv2d(*layer, (1, 1), (0, 0), (1, 1), groups)

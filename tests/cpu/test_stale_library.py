@@ -55,9 +55,22 @@ def test_each_field_is_compared(monkeypatch, struct, k):
             assert f"'{struct.__name__}" in refused(patch, struct, changed)
 
 
-@pytest.mark.parametrize("models", [("SoftReset", "HardReset"), ("HardReset",), ("HardReset", "SoftReset", "Other")])
-def test_the_list_of_neuron_models_is_compared(monkeypatch, models):
-    monkeypatch.setattr(abi, "MODELS", models)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda models: models.reverse(),
+        lambda models: models.pop(),
+        lambda models: models.append(("Other", models[0][1])),
+        *(
+            lambda models, field=field: models.append((models[-1][0], models.pop()[1]._replace(**field)))
+            for field in ({"states": 3}, {"channels": ()}, {"scalars": ()})
+        ),
+    ],
+)
+def test_the_list_of_neuron_models_is_compared(monkeypatch, change):
+    models = list(abi.MODELS.items())
+    change(models)
+    monkeypatch.setattr(abi, "MODELS", dict(models))
     with pytest.raises(RuntimeError, match=REFUSED):
         abi.load(None)
 

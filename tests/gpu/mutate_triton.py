@@ -30,7 +30,7 @@ from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
-from proxykernels.kernels.neurons import Neuron  # noqa: E402
+from proxykernels.kernels.neurons import if_neuron  # noqa: E402
 
 LAYERS = {  # input channels, height and width, output channels, blocks, pooled
     "64 channels": (64, 4, 65, Blocks(8, 64, 64, 3, 8), False),
@@ -67,7 +67,7 @@ def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool) -> boo
     expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)
     if_conv2d.choose_blocks = lambda *_: blocks
     run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
-    arguments = words_over_time(x.flatten(3)), 33, (size, size), weight, bias, v, Neuron(theta, 0.0)
+    arguments = words_over_time(x.flatten(3)), 33, (size, size), weight, bias, v, if_neuron(theta, 0.0)
     words, *pooled_words, v_last = run(*arguments, (1, 1), (1, 1), (1, 1), 1)
     if pooled:
         windows = torch.nn.functional.max_pool2d(expected.flatten(0, 1), 2).unflatten(0, (33, 1))

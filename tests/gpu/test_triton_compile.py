@@ -58,15 +58,9 @@ def test_what_neurons_load_is_blocks_alone():
     loads = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("load_")]
     assert loads
     for load in loads:
-        loaded = {
-            node.targets[0].id
-            for node in ast.walk(load)
-            if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("tl.load(")
-        }
-        for node in ast.walk(load):
-            if isinstance(node, ast.Return):
-                returned = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-                assert all(isinstance(value, ast.Name) and value.id in loaded for value in returned)
+        (returned,) = (node.value for node in ast.walk(load) if isinstance(node, ast.Return))
+        assert isinstance(returned, ast.Tuple) and returned.elts
+        assert all(ast.unparse(value).startswith("_load_row(") for value in returned.elts)
 
 
 @pytest.mark.slow

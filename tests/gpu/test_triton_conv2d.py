@@ -11,7 +11,7 @@ from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -54,7 +54,7 @@ def on_device(*tensors):
 def run(x, weight, bias, v, theta, v_reset, options, **keywords):
     """The kernel on dense x [T, N, C, H, W] and v [N, C_out, H_out, W_out]; its results on the CPU."""
     words, weight, bias, v, theta = on_device(words_over_time(x.flatten(3)), weight, bias, rows(v), theta)
-    arguments = (words, len(x), tuple(x.shape[3:]), weight, bias, v, Neuron(theta, v_reset))
+    arguments = (words, len(x), tuple(x.shape[3:]), weight, bias, v, if_neuron(theta, v_reset))
     return tuple(result.cpu() for result in gpu.if_conv2d(*arguments, **options, **keywords))
 
 
@@ -162,7 +162,7 @@ def test_linear(generator, T, N, C, C_out, v_reset):
     expected, v_expected = reference.if_linear(x, weight, bias, v, v_threshold=theta, v_reset=v_reset)
     assert 0 < expected.mean() < 1
     *arguments, theta = on_device(weight, bias, v[:, None], theta)
-    arguments.append(Neuron(theta, v_reset))
+    arguments.append(if_neuron(theta, v_reset))
     words = words_over_time(x[..., None]).to(DEVICE)
     result, v_last = gpu.if_linear(words, T, *arguments)
     assert torch.equal(result.cpu(), words_over_time(expected[..., None]))
@@ -223,7 +223,7 @@ def test_views(generator):
     every_second = words.repeat_interleave(2, 3)[..., ::2]
     kernel = weight.to(memory_format=torch.channels_last)
     *arguments, theta = on_device(kernel, bias.repeat_interleave(2)[::2], rows(v), theta.repeat_interleave(2)[::2])
-    result = gpu.if_conv2d(every_second.to(DEVICE), 33, (4, 3), *arguments, Neuron(theta, None), **PLAIN)
+    result = gpu.if_conv2d(every_second.to(DEVICE), 33, (4, 3), *arguments, if_neuron(theta, None), **PLAIN)
     assert all(torch.equal(a.cpu(), b) for a, b in zip(result, expected, strict=True))
 
 

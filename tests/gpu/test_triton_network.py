@@ -14,7 +14,7 @@ from proxykernels.kernels import backends, reference, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.gpu import if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 from proxykernels.neurons import IFNeuron
 from proxykernels.simulation import quantize
 from proxykernels.storage import PooledWords
@@ -59,7 +59,7 @@ def test_pooled_words(generator, case, T, v_reset):
     window = (stride,) * 2, (padding,) * 2, (1, 1), groups
     rows = v.flatten(2).transpose(1, 2)
     words = words_over_time(x.flatten(3))
-    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (H, W), weight, bias, rows, Neuron(theta, v_reset), *window)
+    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (H, W), weight, bias, rows, if_neuron(theta, v_reset), *window)
     assert 0 < expected.mean() < 1
     assert torch.equal(own, words_over_time(expected.flatten(3)))
     assert torch.equal(pooled, words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
@@ -71,7 +71,9 @@ def test_pooled_words_of_nothing(generator, T, N):
     words, v = torch.zeros(-(-T // 32), N, 16, 3, dtype=torch.int32), torch.zeros(N, 16, 2)
     window = (1, 1), (1, 1), (1, 1), 1
     weight = dyadic(2, 3, 3, 3, generator=generator)
-    own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (4, 4), weight, None, v, Neuron(torch.ones(2), 0.0), *window)
+    own, pooled, v_last = gpu.if_conv2d_pooled(
+        words, T, (4, 4), weight, None, v, if_neuron(torch.ones(2), 0.0), *window
+    )
     assert own.shape == (-(-T // 32), N, 16, 2) and pooled.shape == (-(-T // 32), N, 4, 2)
     assert torch.equal(v_last, v)
 
@@ -79,7 +81,7 @@ def test_pooled_words_of_nothing(generator, T, N):
 def test_pooled_operator(generator):
     words = words_over_time(spikes(7, 2, 3, 4, generator=generator))
     weight, v, theta = dyadic(5, 3, 3, 3, generator=generator), torch.zeros(2, 4, 5), torch.ones(5)
-    arguments = words, 7, [2, 2], weight, None, v, *Neuron(theta, 0.0), [1, 1], [1, 1], [1, 1], 1
+    arguments = words, 7, [2, 2], weight, None, v, *if_neuron(theta, 0.0), [1, 1], [1, 1], [1, 1], 1
     torch.library.opcheck(torch.ops.proxykernels.if_conv2d_pooled.default, arguments)
 
 

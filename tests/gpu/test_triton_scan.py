@@ -14,7 +14,7 @@ from cases import words_over_time
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import if_scan
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -79,7 +79,7 @@ def test_scan(generator, T, v_reset, theta_kind, dtype):
     v = sixteenths(generator, -1, 1, 2, 5, 7)
     theta = thresholds(generator, theta_kind, 7)
     before = v.clone()
-    assert_scan_is_exact(if_scan.if_scan(current, v, Neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
     assert torch.equal(v, before)
 
 
@@ -98,7 +98,7 @@ def test_scan_sizes(generator, shape, v_reset):
     current = sixteenths(generator, -1, 2, 33, *shape)
     v = torch.zeros(shape, device=DEVICE)
     theta = thresholds(generator, "per-channel", shape[-1])
-    assert_scan_is_exact(if_scan.if_scan(current, v, Neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -107,7 +107,7 @@ def test_scan_of_any_floats(generator, v_reset):
     current = torch.randn(64, 2, 5, 7, generator=generator).to(DEVICE)
     v = torch.randn(2, 5, 7, generator=generator).to(DEVICE)
     theta = 0.1 + torch.rand(7, generator=generator).to(DEVICE)
-    assert_scan_is_exact(if_scan.if_scan(current, v, Neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -116,10 +116,10 @@ def test_scan_carries_its_state(generator, parts, v_reset):
     current = sixteenths(generator, -1, 2, 45, 2, 5, 7)
     theta = thresholds(generator, "per-channel", 7)
     rest = torch.zeros(2, 5, 7, device=DEVICE)
-    words, v_expected = if_scan.if_scan(current, rest, Neuron(theta, v_reset))
+    words, v_expected = if_scan.if_scan(current, rest, if_neuron(theta, v_reset))
     v, dense = rest, []
     for part in current.split(parts):
-        part_words, v = if_scan.if_scan(part, v, Neuron(theta, v_reset))
+        part_words, v = if_scan.if_scan(part, v, if_neuron(theta, v_reset))
         dense.append(gpu.unpack(part_words, part.shape[0], 7))
     assert torch.equal(torch.cat(dense), gpu.unpack(words, 45, 7))
     assert torch.equal(v, v_expected)
@@ -131,7 +131,7 @@ def test_hold(generator, T, v_reset):
     current = sixteenths(generator, -1, 3, 2, 5, 7)
     v = torch.zeros(2, 5, 7, device=DEVICE)
     theta = thresholds(generator, "per-channel", 7)
-    result = if_scan.if_hold(current, T, v, Neuron(theta, v_reset))
+    result = if_scan.if_hold(current, T, v, if_neuron(theta, v_reset))
     assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
 
 
@@ -142,7 +142,7 @@ def test_counts_only(generator, T, v_reset):
     v = sixteenths(generator, -1, 1, 2, 5, 7)
     theta = thresholds(generator, "per-channel", 7)
     spikes, v_expected = oracle(current, v, theta, v_reset)
-    counts, v_last = if_scan.if_scan(current, v, Neuron(theta, v_reset), counts_only=True)
+    counts, v_last = if_scan.if_scan(current, v, if_neuron(theta, v_reset), counts_only=True)
     assert counts.dtype == torch.int32
     assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
     assert torch.equal(v_last, v_expected)
@@ -152,7 +152,7 @@ def test_counts_only_of_a_held_current(generator):
     current = sixteenths(generator, -1, 3, 2, 5, 7)
     v = torch.zeros(2, 5, 7, device=DEVICE)
     theta = thresholds(generator, "scalar", 7)
-    counts, v_last = if_scan.if_hold(current, 45, v, Neuron(theta, None), counts_only=True)
+    counts, v_last = if_scan.if_hold(current, 45, v, if_neuron(theta, None), counts_only=True)
     spikes, v_expected = oracle(current.expand(45, 2, 5, 7), v, theta, None)
     assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
     assert torch.equal(v_last, v_expected)
@@ -169,14 +169,14 @@ def test_scan_on_the_edge(theta, v_reset):
     v_expected = torch.where(fires[0] == 1, after_spike, h)
     nothing = torch.zeros_like(h)
     for current, v in ((h, nothing), (nothing, h)):
-        words, v_last = if_scan.if_scan(current[None], v, Neuron(theta, v_reset))
+        words, v_last = if_scan.if_scan(current[None], v, if_neuron(theta, v_reset))
         assert torch.equal(words, fires)
         assert torch.equal(v_last, v_expected)
 
 
 def test_scan_sets_the_sign_bit():
     current = torch.ones(33, 1, 1, 2, device=DEVICE)
-    words, _ = if_scan.if_scan(current, current[0] * 0, Neuron(torch.ones(2, device=DEVICE), 0.0))
+    words, _ = if_scan.if_scan(current, current[0] * 0, if_neuron(torch.ones(2, device=DEVICE), 0.0))
     assert words[:, 0, 0, 0].tolist() == [-1, 1]
 
 
@@ -193,8 +193,8 @@ def test_scan_of_nothing(shape, counts_only):
     v = torch.full(shape[1:], 0.25, device=DEVICE)
     theta = torch.ones(3, device=DEVICE)
     for result in (
-        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, Neuron(theta, 0.0), counts_only=counts_only),
-        if_scan.if_hold(torch.ones_like(v), shape[0], v, Neuron(theta, 0.0), counts_only=counts_only),
+        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0), counts_only=counts_only),
+        if_scan.if_hold(torch.ones_like(v), shape[0], v, if_neuron(theta, 0.0), counts_only=counts_only),
     ):
         spikes, v_last = result
         assert spikes.shape == (shape[1:] if counts_only else (-(-shape[0] // 32), *shape[1:]))
@@ -219,7 +219,7 @@ def test_scan_of_views(generator, view, T):
     current = view(sixteenths(generator, -1, 2, T, 3, 5, 7))
     v = sixteenths(generator, -1, 1, 3, 7, 5).transpose(1, 2)
     theta = thresholds(generator, "per-channel", 14)[::2]
-    assert_scan_is_exact(if_scan.if_scan(current, v, Neuron(theta, None)), current, v, theta, None)
+    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, None)), current, v, theta, None)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, 
     launches = Launches()
     monkeypatch.setattr(if_scan, "_if_scan_kernel", launches)
     current = make(sixteenths(generator, -1, 2, 6, 3, 5, 7))
-    if_scan.if_scan(current, current[0], Neuron(torch.ones(7, device=DEVICE), 0.0))
+    if_scan.if_scan(current, current[0], if_neuron(torch.ones(7, device=DEVICE), 0.0))
     (arguments,) = launches
     read = arguments["current_pointer"]
     assert arguments["current_stride"] == read.stride(0) == stride

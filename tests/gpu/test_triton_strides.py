@@ -11,7 +11,7 @@ from cases import RESETS, dyadic, spikes, thresholds
 import proxykernels as pk
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
@@ -91,9 +91,9 @@ def test_everything_else_of_a_convolution(generator, v_reset):
     words = gpu.pack(x.flatten(3).bool())
     window = (1, 1), (1, 1), (1, 1), 1
     for kernel in (gpu.if_conv2d, gpu.if_conv2d_pooled):
-        expected = kernel(words, 33, (2, 2), weight, bias, v, Neuron(theta, v_reset), *window)
+        expected = kernel(words, 33, (2, 2), weight, bias, v, if_neuron(theta, v_reset), *window)
         assert expected[0].any()
-        parameters = sparse(weight), sparse(bias), reordered(v, (2, 0, 1)), Neuron(sparse(theta), v_reset)
+        parameters = sparse(weight), sparse(bias), reordered(v, (2, 0, 1)), if_neuron(sparse(theta), v_reset)
         strided = kernel(reordered(words, (3, 2, 1, 0)), 33, (2, 2), *parameters, *window)
         assert all(torch.equal(a, b) for a, b in zip(strided, expected, strict=True))
         assert all(part.is_contiguous() for part in strided)
@@ -104,23 +104,23 @@ def test_everything_else_of_a_convolution(generator, v_reset):
 def test_scan(generator, order, v_reset):
     current, v = dyadic(33, 2, 5, 16, generator=generator), dyadic(2, 5, 16, generator=generator)
     theta, grad = thresholds(16, generator), dyadic(33, 2, 5, 16, generator=generator)
-    strided = reordered(current, order), reordered(v, (2, 1, 0)), Neuron(sparse(theta), v_reset)
+    strided = reordered(current, order), reordered(v, (2, 1, 0)), if_neuron(sparse(theta), v_reset)
     for function in (gpu.if_scan, lambda current, *rest: gpu.if_hold(current[3], 33, *rest)):
-        expected = function(current, v, Neuron(theta, v_reset))
+        expected = function(current, v, if_neuron(theta, v_reset))
         assert expected[0].any()
-        for arguments in (strided, (sparse(current), sparse(v), Neuron(theta, v_reset))):
+        for arguments in (strided, (sparse(current), sparse(v), if_neuron(theta, v_reset))):
             result = function(*arguments)
             assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
             assert all(part.is_contiguous() for part in result)
-    expected = gpu.if_scan_backward(grad, current, Neuron(theta, v_reset))
+    expected = gpu.if_scan_backward(grad, current, if_neuron(theta, v_reset))
     assert expected.any()
     for arguments in (
         (reordered(grad, order), strided[0]),
         (grad, sparse(current)),
         (grad[:, :1].expand_as(grad), current),
     ):
-        result = gpu.if_scan_backward(*arguments, Neuron(sparse(theta), v_reset))
-        same = gpu.if_scan_backward(*(part.contiguous() for part in arguments), Neuron(theta, v_reset))
+        result = gpu.if_scan_backward(*arguments, if_neuron(sparse(theta), v_reset))
+        same = gpu.if_scan_backward(*(part.contiguous() for part in arguments), if_neuron(theta, v_reset))
         assert torch.equal(result, same) and result.is_contiguous()
 
 
@@ -131,5 +131,5 @@ def test_thresholds_shared_by_all_channels(generator):
     expected, _ = reference.if_conv2d(x, weight, v_threshold=theta)
     assert 0 < expected.mean() < 1
     current = F.conv2d(x.flatten(0, 1), weight).unflatten(0, (33, 2)).flatten(3).transpose(2, 3)
-    words, _ = gpu.if_scan(current, torch.zeros_like(current[0]), Neuron(theta, 0.0))
+    words, _ = gpu.if_scan(current, torch.zeros_like(current[0]), if_neuron(theta, 0.0))
     assert torch.equal(gpu.unpack(words, 33, 32).float(), expected.flatten(3))

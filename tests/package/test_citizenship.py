@@ -56,8 +56,7 @@ def x(generator):
 @pytest.mark.parametrize("v_threshold", [1.0, torch.full((8,), 1.25)], ids=["scalar", "by-channel"])
 def test_compile_without_graph_breaks(net, x, v_threshold, kind):
     for layer in (net.stem, net.conv, net.join, net.again):
-        del layer.v_threshold
-        layer._set_neurons(v_threshold, None, layer.v_init)
+        layer._set_neurons(pk.neurons.IFNeuron(v_threshold, None), layer.v_init)
     x = x if kind == "held" else x * torch.arange(20).view(-1, 1, 1, 1, 1) / 16
     expected = net(x)
     torch._dynamo.reset()

@@ -344,7 +344,7 @@ def random_network(seed: int) -> tuple[pk.Network, tuple[int, int, int]]:
         if kind == "conv":
             layer = convolution(pk.FusedIFConv2d, C, 2, batch_norm=chance.random() < 0.3)
             options = neuron(layer.out_channels)
-            layer._set_neurons(options["v_threshold"], v_reset, 0.0)
+            layer._set_neurons(pk.neurons.IFNeuron(options["v_threshold"], v_reset))
         elif kind == "sum" and before:
             other = nn.Conv2d(C, C, 1, bias=False) if chance.random() < 0.5 else nn.Identity()
             layer, sources = pk.FusedIFSum(nn.Conv2d(C, C, 3, padding=1), other, **neuron(C)), (before, before)

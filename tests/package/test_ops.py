@@ -13,7 +13,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels import ops
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +25,7 @@ def samples(generator):
     words = ops.pack(dense)
     flat = ops.flatten(words, C)
     current, ones = dyadic(T, N, H * W, C, generator=generator), torch.ones(6)
-    few, neuron = Neuron(torch.ones(C), 0.0), Neuron(ones, 0.0)
+    few, neuron = if_neuron(torch.ones(C), 0.0), if_neuron(ones, 0.0)
     v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
     periods, _ = ops.find_periods(current[0], T, few)
@@ -40,7 +40,7 @@ def samples(generator):
         "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
         "if_scan": (current, v, *few),
         "if_scan_backward": (current, current, *few),
-        "if_hold": (current[0], T, v, *few._replace(v_reset=None)),
+        "if_hold": (current[0], T, v, *if_neuron(torch.ones(C), None)),
         "if_conv2d": (words, T, [H, W], weight, ones, v6, *neuron, *window, 1),
         "conv2d": (images, weight, ones, *window, 1),
         "if_conv2d_real": (images, weight, ones, v6, *neuron, *window, 1),
@@ -105,7 +105,7 @@ ROOMS = {  # within a folder
         "gpu",
         "backends",
     ],
-    "layers": ["synapses", "base", "fused", "pooling", "sums"],
+    "layers": ["synapses", "base", "fused", "pooling", "sums", "shorthands"],
     "simulation": [
         "early_exit",
         "synops",

@@ -6,7 +6,7 @@ from cases import RESETS, dyadic, thresholds
 
 import proxykernels as pk
 from proxykernels.kernels import reference
-from proxykernels.kernels.neurons import Neuron
+from proxykernels.kernels.neurons import if_neuron
 
 SHAPES = [
     pytest.param((1, 2, 3), id="one-step"),
@@ -67,7 +67,7 @@ def test_triton(kernels_can_run, generator, shape, v_reset):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     current, gradient = dyadic(*shape, generator=generator), dyadic(*shape, generator=generator)
     theta = thresholds(shape[3], generator)
-    ours = gpu.if_scan_backward(gradient.to(device), current.to(device), Neuron(theta.to(device), v_reset))
+    ours = gpu.if_scan_backward(gradient.to(device), current.to(device), if_neuron(theta.to(device), v_reset))
     channels = [x.transpose(2, 3) for x in (current, gradient)]
     _, expected = oracle(*channels, theta, v_reset)
     assert torch.equal(ours.cpu(), expected.transpose(2, 3))

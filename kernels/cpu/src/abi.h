@@ -1,21 +1,23 @@
 // The C interface of the CPU kernels: what abi.py calls through ctypes. Each struct is mirrored there field by field.
 //
 // Spikes are packed over channels: uint8 [N, T, P, ceil(C / 8)], bit c % 8 of byte c / 8 is channel c, P = H * W pixels.
-// Bits at or above C are zero. Potentials are float [N, P, C].
+// Bits at or above C are zero. States of neurons, the potentials first, are float [N, states, P, C].
 #pragma once
 #include <cstdint>
 
-// What a step of a layer's neurons needs, besides potentials and currents. Values of channels are padded to whole blocks of
-// 32 channels, thresholds with +infinity, so that the padding never fires.
+// What a step of a layer's neurons needs, besides states and currents: the parameters of its model, whose struct in neurons.h
+// says which. Values of channels are padded to whole blocks of 32 channels, thresholds with +infinity, so that the padding
+// never fires.
 struct Neuron {
-    const float* theta;   // [ceil(C / 32) * 32]
-    int64_t model;        // models.h
-    float parameters[4];  // of the model: its struct in neurons.h says which
+    const float* channels;  // [parameters of a channel, stride], thresholds first
+    int64_t stride;         // ceil(C / 32) * 32
+    int64_t model;          // models.h
+    float scalars[4];
 };
 
 struct Neurons {
     Neuron neuron;
-    float* v;            // [N, P, C], updated in place
+    float* v;            // [N, states, P, C], updated in place
     uint8_t* spikes;     // [N, T, P, ceil(C / 8)], written
     int64_t T, N, P, C;
 };
@@ -51,8 +53,8 @@ struct Conv2d {
 
 struct Periods {
     const float* current;  // [M, C], held
-    Neuron neuron;         // hard reset to 0
-    float* v;              // [M, C], after T steps; zero on entry
+    Neuron neuron;         // of one state, and reset to the potential that it starts from
+    float* v;              // [M, C], updated in place
     uint16_t* periods;     // [M, C], written: 0 for a neuron that does not fire in T steps
     int64_t M, C, T;
 };

@@ -1,4 +1,4 @@
-// All T steps of IF neurons on given currents, in one pass: potentials stay in registers, spikes leave as bits.
+// All T steps of neurons on given currents, in one pass: their states stay in registers, spikes leave as bits.
 #pragma once
 #include "abi.h"
 #include "neurons.h"
@@ -11,20 +11,18 @@ constexpr int side_by_side = vecs >= 8 ? 1 : 8 / vecs;
 // One block's way through memory.
 struct ScanBlock {
     const float* current;
-    float* v;
     uint8_t* spikes;
-    int64_t channel;
+    int64_t image, pixel, channel;
     int channels;
 
     ScanBlock() = default;
     ScanBlock(const Scan& s, int64_t index) {
         const Neurons& n = s.neurons;
-        const int64_t blocks = (n.C + block - 1) / block, pixel = index / blocks;
+        const int64_t blocks = (n.C + block - 1) / block, place = index / blocks;
         const int64_t bytes = (n.C + 7) / 8;
-        channel = index % blocks * block;
-        current = s.current + pixel * n.C + channel;
-        v = n.v + pixel * n.C + channel;
-        spikes = n.spikes + ((pixel / n.P) * n.T * n.P + pixel % n.P) * bytes + channel / 8;
+        image = place / n.P, pixel = place % n.P, channel = index % blocks * block;
+        current = s.current + place * n.C + channel;
+        spikes = n.spikes + (image * n.T * n.P + pixel) * bytes + channel / 8;
         channels = n.C - channel < block ? (int)(n.C - channel) : block;
     }
 };
@@ -33,20 +31,22 @@ template <int count, class Model>
 static void scan_blocks(const Scan& s, int64_t first, Model) {
     const int64_t step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8);
     ScanBlock part[count];
-    Block v[count];
+    float* kept[count];
+    States<Model::states, block> state[count];
     typename Model::template Of<block> neurons[count];
     for (int i = 0; i < count; i++) {
         part[i] = ScanBlock(s, first + i);
-        v[i] = load_block(part[i].v, part[i].channels);
-        neurons[i] = {s.neurons.neuron, part[i].channel};
+        kept[i] = states_of<Model>(s.neurons, part[i].image, part[i].pixel, part[i].channel);
+        load_states(state[i], s.neurons, kept[i], part[i].channels);
+        neurons[i] = typename Model::template Of<block>({s.neurons.neuron, part[i].channel});
     }
     for (int64_t t = 0; t < s.neurons.T; t++)
         for (int i = 0; i < count; i++) {
             const Block current = load_block(part[i].current + t * s.time_stride, part[i].channels);
-            const uint32_t spikes = step_block(neurons[i], v[i], current);
+            const uint32_t spikes = step_block(neurons[i], state[i], current);
             store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
         }
-    for (int i = 0; i < count; i++) store_block(part[i].v, v[i], part[i].channels);
+    for (int i = 0; i < count; i++) store_states(kept[i], s.neurons, state[i], part[i].channels);
 }
 
 static void if_scan(const Scan* s) {

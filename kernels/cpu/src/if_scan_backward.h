@@ -18,7 +18,7 @@ static void backward_strip(const ScanBackward& s, int64_t first, int count) {
     const int64_t neurons = s.N * s.P * s.C;
     float v[strip_neurons] = {}, theta[strip_neurons], scale[strip_neurons];
     for (int i = 0; i < count; i++) {
-        theta[i] = s.neuron.theta[(first + i) % s.C];
+        theta[i] = s.neuron.channels[(first + i) % s.C];
         scale[i] = s.scale[(first + i) % s.C];
     }
     for (int64_t t = 0; t < s.T; t++) {
@@ -27,7 +27,7 @@ static void backward_strip(const ScanBackward& s, int64_t first, int count) {
         for (int i = 0; i < count; i++) {
             const float h = v[i] + current[i];
             potential[i] = h;
-            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.neuron.parameters[0]) : h;
+            v[i] = h >= theta[i] ? (soft_reset ? h - theta[i] : s.neuron.scalars[0]) : h;
         }
     }
     float grad[strip_neurons] = {};

@@ -59,7 +59,7 @@ const char* describe() {
     // clang-format off
 #define F(field) FIELD(Neuron, field)
     SIZE(Neuron)
-    F(theta) F(model) F(parameters)
+    F(channels) F(stride) F(model) F(scalars)
 #undef F
 #define F(field) FIELD(Neurons, field)
     SIZE(Neurons)
@@ -98,7 +98,7 @@ const char* describe() {
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
     F(fingerprint) F(max_threads)
 #undef F
-#define MODEL(name) fputs("model: " #name "\n", out);
+#define MODEL(name, states, channels, scalars) fputs("model: " #name " " #states " " #channels " " #scalars "\n", out);
     PK_MODELS(MODEL)
 #undef MODEL
     // clang-format on

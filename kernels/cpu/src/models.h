@@ -1,11 +1,19 @@
-// The neuron models, which neurons.h defines, by their names: what Neuron.model counts. abi.py compares the list with its own.
+// The neuron models, which neurons.h defines: what Neuron.model counts. For each its name and how many states, parameters
+// of a channel and scalars it has. abi.py compares the list with its own.
 #pragma once
 #include <cstdint>
 
-#define PK_MODELS(MODEL) MODEL(HardReset) MODEL(SoftReset)
+// clang-format off: a list
+#define PK_MODELS(MODEL) \
+    MODEL(HardReset, 1, 1, 1) MODEL(SoftReset, 1, 1, 0) \
+    MODEL(LeakyHardReset, 1, 2, 2) MODEL(LeakySoftReset, 1, 2, 1) \
+    MODEL(SynapticHardReset, 2, 3, 2) MODEL(SynapticSoftReset, 2, 3, 1) \
+    MODEL(AdaptiveHardReset, 2, 4, 2) MODEL(AdaptiveSoftReset, 2, 4, 1) \
+    MODEL(RefractoryHardReset, 2, 2, 3) MODEL(RefractorySoftReset, 2, 2, 2)
+// clang-format on
 
 namespace models {
-#define MODEL(name) name,
+#define MODEL(name, ...) name,
 enum : int64_t { PK_MODELS(MODEL) };
 #undef MODEL
 }  // namespace models

@@ -1,5 +1,5 @@
-// Spikes that repeat themselves: a neuron that starts at rest, is reset to 0 and receives the same current at every step
-// fires at the steps t where its period divides t + 1.
+// Spikes that repeat themselves: a neuron of one state that is reset to where it started and receives the same current at
+// every step fires at the steps t where its period divides t + 1.
 #pragma once
 #include "if_scan.h"
 #include "work.h"
@@ -7,11 +7,12 @@
 namespace PK_TARGET {
 
 // The first spikes of blocks of 32 neurons, side by side as in if_scan.h; the potentials as if all T steps were run.
-template <int count>
-static inline void find_blocks(const Periods& p, int64_t index) {
+template <int count, class Model>
+static inline void find_blocks(const Periods& p, int64_t index, Model) {
     const int64_t blocks = ceil_div(p.C, block);
-    Block current[count], v[count], first[count];
-    HardReset::Of<block> neurons[count];
+    Block current[count], first[count];
+    States<1, block> state[count];
+    typename Model::template Of<block> neurons[count];
     int64_t place[count];
     int channels[count];
     for (int b = 0; b < count; b++) {
@@ -19,21 +20,21 @@ static inline void find_blocks(const Periods& p, int64_t index) {
         place[b] = (index + b) / blocks * p.C + channel;
         channels[b] = (int)least(p.C - channel, block);
         current[b] = load_block(p.current + place[b], channels[b]);
-        neurons[b] = {p.neuron, channel};
-        v[b] = broadcast_block(0.0f);
+        neurons[b] = typename Model::template Of<block>({p.neuron, channel});
+        state[b].part[0] = load_block(p.v + place[b], channels[b]);
         first[b] = broadcast_block((float)(p.T + 1));
     }
     for (int64_t t = 1; t <= p.T; t++) {
         const Vec now = broadcast((float)t);
         for (int b = 0; b < count; b++)
             for (int i = 0; i < vecs; i++) {
-                const Vec::Mask fires = neurons[b].step(v[b].v[i], current[b].v[i], i);
+                const Vec::Mask fires = neurons[b].step(state[b], current[b].v[i], i);
                 Vec& known = first[b].v[i];
                 known = select(fires, select(known >= now, now, known), known);
             }
     }
     for (int b = 0; b < count; b++) {
-        store_block(p.v + place[b], v[b], channels[b]);
+        store_block(p.v + place[b], state[b].part[0], channels[b]);
         float steps[block];
         store_block(steps, first[b], block);
         for (int i = 0; i < channels[b]; i++) p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)p.T ? 0 : steps[i]);
@@ -43,12 +44,16 @@ static inline void find_blocks(const Periods& p, int64_t index) {
 static void find_periods(const Periods* periods) {
     const Periods p = *periods;
     const int64_t blocks = p.M * ceil_div(p.C, block);
+    with_model(p.neuron, [&](auto model) {
+        if constexpr (model.states == 1) {
 #pragma omp parallel for schedule(static)
-    for (int64_t index = 0; index < blocks; index += side_by_side) {
-        if (index + side_by_side <= blocks) find_blocks<side_by_side>(p, index);
-        else
-            for (int64_t i = index; i < blocks; i++) find_blocks<1>(p, i);
-    }
+            for (int64_t index = 0; index < blocks; index += side_by_side) {
+                if (index + side_by_side <= blocks) find_blocks<side_by_side>(p, index, model);
+                else
+                    for (int64_t i = index; i < blocks; i++) find_blocks<1>(p, i, model);
+            }
+        }
+    });
 }
 
 static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P,

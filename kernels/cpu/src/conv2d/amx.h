@@ -216,14 +216,15 @@ struct Firing {
     static constexpr int digit_sums = pixels * tile_rows * tile_channels;
     alignas(64) int32_t sums[digits * digit_sums];
     typename Model::template Of<tile_channels> neurons;
-    Vec v[pixels], bias;
+    States<Model::states, tile_channels> state[pixels];
+    Vec bias;
     __m512 unit, high_unit;
-    float* state[pixels];
+    float* kept[pixels];
     uint8_t* out[pixels];
     int64_t frame, steps = 0;
     int channels, used = 0;
 
-    Firing(const Conv2d& c, int64_t channel) : neurons(c.neurons.neuron, channel) {
+    Firing(const Conv2d& c, int64_t channel) : neurons({c.neurons.neuron, channel}) {
         const Neurons& n = c.neurons;
         bias = load(c.bias + channel);
         unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
@@ -238,9 +239,9 @@ struct Firing {
         for (int i = 0; i < pixels; i++) {
             const Pixel pixel(c, u, least(first + i, last - 1));
             const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
-            state[i] = n.v + (image * n.P + p) * n.C + channel;
+            kept[i] = states_of<Model>(n, image, p, channel);
             out[i] = n.spikes + (image * n.T + u.t) * frame + p * ((n.C + 7) / 8) + channel / 8;
-            v[i] = load_first(state[i], channels);
+            load_states(state[i], n, kept[i], channels);
         }
         each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
     }
@@ -248,12 +249,12 @@ struct Firing {
         for (int i = 0; i < pixels; i++) {
             const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
             const Vec current{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)};
-            const uint32_t fired = bits(neurons.step(v[i], current, 0));
+            const uint32_t fired = bits(neurons.step(state[i], current, 0));
             if (i < used) store_spikes(out[i] + t * frame, fired, channels);
         }
     }
-    void end() {
-        for (int i = 0; i < used; i++) store_first(state[i], v[i], channels);
+    void end(const Conv2d& c) {
+        for (int i = 0; i < used; i++) store_states(kept[i], c.neurons, state[i], channels);
         steps = 0, used = 0;
     }
 };
@@ -275,11 +276,11 @@ OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const
             if (t < firing.steps) firing.step(t++);
         }
         while (t < firing.steps) firing.step(t++);
-        firing.end();
+        firing.end(c);
         firing.begin(c, u, first, last, channel);
     }
     for (int64_t t = 0; t < firing.steps; t++) firing.step(t);
-    firing.end();
+    firing.end(c);
 }
 
 template <int digits, int pixels, class Model>

@@ -55,10 +55,11 @@ static void fire_depthwise(const Conv2d& c, Model, int64_t place, int64_t channe
     const uint8_t* const x = c.x + image * n.T * frame + channel / 8;
     const float* const weight = (const float*)c.weight + channel;
     uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
-    float* const state = n.v + place * n.C + channel;
+    float* const kept = states_of<Model>(n, image, place % n.P, channel);
     const Block bias = load_block(c.bias + channel);
-    const typename Model::template Of<block> neurons(n.neuron, channel);
-    Block v = load_block(state, channels);
+    const typename Model::template Of<block> neurons({n.neuron, channel});
+    States<Model::states, block> state;
+    load_states(state, n, kept, channels);
     for (int64_t t = 0; t < n.T;) {
         Block current[together];
         for (Block& sum : current) sum = bias;
@@ -66,9 +67,9 @@ static void fire_depthwise(const Conv2d& c, Model, int64_t place, int64_t channe
         if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
         else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
         for (int64_t i = 0; i < steps; i++, t++)
-            store_spikes(out + t * n.P * bytes, step_block(neurons, v, current[i]), channels);
+            store_spikes(out + t * n.P * bytes, step_block(neurons, state, current[i]), channels);
     }
-    store_block(state, v, channels);
+    store_states(kept, n, state, channels);
 }
 
 // The weight is [tap][C, a multiple of 32].

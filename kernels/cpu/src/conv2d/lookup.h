@@ -136,10 +136,8 @@ static void add_words(const WindowWords& words, const float* weight, int64_t pla
         }
 }
 
-template <class Model>
-static void run_lookup_group(const Conv2d& c, const WindowWords& words, Model model, const Part& out, const Part& in,
-                             int64_t first, int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps,
-                             LookupLists& lists) {
+static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Part& out, const Part& in, int64_t first,
+                             int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps, LookupLists& lists) {
     const int64_t places = last - first, uses = places * steps / lanes, weights = words.all() * word_bits;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
     float* const sums = lists.sums.reserve(uses * row * lanes);
@@ -159,8 +157,8 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, Model mo
             for (int64_t t = 0; t < (1 + two) * steps; t += lanes) transpose(sums + (i * steps + t) * row, current + t * row);
             const Place both[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
             const float* const currents[2] = {current, current + steps * row};
-            if (two) fire<FloatRows, 2>(c, model, in, both, channel, currents, 0);
-            else fire<FloatRows, 1>(c, model, in, both, channel, currents, 0);
+            if (two) fire<FloatRows, 2>(c, in, both, channel, currents, 0);
+            else fire<FloatRows, 1>(c, in, both, channel, currents, 0);
         }
     }
 }
@@ -185,11 +183,9 @@ static void lookup_conv2d(const Conv2d* conv) {
                 out.steps = least(steps, n.T - out.t);
                 const Part in = input_of(c, out);
                 lists.windows.read(c, words, in, steps);
-                with_model(n.neuron, [&](auto model) {
-                    for (int64_t first = 0; first < places; first += cut.places)
-                        run_lookup_group(c, words, model, out, in, first, least(places, first + cut.places), first_channel,
-                                         last_channel, steps, lists);
-                });
+                for (int64_t first = 0; first < places; first += cut.places)
+                    run_lookup_group(c, words, out, in, first, least(places, first + cut.places), first_channel, last_channel,
+                                     steps, lists);
             }
         }
     }

@@ -17,23 +17,23 @@ struct GroupMemory {
 // Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
 // step; then, with a `span` that is not 0, one that each span of so many steps shares.
 template <class Rows, int pixels, class Model>
-OUT_OF_LINE static void fire(const Conv2d& c, Model, const Part& in, const Place* places, int64_t channel,
-                             const typename Rows::Number* const* sums, int64_t span) {
+OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
+                                const typename Rows::Number* const* sums, int64_t span) {
     using Channels = Lanes<Rows::channels>;
     const Neurons& n = c.neurons;
     const int channels = (int)least(n.C - channel, Rows::channels);
     const int64_t bytes = (n.C + 7) / 8;
-    const typename Model::template Of<Rows::channels> neurons(n.neuron, channel);
+    const typename Model::template Of<Rows::channels> neurons({n.neuron, channel});
     const Channels bias = load_block<Rows::channels>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];
-    float* state[pixels];
-    Channels v[pixels];
+    float* kept[pixels];
+    States<Model::states, Rows::channels> state[pixels];
     for (int i = 0; i < pixels; i++) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
         out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
-        state[i] = n.v + (image * n.P + p) * n.C + channel;
-        v[i] = load_block<Rows::channels>(state[i], channels);
+        kept[i] = states_of<Model>(n, image, p, channel);
+        load_states(state[i], n, kept[i], channels);
     }
     for (int64_t first = 0, last; first < in.steps; first = last) {
         last = span ? least(first + span, in.steps) : in.steps;
@@ -46,16 +46,25 @@ OUT_OF_LINE static void fire(const Conv2d& c, Model, const Part& in, const Place
             for (int i = 0; i < pixels; i++) {
                 Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
                 add(input, shared[i]);
-                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, step_block(neurons, v[i], input), channels);
+                const uint32_t spikes = step_block(neurons, state[i], input);
+                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, spikes, channels);
             }
     }
-    for (int i = 0; i < pixels; i++) store_block(state[i], v[i], channels);
+    for (int i = 0; i < pixels; i++) store_states(kept[i], n, state[i], channels);
+}
+
+// The same for the model of the layer's neurons. Nothing above is compiled for each model.
+template <class Rows, int pixels>
+static void fire(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
+                 const typename Rows::Number* const* sums, int64_t span) {
+    with_model(c.neurons.neuron,
+               [&](auto model) { fire_as<Rows, pixels, decltype(model)>(c, in, places, channel, sums, span); });
 }
 
 // A group of output pixels: numbers first .. last - 1 of the part.
-template <class Rows, class Source, class Model>
-static void run_group(const Conv2d& c, const Slices& slices, Model model, const Part& out, const Part& in, int64_t first,
-                      int64_t last, int64_t first_channel, int64_t last_channel, Source& source, GroupMemory& memory) {
+template <class Rows, class Source>
+static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Part& in, int64_t first, int64_t last,
+                      int64_t first_channel, int64_t last_channel, Source& source, GroupMemory& memory) {
     using Number = typename Rows::Number;
     const int64_t places = last - first, sums = source.sums;
     Visit* const visits = memory.visits.reserve(places * slices.count * sums);
@@ -82,8 +91,8 @@ static void run_group(const Conv2d& c, const Slices& slices, Model model, const 
             Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
             source.template finish<Rows>(currents[0]);
             if (two) source.template finish<Rows>(currents[1]);
-            if (two) fire<Rows, 2>(c, model, in, pair, channel, currents, Source::span);
-            else fire<Rows, 1>(c, model, in, pair, channel, currents, Source::span);
+            if (two) fire<Rows, 2>(c, in, pair, channel, currents, Source::span);
+            else fire<Rows, 1>(c, in, pair, channel, currents, Source::span);
         }
     }
 }
@@ -98,11 +107,9 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
         out.steps = least(cut.steps, n.T - out.t);
         const Part in = input_of(c, out);
         source.list_inputs(c, slices, in);
-        with_model(n.neuron, [&](auto model) {
-            for (int64_t first = 0; first < places; first += cut.places)
-                run_group<Rows>(c, slices, model, out, in, first, least(places, first + cut.places), first_channel,
-                                last_channel, source, memory);
-        });
+        for (int64_t first = 0; first < places; first += cut.places)
+            run_group<Rows>(c, slices, out, in, first, least(places, first + cut.places), first_channel, last_channel, source,
+                            memory);
     }
 }
 
