@@ -150,7 +150,7 @@ class Stopwatch:
     def __init__(self, simulate: Simulation):
         self.simulate, self.cpu_s = simulate, 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, masks=None) -> Tensor:  # masks: of dropout, which these networks have not
         start = time.process_time()
         with torch.autocast("cpu", enabled=False):
             counts = self.simulate(x)
