@@ -17,18 +17,18 @@ def step_loop(net: pk.Network, x: Tensor, T: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def trace(net: pk.Network, x: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What each layer gives, and the potentials of those that have some, after every step of x: dense [T, N, ...]."""
+    """What each layer gives, and the states of those that have some, after every step of x: dense [T, N, ...]."""
     state: dict[str, Tensor] = {}
     values: dict[str, list[Tensor]] = {name: [] for name, _, _ in net.layers()}
-    potentials: dict[str, list[Tensor]] = {}
+    states: dict[str, list[Tensor]] = {}
     for step in x:
         now = {pk.Network.INPUT: step}
         for name, layer, sources in net.layers():
             now[name] = _step(layer, [now[s] for s in sources], state, name)
             values[name].append(now[name])
         for name, v in state.items():
-            potentials.setdefault(name, []).append(v)
-    return tuple({name: torch.stack(parts) for name, parts in lists.items()} for lists in (values, potentials))
+            states.setdefault(name, []).append(v)
+    return tuple({name: torch.stack(parts) for name, parts in lists.items()} for lists in (values, states))
 
 
 @torch.no_grad()
@@ -49,11 +49,11 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
         return layer(x.unsqueeze(0)).squeeze(0)
     terms = layer.terms(inputs if len(inputs) > 1 else x)
     current = sum(synapse.plain()(part) for synapse, part in terms)
-    v = state.get(name, torch.full_like(current, layer.v_init))
-    theta = torch.as_tensor(layer.v_threshold)
-    theta = theta.view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta  # one a channel
-    spikes, state[name] = reference.if_step(v, current, theta, layer.v_reset)
-    return spikes
+    neuron = layer.neuron.on(current.shape[1] if current.ndim > 1 else 1, current.device)
+    rest = [torch.full_like(current, layer.v_init), *[torch.zeros_like(current)] * (neuron.states - 1)]
+    v = state.get(name, rest[0] if neuron.states == 1 else torch.stack(rest, 1))
+    spikes, state[name] = reference.scan(current.unsqueeze(0), v, neuron)
+    return spikes[0]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..layers import SpikingLayer
+from ..layers import Neurons, SpikingLayer
 from ..spikes import Spikes
 
 POTENTIALS = ".v"  # behind a layer's name: its potentials
@@ -44,7 +44,8 @@ class Records:
             step = tuple(part[t : t + 1] for part in parts)
             given: Any = step if isinstance(x, tuple) else step[0]
             _, v = self.layer.spike(given, v)
-            steps.append(v)
+            several = isinstance(self.layer, Neurons) and self.layer.neuron.states > 1
+            steps.append(v[:, 0] if several else v)
         return torch.stack(steps)
 
 

@@ -12,37 +12,11 @@ from proxykernels.kernels import reference
 
 from . import draw, ways
 from .case import Case, same
+from .neurons import Neurons
 
 GIVEN = ("spikes", "dense", "real", "held", "periods", "part of periods")
 WORK = 1 << 24  # multiplications of a case, mostly; and its input and output values
 LARGE = 1 << 27
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neurons:
-    """The fields of a case that say what its neurons are, and from where they start."""
-
-    unit: int = 0  # all values are multiples of 2^-unit
-    theta: str = draw.THETAS[0]
-    factor: float = 1.0  # threshold over the mean current
-    reset: str = draw.RESETS[0]
-    state: str = "none"  # or "number" or "tensor"
-
-    @staticmethod
-    def draw_neurons(random: Random) -> dict:
-        reset = random.choice(draw.RESETS)
-        return {
-            "unit": random.choice((0, 4, 11)),
-            # A soft reset subtracts theta: beside a multiple, potentials would not be exact any more.
-            "theta": random.choice(draw.THETAS[:2] if reset == "soft" else draw.THETAS),
-            "factor": random.choice((0.3, 1.0, 1.0, 2.0, 4.0)),
-            "reset": reset,
-            "state": random.choice(("none", "none", "number", "tensor")),
-        }
-
-    def start(self, shape: tuple[int, ...], generator) -> Tensor | float | None:
-        u = 2.0**-self.unit
-        return {"none": None, "number": 2 * u, "tensor": draw.whole(shape, 9, generator) * u}[self.state]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,20 +123,19 @@ class Convolution(Neurons, Case):
         with ways.use(self.way, self.threads):
             x, given = self.inputs((self.T, self.N, C_in, *self.size), g)
             current = F.conv2d(x[:: max(1, self.T // 4)].flatten(0, 1), weight.float(), bias, **window)
-            v = self.start((self.N, *current.shape[1:]), g)
             theta = draw.thresholds(self.theta, self.factor, current, C_out, u, g)
-            neuron = {"v_threshold": theta, "v_reset": draw.reset(self.reset, u)}
-            v0 = torch.full((self.N, *current.shape[1:]), v) if isinstance(v, float) else v
-            expected, v_expected = reference.if_conv2d(x, weight, bias, v0, **window, **neuron)
+            neuron = self.neuron(theta, C_out, u, g)
+            v, v0 = self.start((self.N, *current.shape[1:]), neuron, g)
+            expected, v_expected = reference.conv2d(x, weight, bias, v0, neuron.on(C_out, x.device), **window)
             if self.as_linear:
                 expected, v_expected = expected[..., 0, 0], v_expected[..., 0, 0]
                 given = pk.functional.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
                 v = v[..., 0, 0] if isinstance(v, Tensor) else v
-                actual, v_actual = pk.if_linear(given, weight[..., 0, 0], bias, v, **neuron)
+                actual, v_actual = pk.functional.linear(given, weight[..., 0, 0], bias, v, neuron)
             else:
                 v = draw.laid_out(v, self.layout) if isinstance(v, Tensor) else v
                 weight = draw.laid_out(weight, self.layout)
-                actual, v_actual = pk.if_conv2d(given, weight, bias, v, **window, **neuron)
+                actual, v_actual = pk.functional.conv2d(given, weight, bias, v, neuron, **window)
         same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())

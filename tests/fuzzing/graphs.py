@@ -1,6 +1,7 @@
 """Random networks whose neurons fire: layer by layer, each with weights and thresholds drawn for what it is fed."""
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 import torch
@@ -11,6 +12,7 @@ import proxykernels as pk
 
 from . import draw
 from .case import same
+from .neurons import MODELS, described, draw_model
 
 UNIT = 1 / 16  # of weights, and what all currents are multiples of, but for average pooling's quarters
 STEPS = 6  # that thresholds are chosen by
@@ -21,7 +23,7 @@ class Graph:
     """What a network is drawn from; a prefix of its layers is a network too.
 
     ``plain``: no layers that take several inputs and no pooling of rates. ``exact``: weights are multiples of UNIT,
-    else any. ``theta``, ``resets``: of the neurons.
+    else any. ``theta``, ``resets``, ``models``: of the neurons.
     """
 
     layers: int
@@ -31,6 +33,7 @@ class Graph:
     most: int = 8  # units of the largest weight
     theta: str = "any"
     resets: tuple[str, ...] = draw.RESETS
+    models: tuple[str, ...] = tuple(MODELS)
     batch_norm: bool = True
 
     def build(self, x: Tensor) -> pk.Network:
@@ -68,21 +71,18 @@ class Graph:
         if kind == "sum":
             return self._sum(random, g, values, source)
         if kind == "IF":
-            return self._neurons(random, g, lambda **neuron: pk.IF(**neuron), (x,)), (source,)
+            return self._neurons(random, g, pk.Population, (x,)), (source,)
         if kind == "linear":
             sizes = x.shape[2], random.choice((2, 5, 10, 33, 64)), random.random() < 0.5
-            return self._neurons(random, g, lambda **neuron: pk.FusedIFLinear(*sizes, **neuron), (x,)), (source,)
+            return self._neurons(random, g, partial(pk.FusedLinear, *sizes), (x,)), (source,)
         C, C_out = x.shape[2], random.choice((1, 3, 8, 16, 20, 33))
         window = self._window(random, x)
         if random.random() < 0.15:
             window["groups"], C_out = C, C * random.choice((1, 2))
         norm = {"batch_norm": self.batch_norm and random.random() < 0.3, "bias": random.random() < 0.6}
 
-        def convolution(**neuron):
-            layer = pk.FusedIFConv2d if x.ndim == 5 else pk.FusedIFConv1d
-            return layer(C, C_out, **window, **norm, **neuron)
-
-        return self._neurons(random, g, convolution, (x,)), (source,)
+        layer = pk.FusedConv2d if x.ndim == 5 else pk.FusedConv1d
+        return self._neurons(random, g, partial(layer, C, C_out, **window, **norm), (x,)), (source,)
 
     @staticmethod
     def _window(random: Random, x: Tensor) -> dict:
@@ -111,18 +111,22 @@ class Graph:
         parts = (main, side) if random.random() < 0.8 else (side, main)
         sources = (source, other) if parts[0] is main else (other, source)
         fed = tuple(values[name] for name in sources)
-        return self._neurons(random, g, lambda **neuron: pk.FusedIFSum(*parts, **neuron), fed), sources
+        return self._neurons(random, g, partial(pk.FusedSum, *parts), fed), sources
 
     def _neurons(self, random, g, make, fed: tuple[Tensor, ...]) -> nn.Module:
         """A layer of neurons with thresholds of the scale of its currents."""
         seed, factor = random.randint(0, 10_000), random.choice((0.5, 1.0, 2.0))
         kind = random.choice(draw.THETAS[:2]) if self.theta == "any" else self.theta
-        reset = draw.reset(random.choice(self.resets), UNIT)
-        layer = self._with_weights(make(), seed)
+        layer = self._with_weights(make(neuron=pk.neurons.IFNeuron()), seed)
         current = _currents(layer, fed)
-        theta = draw.thresholds(kind, factor, current, current.shape[1], UNIT, g)
-        v_init = random.choice((0.0, 0.0, 2 * UNIT))
-        return self._with_weights(make(v_threshold=theta, v_reset=reset, v_init=v_init), seed)
+        C = current.shape[1]
+        theta = draw.thresholds(kind, factor, current, C, UNIT, g)
+        model = draw_model(random, {name: MODELS[name] for name in self.models})
+        if model["reset"] not in self.resets:
+            model |= {"reset": random.choice(self.resets)}
+        neuron = described(theta=theta, C=C, unit=UNIT, g=g, **model)
+        v_init = random.choice((None, None, 2 * UNIT))
+        return self._with_weights(make(neuron=neuron, v_init=v_init), seed)
 
     @torch.no_grad()
     def _with_weights(self, layer: nn.Module, seed: int) -> nn.Module:
@@ -156,5 +160,5 @@ class Graph:
 def _currents(layer: nn.Module, fed: tuple[Tensor, ...]) -> Tensor:
     """[T N, C, ...], normalised."""
     flat = tuple(part.flatten(0, 1).contiguous() for part in fed)
-    current = layer.affine(flat if isinstance(layer, pk.FusedIFSum) else flat[0])
+    current = layer.affine(flat if isinstance(layer, pk.FusedSum) else flat[0])
     return current if getattr(layer, "bn", None) is None else layer.bn.eval()(current)

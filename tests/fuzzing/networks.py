@@ -78,7 +78,7 @@ class Network(Input, Case):
             x = (draw.whole(shape[1:], 4, g) * UNIT).expand(shape)
         graph = Graph(self.layers, self.seed, self.plain)
         net = graph.build(x)
-        values, potentials = trace(net, x)
+        values, states = trace(net, x)
         last = list(values)[-1]
         given = pk.pack(x) if self.given == "spikes" else x
         tried = net
@@ -88,13 +88,13 @@ class Network(Input, Case):
             called = tried(given)
             same("spikes of a call", called.dense() if isinstance(called, pk.Spikes) else called, values[last])
             if self.lead and values[last].ndim == 3 and values[last].shape[2] > 1:
-                self.check_stop(tried, given, values[last], potentials)
+                self.check_stop(tried, given, values[last], states)
             else:
-                self.check_simulation(tried, given, values, potentials)
+                self.check_simulation(tried, given, values, states)
         return bool(values[last].any())
 
-    def check_simulation(self, net, given, values: dict[str, Tensor], potentials: dict[str, Tensor]) -> None:
-        neurons = list(potentials)
+    def check_simulation(self, net, given, values: dict[str, Tensor], states: dict[str, Tensor]) -> None:
+        neurons = list(states)
         record = [*neurons, *(f"{name}.v" for name in neurons)] if self.record else []
         state, parts = None, []
         for begin, end in (0, self.cut), (self.cut, self.T):
@@ -110,13 +110,16 @@ class Network(Input, Case):
                 rate = values[name][begin:end].double().mean().item()
                 if abs(result.rates[name] - rate) > 1e-9:
                     raise Mismatch(f"rate of {name}: {result.rates[name]}, expected {rate}")
-                same(f"state of {name}", state[name][0].float(), potentials[name][end - 1])
+                same(f"state of {name}", state[name][0].float(), states[name][end - 1])
                 if self.record:
                     same(f"record of {name}", result.records[name].dense(), values[name][begin:end])
-                    same(f"record of {name}.v", result.records[f"{name}.v"].float(), potentials[name][begin:end])
+                    potentials = states[name][begin:end]
+                    if potentials.ndim > values[name].ndim:  # of several states
+                        potentials = potentials[:, :, 0]
+                    same(f"record of {name}.v", result.records[f"{name}.v"].float(), potentials)
         same("spikes", torch.cat(parts), values[list(values)[-1]])
 
-    def check_stop(self, net, given, spikes: Tensor, potentials: dict[str, Tensor]) -> None:
+    def check_stop(self, net, given, spikes: Tensor, states: dict[str, Tensor]) -> None:
         """By the definition: after every chunk, samples whose first class leads fall silent."""
         chunk = self.chunk or 8
         steps = torch.full((self.N,), self.T)
@@ -129,7 +132,7 @@ class Network(Input, Case):
         result = pk.simulate(net, x, self.T, chunk=self.chunk, stop=stop, precision=self.precision)
         same("steps", result.steps, steps)
         same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])
-        for name, v in potentials.items():
+        for name, v in states.items():
             same(f"state of {name}", result.state[name][0].float(), v[steps - 1, torch.arange(self.N)])
 
 
@@ -178,7 +181,13 @@ class Proxy(Input, Case):
         x = draw.whole(self.shape, 4, g) * UNIT
         # Thresholds that no activation meets: there the clipped ReLU has no derivative.
         graph = Graph(
-            self.layers, self.seed, self.plain, theta="just above", resets=("zero", "below"), batch_norm=False
+            self.layers,
+            self.seed,
+            self.plain,
+            theta="just above",
+            resets=("zero", "below"),
+            models=("IFNeuron",),
+            batch_norm=False,
         )
         net = graph.build(x.expand(self.T, *x.shape))
         values, _ = trace(net, x.expand(self.T, *x.shape))
@@ -208,7 +217,7 @@ def relu_network(net: pk.Network, parameters: dict[str, Tensor], x: Tensor, clip
     last = [name for name, layer, _ in net.layers() if isinstance(layer, pk.layers.Neurons)][-1]
     for name, layer, sources in net.layers():
         inputs = [values[source] for source in sources]
-        parts = layer.synapses if isinstance(layer, pk.FusedIFSum) else [layer]
+        parts = layer.synapses if isinstance(layer, pk.FusedSum) else [layer]
         if isinstance(layer, pk.Flatten):
             y = inputs[0].flatten(1)
         elif isinstance(layer, pk.MaxPool2d | pk.MaxRatePool2d):

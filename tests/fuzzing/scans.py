@@ -11,7 +11,7 @@ from proxykernels.kernels import reference
 
 from . import draw, ways
 from .case import Case, same
-from .convolutions import Neurons
+from .neurons import Neurons
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
@@ -49,8 +49,8 @@ class Scan(Neurons, Case):
         if held:
             T = random.choice((T, random.randint(1, 300)))
             neurons["state"] = random.choice(("none", "none", neurons["state"]))
-        if len(shape) == 1 and neurons["theta"] != "number":
-            neurons["theta"] = "number"  # neurons without channels have one threshold
+        if len(shape) == 1:  # neurons without channels have one threshold, and one decay
+            neurons |= {"theta": "number", "decay": "any"}
         return cls(
             **common, **neurons, T=T, shape=shape, held=held, most=random.choice((1, 4, 16, 100)),
             layout=random.choice(draw.LAYOUTS), dtype=random.choice(DTYPES),
@@ -62,18 +62,17 @@ class Scan(Neurons, Case):
         current = (draw.whole(shape, self.most, g) * u).to(getattr(torch, self.dtype))
         C = self.shape[1] if len(self.shape) > 1 else 1
         theta = draw.thresholds(self.theta, self.factor, current.float(), C, u, g)
-        neuron = {"v_threshold": theta, "v_reset": draw.reset(self.reset, u)}
-        v = self.start(self.shape, g)
-        v0 = torch.full(self.shape, v) if isinstance(v, float) else v
+        neuron = self.neuron(theta, C, u, g)
+        v, v0 = self.start(self.shape, neuron, g)
         v = draw.laid_out(v, self.layout) if isinstance(v, Tensor) else v
         given = draw.laid_out(current, self.layout)
         with ways.use(self.way, self.threads):
             if self.held:
-                expected, v_expected = reference.if_hold(current, self.T, v0, **neuron)
-                actual, v_actual = pk.if_hold(given, self.T, v, **neuron)
+                expected, v_expected = reference.hold(current, self.T, v0, neuron.on(C, current.device))
+                actual, v_actual = pk.functional.hold(given, self.T, v, neuron)
             else:
-                expected, v_expected = reference.if_scan(current, v0, **neuron)
-                actual, v_actual = pk.if_scan(given, v, **neuron)
+                expected, v_expected = reference.scan(current, v0, neuron.on(C, current.device))
+                actual, v_actual = pk.functional.scan(given, v, neuron)
             same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())
@@ -93,7 +92,7 @@ class Surrogate(Neurons, Case):
         shape = draw_shape(random)
         shape = shape if len(shape) > 1 else (*shape, 3)
         T = min(60, steps_for(random, 4 * torch.Size(shape).numel()))
-        neurons = cls.draw_neurons(random) | {"state": "none"}
+        neurons = cls.draw_neurons(random) | {"state": "none", "model": "IFNeuron"}
         return cls(
             **common, **neurons, T=T, shape=shape, layout=random.choice(draw.LAYOUTS), floats=random.random() < 0.5
         )
