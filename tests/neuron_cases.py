@@ -1,0 +1,91 @@
+"""Neurons of every model: traces of them worked out on paper, and random ones."""
+
+import pytest
+import torch
+from cases import dyadic, thresholds
+
+from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron
+
+# Neuron, currents, spikes, states after each step.
+TRACES = [
+    pytest.param(IFNeuron(), [0.5, 0.5, 0.5], [0, 1, 0], [0.5, 0.0, 0.5], id="IF"),
+    # 0.75; 0.375 + 0.75 = 1.125 fires; from 0 again
+    pytest.param(LIFNeuron(decay=0.5), [0.75, 0.75, 0.75], [0, 1, 0], [0.75, 0.0, 0.75], id="LIF-hard"),
+    # 0.75; 1.125 fires, 0.125 is left; 0.0625 + 0.75
+    pytest.param(LIFNeuron(1.0, None, 0.5), [0.75, 0.75, 0.75], [0, 1, 0], [0.75, 0.125, 0.8125], id="LIF-soft"),
+    # Without input from 0 halfway to the rest at -1, and again; then -0.75 + 1.75 = 1 fires, and resets to 0.25.
+    pytest.param(
+        LIFNeuron(1.0, 0.25, 0.5, -1.0), [-0.0, 0.0, 2.0, 1.0], [0, 0, 1, 0], [-1.0, -1.0, 0.25, 0.625], id="LIF-rest"
+    ),
+    # Filtered: 1, 0.5, 0.25; potentials 1, 0.5 + 0.5 = 1, ...: threshold 1 is met at once, then 0 + 0.5, 0.25 + 0.25
+    pytest.param(
+        CubaLIFNeuron(decay=0.5, current_decay=0.5),
+        [1.0, 0.0, 0.0],
+        [1, 0, 0],
+        [(0.0, 1.0), (0.5, 0.5), (0.5, 0.25)],
+        id="CubaLIF-hard",
+    ),
+    pytest.param(
+        CubaLIFNeuron(1.0, None, 0.5, 0.0, 0.5),
+        [1.5, 0.0, 0.5],
+        [1, 1, 0],
+        [(0.5, 1.5), (0.0, 0.75), (0.875, 0.875)],
+        id="CubaLIF-soft",
+    ),
+    # Each spike raises the threshold of 1 by 0.5, half of which is left after a step: 1; 1.5; 1.25; 1.125 and + 0.5
+    pytest.param(
+        ALIFNeuron(decay=0.5, adaptation_decay=0.5, adaptation=0.5),
+        [1.0, 1.25, 1.25, 1.25],
+        [1, 0, 1, 0],
+        [(0.0, 0.5), (1.25, 0.25), (0.0, 0.625), (1.25, 0.3125)],
+        id="ALIF",
+    ),
+    # The soft reset subtracts 1 whatever the threshold has become.
+    pytest.param(
+        ALIFNeuron(1.0, None, 1.0, 0.0, 1.0, 0.5), [1.5, 1.0], [1, 1], [(0.5, 0.5), (0.5, 1.0)], id="ALIF-soft"
+    ),
+    # Two steps of rest after a spike, in which the potential stays.
+    pytest.param(
+        RefractoryLIFNeuron(1.0, -0.5, 0.5, 0.0, 2),
+        [1.0, 5.0, 5.0, 1.25, 5.0],
+        [1, 0, 0, 1, 0],
+        [(-0.5, 2.0), (-0.5, 1.0), (-0.5, 0.0), (-0.5, 2.0), (-0.5, 1.0)],
+        id="RefractoryLIF",
+    ),
+    pytest.param(
+        RefractoryLIFNeuron(1.0, None, 1.0, 0.0, 1),
+        [2.5, 1.0, 0.25],
+        [1, 0, 1],
+        [(1.5, 1.0), (1.5, 0.0), (0.75, 1.0)],
+        id="RefractoryLIF-soft",
+    ),
+]
+
+
+def channelwise(C: int, generator: torch.Generator) -> dict[str, IFNeuron]:
+    """Neurons of each model and reset, whose parameters differ by channel; decays are no multiples of anything."""
+    theta = thresholds(C, generator)
+    decay, other = (torch.rand(2, C, generator=generator) * 0.5 + 0.5).unbind()
+    raised = dyadic(C, generator=generator).abs()
+    made = {}
+    for name, v_reset in {"hard": 0.0, "below": -0.25, "soft": None}.items():
+        made |= {
+            f"LIF-{name}": LIFNeuron(theta, v_reset, decay, 0.125),
+            f"CubaLIF-{name}": CubaLIFNeuron(theta, v_reset, decay, -0.25, other),
+            f"ALIF-{name}": ALIFNeuron(theta, v_reset, decay, 0.25, other, raised),
+            f"RefractoryLIF-{name}": RefractoryLIFNeuron(theta, v_reset, decay, 0.0, 3),
+        }
+    return made
+
+
+NAMES = list(channelwise(1, torch.Generator().manual_seed(0)))
+
+
+def state(neuron, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """A state to start from."""
+    if neuron.states == 1:
+        return dyadic(*shape, generator=generator)
+    v = dyadic(shape[0], 2, *shape[1:], generator=generator)
+    if isinstance(neuron, RefractoryLIFNeuron):
+        v[:, 1] = torch.randint(0, 4, shape, generator=generator)
+    return v
