@@ -164,6 +164,17 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     return torch.stack(spikes)
 
 
+def integrate(current: Tensor, v: Tensor | float, neuron: Neuron) -> Tensor:
+    """The potentials [T, N, C, ...] of leaky neurons that never fire."""
+    decay = neuron.channels[1].view(-1, *[1] * (current.ndim - 3))
+    v_rest, potentials = neuron.scalar("v_rest") or 0.0, []
+    v = v if isinstance(v, Tensor) else torch.full_like(current[0], v, dtype=torch.float32)
+    for step in current.float():
+        v = leak(v, step, decay, v_rest)
+        potentials.append(v)
+    return torch.stack(potentials)
+
+
 def hold(current: Tensor, T: int, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Run a current [N, C, ...] that is held for ``T`` steps through any neurons."""
     return scan(current.unsqueeze(0).expand(T, *current.shape), v, neuron)

@@ -21,6 +21,7 @@ Networks
                                    the same with leaky neurons
     FusedConv2d, FusedConv1d, FusedLinear, FusedSum, Population
                                    the same with any neurons: current-based, adaptive, refractory
+    FusedLILinear, LI              a readout: leaky integrators, which give their potentials
     neurons                        which neurons there are; time constants of other libraries
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
@@ -71,6 +72,7 @@ from .conversion.nir_import import from_nir  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
+    LI,
     LIF,
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -86,6 +88,7 @@ from .layers import (  # noqa: E402
     FusedLIFConv2d,
     FusedLIFLinear,
     FusedLIFSum,
+    FusedLILinear,
     FusedLinear,
     FusedSum,
     MaxPool2d,
@@ -105,6 +108,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IF",
+    "LI",
     "LIF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
@@ -120,6 +124,7 @@ __all__ = [
     "FusedLIFConv2d",
     "FusedLIFLinear",
     "FusedLIFSum",
+    "FusedLILinear",
     "FusedLinear",
     "FusedSum",
     "MaxPool2d",

@@ -11,18 +11,23 @@ v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever
 functions is differentiable: training goes through :class:`proxykernels.ProxyNet`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import checks, known, ops, packed
 from .channels_last import channels, start, state_of, to_channels_last
-from .kernels import unfused
-from .neurons import IFNeuron
+from .kernels import reference, unfused
+from .neurons import AnyNeuron, IFNeuron
 from .padding import symmetric
 from .spikes import Spikes
 from .storage import Periods, PooledWords
+
+Output = TypeVar("Output", Spikes, Tensor)
+Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
 
 
 def if_scan(
@@ -50,7 +55,7 @@ def if_scan(
     return scan(current, v, IFNeuron(v_threshold, v_reset))
 
 
-def scan(current: Tensor, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
+def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron) -> Fired:
     """:func:`if_scan` for neurons of any model."""
     neuron.check()
     checks.currents(current, "T, N")
@@ -58,6 +63,8 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: IFNeuron) -> tuple[S
     checks.room(shape[0], shape[1:], current.device)
     checks.state(v, shape[1:], neuron.states, current.device)
     parameters = neuron.on(channels(shape[1:]), current.device)
+    if not neuron.fires:
+        return _integrate([current.detach()], shape[1:], v, neuron)
     state = start(v, shape[1:], current.device, neuron)
     words, after = ops.if_scan(to_channels_last(current.detach(), 2), state, parameters)
     return Spikes(words, shape), state_of(after, shape[1:], neuron)
@@ -87,13 +94,15 @@ def if_hold(
     return hold(current, T, v, IFNeuron(v_threshold, v_reset))
 
 
-def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: IFNeuron) -> tuple[Spikes, Tensor]:
+def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: AnyNeuron) -> Fired:
     """:func:`if_hold` for neurons of any model."""
     T = checks.steps(T)
     neuron.check()
     checks.currents(current, "N")
     shape = current.shape
     checks.state(v, shape, neuron.states, current.device)
+    if not neuron.fires:
+        return _integrate([current.detach().expand(T, *shape)], shape, v, neuron)
     return _fire_held(to_channels_last(current.detach()), T, shape, v, neuron)
 
 
@@ -137,14 +146,14 @@ def conv2d(
     weight: Tensor,
     bias: Tensor | None,
     v: Tensor | float | None,
-    neuron: IFNeuron,
+    neuron: AnyNeuron,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     *,
     pool_follows: bool = False,
-) -> tuple[Spikes, Tensor]:
+) -> Fired:
     """:func:`if_conv2d` for neurons of any model.
 
     ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
@@ -162,6 +171,8 @@ def conv2d(
     checks.room(T, shape, device)
     checks.state(v, shape, neuron.states, device)
     window = stride, padding, dilation
+    if not neuron.fires:
+        return _integrate(_currents(x, weight, bias, (*window, groups)), shape, v, neuron)
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
@@ -205,8 +216,8 @@ def if_linear(
 
 
 def linear(
-    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: IFNeuron
-) -> tuple[Spikes, Tensor]:
+    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: AnyNeuron
+) -> Fired:
     """:func:`if_linear` for neurons of any model."""
     neuron.check()
     x = checks.sequence(x, 3, "[T, N, features]")
@@ -221,6 +232,9 @@ def linear(
     checks.state(v, shape, neuron.states, device)
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
+    if not neuron.fires:
+        images = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
+        return _integrate(_currents(images, weight[:, :, None, None], bias, (*window, 1)), shape, v, neuron)
     if not isinstance(x, Spikes):
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
@@ -300,8 +314,11 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     return parts[0]._like(words, (T, N, sum(C), *size))
 
 
-def cat_steps(parts: Sequence[Spikes]) -> Spikes:
-    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32."""
+def cat_steps(parts: Sequence[Output]) -> Output:
+    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32. Or
+    potentials."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
     words = packed.cat([part._words for part in parts], [part.T for part in parts])
     return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
 
@@ -311,6 +328,31 @@ def _scaled(weight: Tensor, x: Spikes) -> Tensor:
     return weight if x.scale == 1 else known.made_of(weight * x.scale, weight)
 
 
+def _currents(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple) -> Iterator[Tensor]:
+    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), a chunk of steps at a time."""
+    if isinstance(x, Tensor) and checks.is_held(x):
+        current = unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)
+        yield current.expand(len(x), *current.shape[1:])
+        return
+    steps = len(x) if torch.compiler.is_compiling() else unfused.chunk_steps(math.prod(x.shape[1:]), x.device)
+    for first in range(0, len(x), steps):
+        part = x[first : first + steps]
+        dense = part.dense() if isinstance(part, Spikes) else part.detach()
+        yield unfused.conv2d(dense, weight, bias, *window).transpose(2, 3)
+
+
+def _integrate(
+    currents: Iterable[Tensor], shape: Sequence[int], v: Tensor | float | None, neuron: AnyNeuron
+) -> tuple[Tensor, Tensor]:
+    """The potentials [T, N, ...] of neurons of ``shape`` that never fire, and the last ones."""
+    state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
+    for current in currents:
+        current = current.reshape(len(current), *shape)
+        parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
+        state = parts[-1][-1]
+    return torch.cat(parts), parts[-1][-1]
+
+
 def _fire_real(
     x: Tensor,
     weight: Tensor,
@@ -318,7 +360,7 @@ def _fire_real(
     window: tuple,
     shape: Sequence[int],
     v: Tensor | float | None,
-    neuron: IFNeuron,
+    neuron: AnyNeuron,
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, C_in, H, W].
 
@@ -333,7 +375,7 @@ def _fire_real(
 
 
 def _fire_held(
-    currents: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: IFNeuron
+    currents: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: AnyNeuron
 ) -> tuple[Spikes, Tensor]:
     """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
     parameters = neuron.on(channels(shape), currents.device)

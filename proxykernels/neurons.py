@@ -22,21 +22,14 @@ Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
 
 @dataclass(frozen=True)
-class IFNeuron:
-    """Integrate-and-fire neurons: h = v + I.
+class AnyNeuron:
+    """What all neurons have: fields that are their parameters, and what is made of them."""
 
-    Attributes:
-        v_threshold: threshold > 0, a number or one value a channel [C].
-        v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
-    """
-
-    v_threshold: Value = 1.0
-    v_reset: float | None = 0.0
-
-    family: ClassVar[str] = ""  # of models, in kernels/reference.py
-    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold",)  # fields of which each channel may have a value
+    family: ClassVar[str]  # of models, in kernels/reference.py
+    channelwise: ClassVar[tuple[str, ...]]  # fields of which each channel may have a value
     scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, but for v_reset
     states: ClassVar[int] = 1  # values that a neuron keeps from step to step
+    fires: ClassVar[bool] = True  # or gives its potentials
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -54,16 +47,36 @@ class IFNeuron:
         Raises:
             TypeError, ValueError: the message names the value.
         """
-        checks.neuron(self.v_threshold, self.v_reset)
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """What the kernels take, for so many channels."""
         rows = [checks.per_channel(name, getattr(self, name), channels, device) for name in self.channelwise]
-        return neuron(self.family, self.v_reset, rows, *(float(getattr(self, name)) for name in self.scalars))
+        others = (float(getattr(self, name)) for name in self.scalars)
+        return neuron(self.family, getattr(self, "v_reset", None), rows, *others)
 
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
-        return device.type == "cpu" and self.states == 1 and self.v_reset == self.rest and T <= backends.PERIODS
+        at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
+        return at_rest and device.type == "cpu" and T <= backends.PERIODS
+
+
+@dataclass(frozen=True)
+class IFNeuron(AnyNeuron):
+    """Integrate-and-fire neurons: h = v + I.
+
+    Attributes:
+        v_threshold: threshold > 0, a number or one value a channel [C].
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
+    """
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+
+    family: ClassVar[str] = ""
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold",)
+
+    def check(self) -> None:
+        checks.neuron(self.v_threshold, self.v_reset)
 
 
 @dataclass(frozen=True)
@@ -213,3 +226,37 @@ class RefractoryLIFNeuron(LIFNeuron):
     def check(self) -> None:
         super().check()
         checks.whole_steps("refractory", self.refractory)
+
+
+@dataclass(frozen=True)
+class LINeuron(AnyNeuron):
+    """Leaky integrators, which never fire and give their potentials: v = v_rest + decay (v - v_rest) + I.
+
+    For the last layer of a network, whose output is then a tensor of potentials.
+
+    Attributes:
+        decay: share of the potential that is left after a step, from 0 to 1 (an integrator): a number or [C].
+        v_rest: the potential that they decay to, and start from.
+    """
+
+    decay: Value = 1.0
+    v_rest: float = 0.0
+
+    family: ClassVar[str] = "Leaky"
+    channelwise: ClassVar[tuple[str, ...]] = ("decay",)
+    scalars: ClassVar[tuple[str, ...]] = ("v_rest",)
+    fires: ClassVar[bool] = False
+
+    @property
+    def rest(self) -> float:
+        return self.v_rest
+
+    def check(self) -> None:
+        checks.share("decay", self.decay)
+        checks.start("v_rest", self.v_rest)
+
+    def on(self, channels: int, device: torch.device) -> Neuron:
+        """As leaky neurons whose threshold no potential reaches."""
+        never = torch.full((channels,), math.inf, device=device)
+        decay = checks.per_channel("decay", self.decay, channels, device)
+        return neuron("Leaky", None, [never, decay], float(self.v_rest))

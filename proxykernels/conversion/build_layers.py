@@ -6,7 +6,7 @@ from torch import nn
 
 from .. import layers
 from ..layers.synapses import synapse_of
-from ..neurons import IFNeuron, LIFNeuron
+from ..neurons import AnyNeuron, IFNeuron, LIFNeuron
 
 GENERAL: tuple[Any, ...] = (
     layers.Population,
@@ -15,13 +15,13 @@ GENERAL: tuple[Any, ...] = (
     layers.FusedLinear,
     layers.FusedSum,
 )
-NAMED: dict[type[IFNeuron], tuple[Any, ...]] = {  # for neurons that have layers of their own name
+NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layers of their own name
     IFNeuron: (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear, layers.FusedIFSum),
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
 }
 
 
-def build_layer(modules: list[nn.Module], neuron: IFNeuron, v_init: float | None = None) -> nn.Module:
+def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | None = None) -> nn.Module:
     """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity), whose parameters it holds."""
     synapses = [synapse_of(module) for module in modules]
     *of_one_input, of_several = NAMED.get(type(neuron), GENERAL)

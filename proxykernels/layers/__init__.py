@@ -6,6 +6,7 @@ from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
 from .shorthands import (
     IF,
+    LI,
     LIF,
     FusedIFConv1d,
     FusedIFConv2d,
@@ -15,11 +16,13 @@ from .shorthands import (
     FusedLIFConv2d,
     FusedLIFLinear,
     FusedLIFSum,
+    FusedLILinear,
 )
 from .sums import FusedSum
 
 __all__ = [
     "IF",
+    "LI",
     "LIF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
@@ -36,6 +39,7 @@ __all__ = [
     "FusedLIFConv2d",
     "FusedLIFLinear",
     "FusedLIFSum",
+    "FusedLILinear",
     "FusedLinear",
     "FusedSum",
     "MaxPool2d",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..neurons import IFNeuron
+from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .synapses import Synapse
 
@@ -29,7 +29,7 @@ class SpikingLayer(nn.Module):
         if self.training:
             self._warn_without_gradient(x)
         spikes, state = self.spike(x, v, batch_statistics=self.training)
-        y = spikes.dense(x.dtype) if isinstance(x, Tensor) else spikes
+        y = spikes.dense(x.dtype) if isinstance(x, Tensor) and isinstance(spikes, Spikes) else spikes
         return y if v is None else (y, state)
 
     def spike(
@@ -78,14 +78,14 @@ class Neurons(SpikingLayer):
     A parameter that is a tensor is a buffer; a number stays one, which a GPU need not be asked for.
     """
 
-    _kind: type[IFNeuron]  # whose fields the attributes are
+    _kind: type[AnyNeuron]  # whose fields the attributes are
     v_threshold: float | Tensor
     v_reset: float | None
     v_init: float
 
-    def _set_neurons(self, neuron: IFNeuron, v_init: float | None = None) -> None:
+    def _set_neurons(self, neuron: AnyNeuron, v_init: float | None = None) -> None:
         """``v_init`` None: at rest."""
-        if not isinstance(neuron, IFNeuron):
+        if not isinstance(neuron, AnyNeuron):
             raise TypeError(
                 f"neuron must be one of proxykernels.neurons, such as LIFNeuron(decay=0.9), got {type(neuron).__name__}"
             )
@@ -111,7 +111,7 @@ class Neurons(SpikingLayer):
             setattr(self, name, float(value))
 
     @property
-    def neuron(self) -> IFNeuron:
+    def neuron(self) -> AnyNeuron:
         """What a step of these neurons needs besides states and currents."""
         return self._kind(*[getattr(self, name) for name in self._kind.names()])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, known
-from ..neurons import IFNeuron
+from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
 from .synapses import Convolution, Convolution1d, Product
@@ -96,7 +96,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         device=None,
         dtype=None,
         *,
-        neuron: IFNeuron,
+        neuron: AnyNeuron,
         v_init: float | None = None,
         batch_norm: bool = False,
     ):
@@ -142,7 +142,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         device=None,
         dtype=None,
         *,
-        neuron: IFNeuron,
+        neuron: AnyNeuron,
         v_init: float | None = None,
         batch_norm: bool = False,
     ):
@@ -162,7 +162,8 @@ class FusedConv1d(Fused, nn.Conv1d):
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
         weight = known.made_of(weight.unsqueeze(2), weight)
         spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window)
-        return spikes._sized(spikes.shape[4]), v.squeeze(-2)
+        y = spikes._sized(spikes.shape[4]) if isinstance(spikes, Spikes) else spikes.squeeze(-2)
+        return y, v.squeeze(-2)
 
 
 class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations
@@ -188,7 +189,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         device=None,
         dtype=None,
         *,
-        neuron: IFNeuron,
+        neuron: AnyNeuron,
         v_init: float | None = None,
     ):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
@@ -222,7 +223,7 @@ class Population(Neurons):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, neuron: IFNeuron, v_init: float | None = None):
+    def __init__(self, neuron: AnyNeuron, v_init: float | None = None):
         super().__init__()
         self._set_neurons(neuron, v_init)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..neurons import IFNeuron, LIFNeuron
+from ..neurons import IFNeuron, LIFNeuron, LINeuron
 from .fused import FusedConv1d, FusedConv2d, FusedLinear, Population
 from .sums import FusedSum
 
@@ -202,3 +202,40 @@ class LIF(Population):
         v_init: float | None = None,
     ):
         super().__init__(LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init)
+
+
+class FusedLILinear(FusedLinear):
+    """Fully connected readout of leaky integrators, which never fire: v = v_rest + decay (v - v_rest) + I. For the last
+    layer of a network: ``simulate(...).potentials`` has them after every step.
+
+    nn.Linear's arguments and parameters, and then those of :class:`FusedLinear` with, in place of ``neuron``:
+
+    Args:
+        decay: share of the potential that is left after a step, from 0 to 1 (all of it: a sum of currents); a number or
+            one value an output.
+        v_rest: the potential that they decay to, and start from.
+
+    Shapes: x (T, N, in), Spikes or a tensor; y [T, N, out], potentials in float32; v [N, out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedLinear`.
+    """
+
+    def __init__(self, *linear, decay: float | Tensor = 1.0, v_rest: float = 0.0, **options):
+        super().__init__(*linear, neuron=LINeuron(decay, v_rest), **options)
+
+
+class LI(Population):
+    """Leaky integrators alone, on currents that come from elsewhere; for the last layer of a network.
+
+    Args:
+        decay, v_rest: as in :class:`FusedLILinear`. v_init: as in :class:`FusedConv2d`.
+
+    Shapes: x (T, N, ...), currents, or Spikes, which count as 1; y [T, N, ...], potentials in float32; v [N, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
+
+    def __init__(self, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | None = None):
+        super().__init__(LINeuron(decay, v_rest), v_init)

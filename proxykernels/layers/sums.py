@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, functional, known
-from ..neurons import IFNeuron
+from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons
@@ -37,7 +37,7 @@ class FusedSum(Neurons):
     def __init__(
         self,
         *synapses: nn.Module,
-        neuron: IFNeuron,
+        neuron: AnyNeuron,
         v_init: float | None = None,
     ):
         super().__init__()
@@ -56,7 +56,7 @@ class FusedSum(Neurons):
             self._warn_without_gradient(*x)
         spikes, state = with_plain_weights(self).spike(x, v)  # type: ignore[arg-type]
         tensor = next((part for part in x if isinstance(part, Tensor)), None)
-        y = spikes if tensor is None else spikes.dense(tensor.dtype)
+        y = spikes if tensor is None or isinstance(spikes, Tensor) else spikes.dense(tensor.dtype)
         return y if v is None else (y, state)
 
     def _fire(self, x, v, batch_statistics):

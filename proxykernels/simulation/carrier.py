@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import checks
-from ..layers import SpikingLayer
+from ..layers import Neurons, SpikingLayer
 from ..spikes import Spikes
 from .records import Records
 from .state import States
@@ -43,10 +43,16 @@ class Carrier(nn.Module):
         self.states, self.records, self.tally = States(states), Records(name, layer), Tally(layer)
         self.calls = self.start = 0
 
+    @property
+    def is_readout(self) -> bool:
+        """Whether the layer gives potentials."""
+        layer = self.firing.layer
+        return isinstance(layer, Neurons) and not layer.neuron.fires
+
     def start_chunk(self, start: int) -> None:
         self.calls, self.start = 0, start
 
-    def forward(self, x: Spikes | Tensor | tuple) -> Spikes:
+    def forward(self, x: Spikes | Tensor | tuple) -> Spikes | Tensor:
         if self.records and self.calls:
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
         v = self.states.of(self.calls)

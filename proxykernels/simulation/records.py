@@ -23,7 +23,7 @@ class Records:
     def __bool__(self) -> bool:
         return bool(self.parts)
 
-    def add(self, x: Spikes | Tensor | tuple, v: Tensor | None, y: Spikes) -> None:
+    def add(self, x: Spikes | Tensor | tuple, v: Tensor | None, y: Spikes | Tensor) -> None:
         """A chunk: the layer's input, the potentials it started from, and its spikes."""
         if self.name in self.parts:
             self.parts[self.name].append(y)
@@ -32,7 +32,7 @@ class Records:
 
     def whole(self) -> dict[str, Spikes | Tensor]:
         return {
-            key: torch.cat(parts) if key.endswith(POTENTIALS) else functional.cat_steps(parts)
+            key: torch.cat(parts) if isinstance(parts[0], Tensor) else functional.cat_steps(parts)
             for key, parts in self.parts.items()
         }
 

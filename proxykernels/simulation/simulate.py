@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,10 @@ class Result:
 
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
-        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated.
+        potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
+            :class:`FusedLILinear`) that the network ends in.
+        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
+            nan for a readout.
         state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
         steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
         synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
@@ -42,15 +46,27 @@ class Result:
 
     def __init__(
         self,
-        spikes: Spikes,
+        output: Spikes | Tensor,
         rates: dict[str, float],
         state: dict[str, list[Tensor]],
         steps: Tensor,
         synops: SynOps,
         records: dict[str, Spikes | Tensor],
     ):
-        self.spikes, self.rates, self.state = spikes, rates, state
+        self.output, self.rates, self.state = output, rates, state
         self.steps, self.synops, self.records = steps, synops, records
+
+    @property
+    def spikes(self) -> Spikes:
+        if isinstance(self.output, Tensor):
+            raise AttributeError("the network ends in a readout that does not fire: take result.potentials")
+        return self.output
+
+    @property
+    def potentials(self) -> Tensor:
+        if isinstance(self.output, Spikes):
+            raise AttributeError("the network ends in spikes: take result.spikes, or record=['layer.v']")
+        return self.output
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
@@ -160,25 +176,21 @@ def run(
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
     ask({name: carrier.records for name, carrier in carriers.items()}, record)
     batch = Batch(x.shape[1], T, stop, x.device)
-    parts: list[Spikes] = []
+    parts: list[Any] = []
     for start in range(0, T, chunk):
         for carrier in carriers.values():
             carrier.start_chunk(start)
         for dropout in dropouts:
             dropout.start_chunk()
         part = carrying(checks.frames(batch.of(x[start : start + chunk])))
-        if not isinstance(part, Spikes):
-            raise TypeError(
-                f"net must end in a layer of IF neurons (or pooling or flattening of one); "
-                f"it gave {type(part).__name__}"
-            )
+        _check_output(part, carriers.values(), stop)
         if not parts:
             checks.room(T, part.shape[1:], part.device)
         parts.append(batch.whole(part))
-        batch.retire(part, start + part.T, (carrier.states for carrier in carriers.values()))
+        batch.retire(part, start + len(part), (carrier.states for carrier in carriers.values()))
         if stop is not None and not len(batch.index):
             break
-    silent = T - sum(part.T for part in parts)
+    silent = T - sum(map(len, parts))
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     return _result(functional.cat_steps(parts), carriers, batch)
@@ -193,9 +205,22 @@ def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str
     return layer if precision is None else quantized(name, layer)
 
 
-def _result(spikes: Spikes, carriers: dict[str, Carrier], batch: Batch) -> Result:
+def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> None:
+    """Spikes; or potentials, if there is a readout."""
+    if isinstance(part, Spikes):
+        return
+    if not isinstance(part, Tensor) or not any(carrier.is_readout for carrier in carriers):
+        raise TypeError(
+            "net must end in a layer of neurons (or pooling or flattening of one), or in a readout such as LI; it gave "
+            f"{type(part).__name__}"
+        )
+    if stop is not None:
+        raise ValueError("stop counts output spikes, and net ends in a readout that does not fire; leave stop out")
+
+
+def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch) -> Result:
     return Result(
-        spikes,
+        output,
         {name: carrier.tally.rate for name, carrier in carriers.items()},
         {name: carrier.states.whole(batch.index) for name, carrier in carriers.items()},
         batch.steps,

@@ -1,12 +1,15 @@
 """What print(result) of a simulation shows."""
 
+from ..spikes import Spikes
+
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
 
 def summary(result) -> str:
     """The size of the output, the steps, and a row for each layer; no tensor's values."""
-    T, N = result.spikes.shape[:2]
-    lines = [f"Result of T = {T} steps, N = {N} samples: spikes {result.spikes.shape} on {result.spikes.device}"]
+    y = result.output
+    (T, N), kind = y.shape[:2], "spikes" if isinstance(y, Spikes) else "potentials"
+    lines = [f"Result of T = {T} steps, N = {N} samples: {kind} {tuple(y.shape)} on {y.device}"]
     if N and result.steps.min() < T:
         steps = result.steps
         lines.append(f"stopped after {steps.min()} to {steps.max()} steps, {steps.float().mean():.1f} on average")

@@ -52,10 +52,11 @@ class Tally:
         self._spikes: list[Tensor] = []  # a GPU is waited for at the end only
         self._accumulates: list[Tensor] = []
 
-    def add(self, x: Any, y: Spikes, *, first: bool) -> None:
-        """A chunk of the layer's input, a tuple if it has several, and its spikes; ``first``: of the steps from 0."""
-        self._spikes.append(y._total())
-        self._places += math.prod(y.shape)
+    def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
+        """A chunk of the layer's input, a tuple if it has several, and its output; ``first``: of the steps from 0."""
+        if isinstance(y, Spikes):
+            self._spikes.append(y._total())
+            self._places += math.prod(y.shape)
         for synapse, part in self.layer.terms(x):
             if isinstance(part, Spikes):
                 self._accumulates.append(synapse.accumulates(part))
@@ -65,7 +66,7 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """Spikes a neuron and step; nan if there were none of these."""
+        """Spikes a neuron and step; nan if there were none of these, or the layer does not fire."""
         return sum(map(int, self._spikes)) / self._places if self._places else math.nan
 
     @property
