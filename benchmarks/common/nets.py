@@ -8,7 +8,7 @@ Written C for a convolution's channels, P2 for 2x2 max pooling, and a plain numb
              CIFAR-10 network as a re-implementation gives it
     vgg      64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512-10, in the same way
 
-The last layer has one integrate-and-fire neuron for each class.
+The last layer has one neuron for each class. Neurons integrate and fire, or leak if they are given a ``decay``.
 """
 
 import json
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from common.data import fashion_mnist_sample
+from proxykernels.training import fi_curve
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
@@ -29,35 +30,52 @@ CALIBRATION_IMAGES = 64
 TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
 
 
-def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
+def small(
+    v_threshold: float = 1.0, v_reset: float | None = 0.0, *, decay=None, shape=(1, 28, 28), classes=10
+) -> nn.Sequential:
     """32C3-64C3-P2-64C3-P2-256-10 with biases."""
-    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, shape, classes, batch_norm=False)
+    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, shape, classes, batch_norm=False, decay=decay)
 
 
-def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0, *, shape=(1, 28, 28), classes=10) -> nn.Sequential:
+def paper(
+    v_threshold: float = 2.0, v_reset: float | None = 0.0, *, decay=None, shape=(1, 28, 28), classes=10
+) -> nn.Sequential:
     """The paper's for Fashion-MNIST; the threshold is the authors'."""
-    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, shape, classes)
+    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, shape, classes, decay=decay)
 
 
-def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+def cifar10(
+    v_threshold: float = 3.0, v_reset: float | None = 0.0, *, decay=None, shape=(3, 32, 32), classes=10
+) -> nn.Sequential:
     """The paper's for CIFAR-10; the threshold is the re-implementation's."""
     layers = "256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256"
-    return build(layers, v_threshold, v_reset, shape, classes)
+    return build(layers, v_threshold, v_reset, shape, classes, decay=decay)
 
 
-def vgg(v_threshold: float = 1.0, v_reset: float | None = 0.0, *, shape=(3, 32, 32), classes=10) -> nn.Sequential:
+def vgg(
+    v_threshold: float = 1.0, v_reset: float | None = 0.0, *, decay=None, shape=(3, 32, 32), classes=10
+) -> nn.Sequential:
     """A VGG with seven layers of weights before the last."""
-    return build("64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512", v_threshold, v_reset, shape, classes)
+    return build("64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512", v_threshold, v_reset, shape, classes, decay=decay)
 
 
 def build(
-    layers: str, v_threshold: float, v_reset: float | None, shape: Sequence[int], classes: int, batch_norm: bool = True
+    layers: str,
+    v_threshold: float,
+    v_reset: float | None,
+    shape: Sequence[int],
+    classes: int,
+    batch_norm: bool = True,
+    decay: float | None = None,
 ) -> nn.Sequential:
     """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
 
-    ``batch_norm`` is the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
+    Args:
+        batch_norm: the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
+        decay: of leaky neurons; None: they integrate and fire. Where leaky neurons have biases, these start at the
+            currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
     """
-    neuron = {"bias": not batch_norm, "v_threshold": v_threshold, "v_reset": v_reset}
+    neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
     modules: OrderedDict[str, nn.Module] = OrderedDict()
 
     def add(kind: str, module: nn.Module) -> None:
@@ -74,15 +92,34 @@ def build(
         elif "C" in layer:
             out, kernel = map(int, layer.split("C"))
             padding = kernel // 2
-            add("conv", pk.FusedIFConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
+            add("conv", pk.FusedConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
             channels = out
         else:
             if features is None:
                 modules["flatten"] = pk.Flatten()
                 features = channels * height * width
-            add("linear", pk.FusedIFLinear(features, int(layer), **neuron))
+            add("linear", pk.FusedLinear(features, int(layer), **neuron))
             features = int(layer)
-    return nn.Sequential(modules)
+    net = nn.Sequential(modules)
+    if decay is not None:
+        _start_at_onset(net)
+    return net
+
+
+def neurons(v_threshold: float, v_reset: float | None, decay: float | None = None) -> pk.neurons.IFNeuron:
+    """Neurons that integrate and fire, or leaky ones."""
+    if decay is None:
+        return pk.neurons.IFNeuron(v_threshold, v_reset)
+    return pk.neurons.LIFNeuron(v_threshold, v_reset, decay)
+
+
+@torch.no_grad()
+def _start_at_onset(net: nn.Sequential) -> None:
+    for layer in net:
+        if isinstance(layer, pk.layers.Fused):
+            for bias in (layer.bias, getattr(layer.bn, "bias", None)):
+                if bias is not None:
+                    bias += fi_curve.onset(layer.neuron)
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
@@ -143,6 +180,8 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     make = TRAINABLE.get(about.get("net", ""), make)
     v_reset = None if about.get("reset") == "soft" else 0.0
     kind = {"shape": json.loads(about["shape"]), "classes": int(about["classes"])} if "shape" in about else {}
+    if "decay" in about:
+        kind["decay"] = float(about["decay"])
     net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)
     try:
         net.load_state_dict(state)  # casts to float32

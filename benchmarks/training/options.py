@@ -61,10 +61,12 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--epochs", type=int, default=3, help="epochs of --method")
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
+    add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
+    add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
     add("--reset", choices=["hard", "soft"], default="hard")
     add("--loss", choices=sorted(LOSSES), default="mse-rate")
     add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
-    add("--twin", choices=["relu", "clipped"], default="clipped")
+    add("--twin", choices=["relu", "clipped"], default="clipped", help="of --neuron if; that of lif is its rate")
     add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
     add("--rate-penalty", type=float, default=0.0, help="times the twin's mean activation, added to the loss")
     add("--augment", choices=sorted(AUGMENTATIONS), default="mirror")
@@ -95,6 +97,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name in ("threshold", "lr", "ann_lr", "target", "eps"):
         if not 0 < getattr(options, name) < float("inf"):
             refuse(name, "positive")
+    if not 0 <= options.decay <= 1:
+        refuse("decay", "within 0 .. 1")
     for name in ("weight_decay", "rate_penalty"):
         if not 0 <= getattr(options, name) < float("inf"):
             refuse(name, "at least 0")

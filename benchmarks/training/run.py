@@ -109,7 +109,8 @@ class Run:
         torch.manual_seed(options.seed)
         self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
         v_reset = 0.0 if options.reset == "hard" else None
-        self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **self.kind)
+        leak = {"decay": options.decay} if options.neuron == "lif" else {}
+        self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **leak, **self.kind)
         self.net.to(workers.device, memory_format=torch.channels_last)
         self.model = pk.ProxyNet(self.net, options.T, clip=options.twin == "clipped", readout="rate")
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"

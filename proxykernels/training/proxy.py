@@ -1,4 +1,4 @@
-"""Training by proxy: a ReLU network with the same weights produces the backward pass.
+"""Training by proxy: a network of rates with the same weights, ReLUs or leaky neurons' own, has the backward pass.
 
 "Spiking neural networks trained via proxy" (Kheradpisheh, Mirsadeghi and Masquelier, IEEE Access 10, 2022,
 arXiv:2109.13208).
@@ -14,12 +14,14 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
+from ..neurons import LIFNeuron
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
 from ..simulation.dropout import HeldDropout, Masks
 from ..simulation.simulate import replace_neurons, run
 from ..simulation.state import samples
 from ..spikes import Spikes
+from . import fi_curve
 
 READOUTS = ("count", "rate", "potential")
 NEVER = 1e30  # a threshold that no potential reaches
@@ -36,14 +38,16 @@ class ProxyNet(nn.Module):
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package. In the twin every layer of IF neurons is a
-            ReLU, but for the last one (in the order of ``net.modules()``), which is linear.
+            ReLU, and every layer of leaky ones the rate at which they fire on such a current, from 0 to 1
+            (training/fi_curve.py), but for the last one (in the order of ``net.modules()``), which is linear.
         T: steps that the spiking network is simulated for.
         clip: clip the twin's ReLUs at ``v_threshold``, with zero gradient above it. An IF neuron fires at most once a
             step, so a larger activation promises the loss what the spiking network cannot deliver, and training may
-            run away: rates go to 1. Clipping cures that. The paper's twin is not clipped.
+            run away: rates go to 1. Clipping cures that. The paper's twin is not clipped. Leaky neurons' always is.
         readout: what the spiking network gives: "count" (spikes of T steps, the paper's), "rate" (count / T), or
             "potential": the last layer's neurons never fire, and their potential after T steps is the sum of their
-            currents (in units of the input; divide by T for the mean current, which is what the twin gives).
+            currents (in units of the input; divide by T for the mean current, which is what the twin gives; of leaky
+            neurons what is left of that sum).
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps, or a sequence of T steps
@@ -246,8 +250,8 @@ class _Twin(nn.Module):
     ):
         super().__init__()
         self.layer, self.statistics, self.given = layer, statistics, given
-        self.theta = layer.v_threshold if isinstance(layer, Neurons) else None  # None: pooled activations
-        self.linear, self.clip = name == model._last, model.clip
+        self.neuron = layer.neuron if isinstance(layer, Neurons) else None  # None: pooled activations
+        self.linear, self.clip, self.readout = name == model._last, model.clip, model.readout
         self.batch_statistics = model._batch_statistics
         self.name, self.rates = name, model.ann_rates
 
@@ -287,12 +291,22 @@ class _Twin(nn.Module):
         )
 
     def activation(self, current: Tensor) -> Tensor:
+        neuron = self.neuron
         if self.linear:
+            if isinstance(neuron, LIFNeuron) and self.readout != "potential":
+                return fi_curve.line(neuron, current)
             return current
-        theta = self.theta
-        if theta is None:
+        if neuron is None:
             self.rates[self.name] = current.mean(dtype=torch.float32)
             return current
+        if isinstance(neuron, LIFNeuron):
+            y = fi_curve.rate(neuron, current)
+            self.rates[self.name] = y.mean(dtype=torch.float32)
+            return y
+        return self.relu(current, neuron.v_threshold)
+
+    def relu(self, current: Tensor, theta: float | Tensor) -> Tensor:
+        """What stands for integrate-and-fire neurons of the threshold theta, a number or [C]."""
         if isinstance(theta, Tensor):
             theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
         if not self.clip:

@@ -22,6 +22,8 @@ from training import step as train_step
 from training import weights as train_weights
 from training_runs import BENCHMARKS, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
 
+import proxykernels as pk
+
 CPU = torch.device("cpu")
 
 
@@ -61,6 +63,24 @@ def test_training_writes_weights_that_load(run):
     test_set, _ = train_data.load("fashion-mnist", run.root, "test")
     twin = accuracy.ann_accuracy(model.eval().ann, test_set)
     assert whole and model.clip and float(about["twin_test_accuracy"]) == pytest.approx(twin, abs=1e-4)
+
+
+def test_leaky_neurons_are_trained_and_come_back(run):
+    out = run("--neuron lif --decay 0.9375 --ann-epochs 6 --epochs 1 --T 16 --ann-lr 3e-3")
+    model, whole, about = train_weights.load_twins(out / "tiny.safetensors")
+    assert about["decay"] == "0.9375" and whole
+    assert all(layer.neuron == pk.neurons.LIFNeuron(decay=0.9375) for layer in model.net if hasattr(layer, "neuron"))
+    tested, rates = accuracy.snn_accuracy(model.net, TensorDataset(*data.fashion_mnist("test", run.root)), 16, CPU)
+    assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4) and tested > 0.05 and all(rates.values())
+
+
+def test_leaky_neurons_start_where_they_fire():
+    net, images = nets.small(decay=0.5), data.fashion_mnist_sample()[0][:8]
+    rates = pk.simulate(net, images, 16).rates
+    assert rates["conv1"] > 0.01
+    for layer in (layer for layer in net if hasattr(layer, "bias")):
+        layer.bias.data -= 1 / 3
+    assert pk.simulate(net, images, 16).rates["linear1"] == 0
 
 
 def test_both_networks_keep_their_statistics_after_the_first_epoch(run):

@@ -31,6 +31,8 @@ def refused(run, options: str, out: str = "out") -> str:
         ("--method nothing", "'proxy'"),
         ("--T 0", "--T must be at least 1, got 0"),
         ("--threshold 0", "--threshold must be positive, got 0.0"),
+        ("--decay 1.5", "--decay must be within 0 .. 1, got 1.5"),
+        ("--neuron nothing", "'if', 'lif'"),
         ("--loss nothing", "'cross-entropy', 'mse-count', 'mse-rate'"),
         ("--preset nothing", "'authors-cifar', 'authors-fashion', 'recommended'"),
         ("--init nothing", "'ann'"),

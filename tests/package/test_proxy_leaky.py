@@ -1,0 +1,202 @@
+"""The twin of leaky neurons: their own rate, in ProxyNet and against simulated neurons."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, LIFNeuron, RefractoryLIFNeuron
+from proxykernels.training import fi_curve
+
+NEURONS = [
+    LIFNeuron(decay=0.5),
+    LIFNeuron(decay=0.5, v_reset=None),
+    LIFNeuron(decay=0.9, v_threshold=2.0, v_reset=-0.5),
+    LIFNeuron(decay=0.75, v_threshold=3.0, v_reset=0.5, v_rest=1.0),
+    LIFNeuron(decay=0.75, v_threshold=3.0, v_reset=None, v_rest=-0.5),
+    LIFNeuron.from_tau(16.0),
+    RefractoryLIFNeuron(decay=0.75, refractory=3),
+]
+
+
+def steps_to_threshold(neuron, current):
+    """The formula of the module, one current at a time."""
+    theta = neuron.v_threshold - neuron.v_rest
+    start = (0.0 if neuron.v_reset is None else neuron.v_reset) - neuron.v_rest
+    end = current / (1 - neuron.decay)
+    return math.log((end - start) / (end - theta)) / -math.log(neuron.decay) if end > theta else math.inf
+
+
+def simulated(neuron, currents, T=240):
+    """Rates of neurons on currents that are held, after a time to settle."""
+    counts = pk.layers.Population(neuron)(currents.expand(T, 1, *currents.shape)).cumsum(0)
+    assert counts[-1].sum() > 0
+    return (counts[-1] - counts[T // 2 - 1])[0] / (T - T // 2)
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda neuron: repr(neuron)[:60])
+def test_the_rate_is_that_of_a_held_current(neuron):
+    low, high = (float(value) for value in fi_curve._Points.of(neuron))
+    currents = torch.linspace(low - 0.5, high + 0.5, 400)
+    rates, counted = fi_curve.rate(neuron, currents[None])[0], simulated(neuron, currents)
+    resting = getattr(neuron, "refractory", 0)
+    for current, rate, seen in zip(currents.tolist(), rates.tolist(), counted.tolist(), strict=True):
+        n = steps_to_threshold(neuron, current)
+        if neuron.v_reset is not None and 1 < n < 100 and abs(n - round(n)) > 0.02:  # a step fires or does not
+            assert seen == pytest.approx(1 / (math.ceil(n) + resting), abs=0.02)
+        exact = 1 / (max(n, 1) + resting)
+        if n <= 3:
+            assert rate == pytest.approx(exact, abs=0.035)
+        assert abs(rate - exact) < 0.26  # near the rheobase the curve is steep
+    assert rates[0] == 0 and counted[0] == 0
+    assert rates[-1].item() == pytest.approx(1 / (1 + resting)) and counted[-1] == pytest.approx(
+        1 / (1 + resting), abs=0.01
+    )
+
+
+@pytest.mark.parametrize("decay", [0.25, 0.5, 0.9, 0.999])
+def test_points_of_the_line(decay):
+    """Two steps and one step to the threshold, worked out: I (1 + decay) = theta and I = theta."""
+    neuron = LIFNeuron(decay=decay, v_threshold=2.0)
+    currents = torch.tensor([[2 / (1 + decay), 2.0, 2 * (1 - decay) / (1 + decay), -1.0, 5.0]])
+    torch.testing.assert_close(fi_curve.rate(neuron, currents), torch.tensor([[0.5, 1.0, 0.0, 0.0, 1.0]]))
+    assert simulated(neuron, currents[0] + 1e-4)[:2].tolist() == [0.5, 1.0]
+
+
+def test_without_a_leak_it_is_the_clipped_relu(generator):
+    currents = 3 * torch.randn(50, 4, generator=generator)
+    theta = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    for neuron in (LIFNeuron(theta, decay=1.0), LIFNeuron(theta, v_reset=None, decay=1.0)):
+        torch.testing.assert_close(fi_curve.rate(neuron, currents), (currents / theta).clamp(0, 1))
+
+
+def test_units(generator):
+    """Scaled neurons are the same neurons on scaled currents, and a shift of all potentials changes nothing."""
+    currents = torch.randn(50, 3, generator=generator)
+    plain = LIFNeuron(decay=1 - 1 / 8, v_reset=-0.25, v_rest=0.25)
+    shifted = LIFNeuron(-49.0, -50.25, plain.decay, -49.75)
+    expected = fi_curve.rate(plain, currents)
+    assert 0 < expected.mean() < 1
+    torch.testing.assert_close(fi_curve.rate(plain.scaled(8.0), 8 * currents), expected)
+    torch.testing.assert_close(fi_curve.rate(shifted, currents), expected, atol=1e-4, rtol=0)
+
+
+def test_each_channel_has_its_own(generator):
+    decay, theta = torch.tensor([0.25, 0.5, 1.0]), torch.tensor([1.0, 2.0, 3.0])
+    currents = 2 * torch.rand(4, 3, 5, 5, generator=generator)
+    rates = fi_curve.rate(LIFNeuron(theta, decay=decay), currents)
+    for c in range(3):
+        alone = fi_curve.rate(LIFNeuron(theta[c].item(), decay=decay[c].item()), currents[:, c : c + 1])
+        torch.testing.assert_close(rates[:, c : c + 1], alone)
+    assert 0 < rates.mean() < 1
+
+
+def test_the_slope_is_bounded():
+    for decay in (0.0, 0.01, 0.25, 0.5, 1.0):
+        currents = torch.linspace(-1, 2, 3001)[:, None].requires_grad_()
+        (slope,) = torch.autograd.grad(fi_curve.rate(LIFNeuron(decay=decay), currents).sum(), currents)
+        assert 0.99 < slope.max() <= 2.5001 and slope.min() == 0
+
+
+def test_a_filtered_current_is_larger():
+    neuron = CubaLIFNeuron(decay=0.75, current_decay=0.5)
+    currents = torch.linspace(0.0, 1.0, 101)
+    rates, counted = fi_curve.rate(neuron, currents[None])[0], simulated(neuron, currents)
+    torch.testing.assert_close(rates, fi_curve.rate(LIFNeuron(decay=0.75), 2 * currents[None])[0])
+    assert (rates - counted).abs().mean() < 0.1
+
+
+def net_of(**neuron):
+    return nn.Sequential(
+        pk.FusedLIFConv2d(1, 6, 3, padding=1, **neuron), pk.MaxPool2d(2), pk.Flatten(),
+        pk.FusedLIFLinear(96, 12, **neuron), pk.FusedLIFLinear(12, 4, **neuron),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("decay", [0.5, torch.tensor([0.5, 0.75, 0.9, 1.0])])
+def test_proxynet_takes_the_rate_of_its_neurons(generator, decay):
+    torch.manual_seed(0)
+    per_channel = isinstance(decay, torch.Tensor)
+    net = net_of(decay=0.5, v_threshold=2.0)
+    if per_channel:
+        net[-1] = pk.FusedLIFLinear(12, 4, decay=decay, v_threshold=2.0)
+    for parameter in net.parameters():
+        parameter.data *= 6
+    x = torch.rand(5, 1, 8, 8, generator=generator)
+    model = pk.ProxyNet(net, T=20)
+    output = model(x)
+    assert torch.equal(output, pk.simulate(net, x, 20).count().float()) and output.sum() > 0
+    gradient = torch.rand(5, 4, generator=generator)
+    output.backward(gradient)
+    ours = [parameter.grad.clone() for parameter in net.parameters()]
+    model.zero_grad()
+
+    def rate(current, decay=0.5, theta=2.0):
+        return 1 + (current - theta) * (1 + decay) / (2 * decay * theta)
+
+    y = F.max_pool2d(rate(F.conv2d(x, net[0].weight, net[0].bias, padding=1)).clamp(0, 1), 2)
+    assert 0.01 < model.ann_rates["0"] < 0.99
+    y = rate(F.linear(y.flatten(1), net[3].weight, net[3].bias)).clamp(0, 1)
+    torch.testing.assert_close(model.ann_rates["3"], y.mean())
+    y = rate(F.linear(y, net[4].weight, net[4].bias), decay)
+    torch.testing.assert_close(model.ann_output, y)
+    y.backward(gradient)
+    for mine, parameter in zip(ours, net.parameters(), strict=True):
+        assert parameter.grad.abs().max() > 0
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5 * parameter.grad.abs().max().item())
+
+
+def test_potentials_come_from_the_current_itself(generator):
+    net = net_of(decay=0.75)
+    model = pk.ProxyNet(net, T=32, readout="potential")
+    x = torch.rand(3, 1, 8, 8, generator=generator)
+    features = nn.Sequential(*net[:-1])
+    inputs = pk.simulate(features, x, 32)
+    current = net[-1].affine(inputs.spikes.dense().flatten(0, 1)).unflatten(0, (32, 3))
+    v = torch.zeros(3, 4)
+    for step in current:
+        v = 0.75 * v + step
+    torch.testing.assert_close(model.snn(x), v)
+    model.ann(x)
+    assert torch.equal(model.ann(x, {"4": torch.zeros(3, 12)}), net[-1].bias.expand(3, 4))
+
+
+def test_other_models_have_a_twin(generator):
+    for neuron in (CubaLIFNeuron(decay=0.5), ALIFNeuron(decay=0.9), RefractoryLIFNeuron(decay=0.9)):
+        net = nn.Sequential(pk.FusedLinear(6, 8, neuron=neuron), pk.FusedLinear(8, 3, neuron=neuron))
+        net[0].bias.data += 0.5
+        model = pk.ProxyNet(net, T=16)
+        model(torch.rand(4, 6, generator=generator)).sum().backward()
+        assert all(parameter.grad.abs().max() > 0 for parameter in net.parameters())
+
+
+def test_bfloat16_stays(generator):
+    currents = torch.randn(4, 3, generator=generator)
+    rates = fi_curve.rate(LIFNeuron(), currents.bfloat16())
+    assert rates.dtype == torch.bfloat16
+    torch.testing.assert_close(rates.float(), fi_curve.rate(LIFNeuron(), currents), atol=0.03, rtol=0)
+
+
+def test_it_learns(generator):
+    """Which half of the image is bright; from biases at the onset, without which nothing fires and nothing learns."""
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (256,), generator=generator)
+    images = 0.1 * torch.rand(256, 1, 8, 8, generator=generator)
+    images[labels == 0, :, :, :4] += 0.8
+    images[labels == 1, :, :, 4:] += 0.8
+    net = nn.Sequential(pk.FusedLIFConv2d(1, 4, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedLIFLinear(64, 2))
+    for layer in (net[0], net[3]):
+        layer.bias.data += fi_curve.onset(layer.neuron)
+    model = pk.ProxyNet(net, T=16)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    target = F.one_hot(labels, 2) * 8.0
+    for _ in range(60):
+        loss = F.mse_loss(model(images), target) / 16
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    counts = model.eval()(images)
+    assert (counts[:, 0] > counts[:, 1]).eq(labels == 0).float().mean() > 0.95
