@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
+NEURONS = "tests/cpu/test_neurons.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -35,8 +36,17 @@ DEFECTS = {
     # Families of kernels
     "step: the edge": Defect(
         "kernels/cpu/src/neurons.h",
-        "h >= theta.v[i];\n            v = select(fires, h -",
-        "h - theta.v[i] >= broadcast(1e-6f);\n            v = select(fires, h -",
+        "fires = h >= theta.v[i];",
+        "fires = h - theta.v[i] >= broadcast(1e-6f);",
+    ),
+    "leaky step: the rest": Defect(
+        "kernels/cpu/src/neurons.h", "decay.v[i] * (v - v_rest) + current", "decay.v[i] * v + current", NEURONS
+    ),
+    "states: the next image's": Defect(
+        "kernels/cpu/src/neurons.h",
+        "(image * Model::states * n.P + pixel)",
+        "(image * n.P + pixel + (Model::states - 1) * (image > 0))",
+        NEURONS,
     ),
     "events: a span's last step": Defect(
         f"{CONV}/event.h",
@@ -72,6 +82,12 @@ DEFECTS = {
         "tl.minimum(T - first, 31)",
         "tests/gpu/test_triton_scan.py",
     ),
+    "Triton neurons: the second state": Defect(
+        "kernels/gpu/neurons.py",
+        "(_reset(spike, h, neuron[0], loaded[0]), adapted)",
+        "(_reset(spike, h, neuron[0], loaded[0]), state[1])",
+        "tests/gpu/test_triton_neurons.py",
+    ),
     "Triton convolution: the border": Defect(
         "kernels/gpu/if_conv2d_kernel.py",
         "(x >= 0) & (x < W)",
@@ -96,8 +112,8 @@ DEFECTS = {
     ),
     "functional: the state": Defect(
         "proxykernels/channels_last.py",
-        "(v.detach().float())",
-        "(v.detach().float()).relu()",
+        "(v.detach().float(),",
+        "(v.detach().float().relu(),",
         "tests/cpu/test_exactness.py",
     ),
     "layers: folding": Defect(

@@ -230,6 +230,58 @@ CASES = {
     ),
     "proxy-meta": (lambda: pk.ProxyNet(NET, 4)(meta(IMAGES)), TypeError, "x is on meta, .* for the shapes call the layers"),
     "simulate-meta": (lambda: pk.simulate(NET, meta(IMAGES), 4), TypeError, "x is on meta, .* for the shapes call the la"),
+    "decay-above-one": (lambda: pk.LIF(decay=1.5), ValueError, "decay must be from 0 to 1, got 1.5"),
+    "decay-negative": (lambda: pk.FusedLIFConv2d(3, 4, 3, decay=-0.1), ValueError, "decay must be from 0 to 1, got -0.1"),
+    "decay-nan": (lambda: pk.FusedLIFLinear(3, 4, decay=NAN), ValueError, "decay must be from 0 to 1, got nan"),
+    "decay-one-nan": (
+        lambda: pk.LIF(decay=torch.tensor([0.5, NAN])), ValueError, "decay must be from 0 to 1, got nan"
+    ),
+    "decay-one-above": (
+        lambda: pk.LIF(decay=torch.tensor([0.5, 2.0])), ValueError, "decay must be from 0 to 1, got 2.0"
+    ),
+    "decay-word": (lambda: pk.LIF(decay="slow"), TypeError, "decay must be a number or a tensor"),
+    "decay-bool": (lambda: pk.LIF(decay=True), TypeError, "decay must be a number or a tensor"),
+    "decay-shape": (lambda: pk.LIF(decay=torch.ones(1, 3)), TypeError, "decay must be a number or a float tensor"),
+    "decay-channels": (
+        lambda: pk.LIF(decay=torch.ones(4))(CURRENT), ValueError, "decay must have one value for each of 3 channels, got 4"
+    ),
+    "decay-device": (
+        lambda: pk.LIF(decay=meta(torch.ones(3)))(CURRENT), ValueError, "decay is on meta and the input on cpu"
+    ),
+    "decay-gradient": (
+        lambda: pk.LIF(decay=torch.ones(3, requires_grad=True)), ValueError, "decay requires a gradient"
+    ),
+    "current-decay": (
+        lambda: pk.Population(pk.neurons.CubaLIFNeuron(current_decay=2)), ValueError, "current_decay must be from 0 to 1"
+    ),
+    "adaptation-decay": (
+        lambda: pk.Population(pk.neurons.ALIFNeuron(adaptation_decay=NAN)), ValueError, "adaptation_decay must be from 0"
+    ),
+    "adaptation-negative": (
+        lambda: pk.Population(pk.neurons.ALIFNeuron(adaptation=-1)), ValueError, "adaptation must be at least 0 and finite"
+    ),
+    "refractory-float": (
+        lambda: pk.Population(pk.neurons.RefractoryLIFNeuron(refractory=1.5)), TypeError, "refractory must be an integer"
+    ),
+    "refractory-negative": (
+        lambda: pk.Population(pk.neurons.RefractoryLIFNeuron(refractory=-1)), ValueError, "refractory must be at least 0"
+    ),
+    "rest-at-threshold": (lambda: pk.LIF(v_rest=1.0), ValueError, "v_rest must be below v_threshold = 1, .* got 1.0"),
+    "rest-nan": (lambda: pk.LIF(v_rest=NAN), ValueError, "v_rest must be finite"),
+    "rest-word": (lambda: pk.LI(v_rest="0"), TypeError, "v_rest must be a number"),
+    "tau-below-one": (lambda: pk.neurons.LIFNeuron.from_tau(0.5), ValueError, "tau must be at least 1 step .* got 0.5"),
+    "tau-nan": (lambda: pk.neurons.LIFNeuron.from_tau(NAN), ValueError, "tau must be at least 1 step .* got nan"),
+    "tau-infinite": (lambda: pk.neurons.LIFNeuron.from_tau(INF), ValueError, "tau must be at least 1 step and finite"),
+    "tau-by-channel": (
+        lambda: pk.neurons.LIFNeuron.from_tau(torch.tensor([2.0, 4.0]), v_reset=-0.5), ValueError, "differ by channel"
+    ),
+    "tau-mem-zero": (lambda: pk.neurons.LIFNeuron.from_tau_mem(0.0), ValueError, "tau_mem must be above 0"),
+    "tau-mem-dt": (lambda: pk.neurons.LIFNeuron.from_tau_mem(2.0, 0), ValueError, "dt must be above 0"),
+    "neuron-class": (lambda: pk.Population(pk.neurons.LIFNeuron), TypeError, "neuron must be one of proxykernels.neurons"),
+    "neuron-layer": (lambda: pk.FusedLinear(3, 4, neuron=pk.LIF()), TypeError, "neuron must be one of .*, got LIF"),
+    "two-states-v": (
+        lambda: pk.Population(pk.neurons.CubaLIFNeuron())(CURRENT, CURRENT[0]), ValueError, r"state, \[2, 2, 3, 5, 5\]"
+    ),
     "proxy-no-neurons": (lambda: pk.ProxyNet(nn.Linear(2, 2), 4), ValueError, "at least one layer of IF neurons"),
 }  # fmt: skip
 
