@@ -3,8 +3,8 @@
     python benchmarks/draw.py
     python benchmarks/draw.py --results my/results
 
-Of sim_speed.csv: a picture for each network, reset and batch. At each T it shows one run, of those that timed the most
-contenders the last, so that points at one T come from one run and a small run puts no large one out.
+Of sim_speed.csv: a picture for each network, reset, batch and neuron. At each T it shows one run, of those that timed
+the most contenders the last, so that points at one T come from one run and a small run puts no large one out.
 """
 
 import re
@@ -22,7 +22,7 @@ from common.printed import new_parser
 from common.tables import read_csv
 from speed import report
 
-PICTURE, MACHINE = ("net", "reset", "batch"), ("trained", "device", "threads", "torch")
+PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
 GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,9 +61,9 @@ def draw_sim_speed(folder: Path) -> None:
         kept = shown.setdefault(picture, {}).setdefault(machine, {})
         if len(rows) >= len(kept.get(T, [])):
             kept[T] = rows
-    for (net, reset, batch), machines in shown.items():
+    for (net, reset, batch, neuron), machines in shown.items():
         rows = max((sum(kept.values(), []) for kept in machines.values()), key=len)
-        other = [] if batch == "32" else [f"batch{batch}"]
+        other = ([] if batch == "32" else [f"batch{batch}"]) + ([] if neuron == "if" else [neuron])
         device = "cuda" if re.match(GPUS, rows[0]["device"]) else "cpu"
         report.plot(folder / report.picture_name(net, reset, device, other), rows)
 

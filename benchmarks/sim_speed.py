@@ -1,13 +1,15 @@
-"""The main job: simulate an integrate-and-fire network on real images, and time it against its rivals.
+"""The main job: simulate a spiking network on real images, and time it against its rivals.
 
     python benchmarks/sim_speed.py
     python benchmarks/sim_speed.py --T 64 --reset soft --rivals plain,compiled
     python benchmarks/sim_speed.py --weights runs/train/paper.safetensors
+    python benchmarks/sim_speed.py --net paper --T 64 --neuron lif --tau 16
 
 Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
 """
 
 import argparse
+import math
 import platform
 import re
 import subprocess
@@ -57,19 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     csv_path = options.out / "sim_speed.csv"
     device = images.device
     v_reset = 0.0 if options.reset == "hard" else None
-    net, trained = load(options.net, v_reset, options.weights)
+    decay = 1 - 1 / options.tau if options.neuron == "lif" else None
+    net, trained = load(options.net, v_reset, options.weights, decay)
     net = net.to(device)
     ours = Ours(net, images)
     rivals = options.rivals
     if rivals is None:
         rivals = list(RIVALS | GPU_RIVALS if device.type == "cuda" else RIVALS)
-    console.print(heading(options, trained, device))
+    neuron = neuron_name(net)
+    console.print(heading(options, neuron, trained, device))
     contenders, missing = line_up(ours, rivals, console)
     if options.int16:
         settings = "pk.simulate(precision='int16')"
         contenders.insert(1, Contender(INT16, settings, pk.__version__, Ours(net, images, "int16"), False))
     print_line_up(console, {one.name: one.settings for one in contenders}, missing)
-    common = common_columns(options, trained, device)
+    common = common_columns(options, neuron, trained, device)
     all_rows = []
     for position, T in enumerate(options.T):
         share = T / sum(options.T[position:])
@@ -91,6 +95,8 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
     """The options, and the images and labels of the batch; a bad option ends here, with one sentence."""
     parser = make_parser()
     options = parser.parse_args(arguments)
+    if options.neuron == "lif" and options.weights is not None:
+        parser.error("argument --neuron: lif has random weights; a network of --weights has neurons of its own")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":
@@ -119,6 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
     add("--batch", type=positive, default=32, help="number of images")
     add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
+    add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
+    add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
     add("--device", choices=["cpu", "cuda"], default="cpu")
@@ -134,9 +142,12 @@ def make_parser() -> argparse.ArgumentParser:
 def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
     """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
     default, named = make_parser().parse_args([]), []
-    for option in ("T", "batch", "weights", "int16", "threads", "rivals", "repeats", "root"):
+    for option in ("T", "batch", "weights", "neuron", "int16", "threads", "rivals", "repeats", "root"):
         value = getattr(options, option)
         if value == getattr(default, option):
+            continue
+        if option == "neuron":
+            named.append(f"lif-tau{options.tau:g}")
             continue
         if isinstance(value, list):
             value = "-".join(map(str, value)) or "none"
@@ -148,6 +159,16 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def time_constant(text: str) -> float:
+    try:
+        tau = float(text)
+    except ValueError:
+        tau = math.nan
+    if not 1 < tau < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of steps above 1, got {text!r}")
+    return tau
 
 
 def step_list(text: str) -> list[int]:
@@ -220,7 +241,15 @@ def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
     ]
 
 
-def common_columns(options: argparse.Namespace, trained: bool, device: torch.device) -> dict:
+def neuron_name(net: nn.Module) -> str:
+    """What the table calls the neurons of a network: "if", or "lif-tau2"."""
+    neuron = next(layer.neuron for layer in net if isinstance(layer, pk.layers.Neurons))
+    if not isinstance(neuron, pk.neurons.LIFNeuron):
+        return "if"
+    return f"lif-tau{1 / (1 - float(neuron.decay)):g}"
+
+
+def common_columns(options: argparse.Namespace, neuron: str, trained: bool, device: torch.device) -> dict:
     """The columns that all rows of this run share."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -228,6 +257,7 @@ def common_columns(options: argparse.Namespace, trained: bool, device: torch.dev
         "net": options.net,
         "trained": trained,
         "reset": options.reset,
+        "neuron": neuron,
         "batch": options.batch,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -235,10 +265,10 @@ def common_columns(options: argparse.Namespace, trained: bool, device: torch.dev
     }
 
 
-def heading(options: argparse.Namespace, trained: bool, device: torch.device) -> str:
+def heading(options: argparse.Namespace, neuron: str, trained: bool, device: torch.device) -> str:
     weights = "trained" if trained else "UNTRAINED (random weights: accuracy means nothing)"
     return (
-        f"{options.net} net, {weights}; {options.batch} Fashion-MNIST test images; "
+        f"{options.net} net, {neuron} neurons, {weights}; {options.batch} Fashion-MNIST test images; "
         f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"proxykernels {pk.__version__}"
     )

@@ -126,15 +126,17 @@ NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
 TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vgg": vgg}  # names of train.py's --net
 
 
-def load(name: str, v_reset: float | None, path: Path | None = None) -> tuple[nn.Sequential, bool]:
+def load(
+    name: str, v_reset: float | None, path: Path | None = None, decay: float | None = None
+) -> tuple[nn.Sequential, bool]:
     """The network in eval mode, and whether it is trained.
 
     It is trained by the weights of ``path``, a file of train.py; without one, by ``weights/<name>.safetensors`` if that
-    is there. Otherwise the weights are random, scaled to realistic firing rates.
+    is there and no ``decay`` is given. Otherwise the weights are random, scaled to realistic firing rates.
     """
     shipped = WEIGHTS / f"{name}.safetensors"
-    if path is None and not shipped.is_file():
-        return _random(name, v_reset), False
+    if path is None and (decay is not None or not shipped.is_file()):
+        return _random(name, v_reset, decay), False
     path = path or shipped
     net, _ = load_file(path, NETS[name])
     for layer in net.modules():
@@ -195,10 +197,10 @@ def file_stem(name: str) -> str:
     return TRAINABLE[name].__name__
 
 
-def _random(name: str, v_reset: float | None) -> nn.Sequential:
+def _random(name: str, v_reset: float | None, decay: float | None = None) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = NETS[name](v_reset=v_reset).eval()
+        net = NETS[name](v_reset=v_reset, decay=decay).eval()
     _scale_to_rate(net, fashion_mnist_sample()[0][:CALIBRATION_IMAGES])
     return net
 
@@ -208,16 +210,33 @@ def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
     """Scale each layer's weights, first to last, until its neurons fire at MEAN_RATE on average.
 
     Firing rates [N, ...] are propagated instead of spikes: under a mean current I, an integrate-and-fire
-    neuron of threshold v_threshold fires at a rate near min(max(I, 0) / v_threshold, 1).
+    neuron of threshold v_threshold fires at a rate near min(max(I, 0) / v_threshold, 1), and a leaky one as in
+    proxykernels/training/fi_curve.py.
     """
     rates = images
     for layer in net:
         if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
             rates = layer(rates.unsqueeze(0)).squeeze(0)
             continue
-        if layer.bias is not None:
-            layer.bias.zero_()
+        for bias in (layer.bias, getattr(layer.bn, "bias", None)):
+            if bias is not None:
+                bias.zero_()
         current = layer.affine(rates)
-        scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
+        if isinstance(layer.neuron, pk.neurons.LIFNeuron):
+            scale = _scale(layer.neuron, current)
+            rates = fi_curve.rate(layer.neuron, current * scale)
+        else:
+            scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
+            rates = (current * scale / layer.v_threshold).clamp(0, 1)
         layer.weight *= scale
-        rates = (current * scale / layer.v_threshold).clamp(0, 1)
+
+
+def _scale(neuron: pk.neurons.LIFNeuron, current: Tensor) -> float:
+    """By what to multiply currents so that neurons fire at MEAN_RATE on average, by halving intervals."""
+    low, high = 0.0, 1.0
+    while fi_curve.rate(neuron, current * high).mean() < MEAN_RATE:
+        low, high = high, 2 * high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fi_curve.rate(neuron, current * middle).mean() < MEAN_RATE else (low, middle)
+    return high

@@ -17,11 +17,13 @@ class Stage:
         synapses: spikes (or the image) [N, ...] to input currents [N, ...]: pooling, flattening, then a
             convolution with its batch normalisation folded, or a linear layer.
         v_threshold, v_reset: of the neurons; ``v_reset`` is 0.0, or None for soft reset.
+        decay: share of the potential that a step leaves; 1 of neurons that integrate and fire.
     """
 
     synapses: nn.Sequential
     v_threshold: float
     v_reset: float | None
+    decay: float = 1.0
 
 
 def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> list[Stage]:
@@ -34,9 +36,17 @@ def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> 
             if layer.v_reset not in (None, 0.0):
                 raise ValueError(f"rivals reset to 0 or subtract, got v_reset={layer.v_reset}")
             module = nn.Sequential(*synapses).eval().to(device, memory_format=memory_format)
-            result.append(Stage(module, float(layer.v_threshold), layer.v_reset))
+            result.append(Stage(module, float(layer.v_threshold), layer.v_reset, _decay(layer.neuron)))
             synapses = []
     return result
+
+
+def _decay(neuron: pk.neurons.AnyNeuron) -> float:
+    if type(neuron) is pk.neurons.IFNeuron:
+        return 1.0
+    if type(neuron) is pk.neurons.LIFNeuron and neuron.v_rest == 0:
+        return float(neuron.decay)
+    raise ValueError(f"rivals integrate and fire, or leak to 0, got {neuron}")
 
 
 def plain(layer: nn.Module) -> nn.Module:

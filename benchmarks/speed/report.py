@@ -16,6 +16,7 @@ COLUMNS = [
     "net",
     "trained",
     "reset",
+    "neuron",
     "batch",
     "T",
     "contender",
@@ -47,7 +48,8 @@ def print_line_up(console: Console, settings: dict[str, str], missing: dict[str,
 def print_table(console: Console, rows: list[dict], missing: dict[str, str], rates: dict[str, float]) -> None:
     """Print the rows of one T, rivals that did not run, the ratios, and the firing rate of each layer."""
     first = rows[0]
-    title = f"T = {first['T']}, {first['reset']} reset, {first['batch']} images, {first['counts_total']} output counts"
+    neurons, counts = _neurons(first), first["counts_total"]
+    title = f"T = {first['T']}, {neurons}{first['reset']} reset, {first['batch']} images, {counts} output counts"
     ours = next(row for row in rows if row["contender"] == OURS)["median_ms_per_image"]
     lines = [_cells(row, ours) for row in rows]
     lines += [[figures.look(name).label, "not run", *[""] * (len(HEADINGS) - 2)] for name in missing]
@@ -101,7 +103,7 @@ def plot(path: Path, rows: list[dict]) -> None:
     images = "one image" if int(first["batch"]) == 1 else f"{first['batch']} images at a time"
     weights = "" if str(first["trained"]) == "True" else ", random weights"
     where = (
-        f"{first['net']} network{weights}, {first['reset']} reset, {images}, Fashion-MNIST; "
+        f"{first['net']} network{weights}, {_neurons(first)}{first['reset']} reset, {images}, Fashion-MNIST; "
         f"{first['device']}, {first['threads']} threads, torch {first['torch']}"
     )
     sentence = summary_of_times(rows, steps[-1])
@@ -111,6 +113,11 @@ def plot(path: Path, rows: list[dict]) -> None:
         figure = _lines(rows, steps)
     figures.title(figure, sentence, where)
     save_figure(path, figure)
+
+
+def _neurons(row: dict) -> str:
+    """What to say of neurons that do not integrate and fire."""
+    return "" if row["neuron"] == "if" else f"{row['neuron']} neurons, "
 
 
 def summary_of_times(rows: list[dict], T: int) -> str:

@@ -5,6 +5,7 @@ proxykernels layers, runs without gradients, and computes the first layer's curr
 constant. Where two settings are fair, the one that was measured to be faster is used and the other is named.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,10 @@ def build(name: str, net: nn.Sequential, images: Tensor, makers: dict | None = N
 
 
 def plain(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
-    """In-place operations: 6.9 ms where torch.where took 8.6; contiguous images took 10.0."""
+    """In-place operations: 6.9 ms where torch.where took 8.6; contiguous images took 10.0.
+
+    Leaky neurons decay and take their currents in one operation, which does not round the product.
+    """
     settings = "step loop, channels last, in place"
     return settings, single_steps(net, images, lambda stage: PlainNeurons(stage))
 
@@ -101,23 +105,18 @@ def compiled(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
 
 
 def spikingjelly_single_step(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
-    from spikingjelly.activation_based.neuron import IFNode
-
-    def neurons(stage: Stage) -> Fire:
-        node = IFNode(v_threshold=stage.v_threshold, v_reset=stage.v_reset, step_mode="s")
-        return node.eval().to(images.device)
-
-    return "IFNode, step mode 's', channels last", single_steps(net, images, neurons)
+    name, node = _spikingjelly_node(net, images)
+    return f"{name}, step mode 's', channels last", single_steps(net, images, lambda stage: node(stage, "s"))
 
 
 def spikingjelly_multi_step(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
     from spikingjelly.activation_based.functional import seq_to_ann_forward
-    from spikingjelly.activation_based.neuron import IFNode
 
     parts = stages(net, images.device, channels_last=True)
+    name, make_node = _spikingjelly_node(net, images)
 
     def make(part: Stage) -> nn.Module:
-        node = IFNode(v_threshold=part.v_threshold, v_reset=part.v_reset, step_mode="m").eval().to(images.device)
+        node = make_node(part, "m")
         # From 2.0 on it takes its CUDA or Triton kernel on a GPU by itself.
         if images.device.type == "cuda" and "cupy" in getattr(node, "supported_backends", ()):
             node.backend = "cupy"
@@ -137,20 +136,44 @@ def spikingjelly_multi_step(net: nn.Sequential, images: Tensor) -> tuple[str, Co
         return total
 
     at_once = _best_at_once(counts, images)
-    return f"IFNode, step mode 'm', {at_once} steps at once, channels last", partial(counts, at_once=at_once)
+    return f"{name}, step mode 'm', {at_once} steps at once, channels last", partial(counts, at_once=at_once)
+
+
+def _spikingjelly_node(net: nn.Sequential, images: Tensor) -> tuple[str, Callable[[Stage, str], nn.Module]]:
+    """The node's name, and a function that makes a stage's for a step mode."""
+    from spikingjelly.activation_based.neuron import IFNode, LIFNode
+
+    def make(stage: Stage, step_mode: str) -> nn.Module:
+        settings = {"v_threshold": stage.v_threshold, "v_reset": stage.v_reset, "step_mode": step_mode}
+        if stage.decay < 1:
+            node = LIFNode(tau=1 / (1 - stage.decay), decay_input=False, **settings)
+        else:
+            node = IFNode(**settings)
+        return node.eval().to(images.device)
+
+    return ("LIFNode, decay_input=False" if _leaks(net, images) else "IFNode"), make
+
+
+def _leaks(net: nn.Sequential, images: Tensor) -> bool:
+    return any(stage.decay < 1 for stage in stages(net, images.device, channels_last=True))
 
 
 def snntorch(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
-    """``reset_delay=True`` resets just before the next step's current is added, which with beta = 1 is the same
-    neuron, and is faster; ``reset_delay=False`` is another neuron under soft reset: one whose potential stays
-    above the threshold after the subtraction does not fire at the next step.
+    """``reset_delay=True`` resets just before the next step's current is added, which with beta = 1 or a reset to zero
+    is the same neuron, and is faster; ``reset_delay=False`` is another neuron under soft reset: one whose potential
+    stays above the threshold after the subtraction does not fire at the next step. With a leak under soft reset the
+    delay takes the threshold from the potential after its decay, so that neither is the same neuron.
     """
     from snntorch import Leaky, SpikingNeuron
+
+    parts = stages(net, images.device, channels_last=True)
+    if any(part.decay < 1 and part.v_reset is None for part in parts):
+        raise NotOffered("has another leaky neuron with soft reset: it subtracts after the decay")
 
     def neurons(stage: Stage) -> Fire:
         mechanism = "subtract" if stage.v_reset is None else "zero"
         leaky = Leaky(
-            beta=1.0,
+            beta=stage.decay,
             threshold=stage.v_threshold,
             reset_mechanism=mechanism,
             reset_delay=True,
@@ -160,17 +183,28 @@ def snntorch(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
         SpikingNeuron.instances.remove(leaky)  # the class would keep every one, and its potentials, for ever
         return leaky.to(images.device)
 
-    return f"Leaky, beta 1, channels last; {STRICT}", single_steps(net, images, neurons)
+    return f"Leaky, beta {parts[0].decay:g}, channels last; {STRICT}", single_steps(net, images, neurons)
 
 
 def norse(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
-    if any(stage.v_reset is None for stage in stages(net, images.device, channels_last=True)):
+    leaks = _leaks(net, images)
+    if not leaks and any(stage.v_reset is None for stage in stages(net, images.device, channels_last=True)):
         raise NotOffered("has no integrate-and-fire neuron with soft reset")
-    from norse.torch import IAFCell, IAFParameters
+    from norse.torch import IAFCell, IAFParameters, LIFBoxCell, LIFBoxParameters
+    from norse.torch.functional.reset import reset_subtract, reset_value
+
+    def cell_of(stage: Stage) -> nn.Module:
+        threshold, reset = torch.tensor([stage.v_threshold, stage.v_reset or 0.0], device=images.device)
+        if not leaks:
+            return IAFCell(IAFParameters(v_th=threshold, v_reset=reset))
+        rate = torch.tensor(1 - stage.decay, device=images.device)  # which also multiplies the currents
+        method = reset_subtract if stage.v_reset is None else reset_value
+        leak = torch.zeros_like(rate)
+        settings = LIFBoxParameters(rate, leak, v_th=threshold * rate, v_reset=reset * rate, reset_method=method)
+        return LIFBoxCell(settings, dt=1.0)
 
     def neurons(stage: Stage) -> Fire:
-        threshold, reset = torch.tensor([stage.v_threshold, stage.v_reset], device=images.device)
-        cell, state = IAFCell(IAFParameters(v_th=threshold, v_reset=reset)), None
+        cell, state = cell_of(stage), None
 
         def fire(currents: Tensor) -> Tensor:
             nonlocal state
@@ -179,20 +213,25 @@ def norse(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
 
         return fire
 
-    return f"IAFCell, channels last; {STRICT}", single_steps(net, images, neurons)
+    return f"{'LIFBoxCell' if leaks else 'IAFCell'}, channels last; {STRICT}", single_steps(net, images, neurons)
 
 
 def sinabs(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
     """Contiguous images: 4 % faster than channels last. One step at a time: 7 to 39 % slower."""
     from sinabs.activation import MembraneReset, MembraneSubtract, SingleSpike
-    from sinabs.layers import IAFSqueeze
+    from sinabs.layers import IAFSqueeze, LIFSqueeze
 
     parts = stages(net, images.device, channels_last=False)
+
+    def squeeze(part: Stage) -> Callable[..., nn.Module]:
+        if part.decay < 1:
+            return partial(LIFSqueeze, tau_mem=-1 / math.log(part.decay), norm_input=False)
+        return IAFSqueeze
 
     @torch.inference_mode()
     def counts(images: Tensor, T: int, at_once: int) -> Tensor:
         layers = [
-            IAFSqueeze(
+            squeeze(part)(
                 batch_size=len(images),
                 spike_threshold=torch.tensor(part.v_threshold, device=images.device),
                 spike_fn=SingleSpike,
@@ -211,7 +250,8 @@ def sinabs(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
         return total
 
     at_once = _best_at_once(counts, images)
-    return f"IAFSqueeze, SingleSpike, {at_once} steps at once", partial(counts, at_once=at_once)
+    name = "LIFSqueeze" if _leaks(net, images) else "IAFSqueeze"
+    return f"{name}, SingleSpike, {at_once} steps at once", partial(counts, at_once=at_once)
 
 
 def _best_at_once(counts: Callable[[Tensor, int, int], Tensor], images: Tensor) -> int:
@@ -259,16 +299,16 @@ def single_steps(net: nn.Sequential, images: Tensor, neurons: Callable[[Stage], 
 
 
 class PlainNeurons:
-    """Integrate-and-fire neurons as a careful user of PyTorch writes them: nothing is allocated in the loop."""
+    """Neurons as a careful user of PyTorch writes them: nothing is allocated in the loop."""
 
     def __init__(self, stage: Stage):
-        self.v_threshold, self.v_reset = stage.v_threshold, stage.v_reset
+        self.v_threshold, self.v_reset, self.decay = stage.v_threshold, stage.v_reset, stage.decay
         self.v: Tensor | None = None
 
     def __call__(self, currents: Tensor) -> Tensor:
         if self.v is None:
             self.v, self.spikes = torch.zeros_like(currents, dtype=torch.float32), torch.empty_like(currents)
-        self.v += currents
+        torch.add(currents, self.v, alpha=self.decay, out=self.v)
         torch.ge(self.v, self.v_threshold, out=self.spikes)
         if self.v_reset is None:
             self.v.sub_(self.spikes, alpha=self.v_threshold)
@@ -283,7 +323,7 @@ def _whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
     def step(held: Tensor, potentials: list[Tensor]) -> Tensor:
         currents = held
         for index, (part, v) in enumerate(zip(parts, potentials, strict=True)):
-            v += currents
+            v = v.mul_(part.decay).add_(currents) if part.decay < 1 else v.add_(currents)
             fired = v >= part.v_threshold
             spikes = fired.to(v.dtype)
             if part.v_reset is None:

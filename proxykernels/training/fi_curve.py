@@ -9,13 +9,14 @@ x is the current above the rheobase, below which the neuron never fires. A hard 
 a soft one takes theta from a potential of theta, u0 = -v_rest. Its rate is 1 / n, and 1 where n is 1 or less.
 
 At the rheobase the slope of 1 / n is infinite, and currents that are sums of spikes go up and down, so that a neuron
-fires below it too. Here the rate is the line through the points where n is 2 and 1, down to 0 and up to 1:
+fires a little below it too. Here the rate is linear between the points where n is 4, 2 and 1, and goes on from 4 to 2
+down to 0. With v_reset = v_rest = 0 it is
 
-    rate(I) = 1 + (I - saturation) (1 + decay) / (2 decay d)        saturation = theta - v_rest - decay u0
+    rate(I) = (1 + decay) (1 + decay^2) / (4 decay^2) (I / theta - (1 - decay) / (1 + decay^2))        up to 1/2
+    rate(I) = 1 + (1 + decay) / (2 decay) (I / theta - 1)                                              from 1/2 to 1
 
-It leaves 1 / n by less than 0.03 above a rate of 1/3 if the decay is at least 1/2, is 0 below (1 - decay) /
-(1 + decay) theta (if v_reset = v_rest = 0; the rheobase is (1 - decay) theta), and becomes I / theta, the ReLU of
-integrate-and-fire neurons, as the decay goes to 1.
+which leaves 1 / n by less than 0.03 where that is above 1/5 and the decay at least 1/2, and which becomes I / theta,
+the ReLU of integrate-and-fire neurons, as the decay goes to 1.
 
 Hunsberger and Eliasmith ("Training spiking deep networks for neuromorphic hardware", 2016, arXiv:1611.05141) bound the
 slope by gamma log(1 + exp(x / gamma)) in the place of x. That leaves neurons that never fire a rate that falls as
@@ -25,12 +26,11 @@ slope by gamma log(1 + exp(x / gamma)) in the place of x. That leaves neurons th
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..neurons import CubaLIFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 
-LEAST_DECAY = 0.25  # the curve of smaller ones is nearly a step
+LEAST_DECAY = 1 / 3  # the curve of smaller ones is nearly a step
 GREATEST_CURRENT_DECAY = 0.999  # a filter that forgets nothing has no constant output
 
 
@@ -38,21 +38,19 @@ def rate(neuron: LIFNeuron, current: Tensor) -> Tensor:
     """Spikes a step, from 0 to 1, of leaky neurons on currents [N, C, ...]; differentiable.
 
     Current-based neurons see currents that are 1 / (1 - current_decay) times as large. Refractory ones rest R steps
-    after each spike: 1 / (R + 1) and 1 / (R + 2) are the rates of the two points. Of an adaptive threshold, the
-    adaptation is left out.
+    after each spike, and fire every n + R. Of an adaptive threshold, the adaptation is left out.
     """
-    slope, shift = _line(neuron, current)
-    y = torch.addcmul(shift, current, slope)
-    if not isinstance(neuron, RefractoryLIFNeuron) or not neuron.refractory:
-        return F.hardtanh(y, 0.0, 1.0)
-    one, two = 1 / (neuron.refractory + 1), 1 / (neuron.refractory + 2)  # the rates where y is 1 and 1/2
-    return torch.minimum(2 * two * y, one + 2 * (one - two) * (y - 1)).clamp(0, one)
+    points = _Points.of(neuron)
+    resting = neuron.refractory if isinstance(neuron, RefractoryLIFNeuron) else 0
+    below = _line(current, points.onset, 0.0, points.two, 1 / (2 + resting))
+    above = _line(current, points.two, 1 / (2 + resting), points.one, 1 / (1 + resting))
+    return torch.minimum(below, above).clamp(0, 1 / (1 + resting))
 
 
 def line(neuron: LIFNeuron, current: Tensor) -> Tensor:
-    """:func:`rate` without its ends at 0 and 1: for a last layer, whose twin is linear."""
-    slope, shift = _line(neuron, current)
-    return torch.addcmul(shift, current, slope)
+    """The lower part of :func:`rate` carried on both ways, for a last layer, whose twin is linear."""
+    points = _Points.of(neuron)
+    return _line(current, points.onset, 0.0, points.two, 0.5)
 
 
 def onset(neuron: LIFNeuron) -> Value:
@@ -61,33 +59,35 @@ def onset(neuron: LIFNeuron) -> Value:
 
 
 class _Points(NamedTuple):
-    """The currents where the rate is 0, and 1 without a refractory period."""
+    """Currents: where the rate is 0, and with which neurons come to the threshold in two steps and in one."""
 
     onset: Value
-    saturation: Value
+    two: Value
+    one: Value
 
     @classmethod
     def of(cls, neuron: LIFNeuron) -> "_Points":
         theta = neuron.v_threshold - neuron.v_rest
         start = (0.0 if neuron.v_reset is None else neuron.v_reset) - neuron.v_rest
         decay = _within(neuron.decay, LEAST_DECAY, 1.0)
-        saturation = theta - decay * start
-        onset = saturation - 2 * decay / (1 + decay) * (theta - start)
+        one = theta - decay * start
+        two = one - decay / (1 + decay) * (theta - start)
+        onset = two - 2 * decay**2 / ((1 + decay) * (1 + decay**2)) * (theta - start)
         gain: Value = 1.0
         if isinstance(neuron, CubaLIFNeuron):
             gain = 1 - _within(neuron.current_decay, 0.0, GREATEST_CURRENT_DECAY)
-        return cls(onset * gain, saturation * gain)
+        return cls(onset * gain, two * gain, one * gain)
 
 
-def _line(neuron: LIFNeuron, current: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and shift of the line, to go with currents [N, C, ...]."""
-    onset, saturation = (_along(value, current) for value in _Points.of(neuron))
-    slope = 1 / (saturation - onset)
-    return slope.to(current.dtype), (-onset * slope).to(current.dtype)
+def _line(current: Tensor, left: Value, low: float, right: Value, high: float) -> Tensor:
+    """The line from (left, low) to (right, high), at currents [N, C, ...]; numbers, or values [C]."""
+    slope = (high - low) / (right - left)
+    shift = low - left * slope
+    return torch.addcmul(_along(shift, current), current, _along(slope, current))
 
 
 def _along(value: Value, current: Tensor) -> Tensor:
-    value = torch.as_tensor(value, dtype=torch.float32, device=current.device)
+    value = torch.as_tensor(value, dtype=current.dtype, device=current.device)
     return value.view(-1, *[1] * (current.ndim - 2)) if value.ndim else value
 
 

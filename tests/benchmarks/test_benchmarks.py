@@ -31,9 +31,12 @@ STRICT_ON_GRID = [
 ]  # not comparable: these fire above the threshold, not at it
 
 
-def dyadic_net(v_threshold, v_reset):
-    """The small network with weights that are multiples of 1/64, so that every float32 sum is exact."""
-    net, _ = nets.load("small", v_reset)
+def dyadic_net(v_threshold, v_reset, decay=None):
+    """The small network with weights that are multiples of 1/64, so that every float32 sum is exact.
+
+    Of leaky neurons not for ever: a potential needs more bits every step, until they do not fit.
+    """
+    net, _ = nets.load("small", v_reset, decay=decay)
     for layer in net:
         if hasattr(layer, "v_threshold"):
             layer.v_threshold = v_threshold
@@ -146,10 +149,11 @@ def test_labels_must_match_the_images(tmp_path):
 # Networks
 
 
+@pytest.mark.parametrize("decay", [None, 0.5, 1 - 1 / 16])
 @pytest.mark.parametrize("v_reset", [0.0, None])
-def test_random_weights_give_realistic_firing_rates(monkeypatch, tmp_path, v_reset):
+def test_random_weights_give_realistic_firing_rates(monkeypatch, tmp_path, v_reset, decay):
     monkeypatch.setattr(nets, "WEIGHTS", tmp_path)
-    net, trained = nets.load("small", v_reset)
+    net, trained = nets.load("small", v_reset, decay=decay)
     rates = pk.simulate(net, data.fashion_mnist_sample()[0][:8], 32).rates
     assert not trained
     assert all(0.01 < rate < 0.2 for rate in rates.values()), rates
@@ -203,9 +207,41 @@ def test_rival_counts_the_same_spikes(name, v_threshold, v_reset):
     assert expected.any()
 
 
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_leaky_rival_counts_the_same_spikes(name, v_reset):
+    pytest.importorskip(LIBRARIES[name])
+    net, images = dyadic_net(OFF_GRID, v_reset, decay=0.75), dyadic_images(3)
+    if name == "snntorch" and v_reset is None:
+        with pytest.raises(rivals.NotOffered, match="subtracts after the decay"):
+            rivals.build(name, net, images)
+        return
+    rival = rivals.build(name, net, images)
+    for T in (21, 16):  # again from rest each time
+        expected = pk.simulate(net, images, T).count()
+        assert torch.equal(rival.counts(images, T).to(torch.int32), expected)
+    assert expected.sum() > 30
+
+
+def test_leaky_rivals_leak():
+    net, images = dyadic_net(OFF_GRID, 0.0, decay=0.75), dyadic_images(3)
+    counts = pk.simulate(net, images, 21).count()
+    for layer in net:
+        if hasattr(layer, "decay"):
+            layer.decay = 0.8125
+    assert (rivals.build("plain", net, images).counts(images, 21) - counts).abs().sum() > 10
+
+
+def test_rivals_refuse_neurons_that_they_have_not():
+    net = torch.nn.Sequential(pk.FusedConv2d(1, 2, 3, neuron=pk.neurons.CubaLIFNeuron()))
+    with pytest.raises(rivals.NotOffered, match="integrate and fire, or leak to 0, got CubaLIFNeuron"):
+        rivals.build("plain", net, dyadic_images(1))
+
+
 @pytest.mark.slow
-def test_compiled_rival_counts_the_same_spikes():
-    net, images = dyadic_net(ON_GRID, 0.0), dyadic_images(2)
+@pytest.mark.parametrize("decay", [None, 0.75])
+def test_compiled_rival_counts_the_same_spikes(decay):
+    net, images = dyadic_net(OFF_GRID if decay else ON_GRID, 0.0, decay), dyadic_images(2)
     try:
         rival = rivals.build("compiled", net, images)
     except rivals.NotOffered as reason:
@@ -307,6 +343,7 @@ def test_main_job_appends_and_runs_alone(tmp_path):
         ("--T 16", True, "sim_speed_small_hard_cpu_T16.png"),
         ("--batch 1", True, "sim_speed_small_hard_cpu_batch1.png"),
         ("--rivals plain,sinabs --int16", True, "sim_speed_small_hard_cpu_int16_rivalsplain-sinabs.png"),
+        ("--net paper --neuron lif --tau 16", False, "sim_speed_paper_hard_cpu_lif-tau16_untrained.png"),
         ("--net paper", False, "sim_speed_paper_hard_cpu_untrained.png"),
         ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_hard_cpu_weightsb.png"),
         ("--threads 1 --repeats 3 --root x", True, "sim_speed_small_hard_cpu_threads1_repeats3_rootx.png"),
@@ -353,6 +390,12 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         (["--T", "16,0"], "whole number of at least 1, got '0'"),
         (["--T", "16,"], "whole number of at least 1, got ''"),
         (["--batch", "-3"], "whole number of at least 1, got '-3'"),
+        (["--neuron", "lif", "--tau", "1"], "expected a number of steps above 1, got '1'"),
+        (["--neuron", "lif", "--tau", "nan"], "expected a number of steps above 1, got 'nan'"),
+        (
+            ["--neuron", "lif", "--weights", str(nets.WEIGHTS / "small.safetensors")],
+            "a network of --weights has neurons of its own",
+        ),
         (["--threads", "1.5"], "whole number of at least 1, got '1.5'"),
         (["--net", "large"], "invalid choice: 'large'"),
         (

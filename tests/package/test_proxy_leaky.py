@@ -39,7 +39,7 @@ def simulated(neuron, currents, T=240):
 
 @pytest.mark.parametrize("neuron", NEURONS, ids=lambda neuron: repr(neuron)[:60])
 def test_the_rate_is_that_of_a_held_current(neuron):
-    low, high = (float(value) for value in fi_curve._Points.of(neuron))
+    low, _, high = (float(value) for value in fi_curve._Points.of(neuron))
     currents = torch.linspace(low - 0.5, high + 0.5, 400)
     rates, counted = fi_curve.rate(neuron, currents[None])[0], simulated(neuron, currents)
     resting = getattr(neuron, "refractory", 0)
@@ -48,22 +48,23 @@ def test_the_rate_is_that_of_a_held_current(neuron):
         if neuron.v_reset is not None and 1 < n < 100 and abs(n - round(n)) > 0.02:  # a step fires or does not
             assert seen == pytest.approx(1 / (math.ceil(n) + resting), abs=0.02)
         exact = 1 / (max(n, 1) + resting)
-        if n <= 3:
-            assert rate == pytest.approx(exact, abs=0.035)
-        assert abs(rate - exact) < 0.26  # near the rheobase the curve is steep
+        if n <= 5:
+            assert rate == pytest.approx(exact, abs=0.05 if resting else 0.03)
+        assert abs(rate - exact) < 0.2  # near the rheobase the curve is steep
     assert rates[0] == 0 and counted[0] == 0
     assert rates[-1].item() == pytest.approx(1 / (1 + resting)) and counted[-1] == pytest.approx(
         1 / (1 + resting), abs=0.01
     )
 
 
-@pytest.mark.parametrize("decay", [0.25, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("decay", [0.5, 0.75, 0.9, 0.999])
 def test_points_of_the_line(decay):
-    """Two steps and one step to the threshold, worked out: I (1 + decay) = theta and I = theta."""
+    """Four steps, two and one to the threshold, and where it begins, worked out by hand."""
     neuron = LIFNeuron(decay=decay, v_threshold=2.0)
-    currents = torch.tensor([[2 / (1 + decay), 2.0, 2 * (1 - decay) / (1 + decay), -1.0, 5.0]])
-    torch.testing.assert_close(fi_curve.rate(neuron, currents), torch.tensor([[0.5, 1.0, 0.0, 0.0, 1.0]]))
-    assert simulated(neuron, currents[0] + 1e-4)[:2].tolist() == [0.5, 1.0]
+    four, two = 2 / (1 + decay + decay**2 + decay**3), 2 / (1 + decay)
+    currents = torch.tensor([[four, two, 2.0, 2 * (1 - decay) / (1 + decay**2), -1.0, 5.0]])
+    torch.testing.assert_close(fi_curve.rate(neuron, currents), torch.tensor([[0.25, 0.5, 1.0, 0.0, 0.0, 1.0]]))
+    assert simulated(neuron, currents[0] + 1e-4)[:3].tolist() == [0.25, 0.5, 1.0]
 
 
 def test_without_a_leak_it_is_the_clipped_relu(generator):
@@ -98,7 +99,7 @@ def test_the_slope_is_bounded():
     for decay in (0.0, 0.01, 0.25, 0.5, 1.0):
         currents = torch.linspace(-1, 2, 3001)[:, None].requires_grad_()
         (slope,) = torch.autograd.grad(fi_curve.rate(LIFNeuron(decay=decay), currents).sum(), currents)
-        assert 0.99 < slope.max() <= 2.5001 and slope.min() == 0
+        assert 0.99 < slope.max() <= 3.34 and slope.min() == 0
 
 
 def test_a_filtered_current_is_larger():
@@ -134,14 +135,17 @@ def test_proxynet_takes_the_rate_of_its_neurons(generator, decay):
     ours = [parameter.grad.clone() for parameter in net.parameters()]
     model.zero_grad()
 
-    def rate(current, decay=0.5, theta=2.0):
-        return 1 + (current - theta) * (1 + decay) / (2 * decay * theta)
+    def line(current, decay=0.5):
+        return (1 + decay) * (1 + decay**2) / (4 * decay**2) * (current / 2 - (1 - decay) / (1 + decay**2))
 
-    y = F.max_pool2d(rate(F.conv2d(x, net[0].weight, net[0].bias, padding=1)).clamp(0, 1), 2)
+    def rate(current):
+        return torch.minimum(line(current), 1 + 1.5 * (current / 2 - 1)).clamp(0, 1)
+
+    y = F.max_pool2d(rate(F.conv2d(x, net[0].weight, net[0].bias, padding=1)), 2)
     assert 0.01 < model.ann_rates["0"] < 0.99
-    y = rate(F.linear(y.flatten(1), net[3].weight, net[3].bias)).clamp(0, 1)
+    y = rate(F.linear(y.flatten(1), net[3].weight, net[3].bias))
     torch.testing.assert_close(model.ann_rates["3"], y.mean())
-    y = rate(F.linear(y, net[4].weight, net[4].bias), decay)
+    y = line(F.linear(y, net[4].weight, net[4].bias), decay)
     torch.testing.assert_close(model.ann_output, y)
     y.backward(gradient)
     for mine, parameter in zip(ours, net.parameters(), strict=True):
