@@ -16,7 +16,7 @@ from . import draw, ways
 from .case import Case, Mismatch, same
 from .graphs import UNIT, Graph
 
-GIVEN = ("held", "spikes", "dense", "real")
+GIVEN = ("held", "spikes", "dense", "real", "counts", "dropped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +70,37 @@ class Network(Input, Case):
 
     def check(self) -> bool:
         g, shape = draw.generator(self.seed), (self.T, *self.shape)
-        if self.given in ("spikes", "dense"):
+        if self.given in ("spikes", "dense", "dropped"):
             x = draw.spikes(shape, "mixed", 0.4, g)
+        elif self.given == "counts":
+            x = draw.whole(shape, 3, g)
         elif self.given == "real":
             x = draw.whole(shape, 4, g) * UNIT
         else:
             x = (draw.whole(shape[1:], 4, g) * UNIT).expand(shape)
+        given = {"spikes": pk.pack, "counts": Tensor.short, "dropped": self.dropped}.get(self.given, lambda x: x)(x)
+        x = given.dense() if self.given == "dropped" else x
         graph = Graph(self.layers, self.seed, self.plain)
         net = graph.build(x)
         values, states = trace(net, x)
         last = list(values)[-1]
-        given = pk.pack(x) if self.given == "spikes" else x
         tried = net
         if self.sequential:
             tried = nn.Sequential(OrderedDict((name, layer) for name, layer, _ in net.layers()))
         with ways.use(self.way, self.threads):
             called = tried(given)
-            same("spikes of a call", called.dense() if isinstance(called, pk.Spikes) else called, values[last])
+            called = called.dense() if isinstance(called, pk.Spikes) else called.float()
+            same("spikes of a call", called, values[last])
             if self.lead and values[last].ndim == 3 and values[last].shape[2] > 1:
                 self.check_stop(tried, given, values[last], states)
             else:
                 self.check_simulation(tried, given, values, states)
         return bool(values[last].any())
+
+    def dropped(self, x: Tensor) -> pk.Spikes:
+        """Behind a Dropout: each of the spikes that are left counts twice."""
+        torch.manual_seed(self.seed)
+        return pk.Dropout(0.5)(pk.pack(x))
 
     def check_simulation(self, net, given, values: dict[str, Tensor], states: dict[str, Tensor]) -> None:
         neurons = list(states)
