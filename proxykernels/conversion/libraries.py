@@ -1,97 +1,102 @@
-"""Networks of other spiking libraries, taken over with their weights, thresholds and resets."""
+"""Networks of other spiking libraries, taken over with their weights and neurons."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import checks
 from ..network import Network
 from ..neurons import IFNeuron
+from . import snntorch_neurons, spikingjelly_neurons
 from .build_layers import build_layer
-from .fx_calls import trace
-from .populations import Graph, fold_norms, untie
+from .fx_calls import path_of, trace
+from .populations import Graph, Population, fold_norms, untie
 
 
 def from_spikingjelly(net: nn.Module) -> Network:
-    """A SpikingJelly network of IF neurons as one of this package: the same spikes, step by step.
+    """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
 
-    Supported: IFNode behind Conv2d or Linear (with BatchNorm, folded, and residual additions), torch's or
-    SpikingJelly's; max and average pooling of spikes, Flatten, Dropout; nn.Sequential, SeqToANNContainer and the like,
-    and any module whose forward torch.fx can follow. SpikingJelly fires at h >= v_threshold, as this package does.
+    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, folded, and
+    residual additions), torch's or SpikingJelly's; max and average pooling of spikes, Flatten, Dropout; nn.Sequential,
+    SeqToANNContainer and the like, and any module whose forward torch.fx can follow.
+
+    SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
+    potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
 
     Args:
         net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
 
     Raises:
-        TypeError: net holds something else; the message names its path.
+        TypeError, ValueError: net holds something else; the message names its path, and what to do.
         ImportError: spikingjelly is not installed.
     """
     from spikingjelly.activation_based import base, layer, neuron
 
+    def is_neuron(module: nn.Module) -> bool:
+        return type(module).__module__.startswith(neuron.__name__)
+
     checks.module("net", net)
-
-    def describe(module: Any) -> tuple[IFNeuron, float]:
-        # A potential at rest is v_reset there, and 0 with soft reset.
-        return IFNeuron(module.v_threshold, module.v_reset), module.v_reset or 0.0
-
-    return _take_over(net, neuron.IFNode, describe, (base.StepModule,), (layer.Dropout, layer.Dropout2d))
+    leaves = (base.StepModule,)
+    return _take_over(net, is_neuron, spikingjelly_neurons.described, leaves, (layer.Dropout, layer.Dropout2d))
 
 
 def from_snntorch(net: nn.Module) -> Network:
-    """An snnTorch network of integrate-and-fire neurons (``Leaky`` with beta = 1) as one of this package.
+    """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
 
-    Supported: Leaky(beta=1, init_hidden=True) with reset_mechanism "zero" or "subtract" behind Conv2d or Linear (with
-    BatchNorm, folded), max and average pooling of spikes, Flatten, Dropout, in nn.Sequential or any module whose
-    forward computes one step.
+    Supported: Leaky, Lapicque and Synaptic with init_hidden=True behind Conv2d or Linear (with BatchNorm, folded), max
+    and average pooling of spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step.
+    beta, alpha and threshold are one number or one value a channel, reset_mechanism is
 
-    snnTorch fires at h > threshold, this package at h >= threshold. With reset "zero" the threshold is therefore set to
-    the next larger float32, which gives the same spikes always. With "subtract" it stays, being subtracted as well:
-    there a neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
+    - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold is set to the next larger
+      float32. Synaptic needs reset_delay=False.
+    - "subtract", with reset_delay=True: snnTorch takes the threshold off a step after the spike. Potentials that are
+      shifted, v = mem + v_rest, fire the same here (conversion/snntorch_neurons.py), for one beta and one threshold a
+      layer. A neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
+    - "none", but for Synaptic: the same spikes always.
 
     Args:
         net: the network; it is taken in evaluation mode, copied, and not changed.
 
     Raises:
-        TypeError, ValueError: net holds something else, or a Leaky is no integrate-and-fire neuron.
+        TypeError, ValueError: net holds something else, such as recurrent neurons; the message names its path, and what
+            to do.
         ImportError: snntorch is not installed.
     """
-    from snntorch import Leaky
+    import snntorch
 
+    neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     checks.module("net", net)
-    return _take_over(net, Leaky, _leaky, (Leaky,), ())
+    return _take_over(net, lambda module: isinstance(module, neurons), snntorch_neurons.described, neurons, ())
 
 
-def _leaky(leaky: Any) -> tuple[IFNeuron, float]:
-    """An snnTorch neuron, and the potential that it starts from."""
-    if not bool((leaky.beta == 1).all()):
-        raise ValueError(f"only Leaky(beta=1), which integrates and fires, is supported; got beta={leaky.beta}")
-    if leaky.inhibition or leaky.state_quant or not bool((torch.as_tensor(leaky.graded_spikes_factor) == 1).all()):
-        raise ValueError("Leaky with inhibition, state_quant or graded_spikes_factor is not supported")
-    threshold = torch.as_tensor(leaky.threshold).detach().float()
-    if leaky.reset_mechanism == "zero":
-        threshold, v_reset = torch.nextafter(threshold, torch.full_like(threshold, torch.inf)), 0.0
-    elif leaky.reset_mechanism == "subtract" and leaky.reset_delay:
-        v_reset = None
-    else:
-        raise ValueError(
-            "Leaky needs reset_mechanism 'zero', or 'subtract' with reset_delay=True; got "
-            f"{leaky.reset_mechanism!r} with reset_delay={leaky.reset_delay}"
-        )
-    return IFNeuron(threshold.item() if threshold.numel() == 1 else threshold, v_reset), 0.0
-
-
-def _take_over(net, neuron_type, describe, leaves, negligible) -> Network:
-    """``describe``: a neuron of the other library to ours, and the potential that it starts from."""
+def _take_over(
+    net: nn.Module,
+    is_neuron: Callable[[nn.Module], bool],
+    described: Callable[[Any, int | None], tuple[IFNeuron, float | None]],
+    leaves: tuple[type, ...],
+    negligible: tuple[type, ...],
+) -> Network:
+    """``described``: a neuron of the other library, and the axes behind its channels, to ours and where it starts."""
     name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
     traced = trace(model, leaves)
-    graph = Graph(traced, name, lambda module: type(module) is neuron_type, rates=False, negligible=negligible)
-    neurons = {key: describe(population.neuron) for key, population in graph.populations.items()}
+    graph = Graph(traced, name, is_neuron, rates=False, negligible=negligible)
+    neurons = {}
+    for key, population in graph.populations.items():
+        with checks.at(f"{name}: {path_of(population.node)}"):
+            neurons[key] = described(population.neuron, _axes(population))
+            neurons[key][0].check()
     untie(graph)
     for population in graph.populations.values():
         fold_norms(population, traced)
     return graph.network(lambda key, population: build_layer(population.modules, *neurons[key]))
+
+
+def _axes(population: Population) -> int | None:
+    """The axes behind the channels of what neurons take, where weights say how many: 2 of images, 0 of vectors."""
+    weight = getattr(population.modules[0], "weight", None)
+    return None if weight is None else weight.ndim - 2
 
 
 def _potentials(net: nn.Module) -> dict[int, Tensor]:

@@ -1,10 +1,10 @@
 """A network as a graph of NIR (Pedersen et al., Nature Communications 15:8122, 2024).
 
-A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and a nir.IF. NIR adds up what several
-nodes send to one, which is how a :class:`FusedIFSum` is written. Time is in steps: r = 1, dt = 1.
+A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and a nir.IF, nir.LIF or nir.CubaLIF.
+NIR adds up what several nodes send to one, which is how a :class:`FusedSum` is written.
 
-NIR's IF resets to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the soft
-reset, which is noted in the node's metadata as ``reset = "subtract"``; simulators that do not look there reset to 0.
+NIR's neurons reset to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the
+soft reset, which is noted in the node's metadata as ``reset = "subtract"``; others, who do not look there, reset to 0.
 NIR's equations fire at v > v_threshold, and so do most simulators, where this package (and SpikingJelly) fire at
 v >= v_threshold: the same spikes unless a potential equals the threshold exactly.
 """
@@ -18,32 +18,38 @@ from torch import nn
 
 from .. import checks, layers
 from ..network import Network, free_name
-from .nir_nodes import Shape, if_node, output_shape, shaping_node, synapse_node
+from .nir_neurons import neuron_node
+from .nir_nodes import Shape, output_shape, shaping_node, synapse_node
 
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
 
 
-def to_nir(net: nn.Module, input_shape: Sequence[int]):
+def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
     """A network as a nir.NIRGraph; ``nir.write(path, graph)`` saves it.
 
     Args:
-        net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, IF, joining layers, average
-            pooling and flattening. Normalisations are folded, and a Dropout is left out.
+        net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining
+            layers, all of IF, LIF or CubaLIF neurons, average pooling and flattening. Normalisations are folded, and a
+            Dropout is left out.
         input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
+        dt: length of a step, the unit of the graph's time constants: 1.0 counts them in steps. snnTorch reads graphs
+            of dt = 1e-4 only, which is SpikingJelly's default too; Norse's is 1e-3.
 
     Raises:
-        TypeError: NIR has no node for a layer, max pooling for example.
-        ValueError: NIR cannot say it: a potential to start from (``v_init``), some options of average pooling, and with
-            a nir older than 1.0.6 a ``v_reset`` other than 0. Weights that are not finite, shapes that do not fit.
+        TypeError: NIR has no node for a layer or its neurons, max pooling or ALIF for example.
+        ValueError: NIR cannot say it: a potential to start from (``v_init``), a decay of 1 beside others or a filtered
+            current, some options of average pooling, and with a nir older than 1.0.6 a ``v_reset`` other than 0.
+            Weights that are not finite, shapes that do not fit; dt is not a positive number.
         ImportError: nir is not installed.
 
     What NIR keeps and what other simulators make of it: docs/exchange.md.
     """
     import nir
 
+    checks.above_zero("dt", dt)
     shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
     listed = _layers_of(net)
-    writer = _Writer(nir, [name for name, *_ in listed])
+    writer = _Writer(nir, [name for name, *_ in listed], dt)
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
     for name, layer, sources in listed:
         with checks.at(f"layer {name}"):
@@ -69,8 +75,8 @@ class _Writer:
         last: a layer -> the node that gives its output.
     """
 
-    def __init__(self, nir, names: list[str]):
-        self.nir = nir
+    def __init__(self, nir, names: list[str], dt: float):
+        self.nir, self.dt = nir, dt
         self.nodes: dict = {}
         self.edges: list[tuple[str, str]] = []
         self.last = {Network.INPUT: "input"}
@@ -86,8 +92,9 @@ class _Writer:
     def add_neurons(self, name: str, layer: Any, sources, taken: list[Shape], shape: Shape) -> None:
         synapses = [synapse for synapse, _ in layer.terms(sources)]
         weighted = [synapse.fan_in > 0 for synapse in synapses]
-        self.last[name] = self._free(f"{name}_if") if weighted[0] else self.first[name]
-        self.nodes[self.last[name]] = if_node(self.nir, layer, shape)
+        node = neuron_node(self.nir, layer, shape, self.dt)
+        self.last[name] = self._free(f"{name}_{type(node).__name__.lower()}") if weighted[0] else self.first[name]
+        self.nodes[self.last[name]] = node
         for k, source in enumerate(sources):
             start = self.last[source]
             if weighted[k]:

@@ -12,7 +12,8 @@ from torch import nn
 from .. import checks
 from ..network import Network, free_name
 from .build_layers import build_layer
-from .nir_nodes import Shape, check_shape, neuron, output_shape, shaping, synapse
+from .nir_neurons import check_shape, is_neuron, neuron
+from .nir_nodes import Shape, output_shape, shaping, synapse
 
 
 def from_nir(graph, *, dt: float = 1.0) -> Network:
@@ -20,18 +21,21 @@ def from_nir(graph, *, dt: float = 1.0) -> Network:
 
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine or
-            Linear before an IF (several may send to one IF, and so may another IF or pooling directly), AvgPool2d and
-            Flatten. Its values are copied, in float32.
-        dt: length of a step, by which an IF's r is multiplied: the product must be 1. SpikingJelly writes r = 1 / dt.
+            Linear before an IF, LIF or CubaLIF (several may send to one, and so may other neurons or pooling directly),
+            AvgPool2d and Flatten. Its values are copied, in float32.
+        dt: length of a step, in the graph's unit of time: LIF neurons keep 1 - dt / tau of their potential in a step,
+            and an IF's r times dt must be 1. 1e-4 in graphs of snnTorch and, unless told otherwise, SpikingJelly.
 
     Returns:
         A :class:`Network`, its layers named as the synapse nodes, with underscores for dots, and a number behind names
-        that are taken.
+        that are taken. What multiplies the currents of LIF neurons (r dt / tau) divides their thresholds, resets and
+        rests, and weights stay what they are.
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.
-        ValueError: a cycle, nodes without sender or receiver, thresholds that differ within a channel, resets that
-            differ, r * dt other than 1, values that are not finite or of the wrong shape. The message names the node.
+        ValueError: a cycle, nodes without sender or receiver, neurons that differ within a channel, resets that
+            differ, an IF's r * dt other than 1, a tau below dt, values that are not finite or of the wrong shape. The
+            message names the node.
         ImportError: nir is not installed.
     """
     import nir
@@ -57,13 +61,13 @@ def from_nir(graph, *, dt: float = 1.0) -> Network:
             layer, key, takes = _layer(nir, graph, senders, name, dt)
             for sender, receiver in takes:
                 if sender not in given:
-                    raise TypeError(f"node '{sender}' must send to an IF, it sends to '{receiver}'")
+                    raise TypeError(f"node '{sender}' must send to neurons, it sends to '{receiver}'")
             sources = tuple(given[sender] for sender, _ in takes)
             given[name] = free_name(key, [taken for taken, *_ in net.layers()])
             net.append(given[name], layer, sources)
             with checks.at(f"node '{name}'" + (f" (behind '{key}')" if key != name else "")):
                 shapes[given[name]] = output_shape(layer, [shapes[source] for source in sources])
-                if isinstance(node, nir.IF) and shapes[given[name]]:
+                if is_neuron(nir, node) and shapes[given[name]]:
                     check_shape(node, shapes[given[name]])
     return net
 
@@ -121,7 +125,7 @@ def _only(senders: dict[str, list[str]], name: str) -> str:
 
 def _check_end(given: dict[str, str], name: str, sender: str) -> None:
     if given.get(sender, Network.INPUT) == Network.INPUT:
-        raise TypeError(f"node '{name}' must follow an IF, AvgPool2d or Flatten, it follows '{sender}'")
+        raise TypeError(f"node '{name}' must follow neurons, AvgPool2d or Flatten, it follows '{sender}'")
 
 
 def _layer(nir, graph, senders, name: str, dt: float) -> tuple[nn.Module, str, list[tuple[str, str]]]:
@@ -136,8 +140,8 @@ def _layer(nir, graph, senders, name: str, dt: float) -> tuple[nn.Module, str, l
     terms.sort(key=lambda term: isinstance(term[0], nn.Identity))
     modules, keys, takes = zip(*terms, strict=True)
     with checks.at(f"node '{name}'"):
-        if isinstance(node, nir.IF):
-            layer = build_layer(list(modules), neuron(node, dt))
+        if is_neuron(nir, node):
+            layer = build_layer(list(modules), neuron(nir, node, dt))
         elif isinstance(node, nir.AvgPool2d | nir.Flatten) and keys == (name,):
             layer = shaping(nir, node)
         else:

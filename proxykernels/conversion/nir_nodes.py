@@ -1,9 +1,8 @@
-"""Single nodes of NIR: a layer's synapses, neurons, pooling or flattening as a node, and a node as a module.
+"""Single nodes of NIR: a layer's synapses, pooling or flattening as a node, and a node as a module.
 
 Values are copied in both directions: nothing that is written into a graph changes a network, nor the reverse.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from .. import checks, layers
 from ..layers.synapses import Convolution, Convolution1d, Product, Synapse
-from ..neurons import IFNeuron
 
-RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a nir.IF
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
 
 
@@ -69,26 +66,6 @@ NODES: dict[type[Synapse], Callable] = {
 }
 
 
-def if_node(nir, layer: layers.Neurons, shape: Shape):
-    if type(layer.neuron) is not IFNeuron:
-        raise TypeError(f"only IF neurons are written to NIR, got {type(layer.neuron).__name__}")
-    if layer.v_init:
-        raise ValueError(f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to 0")
-    theta = torch.as_tensor(layer.v_threshold, dtype=torch.float32)
-    theta = theta.view(-1, *[1] * (len(shape) - 1)) if theta.ndim else theta
-    values = {"r": np.ones(shape, np.float32), "v_threshold": _array("v_threshold", theta.expand(shape))}
-    if "v_reset" in nir.IF.__dataclass_fields__:
-        values["v_reset"] = np.full(shape, layer.v_reset or 0.0, np.float32)
-    elif layer.v_reset:
-        raise ValueError(
-            f"the IF of this version of nir has no v_reset, got {layer.v_reset:g}; pip install 'nir>=1.0.6'"
-        )
-    node = nir.IF(**values)
-    if layer.v_reset is None:
-        node.metadata[RESET] = SUBTRACT
-    return node
-
-
 def shaping_node(nir, layer: nn.Module, input_shape: Shape):
     if isinstance(layer, layers.Flatten):
         return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
@@ -139,22 +116,6 @@ def synapse(nir, node) -> nn.Module:
     return module
 
 
-def neuron(node, dt: float) -> IFNeuron:
-    """The neurons of a nir.IF."""
-    r = _floats("r", node.r)
-    if not bool(torch.isclose(r.double() * dt, torch.ones((), dtype=torch.float64), rtol=1e-5).all()):
-        raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
-    theta = _floats("v_threshold", node.v_threshold)
-    if not theta.numel():
-        raise ValueError("v_threshold must have a value for each neuron, got none")
-    by_channel = theta.flatten(1) if theta.ndim > 1 else theta.view(-1, 1)
-    if not bool((by_channel == by_channel[:, :1]).all()):
-        raise ValueError("v_threshold must be the same for all neurons of a channel")
-    theta = by_channel[:, 0].clone()
-    same = bool((theta == theta[0]).all())
-    return IFNeuron(theta[0].item() if same else theta, _reset(node))
-
-
 def shaping(nir, node) -> nn.Module:
     """A nir.AvgPool2d or nir.Flatten as a layer."""
     if isinstance(node, nir.AvgPool2d):
@@ -168,37 +129,18 @@ def shaping(nir, node) -> nn.Module:
     return layers.Flatten()
 
 
-def _reset(node) -> float | None:
-    """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
-    note = (node.metadata or {}).get(RESET)
-    note = note.decode() if isinstance(note, bytes) else note
-    if note == SUBTRACT:
-        return None
-    if note is not None:
-        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r} or not be there, got {note!r}")
-    value = getattr(node, "v_reset", None)
-    resets = torch.zeros(1) if value is None else _floats("v_reset", value).unique()
-    if len(resets) != 1:
-        raise ValueError(f"v_reset must be the same for all neurons, got {resets.tolist()}")
-    return resets.item()
-
-
-def check_shape(node, neurons: Shape) -> None:
-    """The thresholds of a nir.IF are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
-    shape = tuple(np.shape(node.v_threshold))
-    if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
-        raise ValueError(f"v_threshold must have the shape of the neurons, {neurons}, got {shape}")
-
-
-def _floats(name: str, value) -> Tensor:
-    """A copy in float32 of real numbers."""
+def numbers_of(name: str, value) -> Tensor:
+    """A copy in float64 of real numbers, which are finite in float32."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be real numbers, got {'None' if value is None else array.dtype}")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite
-        tensor = torch.from_numpy(array.astype(np.float32))
+    tensor = torch.from_numpy(array.astype(np.float64))
     checks.finite(name, tensor)
     return tensor
+
+
+def _floats(name: str, value) -> Tensor:
+    return numbers_of(name, value).float()
 
 
 def _integers(name: str, value, least: int, length: int = 2) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ UNCONNECTED = {
     "no receiver": (lambda: graph({"a": linear(), "n": neurons()}, "input>n input>a n>output"), "'a' leads to no out"),
     "two outputs": (lambda: chain(n=neurons(), out=nir.Output({"output": np.array([4])})), "has 'output', 'out'"),
     "two inputs": (lambda: chain(more=nir.Input({"input": np.array([4])})), "one Input node, it has 'input', 'more'"),
-    "no neuron": (lambda: chain(a=linear()), "node 'output' must follow an IF, AvgPool2d or Flatten, it follows 'a'"),
+    "no neuron": (lambda: chain(a=linear()), "node 'output' must follow neurons, AvgPool2d or Flatten, it follows 'a'"),
     "nothing at all": (lambda: chain(), "it follows 'input'"),
     "two ends": (lambda: graph({"m": neurons(), "n": neurons()}, "input>m input>n n>output m>output"), "has 2"),
     "nested": (lambda: chain(g=chain(n=neurons())), "node 'g': a nir.NIRGraph in this place is not supported"),

@@ -1,0 +1,179 @@
+"""Neurons as nodes of NIR, and nodes as neurons.
+
+NIR has differential equations. A step of length dt solves them by Euler's method, here as in snnTorch, Norse and
+SpikingJelly, and the current i of a step is the one that its potential takes:
+
+    nir.IF        dv/dt = r I                            h = v + r dt I
+    nir.LIF       tau dv/dt = v_leak - v + r I           decay = 1 - dt / tau, I is multiplied by r dt / tau
+    nir.CubaLIF   tau_mem dv/dt = v_leak - v + r i       the same with tau_mem, and
+                  tau_syn di/dt = w_in I - i             current_decay = 1 - dt / tau_syn, I times w_in dt / tau_syn too
+
+What multiplies a current divides the threshold, reset and rest here (:meth:`LIFNeuron.scaled`), so that weights stay
+what they are. Written are the forms that most others read: r = 1 / dt of an IF, r = 1 of a LIF, whose potentials are
+then tau / dt times smaller than here, and of a CubaLIF, whose are not, r = tau_mem / dt and w_in = tau_syn / dt.
+Values that are computed are float64, from which float32's come back bit by bit.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks, layers
+from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, Value
+from .nir_nodes import Shape, numbers_of
+
+RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a node
+NEGLIGIBLE = 1e-6  # relative: what float32 leaves of a factor of 1, or of a decay of 0
+
+
+def is_neuron(nir, node) -> bool:
+    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF)
+
+
+# From layers to nodes
+
+
+def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
+    """The node of a layer's neurons, whose ``shape`` is that of one sample and step."""
+    neuron = layer.neuron
+    if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron):
+        raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF and CubaLIF neurons are written")
+    if layer.v_init != neuron.rest:
+        raise ValueError(
+            f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to {neuron.rest:g}"
+        )
+    make, values, per_step = _dynamics(nir, neuron, shape, dt)
+    potentials = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset or 0.0, "v_leak": neuron.rest}
+    if "v_reset" not in make.__dataclass_fields__ and neuron.v_reset:
+        raise ValueError(
+            f"the {make.__name__} of this version of nir has no v_reset, got {neuron.v_reset:g}; "
+            "pip install 'nir>=1.0.6'"
+        )
+    for name, value in potentials.items():
+        if name in make.__dataclass_fields__:
+            values[name] = _array(value, shape) * per_step
+    node = make(**values)
+    if neuron.v_reset is None:
+        node.metadata[RESET] = SUBTRACT
+    return node
+
+
+def _dynamics(nir, neuron: IFNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
+    """The class of a node, what it needs besides potentials, and by what its potentials are multiplied."""
+    if isinstance(neuron, CubaLIFNeuron):
+        tau_mem = _time_constant("decay", neuron.decay, shape, dt)
+        tau_syn = _time_constant("current_decay", neuron.current_decay, shape, dt)
+        values = {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": tau_mem / dt, "w_in": tau_syn / dt}
+        return nir.CubaLIF, values, np.float32(1)
+    if isinstance(neuron, LIFNeuron) and (neuron.v_rest or _array(neuron.decay, shape).min() < 1):
+        tau = _time_constant("decay", neuron.decay, shape, dt)
+        return nir.LIF, {"tau": tau, "r": np.ones(shape, np.float32)}, dt / tau
+    return nir.IF, {"r": np.full(shape, np.float32(1 / dt))}, np.float32(1)
+
+
+def _time_constant(name: str, decay: Value, shape: Shape, dt: float) -> np.ndarray:
+    """dt / (1 - decay); in float64, from which float32's decays come back as they were."""
+    share = _array(decay, shape).astype(np.float64)
+    if share.max() == 1:
+        raise ValueError(f"NIR cannot say {name} = 1, whose time constant is infinite; only IF neurons have none")
+    return dt / (1 - share)
+
+
+def _array(value: Value, shape: Shape) -> np.ndarray:
+    """The value of each neuron, in float32, of a number or one a channel."""
+    tensor = torch.as_tensor(value).detach().cpu().float()
+    tensor = tensor.view(-1, *[1] * (len(shape) - 1)) if tensor.ndim else tensor
+    return tensor.expand(shape).numpy().copy()
+
+
+# From nodes to neurons
+
+
+def neuron(nir, node, dt: float) -> IFNeuron:
+    """The neurons of a nir.IF, nir.LIF or nir.CubaLIF."""
+    factor: Value = 1.0  # what divides a current
+    decays: dict[str, Value] = {}
+    if isinstance(node, nir.IF):
+        r = numbers_of("r", node.r)
+        if not bool(torch.isclose(r * dt, torch.ones_like(r), rtol=1e-5).all()):
+            raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
+    elif isinstance(node, nir.LIF):
+        tau = _positive("tau", node.tau)
+        decays["decay"], factor = _decay("tau", tau, dt), tau / (_positive("r", node.r) * dt)
+    else:
+        tau, tau_syn = _positive("tau_mem", node.tau_mem), _positive("tau_syn", node.tau_syn)
+        decays["decay"], decays["current_decay"] = _decay("tau_mem", tau, dt), _decay("tau_syn", tau_syn, dt)
+        factor = tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
+    potentials: dict[str, Any] = {"v_threshold": _by_channel("v_threshold", node.v_threshold) * factor}
+    potentials["v_reset"] = _reset(node, factor)
+    if not isinstance(node, nir.IF):
+        potentials["v_rest"] = _shared("v_leak", node.v_leak, factor)
+    make = IFNeuron if isinstance(node, nir.IF) else LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron
+    return make(**{name: _float32(value) for name, value in (potentials | decays).items()})
+
+
+def check_shape(node, neurons: Shape) -> None:
+    """A node's values are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
+    for name in ("v_threshold", "r", "tau", "tau_mem", "tau_syn", "w_in", "v_leak"):
+        shape = tuple(np.shape(getattr(node, name, 0.0)))
+        if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
+            raise ValueError(f"{name} must have the shape of the neurons, {neurons}, got {shape}")
+
+
+def _positive(name: str, value) -> Value:
+    values = _by_channel(name, value)
+    checks.above_zero(name, values)
+    return values
+
+
+def _decay(name: str, tau: Value, dt: float) -> Value:
+    decay = 1 - dt / tau
+    lowest = decay.min().item() if isinstance(decay, Tensor) else decay
+    if lowest < -NEGLIGIBLE:
+        raise ValueError(
+            f"{name} must be at least a step, dt = {dt:g}, got {dt / (1 - lowest):g}; from_nir(graph, dt=...) says how "
+            "long a step is, in the graph's unit of time"
+        )
+    return decay.clamp(min=0) if isinstance(decay, Tensor) else max(decay, 0.0)
+
+
+def _reset(node, factor: Value) -> float | None:
+    """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
+    note = (node.metadata or {}).get(RESET)
+    note = note.decode() if isinstance(note, bytes) else note
+    if note == SUBTRACT:
+        return None
+    if note is not None:
+        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r} or not be there, got {note!r}")
+    value = getattr(node, "v_reset", None)
+    return 0.0 if value is None else _shared("v_reset", value, factor)
+
+
+def _shared(name: str, value, factor: Value) -> float:
+    """A potential in the units of this package, which all neurons must have in common."""
+    values = torch.as_tensor(_by_channel(name, value) * factor, dtype=torch.float64).flatten()
+    if not bool(torch.isclose(values, values[0], rtol=NEGLIGIBLE).all()):
+        raise ValueError(f"{name} must be the same for all neurons, got {values.float().unique().tolist()}")
+    return values[0].item()
+
+
+def _by_channel(name: str, value) -> Value:
+    """One number, or float64 [C] of one value a channel."""
+    values = numbers_of(name, value)
+    if not values.numel():
+        raise ValueError(f"{name} must have a value for each neuron, got none")
+    by_channel = values.flatten(1) if values.ndim > 1 else values.view(-1, 1)
+    if not bool((by_channel.float() == by_channel[:, :1].float()).all()):
+        raise ValueError(f"{name} must be the same for all neurons of a channel")
+    first = by_channel[:, 0].clone()
+    return first[0].item() if bool((first.float() == first[0].float()).all()) else first
+
+
+def _float32(value: Any) -> Any:
+    """As the kernels have it, so that what was computed for a node and back is what it was."""
+    if isinstance(value, Tensor):
+        return value.float()
+    return None if value is None else float(np.float32(value))
