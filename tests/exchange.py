@@ -1,8 +1,11 @@
-"""What tests of other libraries share: parameters on a grid, inputs, and what the others' networks fire."""
+"""What tests of other libraries share: networks, parameters on a grid, inputs, and what the others fire."""
 
 import torch
 from cases import dyadic
 from torch import Tensor, nn
+
+import proxykernels as pk
+from proxykernels.neurons import IFNeuron
 
 
 @torch.no_grad()
@@ -65,3 +68,33 @@ def stateful_fires(net: nn.Module, x: Tensor, T: int) -> Tensor:
         y, state = net(x, state)
         steps.append(y)
     return torch.stack(steps)
+
+
+def sequential(neuron: IFNeuron) -> nn.Sequential:
+    return nn.Sequential(
+        pk.FusedConv2d(2, 8, 3, padding=1, batch_norm=True, neuron=neuron), pk.AvgPool2d(2),
+        nn.Sequential(pk.FusedConv2d(8, 6, 3, stride=2, padding=1, bias=False, neuron=neuron)), pk.Flatten(),
+        pk.FusedLinear(24, 10, neuron=neuron), pk.FusedLinear(10, 10, bias=False, neuron=neuron),
+    )  # fmt: skip
+
+
+def residual(neuron: IFNeuron) -> pk.Network:
+    net = pk.Network()
+    net.append("stem", pk.FusedConv2d(2, 6, 3, padding=1, neuron=neuron), ("",))
+    block = pk.FusedSum(nn.Conv2d(6, 6, 3, padding=1), nn.Identity(), neuron=neuron)
+    net.append("block", block, ("stem", "stem"))
+    down = pk.FusedSum(nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(6, 8, 1, 2), neuron=neuron)
+    net.append("down", down, ("block", "stem"))
+    net.append("pool", pk.AdaptiveAvgPool2d(2), ("down",))
+    net.append("again", pk.Population(neuron), ("pool",))
+    net.append("flatten", pk.Flatten(), ("again",))
+    net.append("fc", pk.FusedLinear(32, 10, neuron=neuron), ("flatten",))
+    return net
+
+
+def plain(neuron: IFNeuron) -> nn.Sequential:
+    """Without pooling, of which neither Norse nor snnTorch knows much."""
+    return nn.Sequential(
+        pk.FusedConv2d(2, 8, 3, padding=1, neuron=neuron), pk.FusedConv2d(8, 6, 3, 4, 1, neuron=neuron), pk.Flatten(),
+        pk.FusedLinear(24, 10, neuron=neuron), pk.FusedLinear(10, 10, bias=False, neuron=neuron),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 from .. import checks
 from ..network import Network, free_name
 from .build_layers import build_layer
-from .nir_neurons import check_shape, is_neuron, neuron
+from .nir_neurons import check_shape, is_neuron, multiply, neuron
 from .nir_nodes import Shape, output_shape, shaping, synapse
 
 
@@ -22,14 +22,14 @@ def from_nir(graph, *, dt: float = 1.0) -> Network:
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine or
             Linear before an IF, LIF or CubaLIF (several may send to one, and so may other neurons or pooling directly),
-            AvgPool2d and Flatten. Its values are copied, in float32.
+            AvgPool2d and Flatten, at the end perhaps a readout, I or LI. Its values are copied, in float32.
         dt: length of a step, in the graph's unit of time: LIF neurons keep 1 - dt / tau of their potential in a step,
             and an IF's r times dt must be 1. 1e-4 in graphs of snnTorch and, unless told otherwise, SpikingJelly.
 
     Returns:
         A :class:`Network`, its layers named as the synapse nodes, with underscores for dots, and a number behind names
         that are taken. What multiplies the currents of LIF neurons (r dt / tau) divides their thresholds, resets and
-        rests, and weights stay what they are.
+        rests, and weights stay what they are; those of readouts are multiplied.
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.
@@ -141,7 +141,9 @@ def _layer(nir, graph, senders, name: str, dt: float) -> tuple[nn.Module, str, l
     modules, keys, takes = zip(*terms, strict=True)
     with checks.at(f"node '{name}'"):
         if is_neuron(nir, node):
-            layer = build_layer(list(modules), neuron(nir, node, dt))
+            neurons, scale = neuron(nir, node, dt)
+            multiply(modules, scale)
+            layer = build_layer(list(modules), neurons)
         elif isinstance(node, nir.AvgPool2d | nir.Flatten) and keys == (name,):
             layer = shaping(nir, node)
         else:

@@ -7,22 +7,25 @@ SpikingJelly, and the current i of a step is the one that its potential takes:
     nir.LIF       tau dv/dt = v_leak - v + r I           decay = 1 - dt / tau, I is multiplied by r dt / tau
     nir.CubaLIF   tau_mem dv/dt = v_leak - v + r i       the same with tau_mem, and
                   tau_syn di/dt = w_in I - i             current_decay = 1 - dt / tau_syn, I times w_in dt / tau_syn too
+    nir.I, LI     as IF and LIF, and never fire          readouts
 
 What multiplies a current divides the threshold, reset and rest here (:meth:`LIFNeuron.scaled`), so that weights stay
 what they are. Written are the forms that most others read: r = 1 / dt of an IF, r = 1 of a LIF, whose potentials are
 then tau / dt times smaller than here, and of a CubaLIF, whose are not, r = tau_mem / dt and w_in = tau_syn / dt.
-Values that are computed are float64, from which float32's come back bit by bit.
+Values that are computed are float64, from which float32's come back bit by bit. A readout's potentials are what it is
+for, so there the weights are multiplied instead; written, by 1.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks, layers
-from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, Value
+from ..neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
 from .nir_nodes import Shape, numbers_of
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a node
@@ -30,7 +33,7 @@ NEGLIGIBLE = 1e-6  # relative: what float32 leaves of a factor of 1, or of a dec
 
 
 def is_neuron(nir, node) -> bool:
-    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF)
+    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF | nir.I | nir.LI)
 
 
 # From layers to nodes
@@ -39,46 +42,49 @@ def is_neuron(nir, node) -> bool:
 def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
     """The node of a layer's neurons, whose ``shape`` is that of one sample and step."""
     neuron = layer.neuron
-    if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron):
-        raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF and CubaLIF neurons are written")
+    if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron, LINeuron):
+        raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF, CubaLIF and LI neurons are written")
     if layer.v_init != neuron.rest:
         raise ValueError(
             f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to {neuron.rest:g}"
         )
     make, values, per_step = _dynamics(nir, neuron, shape, dt)
-    potentials = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset or 0.0, "v_leak": neuron.rest}
-    if "v_reset" not in make.__dataclass_fields__ and neuron.v_reset:
+    v_reset = getattr(neuron, "v_reset", 0.0)
+    potentials = {"v_threshold": getattr(neuron, "v_threshold", 0.0), "v_reset": v_reset or 0.0, "v_leak": neuron.rest}
+    if "v_reset" not in make.__dataclass_fields__ and v_reset:
         raise ValueError(
-            f"the {make.__name__} of this version of nir has no v_reset, got {neuron.v_reset:g}; "
-            "pip install 'nir>=1.0.6'"
+            f"the {make.__name__} of this version of nir has no v_reset, got {v_reset:g}; pip install 'nir>=1.0.6'"
         )
     for name, value in potentials.items():
         if name in make.__dataclass_fields__:
             values[name] = _array(value, shape) * per_step
     node = make(**values)
-    if neuron.v_reset is None:
+    if v_reset is None:
         node.metadata[RESET] = SUBTRACT
     return node
 
 
-def _dynamics(nir, neuron: IFNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
+def _dynamics(nir, neuron: AnyNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
     """The class of a node, what it needs besides potentials, and by what its potentials are multiplied."""
+    one = np.float32(1)
     if isinstance(neuron, CubaLIFNeuron):
         tau_mem = _time_constant("decay", neuron.decay, shape, dt)
         tau_syn = _time_constant("current_decay", neuron.current_decay, shape, dt)
-        values = {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": tau_mem / dt, "w_in": tau_syn / dt}
-        return nir.CubaLIF, values, np.float32(1)
-    if isinstance(neuron, LIFNeuron) and (neuron.v_rest or _array(neuron.decay, shape).min() < 1):
-        tau = _time_constant("decay", neuron.decay, shape, dt)
+        return nir.CubaLIF, {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": tau_mem / dt, "w_in": tau_syn / dt}, one
+    decay = getattr(neuron, "decay", 1.0)
+    if neuron.rest or _array(decay, shape).min() < 1:
+        tau = _time_constant("decay", decay, shape, dt)
+        if isinstance(neuron, LINeuron):
+            return nir.LI, {"tau": tau, "r": tau / dt}, one
         return nir.LIF, {"tau": tau, "r": np.ones(shape, np.float32)}, dt / tau
-    return nir.IF, {"r": np.full(shape, np.float32(1 / dt))}, np.float32(1)
+    return nir.IF if neuron.fires else nir.I, {"r": np.full(shape, np.float32(1 / dt))}, one
 
 
 def _time_constant(name: str, decay: Value, shape: Shape, dt: float) -> np.ndarray:
     """dt / (1 - decay); in float64, from which float32's decays come back as they were."""
     share = _array(decay, shape).astype(np.float64)
     if share.max() == 1:
-        raise ValueError(f"NIR cannot say {name} = 1, whose time constant is infinite; only IF neurons have none")
+        raise ValueError(f"NIR cannot say {name} = 1, whose time constant is infinite; only nir.IF and nir.I have none")
     return dt / (1 - share)
 
 
@@ -92,27 +98,53 @@ def _array(value: Value, shape: Shape) -> np.ndarray:
 # From nodes to neurons
 
 
-def neuron(nir, node, dt: float) -> IFNeuron:
-    """The neurons of a nir.IF, nir.LIF or nir.CubaLIF."""
+def neuron(nir, node, dt: float) -> tuple[AnyNeuron, Value]:
+    """The neurons of a node, and by what the weights before them are multiplied."""
     factor: Value = 1.0  # what divides a current
     decays: dict[str, Value] = {}
     if isinstance(node, nir.IF):
         r = numbers_of("r", node.r)
         if not bool(torch.isclose(r * dt, torch.ones_like(r), rtol=1e-5).all()):
             raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
-    elif isinstance(node, nir.LIF):
+    elif isinstance(node, nir.I):
+        factor = 1 / (_positive("r", node.r) * dt)
+    elif isinstance(node, nir.LIF | nir.LI):
         tau = _positive("tau", node.tau)
         decays["decay"], factor = _decay("tau", tau, dt), tau / (_positive("r", node.r) * dt)
     else:
         tau, tau_syn = _positive("tau_mem", node.tau_mem), _positive("tau_syn", node.tau_syn)
         decays["decay"], decays["current_decay"] = _decay("tau_mem", tau, dt), _decay("tau_syn", tau_syn, dt)
         factor = tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
-    potentials: dict[str, Any] = {"v_threshold": _by_channel("v_threshold", node.v_threshold) * factor}
-    potentials["v_reset"] = _reset(node, factor)
-    if not isinstance(node, nir.IF):
-        potentials["v_rest"] = _shared("v_leak", node.v_leak, factor)
-    make = IFNeuron if isinstance(node, nir.IF) else LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron
-    return make(**{name: _float32(value) for name, value in (potentials | decays).items()})
+    if isinstance(node, nir.I | nir.LI):
+        v_rest = _shared("v_leak", node.v_leak, 1.0) if isinstance(node, nir.LI) else 0.0
+        return _made(LINeuron, decays | {"v_rest": v_rest}), 1 / factor
+    potentials = {
+        "v_threshold": _by_channel("v_threshold", node.v_threshold) * factor,
+        "v_reset": _reset(node, factor),
+    }
+    if isinstance(node, nir.IF):
+        return _made(IFNeuron, potentials), 1.0
+    potentials["v_rest"] = _shared("v_leak", node.v_leak, factor)
+    return _made(LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron, potentials | decays), 1.0
+
+
+def multiply(modules: Sequence[nn.Module], scale: Value) -> None:
+    """Multiply the currents of synapses, by a number or one a channel, in place.
+
+    Raises:
+        ValueError: one of them has no weights.
+    """
+    by_channel = torch.as_tensor(scale, dtype=torch.float64).reshape(-1)
+    if bool(torch.isclose(by_channel, torch.ones_like(by_channel), rtol=NEGLIGIBLE).all()):
+        return
+    for module in modules:
+        if isinstance(module, nn.Identity):
+            raise ValueError(
+                f"a readout multiplies what it takes by {by_channel.tolist()}, and has no weights to do it"
+            )
+        for parameter in module.parameters():
+            scaled = parameter.detach().double() * by_channel.view(-1, *[1] * (parameter.ndim - 1))
+            parameter.data = scaled.to(parameter.dtype)
 
 
 def check_shape(node, neurons: Shape) -> None:
@@ -172,8 +204,7 @@ def _by_channel(name: str, value) -> Value:
     return first[0].item() if bool((first.float() == first[0].float()).all()) else first
 
 
-def _float32(value: Any) -> Any:
-    """As the kernels have it, so that what was computed for a node and back is what it was."""
-    if isinstance(value, Tensor):
-        return value.float()
-    return None if value is None else float(np.float32(value))
+def _made(kind: type[AnyNeuron], values: dict[str, Any]) -> AnyNeuron:
+    """With values as the kernels have them, so that what was computed for a node and back is what it was."""
+    values = {name: np.float32(value).item() if isinstance(value, float) else value for name, value in values.items()}
+    return kind(**{name: value.float() if isinstance(value, Tensor) else value for name, value in values.items()})
