@@ -27,11 +27,11 @@ def make_dyadic(net: nn.Module, generator: torch.Generator, unit: float = 1 / 32
 
 @torch.no_grad()
 def make_normal(net: nn.Module, generator: torch.Generator, gain: float) -> nn.Module:
-    """Normal weights, a bit above 0 in the mean; ``gain`` sets how much fires."""
+    """Normal weights; ``gain`` is the deviation of a current on which everything fires, and sets how much does."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
-            module.weight.copy_((torch.randn(module.weight.shape, generator=generator) + 0.2) * gain / fan_in**0.5)
+            module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * gain / fan_in**0.5)
             if module.bias is not None:
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
     return net.eval()

@@ -8,7 +8,7 @@ import run as docs
 
 ROOT = Path(__file__).parents[2]
 
-NEEDS = {"exchange.md": ("nir", "spikingjelly", "snntorch"), "look.md": ("matplotlib",)}
+NEEDS = {"exchange.md": ("nir", "spikingjelly", "snntorch", "norse"), "look.md": ("matplotlib",)}
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_float_networks_in_other_libraries(nir, generator):
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
     norse = pytest.importorskip("norse.torch")
     for neuron in (LIFNeuron.from_tau(16.0, v_threshold=0.2), CubaLIFNeuron(4.0, 0.0, 0.9, current_decay=0.8)):
-        net = make_normal(plain(neuron), generator, 2.0)
+        net = make_normal(plain(neuron), generator, 6.0)
         x = images(generator, 1)
         graph = pk.to_nir(net, (2, 8, 8), dt=1e-4)
         expected = pk.simulate(net, x, 64).spikes.dense()
