@@ -1,10 +1,11 @@
 """Networks of other spiking libraries, taken over with their weights and neurons."""
 
 import copy
+import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .. import checks
 from ..network import Network
@@ -45,9 +46,11 @@ def from_spikingjelly(net: nn.Module) -> Network:
 def from_snntorch(net: nn.Module) -> Network:
     """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
 
-    Supported: Leaky, Lapicque and Synaptic with init_hidden=True behind Conv2d or Linear (with BatchNorm, folded), max
-    and average pooling of spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step.
-    beta, alpha and threshold are one number or one value a channel, reset_mechanism is
+    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm, folded), max and average pooling of
+    spikes, Flatten, Dropout, in nn.Sequential or, with init_hidden=True, any module whose forward computes one step. Of
+    a module that loops over time take the layers: ``from_snntorch(nn.Sequential(net.fc1, net.lif1, ...))``.
+
+    beta, alpha and threshold are one number or one value a channel; reset_mechanism is
 
     - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold is set to the next larger
       float32. Synaptic needs reset_delay=False.
@@ -81,6 +84,7 @@ def _take_over(
     """``described``: a neuron of the other library, and the axes behind its channels, to ours and where it starts."""
     name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
     traced = trace(model, leaves)
+    _check_step(traced, name, is_neuron)
     graph = Graph(traced, name, is_neuron, rates=False, negligible=negligible)
     neurons = {}
     for key, population in graph.populations.items():
@@ -91,6 +95,19 @@ def _take_over(
     for population in graph.populations.values():
         fold_norms(population, traced)
     return graph.network(lambda key, population: build_layer(population.modules, *neurons[key]))
+
+
+def _check_step(traced: fx.GraphModule, name: str, is_neuron: Callable[[nn.Module], bool]) -> None:
+    """Neurons that hand their potentials out belong to a loop over time, which is this package's."""
+    for node in traced.graph.nodes:
+        source = node.args[0] if node.target is operator.getitem else None
+        if not isinstance(source, fx.Node) or source.op != "call_module":
+            continue
+        if is_neuron(traced.get_submodule(str(source.target))):
+            raise TypeError(
+                f"{name}: {path_of(source)} hands out its potentials; take one step's layers, "
+                "nn.Sequential(net.fc1, net.lif1, ...), which need no state"
+            )
 
 
 def _axes(population: Population) -> int | None:

@@ -183,6 +183,34 @@ def test_the_last_neurons_of_snntorch_may_give_their_potentials(generator):
     assert torch.equal(actual, torch.stack(steps)) and 0.02 < actual.mean() < 0.98
 
 
+def test_layers_of_a_module_that_loops_over_time(generator):
+    """As many write theirs, with the potentials in their hands: its layers in an nn.Sequential are taken over."""
+    snn = pytest.importorskip("snntorch")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.lif1 = nn.Linear(128, 32), snn.Leaky(beta=0.5, reset_mechanism="zero")
+            self.fc2, self.lif2 = nn.Linear(32, 10), snn.Leaky(beta=0.5, reset_mechanism="zero")
+
+        def forward(self, x):
+            mem1, mem2, steps = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+            for _ in range(FEW):
+                spk1, mem1 = self.lif1(self.fc1(x), mem1)
+                spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+                steps.append(spk2)
+            return torch.stack(steps)
+
+    net, x = make_dyadic(Net(), generator), images(generator).flatten(1)
+    ours = pk.from_snntorch(nn.Sequential(net.fc1, net.lif1, net.fc2, net.lif2))
+    expected = net(x)
+    assert torch.equal(pk.simulate(ours, x, FEW).spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
+    with pytest.raises(
+        TypeError, match=r"Net: module 'lif1' hands out its potentials; take one step's layers, nn.Sequential"
+    ):
+        pk.from_snntorch(net)
+
+
 def test_channels_of_snntorch_with_values_of_their_own(generator):
     snn = pytest.importorskip("snntorch")
     beta, threshold = torch.tensor([0.5, 1.0, 0.0, 0.25]), torch.tensor([1.0, 2.0, 1.0, 0.5])
