@@ -7,6 +7,7 @@ the last step. Backends do not check arguments: functional.py has.
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from . import cpu
 from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .cpu.fallback import Fallback
 from .neurons import Neuron
+from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
 Pair = tuple[int, int]  # of height and width
@@ -59,8 +61,40 @@ class Backend(Protocol):
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron, /) -> Fired:
         """IF on a current [N, P, C] held for T steps."""
 
-    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron, /) -> Tensor:
-        """The gradient of currents from that of the spikes, by the surrogate derivative; started at rest."""
+    def scan_backward(
+        self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
+        surrogate: Surrogate, /,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Back through all T steps: gradients of the currents, of the state before the first step, and of parameters.
+
+        Args:
+            grad_spikes: [T, N, P, C]. grad_v: of the state after the last step; None: zero.
+            current: [T, N, P, C], or [N, P, C] if it is held.
+            v: the state before the first step.
+
+        Returns:
+            The third are float64 [1 + parameters of a channel, C]: first of a bias, which is in all currents.
+        """
+
+    def conv2d_currents(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Tensor:  # fmt: skip
+        """The currents [T, N, P_out, C_out] of if_conv2d."""
+
+    def conv2d_weight_gradient(
+        self, words: Tensor, size: Pair, grad_current: Tensor, weight_shape: Sequence[int],
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Tensor:  # fmt: skip
+        """The gradient of the weights of if_conv2d, of that of its currents [T, N, P_out, C_out]."""
+
+    def max_pool2d_backward(
+        self, words: Tensor, grad: Tensor, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, /
+    ) -> Tensor:
+        """The gradient [T, N, P, C] of max pooling's input, of that of its output [T, N, P_out, C].
+
+        It goes to the first pixel of a window that fired; if none did, to the first.
+        """
 
     def if_conv2d(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
@@ -100,6 +134,12 @@ class CpuBackend(Backend, Protocol):
         neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
     ) -> Fired:  # fmt: skip
         """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
+
+    def period_conv2d_currents(
+        self, periods: Tensor, start: int, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor,
+        neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
+    ) -> Tensor:  # fmt: skip
+        """The currents of if_period_conv2d."""
 
 
 class GpuBackend(Backend, Protocol):

@@ -74,6 +74,10 @@ class Neuron(NamedTuple):
         """The potential after a spike; None: the threshold is subtracted."""
         return self.scalar("v_reset")
 
+    def detach(self) -> "Neuron":
+        """The same, without a gradient."""
+        return self._replace(channels=self.channels.detach())
+
     def chunk(self, parts: int) -> Iterator["Neuron"]:
         """The neurons of so many groups of channels, one after another."""
         return (self._replace(channels=channels) for channels in self.channels.chunk(parts, 1))

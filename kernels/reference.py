@@ -49,19 +49,21 @@ def if_step(v: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) ->
     return spike.float(), v
 
 
-def _integrate_and_fire(state: State, current: Tensor, theta, *, v_reset=None) -> tuple[Tensor, State]:
+def _integrate_and_fire(state: State, current: Tensor, theta, *, fire, v_reset=None) -> tuple[Tensor, State]:
     (v,) = state
-    spike, v = if_step(v, current, theta, v_reset)
+    spike, v = fire(v + current, theta, v_reset)
     return spike, (v,)
 
 
-def _leaky(state: State, current: Tensor, theta, decay, *, v_rest, v_reset=None) -> tuple[Tensor, State]:
+def _leaky(state: State, current: Tensor, theta, decay, *, fire, v_rest, v_reset=None) -> tuple[Tensor, State]:
     (v,) = state
     spike, v = fire(leak(v, current, decay, v_rest), theta, v_reset)
     return spike, (v,)
 
 
-def _synaptic(state: State, current, theta, decay, current_decay, *, v_rest, v_reset=None) -> tuple[Tensor, State]:
+def _synaptic(
+    state: State, current, theta, decay, current_decay, *, fire, v_rest, v_reset=None
+) -> tuple[Tensor, State]:
     v, i = state
     i = current_decay * i + current
     spike, v = fire(leak(v, i, decay, v_rest), theta, v_reset)
@@ -69,19 +71,19 @@ def _synaptic(state: State, current, theta, decay, current_decay, *, v_rest, v_r
 
 
 def _adaptive(
-    state: State, current, theta, decay, adaptation_decay, adaptation, *, v_rest, v_reset=None
+    state: State, current, theta, decay, adaptation_decay, adaptation, *, fire, v_rest, v_reset=None
 ) -> tuple[Tensor, State]:
     v, a = state
     spike, v = fire(leak(v, current, decay, v_rest), theta + a, v_reset, subtracted=theta)
     return spike, (v, adaptation_decay * a + adaptation * spike)
 
 
-def _refractory(state: State, current, theta, decay, *, v_rest, refractory, v_reset=None) -> tuple[Tensor, State]:
+def _refractory(state: State, current, theta, decay, *, fire, v_rest, refractory, v_reset=None) -> tuple[Tensor, State]:
     v, left = state
     resting = left > 0
     spike, after = fire(leak(v, current, decay, v_rest), theta, v_reset)
-    spike = spike & ~resting
-    left = torch.where(resting, left - 1, torch.where(spike, refractory, 0.0))
+    spike = spike * ~resting
+    left = torch.where(resting, left - 1, torch.where(spike.bool(), refractory, 0.0))
     return spike, (torch.where(resting, v, after), left)
 
 
@@ -94,11 +96,14 @@ FAMILIES: dict[str, Callable] = {
 }
 
 
-def step(state: State, current: Tensor, neuron: Neuron) -> tuple[Tensor, State]:
-    """One step of any neurons, whose parameters broadcast against ``current``: spikes, and the new state."""
+def step(state: State, current: Tensor, neuron: Neuron, fire: Callable = fire) -> tuple[Tensor, State]:
+    """One step of any neurons, whose parameters broadcast against ``current``: spikes, and the new state.
+
+    ``fire``: the comparison and the reset; of another kind in reference_gradients.py.
+    """
     family = FAMILIES[neuron.model.removesuffix("HardReset").removesuffix("SoftReset")]
     scalars = dict(zip(MODELS[neuron.model].scalars, neuron.scalars, strict=True))
-    spike, state = family(state, current, *neuron.channels, **scalars)
+    spike, state = family(state, current, *neuron.channels, fire=fire, **scalars)
     return spike.float(), state
 
 
@@ -113,55 +118,19 @@ def if_scan(
     return scan(current, v, _if_neuron(v_threshold, v_reset))
 
 
-def scan(current: Tensor, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """The same for any neurons; ``v`` None: all states are 0."""
+def scan(current: Tensor, v: Tensor | None, neuron: Neuron, fire: Callable = fire) -> tuple[Tensor, Tensor]:
+    """The same for any neurons; ``v`` None: all states are 0; ``fire``: see :func:`step`."""
     neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *[1] * (current.ndim - 3)))
     current = current.float()
     zero = torch.zeros(current.shape[1:], device=current.device)
     state: State = (zero,) * neuron.states
     if v is not None:
         state = (v.float(),) if neuron.states == 1 else v.float().unbind(1)
-    spikes = torch.empty_like(current)
-    for t in range(current.shape[0]):
-        spikes[t], state = step(state, current[t], neuron)
-    return spikes, state[0] if neuron.states == 1 else torch.stack(state, 1)
-
-
-class SurrogateSpike(torch.autograd.Function):
-    """``h >= theta``; backward, its derivative by ``h`` is a triangle: max(0, theta - |h - theta|) / theta^2."""
-
-    @staticmethod
-    def forward(ctx, h: Tensor, theta: Tensor) -> Tensor:
-        ctx.save_for_backward(h, theta)
-        return (h >= theta).float()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        h, theta = ctx.saved_tensors
-        return gradient * surrogate_derivative(h, theta), None
-
-
-def surrogate_derivative(h: Tensor, theta: Tensor) -> Tensor:
-    """The triangle that stands for the derivative of ``h >= theta`` by ``h``."""
-    return (theta - (h - theta).abs()).clamp(min=0) * surrogate_scale(theta)
-
-
-def surrogate_scale(theta: Tensor) -> Tensor:
-    """1 / theta^2, computed once for every kernel, so that all round alike."""
-    return 1 / (theta * theta)
-
-
-def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
-    """Spikes [T, N, C, ...] of currents, from rest; autograd goes back through all steps, but not through the reset."""
-    v = torch.zeros_like(current[0])
-    theta = _per_channel(v_threshold, v)
     spikes = []
-    for step in current:
-        h = v + step
-        spikes.append(SurrogateSpike.apply(h, theta))
-        fired = spikes[-1].detach()
-        v = h - theta * fired if v_reset is None else torch.where(fired.bool(), v_reset, h)
-    return torch.stack(spikes)
+    for step_current in current:
+        spike, state = step(state, step_current, neuron, fire)
+        spikes.append(spike)
+    return torch.stack(spikes), state[0] if neuron.states == 1 else torch.stack(state, 1)
 
 
 def integrate(current: Tensor, v: Tensor | float, neuron: Neuron) -> Tensor:

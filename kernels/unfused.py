@@ -57,6 +57,12 @@ def if_conv2d(
     return scan_chunks(backend, currents(), v, neuron)
 
 
+def conv2d_currents(backend, words, T, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    """The currents [T, N, P_out, C_out] of any convolution of packed spikes."""
+    x = backend.unpack(words, T, weight.shape[1] * groups).unflatten(3, size)
+    return conv2d(x, weight.float(), bias, stride, padding, dilation, groups)
+
+
 def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
     window = stride, padding, dilation, groups
@@ -93,8 +99,8 @@ def conv2d(
     if x.device.type == "cpu":  # a GPU would have to be waited for
         require_finite("weight", weight)
     images = x.flatten(0, 1).to(dtype)
-    with _full_float32() if x.is_cuda else nullcontext(), torch.autocast(x.device.type, enabled=False):
-        images, padding = _pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
+    with exact(x.device):
+        images, padding = pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
         images = images.contiguous(memory_format=torch.channels_last)
@@ -116,7 +122,7 @@ def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding
     return y if bias is None else y.add_(bias)
 
 
-def _pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:
+def pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:
     """Zeros around the images where windows may lie in the padding alone: images, and the padding that is left.
 
     There oneDNN, which torch's convolution takes on a CPU, reads and writes memory that is not its own. Likewise around
@@ -126,6 +132,13 @@ def _pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[
     if not beyond and 0 not in images.shape[2:]:
         return images, padding
     return F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Convolve float32 in float32, whatever autocast and the settings of a GPU say."""
+    with _full_float32() if device.type == "cuda" else nullcontext(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 _lock = threading.Lock()

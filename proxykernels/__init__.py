@@ -34,6 +34,9 @@ Running and training them
     explain                        which kernel each layer took, and why
     margin                         a rule for early exit
     ProxyNet                       training by a ReLU network that shares the weights
+    SurrogateNet                   training by backpropagation through time, in bounded memory
+    use_surrogate                  layers with a gradient of their own
+    ATan, Sigmoid, Triangle        surrogate derivatives
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
 In and out
@@ -101,8 +104,10 @@ from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
+from .surrogates import ATan, Sigmoid, Triangle  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402
-from .training.surrogate import if_scan_surrogate  # noqa: E402
+from .training.surrogate import if_scan_surrogate, use_surrogate  # noqa: E402
+from .training.surrogate_net import SurrogateNet  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -110,6 +115,7 @@ __all__ = [
     "IF",
     "LI",
     "LIF",
+    "ATan",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
     "Dropout",
@@ -132,7 +138,10 @@ __all__ = [
     "Network",
     "Population",
     "ProxyNet",
+    "Sigmoid",
     "Spikes",
+    "SurrogateNet",
+    "Triangle",
     "convert",
     "encode",
     "explain",
@@ -152,4 +161,5 @@ __all__ = [
     "simulate",
     "time_first",
     "to_nir",
+    "use_surrogate",
 ]

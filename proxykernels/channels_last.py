@@ -37,7 +37,7 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
         if neuron.states == 1:
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)
-    return to_channels_last(v.detach().float(), 1 if neuron.states == 1 else 2)
+    return to_channels_last(v.float(), 1 if neuron.states == 1 else 2)
 
 
 def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:

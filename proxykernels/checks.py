@@ -136,7 +136,7 @@ def per_channel(name: str, value: float | Tensor, channels: int, device: torch.d
         same_device(name, value, device)
         if len(value) != channels:
             raise ValueError(f"{name} must have one value for each of {channels} channels, got {len(value)}")
-    return value.detach().to(device, torch.float32).expand(channels)
+    return value.to(device, torch.float32).expand(channels)
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:

@@ -18,13 +18,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import checks, known, ops, packed
+from . import checks, handles, known, ops, packed
 from .channels_last import channels, start, state_of, to_channels_last
+from .gradients import inputs
+from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
 from .kernels import reference, unfused
 from .neurons import AnyNeuron, IFNeuron
 from .padding import symmetric
 from .spikes import Spikes
 from .storage import Periods, PooledWords
+from .surrogates import Surrogate
 
 Output = TypeVar("Output", Spikes, Tensor)
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
@@ -55,8 +58,8 @@ def if_scan(
     return scan(current, v, IFNeuron(v_threshold, v_reset))
 
 
-def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron) -> Fired:
-    """:func:`if_scan` for neurons of any model."""
+def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
+    """:func:`if_scan` for neurons of any model, differentiable with a surrogate derivative."""
     neuron.check()
     checks.currents(current, "T, N")
     shape = current.shape
@@ -64,9 +67,12 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron) -> Fired:
     checks.state(v, shape[1:], neuron.states, current.device)
     parameters = neuron.on(channels(shape[1:]), current.device)
     if not neuron.fires:
-        return _integrate([current.detach()], shape[1:], v, neuron)
+        return _integrate([current], shape[1:], v, neuron, surrogate)
     state = start(v, shape[1:], current.device, neuron)
-    words, after = ops.if_scan(to_channels_last(current.detach(), 2), state, parameters)
+    pixels = to_channels_last(current, 2)
+    if wants_gradient(surrogate, current, state, parameters.channels):
+        return with_gradient(inputs.Currents(), pixels, pixels, None, None, state, parameters, surrogate, shape, neuron)
+    words, after = ops.if_scan(pixels.detach(), state.detach(), parameters.detach())
     return Spikes(words, shape), state_of(after, shape[1:], neuron)
 
 
@@ -94,16 +100,24 @@ def if_hold(
     return hold(current, T, v, IFNeuron(v_threshold, v_reset))
 
 
-def hold(current: Tensor, T: int, v: Tensor | float | None, neuron: AnyNeuron) -> Fired:
-    """:func:`if_hold` for neurons of any model."""
+def hold(
+    current: Tensor, T: int, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None
+) -> Fired:
+    """:func:`if_hold` for neurons of any model, differentiable with a surrogate derivative."""
     T = checks.steps(T)
     neuron.check()
     checks.currents(current, "N")
     shape = current.shape
     checks.state(v, shape, neuron.states, current.device)
     if not neuron.fires:
-        return _integrate([current.detach().expand(T, *shape)], shape, v, neuron)
-    return _fire_held(to_channels_last(current.detach()), T, shape, v, neuron)
+        return _integrate([current.expand(T, *shape)], shape, v, neuron, surrogate)
+    pixels, device = to_channels_last(current), current.device
+    state, parameters = start(v, shape, device, neuron), neuron.on(channels(shape), device)
+    if wants_gradient(surrogate, current, state, parameters.channels):
+        given = inputs.HeldCurrents(T, v is None and neuron.repeats(device, T))
+        return with_gradient(given, pixels, pixels, None, None, state, parameters, surrogate, (T, *shape), neuron)
+    v = v.detach() if isinstance(v, Tensor) else v
+    return _fire_held(pixels.detach(), T, shape, v, neuron.detach())
 
 
 def if_conv2d(
@@ -153,18 +167,18 @@ def conv2d(
     groups: int = 1,
     *,
     pool_follows: bool = False,
+    surrogate: Surrogate | None = None,
 ) -> Fired:
-    """:func:`if_conv2d` for neurons of any model.
+    """:func:`if_conv2d` for neurons of any model, differentiable with a surrogate derivative.
 
     ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
     """
     neuron.check()
-    x = checks.sequence(x, 5, "[T, N, C_in, H, W]")
+    x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate)
     (T, N, C_in, *size), device = x.shape, x.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
     stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
     groups = checks.groups(groups, C_in, weight)
-    weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
@@ -172,7 +186,14 @@ def conv2d(
     checks.state(v, shape, neuron.states, device)
     window = stride, padding, dilation
     if not neuron.fires:
-        return _integrate(_currents(x, weight, bias, (*window, groups)), shape, v, neuron)
+        return _integrate(_currents(x, weight, bias, (*window, groups), surrogate), shape, v, neuron, surrogate)
+    if wants_gradient(surrogate, x, weight, bias, v, *neuron.tensors()):
+        weight = _scaled(weight, x) if isinstance(x, Spikes) else weight
+        operands = weight, bias, start(v, shape, device, neuron), neuron.on(shape[1], device), surrogate
+        repeats = v is None and neuron.repeats(device, T)
+        given, source, x = inputs.of(x, inputs.Window(tuple(size), *window, groups), repeats)
+        return with_gradient(given, source, x, *operands, (T, *shape), neuron)
+    weight, bias, v, neuron = _detached(weight, bias, v, neuron)
     if not isinstance(x, Spikes):
         return _fire_real(x, weight, bias, (*window, groups), shape, v, neuron)
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
@@ -216,11 +237,16 @@ def if_linear(
 
 
 def linear(
-    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: AnyNeuron
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor | float | None,
+    neuron: AnyNeuron,
+    surrogate: Surrogate | None = None,
 ) -> Fired:
-    """:func:`if_linear` for neurons of any model."""
+    """:func:`if_linear` for neurons of any model, differentiable with a surrogate derivative."""
     neuron.check()
-    x = checks.sequence(x, 3, "[T, N, features]")
+    x = carrying(x, 3, "[T, N, features]", surrogate)
     (T, N, features), device = x.shape, x.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
     if weight.shape[1] != features:
@@ -230,11 +256,19 @@ def linear(
     shape = N, len(weight)
     checks.room(T, shape, device)
     checks.state(v, shape, neuron.states, device)
-    weight, bias = weight.detach(), None if bias is None else bias.detach()
     one, window = (1, 1), ((1, 1), (0, 0), (1, 1))  # of a convolution of images of one pixel
     if not neuron.fires:
         images = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
-        return _integrate(_currents(images, weight[:, :, None, None], bias, (*window, 1)), shape, v, neuron)
+        currents = _currents(images, weight[:, :, None, None], bias, (*window, 1), surrogate)
+        return _integrate(currents, shape, v, neuron, surrogate)
+    if wants_gradient(surrogate, x, weight, bias, v, *neuron.tensors()):
+        weight = _scaled(weight, x) if isinstance(x, Spikes) else weight
+        operands = bias, start(v, shape, device, neuron), neuron.on(shape[1], device), surrogate
+        repeats = v is None and neuron.repeats(device, T)
+        x = x[..., None, None] if isinstance(x, Tensor) else x
+        given, source, x = inputs.of(x, inputs.Window(one, *window, 1), repeats)
+        return with_gradient(given, source, x, weight[:, :, None, None], *operands, (T, *shape), neuron)
+    weight, bias, v, neuron = _detached(weight, bias, v, neuron)
     if not isinstance(x, Spikes):
         return _fire_real(x[..., None, None], weight[:, :, None, None], bias, (*window, 1), shape, v, neuron)
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
@@ -282,7 +316,11 @@ def max_pool2d(
         words = kept.pooled
     else:
         words = ops.max_pool2d(kept.words, C, size, kernel_size, stride, padding)
-    return x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
+    out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
+    handle = None
+    if x._differentiable:
+        handle = handles.MaxPool.apply(x._handle, kept.words, size, out, (kernel_size, stride, padding))
+    return x._like(words, (T, N, C, *out), handle)
 
 
 def max_rate_pool2d(
@@ -290,6 +328,8 @@ def max_rate_pool2d(
 ) -> tuple[Spikes, Tensor]:
     """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
     checks.not_traced()
+    if x._differentiable:
+        raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words = packed.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
@@ -303,7 +343,8 @@ def flatten(x: Spikes) -> Spikes:
     if len(sizes) < 2:
         return x
     words = ops.flatten(x._words, sizes[0])
-    return x._like(words, (T, N, torch.Size(sizes).numel()))
+    handle = handles.Flatten.apply(x._handle) if x._differentiable else None
+    return x._like(words, (T, N, torch.Size(sizes).numel()), handle)
 
 
 def cat_channels(parts: Sequence[Spikes]) -> Spikes:
@@ -311,7 +352,7 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     T, N, _, *size = parts[0].shape
     C = [part.shape[2] for part in parts]
     words = packed.cat_channels([part._words for part in parts], T, C)
-    return parts[0]._like(words, (T, N, sum(C), *size))
+    return parts[0]._like(words, (T, N, sum(C), *size), handles.joined(3, parts))
 
 
 def cat_steps(parts: Sequence[Output]) -> Output:
@@ -320,7 +361,13 @@ def cat_steps(parts: Sequence[Output]) -> Output:
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     words = packed.cat([part._words for part in parts], [part.T for part in parts])
-    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]))
+    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]), handles.joined(0, parts))
+
+
+def _detached(weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: AnyNeuron) -> tuple:
+    """The operands of a call without a gradient."""
+    v = v.detach() if isinstance(v, Tensor) else v
+    return weight.detach(), None if bias is None else bias.detach(), v, neuron.detach()
 
 
 def _scaled(weight: Tensor, x: Spikes) -> Tensor:
@@ -328,8 +375,14 @@ def _scaled(weight: Tensor, x: Spikes) -> Tensor:
     return weight if x.scale == 1 else known.made_of(weight * x.scale, weight)
 
 
-def _currents(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple) -> Iterator[Tensor]:
+def _currents(
+    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple, surrogate: Surrogate | None
+) -> Iterator[Tensor]:
     """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), a chunk of steps at a time."""
+    if wants_gradient(surrogate, x, weight, bias):
+        yield convolved(x, weight, bias, window)
+        return
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     if isinstance(x, Tensor) and checks.is_held(x):
         current = unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)
         yield current.expand(len(x), *current.shape[1:])
@@ -342,12 +395,22 @@ def _currents(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: t
 
 
 def _integrate(
-    currents: Iterable[Tensor], shape: Sequence[int], v: Tensor | float | None, neuron: AnyNeuron
+    currents: Iterable[Tensor],
+    shape: Sequence[int],
+    v: Tensor | float | None,
+    neuron: AnyNeuron,
+    surrogate: Surrogate | None,
 ) -> tuple[Tensor, Tensor]:
-    """The potentials [T, N, ...] of neurons of ``shape`` that never fire, and the last ones."""
+    """The potentials [T, N, ...] of neurons of ``shape`` that never fire, and the last ones.
+
+    They are differentiable where the layer is, though no spike needs its ``surrogate``.
+    """
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
     for current in currents:
         current = current.reshape(len(current), *shape)
+        if not wants_gradient(surrogate, current, state, *neuron.tensors()):
+            state = state.detach() if isinstance(state, Tensor) else state
+            current, neuron = current.detach(), neuron.detach()
         parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
         state = parts[-1][-1]
     return torch.cat(parts), parts[-1][-1]

@@ -54,6 +54,17 @@ class AnyNeuron:
         others = (float(getattr(self, name)) for name in self.scalars)
         return neuron(self.family, getattr(self, "v_reset", None), rows, *others)
 
+    def tensors(self) -> list[Tensor]:
+        """The fields that are tensors."""
+        return [value for value in (getattr(self, name) for name in self.channelwise) if isinstance(value, Tensor)]
+
+    def detach(self) -> "AnyNeuron":
+        """The same, without a gradient."""
+        if not any(value.requires_grad for value in self.tensors()):
+            return self
+        values = {name: getattr(self, name) for name in self.channelwise}
+        return replace(self, **{name: v.detach() for name, v in values.items() if isinstance(v, Tensor)})
+
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
         at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest

@@ -5,46 +5,59 @@ kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by de
 functional.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C], or [N, states, P, C] of several. A
-``neuron`` (kernels/neurons.py) is one argument here; in a schema, which knows no such thing, its fields stand one after
-another.
+``neuron`` (kernels/neurons.py) or ``surrogate`` (kernels/surrogates.py) is one argument here; in a schema, which knows
+no such thing, its fields stand one after another.
 """
 
 from functools import partial, wraps
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from .kernels.backends import backend_of
 from .kernels.neurons import SCHEMA, Neuron
+from .kernels.surrogates import SCHEMA as SURROGATE_SCHEMA
+from .kernels.surrogates import Surrogate
 from .kernels.unfused import output_size
+
+VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}
 
 
 def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
     """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
 
     arguments = [part.strip() for part in schema[1 : schema.index(")")].split(",")]
-    at = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else None
+    kinds: list = [VALUES[part][0] if part in VALUES else None for part in arguments]
+    for part, (_, fields) in VALUES.items():
+        schema = schema.replace(part, fields)
 
-    def regrouped(operands: tuple) -> tuple:
-        if at is None:
-            return operands
-        end = at + len(Neuron._fields)
-        return *operands[:at], Neuron(*operands[at:end]), *operands[end:]
+    def grouped(operands: tuple) -> tuple:
+        """What the dispatcher hands over, fields one after another, with values whole."""
+        rest = iter(operands)
+        return tuple(next(rest) if kind is None else kind(*islice(rest, len(kind._fields))) for kind in kinds)
+
+    def apart(operands: tuple) -> list:
+        """And back."""
+        fields: list = []
+        for kind, operand in zip(kinds, operands, strict=True):
+            fields += [operand] if kind is None else operand
+        return fields
 
     def register(fake):
         name = fake.__name__
-        torch.library.define(f"proxykernels::{name}", schema.replace("Neuron neuron", SCHEMA))
+        torch.library.define(f"proxykernels::{name}", schema)
         operator = getattr(torch.ops.proxykernels, name)
 
         def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
-            return getattr(backend_of(device), name)(*regrouped(operands))
+            return getattr(backend_of(device), name)(*grouped(operands))
 
         for device in devices:
             torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
-        torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*regrouped(operands)))
-        if at is None:
+        torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*grouped(operands)))
+        if not any(kinds):
             return operator
-        return wraps(fake)(lambda *operands: operator(*operands[:at], *operands[at], *operands[at + 1 :]))
+        return wraps(fake)(lambda *operands: operator(*apart(operands)))
 
     return register
 
@@ -113,10 +126,39 @@ def if_hold(current, T, v, neuron):
     return _layer(current, T, v)
 
 
-@_operator("(Tensor grad_spikes, Tensor current, Neuron neuron) -> Tensor")
-def if_scan_backward(grad_spikes, current, neuron):
-    """The gradient of currents [T, N, P, C] from that of the spikes, by the surrogate derivative; started at rest."""
-    return torch.empty_like(current, dtype=torch.float32, memory_format=torch.contiguous_format)
+@_operator(
+    "(Tensor grad_spikes, Tensor? grad_v, Tensor current, Tensor v, Neuron neuron, Surrogate surrogate)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+def scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate):
+    """The gradients of currents, of the state before the first step, and of a bias and the parameters of a channel."""
+    sums = v.new_empty(1 + len(neuron.channels), v.shape[-1], dtype=torch.float64)
+    options = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+    return torch.empty_like(current, **options), torch.empty_like(v, **options), sums
+
+
+@_operator(
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
+    " int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
+)
+def conv2d_currents(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups):
+    """The currents [T, N, P, C] of if_conv2d."""
+    return v.new_empty(T, v.shape[0], *v.shape[-2:])
+
+
+@_operator(
+    "(Tensor words, SymInt[] size, Tensor grad_current, SymInt[] weight_shape, int[] stride, int[] padding,"
+    " int[] dilation, int groups) -> Tensor"
+)
+def conv2d_weight_gradient(words, size, grad_current, weight_shape, stride, padding, dilation, groups):
+    """The gradient of the weights of if_conv2d, of that of its currents [T, N, P, C]."""
+    return grad_current.new_empty(weight_shape)
+
+
+@_operator("(Tensor words, Tensor grad, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
+def max_pool2d_backward(words, grad, size, kernel_size, stride, padding):
+    """The gradient [T, N, P, C] of max pooling's input, of that of its output."""
+    return grad.new_empty(*grad.shape[:2], size[0] * size[1], grad.shape[3], dtype=torch.float32)
 
 
 @_operator(
@@ -181,3 +223,13 @@ def total_periods(periods, start, T):
 def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation):
     """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
     return _layer(periods, T, v)
+
+
+@_operator(
+    "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
+    " int[] stride, int[] padding, int[] dilation) -> Tensor",
+    devices=("cpu",),
+)
+def period_conv2d_currents(periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation):
+    """The currents [T, N, P, C] of if_period_conv2d."""
+    return v.new_empty(T, v.shape[0], *v.shape[-2:])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import ops, packed
+from . import handles, ops, packed
 from .storage import Periods, Words
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
@@ -24,10 +24,17 @@ class Spikes:
             them multiplies its weights by it.
     """
 
-    __slots__ = ("_kept", "scale", "shape")
+    __slots__ = ("_handle", "_kept", "scale", "shape")
 
-    def __init__(self, kept: Tensor | Words | Periods, shape: Sequence[int], scale: float = 1.0):
-        self.shape, self.scale = tuple(shape), scale
+    def __init__(
+        self,
+        kept: Tensor | Words | Periods,
+        shape: Sequence[int],
+        scale: float = 1.0,
+        handle: Tensor | None = None,
+    ):
+        """``handle``: what has the spikes' gradient (handles.py)."""
+        self.shape, self.scale, self._handle = tuple(shape), scale, handle
         self._kept = Words(kept, self.shape[0]) if isinstance(kept, Tensor) else kept
 
     @property
@@ -53,18 +60,29 @@ class Spikes:
         """
         return self._kept.nbytes
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether they carry a gradient: those of layers with a surrogate derivative (:func:`use_surrogate`) do."""
+        return self._handle is not None and self._handle.requires_grad
+
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32).
 
-        Where they have another ``scale``, of 0 and that.
+        Where they have another ``scale``, of 0 and that. Differentiable where the spikes carry a gradient and ``dtype``
+        is floating point.
         """
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
-        bits = ops.unpack(self._words, self.T, self._channels).view(self.shape)
+        if self._differentiable and dtype.is_floating_point:
+            bits = handles.Dense.apply(self._handle, self._words, self.shape, dtype)
+        else:
+            bits = ops.unpack(self._words, self.T, self._channels).view(self.shape)
         return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
         """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
+
+        Where the spikes carry a gradient they are float32, and differentiable.
 
         Raises:
             TypeError, ValueError: ``until`` is not an integer within 0 .. T.
@@ -75,6 +93,8 @@ class Spikes:
             raise TypeError(f"until must be an integer number of steps, got {until!r}")
         if not 0 <= until <= self.T:
             raise ValueError(f"until must be within 0 .. T = {self.T}, got {until}")
+        if self._differentiable:
+            return handles.Count.apply(self._handle, self._words, self.shape, until)
         return ops.count(self._words, self._channels, until).view(self.shape[1:])
 
     def rate(self) -> float:
@@ -90,8 +110,10 @@ class Spikes:
                 "tensor of any dtype"
             )
         device = torch.device(device)
+        if self._differentiable and device != self.device:
+            raise ValueError(f"spikes that carry a gradient stay on {self.device}; use .dense().to('{device}')")
         if device.type == self.device.type:
-            return self._like(self._words.to(device), self.shape)
+            return self._like(self._words.to(device), self.shape, self._handle)
         starts = range(0, self.T, _COPY_STEPS)
         parts = [self[t : t + _COPY_STEPS] for t in starts]
         words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
@@ -107,7 +129,8 @@ class Spikes:
         start, stop, _ = steps.indices(self.T)
         if stop <= start:
             raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
-        return self._like(self._kept.cut(start, stop), (stop - start, *self.shape[1:]))
+        handle = self._handle[start:stop] if self._handle is not None else None
+        return self._like(self._kept.cut(start, stop), (stop - start, *self.shape[1:]), handle)
 
     def __len__(self) -> int:
         return self.T
@@ -149,16 +172,28 @@ class Spikes:
 
     def _sized(self, *size: int) -> "Spikes":
         """The same spikes as images of another size of as many pixels."""
-        return self._like(self._kept, (*self.shape[:3], *size))
+        return self._like(self._kept, (*self.shape[:3], *size), self._handle)
 
     def _of(self, neurons: Tensor, scale: float) -> "Spikes":
         """The spikes of the neurons ``neurons`` bool [N, ...], each of which counts ``scale`` times as much."""
         chosen = neurons.reshape(self.shape[1], self._channels, math.prod(self.shape[3:]))
-        return Spikes(self._kept.of(chosen), self.shape, self.scale * scale)
+        handle = handles.Masked.apply(self._handle, chosen) if self._differentiable else None
+        return Spikes(self._kept.of(chosen), self.shape, self.scale * scale, handle)
 
-    def _like(self, kept: Tensor | Words | Periods, shape: Sequence[int]) -> "Spikes":
+    def _like(self, kept: Tensor | Words | Periods, shape: Sequence[int], handle: Tensor | None = None) -> "Spikes":
         """Other spikes that count as much as these."""
-        return Spikes(kept, shape, self.scale)
+        return Spikes(kept, shape, self.scale, handle)
+
+    @property
+    def _differentiable(self) -> bool:
+        return self.requires_grad and torch.is_grad_enabled()
+
+    def _handle_or_new(self) -> Tensor:
+        """The handle, or one without a gradient."""
+        if self._handle is not None:
+            return self._handle
+        size = (*self.shape[:2], math.prod(self.shape[3:]), self._channels)
+        return handles.new_handle(size, self.device)
 
     @property
     def _channels(self) -> int:

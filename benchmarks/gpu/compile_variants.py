@@ -42,7 +42,9 @@ SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
 # and more neurons than a 32-bit integer can count.
 SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
-BACKWARD = ["hard/aligned", "soft/aligned", "hard/odd", "hard/single", "hard/huge"]
+BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
+BACKWARD += ["hard/sigmoid/sequence/aligned", "soft/triangle/held/aligned", "leaky-hard/atan/held/aligned"]
+BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
 
 
 class ConvLayer(NamedTuple):
@@ -76,11 +78,11 @@ CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", 
 CONV += ["strided/one-product/soft/pooled"]
 CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
 
-KERNELS = {"if_scan": SCAN, "if_scan_backward": BACKWARD, "if_conv2d": CONV}
+KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/words/aligned",
-    "/hard/aligned",
+    "/hard/atan/sequence/aligned",
     "paper/two-products/hard/words",
     "paper/two-products/leaky-hard/words",
     "paper/two-products/hard/pooled",
@@ -154,7 +156,7 @@ def compile_variant(variant: str) -> dict:
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
     try:
-        make = {"if_scan": _scan, "if_scan_backward": _scan_backward, "if_conv2d": _conv}[kernel]
+        make = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}[kernel]
         source, num_warps = make(target, *rest)
         options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
@@ -175,14 +177,24 @@ def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
     return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
 
 
-def _scan_backward(target: str, neuron: str, sizes: str):
-    from proxykernels.kernels.gpu.if_scan_backward import BLOCK, NUM_WARPS, _if_scan_backward_kernel
+def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
+    from proxykernels.kernels.gpu.neurons_backward import back_of
+    from proxykernels.kernels.gpu.scan_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
+    from proxykernels.kernels.gpu.surrogates import SHAPES
+    from proxykernels.kernels.neurons import MODELS
 
-    pointers = ("grad_spikes_pointer", "current_pointer", "scale_pointer", "grad_current_pointer")
-    types = dict.fromkeys(pointers, "fp32") | {"neurons": "i64" if sizes == "huge" else "i32"}
-    constants = {"BLOCK": BLOCK}
-    lengths = "neurons", "channels"
-    return _scan_source(target, _if_scan_backward_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
+    pointers = [name for name in _scan_backward_kernel.arg_names if name.endswith("_pointer")]
+    types = dict.fromkeys([*pointers, "first", "second", "passes"], "fp32")
+    types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
+    constants = {
+        "BACK": back_of(NEURONS[neuron]),
+        "DERIVATIVE": {name.lower(): function for name, function in SHAPES.items()}[surrogate],
+        "PARAMETERS": len(MODELS[NEURONS[neuron]].channels),
+        "HELD": given == "held",
+        "BLOCK": BLOCK,
+    }
+    lengths = ("neurons", "channels", "current_stride")
+    return _scan_source(target, _scan_backward_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
 
 
 def _scan_source(
@@ -192,7 +204,7 @@ def _scan_source(
     if sizes == "single":
         constants |= dict.fromkeys(lengths, 1)
     multiples_of_16 = lengths if sizes in ("aligned", "huge") else ()
-    small = ("neuron", "scale_pointer") if sizes == "huge" else None
+    small = ("neuron",) if sizes == "huge" else None
     return _source(target, kernel, types, constants, multiples_of_16, neuron, small)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch  # noqa: F401  its OpenMP runtime comes first
 
 from ..neurons import MODELS
+from ..surrogates import SHAPES
 from . import sources
 
 LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
@@ -39,10 +40,17 @@ class Scan(ctypes.Structure):
     _fields_ = [("neurons", Neurons), ("current", c_void_p), ("time_stride", c_int64)]
 
 
+class Surrogate(ctypes.Structure):
+    _fields_ = [("shape", c_int64), ("numbers", c_float * 2), ("detach_reset", c_int64)]
+
+
 class ScanBackward(ctypes.Structure):
     _fields_ = [
         ("neuron", Neuron),
-        *((name, c_void_p) for name in ("scale", "current", "grad_spikes", "grad_current")),
+        ("surrogate", Surrogate),
+        *((name, c_void_p) for name in ("v", "current")),
+        ("time_stride", c_int64),
+        *((name, c_void_p) for name in ("grad_spikes", "grad_v_last", "grad_current", "grad_v", "grad_parameters")),
         *((name, c_int64) for name in ("T", "N", "P", "C")),
     ]
 
@@ -50,11 +58,15 @@ class ScanBackward(ctypes.Structure):
 class Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", Neurons),
-        *((name, c_void_p) for name in ("x", "weight", "bias", "unit")),
+        *((name, c_void_p) for name in ("x", "weight", "bias", "unit", "currents")),
         *((name, c_int64) for name in ("digits", "slice_rows", "groups", "C_in", "H", "W", "W_out")),
         *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w")),
         *((name, c_int64) for name in ("padding_h", "padding_w", "dilation_h", "dilation_w")),
     ]
+
+
+class WeightGradient(ctypes.Structure):
+    _fields_ = [("conv", Conv2d), ("grad_current", c_void_p), ("grad_weight", c_void_p)]
 
 
 class Periods(ctypes.Structure):
@@ -78,6 +90,14 @@ class Pool2d(ctypes.Structure):
     ]
 
 
+class PoolBackward(ctypes.Structure):
+    _fields_ = [
+        ("pool", Pool2d),
+        *((name, c_void_p) for name in ("grad_y", "grad_x")),
+        *((name, c_int64) for name in ("T", "N", "C")),
+    ]
+
+
 def _function(*arguments, returns=None):
     return ctypes.CFUNCTYPE(returns, *arguments)
 
@@ -87,7 +107,9 @@ class Kernels(ctypes.Structure):
 
     _fields_ = [
         ("if_scan", _function(POINTER(Scan))),
-        ("if_scan_backward", _function(POINTER(ScanBackward))),
+        ("scan_backward", _function(POINTER(ScanBackward))),
+        ("conv2d_weight_gradient", _function(POINTER(WeightGradient))),
+        ("max_pool2d_backward", _function(POINTER(PoolBackward))),
         ("event_conv2d", _function(POINTER(Conv2d))),
         ("period_conv2d", _function(POINTER(PeriodConv2d))),
         ("depthwise_conv2d", _function(POINTER(Conv2d))),
@@ -113,7 +135,10 @@ class Kernels(ctypes.Structure):
     ]
 
 
-STRUCTS = (Neuron, Neurons, Scan, ScanBackward, Conv2d, Periods, PeriodConv2d, Pool2d, Kernels)
+STRUCTS = (
+    Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, WeightGradient, Periods, PeriodConv2d, Pool2d, PoolBackward,
+    Kernels,
+)  # fmt: skip
 _NAMES = {c_void_p: "pointer", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
 
 
@@ -173,7 +198,8 @@ def interface() -> list[str]:
         lines.append(f"{struct.__name__}: {ctypes.sizeof(struct)} bytes")
         for name, kind, *_ in struct._fields_:
             lines.append(f"{struct.__name__}.{name}: {_spell(kind)} at {getattr(struct, name).offset}")
-    return lines + [f"model: {name} {m.states} {len(m.channels)} {len(m.scalars)}" for name, m in MODELS.items()]
+    models = [f"model: {name} {m.states} {len(m.channels)} {len(m.scalars)}" for name, m in MODELS.items()]
+    return lines + models + [f"surrogate: {name}" for name in SHAPES]
 
 
 def _spell(kind) -> str:

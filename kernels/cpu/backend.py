@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import reference, unfused
+from .. import unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions, for_library
+from .gradients import Gradients
 from .words import pixel_bytes
 
 
@@ -28,7 +29,7 @@ def load(target: str | None = None, kernel: str | None = None, library: Path | N
     return CpuKernels(table, kernel) if table else None
 
 
-class CpuKernels(Convolutions):
+class CpuKernels(Convolutions, Gradients):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
@@ -104,17 +105,6 @@ class CpuKernels(Convolutions):
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """Convolution of real values and IF."""
         return unfused.if_conv2d_real(self, *layer)
-
-    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
-        """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
-        grad_spikes, current = grad_spikes.float().contiguous(), current.float().contiguous()
-        parameters, held = for_library(neuron)
-        scale = reference.surrogate_scale(neuron.theta)
-        grad_current = torch.empty_like(current)
-        pointers = (tensor.data_ptr() for tensor in (scale, current, grad_spikes, grad_current))
-        self._table.if_scan_backward(abi.ScanBackward(parameters, *pointers, *current.shape))
-        del held
-        return grad_current
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials.

@@ -24,6 +24,7 @@ TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 # Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
 MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
+WRITE_CURRENTS = ("events", "shorts", "lookup")  # the kernels that can
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -59,9 +60,12 @@ class Convolutions:
         return bool(self._table.lookup_conv2d)
 
     def if_conv2d(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, currents: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out]."""
+        """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
+
+        ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
+        """
         window = stride, padding, dilation
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, window))
         packed = self._packed.of(weight)
@@ -77,6 +81,7 @@ class Convolutions:
         words = words.contiguous()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
+        conv.currents = None if currents is None else currents.data_ptr()
         if kernel == "tiles":
             conv.digits = self._digits(packed)
             tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
@@ -101,11 +106,47 @@ class Convolutions:
         one, none = (1, 1), (0, 0)
         return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, neuron, one, none, one, 1)
 
-    def if_period_conv2d(
+    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
+        """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
+        layer = Layer(
+            T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, (stride, padding, dilation))
+        )
+        window = stride, padding, dilation, groups
+        with recording():
+            if self._choose(layer, words, self._packed.of(weight), groups).kernel not in WRITE_CURRENTS:
+                return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
+            currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+            self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents)
+        return currents
+
+    def period_conv2d_currents(
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
+    ) -> Tensor:
+        """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        with recording():
+            window = stride, padding, dilation
+            self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
+        return currents
+
+    def if_period_conv2d(
+        self,
+        periods,
+        start,
+        T,
+        size,
+        weight,
+        bias,
+        v,
+        neuron,
+        stride,
+        padding,
+        dilation,
+        currents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
+        conv.currents = None if currents is None else currents.data_ptr()
         packed = self._packed.of(weight)
         unit = self._short_unit(packed, weight.shape)
         note(Choice("periods", "input spikes are periodic" + ("" if unit is None else ", short rows")))
@@ -143,7 +184,7 @@ class Convolutions:
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         conv = abi.Conv2d(
             abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C),
-            None, None, bias.data_ptr(), None, 0, EVENT_SLICE, 1,
+            None, None, bias.data_ptr(), None, None, 0, EVENT_SLICE, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference, unfused
+from .. import reference, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
 from . import words
+from .fallback_backward import scan_backward
 
 UNFUSED = Choice("dense", "no C++ kernels here")
 
@@ -84,20 +85,31 @@ class Fallback:
         words = self.expand_periods(periods, start, T)
         return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1)
 
-    def if_scan_backward(self, grad_spikes: Tensor, current: Tensor, neuron: Neuron) -> Tensor:
-        """Gradient of currents [T, N, P, C], by the surrogate derivative, for neurons that started at rest."""
-        current = current.float()
-        potentials, v = torch.empty_like(current, memory_format=torch.contiguous_format), torch.zeros_like(current[0])
-        for t in range(current.shape[0]):
-            potentials[t] = v + current[t]
-            _, v = reference.if_step(v, current[t], neuron.theta, neuron.v_reset)
-        gradient, grad = torch.empty_like(potentials), torch.zeros_like(v)
-        for t in reversed(range(current.shape[0])):
-            h = potentials[t]
-            kept = grad if neuron.v_reset is None else torch.where(h >= neuron.theta, 0, grad)
-            grad = grad_spikes[t].float() * reference.surrogate_derivative(h, neuron.theta) + kept
-            gradient[t] = grad
-        return gradient
+    def scan_backward(self, *operands) -> tuple[Tensor, Tensor, Tensor]:
+        """Back through all T steps; see backends.Backend."""
+        return scan_backward(*operands)
+
+    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
+        """The currents [T, N, P, C] of a convolution of packed spikes."""
+        with recording():
+            return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
+
+    def period_conv2d_currents(self, periods, start, T, *layer) -> Tensor:
+        """The same of the spikes that periods [N, P, C_in] stand for."""
+        return self.conv2d_currents(self.expand_periods(periods, start, T), T, *layer, 1)
+
+    def conv2d_weight_gradient(
+        self, words, size, grad_current, weight_shape, stride, padding, dilation, groups
+    ) -> Tensor:
+        """The gradient of a convolution's weights, of packed spikes."""
+        x = self.unpack(words, grad_current.shape[0], weight_shape[1] * groups).unflatten(3, tuple(size))
+        window = stride, padding, dilation, groups
+        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
+
+    def max_pool2d_backward(self, words, grad, size, kernel_size, stride, padding) -> Tensor:
+        """The gradient of max pooling's input."""
+        x = self.unpack(words, grad.shape[0], grad.shape[3]).unflatten(3, tuple(size))
+        return unfused_backward.max_pool2d_backward(x, grad.float(), kernel_size, stride, padding)
 
     def if_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of packed spikes and IF."""

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import unfused
+from .. import unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from ..recording import Choice, note
 from . import words
 from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
-from .if_scan_backward import if_scan_backward
+from .scan_backward import scan_backward
 
 
 def _noting(function: Callable, kernel: str) -> Any:
@@ -35,13 +35,27 @@ class GpuKernels:
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
     if_scan, if_hold = _noting(if_scan, "Triton scan"), _noting(if_hold, "Triton scan")
-    if_scan_backward = staticmethod(if_scan_backward)
+    scan_backward = staticmethod(scan_backward)
     if_conv2d, if_linear = _noting(if_conv2d, "Triton convolution"), _noting(if_linear, "Triton convolution")
     if_conv2d_pooled = _noting(if_conv2d_pooled, "pooled Triton convolution")
 
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """Convolution of real values, then IF."""
         return unfused.if_conv2d_real(self, *layer)
+
+    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
+        """The currents of if_conv2d."""
+        return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
+
+    def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
+        """The gradient of the weights of if_conv2d."""
+        x = self.unpack(words, grad_current.shape[0], weight_shape[1] * window[-1]).unflatten(3, tuple(size))
+        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
+
+    def max_pool2d_backward(self, words, grad, size, *windows) -> Tensor:
+        """The gradient of max pooling's input."""
+        x = self.unpack(words, grad.shape[0], grad.shape[3]).unflatten(3, tuple(size))
+        return unfused_backward.max_pool2d_backward(x, grad.float(), *windows)
 
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""

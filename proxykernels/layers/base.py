@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks
+from .. import checks, surrogates
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
+from ..surrogates import Surrogate
 from .synapses import Synapse
 
 _warned: set[type] = set()  # classes that have said it
@@ -24,6 +25,7 @@ class SpikingLayer(nn.Module):
     """A layer that gives spikes, and whose state a caller may carry from call to call."""
 
     synapse: type[Synapse] = Synapse  # what makes its currents
+    surrogate: Surrogate | None = None
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if self.training:
@@ -43,6 +45,8 @@ class SpikingLayer(nn.Module):
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
         """Say, once for each class of layers, that a call in training cuts the gradient off."""
+        if self.surrogate is not None:
+            return
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(self) in _warned:
             return
         tensors = [x for x in inputs if isinstance(x, Tensor)]
@@ -50,7 +54,8 @@ class SpikingLayer(nn.Module):
             _warned.add(type(self))
             warnings.warn(
                 f"{type(self).__name__} was called in training, and its spikes have no gradient: its weights and its "
-                "input get none from this call. Train through ProxyNet or if_scan_surrogate; where no gradient is "
+                "input get none from this call. Train through ProxyNet, or with a surrogate derivative "
+                "(proxykernels.use_surrogate(net, proxykernels.ATan())); where no gradient is "
                 "wanted, call it after .eval() or under torch.no_grad()",
                 UserWarning,
                 stacklevel=2,
@@ -109,6 +114,16 @@ class Neurons(SpikingLayer):
             self.register_buffer(name, value.detach().clone())
         else:
             setattr(self, name, float(value))
+
+    @property
+    def surrogate(self) -> Surrogate | None:  # type: ignore[override]
+        """What stands for its spikes' derivative, such as ATan(2.0): the layer is differentiable; None: it is not."""
+        return self.__dict__.get("_surrogate")
+
+    @surrogate.setter
+    def surrogate(self, surrogate: Surrogate | None) -> None:
+        surrogates.check(surrogate)
+        self.__dict__["_surrogate"] = surrogate
 
     @property
     def neuron(self) -> AnyNeuron:

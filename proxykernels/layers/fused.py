@@ -27,7 +27,9 @@ class Fused(Neurons):
         if self.bn is not None and batch_statistics:
             x = checks.frames(x)
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
-            return functional.scan(each_step(lambda step: self.bn(self.affine(step)), x), v, self.neuron)
+            return functional.scan(
+                each_step(lambda step: self.bn(self.affine(step)), x), v, self.neuron, self.surrogate
+            )
         return self._fire_with(*self.folded(), x, v)
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
@@ -111,7 +113,8 @@ class FusedConv2d(Fused, nn.Conv2d):
 
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
-        return functional.conv2d(x, weight, bias, v, self.neuron, *window, pool_follows=self.pool_follows)
+        options = {"pool_follows": self.pool_follows, "surrogate": self.surrogate}
+        return functional.conv2d(x, weight, bias, v, self.neuron, *window, **options)
 
 
 class FusedConv1d(Fused, nn.Conv1d):
@@ -161,7 +164,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
         weight = known.made_of(weight.unsqueeze(2), weight)
-        spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window)
+        spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
         y = spikes._sized(spikes.shape[4]) if isinstance(spikes, Spikes) else spikes.squeeze(-2)
         return y, v.squeeze(-2)
 
@@ -196,7 +199,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         self._set_neurons(neuron, v_init)
 
     def _fire_with(self, weight, bias, x, v):
-        return functional.linear(x, weight, bias, v, self.neuron)
+        return functional.linear(x, weight, bias, v, self.neuron, self.surrogate)
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
@@ -232,8 +235,8 @@ class Population(Neurons):
         if isinstance(x, Spikes):
             x = x.dense()
         if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
-            return functional.hold(x[0], len(x), v, self.neuron)
-        return functional.scan(x, v, self.neuron)
+            return functional.hold(x[0], len(x), v, self.neuron, self.surrogate)
+        return functional.scan(x, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

@@ -11,7 +11,7 @@ from .. import checks, functional, known
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
-from .base import Neurons
+from .base import Neurons, each_step
 from .synapses import Convolution, Product, Synapse, synapse_of
 
 
@@ -63,7 +63,7 @@ class FusedSum(Neurons):
         self._check_inputs(x)
         main = synapse_of(self.synapses[0])
         if isinstance(main, Product):
-            return functional.linear(_cat(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron)
+            return functional.linear(_cat(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
@@ -72,7 +72,8 @@ class FusedSum(Neurons):
             return self._fire_stepwise(x, v)
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
         window = main.module.stride, padding, dilation
-        return functional.conv2d(_cat(parts), *self._joined(weight, center), v, self.neuron, *window)
+        joined = self._joined(weight, center)
+        return functional.conv2d(_cat(parts), *joined, v, self.neuron, *window, surrogate=self.surrogate)
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, x, strict=True)))
@@ -128,8 +129,13 @@ class FusedSum(Neurons):
         """Currents in full, a chunk of steps at a time."""
         parts = []
         for chunk in _chunks(x):
-            current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
-            spikes, v = functional.scan(current, v, self.neuron)
+            if functional.wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
+                dense = [part.dense() if isinstance(part, Spikes) else part.float() for part in chunk]
+                synapses = zip(self.synapses, dense, strict=True)
+                current = reduce(torch.add, (each_step(synapse, part) for synapse, part in synapses))
+            else:
+                current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
+            spikes, v = functional.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
         return functional.cat_steps(parts), v
 

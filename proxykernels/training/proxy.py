@@ -199,12 +199,16 @@ class ProxyNet(nn.Module):
         return f"layer {layer} overflows, whose weights are finite. Lower the learning rate, or clip=True"
 
     def _silence_last(self, name: str, layer: SpikingLayer) -> SpikingLayer:
-        if name != self._last:
-            return layer
-        silent = shallow_copy(with_plain_weights(layer))
-        silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
-        silent.v_threshold, silent.v_reset = NEVER, 0.0  # type: ignore[assignment]  # as torch annotates modules
-        return silent
+        return silenced(layer) if name == self._last else layer
+
+
+def silenced(layer: SpikingLayer) -> SpikingLayer:
+    """A layer of neurons that never fire, with the same parameters otherwise."""
+    silent = shallow_copy(with_plain_weights(layer))
+    silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
+    silent._parameters = {key: p for key, p in silent._parameters.items() if key != "v_threshold"}
+    silent.v_threshold, silent.v_reset = NEVER, 0.0  # type: ignore[assignment]  # as torch annotates modules
+    return silent
 
 
 class _OutputSwap(torch.autograd.Function):

@@ -1,16 +1,41 @@
-"""IF neurons that autograd can go back through: backpropagation through time with a surrogate derivative.
+"""Training with a surrogate derivative: backpropagation through time."""
 
-The alternative to :class:`ProxyNet`, for comparison: every step's currents and spikes are kept as float32.
-"""
+from typing import TypeVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import checks, ops
-from ..channels_last import channels, from_channels_last, to_channels_last
-from ..kernels.neurons import Neuron
+from .. import checks, functional, surrogates
+from ..layers import Neurons
 from ..neurons import IFNeuron
-from ..spikes import Spikes
+from ..surrogates import Surrogate, Triangle
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def use_surrogate(net: Net, surrogate: Surrogate | None) -> Net:
+    """Make every layer of neurons of a network differentiable, with a surrogate derivative for its spikes.
+
+    A call of such a layer, where gradients are enabled, gives :class:`Spikes` (or a tensor) that carry a gradient: with
+    respect to the input, the weights, a state that is passed in, and neurons' parameters that are made learnable. No
+    dense spikes are kept for the backward pass, but the packed ones; currents are computed anew.
+
+    Args:
+        net: a network of the layers of this package (T, N, ...), or a layer: its attribute ``surrogate`` is set.
+        surrogate: for example ``ATan(2.0)``; None: the layers have no gradient, as at first.
+
+    Returns:
+        ``net`` itself.
+
+    Raises:
+        TypeError: ``net`` is no module, or ``surrogate`` no surrogate derivative. ValueError: it has no neurons.
+    """
+    checks.module("net", net)
+    surrogates.check(surrogate)
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, Neurons)}
+    checks.neurons("net", layers)
+    for layer in layers.values():
+        layer.surrogate = surrogate
+    return net
 
 
 def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
@@ -20,8 +45,8 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
 
         ds/dh = max(0, theta - |h - theta|) / theta^2          (Esser et al., PNAS 2016, arXiv:1603.08270)
 
-    and gradients pass from step to step by dv/dh: 1, or after a hard reset 0 (the reset itself is not differentiated).
-    One launch runs all steps forward, and one all steps back.
+    and gradients do not pass through the reset: ``Triangle(1.0, detach_reset=True)``. One launch runs all steps
+    forward, and one all steps back.
 
     Args:
         current: [T, N, ...] of any float dtype; the neurons start at rest.
@@ -33,25 +58,6 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    neuron = IFNeuron(v_threshold, v_reset)
-    neuron.check()
     checks.no_gradient("v_threshold", v_threshold)
-    checks.currents(current, "T, N")
-    return _Scan.apply(current, neuron.on(channels(current.shape[1:]), current.device))
-
-
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, current: Tensor, neuron: Neuron) -> Tensor:
-        pixels = to_channels_last(current.float(), 2)
-        words, _ = ops.if_scan(pixels, pixels.new_zeros(pixels.shape[1:]), neuron)
-        ctx.save_for_backward(pixels)
-        ctx.neuron, ctx.dtype = neuron, current.dtype
-        return Spikes(words, current.shape).dense()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (pixels,) = ctx.saved_tensors
-        grad = ops.if_scan_backward(to_channels_last(gradient.float(), 2), pixels, ctx.neuron)
-        shape = gradient.shape[0] * gradient.shape[1], *gradient.shape[2:]
-        return from_channels_last(grad.flatten(0, 1), shape).view(gradient.shape).to(ctx.dtype), None
+    neuron = IFNeuron(v_threshold, v_reset)
+    return functional.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

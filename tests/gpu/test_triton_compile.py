@@ -16,7 +16,7 @@ from gpu.kernel_resources import TARGETS
 # What another number of steps or images must not compile anew.
 NOT_SPECIALIZED = {
     "if_scan": ["T"],
-    "if_scan_backward": ["T"],
+    "scan_backward": ["T"],
     "if_conv2d": ["T", "N", "H", "W", "H_out", "W_out"],
 }
 

@@ -112,16 +112,19 @@ def test_scan(generator, order, v_reset):
             result = function(*arguments)
             assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
             assert all(part.is_contiguous() for part in result)
-    expected = gpu.if_scan_backward(grad, current, if_neuron(theta, v_reset))
-    assert expected.any()
+    surrogate = pk.Triangle().kernel
+    expected = gpu.scan_backward(grad, v, current, v, if_neuron(theta, v_reset), surrogate)
+    assert all(part.any() for part in expected)
     for arguments in (
         (reordered(grad, order), strided[0]),
         (grad, sparse(current)),
         (grad[:, :1].expand_as(grad), current),
     ):
-        result = gpu.if_scan_backward(*arguments, if_neuron(sparse(theta), v_reset))
-        same = gpu.if_scan_backward(*(part.contiguous() for part in arguments), if_neuron(theta, v_reset))
-        assert torch.equal(result, same) and result.is_contiguous()
+        states = sparse(v), arguments[1], reordered(v, (2, 1, 0))
+        result = gpu.scan_backward(arguments[0], *states, if_neuron(sparse(theta), v_reset), surrogate)
+        whole = (part.contiguous() for part in (arguments[0], v, arguments[1], v))
+        same = gpu.scan_backward(*whole, if_neuron(theta, v_reset), surrogate)
+        assert all(torch.equal(a, b) and a.is_contiguous() for a, b in zip(result, same, strict=True))
 
 
 def test_thresholds_shared_by_all_channels(generator):

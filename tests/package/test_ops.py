@@ -30,6 +30,7 @@ def samples(generator):
     weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
     periods, _ = ops.find_periods(current[0], T, few)
     window = [1, 1], [1, 1], [1, 1]
+    grad, surrogate = dyadic(T, N, H * W, 6, generator=generator), pk.ATan().kernel
     images = current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3)
     return {
         "pack": (dense,),
@@ -39,7 +40,11 @@ def samples(generator):
         "flatten": (words, C),
         "max_pool2d": (words, C, [H, W], [2, 2], [2, 2], [0, 0]),
         "if_scan": (current, v, *few),
-        "if_scan_backward": (current, current, *few),
+        "scan_backward": (current, v, current, v, *few, *surrogate),
+        "conv2d_currents": (words, T, [H, W], weight, ones, v6, *neuron, *window, 1),
+        "period_conv2d_currents": (periods, 4, T, [H, W], weight, ones, v6, *neuron, *window),
+        "conv2d_weight_gradient": (words, [H, W], grad, weight.shape, *window, 1),
+        "max_pool2d_backward": (words, current[:, :, :6], [H, W], [2, 2], [2, 2], [0, 0]),
         "if_hold": (current[0], T, v, *if_neuron(torch.ones(C), None)),
         "if_conv2d": (words, T, [H, W], weight, ones, v6, *neuron, *window, 1),
         "conv2d": (images, weight, ones, *window, 1),
@@ -80,12 +85,15 @@ LAYERS = [
     "ops",
     "packed",
     "storage",
+    "channels_last",
+    "handles",
     "spikes",
     "known",
     "checks",
     "padding",
-    "channels_last",
+    "surrogates",
     "neurons",
+    "gradients",
     "sequences",
     "encode",
     "functional",
@@ -98,10 +106,13 @@ ROOMS = {  # within a folder
     "kernels": [
         "neurons",
         "recording",
+        "surrogates",
         "reference",
+        "reference_gradients",
         "weight_layouts",
         "weight_cache",
         "unfused",
+        "unfused_backward",
         "max_rate_pool",
         "cpu",
         "gpu",
@@ -122,7 +133,8 @@ ROOMS = {  # within a folder
         "simulate",
         "explain",
     ],
-    "training": ["surrogate", "proxy"],
+    "gradients": ["inputs", "fire", "calls"],
+    "training": ["surrogate", "proxy", "surrogate_net"],
     "conversion": [
         "fx_calls",
         "build_layers",

@@ -1,12 +1,14 @@
-"""Backpropagation through time: the fused backward kernels against autograd through the oracle."""
+"""if_scan_surrogate against autograd through the oracle."""
 
 import pytest
 import torch
 from cases import RESETS, dyadic, thresholds
 
 import proxykernels as pk
-from proxykernels.kernels import reference
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels import reference_gradients
+from proxykernels.neurons import IFNeuron
+
+TRIANGLE = pk.Triangle(1.0, detach_reset=True)
 
 SHAPES = [
     pytest.param((1, 2, 3), id="one-step"),
@@ -19,7 +21,8 @@ SHAPES = [
 
 def oracle(current, gradient, v_threshold, v_reset):
     leaf = current.detach().clone().requires_grad_()
-    spikes = reference.if_scan_surrogate(leaf, v_threshold=v_threshold, v_reset=v_reset)
+    neuron = IFNeuron(v_threshold, v_reset).on(current.shape[2], current.device)
+    spikes, _ = reference_gradients.surrogate_scan(leaf, None, neuron, TRIANGLE.kernel)
     return spikes.detach(), torch.autograd.grad(spikes, leaf, gradient)[0]
 
 
@@ -56,21 +59,6 @@ def test_channels_last_and_half_precision(generator):
     leaf = current.movedim(2, -1).contiguous().movedim(-1, 2).bfloat16().requires_grad_()
     (ours,) = torch.autograd.grad(pk.if_scan_surrogate(leaf), leaf, gradient)
     assert ours.dtype == torch.bfloat16 and torch.equal(ours, expected.bfloat16())
-
-
-@pytest.mark.triton
-@pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("shape", [(1, 1, 3, 2), (5, 2, 7, 40), (33, 1, 2, 5)])  # the second is over a block
-def test_triton(kernels_can_run, generator, shape, v_reset):
-    from proxykernels.kernels.gpu.backend import KERNELS as gpu
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    current, gradient = dyadic(*shape, generator=generator), dyadic(*shape, generator=generator)
-    theta = thresholds(shape[3], generator)
-    ours = gpu.if_scan_backward(gradient.to(device), current.to(device), if_neuron(theta.to(device), v_reset))
-    channels = [x.transpose(2, 3) for x in (current, gradient)]
-    _, expected = oracle(*channels, theta, v_reset)
-    assert torch.equal(ours.cpu(), expected.transpose(2, 3))
 
 
 def test_bad_input_is_named():

@@ -28,12 +28,24 @@ struct Scan {
     int64_t time_stride;   // floats from one step to the next; 0 for a current that is held
 };
 
+// What stands for the derivative of a spike by the potential.
+struct Surrogate {
+    int64_t shape;         // surrogate_names.h
+    float numbers[2];      // of the shape: its struct in surrogates.h says which
+    int64_t detach_reset;  // whether gradients do not pass through the reset
+};
+
 struct ScanBackward {
     Neuron neuron;
-    const float* scale;        // [C], of the surrogate derivative
+    Surrogate surrogate;
+    const float* v;            // [N, states, P, C], before the first step
     const float* current;      // [T, N, P, C]
+    int64_t time_stride;       // floats from one step to the next; 0 for a current that is held
     const float* grad_spikes;  // [T, N, P, C]
-    float* grad_current;       // [T, N, P, C], written
+    const float* grad_v_last;  // [N, states, P, C], of the states after the last step; null: zero
+    float* grad_current;       // [T, N, P, C], written; of a held current [N, P, C]. May be `current` itself
+    float* grad_v;             // [N, states, P, C], written
+    double* grad_parameters;   // [5][C], written: of a bias, and of the parameters of a channel
     int64_t T, N, P, C;
 };
 
@@ -44,11 +56,19 @@ struct Conv2d {
     const float* bias;     // [ceil(C_out / 32) * 32]
     // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short rows. Null: rows are floats.
     const float* unit;
+    // [T, N, P, C], written by the event, the period and the lookup kernel; null: not wanted.
+    float* currents;
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h
     int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+struct WeightGradient {
+    Conv2d conv;                // its neurons, weights and bias are not looked at
+    const float* grad_current;  // [T, N, P, C_out]
+    float* grad_weight;         // [ceil(C_out / 16)][C_in][tap][16], written
 };
 
 struct Periods {
@@ -72,9 +92,18 @@ struct Pool2d {
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w;
 };
 
+struct PoolBackward {
+    Pool2d pool;         // its y is not looked at
+    const float* grad_y;  // [M, H_out, W_out, C]
+    float* grad_x;        // [M, H, W, C], written
+    int64_t T, N, C;      // images of gradients are of steps first, those of spikes of samples first: M = T * N
+};
+
 struct Kernels {
     void (*if_scan)(const Scan*);
-    void (*if_scan_backward)(const ScanBackward*);
+    void (*scan_backward)(const ScanBackward*);
+    void (*conv2d_weight_gradient)(const WeightGradient*);
+    void (*max_pool2d_backward)(const PoolBackward*);
     void (*event_conv2d)(const Conv2d*);
     void (*period_conv2d)(const PeriodConv2d*);
     void (*depthwise_conv2d)(const Conv2d*);

@@ -1,6 +1,7 @@
 // What this library was built from, in words: abi.py compares it with its own lists before it calls anything.
 #include "abi.h"
 #include "models.h"
+#include "surrogate_names.h"
 
 #include <cstddef>
 #include <cstdio>
@@ -12,8 +13,9 @@ namespace {
 // clang-format off: lists
 template <class T> const char* const name = nullptr;
 #define NAME(type, words) template <> const char* const name<type> = words;
-NAME(void, "void") NAME(float, "float") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
-NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(ScanBackward, "ScanBackward") NAME(Conv2d, "Conv2d")
+NAME(void, "void") NAME(float, "float") NAME(double, "double") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
+NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(Surrogate, "Surrogate") NAME(ScanBackward, "ScanBackward")
+NAME(Conv2d, "Conv2d") NAME(WeightGradient, "WeightGradient") NAME(PoolBackward, "PoolBackward")
 NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d")
 // clang-format on
 
@@ -69,14 +71,23 @@ const char* describe() {
     SIZE(Scan)
     F(neurons) F(current) F(time_stride)
 #undef F
+#define F(field) FIELD(Surrogate, field)
+    SIZE(Surrogate)
+    F(shape) F(numbers) F(detach_reset)
+#undef F
 #define F(field) FIELD(ScanBackward, field)
     SIZE(ScanBackward)
-    F(neuron) F(scale) F(current) F(grad_spikes) F(grad_current) F(T) F(N) F(P) F(C)
+    F(neuron) F(surrogate) F(v) F(current) F(time_stride) F(grad_spikes) F(grad_v_last) F(grad_current) F(grad_v)
+    F(grad_parameters) F(T) F(N) F(P) F(C)
 #undef F
 #define F(field) FIELD(Conv2d, field)
     SIZE(Conv2d)
-    F(neurons) F(x) F(weight) F(bias) F(unit) F(digits) F(slice_rows) F(groups) F(C_in) F(H) F(W) F(W_out)
+    F(neurons) F(x) F(weight) F(bias) F(unit) F(currents) F(digits) F(slice_rows) F(groups) F(C_in) F(H) F(W) F(W_out)
     F(kernel_h) F(kernel_w) F(stride_h) F(stride_w) F(padding_h) F(padding_w) F(dilation_h) F(dilation_w)
+#undef F
+#define F(field) FIELD(WeightGradient, field)
+    SIZE(WeightGradient)
+    F(conv) F(grad_current) F(grad_weight)
 #undef F
 #define F(field) FIELD(Periods, field)
     SIZE(Periods)
@@ -91,16 +102,23 @@ const char* describe() {
     F(x) F(y) F(M) F(H) F(W) F(bytes) F(H_out) F(W_out)
     F(kernel_h) F(kernel_w) F(stride_h) F(stride_w) F(padding_h) F(padding_w)
 #undef F
+#define F(field) FIELD(PoolBackward, field)
+    SIZE(PoolBackward)
+    F(pool) F(grad_y) F(grad_x) F(T) F(N) F(C)
+#undef F
 #define F(field) FIELD(Kernels, field)
     SIZE(Kernels)
-    F(if_scan) F(if_scan_backward) F(event_conv2d) F(period_conv2d) F(depthwise_conv2d) F(lookup_conv2d)
-    F(tile_conv2d) F(max_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
+    F(if_scan) F(scan_backward) F(conv2d_weight_gradient) F(max_pool2d_backward) F(event_conv2d) F(period_conv2d)
+    F(depthwise_conv2d) F(lookup_conv2d) F(tile_conv2d) F(max_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
     F(fingerprint) F(max_threads)
 #undef F
 #define MODEL(name, states, channels, scalars) fputs("model: " #name " " #states " " #channels " " #scalars "\n", out);
     PK_MODELS(MODEL)
 #undef MODEL
+#define SURROGATE(name) fputs("surrogate: " #name "\n", out);
+    PK_SURROGATES(SURROGATE)
+#undef SURROGATE
     // clang-format on
     if (fclose(out)) abort();
     return text;

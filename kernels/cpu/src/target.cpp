@@ -8,10 +8,11 @@
 #include "conv2d/event.h"
 #include "fingerprint.h"
 #include "if_scan.h"
-#include "if_scan_backward.h"
 #include "conv2d/lookup.h"
 #include "conv2d/period.h"
+#include "conv2d/weight_gradient.h"
 #include "periods.h"
+#include "scan_backward.h"
 #include "spike_bits.h"
 #include "conv2d/amx.h"
 
@@ -29,7 +30,7 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 
 extern const Kernels kernels;
 // clang-format off
-const Kernels kernels = {if_scan, if_scan_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
+const Kernels kernels = {if_scan, scan_backward, conv2d_weight_gradient, max_pool2d_backward, event_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
                          tile_conv2d, max_pool2d, pack_rows, rows_size, count_digits, pack_tiles, tiles_size, pack,
                          unpack, count, flatten, total, count_rows, find_periods, expand_periods, total_periods,
                          fingerprint, max_threads};

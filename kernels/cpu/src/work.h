@@ -66,6 +66,15 @@ static inline int64_t max_threads() {
 #endif
 }
 
+// The number of the calling thread within its parallel region.
+static inline int64_t thread_number() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
 // Some steps, and what a kernel keeps for them.
 struct Segment {
     int64_t steps, uses;    // steps; pixels times steps that weights are used for before the next are fetched

@@ -27,12 +27,13 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
     const Channels bias = load_block<Rows::channels>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];
-    float* kept[pixels];
+    float *kept[pixels], *currents[pixels];
     States<Model::states, Rows::channels> state[pixels];
     for (int i = 0; i < pixels; i++) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
         out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
         kept[i] = states_of<Model>(n, image, p, channel);
+        currents[i] = c.currents ? c.currents + ((in.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
         load_states(state[i], n, kept[i], channels);
     }
     for (int64_t first = 0, last; first < in.steps; first = last) {
@@ -46,6 +47,7 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
             for (int i = 0; i < pixels; i++) {
                 Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
                 add(input, shared[i]);
+                if (currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
                 const uint32_t spikes = step_block(neurons, state[i], input);
                 store_spikes<Rows::channels>(out[i] + t * n.P * bytes, spikes, channels);
             }

@@ -1,0 +1,88 @@
+"""The backward passes on a CPU: of the neurons, of a convolution's weights, and of max pooling."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import unfused, unfused_backward
+from ..neurons import Neuron
+from ..surrogates import SHAPES, Surrogate
+from . import abi
+from .conv2d import for_library
+
+ROW = 16  # output channels of a block: src/conv2d/weight_gradient.h
+# Images in which the rows that a block of channels adds are many enough, and whose offsets are 32-bit numbers of bytes.
+FEWEST_PIXELS, MOST_PIXELS = 16, 1 << 22
+MOST_RATE = 0.4  # spikes an input and step
+MOST_SUMS = 5  # of a bias and of four parameters of a channel: src/scan_backward.h
+
+
+class Gradients:
+    """The part of backend.CpuKernels that goes back."""
+
+    _table: abi.Kernels
+    unpack: Callable[[Tensor, int, int], Tensor]
+
+    def scan_backward(
+        self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """See backends.Backend."""
+        (T, N, P, C), held = grad_spikes.shape, current.ndim == 3
+        grad_spikes, v = grad_spikes.float().contiguous(), v.float().contiguous()
+        current = current.float().contiguous()
+        grad_v = None if grad_v is None else grad_v.float().contiguous()
+        grad_current, grad_start = torch.empty_like(current), torch.empty_like(v)
+        sums = torch.empty(MOST_SUMS, C, dtype=torch.float64)
+        its, kept = for_library(neuron)
+        shape = abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
+        self._table.scan_backward(
+            abi.ScanBackward(
+                its, shape, v.data_ptr(), current.data_ptr(), 0 if held else N * P * C, grad_spikes.data_ptr(),
+                None if grad_v is None else grad_v.data_ptr(), grad_current.data_ptr(), grad_start.data_ptr(),
+                sums.data_ptr(), T, N, P, C,
+            )
+        )  # fmt: skip
+        del kept
+        return grad_current, grad_start, sums[: 1 + len(neuron.channels)]
+
+    def conv2d_weight_gradient(
+        self, words: Tensor, size, grad_current: Tensor, weight_shape, stride, padding, dilation, groups
+    ) -> Tensor:
+        """See backends.Backend."""
+        (C_out, C_in, *kernel), (T, N, P, _) = weight_shape, grad_current.shape
+        words, grad_current = words.contiguous(), grad_current.contiguous()
+        if not self._by_events(words, size, weight_shape, stride, groups, grad_current.numel()):
+            x = self.unpack(words, T, C_in * groups).unflatten(3, tuple(size))
+            window = stride, padding, dilation, groups
+            return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
+        sums = torch.empty(-(-C_out // ROW), C_in, kernel[0] * kernel[1], ROW)
+        W_out = unfused.output_size(size, kernel, stride, padding, dilation)[1]
+        conv = abi.Conv2d(
+            abi.Neurons(abi.Neuron(), None, None, T, N, P, C_out),
+            words.data_ptr(), None, None, None, None, 0, 0, 1, C_in, *size, W_out,
+            *kernel, *stride, *padding, *dilation,
+        )  # fmt: skip
+        self._table.conv2d_weight_gradient(abi.WeightGradient(conv, grad_current.data_ptr(), sums.data_ptr()))
+        return sums.permute(0, 3, 1, 2).flatten(0, 1)[:C_out].unflatten(2, kernel).contiguous()
+
+    def _by_events(self, words: Tensor, size, weight_shape, stride, groups: int, gradients: int) -> bool:
+        """Whether adding a row for each spike is faster than torch's convolution."""
+        pixels = size[0] * size[1]
+        if groups > 1 or not gradients or pixels < FEWEST_PIXELS or pixels > MOST_PIXELS:
+            return False
+        spread = stride[0] * stride[1]  # rows that a spike adds for one that is not zero
+        rate = int(self._table.total(words.data_ptr(), words.numel())) / max(1, 8 * words.numel())
+        return rate * spread < MOST_RATE
+
+    def max_pool2d_backward(self, words: Tensor, grad: Tensor, size, kernel_size, stride, padding) -> Tensor:
+        """See backends.Backend."""
+        T, N, _, C = grad.shape
+        words, grad = words.contiguous(), grad.float().contiguous()
+        grad_x = torch.empty(T, N, size[0] * size[1], C)
+        out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
+        windows = *kernel_size, *stride, *padding
+        pool = abi.Pool2d(words.data_ptr(), None, N * T, *size, words.shape[3], *out, *windows)
+        self._table.max_pool2d_backward(abi.PoolBackward(pool, grad.data_ptr(), grad_x.data_ptr(), T, N, C))
+        return grad_x

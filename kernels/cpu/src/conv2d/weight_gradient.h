@@ -1,0 +1,147 @@
+// The gradient of a convolution's weights, of spikes and the gradient of the currents: event-driven. A weight's gradient is
+// the sum of its output's gradients over all places and steps at which its input fired, so each spike adds, for each tap of
+// the kernel, one row: the gradients of a block of output channels at the pixel that the tap leads to.
+//
+// A task is an image at one step. In stages:
+//
+// 1. list_spikes: for each band of input rows and each input channel, the pixels that fired.
+// 2. spread: for a block of output channels, the rows of all output pixels, each where stride and padding lead its tap to,
+//    and zeros between and around them: no tap of any pixel leads elsewhere.
+// 3. add_rows: for each band and input channel, the sums of all taps in registers. The rows under a band are few enough
+//    for the first-level cache, whichever the channel.
+//
+// Each thread has sums of its own, which are added in the order of the threads.
+#pragma once
+#include "rows.h"
+#include "../work.h"
+
+namespace PK_TARGET {
+
+// How the rows of one image lie in memory.
+struct Spread {
+    static constexpr int64_t cached_rows = 320;  // 20 kB: a band's, of a first-level cache of 32 kB or more
+    static constexpr int64_t most_taps = 9;      // sums at a time: of as many registers
+
+    int64_t H, W, first_y, first_x;      // first: the coordinate, in steps of one pixel, that its first row and column have
+    int64_t band, bands;                 // input rows
+    int64_t taps;
+
+    explicit Spread(const Conv2d& c)
+        : H(c.H + (c.kernel_h - 1) * c.dilation_h), W(c.W + (c.kernel_w - 1) * c.dilation_w),
+          first_y(c.padding_h - (c.kernel_h - 1) * c.dilation_h), first_x(c.padding_w - (c.kernel_w - 1) * c.dilation_w),
+          band(most(1, cached_rows / W - (c.kernel_h - 1) * c.dilation_h)), taps(c.kernel_h * c.kernel_w) {
+        band = least(band, c.H);
+        bands = ceil_div(c.H, most(1, band));
+    }
+    // How far the row of a tap is from that of the pixel, in bytes.
+    int64_t offset(const Conv2d& c, int64_t tap) const {
+        const int64_t y = (c.kernel_h - 1 - tap / c.kernel_w) * c.dilation_h;
+        const int64_t x = (c.kernel_w - 1 - tap % c.kernel_w) * c.dilation_w;
+        return (y * W + x) * row_line;
+    }
+};
+
+struct WeightGradientMemory {
+    Grown<uint32_t> spikes;  // [band][channel][pixel of a band]: offsets of their rows, in bytes
+    Grown<int32_t> count;    // [band][channel]
+    Memory<float> rows;      // [Spread.H][Spread.W][channel of a block]
+    Memory<float> sums;      // [block][C_in][tap][channel of a block]
+    WeightGradientMemory(int64_t rows_size, int64_t sums_size) : rows(rows_size), sums(sums_size) {}
+
+    void list_spikes(const Conv2d& c, const Spread& spread, const uint8_t* x) {
+        const int64_t bytes = (c.C_in + 7) / 8, longest = spread.band * c.W;
+        uint32_t* const lists = spikes.reserve(spread.bands * c.C_in * longest);
+        int32_t* const counts = count.reserve(spread.bands * c.C_in);
+        memset(counts, 0, spread.bands * c.C_in * sizeof *counts);
+        for (int64_t y = 0; y < c.H; y++) {
+            const int64_t first = y / spread.band * c.C_in;
+            for (int64_t column = 0; column < c.W; column++, x += bytes) {
+                const uint32_t offset = (uint32_t)((y * spread.W + column) * row_line);
+                for (int64_t byte = 0; byte < bytes; byte += 8)
+                    for (uint64_t word = load_bits(x + byte, bytes - byte); word; word &= word - 1) {
+                        const int64_t list = first + byte * 8 + __builtin_ctzll(word);
+                        lists[list * longest + counts[list]++] = offset;
+                    }
+            }
+        }
+    }
+
+    void spread_rows(const Conv2d& c, const Spread& spread, const float* grad, int64_t channel) {
+        const Neurons& n = c.neurons;
+        const int channels = (int)least(n.C - channel, row);
+        for (int64_t p = 0; p < n.P; p++) {
+            const int64_t y = p / c.W_out * c.stride_h - spread.first_y, x = p % c.W_out * c.stride_w - spread.first_x;
+            if (y < 0 || y >= spread.H || x < 0 || x >= spread.W) continue;  // of padding alone
+            store_block(rows.data + (y * spread.W + x) * row, load_block<row>(grad + p * n.C + channel, channels));
+        }
+    }
+};
+
+// Adds, for each of some taps, the rows at `offsets` from those of the pixels listed.
+template <int taps>
+OUT_OF_LINE static void add_rows(const char* rows, const uint32_t* pixels, int64_t n, const int64_t* offsets, float* sums) {
+    int64_t offset[taps];
+    for (int k = 0; k < taps; k++) offset[k] = offsets[k];
+    for (int lane = 0; lane < row; lane += Vec::width) {  // registers for all taps, of one vector each
+        Vec sum[taps];
+        for (int k = 0; k < taps; k++) sum[k] = load(sums + k * row + lane);
+        const char* const first = rows + lane * sizeof(float);
+        for (int64_t i = 0; i < n; i++) {
+            const char* const pixel = first + pixels[i];
+            for (int k = 0; k < taps; k++) sum[k] = sum[k] + load((const float*)(pixel + offset[k]));
+        }
+        for (int k = 0; k < taps; k++) store(sums + k * row + lane, sum[k]);
+    }
+}
+
+template <int taps>
+static void add_taps(int64_t count, const char* rows, const uint32_t* pixels, int64_t n, const int64_t* offsets, float* sums) {
+    if (count == taps) add_rows<taps>(rows, pixels, n, offsets, sums);
+    else if constexpr (taps > 1) add_taps<taps - 1>(count, rows, pixels, n, offsets, sums);
+}
+
+// grad [C_out of the image's pixels] of one image and step.
+static void add_frame(const Conv2d& c, const Spread& spread, const uint8_t* x, const float* grad, const int64_t* offsets,
+                      WeightGradientMemory& memory) {
+    memory.list_spikes(c, spread, x);
+    const int64_t longest = spread.band * c.W;
+    float* sums = memory.sums.data;
+    for (int64_t channel = 0; channel < c.neurons.C; channel += row, sums += c.C_in * spread.taps * row) {
+        memory.spread_rows(c, spread, grad, channel);
+        for (int64_t list = 0; list < spread.bands * c.C_in; list++) {
+            const int64_t n = memory.count.data[list];
+            float* const its = sums + list % c.C_in * spread.taps * row;
+            for (int64_t tap = 0; n && tap < spread.taps; tap += Spread::most_taps)
+                add_taps<Spread::most_taps>(least(Spread::most_taps, spread.taps - tap), (const char*)memory.rows.data,
+                                            memory.spikes.data + list * longest, n, offsets + tap, its + tap * row);
+        }
+    }
+}
+
+static void conv2d_weight_gradient(const WeightGradient* gradient) {
+    const Conv2d& c = gradient->conv;
+    const Neurons& n = c.neurons;
+    const Spread spread(c);
+    const int64_t size = ceil_div(n.C, row) * c.C_in * spread.taps * row, threads = max_threads();
+    Memory<int64_t> offsets(spread.taps);
+    for (int64_t tap = 0; tap < spread.taps; tap++) offsets.data[tap] = spread.offset(c, tap);
+    Memory<float*> parts(threads);
+    memset(gradient->grad_weight, 0, size * sizeof(float));
+#pragma omp parallel
+    {
+        WeightGradientMemory memory(spread.H * spread.W * row, size);
+        parts.data[thread_number()] = memory.sums.data;
+#pragma omp for schedule(static)
+        for (int64_t frame = 0; frame < n.T * n.N; frame++) {  // frame = t * N + n
+            const uint8_t* const x = c.x + (frame % n.N * n.T + frame / n.N) * c.H * c.W * ((c.C_in + 7) / 8);
+            add_frame(c, spread, x, gradient->grad_current + frame * n.P * n.C, offsets.data, memory);
+        }
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < size; first += row)
+            for (int64_t thread = 0; thread < threads; thread++)
+                if (parts.data[thread])
+                    for (int64_t i = first; i < first + row; i++) gradient->grad_weight[i] += parts.data[thread][i];
+    }
+}
+
+}  // namespace PK_TARGET

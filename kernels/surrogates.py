@@ -1,0 +1,25 @@
+"""What stands for the derivative of a spike by its neuron's potential, as one value that travels down to the kernels.
+
+A new shape is a line in SHAPES, and its derivative in reference.py, cpu/src/surrogates.h and gpu/surrogates.py.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Surrogate(NamedTuple):
+    """A surrogate derivative.
+
+    Attributes:
+        shape: one of SHAPES.
+        numbers: two that the shape takes: ATan a and pi a (a = alpha / 2), Sigmoid alpha and 0, Triangle width and 0.
+        detach_reset: whether gradients do not pass through the reset.
+    """
+
+    shape: str
+    numbers: Sequence[float]
+    detach_reset: bool
+
+
+SCHEMA = "str shape, float[] numbers, bool detach_reset"  # of its fields, in an operator's schema
+SHAPES = ("ATan", "Sigmoid", "Triangle")  # cpu/src/surrogate_names.h; compared when the library is loaded

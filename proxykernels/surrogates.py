@@ -1,0 +1,104 @@
+"""Surrogate derivatives: what stands for the derivative of a spike by its neuron's potential in training.
+
+A spike, 1 where the potential h reaches the threshold, has the derivative 0 almost everywhere. In the backward pass
+another takes its place, a function of the distance x = h - threshold:
+
+    ATan(alpha)       alpha / 2 / (1 + (pi / 2 alpha x)^2)          SpikingJelly's ATan; Fang et al., arXiv:2007.05785
+    Sigmoid(alpha)    alpha s (1 - s) of s = 1 / (1 + exp(-alpha x))       SpikingJelly's Sigmoid
+    Triangle(width)   max(0, 1 - |x| / w) / w of w = width * threshold     Esser et al., arXiv:1603.08270
+
+A new one is one more class here, and its derivative in kernels/reference.py, kernels/cpu/src/surrogates.h and
+kernels/gpu/surrogates.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+from . import checks
+from .kernels import surrogates as kernels
+
+
+@dataclass(frozen=True)
+class ATan:
+    """The derivative of an arcus tangent: alpha / 2 / (1 + (pi / 2 alpha x)^2), x = h - threshold.
+
+    Attributes:
+        alpha: above 0; the derivative at the threshold is alpha / 2.
+        detach_reset: whether gradients do not pass through the reset.
+
+    Raises:
+        TypeError, ValueError: alpha is not a number above 0.
+    """
+
+    alpha: float = 2.0
+    detach_reset: bool = False
+
+    def __post_init__(self):
+        checks.above_zero("alpha", self.alpha)
+
+    @property
+    def kernel(self) -> kernels.Surrogate:
+        """What the kernels take."""
+        return kernels.Surrogate("ATan", (self.alpha / 2, math.pi * self.alpha / 2), self.detach_reset)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """The derivative of a sigmoid: alpha s (1 - s), s = 1 / (1 + exp(-alpha x)), x = h - threshold.
+
+    Attributes:
+        alpha: above 0; the derivative at the threshold is alpha / 4.
+        detach_reset: whether gradients do not pass through the reset.
+
+    Raises:
+        TypeError, ValueError: alpha is not a number above 0.
+    """
+
+    alpha: float = 4.0
+    detach_reset: bool = False
+
+    def __post_init__(self):
+        checks.above_zero("alpha", self.alpha)
+
+    @property
+    def kernel(self) -> kernels.Surrogate:
+        """What the kernels take."""
+        return kernels.Surrogate("Sigmoid", (self.alpha, 0.0), self.detach_reset)
+
+
+@dataclass(frozen=True)
+class Triangle:
+    """A triangle: max(0, 1 - |x| / w) / w, x = h - threshold, w = width times the threshold.
+
+    Attributes:
+        width: half of its base in thresholds, above 0; the derivative at the threshold is 1 / w.
+        detach_reset: whether gradients do not pass through the reset.
+
+    Raises:
+        TypeError, ValueError: width is not a number above 0.
+    """
+
+    width: float = 1.0
+    detach_reset: bool = False
+
+    def __post_init__(self):
+        checks.above_zero("width", self.width)
+
+    @property
+    def kernel(self) -> kernels.Surrogate:
+        """What the kernels take."""
+        return kernels.Surrogate("Triangle", (self.width, 0.0), self.detach_reset)
+
+
+Surrogate = ATan | Sigmoid | Triangle
+
+
+def check(surrogate: Surrogate | None) -> None:
+    """Refuse what is no surrogate derivative, nor None.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if surrogate is not None and not isinstance(surrogate, Surrogate):
+        got = surrogate.__name__ if isinstance(surrogate, type) else type(surrogate).__name__
+        raise TypeError(f"surrogate must be ATan, Sigmoid or Triangle, such as ATan(2.0), or None; got {got}")

@@ -1,0 +1,277 @@
+"""Training by backpropagation through time in bounded memory: a network in parts of a few samples and steps."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .. import checks, surrogates
+from ..layers import Dropout, Neurons, SpikingLayer
+from ..parametrized import shallow_copy, with_plain_weights
+from ..simulation.dropout import HeldDropout, Masks
+from ..simulation.simulate import is_sequence, replace_neurons
+from ..simulation.state import samples
+from ..spikes import Spikes
+from ..surrogates import ATan, Surrogate
+from .proxy import READOUTS, silenced
+
+# Of the currents of the largest layer in a part. On a CPU few enough for the caches, and for memory that the C library
+# hands out again without the system clearing it.
+PART_BYTES = {"cpu": 24 << 20, "cuda": 1 << 30}
+MOST_STEPS = 64  # of a part: a segment of the kernels
+State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step
+
+
+class SurrogateNet(nn.Module):
+    """A spiking network that is trained by backpropagation through time, with a surrogate derivative for its spikes.
+
+    The gradient is exact: that of all T steps. Samples and steps go through the network in parts, with the states
+    handed on; kept for the backward pass are the packed spikes and the states between the parts, so memory does not
+    grow with the currents of T steps. What is beyond ``memory`` is not kept but simulated once more in the backward
+    pass, a few samples at a time.
+
+    Args:
+        net: an nn.Sequential or any nn.Module of the layers of this package, ending in neurons. It is not changed.
+        T: steps that the network is simulated for.
+        surrogate: what stands for a spike's derivative in every layer; None: what each layer has
+            (:func:`use_surrogate`).
+        readout: what the call gives: "count" (spikes of T steps), "rate" (count / T), or "potential": the last layer's
+            neurons never fire, and it is their potential after T steps.
+        memory: bytes of packed spikes and states that are kept, about; default 256 MB.
+
+    Shapes: ``model(x)``: the readout, float32 [N, classes], differentiable with respect to all parameters; x
+    [N, C, H, W] or [N, features], held for T steps, or a sequence of T steps [T, N, C, H, W] or [T, N, features], a
+    tensor or Spikes. ``model(x, state)`` goes on from ``state`` ({}: at rest) and returns (readout, state): for
+    truncated backpropagation, since the gradient does not go back into the call before.
+
+    In training, normalisation takes the statistics of all samples and steps of the call, which are one part then.
+
+    Attributes:
+        rates: layer name -> firing rate of the last call.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the message names it.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        T: int,
+        *,
+        surrogate: Surrogate | None = ATan(),  # noqa: B008 - a constant
+        readout: str = "count",
+        memory: int = 256 << 20,
+    ):
+        super().__init__()
+        checks.module("net", net)
+        surrogates.check(surrogate)
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
+        if not isinstance(memory, int) or memory < 0:
+            raise ValueError(f"memory must be a number of bytes, at least 0, got {memory!r}")
+        names = [name for name, layer in _neurons(net)]
+        checks.neurons("net", names)
+        self.net, self.T, self.surrogate = net, checks.steps(T), surrogate
+        self.readout, self.memory = readout, memory
+        self.rates: dict[str, float] = {}
+        self._last = names[-1]
+
+    def forward(self, x: Tensor | Spikes, state: State | None = None) -> Any:
+        """The readout [N, classes], with a ``state`` also the state after T steps, detached."""
+        checks.values("x", x)
+        if not is_sequence(self.net, x, self.T):
+            x = x.expand(self.T, *x.shape)
+        plain = _plain(self.net)
+        sizes = _Sizes(self, plain, x)
+        outputs: list[Tensor] = []
+        states: list[State] = []
+        kept = 0.0
+        tally = _Tally()
+        for index in sizes.groups:
+            part = _Part(self, plain, sizes.steps, tally, _of(state, index))
+            group = samples(x, index) if len(index) < x.shape[1] else x
+            kept += sizes.kept(len(index))
+            if torch.is_grad_enabled() and kept > self.memory and len(sizes.groups) > 1:
+                outputs.append(checkpoint(part, group, use_reentrant=False, preserve_rng_state=False))
+            else:
+                outputs.append(part(group))
+            states.append(part.states)
+        self.rates = tally.rates()
+        output = torch.cat(outputs)
+        return output if state is None else (output, _joined(states))
+
+
+class _Part:
+    """Some samples through all steps. Called again, it computes the same."""
+
+    def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tally: "_Tally | None", state: State):
+        self.model, self.plain, self.steps, self.tally = model, plain, steps, tally
+        self.start, self.masks = state, Masks()
+        self.states: State = {}
+
+    def __call__(self, x: Tensor | Spikes) -> Tensor:
+        carriers: dict[str, _Carrier] = {}
+        dropouts: list[HeldDropout] = []
+
+        def carry(name: str, layer: SpikingLayer) -> _Carrier:
+            carriers[name] = _Carrier(self.model, name, layer, list(self.start.get(name, [])))
+            return carriers[name]
+
+        def hold(name: str, layer: Dropout) -> HeldDropout:
+            dropouts.append(HeldDropout(name, layer, self.masks))
+            return dropouts[-1]
+
+        carrying = replace_neurons(self.plain, carry, hold)
+        count: Any = 0
+        for first in range(0, self.model.T, self.steps):
+            for carrier in carriers.values():
+                carrier.start_chunk()
+            for dropout in dropouts:
+                dropout.start_chunk()
+            y = carrying(checks.frames(x[first : first + self.steps]))
+            if not isinstance(y, Spikes) and self.model.readout != "potential":
+                raise TypeError(
+                    f"net must end in a layer of neurons that fire, and gave {type(y).__name__}; readout='potential' "
+                    "takes the potentials of its last layer"
+                )
+            if self.model.readout != "potential":
+                count = count + y.count()
+        if self.tally is not None:
+            self.tally.add(carriers)
+            self.tally = None  # not when it is computed again
+        self.states = {name: [v.detach() for v in carrier.states] for name, carrier in carriers.items()}
+        if self.model.readout == "potential":
+            return carriers[self.model._last].potentials()
+        return count.float() / (self.model.T if self.model.readout == "rate" else 1)
+
+
+class _Carrier(nn.Module):
+    """A layer that goes on from where its last call ended."""
+
+    def __init__(self, model: SurrogateNet, name: str, layer: Any, states: list[Tensor]):
+        super().__init__()
+        layer = shallow_copy(layer)
+        if isinstance(layer, Neurons):
+            if model.readout == "potential" and name == model._last and layer.neuron.fires:
+                layer = silenced(layer)
+            if model.surrogate is not None:
+                layer.surrogate = model.surrogate
+        self.name, self.layer, self.states = name, layer, states
+        self.training = model.training
+        self.spikes: Any = 0
+        self.calls = self.neurons = 0
+        self.input_bytes = 0.0  # to keep
+
+    def start_chunk(self) -> None:
+        self.calls = 0
+
+    def forward(self, x: Any) -> Spikes | Tensor:
+        v = self.states[self.calls] if self.calls < len(self.states) else None
+        with checks.at(f"layer {self.name}"):
+            y, after = self.layer.spike(x, v, batch_statistics=self.training)
+        self.states[self.calls : self.calls + 1] = [after]
+        self.calls += 1
+        if isinstance(y, Spikes):
+            self.spikes = self.spikes + y._total()
+        self.neurons += math.prod(y.shape)
+        self.input_bytes += sum(_bytes(part) for part in (x if isinstance(x, tuple) else (x,)))
+        return y
+
+    def potentials(self) -> Tensor:
+        v = self.states[0]
+        return v if self.layer.neuron.states == 1 else v[:, 0]
+
+
+class _Tally:
+    """Spikes of each layer, over all samples and steps."""
+
+    def __init__(self):
+        self.spikes: dict[str, Any] = {}
+        self.neurons: dict[str, int] = {}
+
+    def add(self, carriers: dict[str, _Carrier]) -> None:
+        for name, carrier in carriers.items():
+            self.spikes[name] = self.spikes.get(name, 0) + carrier.spikes
+            self.neurons[name] = self.neurons.get(name, 0) + carrier.neurons
+
+    def rates(self) -> dict[str, float]:
+        return {name: int(spikes) / max(1, self.neurons[name]) for name, spikes in self.spikes.items()}
+
+
+class _Sizes:
+    """How many samples and steps make a part, and what is kept of it; found by two steps of one sample.
+
+    Attributes:
+        steps: of a part. groups: the samples, int64 [n], of each part.
+    """
+
+    def __init__(self, model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes):
+        N, every = x.shape[1], torch.arange(x.shape[1], device=x.device)
+        self.T, self.steps = model.T, model.T
+        self.groups: Sequence[Tensor] = (every,)
+        self.input_bytes = self.state_bytes = 0.0
+        statistics = any(getattr(layer, "bn", None) is not None for _, layer in _neurons(plain))
+        if N < 1 or (model.training and statistics):
+            return
+        with torch.no_grad():
+            probed = x[:2]  # of two steps, for one is like an input that is held
+            carriers = self._probe(model, plain, samples(probed, every[:1]))
+        largest = max(carrier.neurons for carrier in carriers) // len(probed)
+        self.input_bytes = sum(carrier.input_bytes for carrier in carriers) / len(probed)
+        self.state_bytes = 4 * sum(v.numel() for carrier in carriers for v in carrier.states)
+        frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
+        self.steps = min(model.T, MOST_STEPS, frames)
+        if x.device.type != "cpu":
+            self.steps = -(-self.steps // 32) * 32
+        size = max(1, frames // self.steps)
+        self.groups = every.tensor_split(-(-N // size))
+
+    @staticmethod
+    def _probe(model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes) -> "list[_Carrier]":
+        carriers: list[_Carrier] = []
+
+        def carry(name: str, layer: SpikingLayer) -> _Carrier:
+            carriers.append(_Carrier(model, name, layer, []))
+            return carriers[-1]
+
+        replace_neurons(plain, carry, lambda name, layer: HeldDropout(name, layer, None))(checks.frames(x))
+        return carriers
+
+    def kept(self, n: int) -> float:
+        """Bytes that the backward pass of n samples needs."""
+        return n * (self.T * self.input_bytes + -(-self.T // self.steps) * self.state_bytes)
+
+
+def _bytes(x: Spikes | Tensor) -> float:
+    """What is kept of an input: bits of spikes, real values; of what is held hardly anything."""
+    return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_held(x) else 4)
+
+
+def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:
+    found: list[tuple[str, Neurons]] = []
+
+    def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
+        found.extend([(name, layer)] if isinstance(layer, Neurons) else [])
+        return layer
+
+    replace_neurons(net, collect)
+    yield from found
+
+
+def _plain(net: nn.Module) -> nn.Module:
+    """The network with all weights that are computed from others computed once, for all parts."""
+    return replace_neurons(net, lambda name, layer: with_plain_weights(layer))
+
+
+def _of(state: State | None, index: Tensor) -> State:
+    return {name: [v[index] for v in states] for name, states in (state or {}).items()}
+
+
+def _joined(states: list[State]) -> State:
+    """The states of groups of samples, one after another."""
+    return {
+        name: [torch.cat(parts) for parts in zip(*(state[name] for state in states), strict=True)] for name in states[0]
+    }
