@@ -1,15 +1,19 @@
-"""Four ways to a spiking network, from the same start, on the same data, with the same budget of time.
+"""Ways to a spiking network, from the same start, on the same data, with the same budget of time.
 
     python benchmarks/compare_methods.py --minutes 10
+    python benchmarks/compare_methods.py --minutes 10 --neuron lif --decay 0.5
 
 proxy       the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
 tandem      the same, every layer of the ReLU network fed with the spiking network's rates
 surrogate   backpropagation through all T steps with a surrogate derivative (fused kernels forward and backward)
 conversion  the ReLU network alone; then pk.convert: thresholds by the data, soft reset, half a threshold to start from
 
+Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
+clipped and not; and tandem.
+
 Each method trains for --minutes of this process's CPU time (a clock that other programs hardly disturb), with its
 learning rate annealed to 0 over them. Writes results/compare_methods.csv (a row a method), compare_methods_curves.csv
-(accuracy on the test images at every T) and compare_methods.png.
+(accuracy on the test images at every T) and compare_methods.png; of leaky neurons compare_methods_lif*.
 """
 
 import argparse
@@ -40,7 +44,11 @@ import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
 CONVERSION = "conversion"
-NAMES = ["proxy", "tandem", "surrogate", CONVERSION]
+NAMES = {
+    "if": ["proxy", "tandem", "surrogate", CONVERSION],
+    "lif": ["proxy", "clipped relu twin", "relu twin", "tandem"],
+}
+STEMS = {"if": "compare_methods", "lif": "compare_methods_lif"}  # of the tables' and the picture's names
 CALIBRATION = 1000  # training images whose activations set the thresholds of a converted network
 COLUMNS = [
     "method", "net", "T", "batch", "minutes", "steps", "seconds_an_epoch", "peak_mb", "longest", "accuracy_T",
@@ -58,20 +66,22 @@ def main(arguments: list[str] | None = None) -> None:
             return
     except (ValueError, OSError, Breakdown) as error:
         raise SystemExit(f"compare_methods.py: {error}") from error
-    for name in NAMES:  # each in a process of its own, so that its peak of memory is its own
+    for name in NAMES[options.neuron]:  # each in a process of its own, so that its peak of memory is its own
         try:
             done = subprocess.run([sys.executable, __file__, *arguments, "--method", name])
         except KeyboardInterrupt:  # which went to that process too, and it has said so
             raise SystemExit(INTERRUPTED) from None
         if done.returncode:
             raise SystemExit(done.returncode)
-    draw(options.out)
+    draw(options.out, STEMS[options.neuron])
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU time that each method may train for")
     parser.add_argument("--net", choices=sorted(nets.TRAINABLE), default="small")
+    parser.add_argument("--neuron", choices=sorted(NAMES), default="if", help="integrate and fire, or leak besides")
+    parser.add_argument("--decay", type=float, default=0.5, help="share of the potential that a step leaves, of lif")
     parser.add_argument("--T", type=positive, default=16, help="steps in training")
     parser.add_argument("--longest", type=positive, default=128, help="steps of the evaluation, at least --T")
     parser.add_argument("--test", type=positive, default=2000, help="test images of the evaluation, the first ones")
@@ -79,9 +89,15 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", choices=NAMES, help="only this one (default: all, and the plot)")
+    parser.add_argument(
+        "--method", choices=sorted({*NAMES["if"], *NAMES["lif"]}), help="only this one (default: all, and the plot)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.method not in (None, *NAMES[options.neuron]):
+        parser.error(f"--method of --neuron {options.neuron} is one of {', '.join(NAMES[options.neuron])}")
+    if not 0 <= options.decay <= 1:
+        parser.error(f"--decay must be within 0 .. 1, got {options.decay}")
     if not options.minutes > 0:
         parser.error(f"--minutes must be positive, got {options.minutes}")
     if options.longest < options.T:
@@ -96,7 +112,7 @@ def run_one(options: argparse.Namespace) -> None:
     if options.batch > len(train_set):
         raise ValueError(f"--batch must be at most the {len(train_set)} training images, got {options.batch}")
     torch.manual_seed(options.seed)
-    net = nets.TRAINABLE[options.net](1.0, 0.0)
+    net = nets.TRAINABLE[options.net](1.0, 0.0, decay=options.decay if options.neuron == "lif" else None)
     net.to(memory_format=torch.channels_last)
     converted = options.method == CONVERSION
     model = pk.ProxyNet(net, options.T, clip=not converted, readout="rate")
@@ -120,8 +136,9 @@ def run_one(options: argparse.Namespace) -> None:
         {"method": options.method, "T": t, "accuracy": f"{accuracy:.4f}", "ties": f"{ties:.4f}"}
         for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1)
     ]
-    replace_rows(options.out / "compare_methods.csv", COLUMNS, [row])
-    replace_rows(options.out / "compare_methods_curves.csv", CURVE_COLUMNS, points)
+    stem = STEMS[options.neuron]
+    replace_rows(options.out / f"{stem}.csv", COLUMNS, [row])
+    replace_rows(options.out / f"{stem}_curves.csv", CURVE_COLUMNS, points)
     print(row)
 
 
@@ -162,15 +179,16 @@ def replace_rows(path: Path, columns: list[str], rows: list[dict]) -> None:
     tables.write_csv(path, columns, kept + rows)
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, stem: str = STEMS["if"]) -> None:
     """Accuracy against T, and a training epoch's time and memory, from the two tables."""
-    curves = tables.read_csv(folder / "compare_methods_curves.csv")
-    rows = {row["method"]: row for row in tables.read_csv(folder / "compare_methods.csv")}
+    curves = tables.read_csv(folder / f"{stem}_curves.csv")
+    rows = {row["method"]: row for row in tables.read_csv(folder / f"{stem}.csv")}
+    names = next(NAMES[neuron] for neuron in STEMS if STEMS[neuron] == stem)
     figure, (left, middle, right) = figures.new_figure(4.8, 3, width_ratios=[2.6, 1, 1])
-    for name in NAMES:
+    for name in names:
         points = [(int(p["T"]), 100 * float(p["accuracy"])) for p in curves if p["method"] == name]
         left.plot(*zip(*points, strict=True), **figures.line(name))
-    about = rows[NAMES[0]]
+    about = rows[names[0]]
     left.axvline(int(about["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {about['T']}")
     left.set_xscale("log", base=2)
     figures.ticks(left.xaxis, [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t <= int(about["longest"])])
@@ -179,18 +197,25 @@ def draw(folder: Path) -> None:
         (middle, "seconds_an_epoch", "CPU seconds\nan epoch"),
         (right, "peak_mb", "MB for training,\nat the peak"),
     ):
-        values = [float(rows[name][column] or 0) for name in NAMES]
-        bars = axes.bar(range(len(NAMES)), values, color=[figures.look(name).color for name in NAMES])
+        values = [float(rows[name][column] or 0) for name in names]
+        bars = axes.bar(range(len(names)), values, color=[figures.look(name).color for name in names])
         axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2, fontsize=9)
         axes.set_xticks([])
         axes.set_title(label, fontsize=10)
         axes.margins(y=0.1)
     figures.legend(figure, left)
-    cost = float(rows["surrogate"]["seconds_an_epoch"]) / float(rows["proxy"]["seconds_an_epoch"])
     images = f"{about['images']} test images of Fashion-MNIST"
     where = f"{about['net']} network, {float(about['minutes']):g} minutes of CPU time each, {images}"
-    figures.title(figure, f"Backpropagation through time takes {cost:.0f} times the proxy's time an epoch", where)
-    tables.save_figure(folder / "compare_methods.png", figure)
+    figures.title(figure, _sentence(rows), where)
+    tables.save_figure(folder / f"{stem}.png", figure)
+
+
+def _sentence(rows: dict[str, dict]) -> str:
+    if "surrogate" in rows:
+        cost = float(rows["surrogate"]["seconds_an_epoch"]) / float(rows["proxy"]["seconds_an_epoch"])
+        return f"Backpropagation through time takes {cost:.0f} times the proxy's time an epoch"
+    own, clipped = (100 * float(rows[name]["accuracy_T"]) for name in ("proxy", "clipped relu twin"))
+    return f"Leaky neurons: {own:.1f} % by a twin with their own rate, {clipped:.1f} % by clipped ReLUs"
 
 
 if __name__ == "__main__":

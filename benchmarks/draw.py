@@ -8,6 +8,7 @@ the most contenders the last, so that points at one T come from one run and a sm
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 import anytime
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     drawers = {
         "anytime.csv": anytime.draw,
         "compare_methods.csv": compare_methods.draw,
+        "compare_methods_lif.csv": partial(compare_methods.draw, stem="compare_methods_lif"),
         "recipes.csv": recipes.draw,
         "torchvision_rates.csv": torchvision_nets.draw,
     }

@@ -58,6 +58,8 @@ LOOKS = {
     "proxy": Look("proxy", BLACK, width=2.6),
     "proxy-trained, hard reset": Look("trained by proxy", BLACK, width=2.6),
     "tandem": Look("tandem learning", BLUE),
+    "relu twin": Look("proxy, twin of ReLUs", ORANGE),
+    "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
     "conversion": Look("ReLU network, converted", GREEN),
     "converted, max": Look("converted, max", BLUE, "--"),

@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 import proxykernels as pk
 from training import data as train_data
 from training import step as train_step
-from training.methods import METHODS
+from training.methods import METHODS, RELU_TWINS
 
 
 def steps(
     options: Namespace, name: str, lr: float, model: pk.ProxyNet, dataset: Dataset, progress: Callable[[], float]
 ) -> Iterator[dict[str, float]]:
-    """Train ``model`` by the method ``name`` (of METHODS), a step for each turn of the caller's loop.
+    """Train ``model`` by the method ``name`` (of METHODS or RELU_TWINS), a step for each turn of the caller's loop.
 
     Args:
         options: of train_options, for the loss, the batch, the schedule and so on.
@@ -31,7 +31,7 @@ def steps(
         Breakdown: the loss is not finite, or the firing rates have run away.
     """
     data = train_data.augment(dataset, options.augment, dataset[0][0].shape[-1], options.seed)
-    method = METHODS[name](model.train())
+    method = (METHODS | RELU_TWINS)[name](model.train())
     optimizer = train_step.make_optimizer(options, model, lr)
     shown: dict[str, float] = {}
     while True:

@@ -1,10 +1,13 @@
 """The ways to train: each takes images and gives the output that the loss is computed on, with its gradient."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
+from training.other_twins import ReluProxy
 from training.surrogate import Surrogate
 from training.tandem import Tandem
 
@@ -34,6 +37,7 @@ class Proxy(nn.Module):
 
 
 METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
+RELU_TWINS = {"relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True)}
 
 
 def mse_count(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:

@@ -11,8 +11,8 @@ from common import data, nets
 import proxykernels as pk
 
 
-def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, batch_norm=False)
+def tiny(v_threshold=1.0, v_reset=0.0, *, decay=None, shape=(1, 28, 28), classes=10):
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, batch_norm=False, decay=decay)
 
 
 @pytest.fixture
@@ -40,27 +40,32 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
 
 
 @pytest.mark.slow
-def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch):
+@pytest.mark.parametrize("neuron", ["if", "lif"])
+def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, neuron):
     monkeypatch.setattr(compare_methods, "CALIBRATION", 50)
-    for name in compare_methods.NAMES:  # in this process: the memory is not looked at
+    arguments += ["--neuron", neuron]
+    stem, names = compare_methods.STEMS[neuron], compare_methods.NAMES[neuron]
+    for name in names:  # in this process: the memory is not looked at
         compare_methods.main([*arguments, "--method", name])
     compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
     folder = tmp_path / "results"
-    rows = list(csv.DictReader((folder / "compare_methods.csv").open()))
-    assert sorted(row["method"] for row in rows) == sorted(compare_methods.NAMES)
+    rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
+    assert sorted(row["method"] for row in rows) == sorted(names)
     assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
-    curves = list(csv.DictReader((folder / "compare_methods_curves.csv").open()))
+    curves = list(csv.DictReader((folder / f"{stem}_curves.csv").open()))
     assert len(curves) == 4 * 6
     last = {row["method"]: row["accuracy"] for row in curves if row["T"] == "6"}
     assert last == {row["method"]: row["accuracy_longest"] for row in rows}
-    compare_methods.draw(folder)
-    assert (folder / "compare_methods.png").stat().st_size > 10_000
+    compare_methods.draw(folder, stem)
+    assert (folder / f"{stem}.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--method nothing", "choose from 'proxy'"),
+        ("--method nothing", "'proxy'"),
+        ("--method surrogate --neuron lif", "--method of --neuron lif is one of proxy, clipped relu twin,"),
+        ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", "'small'"),
         ("--T 0", "whole number of at least 1"),
         ("--minutes 0", "--minutes must be positive, got 0.0"),
