@@ -9,25 +9,32 @@ from torch import Tensor, fx, nn
 
 from .. import checks
 from ..network import Network
-from ..neurons import IFNeuron
 from . import snntorch_neurons, spikingjelly_neurons
 from .build_layers import build_layer
+from .described import Described
 from .fx_calls import path_of, trace
 from .populations import Graph, Population, fold_norms, untie
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def from_spikingjelly(net: nn.Module) -> Network:
     """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
 
-    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, folded, and
+    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
     residual additions), torch's or SpikingJelly's; max and average pooling of spikes, Flatten, Dropout; nn.Sequential,
     SeqToANNContainer and the like, and any module whose forward torch.fx can follow.
 
     SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
     potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
+    Surrogate functions ATan, Sigmoid and PiecewiseQuadratic come with their neurons, and detach_reset: the network is
+    trained on as it was, a normalisation behind a convolution too.
 
     Args:
         net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
+
+    Returns:
+        The network, in evaluation mode.
 
     Raises:
         TypeError, ValueError: net holds something else; the message names its path, and what to do.
@@ -46,7 +53,7 @@ def from_spikingjelly(net: nn.Module) -> Network:
 def from_snntorch(net: nn.Module) -> Network:
     """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
 
-    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm, folded), max and average pooling of
+    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
     spikes, Flatten, Dropout, in nn.Sequential or, with init_hidden=True, any module whose forward computes one step. Of
     a module that loops over time take the layers: ``from_snntorch(nn.Sequential(net.fc1, net.lif1, ...))``.
 
@@ -59,8 +66,14 @@ def from_snntorch(net: nn.Module) -> Network:
       layer. A neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
     - "none", but for Synaptic: the same spikes always.
 
+    spike_grad comes too, where it is snntorch.surrogate.atan or sigmoid: the network is trained on as it was, but for
+    normalisations, which here take the statistics of all steps.
+
     Args:
         net: the network; it is taken in evaluation mode, copied, and not changed.
+
+    Returns:
+        The network, in evaluation mode.
 
     Raises:
         TypeError, ValueError: net holds something else, such as recurrent neurons; the message names its path, and what
@@ -77,11 +90,11 @@ def from_snntorch(net: nn.Module) -> Network:
 def _take_over(
     net: nn.Module,
     is_neuron: Callable[[nn.Module], bool],
-    described: Callable[[Any, int | None], tuple[IFNeuron, float | None]],
+    described: Callable[[Any, int | None], Described],
     leaves: tuple[type, ...],
     negligible: tuple[type, ...],
 ) -> Network:
-    """``described``: a neuron of the other library, and the axes behind its channels, to ours and where it starts."""
+    """``described``: a neuron of the other library, and how many axes are behind its channels, in our words."""
     name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
     traced = trace(model, leaves)
     _check_step(traced, name, is_neuron)
@@ -90,11 +103,34 @@ def _take_over(
     for key, population in graph.populations.items():
         with checks.at(f"{name}: {path_of(population.node)}"):
             neurons[key] = described(population.neuron, _axes(population))
-            neurons[key][0].check()
+            neurons[key].neuron.check()
     untie(graph)
-    for population in graph.populations.values():
-        fold_norms(population, traced)
-    return graph.network(lambda key, population: build_layer(population.modules, *neurons[key]))
+    norms = {key: _kept_norm(population) for key, population in graph.populations.items()}
+    for key, population in graph.populations.items():
+        if norms[key] is None:
+            fold_norms(population, traced)
+
+    def layer(key: str, population: Population) -> nn.Module:
+        layer: Any = build_layer(population.modules, neurons[key].neuron, neurons[key].v_init)
+        layer.surrogate = neurons[key].surrogate
+        if norms[key] is not None:
+            layer.bn = norms[key]
+        return layer
+
+    return graph.network(layer).eval()
+
+
+def _kept_norm(population: Population) -> nn.Module | None:
+    """The normalisation that a layer of its own keeps, to be trained; None: there is none, or it must be folded."""
+    synapse = population.current.synapses[0]
+    norm = synapse.norm
+    if len(population.modules) > 1 or norm is None or not norm.affine or not isinstance(synapse.module, CONVOLUTIONS):
+        return None
+    kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d  # not another library's
+    options = {"device": norm.weight.device, "dtype": norm.weight.dtype}
+    kept = kind(norm.num_features, norm.eps, norm.momentum, **options)
+    kept.load_state_dict(norm.state_dict())
+    return kept
 
 
 def _check_step(traced: fx.GraphModule, name: str, is_neuron: Callable[[nn.Module], bool]) -> None:

@@ -8,9 +8,10 @@ snnTorch fires at mem > threshold and resets in the step after: of its potential
 The second is the hard reset here, with a threshold that is the next larger float32. The first takes off the threshold,
 where the soft reset here takes off what beta leaves of it. Potentials that are counted from elsewhere make them equal:
 v = mem + v_rest with v_rest = threshold / beta - threshold has the threshold threshold / beta, which is what the reset
-then takes off, and the decay towards v_rest.
+then takes off, and the decay towards v_rest. A reset that comes a step later has no gradient.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
+from ..surrogates import ATan, Sigmoid, Surrogate
+from .described import Described
 
-Described = tuple[IFNeuron, float | None]  # neurons, and the potential that they start from; None: at rest
-
+InUnits = tuple[IFNeuron, Value]  # neurons, and how many times larger their potentials are here
 RECURRENT = ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM")
 
 
@@ -47,45 +49,61 @@ def described(module: Any, axes: int | None) -> Described:
             f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
             "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
         )
-    return _KINDS[kind](module, axes), None
+    neuron, unit = _KINDS[kind](module, axes)
+    return Described(neuron, surrogate=_surrogate(module, unit))
 
 
-def _leaky(module: Any, axes: int | None) -> IFNeuron:
+def _leaky(module: Any, axes: int | None) -> InUnits:
     beta = _share("beta", module.beta, axes)
     threshold = _by_channel("threshold", module.threshold, axes)
     if module.reset_mechanism == "none":
-        return _without_reset(threshold, beta)
+        return _without_reset(threshold, beta), 1.0
     if module.reset_mechanism == "zero":
-        return _plain(LIFNeuron(_next(threshold), 0.0, beta))
-    return _plain(_delayed(LIFNeuron(threshold, None, beta)))
+        return _plain(LIFNeuron(_next(threshold), 0.0, beta)), 1.0
+    return _plain(_delayed(LIFNeuron(threshold, None, beta))), 1.0
 
 
-def _lapicque(module: Any, axes: int | None) -> IFNeuron:
+def _lapicque(module: Any, axes: int | None) -> InUnits:
     """Leaky, with other names; its "zero" drops the current of the step after a spike besides."""
     values = (torch.as_tensor(getattr(module, name)).double() for name in ("R", "C", "time_step"))
     R, C, step = values
     decay, factor = _by_channel("1 - time_step / (R C)", 1 - step / (R * C), axes), _by_channel("C", C / step, axes)
     threshold = _by_channel("threshold", module.threshold, axes)
     if module.reset_mechanism == "none":
-        return _without_reset(threshold, decay).scaled(factor)
-    if module.reset_mechanism == "zero":
-        return RefractoryLIFNeuron(_next(threshold), 0.0, decay, refractory=1).scaled(factor)
-    return _delayed(LIFNeuron(threshold, None, decay)).scaled(factor)
+        neuron: LIFNeuron = _without_reset(threshold, decay)
+    elif module.reset_mechanism == "zero":
+        neuron = RefractoryLIFNeuron(_next(threshold), 0.0, decay, refractory=1)
+    else:
+        neuron = _delayed(LIFNeuron(threshold, None, decay))
+    return neuron.scaled(factor), factor
 
 
-def _synaptic(module: Any, axes: int | None) -> IFNeuron:
+def _synaptic(module: Any, axes: int | None) -> InUnits:
     beta, alpha = _share("beta", module.beta, axes), _share("alpha", module.alpha, axes)
     threshold = _by_channel("threshold", module.threshold, axes)
     if module.reset_mechanism == "none":
         raise ValueError("Synaptic with reset_mechanism 'none' has no counterpart here; use 'zero' or 'subtract'")
     if module.reset_mechanism == "subtract":
-        return _delayed(CubaLIFNeuron(threshold, None, beta, current_decay=alpha))
+        return _delayed(CubaLIFNeuron(threshold, None, beta, current_decay=alpha)), 1.0
     if module.reset_delay:
         raise ValueError(
             "Synaptic with reset_mechanism 'zero' and reset_delay=True drops the current of the step after a spike, "
             "as no neuron here does; use reset_delay=False, or 'subtract'"
         )
-    return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha)
+    return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
+
+
+def _surrogate(module: Any, unit: Value) -> Surrogate | None:
+    """Its spike_grad, of potentials that are ``unit`` times larger here, where it is one of this package's."""
+    function = module.spike_grad  # a function that snntorch.surrogate.atan(alpha), for example, has made
+    kind = getattr(function, "__qualname__", "").split(".")[0]
+    if getattr(function, "__module__", None) != "snntorch.surrogate" or isinstance(unit, Tensor):
+        return None
+    options = inspect.getclosurevars(function).nonlocals
+    detached = getattr(module, "reset_delay", True)
+    if kind == "atan":
+        return ATan(options["alpha"] / unit, detached)
+    return Sigmoid(options["slope"] / unit, detached) if kind == "sigmoid" else None
 
 
 def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
@@ -145,7 +163,7 @@ def _by_channel(name: str, value: Any, axes: int | None) -> Value:
     return tensor.flatten().clone()
 
 
-_KINDS: dict[str, Callable[[Any, int | None], IFNeuron]] = {
+_KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
     "Leaky": _leaky,
     "Lapicque": _lapicque,
     "Synaptic": _synaptic,

@@ -1,11 +1,15 @@
-"""SpikingJelly's neurons as this package describes them."""
+"""SpikingJelly's neurons as this package describes them.
+
+Where potentials are counted in units that are tau times smaller, a surrogate function of alpha has alpha / tau: its
+derivative by the potential in these units is tau times smaller and as much wider.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
-
-Described = tuple[IFNeuron, float | None]  # neurons, and the potential that they start from; None: at rest
+from ..surrogates import ATan, Sigmoid, Surrogate, Triangle
+from .described import Described
 
 
 def described(node: Any, axes: int | None) -> Described:
@@ -25,31 +29,44 @@ def described(node: Any, axes: int | None) -> Described:
 
 
 def _integrate_and_fire(node: Any) -> Described:
-    return IFNeuron(node.v_threshold, node.v_reset), node.v_reset or 0.0
+    return Described(IFNeuron(node.v_threshold, node.v_reset), node.v_reset or 0.0, _surrogate(node))
 
 
 def _leaky(node: Any) -> Described:
-    return _of_tau(node, node.tau), None
+    return _of_tau(node, node.tau)
 
 
 def _parametric(node: Any) -> Described:
-    return _of_tau(node, 1 / node.w.detach().float().sigmoid().item()), None
+    return _of_tau(node, 1 / node.w.detach().float().sigmoid().item())
 
 
 def _current_based(node: Any) -> Described:
     decays = {"decay": node.v_decay, "current_decay": node.c_decay}
-    return CubaLIFNeuron(node.v_threshold, node.v_reset, **decays), node.v_reset or 0.0
+    return Described(CubaLIFNeuron(node.v_threshold, node.v_reset, **decays), node.v_reset or 0.0, _surrogate(node))
 
 
-def _of_tau(node: Any, tau: float) -> LIFNeuron:
+def _of_tau(node: Any, tau: float) -> Described:
     """It decays towards v_reset, from which it starts; both are 0 with soft reset."""
-    return LIFNeuron.from_tau(
+    neuron = LIFNeuron.from_tau(
         tau,
         decay_input=node.decay_input,
         v_threshold=node.v_threshold,
         v_reset=node.v_reset,
         v_rest=node.v_reset or 0.0,
     )
+    return Described(neuron, surrogate=_surrogate(node, tau if node.decay_input else 1.0))
+
+
+def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
+    """The surrogate derivative of potentials that are ``unit`` times larger here, where it is one of this package's."""
+    function, detached = node.surrogate_function, node.detach_reset
+    kind = type(function).__name__
+    if kind not in ("ATan", "Sigmoid", "PiecewiseQuadratic"):
+        return None
+    alpha = float(function.alpha)
+    if kind == "PiecewiseQuadratic":  # whose base is counted in thresholds here
+        return Triangle(1 / (alpha * node.v_threshold), detached)
+    return (ATan if kind == "ATan" else Sigmoid)(alpha / unit, detached)
 
 
 _KINDS: dict[str, Callable[[Any], Described]] = {

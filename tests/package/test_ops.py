@@ -142,6 +142,7 @@ ROOMS = {  # within a folder
         "nir_neurons",
         "populations",
         "convert",
+        "described",
         "spikingjelly_neurons",
         "snntorch_neurons",
         "libraries",

@@ -1,0 +1,20 @@
+"""What a neuron of another library is in the words of this one."""
+
+from typing import NamedTuple
+
+from ..neurons import IFNeuron
+from ..surrogates import Surrogate
+
+
+class Described(NamedTuple):
+    """Neurons, and how they start and are trained.
+
+    Attributes:
+        neuron: what they are.
+        v_init: the potential that they start from; None: at rest.
+        surrogate: what stands for the derivative of their spikes; None: nothing that is known here.
+    """
+
+    neuron: IFNeuron
+    v_init: float | None = None
+    surrogate: Surrogate | None = None

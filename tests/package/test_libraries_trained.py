@@ -1,0 +1,123 @@
+"""Networks of other libraries are trained here as they were there: the same gradients."""
+
+import pytest
+import torch
+from exchange import images, make_dyadic
+from torch import nn
+
+import proxykernels as pk
+
+T = 8
+
+
+def gradients(y: torch.Tensor, net: nn.Module, names: list[str], generator) -> dict[str, torch.Tensor]:
+    """Of a random sum of the spikes y [T, N, ...], by what names end in."""
+    weights = torch.randn(y.shape, generator=generator.manual_seed(1))
+    net.zero_grad()
+    (y * weights).sum().backward()
+    return {name: dict(net.named_parameters())[name].grad for name in names}
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).abs().max() <= 1e-5 * b.abs().max()) and bool(b.abs().max() > 0)
+
+
+def same_gradients(y, net, theirs, their_net, pairs: dict[str, str], generator) -> None:
+    """``pairs``: parameters here, and there."""
+    assert torch.equal(y, theirs) and 0.02 < theirs.mean() < 0.98
+    actual = gradients(y, net, list(pairs), generator)
+    expected = gradients(theirs, their_net, list(pairs.values()), generator)
+    for name, other in pairs.items():
+        assert close(actual[name], expected[other]), name
+
+
+@pytest.mark.parametrize("detach_reset", [True, False], ids=["detached", "through-reset"])
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.parametrize("surrogate", ["ATan", "Sigmoid", "PiecewiseQuadratic"])
+@pytest.mark.parametrize("kind", ["IFNode", "LIFNode", "LIFNode, currents whole", "CUBALIFNode"])
+def test_spikingjelly(generator, kind, surrogate, v_reset, detach_reset):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron
+    from spikingjelly.activation_based import surrogate as surrogates
+
+    options = {
+        "LIFNode": {"tau": 2.0},
+        "LIFNode, currents whole": {"tau": 2.0, "decay_input": False},
+        "CUBALIFNode": {"c_decay": 0.5, "v_decay": 0.5},
+    }.get(kind, {})
+
+    def node():
+        made = getattr(neuron, kind.split(",")[0])(
+            **options, v_threshold=1.25, v_reset=v_reset, surrogate_function=getattr(surrogates, surrogate)(alpha=1.5)
+        )
+        made.detach_reset = detach_reset
+        return made
+
+    theirs = nn.Sequential(layer.Conv2d(2, 6, 3, stride=2), node(), layer.Flatten(), layer.Linear(54, 10), node())
+    functional.set_step_mode(make_dyadic(theirs, generator, 1 / 8), "m")
+    x = images(generator).expand(T, 3, 2, 8, 8).contiguous()
+    ours = pk.from_spikingjelly(theirs)
+    pairs = {f"{here}.{part}": f"{there}.{part}" for here, there in (("0", 0), ("3", 3)) for part in ("weight", "bias")}
+    same_gradients(ours(x), ours, theirs(x), theirs, pairs, generator)
+
+
+def test_normalisations_are_trained_too(generator):
+    """By the statistics of all samples and steps, as in SpikingJelly's multi-step mode."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    node = {"tau": 2.0, "v_threshold": 0.4, "surrogate_function": surrogate.ATan(), "detach_reset": True}
+    theirs = nn.Sequential(
+        layer.Conv2d(2, 6, 3, stride=2, bias=False), layer.BatchNorm2d(6), neuron.LIFNode(**node),
+        layer.Flatten(), layer.Linear(54, 10), neuron.LIFNode(**node),
+    )  # fmt: skip
+    functional.set_step_mode(make_dyadic(theirs, generator, 1 / 8), "m")
+    ours = pk.from_spikingjelly(theirs)
+    assert not ours.training and type(ours.get_submodule("0").bn) is nn.BatchNorm2d
+    x = images(generator).expand(T, 3, 2, 8, 8).contiguous()
+    ours.train(), theirs.train()
+    pairs = {"0.weight": "0.weight", "0.bn.weight": "1.weight", "0.bn.bias": "1.bias", "4.weight": "4.weight"}
+    same_gradients(ours(x), ours, theirs(x), theirs, pairs, generator)
+    torch.testing.assert_close(ours.get_submodule("0").bn.running_var, theirs[1].running_var)
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "zero"}),
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "subtract", "threshold": 1 + 2**-11}),
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "none"}),
+        ("Lapicque", {"R": 2.0, "C": 2.0, "reset_mechanism": "subtract", "threshold": 1 + 2**-11}),
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "zero", "reset_delay": False}),
+        ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "zero", "reset_delay": False}),
+        ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "subtract", "threshold": 1 + 2**-11}),
+    ],
+)
+@pytest.mark.parametrize("surrogate", ["atan", "sigmoid"])
+def test_snntorch(generator, surrogate, kind, options):
+    """Its resets have no gradient where they come a step later."""
+    snn = pytest.importorskip("snntorch")
+    from snntorch import surrogate as surrogates
+    from snntorch import utils
+
+    def node():
+        spike_grad = surrogates.atan(alpha=1.5) if surrogate == "atan" else surrogates.sigmoid(slope=1)
+        return getattr(snn, kind)(spike_grad=spike_grad, init_hidden=True, **options)
+
+    theirs = nn.Sequential(nn.Conv2d(2, 6, 3, stride=2), node(), nn.Flatten(), nn.Linear(54, 10), node())
+    make_dyadic(theirs, generator, 1 / 8)
+    x = images(generator)
+    ours = pk.from_snntorch(theirs)
+    utils.reset(theirs)
+    expected = torch.stack([theirs(x) for _ in range(T)])
+    pairs = {f"{name}.{part}": f"{name}.{part}" for name in ("0", "3") for part in ("weight", "bias")}
+    same_gradients(ours(x.expand(T, *x.shape).contiguous()), ours, expected, theirs, pairs, generator)
+
+
+def test_surrogates_that_are_not_known_here():
+    """None is set; the caller sets one."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron, surrogate
+
+    theirs = nn.Sequential(layer.Linear(3, 4), neuron.LIFNode(surrogate_function=surrogate.Erf()))
+    assert pk.from_spikingjelly(theirs).get_submodule("0").surrogate is None
