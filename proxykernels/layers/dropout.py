@@ -11,8 +11,9 @@ class Dropout(nn.Module):
     """Drops each unit of each sample with probability p in training, at all steps of a call; in evaluation nothing.
 
     A mask drawn anew at each step, as nn.Dropout would draw it, averages out over the steps; one that stays trains
-    subnetworks, as dropout should. In :class:`ProxyNet` both twins drop the same units in a forward pass, and the mask
-    outlasts the chunks in which the steps are computed. :func:`simulate` drops nothing, whatever ``training`` says.
+    subnetworks, as dropout should. In :class:`ProxyNet` both twins drop the same units in a forward pass; there and in
+    :class:`SurrogateNet` the mask outlasts the parts in which the steps are computed. :func:`simulate` drops nothing,
+    whatever ``training`` says.
 
     What is kept counts 1 / (1 - p), as in nn.Dropout, so that the next layer's mean current is the same in training as
     in evaluation. A spike is one bit and cannot grow. So ``Spikes`` stay packed, with ``scale`` = 1 / (1 - p), and the

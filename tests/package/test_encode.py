@@ -48,6 +48,17 @@ def test_poisson_goes_on_with_its_generator(x):
     assert not torch.equal(whole.dense(), encode.poisson(x, 70, seeded(4)).dense())
 
 
+@pytest.mark.parametrize("steps", [1, 7, 64])
+def test_any_number_of_steps_at_a_time_gives_the_same(x, steps, monkeypatch):
+    def spikes():
+        return [encode.poisson(x, 50, seeded()), encode.latency(x, 50), encode.rate(x, 50)]
+
+    expected = spikes()
+    monkeypatch.setattr(encode, "STEPS", steps)
+    for ours, theirs in zip(spikes(), expected, strict=True):
+        assert torch.equal(ours.dense(), theirs.dense()) and theirs.rate() > 0
+
+
 def test_poisson_without_a_generator_obeys_the_seed(x):
     torch.manual_seed(7)
     first = encode.poisson(x, 20)
