@@ -8,7 +8,7 @@ kernels/cpu/src/neurons.h and kernels/gpu/neurons.py.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -34,7 +34,7 @@ class AnyNeuron:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all fields."""
-        return tuple(field.name for field in fields(cls))
+        return cls.__match_args__  # dataclasses.fields is nothing that torch.compile can follow
 
     @property
     def rest(self) -> float:
