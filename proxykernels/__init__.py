@@ -26,6 +26,8 @@ Networks
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
     Dropout                        drops units, the same at every step and in both twins
+    ZeroPad2d, Upsample            zeros around and between pixels; larger images
+    Concatenate                    several inputs side by side
     Flatten                        (T, N, C, H, W) to (T, N, features)
     Network                        layers in a graph: what conversion and import make
 
@@ -79,6 +81,7 @@ from .layers import (  # noqa: E402
     LIF,
     AdaptiveAvgPool2d,
     AvgPool2d,
+    Concatenate,
     Dropout,
     Flatten,
     FusedConv1d,
@@ -97,6 +100,8 @@ from .layers import (  # noqa: E402
     MaxPool2d,
     MaxRatePool2d,
     Population,
+    Upsample,
+    ZeroPad2d,
 )
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402
@@ -118,6 +123,7 @@ __all__ = [
     "ATan",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "Concatenate",
     "Dropout",
     "Flatten",
     "FusedConv1d",
@@ -142,6 +148,8 @@ __all__ = [
     "Spikes",
     "SurrogateNet",
     "Triangle",
+    "Upsample",
+    "ZeroPad2d",
     "convert",
     "encode",
     "explain",

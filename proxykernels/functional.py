@@ -23,7 +23,7 @@ from .channels_last import channels, start, state_of, to_channels_last
 from .gradients import inputs
 from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
 from .kernels import reference, unfused
-from .neurons import AnyNeuron, IFNeuron
+from .neurons import AnyNeuron, IFNeuron, LINeuron
 from .padding import symmetric
 from .spikes import Spikes
 from .storage import Periods, PooledWords
@@ -337,6 +337,21 @@ def max_rate_pool2d(
     return y, counts + x.count()
 
 
+def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)) -> Spikes:
+    """Spikes (T, N, C, H, W) with silent pixels around them, and ``spread`` steps apart; see
+    :class:`proxykernels.ZeroPad2d`."""
+    (height, width), (left, right, top, bottom) = x.shape[3:], padding
+    rows = top + spread[0] * torch.arange(height, device=x.device)
+    columns = left + spread[1] * torch.arange(width, device=x.device)
+    H, W = (
+        (before + step * (n - 1) + 1 if n else before) + after
+        for before, after, step, n in ((top, bottom, spread[0], height), (left, right, spread[1], width))
+    )
+    index = (rows[:, None] * W + columns).flatten()
+    handle = handles.Placed.apply(x._handle, index, H * W) if x._differentiable else None
+    return x._like(packed.place(x._words, index, H * W), (*x.shape[:3], H, W), handle)
+
+
 def flatten(x: Spikes) -> Spikes:
     """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
     T, N, *sizes = x.shape
@@ -406,11 +421,15 @@ def _integrate(
     They are differentiable where the layer is, though no spike needs its ``surrogate``.
     """
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
+    forgets = isinstance(neuron, LINeuron) and not isinstance(neuron.decay, Tensor) and neuron.decay == neuron.rest == 0
     for current in currents:
         current = current.reshape(len(current), *shape)
         if not wants_gradient(surrogate, current, state, *neuron.tensors()):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
+        if forgets:  # potentials are currents
+            parts.append(current.float())
+            continue
         parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
         state = parts[-1][-1]
     return torch.cat(parts), parts[-1][-1]

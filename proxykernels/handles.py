@@ -121,6 +121,35 @@ class Flatten(_OnHandle):
         return gradient.squeeze(2).unflatten(2, (-1, ctx.P)).transpose(2, 3)
 
 
+class Pixels(_OnHandle):
+    """The pixels ``index`` int64 [p]."""
+
+    @staticmethod
+    def forward(ctx, handle: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = handle.shape
+        return new_handle((*handle.shape[:2], len(index), handle.shape[3]), handle.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        return gradient.new_zeros(ctx.shape).index_add_(2, ctx.saved_tensors[0], gradient), None
+
+
+class Placed(_OnHandle):
+    """P pixels, of which those at ``index`` int64 [p] were there before."""
+
+    @staticmethod
+    def forward(ctx, handle: Tensor, index: Tensor, P: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return new_handle((*handle.shape[:2], P, handle.shape[3]), handle.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        return gradient.index_select(2, ctx.saved_tensors[0]), None, None
+
+
 class Cat(_OnHandle):
     """Several handles one after another, along the steps (0) or the channels (3)."""
 

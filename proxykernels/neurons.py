@@ -270,4 +270,4 @@ class LINeuron(AnyNeuron):
         """As leaky neurons whose threshold no potential reaches."""
         never = torch.full((channels,), math.inf, device=device)
         decay = checks.per_channel("decay", self.decay, channels, device)
-        return neuron("Leaky", None, [never, decay], float(self.v_rest))
+        return neuron("Leaky", 0.0, [never, decay], float(self.v_rest))

@@ -63,6 +63,13 @@ def of(words: Tensor, neurons: Tensor) -> Tensor:
     return words & ops.pack(neurons.unsqueeze(0))  # of one step
 
 
+def place(words: Tensor, index: Tensor, P: int) -> Tensor:
+    """The words of P pixels: those of ``words`` at ``index`` int64 [p], and no spikes elsewhere."""
+    shape = list(words.shape)
+    shape[2] = P
+    return words.new_zeros(shape).index_copy_(2, index, words)
+
+
 def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
     """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
     shape = list(words.shape)

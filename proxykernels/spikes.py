@@ -168,7 +168,8 @@ class Spikes:
 
     def _at(self, pixels: Tensor) -> "Spikes":
         """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
-        return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)))
+        handle = handles.Pixels.apply(self._handle, pixels) if self._differentiable else None
+        return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)), handle)
 
     def _sized(self, *size: int) -> "Spikes":
         """The same spikes as images of another size of as many pixels."""

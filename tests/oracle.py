@@ -40,10 +40,12 @@ def run_layer(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
 
 def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], name: str) -> Tensor:
     x = inputs[0]
+    if isinstance(layer, pk.Concatenate):
+        return torch.cat(list(inputs), 1)
     if isinstance(layer, pk.MaxRatePool2d):
         before = state.get(name, torch.zeros_like(x))
         state[name] = before + x
-        pool = layer.kernel_size, layer.stride, layer.padding
+        pool = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
         return F.max_pool2d(state[name], *pool) - F.max_pool2d(before, *pool)
     if not isinstance(layer, pk.layers.Neurons):  # torch's own pooling or flattening
         return layer(x.unsqueeze(0)).squeeze(0)
@@ -53,7 +55,7 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     rest = [torch.full_like(current, layer.v_init), *[torch.zeros_like(current)] * (neuron.states - 1)]
     v = state.get(name, rest[0] if neuron.states == 1 else torch.stack(rest, 1))
     spikes, state[name] = reference.scan(current.unsqueeze(0), v, neuron)
-    return spikes[0]
+    return spikes[0] if layer.neuron.fires else state[name]
 
 
 @torch.no_grad()

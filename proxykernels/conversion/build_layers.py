@@ -6,7 +6,7 @@ from torch import nn
 
 from .. import layers
 from ..layers.synapses import synapse_of
-from ..neurons import AnyNeuron, IFNeuron, LIFNeuron
+from ..neurons import AnyNeuron, IFNeuron, LIFNeuron, LINeuron
 
 GENERAL: tuple[Any, ...] = (
     layers.Population,
@@ -19,6 +19,9 @@ NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layer
     IFNeuron: (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear, layers.FusedIFSum),
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
 }
+
+
+CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
 
 
 def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | None = None) -> nn.Module:
@@ -34,12 +37,15 @@ def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | Non
 
 
 def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
-    """The layer for a pooling or flattening of torch; ``of_rates``: max pooling takes the highest rate, not the OR."""
+    """The layer for a pooling, flattening or the like of torch.
+
+    ``of_rates``: max pooling takes the highest rate, not the OR.
+    """
     if isinstance(module, nn.MaxPool2d):
-        if module.dilation not in (1, (1, 1)) or module.ceil_mode or module.return_indices:
-            raise ValueError(f"{where}: max pooling with dilation, ceil_mode or return_indices is not supported")
+        if module.dilation not in (1, (1, 1)) or module.return_indices:
+            raise ValueError(f"{where}: max pooling with dilation or return_indices is not supported")
         pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d
-        return pool(module.kernel_size, module.stride, module.padding)
+        return pool(module.kernel_size, module.stride, module.padding, module.ceil_mode)
     if isinstance(module, nn.AvgPool2d):
         return layers.AvgPool2d(
             module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad,
@@ -47,9 +53,18 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
         )  # fmt: skip
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return layers.AdaptiveAvgPool2d(module.output_size)
+    if isinstance(module, nn.Upsample):
+        return layers.Upsample(module.size, module.scale_factor, module.mode, module.align_corners)
+    if isinstance(module, nn.ZeroPad2d):
+        return layers.ZeroPad2d(module.padding)
     if (module.start_dim, module.end_dim) not in ((1, -1), (1, 3)):
         raise ValueError(
             f"{where}: only flattening of [N, C, H, W] to [N, C * H * W] is supported, got start_dim="
             f"{module.start_dim}, end_dim={module.end_dim}"
         )
     return layers.Flatten()
+
+
+def join_layer() -> nn.Module:
+    """The layer for a concatenation of channels."""
+    return layers.Concatenate()

@@ -22,9 +22,10 @@ from ..layers import SpikingLayer
 from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
-from .build_layers import build_layer
+from .build_layers import CARRIED, build_layer
 from .fx_calls import needed, trace
-from .populations import Graph, fold_norms, tied, untie
+from .populations import Graph, Population, Synapse, fold_norms, tied, untie
+from .rewrites import scaled_identity
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 METHODS = ("max", "percentile")
@@ -117,7 +118,13 @@ def convert(
         fold_norms(population, model)
         _rescale(population, scales, name)
     neuron = IFNeuron(1.0, v_reset)
-    return graph.network(lambda name, population: build_layer(population.modules, neuron, v_init))
+
+    def layer(name: str, population: Population) -> nn.Module:
+        if not population.fires:
+            return build_layer(population.modules, CARRIED)
+        return build_layer(population.modules, neuron, v_init)
+
+    return graph.network(layer)
 
 
 @torch.no_grad()
@@ -197,14 +204,14 @@ def _check_followed(model: nn.Module, sample: Tensor, followed: Tensor) -> None:
 class _Watcher(fx.Interpreter):
     """Runs the network, and shows what the watched nodes give to their distributions."""
 
-    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, "_Distribution"]):
+    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, list["_Distribution"]]):
         super().__init__(traced)
         self.watched = watched
 
     def run_node(self, node: fx.Node):
         value = super().run_node(node)
-        if node in self.watched:
-            self.watched[node].add(value)
+        for distribution in self.watched.get(node, ()):
+            distribution.add(value)
         return value
 
 
@@ -235,11 +242,15 @@ class _Distribution:
 @torch.no_grad()
 def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> dict[str, float]:
     """The scale of each population's activations; 1 for the model's input."""
-    distributions = {name: _Distribution() for name in graph.populations}
-    watcher = _Watcher(graph.traced, {p.node: distributions[name] for name, p in graph.populations.items()})
+    firing = graph.firing
+    distributions = {name: _Distribution() for name in firing}
+    watched: dict[fx.Node, list[_Distribution]] = {}
+    for name, population in firing.items():
+        watched.setdefault(population.node, []).append(distributions[name])
+    watcher = _Watcher(graph.traced, watched)
     for batch in batches:
         _run(watcher, batch, graph.model)
-    last = list(graph.populations)[-1]
+    last = list(firing)[-1]
     scales = {
         name: d.maximum if method == "max" or name == last else d.percentile(percentile)
         for name, d in distributions.items()
@@ -247,26 +258,33 @@ def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> 
     for name, scale in scales.items():
         if scale == 0:
             remedy = "more samples, or other ones" if distributions[name].maximum == 0 else "method='max'"
-            path = graph.populations[name].current.path
+            path = firing[name].current.path
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
         if not math.isfinite(scale):
-            raise ValueError(f"{graph.model}: {graph.populations[name].current.path} overflows on the calibration data")
+            raise ValueError(f"{graph.model}: {firing[name].current.path} overflows on the calibration data")
     _tie_shortcuts(graph, scales)
-    return {**scales, Network.INPUT: 1.0}
+    return {**dict.fromkeys(graph.populations, 1.0), **scales, Network.INPUT: 1.0}
 
 
 def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
-    """One scale, the largest, for all populations that identity shortcuts connect, which have no weight."""
+    """One scale, the largest, for all populations that identity shortcuts connect, which have no weight, and for those
+    whose spikes are put side by side. What comes as real values is scaled itself."""
     joined = {name: {name} for name in scales}
-    for name, population in graph.populations.items():
+    together = [group for group in graph.one_scale]
+    for name, population in graph.firing.items():
         for synapse in population.current.synapses:
-            if isinstance(synapse.module, nn.Identity):
-                group = joined[name] | joined[synapse.source.neurons]
-                joined.update({member: group for member in group})
+            if isinstance(synapse.module, nn.Identity) and synapse.source.neurons != Network.INPUT:
+                together.append({name, synapse.source.neurons})
+    for group in together:
+        group = set().union(*(joined[member] for member in group))
+        joined.update({member: group for member in group})
     for name in scales:
         if len(joined[name]) > 1 and any(_limit(graph.populations[member].neuron) for member in joined[name]):
             path = graph.populations[name].current.path
-            raise TypeError(f"{graph.model}: {path} joins an identity shortcut and is limited (ReLU6); use ReLU there")
+            raise TypeError(
+                f"{graph.model}: {path} joins an identity shortcut or a concatenation and is limited (ReLU6); use ReLU "
+                "there"
+            )
     scales.update({name: max(scales[member] for member in group) for name, group in joined.items()})
 
 
@@ -274,9 +292,13 @@ def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
 def _rescale(population, scales: dict[str, float], name: str) -> None:
     """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place."""
     for synapse in population.current.synapses:
+        factor = scales[synapse.source.neurons] / scales[name]
         if isinstance(synapse.module, nn.Identity):
-            continue
-        synapse.module.weight.mul_(scales[synapse.source.neurons] / scales[name])
+            if factor == 1:
+                continue
+            shape = synapse.source.shape
+            synapse.module = scaled_identity(shape[1], len(shape))
+        synapse.module.weight.mul_(factor)
         if synapse.module.bias is not None:
             synapse.module.bias.div_(scales[name])
 
@@ -291,12 +313,23 @@ def _limit(relu: nn.Module | None) -> float | None:
     return relu.max_val if isinstance(relu, nn.Hardtanh) else None  # ReLU6 is a Hardtanh
 
 
+def _keeps_scale(population: Population, synapse: Synapse) -> bool:
+    """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
+    return population.fires == (synapse.source.neurons != Network.INPUT)
+
+
 def _check_shareable(graph: Graph) -> None:
     if path := next(tied(graph), None):
         raise ValueError(
             f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
         )
     for population in graph.populations.values():
+        for synapse in population.current.synapses:
+            if synapse.added or (isinstance(synapse.module, nn.Identity) and not _keeps_scale(population, synapse)):
+                raise ValueError(
+                    f"share=True rescales {graph.model}, whose {population.current.path} has no weights that could be; "
+                    "use share=False"
+                )
         if _limit(population.neuron):
             raise ValueError(
                 f"share=True rescales {graph.model}, whose {population.current.path} is limited (ReLU6) at a value "

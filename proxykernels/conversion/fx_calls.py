@@ -10,6 +10,21 @@ class Add(nn.Module):
     """Stands for the addition of two results."""
 
 
+class Cat(nn.Module):
+    """Stands for the concatenation of several results."""
+
+    def __init__(self, dim: int = 0, *, axis: int | None = None):
+        super().__init__()
+        self.dim = dim if axis is None else axis
+
+
+def arguments(node: fx.Node) -> list[fx.Node]:
+    """The results that a node takes, in their order, one that it takes twice twice; of a list, those in it."""
+    first, *rest = node.args or (node.kwargs.get("tensors"),)
+    many = list(first) if isinstance(first, list | tuple) else [first]
+    return [argument for argument in (*many, *rest) if isinstance(argument, fx.Node)]
+
+
 def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
     """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into."""
 
@@ -83,8 +98,9 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
     name = _function(node)
     if name in ("add", "iadd", "add_") and not node.kwargs:
         return Add()
-    _, *arguments = fx.map_arg(node.args, lambda a: a.meta.get("value", a))
-    options = fx.map_arg(node.kwargs, lambda a: a.meta.get("value", a))
+    arguments = fx.map_arg(node.args, lambda a: a.meta.get("value", a))[1:]
+    options = dict(fx.map_arg(node.kwargs, lambda a: a.meta.get("value", a)))
+    options.pop("tensors", None)
     if name in ("view", "reshape"):
         return _flatten(node, model)
     if name not in _MODULES:
@@ -121,6 +137,12 @@ def _clamp(min=None, max=None) -> nn.Module:
     return nn.Hardtanh(0.0, float(max))
 
 
+def _pad(pad, mode: str = "constant", value: float | None = None) -> nn.Module:
+    if mode != "constant" or value:
+        raise ValueError(f"only padding with zeros is known, got mode={mode!r}, value={value}")
+    return nn.ZeroPad2d((*pad, 0, 0)[:4])
+
+
 def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """For functions whose other arguments (inplace, training) change nothing here."""
     return lambda *arguments, **options: module()
@@ -141,4 +163,13 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "dropout": _ignoring_mode(nn.Identity),
     "dropout2d": _ignoring_mode(nn.Identity),
     "contiguous": _ignoring_mode(nn.Identity),
+    "cat": Cat,
+    "concat": Cat,
+    "concatenate": Cat,
+    "interpolate": lambda size=None, scale_factor=None, mode="nearest", align_corners=None, **others: nn.Upsample(
+        size, scale_factor, mode, align_corners
+    ),
+    "pad": _pad,
+    "softmax": lambda dim=None, **others: nn.Softmax(dim),
+    "log_softmax": lambda dim=None, **others: nn.LogSoftmax(dim),
 }

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from .. import checks
 from ..network import Network
 from . import snntorch_neurons, spikingjelly_neurons
-from .build_layers import build_layer
+from .build_layers import CARRIED, build_layer
 from .described import Described
 from .fx_calls import path_of, trace
 from .populations import Graph, Population, fold_norms, untie
@@ -100,17 +100,19 @@ def _take_over(
     _check_step(traced, name, is_neuron)
     graph = Graph(traced, name, is_neuron, rates=False, negligible=negligible)
     neurons = {}
-    for key, population in graph.populations.items():
+    for key, population in graph.firing.items():
         with checks.at(f"{name}: {path_of(population.node)}"):
             neurons[key] = described(population.neuron, _axes(population))
             neurons[key].neuron.check()
     untie(graph)
-    norms = {key: _kept_norm(population) for key, population in graph.populations.items()}
+    norms = {key: _kept_norm(population) for key, population in graph.firing.items()}
     for key, population in graph.populations.items():
-        if norms[key] is None:
+        if norms.get(key) is None:
             fold_norms(population, traced)
 
     def layer(key: str, population: Population) -> nn.Module:
+        if not population.fires:
+            return build_layer(population.modules, CARRIED)
         layer: Any = build_layer(population.modules, neurons[key].neuron, neurons[key].v_init)
         layer.surrogate = neurons[key].surrogate
         if norms[key] is not None:

@@ -1,10 +1,13 @@
 """From a torch model to the layers of this package: torch.fx follows the forward pass, one layer for each neuron.
 
-What flows through a model is either a *signal*, the output of neurons (or the model's input), or a *current*, a sum of
-synapses that no neuron has taken in yet. Convolutions make a current of a signal, additions join currents, and neurons
-make a signal of a current.
+What flows through a model is either a *signal*, the output of neurons or of another layer (or the model's input), or a
+*current*, a sum of synapses that nothing has taken in yet. Convolutions make a current of a signal, additions join
+currents, and neurons make a signal of a current. A current that something else takes in, another convolution for
+example, or that is taken twice, is carried on as real values: a layer gives it, whose neurons forget all at each step.
 """
 
+import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,21 +18,33 @@ from torch import fx, nn
 from .. import checks
 from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
-from .build_layers import shaping_layer
-from .fx_calls import Add, as_module, needed, path_of
+from .build_layers import join_layer, shaping_layer
+from .fx_calls import Add, Cat, arguments, as_module, needed, path_of
+from .rewrites import as_convolution, norm_as_convolution, stuffed
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+SHAPING = (nn.MaxPool2d, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
+MONOTONE = (nn.Softmax, nn.LogSoftmax)  # of the logits, at the end
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a layer gave: its name in the network, the neurons whose spikes it holds (both "" for the input), and
-    whether they are spikes still (averages are not)."""
+    """What a layer gave.
+
+    Attributes:
+        layer: its name in the network; "" for the model's input.
+        neurons: the population whose scale the values have; "" for values as they are, of the input or carried on.
+        binary: whether they are spikes still (averages are not). signed: whether they may be negative.
+        shape: [N, ...], where it is known.
+    """
 
     layer: str
     neurons: str
     binary: bool
+    signed: bool
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -39,6 +54,7 @@ class Synapse:
     module: Any  # of torch, with a weight and perhaps a bias; nn.Identity
     source: Signal
     norm: Any = None  # of torch
+    added: bool = False  # the module is none of the model's
 
 
 @dataclass
@@ -58,6 +74,7 @@ class Population:
     current: Current
     node: fx.Node
     neuron: nn.Module | None  # None: the model's last layer has no neuron
+    fires: bool = True  # or carries its current on
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -70,7 +87,8 @@ class Graph:
 
     Attributes:
         populations: name -> neurons, in the order of the forward pass.
-        others: name -> (pooling or flattening, the layer it takes).
+        others: name -> (pooling, flattening or the like, the layers it takes).
+        one_scale: groups of populations whose spikes are put side by side, and so must count the same.
     """
 
     def __init__(
@@ -88,18 +106,24 @@ class Graph:
         self.traced, self.model, self.is_neuron, self.rates = traced, model, is_neuron, rates
         self.negligible = (*NEGLIGIBLE, *negligible)
         self.populations: dict[str, Population] = {}
-        self.others: dict[str, tuple[nn.Module, str]] = {}
+        self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
+        self.one_scale: list[set[str]] = []
         self.order: list[str] = []
         self._used: set[int] = set()  # modules that have weights or potentials
-        self._taken: set[fx.Node] = set()  # currents that have become part of another or of neurons
+        self._logits: dict[fx.Node, fx.Node] = {}  # a softmax at the end -> what it takes
+        nodes = needed(traced, model)
+        readers = [node for node in nodes if not isinstance(node.meta.get("value"), int | torch.Size)]
+        self._readers = Counter(argument for node in readers for argument in arguments(node))
         values: dict[fx.Node, Signal | Current] = {}
-        for node in needed(traced, model):
+        for node in nodes:
             if node.op == "placeholder":
-                values[node] = Signal(Network.INPUT, Network.INPUT, binary=False)
+                values[node] = Signal(Network.INPUT, Network.INPUT, False, True, _shape(node))
             elif node.op == "output":
                 self._end(node, values)
             elif node.op != "get_attr" and not isinstance(node.meta.get("value"), int | torch.Size):
-                values[node] = self._step(node, values)
+                value = self._step(node, values)
+                taken_once = self._readers[node] < 2 or isinstance(value, Signal)
+                values[node] = value if taken_once else self._carry(node, value)
 
     def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
         """The network, with ``layer(name, population)`` for each population."""
@@ -110,31 +134,29 @@ class Graph:
                 sources = tuple(synapse.source.layer for synapse in population.current.synapses)
                 net.append(name, layer(name, population), sources)
             else:
-                module, source = self.others[name]
-                net.append(name, module, (source,))
+                net.append(name, *self.others[name])
         return net
 
+    @property
+    def firing(self) -> dict[str, Population]:
+        """The populations that fire: all but the currents that are carried on."""
+        return {name: population for name, population in self.populations.items() if population.fires}
+
     def _step(self, node: fx.Node, values: Mapping[fx.Node, Signal | Current]) -> Signal | Current:
-        path = path_of(node)
-        if isinstance(node.args[0] if node.args else None, fx.Node) and node.args[0] not in values:
+        path, taken = path_of(node), arguments(node)
+        if taken and taken[0] not in values:
             raise TypeError(f"{self.model}: {path} takes values that are not its input's")
-        nodes = [a for a in node.args if isinstance(a, fx.Node) and a in values]
-        terms = [values[a] for a in nodes]
-        for argument, term in zip(nodes, terms, strict=True):
-            if isinstance(term, Current):
-                if argument in self._taken:
-                    raise TypeError(
-                        f"{self.model}: {path} takes the output of {term.path}, which is taken already; use it once, "
-                        "or what its ReLU or other neuron gives"
-                    )
-                self._taken.add(argument)
+        terms = [values[argument] for argument in taken if argument in values]
         module = as_module(node, self.traced, self.model)
         if isinstance(module, Add):
             return self._add(node, terms, path)
+        if isinstance(module, Cat):
+            return self._cat(node, module, terms, path)
         if len(terms) != 1:
-            raise TypeError(f"{self.model}: {path} takes {len(terms)} tensors; only additions may join two")
-        x = terms[0]
-        return self._apply(node, x, module, path)
+            raise TypeError(
+                f"{self.model}: {path} takes {len(terms)} tensors; only additions and concatenations may join several"
+            )
+        return self._apply(node, terms[0], module, path)
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(module, nn.Sequential):
@@ -147,24 +169,44 @@ class Graph:
             return self._fire(node, x, module)
         if isinstance(module, self.negligible):
             return x
-        if isinstance(module, WEIGHTED):
+        if isinstance(module, MONOTONE) and self.rates and all(user.op == "output" for user in node.users):
+            self._logits[node] = node.all_input_nodes[0]
+            return x
+        if isinstance(module, (*WEIGHTED, nn.ConvTranspose2d)):
             return self._synapse(node, x, module, path)
         if isinstance(module, NORMS):
-            return self._norm(x, module, path)
-        if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d | nn.Flatten):
+            return self._norm(node, x, module, path)
+        if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
         raise TypeError(
             f"{self.model}: {path} is a {type(module).__name__}, which has no counterpart in spikes. Supported: "
-            "Conv2d, Conv1d, Linear, BatchNorm after them, ReLU, ReLU6, Max-, Avg- and AdaptiveAvgPool2d, Flatten, "
-            "Dropout, Identity and additions"
+            "Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, Max-, Avg- and AdaptiveAvgPool2d, "
+            "Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, and Softmax at the end"
         )
 
-    def _synapse(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Current:
-        if isinstance(x, Current):
-            raise TypeError(f"{self.model}: {path} follows {x.path} with no ReLU or other neuron between them")
-        self._use(module, path)
-        shape = node.all_input_nodes[0].meta.get("shape")
+    def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
+        """A current as real values."""
+        if isinstance(x, Signal):
+            return x
+        if x.pools:
+            raise TypeError(
+                f"{self.model}: {x.pools[0][2]} pools what {x.path} gives, with no ReLU or other neuron behind it; use "
+                "average pooling, or put a ReLU there"
+            )
+        self.order.append(x.name)
+        self.populations[x.name] = Population(x, node, None, fires=False)
+        return Signal(x.name, Network.INPUT, False, True, _shape(node))
+
+    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Current:
+        before = node.all_input_nodes[0]
+        x = self._carry(before, x)
+        module = self._own(module, path)
+        shape = before.meta.get("shape")
         with checks.at(f"{self.model}: {path}"):
+            if isinstance(module, nn.ConvTranspose2d):
+                layer, convolution = stuffed(module), as_convolution(module)
+                x = self._other(free_name(f"{node.name}_input", self.order), layer, x, _shape(before))
+                return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
             inputs = synapse_of(module).inputs
         if shape and len(shape) != module.weight.ndim:
             raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {inputs} is supported")
@@ -174,18 +216,32 @@ class Graph:
                 checks.finite(name, tensor)
         return Current(self._name(node), path, [Synapse(module, x)])
 
+    def _own(self, module: nn.Module, path: str) -> nn.Module:
+        """A module for this call alone: each is scaled in its own way."""
+        if id(module) not in self._used:
+            self._used.add(id(module))
+            return module
+        if not self.rates:
+            self._use(module, path)
+        return copy.deepcopy(module)
+
     def _use(self, module: nn.Module, path: str) -> None:
         if id(module) in self._used:
             raise TypeError(f"{self.model}: {path} is called twice; give every call a layer of its own")
         self._used.add(id(module))
 
-    def _norm(self, x: Signal | Current, norm: nn.Module, path: str) -> Current:
-        if isinstance(x, Signal) or len(x.synapses) != 1 or x.synapses[0].norm is not None or x.pools:
-            raise TypeError(f"{self.model}: {path} must follow a Conv2d or Linear, into which it is folded")
+    def _norm(self, node: fx.Node, x: Signal | Current, norm: Any, path: str) -> Current:
         if norm.running_mean is None:
             raise ValueError(f"{self.model}: {path} keeps no running statistics, so it cannot be folded")
-        x.synapses[0].norm = norm
-        return x
+        if isinstance(x, Current) and len(x.synapses) == 1 and not x.pools:
+            synapse = x.synapses[0]
+            if synapse.norm is None and not synapse.added and not isinstance(synapse.module, nn.Identity):
+                synapse.norm = norm
+                return x
+        before = node.all_input_nodes[0]
+        x, shape = self._carry(before, x), before.meta.get("shape")
+        convolution = norm_as_convolution(norm, 4 if shape is None and isinstance(norm, nn.BatchNorm2d) else len(shape))
+        return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
 
     def _add(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Current:
         if len(terms) != 2:
@@ -196,8 +252,6 @@ class Graph:
                 if term.pools:
                     raise TypeError(f"{self.model}: {path} adds a pooling of currents; pool after the neurons instead")
                 synapses += term.synapses
-            elif term.neurons == Network.INPUT:
-                raise TypeError(f"{self.model}: {path} adds the model's input; put a convolution on that shortcut")
             else:
                 synapses.append(Synapse(nn.Identity(), term))
         # The largest kernel first: the others then join it in one pass (FusedIFSum).
@@ -205,56 +259,97 @@ class Graph:
         first = next((term for term in terms if isinstance(term, Current)), None)
         return Current(first.name if first else self._name(node), first.path if first else path, synapses)
 
+    def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
+        """Signals side by side. Spikes of several populations must count the same; beside real values they become
+        some themselves."""
+        shape = _shape(node)
+        if cat.dim not in (1, 1 - len(shape) if shape else 1):
+            raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
+        parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        scaled = [part for part in parts if part.neurons != Network.INPUT]
+        if len(scaled) < len(parts):
+            parts = [self._unscaled(node, part, path) for part in parts]
+        else:
+            self.one_scale.append({part.neurons for part in scaled})
+        binary, signed = all(part.binary for part in parts), any(part.signed for part in parts)
+        name = self._name(node)
+        self.order.append(name)
+        self.others[name] = join_layer(), tuple(part.layer for part in parts)
+        return Signal(name, parts[0].neurons, binary, signed, shape)
+
+    def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:
+        if part.neurons == Network.INPUT or not self.rates:
+            return part
+        current = Current(free_name(f"{node.name}_{part.layer}", self.order), path, [Synapse(nn.Identity(), part)])
+        self.order.append(current.name)
+        self.populations[current.name] = Population(current, node, None, fires=False)
+        return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
+
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
         if isinstance(x, Signal):
-            if self.rates and x.neurons == Network.INPUT:
-                raise TypeError(
-                    f"{self.model}: {path_of(node)} is a ReLU of the model's input, which no weights can scale; put a "
-                    "convolution before it, or apply it to the data"
-                )
-            if self.rates:
+            if self.rates and not x.signed and neuron is not None and not _limited(neuron):
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Synapse(nn.Identity(), x)])
         self.order.append(x.name)
         self.populations[x.name] = Population(x, node, neuron)
-        signal = Signal(x.name, x.name, binary=True)
+        signal = Signal(x.name, x.name, True, False, _shape(node))
         for name, pool, path in x.pools:
-            signal = self._other(name, pool, signal, path)
+            signal = self._pool(name, pool, signal, path, _shape(node))
         return signal
 
     def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
-        if isinstance(x, Signal):
-            return self._other(self._name(node), module, x, path)
-        if not self.rates or not isinstance(module, nn.MaxPool2d):
-            raise TypeError(
-                f"{self.model}: {path} follows {x.path} with no neuron between them; put it after the neuron"
-            )
-        return Current(x.name, x.path, x.synapses, [*x.pools, (self._name(node), module, path)])
+        if isinstance(x, Current):
+            if self.rates and isinstance(module, nn.MaxPool2d):  # a ReLU and a maximum may change places
+                return Current(x.name, x.path, x.synapses, [*x.pools, (self._name(node), module, path)])
+            x = self._carry(node.all_input_nodes[0], x)
+        return self._pool(self._name(node), module, x, path, _shape(node))
 
-    def _other(self, name: str, module: nn.Module, x: Signal, path: str) -> Signal:
+    def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
         if isinstance(module, nn.MaxPool2d) and self.rates and not x.binary and x.layer != Network.INPUT:
             raise TypeError(f"{self.model}: {path} takes averages; only spikes and the input may be max-pooled")
+        layer = shaping_layer(module, self.rates and x.binary, f"{self.model}: {path}")
+        return self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
+
+    def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
         self.order.append(name)
-        self.others[name] = shaping_layer(module, self.rates and x.binary, f"{self.model}: {path}"), x.layer
-        averages = isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d)
-        return Signal(name, x.neurons, x.binary and not averages)
+        self.others[name] = layer, (x.layer,)
+        return Signal(name, x.neurons, x.binary and keeps_spikes, x.signed, shape)
 
     def _end(self, node: fx.Node, values: Mapping[fx.Node, Signal | Current]) -> None:
         (result,) = node.args
         if not isinstance(result, fx.Node) or result not in values:
             raise TypeError(f"{self.model} must return one tensor, its forward returns {result}")
-        x = values[result]
-        if isinstance(x, Current):
-            if not self.rates:
-                raise TypeError(f"{self.model} must end in neurons, it ends in {x.path}")
+        x, result = values[result], self._logits.get(result, result)
+        if not self.rates and isinstance(x, Current):
+            raise TypeError(f"{self.model} must end in neurons, it ends in {x.path}")
+        if isinstance(x, Current) or (self.rates and not x.binary and x.layer != Network.INPUT):
             self._fire(result, x, None)
-        if not self.populations:
+        if not self.populations or not self._weighted():
             raise TypeError(f"{self.model} must have at least one Conv2d or Linear layer")
+
+    def _weighted(self) -> bool:
+        """Whether any synapse has weights."""
+        return any(not isinstance(module, nn.Identity) for p in self.populations.values() for module in p.modules)
 
     def _name(self, node: fx.Node) -> str:
         """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
         name = str(node.target) if node.op == "call_module" else node.name
         return free_name(name, self.order)
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    return node.meta.get("shape")
+
+
+def _limited(neuron: nn.Module) -> bool:
+    return isinstance(neuron, nn.Hardtanh)  # and ReLU6, which is one
+
+
+def _blends(module: nn.Module) -> bool:
+    """Whether an upsampling gives values between those that it takes."""
+    return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
 
 
 def fold_norms(population: Population, root: nn.Module) -> None:
@@ -268,8 +363,9 @@ def fold_norms(population: Population, root: nn.Module) -> None:
         bias = torch.zeros_like(norm.running_mean) if module.bias is None else module.bias.detach()
         module.weight.data.mul_(scale.view(-1, *[1] * (module.weight.ndim - 1)))
         module.bias = nn.Parameter((bias - norm.running_mean) * scale + shift, module.weight.requires_grad)
-        path = next(name for name, child in root.named_modules() if child is norm)
-        root.set_submodule(path, nn.Identity().train(norm.training))
+        path = next((name for name, child in root.named_modules() if child is norm), None)
+        if path is not None:  # not of a module that is called twice
+            root.set_submodule(path, nn.Identity().train(norm.training))
         synapse.norm = None
 
 

@@ -4,6 +4,7 @@ from .base import Neurons, SpikingLayer, each_step
 from .dropout import Dropout
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
+from .rearranging import Concatenate, Upsample, ZeroPad2d
 from .shorthands import (
     IF,
     LI,
@@ -26,6 +27,7 @@ __all__ = [
     "LIF",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
+    "Concatenate",
     "Dropout",
     "Flatten",
     "Fused",
@@ -47,5 +49,7 @@ __all__ = [
     "Neurons",
     "Population",
     "SpikingLayer",
+    "Upsample",
+    "ZeroPad2d",
     "each_step",
 ]

@@ -13,7 +13,7 @@ class MaxPool2d(nn.Module):
     """Max pooling of every step: the OR of spikes, or torch's maximum on a tensor.
 
     Args:
-        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out).
 
@@ -21,21 +21,23 @@ class MaxPool2d(nn.Module):
         TypeError, ValueError: as :func:`proxykernels.max_pool2d`.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0):
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
         super().__init__()
         checks.pooling(kernel_size, stride, padding)
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
+            x = _filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
             return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
-        return each_step(lambda image: F.max_pool2d(image, self.kernel_size, self.stride, self.padding), x)
+        window = self.kernel_size, self.stride, self.padding
+        return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=self.ceil_mode), x)
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return _described(self)
 
 
 class AvgPool2d(nn.AvgPool2d):
@@ -110,31 +112,49 @@ class MaxRatePool2d(SpikingLayer):
         s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, as no count grows by more than 1)
 
     Args:
-        kernel_size, stride, padding: as in nn.MaxPool2d (stride defaults to kernel_size).
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1; y (T, N, C, H_out, W_out); state v [N, C, H, W]:
-    the counts.
+    the counts, with ceil_mode also of the pixels that it adds.
 
     Raises:
         TypeError, ValueError: x holds other values, or a window does not fit.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0):
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
         super().__init__()
+        self.ceil_mode = ceil_mode
         self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
         self.padding = checks.pair("padding", padding, 0)
 
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
+        x = _filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
         counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
         return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
     def affine(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
 
     def terms(self, x: Spikes | Tensor) -> list:
         return []  # no synapse
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+        return _described(self)
+
+
+def _described(pool: MaxPool2d | MaxRatePool2d) -> str:
+    ceil = ", ceil_mode=True" if pool.ceil_mode else ""
+    return f"kernel_size={pool.kernel_size}, stride={pool.stride}, padding={pool.padding}{ceil}"
+
+
+def _filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
+    """Spikes with silent pixels behind them, as far as ``ceil_mode`` lets the last windows reach beyond the padding."""
+    kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
+    missing = []
+    for n, k, s, p in zip(x.shape[3:], kernel_size, stride, padding, strict=True):
+        windows = -(-(n + 2 * p - k) // s) + 1
+        windows -= (windows - 1) * s >= n + p  # torch drops a window that lies in the padding alone
+        missing.append(max(0, (windows - 1) * s + k - n - 2 * p))
+    return functional.zero_pad2d(x, (0, missing[1], 0, missing[0])) if any(missing) else x

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, functional, known
+from .. import functional, known
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons, each_step
+from .rearranging import side_by_side
 from .synapses import Convolution, Product, Synapse, synapse_of
 
 
@@ -63,7 +64,7 @@ class FusedSum(Neurons):
         self._check_inputs(x)
         main = synapse_of(self.synapses[0])
         if isinstance(main, Product):
-            return functional.linear(_cat(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate)
+            return functional.linear(side_by_side(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
@@ -73,7 +74,7 @@ class FusedSum(Neurons):
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
         window = main.module.stride, padding, dilation
         joined = self._joined(weight, center)
-        return functional.conv2d(_cat(parts), *joined, v, self.neuron, *window, surrogate=self.surrogate)
+        return functional.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, surrogate=self.surrogate)
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, x, strict=True)))
@@ -171,18 +172,6 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     if isinstance(x, Spikes):
         return functional.max_pool2d(x, 1, stride)
     return x[..., :: stride[0], :: stride[1]]
-
-
-def _cat(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
-    """All inputs as one, along their channels."""
-    spikes = [part for part in parts if isinstance(part, Spikes)]
-    if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
-        return functional.cat_channels(spikes)
-    values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
-    if all(checks.is_held(part) for part in values):
-        once = torch.cat([part[0] for part in values], 1)
-        return once.expand(len(values[0]), *once.shape)
-    return torch.cat(values, 2)
 
 
 def _chunks(x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:

@@ -303,6 +303,8 @@ class _Twin(nn.Module):
         if neuron is None:
             self.rates[self.name] = current.mean(dtype=torch.float32)
             return current
+        if not neuron.fires:  # a current that is carried on
+            return current
         if isinstance(neuron, LIFNeuron):
             y = fi_curve.rate(neuron, current)
             self.rates[self.name] = y.mean(dtype=torch.float32)

@@ -222,15 +222,17 @@ def after_relu(module):
 UNSUPPORTED = {
     "module": (after_relu(nn.Sigmoid()), r"Broken: module 'inner.0' is a Sigmoid"),
     "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
-    "no-relu": (
-        Broken(lambda m, x: m.inner(m.conv(x)), nn.Conv2d(4, 4, 3)),
-        r"'inner.0' follows module 'conv' with no",
+    "max-of-currents": (
+        Broken(lambda m, x: m.inner(m.conv(x)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)),
+        r"'inner.0' pools what module 'conv' gives, with no ReLU",
     ),
-    "average": (Broken(lambda m, x: m.inner(m.conv(x)), nn.AvgPool2d(2)), r"'inner.0' follows module 'conv' with no"),
-    "twice": (Broken(lambda m, x: m.inner(m.inner(m.conv(x).relu())), nn.Conv2d(4, 4, 1), nn.ReLU()), "called twice"),
-    "norm-first": (Broken(lambda m, x: m.conv(m.inner(x)), nn.BatchNorm2d(1)), r"'inner.0' must follow a Conv2d"),
-    "ceil": (after_relu(nn.MaxPool2d(2, ceil_mode=True)), r"'inner.0': max pooling with dilation, ceil_mode"),
-    "input-shortcut": (Broken(lambda m, x: (m.conv(F.pad(x, [1] * 4)) + x).relu()), r"pad\(\) has no counterpart"),
+    "dilated-max": (after_relu(nn.MaxPool2d(2, dilation=2)), r"'inner.0': max pooling with dilation or return_indices"),
+    "pad-value": (Broken(lambda m, x: m.conv(F.pad(x, [1] * 4, value=1.0))), r"pad\(\) is called in a way .* zeros"),
+    "rows": (
+        Broken(lambda m, x: torch.cat([m.conv(x).relu()] * 2, 2)),
+        r"cat\(\) must concatenate channels, dim=1, got",
+    ),
+    "softmax-inside": (after_relu(nn.Sequential(nn.Softmax(1), nn.Conv2d(4, 4, 1))), r"'inner.0.0' is a Softmax"),
     "constant": (Broken(lambda m, x: (m.conv(x) + 1).relu()), r"add\(\) must add two results"),
     "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\)"),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),

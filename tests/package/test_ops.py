@@ -118,7 +118,7 @@ ROOMS = {  # within a folder
         "gpu",
         "backends",
     ],
-    "layers": ["synapses", "base", "fused", "pooling", "dropout", "sums", "shorthands"],
+    "layers": ["synapses", "base", "fused", "pooling", "rearranging", "dropout", "sums", "shorthands"],
     "simulation": [
         "early_exit",
         "dropout",
@@ -137,6 +137,7 @@ ROOMS = {  # within a folder
     "training": ["surrogate", "proxy", "surrogate_net"],
     "conversion": [
         "fx_calls",
+        "rewrites",
         "build_layers",
         "nir_nodes",
         "nir_neurons",

@@ -1,0 +1,101 @@
+"""Layers without neurons that move values: zeros around and between pixels, larger images, channels side by side."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import checks, functional
+from ..spikes import Spikes
+from .base import each_step
+
+
+class ZeroPad2d(nn.ZeroPad2d):
+    """Zeros around every step's images, and between their pixels; spikes stay packed.
+
+    Args:
+        padding: as in nn.ZeroPad2d: a number, or (left, right, top, bottom); none below 0.
+        spread: height and width of the grid that a pixel becomes the first of (default 1, 1: pixels stay neighbours). A
+            transposed convolution is a convolution of pixels that its stride has spread.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out), of the same kind.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; x has another shape.
+    """
+
+    def __init__(self, padding, spread: tuple[int, int] = (1, 1)):
+        super().__init__(padding)
+        if len(self.padding) != 4 or min(self.padding) < 0:
+            raise ValueError(f"padding must be (left, right, top, bottom) of at least 0 pixels, got {padding}")
+        self.spread = checks.pair("spread", spread, 1)
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
+        return functional.zero_pad2d(x, self.padding, self.spread) if isinstance(x, Spikes) else each_step(self._pad, x)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        if self.spread != (1, 1):
+            height, width = (step * (n - 1) + 1 for step, n in zip(self.spread, images.shape[2:], strict=True))
+            spread = images.new_zeros(*images.shape[:2], height, width)
+            spread[..., :: self.spread[0], :: self.spread[1]] = images
+            images = spread
+        return F.pad(images, self.padding)
+
+    def extra_repr(self) -> str:
+        return f"padding={self.padding}" + ("" if self.spread == (1, 1) else f", spread={self.spread}")
+
+
+class Upsample(nn.Upsample):
+    """Larger images at every step. Spikes stay packed where each pixel is one that was there ("nearest").
+
+    Args: those of nn.Upsample.
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out); of spikes between which mode
+    interpolates a tensor in float32.
+
+    Raises:
+        TypeError, ValueError: as nn.Upsample.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
+        if isinstance(x, Spikes) and self.mode.startswith("nearest"):
+            height, width = x.shape[3:]
+            places = torch.arange(height * width, dtype=torch.float64, device=x.device).view(1, 1, height, width)
+            source = super().forward(places)[0, 0].long()
+            return x._at(source.flatten())._sized(*source.shape)
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class Concatenate(nn.Module):
+    """Several inputs side by side, along their channels.
+
+    Shapes: the call takes a tuple of (T, N, C_k, ...), Spikes or tensors; y (T, N, sum of C_k, ...), Spikes if all are.
+
+    Raises:
+        TypeError, ValueError: x is no tuple, or its parts differ in more than their channels.
+    """
+
+    def forward(self, x: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
+        if not isinstance(x, tuple | list) or not x:
+            raise TypeError(f"x must be a tuple of inputs (T, N, C, ...), got {type(x).__name__}")
+        for part in x:
+            checks.steps_of(part, None, "(T, N, C, ...)")
+        shapes = [tuple(part.shape) for part in x]
+        if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
+            raise ValueError(f"the inputs must have the same shape but for their channels, got {shapes}")
+        return side_by_side(x)
+
+
+def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
+    """All inputs as one, along their channels."""
+    spikes = [part for part in parts if isinstance(part, Spikes)]
+    if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
+        return functional.cat_channels(spikes)
+    values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
+    if all(checks.is_held(part) for part in values):
+        once = torch.cat([part[0] for part in values], 1)
+        return once.expand(len(values[0]), *once.shape)
+    return torch.cat(values, 2)

@@ -1,0 +1,150 @@
+"""Graphs of every shape: what is carried on as real values, put side by side, enlarged or used twice. The converted
+network's rates become the ReLU network's outputs as T grows."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracle import step_loop
+from torch import nn
+
+import proxykernels as pk
+
+
+def images(N: int = 4) -> torch.Tensor:
+    return torch.rand(N, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Model(nn.Module):
+    """Modules by letters, and what the forward pass does with them."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.steps = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, x):
+        return self.steps(self, x)
+
+
+def conv(inputs=2, outputs=3, kernel=3, **options):
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
+def norm(channels=3):
+    torch.manual_seed(2)
+    bn = nn.BatchNorm2d(channels)
+    bn.running_mean.normal_(0, 0.2), bn.running_var.uniform_(0.5, 2), bn.weight.data.uniform_(0.5, 2)
+    bn.bias.data.uniform_(0, 0.5)
+    return bn
+
+
+def twice(m, x):
+    y = m.a(x)
+    return m.b(y.relu()) + y
+
+
+def bottlenecks(m, x):
+    y = m.b(m.a(x).relu())
+    y = y + m.d(F.relu6(m.c(y)))
+    return m.f((y + m.e(y)).relu())
+
+
+def unet(m, x):
+    first = m.a(x).relu()
+    deep = m.b(F.max_pool2d(first, 2)).relu()
+    return m.d(torch.cat([m.c(deep), first], 1)).relu()
+
+
+def dense(m, x):
+    first = m.a(x).relu()
+    second = m.b(first).relu()
+    return m.c(torch.cat([first, second], dim=1)).relu()
+
+
+ZOO = {
+    "sum and neurons": lambda: Model(twice, a=conv(), b=conv(3)),
+    "with and without norm": lambda: Model(
+        lambda m, x: (lambda y: m.b(m.n(y).relu()) + m.c(F.relu(y)))(m.a(x)), a=conv(), b=conv(3), c=conv(3), n=norm()
+    ),
+    "with itself": lambda: Model(lambda m, x: (lambda y: (y + y).relu())(m.a(x)), a=conv()),
+    "bottlenecks": lambda: Model(
+        bottlenecks, a=conv(2, 8), b=conv(8, 3, 1), c=conv(3, 8, 1), d=conv(8, 3, 1), e=conv(3, 3), f=conv(3, 4)
+    ),
+    "two linear layers": lambda: nn.Sequential(
+        conv(), nn.ReLU(), nn.Flatten(), nn.Linear(192, 7), nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 5)
+    ),
+    "average of currents": lambda: nn.Sequential(conv(), nn.AvgPool2d(2), nn.ReLU(), conv(3)),
+    "norm first": lambda: nn.Sequential(norm(2), conv(), nn.ReLU(), conv(3)),
+    "norm behind neurons": lambda: nn.Sequential(conv(), nn.ReLU(), norm(), conv(3), nn.ReLU()),
+    "norm behind norm": lambda: nn.Sequential(conv(), norm(), norm(), nn.ReLU()),
+    "relu of the input": lambda: nn.Sequential(nn.ReLU(), conv()),
+    "input shortcut": lambda: Model(lambda m, x: m.b((m.a(x) + x).relu()), a=conv(2, 2), b=conv(2)),
+    "ends in averages": lambda: nn.Sequential(conv(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    "ceil mode": lambda: nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), conv(3)),
+    "zeros around": lambda: nn.Sequential(conv(), nn.ReLU(), nn.ZeroPad2d((1, 2, 0, 1)), conv(3)),
+    "zeros by function": lambda: Model(lambda m, x: m.b(F.pad(m.a(x).relu(), (1, 0, 2, 1))), a=conv(), b=conv(3)),
+    "nearest": lambda: nn.Sequential(conv(), nn.ReLU(), nn.Upsample(scale_factor=2), conv(3), nn.ReLU()),
+    "bilinear": lambda: Model(
+        lambda m, x: m.b(F.interpolate(m.a(x).relu(), size=(11, 13), mode="bilinear")), a=conv(), b=conv(3)
+    ),
+    "transposed": lambda: nn.Sequential(
+        conv(2, 4), nn.ReLU(), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), nn.ReLU(), conv(6)
+    ),
+    "u-net": lambda: Model(unet, a=conv(2, 4), b=conv(4, 5), c=nn.ConvTranspose2d(5, 4, 2, 2), d=conv(8)),
+    "dense block": lambda: Model(dense, a=conv(), b=conv(3), c=conv(6)),
+    "real beside spikes": lambda: Model(lambda m, x: m.b(torch.cat([m.a(x).relu(), x], 1)).relu(), a=conv(), b=conv(5)),
+    "called twice": lambda: Model(lambda m, x: m.a(m.a(x).relu()).relu(), a=conv(2, 2)),
+    "softmax": lambda: nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1)),
+}
+
+
+@pytest.fixture(params=ZOO)
+def ann(request):
+    torch.manual_seed(0)
+    return ZOO[request.param]().eval()
+
+
+def outputs(ann: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    logits = nn.Sequential(*ann[:-1]) if isinstance(ann, nn.Sequential) and isinstance(ann[-1], nn.Softmax) else ann
+    with torch.no_grad():
+        return logits(x)
+
+
+def test_rates_become_the_outputs(ann):
+    x = images()
+    expected = outputs(ann, x).relu()
+    net = pk.convert(ann, x, method="max")
+    errors = []
+    for T in (50, 2000):
+        rates = pk.simulate(net, x, T).count() / T
+        scale = (rates * expected).sum() / rates.square().sum()
+        errors.append(((scale * rates - expected).abs().max() / expected.max()).item())
+    assert rates.mean() > 0.01 and errors[1] < 0.01 and errors[1] < errors[0]
+
+
+def test_the_step_loop_agrees(ann):
+    """Layer by layer, on weights whose sums are exact: what is carried on, too."""
+    x = (images() * 16).round() / 16
+    net = pk.convert(ann, x)
+    for parameter in net.parameters():
+        parameter.data = (parameter.data * 64).round() / 64
+    values = step_loop(net, x, 30)
+    name = list(values)[-1]
+    result = pk.simulate(net, x, 30, chunk=7)
+    differing = (result.spikes.dense() != values[name]).float().mean().item()
+    assert values[name].mean() > 0.01 and differing < 1e-3
+
+
+def test_it_trains_by_proxy():
+    torch.manual_seed(0)
+    x, net = images(), pk.convert(ZOO["bottlenecks"](), images())
+    model = pk.ProxyNet(net, 8, clip=True).train()
+    model(x).sum().backward()
+    grads = {name: parameter.grad for name, parameter in net.named_parameters()}
+    assert all(grad is not None and grad.any() for grad in grads.values())
+
+
+def test_shared_weights_of_what_cannot_be_scaled_are_refused():
+    with pytest.raises(ValueError, match="share=True rescales Model, whose module 'a' has no weights that could be"):
+        pk.convert(ZOO["input shortcut"](), images(), share=True)
