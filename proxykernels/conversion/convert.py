@@ -44,10 +44,12 @@ def convert(
 ) -> Network:
     """A spiking network whose firing rates stand for a ReLU network's activations.
 
-    Supported: Conv2d, Conv1d, Linear, BatchNorm (folded), ReLU, ReLU6 and Hardtanh(0, a), Max-, Avg- and
-    AdaptiveAvgPool2d, Flatten, Dropout, Identity, residual additions, and the functions of the same names. Max pooling
-    becomes :class:`MaxRatePool2d`; in front of a ReLU it is moved behind it, where it gives the same. The model may end
-    in a Conv2d or Linear: its outputs become neurons too, whose counts stand for the positive part of the logits.
+    Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6 and Hardtanh(0, a), Max-, Avg- and
+    AdaptiveAvgPool2d, Upsample, ZeroPad2d, Flatten, Dropout, Identity, additions and concatenations, a Softmax at the
+    end, and the functions of the same names. Max pooling becomes :class:`MaxRatePool2d`; in front of a ReLU it is moved
+    behind it, where it gives the same. A current that no ReLU follows, of a linear bottleneck for example, is carried
+    on as real values. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts stand for
+    the positive part of the logits.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; ``v_init`` Bu et al.
     2022 (arXiv:2202.01440).

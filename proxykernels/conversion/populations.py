@@ -240,7 +240,8 @@ class Graph:
                 return x
         before = node.all_input_nodes[0]
         x, shape = self._carry(before, x), before.meta.get("shape")
-        convolution = norm_as_convolution(norm, 4 if shape is None and isinstance(norm, nn.BatchNorm2d) else len(shape))
+        dims = len(shape) if shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
+        convolution = norm_as_convolution(norm, dims)
         return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
 
     def _add(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Current:

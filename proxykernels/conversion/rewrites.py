@@ -31,8 +31,8 @@ def scaled_identity(channels: int, ndim: int) -> Any:
     return module
 
 
-def stuffed(transposed: nn.ConvTranspose2d) -> nn.Module:
-    """What a transposed convolution does to its input: zeros between the pixels, and around them."""
+def stuffed(transposed: Any) -> nn.Module:
+    """What an nn.ConvTranspose2d does to its input: zeros between the pixels, and around them."""
     spans = [d * (k - 1) for k, d in zip(transposed.kernel_size, transposed.dilation, strict=True)]
     padding = [span - p for span, p in zip(spans, transposed.padding, strict=True)]
     if min(padding) < 0:
@@ -42,7 +42,7 @@ def stuffed(transposed: nn.ConvTranspose2d) -> nn.Module:
     return layers.ZeroPad2d(around, (transposed.stride[0], transposed.stride[1]))
 
 
-def as_convolution(transposed: nn.ConvTranspose2d) -> nn.Conv2d:
+def as_convolution(transposed: Any) -> nn.Conv2d:
     """The convolution of what :func:`stuffed` gives."""
     if transposed.padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros', got {transposed.padding_mode!r}")

@@ -31,7 +31,7 @@ class ZeroPad2d(nn.ZeroPad2d):
             raise ValueError(f"padding must be (left, right, top, bottom) of at least 0 pixels, got {padding}")
         self.spread = checks.pair("spread", spread, 1)
 
-    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         return functional.zero_pad2d(x, self.padding, self.spread) if isinstance(x, Spikes) else each_step(self._pad, x)
 

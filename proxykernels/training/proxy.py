@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
-from ..neurons import LIFNeuron
+from ..neurons import IFNeuron, LIFNeuron
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
 from ..simulation.dropout import HeldDropout, Masks
@@ -81,11 +81,15 @@ class ProxyNet(nn.Module):
         self.rates: dict[str, float] = {}
         self.ann_rates: dict[str, Tensor] = {}
         self.ann_output: Tensor | None = None
-        names = []
+        names: list[str] = []
+        fires = True
         self.statistics = nn.ModuleDict()
 
         def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
-            names.extend([name] if isinstance(layer, Neurons) else [])
+            nonlocal fires
+            if isinstance(layer, Neurons):
+                names.append(name)
+                fires = layer.neuron.fires
             if (bn := getattr(layer, "bn", None)) is not None:
                 own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
                 self.statistics[_key(name)] = own
@@ -94,6 +98,10 @@ class ProxyNet(nn.Module):
         replace_neurons(net, collect)
         checks.neurons("net", names)
         self._last = names[-1]
+        if not fires and readout != "potential":
+            raise ValueError(
+                f"layer {self._last} gives potentials and no spikes: readout must be 'potential', got {readout!r}"
+            )
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
@@ -303,7 +311,7 @@ class _Twin(nn.Module):
         if neuron is None:
             self.rates[self.name] = current.mean(dtype=torch.float32)
             return current
-        if not neuron.fires:  # a current that is carried on
+        if not isinstance(neuron, IFNeuron):  # a current that is carried on
             return current
         if isinstance(neuron, LIFNeuron):
             y = fi_curve.rate(neuron, current)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from cases import dyadic, spikes
 from exchange import images, make_dyadic, snntorch_fires, spikingjelly_fires
 from oracle import step_loop
 from torch import nn
@@ -110,12 +111,31 @@ def test_what_spikingjelly_nets_may_not_hold():
         (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN has no counterpart here"),
         (nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode()), "'1': NonSpikingLIFNode has no counterpart"),
         (nn.Sequential(layer.Linear(3, 4), continuous), "'1': LIFNode gives values, not spikes: set its surrogate"),
-        (nn.Sequential(layer.Conv2d(3, 4, 3), layer.MaxPool2d(2), neuron.IFNode()), "'1' follows module '0' with no"),
         (nn.Sequential(neuron.IFNode(), layer.Linear(3, 4)), "must end in neurons"),
         (3, "net must be a torch.nn.Module"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             pk.from_spikingjelly(net)
+
+
+@pytest.mark.parametrize("pool", ["MaxPool2d", "AvgPool2d"])
+def test_currents_may_be_pooled(generator, pool):
+    """Pooling between a convolution and its neurons, and two products in a row: carried on as real values."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron
+
+    net = nn.Sequential(
+        layer.Conv2d(2, 6, 3), getattr(layer, pool)(2), neuron.IFNode(), layer.Flatten(), layer.Linear(54, 7),
+        layer.Linear(7, 5), neuron.IFNode(),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    functional.set_step_mode(net, "m")
+    x = spikes(20, 3, 2, 8, 8, generator=generator, rate=0.4)
+    with torch.no_grad():
+        expected = net(x)
+    actual = pk.simulate(pk.from_spikingjelly(net), pk.pack(x), 20).spikes.dense()
+    assert 0.02 < expected.mean() < 0.9 and torch.equal(actual, expected)
 
 
 # snnTorch

@@ -97,3 +97,15 @@ def test_state_dict(generator):
     assert other.decay == 0.25 and "decay=0.25" in repr(other)
     with pytest.raises(ValueError, match="decay must be from 0 to 1, got 1.5"):
         pk.FusedLILinear(3, 2, decay=1.5)
+
+
+def test_training_by_proxy_reads_potentials(generator):
+    net = nn.Sequential(pk.Flatten(), pk.FusedIFLinear(25, 20), pk.FusedLILinear(20, 3))
+    with pytest.raises(ValueError, match="layer 2 gives potentials and no spikes: readout must be 'potential'"):
+        pk.ProxyNet(net, 8)
+    x = torch.rand(4, 1, 5, 5, generator=generator)
+    model = pk.ProxyNet(net, 8, readout="potential").train()
+    output = model(x)
+    output.square().sum().backward()
+    assert torch.equal(output, pk.simulate(net, x, 8).potentials[-1])
+    assert all(parameter.grad.any() for parameter in net.parameters())
