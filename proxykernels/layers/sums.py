@@ -64,7 +64,9 @@ class FusedSum(Neurons):
         self._check_inputs(x)
         main = synapse_of(self.synapses[0])
         if isinstance(main, Product):
-            return functional.linear(side_by_side(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate)
+            return functional.linear(
+                side_by_side(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate
+            )
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)

@@ -148,3 +148,44 @@ def test_it_trains_by_proxy():
 def test_shared_weights_of_what_cannot_be_scaled_are_refused():
     with pytest.raises(ValueError, match="share=True rescales Model, whose module 'a' has no weights that could be"):
         pk.convert(ZOO["input shortcut"](), images(), share=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["dense block", "nearest", "transposed", "real beside spikes", "zeros around", "bottlenecks"]
+)
+def test_surrogate_gradients_go_through(name):
+    """Packed and dense spikes have the same gradient."""
+    torch.manual_seed(0)
+    net = pk.use_surrogate(pk.convert(ZOO[name]().eval(), images()), pk.ATan(2.0)).train()
+    x = (torch.rand(5, 3, 2, 8, 8) < 0.5).float()
+
+    class Dense(nn.Module):
+        """A layer that is given tensors."""
+
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, parts):
+            parts = parts if isinstance(parts, tuple) else (parts,)
+            dense = tuple(part.dense() if isinstance(part, pk.Spikes) else part for part in parts)
+            return self.layer(dense if len(dense) > 1 else dense[0])
+
+    gradients = []
+    for network in (net, copy_with(net, Dense)):
+        net.zero_grad()
+        y = network(pk.pack(x))
+        y = y.dense() if isinstance(y, pk.Spikes) else y
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    assert y.mean() > 0.01
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+        assert a.any()
+
+
+def copy_with(net: pk.Network, wrapper) -> pk.Network:
+    copied = pk.Network()
+    for name, layer, sources in net.layers():
+        copied.append(name, wrapper(layer), sources)
+    return copied
