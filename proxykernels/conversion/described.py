@@ -1,6 +1,9 @@
 """What a neuron of another library is in the words of this one."""
 
+from collections.abc import Callable
 from typing import NamedTuple
+
+from torch import nn
 
 from ..neurons import IFNeuron
 from ..surrogates import Surrogate
@@ -13,8 +16,10 @@ class Described(NamedTuple):
         neuron: what they are.
         v_init: the potential that they start from; None: at rest.
         surrogate: what stands for the derivative of their spikes; None: nothing that is known here.
+        learn: makes a layer of them learn what was learnt there; None: nothing was.
     """
 
     neuron: IFNeuron
     v_init: float | None = None
     surrogate: Surrogate | None = None
+    learn: Callable[[nn.Module], None] | None = None

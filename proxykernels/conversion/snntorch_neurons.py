@@ -17,11 +17,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 from ..surrogates import ATan, Sigmoid, Surrogate
 from .described import Described
+from .learnt import Clamped, is_learnt, learn, parameter
 
 InUnits = tuple[IFNeuron, Value]  # neurons, and how many times larger their potentials are here
 RECURRENT = ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM")
@@ -50,7 +51,7 @@ def described(module: Any, axes: int | None) -> Described:
             "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
         )
     neuron, unit = _KINDS[kind](module, axes)
-    return Described(neuron, surrogate=_surrogate(module, unit))
+    return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron))
 
 
 def _leaky(module: Any, axes: int | None) -> InUnits:
@@ -59,7 +60,8 @@ def _leaky(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism == "none":
         return _without_reset(threshold, beta), 1.0
     if module.reset_mechanism == "zero":
-        return _plain(LIFNeuron(_next(threshold), 0.0, beta)), 1.0
+        neuron = LIFNeuron(_next(threshold), 0.0, beta)
+        return (neuron if is_learnt(module.beta) else _plain(neuron)), 1.0
     return _plain(_delayed(LIFNeuron(threshold, None, beta))), 1.0
 
 
@@ -91,6 +93,23 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
             "as no neuron here does; use reset_delay=False, or 'subtract'"
         )
     return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
+
+
+def _learn(module: Any, neuron: IFNeuron) -> Callable[[nn.Module], None] | None:
+    """Make its beta, alpha and threshold learnt where a field of ours stands for them alone."""
+    if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or type(module).__name__ == "Lapicque":
+        return None
+    names = {"alpha": "current_decay", "beta": "current_decay" if module.reset_mechanism == "none" else "decay"}
+    learnt: dict[str, Any] = {f: getattr(module, name, None) for name, f in names.items() if f in neuron.names()}
+
+    def learn_them(layer: nn.Module) -> None:
+        for field, value in learnt.items():
+            if is_learnt(value):
+                learn(layer, field, parameter(value), Clamped())
+        if is_learnt(module.threshold):
+            learn(layer, "v_threshold", parameter(torch.as_tensor(neuron.v_threshold)))
+
+    return learn_them
 
 
 def _surrogate(module: Any, unit: Value) -> Surrogate | None:

@@ -7,9 +7,12 @@ derivative by the potential in these units is tau times smaller and as much wide
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
 from ..surrogates import ATan, Sigmoid, Surrogate, Triangle
 from .described import Described
+from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
 
 
 def described(node: Any, axes: int | None) -> Described:
@@ -37,7 +40,23 @@ def _leaky(node: Any) -> Described:
 
 
 def _parametric(node: Any) -> Described:
-    return _of_tau(node, 1 / node.w.detach().float().sigmoid().item())
+    """Its w is learnt: then weights are divided by the time constant, where others have larger potentials."""
+    tau = 1 / node.w.detach().float().sigmoid().item()
+
+    def learn_tau(layer: Any) -> None:
+        makers = makers_of_currents(layer) if node.decay_input else []
+        if makers is None:
+            return
+        w = parameter(node.w)
+        neuron = _leaky_neuron(node, tau, decay_input=False)
+        layer._set_neurons(neuron)
+        layer.surrogate = _surrogate(node)
+        learn(layer, "decay", torch.tensor(neuron.decay), Left(w))
+        for maker in makers:
+            for name, value in list(maker.named_parameters(recurse=False)):
+                learn(maker, name, value, Divided(w))
+
+    return _of_tau(node, tau)._replace(learn=learn_tau if is_learnt(node.w) else None)
 
 
 def _current_based(node: Any) -> Described:
@@ -46,15 +65,14 @@ def _current_based(node: Any) -> Described:
 
 
 def _of_tau(node: Any, tau: float) -> Described:
-    """It decays towards v_reset, from which it starts; both are 0 with soft reset."""
-    neuron = LIFNeuron.from_tau(
-        tau,
-        decay_input=node.decay_input,
-        v_threshold=node.v_threshold,
-        v_reset=node.v_reset,
-        v_rest=node.v_reset or 0.0,
-    )
+    neuron = _leaky_neuron(node, tau, node.decay_input)
     return Described(neuron, surrogate=_surrogate(node, tau if node.decay_input else 1.0))
+
+
+def _leaky_neuron(node: Any, tau: float, decay_input: bool) -> LIFNeuron:
+    """It decays towards v_reset, from which it starts; both are 0 with soft reset."""
+    potentials = {"v_threshold": node.v_threshold, "v_reset": node.v_reset, "v_rest": node.v_reset or 0.0}
+    return LIFNeuron.from_tau(tau, decay_input=decay_input, **potentials)
 
 
 def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:

@@ -171,7 +171,7 @@ class Neurons(SpikingLayer):
             self._set_value(name, saved.to(device) if saved.ndim else saved.item())
 
     def extra_repr(self) -> str:
-        described = self.neuron
+        described = self.neuron.detach()
         parts = [super().extra_repr()] if super().extra_repr() else []
         for name in described.names():
             value = getattr(described, name)

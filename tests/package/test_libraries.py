@@ -94,7 +94,9 @@ def test_time_constants_of_spikingjelly():
 
     assert taken_over(neuron.LIFNode(tau=4.0, v_reset=-0.5)) == neurons.LIFNeuron(4.0, -2.0, 0.75, -2.0)
     assert taken_over(neuron.LIFNode(tau=4.0, decay_input=False)) == neurons.LIFNeuron(1.0, 0.0, 0.75, 0.0)
-    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0, v_reset=None)) == neurons.LIFNeuron(2.0, None, 0.5, 0.0)
+    fixed = neuron.ParametricLIFNode(init_tau=2.0, v_reset=None).requires_grad_(False)
+    assert taken_over(fixed) == neurons.LIFNeuron(2.0, None, 0.5, 0.0)
+    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(1.0, 0.0, torch.tensor(0.5), 0.0)
 
 
 def test_what_spikingjelly_nets_may_not_hold():

@@ -1,5 +1,7 @@
 """Networks of other libraries are trained here as they were there: the same gradients."""
 
+import copy
+
 import pytest
 import torch
 from exchange import images, make_dyadic
@@ -28,7 +30,7 @@ def same_gradients(y, net, theirs, their_net, pairs: dict[str, str], generator) 
     actual = gradients(y, net, list(pairs), generator)
     expected = gradients(theirs, their_net, list(pairs.values()), generator)
     for name, other in pairs.items():
-        assert close(actual[name], expected[other]), name
+        assert close(actual[name], expected[other].reshape(actual[name].shape)), name
 
 
 @pytest.mark.parametrize("detach_reset", [True, False], ids=["detached", "through-reset"])
@@ -111,6 +113,107 @@ def test_snntorch(generator, surrogate, kind, options):
     utils.reset(theirs)
     expected = torch.stack([theirs(x) for _ in range(T)])
     pairs = {f"{name}.{part}": f"{name}.{part}" for name in ("0", "3") for part in ("weight", "bias")}
+    same_gradients(ours(x.expand(T, *x.shape).contiguous()), ours, expected, theirs, pairs, generator)
+
+
+@pytest.mark.parametrize("v_reset", [0.0, -0.5, None], ids=["hard", "below", "soft"])
+@pytest.mark.parametrize("decay_input", [True, False], ids=["divided", "whole"])
+def test_time_constants_are_learnt(generator, decay_input, v_reset):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    options = {"init_tau": 2.0, "decay_input": decay_input, "v_reset": v_reset, "surrogate_function": surrogate.ATan()}
+    theirs = nn.Sequential(
+        layer.Conv2d(2, 6, 3, stride=2), neuron.ParametricLIFNode(**options), layer.Flatten(), layer.Linear(54, 10),
+        neuron.ParametricLIFNode(**options),
+    )  # fmt: skip
+    functional.set_step_mode(make_dyadic(theirs, generator, 1 / 8), "m")
+    x = images(generator).expand(T, 3, 2, 8, 8).contiguous()
+    ours = pk.from_spikingjelly(theirs)
+    w = "parametrizations.decay.0.w"
+    weight = "parametrizations.weight.original" if decay_input else "weight"
+    pairs = {f"0.{weight}": "0.weight", f"0.{w}": "1.w", f"3.{w}": "4.w"}
+    same_gradients(ours(x), ours, theirs(x), theirs, pairs, generator)
+    with torch.no_grad():  # and a step of learning is the same step
+        for name, other in pairs.items():
+            dict(ours.named_parameters())[name] -= 2.0**-7
+            dict(theirs.named_parameters())[other] -= 2.0**-7
+    functional.reset_net(theirs)
+    expected = theirs(x)
+    assert (ours(x) != expected).float().mean() < 0.01 and expected.mean() > 0.02
+    assert pk.simulate(ours, x, T).spikes.rate() > 0.02
+
+
+def test_in_a_surrogate_net(generator):
+    """In bounded memory, with the surrogates that the layers brought."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    node = {"init_tau": 2.0, "surrogate_function": surrogate.ATan(alpha=1.5)}
+    theirs = nn.Sequential(
+        layer.Conv2d(2, 6, 3, stride=2), neuron.ParametricLIFNode(**node), layer.Flatten(), layer.Linear(54, 10),
+        neuron.LIFNode(surrogate_function=surrogate.Sigmoid(2.0)),
+    )  # fmt: skip
+    functional.set_step_mode(make_dyadic(theirs, generator, 1 / 8), "m")
+    x = images(generator)
+    ours = pk.from_spikingjelly(theirs)
+    count = pk.SurrogateNet(ours, T, surrogate=None)(x)
+    pairs = {"0.parametrizations.weight.original": "0.weight", "0.parametrizations.decay.0.w": "1.w"}
+    expected = theirs(x.expand(T, *x.shape).contiguous()).sum(0)
+    assert torch.equal(count, expected) and 0.02 < expected.mean() / T < 0.98
+    actual = gradients(count, ours, list(pairs), generator)
+    expected = gradients(expected, theirs, list(pairs.values()), generator)
+    assert all(close(actual[name], expected[other]) for name, other in pairs.items())
+
+
+def test_what_is_learnt_is_saved_and_copied():
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron
+
+    first, second = (
+        pk.from_spikingjelly(nn.Sequential(layer.Linear(6, 5), neuron.ParametricLIFNode(init_tau=tau)))
+        for tau in (2.0, 3.0)
+    )
+    second.load_state_dict(first.state_dict())
+    for net in (second, copy.deepcopy(first)):
+        assert net.get_submodule("0").decay == 0.5
+        assert torch.equal(net.get_submodule("0").weight, first.get_submodule("0").weight)
+    x = 20 * torch.rand(3, 6)
+    net = pk.from_nir(pk.to_nir(first, (6,)))
+    expected = pk.simulate(first, x, 20).spikes
+    assert torch.equal(pk.simulate(net, x, 20).spikes.dense(), expected.dense()) and expected.rate() > 0.02
+
+
+@pytest.mark.parametrize(
+    "kind, options, learnt",
+    [
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "zero"}, {"beta": "decay"}),
+        ("Leaky", {"beta": torch.full((6, 1, 1), 0.5), "reset_mechanism": "zero"}, {"beta": "decay"}),
+        ("Leaky", {"beta": 0.5, "reset_mechanism": "none"}, {"beta": "current_decay"}),
+        ("Leaky", {"beta": 1.0, "reset_mechanism": "subtract", "threshold": 1 + 2**-11}, {}),
+        (
+            "Synaptic",
+            {"alpha": 0.5, "beta": 0.75, "reset_mechanism": "zero", "reset_delay": False, "learn_alpha": True},
+            {"alpha": "current_decay", "beta": "decay"},
+        ),
+    ],
+)
+def test_decays_and_thresholds_of_snntorch_are_learnt(generator, kind, options, learnt):
+    snn = pytest.importorskip("snntorch")
+    from snntorch import surrogate, utils
+
+    options = {"init_hidden": True, "learn_beta": True, "learn_threshold": True, **options}
+    theirs = nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2), getattr(snn, kind)(spike_grad=surrogate.atan(alpha=1.5), **options),
+        nn.Flatten(), nn.Linear(54, 10), snn.Leaky(beta=0.5, init_hidden=True, reset_mechanism="zero"),
+    )  # fmt: skip
+    make_dyadic(theirs, generator, 1 / 8)
+    x = images(generator)
+    ours = pk.from_snntorch(theirs)
+    utils.reset(theirs)
+    expected = torch.stack([theirs(x) for _ in range(T)])
+    pairs = {"0.weight": "0.weight", "0.v_threshold": "1.threshold"}
+    pairs |= {f"0.parametrizations.{here}.original": f"1.{there}" for there, here in learnt.items()}
     same_gradients(ours(x.expand(T, *x.shape).contiguous()), ours, expected, theirs, pairs, generator)
 
 

@@ -144,6 +144,7 @@ ROOMS = {  # within a folder
         "populations",
         "convert",
         "described",
+        "learnt",
         "spikingjelly_neurons",
         "snntorch_neurons",
         "libraries",
