@@ -5,11 +5,11 @@
 
 proxy       the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
 tandem      the same, every layer of the ReLU network fed with the spiking network's rates
-surrogate   backpropagation through all T steps with a surrogate derivative (fused kernels forward and backward)
+surrogate   backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet: packed spikes are kept)
 conversion  the ReLU network alone; then pk.convert: thresholds by the data, soft reset, half a threshold to start from
 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
-clipped and not; and tandem.
+clipped and not; tandem; and surrogate.
 
 Each method trains for --minutes of this process's CPU time (a clock that other programs hardly disturb), with its
 learning rate annealed to 0 over them. Writes results/compare_methods.csv (a row a method), compare_methods_curves.csv
@@ -46,7 +46,7 @@ RESULTS = Path(__file__).parent / "results"
 CONVERSION = "conversion"
 NAMES = {
     "if": ["proxy", "tandem", "surrogate", CONVERSION],
-    "lif": ["proxy", "clipped relu twin", "relu twin", "tandem"],
+    "lif": ["proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"],
 }
 STEMS = {"if": "compare_methods", "lif": "compare_methods_lif"}  # of the tables' and the picture's names
 CALIBRATION = 1000  # training images whose activations set the thresholds of a converted network
@@ -211,11 +211,11 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
 
 
 def _sentence(rows: dict[str, dict]) -> str:
-    if "surrogate" in rows:
-        cost = float(rows["surrogate"]["seconds_an_epoch"]) / float(rows["proxy"]["seconds_an_epoch"])
-        return f"Backpropagation through time takes {cost:.0f} times the proxy's time an epoch"
-    own, clipped = (100 * float(rows[name]["accuracy_T"]) for name in ("proxy", "clipped relu twin"))
-    return f"Leaky neurons: {own:.1f} % by a twin with their own rate, {clipped:.1f} % by clipped ReLUs"
+    if "clipped relu twin" in rows:
+        own, clipped = (100 * float(rows[name]["accuracy_T"]) for name in ("proxy", "clipped relu twin"))
+        return f"Leaky neurons: {own:.1f} % by a twin with their own rate, {clipped:.1f} % by clipped ReLUs"
+    cost = float(rows["surrogate"]["seconds_an_epoch"]) / float(rows["proxy"]["seconds_an_epoch"])
+    return f"Backpropagation through time takes {cost:.2g} times the proxy's time an epoch"
 
 
 if __name__ == "__main__":

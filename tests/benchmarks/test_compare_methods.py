@@ -53,7 +53,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, neu
     assert sorted(row["method"] for row in rows) == sorted(names)
     assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
     curves = list(csv.DictReader((folder / f"{stem}_curves.csv").open()))
-    assert len(curves) == 4 * 6
+    assert len(curves) == 6 * len(names)
     last = {row["method"]: row["accuracy"] for row in curves if row["T"] == "6"}
     assert last == {row["method"]: row["accuracy_longest"] for row in rows}
     compare_methods.draw(folder, stem)
@@ -64,7 +64,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, neu
     ("options", "message"),
     [
         ("--method nothing", "'proxy'"),
-        ("--method surrogate --neuron lif", "--method of --neuron lif is one of proxy, clipped relu twin,"),
+        ("--method conversion --neuron lif", "--method of --neuron lif is one of proxy, clipped relu twin,"),
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", "'small'"),
         ("--T 0", "whole number of at least 1"),

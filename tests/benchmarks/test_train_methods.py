@@ -7,7 +7,6 @@ from common import nets
 from training import methods as train_methods
 
 import proxykernels as pk
-from proxykernels.kernels import reference
 
 T = 12
 
@@ -62,7 +61,7 @@ def test_surrogate_is_autograd_through_all_steps(model, x):
     output = train_methods.Surrogate(model)(x)
     torch.testing.assert_close(output, model.snn(x))
     output.square().sum().backward()
-    scan = reference.if_scan_surrogate
+    scan = pk.if_scan_surrogate
 
     def convolve(name, spikes):
         return F.conv2d(spikes.flatten(0, 1), layers[name].weight, layers[name].bias, padding=1).unflatten(0, (T, -1))
