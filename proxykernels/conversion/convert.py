@@ -13,6 +13,7 @@ import itertools
 import math
 import numbers
 from collections.abc import Iterable, Iterator, Sized
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -70,7 +71,8 @@ def convert(
     Returns:
         A network for :func:`simulate` and :class:`ProxyNet`, whose thresholds are all 1. Layers are named as the
         Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
-        :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs.
+        :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs. A
+        layer's ``scale`` is the activation that a spike a step stands for; ``simulate(...).logits`` are ann's outputs.
 
     Raises:
         TypeError: the model does something that has no counterpart in spikes; the message names the module's path.
@@ -124,7 +126,9 @@ def convert(
     def layer(name: str, population: Population) -> nn.Module:
         if not population.fires:
             return build_layer(population.modules, CARRIED)
-        return build_layer(population.modules, neuron, v_init)
+        built: Any = build_layer(population.modules, neuron, v_init)
+        built.scale = scales[name]
+        return built
 
     return graph.network(layer)
 

@@ -84,6 +84,7 @@ class Neurons(SpikingLayer):
     """
 
     _kind: type[AnyNeuron]  # whose fields the attributes are
+    scale: float | None = None  # what a spike a step stands for in the ReLU network that convert was given
     v_threshold: float | Tensor
     v_reset: float | None
     v_init: float

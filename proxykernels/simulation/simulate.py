@@ -1,7 +1,7 @@
 """Simulate a whole network for T steps in bounded memory."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..spikes import Spikes, pack
 from .carrier import Carrier, unwatched
 from .dropout import HeldDropout
 from .early_exit import Stop
+from .logits import logits
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
 from .quantize import quantized, round_input
@@ -52,7 +53,10 @@ class Result:
         steps: Tensor,
         synops: SynOps,
         records: dict[str, Spikes | Tensor],
+        last: tuple[SpikingLayer, Sequence[Tensor]],
     ):
+        """``last``: the last layer of neurons, and the state that it was given."""
+        self._last = last
         self.output, self.rates, self.state = output, rates, state
         self.steps, self.synops, self.records = steps, synops, records
 
@@ -67,6 +71,13 @@ class Result:
         if isinstance(self.output, Spikes):
             raise AttributeError("the network ends in spikes: take result.spikes, or record=['layer.v']")
         return self.output
+
+    @property
+    def logits(self) -> Tensor:
+        """Of a network that :func:`convert` made: the ReLU network's outputs before a last ReLU, float32 [N, ...],
+        as far as the steps tell them; negative ones too (:mod:`proxykernels.simulation.logits`)."""
+        layer, given = self._last
+        return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
@@ -114,7 +125,7 @@ def simulate(
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,
-        ``.records``.
+        ``.records``; ``.logits`` of a converted network, ``.potentials`` of one that ends in a readout.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
@@ -193,7 +204,8 @@ def run(
     silent = T - sum(map(len, parts))
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
-    return _result(functional.cat_steps(parts), carriers, batch)
+    last = list(carriers)[-1]
+    return _result(functional.cat_steps(parts), carriers, batch, (state or {}).get(last, ()))
 
 
 def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:
@@ -218,7 +230,8 @@ def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> 
         raise ValueError("stop counts output spikes, and net ends in a readout that does not fire; leave stop out")
 
 
-def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch) -> Result:
+def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch, given: Sequence[Tensor]) -> Result:
+    """``given``: the state of the last layer at the start."""
     return Result(
         output,
         {name: carrier.tally.rate for name, carrier in carriers.items()},
@@ -229,6 +242,7 @@ def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch)
             {name: carrier.tally.multiply_accumulates for name, carrier in carriers.items()},
         ),
         {key: record for carrier in carriers.values() for key, record in carrier.records.whole().items()},
+        (list(carriers.values())[-1].firing.layer, given),
     )
 
 

@@ -189,3 +189,28 @@ def copy_with(net: pk.Network, wrapper) -> pk.Network:
     for name, layer, sources in net.layers():
         copied.append(name, wrapper(layer), sources)
     return copied
+
+
+@pytest.mark.parametrize("name", ["bottlenecks", "two linear layers", "ceil mode", "softmax"])
+def test_logits_are_the_outputs(name):
+    torch.manual_seed(0)
+    ann, x = ZOO[name]().eval(), images()
+    expected = outputs(ann, x)
+    net = pk.convert(ann, x, method="max")
+    whole = pk.simulate(net, x, 1000)
+    assert (expected < 0).any()  # which no spikes tell
+    assert (whole.logits - expected).abs().max() < 0.01 * expected.abs().max()
+    first = pk.simulate(net, x, 400)
+    rest = pk.simulate(net, x, 600, state=first.state)
+    torch.testing.assert_close((400 * first.logits + 600 * rest.logits) / 1000, whole.logits, rtol=1e-3, atol=1e-4)
+    stopped = pk.simulate(net, x, 1000, stop=lambda counts, t: torch.arange(len(counts)) < (t >= 100))
+    assert stopped.steps.min() < 1000
+    assert (stopped.logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_logits_need_a_converted_network_with_the_soft_reset():
+    x = images()
+    with pytest.raises(AttributeError, match="this network was not converted"):
+        _ = pk.simulate(nn.Sequential(pk.FusedIFConv2d(2, 3, 3)), x, 5).logits
+    with pytest.raises(AttributeError, match="logits need a last layer with the soft reset"):
+        _ = pk.simulate(pk.convert(ZOO["ceil mode"](), x, v_reset=0.0), x, 5).logits

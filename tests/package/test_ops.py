@@ -121,6 +121,7 @@ ROOMS = {  # within a folder
     "layers": ["synapses", "base", "fused", "pooling", "rearranging", "dropout", "sums", "shorthands"],
     "simulation": [
         "early_exit",
+        "logits",
         "dropout",
         "synops",
         "summary",
