@@ -1,6 +1,7 @@
 """What torch.fx sees in a model, call by call, as torch modules: F.relu(x) is nn.ReLU(), flatten(1) nn.Flatten()."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -103,6 +104,8 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
     options.pop("tensors", None)
     if name in ("view", "reshape"):
         return _flatten(node, model)
+    if name in _WEIGHTED:
+        return _with_weights(node, traced, f"{model}: {path_of(node)}")
     if name not in _MODULES:
         raise TypeError(f"{model}: {path_of(node)} has no counterpart in spikes")
     try:
@@ -113,6 +116,34 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
 
 def _function(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+_WEIGHTED: dict[str, Any] = {"conv2d": nn.Conv2d, "conv1d": nn.Conv1d, "linear": nn.Linear}
+_OPERANDS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def _with_weights(node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
+    """The module of a function that is given the model's own weights."""
+    given = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
+    weight, bias = (_parameter(given.get(name), traced, f"{where}: {name}") for name in ("weight", "bias"))
+    given = {name: value for name, value in given.items() if name not in _OPERANDS[:3]}
+    kind = _WEIGHTED[_function(node)]
+    if weight is None:
+        raise TypeError(f"{where} is given no weight")
+    sizes = (weight.shape[1] * given.get("groups", 1), len(weight), *([weight.shape[2:]] if weight.ndim > 2 else []))
+    module = kind(*sizes, bias=bias is not None, device="meta", **given)
+    module.weight, module.bias = weight, bias
+    return module
+
+
+def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter | None:
+    if value is None:
+        return None
+    if not isinstance(value, fx.Node) or value.op != "get_attr":
+        raise TypeError(f"{where} is computed; it must be a parameter of the model")
+    owner, _, name = str(value.target).rpartition(".")
+    parameter = getattr(traced.get_submodule(owner), name)
+    return parameter if isinstance(parameter, nn.Parameter) else nn.Parameter(parameter, requires_grad=False)
 
 
 def _flatten(node: fx.Node, model: str) -> nn.Module:

@@ -95,6 +95,11 @@ ZOO = {
     "dense block": lambda: Model(dense, a=conv(), b=conv(3), c=conv(6)),
     "real beside spikes": lambda: Model(lambda m, x: m.b(torch.cat([m.a(x).relu(), x], 1)).relu(), a=conv(), b=conv(5)),
     "called twice": lambda: Model(lambda m, x: m.a(m.a(x).relu()).relu(), a=conv(2, 2)),
+    "weights of functions": lambda: Model(
+        lambda m, x: F.linear(F.conv2d(x, m.a.weight, m.a.bias, padding=1).relu().flatten(1), m.b.weight),
+        a=conv(),
+        b=nn.Linear(192, 4),
+    ),
     "softmax": lambda: nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1)),
 }
 
