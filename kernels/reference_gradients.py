@@ -2,9 +2,10 @@
 
 With x = h - theta the distance of the potential from the threshold, a spike's derivative by x is
 
-    ATan        a / (1 + (pi a x)^2)             a = alpha / 2
-    Sigmoid     alpha s (1 - s)                  s = 1 / (1 + exp(-alpha x))
-    Triangle    max(0, w - |x|) / w^2            w = width theta
+    ATan           a / (1 + (pi a x)^2)             a = alpha / 2
+    FastSigmoid    height / (1 + slope |x|)^2
+    Sigmoid        alpha s (1 - s)                  s = 1 / (1 + exp(-alpha x))
+    Triangle       max(0, w - |x|) / w^2            w = width theta
 
 The potential after a spike depends on the spike, v = h + s (v_reset - h) or v = h - s theta, and gradients pass that
 way too, unless the reset is detached. On exactly representable data, and the triangle, every kernel is bit-equal.
@@ -26,6 +27,9 @@ def derivative(x: Tensor, theta: Tensor, surrogate: Surrogate) -> Tensor:
     if surrogate.shape == "ATan":
         at = second * x
         return first / (1 + at * at)
+    if surrogate.shape == "FastSigmoid":
+        below = 1 + (second * x).abs()
+        return first / (below * below)
     if surrogate.shape == "Sigmoid":
         e = torch.exp((-(first * x).abs()).clamp(min=-80))  # symmetric; of the smaller exponential
         s = 1 / (1 + e)

@@ -12,7 +12,8 @@ class Surrogate(NamedTuple):
 
     Attributes:
         shape: one of SHAPES.
-        numbers: two that the shape takes: ATan a and pi a (a = alpha / 2), Sigmoid alpha and 0, Triangle width and 0.
+        numbers: two that the shape takes: ATan a and pi a (a = alpha / 2), FastSigmoid height and slope, Sigmoid alpha
+            and 0, Triangle width and 0.
         detach_reset: whether gradients do not pass through the reset.
     """
 
@@ -22,4 +23,9 @@ class Surrogate(NamedTuple):
 
 
 SCHEMA = "str shape, float[] numbers, bool detach_reset"  # of its fields, in an operator's schema
-SHAPES = ("ATan", "Sigmoid", "Triangle")  # cpu/src/surrogate_names.h; compared when the library is loaded
+SHAPES = (
+    "ATan",
+    "FastSigmoid",
+    "Sigmoid",
+    "Triangle",
+)  # cpu/src/surrogate_names.h; compared when the library is loaded

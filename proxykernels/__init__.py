@@ -38,7 +38,8 @@ Running and training them
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
     use_surrogate                  layers with a gradient of their own
-    ATan, Sigmoid, Triangle        surrogate derivatives
+    ATan, FastSigmoid, Sigmoid, Triangle
+                                   surrogate derivatives
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
 In and out
@@ -109,7 +110,7 @@ from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
-from .surrogates import ATan, Sigmoid, Triangle  # noqa: E402
+from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402
 from .training.surrogate import if_scan_surrogate, use_surrogate  # noqa: E402
 from .training.surrogate_net import SurrogateNet  # noqa: E402
@@ -125,6 +126,7 @@ __all__ = [
     "AvgPool2d",
     "Concatenate",
     "Dropout",
+    "FastSigmoid",
     "Flatten",
     "FusedConv1d",
     "FusedConv2d",

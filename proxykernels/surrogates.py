@@ -3,9 +3,10 @@
 A spike, 1 where the potential h reaches the threshold, has the derivative 0 almost everywhere. In the backward pass
 another takes its place, a function of the distance x = h - threshold:
 
-    ATan(alpha)       alpha / 2 / (1 + (pi / 2 alpha x)^2)          SpikingJelly's ATan; Fang et al., arXiv:2007.05785
-    Sigmoid(alpha)    alpha s (1 - s) of s = 1 / (1 + exp(-alpha x))       SpikingJelly's Sigmoid
-    Triangle(width)   max(0, 1 - |x| / w) / w of w = width * threshold     Esser et al., arXiv:1603.08270
+    ATan(alpha)          alpha / 2 / (1 + (pi / 2 alpha x)^2)       SpikingJelly's ATan; Fang et al., arXiv:2007.05785
+    FastSigmoid(slope)   height / (1 + slope |x|)^2                 SuperSpike; Zenke and Ganguli, arXiv:1705.11146
+    Sigmoid(alpha)       alpha s (1 - s) of s = 1 / (1 + exp(-alpha x))       SpikingJelly's Sigmoid
+    Triangle(width)      max(0, 1 - |x| / w) / w of w = width * threshold     Esser et al., arXiv:1603.08270
 
 A new one is one more class here, and its derivative in kernels/reference.py, kernels/cpu/src/surrogates.h and
 kernels/gpu/surrogates.py.
@@ -40,6 +41,36 @@ class ATan:
     def kernel(self) -> kernels.Surrogate:
         """What the kernels take."""
         return kernels.Surrogate("ATan", (self.alpha / 2, math.pi * self.alpha / 2), self.detach_reset)
+
+
+@dataclass(frozen=True)
+class FastSigmoid:
+    """The derivative of a fast sigmoid: height / (1 + slope |x|)^2, x = h - threshold.
+
+    snnTorch's ``fast_sigmoid(slope)``, Norse's "super" of alpha = slope. SpikingJelly's SuperSpike(alpha) has the slope
+    1 and the height alpha, its SoftSign(alpha) the slope alpha and the height alpha / 2.
+
+    Attributes:
+        slope: above 0; how fast it falls.
+        height: above 0; the derivative at the threshold.
+        detach_reset: whether gradients do not pass through the reset.
+
+    Raises:
+        TypeError, ValueError: slope or height is not a number above 0.
+    """
+
+    slope: float = 25.0
+    height: float = 1.0
+    detach_reset: bool = False
+
+    def __post_init__(self):
+        checks.above_zero("slope", self.slope)
+        checks.above_zero("height", self.height)
+
+    @property
+    def kernel(self) -> kernels.Surrogate:
+        """What the kernels take."""
+        return kernels.Surrogate("FastSigmoid", (self.height, self.slope), self.detach_reset)
 
 
 @dataclass(frozen=True)
@@ -90,7 +121,7 @@ class Triangle:
         return kernels.Surrogate("Triangle", (self.width, 0.0), self.detach_reset)
 
 
-Surrogate = ATan | Sigmoid | Triangle
+Surrogate = ATan | FastSigmoid | Sigmoid | Triangle
 
 
 def check(surrogate: Surrogate | None) -> None:
@@ -101,4 +132,6 @@ def check(surrogate: Surrogate | None) -> None:
     """
     if surrogate is not None and not isinstance(surrogate, Surrogate):
         got = surrogate.__name__ if isinstance(surrogate, type) else type(surrogate).__name__
-        raise TypeError(f"surrogate must be ATan, Sigmoid or Triangle, such as ATan(2.0), or None; got {got}")
+        raise TypeError(
+            f"surrogate must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan(2.0), or None; got {got}"
+        )

@@ -27,6 +27,12 @@ def atan(x, theta, first, second):
 
 
 @triton.jit
+def fast_sigmoid(x, theta, first, second):
+    below = 1.0 + tl.abs(second * x)
+    return tl.div_rn(first + tl.zeros_like(x), below * below)
+
+
+@triton.jit
 def sigmoid(x, theta, first, second):
     e = tl.exp(tl.maximum(-tl.abs(first * x), -80.0))
     s = tl.div_rn(tl.full(x.shape, 1.0, tl.float32), 1.0 + e)
@@ -40,4 +46,4 @@ def triangle(x, theta, first, second):
     return tl.maximum(w - tl.abs(x), 0.0) * scale
 
 
-SHAPES = {"ATan": atan, "Sigmoid": sigmoid, "Triangle": triangle}
+SHAPES = {"ATan": atan, "FastSigmoid": fast_sigmoid, "Sigmoid": sigmoid, "Triangle": triangle}

@@ -27,8 +27,9 @@ def from_spikingjelly(net: nn.Module) -> Network:
 
     SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
     potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
-    Surrogate functions ATan, Sigmoid and PiecewiseQuadratic come with their neurons, and detach_reset: the network is
-    trained on as it was, a normalisation behind a convolution and ParametricLIFNode's time constant too.
+    Surrogate functions ATan, Sigmoid, PiecewiseQuadratic, SoftSign and SuperSpike come with their neurons, and
+    detach_reset: the network is trained on as it was, a normalisation behind a convolution and ParametricLIFNode's time
+    constant too.
 
     Args:
         net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
@@ -66,9 +67,9 @@ def from_snntorch(net: nn.Module) -> Network:
       layer. A neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
     - "none", but for Synaptic: the same spikes always.
 
-    spike_grad comes too, where it is snntorch.surrogate.atan or sigmoid: the network is trained on as it was, but for
-    normalisations, which here take the statistics of all steps. With learn_beta, learn_alpha and learn_threshold these
-    are learnt on, unless the reset is "subtract", which leaves the threshold of beta = 1.
+    spike_grad comes too, where it is snntorch.surrogate.atan, sigmoid or fast_sigmoid: the network is trained on as it
+    was, but for normalisations, which here take the statistics of all steps. With learn_beta, learn_alpha and
+    learn_threshold these are learnt on, unless the reset is "subtract", which leaves the threshold of beta = 1.
 
     Args:
         net: the network; it is taken in evaluation mode, copied, and not changed.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
-from ..surrogates import ATan, Sigmoid, Surrogate
+from ..surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
 from .described import Described
 from .learnt import Clamped, is_learnt, learn, parameter
 
@@ -122,6 +122,8 @@ def _surrogate(module: Any, unit: Value) -> Surrogate | None:
     detached = getattr(module, "reset_delay", True)
     if kind == "atan":
         return ATan(options["alpha"] / unit, detached)
+    if kind == "fast_sigmoid":
+        return FastSigmoid(options["slope"] / unit, 1 / unit, detached)
     return Sigmoid(options["slope"] / unit, detached) if kind == "sigmoid" else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
-from ..surrogates import ATan, Sigmoid, Surrogate, Triangle
+from ..surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from .described import Described
 from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
 
@@ -79,12 +79,16 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     """The surrogate derivative of potentials that are ``unit`` times larger here, where it is one of this package's."""
     function, detached = node.surrogate_function, node.detach_reset
     kind = type(function).__name__
-    if kind not in ("ATan", "Sigmoid", "PiecewiseQuadratic"):
-        return None
-    alpha = float(function.alpha)
+    alpha = float(getattr(function, "alpha", 0.0))
+    if kind == "ATan":
+        return ATan(alpha / unit, detached)
+    if kind == "Sigmoid":
+        return Sigmoid(alpha / unit, detached)
     if kind == "PiecewiseQuadratic":  # whose base is counted in thresholds here
         return Triangle(1 / (alpha * node.v_threshold), detached)
-    return (ATan if kind == "ATan" else Sigmoid)(alpha / unit, detached)
+    if kind == "SoftSign":
+        return FastSigmoid(alpha / unit, alpha / (2 * unit), detached)
+    return FastSigmoid(1 / unit, alpha / unit, detached) if kind == "SuperSpike" else None
 
 
 _KINDS: dict[str, Callable[[Any], Described]] = {

@@ -13,6 +13,7 @@ SURROGATES = {
     "triangle-detached": EXACT,
     "atan": pk.ATan(),
     "atan-detached": pk.ATan(3.0, detach_reset=True),
+    "fast-sigmoid": pk.FastSigmoid(2.0, 1.5),
     "sigmoid": pk.Sigmoid(),
 }
 SCALARS = {"v_reset": 0.0, "v_rest": 0.0, "refractory": 2.0}

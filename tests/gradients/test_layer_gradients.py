@@ -196,11 +196,14 @@ def test_only_where_it_is_asked_for(generator):
 def test_bad_input_is_named(generator):
     layer = pk.FusedIFLinear(12, 6)
     for wrong in (pk.ATan, "atan"):
-        with pytest.raises(
-            TypeError, match=r"surrogate must be ATan, Sigmoid or Triangle, such as ATan\(2.0\), or None"
-        ):
+        with pytest.raises(TypeError, match=r"must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan\(2.0\), or"):
             layer.surrogate = wrong
-    for surrogate, name in ((pk.ATan, "alpha"), (pk.Sigmoid, "alpha"), (pk.Triangle, "width")):
+    for surrogate, name in (
+        (pk.ATan, "alpha"),
+        (pk.FastSigmoid, "slope"),
+        (pk.Sigmoid, "alpha"),
+        (pk.Triangle, "width"),
+    ):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"{name} must be above 0"):
                 surrogate(value)

@@ -13,6 +13,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate  
 
 SURROGATES = {
     "atan": (pk.ATan, lambda: surrogate.ATan(2.0)),
+    "fast": (lambda **options: pk.FastSigmoid(2.0, 1.0, **options), lambda: surrogate.SoftSign(2.0)),
     "sigmoid": (pk.Sigmoid, lambda: surrogate.Sigmoid(4.0)),
     "triangle": (pk.Triangle, lambda: surrogate.PiecewiseQuadratic(1.0)),
 }

@@ -35,7 +35,7 @@ def same_gradients(y, net, theirs, their_net, pairs: dict[str, str], generator) 
 
 @pytest.mark.parametrize("detach_reset", [True, False], ids=["detached", "through-reset"])
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-@pytest.mark.parametrize("surrogate", ["ATan", "Sigmoid", "PiecewiseQuadratic"])
+@pytest.mark.parametrize("surrogate", ["ATan", "Sigmoid", "PiecewiseQuadratic", "SoftSign", "SuperSpike"])
 @pytest.mark.parametrize("kind", ["IFNode", "LIFNode", "LIFNode, currents whole", "CUBALIFNode"])
 def test_spikingjelly(generator, kind, surrogate, v_reset, detach_reset):
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
@@ -95,7 +95,7 @@ def test_normalisations_are_trained_too(generator):
         ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "subtract", "threshold": 1 + 2**-11}),
     ],
 )
-@pytest.mark.parametrize("surrogate", ["atan", "sigmoid"])
+@pytest.mark.parametrize("surrogate", ["atan", "sigmoid", "fast_sigmoid"])
 def test_snntorch(generator, surrogate, kind, options):
     """Its resets have no gradient where they come a step later."""
     snn = pytest.importorskip("snntorch")
@@ -103,7 +103,8 @@ def test_snntorch(generator, surrogate, kind, options):
     from snntorch import utils
 
     def node():
-        spike_grad = surrogates.atan(alpha=1.5) if surrogate == "atan" else surrogates.sigmoid(slope=1)
+        steepness = {"atan": {"alpha": 1.5}, "sigmoid": {"slope": 1}, "fast_sigmoid": {"slope": 5}}[surrogate]
+        spike_grad = getattr(surrogates, surrogate)(**steepness)
         return getattr(snn, kind)(spike_grad=spike_grad, init_hidden=True, **options)
 
     theirs = nn.Sequential(nn.Conv2d(2, 6, 3, stride=2), node(), nn.Flatten(), nn.Linear(54, 10), node())

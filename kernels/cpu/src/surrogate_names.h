@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#define PK_SURROGATES(SURROGATE) SURROGATE(ATan) SURROGATE(Sigmoid) SURROGATE(Triangle)
+#define PK_SURROGATES(SURROGATE) SURROGATE(ATan) SURROGATE(FastSigmoid) SURROGATE(Sigmoid) SURROGATE(Triangle)
 
 namespace surrogates {
 #define SURROGATE(name) name,

@@ -18,6 +18,16 @@ struct ATan {
     }
 };
 
+// height / (1 + slope |x|)^2. Numbers: height, slope.
+struct FastSigmoid {
+    const float height, slope;
+    FastSigmoid(const Surrogate& s) : height(s.numbers[0]), slope(s.numbers[1]) {}
+    inline float derivative(float x, float) const {
+        const float at = slope * x, below = 1 + (at > 0 ? at : -at);
+        return height / (below * below);
+    }
+};
+
 // alpha s (1 - s), of s = 1 / (1 + exp(-alpha x)). Numbers: alpha.
 struct Sigmoid {
     const float alpha;
