@@ -43,7 +43,8 @@ SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
 # and more neurons than a 32-bit integer can count.
 SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
 BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
-BACKWARD += ["hard/sigmoid/sequence/aligned", "soft/triangle/held/aligned", "leaky-hard/atan/held/aligned"]
+BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
+BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned"]
 BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
 
 
