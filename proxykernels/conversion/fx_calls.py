@@ -124,7 +124,7 @@ _OPERANDS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups
 
 def _with_weights(node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
     """The module of a function that is given the model's own weights."""
-    given = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
     weight, bias = (_parameter(given.get(name), traced, f"{where}: {name}") for name in ("weight", "bias"))
     given = {name: value for name, value in given.items() if name not in _OPERANDS[:3]}
     kind = _WEIGHTED[_function(node)]
