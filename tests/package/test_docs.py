@@ -8,7 +8,11 @@ import run as docs
 
 ROOT = Path(__file__).parents[2]
 
-NEEDS = {"exchange.md": ("nir", "spikingjelly", "snntorch", "norse"), "look.md": ("matplotlib",)}
+NEEDS = {
+    "events.md": ("matplotlib",),
+    "exchange.md": ("nir", "spikingjelly", "snntorch", "norse"),
+    "look.md": ("matplotlib",),
+}
 
 
 @pytest.mark.slow

@@ -62,6 +62,12 @@ OPERATIONS = {
     "dropout": (pk.Dropout().eval(), nn.Identity()),
     "joined": (lambda x: pk.functional.cat_steps([x[:32], x[32:]]), nn.Identity()),
     "channels": (lambda x: pk.functional.cat_channels([x, x]), lambda x: torch.cat([x, x], 2)),
+    "padding": (pk.ZeroPad2d(1), pk.ZeroPad2d(1)),
+    "upsampling": (pk.Upsample(scale_factor=2), pk.Upsample(scale_factor=2)),
+    "concatenation": (
+        lambda x: pk.Concatenate()((x, pk.pack(x.dense(torch.bool)))),
+        lambda x: torch.cat([x, x / 2], 2),
+    ),
     "as-array": (lambda x: torch.as_tensor(x.__array__()), nn.Identity()),
 }
 
