@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
-from common.stages import plain
 
 
 @torch.inference_mode()
@@ -30,11 +29,15 @@ def step_of(layer: nn.Module, sources: tuple[str, ...]):
     """One step of a layer as a function of its inputs [N, ...]; layers of neurons start at ``v_init``."""
     if isinstance(layer, pk.MaxRatePool2d):
         return _MaxRate(layer)
-    if isinstance(layer, pk.FusedIFSum):
-        return _Neurons(layer, list(layer.synapses), sources)
-    if isinstance(layer, pk.layers.Fused):
-        return _Neurons(layer, [plain(layer).to(memory_format=torch.channels_last)], sources)
-    return plain(layer)
+    if isinstance(layer, pk.Concatenate):
+        return lambda *inputs: torch.cat(inputs, 1)
+    if isinstance(layer, pk.layers.Neurons):
+        terms = layer.terms(sources if len(sources) > 1 else sources[0])
+        synapses = [synapse.plain().to(memory_format=torch.channels_last) for synapse, _ in terms]
+        return (_Neurons if layer.neuron.fires else _Carried)(layer, synapses, sources)
+    if isinstance(layer, pk.Flatten):
+        return nn.Flatten()
+    return lambda x: layer(x.unsqueeze(0)).squeeze(0)
 
 
 class _Neurons:
@@ -62,11 +65,24 @@ class _Neurons:
         return self.spikes
 
 
+class _Carried:
+    """The sum of some synapses, as it is."""
+
+    def __init__(self, layer: nn.Module, synapses: list, sources: tuple[str, ...]):
+        self.synapses = synapses
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        first, *others = (synapse(x) for synapse, x in zip(self.synapses, inputs, strict=True))
+        for other in others:
+            first = first + other
+        return first
+
+
 class _MaxRate:
     """Max pooling of spike counts: fires when the highest count of the window grows."""
 
     def __init__(self, layer: pk.MaxRatePool2d):
-        self.window = layer.kernel_size, layer.stride, layer.padding
+        self.window = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
         self.counts: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
