@@ -17,7 +17,6 @@ import resource
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
