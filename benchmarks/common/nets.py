@@ -197,6 +197,38 @@ def file_stem(name: str) -> str:
     return TRAINABLE[name].__name__
 
 
+@torch.no_grad()
+def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
+    """Give ``net`` the weights of ``source``, a network of the same layers whose neurons integrate and fire.
+
+    If its own neurons leak, currents are scaled and shifted so that its ReLU twin computes what that of ``source``
+    does, up to the rate 1/2.
+
+    Raises:
+        ValueError: other layers, other thresholds, or leaky neurons in a layer without biases.
+    """
+    weights = {key: value for key, value in source.state_dict().items() if not key.endswith(("v_threshold", "decay"))}
+    try:
+        missing, _ = net.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the weights to start from are of another network: {error}".splitlines()[0]) from error
+    if missing:
+        raise ValueError(f"the weights to start from are of another network: {missing[0]} is missing")
+    for name, layer in net.named_children():
+        if not isinstance(layer, pk.layers.Fused):
+            continue
+        before = source.get_submodule(name).neuron
+        if type(before) is not pk.neurons.IFNeuron or before.v_threshold != layer.v_threshold:
+            raise ValueError(f"the weights to start from are of {before}; needed are IFNeurons of {layer.v_threshold}")
+        if isinstance(layer.neuron, pk.neurons.LIFNeuron):
+            scaled = layer.bn or layer
+            if scaled.bias is None:
+                raise ValueError(f"{name} has no biases, which leaky neurons need to start from those that do not leak")
+            slope = fi_curve.slope(layer.neuron) * layer.v_threshold
+            scaled.weight /= slope
+            scaled.bias.copy_(scaled.bias / slope + fi_curve.onset(layer.neuron))
+
+
 def _random(name: str, v_reset: float | None, decay: float | None = None) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -56,7 +56,7 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--root", type=Path, help="folder of the data")
     add("--net", choices=sorted(nets.TRAINABLE), default="small")
     add("--method", choices=sorted(METHODS), default="proxy")
-    add("--init", choices=["random", "ann"], default="ann", help="ann: train the ReLU twin first")
+    add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
     add("--T", type=int, default=32, help="time steps of the spiking network")
@@ -97,6 +97,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name in ("threshold", "lr", "ann_lr", "target", "eps"):
         if not 0 < getattr(options, name) < float("inf"):
             refuse(name, "positive")
+    if options.init not in ("random", "ann") and not Path(options.init).is_file():
+        refuse("init", "random, ann or a file of train.py")
     if not 0 <= options.decay <= 1:
         refuse("decay", "within 0 .. 1")
     for name in ("weight_decay", "rate_penalty"):

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 
 import torch
 from common import nets
@@ -111,6 +112,8 @@ class Run:
         v_reset = 0.0 if options.reset == "hard" else None
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
         self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **leak, **self.kind)
+        if options.init not in ("random", "ann"):
+            nets.take_over(self.net, nets.load_file(Path(options.init), nets.TRAINABLE[options.net])[0])
         self.net.to(workers.device, memory_format=torch.channels_last)
         self.model = pk.ProxyNet(self.net, options.T, clip=options.twin == "clipped", readout="rate")
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"

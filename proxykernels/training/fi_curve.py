@@ -58,6 +58,12 @@ def onset(neuron: LIFNeuron) -> Value:
     return _Points.of(neuron).onset
 
 
+def slope(neuron: LIFNeuron) -> Value:
+    """Of :func:`rate` by the current, from the onset to the rate 1/2 of a neuron that does not rest."""
+    points = _Points.of(neuron)
+    return 0.5 / (points.two - points.onset)
+
+
 class _Points(NamedTuple):
     """Currents: where the rate is 0, and with which neurons come to the threshold in two steps and in one."""
 

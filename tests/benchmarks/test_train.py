@@ -74,6 +74,41 @@ def test_leaky_neurons_are_trained_and_come_back(run):
     assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4) and tested > 0.05 and all(rates.values())
 
 
+@pytest.mark.parametrize("decay", [0.9375, 0.75])
+def test_leaky_neurons_take_over_what_others_learnt(decay):
+    """The twins compute the same up to the rate 1/2, and the leaky network is nearly as good without any training."""
+    source, _ = nets.load("small", 0.0)
+    net = nets.small(decay=decay).eval()
+    nets.take_over(net, source)
+    images, labels = data.fashion_mnist_sample()
+    twins = [pk.ProxyNet(each, 32, clip=True, readout="rate").eval() for each in (source, net)]
+    outputs = [twin.ann(images) for twin in twins]
+    torch.testing.assert_close(outputs[0], outputs[1], atol=0.05, rtol=0)
+    right = [accuracy.strict_accuracy(twin.snn(images), labels) for twin in twins]
+    assert net.conv1.decay == decay and right[0] > 0.9 and right[1] > right[0] - 0.06
+
+
+def test_what_cannot_be_taken_over_is_named():
+    source = nets.small()
+    with pytest.raises(ValueError, match="weights to start from are of another network"):
+        nets.take_over(nets.paper(decay=0.5), source)
+    with pytest.raises(ValueError, match="needed are IFNeurons of 2"):
+        nets.take_over(nets.small(2.0, decay=0.5), source)
+    with pytest.raises(ValueError, match="weights to start from are of LIFNeuron"):
+        nets.take_over(nets.small(decay=0.5), nets.small(decay=0.5))
+    with pytest.raises(ValueError, match="linear1 has no biases"):
+        nets.take_over(nets.paper(decay=0.5), nets.paper())
+
+
+def test_training_starts_from_a_file(run):
+    first = run("--init random --epochs 1", "first")
+    with pytest.raises(SystemExit, match="linear1 has no biases"):
+        run(f"--init {first / 'tiny.safetensors'} --neuron lif --epochs 1")
+    out = run(f"--init {first / 'tiny.safetensors'} --epochs 1 --lr 1e-9", "third")
+    ours, theirs = (load_file(folder / "tiny.safetensors") for folder in (out, first))
+    assert torch.equal(ours["conv1.weight"], theirs["conv1.weight"]) and ours["conv1.weight"].abs().max() > 0
+
+
 def test_leaky_neurons_start_where_they_fire():
     net, images = nets.small(decay=0.5), data.fashion_mnist_sample()[0][:8]
     rates = pk.simulate(net, images, 16).rates

@@ -35,7 +35,7 @@ def refused(run, options: str, out: str = "out") -> str:
         ("--neuron nothing", "'if', 'lif'"),
         ("--loss nothing", "'cross-entropy', 'mse-count', 'mse-rate'"),
         ("--preset nothing", "'authors-cifar', 'authors-fashion', 'recommended'"),
-        ("--init nothing", "'ann'"),
+        ("--init nothing", "--init must be random, ann or a file of train.py, got nothing"),
         ("--lr nan", "--lr must be positive, got nan"),
         ("--rate-penalty -1", "--rate-penalty must be at least 0, got -1.0"),
         ("--betas 0.9 1", "--betas must be two numbers within 0 .. 1, without 1, got [0.9, 1.0]"),
