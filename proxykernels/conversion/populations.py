@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from .. import checks
+from ..layers import Dropout
 from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
 from .build_layers import join_layer, shaping_layer
@@ -167,6 +168,8 @@ class Graph:
             if not self.rates:
                 self._use(module, path)
             return self._fire(node, x, module)
+        if type(module).__name__ == "Dropout" and not self.rates and isinstance(x, Signal):
+            return self._other(self._name(node), Dropout(module.p), x, _shape(node))
         if isinstance(module, self.negligible):
             return x
         if isinstance(module, MONOTONE) and self.rates and all(user.op == "output" for user in node.users):

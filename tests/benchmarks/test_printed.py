@@ -13,7 +13,7 @@ from speed import report
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMMANDS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
 ROW = {
-    "T": 256, "reset": "soft", "batch": 32, "counts_total": 320, "median_ms_per_image": 1000.0,
+    "T": 256, "reset": "soft", "neuron": "if", "batch": 32, "counts_total": 320, "median_ms_per_image": 1000.0,
     "min_ms_per_image": 900.0, "max_ms_per_image": 1300.0, "rounds": 12, "counts_different": 111, "accuracy": 1.0,
     "peak_mb": 1234.0,
 }  # fmt: skip
