@@ -40,6 +40,7 @@ Running and training them
     use_surrogate                  layers with a gradient of their own
     ATan, FastSigmoid, Sigmoid, Triangle
                                    surrogate derivatives
+    learn_neurons                  thresholds and decays that are learned
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
 In and out
@@ -103,6 +104,7 @@ from .layers import (  # noqa: E402
     Population,
     Upsample,
     ZeroPad2d,
+    learn_neurons,  # noqa: E402
 )
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402
@@ -163,6 +165,7 @@ __all__ = [
     "if_linear",
     "if_scan",
     "if_scan_surrogate",
+    "learn_neurons",
     "margin",
     "max_pool2d",
     "neurons",

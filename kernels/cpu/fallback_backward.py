@@ -73,7 +73,8 @@ def _refractory(
     grad, (grad_v,), parameters = _leaky(
         state[:1], current, awake[0], (awake[1],), surrogate, theta, decay, v_rest=v_rest, v_reset=v_reset
     )
-    return grad, (grad_v + torch.where(resting, grad_state[0], 0), torch.zeros_like(grad)), parameters
+    kept = [torch.where(resting, x, 0) for x in grad_state]
+    return grad, (grad_v + kept[0], kept[1]), parameters
 
 
 FAMILIES: dict[str, Callable[..., Back]] = {

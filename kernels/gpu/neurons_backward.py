@@ -100,7 +100,8 @@ def refractory_back(state, current, neuron, loaded, grad_spike, grad_state, surr
         state[0], current, neuron, loaded, awake * grad_spike, awake * grad_state[0], surrogate, DERIVATIVE
     )
     none = tl.zeros_like(grad_h)
-    return grad_h, (grad_v + tl.where(resting, grad_state[0], 0.0), none), (grad_theta, grad_decay, none, none)
+    grad_v += tl.where(resting, grad_state[0], 0.0)
+    return grad_h, (grad_v, tl.where(resting, grad_state[1], 0.0)), (grad_theta, grad_decay, none, none)
 
 
 FAMILIES = {

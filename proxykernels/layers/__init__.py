@@ -3,6 +3,7 @@
 from .base import Neurons, SpikingLayer, each_step
 from .dropout import Dropout
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
+from .learnable import learn_neurons
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
 from .rearranging import Concatenate, Upsample, ZeroPad2d
 from .shorthands import (
@@ -52,4 +53,5 @@ __all__ = [
     "Upsample",
     "ZeroPad2d",
     "each_step",
+    "learn_neurons",
 ]

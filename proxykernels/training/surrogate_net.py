@@ -18,9 +18,8 @@ from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
 
-# Of the currents of the largest layer in a part. On a CPU few enough for the caches, and for memory that the C library
-# hands out again without the system clearing it.
-PART_BYTES = {"cpu": 24 << 20, "cuda": 1 << 30}
+# Of the currents of the largest layer in a part: enough to make the cost of a call small.
+PART_BYTES = {"cpu": 50 << 20, "cuda": 1 << 30}
 MOST_STEPS = 64  # of a part: a segment of the kernels
 State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step
 

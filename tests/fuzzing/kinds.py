@@ -4,14 +4,16 @@ from random import Random
 
 from .case import Case
 from .convolutions import Convolution
+from .gradients import LayerGradient, ScanGradient
 from .networks import Invariance, Network, Proxy
-from .scans import Scan, Surrogate
+from .scans import Scan
 from .words import Pool, Words
 
 KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases are of it
     "convolutions": (Convolution, 10),
     "scans": (Scan, 3),
-    "surrogate": (Surrogate, 1),
+    "scan gradients": (ScanGradient, 1),
+    "layer gradients": (LayerGradient, 2),
     "words": (Words, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),

@@ -1,4 +1,4 @@
-"""IF neurons on given and on held currents, forward and back."""
+"""Neurons on given and on held currents."""
 
 from dataclasses import dataclass
 from random import Random
@@ -75,42 +75,4 @@ class Scan(Neurons, Case):
                 actual, v_actual = pk.functional.scan(given, v, neuron)
             same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
-        return bool(expected.any())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surrogate(Neurons, Case):
-    """The gradient of if_scan_surrogate, against autograd through the oracle; on random floats too."""
-
-    T: int = 1
-    shape: tuple[int, ...] = (1, 1)
-    layout: str = draw.LAYOUTS[0]
-    floats: bool = False
-
-    @classmethod
-    def draw(cls, random: Random, **common) -> "Surrogate":
-        shape = draw_shape(random)
-        shape = shape if len(shape) > 1 else (*shape, 3)
-        T = min(60, steps_for(random, 4 * torch.Size(shape).numel()))
-        neurons = cls.draw_neurons(random) | {"state": "none", "model": "IFNeuron"}
-        return cls(
-            **common, **neurons, T=T, shape=shape, layout=random.choice(draw.LAYOUTS), floats=random.random() < 0.5
-        )
-
-    def check(self) -> bool:
-        g, u = draw.generator(self.seed), 2.0**-self.unit
-        shape = self.T, *self.shape
-        current = torch.randn(shape, generator=g) * 4 if self.floats else draw.whole(shape, 9, g)
-        current, gradient = current * u, torch.randn(shape, generator=g)
-        theta = draw.thresholds(self.theta, self.factor, current, self.shape[1], u, g)
-        neuron = {"v_threshold": theta, "v_reset": draw.reset(self.reset, u)}
-        leaf = current.clone().requires_grad_()
-        expected = reference.if_scan_surrogate(leaf, **neuron)
-        (grad_expected,) = torch.autograd.grad(expected, leaf, gradient)
-        given = draw.laid_out(current, self.layout).requires_grad_()
-        with ways.use(self.way, self.threads):
-            actual = pk.if_scan_surrogate(given, **neuron)
-            (grad,) = torch.autograd.grad(actual, given, draw.laid_out(gradient, self.layout))
-        same("spikes", actual.detach(), expected.detach())
-        same("gradient", grad, grad_expected)
         return bool(expected.any())

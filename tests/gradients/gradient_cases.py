@@ -31,7 +31,9 @@ def start_of(model: str, shape: tuple[int, int, int], generator: torch.Generator
     v = dyadic(*shape, generator=generator)
     if MODELS[model].states == 1:
         return v
-    other = torch.zeros_like(v) if model.startswith("Refractory") else dyadic(*shape, generator=generator)
+    other = dyadic(*shape, generator=generator)
+    if model.startswith("Refractory"):
+        other = torch.randint(0, 3, shape, generator=generator).float()
     return torch.stack([v, other], 1)
 
 

@@ -21,8 +21,8 @@ sys.exit(fuzz.main({arguments!r}))
 # Each: what is planted, the arguments, and what the report must say.
 DEFECTS = {
     "greater, not greater or equal": (
-        "reference.if_step = lambda v, current, theta, v_reset: "
-        "(((h := v + current) > theta).float(), torch.where(h > theta, h - theta if v_reset is None else v_reset, h))",
+        "reference.FAMILIES[''] = lambda state, current, theta, *, fire, v_reset=None: ((h := state[0] + current) > "
+        "theta, (torch.where(h > theta, h - theta if v_reset is None else v_reset, h),))",
         ["--cases", "300", "--only", "scans"],
         ["Mismatch: spikes", "Scan("],
     ),

@@ -118,7 +118,7 @@ ROOMS = {  # within a folder
         "gpu",
         "backends",
     ],
-    "layers": ["synapses", "base", "fused", "pooling", "rearranging", "dropout", "sums", "shorthands"],
+    "layers": ["synapses", "base", "fused", "pooling", "rearranging", "dropout", "sums", "shorthands", "learnable"],
     "simulation": [
         "early_exit",
         "logits",

@@ -18,7 +18,7 @@
 
 namespace PK_TARGET {
 
-constexpr int strip_neurons = 512, most_channelwise = 4, most_states = 2;
+constexpr int strip_neurons = 256, most_channelwise = 4, most_states = 2;
 
 // What one neuron has: parameters in the order of abi.h's Neuron (decay 1 and v_rest 0 if it does not leak).
 struct Parameter {
@@ -127,11 +127,11 @@ struct RefractoryBack {
     template <class Derivative>
     static inline void back(float v, float left, float current, const Parameter& p, float grad_spike, const Derivative& g,
                             Back& grad) {
-        const float kept = left > 0 ? grad.v : 0, awake = left > 0 ? 0.0f : 1.0f;
+        const float kept = left > 0 ? grad.v : 0, awake = left > 0 ? 0.0f : 1.0f, counted = left > 0 ? grad.other : 0;
         grad.v = awake * grad.v;
         LeakyBack<soft>::back(v, 0, current, p, awake * grad_spike, g, grad);
         grad.v += kept;
-        grad.other = 0;
+        grad.other = counted;
     }
 };
 
@@ -188,39 +188,54 @@ static void run_back(const ScanBackward& s, const Parameter& shared, const Deriv
     }
 }
 
-// Where the states of neuron `index` of [N, P, C] are in [N, states, P, C]; those that follow are `part` apart.
-struct StateIndex {
-    int64_t part, states;
-    StateIndex(const ScanBackward& s, int64_t states) : part(s.P * s.C), states(states) {}
-    int64_t operator()(int64_t index) const { return index / part * states * part + index % part; }
-};
+// Calls run(i, index, n) for runs of n neurons of a strip, from its i-th, of which all values of one step lie side by side:
+// `size` is the length of a period of such runs, `index` where a run begins in it.
+template <class Run>
+static inline void each_run(int64_t first, int count, int64_t size, Run run) {
+    for (int i = 0; i < count;) {
+        const int64_t index = (first + i) % size;
+        const int n = (int)least(count - i, size - index);
+        run(i, index, n);
+        i += n;
+    }
+}
+
+// The same of states [N, states, P, C]: calls run(i, where, n) for each part, with where they are.
+template <class Family, class Run>
+static inline void each_state(const ScanBackward& s, int64_t first, int count, Run run) {
+    const int64_t size = s.P * s.C;
+    each_run(first, count, size, [&](int i, int64_t index, int n) {
+        for (int part = 0; part < Family::states; part++)
+            run(part, i, ((first + i) / size * Family::states + part) * size + index, n);
+    });
+}
 
 template <class Family>
 static void load_strip(const ScanBackward& s, int channelwise, int64_t first, int count, Strip& strip) {
-    const StateIndex at(s, Family::states);
-    memset((void*)&strip, 0, sizeof strip);
-    for (int i = 0; i < count; i++) {
-        const int64_t channel = (first + i) % s.C;
-        strip.parameter[1][i] = 1;
-        for (int k = 0; k < channelwise; k++) strip.parameter[k][i] = s.neuron.channels[k * s.neuron.stride + channel];
-        for (int part = 0; part < Family::states; part++) {
-            const int64_t index = at(first + i) + part * at.part;
-            strip.state[part][i] = s.v[index];
-            strip.grad_state[part][i] = s.grad_v_last ? s.grad_v_last[index] : 0;
-        }
-        if (s.time_stride == 0) s.grad_current[first + i] = 0;
-    }
+    for (int i = 0; i < strip_neurons; i++) strip.parameter[1][i] = 1;
+    each_run(first, count, s.C, [&](int i, int64_t channel, int n) {
+        for (int k = 0; k < channelwise; k++)
+            memcpy(strip.parameter[k] + i, s.neuron.channels + k * s.neuron.stride + channel, n * sizeof(float));
+    });
+    each_state<Family>(s, first, count, [&](int part, int i, int64_t where, int n) {
+        memcpy(strip.state[part] + i, s.v + where, n * sizeof(float));
+        if (s.grad_v_last) memcpy(strip.grad_state[part] + i, s.grad_v_last + where, n * sizeof(float));
+        else memset(strip.grad_state[part] + i, 0, n * sizeof(float));
+    });
+    memset(strip.sum, 0, sizeof strip.sum);
+    if (s.time_stride == 0) memset(s.grad_current + first, 0, count * sizeof(float));
 }
 
 // Writes the gradients of the states before the first step, and adds those of bias and parameters to sums [1 + 4][C].
 template <class Family>
-static void store_strip(const ScanBackward& s, int64_t first, int count, const Strip& strip, double* sums) {
-    const StateIndex at(s, Family::states);
-    for (int i = 0; i < count; i++) {
-        for (int part = 0; part < Family::states; part++)
-            s.grad_v[at(first + i) + part * at.part] = strip.grad_state[part][i];
-        for (int k = 0; k < 1 + most_channelwise; k++) sums[k * s.C + (first + i) % s.C] += strip.sum[k][i];
-    }
+static void store_strip(const ScanBackward& s, int channelwise, int64_t first, int count, const Strip& strip, double* sums) {
+    each_state<Family>(s, first, count, [&](int part, int i, int64_t where, int n) {
+        memcpy(s.grad_v + where, strip.grad_state[part] + i, n * sizeof(float));
+    });
+    each_run(first, count, s.C, [&](int i, int64_t channel, int n) {
+        for (int k = 0; k < 1 + channelwise; k++)
+            for (int j = 0; j < n; j++) sums[k * s.C + channel + j] += strip.sum[k][i + j];
+    });
 }
 
 template <class Family>
@@ -239,7 +254,7 @@ static void scan_backward_of(const ScanBackward& s, int channelwise, Parameter s
                 load_strip<Family>(s, channelwise, first, count, *strip.data);
                 run_forward<Family>(s, shared, first, count, *strip.data, before.data);
                 run_back<Family>(s, shared, derivative, first, count, *strip.data, before.data);
-                store_strip<Family>(s, first, count, *strip.data, sums.data + thread_number() * size);
+                store_strip<Family>(s, channelwise, first, count, *strip.data, sums.data + thread_number() * size);
             }
         }
     });

@@ -112,44 +112,58 @@ static void max_pool2d(const Pool2d* pool) {
 }
 
 // One output pixel's gradient goes to the first pixel of its window that fired; if none did, to the first: torch's way.
+// `apart`: windows do not overlap, and their pixels are written; else they are added to.
+template <bool apart>
 static inline void pass_gradient(const PoolBackward& b, const uint8_t* x, float* grad_x, const float* grad_y, int64_t oy,
                                  int64_t ox, int64_t channel) {
     const Pool2d& q = b.pool;
-    const int channels = (int)least(b.C - channel, block);
+    const int channels = (int)least(b.C - channel, block), bytes = (channels + 7) / 8;
     const int64_t top = most(oy * q.stride_h - q.padding_h, 0), left = most(ox * q.stride_w - q.padding_w, 0);
     const int64_t bottom = least(oy * q.stride_h - q.padding_h + q.kernel_h, q.H);
     const int64_t right = least(ox * q.stride_w - q.padding_w + q.kernel_w, q.W);
     const Block grad = load_block(grad_y + (oy * q.W_out + ox) * b.C + channel, channels);
-    uint32_t silent = ~0u;  // no pixel so far has fired
-    const auto add_to = [&](int64_t pixel, uint32_t where) {
+    const auto each_pixel = [&](auto run) {
+        for (int64_t y = top; y < bottom; y++)
+            for (int64_t pixel = y * q.W + left; pixel < y * q.W + right; pixel++)
+                run(pixel, (uint32_t)load_bits(x + pixel * q.bytes + channel / 8, bytes));
+    };
+    uint32_t waiting = 0;  // for their pixel
+    each_pixel([&](int64_t, uint32_t fired) { waiting |= fired; });
+    uint32_t silent = ~waiting;  // to the first pixel
+    waiting = ~0u;
+    each_pixel([&](int64_t pixel, uint32_t fired) {
+        const uint32_t where = (fired | silent) & waiting;
+        waiting &= ~where;
+        silent = 0;
         float* const to = grad_x + pixel * b.C + channel;
-        Block sum = load_block(to, channels);
+        if (!apart && !where) return;
+        Block sum = apart ? broadcast_block(0.0f) : load_block(to, channels);
         for (int i = 0; i < vecs; i++) sum.v[i] = add_where(mask_of(where >> (i * Vec::width)), sum.v[i], grad.v[i]);
         store_block(to, sum, channels);
-    };
-    for (int64_t y = top; y < bottom; y++)
-        for (int64_t pixel = y * q.W + left; pixel < y * q.W + right; pixel++) {
-            const uint32_t fired = (uint32_t)load_bits(x + pixel * q.bytes + channel / 8, least(4, (channels + 7) / 8));
-            if (fired & silent) add_to(pixel, fired & silent);
-            silent &= ~fired;
-        }
-    if (silent && top < bottom && left < right) add_to(top * q.W + left, silent);
+    });
 }
 
-static void max_pool2d_backward(const PoolBackward* pointer) {
-    const PoolBackward b = *pointer;
+template <bool apart>
+static void pass_gradients(const PoolBackward& b) {
     const Pool2d& q = b.pool;
+    const bool whole = q.padding_h == 0 && q.padding_w == 0 && q.H_out * q.kernel_h == q.H && q.W_out * q.kernel_w == q.W;
 #pragma omp parallel for schedule(static)
     for (int64_t frame = 0; frame < b.T * b.N; frame++) {  // frame = t * N + n
         const uint8_t* const x = q.x + (frame % b.N * b.T + frame / b.N) * q.H * q.W * q.bytes;
         float* const grad_x = b.grad_x + frame * q.H * q.W * b.C;
         const float* const grad_y = b.grad_y + frame * q.H_out * q.W_out * b.C;
-        memset(grad_x, 0, q.H * q.W * b.C * sizeof(float));
+        if (!apart || !whole) memset(grad_x, 0, q.H * q.W * b.C * sizeof(float));
         for (int64_t oy = 0; oy < q.H_out; oy++)
             for (int64_t ox = 0; ox < q.W_out; ox++)
                 for (int64_t channel = 0; channel < b.C; channel += block)
-                    pass_gradient(b, x, grad_x, grad_y, oy, ox, channel);
+                    pass_gradient<apart>(b, x, grad_x, grad_y, oy, ox, channel);
     }
+}
+
+static void max_pool2d_backward(const PoolBackward* b) {
+    const bool apart = b->pool.stride_h >= b->pool.kernel_h && b->pool.stride_w >= b->pool.kernel_w;
+    if (apart) pass_gradients<true>(*b);
+    else pass_gradients<false>(*b);
 }
 
 }  // namespace PK_TARGET
