@@ -15,7 +15,7 @@ from .case import Case, Mismatch, same
 from .neurons import Neurons
 from .scans import draw_shape, steps_for
 
-SURROGATES = {"triangle": pk.Triangle, "atan": pk.ATan, "sigmoid": pk.Sigmoid}
+SURROGATES = {"triangle": pk.Triangle, "atan": pk.ATan, "sigmoid": pk.Sigmoid, "fast sigmoid": pk.FastSigmoid}
 TOLERANCE = 1e-4  # of the largest gradient; what passes many resets grows, and its rounding with it
 
 
