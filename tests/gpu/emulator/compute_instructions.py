@@ -65,7 +65,13 @@ class ComputeInstructions(Operands):
         return self._write(operands[0], f"fma({a}, {b}, {c})", "f4", guard)
 
     def _op_div(self, modifiers, operands, guard):
+        if modifiers == ["rn", "f32"]:
+            return self._binary("f4", operands, guard, "{a} / {b}")
         return self._binary(TYPES[one(modifiers)], operands, guard, "divide({a}, {b})")
+
+    def _op_ex2(self, modifiers, operands, guard):
+        only(modifiers, {"approx", "ftz", "f32"})  # a GPU's is off by two units in the last place at most
+        return self._write(operands[0], f"np.exp2({self._read(operands[1], 'f4')})", "f4", guard)
 
     def _op_rem(self, modifiers, operands, guard):
         return self._binary(TYPES[one(modifiers)], operands, guard, "remainder({a}, {b})")
