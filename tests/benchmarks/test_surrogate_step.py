@@ -1,0 +1,35 @@
+"""surrogate_step.py: one training step of each contender, in processes of their own."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import surrogate_step
+
+
+@pytest.mark.slow
+def test_contenders_are_compared(tmp_path, monkeypatch):
+    pytest.importorskip("spikingjelly")
+    monkeypatch.setenv("PYTHONPATH", str(Path(surrogate_step.__file__).parents[1]))
+    out = tmp_path / "step.csv"
+    surrogate_step.main(
+        [
+            "--batch=2",
+            "--T=8",
+            "--rounds=1",
+            "--threads=1",
+            f"--out={out}",
+            "--contenders",
+            "proxykernels",
+            "SpikingJelly",
+        ]
+    )
+    ours, theirs = csv.DictReader(out.open())
+    assert int(ours["output_spikes"]) == int(theirs["output_spikes"]) > 0
+    assert float(theirs["gradient_difference"]) < 1e-4 and float(theirs["cpu_s"]) > 0
+
+
+def test_a_contender_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(surrogate_step, "in_a_process", lambda options, name: {"error": "no such module"})
+    surrogate_step.main([f"--out={tmp_path / 'step.csv'}", "--contenders", "snnTorch"])
+    assert "snnTorch is left out: no such module" in capsys.readouterr().err
