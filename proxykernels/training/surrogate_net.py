@@ -39,7 +39,7 @@ class SurrogateNet(nn.Module):
             (:func:`use_surrogate`).
         readout: what the call gives: "count" (spikes of T steps), "rate" (count / T), or "potential": the last layer's
             neurons never fire, and it is their potential after T steps.
-        memory: bytes of packed spikes and states that are kept, about; default 256 MB.
+        memory: bytes of packed spikes and states that are kept, about; default 128 MB.
 
     Shapes: ``model(x)``: the readout, float32 [N, classes], differentiable with respect to all parameters; x
     [N, C, H, W] or [N, features], held for T steps, or a sequence of T steps [T, N, C, H, W] or [T, N, features], a
@@ -62,7 +62,7 @@ class SurrogateNet(nn.Module):
         *,
         surrogate: Surrogate | None = ATan(),  # noqa: B008 - a constant
         readout: str = "count",
-        memory: int = 256 << 20,
+        memory: int = 128 << 20,
     ):
         super().__init__()
         checks.module("net", net)
@@ -162,7 +162,7 @@ class _Carrier(nn.Module):
         self.training = model.training
         self.spikes: Any = 0
         self.calls = self.neurons = 0
-        self.input_bytes = 0.0  # to keep
+        self.kept_bytes = 0.0
 
     def start_chunk(self) -> None:
         self.calls = 0
@@ -176,7 +176,8 @@ class _Carrier(nn.Module):
         if isinstance(y, Spikes):
             self.spikes = self.spikes + y._total()
         self.neurons += math.prod(y.shape)
-        self.input_bytes += sum(_bytes(part) for part in (x if isinstance(x, tuple) else (x,)))
+        # What comes in, and what goes out: a pooling keeps its own input.
+        self.kept_bytes += sum(_bytes(part) for part in (*(x if isinstance(x, tuple) else (x,)), y))
         return y
 
     def potentials(self) -> Tensor:
@@ -211,7 +212,7 @@ class _Sizes:
         N, every = x.shape[1], torch.arange(x.shape[1], device=x.device)
         self.T, self.steps = model.T, model.T
         self.groups: Sequence[Tensor] = (every,)
-        self.input_bytes = self.state_bytes = 0.0
+        self.step_bytes = self.state_bytes = 0.0
         statistics = any(getattr(layer, "bn", None) is not None for _, layer in _neurons(plain))
         if N < 1 or (model.training and statistics):
             return
@@ -219,7 +220,7 @@ class _Sizes:
             probed = x[:2]  # of two steps, for one is like an input that is held
             carriers = self._probe(model, plain, samples(probed, every[:1]))
         largest = max(carrier.neurons for carrier in carriers) // len(probed)
-        self.input_bytes = sum(carrier.input_bytes for carrier in carriers) / len(probed)
+        self.step_bytes = sum(carrier.kept_bytes for carrier in carriers) / len(probed)
         self.state_bytes = 4 * sum(v.numel() for carrier in carriers for v in carrier.states)
         frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
         self.steps = min(model.T, MOST_STEPS, frames)
@@ -241,7 +242,7 @@ class _Sizes:
 
     def kept(self, n: int) -> float:
         """Bytes that the backward pass of n samples needs."""
-        return n * (self.T * self.input_bytes + -(-self.T // self.steps) * self.state_bytes)
+        return n * (self.T * self.step_bytes + -(-self.T // self.steps) * self.state_bytes)
 
 
 def _bytes(x: Spikes | Tensor) -> float:
