@@ -167,12 +167,10 @@ def load_refractory(neuron, first, channel, mask):
 
 @triton.jit
 def refractory_step(state, current, neuron, loaded):
-    resting = state[1] > 0
-    h = _leak(state[0], current, loaded[1], neuron[1])
+    h = tl.where(state[1] > 0, state[0], _leak(state[0], current, loaded[1], neuron[1]))
     spike = (h >= loaded[0]) & (state[1] <= 0)
-    v = tl.where(resting, state[0], _reset(spike, h, neuron[0], loaded[0]))
-    left = tl.where(resting, state[1] - 1.0, tl.where(spike, neuron[2], 0.0))
-    return (v, left), spike
+    left = tl.where(spike, neuron[2], tl.where(state[1] > 0, state[1] - 1.0, 0.0))
+    return (_reset(spike, h, neuron[0], loaded[0]), left), spike
 
 
 FAMILIES = {
