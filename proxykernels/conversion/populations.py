@@ -169,7 +169,8 @@ class Graph:
                 self._use(module, path)
             return self._fire(node, x, module)
         if type(module).__name__ == "Dropout" and not self.rates and isinstance(x, Signal):
-            return self._other(self._name(node), Dropout(module.p), x, _shape(node))
+            dropout: Any = module
+            return self._other(self._name(node), Dropout(dropout.p), x, _shape(node))
         if isinstance(module, self.negligible):
             return x
         if isinstance(module, MONOTONE) and self.rates and all(user.op == "output" for user in node.users):

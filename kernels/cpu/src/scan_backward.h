@@ -66,7 +66,8 @@ struct LeakyBack {
         v = after_reset<soft>(h >= p.theta, h, p);
     }
     template <class Derivative>
-    static inline void back(float v, float, float current, const Parameter& p, float grad_spike, const Derivative& g, Back& grad) {
+    static inline void back(float v, float, float current, const Parameter& p, float grad_spike, const Derivative& g,
+                            Back& grad) {
         const float h = leak(v, current, p);
         const float by_spike = (grad_spike + through_reset<soft>(h, p, grad.v)) * g.derivative(h - p.theta, p.theta);
         grad.current = of_potential<soft>(h >= p.theta, by_spike, grad);
@@ -155,8 +156,7 @@ static void run_forward(const ScanBackward& s, const Parameter& shared, int64_t 
         const float* const current = s.current + t * s.time_stride + first;
         for (int part = 0; part < Family::states; part++, before += strip_neurons)
             memcpy(before, strip.state[part], count * sizeof(float));
-        for (int i = 0; i < count; i++)
-            Family::step(strip.state[0][i], strip.state[1][i], current[i], strip.of(i, shared));
+        for (int i = 0; i < count; i++) Family::step(strip.state[0][i], strip.state[1][i], current[i], strip.of(i, shared));
     }
 }
 

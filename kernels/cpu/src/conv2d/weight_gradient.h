@@ -27,9 +27,12 @@ struct Spread {
     int64_t taps;
 
     explicit Spread(const Conv2d& c)
-        : H(c.H + (c.kernel_h - 1) * c.dilation_h), W(c.W + (c.kernel_w - 1) * c.dilation_w),
-          first_y(c.padding_h - (c.kernel_h - 1) * c.dilation_h), first_x(c.padding_w - (c.kernel_w - 1) * c.dilation_w),
-          band(most(1, cached_rows / W - (c.kernel_h - 1) * c.dilation_h)), taps(c.kernel_h * c.kernel_w) {
+        : H(c.H + (c.kernel_h - 1) * c.dilation_h),
+          W(c.W + (c.kernel_w - 1) * c.dilation_w),
+          first_y(c.padding_h - (c.kernel_h - 1) * c.dilation_h),
+          first_x(c.padding_w - (c.kernel_w - 1) * c.dilation_w),
+          band(most(1, cached_rows / W - (c.kernel_h - 1) * c.dilation_h)),
+          taps(c.kernel_h * c.kernel_w) {
         band = least(band, c.H);
         bands = ceil_div(c.H, most(1, band));
     }
