@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
+from ..kernels.cpu.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..simulation.dropout import HeldDropout, Masks
@@ -18,8 +19,9 @@ from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
 
-# Of the currents of the largest layer in a part: enough to make the cost of a call small.
-PART_BYTES = {"cpu": 50 << 20, "cuda": 1 << 30}
+# Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
+# block of the heap (kernels/cpu/heap.py).
+PART_BYTES = {"cpu": 28 << 20, "cuda": 1 << 30}
 MOST_STEPS = 64  # of a part: a segment of the kernels
 State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step
 
@@ -45,6 +47,9 @@ class SurrogateNet(nn.Module):
     [N, C, H, W] or [N, features], held for T steps, or a sequence of T steps [T, N, C, H, W] or [T, N, features], a
     tensor or Spikes. ``model(x, state)`` goes on from ``state`` ({}: at rest) and returns (readout, state): for
     truncated backpropagation, since the gradient does not go back into the call before.
+
+    On a CPU whose C library is glibc, from the first call with a gradient on the process keeps up to 512 MB of memory
+    that was freed, which the next part uses again.
 
     In training, normalisation takes the statistics of all samples and steps of the call, which are one part then.
 
@@ -81,6 +86,8 @@ class SurrogateNet(nn.Module):
     def forward(self, x: Tensor | Spikes, state: State | None = None) -> Any:
         """The readout [N, classes], with a ``state`` also the state after T steps, detached."""
         checks.values("x", x)
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            keep_freed()
         if not is_sequence(self.net, x, self.T):
             x = x.expand(self.T, *x.shape)
         plain = _plain(self.net)
