@@ -66,7 +66,10 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--T", type=positive, default=64)
     parser.add_argument("--rounds", type=positive, default=3, help="beside the first, which is not counted")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument(
+        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME",
+        help=", ".join(CONTENDERS),
+    )  # fmt: skip
     parser.add_argument("--alone", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)

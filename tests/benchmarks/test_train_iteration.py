@@ -12,8 +12,8 @@ from speed import rivals
 import proxykernels as pk
 
 
-def tiny(v_threshold=2.0, v_reset=0.0):
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, (1, 28, 28), 10)
+def tiny(v_threshold=2.0, v_reset=0.0, *, decay=None):
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, (1, 28, 28), 10, decay=decay)
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ struct Population {
         v = sixteenths(N * P * C, -8, 8);
     }
     Neuron neuron(const std::vector<float>& padded_theta) const {
-        return {padded_theta.data(), soft ? models::SoftReset : models::HardReset, {v_reset}};
+        const int64_t stride = (int64_t)padded_theta.size();
+        return {padded_theta.data(), stride, soft ? models::SoftReset : models::HardReset, {v_reset}};
     }
     // Currents of one step for all neurons [N][P][C]; gives their spikes, updates v.
     bool step(float& potential, float current, float limit) const {
