@@ -57,18 +57,14 @@ def test_sums_of_tiles_do_not_overflow(monkeypatch):
 
 @has_tiles
 def test_digits_are_as_good_as_float32(generator):
-    """Currents by three digits against float64, beside those of torch's own float32 sums."""
+    """Currents by three digits against float64: off by a few roundings of a float32, whatever torch's own sums are."""
     kernels = cpu.load("amx", "tiles")
     x = spikes(16, 4, 1152, generator=generator, rate=0.15)
     weight = torch.randn(64, 1152, generator=generator) * 0.05
     words, infinite = ops.pack(x.bool().unsqueeze(3)), torch.full((64,), float("inf"))
     exact = (x.double() @ weight.double().t()).sum(0)  # no neuron fires, so the potential is the sum of the currents
     _, v = kernels.if_linear(words, 16, weight, None, torch.zeros(4, 1, 64), if_neuron(infinite, 0.0))
-    float32 = torch.zeros(4, 64)
-    for current in x @ weight.t():
-        float32 += current
-    error, usual = (v.squeeze(1) - exact).abs().mean(), (float32 - exact).abs().mean()
-    assert error < 2 * usual
+    assert (v.squeeze(1) - exact).abs().mean() < 2**-21 * exact.abs().mean()
 
 
 @has_tiles
