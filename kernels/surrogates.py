@@ -1,6 +1,7 @@
 """What stands for the derivative of a spike by its neuron's potential, as one value that travels down to the kernels.
 
-A new shape is a line in SHAPES, and its derivative in reference.py, cpu/src/surrogates.h and gpu/surrogates.py.
+A new shape is a line in SHAPES, and its derivative in reference_gradients.py, cpu/src/surrogates.h and
+gpu/surrogates.py.
 """
 
 from collections.abc import Sequence

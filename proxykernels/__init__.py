@@ -104,7 +104,7 @@ from .layers import (  # noqa: E402
     Population,
     Upsample,
     ZeroPad2d,
-    learn_neurons,  # noqa: E402
+    learn_neurons,
 )
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402

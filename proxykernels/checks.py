@@ -402,15 +402,15 @@ def _values_can_be_read(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _limits(v_threshold: float | Tensor) -> tuple[float, float]:
-    """The lowest and the highest threshold; those of a tensor on a GPU are read once a version."""
-    if not isinstance(v_threshold, Tensor):
-        return (_float32(v_threshold),) * 2
-    return known.once(_read_limits, v_threshold)
+def _limits(value: float | Tensor) -> tuple[float, float]:
+    """The lowest and the highest value; those of a tensor on a GPU are read once a version."""
+    if not isinstance(value, Tensor):
+        return (_float32(value),) * 2
+    return known.once(_read_limits, value)
 
 
-def _read_limits(v_threshold: Tensor) -> tuple[float, float]:
-    lowest, highest = torch.stack(v_threshold.detach().float().aminmax()).tolist()
+def _read_limits(value: Tensor) -> tuple[float, float]:
+    lowest, highest = torch.stack(value.detach().float().aminmax()).tolist()
     return lowest, highest
 
 

@@ -20,7 +20,6 @@ NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layer
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
 }
 
-
 CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
 
 
@@ -63,8 +62,3 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
             f"{module.start_dim}, end_dim={module.end_dim}"
         )
     return layers.Flatten()
-
-
-def join_layer() -> nn.Module:
-    """The layer for a concatenation of channels."""
-    return layers.Concatenate()

@@ -276,7 +276,7 @@ def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
     """One scale, the largest, for all populations that identity shortcuts connect, which have no weight, and for those
     whose spikes are put side by side. What comes as real values is scaled itself."""
     joined = {name: {name} for name in scales}
-    together = [group for group in graph.one_scale]
+    together = list(graph.one_scale)
     for name, population in graph.firing.items():
         for synapse in population.current.synapses:
             if isinstance(synapse.module, nn.Identity) and synapse.source.neurons != Network.INPUT:

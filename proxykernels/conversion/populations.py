@@ -16,10 +16,10 @@ import torch
 from torch import fx, nn
 
 from .. import checks
-from ..layers import Dropout
+from ..layers import Concatenate, Dropout
 from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
-from .build_layers import join_layer, shaping_layer
+from .build_layers import shaping_layer
 from .fx_calls import Add, Cat, arguments, as_module, needed, path_of
 from .rewrites import as_convolution, norm_as_convolution, stuffed
 
@@ -281,7 +281,7 @@ class Graph:
         binary, signed = all(part.binary for part in parts), any(part.signed for part in parts)
         name = self._name(node)
         self.order.append(name)
-        self.others[name] = join_layer(), tuple(part.layer for part in parts)
+        self.others[name] = Concatenate(), tuple(part.layer for part in parts)
         return Signal(name, parts[0].neurons, binary, signed, shape)
 
     def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:

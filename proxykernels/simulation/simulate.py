@@ -106,7 +106,8 @@ def simulate(
     ``net.training`` says.
 
     Args:
-        net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes.
+        net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes, or the
+            potentials of a readout.
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
             sequence [T, N, features] or [T, N, C, H, W] of spikes, event counts (bool or integers) or real values, or
             Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d, C, L stand in
