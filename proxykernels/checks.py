@@ -155,7 +155,7 @@ def neurons(name: str, layers: Collection[str]) -> None:
     """A network must have layers of neurons: the names of those that it has."""
     if not layers:
         raise ValueError(
-            f"{name} must have at least one layer of IF neurons, such as FusedIFConv2d; proxykernels.convert makes a "
+            f"{name} must have at least one layer of neurons, such as FusedIFConv2d; proxykernels.convert makes a "
             "spiking network of a ReLU network"
         )
 

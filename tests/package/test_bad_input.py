@@ -282,7 +282,7 @@ CASES = {
     "two-states-v": (
         lambda: pk.Population(pk.neurons.CubaLIFNeuron())(CURRENT, CURRENT[0]), ValueError, r"state, \[2, 2, 3, 5, 5\]"
     ),
-    "proxy-no-neurons": (lambda: pk.ProxyNet(nn.Linear(2, 2), 4), ValueError, "at least one layer of IF neurons"),
+    "proxy-no-neurons": (lambda: pk.ProxyNet(nn.Linear(2, 2), 4), ValueError, "at least one layer of neurons"),
 }  # fmt: skip
 
 
