@@ -119,7 +119,7 @@ def test_the_table_fits_the_terminal(monkeypatch, columns):
     [
         (network(), IMAGE, 0, "T must be"),
         (network(), IMAGE[0], 5, "x is a sequence of 8 steps, and T is 5|x must be held"),
-        (nn.ReLU(), IMAGE, 5, "net must have at least one layer of IF"),
+        (nn.ReLU(), IMAGE, 5, "net must have at least one layer of neurons"),
         (network(), torch.rand(2, 3, 8, 8), 5, "layer a: "),
     ],
 )
