@@ -88,7 +88,7 @@ def test_errors_of_layers_without_neurons_say_where():
 @pytest.mark.parametrize("call", [lambda net, x: pk.simulate(net, x, 5), lambda net, x: pk.ProxyNet(net, 5)])
 def test_a_relu_network_is_sent_to_convert(call):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-    with pytest.raises(ValueError, match="net must have at least one layer of neurons, .*convert makes .* ReLU network"):
+    with pytest.raises(ValueError, match="must have at least one layer of neurons, .*convert makes .* ReLU network"):
         call(net, torch.rand(2, 1, 6, 6))
 
 
