@@ -7,8 +7,9 @@ One neuron, for t = 0 .. T-1 (theta is ``v_threshold``; the neuron of arXiv:2109
     v[t] = v_reset if s[t] else h[t]      hard reset (v_reset is a number)
     v[t] = h[t] - theta s[t]              soft reset (v_reset is None)
 
-v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever the input's type. None of these
-functions is differentiable: training goes through :class:`proxykernels.ProxyNet`.
+v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever the input's type. None of the
+``if_*`` functions is differentiable: training goes through :class:`proxykernels.ProxyNet` or
+:class:`proxykernels.SurrogateNet`.
 """
 
 import math
