@@ -55,6 +55,11 @@ class Backend(Protocol):
     ) -> Tensor:
         """The OR over each window of images of ``size`` (H, W)."""
 
+    def max_rate_pool2d(
+        self, words: Tensor, T: int, counts: Tensor, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, /
+    ) -> tuple[Tensor, Tensor]:
+        """Max pooling of spike counts, float32 [N, P, C] so far: the output's words, and the counts after all steps."""
+
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, /) -> Fired:
         """IF on currents."""
 

@@ -57,10 +57,17 @@ def if_conv2d(
     return scan_chunks(backend, currents(), v, neuron)
 
 
-def conv2d_currents(backend, words, T, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
-    """The currents [T, N, P_out, C_out] of any convolution of packed spikes."""
-    x = backend.unpack(words, T, weight.shape[1] * groups).unflatten(3, size)
-    return conv2d(x, weight.float(), bias, stride, padding, dilation, groups)
+def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    """The currents [T, N, P_out, C_out] of any convolution of packed spikes of N images."""
+    weight, C_in = weight.float(), weight.shape[1] * groups
+    height, width = output_size(size, weight.shape[2:], stride, padding, dilation)
+    currents = torch.empty(T, N, height * width, len(weight), device=words.device)
+    steps = chunk_steps(N * max(C_in * size[0] * size[1], currents[0, 0].numel()), words.device)
+    for start in range(0, T, steps):
+        stop = min(start + steps, T)
+        x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in).unflatten(3, size)
+        currents[start:stop] = conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return currents
 
 
 def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from . import checks, handles, known, ops, packed
-from .channels_last import channels, start, state_of, to_channels_last
+from .channels_last import channels, from_channels_last, start, state_of, to_channels_last
 from .gradients import inputs
 from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
 from .kernels import reference, unfused
@@ -31,6 +31,7 @@ from .storage import Periods, PooledWords
 from .surrogates import Surrogate
 
 Output = TypeVar("Output", Spikes, Tensor)
+Pair = tuple[int, int]  # of height and width
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
 
 
@@ -284,6 +285,23 @@ def linear(
     return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
 
 
+def currents_of(
+    x: Spikes, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    """The currents [T, N, C_out, H_out, W_out], channels last in memory, of a convolution of spikes."""
+    T, N, _, *size = x.shape
+    shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
+    silent = IFNeuron(math.inf, None).on(shape[1], x.device)  # the kernels fire neurons as well
+    v = start(0.0, shape, x.device, silent)
+    operands = size, _scaled(weight, x), None if bias is None else bias.float(), v, silent, stride, padding, dilation
+    kept = x._kept
+    if isinstance(kept, Periods) and groups == 1:
+        currents = ops.period_conv2d_currents(kept.periods, kept.start, T, *operands)
+    else:
+        currents = ops.conv2d_currents(kept.words, T, *operands, groups)
+    return currents.transpose(2, 3).unflatten(3, shape[2:])
+
+
 def max_pool2d(
     x: Spikes,
     kernel_size: int | Sequence[int],
@@ -333,9 +351,9 @@ def max_rate_pool2d(
         raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
-    words = packed.max_rate_pool2d(x._words, T, counts, kernel_size, stride, padding)
+    words, after = ops.max_rate_pool2d(x._words, T, to_channels_last(counts), size, kernel_size, stride, padding)
     y = x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
-    return y, counts + x.count()
+    return y, from_channels_last(after, (N, C, *size))
 
 
 def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)) -> Spikes:
@@ -394,20 +412,21 @@ def _scaled(weight: Tensor, x: Spikes) -> Tensor:
 def _currents(
     x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple, surrogate: Surrogate | None
 ) -> Iterator[Tensor]:
-    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), a chunk of steps at a time."""
+    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), of real values a chunk of steps at a time."""
     if wants_gradient(surrogate, x, weight, bias):
         yield convolved(x, weight, bias, window)
         return
     weight, bias = weight.detach(), None if bias is None else bias.detach()
-    if isinstance(x, Tensor) and checks.is_held(x):
+    if isinstance(x, Spikes):
+        yield currents_of(x, weight, bias, *window).flatten(3)
+        return
+    if checks.is_held(x):
         current = unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)
         yield current.expand(len(x), *current.shape[1:])
         return
     steps = len(x) if torch.compiler.is_compiling() else unfused.chunk_steps(math.prod(x.shape[1:]), x.device)
     for first in range(0, len(x), steps):
-        part = x[first : first + steps]
-        dense = part.dense() if isinstance(part, Spikes) else part.detach()
-        yield unfused.conv2d(dense, weight, bias, *window).transpose(2, 3)
+        yield unfused.conv2d(x[first : first + steps].detach(), weight, bias, *window).transpose(2, 3)
 
 
 def _integrate(
@@ -433,7 +452,7 @@ def _integrate(
             continue
         parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
         state = parts[-1][-1]
-    return torch.cat(parts), parts[-1][-1]
+    return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1]
 
 
 def _fire_real(

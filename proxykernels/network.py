@@ -53,9 +53,13 @@ class Network(nn.Module):
     def forward(self, x):
         """The output spikes of x (T, N, ...); see the layers."""
         values: dict[str, Spikes] = {self.INPUT: x}
+        last_readers = {source: name for name, sources in self._sources.items() for source in sources}
         for name, layer, sources in self.layers():
             inputs = tuple(values[source] for source in sources)
             values[name] = layer(inputs if len(inputs) > 1 else inputs[0])
+            for source in set(sources):
+                if last_readers[source] == name:  # nothing else will take it: its memory goes
+                    del values[source]
         return values[name]
 
 

@@ -114,6 +114,17 @@ def max_pool2d(words, C, size, kernel_size, stride, padding):
     return words.new_empty(*words.shape[:2], height * width, words.shape[3])
 
 
+@_operator(
+    "(Tensor words, SymInt T, Tensor counts, SymInt[] size, int[] kernel_size, int[] stride, int[] padding)"
+    " -> (Tensor, Tensor)"
+)
+def max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding):
+    """Max pooling of spike counts, float32 [N, P, C] so far, and the counts after all steps."""
+    N, _, C = counts.shape
+    height, width = output_size(size, kernel_size, stride, padding, (1, 1))
+    return _words(words, T, N, height * width, C), torch.empty_like(counts, memory_format=torch.contiguous_format)
+
+
 @_operator("(Tensor current, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_scan(current, v, neuron):
     """IF on currents [T, N, P, C]."""

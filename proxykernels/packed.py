@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .kernels import max_rate_pool
 from .kernels.cpu import words as over_channels
 from .kernels.gpu import words as words_over_time
 
@@ -25,18 +24,6 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
     return _layout(words[0]).cat(words, steps)
-
-
-def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, kernel_size, stride, padding) -> Tensor:
-    """The words of max-pooled counts; ``counts`` float32 [N, C, H, W]: spikes of each input before."""
-    _, C, *size = counts.shape
-    if over_time(words):
-        spikes = ops.unpack(words, T, C).unflatten(3, size)
-        return ops.pack(max_rate_pool.dense(spikes, counts, kernel_size, stride, padding))
-    lags = max_rate_pool.lags(counts, kernel_size, stride, padding)
-    bits = (T + int(lags.max() if lags.numel() else 0)).bit_length()
-    planes = torch.stack([ops.pack((lags >> bit & 1).bool()) for bit in range(bits)])
-    return max_rate_pool.packed(words, planes, size, kernel_size, stride, padding)
 
 
 def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:

@@ -256,7 +256,10 @@ def pack(dense: Tensor) -> Spikes:
 
 def is_binary(dense: Tensor) -> bool:
     """Whether a tensor holds nothing but 0 and 1."""
-    return dense.dtype == torch.bool or torch.equal(dense, dense.ne(0).to(dense.dtype))
+    if dense.dtype == torch.bool:
+        return True
+    first = dense[:1] if dense.ndim else dense  # of most real values it tells
+    return all(torch.equal(part, part.ne(0).to(dense.dtype)) for part in (first, dense))
 
 
 def pack_words(dense: Tensor) -> Tensor:

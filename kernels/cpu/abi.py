@@ -65,6 +65,14 @@ class Conv2d(ctypes.Structure):
     ]
 
 
+class Product(ctypes.Structure):
+    _fields_ = [
+        ("neurons", Neurons),
+        *((name, c_void_p) for name in ("x", "weight", "bias")),
+        ("C_in", c_int64),
+    ]
+
+
 class WeightGradient(ctypes.Structure):
     _fields_ = [("conv", Conv2d), ("grad_current", c_void_p), ("grad_weight", c_void_p)]
 
@@ -88,6 +96,10 @@ class Pool2d(ctypes.Structure):
         *((name, c_int64) for name in ("M", "H", "W", "bytes", "H_out", "W_out")),
         *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w", "padding_h", "padding_w")),
     ]
+
+
+class MaxRatePool(ctypes.Structure):
+    _fields_ = [("pool", Pool2d), ("counts", c_void_p), ("T", c_int64), ("C", c_int64)]
 
 
 class PoolBackward(ctypes.Structure):
@@ -115,7 +127,9 @@ class Kernels(ctypes.Structure):
         ("depthwise_conv2d", _function(POINTER(Conv2d))),
         ("lookup_conv2d", _function(POINTER(Conv2d))),
         ("tile_conv2d", _function(POINTER(Conv2d))),
+        ("real_product", _function(POINTER(Product))),
         ("max_pool2d", _function(POINTER(Pool2d))),
+        ("max_rate_pool2d", _function(POINTER(MaxRatePool))),
         ("pack_rows", _function(c_void_p, c_void_p, POINTER(Conv2d))),
         ("rows_size", _function(POINTER(Conv2d), returns=c_int64)),
         ("count_digits", _function(c_void_p, c_int64, c_int64, returns=c_int64)),
@@ -136,8 +150,8 @@ class Kernels(ctypes.Structure):
 
 
 STRUCTS = (
-    Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, WeightGradient, Periods, PeriodConv2d, Pool2d, PoolBackward,
-    Kernels,
+    Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, Product, WeightGradient, Periods, PeriodConv2d, Pool2d,
+    MaxRatePool, PoolBackward, Kernels,
 )  # fmt: skip
 _NAMES = {c_void_p: "pointer", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
 

@@ -82,6 +82,19 @@ class CpuKernels(Convolutions, Gradients):
         self._table.max_pool2d(pool)
         return pooled
 
+    def max_rate_pool2d(
+        self, words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding
+    ) -> tuple[Tensor, Tensor]:
+        """Max pooling of spike counts, float [N, P, C] so far: the output's spikes, and the counts after all steps."""
+        N, _, _, width = words.shape
+        words, counts = words.contiguous(), counts.clone(memory_format=torch.contiguous_format)
+        out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
+        pooled = torch.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
+        windows = *kernel_size, *stride, *padding
+        pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N, *size, width, *out, *windows)
+        self._table.max_rate_pool2d(abi.MaxRatePool(pool, counts.data_ptr(), T, counts.shape[2]))
+        return pooled, counts
+
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
         return self._scan(current.float().contiguous(), current.shape[0], v, neuron)
@@ -101,10 +114,6 @@ class CpuKernels(Convolutions, Gradients):
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v
-
-    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
-        """Convolution of real values and IF."""
-        return unfused.if_conv2d_real(self, *layer)
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials.

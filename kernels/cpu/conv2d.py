@@ -24,6 +24,7 @@ TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 # Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
 MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
+MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = ("events", "shorts", "lookup")  # the kernels that can
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
@@ -101,6 +102,20 @@ class Convolutions:
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
+    def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
+        """Convolution of real values x [T, N, C_in, H, W] and IF; by kernels of one pixel in one pass."""
+        one_pixel = (*weight.shape[2:], *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 1)
+        if self._forced or not one_pixel or weight.dtype == torch.float64 or weight.numel() > MOST_PRODUCT_WEIGHTS:
+            return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups)
+        note(Choice("product", "real-valued input"))
+        T, C_in = x.shape[0], x.shape[2]
+        x = x.float().flatten(3).transpose(2, 3).contiguous()
+        neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
+        columns = self._packed.of(weight).get("columns", pack_columns)
+        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), held[1].data_ptr(), C_in))
+        del held  # the memory behind the pointers lived until here
+        return spikes, v
+
     def if_linear(self, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
         """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
         one, none = (1, 1), (0, 0)
@@ -112,11 +127,13 @@ class Convolutions:
             T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, (stride, padding, dilation))
         )
         window = stride, padding, dilation, groups
-        with recording():
-            if self._choose(layer, words, self._packed.of(weight), groups).kernel not in WRITE_CURRENTS:
-                return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
-            currents = torch.empty(T, v.shape[0], *v.shape[-2:])
-            self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents)
+        choice = self._choose(layer, words, self._packed.of(weight), groups)
+        if choice.kernel not in WRITE_CURRENTS:
+            note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
+            with recording():
+                return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents)
         return currents
 
     def period_conv2d_currents(
@@ -124,9 +141,8 @@ class Convolutions:
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         currents = torch.empty(T, v.shape[0], *v.shape[-2:])
-        with recording():
-            window = stride, padding, dilation
-            self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
+        window = stride, padding, dilation
+        self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
         return currents
 
     def if_period_conv2d(
@@ -177,18 +193,24 @@ class Convolutions:
 
     def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
         """The layer for the library, its results, and what must outlive the call."""
+        neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
+        bias = held[1]
+        conv = abi.Conv2d(
+            neurons,
+            None, None, bias.data_ptr(), None, None, 0, EVENT_SLICE, 1,
+            weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
+            *weight.shape[2:], *stride, *padding, *dilation,
+        )  # fmt: skip
+        return conv, spikes, v, held
+
+    def _neurons(self, T, v, bias, neuron):
+        """Neurons for the library, their spikes and states, and what must outlive the call: parameters and the bias."""
         N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
         v = v.clone(memory_format=torch.contiguous_format)
         spikes = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, channels = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
-        conv = abi.Conv2d(
-            abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C),
-            None, None, bias.data_ptr(), None, None, 0, EVENT_SLICE, 1,
-            weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
-            *weight.shape[2:], *stride, *padding, *dilation,
-        )  # fmt: skip
-        return conv, spikes, v, (channels, bias)
+        return abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C), spikes, v, (channels, bias)
 
     def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
         """See choice.py."""
@@ -247,13 +269,17 @@ def short_unit(weight: Tensor) -> Tensor | None:
 
     [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
     """
-    rows = weight.flatten(1)
-    largest = rows.abs().amax(1)
-    unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - SHORT_BITS)
-    if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
-        return None
-    multiple = rows / unit[:, None]
-    return padded(unit, 1.0) if torch.equal(multiple, multiple.round()) else None
+    units = []
+    for rows in weight.flatten(1).split(BLOCK):  # of most weights the first ones tell
+        largest = rows.abs().amax(1)
+        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - SHORT_BITS)
+        if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
+            return None
+        multiple = rows / unit[:, None]
+        if not torch.equal(multiple, multiple.round()):
+            return None
+        units.append(unit)
+    return padded(torch.cat(units), 1.0)
 
 
 def pack_words(weight: Tensor) -> Tensor:
@@ -265,6 +291,12 @@ def pack_words(weight: Tensor) -> Tensor:
 def pack_taps(weight: Tensor) -> Tensor:
     """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
     return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
+
+
+def pack_columns(weight: Tensor) -> Tensor:
+    """Weights for the product of real values: [blocks of C_out][C_in][BLOCK]."""
+    columns = torch.nn.functional.pad(weight.flatten(1), (0, 0, 0, -len(weight) % BLOCK))
+    return columns.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous()
 
 
 def padded(values: Tensor, fill: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import reference, unfused, unfused_backward
+from .. import max_rate_pool, reference, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
 from . import words
@@ -47,6 +47,10 @@ class Fallback:
         """The OR over each window of images of ``size`` (H, W)."""
         x = self.unpack(words, words.shape[1], C).float().unflatten(3, size)
         return self.pack(reference.max_pool2d(x, kernel_size, stride, padding).flatten(3).bool())
+
+    def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
+        """Max pooling of spike counts."""
+        return max_rate_pool.max_rate_pool2d(self, *operands)
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
@@ -91,8 +95,9 @@ class Fallback:
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents [T, N, P, C] of a convolution of packed spikes."""
+        note(UNFUSED)
         with recording():
-            return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
+            return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
 
     def period_conv2d_currents(self, periods, start, T, *layer) -> Tensor:
         """The same of the spikes that periods [N, P, C_in] stand for."""

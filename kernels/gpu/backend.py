@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import unfused, unfused_backward
+from .. import max_rate_pool, unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from ..recording import Choice, note
 from . import words
@@ -39,13 +39,17 @@ class GpuKernels:
     if_conv2d, if_linear = _noting(if_conv2d, "Triton convolution"), _noting(if_linear, "Triton convolution")
     if_conv2d_pooled = _noting(if_conv2d_pooled, "pooled Triton convolution")
 
+    def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
+        """Max pooling of spike counts."""
+        return max_rate_pool.max_rate_pool2d(self, *operands)
+
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """Convolution of real values, then IF."""
         return unfused.if_conv2d_real(self, *layer)
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents of if_conv2d."""
-        return unfused.conv2d_currents(self, words, T, size, weight, bias, *window)
+        return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
 
     def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
         """The gradient of the weights of if_conv2d."""

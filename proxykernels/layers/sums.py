@@ -1,5 +1,6 @@
 """Neurons whose current is a sum over several inputs: the joining layer of a residual block."""
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import functional, known
+from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
@@ -63,6 +65,8 @@ class FusedSum(Neurons):
     def _fire(self, x, v, batch_statistics):
         self._check_inputs(x)
         main = synapse_of(self.synapses[0])
+        if len({isinstance(part, Spikes) for part in x}) > 1:  # spikes are best convolved as such
+            return self._fire_stepwise(x, v)
         if isinstance(main, Product):
             return functional.linear(
                 side_by_side(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate
@@ -131,7 +135,7 @@ class FusedSum(Neurons):
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""
         parts = []
-        for chunk in _chunks(x):
+        for chunk in self._chunks(x):
             if functional.wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
                 dense = [part.dense() if isinstance(part, Spikes) else part.float() for part in chunk]
                 synapses = zip(self.synapses, dense, strict=True)
@@ -140,7 +144,16 @@ class FusedSum(Neurons):
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
             spikes, v = functional.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
-        return functional.cat_steps(parts), v
+        return parts[0] if len(parts) == 1 else functional.cat_steps(parts), v
+
+    def _chunks(self, x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
+        """The inputs, some steps at a time; all steps at once in a traced graph, whose number of steps may vary."""
+        if torch.compiler.is_compiling():
+            return [x]
+        T = x[0].shape[0]
+        shapes = [tuple(part.shape) for part in x] + [self.terms(x)[0][0].output_shape(tuple(x[0].shape))]
+        steps = unfused.chunk_steps(max(math.prod(shape[1:]) for shape in shapes), x[0].device)
+        return [[part[start : start + steps] for part in x] for start in range(0, T, steps)]
 
     def _check_inputs(self, x: Sequence[Spikes | Tensor]) -> None:
         if not isinstance(x, tuple | list) or len(x) != len(self.synapses):
@@ -152,9 +165,6 @@ class FusedSum(Neurons):
         shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")
-
-
-STEPS = 32  # of currents in full at a time: one word of a GPU
 
 
 def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
@@ -176,12 +186,5 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     return x[..., :: stride[0], :: stride[1]]
 
 
-def _chunks(x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
-    """The inputs, STEPS at a time; all steps at once in a traced graph, whose number of steps may vary."""
-    if torch.compiler.is_compiling():
-        return [x]
-    return [[part[start : start + STEPS] for part in x] for start in range(0, x[0].shape[0], STEPS)]
-
-
-def _values(x: Spikes | Tensor) -> Tensor:
-    return x.dense() if isinstance(x, Spikes) else x.detach().float()
+def _values(x: Spikes | Tensor) -> Spikes | Tensor:
+    return x if isinstance(x, Spikes) else x.detach().float()

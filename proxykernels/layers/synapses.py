@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import functional
 from ..kernels import unfused
 from ..padding import symmetric
 from ..spikes import Spikes
@@ -37,9 +38,9 @@ class Synapse:
         """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...)."""
         return shape
 
-    def currents(self, x: Tensor) -> Tensor:
-        """The currents [T, N, ...] of x [T, N, ...], both float32."""
-        return x
+    def currents(self, x: Spikes | Tensor) -> Tensor:
+        """The currents [T, N, ...] of x (T, N, ...): Spikes, or a tensor in float32, as the currents are."""
+        return x.dense() if isinstance(x, Spikes) else x
 
     def accumulates(self, x: Spikes) -> Tensor:
         """How often a weight is added to a potential because of the spikes x: int64, no dimensions."""
@@ -90,10 +91,12 @@ class Product(_Weighted):
     def output_shape(self, shape: Shape) -> Shape:
         return *shape[:2], self.module.out_features
 
-    def currents(self, x: Tensor) -> Tensor:
+    def currents(self, x: Spikes | Tensor) -> Tensor:
         weight, bias = map(_float, self.parameters())
-        one_pixel = x[..., None, None], weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1
-        return unfused.conv2d(*one_pixel).squeeze(2)
+        one_pixel = weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1
+        if isinstance(x, Spikes):
+            return functional.currents_of(x._sized(1, 1), *one_pixel).flatten(2)
+        return unfused.conv2d(x[..., None, None], *one_pixel).squeeze(2)
 
     def accumulates(self, x: Spikes) -> Tensor:
         return x._total() * self.module.out_features
@@ -131,12 +134,16 @@ class Convolution(_Weighted):
         size = unfused.output_size(_pair(shape[3:]), weight.shape[2:], self.stride, padding, dilation)
         return *shape[:2], len(weight), *size[5 - len(shape) :]
 
-    def currents(self, x: Tensor) -> Tensor:
+    def currents(self, x: Spikes | Tensor) -> Tensor:
         weight, bias = map(_float, self.parameters())
         weight, padding, dilation = self.window(weight)
-        images = x.view(*x.shape[:3], *_pair(x.shape[3:]))
-        current = unfused.conv2d(images, weight, bias, self.stride, padding, dilation, self.module.groups)
-        return current.transpose(2, 3).unflatten(3, self.output_shape(tuple(x.shape))[3:])
+        window = self.stride, padding, dilation, self.module.groups
+        shape = self.output_shape(tuple(x.shape))[3:]
+        if isinstance(x, Spikes):
+            images = x._sized(*_pair(x.shape[3:]))
+            return functional.currents_of(images, weight, bias, *window).flatten(3).unflatten(3, shape)
+        current = unfused.conv2d(x.unflatten(3, _pair(x.shape[3:])) if x.ndim == 4 else x, weight, bias, *window)
+        return current.transpose(2, 3).unflatten(3, shape)
 
     def accumulates(self, x: Spikes) -> Tensor:
         m = self.module

@@ -35,10 +35,12 @@ class Carrier(nn.Module):
         states: list[Tensor] | None,
         batch_statistics: bool,
         watch: Watch = unwatched,
+        seen: Callable[[Any], None] = lambda y: None,
     ):
-        """``ahead``: steps that neurons which repeat themselves are run at once; 0: they are not."""
+        """``ahead``: steps that neurons which repeat themselves are run at once; 0: they are not. ``seen``: is shown
+        what the layer gives."""
         super().__init__()
-        self.name, self.watch = name, watch
+        self.name, self.watch, self.seen = name, watch, seen
         self.firing = _Firing(layer, ahead, batch_statistics)
         self.states, self.records, self.tally = States(states), Records(name, layer), Tally(layer)
         self.calls = self.start = 0
@@ -63,6 +65,7 @@ class Carrier(nn.Module):
         self.calls += 1
         self.tally.add(x, y, first=self.start == 0)
         self.records.add(x, v, y)
+        self.seen(y)
         return y
 
 

@@ -1,6 +1,8 @@
 """Modules of torch among a network's layers: those that have no time steps are refused, with what to use instead."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,14 +26,17 @@ FUNCTIONS = {  # module -> the function of torch whose counterpart stands in its
 IMAGES = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d  # take no [T, N, C, H, W]
 
 
-def with_path(name: str, module: nn.Module) -> nn.Module:
-    """A copy of a module without children, whose errors say where it is in the network: ``name``."""
+def with_path(name: str, module: nn.Module, seen: Callable[[Any], None] | None = None) -> nn.Module:
+    """A copy of a module without children, whose errors say where it is in the network: ``name``.
+
+    ``seen``: is shown what it gives.
+    """
     clone = shallow_copy(module)
-    clone.__dict__["forward"] = partial(_forward, name, module)  # also of a scripted module
+    clone.__dict__["forward"] = partial(_forward, name, module, seen)  # also of a scripted module
     return clone
 
 
-def _forward(name: str, module: nn.Module, *inputs, **options):
+def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *inputs, **options):
     function = FUNCTIONS.get(type(module))
     if function and any(_has_steps(module, x) for x in inputs):
         raise TypeError(
@@ -39,7 +44,10 @@ def _forward(name: str, module: nn.Module, *inputs, **options):
             f"{COUNTERPARTS[function]}"
         )
     with checks.at(f"layer {name}"):
-        return module.forward(*inputs, **options)
+        y = module.forward(*inputs, **options)
+    if seen is not None:
+        seen(y)
+    return y
 
 
 def _has_steps(module: nn.Module, x: Spikes | Tensor) -> bool:

@@ -1,6 +1,5 @@
 """Simulate a whole network for T steps in bounded memory."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
 from ..spikes import Spikes, pack
 from .carrier import Carrier, unwatched
+from .chunks import Chunks
 from .dropout import HeldDropout
 from .early_exit import Stop
 from .logits import logits
@@ -23,11 +23,6 @@ from .records import ask
 from .state import Batch
 from .summary import summary
 from .synops import SynOps
-
-CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
-LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
-CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
-STOP_CHUNK = 8  # steps between two looks at which samples are decided
 
 
 class Result:
@@ -102,8 +97,8 @@ def simulate(
     """Run a network of this package's layers for ``T`` steps.
 
     The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
-    T beyond the output's packed spikes. Normalisation uses its running statistics, and Dropout drops nothing, whatever
-    ``net.training`` says.
+    T beyond the output's packed spikes, and what the layers give in a chunk takes at most 256 MB, beside weights and
+    potentials. Normalisation uses its running statistics, and Dropout drops nothing, whatever ``net.training`` says.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes, or the
@@ -113,8 +108,8 @@ def simulate(
             Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d, C, L stand in
             the place of C, H, W.
         T: number of steps.
-        chunk: steps at a time (default 64, up to 256 for a small input, with ``stop`` 8; on a GPU rounded up to a
-            multiple of 32). Any value gives the same spikes.
+        chunk: steps at a time (default 64, up to 256 for a small input, fewer for one whose spikes would take more than
+            256 MB, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives the same spikes.
         state: ``result.state`` of an earlier call, to go on from there.
         stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
             a smaller batch.
@@ -161,18 +156,22 @@ def run(
     if precision not in (None, "int16"):
         raise ValueError(f"precision must be None or 'int16', got {precision!r}")
     x = _input(net, x, T, precision)
-    chunk = T if batch_statistics else _chunk(chunk, stop, x.shape)
+    chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
     if x.device.type != "cpu":
-        chunk = -(-chunk // 32) * 32
         known.look_at_all(net.parameters(), x.device)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     carriers: dict[str, Carrier] = {}
     before_pools, ahead = layers_before_pools(net), T if stop is None else 0
+    parts: list[Any] = []
+
+    def seen(y: Any) -> None:
+        if not parts:
+            chunks.add(y)
 
     def carry(name: str, layer: SpikingLayer) -> Carrier:
         layer = _prepared(name, layer, layer in before_pools, precision)
-        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch)
+        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch, seen)
         return carriers[name]
 
     dropouts: list[HeldDropout] = []
@@ -181,25 +180,25 @@ def run(
         dropouts.append(HeldDropout(name, layer, masks))
         return dropouts[-1]
 
-    carrying = replace_neurons(net, carry, hold)
+    carrying = replace_neurons(net, carry, hold, seen=seen)
     checks.neurons("net", carriers)
     unknown = set(state or ()) - set(carriers)
     if unknown:
         raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
     ask({name: carrier.records for name, carrier in carriers.items()}, record)
-    batch = Batch(x.shape[1], T, stop, x.device)
-    parts: list[Any] = []
-    for start in range(0, T, chunk):
+    batch, start = Batch(x.shape[1], T, stop, x.device), 0
+    while start < T:
         for carrier in carriers.values():
             carrier.start_chunk(start)
         for dropout in dropouts:
             dropout.start_chunk()
-        part = carrying(checks.frames(batch.of(x[start : start + chunk])))
+        part = carrying(checks.frames(batch.of(x[start : start + chunks.steps(start)])))
         _check_output(part, carriers.values(), stop)
         if not parts:
             checks.room(T, part.shape[1:], part.device)
         parts.append(batch.whole(part))
-        batch.retire(part, start + len(part), (carrier.states for carrier in carriers.values()))
+        start += len(part)
+        batch.retire(part, start, (carrier.states for carrier in carriers.values()))
         if stop is not None and not len(batch.index):
             break
     silent = T - sum(map(len, parts))
@@ -252,10 +251,11 @@ def replace_neurons(
     replacement: Callable[[str, SpikingLayer], nn.Module],
     dropout: Callable[[str, Dropout], nn.Module] | None = None,
     name: str = "",
+    seen: Callable[[Any], None] | None = None,
 ) -> nn.Module:
     """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
 
-    ``dropout``: likewise for each Dropout; None: they stay.
+    ``dropout``: likewise for each Dropout; None: they stay. ``seen``: is shown what each other layer gives.
 
     Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
     threads may do this to one network.
@@ -265,25 +265,13 @@ def replace_neurons(
     if dropout and isinstance(net, Dropout):
         return dropout(name or type(net).__name__, net)
     if not net._modules:
-        return with_path(name or type(net).__name__, net)
+        return with_path(name or type(net).__name__, net, seen)
     clone = shallow_copy(net)
     clone._modules = {
-        key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key)
+        key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key, seen)
         for key, child in net._modules.items()
     }
     return clone
-
-
-def _chunk(chunk: int | None, stop: Stop | None, shape: tuple[int, ...]) -> int:
-    if chunk is None and stop is not None:
-        return STOP_CHUNK
-    if chunk is None:
-        steps = CHUNK_INPUTS // max(1, math.prod(shape[1:])) // CHUNK * CHUNK
-        return max(CHUNK, min(steps, LONGEST_CHUNK))
-    try:
-        return checks.steps(chunk)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("T must", "chunk must")) from None
 
 
 def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:

@@ -156,9 +156,9 @@ def test_twins_drop_the_same_units_through_all_chunks(steps):
 
 
 def test_a_chunk_of_simulate_does_not_draw_anew(monkeypatch):
-    from proxykernels.simulation import simulate
+    from proxykernels.simulation.chunks import Chunks
 
-    monkeypatch.setattr(simulate, "_chunk", lambda *_: 10)
+    monkeypatch.setattr(Chunks, "steps", lambda *_: 10)
     torch.manual_seed(0)
     counts = pk.ProxyNet(passing(pk.Dropout(0.5)), 45)(torch.ones(4, 200))
     assert set(counts.unique().tolist()) == {0.0, 45.0}

@@ -65,6 +65,14 @@ struct Conv2d {
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
 };
 
+struct Product {
+    Neurons neurons;
+    const float* x;       // [T, N, P, C_in]
+    const float* weight;  // [ceil(C / 32)][C_in][32]
+    const float* bias;    // [ceil(C / 32) * 32]
+    int64_t C_in;
+};
+
 struct WeightGradient {
     Conv2d conv;                // its neurons, weights and bias are not looked at
     const float* grad_current;  // [T, N, P, C_out]
@@ -92,6 +100,12 @@ struct Pool2d {
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w;
 };
 
+struct MaxRatePool {
+    Pool2d pool;    // of M samples with T steps each: x [M, T, H * W, bytes], y [M, T, H_out * W_out, bytes]
+    float* counts;  // [M, H * W, C], spikes of each input so far; updated in place
+    int64_t T, C;
+};
+
 struct PoolBackward {
     Pool2d pool;         // its y is not looked at
     const float* grad_y;  // [M, H_out, W_out, C]
@@ -109,7 +123,9 @@ struct Kernels {
     void (*depthwise_conv2d)(const Conv2d*);
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
+    void (*real_product)(const Product*);
     void (*max_pool2d)(const Pool2d*);
+    void (*max_rate_pool2d)(const MaxRatePool*);
     // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/rows.h
     void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
     int64_t (*rows_size)(const Conv2d*);  // of a block of output channels (16, or 32 with a unit), in bytes

@@ -31,6 +31,7 @@ static inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm512_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm512_mask_add_ps(a.x, m, a.x, b.x)}; }
@@ -55,6 +56,7 @@ static inline void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, 
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm256_add_ps(a.x, _mm256_and_ps(m, b.x))}; }
@@ -85,6 +87,7 @@ static inline void store_first(float* p, Vec a, int n) {
 static inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {vfmaq_f32(sum.x, a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return vcgeq_f32(a.x, b.x); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {vbslq_f32(m, yes.x, no.x)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) {
@@ -122,6 +125,7 @@ static inline void store_first(float* p, Vec a, int n) {
 static inline Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
+static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {a.x + (float4)(m & (int4)b.x)}; }

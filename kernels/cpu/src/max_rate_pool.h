@@ -1,0 +1,95 @@
+// Max pooling of spike counts (max_rate_pool.py): an output fires when the highest count of its window grows. Lanes are
+// channels, as in conv2d/depthwise.h; the counts of a window's inputs stay in the first-level cache for all steps.
+#pragma once
+#include "simd.h"
+#include "spike_bits.h"
+#include "work.h"
+
+namespace PK_TARGET {
+
+static inline Vec highest_of(Vec a, Vec b) { return select(a >= b, a, b); }
+
+// The inputs of a window that lie inside the image; outside there is no spike, and no count.
+struct PoolTaps {
+    Memory<int64_t> pixel;
+    Memory<Block> counts;  // of each, while a block of channels goes through time
+    int64_t count = 0;
+    explicit PoolTaps(const Pool2d& p) : pixel(p.kernel_h * p.kernel_w), counts(p.kernel_h * p.kernel_w) {}
+    void find(const Pool2d& p, int64_t place) {
+        const int64_t top = place / p.W_out * p.stride_h - p.padding_h, left = place % p.W_out * p.stride_w - p.padding_w;
+        count = 0;
+        for (int64_t y = most(top, 0); y < least(top + p.kernel_h, p.H); y++)
+            for (int64_t x = most(left, 0); x < least(left + p.kernel_w, p.W); x++) pixel.data[count++] = y * p.W + x;
+    }
+};
+
+// All steps of 32 channels of an output pixel.
+static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, PoolTaps& taps) {
+    const Pool2d& p = m.pool;
+    const int64_t P_out = p.H_out * p.W_out, P = p.H * p.W, image = place / P_out, frame = P * p.bytes;
+    const int channels = (int)least(m.C - channel, block);
+    const int64_t bytes = p.bytes - channel / 8;
+    const uint8_t* const x = p.x + image * m.T * frame + channel / 8;
+    uint8_t* const y = p.y + (image * m.T * P_out + place % P_out) * p.bytes + channel / 8;
+    const Vec one = broadcast(1.0f);
+    Block highest = broadcast_block(0.0f);
+    for (int64_t tap = 0; tap < taps.count; tap++) {
+        const Block count = load_block(m.counts + (image * P + taps.pixel.data[tap]) * m.C + channel, channels);
+        taps.counts.data[tap] = count;
+        for (int i = 0; i < vecs; i++) highest.v[i] = highest_of(highest.v[i], count.v[i]);
+    }
+    for (int64_t t = 0; t < m.T; t++) {
+        Block now = highest;
+        for (int64_t tap = 0; tap < taps.count; tap++) {
+            const uint8_t* const at = x + t * frame + taps.pixel.data[tap] * p.bytes;
+            uint32_t fired;
+            if (bytes >= 4) memcpy(&fired, at, 4);
+            else fired = (uint32_t)load_bits(at, bytes);
+            for (int i = 0; i < vecs; i++) {
+                Vec& count = taps.counts.data[tap].v[i];
+                count = add_where(mask_of(fired >> (i * Vec::width)), count, one);
+                now.v[i] = highest_of(now.v[i], count);
+            }
+        }
+        uint32_t grown = 0;
+        for (int i = 0; i < vecs; i++) grown |= bits(now.v[i] >= highest.v[i] + one) << (i * Vec::width);
+        highest = now;
+        store_spikes(y + t * P_out * p.bytes, grown, channels);
+    }
+}
+
+// The counts after all steps.
+static void add_counts(const MaxRatePool& m, int64_t place) {
+    const Pool2d& p = m.pool;
+    const int64_t P = p.H * p.W, image = place / P;
+    const Vec one = broadcast(1.0f);
+    for (int64_t channel = 0; channel < m.C; channel += block) {
+        const int channels = (int)least(m.C - channel, block);
+        float* const counts = m.counts + place * m.C + channel;
+        const uint8_t* x = p.x + (image * m.T * P + place % P) * p.bytes + channel / 8;
+        Block count = load_block(counts, channels);
+        for (int64_t t = 0; t < m.T; t++, x += P * p.bytes) {
+            const uint32_t fired = (uint32_t)load_bits(x, least(p.bytes - channel / 8, 4));
+            for (int i = 0; i < vecs; i++) count.v[i] = add_where(mask_of(fired >> (i * Vec::width)), count.v[i], one);
+        }
+        store_block(counts, count, channels);
+    }
+}
+
+static void max_rate_pool2d(const MaxRatePool* pool) {
+    const MaxRatePool& m = *pool;
+    const Pool2d& p = m.pool;
+#pragma omp parallel
+    {
+        PoolTaps taps(p);
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t place = 0; place < p.M * p.H_out * p.W_out; place++) {
+            taps.find(p, place % (p.H_out * p.W_out));
+            for (int64_t channel = 0; channel < m.C; channel += block) pool_counts(m, place, channel, taps);
+        }
+#pragma omp for schedule(static)
+        for (int64_t place = 0; place < p.M * p.H * p.W; place++) add_counts(m, place);
+    }
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,58 @@
+"""How many steps go through a network at a time: each launch has its cost, and what the layers give takes memory.
+
+How much a step takes is known after the first chunk, which is a short one where the input is large.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..spikes import Spikes
+from .early_exit import Stop
+
+CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
+LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
+CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
+STOP_CHUNK = 8  # steps between two looks at which samples are decided
+CHUNK_BYTES = 256 << 20  # of what all layers give in a chunk
+LARGE_INPUT = 1 << 17  # values of a step, above which a network may give more than that
+FIRST_CHUNK = 8  # steps, of a large input
+WHOLE = 16  # steps that kernels take at a time: a longer chunk is a multiple of them
+
+
+class Chunks:
+    """The number of steps of each chunk; the layers tell by :meth:`add` what they give."""
+
+    def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
+        """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
+        self.given = None if given is None else _checked(given)
+        self.device, self.step_bytes = device, 0.0
+        inputs = max(1, math.prod(shape[1:]))
+        self.most = STOP_CHUNK if stop else max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
+        self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
+
+    def add(self, y: Any) -> None:
+        """What a layer gave in the first chunk."""
+        if isinstance(y, Spikes):
+            self.step_bytes += math.prod(y.shape[1:]) / 8
+        elif isinstance(y, Tensor) and not checks.is_held(y):
+            self.step_bytes += math.prod(y.shape[1:]) * y.element_size()
+
+    def steps(self, start: int) -> int:
+        """Steps of the chunk that begins at step ``start``."""
+        steps = self.given or (self.within_memory() if start else min(self.first, self.most))
+        return steps if self.device.type == "cpu" else -(-steps // 32) * 32
+
+    def within_memory(self) -> int:
+        steps = min(self.most, max(1, int(CHUNK_BYTES / max(self.step_bytes, 1))))
+        return steps if steps < WHOLE else steps // WHOLE * WHOLE
+
+
+def _checked(chunk: int) -> int:
+    try:
+        return checks.steps(chunk)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("T must", "chunk must")) from None

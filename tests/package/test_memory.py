@@ -1,0 +1,112 @@
+"""Large inputs in bounded memory: how long chunks are, and what a simulation takes at its peak."""
+
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.simulation import chunks
+
+CPU = torch.device("cpu")
+
+
+def test_chunks_of_a_small_input_are_long():
+    plan = chunks.Chunks(None, None, (100, 4, 1, 28, 28), CPU)
+    assert plan.steps(0) == 256
+    plan.add(pk.pack(torch.zeros(2, 4, 64, 28, 28)))
+    assert plan.steps(256) == 256
+
+
+@pytest.mark.parametrize("neurons, steps", [(1 << 20, 64), (1 << 26, 32), (1 << 30, 2), (1 << 36, 1)])
+def test_chunks_of_a_large_input_follow_from_what_the_layers_give(neurons, steps):
+    plan = chunks.Chunks(None, None, (1000, 1, 3, 224, 224), CPU)
+    assert plan.steps(0) == chunks.FIRST_CHUNK
+    plan.step_bytes = neurons / 8
+    assert plan.steps(8) == steps
+
+
+def test_what_layers_give_is_counted():
+    plan = chunks.Chunks(None, None, (9, 2, 3, 224, 224), CPU)
+    plan.add(pk.pack(torch.zeros(5, 2, 16, 3, 3)))
+    assert plan.step_bytes == 2 * 16 * 9 / 8
+    plan.add(torch.zeros(5, 2, 7))
+    plan.add(torch.zeros(1, 2, 7).expand(5, 2, 7))  # one step
+    assert plan.step_bytes == 36 + 4 * 14
+
+
+def test_any_chunk_is_the_callers():
+    assert chunks.Chunks(100, None, (1000, 1, 3, 640, 480), CPU).steps(0) == 100
+    assert chunks.Chunks(100, None, (1000, 1, 3, 640, 480), torch.device("cuda")).steps(0) == 128
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        chunks.Chunks(0, None, (9, 1, 2), CPU)
+
+
+def test_a_small_budget_changes_no_spike(generator, monkeypatch):
+    net = pk.convert(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 1),
+            nn.Conv2d(4, 8, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8 * 16, 5),
+        ).eval(),
+        torch.rand(4, 3, 16, 16, generator=generator),
+    )  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data = (parameter * 256).round() / 256
+    x = (torch.rand(2, 3, 16, 16, generator=generator) * 16).round() / 16
+    whole = pk.simulate(net, x, 90, chunk=90)
+    monkeypatch.setattr(chunks, "LARGE_INPUT", 0)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1 << 16)
+    starts = []
+    steps = chunks.Chunks.steps
+    monkeypatch.setattr(chunks.Chunks, "steps", lambda plan, start: starts.append(start) or steps(plan, start))
+    result = pk.simulate(net, x, 90)
+    assert starts[:2] == [0, 8] and 3 < len(starts) < 40  # at first 8, then as many as the budget allows
+    assert torch.equal(result.spikes.dense(), whole.spikes.dense()) and whole.count().sum() > 90
+    assert result.rates == pytest.approx(whole.rates, nan_ok=True)
+
+
+def test_a_network_lets_go_of_what_nobody_will_take(generator):
+    class Watched(pk.FusedIFLinear):
+        def forward(self, x):
+            alive.append([words() is not None for words in given])
+            y = super().forward(x)
+            given.append(weakref.ref(y._words))
+            return y
+
+    given, alive = [], []
+    net = pk.Network()
+    for k, sources in enumerate([("",), ("l0",), ("l1",), ("l2",)]):
+        net.append(f"l{k}", Watched(4, 4), sources)
+    net.append("sum", pk.FusedIFSum(nn.Identity(), nn.Identity()), ("l0", "l3"))
+    y = net(pk.pack((torch.rand(6, 2, 4, generator=generator) < 0.5).float()))
+    assert alive == [[], [True], [True, True], [True, False, True]]  # the first one's are taken at the end
+    assert [words() is not None for words in given] == [False] * 4 and y.T == 6
+
+
+PEAK = """
+import torch, torchvision
+import proxykernels as pk
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+torch.manual_seed(0)
+net = pk.convert(torchvision.models.mobilenet_v2().eval(), torch.rand(2, 3, 96, 96))
+x = torch.rand(1, 3, 480, 640)
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before = peak()
+state = pk.simulate(net, x, 24).state
+total = peak()
+pk.simulate(net, x, 64, chunk=64)
+print(4 * sum(v.numel() for states in state.values() for v in states) / 2**20, before, total, peak())
+"""
+
+
+@pytest.mark.slow
+def test_peak_of_a_large_image():
+    """640 x 480 pixels through a network that carries real values: what memory a step takes does not set the peak."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    potentials, before, peak, of_long_chunks = map(float, done.stdout.split())
+    budget = chunks.CHUNK_BYTES / 2**20
+    assert peak < 2000 and peak - before < potentials + 1.3 * budget < of_long_chunks - before, done.stdout
