@@ -2,14 +2,14 @@
 
     python benchmarks/evaluate.py
     python benchmarks/evaluate.py --weights runs/train/paper.safetensors --T 50
-    python benchmarks/evaluate.py --precision int16
+    python benchmarks/evaluate.py --precision int8
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
 rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. Writes
-results/accuracy_<name>[_int16].csv, draws accuracy_<name>.png from both, and adds the last step's figures as a row to
-results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records for
-the test images.
+results/accuracy_<name>[_int16|_int8].csv, draws accuracy_<name>.png from all, and adds the last step's figures as a row
+to results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records
+for the test images.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from training import weights as train_weights
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
-PRECISIONS = {"float32": None, "int16": "int16"}  # name -> simulate's argument
+PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # name -> simulate's argument
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
 COLUMNS = [
     "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin",
@@ -44,6 +44,8 @@ CURVES = {  # the table's suffix and column: how its line looks
     ("", "ties"): ("a tie, which is wrong, float32", figures.ORANGE, "-", 3.0),
     ("_int16", "accuracy"): ("right, int16 weights", figures.SKY, "--", 1.4),
     ("_int16", "ties"): ("a tie, which is wrong, int16 weights", figures.VERMILION, "--", 1.4),
+    ("_int8", "accuracy"): ("right, int8 weights", figures.GREEN, ":", 1.8),
+    ("_int8", "ties"): ("a tie, which is wrong, int8 weights", figures.PINK, ":", 1.8),
 }
 
 
@@ -161,7 +163,7 @@ def write(stem: Path, curve: Curve) -> None:
 
 
 def draw(folder: Path, name: str) -> None:
-    """A network's accuracy and ties at every T, in float32 and with int16 weights, from its tables in ``folder``."""
+    """A network's accuracy and ties at every T, in float32 and with rounded weights, from its tables in ``folder``."""
     figure, (axes,) = figures.new_figure(4.2)
     shown = []
     for (suffix, column), (label, color, dash, width) in CURVES.items():

@@ -27,7 +27,7 @@ from common.nets import NETS, load, net_of
 from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
-from speed.report import INT16, OURS, append_csv, check_csv, picture_name, plot, print_line_up, print_table
+from speed.report import OURS, ROUNDED, append_csv, check_csv, picture_name, plot, print_line_up, print_table
 from speed.rivals import RIVALS, NotOffered, build
 from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
@@ -69,9 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
     neuron = neuron_name(net)
     console.print(heading(options, neuron, trained, device))
     contenders, missing = line_up(ours, rivals, console)
-    if options.int16:
-        settings = "pk.simulate(precision='int16')"
-        contenders.insert(1, Contender(INT16, settings, pk.__version__, Ours(net, images, "int16"), False))
+    for name in reversed(ROUNDED):
+        precision = name.removeprefix(f"{OURS} ")
+        if getattr(options, precision):
+            settings = f"pk.simulate(precision={precision!r})"
+            contenders.insert(1, Contender(name, settings, pk.__version__, Ours(net, images, precision), False))
     print_line_up(console, {one.name: one.settings for one in contenders}, missing)
     common = common_columns(options, neuron, trained, device)
     all_rows = []
@@ -128,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
     add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
+    add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--threads", type=positive, help="CPU threads (default: torch's)")
@@ -142,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
 def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
     """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
     default, named = make_parser().parse_args([]), []
-    for option in ("T", "batch", "weights", "neuron", "int16", "threads", "rivals", "repeats", "root"):
+    for option in ("T", "batch", "weights", "neuron", "int16", "int8", "threads", "rivals", "repeats", "root"):
         value = getattr(options, option)
         if value == getattr(default, option):
             continue

@@ -59,6 +59,9 @@ DEFECTS = {
     "short rows: the high half": Defect(
         "kernels/cpu/src/simd.h", "{ return {a.x >> 16}; }", "{ return {a.x >> 16 & 0x7fff}; }"
     ),
+    "byte rows: the offset of odd channels": Defect(
+        f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
+    ),
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),

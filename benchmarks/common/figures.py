@@ -35,6 +35,7 @@ LOOKS = {
     # contenders of sim_speed.py and gpu_speed.py
     "proxykernels": Look("proxykernels", BLACK, width=3.2),
     "proxykernels int16": Look("proxykernels, int16", GRAY, width=3.2),
+    "proxykernels int8": Look("proxykernels, int8", GRAY, "--", width=3.2),
     "plain": Look("PyTorch step loop", BLUE),
     "compiled": Look("step loop, compiled", SKY),
     "spikingjelly-s": Look("SpikingJelly, single-step", VERMILION),
@@ -49,6 +50,7 @@ LOOKS = {
     "chosen": Look("chosen", BLACK, width=4.5),
     "events": Look("events", VERMILION),
     "shorts": Look("short rows (int16)", ORANGE),
+    "bytes": Look("byte rows (int8)", GRAY),
     "lookup": Look("lookup", PINK),
     "tiles": Look("tiles (AMX)", GREEN),
     "dense": Look("dense, then a scan", BROWN),

@@ -20,8 +20,8 @@ from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 
-KERNELS = ["events", "shorts", "lookup", "tiles", "dense"]
-ROWS = {"events": 16, "shorts": 32}  # kernels that add rows, and the output channels of a row
+KERNELS = ["events", "shorts", "bytes", "lookup", "tiles", "dense"]
+ROWS = {"events": 16, "shorts": 32, "bytes": 64}  # kernels that add rows, and the output channels of a row
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
 LEAST_S = 0.005  # shorter calls are timed several at once
 PEAK_RUNS = 7

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from ..recording import Choice
-from .cost_model import Layer, modelled_cycles
+from .cost_model import ROWS, Layer, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
-KERNELS = ("events", "shorts", "lookup", "tiles", "dense")  # that can be forced, and compared by their time
+KERNELS = (*ROWS, "lookup", "tiles", "dense")  # that can be forced, and compared by their time
 
 
 def choose(
@@ -18,7 +18,7 @@ def choose(
     *,
     has_lookup: bool,
     digits: Callable[[], int],
-    short: Callable[[], bool],
+    row: Callable[[], int],
     rate: Callable[[], float],
 ) -> Choice:
     """The kernel for a convolution: one of KERNELS, "depthwise", or "groups", which are joined and chosen for apart.
@@ -27,7 +27,7 @@ def choose(
         forced: one of KERNELS, taken wherever it can be; None: the fastest by the model (cost_model.py).
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
-        short: whether the weights fit short rows.
+        row: output channels of the widest row that the weights fit.
         rate: of the input; this and the two before are asked for only if the choice depends on them.
     """
     if forced == "dense":
@@ -42,11 +42,12 @@ def choose(
     if groups > 1:
         return Choice("dense", "groups no kernel takes")
     if forced:
-        can = {"tiles": lambda: digits() > 0, "lookup": lambda: has_lookup, "shorts": short}
+        can = {"tiles": lambda: digits() > 0, "lookup": lambda: has_lookup}
+        can |= {kernel: lambda: row() == ROWS[forced] for kernel in ("shorts", "bytes")}
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
-    cycles = modelled_cycles(layer, rate(), has_lookup=has_lookup, digits=digits(), short=short())
+    cycles = modelled_cycles(layer, rate(), has_lookup=has_lookup, digits=digits(), row=row())
     return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
 

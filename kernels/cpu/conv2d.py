@@ -1,5 +1,6 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -11,21 +12,22 @@ from ..recording import Choice, note, recording
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
-from .choice import BLOCK, WORD, choose
+from .choice import BLOCK, ROWS, WORD, choose
 from .cost_model import Layer
 from .words import pixel_bytes
 
-FLOAT_ROW, SHORT_ROW = 16, 32  # output channels of a row of weights: src/conv2d/rows.h
+FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS.values()  # output channels of a row of weights: src/conv2d/rows.h
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
 EVENT_SLICE, PERIOD_SLICE = 384, 1536
-SHORT_BITS = 13  # of a short row's weights, and a sign
+SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
+LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 # Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
 MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
-WRITE_CURRENTS = ("events", "shorts", "lookup")  # the kernels that can
+WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -34,8 +36,9 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "shorts", "lookup", "tiles" or "dense"); None:
-            whichever is fastest. "shorts" are the events with short rows of weights, which the periods then have too.
+        forced: the kernel that takes every layer it can take ("events", "shorts", "bytes", "lookup", "tiles" or
+            "dense"); None: whichever is fastest. "shorts" and "bytes" are the events with such rows of weights, which
+            the periods then have too.
     """
 
     def __init__(self, table: abi.Kernels, forced: str | None):
@@ -97,7 +100,7 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            self._set_rows(conv, packed, self._short_unit(packed, layer.weight) if kernel == "shorts" else None)
+            self._set_rows(conv, packed, ROWS[kernel])
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -164,10 +167,11 @@ class Convolutions:
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
         conv.currents = None if currents is None else currents.data_ptr()
         packed = self._packed.of(weight)
-        unit = self._short_unit(packed, weight.shape)
-        note(Choice("periods", "input spikes are periodic" + ("" if unit is None else ", short rows")))
+        row = self._widest_row(packed, weight.shape)
+        rows = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
+        note(Choice("periods", "input spikes are periodic" + rows[row]))
         conv.slice_rows = PERIOD_SLICE
-        self._set_rows(conv, packed, unit)
+        self._set_rows(conv, packed, row)
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
         del held
@@ -197,7 +201,7 @@ class Convolutions:
         bias = held[1]
         conv = abi.Conv2d(
             neurons,
-            None, None, bias.data_ptr(), None, None, 0, EVENT_SLICE, 1,
+            None, None, bias.data_ptr(), None, None, 0, FLOAT_ROW, EVENT_SLICE, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
@@ -218,7 +222,7 @@ class Convolutions:
             layer, groups, self._forced,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
-            short=lambda: self._short_unit(packed, layer.weight) is not None,
+            row=lambda: self._widest_row(packed, layer.weight),
             rate=lambda: self._rate(words),
         )  # fmt: skip
 
@@ -233,11 +237,18 @@ class Convolutions:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
         return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
-    def _short_unit(self, packed: Packed, shape: tuple[int, ...]) -> Tensor | None:
-        """The units of the weights [C_out, ...] in short rows; None if they do not fit, or floats are as good."""
-        if self._forced not in ("shorts", None) or shape[0] <= FLOAT_ROW or prod(shape[1:]) > MOST_SHORT_INPUTS:
-            return None
-        return packed.get("short unit", short_unit)
+    def _widest_row(self, packed: Packed, shape: tuple[int, ...]) -> int:
+        """Output channels of the widest row that the weights [C_out, ...] fit, where it is no wider than they are."""
+        if self._forced in ("bytes", None) and shape[0] > SHORT_ROW and self._unit(packed, BYTE_ROW) is not None:
+            return BYTE_ROW
+        few = prod(shape[1:]) <= MOST_SHORT_INPUTS
+        if self._forced in ("shorts", None) and shape[0] > FLOAT_ROW and few:
+            return FLOAT_ROW if self._unit(packed, SHORT_ROW) is None else SHORT_ROW
+        return FLOAT_ROW
+
+    def _unit(self, packed: Packed, row: int) -> Tensor | None:
+        """The units of the weights in short or byte rows; None if they do not fit."""
+        return packed.get(("unit", row), short_unit if row == SHORT_ROW else byte_unit)
 
     def _digits(self, packed: Packed) -> int:
         """How many int8 digits hold the weights; 0 if they are not finite."""
@@ -251,17 +262,18 @@ class Convolutions:
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit
 
-    def _set_rows(self, conv: abi.Conv2d, packed: Packed, unit: Tensor | None) -> None:
-        """Rows of weights for the event and the period kernel: short ones where there are units."""
+    def _set_rows(self, conv: abi.Conv2d, packed: Packed, row: int) -> None:
+        """Rows of weights for the event and the period kernel, of so many output channels."""
+        unit = None if row == FLOAT_ROW else self._unit(packed, row)
         conv.unit = None if unit is None else unit.data_ptr()
-        width = FLOAT_ROW if unit is None else SHORT_ROW
+        conv.row_channels = row
 
         def pack(weight: Tensor) -> Tensor:
-            rows = torch.empty(-(-len(weight) // width), self._table.rows_size(conv), dtype=torch.int8)
+            rows = torch.empty(-(-len(weight) // row), self._table.rows_size(conv), dtype=torch.int8)
             self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
             return rows
 
-        conv.weight = packed.get(("rows", width, conv.slice_rows), pack).data_ptr()
+        conv.weight = packed.get(("rows", row, conv.slice_rows), pack).data_ptr()
 
 
 def short_unit(weight: Tensor) -> Tensor | None:
@@ -269,16 +281,42 @@ def short_unit(weight: Tensor) -> Tensor | None:
 
     [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
     """
+    return _whole_units(weight, SHORT_BITS, lambda multiples, unit: unit)
+
+
+def byte_unit(weight: Tensor) -> Tensor | None:
+    """The same for BYTE_BITS bits, if no sum of a channel's weights can leave 16 bits."""
+    return _whole_units(weight, BYTE_BITS, _with_sums_of_16_bits)
+
+
+def _with_sums_of_16_bits(multiples: Tensor, unit: Tensor) -> Tensor | None:
+    """Units coarse enough for the sums of the channels' whole weights; None if there are none."""
+    whole = multiples.to(torch.int8)
+    for _ in range(BYTE_BITS):
+        # In float32 exact, where it is not too large.
+        largest = torch.maximum(multiples.clamp(min=0).sum(1), -multiples.clamp(max=0).sum(1))
+        if (largest <= LARGEST_BYTE_SUM).all():
+            return unit
+        even = (whole & 1 == 0).all(1)
+        whole = torch.where(even[:, None], whole >> 1, whole)
+        multiples, unit = whole.float(), torch.where(even, 2 * unit, unit)
+    return None
+
+
+def _whole_units(weight: Tensor, bits: int, accept: Callable[[Tensor, Tensor], Tensor | None]) -> Tensor | None:
+    """Units, powers of two, of which the weights of each channel are whole multiples of so many bits, and that
+    ``accept``, given multiples and units of some channels, lets through or changes."""
     units = []
     for rows in weight.flatten(1).split(BLOCK):  # of most weights the first ones tell
         largest = rows.abs().amax(1)
-        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - SHORT_BITS)
+        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - bits)
         if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
             return None
-        multiple = rows / unit[:, None]
-        if not torch.equal(multiple, multiple.round()):
+        multiples = rows / unit[:, None]
+        accepted = accept(multiples, unit) if torch.equal(multiples, multiples.round()) else None
+        if accepted is None:
             return None
-        units.append(unit)
+        units.append(accepted)
     return padded(torch.cat(units), 1.0)
 
 

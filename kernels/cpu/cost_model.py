@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 CLOCK_HZ = 3.06e9  # of the AMD core
+ROWS = {"events": 16, "shorts": 32, "bytes": 64}  # the event kernel by what its rows hold, and for how many channels
 
 
 class Layer(NamedTuple):
@@ -49,7 +50,7 @@ def events(layer: Layer, rate: float, row: int = 16) -> float:
     """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added.
 
     ``rate``: of spikes, those of an input that fires for long counted once a span (src/conv2d/event.h). ``row``: output
-    channels of a row, 32 if the weights fit short ones.
+    channels of a row.
     """
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
     spikes = layer.inputs * rate
@@ -91,21 +92,23 @@ def dense(layer: Layer) -> float:
     return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
 
 
-def modelled_cycles(layer: Layer, rate: float, *, has_lookup: bool, digits: int, short: bool) -> dict[str, float]:
-    """Cycles of each kernel that can take a layer: "events", "shorts", "lookup", "tiles" or "dense".
+def modelled_cycles(layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int) -> dict[str, float]:
+    """Cycles of each kernel that can take a layer: one of ROWS, "lookup", "tiles" or "dense".
 
-    ``digits``: of the weights in tiles; 0 rules tiles out. ``short``: the weights fit short rows.
+    ``digits``: of the weights in tiles; 0 rules tiles out. ``row``: output channels of the widest row that the weights
+    fit.
     """
-    kernels = _at_both_ends(layer, has_lookup, digits, short)
+    kernels = _at_both_ends(layer, has_lookup, digits, row)
     return {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in kernels.items()}
 
 
 @lru_cache(1024)
-def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, short: bool) -> dict[str, tuple[float, float]]:
+def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, row: int) -> dict[str, tuple[float, float]]:
     """Cycles at the rates 0 and 1; they lie on a line between."""
-    cycles = {"events": (events(layer, 0), events(layer, 1)), "dense": (dense(layer),) * 2}
-    if short:
-        cycles["shorts"] = events(layer, 0, row=32), events(layer, 1, row=32)
+    cycles = {"dense": (dense(layer),) * 2}
+    cycles |= {
+        kernel: (events(layer, 0, width), events(layer, 1, width)) for kernel, width in ROWS.items() if width <= row
+    }
     if has_lookup:
         cycles["lookup"] = (lookup(layer),) * 2
     if digits:

@@ -14,7 +14,8 @@ from ..kernels.recording import Choice, recording
 from ..spikes import Spikes
 from .simulate import Result, run
 
-NAMES = {"dense": "unfused", "shorts": "short rows"}  # of kernels, where a reader knows them by others
+# Of kernels, where a reader knows them by other names.
+NAMES = {"dense": "unfused", "shorts": "short rows", "bytes": "byte rows"}
 LONGEST_NAME = 20  # of a layer, in the table
 NARROWEST = 60  # columns of a terminal that a table fits; below, lines
 
@@ -25,10 +26,10 @@ class Row:
 
     Attributes:
         layer: its name.
-        kernel: what took it: "periods", "events", "short rows", "lookup", "tiles", "depthwise", "product" (of real
-            values), "unfused" (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton
-            convolution", "pooled Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by
-            +, if calls took several.
+        kernel: what took it: "periods", "events", "short rows", "byte rows", "lookup", "tiles", "depthwise", "product"
+            (of real values), "unfused" (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU
+            "Triton convolution", "pooled Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several,
+            joined by +, if calls took several.
         input_rate: firing rate of its input; None if that is real-valued.
         rate: firing rate of its neurons, as in ``simulate(...).rates``.
         modelled_ms: what the model that chooses expects (kernels/cpu/cost_model.py, for the core it was measured on,
@@ -61,11 +62,11 @@ class Explanation:
         return _lines(self.rows) if width < NARROWEST else _table(self.rows, width)
 
 
-def explain(net: nn.Module, x: Tensor | Spikes, T: int) -> Explanation:
+def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None = None) -> Explanation:
     """Simulate a network once, and say which kernel each of its layers took and why.
 
     Args:
-        net, x, T: as in :func:`simulate`: x is [N, ...], held, or (T, N, ...). ``net`` is not changed.
+        net, x, T, precision: as in :func:`simulate`: x is [N, ...], held, or (T, N, ...). ``net`` is not changed.
 
     Returns:
         An :class:`Explanation`: ``.rows``, and a table when it is printed. Its times include the packing of weights
@@ -75,7 +76,7 @@ def explain(net: nn.Module, x: Tensor | Spikes, T: int) -> Explanation:
         TypeError, ValueError: as :func:`simulate`.
     """
     watch = _Watch()
-    result = run(net, x, T, watch=watch)
+    result = run(net, x, T, precision=precision, watch=watch)
     return Explanation([watch.row(name, result) for name in result.rates])
 
 

@@ -18,7 +18,7 @@ from .early_exit import Stop
 from .logits import logits
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
-from .quantize import quantized, round_input
+from .quantize import PRECISIONS, quantized, round_input
 from .records import ask
 from .state import Batch
 from .summary import summary
@@ -117,7 +117,8 @@ def simulate(
             every step, float32, for which that layer is computed once more, step by step.
         precision: None: the weights as they are, in float32. "int16": weights of 14 bits whose sums are exact, so that
             the spikes are the same on any machine, in any batch and with any number of threads
-            (:mod:`proxykernels.simulation.quantize`), and a CPU adds 32 of them at a time.
+            (:mod:`proxykernels.simulation.quantize`), and a CPU adds 32 of them at a time. "int8": the same with
+            weights of 7 bits, as neuromorphic chips have them, 64 at a time.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,
@@ -153,8 +154,8 @@ def run(
     checks.module("net", net)
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
-    if precision not in (None, "int16"):
-        raise ValueError(f"precision must be None or 'int16', got {precision!r}")
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"precision must be None, 'int16' or 'int8', got {precision!r}")
     x = _input(net, x, T, precision)
     chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
     if x.device.type != "cpu":
@@ -214,7 +215,7 @@ def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str
     if pool_follows:
         layer = shallow_copy(layer)
         layer.pool_follows = True  # type: ignore[assignment]  # torch's modules are annotated as full of modules
-    return layer if precision is None else quantized(name, layer)
+    return layer if precision is None else quantized(name, layer, precision)
 
 
 def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> None:

@@ -15,6 +15,7 @@ from proxykernels.kernels.cpu import cost_model
 from proxykernels.kernels.cpu.choice import choose
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.recording import recording
 from proxykernels.kernels.weight_cache import PackedWeights
 from proxykernels.storage import Periods, Words
 
@@ -102,6 +103,35 @@ def test_short_rows_take_weights_of_14_bits():
     assert cpu_conv2d.short_unit(torch.tensor([[8193.0, 1.0]])) is None
     assert cpu_conv2d.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
     assert cpu_conv2d.short_unit(torch.tensor([[1e-38, 0.0]])) is None
+
+
+@pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("inputs, largest", [(520, 63), (2047, 16), (4096, 7)])
+def test_byte_rows_do_not_overflow(monkeypatch, target, sign, inputs, largest):
+    """Every input fires, each pair of rows fills a byte, and sums come close to all that 16 bits hold."""
+    if not force(monkeypatch, target, "bytes"):
+        pytest.skip(f"this machine has no {target}")
+    x, weight = torch.ones(3, 2, inputs), torch.full((100, inputs), sign * largest * 2.0**-9)
+    weight[:, 0] = sign * 2.0**-9  # no coarser unit
+    weight[50:] *= -1
+    x[1] = 0.0
+    with recording() as choices:
+        spikes, v = pk.if_linear(pk.pack(x), weight, v_threshold=1e6)
+    assert [choice.kernel for choice in choices] == ["bytes"]
+    assert not spikes.count().any() and torch.equal(v, (2 * weight.sum(1)).expand(2, -1))
+
+
+def test_byte_rows_take_weights_of_7_bits():
+    numbers = torch.tensor([[63, -1, 0], [-63, 62, 1], [0, 0, 0], [4, -12, 0], [32, 0, 0]])
+    unit = cpu_conv2d.byte_unit(numbers / 1024)
+    assert unit.shape == (32,) and unit[[0, 1, 3, 4]].tolist() == [2**-10, 2**-10, 2**-12, 2**-10]
+    assert cpu_conv2d.byte_unit(numbers / 1024 + 2**-11) is None
+    assert cpu_conv2d.byte_unit(torch.tensor([[64.0, 1.0]])) is None
+    assert cpu_conv2d.byte_unit(torch.tensor([[float("inf"), 1.0]])) is None
+    assert cpu_conv2d.byte_unit(torch.full((1, 521), 63.0)) is None  # 32,823
+    assert cpu_conv2d.byte_unit(torch.full((1, 520), -63.0)) is not None
+    assert cpu_conv2d.byte_unit(torch.full((1, 1025), 32.0)) is not None  # in units of 32
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
@@ -243,22 +273,23 @@ def test_packed_weights_live_as_long_as_the_weights():
 
 
 def test_the_choice_follows_rate_and_shape():
-    def fastest(layer, rate, *, has_lookup, digits, short):
+    def fastest(layer, rate, *, has_lookup, digits, row):
         chosen = choose(
-            layer, 1, None, has_lookup=has_lookup, digits=lambda: digits, short=lambda: short, rate=lambda: rate
+            layer, 1, None, has_lookup=has_lookup, digits=lambda: digits, row=lambda: row, rate=lambda: rate
         )
         assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
         return chosen.kernel
 
     conv = cost_model.Layer(64, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert fastest(conv, 0.005, has_lookup=True, digits=3, short=False) == "events"
-    assert fastest(conv, 0.2, has_lookup=True, digits=3, short=False) == "tiles"
-    assert fastest(conv, 0.2, has_lookup=True, digits=0, short=False) == "events"
-    assert fastest(conv, 0.5, has_lookup=True, digits=0, short=False) == "lookup"
-    assert fastest(conv, 0.5, has_lookup=False, digits=0, short=False) == "events"
-    assert fastest(conv, 0.2, has_lookup=True, digits=0, short=True) == "shorts"
+    assert fastest(conv, 0.005, has_lookup=True, digits=3, row=16) == "events"
+    assert fastest(conv, 0.2, has_lookup=True, digits=3, row=16) == "tiles"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16) == "events"
+    assert fastest(conv, 0.5, has_lookup=True, digits=0, row=16) == "lookup"
+    assert fastest(conv, 0.5, has_lookup=False, digits=0, row=16) == "events"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=32) == "shorts"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=64) == "bytes"
     one_step = cost_model.Layer(1, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
-    assert fastest(one_step, 0.02, has_lookup=True, digits=3, short=False) == "events"
+    assert fastest(one_step, 0.02, has_lookup=True, digits=3, row=16) == "events"
 
 
 @pytest.mark.parametrize(
@@ -272,12 +303,13 @@ def test_the_choice_follows_rate_and_shape():
         ((64, 32, 3, 3), 1, "events", "events", "forced"),
         ((64, 32, 3, 3), 1, "tiles", "events", "tiles cannot take it"),
         ((64, 32, 3, 3), 1, "shorts", "events", "shorts cannot take it"),
+        ((64, 32, 3, 3), 1, "bytes", "events", "bytes cannot take it"),
         ((64, 32, 3, 3), 1, "lookup", "lookup", "forced"),
     ],
 )
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
     layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
-    options = {"digits": lambda: 0, "short": lambda: False, "rate": lambda: pytest.fail("counted")}
+    options = {"digits": lambda: 0, "row": lambda: 16, "rate": lambda: pytest.fail("counted")}
     chosen = choose(layer, groups, forced, has_lookup=True, **options)
     assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
@@ -290,7 +322,7 @@ def test_the_choice_changes_no_spike(monkeypatch, generator):
         parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
     image = dyadic(3, 1, 8, 8, generator=generator).abs()
     results = []
-    for kernel in ("events", "shorts", "lookup", "tiles", "dense", None):
+    for kernel in ("events", "shorts", "bytes", "lookup", "tiles", "dense", None):
         force(monkeypatch, None, kernel)
         results.append(pk.simulate(net, image, 70).spikes.dense())
     assert all(torch.equal(result, results[0]) for result in results[1:])

@@ -13,12 +13,13 @@ from proxykernels.kernels.cpu.fallback import Fallback
 TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
 if not TARGETS:
     raise RuntimeError("the C++ kernels are not built here: install a C++ compiler, then pip install -e .")
-CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with short rows
+CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with each kind of rows
+ROWS = {16: "", 32: ", short rows", 64: ", byte rows"}
 FALLBACK = "fallback"
 
 # Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.
 WAYS = [
-    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts")),
+    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts", "bytes")),
     *(f"{target} lookup" for target in TARGETS if target == "avx512"),
     *(f"{target} tiles" for target in TARGETS if target == "amx"),
     *TARGETS,
@@ -40,8 +41,8 @@ class Counted:
 
 def _counting(target: str, name: str, function):
     def call(*arguments):
-        short = name in CONVOLUTIONS and (getattr(arguments[0], "conv", arguments[0])).unit
-        executed[target, f"{name}, short rows" if short else name] += 1
+        rows = ROWS[getattr(arguments[0], "conv", arguments[0]).row_channels] if name in CONVOLUTIONS else ""
+        executed[target, name + rows] += 1
         return function(*arguments)
 
     return call
@@ -89,5 +90,5 @@ def expected() -> list[tuple[str, str]]:
     for target in TARGETS:
         table = cpu.load(target)._table
         functions += [(target, name) for name, _ in table._fields_ if getattr(table, name) and name != "max_threads"]
-        functions += [(target, f"{name}, short rows") for name in CONVOLUTIONS]
+        functions += [(target, name + rows) for name in CONVOLUTIONS for rows in ROWS.values() if rows]
     return functions

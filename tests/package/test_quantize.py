@@ -1,4 +1,4 @@
-"""precision="int16": weights of 14 bits in which every sum is exact."""
+"""precision="int16" and "int8": weights of 14 and of 7 bits in which every sum is exact."""
 
 from functools import partial, partialmethod
 
@@ -8,6 +8,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
+from proxykernels.kernels.cpu import conv2d as cpu_conv2d
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.simulation import quantize
 
@@ -28,13 +29,14 @@ def make_net(v_reset: float | None = 0.0) -> nn.Sequential:
     return net.eval()
 
 
-def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | None) -> torch.Tensor:
+def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | None, precision="int16") -> torch.Tensor:
     """The rounded network in float64, step by step."""
-    weight, bias = quantize.round_weights(*net[0].folded())
+    bounds = quantize.PRECISIONS[precision]
+    weight, bias = quantize.round_weights(*net[0].folded(), bounds)
     current = nn.functional.conv2d(quantize.round_input(image, 0).double(), weight, bias, padding=1).float()
     s, _ = reference.if_hold(current, T, v_reset=v_reset)
     for layer, pool in ((net[1], True), (net[4], False)):
-        weight, bias = quantize.round_weights(layer.weight, layer.bias)
+        weight, bias = quantize.round_weights(layer.weight, layer.bias, bounds)
         flat = s.double().flatten(0, 1)
         current = (
             nn.functional.conv2d(flat, weight, bias) if pool else nn.functional.linear(flat.flatten(1), weight, bias)
@@ -44,35 +46,47 @@ def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | Non
     return s
 
 
-def test_rounded_weights_sum_exactly(generator):
+@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+def test_rounded_weights_sum_exactly(generator, precision):
     weight, bias = torch.randn(7, 300, 3, 3, generator=generator), torch.randn(7, generator=generator)
-    rounded, rounded_bias = quantize.round_weights(weight, bias)
+    bounds = quantize.PRECISIONS[precision]
+    rounded, rounded_bias = quantize.round_weights(weight, bias, bounds)
     for w, b, given in zip(rounded.flatten(1), rounded_bias, weight.flatten(1), strict=True):
         unit = next(2.0**e for e in range(20, -60, -1) if (w / 2.0**e % 1 == 0).all())
-        assert w.abs().max() / unit <= quantize.LARGEST
+        assert w.abs().max() / unit <= bounds.largest
+        assert max(w.clamp(min=0).sum(), -w.clamp(max=0).sum()) / unit <= bounds.largest_half
         assert (w.abs().sum() + b.abs()) / unit <= 2**24 and (b / unit) % 1 == 0
         assert (w - given).abs().max() <= unit
-    assert (rounded - weight).abs().max() < 1e-3
+    assert (rounded - weight).abs().max() < {"int16": 1e-3, "int8": 0.15}[precision]
 
 
+def test_channels_of_many_inputs_have_fewer_bits():
+    """So that a CPU can sum them in 16 bits; where no unit would do, they keep their bits."""
+    precision = quantize.PRECISIONS["int8"]
+    units = [quantize.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
+    assert [rounded[0, 0].item() for rounded in units] == [63.0, 64.0, 64.0, 63.0]
+    assert cpu_conv2d.byte_unit(units[2].float()) is not None and cpu_conv2d.byte_unit(units[3].float()) is None
+
+
+@pytest.mark.parametrize("precision", quantize.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v_reset):
+def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v_reset, precision):
     """Float weights, and yet bit-equal: to the oracle, on every instruction set and kernel."""
     T, net, image = 70, make_net(v_reset), torch.rand(5, 1, 12, 12, generator=generator)
-    expected = oracle(net, image, T, v_reset)
+    expected = oracle(net, image, T, v_reset, precision)
     assert 0.01 < expected.mean() < 0.9
     ways = [
         *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
-        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts")),
+        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts", "bytes")),
     ]
     for kernels in [cpu.load(*way) for way in ways] + [Fallback()]:
         if kernels is None:
             continue
         monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
-        assert torch.equal(pk.simulate(net, image, T, precision="int16").spikes.dense(), expected)
+        assert torch.equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    parts = [pk.simulate(net, part, T, chunk=9, precision="int16").spikes.dense() for part in image.split(2)]
+    parts = [pk.simulate(net, part, T, chunk=9, precision=precision).spikes.dense() for part in image.split(2)]
     torch.set_num_threads(threads)
     assert torch.equal(torch.cat(parts, 1), expected)
 
@@ -134,7 +148,7 @@ def test_the_order_of_a_sum_changes_no_weight(generator):
         "mean": lambda net: net[0].bn.running_mean[2:3].fill_(float("inf")),
     }.values(),
 )
-@pytest.mark.parametrize("precision", ["int16", None])
+@pytest.mark.parametrize("precision", ["int16", "int8", None])
 def test_parameters_that_are_not_finite(change, precision):
     net, image = make_net(), torch.rand(1, 1, 12, 12)
     pk.simulate(net, image, 3, precision=precision)
@@ -168,5 +182,21 @@ def test_close_to_float(generator):
 
 
 def test_bad_input(generator):
-    with pytest.raises(ValueError, match="precision must be None or 'int16', got 'int8'"):
-        pk.simulate(make_net(), torch.rand(1, 1, 12, 12), 3, precision="int8")
+    with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
+        pk.simulate(make_net(), torch.rand(1, 1, 12, 12), 3, precision="int4")
+
+
+@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+def test_a_converted_network_with_max_pooling(generator, precision):
+    """Counts of spikes are whole numbers: MaxRatePool2d is exact as it is."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 40, 3), nn.ReLU(), nn.Flatten(), nn.Linear(360, 10)
+    )
+    images = torch.rand(6, 1, 12, 12, generator=generator)
+    net = pk.convert(ann, images)
+    whole = pk.simulate(net, images, 40, precision=precision).count()
+    parts = [pk.simulate(net, part, 40, chunk=7, precision=precision).count() for part in images.split(1)]
+    assert torch.equal(torch.cat(parts), whole) and whole.any()
+    exact = pk.simulate(net, images, 40).count()
+    assert 0 < (exact - whole).abs().float().mean() < 2 or precision == "int16"

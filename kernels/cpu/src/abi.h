@@ -54,11 +54,12 @@ struct Conv2d {
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]
     const void* weight;    // packed for the kernel that takes it
     const float* bias;     // [ceil(C_out / 32) * 32]
-    // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short rows. Null: rows are floats.
+    // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short and byte rows.
     const float* unit;
     // [T, N, P, C], written by the event, the period and the lookup kernel; null: not wanted.
     float* currents;
     int64_t digits;        // tile_conv2d's: of a weight
+    int64_t row_channels;  // output channels of a row of weights: conv2d/rows.h
     int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h
     int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
@@ -128,7 +129,7 @@ struct Kernels {
     void (*max_rate_pool2d)(const MaxRatePool*);
     // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/rows.h
     void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
-    int64_t (*rows_size)(const Conv2d*);  // of a block of output channels (16, or 32 with a unit), in bytes
+    int64_t (*rows_size)(const Conv2d*);  // of a block of row_channels output channels, in bytes
     // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
     int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
     // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.

@@ -143,10 +143,12 @@ static inline Vec::Mask mask_of(uint32_t bits) {
 
 #endif
 
-// 32-bit integers, as many as floats in a Vec, which can also be taken as two 16-bit halves each.
+// 32-bit integers, as many as floats in a Vec, which can also be taken as two 16-bit halves or four bytes each.
 struct Ints {
     typedef int32_t Whole __attribute__((vector_size(4 * Vec::width)));
-    typedef int16_t Halves __attribute__((vector_size(4 * Vec::width)));
+    typedef uint16_t Halves __attribute__((vector_size(4 * Vec::width)));
+    typedef int16_t HalfAsMany __attribute__((vector_size(2 * Vec::width)));
+    typedef uint8_t Bytes __attribute__((vector_size(4 * Vec::width)));
     typedef float Floats __attribute__((vector_size(4 * Vec::width)));
     Whole x;
 };
@@ -157,7 +159,25 @@ static inline Ints load(const int32_t* p) {
 }
 static inline void store(int32_t* p, Ints a) { memcpy(p, &a, sizeof a); }
 static inline Ints operator+(Ints a, Ints b) { return {a.x + b.x}; }
+// Modulo 2^16.
 static inline Ints add_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x + (Ints::Halves)b.x)}; }
+static inline Ints broadcast_half(uint16_t a) { return {(Ints::Whole)(Ints::Halves{} + a)}; }
+static inline Ints add_bytes(Ints a, Ints b) { return {(Ints::Whole)((Ints::Bytes)a.x + (Ints::Bytes)b.x)}; }
+static inline Ints high_bytes(Ints a) { return {(Ints::Whole)((Ints::Halves)a.x >> 8)}; }  // of each half
+static inline Ints low_bytes(Ints halves, Ints high) {  // what is left of sums of halves without that of their higher bytes
+    return {(Ints::Whole)((Ints::Halves)halves.x - ((Ints::Halves)high.x << 8))};
+}
+// The first and the second half of all 16-bit numbers, which have a sign, widened.
+static inline Ints widen_first(Ints a) {
+    Ints::HalfAsMany halves;
+    memcpy(&halves, &a.x, sizeof halves);
+    return {__builtin_convertvector(halves, Ints::Whole)};
+}
+static inline Ints widen_second(Ints a) {
+    Ints::HalfAsMany halves;
+    memcpy(&halves, (const char*)&a.x + sizeof halves, sizeof halves);
+    return {__builtin_convertvector(halves, Ints::Whole)};
+}
 static inline Ints high_half(Ints a) { return {a.x >> 16}; }
 static inline Ints low_half(Ints a) {  // x86 has a product of halves that is not in the way of the shift above
 #if defined(__AVX512BW__)

@@ -19,16 +19,17 @@ struct GroupMemory {
 template <class Rows, int pixels, class Model>
 OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
                                 const typename Rows::Number* const* sums, int64_t span) {
-    using Channels = Lanes<Rows::channels>;
+    constexpr int lanes = Rows::lanes;
+    using Channels = Lanes<lanes>;
     const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, Rows::channels);
+    const int channels = (int)least(n.C - channel, lanes), part = (int)(channel % Rows::channels / lanes);
     const int64_t bytes = (n.C + 7) / 8;
-    const typename Model::template Of<Rows::channels> neurons({n.neuron, channel});
-    const Channels bias = load_block<Rows::channels>(c.bias + channel);
+    const typename Model::template Of<lanes> neurons({n.neuron, channel});
+    const Channels bias = load_block<lanes>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];
     float *kept[pixels], *currents[pixels];
-    States<Model::states, Rows::channels> state[pixels];
+    States<Model::states, lanes> state[pixels];
     for (int i = 0; i < pixels; i++) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
         out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
@@ -41,15 +42,15 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
         Channels shared[pixels];
         for (int i = 0; i < pixels; i++) {
             shared[i] = bias;
-            if (span) add(shared[i], Rows::current(sums[i] + (in.steps + first / span) * Rows::channels, unit));
+            if (span) add(shared[i], Rows::current(sums[i] + (in.steps + first / span) * Rows::channels, part, unit));
         }
         for (int64_t t = first; t < last; t++)
             for (int i = 0; i < pixels; i++) {
-                Channels input = Rows::current(sums[i] + t * Rows::channels, unit);
+                Channels input = Rows::current(sums[i] + t * Rows::channels, part, unit);
                 add(input, shared[i]);
                 if (currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
                 const uint32_t spikes = step_block(neurons, state[i], input);
-                store_spikes<Rows::channels>(out[i] + t * n.P * bytes, spikes, channels);
+                store_spikes<lanes>(out[i] + t * n.P * bytes, spikes, channels);
             }
     }
     for (int i = 0; i < pixels; i++) store_states(kept[i], n, state[i], channels);
@@ -93,8 +94,10 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
             Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
             source.template finish<Rows>(currents[0]);
             if (two) source.template finish<Rows>(currents[1]);
-            if (two) fire<Rows, 2>(c, in, pair, channel, currents, Source::span);
-            else fire<Rows, 1>(c, in, pair, channel, currents, Source::span);
+            const int64_t end_channel = least(channel + Rows::channels, c.neurons.C);
+            for (int64_t part = channel; part < end_channel; part += Rows::lanes)
+                if (two) fire<Rows, 2>(c, in, pair, part, currents, Source::span);
+                else fire<Rows, 1>(c, in, pair, part, currents, Source::span);
         }
     }
 }
@@ -134,8 +137,7 @@ static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
 
 template <class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
-    if (c.unit) rows_conv2d<ShortRows, Source>(c, arguments...);
-    else rows_conv2d<FloatRows, Source>(c, arguments...);
+    with_rows(c, [&](auto rows) { rows_conv2d<decltype(rows), Source>(c, arguments...); });
 }
 
 }  // namespace PK_TARGET

@@ -1,10 +1,16 @@
 // Rows of weights: those of one input to the output channels of a block. A row is one cache line, so adding it costs one
-// load, and the more channels it holds the better. There are two kinds:
+// load, and the more channels it holds the better. There are three kinds:
 //
 // FloatRows: 16 channels as they are.
 // ShortRows: 32 channels of whole numbers of 14 bits, if the weights are that: multiples of a unit that each channel has.
 //     Four of them can be added in 16 bits; only the sum of the four is widened to 32. The half rows are interleaved,
 //     channel o with channel o + 16, since the halves of 32-bit lanes are cheap to take apart.
+// ByteRows: 64 channels of whole numbers of 7 bits, if no sum of a channel's weights leaves 16 bits. They are written as
+//     w + 64, from 1 to 127, so that two rows can be added in bytes, and channel o is in a byte below channel o + 32.
+//     Sums of 16-bit words are then odd * 256 + even, modulo 2^16, and the words shifted by 8 sum up to odd, so that
+//     even = words - 256 * odd. The 64 of every row, also of those that lists are filled up with, is taken off.
+//
+// Neurons are stepped through `lanes` channels at a time, which are a part of a row.
 #pragma once
 #include "../simd.h"
 
@@ -12,6 +18,7 @@ namespace PK_TARGET {
 
 constexpr int row_line = 64;         // bytes of a row
 constexpr int largest_short = 8191;  // a group of four fits 16 bits
+constexpr int byte_offset = 64;
 
 static inline void load_sums(const float* p, Row& sums) { sums = load_block<row>(p); }
 static inline void store_sums(float* p, const Row& sums) { store_block(p, sums); }
@@ -30,8 +37,33 @@ static inline void add(ShortSums& a, const ShortSums& b) {
     for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] + b.v[i];
 }
 
+// The sums of ByteRows: words, then the higher bytes of words.
+struct ByteSums {
+    static constexpr int vecs = Row::vecs;
+    Ints words[vecs], high[vecs];
+};
+static inline void load_sums(const int16_t* p, ByteSums& sums) {
+    for (int i = 0; i < sums.vecs; i++) {
+        sums.words[i] = load((const int32_t*)p + i * Vec::width);
+        sums.high[i] = load((const int32_t*)p + (sums.vecs + i) * Vec::width);
+    }
+}
+static inline void store_sums(int16_t* p, const ByteSums& sums) {
+    for (int i = 0; i < sums.vecs; i++) {
+        store((int32_t*)p + i * Vec::width, sums.words[i]);
+        store((int32_t*)p + (sums.vecs + i) * Vec::width, sums.high[i]);
+    }
+}
+static inline void add(ByteSums& a, const ByteSums& b) {
+    for (int i = 0; i < a.vecs; i++) {
+        a.words[i] = add_halves(a.words[i], b.words[i]);
+        a.high[i] = add_halves(a.high[i], b.high[i]);
+    }
+}
+
 struct FloatRows {
-    static constexpr int channels = row;
+    static constexpr int channels = row, lanes = row;
+    static constexpr int nothing = 0;  // the bytes of a row that adds nothing
     using Number = float;  // of sums
     using Sums = Row;
 
@@ -49,7 +81,7 @@ struct FloatRows {
         inline void add(const char* const* rows) {
             for (int i = 0; i < group; i++) PK_TARGET::add(part[i % parts], load_block<row>((const float*)rows[i]));
         }
-        inline void store(float* to) {
+        inline void store(float* to, int64_t) {
             if constexpr (parts == 4) PK_TARGET::add(part[0], part[2]), PK_TARGET::add(part[1], part[3]);
             PK_TARGET::add(part[0], part[1]);
             store_block(to, part[0]);
@@ -59,11 +91,12 @@ struct FloatRows {
     static inline void put(char* line, int channel, float weight, float) { ((float*)line)[channel] = weight; }
     struct Unit {};
     static inline Unit unit(const float*, int64_t) { return {}; }
-    static inline Row current(const float* sums, Unit) { return load_block<row>(sums); }
+    static inline Row current(const float* sums, int, Unit) { return load_block<row>(sums); }
 };
 
 struct ShortRows {
-    static constexpr int channels = 2 * row;
+    static constexpr int channels = 2 * row, lanes = channels;
+    static constexpr int nothing = 0;
     using Number = int32_t;
     using Sums = ShortSums;
 
@@ -83,7 +116,7 @@ struct ShortRows {
                 sums.v[i + Sums::half] = sums.v[i + Sums::half] + high_half(sum);
             }
         }
-        inline void store(int32_t* to) const { store_sums(to, sums); }
+        inline void store(int32_t* to, int64_t) const { store_sums(to, sums); }
     };
 
     static inline void put(char* line, int channel, float weight, float unit) {
@@ -91,9 +124,61 @@ struct ShortRows {
     }
     using Unit = Block;
     static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
-    static inline Block current(const int32_t* sums, const Block& unit) {
+    static inline Block current(const int32_t* sums, int, const Block& unit) {
         Block b;
         for (int i = 0; i < b.vecs; i++) b.v[i] = to_floats(load(sums + i * Vec::width)) * unit.v[i];
+        return b;
+    }
+};
+
+struct ByteRows {
+    static constexpr int channels = 4 * row, lanes = block;
+    static constexpr int nothing = byte_offset;
+    using Number = int16_t;
+    using Sums = ByteSums;
+
+    template <int group>
+    struct Adder {
+        static_assert(group % 2 == 0);
+        Sums sums{};
+        explicit Adder(const int16_t* from) {
+            if (from) load_sums(from, sums);
+        }
+        inline void add(const char* const* rows) {
+            for (int i = 0; i < Sums::vecs; i++) {
+                const auto line = [&](int k) { return load((const int32_t*)rows[k] + i * Vec::width); };
+                for (int k = 0; k < group; k += 2) {
+                    const Ints pair = add_bytes(line(k), line(k + 1));
+                    sums.words[i] = add_halves(sums.words[i], pair);
+                    sums.high[i] = add_halves(sums.high[i], high_bytes(pair));
+                }
+            }
+        }
+        inline void store(int16_t* to, int64_t rows) {
+            const int64_t offset = rows * byte_offset;
+            for (int i = 0; i < Sums::vecs; i++) {
+                sums.words[i] = add_halves(sums.words[i], broadcast_half((uint16_t)(-257 * offset)));
+                sums.high[i] = add_halves(sums.high[i], broadcast_half((uint16_t)-offset));
+            }
+            store_sums(to, sums);
+        }
+    };
+
+    static inline void put(char* line, int channel, float weight, float unit) {
+        line[channel % block * 2 + channel / block] = (char)((int)(weight / unit) + byte_offset);
+    }
+    using Unit = Block;
+    static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
+    static inline Block current(const int16_t* sums, int part, const Block& unit) {
+        ByteSums all;
+        load_sums(sums, all);
+        Block b;
+        for (int i = 0; i < all.vecs; i++) {
+            const Ints halves = part ? all.high[i] : low_bytes(all.words[i], all.high[i]);
+            const Ints first = widen_first(halves), second = widen_second(halves);
+            b.v[2 * i] = to_floats(first) * unit.v[2 * i];
+            b.v[2 * i + 1] = to_floats(second) * unit.v[2 * i + 1];
+        }
         return b;
     }
 };

@@ -12,7 +12,7 @@ constexpr int entry_scale = 8;       // lists hold row numbers times 8: an addre
 constexpr int overrun = 16;          // lists are read and written in whole vectors, past their end
 
 // Which inputs make a slice: those of a few taps of the window or, where a pixel has many channels, a part of one tap's.
-// Row 0 of a slice is zero, to fill up lists with.
+// Row 0 of a slice adds nothing, to fill up lists with.
 struct Slices {
     int64_t chunk, chunks;  // channels of a pixel that are in one slice, and how many such chunks a pixel has
     int64_t taps;           // of a slice
@@ -106,8 +106,16 @@ OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool 
             for (int i = 0; i < group; i++, packed >>= 16) chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
             adder.add(chosen);
         }
-        adder.store(to);
+        adder.store(to, visit->groups * group);
     }
+}
+
+// Calls run with a value of the kind of rows that a layer's weights are packed in.
+template <class Run>
+static void with_rows(const Conv2d& c, Run run) {
+    if (c.row_channels == ByteRows::channels) run(ByteRows{});
+    else if (c.row_channels == ShortRows::channels) run(ShortRows{});
+    else run(FloatRows{});
 }
 
 static int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
@@ -120,7 +128,7 @@ static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
     for (int64_t first = 0; first < c.neurons.C; first += Rows::channels) {
         char* const rows = packed + first / Rows::channels * slices.block_bytes();
         const int64_t channels = least(Rows::channels, c.neurons.C - first);
-        memset(rows, 0, slices.block_bytes());
+        memset(rows, Rows::nothing, slices.block_bytes());
         for (int64_t i = 0; i < c.C_in; i++)
             for (int64_t tap = 0; tap < window; tap++) {
                 const int64_t slice = tap / slices.taps * slices.chunks + i / slices.chunk;
@@ -134,8 +142,7 @@ static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
 }
 
 static void pack_rows(const float* weight, void* packed, const Conv2d* c) {
-    if (c->unit) pack_rows<ShortRows>(weight, (char*)packed, *c);
-    else pack_rows<FloatRows>(weight, (char*)packed, *c);
+    with_rows(*c, [&](auto rows) { pack_rows<decltype(rows)>(weight, (char*)packed, *c); });
 }
 
 }  // namespace PK_TARGET
