@@ -360,15 +360,17 @@ def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)
     """Spikes (T, N, C, H, W) with silent pixels around them, and ``spread`` steps apart; see
     :class:`proxykernels.ZeroPad2d`."""
     (height, width), (left, right, top, bottom) = x.shape[3:], padding
-    rows = top + spread[0] * torch.arange(height, device=x.device)
-    columns = left + spread[1] * torch.arange(width, device=x.device)
     H, W = (
         (before + step * (n - 1) + 1 if n else before) + after
         for before, after, step, n in ((top, bottom, spread[0], height), (left, right, spread[1], width))
     )
-    index = (rows[:, None] * W + columns).flatten()
-    handle = handles.Placed.apply(x._handle, index, H * W) if x._differentiable else None
-    return x._like(packed.place(x._words, index, H * W), (*x.shape[:3], H, W), handle)
+    rows = slice(top, top + spread[0] * height, spread[0])
+    columns = slice(left, left + spread[1] * width, spread[1])
+    handle = None
+    if x._differentiable:
+        index = torch.arange(H * W, device=x.device).view(H, W)[rows, columns].flatten()
+        handle = handles.Placed.apply(x._handle, index, H * W)
+    return x._like(packed.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
 
 
 def flatten(x: Spikes) -> Spikes:

@@ -10,6 +10,8 @@ from . import ops
 from .kernels.cpu import words as over_channels
 from .kernels.gpu import words as words_over_time
 
+Pair = tuple[int, int]  # of height and width
+
 
 def over_time(words: Tensor) -> bool:
     """Whether words are packed over time, as on a GPU, rather than over channels."""
@@ -50,11 +52,11 @@ def of(words: Tensor, neurons: Tensor) -> Tensor:
     return words & ops.pack(neurons.unsqueeze(0))  # of one step
 
 
-def place(words: Tensor, index: Tensor, P: int) -> Tensor:
-    """The words of P pixels: those of ``words`` at ``index`` int64 [p], and no spikes elsewhere."""
-    shape = list(words.shape)
-    shape[2] = P
-    return words.new_zeros(shape).index_copy_(2, index, words)
+def place(words: Tensor, size: Pair, size_out: Pair, rows: slice, columns: slice) -> Tensor:
+    """The words of images of ``size_out`` (H, W): those of images of ``size`` in some rows and columns, and silence."""
+    placed = words.new_zeros(*words.shape[:2], *size_out, words.shape[3])
+    placed[:, :, rows, columns] = words.unflatten(2, size)
+    return placed.flatten(2, 3)
 
 
 def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
