@@ -1,7 +1,8 @@
-"""torchvision's resnet18 and vgg16_bn as spiking networks: exactness, rates against the ReLU network, and speed.
+"""torchvision's resnet18, resnet50 and vgg16_bn as spiking networks: exactness, rates and speed.
 
     python benchmarks/torchvision_nets.py
     python benchmarks/torchvision_nets.py --nets resnet18 --parts speed
+    python benchmarks/torchvision_nets.py --nets resnet50 vgg16_bn --parts equality speed --size 224 --batch 1
 
 The weights are random, the normalisations have seen real images (Fashion-MNIST, resized and in three equal channels),
 and other real images are the calibration. For each network:
@@ -10,7 +11,7 @@ and other real images are the calibration. For each network:
   the step loop, each and every one;
 - rates: how far the firing rates of the output are from the ReLU network's outputs at T = 8 .. 1024, from one pass, by
   each method. Writes results/torchvision_rates.csv and .png;
-- speed against the step loop at T = 64. Writes results/torchvision_speed.csv.
+- speed and memory against the step loop at T = 64. Adds rows to results/torchvision_speed.csv.
 """
 
 import argparse
@@ -33,12 +34,13 @@ from torchvision import models
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
-NETS = {"resnet18": models.resnet18, "vgg16_bn": models.vgg16_bn}
+NETS = {"resnet18": models.resnet18, "resnet50": models.resnet50, "vgg16_bn": models.vgg16_bn}
 METHODS = ("max", "percentile")
 STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)
 CALIBRATION_IMAGES = 32
 WEIGHT_GRID, IMAGE_GRID = 2**-8, 2**-4  # sums of some thousand weights times pixels have under 24 bits
 PARTS = ("equality", "rates", "speed")
+MEASURED = ("net", "size", "batch", "T", "threads")  # what a row of the speeds is of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         if "speed" in options.parts:
             times.append(speed(name, ann, calibration, images, options))
         if times:
-            write_csv(options.out / "torchvision_speed.csv", list(times[0]), times)
+            write_speed(options.out / "torchvision_speed.csv", times)
         if rates:
             write_csv(options.out / "torchvision_rates.csv", list(rates[0]), rates)
     if rates:
@@ -151,7 +153,7 @@ def speed(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, option
         return result.count()
 
     contenders = [
-        Contender("proxykernels", "pk.simulate", pk.__version__, ours),
+        Contender("proxykernels", "pk.simulate", pk.__version__, ours, steady=False),  # chunks grow
         Contender("step loop", "channels last, in place", torch.__version__, lambda T: output_counts(net, images, T)),
     ]
     measured = measure(
@@ -159,20 +161,30 @@ def speed(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, option
         progress=lambda what, left: None,
     )  # fmt: skip
     milliseconds = [1e3 * m.median_s / len(images) for m in measured]
+    megabytes = ["" if m.peak_bytes is None else round(m.peak_bytes / 2**20) for m in measured]
     different = int((measured[0].counts != measured[1].counts).sum())
     mean_rate = sum(rates.values()) / len(rates)
     print(
         f"{name}, {len(images)} images of {options.size} x {options.size}, T = {options.T}, soft reset, "
         f"{torch.get_num_threads()} threads: {milliseconds[0]:.0f} ms an image, step loop {milliseconds[1]:.0f} "
         f"({milliseconds[1] / milliseconds[0]:.1f} times as long); mean rate of the layers {mean_rate:.1%}; "
-        f"{different} of {measured[0].counts.numel()} counts differ, by rounding"
+        f"{different} of {measured[0].counts.numel()} counts differ, by rounding; at the peak {megabytes[0]} and "
+        f"{megabytes[1]} MB beyond the network"
     )
     return {
         "date": date.today().isoformat(), "net": name, "size": options.size, "batch": len(images), "T": options.T,
         "threads": torch.get_num_threads(), "ms_an_image": f"{milliseconds[0]:.1f}",
-        "step_loop_ms_an_image": f"{milliseconds[1]:.1f}", "mean_rate": f"{mean_rate:.4f}",
+        "step_loop_ms_an_image": f"{milliseconds[1]:.1f}",
+        "peak_mb": megabytes[0], "step_loop_peak_mb": megabytes[1], "mean_rate": f"{mean_rate:.4f}",
         "counts_different": different, "repeats": options.repeats, "torch": torch.__version__,
     }  # fmt: skip
+
+
+def write_speed(path: Path, times: list[dict]) -> None:
+    """The rows, in place of those that were measured of the same before, and beside the others."""
+    same = {tuple(str(row[key]) for key in MEASURED) for row in times}
+    kept = [row for row in read_csv(path) if tuple(row[key] for key in MEASURED) not in same]
+    write_csv(path, list(times[0]), [*kept, *times])
 
 
 def draw(folder: Path) -> None:
