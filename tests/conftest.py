@@ -23,7 +23,11 @@ INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") i
 CONVOLUTIONS = [
     ("amx", "tiles"),
     ("avx512", "lookup"),
-    *((target, rows) for target in ("avx512", "avx2", "portable") for rows in ("events", "shorts", "bytes")),
+    *(
+        (target, rows)
+        for target in ("avx512", "avx2", "portable")
+        for rows in ("events", "patterns", "shorts", "bytes")
+    ),
     (None, "dense"),
     (None, None),
 ]

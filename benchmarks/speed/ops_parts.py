@@ -16,12 +16,12 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu.choice import KERNELS
+from proxykernels.kernels.cpu.cost_model import ROWS
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 
-KERNELS = ["events", "shorts", "bytes", "lookup", "tiles", "dense"]
-ROWS = {"events": 16, "shorts": 32, "bytes": 64}  # kernels that add rows, and the output channels of a row
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
 LEAST_S = 0.005  # shorter calls are timed several at once
 PEAK_RUNS = 7
@@ -141,11 +141,11 @@ def rates(shape: Shape, rounds: int, peak_gmac: float, macs_a_cycle: int) -> Ite
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         contenders[BF16] = torch_currents(shape, data.dense, data.weight, torch.bfloat16)
     for name, kernel in kernels.items():
-        weight = data.dyadic if name == "shorts" else data.weight  # short rows are for weights of 14 bits
+        weight = data.dyadic if name in ("shorts", "bytes") else data.weight  # such rows are for few bits
         contenders[name] = lambda kernel=kernel, weight=weight: kernel.run(shape, words, weight)
     threads = torch.get_num_threads()
     clock = peak_gmac / macs_a_cycle / threads  # GHz
-    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items()}
+    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items() if name != "patterns"}
     for name, seconds in interleave(contenders, rounds).items():
         cycles = median(seconds) * clock * 1e9 * threads
         yield {

@@ -19,7 +19,7 @@ def choose(
     has_lookup: bool,
     digits: Callable[[], int],
     row: Callable[[], int],
-    rate: Callable[[], float],
+    rates: Callable[[], tuple[float, float]],
 ) -> Choice:
     """The kernel for a convolution: one of KERNELS, "depthwise", or "groups", which are joined and chosen for apart.
 
@@ -28,7 +28,8 @@ def choose(
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
         row: output channels of the widest row that the weights fit.
-        rate: of the input; this and the two before are asked for only if the choice depends on them.
+        rates: rows that the event and the pattern kernel add for each input and step; these, and the two before, are
+            asked for only if the choice depends on them.
     """
     if forced == "dense":
         return Choice("dense", "forced")
@@ -47,7 +48,7 @@ def choose(
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
-    cycles = modelled_cycles(layer, rate(), has_lookup=has_lookup, digits=digits(), row=row())
+    cycles = modelled_cycles(layer, rates(), has_lookup=has_lookup, digits=digits(), row=row())
     return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
 

@@ -13,10 +13,11 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
 from .choice import BLOCK, ROWS, WORD, choose
-from .cost_model import Layer
+from .cost_model import PATTERN, Layer
 from .words import pixel_bytes
 
-FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS.values()  # output channels of a row of weights: src/conv2d/rows.h
+# Output channels of a row of weights: src/conv2d/rows.h.
+FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
 # Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
 EVENT_SLICE, PERIOD_SLICE = 384, 1536
 SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
@@ -36,9 +37,9 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "shorts", "bytes", "lookup", "tiles" or
-            "dense"); None: whichever is fastest. "shorts" and "bytes" are the events with such rows of weights, which
-            the periods then have too.
+        forced: the kernel that takes every layer it can take ("events", "patterns", "shorts", "bytes", "lookup",
+            "tiles" or "dense"); None: whichever is fastest. "shorts" and "bytes" are the events with such rows of
+            weights, which the periods then have too.
     """
 
     def __init__(self, table: abi.Kernels, forced: str | None):
@@ -101,7 +102,7 @@ class Convolutions:
             self._table.lookup_conv2d(conv)
         else:
             self._set_rows(conv, packed, ROWS[kernel])
-            self._table.event_conv2d(conv)
+            (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
@@ -223,23 +224,27 @@ class Convolutions:
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
             row=lambda: self._widest_row(packed, layer.weight),
-            rate=lambda: self._rate(words),
+            rates=lambda: self._rates(words),
         )  # fmt: skip
 
-    def _rate(self, words: Tensor) -> float:
-        """The firing rate of spikes, on a sample of them, as the event kernel sees it."""
+    def _rates(self, words: Tensor) -> tuple[float, float]:
+        """Rows that the event and the pattern kernel add, for each input and step, on a sample of the spikes."""
         N, T, P, width = words.shape
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-        rows = self._table.count_rows(pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width)
-        return rows / max(8 * pixels.numel(), 1)
+        spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
+        events, patterns = (
+            self._table.count_rows(*spikes, window) / max(8 * pixels.numel(), 1) for window in (1, PATTERN)
+        )
+        return events, patterns
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
         return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
     def _widest_row(self, packed: Packed, shape: tuple[int, ...]) -> int:
-        """Output channels of the widest row that the weights [C_out, ...] fit, where it is no wider than they are."""
-        if self._forced in ("bytes", None) and shape[0] > SHORT_ROW and self._unit(packed, BYTE_ROW) is not None:
+        """Output channels of the widest row that the weights [C_out, ...] fit, where the next one is narrower."""
+        wide = self._forced == "bytes" or (self._forced is None and shape[0] > SHORT_ROW)
+        if wide and self._unit(packed, BYTE_ROW) is not None:
             return BYTE_ROW
         few = prod(shape[1:]) <= MOST_SHORT_INPUTS
         if self._forced in ("shorts", None) and shape[0] > FLOAT_ROW and few:
@@ -263,7 +268,7 @@ class Convolutions:
         return packed, unit
 
     def _set_rows(self, conv: abi.Conv2d, packed: Packed, row: int) -> None:
-        """Rows of weights for the event and the period kernel, of so many output channels."""
+        """Rows of weights for the event, the pattern and the period kernel, of so many output channels."""
         unit = None if row == FLOAT_ROW else self._unit(packed, row)
         conv.unit = None if unit is None else unit.data_ptr()
         conv.row_channels = row

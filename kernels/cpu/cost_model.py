@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 CLOCK_HZ = 3.06e9  # of the AMD core
-ROWS = {"events": 16, "shorts": 32, "bytes": 64}  # the event kernel by what its rows hold, and for how many channels
+# Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
+ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
+PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
 
 
 class Layer(NamedTuple):
@@ -60,6 +62,19 @@ def events(layer: Layer, rate: float, row: int = 16) -> float:
     return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
 
 
+def patterns(layer: Layer, rate: float) -> float:
+    """Cycles of the pattern kernel: a row for each input and window of four steps in which it fires, to one of 15 sums.
+
+    ``rate``: of such windows, a step.
+    """
+    blocks, slices, visits = layer.weight[0] / 16, math.ceil(layer.inputs / 384), 15 / PATTERN
+    rows = layer.inputs * rate
+    add_rows, finish, fire = 1.2 * rows + 9 * slices * visits, 16, 16
+    list_window, start_window = 90 + 15 * layer.taps + 0.6 * rows, (400 + 25 * layer.taps) * math.ceil(layer.T / 64)
+    steps = layer.T * (math.ceil(blocks) * (add_rows + finish + fire) + list_window)
+    return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
+
+
 def lookup(layer: Layer) -> float:
     """Cycles of the lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
     eights, fours = math.ceil(layer.weight[0] / 8), math.ceil(layer.inputs / 4)
@@ -92,23 +107,29 @@ def dense(layer: Layer) -> float:
     return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
 
 
-def modelled_cycles(layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int) -> dict[str, float]:
+def modelled_cycles(
+    layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+) -> dict[str, float]:
     """Cycles of each kernel that can take a layer: one of ROWS, "lookup", "tiles" or "dense".
 
+    ``rates``: rows that the event and the pattern kernel add for each input and step.
     ``digits``: of the weights in tiles; 0 rules tiles out. ``row``: output channels of the widest row that the weights
     fit.
     """
     kernels = _at_both_ends(layer, has_lookup, digits, row)
-    return {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in kernels.items()}
+    rate = dict.fromkeys(kernels, rates[0]) | {"patterns": rates[1]}
+    return {kernel: silent + rate[kernel] * (busy - silent) for kernel, (silent, busy) in kernels.items()}
 
 
 @lru_cache(1024)
 def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, row: int) -> dict[str, tuple[float, float]]:
     """Cycles at the rates 0 and 1; they lie on a line between."""
     cycles = {"dense": (dense(layer),) * 2}
-    cycles |= {
-        kernel: (events(layer, 0, width), events(layer, 1, width)) for kernel, width in ROWS.items() if width <= row
-    }
+    for kernel, width in ROWS.items():
+        if kernel == "patterns":
+            cycles[kernel] = patterns(layer, 0), patterns(layer, 1)
+        elif width <= row:
+            cycles[kernel] = events(layer, 0, width), events(layer, 1, width)
     if has_lookup:
         cycles["lookup"] = (lookup(layer),) * 2
     if digits:

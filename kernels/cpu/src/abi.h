@@ -56,7 +56,7 @@ struct Conv2d {
     const float* bias;     // [ceil(C_out / 32) * 32]
     // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short and byte rows.
     const float* unit;
-    // [T, N, P, C], written by the event, the period and the lookup kernel; null: not wanted.
+    // [T, N, P, C], written by the event, the pattern, the period and the lookup kernel; null: not wanted.
     float* currents;
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t row_channels;  // output channels of a row of weights: conv2d/rows.h
@@ -120,6 +120,7 @@ struct Kernels {
     void (*conv2d_weight_gradient)(const WeightGradient*);
     void (*max_pool2d_backward)(const PoolBackward*);
     void (*event_conv2d)(const Conv2d*);
+    void (*pattern_conv2d)(const Conv2d*);
     void (*period_conv2d)(const PeriodConv2d*);
     void (*depthwise_conv2d)(const Conv2d*);
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
@@ -127,7 +128,7 @@ struct Kernels {
     void (*real_product)(const Product*);
     void (*max_pool2d)(const Pool2d*);
     void (*max_rate_pool2d)(const MaxRatePool*);
-    // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/rows.h
+    // weight [C_out, C_in, taps] -> rows of the event, the pattern and the period kernel: conv2d/rows.h
     void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
     int64_t (*rows_size)(const Conv2d*);  // of a block of row_channels output channels, in bytes
     // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
@@ -143,8 +144,9 @@ struct Kernels {
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
-    // What the event kernel adds for spikes [M, T, bytes]: inputs that fire throughout a span of steps count once.
-    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes);
+    // What the event kernel (window = 1) and the pattern kernel (4) add for spikes [M, T, bytes]: an input counts once for a
+    // window of steps in which it fires, and once for a whole span in which it fires throughout.
+    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window);
     // The periods of neurons that are reset to 0 and start at rest.
     void (*find_periods)(const Periods*);
     // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry

@@ -14,9 +14,11 @@
 
 namespace PK_TARGET {
 
-// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
-struct Events {
-    static constexpr int group = 4;
+// Memory of one thread, and stages 1 and 2; `group`: rows that are added at a time. An output pixel has a sum for each
+// step, or for what else a kernel adds, then one for each span.
+template <int group_>
+struct SpikeLists {
+    static constexpr int group = group_;
     static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
     static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 
@@ -27,7 +29,10 @@ struct Events {
     Grown<uint16_t> tap_base;          // [tap of a slice]: its first entry
     Grown<uint32_t> length;            // [sum]
 
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
+    // Calls list(spikes of a chunk's channels, bytes of a frame, bytes of these channels, where its starts go, entries
+    // before), which returns the number of entries after, for each pixel.
+    template <class List>
+    void list_pixels(const Conv2d& c, const Slices& slices, const Part& in, int64_t new_sums, List list) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
         const uint8_t* const first = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
         int64_t spikes = 0;
@@ -36,7 +41,7 @@ struct Events {
                 spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
-        sums = steps + ceil_div(steps, span);
+        sums = new_sums;
         input.reserve(spikes + overrun);
         uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * sums + 1);
         int64_t n = 0;
@@ -45,36 +50,20 @@ struct Events {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    n = list_steps(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
+                    n = list(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
                 }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
     }
 
-    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
-    int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
-        uint64_t always[most_spans][most_slice_rows / 64], others[most_slice_rows / 64];
-        const auto list_bits = [&](const void* bits) {
-            *start++ = (uint32_t)n;
-            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, input.data + n);
-        };
-        for (int64_t first = 0; first < steps; first += span) {
-            const int64_t last = least(first + span, steps);
-            uint64_t* const all = always[first / span];
-            uint64_t any = 0;
-            for (int64_t i = 0; i < bytes; i += 8, any |= all[i / 8 - 1]) {
-                all[i / 8] = ~0ull;
-                for (int64_t t = first; t < last; t++) all[i / 8] &= load_bits(x + t * frame + i, bytes - i);
-            }
-            for (int64_t t = first; t < last; t++) {
-                if (any)
-                    for (int64_t i = 0; i < bytes; i += 8)
-                        others[i / 8] = load_bits(x + t * frame + i, bytes - i) & ~all[i / 8];
-                list_bits(any ? (const void*)others : x + t * frame);
-            }
+    // The channels that fire throughout a span of steps from x; whether there are any.
+    static bool always_on(const uint8_t* x, int64_t frame, int64_t bytes, int64_t steps, uint64_t* all) {
+        uint64_t any = 0;
+        for (int64_t i = 0; i < bytes; i += 8, any |= all[i / 8 - 1]) {
+            all[i / 8] = ~0ull;
+            for (int64_t t = 0; t < steps; t++) all[i / 8] &= load_bits(x + t * frame + i, bytes - i);
         }
-        for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
-        return n;
+        return any;
     }
 
     // The lists of one window; `end` is where they go, and their end is returned.
@@ -108,24 +97,60 @@ struct Events {
 
     // Entries that the lists of one window's slice may have, filled up.
     int64_t most_entries(const Slices& slices) const { return steps * slices.rows + sums * group; }
+};
+
+struct Events : SpikeLists<4> {
+    static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
+
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
+        list_pixels(c, slices, in, most_sums(in.steps), [&](auto... chunk) { return list_steps(chunk...); });
+    }
+
+    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
+        uint64_t always[most_spans][most_slice_rows / 64], others[most_slice_rows / 64];
+        const auto list_bits = [&](const void* bits) {
+            *start++ = (uint32_t)n;
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, input.data + n);
+        };
+        for (int64_t first = 0; first < steps; first += span) {
+            const int64_t last = least(first + span, steps);
+            uint64_t* const all = always[first / span];
+            const bool any = always_on(x + first * frame, frame, bytes, last - first, all);
+            for (int64_t t = first; t < last; t++) {
+                if (any)
+                    for (int64_t i = 0; i < bytes; i += 8)
+                        others[i / 8] = load_bits(x + t * frame + i, bytes - i) & ~all[i / 8];
+                list_bits(any ? (const void*)others : x + t * frame);
+            }
+        }
+        for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
+        return n;
+    }
 
     template <class Rows>
     void finish(typename Rows::Number*) const {}  // the sums are the currents
 };
 
-// How many rows the spikes [M, T, bytes] cost: those of a span that fire throughout count once.
-static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes) {
+// How many rows the spikes [M, T, bytes] cost a kernel that adds an input once for each window of steps in which it fires:
+// those of a span that fire throughout count once.
+static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window) {
+    constexpr int64_t span = Events::span;
     int64_t count = 0;
 #pragma omp parallel for schedule(static) reduction(+ : count)
     for (int64_t m = 0; m < M; m++)
-        for (int64_t first = 0; first < T; first += Events::span) {
+        for (int64_t first = 0; first < T; first += span) {
             const uint8_t* const x = spikes + (m * T + first) * bytes;
-            const int64_t steps = least(Events::span, T - first);
-            count += count_bits(x, steps * bytes);
+            const int64_t steps = least(span, T - first);
             for (int64_t i = 0; i < bytes; i += 8) {
-                uint64_t always = ~0ull;
-                for (int64_t t = 0; t < steps; t++) always &= load_bits(x + t * bytes + i, bytes - i);
-                count -= (steps - 1) * __builtin_popcountll(always);
+                uint64_t spikes_at[span], always = ~0ull;
+                for (int64_t t = 0; t < steps; t++) always &= spikes_at[t] = load_bits(x + t * bytes + i, bytes - i);
+                count += __builtin_popcountll(always);
+                for (int64_t t = 0; t < steps;) {
+                    uint64_t fires = 0;
+                    for (const int64_t last = least(t + window, steps); t < last; t++) fires |= spikes_at[t];
+                    count += __builtin_popcountll(fires & ~always);
+                }
             }
         }
     return count;

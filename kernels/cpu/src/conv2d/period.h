@@ -110,6 +110,7 @@ struct PeriodSource {
     static constexpr int group = 2;  // buckets have few rows
     static constexpr int64_t span = 0;  // no sums that steps share
     static constexpr int64_t longest_segment = period_steps, uses = 1024, band_lists = 1 << 18;  // Segment (work.h)
+    static int64_t most_sums(int64_t steps) { return steps; }  // about: twice as many in a later segment
 
     const PeriodConv2d& p;
     Divisors divisors;
