@@ -62,6 +62,9 @@ DEFECTS = {
     "byte rows: the offset of odd channels": Defect(
         f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
     ),
+    "patterns: the last window of a segment": Defect(
+        f"{CONV}/pattern.h", "if (first + t < steps) store_sums", "if (first + t + 1 < steps) store_sums"
+    ),
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
