@@ -25,10 +25,14 @@ Networks
     neurons                        which neurons there are; time constants of other libraries
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
+    MaxPool1d, MaxRatePool1d, AvgPool1d, AdaptiveAvgPool1d
+                                   the same along one axis
     Dropout                        drops units, the same at every step and in both twins
     ZeroPad2d, Upsample            zeros around and between pixels; larger images
     Concatenate                    several inputs side by side
-    Flatten                        (T, N, C, H, W) to (T, N, features)
+    Channels                       some channels, in any order: a shuffle, a split
+    Flatten, Unflatten             (T, N, C, H, W) to (T, N, features), and back
+    Voting                         the mean of the neurons that vote for a class
     Network                        layers in a graph: what conversion and import make
 
 Running and training them
@@ -81,8 +85,11 @@ from .layers import (  # noqa: E402
     IF,
     LI,
     LIF,
+    AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AvgPool1d,
     AvgPool2d,
+    Channels,
     Concatenate,
     Dropout,
     Flatten,
@@ -99,10 +106,14 @@ from .layers import (  # noqa: E402
     FusedLILinear,
     FusedLinear,
     FusedSum,
+    MaxPool1d,
     MaxPool2d,
+    MaxRatePool1d,
     MaxRatePool2d,
     Population,
+    Unflatten,
     Upsample,
+    Voting,
     ZeroPad2d,
     learn_neurons,
 )
@@ -124,8 +135,11 @@ __all__ = [
     "LI",
     "LIF",
     "ATan",
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AvgPool1d",
     "AvgPool2d",
+    "Channels",
     "Concatenate",
     "Dropout",
     "FastSigmoid",
@@ -143,7 +157,9 @@ __all__ = [
     "FusedLILinear",
     "FusedLinear",
     "FusedSum",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxRatePool1d",
     "MaxRatePool2d",
     "Network",
     "Population",
@@ -152,7 +168,9 @@ __all__ = [
     "Spikes",
     "SurrogateNet",
     "Triangle",
+    "Unflatten",
     "Upsample",
+    "Voting",
     "ZeroPad2d",
     "convert",
     "encode",

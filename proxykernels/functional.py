@@ -13,7 +13,7 @@ v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
 from .kernels import reference, unfused
 from .neurons import AnyNeuron, IFNeuron, LINeuron
 from .padding import symmetric
-from .spikes import Spikes
+from .spikes import Spikes, pack_words
 from .storage import Periods, PooledWords
 from .surrogates import Surrogate
 
@@ -381,6 +381,15 @@ def flatten(x: Spikes) -> Spikes:
     words = ops.flatten(x._words, sizes[0])
     handle = handles.Flatten.apply(x._handle) if x._differentiable else None
     return x._like(words, (T, N, torch.Size(sizes).numel()), handle)
+
+
+def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
+    """Spikes of ``shape`` (T, N, ...), each one of ``x``: ``move`` says of which in a dense tensor (T, N, ...)."""
+    bits = move(ops.unpack(x._words, x.T, x._channels).view(x.shape))
+    handle = None
+    if x._differentiable:
+        handle = handles.Pack.apply(move(handles.Dense.apply(x._handle, x._words, x.shape, torch.float32)))
+    return x._like(pack_words(bits), shape, handle)
 
 
 def cat_channels(parts: Sequence[Spikes]) -> Spikes:

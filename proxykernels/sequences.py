@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
+from .layers import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d
 from .spikes import Spikes
+
+ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, AvgPool1d, AdaptiveAvgPool1d
 
 
 def time_first(frames: Tensor) -> Tensor:
@@ -43,11 +46,12 @@ def time_first(frames: Tensor) -> Tensor:
 def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     """Whether x is a sequence of T steps, rather than an input that is held for them.
 
-    Of three and of four dimensions it may be either; a network of FusedIFConv1d takes [N, C, L].
+    Of three and of four dimensions it may be either; a network with a convolution or pooling along one axis takes
+    [N, C, L].
     """
     if not isinstance(x, Spikes):
         checks.real("x", x)
-    dims, one_axis = len(x.shape), any(isinstance(module, nn.Conv1d) for module in net.modules())
+    dims, one_axis = len(x.shape), any(isinstance(module, ONE_AXIS) for module in net.modules())
     held, size = ((2, 3), "C, L") if one_axis else ((2, 4), "C, H, W")
     if dims in held and isinstance(x, Tensor):
         if not x.is_floating_point():

@@ -42,11 +42,12 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     x = inputs[0]
     if isinstance(layer, pk.Concatenate):
         return torch.cat(list(inputs), 1)
-    if isinstance(layer, pk.MaxRatePool2d):
+    if isinstance(layer, pk.MaxRatePool2d | pk.MaxRatePool1d):
         before = state.get(name, torch.zeros_like(x))
         state[name] = before + x
         pool = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
-        return F.max_pool2d(state[name], *pool) - F.max_pool2d(before, *pool)
+        maximum = F.max_pool2d if isinstance(layer, pk.MaxRatePool2d) else F.max_pool1d
+        return maximum(state[name], *pool) - maximum(before, *pool)
     if not isinstance(layer, pk.layers.Neurons):  # torch's own pooling or flattening
         return layer(x.unsqueeze(0)).squeeze(0)
     terms = layer.terms(inputs if len(inputs) > 1 else x)

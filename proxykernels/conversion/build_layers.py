@@ -20,6 +20,8 @@ NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layer
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
 }
 
+MAX_POOLS, MAX_RATE_POOLS = (layers.MaxPool1d, layers.MaxPool2d), (layers.MaxRatePool1d, layers.MaxRatePool2d)
+
 CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
 
 
@@ -40,10 +42,10 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
 
     ``of_rates``: max pooling takes the highest rate, not the OR.
     """
-    if isinstance(module, nn.MaxPool2d):
-        if module.dilation not in (1, (1, 1)) or module.return_indices:
+    if isinstance(module, nn.MaxPool2d | nn.MaxPool1d):
+        if module.dilation not in (1, (1, 1), (1,)) or module.return_indices:
             raise ValueError(f"{where}: max pooling with dilation or return_indices is not supported")
-        pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d
+        pool: Any = (MAX_RATE_POOLS if of_rates else MAX_POOLS)[isinstance(module, nn.MaxPool2d)]
         return pool(module.kernel_size, module.stride, module.padding, module.ceil_mode)
     if isinstance(module, nn.AvgPool2d):
         return layers.AvgPool2d(
@@ -52,6 +54,12 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
         )  # fmt: skip
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return layers.AdaptiveAvgPool2d(module.output_size)
+    if isinstance(module, nn.AvgPool1d):
+        return layers.AvgPool1d(
+            module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad
+        )
+    if isinstance(module, nn.AdaptiveAvgPool1d):
+        return layers.AdaptiveAvgPool1d(module.output_size)
     if isinstance(module, nn.Upsample):
         return layers.Upsample(module.size, module.scale_factor, module.mode, module.align_corners)
     if isinstance(module, nn.ZeroPad2d):

@@ -24,8 +24,10 @@ from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import CARRIED, build_layer
+from .flow import Population, Synapse
+from .folding import fold_norms, tied, untie
 from .fx_calls import needed, trace
-from .populations import Graph, Population, Synapse, fold_norms, tied, untie
+from .relu_graph import ReluGraph
 from .rewrites import scaled_identity
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -45,11 +47,13 @@ def convert(
 ) -> Network:
     """A spiking network whose firing rates stand for a ReLU network's activations.
 
-    Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6 and Hardtanh(0, a), Max-, Avg- and
-    AdaptiveAvgPool2d, Upsample, ZeroPad2d, Flatten, Dropout, Identity, additions and concatenations, a Softmax at the
-    end, and the functions of the same names. Max pooling becomes :class:`MaxRatePool2d`; in front of a ReLU it is moved
-    behind it, where it gives the same. A current that no ReLU follows, of a linear bottleneck for example, is carried
-    on as real values. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts stand for
+    Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, Hardtanh(0, a), LeakyReLU and PReLU,
+    Max-, Avg- and AdaptiveAvgPool along one or two axes, Upsample, ZeroPad2d, Flatten, Dropout, Identity, additions and
+    concatenations, what only puts a sample's values elsewhere (views, permutations, slices, splits, channel shuffles),
+    numbers that are added or multiplied, a Softmax or Sigmoid at the end, and the functions of the same names. Max
+    pooling becomes :class:`MaxRatePool2d`; in front of a ReLU it is moved behind it, where it gives the same. A current
+    that no ReLU follows, of a linear bottleneck for example, is carried on as real values, and so is what a LeakyReLU
+    adds to a ReLU. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts stand for
     the positive part of the logits.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; ``v_init`` Bu et al.
@@ -109,7 +113,7 @@ def convert(
         batches = _Batches(calibration)
         needed(traced, type(ann).__name__)
         followed = _run(_Shapes(traced), batches.first[:1], type(ann).__name__)
-        graph = Graph(traced, type(ann).__name__, _is_relu, rates=True)
+        graph = ReluGraph(traced, type(ann).__name__, _is_relu)
         _check_followed(model, batches.first[:1], followed)
         if share:
             _check_shareable(graph)
@@ -117,7 +121,7 @@ def convert(
     finally:
         for module, mode in modes.items():
             module.training = mode
-    untie(graph)
+    untie(graph.populations)
     for name, population in graph.populations.items():
         fold_norms(population, model)
         _rescale(population, scales, name)
@@ -246,7 +250,7 @@ class _Distribution:
 
 
 @torch.no_grad()
-def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> dict[str, float]:
+def _scales(graph: ReluGraph, batches: _Batches, method: str, percentile: float) -> dict[str, float]:
     """The scale of each population's activations; 1 for the model's input."""
     firing = graph.firing
     distributions = {name: _Distribution() for name in firing}
@@ -272,7 +276,7 @@ def _scales(graph: Graph, batches: _Batches, method: str, percentile: float) -> 
     return {**dict.fromkeys(graph.populations, 1.0), **scales, Network.INPUT: 1.0}
 
 
-def _tie_shortcuts(graph: Graph, scales: dict[str, float]) -> None:
+def _tie_shortcuts(graph: ReluGraph, scales: dict[str, float]) -> None:
     """One scale, the largest, for all populations that identity shortcuts connect, which have no weight, and for those
     whose spikes are put side by side. What comes as real values is scaled itself."""
     joined = {name: {name} for name in scales}
@@ -324,8 +328,8 @@ def _keeps_scale(population: Population, synapse: Synapse) -> bool:
     return population.fires == (synapse.source.neurons != Network.INPUT)
 
 
-def _check_shareable(graph: Graph) -> None:
-    if path := next(tied(graph), None):
+def _check_shareable(graph: ReluGraph) -> None:
+    if path := next(tied(graph.populations), None):
         raise ValueError(
             f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
         )

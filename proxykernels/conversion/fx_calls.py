@@ -6,9 +6,27 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .refusals import remedy
+
 
 class Add(nn.Module):
     """Stands for the addition of two results."""
+
+
+class Times(nn.Module):
+    """Stands for the product of two results."""
+
+
+class Scaled(nn.Module):
+    """Stands for a result times a number, plus a number."""
+
+    def __init__(self, factor: float, shift: float):
+        super().__init__()
+        self.factor, self.shift = float(factor), float(shift)
+
+
+class Minus(nn.Module):
+    """Stands for the difference of two results."""
 
 
 class Cat(nn.Module):
@@ -97,17 +115,16 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
     if node.op == "call_module":
         return traced.get_submodule(str(node.target))
     name = _function(node)
-    if name in ("add", "iadd", "add_") and not node.kwargs:
-        return Add()
+    arithmetic = _arithmetic(node, name)
+    if arithmetic is not None:
+        return arithmetic
     arguments = fx.map_arg(node.args, lambda a: a.meta.get("value", a))[1:]
     options = dict(fx.map_arg(node.kwargs, lambda a: a.meta.get("value", a)))
     options.pop("tensors", None)
-    if name in ("view", "reshape"):
-        return _flatten(node, model)
     if name in _WEIGHTED:
         return _with_weights(node, traced, f"{model}: {path_of(node)}")
     if name not in _MODULES:
-        raise TypeError(f"{model}: {path_of(node)} has no counterpart in spikes")
+        raise TypeError(f"{model}: {path_of(node)} has no counterpart in spikes{remedy(name)}")
     try:
         return _MODULES[name](*arguments, **options)
     except (TypeError, ValueError) as error:
@@ -146,19 +163,44 @@ def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter |
     return parameter if isinstance(parameter, nn.Parameter) else nn.Parameter(parameter, requires_grad=False)
 
 
-def _flatten(node: fx.Node, model: str) -> nn.Module:
-    before, after = getattr(node.args[0], "meta", {}).get("shape"), node.meta.get("shape")
-    if before == after and before is not None:
-        return nn.Identity()
-    if before is None or after is None or len(after) != 2 or after[0] != before[0]:
-        raise TypeError(f"{model}: {path_of(node)} must flatten [N, C, H, W] to [N, C * H * W]; use nn.Flatten()")
-    return nn.Flatten()
+def _arithmetic(node: fx.Node, name: str) -> nn.Module | None:
+    """What the four operations do, with two results or with one and a number; None: it is none of them."""
+    name = name.strip("_")
+    name = name[1:] if name in _IN_PLACE else name
+    if name not in ("add", "sub", "mul", "truediv", "div", "neg", "rsub") or node.kwargs:
+        return None
+    first, second = (*[a.meta.get("value", a) if isinstance(a, fx.Node) else a for a in node.args], None)[:2]
+    if name == "neg":
+        return Scaled(-1, 0)
+    if name == "rsub":
+        name, first, second = "sub", second, first
+    of_two = isinstance(first, fx.Node) and isinstance(second, fx.Node)
+    if of_two:
+        kinds: dict[str, Any] = {"add": Add, "sub": Minus, "mul": Times}
+        return kinds[name]() if name in kinds else None
+    number = second if isinstance(first, fx.Node) else first
+    if not isinstance(number, int | float):
+        return None
+    if name == "add":
+        return Scaled(1, number)
+    if name == "sub":
+        return Scaled(1, -number) if isinstance(first, fx.Node) else Scaled(-1, number)
+    if name == "mul":
+        return Scaled(number, 0)
+    return Scaled(1 / number, 0) if isinstance(first, fx.Node) and number else None
+
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv")
 
 
 def _mean(dim, keepdim: bool = False) -> nn.Module:
-    if sorted(d % 4 for d in ([dim] if isinstance(dim, int) else dim)) != [2, 3]:
-        raise ValueError(f"only the mean over height and width is known, got dim={dim}")
-    pool = nn.AdaptiveAvgPool2d(1)
+    dims = [dim] if isinstance(dim, int) else dim
+    if sorted(d % 4 for d in dims) == [2, 3]:
+        pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+    elif list(dims) in ([2], [-1]):
+        pool = nn.AdaptiveAvgPool1d(1)
+    else:
+        raise ValueError(f"only the mean over height and width, or over length, is known, got dim={dim}")
     return pool if keepdim else nn.Sequential(pool, nn.Flatten())
 
 
@@ -186,7 +228,12 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "hardtanh": nn.Hardtanh,
     "clamp": _clamp,
     "clip": _clamp,
+    "leaky_relu": lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     "max_pool2d": nn.MaxPool2d,
+    "max_pool1d": nn.MaxPool1d,
+    "avg_pool1d": nn.AvgPool1d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "avg_pool2d": nn.AvgPool2d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
     "mean": _mean,
@@ -203,4 +250,6 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "pad": _pad,
     "softmax": lambda dim=None, **others: nn.Softmax(dim),
     "log_softmax": lambda dim=None, **others: nn.LogSoftmax(dim),
+    "sigmoid": nn.Sigmoid,
+    "logsigmoid": nn.LogSigmoid,
 }

@@ -1,19 +1,22 @@
 """Networks of other spiking libraries, taken over with their weights and neurons."""
 
 import copy
-import operator
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx, nn
+import torch
+from torch import Tensor, nn
 
 from .. import checks
 from ..network import Network
 from . import snntorch_neurons, spikingjelly_neurons
 from .build_layers import CARRIED, build_layer
 from .described import Described
+from .flow import Population
+from .folding import fold_norms, untie
 from .fx_calls import path_of, trace
-from .populations import Graph, Population, fold_norms, untie
+from .port_graph import Gate, PortGraph
+from .time_loops import LAYERS, one_step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -22,8 +25,10 @@ def from_spikingjelly(net: nn.Module) -> Network:
     """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
 
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
-    residual additions), torch's or SpikingJelly's; max and average pooling of spikes, Flatten, Dropout; nn.Sequential,
-    SeqToANNContainer and the like, and any module whose forward torch.fx can follow.
+    residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
+    Flatten, Dropout, VotingLayer; nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx
+    can follow: SpikingJelly's model zoo. Where it ends without neurons, ``simulate(...).potentials`` are what it gives
+    at each step. An input that it repeats over time, and a mean over time at its end, are left to the caller.
 
     SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
     potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
@@ -55,8 +60,9 @@ def from_snntorch(net: nn.Module) -> Network:
     """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
 
     Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
-    spikes, Flatten, Dropout, in nn.Sequential or, with init_hidden=True, any module whose forward computes one step. Of
-    a module that loops over time take the layers: ``from_snntorch(nn.Sequential(net.fc1, net.lif1, ...))``.
+    spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step, or loops over steps that
+    are all alike and returns the spikes of its last neurons, ``torch.stack(spikes)``, alone or first. Of other modules
+    take the layers: ``from_snntorch(nn.Sequential(net.fc1, net.lif1, ...))``.
 
     beta, alpha and threshold are one number or one value a channel; reset_mechanism is
 
@@ -98,15 +104,19 @@ def _take_over(
 ) -> Network:
     """``described``: a neuron of the other library, and how many axes are behind its channels, in our words."""
     name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
-    traced = trace(model, leaves)
-    _check_step(traced, name, is_neuron)
-    graph = Graph(traced, name, is_neuron, rates=False, negligible=negligible)
+    _compute_weights(model)
+    try:
+        traced = one_step(trace(model, leaves), name, is_neuron)
+    except TypeError as error:
+        raise TypeError(f"{error}{'' if LAYERS in str(error) else f'; {LAYERS}'}") from error
+    multi_step = any(is_neuron(m) and getattr(m, "step_mode", "s") == "m" for m in model.modules())
+    graph = PortGraph(traced, name, is_neuron, negligible, steps_first=multi_step)
     neurons = {}
     for key, population in graph.firing.items():
         with checks.at(f"{name}: {path_of(population.node)}"):
-            neurons[key] = described(population.neuron, _axes(population))
+            neurons[key] = _described(population, described)
             neurons[key].neuron.check()
-    untie(graph)
+    untie(graph.populations)
     norms = {key: _kept_norm(population) for key, population in graph.firing.items()}
     for key, population in graph.populations.items():
         if norms.get(key) is None:
@@ -126,6 +136,20 @@ def _take_over(
     return graph.network(layer).eval()
 
 
+@torch.no_grad()
+def _compute_weights(model: nn.Module) -> None:
+    """SpikingJelly's WSConv2d and WSLinear standardise their weights at each call."""
+    for module in model.modules():
+        if type(module).__name__ in ("WSConv2d", "WSLinear"):
+            standardised: Any = module
+            standardised.weight.copy_(standardised.get_weight())
+
+
+def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:
+    neuron = population.neuron
+    return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, _axes(population))
+
+
 def _kept_norm(population: Population) -> nn.Module | None:
     """The normalisation that a layer of its own keeps, to be trained; None: there is none, or it must be folded."""
     synapse = population.current.synapses[0]
@@ -137,19 +161,6 @@ def _kept_norm(population: Population) -> nn.Module | None:
     kept = kind(norm.num_features, norm.eps, norm.momentum, **options)
     kept.load_state_dict(norm.state_dict())
     return kept
-
-
-def _check_step(traced: fx.GraphModule, name: str, is_neuron: Callable[[nn.Module], bool]) -> None:
-    """Neurons that hand their potentials out belong to a loop over time, which is this package's."""
-    for node in traced.graph.nodes:
-        source = node.args[0] if node.target is operator.getitem else None
-        if not isinstance(source, fx.Node) or source.op != "call_module":
-            continue
-        if is_neuron(traced.get_submodule(str(source.target))):
-            raise TypeError(
-                f"{name}: {path_of(source)} hands out its potentials; take one step's layers, "
-                "nn.Sequential(net.fc1, net.lif1, ...), which need no state"
-            )
 
 
 def _axes(population: Population) -> int | None:

@@ -8,11 +8,9 @@ example, or that is taken twice, is carried on as real values: a layer gives it,
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from .. import checks
@@ -20,71 +18,25 @@ from ..layers import Concatenate, Dropout
 from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
 from .build_layers import shaping_layer
-from .fx_calls import Add, Cat, arguments, as_module, needed, path_of
+from .flow import Current, Population, Signal, Synapse
+from .fx_calls import Add, Cat, Times, arguments, as_module, needed, path_of
+from .refusals import remedy
 from .rewrites import as_convolution, norm_as_convolution, stuffed
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-SHAPING = (nn.MaxPool2d, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
-MONOTONE = (nn.Softmax, nn.LogSoftmax)  # of the logits, at the end
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
+SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
+LEAKY = (nn.LeakyReLU, nn.PReLU)
+MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
 
 
-@dataclass(frozen=True)
-class Signal:
-    """What a layer gave.
-
-    Attributes:
-        layer: its name in the network; "" for the model's input.
-        neurons: the population whose scale the values have; "" for values as they are, of the input or carried on.
-        binary: whether they are spikes still (averages are not). signed: whether they may be negative.
-        shape: [N, ...], where it is known.
-    """
-
-    layer: str
-    neurons: str
-    binary: bool
-    signed: bool
-    shape: tuple[int, ...] | None = None
-
-
-@dataclass
-class Synapse:
-    """One term of a current: a convolution, matrix product or identity of a signal, and the normalisation after it."""
-
-    module: Any  # of torch, with a weight and perhaps a bias; nn.Identity
-    source: Signal
-    norm: Any = None  # of torch
-    added: bool = False  # the module is none of the model's
-
-
-@dataclass
-class Current:
-    """A sum of synapses, and pooling that comes between it and its neurons."""
-
-    name: str
-    path: str
-    synapses: list[Synapse]
-    pools: list[tuple[str, nn.Module, str]] = field(default_factory=list)
-
-
-@dataclass
-class Population:
-    """The neurons of one layer: the current they take, the node that gives their output, and what they are."""
-
-    current: Current
-    node: fx.Node
-    neuron: nn.Module | None  # None: the model's last layer has no neuron
-    fires: bool = True  # or carries its current on
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """The synapses' modules, first the one with the largest kernel."""
-        return [synapse.module for synapse in self.current.synapses]
+Values = dict[fx.Node, Signal | Current | list[Signal]]  # a list: the parts of a split
 
 
 class Graph:
-    """The layers of a model, before any layer is built.
+    """The layers of a model, before any layer is built: what ReLU networks and networks of other libraries share.
 
     Attributes:
         populations: name -> neurons, in the order of the forward pass.
@@ -92,19 +44,17 @@ class Graph:
         one_scale: groups of populations whose spikes are put side by side, and so must count the same.
     """
 
+    rates: bool  # whether firing rates stand for the values of a ReLU network
+
     def __init__(
         self,
         traced: fx.GraphModule,
         model: str,
         is_neuron: Callable[[nn.Module], bool],
-        rates: bool,
         negligible: tuple[type, ...] = (),
     ):
-        """``rates``: firing rates stand for the values of a ReLU network. Then neurons after a max pooling may come
-        before it, and pooling takes the highest rate; otherwise it is the OR of spikes. ``negligible``: modules of
-        another library that change nothing.
-        """
-        self.traced, self.model, self.is_neuron, self.rates = traced, model, is_neuron, rates
+        """``negligible``: modules of another library that change nothing."""
+        self.traced, self.model, self.is_neuron = traced, model, is_neuron
         self.negligible = (*NEGLIGIBLE, *negligible)
         self.populations: dict[str, Population] = {}
         self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
@@ -113,18 +63,19 @@ class Graph:
         self._used: set[int] = set()  # modules that have weights or potentials
         self._logits: dict[fx.Node, fx.Node] = {}  # a softmax at the end -> what it takes
         nodes = needed(traced, model)
-        readers = [node for node in nodes if not isinstance(node.meta.get("value"), int | torch.Size)]
+        readers = [node for node in nodes if not self._is_number(node)]
         self._readers = Counter(argument for node in readers for argument in arguments(node))
-        values: dict[fx.Node, Signal | Current] = {}
+        values: Values = {}
         for node in nodes:
             if node.op == "placeholder":
-                values[node] = Signal(Network.INPUT, Network.INPUT, False, True, _shape(node))
+                values[node] = Signal(Network.INPUT, Network.INPUT, False, True, shape_of(node))
             elif node.op == "output":
                 self._end(node, values)
-            elif node.op != "get_attr" and not isinstance(node.meta.get("value"), int | torch.Size):
+            elif node.op != "get_attr" and not self._is_number(node):
                 value = self._step(node, values)
-                taken_once = self._readers[node] < 2 or isinstance(value, Signal)
-                values[node] = value if taken_once else self._carry(node, value)
+                if isinstance(value, Current) and self._readers[node] > 1:
+                    value = self._carry(node, value)
+                values[node] = value
 
     def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
         """The network, with ``layer(name, population)`` for each population."""
@@ -143,16 +94,35 @@ class Graph:
         """The populations that fire: all but the currents that are carried on."""
         return {name: population for name, population in self.populations.items() if population.fires}
 
-    def _step(self, node: fx.Node, values: Mapping[fx.Node, Signal | Current]) -> Signal | Current:
+    def _is_number(self, node: fx.Node) -> bool:
+        """Whether a node computes numbers, from shapes, and no values of the input."""
+        raise NotImplementedError
+
+    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         path, taken = path_of(node), arguments(node)
         if taken and taken[0] not in values:
-            raise TypeError(f"{self.model}: {path} takes values that are not its input's")
-        terms = [values[argument] for argument in taken if argument in values]
+            raise TypeError(
+                f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
+                "leave it out and train on"
+            )
         module = as_module(node, self.traced, self.model)
+        terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]
+        return self._value(node, module, terms, path)
+
+    def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
+        """What ``module`` takes of a node's value."""
+        x = values[argument]
+        if isinstance(x, list):
+            raise TypeError(f"{self.model}: {path} takes all parts of a split; only single ones can be taken")
+        return x
+
+    def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
         if isinstance(module, Add):
             return self._add(node, terms, path)
         if isinstance(module, Cat):
             return self._cat(node, module, terms, path)
+        if isinstance(module, Times):
+            raise TypeError(f"{self.model}: {path} has no counterpart in spikes{remedy('mul')}")
         if len(terms) != 1:
             raise TypeError(
                 f"{self.model}: {path} takes {len(terms)} tensors; only additions and concatenations may join several"
@@ -170,7 +140,7 @@ class Graph:
             return self._fire(node, x, module)
         if type(module).__name__ == "Dropout" and not self.rates and isinstance(x, Signal):
             dropout: Any = module
-            return self._other(self._name(node), Dropout(dropout.p), x, _shape(node))
+            return self._other(self._name(node), Dropout(dropout.p), x, shape_of(node))
         if isinstance(module, self.negligible):
             return x
         if isinstance(module, MONOTONE) and self.rates and all(user.op == "output" for user in node.users):
@@ -182,11 +152,13 @@ class Graph:
             return self._norm(node, x, module, path)
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
-        raise TypeError(
-            f"{self.model}: {path} is a {type(module).__name__}, which has no counterpart in spikes. Supported: "
-            "Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, Max-, Avg- and AdaptiveAvgPool2d, "
-            "Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, and Softmax at the end"
+        kind = type(module).__name__
+        what_to_do = remedy(kind) or (
+            ". Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, Max-, "
+            "Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, "
+            "views, channel shuffles, and Softmax or Sigmoid at the end"
         )
+        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
 
     def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
         """A current as real values."""
@@ -199,17 +171,16 @@ class Graph:
             )
         self.order.append(x.name)
         self.populations[x.name] = Population(x, node, None, fires=False)
-        return Signal(x.name, Network.INPUT, False, True, _shape(node))
+        return Signal(x.name, Network.INPUT, False, True, shape_of(node))
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Current:
         before = node.all_input_nodes[0]
         x = self._carry(before, x)
-        module = self._own(module, path)
-        shape = before.meta.get("shape")
+        module, shape = self._own(module, path), x.shape
         with checks.at(f"{self.model}: {path}"):
             if isinstance(module, nn.ConvTranspose2d):
                 layer, convolution = stuffed(module), as_convolution(module)
-                x = self._other(free_name(f"{node.name}_input", self.order), layer, x, _shape(before))
+                x = self._other(free_name(f"{node.name}_input", self.order), layer, x, shape_of(before))
                 return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
             inputs = synapse_of(module).inputs
         if shape and len(shape) != module.weight.ndim:
@@ -225,8 +196,6 @@ class Graph:
         if id(module) not in self._used:
             self._used.add(id(module))
             return module
-        if not self.rates:
-            self._use(module, path)
         return copy.deepcopy(module)
 
     def _use(self, module: nn.Module, path: str) -> None:
@@ -237,20 +206,28 @@ class Graph:
     def _norm(self, node: fx.Node, x: Signal | Current, norm: Any, path: str) -> Current:
         if norm.running_mean is None:
             raise ValueError(f"{self.model}: {path} keeps no running statistics, so it cannot be folded")
-        if isinstance(x, Current) and len(x.synapses) == 1 and not x.pools:
+        if isinstance(x, Current) and len(x.synapses) == 1:
             synapse = x.synapses[0]
             if synapse.norm is None and not synapse.added and not isinstance(synapse.module, nn.Identity):
-                synapse.norm = norm
+                if x.pools and norm.weight is not None and not bool((norm.weight > 0).all()):
+                    raise TypeError(
+                        f"{self.model}: {path} turns some channels' signs, between {x.pools[0][2]} and the ReLU behind "
+                        "it; put the ReLU or the normalisation in front of the pooling"
+                    )
+                synapse.norm = norm  # where it turns no sign, it may change places with a maximum
                 return x
         before = node.all_input_nodes[0]
-        x, shape = self._carry(before, x), before.meta.get("shape")
-        dims = len(shape) if shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
+        x = self._carry(before, x)
+        dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
         convolution = norm_as_convolution(norm, dims)
         return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
 
     def _add(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Current:
         if len(terms) != 2:
             raise TypeError(f"{self.model}: {path} must add two results of layers")
+        shapes = [shape_of(argument) for argument in arguments(node)]
+        if len(set(shapes)) > 1:
+            raise TypeError(f"{self.model}: {path} adds results of different shapes, {shapes}; expand the smaller one")
         synapses = []
         for term in terms:
             if isinstance(term, Current):
@@ -267,7 +244,7 @@ class Graph:
     def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
         """Signals side by side. Spikes of several populations must count the same; beside real values they become
         some themselves."""
-        shape = _shape(node)
+        shape = shape_of(node)
         if cat.dim not in (1, 1 - len(shape) if shape else 1):
             raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
         parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
@@ -299,21 +276,26 @@ class Graph:
             x = Current(self._name(node), path_of(node), [Synapse(nn.Identity(), x)])
         self.order.append(x.name)
         self.populations[x.name] = Population(x, node, neuron)
-        signal = Signal(x.name, x.name, True, False, _shape(node))
+        signal = Signal(x.name, x.name, True, False, shape_of(node))
         for name, pool, path in x.pools:
-            signal = self._pool(name, pool, signal, path, _shape(node))
+            signal = self._pool(name, pool, signal, path, shape_of(node))
         return signal
 
     def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(x, Current):
-            if self.rates and isinstance(module, nn.MaxPool2d):  # a ReLU and a maximum may change places
+            if self.rates and isinstance(module, MAXIMA):  # a ReLU and a maximum may change places
                 return Current(x.name, x.path, x.synapses, [*x.pools, (self._name(node), module, path)])
             x = self._carry(node.all_input_nodes[0], x)
-        return self._pool(self._name(node), module, x, path, _shape(node))
+        elif self.rates and isinstance(module, MAXIMA) and x.neurons != Network.INPUT and not (x.binary or x.signed):
+            x = self._fire(node.all_input_nodes[0], x, None)  # averages as spikes, whose counts have a maximum
+        return self._pool(self._name(node), module, x, path, shape_of(node))
 
     def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
-        if isinstance(module, nn.MaxPool2d) and self.rates and not x.binary and x.layer != Network.INPUT:
-            raise TypeError(f"{self.model}: {path} takes averages; only spikes and the input may be max-pooled")
+        if isinstance(module, MAXIMA) and self.rates and not x.binary and x.layer != Network.INPUT:
+            raise TypeError(
+                f"{self.model}: {path} takes real values that no ReLU stands behind; pool averages, or put a ReLU in "
+                "front of the pooling"
+            )
         layer = shaping_layer(module, self.rates and x.binary, f"{self.model}: {path}")
         return self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
 
@@ -322,17 +304,17 @@ class Graph:
         self.others[name] = layer, (x.layer,)
         return Signal(name, x.neurons, x.binary and keeps_spikes, x.signed, shape)
 
-    def _end(self, node: fx.Node, values: Mapping[fx.Node, Signal | Current]) -> None:
+    def _end(self, node: fx.Node, values: Values) -> None:
         (result,) = node.args
         if not isinstance(result, fx.Node) or result not in values:
             raise TypeError(f"{self.model} must return one tensor, its forward returns {result}")
-        x, result = values[result], self._logits.get(result, result)
-        if not self.rates and isinstance(x, Current):
-            raise TypeError(f"{self.model} must end in neurons, it ends in {x.path}")
-        if isinstance(x, Current) or (self.rates and not x.binary and x.layer != Network.INPUT):
-            self._fire(result, x, None)
+        self._last(self._logits.get(result, result), self._taken(result, values, nn.Identity(), path_of(result)))
         if not self.populations or not self._weighted():
             raise TypeError(f"{self.model} must have at least one Conv2d or Linear layer")
+
+    def _last(self, result: fx.Node, x: Signal | Current) -> None:
+        """Make the network's output of what ``result``, the last node, gives."""
+        raise NotImplementedError
 
     def _weighted(self) -> bool:
         """Whether any synapse has weights."""
@@ -344,8 +326,9 @@ class Graph:
         return free_name(name, self.order)
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    return node.meta.get("shape")
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of what a node gives here: [N, ...], where it is known."""
+    return node.meta.get("ours", node.meta.get("shape"))
 
 
 def _limited(neuron: nn.Module) -> bool:
@@ -355,45 +338,6 @@ def _limited(neuron: nn.Module) -> bool:
 def _blends(module: nn.Module) -> bool:
     """Whether an upsampling gives values between those that it takes."""
     return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
-
-
-def fold_norms(population: Population, root: nn.Module) -> None:
-    """Fold batch normalisations into the synapses before them, in place; each becomes an nn.Identity in ``root``."""
-    for synapse in population.current.synapses:
-        norm, module = synapse.norm, synapse.module
-        if norm is None:
-            continue
-        scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight.detach())
-        shift = 0.0 if norm.bias is None else norm.bias.detach()
-        bias = torch.zeros_like(norm.running_mean) if module.bias is None else module.bias.detach()
-        module.weight.data.mul_(scale.view(-1, *[1] * (module.weight.ndim - 1)))
-        module.bias = nn.Parameter((bias - norm.running_mean) * scale + shift, module.weight.requires_grad)
-        path = next((name for name, child in root.named_modules() if child is norm), None)
-        if path is not None:  # not of a module that is called twice
-            root.set_submodule(path, nn.Identity().train(norm.training))
-        synapse.norm = None
-
-
-def tied(graph: Graph) -> Iterator[str]:
-    """The paths of layers with a parameter that an earlier layer has, too; in order."""
-    seen: set[int] = set()
-    for population in graph.populations.values():
-        for module in population.modules:
-            ids = {id(parameter) for parameter in module.parameters()}
-            if ids & seen:
-                yield population.current.path
-            seen |= ids
-
-
-def untie(graph: Graph) -> None:
-    """Give every layer weights of its own, as each is scaled in its own way."""
-    seen: set[int] = set()
-    for population in graph.populations.values():
-        for module in population.modules:
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                if id(parameter) in seen:
-                    setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
-                seen.add(id(parameter))
 
 
 def _taps(module: nn.Module) -> int:

@@ -5,7 +5,8 @@ from .dropout import Dropout
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .learnable import learn_neurons
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
-from .rearranging import Concatenate, Upsample, ZeroPad2d
+from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
+from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
 from .shorthands import (
     IF,
     LI,
@@ -26,8 +27,11 @@ __all__ = [
     "IF",
     "LI",
     "LIF",
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AvgPool1d",
     "AvgPool2d",
+    "Channels",
     "Concatenate",
     "Dropout",
     "Flatten",
@@ -45,12 +49,16 @@ __all__ = [
     "FusedLILinear",
     "FusedLinear",
     "FusedSum",
+    "MaxPool1d",
     "MaxPool2d",
+    "MaxRatePool1d",
     "MaxRatePool2d",
     "Neurons",
     "Population",
     "SpikingLayer",
+    "Unflatten",
     "Upsample",
+    "Voting",
     "ZeroPad2d",
     "each_step",
     "learn_neurons",

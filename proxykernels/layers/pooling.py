@@ -1,5 +1,7 @@
 """Layers without neurons: pooling of spikes, of firing rates and of real values, and flattening."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class MaxPool2d(nn.Module):
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
-            x = _filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
+            x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
             return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
@@ -37,7 +39,7 @@ class MaxPool2d(nn.Module):
         return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=self.ceil_mode), x)
 
     def extra_repr(self) -> str:
-        return _described(self)
+        return described(self)
 
 
 class AvgPool2d(nn.AvgPool2d):
@@ -130,7 +132,7 @@ class MaxRatePool2d(SpikingLayer):
 
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
-        x = _filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
+        x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
         counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
         return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
@@ -141,15 +143,15 @@ class MaxRatePool2d(SpikingLayer):
         return []  # no synapse
 
     def extra_repr(self) -> str:
-        return _described(self)
+        return described(self)
 
 
-def _described(pool: MaxPool2d | MaxRatePool2d) -> str:
+def described(pool: Any) -> str:
     ceil = ", ceil_mode=True" if pool.ceil_mode else ""
     return f"kernel_size={pool.kernel_size}, stride={pool.stride}, padding={pool.padding}{ceil}"
 
 
-def _filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
+def filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
     """Spikes with silent pixels behind them, as far as ``ceil_mode`` lets the last windows reach beyond the padding."""
     kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
     missing = []

@@ -1,5 +1,7 @@
-"""Layers without neurons that move values: zeros around and between pixels, larger images, channels side by side."""
+"""Layers without neurons that move values: zeros around and between pixels, larger images, channels side by side or in
+another order, features as images."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -87,6 +89,73 @@ class Concatenate(nn.Module):
         if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
             raise ValueError(f"the inputs must have the same shape but for their channels, got {shapes}")
         return side_by_side(x)
+
+
+class Channels(nn.Module):
+    """Some channels of every step, in any order: a shuffle, a part of a split, one several times. Spikes stay packed.
+
+    Args:
+        index: the channel of the input that each channel of the output is, int64 [C_out]; a buffer, which no
+            state_dict holds.
+
+    Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C_out, ...), of the same kind.
+
+    Raises:
+        TypeError, ValueError: index is no such tensor, or names channels that x has not.
+    """
+
+    index: Tensor
+
+    def __init__(self, index: Tensor):
+        super().__init__()
+        if not isinstance(index, Tensor) or index.dtype != torch.int64:
+            raise TypeError(f"index must be a tensor of int64, got {getattr(index, 'dtype', type(index).__name__)}")
+        if index.ndim != 1 or not len(index) or index.min() < 0:
+            raise ValueError(f"index must have the shape [C_out], numbers of at least 0, got {list(index.shape)}")
+        self.register_buffer("index", index.clone(), persistent=False)
+        self.needed = int(index.max()) + 1
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, None, "(T, N, C, ...)")
+        if x.shape[2] < self.needed:
+            raise ValueError(f"x must have at least {self.needed} channels, which index names; got {list(x.shape)}")
+        if isinstance(x, Spikes):
+            shape = (*x.shape[:2], len(self.index), *x.shape[3:])
+            return functional.rearrange(x, lambda dense: dense.index_select(2, self.index), shape)
+        return each_step(lambda step: step.index_select(1, self.index), x)
+
+    def extra_repr(self) -> str:
+        return f"{self.needed} -> {len(self.index)}"
+
+
+class Unflatten(nn.Module):
+    """Each sample's features as an image, the reverse of :class:`Flatten`. Spikes stay packed.
+
+    Args:
+        size: the shape of a sample of the output, (C, H, W) or (C, L).
+
+    Shapes: x (T, N, features), Spikes or a tensor; y (T, N, C, H, W) or (T, N, C, L), of the same kind.
+
+    Raises:
+        TypeError, ValueError: size is no such tuple, or x has another number of features.
+    """
+
+    def __init__(self, size: Sequence[int]):
+        super().__init__()
+        if not isinstance(size, tuple | list | torch.Size) or len(size) not in (2, 3):
+            raise TypeError(f"size must be (C, H, W) or (C, L), got {size!r}")
+        self.size = tuple(checks.single("size", n, 1) for n in size)
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, 3, "(T, N, features)")
+        if x.shape[2] != math.prod(self.size):
+            raise ValueError(f"x must have {math.prod(self.size)} features to become {self.size}, got {list(x.shape)}")
+        if isinstance(x, Spikes):
+            return functional.rearrange(x, lambda dense: dense.unflatten(2, self.size), (*x.shape[:2], *self.size))
+        return each_step(lambda step: step.unflatten(1, self.size), x)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
 
 
 def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:

@@ -17,6 +17,9 @@ FUNCTIONS = {  # module -> the function of torch whose counterpart stands in its
     nn.BatchNorm2d: "batch_norm",
     nn.ReLU: "relu",
     nn.MaxPool2d: "max_pool2d",
+    nn.MaxPool1d: "max_pool1d",
+    nn.AvgPool1d: "avg_pool1d",
+    nn.AdaptiveAvgPool1d: "adaptive_avg_pool1d",
     nn.AvgPool2d: "avg_pool2d",
     nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
     nn.Flatten: "flatten",
@@ -24,6 +27,7 @@ FUNCTIONS = {  # module -> the function of torch whose counterpart stands in its
     nn.Dropout2d: "dropout",
 }
 IMAGES = nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d  # take no [T, N, C, H, W]
+ROWS = nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d  # take no [T, N, C, L]
 
 
 def with_path(name: str, module: nn.Module, seen: Callable[[Any], None] | None = None) -> nn.Module:
@@ -56,4 +60,4 @@ def _has_steps(module: nn.Module, x: Spikes | Tensor) -> bool:
         return isinstance(x, Spikes)
     if isinstance(module, nn.Flatten):
         return x.ndim in (3, 5) and module.start_dim in (0, 1)
-    return (isinstance(module, IMAGES) and x.ndim == 5) or (isinstance(module, nn.Conv1d) and x.ndim == 4)
+    return (isinstance(module, IMAGES) and x.ndim == 5) or (isinstance(module, ROWS) and x.ndim == 4)

@@ -105,8 +105,8 @@ def simulate(
             potentials of a readout.
         x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
             sequence [T, N, features] or [T, N, C, H, W] of spikes, event counts (bool or integers) or real values, or
-            Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d, C, L stand in
-            the place of C, H, W.
+            Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d or a pooling
+            along one axis, C, L stand in the place of C, H, W.
         T: number of steps.
         chunk: steps at a time (default 64, up to 256 for a small input, fewer for one whose spikes would take more than
             256 MB, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives the same spikes.

@@ -219,8 +219,14 @@ def after_relu(module):
     return Broken(lambda m, x: m.inner(m.conv(x).relu()), module)
 
 
+def negative_norm():
+    norm = nn.BatchNorm2d(4)
+    norm.weight.data[1] = -1
+    return norm
+
+
 UNSUPPORTED = {
-    "module": (after_relu(nn.Sigmoid()), r"Broken: module 'inner.0' is a Sigmoid"),
+    "module": (after_relu(nn.Tanh()), r"Broken: module 'inner.0' is a Tanh"),
     "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
     "max-of-currents": (
         Broken(lambda m, x: m.inner(m.conv(x)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)),
@@ -233,8 +239,7 @@ UNSUPPORTED = {
         r"cat\(\) must concatenate channels, dim=1, got",
     ),
     "softmax-inside": (after_relu(nn.Sequential(nn.Softmax(1), nn.Conv2d(4, 4, 1))), r"'inner.0.0' is a Softmax"),
-    "constant": (Broken(lambda m, x: (m.conv(x) + 1).relu()), r"add\(\) must add two results"),
-    "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\)"),
+    "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\) has .*: leave it out and train on"),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
     "flatten": (after_relu(nn.Flatten(2)), r"only flattening of"),
     "reflect": (
@@ -242,7 +247,27 @@ UNSUPPORTED = {
         "padding_mode must be 'zeros'",
     ),
     "tuple": (Broken(lambda m, x: (m.conv(x), x)), "must return one tensor"),
-    "averages-max": (after_relu(nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(2))), r"'inner.0.1' takes averages"),
+    "real-max": (
+        after_relu(nn.Sequential(nn.Conv2d(4, 4, 3), nn.AvgPool2d(2), nn.MaxPool2d(2))),
+        r"'inner.0.2' takes real values that no ReLU stands behind; pool averages, or put a ReLU in front",
+    ),
+    "samples": (Broken(lambda m, x: m.conv(x).relu()[0]), r"getitem\(\) gives \[4, .* of one sample \[1, ...\]"),
+    "too many axes": (
+        Broken(lambda m, x: m.inner(m.conv(x).relu().unflatten(1, (2, 2))), nn.ReLU()),
+        r"unflatten\(\) gives \[1, 2, 2, 26, 26\] of one sample",
+    ),
+    "shapes": (
+        Broken(lambda m, x: m.conv(x) + x.mean((2, 3), keepdim=True)),
+        r"add\(\) adds results of different shapes, .*; expand the smaller one",
+    ),
+    "parts": (Broken(lambda m, x: torch.cat(m.conv(x).relu().chunk(2, 1), 1)), "takes all parts of a split"),
+    "negative normalisation": (
+        Broken(lambda m, x: m.inner(m.conv(x)).relu(), nn.Sequential(nn.MaxPool2d(2), negative_norm())),
+        r"'inner.0.1' turns some channels' signs, between module 'inner.0.0' and the ReLU behind it; put the ReLU",
+    ),
+    "smooth": (after_relu(nn.GELU()), r"'inner.0' is a GELU.*put nn.ReLU in its place and train on"),
+    "sample's values": (after_relu(nn.GroupNorm(2, 4)), r"'inner.0' is a GroupNorm.*put BatchNorm in its place"),
+    "uneven windows": (after_relu(nn.AdaptiveMaxPool2d(4)), r"'inner.0' takes windows of several sizes"),
 }
 
 

@@ -56,6 +56,16 @@ def unet(m, x):
     return m.d(torch.cat([m.c(deep), first], 1)).relu()
 
 
+def shuffled(m, x):
+    """A block of ShuffleNet v2, and its channels split unevenly, twice, and in part."""
+    first, second = m.a(x).relu().chunk(2, dim=1)
+    y = torch.cat([first, m.b(second).relu()], 1)
+    N, C, height, width = y.size()
+    y = y.view(N, 2, C // 2, height, width).transpose(1, 2).contiguous().view(N, C, height, width)
+    one, _, other = y.split([3, 2, 3], dim=1)
+    return m.c(torch.cat([other, one, y[:, ::4]], 1)).relu()
+
+
 def dense(m, x):
     first = m.a(x).relu()
     second = m.b(first).relu()
@@ -100,6 +110,38 @@ ZOO = {
         a=conv(),
         b=nn.Linear(192, 4),
     ),
+    "shuffled channels": lambda: Model(shuffled, a=conv(2, 8), b=conv(4, 4), c=conv(8)),
+    "pixel shuffle": lambda: Model(lambda m, x: m.b(m.s(m.a(x).relu())), a=conv(2, 8), b=conv(2), s=nn.PixelShuffle(2)),
+    "slices of the image": lambda: Model(
+        lambda m, x: m.b(torch.cat([x[:, :, ::2, ::2], m.a(x).relu()[..., 1::2, 1::2]], 1)), a=conv(), b=conv(5)
+    ),
+    "axes swapped": lambda: Model(lambda m, x: m.b(m.a(x).relu().transpose(2, 3)), a=conv(), b=nn.Conv2d(3, 3, (3, 1))),
+    "features as images": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(128, 48), nn.ReLU(), nn.Unflatten(1, (3, 4, 4)), nn.ConvTranspose2d(3, 2, 2, 2)
+    ),
+    "there and back": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu().view(x.shape[0], 3, -1).flip(2).reshape(-1, 3, 8, 8)), a=conv(), b=conv(3)
+    ),
+    "row of features": lambda: Model(
+        lambda m, x: m.c(m.b(m.a(x).relu().mean((2, 3)).unsqueeze(1)).relu()).squeeze(1),
+        a=conv(),
+        b=nn.Linear(3, 7),
+        c=nn.Linear(7, 4),
+    ),
+    "leaky": lambda: nn.Sequential(conv(), nn.LeakyReLU(0.2), conv(3), nn.PReLU(3, 0.3), conv(3), nn.ReLU()),
+    "leaky by function": lambda: Model(lambda m, x: m.b(F.leaky_relu(m.a(x), 0.1)), a=conv(), b=conv(3)),
+    "normalised by numbers": lambda: Model(
+        lambda m, x: m.b(2 * m.a((x - 0.4) / 0.5 + 0.1).relu() - 0.1).relu(), a=conv(), b=conv(3)
+    ),
+    "differences": lambda: Model(
+        lambda m, x: x.flip(1) - m.c((m.a(x) - m.b(x).relu()).relu()), a=conv(), b=conv(), c=conv(3, 2)
+    ),
+    "norm behind max pooling": lambda: nn.Sequential(conv(), nn.MaxPool2d(2), norm(), nn.ReLU(), conv(3)),
+    "maximum of averages": lambda: nn.Sequential(conv(), nn.ReLU(), nn.AvgPool2d(2), nn.MaxPool2d(2), conv(3)),
+    "maximum of the image": lambda: nn.Sequential(
+        conv(), nn.ReLU(), nn.AdaptiveMaxPool2d((2, 1)), nn.Flatten(), nn.Linear(6, 5)
+    ),
+    "sigmoid": lambda: nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3), nn.Sigmoid()),
     "softmax": lambda: nn.Sequential(conv(), nn.ReLU(), nn.Flatten(), nn.Linear(192, 3), nn.Softmax(1)),
 }
 
@@ -111,7 +153,8 @@ def ann(request):
 
 
 def outputs(ann: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    logits = nn.Sequential(*ann[:-1]) if isinstance(ann, nn.Sequential) and isinstance(ann[-1], nn.Softmax) else ann
+    ends = isinstance(ann, nn.Sequential) and isinstance(ann[-1], nn.Softmax | nn.Sigmoid)
+    logits = nn.Sequential(*ann[:-1]) if ends else ann
     with torch.no_grad():
         return logits(x)
 
@@ -141,6 +184,27 @@ def test_the_step_loop_agrees(ann):
     assert values[name].mean() > 0.01 and differing < 1e-3
 
 
+LAYERS = {
+    "shuffled channels": ["Channels"] * 5,
+    "pixel shuffle": ["Flatten", "Channels", "Unflatten"],
+    "axes swapped": ["Flatten", "Channels", "Unflatten"],
+    "features as images": ["Flatten", "Unflatten"],
+    "row of features": ["Flatten"],
+    "maximum of averages": ["AvgPool2d", "MaxRatePool2d"],
+    "maximum of the image": ["MaxRatePool2d", "Flatten"],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_more_layers_than_needed(name):
+    """What moves values there and back moves none; only what something takes is moved."""
+    torch.manual_seed(0)
+    net = pk.convert(ZOO[name]().eval(), images())
+    others = [layer for _, layer, _ in net.layers() if not isinstance(layer, pk.layers.Neurons | pk.Concatenate)]
+    kinds = [type(layer).__name__ for layer in others if not isinstance(layer, pk.ZeroPad2d | pk.AdaptiveAvgPool2d)]
+    assert kinds == LAYERS[name]
+
+
 def test_it_trains_by_proxy():
     torch.manual_seed(0)
     x, net = images(), pk.convert(ZOO["bottlenecks"](), images())
@@ -156,7 +220,17 @@ def test_shared_weights_of_what_cannot_be_scaled_are_refused():
 
 
 @pytest.mark.parametrize(
-    "name", ["dense block", "nearest", "transposed", "real beside spikes", "zeros around", "bottlenecks"]
+    "name",
+    [
+        "dense block",
+        "nearest",
+        "transposed",
+        "real beside spikes",
+        "zeros around",
+        "bottlenecks",
+        "shuffled channels",
+        "pixel shuffle",
+    ],
 )
 def test_surrogate_gradients_go_through(name):
     """Packed and dense spikes have the same gradient."""
@@ -196,7 +270,10 @@ def copy_with(net: pk.Network, wrapper) -> pk.Network:
     return copied
 
 
-@pytest.mark.parametrize("name", ["bottlenecks", "two linear layers", "ceil mode", "softmax"])
+@pytest.mark.parametrize(
+    "name",
+    ["bottlenecks", "two linear layers", "ceil mode", "softmax", "sigmoid", "leaky by function", "row of features"],
+)
 def test_logits_are_the_outputs(name):
     torch.manual_seed(0)
     ann, x = ZOO[name]().eval(), images()

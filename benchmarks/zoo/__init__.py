@@ -1,0 +1,1 @@
+"""Parts of supported_models.py: the models, and how their spikes are compared."""

@@ -1,0 +1,171 @@
+"""Pooling along one axis: what pooling.py does, on images of one row; and over the features of a class."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import checks, functional
+from ..spikes import Spikes, pack
+from .base import SpikingLayer, each_step
+from .pooling import described, filled_up
+
+
+class MaxPool1d(nn.Module):
+    """Max pooling of every step along one axis: the OR of spikes, or torch's maximum on a tensor.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool1d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, L), Spikes or a tensor; y (T, N, C, L_out), of the same kind.
+
+    Raises:
+        TypeError, ValueError: as :class:`MaxPool2d`.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
+        self.ceil_mode = ceil_mode
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, 4, "(T, N, C, L)")
+        if isinstance(x, Spikes):
+            images, rows = _images(x), _of_one_row(self)
+            return _row(functional.max_pool2d(filled_up(images, *rows) if self.ceil_mode else images, *rows))
+        if x.dtype == torch.bool:  # of which torch finds no maximum
+            return self(x.to(torch.uint8)).bool()
+        rows = _of_one_row(self)  # integers too, whose maximum torch's max_pool1d does not find
+        return each_step(lambda step: F.max_pool2d(step.unsqueeze(2), *rows, ceil_mode=self.ceil_mode).squeeze(2), x)
+
+    def extra_repr(self) -> str:
+        return described(self)
+
+
+class MaxRatePool1d(SpikingLayer):
+    """Max pooling of spike counts along one axis; equation and source: :class:`MaxRatePool2d`.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool1d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, L), Spikes or a tensor of 0 and 1; y (T, N, C, L_out); state v [N, C, L]: the counts, with
+    ceil_mode also of the places that it adds.
+
+    Raises:
+        TypeError, ValueError: as :class:`MaxRatePool2d`.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
+        self.ceil_mode = ceil_mode
+
+    def _fire(self, x, v, batch_statistics):
+        checks.steps_of(x, 4, "(T, N, C, L)")
+        images, window = _images(x if isinstance(x, Spikes) else pack(x)), _of_one_row(self)
+        images = filled_up(images, *window) if self.ceil_mode else images
+        counts = torch.zeros(images.shape[1:], device=x.device) if v is None else v.unsqueeze(-2)
+        spikes, counts = functional.max_rate_pool2d(images, counts, *window)
+        return _row(spikes), counts.squeeze(-2)
+
+    def affine(self, x: Tensor) -> Tensor:
+        return F.max_pool1d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []  # no synapse
+
+    def extra_repr(self) -> str:
+        return described(self)
+
+
+class AvgPool1d(nn.AvgPool1d):
+    """Average pooling of every step along one axis; a tensor, as :class:`AvgPool2d` gives.
+
+    Args: those of nn.AvgPool1d.
+
+    Shapes: x (T, N, C, L), Spikes or a tensor; y [T, N, C, L_out], for Spikes in float32.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value. RuntimeError: a window does not fit.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
+        super().__init__(*_window(kernel_size, stride, padding), ceil_mode, count_include_pad)
+
+    def forward(self, x: Spikes | Tensor) -> Tensor:
+        checks.steps_of(x, 4, "(T, N, C, L)")
+        x = checks.frames(x)
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
+    """Average pooling of every step along one axis to a given length; otherwise as :class:`AvgPool1d`.
+
+    Args:
+        output_size: as in nn.AdaptiveAvgPool1d, a number.
+
+    Shapes: x (T, N, C, L); y [T, N, C, output_size]. Spikes that already have that length stay Spikes.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool1d.
+    """
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
+        checks.steps_of(x, 4, "(T, N, C, L)")
+        if isinstance(x, Spikes) and x.shape[3] == checks.single("output_size", self.output_size, 1):
+            return x
+        x = checks.frames(x)
+        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+
+
+class Voting(nn.Module):
+    """The mean over each group of neighbouring neurons, which vote for one class: SpikingJelly's VotingLayer.
+
+    Fang et al., "Incorporating learnable membrane time constant to enhance learning of spiking neural networks", ICCV
+    2021, arXiv:2007.05785.
+
+    Args:
+        voters: neurons of a class.
+
+    Shapes: x (T, N, classes * voters), Spikes or a tensor; y [T, N, classes], for Spikes in float32.
+
+    Raises:
+        TypeError, ValueError: voters is no number of at least 1, or does not divide the features of x.
+    """
+
+    def __init__(self, voters: int):
+        super().__init__()
+        self.voters = checks.single("voters", voters, 1)
+
+    def forward(self, x: Spikes | Tensor) -> Tensor:
+        checks.steps_of(x, 3, "(T, N, features)")
+        if x.shape[2] % self.voters:
+            raise ValueError(f"x must have a multiple of {self.voters} features, got {list(x.shape)}")
+        x = checks.frames(x)
+        return each_step(self._means, x.dense() if isinstance(x, Spikes) else x)
+
+    def _means(self, step: Tensor) -> Tensor:
+        return F.avg_pool1d(step.unsqueeze(1), self.voters).squeeze(1)
+
+    def extra_repr(self) -> str:
+        return f"voters={self.voters}"
+
+
+def _window(kernel_size, stride, padding) -> tuple[int, int, int]:
+    """The window of a pooling along one axis; without a stride windows lie side by side."""
+    kernel_size = checks.single("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else checks.single("stride", stride, 1)
+    padding = checks.single("padding", padding, 0)
+    checks.pooling((1, kernel_size), (1, stride), (0, padding))
+    return kernel_size, stride, padding
+
+
+def _of_one_row(pool: MaxPool1d | MaxRatePool1d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    return (1, pool.kernel_size), (1, pool.stride), (0, pool.padding)
+
+
+def _images(x: Spikes) -> Spikes:
+    return x._sized(1, x.shape[3])
+
+
+def _row(x: Spikes) -> Spikes:
+    return x._sized(x.shape[4])

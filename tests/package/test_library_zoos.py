@@ -1,0 +1,300 @@
+"""Nets of SpikingJelly's zoo and of both libraries' tutorials, as they are written there: the same spikes bit by bit,
+where all sums are exact in float32."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import dyadic
+from exchange import images, make_dyadic, spikingjelly_fires
+from torch import nn
+
+import proxykernels as pk
+
+T = 8
+
+
+# SpikingJelly
+
+
+def zoo(name: str, generator, mode: str, **options) -> nn.Module:
+    """A net of its zoo, of IF neurons."""
+    models = pytest.importorskip("spikingjelly.activation_based.model")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    from spikingjelly.activation_based import functional
+
+    module, _, function = name.partition(".")
+    __import__(f"{models.__name__}.{module}")
+    net = getattr(getattr(models, module), function)(spiking_neuron=neuron.IFNode, **options)
+    functional.set_step_mode(net, mode)
+    return make_dyadic(net, generator)
+
+
+RESNETS = {
+    "spiking": ("spiking_resnet.spiking_resnet18", {}),
+    "added": ("sew_resnet.sew_resnet18", {"cnf": "ADD"}),
+    "and": ("sew_resnet.sew_resnet18", {"cnf": "AND"}),
+    "and not": ("sew_resnet.sew_resnet18", {"cnf": "IAND"}),
+}
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("name", RESNETS)
+def test_residual_nets_of_spikingjelly(generator, name, mode):
+    """They end in a matrix product, whose results are the network's potentials."""
+    function, options = RESNETS[name]
+    net = zoo(function, generator, mode, num_classes=10, **options)
+    x = dyadic(1, 3, 32, 32, generator=generator).abs()
+    expected = spikingjelly_fires(net, x, T, mode)
+    result = pk.simulate(pk.from_spikingjelly(net), x, T)
+    last = max(rate for rate in result.rates.values() if rate == rate)
+    assert last > 0.05 and expected.any() and torch.equal(result.potentials, expected)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_voting_layers_of_spikingjelly(generator, mode):
+    net = zoo("parametric_lif_net.CIFAR10Net", generator, mode, channels=4)
+    x = dyadic(2, 3, 32, 32, generator=generator).abs()
+    expected = spikingjelly_fires(net, x, T, mode)
+    result = pk.simulate(pk.from_spikingjelly(net), x, T, chunk=3)
+    assert expected.shape == (T, 2, 10) and 0.02 < expected.mean() < 0.98
+    assert torch.equal(result.potentials, expected)
+
+
+class Csnn(nn.Module):
+    """The net of its tutorial, conv_fashion_mnist.py: repeats its input, and gives the mean."""
+
+    def __init__(self, layer, neuron, channels: int):
+        super().__init__()
+        self.T = T
+        self.conv_fc = nn.Sequential(
+            layer.Conv2d(2, channels, 3, padding=1, bias=False), layer.BatchNorm2d(channels), neuron.IFNode(),
+            layer.MaxPool2d(2, 2), layer.Flatten(), layer.Linear(channels * 16, 10, bias=False), neuron.IFNode(),
+        )  # fmt: skip
+
+    def forward(self, x):
+        x_seq = x.unsqueeze(0).repeat(self.T, 1, 1, 1, 1)
+        return self.conv_fc(x_seq).mean(0)
+
+
+@pytest.fixture
+def csnn(generator):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    return make_dyadic(Csnn(layer, neuron, 6), generator)
+
+
+def test_a_net_that_repeats_its_input(generator, csnn):
+    from spikingjelly.activation_based import functional
+
+    functional.set_step_mode(csnn, "m")
+    x = images(generator)
+    expected = csnn(x)
+    rates = pk.simulate(pk.from_spikingjelly(csnn), x, T).count() / T
+    assert 0.02 < expected.mean() < 0.98 and torch.equal(rates, expected)
+    functional.set_step_mode(csnn, "s")
+    with pytest.raises(TypeError, match=r"Csnn: unsqueeze\(\) has no counterpart .*set_step_mode\(net, 'm'\)"):
+        pk.from_spikingjelly(csnn)
+
+
+class Functions(nn.Module):
+    """What torch's functions do between the layers: over one step or over all."""
+
+    def __init__(self, layer, neuron, flatten):
+        super().__init__()
+        self.conv, self.sn1 = layer.Conv2d(2, 8, 3, padding=1), neuron.IFNode()
+        self.fc, self.sn2, self.flatten = layer.Linear(512, 10), neuron.IFNode(), flatten
+
+    def forward(self, x):
+        return self.sn2(self.fc(self.flatten(self.sn1(self.conv(x)))))
+
+
+FLATTENS = {
+    "flatten, step": ("s", lambda x: torch.flatten(x, 1)),
+    "view, step": ("s", lambda x: x.view(x.shape[0], -1)),
+    "reshape, step": ("s", lambda x: x.reshape(-1, 512)),
+    "flatten, steps": ("m", lambda x: x.flatten(2)),
+    "view, steps": ("m", lambda x: x.view(x.size(0), x.size(1), -1)),
+    "module, steps": ("m", nn.Flatten(2)),
+}
+
+
+@pytest.mark.parametrize("name", FLATTENS)
+def test_views_in_either_mode(generator, name):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    mode, flatten = FLATTENS[name]
+    net = make_dyadic(Functions(layer, neuron, flatten), generator)
+    x = images(generator)
+    expected = spikingjelly_fires(net, x, T, mode)
+    actual = pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense()
+    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+
+
+def refused(layer, neuron) -> list:
+    class Net(nn.Module):
+        def __init__(self, forward):
+            super().__init__()
+            self.conv, self.sn, self.steps = layer.Conv2d(2, 4, 3), neuron.IFNode(), forward
+
+        def forward(self, x):
+            return self.steps(self, x)
+
+    return [
+        (Net(lambda m, x: m.sn(m.conv(x)).flatten(2)), r"flatten\(\) must flatten \[N, C, H, W\]"),
+        (Net(lambda m, x: 2 * m.sn(m.conv(x))), r"mul\(\) computes with a number; scale the weights"),
+        (Net(lambda m, x: 1 - m.sn(m.conv(x))), r"takes 1 - spikes; only products"),
+        (Net(lambda m, x: x * m.sn(m.conv(x))), r"mul\(\) multiplies real values; only products"),
+        (Net(lambda m, x: m.conv(x)), "must have neurons, it has none"),
+        (Net(lambda m, x: (lambda y: y + (1 - y))(m.sn(m.conv(x)))), r"add\(\) takes 1 - spikes"),
+    ]
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_what_nets_of_spikingjelly_may_not_do(case):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    net, message = refused(layer, pytest.importorskip("spikingjelly.activation_based.neuron"))[case]
+    with pytest.raises(TypeError, match=message):
+        pk.from_spikingjelly(net)
+
+
+def test_standardised_weights_of_spikingjelly(generator):
+    """Its WSConv2d and WSLinear compute their weights of others."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.WSConv2d(2, 8, 3), neuron.IFNode(), layer.Flatten(), layer.WSLinear(288, 5), neuron.IFNode()
+    )
+    x = torch.rand(3, 2, 8, 8, generator=generator) * 2
+    expected = spikingjelly_fires(net.eval(), x, 20)
+    actual = pk.simulate(pk.from_spikingjelly(net), x, 20).spikes.dense()
+    assert 0.02 < expected.mean() < 0.98 and (actual != expected).float().mean() < 0.01
+
+
+# snnTorch
+
+
+class Tutorial(nn.Module):
+    """Convolutions whose currents are pooled, and a loop with the potentials in its hands; tutorials 5 and 6."""
+
+    def __init__(self, snn, forward, kind: str = "Leaky", **options):
+        super().__init__()
+        options = {"beta": 0.5, "reset_mechanism": "zero", **options}
+        self.conv1, self.lif1 = nn.Conv2d(2, 6, 3), getattr(snn, kind)(**options)
+        self.fc, self.lif2, self.steps = nn.Linear(54, 10), getattr(snn, kind)(**options), forward
+
+    def forward(self, x):
+        return self.steps(self, x)
+
+
+def loop(net, x, steps: int = T, held: bool = True):
+    mem1, mem2, spikes, potentials = net.lif1.init_leaky(), net.lif2.init_leaky(), [], []
+    for step in range(steps):
+        spk1, mem1 = net.lif1(F.max_pool2d(net.conv1(x if held else x[step]), 2), mem1)
+        spk2, mem2 = net.lif2(net.fc(spk1.view(spk1.size(0), -1)), mem2)
+        spikes.append(spk2)
+        potentials.append(mem2)
+    return torch.stack(spikes, dim=0), torch.stack(potentials)
+
+
+def with_two_states(net, x):
+    (syn1, mem1), (syn2, mem2), spikes = net.lif1.init_synaptic(), net.lif2.init_synaptic(), []
+    for _ in range(T):
+        spk1, syn1, mem1 = net.lif1(F.max_pool2d(net.conv1(x), 2), syn1, mem1)
+        spk2, syn2, mem2 = net.lif2(net.fc(spk1.flatten(1)), syn2, mem2)
+        spikes.append(spk2)
+    return torch.stack(spikes)
+
+
+def with_hidden_states(net, x):
+    return torch.stack([net.lif2(net.fc(net.lif1(F.max_pool2d(net.conv1(x), 2)).flatten(1))) for _ in range(T)])
+
+
+LOOPS = {
+    "tutorial": (loop, "Leaky", {}),
+    "two states": (with_two_states, "Synaptic", {"alpha": 0.5, "reset_delay": False}),
+    "hidden states": (with_hidden_states, "Leaky", {"init_hidden": True}),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_of_snntorch(generator, name):
+    snn = pytest.importorskip("snntorch")
+    forward, kind, options = LOOPS[name]
+    net, x = make_dyadic(Tutorial(snn, forward, kind, **options), generator), images(generator)
+    expected = net(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    if name == "hidden states":
+        from snntorch import utils
+
+        utils.reset(net)
+    actual = pk.simulate(pk.from_snntorch(net), x, T).spikes.dense()
+    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+
+
+def test_loops_over_sequences_and_means(generator):
+    snn = pytest.importorskip("snntorch")
+    net = make_dyadic(Tutorial(snn, lambda net, x: loop(net, x, held=False)[0].sum(0)), generator)
+    x = dyadic(T, 3, 2, 8, 8, generator=generator).abs()
+    expected = net(x)
+    count = pk.simulate(pk.from_snntorch(net), x, T).count()
+    assert expected.mean() > 0.1 and torch.equal(count.float(), expected)
+
+
+def test_one_step_with_potentials(generator):
+    snn = pytest.importorskip("snntorch")
+
+    def step(net, x):
+        spk1, _ = net.lif1(F.max_pool2d(net.conv1(x), 2), net.lif1.init_leaky())
+        return net.lif2(net.fc(spk1.flatten(1)), net.lif2.init_leaky())
+
+    net, x = make_dyadic(Tutorial(snn, step), generator), images(generator)
+    looped = make_dyadic(Tutorial(snn, loop), torch.Generator().manual_seed(1))
+    looped.load_state_dict(net.state_dict())
+    expected = looped(x)[0]
+    actual = pk.simulate(pk.from_snntorch(net), x, T).spikes.dense()
+    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+
+
+def other_steps(net, x):
+    spikes, mem1, mem2 = [], net.lif1.init_leaky(), net.lif2.init_leaky()
+    for step in range(T):
+        spk1, mem1 = net.lif1(F.max_pool2d(net.conv1(x), 2), mem1)
+        current = net.fc(spk1.flatten(1))
+        spk2, mem2 = net.lif2(current if step % 2 else current + current, mem2)
+        spikes.append(spk2)
+    return torch.stack(spikes)
+
+
+def other_potentials(net, x):
+    spikes, mem1, mem2 = [], net.lif1.init_leaky(), net.lif2.init_leaky()
+    for _ in range(T):
+        spk1, mem1 = net.lif1(F.max_pool2d(net.conv1(x), 2), mem1)
+        spk2, _ = net.lif2(net.fc(spk1.flatten(1)), mem2)
+        spikes.append(spk2)
+    return torch.stack(spikes)
+
+
+def charged(net, x):
+    spk1, _ = net.lif1(F.max_pool2d(net.conv1(x), 2), torch.full((1,), 0.5))
+    return net.lif2(net.fc(spk1.flatten(1)), net.lif2.init_leaky())[0]
+
+
+LAYERS = r"; (or )?take one step's layers, nn.Sequential\(net.fc1, net.lif1, ...\)"
+REFUSED = {
+    "steps that differ": (other_steps, f"Tutorial: step 1 of its forward pass is another than step 0{LAYERS}"),
+    "potentials that stay": (other_potentials, f"Tutorial: step 1 of its forward pass is another than step 0{LAYERS}"),
+    "charged": (charged, f"Tutorial: module 'lif1' starts from a potential of its own; .*, or {LAYERS[8:]}"),
+    "potentials alone": (lambda net, x: loop(net, x)[1], f"must return the spikes of its last neurons, .*{LAYERS}"),
+    "as long as its input": (
+        lambda net, x: torch.stack([net.lif2(net.fc(step))[0] for step in range(x.size(0))]),
+        f"torch.fx cannot follow the forward pass of Tutorial.*{LAYERS}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_loops_that_are_refused(name):
+    forward, message = REFUSED[name]
+    with pytest.raises(TypeError, match=message):
+        pk.from_snntorch(Tutorial(pytest.importorskip("snntorch"), forward))
