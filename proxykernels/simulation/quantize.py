@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import known
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
-from ..layers import Fused, MaxRatePool2d, Neurons, Population, SpikingLayer
+from ..layers import Fused, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
 from ..spikes import Spikes
 
 FLOAT_BITS = 24
@@ -65,7 +65,7 @@ class Rounded(Neurons):
 
 def quantized(name: str, layer: SpikingLayer, precision: str) -> SpikingLayer:
     """A layer with weights of a name in PRECISIONS; batch normalisation is folded in."""
-    if isinstance(layer, Population | MaxRatePool2d):  # no weights, and sums of spikes are exact
+    if isinstance(layer, Population | MaxRatePool1d | MaxRatePool2d):  # no weights, and sums of spikes are exact
         return layer
     if not isinstance(layer, Fused):
         raise TypeError(

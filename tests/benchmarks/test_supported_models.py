@@ -56,14 +56,14 @@ def test_the_page_holds_the_table():
 
 
 def test_spikes_that_differ_are_counted(monkeypatch):
-    """A network whose last weights are larger than the library's."""
+    """A network whose first weights are larger than the library's."""
     pytest.importorskip("snntorch")
     net = next(net for net in spiking_nets.spiking_nets() if net.name == "tutorial 6, nn.Sequential")
     assert float(supported_models.port_row(net, 64)["differing_spikes"]) < 1e-4
 
     def port(theirs: nn.Module) -> pk.Network:
         ours = pk.from_snntorch(theirs)
-        ours.layers()[-1][1].weight.data.mul_(20)
+        ours.layers()[0][1].weight.data.mul_(2)
         return ours
 
     other = spiking_nets.SpikingNet(net.source, net.name, net.make, net.inputs, port)
