@@ -162,10 +162,14 @@ def size(x: Tensor) -> str:
 
 def cells(row: dict) -> list[str]:
     """A row as the page has it: the net, whether it converts, three figures, and the reason."""
-    figures = [f"{100 * float(row[key]):.2g} %" if row[key] else "" for key in ("error_64", "error_1024")]
+    figures = [percent(float(row[key])) if row[key] else "" for key in ("error_64", "error_1024")]
     share = float(row["differing_spikes"]) if row["differing_spikes"] else None
     differing = "" if share is None else "none" if share == 0 else f"{1e6 * share:.2g} in a million"
     return [row["net"], row["converts"], *figures, differing, row["reason"]]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def write_page(page: Path, rows: list[dict]) -> None:
