@@ -28,7 +28,6 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
 SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
-LEAKY = (nn.LeakyReLU, nn.PReLU)
 MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
 
 

@@ -40,15 +40,18 @@ class ReluGraph(Graph):
             node.meta["ours"] = taken[0].meta["ours"]
         return super()._step(node, values)
 
-    def _moved(self, node: fx.Node, values: Values) -> Signal | list[Signal]:
+    def _moved(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         before = arguments(node)[0]
         value = values[before]
         if isinstance(value, list):  # one part of several
             number: Any = node.args[1]
             return value[number]
-        x = self._carry(before, value)
-        view = moves.as_given(before.meta["shape"]) if x.view is None else x.view
+        seen = None if isinstance(value, Current) else value.view
+        view = moves.as_given(before.meta["shape"]) if seen is None else seen
         given = moves.moved(node, self.traced, view)
+        if isinstance(value, Current) and isinstance(given, Tensor) and torch.equal(given, view):
+            return value  # as it was: it need not be carried on
+        x = self._carry(before, value)
         return [replace(x, view=part) for part in given] if isinstance(given, tuple | list) else replace(x, view=given)
 
     def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:

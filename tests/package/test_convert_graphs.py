@@ -111,6 +111,12 @@ ZOO = {
         b=nn.Linear(192, 4),
     ),
     "shuffled channels": lambda: Model(shuffled, a=conv(2, 8), b=conv(4, 4), c=conv(8)),
+    "nothing moved": lambda: Model(
+        lambda m, x: m.b(m.a(x).contiguous().view(-1, 3, 8, 8).relu().permute(0, 1, 2, 3)[:]), a=conv(), b=conv(3)
+    ),
+    "parts of currents": lambda: Model(
+        lambda m, x: (lambda parts: m.b(parts[0].relu() + parts[1]))(m.a(x).chunk(2, 1)), a=conv(2, 6), b=conv(3)
+    ),
     "pixel shuffle": lambda: Model(lambda m, x: m.b(m.s(m.a(x).relu())), a=conv(2, 8), b=conv(2), s=nn.PixelShuffle(2)),
     "slices of the image": lambda: Model(
         lambda m, x: m.b(torch.cat([x[:, :, ::2, ::2], m.a(x).relu()[..., 1::2, 1::2]], 1)), a=conv(), b=conv(5)
@@ -191,6 +197,7 @@ LAYERS = {
     "features as images": ["Flatten", "Unflatten"],
     "row of features": ["Flatten"],
     "maximum of averages": ["AvgPool2d", "MaxRatePool2d"],
+    "nothing moved": [],
     "maximum of the image": ["MaxRatePool2d", "Flatten"],
 }
 
@@ -203,6 +210,8 @@ def test_no_more_layers_than_needed(name):
     others = [layer for _, layer, _ in net.layers() if not isinstance(layer, pk.layers.Neurons | pk.Concatenate)]
     kinds = [type(layer).__name__ for layer in others if not isinstance(layer, pk.ZeroPad2d | pk.AdaptiveAvgPool2d)]
     assert kinds == LAYERS[name]
+    if name == "nothing moved":
+        assert [layer for layer, *_ in net.layers()] == ["a", "b"]
 
 
 def test_it_trains_by_proxy():
