@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "words": (Words, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),
-    "int16": (Invariance, 1),
+    "rounded weights": (Invariance, 1),
     "proxy": (Proxy, 1),
 }
 

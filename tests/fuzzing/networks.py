@@ -1,4 +1,4 @@
-"""Whole networks: `simulate` and direct calls against the step loop; int16 against itself; the proxy's gradients."""
+"""Whole networks: `simulate` and direct calls against the step loop; rounded weights against themselves; the proxy's gradients."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -147,26 +147,29 @@ class Network(Input, Case):
 
 @dataclass(frozen=True, kw_only=True)
 class Invariance(Input, Case):
-    """precision="int16" with any weights: the same spikes by another kernel, batch, chunk and number of threads."""
+    """A precision with any weights: the same spikes by another kernel, batch, chunk and number of threads."""
 
     chunk: int = 1
     other: str = ways.FALLBACK
     T: int = 1
+    precision: str = "int16"
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Invariance":
-        sizes = cls.draw_input(random)
-        return cls(**common, **sizes, chunk=random.randint(1, 40), other=random.choice(ways.WAYS))
+        sizes, precision = cls.draw_input(random), random.choice(("int16", "int8"))
+        return cls(
+            **common, **sizes, chunk=random.randint(1, 40), other=random.choice(ways.WAYS), precision=precision
+        )  # fmt: skip
 
     def check(self) -> bool:
         g = draw.generator(self.seed)
         x = torch.randn(self.shape, generator=g)
         net = Graph(self.layers, self.seed, plain=True, exact=False).build(x.expand(self.T, *x.shape))
         with ways.use(self.other):
-            expected = pk.simulate(net, x, self.T, precision="int16").spikes.dense()
+            expected = pk.simulate(net, x, self.T, precision=self.precision).spikes.dense()
         with ways.use(self.way, self.threads):
             parts = x.split(1 + self.seed % 3)
-            parts = [pk.simulate(net, part, self.T, chunk=self.chunk, precision="int16") for part in parts]
+            parts = [pk.simulate(net, part, self.T, chunk=self.chunk, precision=self.precision) for part in parts]
             same("spikes", torch.cat([part.spikes.dense() for part in parts], 1), expected)
         return bool(expected.any())
 
