@@ -1,4 +1,4 @@
-"""Whole networks: `simulate` and direct calls against the step loop; rounded weights against themselves; the proxy's gradients."""
+"""Whole networks: `simulate` and calls against the step loop; rounded weights against themselves; proxy gradients."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
