@@ -37,6 +37,7 @@ Networks
 
 Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
+    conversion_report              a converted network beside its ReLU network, layer by layer
     explain                        which kernel each layer took, and why
     margin                         a rule for early exit
     ProxyNet                       training by a ReLU network that shares the weights
@@ -80,6 +81,7 @@ from .conversion.convert import convert  # noqa: E402
 from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
 from .conversion.nir_import import from_nir  # noqa: E402
+from .conversion.report import conversion_report  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
@@ -174,6 +176,7 @@ __all__ = [
     "ZeroPad2d",
     "convert",
     "encode",
+    "conversion_report",
     "explain",
     "from_nir",
     "from_snntorch",

@@ -176,8 +176,17 @@ def values(name: str, x: Spikes | Tensor) -> None:
         )
 
 
-def start(name: str, v: float) -> None:
-    """One potential that all neurons start from."""
+def start(name: str, v: float | Tensor, states: int = 1) -> None:
+    """The potential that all neurons start from, or one a channel [C], of neurons with no other state."""
+    if isinstance(v, Tensor):
+        floating(name, v)
+        if v.ndim != 1 or not len(v):
+            raise ValueError(f"{name} must be a number or one value a channel [C], got {list(v.shape)}")
+        if states > 1:
+            raise ValueError(f"{name} must be a number for neurons of {states} states, got {list(v.shape)}")
+        no_gradient(name, v)
+        finite(name, v)
+        return
     if not _is_number(v):
         raise TypeError(f"{name} must be a number, got {v!r}")
     if not -math.inf < _float32(v) < math.inf:

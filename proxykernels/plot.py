@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .conversion.report import ConversionReport
 from .simulation.simulate import Result
 from .spikes import Spikes
 
@@ -58,6 +59,34 @@ def rates(result: Result, *, ax=None):
     ax.bar_label(bars, fmt="%.1f", padding=3)
     ax.invert_yaxis()
     ax.set(xlabel="firing rate: spikes a neuron and step, %", ylabel="layer")
+    return ax
+
+
+def conversion(report: ConversionReport, *, ax=None):
+    """The error of each layer's rates against the ReLU network, and the rates themselves, in percent: two bars each.
+
+    Args:
+        report: what ``conversion_report`` returns.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError: ``report`` is something else.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(report, ConversionReport):
+        raise TypeError(f"report must be what conversion_report returns, got {type(report).__name__}")
+    ax = _axes(ax)
+    places = torch.arange(len(report.rows)).numpy()
+    for offset, color, label, values in (
+        (-0.2, "tab:red", "error, of the mean activation", [row.error for row in report.rows]),
+        (0.2, "tab:blue", "rate, of the steps", [row.rate for row in report.rows]),
+    ):
+        bars = ax.barh(places + offset, [100 * value for value in values], 0.4, color=color, label=label)
+        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.set_yticks(places, [row.layer for row in report.rows])
+    ax.invert_yaxis()
+    ax.set(xlabel="%", ylabel="layer", title=f"{report.N} samples, T = {report.T}")
+    _legend(ax)
     return ax
 
 

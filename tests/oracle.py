@@ -53,7 +53,9 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     terms = layer.terms(inputs if len(inputs) > 1 else x)
     current = sum(synapse.plain()(part) for synapse, part in terms)
     neuron = layer.neuron.on(current.shape[1] if current.ndim > 1 else 1, current.device)
-    rest = [torch.full_like(current, layer.v_init), *[torch.zeros_like(current)] * (neuron.states - 1)]
+    start = torch.as_tensor(layer.v_init)
+    start = start.view(-1, *[1] * (current.ndim - 2)) if start.ndim else start
+    rest = [torch.zeros_like(current) + start, *[torch.zeros_like(current)] * (neuron.states - 1)]
     v = state.get(name, rest[0] if neuron.states == 1 else torch.stack(rest, 1))
     spikes, state[name] = reference.scan(current.unsqueeze(0), v, neuron)
     return spikes[0] if layer.neuron.fires else state[name]

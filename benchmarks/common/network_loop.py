@@ -71,7 +71,9 @@ class _Neurons:
                 first = first.add_(other)
             self.currents = first
         if self.v is None:
-            self.v = torch.full_like(self.currents, self.layer.v_init)
+            start = torch.as_tensor(self.layer.v_init)
+            start = start.view(-1, *[1] * (self.currents.ndim - 2)) if start.ndim else start
+            self.v = torch.zeros_like(self.currents) + start
             self.spikes = torch.empty_like(self.currents)
         self.v += self.currents
         torch.ge(self.v, self.layer.v_threshold, out=self.spikes)

@@ -1,16 +1,12 @@
 """Convert a trained ReLU network to a spiking one: an IF neuron's firing rate stands for a ReLU's activation.
 
-Data-based normalisation: with lambda the scale of a layer's activations on the calibration data, weights are multiplied
-by lambda_in / lambda_out and biases divided by lambda_out, so that activations lie within 0 .. 1 and are rates of
-neurons of threshold 1. Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015.
-Percentile: Rueckauer et al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. Half a threshold to
-start from: Bu et al., "Optimized potential initialization for low-latency spiking neural networks", AAAI 2022,
-arXiv:2202.01440.
+Data-based normalisation: with lambda the scale of a channel's activations on the calibration data (scales.py), weights
+are multiplied by lambda_in / lambda_out and biases divided by lambda_out, so that activations lie within 0 .. 1 and are
+rates of neurons of threshold 1. The potentials that neurons start from are calibrated besides (compared.py).
 """
 
 import copy
 import itertools
-import math
 import numbers
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -24,14 +20,14 @@ from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import CARRIED, build_layer
+from .compared import HALF, INPUTS, SAMPLES, calibrate_potentials
 from .flow import Population, Synapse
 from .folding import fold_norms, tied, untie
 from .fx_calls import needed, trace
 from .relu_graph import ReluGraph
-from .rewrites import scaled_identity
+from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
-METHODS = ("max", "percentile")
 BATCH = 32  # samples of a calibration tensor at a time
 
 
@@ -42,7 +38,7 @@ def convert(
     method: str = "percentile",
     percentile: float = 99.9,
     v_reset: float | None = None,
-    v_init: float = 0.5,
+    v_init: float | None = None,
     share: bool = False,
 ) -> Network:
     """A spiking network whose firing rates stand for a ReLU network's activations.
@@ -56,19 +52,23 @@ def convert(
     adds to a ReLU. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts stand for
     the positive part of the logits.
 
-    Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; ``v_init`` Bu et al.
-    2022 (arXiv:2202.01440).
+    Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale for each
+    channel Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated by what neurons
+    fire too often, after Li et al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
 
     Args:
         ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
         calibration: samples like those it was trained on: a tensor [N, ...], or a DataLoader (any iterable) of tensors
             or of (tensor, label) pairs. A bar shows its progress if it takes more than two seconds.
-        method: how the scale of a layer's activations is measured: "max", or "percentile", which ignores a few large
-            ones, so that the others fire more and need fewer steps. The last layer always takes the maximum.
+        method: how the scale of a channel's activations is measured: "max", its maximum, or "percentile", which is at
+            most that of the layer and ignores a few large ones, so that the others fire more and need fewer steps.
+            There the last layer's counts tell which class is first, and may end at T for that one; ``logits`` do not.
         percentile: for method "percentile": share of the activations at or below the scale, in percent, to 1/4096 of
-            its value.
+            its value. Fewer steps want a lower one.
         v_reset: None is the soft reset, under which a rate is exact as T grows; a number resets to that potential.
-        v_init: potential that neurons start from, in thresholds. At 1/2 a count is rounded to the nearest, at 0 down.
+        v_init: potential that neurons start from, in thresholds. None: 1/2, at which counts are rounded to the nearest,
+            and with the soft reset in each channel more or less by what it fired too rarely or too often in a run of
+            eight steps on up to 64 of the samples, layer by layer.
         share: use ``ann``'s own parameters instead of copies. ``ann`` is changed in place: normalisations are folded,
             weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
 
@@ -99,7 +99,8 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     checks.neuron(1.0, v_reset)
-    checks.start("v_init", v_init)
+    if v_init is not None:
+        checks.start("v_init", v_init)
     if share and is_parametrized(ann):
         raise ValueError(
             "share=True rescales weights in place, and some of ann's are computed (parametrized, "
@@ -117,24 +118,35 @@ def convert(
         _check_followed(model, batches.first[:1], followed)
         if share:
             _check_shareable(graph)
-        scales = _scales(graph, batches, method, percentile)
+        distributions, nodes = watched(graph)
+        watcher = _Watcher(traced, nodes)
+        samples = []
+        for batch in batches:
+            _run(watcher, batch, graph.model)
+            if sum(map(len, samples)) < SAMPLES:
+                samples.append(batch)
+        scales = scales_of(graph, distributions, method, percentile)
     finally:
         for module, mode in modes.items():
             module.training = mode
     untie(graph.populations)
     for name, population in graph.populations.items():
         fold_norms(population, model)
-        _rescale(population, scales, name)
+        rescale(population, scales, name)
     neuron = IFNeuron(1.0, v_reset)
 
     def layer(name: str, population: Population) -> nn.Module:
         if not population.fires:
             return build_layer(population.modules, CARRIED)
-        built: Any = build_layer(population.modules, neuron, v_init)
-        built.scale = scales[name]
+        built: Any = build_layer(population.modules, neuron, HALF if v_init is None else v_init)
+        built.scale = scales[name].item() if not scales[name].ndim else scales[name]
         return built
 
-    return graph.network(layer)
+    net = graph.network(layer)
+    if v_init is None and v_reset is None:
+        most = max(1, min(SAMPLES, INPUTS // samples[0][0].numel()))
+        calibrate_potentials(net, torch.cat(samples)[:most])
+    return net
 
 
 @torch.no_grad()
@@ -214,10 +226,11 @@ def _check_followed(model: nn.Module, sample: Tensor, followed: Tensor) -> None:
 class _Watcher(fx.Interpreter):
     """Runs the network, and shows what the watched nodes give to their distributions."""
 
-    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, list["_Distribution"]]):
+    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, list[Distribution]]):
         super().__init__(traced)
         self.watched = watched
 
+    @torch.no_grad()
     def run_node(self, node: fx.Node):
         value = super().run_node(node)
         for distribution in self.watched.get(node, ()):
@@ -225,102 +238,10 @@ class _Watcher(fx.Interpreter):
         return value
 
 
-class _Distribution:
-    """Maximum and percentiles of the positive part of values that come in parts, in one pass.
-
-    A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
-    """
-
-    SHIFT = 12
-
-    def __init__(self):
-        self.maximum, self.counts = 0.0, None
-
-    def add(self, values: Tensor) -> None:
-        values = values.detach().float().clamp(min=0).flatten()
-        self.maximum = max(self.maximum, values.max().item())
-        counts = torch.bincount(values.view(torch.int32) >> self.SHIFT, minlength=1 << (31 - self.SHIFT))
-        self.counts = counts if self.counts is None else self.counts + counts
-
-    def percentile(self, percent: float) -> float:
-        below = self.counts.cumsum(0)
-        bin = torch.searchsorted(below, torch.tensor([below[-1] * (percent / 100)], device=below.device).ceil().long())
-        edge = ((bin + 1) << self.SHIFT).int().view(torch.float32).item()
-        return min(edge, self.maximum) if bin else 0.0
-
-
-@torch.no_grad()
-def _scales(graph: ReluGraph, batches: _Batches, method: str, percentile: float) -> dict[str, float]:
-    """The scale of each population's activations; 1 for the model's input."""
-    firing = graph.firing
-    distributions = {name: _Distribution() for name in firing}
-    watched: dict[fx.Node, list[_Distribution]] = {}
-    for name, population in firing.items():
-        watched.setdefault(population.node, []).append(distributions[name])
-    watcher = _Watcher(graph.traced, watched)
-    for batch in batches:
-        _run(watcher, batch, graph.model)
-    last = list(firing)[-1]
-    scales = {
-        name: d.maximum if method == "max" or name == last else d.percentile(percentile)
-        for name, d in distributions.items()
-    }
-    for name, scale in scales.items():
-        if scale == 0:
-            remedy = "more samples, or other ones" if distributions[name].maximum == 0 else "method='max'"
-            path = firing[name].current.path
-            raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
-        if not math.isfinite(scale):
-            raise ValueError(f"{graph.model}: {firing[name].current.path} overflows on the calibration data")
-    _tie_shortcuts(graph, scales)
-    return {**dict.fromkeys(graph.populations, 1.0), **scales, Network.INPUT: 1.0}
-
-
-def _tie_shortcuts(graph: ReluGraph, scales: dict[str, float]) -> None:
-    """One scale, the largest, for all populations that identity shortcuts connect, which have no weight, and for those
-    whose spikes are put side by side. What comes as real values is scaled itself."""
-    joined = {name: {name} for name in scales}
-    together = list(graph.one_scale)
-    for name, population in graph.firing.items():
-        for synapse in population.current.synapses:
-            if isinstance(synapse.module, nn.Identity) and synapse.source.neurons != Network.INPUT:
-                together.append({name, synapse.source.neurons})
-    for group in together:
-        group = set().union(*(joined[member] for member in group))
-        joined.update({member: group for member in group})
-    for name in scales:
-        if len(joined[name]) > 1 and any(_limit(graph.populations[member].neuron) for member in joined[name]):
-            path = graph.populations[name].current.path
-            raise TypeError(
-                f"{graph.model}: {path} joins an identity shortcut or a concatenation and is limited (ReLU6); use ReLU "
-                "there"
-            )
-    scales.update({name: max(scales[member] for member in group) for name, group in joined.items()})
-
-
-@torch.no_grad()
-def _rescale(population, scales: dict[str, float], name: str) -> None:
-    """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place."""
-    for synapse in population.current.synapses:
-        factor = scales[synapse.source.neurons] / scales[name]
-        if isinstance(synapse.module, nn.Identity):
-            if factor == 1:
-                continue
-            shape = synapse.source.shape
-            synapse.module = scaled_identity(shape[1], len(shape))
-        synapse.module.weight.mul_(factor)
-        if synapse.module.bias is not None:
-            synapse.module.bias.div_(scales[name])
-
-
 def _is_relu(module: nn.Module) -> bool:
     if isinstance(module, nn.Hardtanh) and module.min_val != 0:
         return False
     return isinstance(module, RELUS)
-
-
-def _limit(relu: nn.Module | None) -> float | None:
-    return relu.max_val if isinstance(relu, nn.Hardtanh) else None  # ReLU6 is a Hardtanh
 
 
 def _keeps_scale(population: Population, synapse: Synapse) -> bool:
@@ -340,7 +261,7 @@ def _check_shareable(graph: ReluGraph) -> None:
                     f"share=True rescales {graph.model}, whose {population.current.path} has no weights that could be; "
                     "use share=False"
                 )
-        if _limit(population.neuron):
+        if limit(population.neuron):
             raise ValueError(
                 f"share=True rescales {graph.model}, whose {population.current.path} is limited (ReLU6) at a value "
                 "that cannot be rescaled; use ReLU, or share=False"

@@ -44,10 +44,9 @@ def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
     neuron = layer.neuron
     if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron, LINeuron):
         raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF, CubaLIF and LI neurons are written")
-    if layer.v_init != neuron.rest:
-        raise ValueError(
-            f"NIR cannot say a potential to start from, v_init={layer.v_init:g}; set it to {neuron.rest:g}"
-        )
+    if not layer.at_rest:
+        start = f"{layer.v_init:g}" if isinstance(layer.v_init, float) else "one value a channel"
+        raise ValueError(f"NIR cannot say a potential to start from, v_init={start}; set it to {neuron.rest:g}")
     make, values, per_step = _dynamics(nir, neuron, shape, dt)
     v_reset = getattr(neuron, "v_reset", 0.0)
     potentials = {"v_threshold": getattr(neuron, "v_threshold", 0.0), "v_reset": v_reset or 0.0, "v_leak": neuron.rest}

@@ -87,9 +87,9 @@ class Neurons(SpikingLayer):
     scale: float | None = None  # what a spike a step stands for in the ReLU network that convert was given
     v_threshold: float | Tensor
     v_reset: float | None
-    v_init: float
+    v_init: float | Tensor  # a tensor: of each channel
 
-    def _set_neurons(self, neuron: AnyNeuron, v_init: float | None = None) -> None:
+    def _set_neurons(self, neuron: AnyNeuron, v_init: float | Tensor | None = None) -> None:
         """``v_init`` None: at rest."""
         if not isinstance(neuron, AnyNeuron):
             raise TypeError(
@@ -105,8 +105,8 @@ class Neurons(SpikingLayer):
             else:
                 setattr(self, name, value)
         if v_init is not None:
-            checks.start("v_init", v_init)
-        self.v_init = float(neuron.rest if v_init is None else v_init)
+            checks.start("v_init", v_init, neuron.states)
+        self._set_value("v_init", neuron.rest if v_init is None else v_init)
 
     def _set_value(self, name: str, value: float | Tensor) -> None:
         self.__dict__.pop(name, None)
@@ -134,11 +134,25 @@ class Neurons(SpikingLayer):
     def spike(
         self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
     ) -> tuple[Spikes, Tensor]:
-        at_rest = self.v_init == self.neuron.rest
-        return self._fire(x, (None if at_rest else self.v_init) if v is None else v, batch_statistics)
+        return self._fire(x, self._start(x) if v is None else v, batch_statistics)
+
+    def _start(self, x: Any) -> Tensor | float | None:
+        """The potentials that a call without a state starts from, as the functions take them."""
+        if not isinstance(self.v_init, Tensor):
+            return None if self.at_rest else self.v_init
+        synapse, first = self.terms(x)[0]
+        N, C, *size = synapse.output_shape(tuple(first.shape))[1:]
+        if len(self.v_init) != C:
+            raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(self.v_init)}")
+        return self.v_init.view(-1, *[1] * len(size)).expand(N, C, *size).contiguous()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether a call without a state starts at rest."""
+        return not isinstance(self.v_init, Tensor) and self.v_init == self.neuron.rest
 
     def repeats(self, device: torch.device, T: int) -> bool:
-        return self.v_init == self.neuron.rest and self.neuron.repeats(device, T)
+        return self.at_rest and self.neuron.repeats(device, T)
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -148,7 +162,8 @@ class Neurons(SpikingLayer):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         """Takes the parameters that were saved, of whatever kind; without them the layer keeps its own."""
-        for name in self._kind.channelwise:
+        own = (*self._kind.channelwise, "v_init")  # the last is saved if it is a tensor
+        for name in own:
             key = prefix + name
             saved = state_dict.get(key)
             if saved is not None:
@@ -156,14 +171,17 @@ class Neurons(SpikingLayer):
             if name in self.__dict__:  # torch expects tensors only
                 state_dict = {other: tensor for other, tensor in state_dict.items() if other != key}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-        for name in self._kind.channelwise:
+        for name in own:
             if prefix + name in missing:  # the state_dict of nn.Conv2d, or an older one of this package
                 missing.remove(prefix + name)
 
     def _load_value(self, name: str, saved: Tensor, key: str, errors: list[str]) -> None:
         try:
-            changed: dict[str, Any] = {name: saved}
-            replace(self.neuron, **changed).check()
+            if name == "v_init":
+                checks.start(name, saved, self.neuron.states)
+            else:
+                changed: dict[str, Any] = {name: saved}
+                replace(self.neuron, **changed).check()
         except (TypeError, ValueError) as error:
             errors.append(f"{key}: {error}")
             return
@@ -179,7 +197,8 @@ class Neurons(SpikingLayer):
             if name in described.channelwise:
                 value = f"[{len(value)}]" if isinstance(value, Tensor) and value.ndim else f"{float(value):g}"
             parts.append(f"{name}={value}")
-        return ", ".join(parts + ([f"v_init={self.v_init:g}"] if self.v_init != described.rest else []))
+        start = f"[{len(self.v_init)}]" if isinstance(self.v_init, Tensor) else f"{self.v_init:g}"
+        return ", ".join(parts + ([] if self.at_rest else [f"v_init={start}"]))
 
 
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

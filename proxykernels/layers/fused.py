@@ -70,8 +70,8 @@ class FusedConv2d(Fused, nn.Conv2d):
         neuron: one of :mod:`proxykernels.neurons`. Its fields are the layer's attributes. What may differ by channel is
             saved in the state_dict, and taken from there if it is there; v_reset and other fields are not, as stride
             and padding are not. A parameter, or a tensor that requires a gradient, is refused.
-        v_init: potential at which a call without a state starts (default: at rest); half a threshold halves the
-            rounding of a soft reset.
+        v_init: potential at which a call without a state starts (default: at rest), a number or one value a channel
+            [C], which the state_dict then holds; half a threshold halves the rounding of a soft reset.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
             training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
 
@@ -99,7 +99,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         dtype=None,
         *,
         neuron: AnyNeuron,
-        v_init: float | None = None,
+        v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
         _check_window(checks.pair, kernel_size, stride, padding, dilation, padding_mode)
@@ -146,7 +146,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         dtype=None,
         *,
         neuron: AnyNeuron,
-        v_init: float | None = None,
+        v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
         _check_window(checks.single, kernel_size, stride, padding, dilation, padding_mode)
@@ -193,7 +193,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         dtype=None,
         *,
         neuron: AnyNeuron,
-        v_init: float | None = None,
+        v_init: float | Tensor | None = None,
     ):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._set_neurons(neuron, v_init)
@@ -226,7 +226,7 @@ class Population(Neurons):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, neuron: AnyNeuron, v_init: float | None = None):
+    def __init__(self, neuron: AnyNeuron, v_init: float | Tensor | None = None):
         super().__init__()
         self._set_neurons(neuron, v_init)
 

@@ -81,7 +81,9 @@ class IF(Population):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float | None = None):
+    def __init__(
+        self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float | Tensor | None = None
+    ):
         super().__init__(IFNeuron(v_threshold, v_reset), v_init)
 
 
@@ -199,7 +201,7 @@ class LIF(Population):
         v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
         v_rest: float = 0.0,
-        v_init: float | None = None,
+        v_init: float | Tensor | None = None,
     ):
         super().__init__(LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init)
 
@@ -237,5 +239,5 @@ class LI(Population):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | None = None):
+    def __init__(self, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | Tensor | None = None):
         super().__init__(LINeuron(decay, v_rest), v_init)

@@ -41,7 +41,7 @@ class FusedSum(Neurons):
         self,
         *synapses: nn.Module,
         neuron: AnyNeuron,
-        v_init: float | None = None,
+        v_init: float | Tensor | None = None,
     ):
         super().__init__()
         if not synapses:

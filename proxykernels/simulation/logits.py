@@ -29,7 +29,10 @@ def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequ
     neuron: Any = layer.neuron
     if type(neuron) is not IFNeuron or neuron.v_reset is not None or len(state) != 1:
         raise AttributeError("logits need a last layer with the soft reset, v_reset=None, which loses no charge")
-    gained = state[0] - (given[0] if given else layer.v_init)  # type: ignore[operator]  # torch's annotations
+    start: Any = given[0] if given else layer.v_init
+    if not given and isinstance(start, Tensor):  # one a channel
+        start = start.view(-1, *[1] * (state[0].ndim - 2))
+    gained = state[0] - start
     theta = torch.as_tensor(neuron.v_threshold, device=counts.device)
     theta = theta.view(-1, *[1] * (gained.ndim - 2)) if theta.ndim else theta
     charge = theta * counts.view_as(gained) + gained

@@ -46,7 +46,7 @@ class Rounded(Neurons):
 
     def __init__(self, layer: Fused, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.layer, self.v_init = layer, layer.v_init
+        self.layer, self.v_init, self.scale = layer, layer.v_init, layer.scale
         self._rounded = weight, bias
 
     @property

@@ -18,14 +18,14 @@ def summary(result) -> str:
         (name, f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
         for name, rate in result.rates.items()
     ]
-    lines += _table([COLUMNS, *rows])
+    lines += table([COLUMNS, *rows])
     lines.append(f"{result.synops.total:,} synaptic operations, about {result.synops.joules:.2g} J (.synops)")
     if result.records:
         lines.append(f"records of {', '.join(result.records)}")
     return "\n".join(lines)
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: list[tuple[str, ...]]) -> list[str]:
     """Names to the left, numbers to the right."""
     name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [

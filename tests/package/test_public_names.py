@@ -13,7 +13,7 @@ FUNCTIONS = {name: getattr(pk, name) for name in pk.__all__ if inspect.isfunctio
     for name, function in vars(module).items()
     if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 }
-NO_TENSORS = ("plot.rates", "from_nir", "from_spikingjelly", "from_snntorch", "to_nir")
+NO_TENSORS = ("plot.rates", "plot.conversion", "from_nir", "from_spikingjelly", "from_snntorch", "to_nir")
 CLASSES = {name: getattr(pk, name) for name in pk.__all__ if inspect.isclass(getattr(pk, name))}
 
 

@@ -1,0 +1,177 @@
+"""What makes conversion good at few steps: a scale a channel, calibrated potentials, and the range of the outputs."""
+
+import copy
+
+import ann as small
+import matplotlib
+import pytest
+import torch
+from common.data import fashion_mnist_sample
+from torch import nn
+
+import proxykernels as pk
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    images, labels = fashion_mnist_sample()
+    return small.load(), images, labels
+
+
+def uneven() -> tuple[nn.Sequential, torch.Tensor]:
+    """A network whose channels differ in size a hundred times, with grouped weights and flattened features."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1, groups=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3),
+    )  # fmt: skip
+    with torch.no_grad():
+        ann[0].weight *= torch.tensor([1.0, 3.0, 0.3, 10.0]).view(-1, 1, 1, 1)
+        ann[0].bias += 0.2
+        ann[3].bias += 0.5
+        ann[8].bias += 1.0
+    return ann.eval(), torch.rand(40, 2, 8, 8)
+
+
+def test_every_channel_has_a_scale_and_the_twin_is_the_ann():
+    ann, x = uneven()
+    net = pk.convert(ann, x, method="max")
+    first = net.get_submodule("0")
+    with torch.no_grad():
+        largest = ann[:2](x).amax([0, 2, 3])
+        torch.testing.assert_close(first.scale, largest.clamp(min=0.1 * largest.max()))
+        assert len(first.scale.unique()) > 2
+        outputs = pk.ProxyNet(net, 1).ann(x) * net.get_submodule("8").scale
+        torch.testing.assert_close(outputs, ann(x), rtol=1e-4, atol=1e-5)
+    counts = pk.simulate(net, x, 2000).count() / 2000 * net.get_submodule("8").scale
+    assert (counts - ann(x).relu()).abs().max() < 0.01 * ann(x).max() and counts.mean() > 0.05
+
+
+def test_few_steps_do_with_the_trained_net(trained):
+    ann, images, labels = trained
+    result = pk.simulate(pk.convert(ann, images[:64]), images, 8)
+    by_counts, by_logits = (
+        (value.argmax(1) == labels).float().mean().item() for value in (result.count(), result.logits)
+    )
+    assert by_logits > 0.91 and by_counts > 0.9
+
+
+def test_potentials_make_up_for_what_fires_too_often():
+    """A deep chain, whose rates drift at few steps: the mean error of each layer falls."""
+    torch.manual_seed(1)
+    ann = nn.Sequential(
+        *(part for _ in range(8) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())), nn.Conv2d(4, 2, 8)
+    ).eval()
+    with torch.no_grad():
+        for conv in ann[:-1:2]:
+            conv.weight *= 2.0
+            conv.bias += 0.1
+    x = torch.rand(64, 4, 8, 8)
+    reports = [pk.conversion_report(pk.convert(ann, x, v_init=v_init), x, 8) for v_init in (None, 0.5)]
+    drifts = [sum(abs(row.rate - row.activation) for row in report.rows) for report in reports]
+    assert min(row.rate for row in reports[0].rows) > 0.01 and drifts[0] < 0.5 * drifts[1]
+
+
+def test_the_first_class_is_never_level_with_the_second():
+    ann, x = uneven()
+    net = pk.convert(ann, x)
+    outputs = ann(x).relu()
+    second = outputs.topk(2, 1).values[:, 1].max().item()
+    scale = net.get_submodule("8").scale
+    assert second < scale < outputs.max().item()
+    result = pk.simulate(net, x, 500)
+    counts = result.count().sort(1).values
+    assert (counts[:, 2] == 500).any() and (counts[:, 1] < 500).all()
+    assert (result.logits - ann(x)).abs().max() < 0.02 * outputs.max()  # which no count of 500 bounds
+
+
+def test_calibrated_potentials_are_saved(trained, tmp_path):
+    ann, images, _ = trained
+    net = pk.convert(ann, images[:32])
+    other = pk.convert(ann, images[:32], v_init=0.5)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    other.load_state_dict(torch.load(tmp_path / "net.pt"))
+    counts = pk.simulate(net, images[:8], 12).count()
+    assert counts.any() and torch.equal(pk.simulate(other, images[:8], 12).count(), counts)
+    assert net.conv2.v_init.shape == (64,) and len(net.conv2.v_init.unique()) > 8
+    bare = {key: value for key, value in net.state_dict().items() if not key.endswith("v_init")}
+    net.load_state_dict(bare)  # an older file: they stay
+    assert torch.equal(pk.simulate(net, images[:8], 12).count(), counts)
+
+
+@pytest.mark.parametrize("precision", [None, "int16"])
+def test_chunks_and_states_go_on(trained, precision):
+    ann, images, _ = trained
+    net = pk.convert(ann, images[:32])
+    whole = pk.simulate(net, images[:4], 24, precision=precision)
+    chunked = pk.simulate(net, images[:4], 24, chunk=5, precision=precision)
+    first = pk.simulate(net, images[:4], 10, precision=precision)
+    rest = pk.simulate(net, images[:4], 14, state=first.state, precision=precision)
+    assert whole.count().any() and torch.equal(chunked.count(), whole.count())
+    assert torch.equal(first.count() + rest.count(), whole.count())
+    torch.testing.assert_close(chunked.logits, whole.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_potentials_of_channels_are_checked():
+    for v_init, message in (
+        (torch.rand(2, 2), r"v_init must be a number or one value a channel \[C\], got \[2, 2\]"),
+        (torch.tensor([1.0, float("nan")]), "v_init"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pk.FusedIFConv2d(1, 2, 3, v_init=v_init)
+    layer = pk.FusedIFConv2d(1, 3, 3, v_init=torch.zeros(2))
+    with pytest.raises(ValueError, match="one value for each of 3 channels, got 2"):
+        pk.simulate(nn.Sequential(layer), torch.rand(1, 1, 4, 4), 3)
+    with pytest.raises(ValueError, match="v_init must be a number for neurons of 2 states"):
+        pk.FusedConv2d(1, 2, 3, neuron=pk.neurons.CubaLIFNeuron(), v_init=torch.zeros(2))
+
+
+@pytest.mark.parametrize("kind", ["conv1d", "linear", "population", "sum"])
+def test_potentials_of_channels_in_every_layer(kind, generator):
+    v = torch.tensor([0.75, -0.5, 0.25])
+    torch.manual_seed(0)
+    x = (torch.rand(6, 4, 3, *([5] if kind in ("conv1d", "population") else []), generator=generator) < 0.5).float()
+    make = {
+        "conv1d": lambda start: pk.FusedIFConv1d(3, 3, 3, v_reset=None, v_init=start),
+        "linear": lambda start: pk.FusedIFLinear(3, 3, v_reset=None, v_init=start),
+        "population": lambda start: pk.IF(0.75, None, v_init=start),
+        "sum": lambda start: pk.FusedIFSum(nn.Linear(3, 3), nn.Identity(), v_reset=None, v_init=start),
+    }[kind]
+    layer = make(v)
+    for parameter in layer.parameters():
+        parameter.data.abs_()
+    inputs = (x, x) if kind == "sum" else x
+    spikes, after = layer.spike(inputs)
+    start = v.view(-1, *[1] * (after.ndim - 2)).expand(after.shape).contiguous()
+    plain = copy.deepcopy(layer)
+    plain._set_value("v_init", 0.0)
+    expected, end = plain.spike(inputs, start)
+    assert spikes.count().any() and torch.equal(spikes.dense(), expected.dense()) and torch.equal(after, end)
+    assert not torch.equal(plain.spike(inputs)[0].dense(), expected.dense())
+
+
+def test_report(trained):
+    ann, images, _ = trained
+    net = pk.convert(ann, images[:64])
+    report = pk.conversion_report(net, images[:16], 64)
+    result = pk.simulate(net, images[:16], 64)
+    assert [row.layer for row in report.rows] == ["conv1", "conv2", "conv3", "linear1", "linear2"]
+    for row in report.rows:
+        assert row.rate == pytest.approx(result.rates[row.layer], abs=1e-6) and row.rate > 0.01
+    with torch.no_grad():
+        wanted = ann[:2](images[:16])
+        scaled = wanted / net.conv1.scale.view(-1, 1, 1)
+    first = report.rows[0]
+    assert first.activation == pytest.approx(scaled.mean().item(), rel=1e-4)
+    assert first.clipped == pytest.approx((scaled > 1).float().mean().item(), abs=1e-4)
+    short = pk.conversion_report(net, images[:16], 8)
+    assert all(a.error < b.error for a, b in zip(report.rows[:-1], short.rows[:-1], strict=True))
+    assert "conv1" in str(report) and "error" in str(report)
+    ax = pk.plot.conversion(report)
+    assert len(ax.patches) == 2 * len(report.rows)
+    with pytest.raises(TypeError, match="report must be what conversion_report returns, got Result"):
+        pk.plot.conversion(result)
+    with pytest.raises(TypeError, match="net must be a network that convert made"):
+        pk.conversion_report(nn.Sequential(pk.FusedIFLinear(3, 3)), torch.rand(2, 3), 4)
