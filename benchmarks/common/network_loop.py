@@ -54,6 +54,13 @@ def step_of(layer: nn.Module, sources: tuple[str, ...], held: bool = False):
     return lambda x: layer(x.unsqueeze(0)).squeeze(0)
 
 
+def first_potentials(layer: nn.Module, currents: Tensor) -> Tensor:
+    """Where the layer's neurons start, in the shape of one step's currents [N, C, ...]."""
+    start = torch.as_tensor(layer.v_init)
+    start = start.view(-1, *[1] * (currents.ndim - 2)) if start.ndim else start
+    return torch.zeros_like(currents) + start
+
+
 class _Neurons:
     """IF neurons with soft reset behind the sum of some synapses."""
 
@@ -71,9 +78,7 @@ class _Neurons:
                 first = first.add_(other)
             self.currents = first
         if self.v is None:
-            start = torch.as_tensor(self.layer.v_init)
-            start = start.view(-1, *[1] * (self.currents.ndim - 2)) if start.ndim else start
-            self.v = torch.zeros_like(self.currents) + start
+            self.v = first_potentials(self.layer, self.currents)
             self.spikes = torch.empty_like(self.currents)
         self.v += self.currents
         torch.ge(self.v, self.layer.v_threshold, out=self.spikes)

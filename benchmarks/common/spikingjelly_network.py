@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from common.network_loop import held_values, step_of
+from common.network_loop import first_potentials, held_values, step_of
 
 
 @torch.inference_mode()
@@ -50,15 +50,17 @@ class _Neurons:
         self.synapses = [synapse.plain().to(memory_format=torch.channels_last) for synapse, _ in terms]
         self.held, self.several = held and len(terms) == 1, at_once > 1
         self.node = IFNode(float(layer.v_threshold), None, step_mode="m" if self.several else "s").eval()
-        self.node.v = layer.v_init
+        self.layer = layer
         self.currents: Tensor | None = None
+        self.started = False
 
     def __call__(self, steps: int, *inputs: Tensor) -> Tensor:
         if self.currents is None or not self.held:
             self.currents = reduce(torch.add, (s(x) for s, x in zip(self.synapses, inputs, strict=True)))
         currents = self.currents
-        if not self.several:
-            return self.node(currents)
-        if self.held:
-            return self.node(currents.expand(steps, *currents.shape)).flatten(0, 1)
-        return self.node(currents.unflatten(0, (steps, -1))).flatten(0, 1)
+        if self.several:
+            currents = currents.expand(steps, *currents.shape) if self.held else currents.unflatten(0, (steps, -1))
+        if not self.started:
+            self.node.v = first_potentials(self.layer, currents[0] if self.several else currents)
+            self.started = True
+        return self.node(currents).flatten(0, 1) if self.several else self.node(currents)
