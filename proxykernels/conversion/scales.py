@@ -98,7 +98,7 @@ def _range(outputs: Distribution) -> float:
 
 def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
     """One scale a channel, the largest, for all populations that identity shortcuts connect, which have no weight; one
-    for all channels of those whose spikes are put side by side or elsewhere. What comes as real values is scaled itself."""
+    for all channels of those whose spikes are put side by side or elsewhere. Real values are scaled themselves."""
     joined = {name: {name} for name in scales}
     together = list(graph.one_scale)
     for name, population in graph.firing.items():

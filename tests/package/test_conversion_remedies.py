@@ -49,6 +49,28 @@ def test_every_channel_has_a_scale_and_the_twin_is_the_ann():
     assert (counts - ann(x).relu()).abs().max() < 0.01 * ann(x).max() and counts.mean() > 0.05
 
 
+class Shuffled(nn.Module):
+    """Channels of very different size that change places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 6)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.second(x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)).flatten(1)
+
+
+def test_channels_that_change_places_have_one_scale():
+    torch.manual_seed(0)
+    ann, x = Shuffled().eval(), torch.rand(20, 2, 8, 8)
+    ann.first.weight.data *= torch.tensor([1.0, 5.0, 0.2, 20.0]).view(-1, 1, 1, 1)
+    net = pk.convert(ann, x, method="max")
+    assert len(set(torch.as_tensor(net.first.scale).flatten().tolist())) == 1
+    logits = pk.simulate(net, x, 2000).logits
+    assert (logits - ann(x)).abs().max() < 0.01 * ann(x).abs().max()
+
+
 def test_few_steps_do_with_the_trained_net(trained):
     ann, images, labels = trained
     result = pk.simulate(pk.convert(ann, images[:64]), images, 8)
