@@ -142,9 +142,21 @@ DEFECTS = {
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/build_layers.py",
-        "pool = layers.MaxRatePool2d if of_rates else layers.MaxPool2d",
-        "pool = layers.MaxPool2d",
+        "(MAX_RATE_POOLS if of_rates else MAX_POOLS)",
+        "MAX_POOLS",
         "tests/package/test_convert.py",
+    ),
+    "conversion: shuffled channels": Defect(
+        "proxykernels/conversion/moves.py",
+        "layers.Channels(channels)",
+        "layers.Channels(channels.sort().values)",
+        "tests/package/test_convert_graphs.py",
+    ),
+    "conversion: potentials of a loop": Defect(
+        "proxykernels/conversion/time_loops.py",
+        "part == (operator.getitem, (before, k))",
+        "part is not None",
+        "tests/package/test_library_zoos.py",
     ),
 }
 
