@@ -68,6 +68,7 @@ LOOKS = {
     "converted, max": Look("converted, max", BLUE, "--"),
     "converted, max, half a threshold to start": Look("converted, max, from half a threshold", BLUE),
     "converted, percentile": Look("converted, percentile", GREEN, "--"),
+    "converted, calibrated": Look("converted, percentile, calibrated", ORANGE),
     "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
     # networks of torchvision_nets.py, by method
     "resnet18, max": Look("resnet18, max", BLUE),
