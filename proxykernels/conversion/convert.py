@@ -60,9 +60,10 @@ def convert(
         ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
         calibration: samples like those it was trained on: a tensor [N, ...], or a DataLoader (any iterable) of tensors
             or of (tensor, label) pairs. A bar shows its progress if it takes more than two seconds.
-        method: how the scale of a channel's activations is measured: "max", its maximum, or "percentile", which is at
-            most that of the layer and ignores a few large ones, so that the others fire more and need fewer steps.
-            There the last layer's counts tell which class is first, and may end at T for that one; ``logits`` do not.
+        method: how the scale of a layer's activations is measured: "max", their maximum, or "percentile", which ignores
+            a few large ones, so that the others fire more and need fewer steps; there the last layer's counts tell
+            which class is first, and may end at T for that one; ``logits`` do not. A channel's scale is one and a half
+            times its own largest activation, and at most the layer's.
         percentile: for method "percentile": share of the activations at or below the scale, in percent, to 1/4096 of
             its value. Fewer steps want a lower one.
         v_reset: None is the soft reset, under which a rate is exact as T grows; a number resets to that potential.

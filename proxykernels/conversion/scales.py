@@ -18,6 +18,7 @@ from .relu_graph import ReluGraph
 from .rewrites import scaled_identity
 
 METHODS = ("max", "percentile")
+ROOM = 1.5  # times a channel's largest activation: other data go beyond it, and what is clipped no steps bring back
 LEAST = 0.1  # of the layer's scale: no channel's is smaller, as other data may wake it
 ABOVE = 1.0625  # times the largest second output, so that it does not fire at every step as the first one does
 KEEP_CHANNELS = (
@@ -83,7 +84,7 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
             remedy = "more samples, or other ones" if largest == 0 else "method='max'"
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
         one = torch.tensor(whole)
-        scales[name] = one if name == last else distribution.maximum.clamp(one * LEAST, one)
+        scales[name] = one if name == last else (ROOM * distribution.maximum).clamp(one * LEAST, one)
     _tie(graph, scales, last)
     return {**dict.fromkeys(graph.populations, torch.ones(())), **scales, Network.INPUT: torch.ones(())}
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet, vgg
 
 import proxykernels as pk
+from proxykernels.conversion.scales import ROOM
 
 
 def real_images(size: int, N: int, channels: int = 3) -> torch.Tensor:
@@ -152,9 +153,9 @@ def test_percentiles(generator):
         scales = 1 / net.get_submodule("0").weight.diagonal()
         expected = x.flatten().sort().values[math.ceil(x.numel() * percentile / 100) - 1].item()
         assert scales.max().item() == pytest.approx(expected, rel=1 / 2048)
-        torch.testing.assert_close(scales, x.amax(0).clamp(max=scales.max().item()), rtol=1e-5, atol=0)
+        torch.testing.assert_close(scales, (ROOM * x.amax(0)).clamp(max=scales.max().item()), rtol=1e-5, atol=0)
     scales = 1 / pk.convert(ann, x, method="max").get_submodule("0").weight.diagonal()
-    torch.testing.assert_close(scales, x.amax(0))
+    torch.testing.assert_close(scales, (ROOM * x.amax(0)).clamp(max=x.max()))
 
 
 @pytest.mark.parametrize("labels", [True, False])
