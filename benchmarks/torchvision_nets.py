@@ -2,7 +2,8 @@
 
     python benchmarks/torchvision_nets.py
     python benchmarks/torchvision_nets.py --nets resnet18 --parts speed
-    python benchmarks/torchvision_nets.py --nets resnet50 vgg16_bn --parts equality speed --size 224 --batch 1
+    python benchmarks/torchvision_nets.py --nets resnet50 vgg16_bn \\
+        --parts equality speed --size 224 --batch 1
 
 The weights are random, the normalisations have seen real images (Fashion-MNIST, resized and in three equal channels),
 and other real images are the calibration. For each network:

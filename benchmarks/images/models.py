@@ -35,13 +35,13 @@ def load(name: str, weights: Path | None) -> Model:
     if name not in models.list_models(module=models):
         raise SystemExit(f"imagenet.py: --model must be {DEFAULT} or one of torchvision's, got {name}")
     if weights is None:
-        raise SystemExit(f"imagenet.py: --weights must be a file with the state_dict of {name}; nothing is downloaded")
+        raise SystemExit(f"imagenet.py: --state-dict must be a file with the weights of {name}; nothing is downloaded")
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         classes = list(state.values())[-1].shape[0]
         ann = models.get_model(name, weights=None, num_classes=classes)
         ann.load_state_dict(state)
     except (OSError, RuntimeError, AttributeError, IndexError) as error:
-        raise SystemExit(f"imagenet.py: --weights {weights} holds no weights of {name}: {error}") from error
+        raise SystemExit(f"imagenet.py: --state-dict {weights} holds no weights of {name}: {error}") from error
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return Model(name, ann.eval(), mean, deviation)

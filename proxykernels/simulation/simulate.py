@@ -109,7 +109,8 @@ def simulate(
             along one axis, C, L stand in the place of C, H, W.
         T: number of steps.
         chunk: steps at a time (default 64, up to 256 for a small input, fewer for one whose spikes would take more than
-            256 MB, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives the same spikes.
+            256 MB, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
+            the same spikes, but for the rounding of sums of float weights.
         state: ``result.state`` of an earlier call, to go on from there.
         stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
             a smaller batch.

@@ -127,7 +127,7 @@ struct Geometry {
     }
 };
 
-// One convolution by one kernel: "events", "shorts", "periods", "period shorts" or "depthwise".
+// One convolution by one kernel: "events", "patterns" or "periods", also with shorts or bytes, or "depthwise".
 void convolve(const std::string& kernel) {
     const bool depthwise = kernel == "depthwise", periods = kernel.rfind("period", 0) == 0;
     Geometry g;
@@ -167,7 +167,9 @@ void convolve(const std::string& kernel) {
     Conv2d c{};
     c.neurons = {population.neuron(theta), v.data(), actual.packed.data(), T, N, P, g.C_out};
     c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
-    c.unit = kernel.find("shorts") != std::string::npos ? unit.data() : nullptr;
+    const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
+    c.row_channels = has("bytes") ? 64 : has("shorts") ? 32 : 16;
+    c.unit = c.row_channels > 16 ? unit.data() : nullptr;
     c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
     c.kernel_h = g.kernel[0], c.kernel_w = g.kernel[1], c.stride_h = g.stride[0], c.stride_w = g.stride[1];
     c.padding_h = g.padding[0], c.padding_w = g.padding[1], c.dilation_h = g.dilation[0], c.dilation_w = g.dilation[1];
@@ -181,13 +183,14 @@ void convolve(const std::string& kernel) {
         c.weight = taps.data();
         kernels->depthwise_conv2d(&c);
     } else {
-        const int64_t width = c.unit ? 32 : 16;
+        const int64_t width = c.row_channels;
         void* packed = nullptr;
         if (posix_memalign(&packed, 64, (size_t)((g.C_out + width - 1) / width * kernels->rows_size(&c)))) abort();
         kernels->pack_rows(weight.data(), packed, &c);
         c.weight = packed;
         const PeriodConv2d p{c, period.data(), start, start + T};
         if (periods) kernels->period_conv2d(&p);
+        else if (has("patterns")) kernels->pattern_conv2d(&c);
         else kernels->event_conv2d(&c);
         free(packed);
     }
@@ -283,7 +286,8 @@ int main(int count, char** arguments) {
     state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
     const int64_t cases = count > 2 ? atoll(arguments[2]) : 1000;
     kernels = &portable::kernels;
-    const char* names[] = {"events", "shorts", "periods", "period shorts", "depthwise"};
+    const char* names[] = {"events",  "events, shorts",  "events, bytes",  "patterns", "patterns, bytes",
+                           "periods", "periods, shorts", "periods, bytes", "depthwise"};
     for (int64_t i = 0; i < cases; i++) {
         const int64_t which = i % 7;
         const std::string name = which < 5 ? names[which] : which == 5 ? "scan" : "words";
