@@ -65,7 +65,7 @@ def test_a_folder_of_images(tmp_path, capsys):
     make_folder(tmp_path / "images")
     torch.manual_seed(0)
     torch.save(models.resnet18(num_classes=3).state_dict(), tmp_path / "weights.pt")
-    options = ["--model", "resnet18", "--weights", str(tmp_path / "weights.pt"), "--folder", str(tmp_path / "images")]
+    options = ["--model", "resnet18", "--state-dict", str(tmp_path / "weights.pt"), "--folder", str(tmp_path / "images")]
     options += "--size 32 --longest 16 --calibration 4 --images 7 --batch 2".split()
     imagenet.main([*options, "--out", str(tmp_path / "one")])
     assert "7 images; the ReLU network has" in capsys.readouterr().out
@@ -81,11 +81,11 @@ def test_a_folder_of_images(tmp_path, capsys):
 def test_bad_options_of_a_model_are_named(tmp_path):
     with pytest.raises(SystemExit, match="one of torchvision's, got resnet17"):
         imagenet.main(["--model", "resnet17"])
-    with pytest.raises(SystemExit, match="--weights must be a file"):
+    with pytest.raises(SystemExit, match="--state-dict must be a file"):
         imagenet.main(["--model", "resnet18"])
     torch.save(models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(SystemExit, match="holds no weights of resnet18"):
-        imagenet.main(["--model", "resnet18", "--weights", str(tmp_path / "weights.pt")])
+        imagenet.main(["--model", "resnet18", "--state-dict", str(tmp_path / "weights.pt")])
 
 
 def main(what: str) -> None:
