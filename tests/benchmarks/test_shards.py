@@ -65,7 +65,8 @@ def test_a_folder_of_images(tmp_path, capsys):
     make_folder(tmp_path / "images")
     torch.manual_seed(0)
     torch.save(models.resnet18(num_classes=3).state_dict(), tmp_path / "weights.pt")
-    options = ["--model", "resnet18", "--state-dict", str(tmp_path / "weights.pt"), "--folder", str(tmp_path / "images")]
+    options = ["--model", "resnet18", "--state-dict", str(tmp_path / "weights.pt")]
+    options += ["--folder", str(tmp_path / "images")]
     options += "--size 32 --longest 16 --calibration 4 --images 7 --batch 2".split()
     imagenet.main([*options, "--out", str(tmp_path / "one")])
     assert "7 images; the ReLU network has" in capsys.readouterr().out
