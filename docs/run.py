@@ -28,7 +28,9 @@ if __name__ == "__main__":
 
     matplotlib.use("Agg")
     sys.path.insert(0, str(DOCS.parent / "benchmarks"))
-    for page in PAGES:
-        print(page.name)
-        run(page, DOCS / "images")
-    (DOCS / "images" / "net.nir").unlink()
+    try:
+        for page in PAGES:
+            print(page.name)
+            run(page, DOCS / "images")
+    finally:
+        (DOCS / "images" / "net.nir").unlink(missing_ok=True)  # of exchange.md, and no picture

@@ -43,8 +43,10 @@ def choose(
     if groups > 1:
         return Choice("dense", "groups no kernel takes")
     if forced:
-        can = {"tiles": lambda: digits() > 0, "lookup": lambda: has_lookup}
-        can |= {kernel: lambda: row() == ROWS[forced] for kernel in ("shorts", "bytes")}
+        can = {
+            "tiles": lambda: digits() > 0, "lookup": lambda: has_lookup,
+            "shorts": lambda: row() == ROWS["shorts"], "bytes": lambda: row() == ROWS["bytes"],
+        }  # fmt: skip
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")

@@ -109,12 +109,8 @@ class Convolutions:
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; by kernels of one pixel in one pass."""
         one_pixel = (*weight.shape[2:], *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 1)
-        if (
-            self._forced == "dense"
-            or not one_pixel
-            or weight.dtype == torch.float64
-            or weight.numel() > MOST_PRODUCT_WEIGHTS
-        ):
+        can = one_pixel and weight.dtype != torch.float64 and weight.numel() <= MOST_PRODUCT_WEIGHTS
+        if not can or self._forced == "dense":
             return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups)
         note(Choice("product", "real-valued input"))
         T, C_in = x.shape[0], x.shape[2]
