@@ -72,7 +72,7 @@ DEFECTS = {
         f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),
     "depthwise: the last steps": Defect(
-        f"{CONV}/depthwise.h",
+        f"{CONV}/pixel.h",
         "for (Block& sum : current) sum = bias;",
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
     ),

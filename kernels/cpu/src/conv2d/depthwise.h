@@ -1,8 +1,7 @@
 // Depthwise convolution with the IF neuron in the same pass: output channel c sees input channel c alone. The lanes are
 // channels, and the bits of an input pixel are the mask of an addition, so nothing is unpacked.
 #pragma once
-#include "../neurons.h"
-#include "../work.h"
+#include "pixel.h"
 
 namespace PK_TARGET {
 
@@ -47,29 +46,15 @@ static inline void add_taps(const DepthwiseTaps& taps, const uint8_t* x, int64_t
 
 // All steps of 32 channels of an output pixel.
 template <class Model>
-static void fire_depthwise(const Conv2d& c, Model, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
+static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
     constexpr int together = 4;  // steps
     const Neurons& n = c.neurons;
-    const int channels = (int)least(n.C - channel, block);
-    const int64_t bytes = (n.C + 7) / 8, frame = c.H * c.W * bytes, image = place / n.P;
-    const uint8_t* const x = c.x + image * n.T * frame + channel / 8;
+    const int64_t bytes = (n.C + 7) / 8, frame = c.H * c.W * bytes;
+    const uint8_t* const x = c.x + place / n.P * n.T * frame + channel / 8;
     const float* const weight = (const float*)c.weight + channel;
-    uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
-    float* const kept = states_of<Model>(n, image, place % n.P, channel);
-    const Block bias = load_block(c.bias + channel);
-    const typename Model::template Of<block> neurons({n.neuron, channel});
-    States<Model::states, block> state;
-    load_states(state, n, kept, channels);
-    for (int64_t t = 0; t < n.T;) {
-        Block current[together];
-        for (Block& sum : current) sum = bias;
-        const int64_t steps = n.T - t < together ? 1 : together;
-        if (steps == 1) add_taps<1>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
-        else add_taps<together>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
-        for (int64_t i = 0; i < steps; i++, t++)
-            store_spikes(out + t * n.P * bytes, step_block(neurons, state, current[i]), channels);
-    }
-    store_states(kept, n, state, channels);
+    fire_pixel<together>(n, c.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
+        add_taps<steps>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+    });
 }
 
 // The weight is [tap][C, a multiple of 32].
