@@ -13,8 +13,9 @@ from .. import unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
-from .conv2d import Convolutions, for_library
+from .conv2d import Convolutions
 from .gradients import Gradients
+from .packing import for_library
 from .words import pixel_bytes
 
 

@@ -6,7 +6,7 @@ from cases import RESETS, dyadic, spikes
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import conv2d as cpu_conv2d
+from proxykernels.kernels.cpu import packing
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 
@@ -111,6 +111,6 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
-    words = cpu_conv2d.pack_words(weight)
+    words = packing.pack_words(weight)
     assert words.shape == (16, 32) and torch.equal(words[1, :27].view(9, 3).t(), weight[1].flatten(1))
     assert not words[2:].any() and not words[:, 27:].any()

@@ -8,7 +8,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import conv2d as cpu_conv2d
+from proxykernels.kernels.cpu import packing
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.simulation import quantize
 
@@ -65,7 +65,7 @@ def test_channels_of_many_inputs_have_fewer_bits():
     precision = quantize.PRECISIONS["int8"]
     units = [quantize.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
     assert [rounded[0, 0].item() for rounded in units] == [63.0, 64.0, 64.0, 63.0]
-    assert cpu_conv2d.byte_unit(units[2].float()) is not None and cpu_conv2d.byte_unit(units[3].float()) is None
+    assert packing.byte_unit(units[2].float()) is not None and packing.byte_unit(units[3].float()) is None
 
 
 @pytest.mark.parametrize("precision", quantize.PRECISIONS)

@@ -1,0 +1,90 @@
+"""Weights, biases and neurons in the order and to the lengths that the C++ kernels read."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..neurons import MODELS, Neuron
+from . import abi
+from .choice import BLOCK, ROWS, WORD
+
+# Output channels of a row of weights: src/conv2d/rows.h.
+FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
+SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
+LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
+
+
+def short_unit(weight: Tensor) -> Tensor | None:
+    """The unit of each output channel, a power of two, of which its weights are whole multiples of SHORT_BITS bits.
+
+    [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
+    """
+    return _whole_units(weight, SHORT_BITS, lambda multiples, unit: unit)
+
+
+def byte_unit(weight: Tensor) -> Tensor | None:
+    """The same for BYTE_BITS bits, if no sum of a channel's weights can leave 16 bits."""
+    return _whole_units(weight, BYTE_BITS, _with_sums_of_16_bits)
+
+
+def _with_sums_of_16_bits(multiples: Tensor, unit: Tensor) -> Tensor | None:
+    """Units coarse enough for the sums of the channels' whole weights; None if there are none."""
+    whole = multiples.to(torch.int8)
+    for _ in range(BYTE_BITS):
+        # In float32 exact, where it is not too large.
+        largest = torch.maximum(multiples.clamp(min=0).sum(1), -multiples.clamp(max=0).sum(1))
+        if (largest <= LARGEST_BYTE_SUM).all():
+            return unit
+        even = (whole & 1 == 0).all(1)
+        whole = torch.where(even[:, None], whole >> 1, whole)
+        multiples, unit = whole.float(), torch.where(even, 2 * unit, unit)
+    return None
+
+
+def _whole_units(weight: Tensor, bits: int, accept: Callable[[Tensor, Tensor], Tensor | None]) -> Tensor | None:
+    """Units, powers of two, of which the weights of each channel are whole multiples of so many bits, and that
+    ``accept``, given multiples and units of some channels, lets through or changes."""
+    units = []
+    for rows in weight.flatten(1).split(BLOCK):  # of most weights the first ones tell
+        largest = rows.abs().amax(1)
+        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - bits)
+        if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
+            return None
+        multiples = rows / unit[:, None]
+        accepted = accept(multiples, unit) if torch.equal(multiples, multiples.round()) else None
+        if accepted is None:
+            return None
+        units.append(accepted)
+    return padded(torch.cat(units), 1.0)
+
+
+def pack_words(weight: Tensor) -> Tensor:
+    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][inputs, tap by tap, a multiple of WORD]."""
+    inputs = weight.flatten(2).transpose(1, 2).flatten(1)
+    return torch.nn.functional.pad(inputs, (0, -inputs.shape[1] % WORD, 0, -len(inputs) % FLOAT_ROW)).contiguous()
+
+
+def pack_taps(weight: Tensor) -> Tensor:
+    """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
+    return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
+
+
+def pack_columns(weight: Tensor) -> Tensor:
+    """Weights for the product of real values: [blocks of C_out][C_in][BLOCK]."""
+    columns = torch.nn.functional.pad(weight.flatten(1), (0, 0, 0, -len(weight) % BLOCK))
+    return columns.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous()
+
+
+def padded(values: Tensor, fill: float) -> Tensor:
+    """Per-channel values [C], filled up to whole blocks of channels."""
+    missing = -values.shape[0] % BLOCK
+    return (torch.nn.functional.pad(values, (0, missing), value=fill) if missing else values).contiguous()
+
+
+def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
+    """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
+    channels = torch.nn.functional.pad(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
+    channels[0, neuron.channels.shape[1] :] = torch.inf
+    model = list(MODELS).index(neuron.model)
+    return abi.Neuron(channels.data_ptr(), channels.shape[1], model, tuple(neuron.scalars)), channels
