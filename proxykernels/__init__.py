@@ -82,7 +82,7 @@ from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
 from .conversion.nir_import import from_nir  # noqa: E402
 from .conversion.report import conversion_report  # noqa: E402
-from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d  # noqa: E402
+from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
     LI,
@@ -124,6 +124,7 @@ from .sequences import time_first  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
+from .spike_ops import max_pool2d  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
 from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402

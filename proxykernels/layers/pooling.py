@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, spike_ops
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 
@@ -32,7 +32,7 @@ class MaxPool2d(nn.Module):
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
             x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
-            return functional.max_pool2d(x, self.kernel_size, self.stride, self.padding)
+            return spike_ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
         window = self.kernel_size, self.stride, self.padding
@@ -100,7 +100,7 @@ class Flatten(nn.Module):
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
-            return functional.flatten(x)
+            return spike_ops.flatten(x)
         return each_step(lambda image: image.flatten(1), x) if checks.is_held(x) else x.flatten(2)
 
 
@@ -134,7 +134,7 @@ class MaxRatePool2d(SpikingLayer):
         x = x if isinstance(x, Spikes) else pack(x)
         x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
         counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
-        return functional.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
+        return spike_ops.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
@@ -159,4 +159,4 @@ def filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
         windows = -(-(n + 2 * p - k) // s) + 1
         windows -= (windows - 1) * s >= n + p  # torch drops a window that lies in the padding alone
         missing.append(max(0, (windows - 1) * s + k - n - 2 * p))
-    return functional.zero_pad2d(x, (0, missing[1], 0, missing[0])) if any(missing) else x
+    return spike_ops.zero_pad2d(x, (0, missing[1], 0, missing[0])) if any(missing) else x

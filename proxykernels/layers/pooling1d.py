@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, spike_ops
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 from .pooling import described, filled_up
@@ -31,7 +31,7 @@ class MaxPool1d(nn.Module):
         checks.steps_of(x, 4, "(T, N, C, L)")
         if isinstance(x, Spikes):
             images, rows = _images(x), _of_one_row(self)
-            return _row(functional.max_pool2d(filled_up(images, *rows) if self.ceil_mode else images, *rows))
+            return _row(spike_ops.max_pool2d(filled_up(images, *rows) if self.ceil_mode else images, *rows))
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
         rows = _of_one_row(self)  # integers too, whose maximum torch's max_pool1d does not find
@@ -64,7 +64,7 @@ class MaxRatePool1d(SpikingLayer):
         images, window = _images(x if isinstance(x, Spikes) else pack(x)), _of_one_row(self)
         images = filled_up(images, *window) if self.ceil_mode else images
         counts = torch.zeros(images.shape[1:], device=x.device) if v is None else v.unsqueeze(-2)
-        spikes, counts = functional.max_rate_pool2d(images, counts, *window)
+        spikes, counts = spike_ops.max_rate_pool2d(images, counts, *window)
         return _row(spikes), counts.squeeze(-2)
 
     def affine(self, x: Tensor) -> Tensor:

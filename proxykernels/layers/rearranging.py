@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, functional
+from .. import checks, spike_ops
 from ..spikes import Spikes
 from .base import each_step
 
@@ -35,7 +35,7 @@ class ZeroPad2d(nn.ZeroPad2d):
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        return functional.zero_pad2d(x, self.padding, self.spread) if isinstance(x, Spikes) else each_step(self._pad, x)
+        return spike_ops.zero_pad2d(x, self.padding, self.spread) if isinstance(x, Spikes) else each_step(self._pad, x)
 
     def _pad(self, images: Tensor) -> Tensor:
         if self.spread != (1, 1):
@@ -121,7 +121,7 @@ class Channels(nn.Module):
             raise ValueError(f"x must have at least {self.needed} channels, which index names; got {list(x.shape)}")
         if isinstance(x, Spikes):
             shape = (*x.shape[:2], len(self.index), *x.shape[3:])
-            return functional.rearrange(x, lambda dense: dense.index_select(2, self.index), shape)
+            return spike_ops.rearrange(x, lambda dense: dense.index_select(2, self.index), shape)
         return each_step(lambda step: step.index_select(1, self.index), x)
 
     def extra_repr(self) -> str:
@@ -151,7 +151,7 @@ class Unflatten(nn.Module):
         if x.shape[2] != math.prod(self.size):
             raise ValueError(f"x must have {math.prod(self.size)} features to become {self.size}, got {list(x.shape)}")
         if isinstance(x, Spikes):
-            return functional.rearrange(x, lambda dense: dense.unflatten(2, self.size), (*x.shape[:2], *self.size))
+            return spike_ops.rearrange(x, lambda dense: dense.unflatten(2, self.size), (*x.shape[:2], *self.size))
         return each_step(lambda step: step.unflatten(1, self.size), x)
 
     def extra_repr(self) -> str:
@@ -162,7 +162,7 @@ def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     """All inputs as one, along their channels."""
     spikes = [part for part in parts if isinstance(part, Spikes)]
     if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
-        return functional.cat_channels(spikes)
+        return spike_ops.cat_channels(spikes)
     values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
     if all(checks.is_held(part) for part in values):
         once = torch.cat([part[0] for part in values], 1)

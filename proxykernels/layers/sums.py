@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import functional, known
+from .. import functional, known, spike_ops
 from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
@@ -144,7 +144,7 @@ class FusedSum(Neurons):
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
             spikes, v = functional.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
-        return parts[0] if len(parts) == 1 else functional.cat_steps(parts), v
+        return parts[0] if len(parts) == 1 else spike_ops.cat_steps(parts), v
 
     def _chunks(self, x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
         """The inputs, some steps at a time; all steps at once in a traced graph, whose number of steps may vary."""
@@ -182,7 +182,7 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     if stride == (1, 1):
         return x
     if isinstance(x, Spikes):
-        return functional.max_pool2d(x, 1, stride)
+        return spike_ops.max_pool2d(x, 1, stride)
     return x[..., :: stride[0], :: stride[1]]
 
 

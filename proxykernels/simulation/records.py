@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import functional
+from .. import spike_ops
 from ..layers import Neurons, SpikingLayer
 from ..spikes import Spikes
 
@@ -32,7 +32,7 @@ class Records:
 
     def whole(self) -> dict[str, Spikes | Tensor]:
         return {
-            key: torch.cat(parts) if isinstance(parts[0], Tensor) else functional.cat_steps(parts)
+            key: torch.cat(parts) if isinstance(parts[0], Tensor) else spike_ops.cat_steps(parts)
             for key, parts in self.parts.items()
         }
 

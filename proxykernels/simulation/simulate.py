@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional, known
+from .. import checks, known, spike_ops
 from ..layers import Dropout, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
@@ -207,7 +207,7 @@ def run(
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     last = list(carriers)[-1]
-    return _result(functional.cat_steps(parts), carriers, batch, (state or {}).get(last, ()))
+    return _result(spike_ops.cat_steps(parts), carriers, batch, (state or {}).get(last, ()))
 
 
 def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:

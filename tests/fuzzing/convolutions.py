@@ -129,7 +129,7 @@ class Convolution(Neurons, Case):
             expected, v_expected = reference.conv2d(x, weight, bias, v0, neuron.on(C_out, x.device), **window)
             if self.as_linear:
                 expected, v_expected = expected[..., 0, 0], v_expected[..., 0, 0]
-                given = pk.functional.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
+                given = pk.spike_ops.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
                 v = v[..., 0, 0] if isinstance(v, Tensor) else v
                 actual, v_actual = pk.functional.linear(given, weight[..., 0, 0], bias, v, neuron)
             else:

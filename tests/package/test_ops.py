@@ -96,6 +96,7 @@ LAYERS = [
     "neurons",
     "gradients",
     "encode",
+    "spike_ops",
     "functional",
     "parametrized",
     "layers",
