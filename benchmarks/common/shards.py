@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 benchmarks/imagenet.py --folder imagenet/val
 
-Each process computes on every so manieth sample alone; they meet once, at the end. A process that dies is named by
-torchrun, which ends the others; one that hangs, by the others, which wait for it for so many seconds.
+Of n processes each computes on every n-th sample, alone; they meet once, at the end. A process that dies is named by
+torchrun, which ends the others; one that hangs, by the others, which wait for it for PATIENCE_S.
 """
 
 import os
