@@ -4,6 +4,7 @@
     python benchmarks/sim_speed.py --T 64 --reset soft --rivals plain,compiled
     python benchmarks/sim_speed.py --weights runs/train/paper.safetensors
     python benchmarks/sim_speed.py --net paper --T 64 --neuron lif --tau 16
+    python benchmarks/sim_speed.py --net paper --T 64 --shared --reset soft --int16 --int8 --relu
 
 Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
 """
@@ -23,12 +24,12 @@ import torch
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
-from common.nets import NETS, load, net_of
+from common.nets import NETS, load, net_of, share_thresholds
 from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
-from speed.report import OURS, ROUNDED, append_csv, check_csv, picture_name, plot, print_line_up, print_table
-from speed.rivals import RIVALS, NotOffered, build
+from speed.report import OURS, RELU, ROUNDED, append_csv, check_csv, picture_name, plot, print_line_up, print_table
+from speed.rivals import RIVALS, NotOffered, build, relu_pass
 from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     v_reset = 0.0 if options.reset == "hard" else None
     decay = 1 - 1 / options.tau if options.neuron == "lif" else None
     net, trained = load(options.net, v_reset, options.weights, decay)
+    if options.shared:
+        share_thresholds(net)
     net = net.to(device)
     ours = Ours(net, images)
     rivals = options.rivals
@@ -74,6 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(options, precision):
             settings = f"pk.simulate(precision={precision!r})"
             contenders.insert(1, Contender(name, settings, pk.__version__, Ours(net, images, precision), False))
+    if options.relu:
+        settings, counts = relu_pass(net, images)
+        contenders.append(Contender(RELU, settings, torch.__version__, partial(counts, images), False))
     print_line_up(console, {one.name: one.settings for one in contenders}, missing)
     common = common_columns(options, neuron, trained, device)
     all_rows = []
@@ -84,7 +90,9 @@ def main(arguments: list[str] | None = None) -> None:
         print_table(console, rows, missing, ours.rates)
         all_rows += rows
         append_csv(csv_path, rows)
-    png_path = options.out / picture_name(options.net, options.reset, device.type, not_default(options, trained))
+    png_path = options.out / picture_name(
+        shown_name(options), options.reset, device.type, not_default(options, trained)
+    )
     plot(png_path, all_rows)
     console.print(
         "\nThe machine's speed changes from minute to minute: compare figures of one run only. "
@@ -129,6 +137,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
     add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
     add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
+    add("--shared", action="store_true", help="give each layer one threshold, for rates of 5 to 30 percent")
+    add("--relu", action="store_true", help="also time ONE pass of the ReLU network of the same weights")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
@@ -145,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
 def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
     """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
     default, named = make_parser().parse_args([]), []
-    for option in ("T", "batch", "weights", "neuron", "int16", "int8", "threads", "rivals", "repeats", "root"):
+    for option in ("T", "batch", "weights", "neuron", "relu", "int16", "int8", "threads", "rivals", "repeats", "root"):
         value = getattr(options, option)
         if value == getattr(default, option):
             continue
@@ -234,7 +244,7 @@ def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
             "min_ms_per_image": _ms_per_image(min(m.seconds), labels),
             "max_ms_per_image": _ms_per_image(max(m.seconds), labels),
             "rounds": len(m.seconds),
-            "counts_different": "" if plain is None else int((m.counts != plain).sum()),
+            "counts_different": "" if plain is None or m.contender.name == RELU else int((m.counts != plain).sum()),
             "counts_total": m.counts.numel(),
             "accuracy": strict_accuracy(m.counts, labels),
             "peak_mb": "" if m.peak_bytes is None else round(m.peak_bytes / 1e6, 1),
@@ -242,6 +252,11 @@ def to_rows(measurements: list[Measurement], labels: Tensor) -> list[dict]:
         }
         for m in measurements
     ]
+
+
+def shown_name(options: argparse.Namespace) -> str:
+    """What the table calls the network."""
+    return f"{options.net}-shared" if options.shared else options.net
 
 
 def neuron_name(net: nn.Module) -> str:
@@ -257,7 +272,7 @@ def common_columns(options: argparse.Namespace, neuron: str, trained: bool, devi
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
-        "net": options.net,
+        "net": shown_name(options),
         "trained": trained,
         "reset": options.reset,
         "neuron": neuron,
@@ -271,7 +286,7 @@ def common_columns(options: argparse.Namespace, neuron: str, trained: bool, devi
 def heading(options: argparse.Namespace, neuron: str, trained: bool, device: torch.device) -> str:
     weights = "trained" if trained else "UNTRAINED (random weights: accuracy means nothing)"
     return (
-        f"{options.net} net, {neuron} neurons, {weights}; {options.batch} Fashion-MNIST test images; "
+        f"{shown_name(options)} net, {neuron} neurons, {weights}; {options.batch} Fashion-MNIST test images; "
         f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"proxykernels {pk.__version__}"
     )

@@ -27,6 +27,7 @@ from proxykernels.training import fi_curve
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
 CALIBRATION_IMAGES = 64
+SHARED_PERCENTILE = 95  # of share_thresholds; rates are then from 5 to 30 %, higher with the soft reset
 TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
 
 
@@ -261,6 +262,25 @@ def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
             scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
             rates = (current * scale / layer.v_threshold).clamp(0, 1)
         layer.weight *= scale
+
+
+@torch.no_grad()
+def share_thresholds(net: nn.Sequential) -> None:
+    """Give the neurons of each layer, first to last, one threshold: a percentile of the currents that excite them.
+
+    That is how a ReLU network is converted to neurons that integrate and fire, and they fire more than trained ones.
+    Rates are propagated as for random weights.
+    """
+    rates = fashion_mnist_sample()[0][:CALIBRATION_IMAGES]
+    for layer in net:
+        if not isinstance(layer, pk.layers.Fused):
+            rates = layer(rates.unsqueeze(0)).squeeze(0)
+            continue
+        currents = layer.affine(rates)
+        currents = currents if layer.bn is None else layer.bn(currents)
+        exciting = currents[currents > 0].sort().values
+        layer.v_threshold = exciting[len(exciting) * SHARED_PERCENTILE // 100].item()
+        rates = (currents / layer.v_threshold).clamp(0, 1)
 
 
 def _scale(neuron: pk.neurons.LIFNeuron, current: Tensor) -> float:

@@ -35,13 +35,15 @@ COLUMNS = [
 ]
 OURS = "proxykernels"
 ROUNDED = [f"{OURS} {precision}" for precision in ("int16", "int8")]  # with weights that are not the rivals'
+RELU = "relu"  # one pass of the network of the same weights that has no steps
+ASIDE = (*ROUNDED, RELU)  # contenders that do another job than the rivals
 HEADINGS = ["", "ms an\nimage", "half\nrange", "runs", "time\n/ ours", "counts\ndiffer", "right", "peak\nMB"]
 
 
 def print_line_up(console: Console, settings: dict[str, str], missing: dict[str, str]) -> None:
     """Print how each contender runs, and why the others do not."""
     for name, text in {**settings, **missing}.items():
-        key = "" if name in (OURS, *ROUNDED) else f" (--rivals {name})"
+        key = "" if name in (OURS, *ASIDE) else f" (--rivals {name})"
         console.print(Padding(f"{figures.look(name).label}{key}: {text}", (0, 0, 0, 2)))
 
 
@@ -60,10 +62,12 @@ def print_table(console: Console, rows: list[dict], missing: dict[str, str], rat
 
 
 def summary(rows: list[dict]) -> str:
-    """One sentence: the speed against the plain loop and the fastest rival, whichever way it goes."""
+    """One sentence: the speed against the plain loop and the fastest rival, whichever way it goes; and of the others of
+    ours, and in passes of the ReLU network, what was timed."""
     times = {row["contender"]: row["median_ms_per_image"] for row in rows}
-    ours = times.pop(OURS)
-    times = {name: time for name, time in times.items() if name not in ROUNDED}
+    ours, relu = times.pop(OURS), times.get(RELU)
+    mine = {OURS: ours} | {name: times[name] for name in ROUNDED if name in times}
+    times = {name: time for name, time in times.items() if name not in ASIDE}
     if not times:
         return f"{OURS}: {ours:.3g} ms an image; no rival ran."
     fastest = min(times, key=times.get)
@@ -71,7 +75,16 @@ def summary(rows: list[dict]) -> str:
     if "plain" in times:
         parts.append(f"{times['plain'] / ours:.2f} times as fast as the PyTorch step loop")
     parts.append(f"{times[fastest] / ours:.2f} times as fast as the fastest rival ({figures.look(fastest).label})")
-    return f"{OURS} is {' and '.join(parts)}."
+    sentences = [f"{OURS} is {' and '.join(parts)}."]
+    sentences += [
+        f"{figures.look(name).label}: {times[fastest] / time:.2f} times the fastest rival."
+        for name, time in mine.items()
+        if name != OURS
+    ]
+    if relu:
+        passes = ", ".join(f"{figures.look(name).label} {time / relu:.2f}" for name, time in mine.items())
+        sentences.append(f"In passes of the ReLU network: {passes}.")
+    return " ".join(sentences)
 
 
 def check_csv(path: Path) -> None:
@@ -124,7 +137,7 @@ def summary_of_times(rows: list[dict], T: int) -> str:
     """The title: how much longer the fastest rival takes at ``T``, whichever way it goes."""
     times = {row["contender"]: float(row["median_ms_per_image"]) for row in rows if int(row["T"]) == T}
     ours = times.pop(OURS)
-    times = {name: time for name, time in times.items() if name not in ROUNDED}
+    times = {name: time for name, time in times.items() if name not in ASIDE}
     if not times:
         return f"{OURS} simulates {T} steps in {ours:.3g} ms an image"
     fastest = min(times, key=times.get)

@@ -139,6 +139,20 @@ def spikingjelly_multi_step(net: nn.Sequential, images: Tensor) -> tuple[str, Co
     return f"{name}, step mode 'm', {at_once} steps at once, channels last", partial(counts, at_once=at_once)
 
 
+def relu_pass(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+    """One pass of the ReLU network of the same weights; its outputs in millionths of the largest, whatever T."""
+    parts = stages(net, images.device, channels_last=True)
+
+    @torch.inference_mode()
+    def outputs(images: Tensor, T: int) -> Tensor:
+        values = parts[0].synapses(images.contiguous(memory_format=torch.channels_last))
+        for part in parts[1:]:
+            values = part.synapses(values.relu_())
+        return values * (1e6 / values.abs().max())
+
+    return "one pass, channels last, whatever T", outputs
+
+
 def _spikingjelly_node(net: nn.Sequential, images: Tensor) -> tuple[str, Callable[[Stage, str], nn.Module]]:
     """The node's name, and a function that makes a stage's for a step mode."""
     from spikingjelly.activation_based.neuron import IFNode, LIFNode

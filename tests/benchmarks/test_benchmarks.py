@@ -335,6 +335,25 @@ def test_main_job_appends_and_runs_alone(tmp_path):
     ]
 
 
+@pytest.mark.slow
+def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
+    rows = run_job(tmp_path, "--rivals", "plain", "--shared", "--relu", "--int8", "--reset", "soft")
+    assert {row["contender"] for row in rows} == {"proxykernels", "proxykernels int8", "plain", "relu"}
+    assert {row["net"] for row in rows} == {"small-shared"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "proxykernels, int8: " in shown and "In passes of the ReLU network: proxykernels " in shown
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_shared_thresholds_make_rates_of_conversion(v_reset):
+    net, _ = nets.load("paper", v_reset)
+    nets.share_thresholds(net)
+    images = data.fashion_mnist_sample()[0][:4]
+    rates = pk.simulate(net, images, 64).rates
+    assert all(0.04 < rate < 0.35 for rate in rates.values()), rates
+    assert all(isinstance(layer.v_threshold, float) for layer in net if isinstance(layer, pk.layers.Fused))
+
+
 @pytest.mark.parametrize(
     ("options", "trained", "name"),
     [
