@@ -88,7 +88,8 @@ struct FloatRows {
         }
     };
 
-    static inline void put(char* line, int channel, float weight, float) { ((float*)line)[channel] = weight; }
+    // Writes a weight, in units of its channel.
+    static inline void put(char* line, int channel, float weight) { ((float*)line)[channel] = weight; }
     struct Unit {};
     static inline Unit unit(const float*, int64_t) { return {}; }
     static inline Row current(const float* sums, int, Unit) { return load_block<row>(sums); }
@@ -119,8 +120,8 @@ struct ShortRows {
         inline void store(int32_t* to, int64_t) const { store_sums(to, sums); }
     };
 
-    static inline void put(char* line, int channel, float weight, float unit) {
-        ((int16_t*)line)[channel % row * 2 + channel / row] = (int16_t)(weight / unit);
+    static inline void put(char* line, int channel, float weight) {
+        ((int16_t*)line)[channel % row * 2 + channel / row] = (int16_t)weight;
     }
     using Unit = Block;
     static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
@@ -164,8 +165,8 @@ struct ByteRows {
         }
     };
 
-    static inline void put(char* line, int channel, float weight, float unit) {
-        line[channel % block * 2 + channel / block] = (char)((int)(weight / unit) + byte_offset);
+    static inline void put(char* line, int channel, float weight) {
+        line[channel % block * 2 + channel / block] = (char)((int)weight + byte_offset);
     }
     using Unit = Block;
     static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }

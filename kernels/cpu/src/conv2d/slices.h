@@ -33,6 +33,12 @@ struct Slices {
     int64_t bytes() const { return rows * row_line; }
     int64_t block_bytes() const { return count * bytes(); }
 
+    // Where the row of an input channel and tap begins in a block.
+    int64_t row_of(const Conv2d& c, int64_t channel, int64_t tap) const {
+        const int64_t slice = tap / taps * chunks + channel / chunk;
+        return (slice * rows + tap % taps * c.C_in + channel % chunk + 1) * row_line;
+    }
+
     // Whether the weights of some blocks are too many for the second-level cache.
     bool far(int64_t blocks) const { return blocks * block_bytes() > 1 << 19; }
 
@@ -122,22 +128,24 @@ static int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
 
 template <class Rows>
 static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
+    constexpr int64_t together = 256;  // rows that are written side by side: they stay in the first-level cache
     const Slices slices(c);
-    const int64_t window = c.kernel_h * c.kernel_w;
+    const int64_t window = c.kernel_h * c.kernel_w, inputs = c.C_in * window;
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < c.neurons.C; first += Rows::channels) {
         char* const rows = packed + first / Rows::channels * slices.block_bytes();
         const int64_t channels = least(Rows::channels, c.neurons.C - first);
         memset(rows, Rows::nothing, slices.block_bytes());
-        for (int64_t i = 0; i < c.C_in; i++)
-            for (int64_t tap = 0; tap < window; tap++) {
-                const int64_t slice = tap / slices.taps * slices.chunks + i / slices.chunk;
-                const int64_t index = tap % slices.taps * c.C_in + i % slices.chunk + 1;
-                char* const line = rows + (slice * slices.rows + index) * row_line;
-                for (int64_t o = 0; o < channels; o++)
-                    Rows::put(line, (int)o, weight[((first + o) * c.C_in + i) * window + tap],
-                              c.unit ? c.unit[first + o] : 1.0f);
+        for (int64_t start = 0; start < inputs; start += together) {
+            const int64_t n = least(together, inputs - start);
+            char* lines[together];
+            for (int64_t k = 0; k < n; k++) lines[k] = rows + slices.row_of(c, (start + k) / window, (start + k) % window);
+            for (int64_t o = 0; o < channels; o++) {
+                const float* const from = weight + (first + o) * inputs + start;
+                const float scale = c.unit ? 1.0f / c.unit[first + o] : 1.0f;  // of a power of two: exact
+                for (int64_t k = 0; k < n; k++) Rows::put(lines[k], (int)o, from[k] * scale);
             }
+        }
     }
 }
 
