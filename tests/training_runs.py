@@ -12,9 +12,9 @@ from training import checkpoint as train_checkpoint
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def tiny(v_threshold=1.0, v_reset=0.0, *, decay=None, shape=(1, 28, 28), classes=10):
+def tiny(v_threshold=1.0, v_reset=0.0, **options):
     """A network with everything in it that the big ones have, and quick."""
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, decay=decay)
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, **nets.GRAY | options)
 
 
 @pytest.fixture(name="run")

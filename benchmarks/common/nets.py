@@ -25,39 +25,34 @@ from common.data import fashion_mnist_sample
 from proxykernels.training import fi_curve
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+GRAY = {"shape": (1, 28, 28), "classes": 10}  # of the images, by default
+COLOUR = {"shape": (3, 32, 32), "classes": 10}
 MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
 CALIBRATION_IMAGES = 64
 SHARED_PERCENTILE = 95  # of share_thresholds; rates are then from 5 to 30 %, higher with the soft reset
 TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
 
 
-def small(
-    v_threshold: float = 1.0, v_reset: float | None = 0.0, *, decay=None, shape=(1, 28, 28), classes=10
-) -> nn.Sequential:
-    """32C3-64C3-P2-64C3-P2-256-10 with biases."""
-    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, shape, classes, batch_norm=False, decay=decay)
+def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, **options) -> nn.Sequential:
+    """32C3-64C3-P2-64C3-P2-256-10 with biases. ``options``: of ``build``, here and below."""
+    return build("32C3-64C3-P2-64C3-P2-256", v_threshold, v_reset, batch_norm=False, **GRAY | options)
 
 
-def paper(
-    v_threshold: float = 2.0, v_reset: float | None = 0.0, *, decay=None, shape=(1, 28, 28), classes=10
-) -> nn.Sequential:
+def paper(v_threshold: float = 2.0, v_reset: float | None = 0.0, **options) -> nn.Sequential:
     """The paper's for Fashion-MNIST; the threshold is the authors'."""
-    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, shape, classes, decay=decay)
+    return build("128C3-128C3-P2-128C3-P2-2560-1152-256", v_threshold, v_reset, **GRAY | options)
 
 
-def cifar10(
-    v_threshold: float = 3.0, v_reset: float | None = 0.0, *, decay=None, shape=(3, 32, 32), classes=10
-) -> nn.Sequential:
+def cifar10(v_threshold: float = 3.0, v_reset: float | None = 0.0, **options) -> nn.Sequential:
     """The paper's for CIFAR-10; the threshold is the re-implementation's."""
     layers = "256C3-512C3-P2-512C3-512C3-512C3-P2-256C3-1024-512-256"
-    return build(layers, v_threshold, v_reset, shape, classes, decay=decay)
+    return build(layers, v_threshold, v_reset, **COLOUR | options)
 
 
-def vgg(
-    v_threshold: float = 1.0, v_reset: float | None = 0.0, *, decay=None, shape=(3, 32, 32), classes=10
-) -> nn.Sequential:
+def vgg(v_threshold: float = 1.0, v_reset: float | None = 0.0, **options) -> nn.Sequential:
     """A VGG with seven layers of weights before the last."""
-    return build("64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512", v_threshold, v_reset, shape, classes, decay=decay)
+    layers = "64C3-64C3-P2-128C3-128C3-P2-256C3-256C3-P2-512"
+    return build(layers, v_threshold, v_reset, **COLOUR | options)
 
 
 def build(
@@ -67,6 +62,8 @@ def build(
     shape: Sequence[int],
     classes: int,
     batch_norm: bool = True,
+    linear_norm: bool = False,
+    dropout: float = 0.0,
     decay: float | None = None,
 ) -> nn.Sequential:
     """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
@@ -75,6 +72,8 @@ def build(
         batch_norm: the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
         decay: of leaky neurons; None: they integrate and fire. Where leaky neurons have biases, these start at the
             currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
+        linear_norm: normalisation after each linear layer as well, but for the last.
+        dropout: share of the inputs of each linear layer but the last that is dropped in training.
     """
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
     modules: OrderedDict[str, nn.Module] = OrderedDict()
@@ -85,7 +84,9 @@ def build(
 
     channels, height, width = shape
     features = None
-    for layer in [*layers.split("-"), str(classes)]:
+    parts = [*layers.split("-"), str(classes)]
+    for index, layer in enumerate(parts):
+        hidden = index < len(parts) - 1
         if layer.startswith("P"):
             window = int(layer[1:])
             add("pool", pk.MaxPool2d(window))
@@ -99,7 +100,9 @@ def build(
             if features is None:
                 modules["flatten"] = pk.Flatten()
                 features = channels * height * width
-            add("linear", pk.FusedLinear(features, int(layer), **neuron))
+            if dropout and hidden:
+                add("dropout", pk.Dropout(dropout))
+            add("linear", pk.FusedLinear(features, int(layer), batch_norm=linear_norm and hidden, **neuron))
             features = int(layer)
     net = nn.Sequential(modules)
     if decay is not None:
@@ -182,7 +185,7 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
     make = TRAINABLE.get(about.get("net", ""), make)
     v_reset = None if about.get("reset") == "soft" else 0.0
-    kind = {"shape": json.loads(about["shape"]), "classes": int(about["classes"])} if "shape" in about else {}
+    kind = {key: json.loads(about[key]) for key in ("shape", "classes", "linear_norm") if key in about}
     if "decay" in about:
         kind["decay"] = float(about["decay"])
     net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)

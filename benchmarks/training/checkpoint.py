@@ -20,13 +20,23 @@ FIELDS = {
 }  # fmt: skip
 
 
-def save(folder: Path, position: dict, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+def save(
+    folder: Path,
+    position: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    average: nn.Module | None = None,
+) -> None:
     """Write a checkpoint; ``position`` is what JSON can hold, the place in the run that the tensors belong to.
+
+    ``average``: the model's, if there is one.
 
     Raises:
         OSError: the folder cannot be written; the checkpoint that was there is intact.
     """
     tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
     groups = []
     if optimizer is not None:
         state = optimizer.state_dict()
@@ -87,9 +97,9 @@ def same_options(saved: dict, given: dict) -> None:
         raise ValueError(f"the checkpoint was written with {pairs}; give the same to --resume, or another --out")
 
 
-def restore_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Load a model's tensors; ValueError if they are of another architecture."""
-    state = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+def restore_model(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
+    """Load the tensors of "model" or "average"; ValueError if they are of another architecture."""
+    state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -1,7 +1,4 @@
-"""What train.py trains on: images with random changes that depend on seed, epoch and image alone.
-
-So the same epoch is the same however it is cut: into batches, over processes, or by an interruption.
-"""
+"""What train.py trains on: its data sets, what of them is held out, and the batches of an epoch."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -14,32 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
-
-AUGMENTATIONS: dict[str, Callable[[int], list]] = {  # of images of a given size
-    "none": lambda size: [],
-    "mirror": lambda size: [v2.RandomHorizontalFlip()],
-    "shift-mirror": lambda size: [v2.RandomCrop(size, padding=max(1, size // 14)), v2.RandomHorizontalFlip()],
-    "authors": lambda size: [v2.RandomCrop(size - 2), v2.Pad(1)],  # of the paper's notebook
-}
-SPLITS = ("train", "test")
-
-
-class Augmented(Dataset):
-    """``dataset`` with a random transform of each image; set ``epoch`` before an epoch starts.
-
-    Torchvision's transforms draw from torch's global generator: it is seeded anew for every image.
-    """
-
-    def __init__(self, dataset: Dataset, transform: Callable[[Tensor], Tensor], seed: int):
-        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, label = self.dataset[index]
-        torch.default_generator.manual_seed(hash((self.seed, self.epoch, index)) & 0x7FFF_FFFF_FFFF_FFFF)
-        return self.transform(image), label
 
 
 def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int]:
@@ -67,13 +38,6 @@ def held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
         raise ValueError(f"--validation must be within 1 .. {len(dataset) - 1} training images, got {count}")
     edge = len(dataset) - count
     return Subset(dataset, range(edge)), Subset(dataset, range(edge, len(dataset)))
-
-
-def augment(dataset: Dataset, name: str, size: int, seed: int) -> Augmented:
-    """The dataset with the augmentation ``name`` of AUGMENTATIONS, for images of ``size`` pixels square."""
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"--augment must be one of {', '.join(AUGMENTATIONS)}, got {name!r}")
-    return Augmented(dataset, v2.Compose([v2.Identity(), *AUGMENTATIONS[name](size)]), seed)
 
 
 def batches(count: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Sequence[list[int]]:

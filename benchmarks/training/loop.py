@@ -6,12 +6,12 @@ train.py has stages and epochs, checkpoints and logs around the same steps (run.
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
-import torch
 from torch.utils.data import Dataset
 
 import proxykernels as pk
 from training import data as train_data
 from training import step as train_step
+from training.augment import augment
 from training.methods import METHODS, RELU_TWINS
 
 
@@ -30,7 +30,7 @@ def steps(
     Raises:
         Breakdown: the loss is not finite, or the firing rates have run away.
     """
-    data = train_data.augment(dataset, options.augment, dataset[0][0].shape[-1], options.seed)
+    data = augment(dataset, options.augment, options.seed)
     method = (METHODS | RELU_TWINS)[name](model.train())
     optimizer = train_step.make_optimizer(options, model, lr)
     shown: dict[str, float] = {}
@@ -38,8 +38,7 @@ def steps(
         for batch in train_data.batches(len(data), options.batch, options.seed, data.epoch):
             for group in optimizer.param_groups:
                 group["lr"] = train_step.learning_rate(options.schedule, lr, progress())
-            images, labels = (torch.stack(part) for part in zip(*(data[i] for i in batch), strict=True))
-            figures = train_step.gradient(options, method, model, images, labels)
+            figures = train_step.gradient(options, method, model, *data.batch(batch))
             train_step.watch(shown, figures, f"by {name}")
             optimizer.step()
             yield dict(shown)

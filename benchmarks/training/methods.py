@@ -40,19 +40,24 @@ METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
 RELU_TWINS = {"relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True)}
 
 
-def mse_count(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+def classes(labels: Tensor, count: int, smoothing: float) -> Tensor:
+    """The share of each class in the target [N, count]: 1 of the true one, of which ``smoothing`` goes to all alike."""
+    return (1 - smoothing) * F.one_hot(labels, count).float() + smoothing / count
+
+
+def mse_count(rate: Tensor, shares: Tensor, T: int, target: float) -> Tensor:
     """Mean squared error between spike counts and ``target`` spikes for the true class, 0 for the others."""
-    return F.mse_loss(T * rate, target * F.one_hot(labels, rate.shape[1]).float())
+    return F.mse_loss(T * rate, target * shares)
 
 
-def mse_rate(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+def mse_rate(rate: Tensor, shares: Tensor, T: int, target: float) -> Tensor:
     """Mean squared error between firing rates and ``target`` for the true class, 0 for the others."""
-    return F.mse_loss(rate, target * F.one_hot(labels, rate.shape[1]).float())
+    return F.mse_loss(rate, target * shares)
 
 
-def cross_entropy(rate: Tensor, labels: Tensor, T: int, target: float) -> Tensor:
+def cross_entropy(rate: Tensor, shares: Tensor, T: int, target: float) -> Tensor:
     """Cross-entropy of the firing rates times LOGIT_SCALE."""
-    return F.cross_entropy(LOGIT_SCALE * rate, labels)
+    return F.cross_entropy(LOGIT_SCALE * rate, shares)
 
 
 LOSSES = {"mse-count": mse_count, "mse-rate": mse_rate, "cross-entropy": cross_entropy}

@@ -7,7 +7,9 @@ import torch
 from common import nets
 from common.printed import Help
 
-from training.data import AUGMENTATIONS, LOADERS
+from training import step as train_step
+from training.augment import AUGMENTATIONS
+from training.data import LOADERS
 from training.methods import LOSSES, METHODS
 
 # Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/train.md.
@@ -68,12 +70,16 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
     add("--twin", choices=["relu", "clipped"], default="clipped", help="of --neuron if; that of lif is its rate")
     add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
+    add("--linear-norm", action="store_true", help="normalise behind each linear layer but the last, too")
+    add("--dropout", type=float, default=0.0, help="of the inputs of each linear layer but the last")
+    add("--smoothing", type=float, default=0.0, help="share of the target that all classes get alike")
+    add("--average", type=float, default=0.0, help="of the weights: what a step keeps of it, e.g. 0.999; 0: none")
     add("--rate-penalty", type=float, default=0.0, help="times the twin's mean activation, added to the loss")
     add("--augment", choices=sorted(AUGMENTATIONS), default="mirror")
     add("--batch", type=int, default=100, help="images a step, over all processes")
     add("--ann-lr", type=float, default=1e-3, help="highest learning rate of --init ann")
     add("--lr", type=float, default=3e-4, help="highest learning rate of --method")
-    add("--schedule", choices=["constant", "cosine", "one-cycle"], default="cosine")
+    add("--schedule", choices=train_step.SCHEDULES, default="cosine")
     add("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam")
     add("--eps", type=float, default=1e-8, help="of Adam")
     add("--weight-decay", type=float, default=0.0)
@@ -101,6 +107,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         refuse("init", "random, ann or a file of train.py")
     if not 0 <= options.decay <= 1:
         refuse("decay", "within 0 .. 1")
+    for name in ("dropout", "smoothing", "average"):
+        if not 0 <= getattr(options, name) < 1:
+            refuse(name, "within 0 .. 1, without 1")
     for name in ("weight_decay", "rate_penalty"):
         if not 0 <= getattr(options, name) < float("inf"):
             refuse(name, "at least 0")

@@ -14,6 +14,7 @@ from common import nets
 from common.accuracy import ann_accuracy, snn_accuracy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,10 +24,12 @@ from training import data as train_data
 from training import folder
 from training import step as train_step
 from training import weights as train_weights
+from training.augment import augment
 from training.log import Log
 from training.methods import METHODS
 
 MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
+AVERAGED = 8  # steps from one update of the average of the weights to the next: it reads and writes all of them
 STAGE_SEED = 1_000_003  # keeps the epochs of different stages apart: no stage has as many
 
 
@@ -103,19 +106,20 @@ class Run:
         dataset, classes = train_data.load(options.data, options.root, "train")
         self.test_set, _ = train_data.load(options.data, options.root, "test")  # if missing: now, not after hours
         train_set, self.validation = train_data.held_out(dataset, options.validation)
-        self.data = train_data.augment(train_set, options.augment, dataset[0][0].shape[-1], options.seed)
+        self.data = augment(train_set, options.augment, options.seed)
         self.steps = len(self.data) // options.batch  # an epoch's
         if not self.steps:
             raise ValueError(f"--batch must be at most the {len(self.data)} training images, got {options.batch}")
         torch.manual_seed(options.seed)
-        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
+        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes, "linear_norm": options.linear_norm}
         v_reset = 0.0 if options.reset == "hard" else None
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
-        self.net = nets.TRAINABLE[options.net](options.threshold, v_reset, **leak, **self.kind)
+        net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
+        self.model = pk.ProxyNet(net, options.T, clip=options.twin == "clipped", readout="rate")
         if options.init not in ("random", "ann"):
-            nets.take_over(self.net, nets.load_file(Path(options.init), nets.TRAINABLE[options.net])[0])
-        self.net.to(workers.device, memory_format=torch.channels_last)
-        self.model = pk.ProxyNet(self.net, options.T, clip=options.twin == "clipped", readout="rate")
+            train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
+        self.model.to(workers.device, memory_format=torch.channels_last)
+        self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
         self.stages.append(Stage(options.method, options.epochs, options.lr))
@@ -138,6 +142,8 @@ class Run:
         with self.termination:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
+                    self.model.load_state_dict(self.measured.state_dict())
+                    self.average = self.new_average()
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
                 self.run_stage(self.stages[index], saved)
             self.termination.safe = True
@@ -171,7 +177,7 @@ class Run:
         order = train_data.batches(
             len(self.data), options.batch, options.seed, self.data.epoch, workers.rank, workers.world
         )
-        loader = DataLoader(self.data, batch_sampler=order[place.step :])
+        loader = DataLoader(self.data, batch_sampler=order[place.step :], collate_fn=tuple)  # its data come in batches
         bar = tqdm(
             loader, f"{stage.method} {place.epoch + 1}/{stage.epochs}", self.steps, initial=place.step, unit="batch",
             mininterval=0.5, disable=workers.rank > 0,
@@ -186,6 +192,8 @@ class Run:
             )
             train_step.watch(shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
             optimizer.step()
+            if self.average is not None and place.done % AVERAGED == 0:
+                self.average.update_parameters(self.model)
             place.step, place.done = place.step + 1, place.done + 1
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
             if workers.any(self.termination.came > 0):
@@ -193,21 +201,33 @@ class Run:
                 self.termination.end()
         return shown
 
+    def new_average(self) -> AveragedModel | None:
+        """Of the weights and statistics of a stage's steps; none is wanted: None."""
+        if not self.options.average:
+            return None
+        kept = get_ema_multi_avg_fn(self.options.average**AVERAGED)
+        return AveragedModel(self.model, multi_avg_fn=kept, use_buffers=True)
+
+    @property
+    def measured(self) -> pk.ProxyNet:
+        """What is measured and published, and what the next stage starts from: the average, if there is one."""
+        return self.model if self.average is None else self.average.module
+
     def statistics_learn(self, stage: Stage) -> bool:
         """Whether the normalisation's statistics learn in this epoch: always in the twin's own training."""
-        first = self.place.stage == 0 and self.place.epoch == 0
+        first = self.options.init == "random" and self.place.epoch == 0
         return stage.method == "ann" or first or self.options.batch_norm == "always"
 
     def end_epoch(self, stage: Stage, shown: dict[str, float], start: dict[str, float]) -> None:
         """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far."""
         spent = {key: value - start[key] for key, value in clocks().items()}
-        options, place, device = self.options, self.place, self.workers.device
+        options, place, device, model = self.options, self.place, self.workers.device, self.measured
         if stage.method == "ann":
             images, _ = next(iter(DataLoader(self.validation, MEASURED)))
-            self.model.measure_batch_norm(images.to(device))
-        net = train_weights.rounded(self.net)
+            model.measure_batch_norm(images.to(device))
+        net = train_weights.rounded(model.net)
         snn, rates = snn_accuracy(net, self.validation, options.T, device)
-        ann = ann_accuracy(self.model.eval().ann, self.validation, device)
+        ann = ann_accuracy(model.eval().ann, self.validation, device)
         self.log.add(
             {
                 "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": shown.get("loss", math.nan),
@@ -223,7 +243,7 @@ class Run:
         if snn > place.best:
             place.best = snn
             about = train_weights.describe(options, self.kind, {"validation_accuracy": f"{snn:.4f}"})
-            train_weights.save(self.weights, net, self.model.statistics, about)
+            train_weights.save(self.weights, net, model.statistics, about)
 
     def finish(self) -> None:
         """Measure the best weights on the test images, once, and record that with them."""
@@ -243,13 +263,15 @@ class Run:
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.workers.rank == 0:
             position = dataclasses.asdict(self.place) | {"options": identity(self.options)}
-            checkpoint.save(self.options.out, position, self.model, optimizer)
+            checkpoint.save(self.options.out, position, self.model, optimizer, self.average)
 
     def resume(self) -> tuple[dict, dict[str, Tensor]]:
         """Restore model and place from the checkpoint in --out; returns it, for the optimizer."""
         position, tensors = checkpoint.read(self.options.out)
         checkpoint.same_options(position["options"], identity(self.options))
-        checkpoint.restore_model(self.model, tensors)
+        checkpoint.restore_model(self.model, tensors, "model")
+        if self.average is not None:
+            checkpoint.restore_model(self.average, tensors, "average")
         if position["stage"] >= len(self.stages) or position["step"] > self.steps:
             place = f"step {position['step']} of stage {position['stage']}"
             raise ValueError(f"the checkpoint in {self.options.out} is damaged ({place}); remove it and start again")
@@ -263,6 +285,6 @@ def clocks() -> dict[str, float]:
 
 
 def identity(options: Namespace) -> dict:
-    """The options that a resumed run must share with the one that wrote its checkpoint; --epochs may be raised."""
-    free = {"out", "resume", "tensorboard", "root", "device", "preset", "epochs"}
+    """The options that a resumed run must share with the one that wrote its checkpoint; the epochs may be others."""
+    free = {"out", "resume", "tensorboard", "root", "device", "preset", "epochs", "ann_epochs"}
     return {key: value for key, value in sorted(vars(options).items()) if key not in free}

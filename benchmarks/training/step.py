@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from training.methods import LOSSES, mean_activation
+from training.methods import LOSSES, classes, mean_activation
 
 RUN_AWAY = 0.8  # firing rate at which a layer has stopped to compute anything: it fires whatever its input is
 SHARE = 0.05  # of the last step in the running means that are shown
-WARM_UP = 0.2  # of a one-cycle schedule, from WARM_UP_START times the highest rate
+SCHEDULES = {"constant": (0, 1), "cosine": (0, 0), "one-cycle": (0.2, 0.2), "trapezoid": (0.05, 0.75)}  # of a stage:
+# how long the learning rate goes up, from WARM_UP_START times the highest, and when it starts to go down to 0
 WARM_UP_START = 0.05
 
 
@@ -20,19 +21,25 @@ class Breakdown(Exception):
 
 
 def make_optimizer(options: Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Adam, its weight decay decoupled from the gradient (AdamW)."""
-    settings = {"betas": tuple(options.betas), "eps": options.eps, "weight_decay": options.weight_decay}
-    return torch.optim.AdamW(model.parameters(), lr, fused=True, **settings)
+    """Adam, its weight decay decoupled from the gradient (AdamW), and of weights alone, not of biases and the like."""
+    groups = [
+        {
+            "params": [p for p in model.parameters() if (p.ndim > 1) == decays],
+            "weight_decay": options.weight_decay * decays,
+        }
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr, fused=True, betas=tuple(options.betas), eps=options.eps)
 
 
 def learning_rate(schedule: str, highest: float, progress: float) -> float:
     """The learning rate after ``progress`` (0 to 1) of a stage."""
-    if schedule == "constant":
+    up, down = SCHEDULES[schedule]
+    if progress < up:
+        return highest * (WARM_UP_START + (1 - WARM_UP_START) * progress / up)
+    if progress <= down:
         return highest
-    start = WARM_UP if schedule == "one-cycle" else 0.0
-    if progress < start:
-        return highest * (WARM_UP_START + (1 - WARM_UP_START) * progress / start)
-    return highest * 0.5 * (1 + math.cos(math.pi * (progress - start) / (1 - start)))
+    return highest * 0.5 * (1 + math.cos(math.pi * (progress - down) / (1 - down)))
 
 
 def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: Tensor, labels: Tensor) -> dict:
@@ -47,7 +54,8 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
         with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             output = method(images)
         output = output.float()
-        loss = LOSSES[options.loss](output, labels, options.T, options.target)
+        shares = classes(labels, output.shape[1], options.smoothing)
+        loss = LOSSES[options.loss](output, shares, options.T, options.target)
         if options.rate_penalty and model.ann_rates:
             loss = loss + options.rate_penalty * mean_activation(model)
         if math.isfinite(loss.item()):

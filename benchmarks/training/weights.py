@@ -56,6 +56,14 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     return model.eval(), whole, about
 
 
+def start_from(model: pk.ProxyNet, path: Path, make) -> None:
+    """Give ``model`` the weights of a file, and the statistics of its normalisation; errors as of ``load_twins``."""
+    source, whole, _ = load_twins(path, make)
+    nets.take_over(model.net, source.net)
+    if whole:
+        model.statistics.load_state_dict(source.statistics.state_dict())
+
+
 def stored(key: str, value: Tensor) -> Tensor:
     """A tensor of a state_dict as the files hold it: thresholds as they are, other floats as float16."""
     return value.half() if value.is_floating_point() and not key.endswith("v_threshold") else value

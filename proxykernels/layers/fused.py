@@ -173,7 +173,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
     """Fully connected layer of neurons over all steps: nn.Linear's arguments and parameters, and then:
 
     Args:
-        neuron, v_init: as in :class:`FusedConv2d`.
+        neuron, v_init, batch_norm: as in :class:`FusedConv2d`; ``bn`` is an nn.BatchNorm1d.
 
     Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out], or [N, states, out].
 
@@ -182,7 +182,6 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
     """
 
     synapse = Product
-    bn = None
 
     def __init__(
         self,
@@ -194,9 +193,11 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         *,
         neuron: AnyNeuron,
         v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
     ):
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._set_neurons(neuron, v_init)
+        self.bn = nn.BatchNorm1d(out_features, device=device, dtype=dtype) if batch_norm else None
 
     def _fire_with(self, weight, bias, x, v):
         return functional.linear(x, weight, bias, v, self.neuron, self.surrogate)

@@ -309,13 +309,13 @@ class _Twin(nn.Module):
                 return fi_curve.line(neuron, current)
             return current
         if neuron is None:
-            self.rates[self.name] = current.mean(dtype=torch.float32)
+            self.rates[self.name] = _mean(current)
             return current
         if not isinstance(neuron, IFNeuron):  # a current that is carried on
             return current
         if isinstance(neuron, LIFNeuron):
             y = fi_curve.rate(neuron, current)
-            self.rates[self.name] = y.mean(dtype=torch.float32)
+            self.rates[self.name] = _mean(y)
             return y
         return self.relu(current, neuron.v_threshold)
 
@@ -329,8 +329,16 @@ class _Twin(nn.Module):
             y = torch.minimum(F.relu(current), theta)
         else:
             y = F.hardtanh(current, 0.0, theta)
-        self.rates[self.name] = (y / theta).mean() if isinstance(theta, Tensor) else y.mean(dtype=torch.float32) / theta
+        self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y) / theta
         return y
+
+
+def _mean(y: Tensor) -> Tensor:
+    """The mean in float32. A sum's gradient is one number, which is not written out; that of a mean, or of another type
+    than y, is a tensor of y's size, made anew for each."""
+    if y.dtype == torch.float16:  # whose sum may overflow
+        return y.mean(dtype=torch.float32)
+    return y.sum().float() / y.numel()
 
 
 def _is_finite(x: Tensor) -> bool:

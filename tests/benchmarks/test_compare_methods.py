@@ -11,8 +11,8 @@ from common import data, nets
 import proxykernels as pk
 
 
-def tiny(v_threshold=1.0, v_reset=0.0, *, decay=None, shape=(1, 28, 28), classes=10):
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, batch_norm=False, decay=decay)
+def tiny(v_threshold=1.0, v_reset=0.0, **options):
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, batch_norm=False, **nets.GRAY | options)
 
 
 @pytest.fixture

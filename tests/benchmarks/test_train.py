@@ -14,12 +14,14 @@ from common import accuracy, data, nets
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
+from torchvision.transforms import v2
 from training import checkpoint as train_checkpoint
 from training import data as train_data
 from training import log as train_log
 from training import run as train_run
 from training import step as train_step
 from training import weights as train_weights
+from training.augment import AUGMENTATIONS, Augmented, Changes, augment
 from training_runs import BENCHMARKS, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
 
 import proxykernels as pk
@@ -230,8 +232,8 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
         import train
         from common import nets
         from training import step as train_step
-        def tiny(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
-            return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes)
+        def tiny(v_threshold=1.0, v_reset=0.0, **options):
+            return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, **options)
         nets.TRAINABLE["tiny"] = tiny
         steps, watch = [], train_step.watch
         def stall(*arguments):
@@ -262,12 +264,58 @@ def test_more_epochs_go_on_from_a_finished_run(run):
 
 def test_an_image_is_changed_by_seed_and_epoch_alone(run):
     dataset, _ = train_data.load("fashion-mnist", run.root, "train")
-    augmented = train_data.augment(dataset, "shift-mirror", 28, seed=1)
-    first = augmented[5][0]
-    augmented[6]
-    assert torch.equal(augmented[5][0], first)
+    augmented = augment(dataset, "shift-mirror-erase", seed=1)
+    first = augmented.batch(range(40))[0]
+    assert torch.equal(augmented.batch([39, 5])[0], first[[39, 5]])
     augmented.epoch = 1
-    assert not torch.equal(augmented[5][0], first)
+    second = augmented.batch(range(40))[0]
+    assert sum(map(torch.equal, first, second)) < 4
+    augmented.epoch = 0
+    assert torch.equal(augmented.batch(range(40))[0], first)
+
+
+@pytest.mark.parametrize("name", ["none", "mirror", "shift-mirror", "shift-mirror-erase", "authors"])
+def test_images_are_shifted_mirrored_and_erased(name):
+    """Each is one of the images that the augmentation allows, but for a rectangle of zeros; and each kind comes."""
+    images = torch.rand(64, 3, 8, 8) + 0.5
+    changes = Changes(shift=2, mirror=True, erased=0.5) if name == "shift-mirror-erase" else AUGMENTATIONS[name](8)
+    augmented = Augmented(TensorDataset(images, torch.arange(64)), changes, seed=3)
+    changed, labels = augmented.batch(range(64))
+    assert torch.equal(labels, torch.arange(64)) and changed.is_contiguous(memory_format=torch.channels_last)
+    seen, erased = set(), 0
+    for before, after in zip(images, changed, strict=True):
+        hidden = (after == 0).all(0)
+        kinds = {
+            kind: expected
+            for kind, expected in _every_change(before, changes).items()
+            if torch.equal(after, torch.where(hidden, 0.0, expected))
+        }
+        kind = min(kinds, key=lambda kind: ((kinds[kind] == 0).all(0) ^ hidden).sum())
+        gone = hidden & (kinds[kind] != 0).any(0)
+        seen.add(kind)
+        erased += bool(gone.any())
+        rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
+        if len(rows):
+            box = hidden[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            assert box.all()
+    expected = (2 * changes.shift + 1) ** 2 * (1 + changes.mirror)
+    assert len(seen) >= 0.6 * expected and (20 < erased < 44 if changes.erased else erased == 0)
+
+
+def _every_change(image, changes):
+    """All shifted and mirrored versions of an image [C, H, W], by another way than the code's."""
+    versions = {}
+    for down in range(-changes.shift, changes.shift + 1):
+        for right in range(-changes.shift, changes.shift + 1):
+            moved = v2.functional.affine(image, 0.0, [right, down], 1.0, [0.0])
+            if border := changes.border:
+                edge = torch.zeros_like(moved)
+                inside = slice(border, -border)
+                edge[:, inside, inside] = moved[:, inside, inside]
+                moved = edge
+            for mirror in {False, changes.mirror}:
+                versions[down, right, mirror] = moved.flip(2) if mirror else moved
+    return versions
 
 
 def test_processes_share_each_batch():
@@ -277,8 +325,8 @@ def test_processes_share_each_batch():
     assert alone != train_data.batches(103, 20, seed=1, epoch=3)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "trapezoid"])
 def test_schedules(schedule):
     rates = [train_step.learning_rate(schedule, 2.0, k / 100) for k in range(100)]
     assert max(rates) == 2.0 and (rates[-1] < 0.01 or schedule == "constant")
-    assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1}[schedule]
+    assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1, "trapezoid": 0.1}[schedule]

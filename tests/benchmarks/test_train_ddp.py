@@ -18,8 +18,8 @@ from training import step as train_step
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def net(v_threshold=1.0, v_reset=0.0, *, shape=(1, 28, 28), classes=10):
-    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, shape, classes, batch_norm=False)
+def net(v_threshold=1.0, v_reset=0.0, **options):
+    return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, batch_norm=False, **options)
 
 
 def main(arguments: list[str], gradients: Path) -> None:
