@@ -19,7 +19,7 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
-from common import figures, nets, tables
+from common import figures, nets, tables, weights_file
 from common.accuracy import BATCH, ann_accuracy, simulated, strict_correct, tied
 from common.command import command
 from common.printed import new_parser
@@ -63,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Evaluate the files of the command line; returns the exit status."""
     options = parse_options(arguments)
     try:
-        below = [fault for path in options.weights or shipped() if (fault := evaluate_file(options, path))]
+        paths = options.weights or nets.shipped().values()
+        below = [fault for path in paths if (fault := evaluate_file(options, path))]
     except (ValueError, OSError) as error:
         raise SystemExit(f"evaluate.py: {error}") from error
     if below:
@@ -83,14 +84,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def shipped() -> list[Path]:
-    """The spiking networks in the folder of weights."""
-    return [path for path in sorted(nets.WEIGHTS.glob("*.safetensors")) if path.stem in nets.NETS]
-
-
 def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     """Evaluate one file, and leave its figures; returns what is wrong with its accuracy, or nothing."""
-    model, twin_is_whole, about = train_weights.load_twins(path, nets.NETS.get(path.stem))
+    model, twin_is_whole, about = train_weights.load_twins(path, nets.NETS.get(name := weights_file.stem(path)))
     device = torch.device(options.device)
     model.to(device)
     dataset, _ = train_data.load(options.data, options.root, "test")
@@ -99,10 +95,10 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     recorded = about.get("test_accuracy")
     twin = ann_accuracy(model.eval().ann, dataset, device) if twin_is_whole else None
     suffix = "" if options.precision == "float32" else f"_{options.precision}"
-    write(options.out / f"accuracy_{path.stem}{suffix}", curve)
-    draw(options.out, path.stem)
+    write(options.out / f"accuracy_{name}{suffix}", curve)
+    draw(options.out, name)
     row = {
-        "name": path.stem, "net": about.get("net", path.stem), "method": about.get("method", "proxy"),
+        "name": name, "net": about.get("net", name), "method": about.get("method", "proxy"),
         "precision": options.precision, "T": T, "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}",
         "ties": f"{curve.ties[-1]:.4f}",
         "recorded": recorded or "", "relu_twin": "" if twin is None else f"{twin:.4f}",
@@ -111,10 +107,10 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
         "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
     table = options.out / "accuracy.csv"
-    key = path.stem, options.precision, str(T)
+    key = name, options.precision, str(T)
     kept = [other for other in tables.read_csv(table) if (other["name"], other["precision"], other["T"]) != key]
     tables.write_csv(table, COLUMNS, [*kept, row])
-    report(path.stem + suffix, curve, twin)
+    report(name + suffix, curve, twin)
     if recorded and not suffix and T >= trained_T and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
         return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
     return ""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
+from common import weights_file
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
@@ -160,11 +161,8 @@ def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
         if value == getattr(default, option):
             continue
         if option == "neuron":
-            named.append(f"lif-tau{options.tau:g}")
-            continue
-        if isinstance(value, list):
-            value = "-".join(map(str, value)) or "none"
-        named.append(option if value is True else f"{option}{value.stem if isinstance(value, Path) else value}")
+            value = weights_file.stem(value) if isinstance(value, Path) else value
+        named.append(option if value is True else f"{option}{value}")
     return named + ([] if trained else ["untrained"])
 
 

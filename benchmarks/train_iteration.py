@@ -23,7 +23,7 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
-from common import nets, tables
+from common import nets, tables, weights_file
 from common.command import command
 from common.printed import new_parser
 from sim_speed import commit, device_name, positive
@@ -171,7 +171,7 @@ def common_columns(options: argparse.Namespace, model: pk.ProxyNet, trained: boo
     """The columns that all rows of this run share."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
-        "net": options.weights.stem if options.weights else options.net,
+        "net": weights_file.stem(options.weights) if options.weights else options.net,
         "weights": "trained" if trained else "random", "batch": options.batch, "T": options.T,
         "precision": options.precision, "rounds": options.rounds,
         "mean_rate": f"{statistics.mean(model.rates.values()):.4f}", "device": device_name(torch.device("cpu")),

@@ -45,4 +45,5 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def assert_same(folder: Path, other: Path) -> None:
     ours, theirs = tensors(folder), tensors(other)
     assert ours.keys() == theirs.keys() and len(ours) > 20
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    differing = [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert not differing

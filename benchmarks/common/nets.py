@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import proxykernels as pk
+from common import weights_file
 from common.data import fashion_mnist_sample
 from proxykernels.training import fi_curve
 
@@ -135,18 +135,23 @@ def load(
 ) -> tuple[nn.Sequential, bool]:
     """The network in eval mode, and whether it is trained.
 
-    It is trained by the weights of ``path``, a file of train.py; without one, by ``weights/<name>.safetensors`` if that
-    is there and no ``decay`` is given. Otherwise the weights are random, scaled to realistic firing rates.
+    It is trained by the weights of ``path``, a file of train.py; without one, by the shipped file ``weights/<name>.*``
+    if there is one and no ``decay`` is given. Otherwise the weights are random, scaled to realistic firing rates.
     """
-    shipped = WEIGHTS / f"{name}.safetensors"
-    if path is None and (decay is not None or not shipped.is_file()):
+    path = path or (shipped().get(name) if decay is None else None)
+    if path is None:
         return _random(name, v_reset, decay), False
-    path = path or shipped
     net, _ = load_file(path, NETS[name])
     for layer in net.modules():
         if hasattr(layer, "v_reset"):
             layer.v_reset = v_reset
     return net, True
+
+
+def shipped() -> dict[str, Path]:
+    """The files of trained networks that stand beside the benchmarks, by their names in NETS."""
+    files = {weights_file.stem(path): path for path in sorted(WEIGHTS.glob("*.safetensors*"))}
+    return {name: path for name, path in files.items() if name in NETS}
 
 
 def net_of(path: Path | None, name: str | None = None) -> str:
@@ -167,20 +172,14 @@ def net_of(path: Path | None, name: str | None = None) -> str:
 def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     """The network in eval mode that train.py saved in ``path``, and the file's metadata.
 
-    The file is a state_dict, floats as float16; its metadata name the threshold, the reset and the net. ``make``
+    The file (weights_file.py) holds a state_dict; its metadata name the threshold, the reset and the net. ``make``
     makes the net where the metadata do not. The statistics of the ReLU twin are left aside.
 
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(TWIN)}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); train the network again") from error
+    state, about = weights_file.read(Path(path))
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(TWIN)}
     if about.get("net", "") not in TRAINABLE and make is None:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
     make = TRAINABLE.get(about.get("net", ""), make)

@@ -187,6 +187,8 @@ class Run:
             progress = (place.epoch * self.steps + place.step) / (stage.epochs * self.steps)
             for group in optimizer.param_groups:
                 group["lr"] = train_step.learning_rate(options.schedule, stage.lr, progress)
+            seed = hash((options.seed, place.done, workers.rank)) & 0x7FFF_FFFF_FFFF_FFFF
+            torch.manual_seed(seed)  # of Dropout: a resumed run draws what an unbroken one does
             figures = train_step.gradient(
                 options, method, self.model, images.to(workers.device), labels.to(workers.device)
             )

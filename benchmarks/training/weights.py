@@ -6,8 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-from common import nets
-from safetensors import safe_open
+from common import nets, weights_file
 from torch import Tensor, nn
 
 import proxykernels as pk
@@ -48,8 +47,8 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     """
     net, about = nets.load_file(path, make)
     model = pk.ProxyNet(net, int(about["T"]), clip=about.get("twin", "clipped") == "clipped", readout="rate")
-    with safe_open(path, "pt") as file:
-        state = {key.removeprefix(nets.TWIN): file.get_tensor(key) for key in file.keys() if key.startswith(nets.TWIN)}
+    tensors, _ = weights_file.read(path)
+    state = {key.removeprefix(nets.TWIN): tensor for key, tensor in tensors.items() if key.startswith(nets.TWIN)}
     whole = state.keys() == model.statistics.state_dict().keys()
     if whole:
         model.statistics.load_state_dict(state)

@@ -103,6 +103,10 @@ class ProxyNet(nn.Module):
                 f"layer {self._last} gives potentials and no spikes: readout must be 'potential', got {readout!r}"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: all but the graph of the last pass."""
+        return self.__dict__ | {"ann_rates": {name: rate.detach() for name, rate in self.ann_rates.items()}}
+
     def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):

@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 import torch
-from common import accuracy, data, nets
+from common import accuracy, data, nets, weights_file
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
@@ -134,7 +134,8 @@ def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 8, 12])  # in the first stage, in its second epoch, in the second stage
 def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
-    options = "--ann-epochs 2 --epochs 1 --augment shift-mirror"
+    options = "--ann-epochs 2 --epochs 1 --augment shift-mirror-erase --linear-norm --dropout 0.3 --smoothing 0.1"
+    options += " --average 0.9 --loss cross-entropy --schedule trapezoid"
     unbroken = run(options, "unbroken")
     done, watch = [], train_step.watch
 
@@ -330,3 +331,23 @@ def test_schedules(schedule):
     rates = [train_step.learning_rate(schedule, 2.0, k / 100) for k in range(100)]
     assert max(rates) == 2.0 and (rates[-1] < 0.01 or schedule == "constant")
     assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1, "trapezoid": 0.1}[schedule]
+
+
+def test_the_compact_form_of_a_file(run, tmp_path):
+    """Every weight is within half a step of its channel's scale, the rest as it was, and the file is a network's."""
+    path, compact = run("--init random --epochs 1 --linear-norm") / "tiny.safetensors", tmp_path / "tiny.safetensors.gz"
+    weights_file.write_compact(compact, *weights_file.read(path))
+    (ours, about), (theirs, _) = (weights_file.read(file) for file in (compact, path))
+    assert ours.keys() == theirs.keys() and compact.stat().st_size < 0.8 * path.stat().st_size
+    for key, tensor in theirs.items():
+        error = (ours[key].float() - tensor.float()).abs()
+        if tensor.ndim < 2:
+            assert not error.any()
+        else:
+            largest = tensor.float().flatten(1).abs().amax(1)
+            assert (error.flatten(1).amax(1) <= largest / 254 * 1.001).all() and error.any()
+    model, whole, about = train_weights.load_twins(compact)
+    assert whole and about["net"] == "tiny" and model.net.linear1.bn is not None
+    compact.write_bytes(compact.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="tiny.safetensors.gz is damaged"):
+        nets.load_file(compact)

@@ -93,23 +93,29 @@ def test_in_place_of_spikingjelly(generator):
         assert (actual != expected).float().mean() < 1e-4
 
 
-def test_batch_norm_is_folded_in_evaluation(generator):
-    layer = pk.FusedIFConv2d(3, 8, 3, bias=True, batch_norm=True)
-    twin = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+@pytest.mark.parametrize(
+    "layer, synapse, norm, shape",
+    [
+        (pk.FusedIFConv2d(3, 8, 3, batch_norm=True), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), (6, 4, 3, 8, 8)),
+        (pk.FusedIFLinear(30, 8, batch_norm=True), nn.Linear(30, 8), nn.BatchNorm1d(8), (6, 40, 30)),
+    ],
+)
+def test_batch_norm_is_folded_in_evaluation(layer, synapse, norm, shape, generator):
+    twin = nn.Sequential(synapse, norm)
     twin[0].load_state_dict(layer.state_dict(), strict=False)
-    x = torch.randn(6, 4, 3, 8, 8, generator=generator)
+    x = torch.randn(shape, generator=generator)
     layer.bn.weight.data.uniform_(0.5, 2, generator=generator)
     layer.bn.bias.data.uniform_(-1, 1, generator=generator)
     twin[1].load_state_dict(layer.bn.state_dict())
     with torch.no_grad():
-        current = twin(x.flatten(0, 1)).unflatten(0, (6, 4))
+        current = twin(x.flatten(0, 1)).unflatten(0, (6, -1))
         y = layer(x)
     assert torch.equal(y, reference.if_scan(current)[0])  # in training: normalised by the N * T steps
     torch.testing.assert_close(layer.bn.running_mean, twin[1].running_mean)
     torch.testing.assert_close(layer.bn.running_var, twin[1].running_var)
     layer.eval(), twin.eval()
     with torch.no_grad():
-        current = twin(x.flatten(0, 1)).unflatten(0, (6, 4))
+        current = twin(x.flatten(0, 1)).unflatten(0, (6, -1))
     assert (layer(x) != reference.if_scan(current)[0]).float().mean() < 1e-3
 
 

@@ -1,6 +1,7 @@
 """ProxyNet with readouts, frozen statistics, autocast, accumulated gradients, torch.compile and changing weights."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -33,6 +34,16 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
     model.zero_grad()
     loss.backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_a_model_in_training_is_copied_without_its_graph(x):
+    model = pk.ProxyNet(make_net(), 20)
+    loss = model(x).sum()
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert twin.ann_rates == {name: rate.detach() for name, rate in model.ann_rates.items()} and twin.rates
+    loss.backward()
+    assert model.net[0].weight.grad.any() and twin.net[0].weight.grad is None
+    assert torch.equal(twin.eval()(x), model.eval()(x)) and model(x).any()
 
 
 def test_rate_is_count_over_time(x):
