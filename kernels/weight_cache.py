@@ -29,9 +29,10 @@ class PackedWeights:
         self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
         self._lock = RLock()  # of the dictionaries
 
-    def of(self, weight: Tensor, bias: Tensor | None = None) -> "Packed":
-        """What is remembered of a weight, and of a bias that is packed with it, as their values are when it is used."""
-        return Packed(self, weight, bias)
+    def of(self, weight: Tensor, *others: Tensor | None) -> "Packed":
+        """What is remembered of a weight, and of what is packed with it, as their values are when it is used: a bias,
+        then weights and biases of other synapses in turn."""
+        return Packed(self, weight, *others)
 
     def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
         """What was made, by kind, of a weight that had these fingerprints."""
@@ -47,20 +48,22 @@ class PackedWeights:
 
 
 class Packed:
-    """A weight, a bias, and what was made of them before. Used within a call: it keeps both alive.
+    """A weight, what is packed with it, and what was made of them before. Used within a call: it keeps them alive.
 
     Their values are those at the first :meth:`get`.
     """
 
-    def __init__(self, weights: PackedWeights, weight: Tensor, bias: Tensor | None):
+    def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None):
         self._weights, self._weight = weights, weight
-        self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, bias)]
-        self._constant = bias is None and weight.untyped_storage() in CONSTANTS
-        self._fingerprints: list[int | None] | None = None  # of a constant: none
+        self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, *others)]
+        self._constant = all(t is None or t.untyped_storage() in CONSTANTS for t in (weight, *others))
+        # Of constants where those beside the first are.
+        self._fingerprints: list[int | None] = [None if t is None else t.data_ptr() for t in self._tensors[1:]]
         self._made: dict[Any, Any] | None = None
 
     def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
-        """``pack(weight)``, or ``pack(weight, bias)``, of contiguous float32 values, done once for each ``kind``."""
+        """``pack(weight, ...)`` of what :meth:`PackedWeights.of` was given, as contiguous float32 values, done once for
+        each ``kind``."""
         if self._made is None:
             if not self._constant:
                 self._fingerprints = self._weights.fingerprints(self._tensors)
@@ -71,14 +74,15 @@ class Packed:
         return self._made[kind]
 
     @cached_property
-    def _copies(self) -> list[Tensor]:
+    def _copies(self) -> list[Tensor | None]:
         """What is packed: copies, since another thread may write to the tensors at any time."""
         copies = self._tensors
         if not self._constant:
             copies = [t if t is None else t.clone() for t in copies]
             if self._weights.fingerprints(copies) != self._fingerprints:
                 self._made = {}  # written to since the fingerprint was taken: for this call only
-        floats = {name: t.float() for name, t in zip(("weight", "bias"), copies, strict=True) if t is not None}
-        for name, values in floats.items():
-            require_finite(name, values)
-        return list(floats.values())
+        floats = [t if t is None else t.float() for t in copies]
+        for index, values in enumerate(floats):
+            if values is not None:
+                require_finite("bias" if index % 2 else "weight", values)
+        return floats

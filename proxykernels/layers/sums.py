@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 
 from .. import functional, known, spike_ops
 from ..kernels import unfused
+from ..kernels.backends import fingerprint
+from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
 from ..spikes import Spikes
 from .base import Neurons, each_step
 from .rearranging import side_by_side
 from .synapses import Convolution, Product, Synapse, synapse_of
+
+_remembered = PackedWeights(fingerprint)  # what sums make of their synapses' weights
 
 
 class FusedSum(Neurons):
@@ -68,9 +73,7 @@ class FusedSum(Neurons):
         if len({isinstance(part, Spikes) for part in x}) > 1:  # spikes are best convolved as such
             return self._fire_stepwise(x, v)
         if isinstance(main, Product):
-            return functional.linear(
-                side_by_side(x), *self._joined(main.module.weight, (0, 0)), v, self.neuron, self.surrogate
-            )
+            return functional.linear(side_by_side(x), *self._joined(), v, self.neuron, self.surrogate)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
@@ -79,7 +82,7 @@ class FusedSum(Neurons):
             return self._fire_stepwise(x, v)
         parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
         window = main.module.stride, padding, dilation
-        joined = self._joined(weight, center)
+        joined = self._joined(center)
         return functional.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, surrogate=self.surrogate)
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
@@ -109,28 +112,41 @@ class FusedSum(Neurons):
             strides.append((1, 1) if stride == main.stride else stride)
         return strides
 
-    def _joined(self, main: Tensor, center: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def _joined(self, center: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of the one convolution or matrix product that all synapses make.
 
-        ``main``: the first one's weight; ``center``: the tap of its kernel that the others are.
+        ``center``: the tap of the first one's kernel that the others are. Remembered where weights are plain tensors of
+        a CPU that need no gradient.
         """
-        weights, biases = [], []
-        for k, synapse in enumerate(self.synapses):
-            weight, bias = getattr(synapse, "weight", None), getattr(synapse, "bias", None)
-            if k == 0:
-                weight = main
-            elif weight is None:  # an identity
-                weight = torch.eye(len(main), dtype=main.dtype, device=main.device)
-                weight = weight.view(*weight.shape, *[1] * (main.ndim - 2))
-            if k and main.ndim == 4:
-                (top, left), (height, width) = center, main.shape[2:]
+        parameters: list[Any] = [getattr(s, name, None) for s in self.synapses for name in ("weight", "bias")]
+        given = [p for p in parameters if p is not None]
+        if self.surrogate is not None or torch.compiler.is_compiling() or not all(map(_is_plain, given)):
+            return self._join(center, parameters)
+
+        def join(*values: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            weight, bias = self._join(center, values)
+            CONSTANTS.add(weight.untyped_storage())
+            return weight, bias
+
+        return _remembered.of(*parameters).get(center, join)
+
+    def _join(self, center: tuple[int, int], parameters: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        """The same of ``parameters``: weight and bias of each synapse."""
+        first: Any = parameters[0]
+        main = synapse_of(self.synapses[0])
+        first = main.window(first)[0] if isinstance(main, Convolution) else first
+        weights = [first]
+        for weight in parameters[2::2]:
+            if weight is None:  # an identity
+                weight = torch.eye(len(first), dtype=first.dtype, device=first.device)
+                weight = weight.view(*weight.shape, *[1] * (first.ndim - 2))
+            if first.ndim == 4:
+                (top, left), (height, width) = center, first.shape[2:]
                 weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
             weights.append(weight)
-            biases += [] if bias is None else [bias.float()]
-        weight = known.made_of(torch.cat(weights, 1), *(getattr(s, "weight", None) for s in self.synapses))
-        if not biases:
-            return weight, None
-        return weight, known.made_of(reduce(torch.add, biases), *(getattr(s, "bias", None) for s in self.synapses))
+        weight = known.made_of(torch.cat(weights, 1), *parameters[::2])
+        biases = [bias.float() for bias in parameters[1::2] if bias is not None]
+        return weight, known.made_of(reduce(torch.add, biases), *parameters[1::2]) if biases else None
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""
@@ -175,6 +191,10 @@ def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int])
             return None
         taps.append(p // d)
     return taps[0], taps[1]
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    return type(parameter) in (Tensor, nn.Parameter) and parameter.device.type == "cpu"
 
 
 def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:

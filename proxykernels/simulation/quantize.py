@@ -12,16 +12,20 @@ inputs may have one bit less.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import known
+from .. import functional, known, spike_ops
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
-from ..layers import Fused, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
+from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
+from ..layers.base import each_step
+from ..parametrized import shallow_copy
 from ..spikes import Spikes
 
 FLOAT_BITS = 24
@@ -63,26 +67,102 @@ class Rounded(Neurons):
         return self.layer.terms(x)
 
 
+class RoundedSum(Neurons):
+    """A sum whose synapses' weights are rounded."""
+
+    def __init__(self, layer: FusedSum, pairs: list[tuple[Tensor | None, Tensor | None]]):
+        """``pairs``: weight and bias of each synapse."""
+        super().__init__()
+        self.layer, self.v_init, self.scale = shallow_copy(layer), layer.v_init, layer.scale
+        self.layer._modules = {"synapses": _with_parameters(layer.synapses, pairs)}
+        self._synapses, self._pairs = layer.synapses, pairs
+
+    @property
+    def neuron(self):
+        return self.layer.neuron
+
+    def _fire(self, x, v, batch_statistics):
+        if all(isinstance(part, Spikes) for part in x):
+            return self.layer._fire(x, v, batch_statistics)
+        self.layer._check_inputs(x)
+        # Real values times weights need float64.
+        doubles = [tuple(p if p is None else p.double() for p in pair) for pair in self._pairs]
+        exact, parts = _with_parameters(self._synapses, doubles), []
+        for chunk in self.layer._chunks(x):
+            dense = [part.dense(torch.float64) if isinstance(part, Spikes) else part.double() for part in chunk]
+            currents = (each_step(synapse, part) for synapse, part in zip(exact, dense, strict=True))
+            spikes, v = functional.scan(reduce(torch.add, currents).float(), v, self.neuron)
+            parts.append(spikes)
+        return spike_ops.cat_steps(parts), v
+
+    def terms(self, x):
+        return self.layer.terms(x)
+
+
+def _with_parameters(synapses, parameters) -> nn.ModuleList:
+    """Copies of torch's modules with other weights and biases; those without any as they are."""
+    copies = nn.ModuleList()
+    for synapse, (weight, bias) in zip(synapses, parameters, strict=True):
+        copy = synapse
+        if weight is not None:
+            copy = shallow_copy(synapse)
+            copy._parameters = {"weight": weight, "bias": bias}
+        copies.append(copy)
+    return copies
+
+
 def quantized(name: str, layer: SpikingLayer, precision: str) -> SpikingLayer:
     """A layer with weights of a name in PRECISIONS; batch normalisation is folded in."""
     if isinstance(layer, Population | MaxRatePool1d | MaxRatePool2d):  # no weights, and sums of spikes are exact
         return layer
-    if not isinstance(layer, Fused):
+    if not isinstance(layer, Fused | FusedSum):
         raise TypeError(
-            f"precision={precision!r} is for FusedIFConv2d, FusedIFLinear, IF and MaxRatePool2d, and layer {name} is a "
-            f"{type(layer).__name__}; simulate it with precision=None"
+            f"precision={precision!r} is for FusedIFConv2d, FusedIFLinear, FusedIFSum, IF and MaxRatePool2d, and layer "
+            f"{name} is a {type(layer).__name__}; simulate it with precision=None"
         )
+    bounds = PRECISIONS[precision]
     try:
-        return Rounded(layer, *_rounded.of(*layer.folded()).get(precision, partial(_constants, PRECISIONS[precision])))
+        if isinstance(layer, FusedSum):
+            return _rounded_sum(layer, bounds)
+        return Rounded(layer, *_rounded.of(*layer.folded()).get(bounds, partial(_constants, bounds)))
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from error
+
+
+def _rounded_sum(layer: FusedSum, bounds: Precision) -> SpikingLayer:
+    """All weights of a neuron in one unit, of which the 1 of an identity is a multiple."""
+    given: list[Any] = [(getattr(s, "weight", None), getattr(s, "bias", None)) for s in layer.synapses]
+    weighted = [k for k, (weight, _) in enumerate(given) if weight is not None]
+    if not weighted:
+        return layer
+    (weight, *others), ones = [p for k in weighted for p in given[k]], len(given) - len(weighted)
+    rounded = _rounded.of(weight, *others).get((bounds, ones), partial(_sum_constants, bounds, ones))
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(given)
+    for place, k in enumerate(weighted):
+        pairs[k] = rounded[2 * place], rounded[2 * place + 1]
+    return RoundedSum(layer, pairs)
 
 
 _rounded = PackedWeights(fingerprint)
 
 
-def _constants(precision: Precision, weight: Tensor, bias: Tensor | None = None) -> list[Tensor | None]:
-    parameters = [p if p is None else p.float() for p in round_weights(weight, bias, precision)]
+def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
+    return _as_constants(round_weights(weight, bias, precision))
+
+
+def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) -> list[Tensor | None]:
+    """Weight and bias of each synapse of a sum, beside ``ones`` identities."""
+    weights, biases = [p for p in parameters[::2] if p is not None], parameters[1::2]
+    columns = [p for p in biases if p is not None]
+    joined = torch.cat([weight.flatten(1) for weight in weights], 1)
+    unit = _unit(joined.double(), torch.stack(columns, 1).double() if columns else None, precision, ones)
+    rows = [_round(w.double().flatten(1), unit).view_as(w) for w in weights]
+    rounded = [None if b is None else _round(b.double()[:, None], unit)[:, 0] for b in biases]
+    return _as_constants([p for pair in zip(rows, rounded, strict=True) for p in pair])
+
+
+def _as_constants(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    parameters = [p if p is None else p.float() for p in values]
     for parameter in parameters:
         if parameter is not None:
             CONSTANTS.add(parameter.untyped_storage())
@@ -94,23 +174,39 @@ def round_weights(
     weight: Tensor, bias: Tensor | None, precision: Precision = PRECISIONS["int16"]
 ) -> tuple[Tensor, Tensor | None]:
     """Weight [C, ...] and bias [C] as float64, each channel in multiples of its own unit, a power of two."""
-    rows = weight.double().flatten(1)
-    terms = rows if bias is None else torch.cat([rows, bias.double()[:, None]], 1)
-    room = LARGEST_SUM - rows.shape[1] - 1  # rounding adds at most half a unit to each weight
+    rows, biases = weight.double().flatten(1), None if bias is None else bias.double()[:, None]
+    unit = _unit(rows, biases, precision)
+    return _round(rows, unit).view_as(weight), None if biases is None else _round(biases, unit)[:, 0]
+
+
+def _round(values: Tensor, unit: Tensor) -> Tensor:
+    """Values [C, n] in whole units [C]."""
+    return torch.round(values / unit[:, None]) * unit[:, None]
+
+
+def _unit(rows: Tensor, biases: Tensor | None, precision: Precision, ones: int = 0) -> Tensor:
+    """The unit of each channel, [C], of weights [C, inputs] and biases [C, n]; ``ones``: inputs of weight 1, which is a
+    multiple of every unit."""
+    terms = rows if biases is None else torch.cat([rows, biases], 1)
+    room = LARGEST_SUM - rows.shape[1] - max(1, terms.shape[1] - rows.shape[1])  # rounding adds half a unit to each
     if room <= 0:
         raise ValueError(f"exact sums are for at most {LARGEST_SUM - 2} inputs a neuron, got {rows.shape[1]}")
     # A sum in multiples of 2**-28 of the largest term (there are less than 2**24) is exact: the same in any order.
     grain = _power_of_two(terms.abs().amax(1, keepdim=True)) * 2.0**-28
     grains = torch.ceil(terms.abs() / grain)
-    least = torch.maximum(rows.abs().amax(1) / precision.largest, grains.sum(1) * grain[:, 0] / room)
+    least = torch.maximum(rows.abs().amax(1) / precision.largest, (grains.sum(1) * grain[:, 0] + ones) / room)
     half_room = precision.largest_half - rows.shape[1] / 2
     if 0 < half_room < math.inf:  # with more inputs no unit would do, and a CPU sums in more bits
         grains = grains[:, : rows.shape[1]]
         total, positive = grains.sum(1), grains.mul(rows > 0).sum(1)
         least = torch.maximum(least, torch.maximum(positive, total - positive) * grain[:, 0] / half_room)
     unit = _power_of_two(least)
-    weight = torch.round(rows / unit[:, None]).mul(unit[:, None]).view_as(weight)
-    return weight, None if bias is None else torch.round(bias.double() / unit) * unit
+    if ones and unit.max() > 1:
+        raise ValueError(
+            f"beside an identity, whose spikes count 1, weights must be at most {precision.largest}, got up to "
+            f"{rows.abs().max().item():g}; simulate with precision=None"
+        )
+    return unit
 
 
 def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:

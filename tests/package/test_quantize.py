@@ -1,5 +1,6 @@
 """precision="int16" and "int8": weights of 14 and of 7 bits in which every sum is exact."""
 
+import copy
 from functools import partial, partialmethod
 
 import pytest
@@ -204,3 +205,93 @@ def test_a_converted_network_with_max_pooling(generator, precision):
     assert torch.equal(torch.cat(parts), whole) and whole.any()
     exact = pk.simulate(net, images, 40).count()
     assert 0 < (exact - whole).abs().float().mean() < 2 or precision == "int16"
+
+
+def make_residual_net(v_reset: float | None = None) -> pk.Network:
+    """Shortcuts that are identities, 1x1 convolutions and matrix products, and one behind an average."""
+    torch.manual_seed(0)
+    net, conv, options = pk.Network(), nn.Conv2d, {"v_threshold": 1.0, "v_reset": v_reset}
+    net.append("stem", pk.FusedIFConv2d(1, 24, 3, padding=1, **options), ("",))
+    net.append("same", pk.FusedIFSum(conv(24, 24, 3, padding=1), nn.Identity(), **options), ("stem", "stem"))
+    down = pk.FusedIFSum(conv(24, 40, 3, 2, 1), conv(24, 40, 1, 2), **options)
+    net.append("down", down, ("same", "same"))
+    net.append("mean", pk.AvgPool2d(3, 1, 1), ("down",))
+    mixed = pk.FusedIFSum(conv(40, 40, 3, padding=1, bias=False), nn.Identity(), **options)
+    net.append("mixed", mixed, ("down", "mean"))
+    net.append("flatten", pk.Flatten(), ("mixed",))
+    net.append("wide", pk.FusedIFLinear(40 * 36, 70, **options), ("flatten",))
+    net.append("join", pk.FusedIFSum(nn.Linear(70, 70), nn.Linear(70, 70, bias=False), nn.Identity()), ("wide",) * 3)
+    net.join.v_reset = v_reset
+    for parameter in net.parameters():
+        nn.init.uniform_(parameter, -0.2, 0.17)
+    nn.init.uniform_(net.wide.weight, -0.04, 0.04)
+    return net.eval()
+
+
+def residual_oracle(net: pk.Network, image: torch.Tensor, T: int, v_reset: float | None, precision: str):
+    """The rounded network in float64, layer by layer: spikes of each layer of neurons."""
+    values = {"": quantize.round_input(image, 0).expand(T, *image.shape)}
+    for name, layer, sources in net.layers():
+        x = [values[source] for source in sources]
+        if isinstance(layer, pk.FusedIFSum):
+            synapses = quantize.quantized(name, layer, precision).layer.synapses
+        elif isinstance(layer, pk.layers.Fused):
+            weight, bias = quantize.round_weights(layer.weight, layer.bias, quantize.PRECISIONS[precision])
+            synapses = [layer.synapse(layer).plain()]
+            synapses[0].weight, synapses[0].bias = nn.Parameter(weight), nn.Parameter(bias)
+        else:
+            values[name] = layer(x[0].float())
+            continue
+        current = 0
+        for synapse, part in zip(synapses, x, strict=True):
+            exact = copy.deepcopy(synapse).double()
+            current = current + exact(part.double().flatten(0, 1)).unflatten(0, part.shape[:2])
+        values[name], _ = reference.if_scan(current.detach().float(), v_threshold=1.0, v_reset=v_reset)
+    return values["join"]
+
+
+@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precision):
+    T, net, image = 40, make_residual_net(v_reset), torch.rand(3, 1, 12, 12, generator=generator)
+    expected = residual_oracle(net, image, T, v_reset, precision)
+    assert 0.01 < expected.mean() < 0.9
+    for way in [(None, None), (None, "dense"), ("avx2", "bytes"), ("portable", "shorts")]:
+        kernels = cpu.load(*way)
+        if kernels is None:
+            continue
+        monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
+        assert torch.equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
+    parts = [pk.simulate(net, part, T, chunk=7, precision=precision).spikes.dense() for part in image.split(1)]
+    assert torch.equal(torch.cat(parts, 1), expected)
+
+
+def test_weights_of_a_sum_share_units_that_divide_one(generator):
+    for precision, bounds in quantize.PRECISIONS.items():
+        layer = pk.FusedIFSum(nn.Conv2d(8, 9, 3, padding=1), nn.Conv2d(4, 9, 1), nn.Identity())
+        first, second, _ = quantize.quantized("join", layer, precision).layer.synapses
+        for channel in range(9):
+            values = [p[channel].detach().flatten().double() for s in (first, second) for p in (s.weight, s.bias)]
+            unit = next(2.0**e for e in range(0, -60, -1) if all((v / 2.0**e % 1 == 0).all() for v in values))
+            assert max(v.abs().max() for v in values[::2]) / unit <= bounds.largest
+        layer.synapses[0].weight.data *= 1e6
+        with pytest.raises(ValueError, match="layer join: beside an identity, whose spikes count 1, weights must be"):
+            quantize.quantized("join", layer, precision)
+    only_identities = pk.FusedIFSum(nn.Identity(), nn.Identity())
+    assert quantize.quantized("join", only_identities, "int8") is only_identities
+
+
+def test_sums_follow_their_weights(generator):
+    """What is remembered of them is never stale, in float32 and rounded."""
+    layer = pk.FusedIFSum(nn.Conv2d(8, 9, 3, padding=1), nn.Conv2d(8, 9, 1, bias=False), v_reset=None)
+    x = pk.pack((torch.rand(20, 1, 8, 6, 6, generator=generator) < 0.3).float())
+    net = pk.Network()
+    net.append("join", layer, ("", ""))
+    for parameter in layer.parameters():
+        for value in (0.05, 0.1, 0.05):
+            parameter.data.fill_(value)
+            fresh = pk.Network()
+            fresh.append("join", copy.deepcopy(layer), ("", ""))
+            for precision in (None, *quantize.PRECISIONS):
+                expected, found = (pk.simulate(n, x, 20, precision=precision).spikes.dense() for n in (fresh, net))
+                assert torch.equal(found, expected) and 0 < expected.mean() < 1
