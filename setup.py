@@ -4,9 +4,11 @@ The library uses no header of torch or Python, so it is tied to no version of th
 the package installs all the same, and says what to do when a CPU tensor needs it.
 """
 
+import os
 import platform
 import re
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
@@ -94,15 +96,17 @@ class BuildKernels(build_ext):
         probe = sources["SHARES_TORCH_RUNTIME"]
         self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
         targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
-        objects = []
+        jobs = []
         for source in extension.sources:
             if Path(source).stem == "target":
-                for target, flags in targets.items():
-                    objects += self.compile(source, target, [("PK_TARGET", target)], flags, extension.depends)
+                jobs += [(source, target, [("PK_TARGET", target)], flags) for target, flags in targets.items()]
             else:
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
                 macros += [("PK_AMX", None)] if "amx" in targets else []
-                objects += self.compile(source, "common", macros, [], extension.depends)
+                jobs.append((source, "common", macros, []))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each of them waits for a compiler
+            compiled = pool.map(lambda job: self.compile(*job, extension.depends), jobs)
+        objects = [file for files in compiled for file in files]
         flags = CHECKED if self.checked else []
         self.compiler.link_shared_object(
             objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
