@@ -148,7 +148,10 @@ class CpuBackend(Backend, Protocol):
 
 
 class GpuBackend(Backend, Protocol):
-    """A GPU pools by 2 x 2 in the launch of the convolution before."""
+    """A GPU pools by 2 x 2 in the launch of the convolution before, and counts several tensors in one launch."""
+
+    def add_counts(self, words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts: Tensor, /) -> None:
+        """Add the spikes of each of ``words``, and how many neurons they reach (``reaches`` int32 [P], or None)."""
 
     def if_conv2d_pooled(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,

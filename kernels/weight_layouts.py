@@ -48,10 +48,7 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     would be. They hold where m >= 2**-105. Weights of at most 23 bits, such as a dyadic grid's, are exact. These are
     errors of the weights; tensor cores add those of their sums (if_conv2d_kernel.py).
     """
-    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise TypeError(
-            f"weight must be float32, float16 or bfloat16 on a GPU, got {weight.dtype}; convert it by weight.float()"
-        )
+    check_parts(weight)
     # The kernel takes the parts for rows, and they keep the strides of ``wide``, as a padding by nothing does.
     wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
     exponent = torch.frexp(wide.abs().amax(1)).exponent  # m < 2**exponent
@@ -60,6 +57,14 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     high = scaled.half()
     low = (scaled - high).half() if weight.dtype == torch.float32 else None
     return high, low, _power_of_two(-shift - 1)
+
+
+def check_parts(weight: Tensor) -> None:
+    """Refuse weights of types that have no such parts."""
+    if weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"weight must be float32, float16 or bfloat16 on a GPU, got {weight.dtype}; convert it by weight.float()"
+        )
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

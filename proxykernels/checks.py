@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import known
+from .kernels import constants
 from .kernels.weight_layouts import is_finite, refuse_infinite
 from .spikes import Spikes, is_binary, pack
 
@@ -405,22 +406,18 @@ def finite(name: str, tensor: Tensor) -> None:
 
 
 def _values_can_be_read(tensor: Tensor) -> bool:
-    """Not of a graph that is traced or captured, nor on the meta device."""
+    """Not of a graph that is traced or captured, nor on the meta device; on a GPU not while a network is simulated,
+    which has looked at all that it was given."""
     if torch.compiler.is_compiling() or tensor.is_meta:
         return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
 
 def _limits(value: float | Tensor) -> tuple[float, float]:
     """The lowest and the highest value; those of a tensor on a GPU are read once a version."""
     if not isinstance(value, Tensor):
         return (_float32(value),) * 2
-    return known.once(_read_limits, value)
-
-
-def _read_limits(value: Tensor) -> tuple[float, float]:
-    lowest, highest = torch.stack(value.detach().float().aminmax()).tolist()
-    return lowest, highest
+    return known.once(known.limits, value)
 
 
 def _float32(value: float) -> float:

@@ -23,7 +23,7 @@ from . import checks, known, ops, packed
 from .channels_last import channels, start, state_of, to_channels_last
 from .gradients import inputs
 from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
-from .kernels import reference, unfused
+from .kernels import constants, reference, unfused
 from .neurons import AnyNeuron, IFNeuron, LINeuron
 from .padding import symmetric
 from .spikes import Spikes
@@ -309,7 +309,11 @@ def _detached(weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neu
 
 def _scaled(weight: Tensor, x: Spikes) -> Tensor:
     """The weight by what a spike of x counts."""
-    return weight if x.scale == 1 else known.made_of(weight * x.scale, weight)
+    return weight if x.scale == 1 else constants.made(_times, weight, x.scale)
+
+
+def _times(weight: Tensor, scale: float) -> Tensor:
+    return known.made_of(weight * scale, weight)
 
 
 def _currents(
@@ -373,7 +377,9 @@ def _fire_real(
     """
     x, T = x.detach(), x.shape[0]
     if checks.is_held(x):
-        return _fire_held(unfused.conv2d(x[:1], weight, bias, *window)[0], T, shape, v, neuron)
+        operands = x[:1], weight, bias, *window
+        currents = constants.made(unfused.conv2d, *operands) if constants.include(x) else unfused.conv2d(*operands)
+        return _fire_held(currents[0], T, shape, v, neuron)
     parameters = neuron.on(shape[1], x.device)
     words, after = ops.if_conv2d_real(x, weight, bias, start(v, shape, x.device, neuron), parameters, *window)
     return Spikes(words, (T, *shape)), state_of(after, shape, neuron)

@@ -41,15 +41,45 @@ def once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
     return found
 
 
-def look_at_all(parameters: Iterable[Tensor], device: torch.device) -> None:
-    """Look for NaN and infinity in all parameters on a GPU at once: it is waited for once, not by each layer."""
+def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torch.device) -> bool:
+    """Look at all tensors on a GPU at once, which is waited for once, and not by each layer.
+
+    Args:
+        values: what must hold neither NaN nor infinity.
+        ranges: what :func:`limits` will be asked of.
+
+    Returns:
+        Whether the values hold none; if not, a look at each tells which.
+    """
     if torch.cuda.is_current_stream_capturing():
-        return
-    on_gpu = [p for p in parameters if p.is_cuda and p.device == device and p.is_floating_point()]
-    new = [p for p in on_gpu if _recall(is_finite, p) is None]
-    if new and math.isfinite(torch.stack([p.detach().sum(dtype=torch.float32) for p in new]).sum().item()):
-        for parameter in new:
-            _remember(is_finite, parameter, True)
+        return True
+    known, new = _sorted_out(is_finite, values, device)
+    _, unread = _sorted_out(limits, ranges, device)
+    if new or unread:
+        sums = [value.detach().sum(dtype=torch.float32) for value in new]
+        ends = [end for value in unread for end in value.detach().float().aminmax()]
+        found = torch.stack([*sums, *ends]).tolist()
+        for k, value in enumerate(unread):
+            _remember(limits, value, tuple(found[len(new) + 2 * k :][:2]))
+        if not math.isfinite(sum(found[: len(new)])):
+            return False
+        for value in new:
+            _remember(is_finite, value, True)
+    return all(known)
+
+
+def limits(value: Tensor) -> tuple[float, float]:
+    """The lowest and the highest value."""
+    lowest, highest = torch.stack(value.detach().float().aminmax()).tolist()
+    return lowest, highest
+
+
+def _sorted_out(look: Callable, values: Iterable[Tensor], device: torch.device) -> tuple[list, list[Tensor]]:
+    """What is known of the tensors on a GPU, and those that must be looked at."""
+    on_gpu = [value for value in values if value.is_cuda and value.device == device and value.is_floating_point()]
+    found = [_recall(look, value) for value in on_gpu]
+    new = [value for value, known in zip(on_gpu, found, strict=True) if known is None]
+    return [known for known in found if known is not None], new
 
 
 def _recall(look: Callable, values: Tensor) -> Any:

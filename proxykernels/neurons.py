@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .kernels import backends
+from .kernels import backends, constants
 from .kernels.neurons import Neuron, neuron
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
@@ -50,9 +50,9 @@ class AnyNeuron:
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """What the kernels take, for so many channels."""
-        rows = [checks.per_channel(name, getattr(self, name), channels, device) for name in self.channelwise]
-        others = (float(getattr(self, name)) for name in self.scalars)
-        return neuron(self.family, getattr(self, "v_reset", None), rows, *others)
+        values = [getattr(self, name) for name in self.channelwise]
+        others = tuple(float(getattr(self, name)) for name in self.scalars)
+        return constants.made(_ready, type(self), getattr(self, "v_reset", None), others, channels, device, *values)
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
@@ -69,6 +69,12 @@ class AnyNeuron:
         """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
         at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
         return at_rest and device.type == "cpu" and T <= backends.PERIODS
+
+
+def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels: int, device, *values) -> Neuron:
+    named = zip(kind.channelwise, values, strict=True)
+    rows = [checks.per_channel(name, value, channels, device) for name, value in named]
+    return neuron(kind.family, v_reset, rows, *others)
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,9 @@ class LINeuron(AnyNeuron):
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""
-        never = torch.full((channels,), math.inf, device=device)
-        decay = checks.per_channel("decay", self.decay, channels, device)
-        return neuron("Leaky", 0.0, [never, decay], float(self.v_rest))
+        return constants.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
+
+
+def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:
+    never = torch.full((channels,), math.inf, device=device)
+    return neuron("Leaky", 0.0, [never, checks.per_channel("decay", decay, channels, device)], v_rest)

@@ -27,7 +27,7 @@ VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, 
 def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
     """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
 
-    arguments = [part.strip() for part in schema[1 : schema.index(")")].split(",")]
+    arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
     kinds: list = [VALUES[part][0] if part in VALUES else None for part in arguments]
     for part, (_, fields) in VALUES.items():
         schema = schema.replace(part, fields)
@@ -97,6 +97,11 @@ def count(words, C, until):
 def total(words):
     """All spikes: int64, no dimensions."""
     return words.new_empty((), dtype=torch.int64)
+
+
+@_operator("(Tensor[] words, Tensor?[] reaches, Tensor(a!) counts) -> ()")
+def add_counts(words, reaches, counts):
+    """Add the spikes of words over time, and how many neurons they reach (int32 [P], or None), to packed.new_counts."""
 
 
 @_operator("(Tensor words, SymInt C) -> Tensor")

@@ -11,11 +11,20 @@ from .kernels.cpu import words as over_channels
 from .kernels.gpu import words as words_over_time
 
 Pair = tuple[int, int]  # of height and width
+COUNTED = words_over_time.COUNTED
 
 
 def over_time(words: Tensor) -> bool:
     """Whether words are packed over time, as on a GPU, rather than over channels."""
     return words.dtype == torch.int32
+
+
+def new_counts(tensors: int, device: torch.device) -> Tensor:
+    """What :func:`proxykernels.ops.add_counts` adds to, of at most COUNTED tensors of words over time.
+
+    int64 [COUNTERS, tensors, 2]; summed over the first dimension, the spikes of each and how many neurons these reach.
+    """
+    return torch.zeros(words_over_time.COUNTERS, tensors, 2, dtype=torch.int64, device=device)
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import max_rate_pool, unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from ..recording import Choice, note
-from . import words
+from . import counters, packing, words
 from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
@@ -30,9 +30,10 @@ def _noting(function: Callable, kernel: str) -> Any:
 class GpuKernels:
     """Spikes are packed over time (words.py)."""
 
-    pack, unpack = staticmethod(words.pack), staticmethod(words.unpack)
-    count, total = staticmethod(words.count), staticmethod(words.total)
+    pack, unpack = staticmethod(packing.pack), staticmethod(words.unpack)
+    count, total = staticmethod(counters.count), staticmethod(counters.total)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
+    add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
     if_scan, if_hold = _noting(if_scan, "Triton scan"), _noting(if_hold, "Triton scan")
     scan_backward = staticmethod(scan_backward)

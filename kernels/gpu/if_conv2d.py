@@ -4,12 +4,14 @@ import torch
 import triton
 from torch import Tensor
 
+from .. import constants
 from ..neurons import Neuron
 from ..unfused import output_size
-from ..weight_layouts import float16_parts, join_small_groups
+from ..weight_layouts import join_small_groups
 from .block_sizes import architecture, choose_blocks
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import arguments, by_sample, by_state
+from .weight_parts import float16_parts
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
 
@@ -63,10 +65,8 @@ def if_conv2d(
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
-    weight = weight.float() if weight.dtype == torch.float64 else weight
-    weight, groups = join_small_groups(weight, groups)
-    _, group_C, kernel_h, kernel_w = weight.shape
-    high, low, unit = float16_parts(weight.permute(0, 2, 3, 1).flatten(1))
+    high, low, unit, group_C, groups = constants.made(_parts, weight, groups)
+    kernel_h, kernel_w = weight.shape[2:]
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons = N * H_out * W_out
     K = kernel_h * kernel_w * group_C
@@ -114,6 +114,14 @@ def if_conv2d(
             **blocks._asdict(),
         )
     return spikes, by_sample(v_last, neuron)
+
+
+def _parts(weight: Tensor, groups: int) -> tuple[Tensor, Tensor | None, Tensor, int, int]:
+    """The weights as the kernel takes them (weight_parts.py); then the inputs of each of how many
+    groups."""
+    weight = weight.float() if weight.dtype == torch.float64 else weight
+    weight, groups = join_small_groups(weight, groups)
+    return *float16_parts(weight), weight.shape[1], groups
 
 
 def _check_sizes(image: int, output: int, weights: int) -> None:

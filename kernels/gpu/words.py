@@ -14,15 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 32  # steps in a word
-
-
-def pack(dense: Tensor) -> Tensor:
-    """Pack dense spikes, bool [T, N, C, P], into words int32 [ceil(T / 32), N, P, C]."""
-    T, N, C, P = dense.shape
-    words = torch.zeros(_words(T), N, P, C, dtype=torch.int32, device=dense.device)
-    for t in range(T):  # a step at a time: all steps at once would need 32 bits for every spike
-        words[t // BITS] |= dense[t].transpose(1, 2).to(torch.int32) << (t % BITS)
-    return words
+COUNTED = 16  # tensors of words whose spikes one launch counts (counters.py)
+COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
 
 
 def unpack(words: Tensor, T: int, C: int) -> Tensor:
@@ -31,21 +24,6 @@ def unpack(words: Tensor, T: int, C: int) -> Tensor:
     for t in range(T):
         spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
     return spikes.transpose(2, 3).contiguous()
-
-
-def count(words: Tensor, C: int, until: int) -> Tensor:
-    """Count each neuron's spikes in the steps before ``until``: int32 [N, C, P]."""
-    counts = torch.zeros(words.shape[1:], dtype=torch.int32, device=words.device)
-    for word in words[: until // BITS]:
-        counts += _popcount(word)
-    if until % BITS and until < BITS * words.shape[0]:
-        counts += _popcount(words[until // BITS] & _low_bits(until % BITS))
-    return counts.transpose(1, 2).contiguous()
-
-
-def total(words: Tensor) -> Tensor:
-    """Count all spikes: int64 without dimensions, a tensor so that nothing waits for the device."""
-    return _popcount(words).sum(dtype=torch.int64)
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
@@ -111,15 +89,3 @@ def _words(T: int) -> int:
 def _low_bits(n: int) -> int:
     """A mask of the n lowest bits, n < 32."""
     return (1 << n) - 1
-
-
-def _popcount(words: Tensor) -> Tensor:
-    """The number of set bits of each word, int32: sums in fields of 2, 4, 8, 16 and 32 bits.
-
-    ``>>`` copies the sign bit; the masks remove the copies and the neighbouring field's bits.
-    """
-    x = words - ((words >> 1) & 0x55555555)
-    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
-    x = (x + (x >> 4)) & 0x0F0F0F0F
-    x = x + (x >> 8)
-    return (x + (x >> 16)) & 0x3F

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, known
+from ..kernels import constants
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
@@ -44,19 +45,26 @@ class Fused(Neurons):
 
         Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
         """
-        weight, bias, bn = self.weight, self.bias, self.bn
+        bn = self.bn
         if bn is None:
-            return weight, bias
+            return self.weight, self.bias
         if bn.running_mean is None or bn.running_var is None:
             raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
-        scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)  # a GPU's rsqrt is one ulp off
-        shift = bn.bias.double() + ((0 if bias is None else bias.double()) - bn.running_mean.double()) * scale
-        scale = scale.view(-1, *[1] * (weight.ndim - 1))
-        weights = (weight.double() * scale).to(weight.dtype)
-        return (
-            known.made_of(weights, weight, bn.weight, bn.running_var),
-            known.made_of(shift.to(weight.dtype), bn.bias, bias, bn.running_mean, bn.weight, bn.running_var),
-        )
+        normalisation = bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps
+        return constants.made(_folded, self.weight, self.bias, *normalisation)
+
+
+def _folded(
+    weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is."""
+    scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
+    shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
+    weights = (weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    return (
+        known.made_of(weights, weight, gain, variance),
+        known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
+    )
 
 
 class FusedConv2d(Fused, nn.Conv2d):

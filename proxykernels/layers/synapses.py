@@ -44,7 +44,16 @@ class Synapse:
 
     def accumulates(self, x: Spikes) -> Tensor:
         """How often a weight is added to a potential because of the spikes x: int64, no dimensions."""
-        return x._total()
+        return x._total() * self.fan_out
+
+    @property
+    def fan_out(self) -> int:
+        """Neurons that a spike reaches: of each output pixel, where there are several (:meth:`reach`)."""
+        return 1
+
+    def reach(self, x: Spikes) -> Tensor | None:
+        """How many output pixels a spike of each pixel of x reaches, int32 [P]; None: one."""
+        return None
 
     def into(self, module: type[nn.Module], **options) -> Any:
         """A module of another class that has the same parameters: of torch's, or of a layer with ``options``."""
@@ -98,8 +107,9 @@ class Product(_Weighted):
             return functional.currents_of(x._sized(1, 1), *one_pixel).flatten(2)
         return unfused.conv2d(x[..., None, None], *one_pixel).squeeze(2)
 
-    def accumulates(self, x: Spikes) -> Tensor:
-        return x._total() * self.module.out_features
+    @property
+    def fan_out(self) -> int:
+        return self.module.out_features
 
 
 class Convolution(_Weighted):
@@ -146,16 +156,24 @@ class Convolution(_Weighted):
         return current.transpose(2, 3).unflatten(3, shape)
 
     def accumulates(self, x: Spikes) -> Tensor:
-        m = self.module
-        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
         # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
-        most, others = _pixels_by_reach(
-            _pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(x.shape[3:]), x.device
-        )
+        most, others = _pixels_by_reach(*self._geometry(x))
         reached = most * x._total()
         for reach, pixels in others:
             reached = reached + (reach - most) * x._at(pixels)._total()
-        return reached * (m.out_channels // m.groups)
+        return reached * self.fan_out
+
+    @property
+    def fan_out(self) -> int:
+        return self.module.out_channels // self.module.groups
+
+    def reach(self, x: Spikes) -> Tensor | None:
+        return _reach_of_pixels(*self._geometry(x))
+
+    def _geometry(self, x: Spikes) -> tuple:
+        m = self.module
+        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
+        return _pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(x.shape[3:]), x.device
 
 
 class Convolution1d(Convolution):
@@ -192,7 +210,16 @@ def _float(parameter: Tensor | None) -> Any:
 
 @lru_cache(maxsize=256)
 def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[int, list[tuple[int, Tensor]]]:
-    """How many outputs of one channel most pixels of an image reach; how many others do, and which those are.
+    """How many outputs of one channel most pixels of an image reach; how many others do, and which those are."""
+    reach = _reach_of_pixels(kernel, stride, dilation, padding, size, torch.device("cpu"))
+    values, counts = reach.unique(return_counts=True)
+    most = values[counts.argmax()].item()
+    return most, [(v, (reach == v).nonzero().squeeze(1).to(device)) for v in values.tolist() if v != most]
+
+
+@lru_cache(maxsize=256)
+def _reach_of_pixels(kernel, stride, dilation, padding, size, device) -> Tensor:
+    """How many outputs of one channel each pixel of an image reaches: int32 [P].
 
     ``padding``: left, right, top, bottom.
     """
@@ -200,10 +227,7 @@ def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[i
         _reach(kernel[axis], stride[axis], dilation[axis], before, after, size[axis])
         for axis, before, after in ((0, *padding[2:]), (1, *padding[:2]))
     )
-    reach = (height.unsqueeze(1) * width).flatten()
-    values, counts = reach.unique(return_counts=True)
-    most = values[counts.argmax()].item()
-    return most, [(v, (reach == v).nonzero().squeeze(1).to(device)) for v in values.tolist() if v != most]
+    return (height.unsqueeze(1) * width).flatten().int().to(device)
 
 
 def _reach(kernel: int, stride: int, dilation: int, left: int, right: int, size: int) -> Tensor:

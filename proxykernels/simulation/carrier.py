@@ -34,6 +34,7 @@ class Carrier(nn.Module):
         ahead: int,
         states: list[Tensor] | None,
         batch_statistics: bool,
+        tally: Tally,
         watch: Watch = unwatched,
         seen: Callable[[Any], None] = lambda y: None,
     ):
@@ -42,7 +43,7 @@ class Carrier(nn.Module):
         super().__init__()
         self.name, self.watch, self.seen = name, watch, seen
         self.firing = _Firing(layer, ahead, batch_statistics)
-        self.states, self.records, self.tally = States(states), Records(name, layer), Tally(layer)
+        self.states, self.records, self.tally = States(states), Records(name, layer), tally
         self.calls = self.start = 0
 
     @property

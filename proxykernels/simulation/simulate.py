@@ -1,28 +1,26 @@
 """Simulate a whole network for T steps in bounded memory."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import checks, known, spike_ops
-from ..layers import Dropout, SpikingLayer
-from ..parametrized import shallow_copy, with_plain_weights
+from .. import checks, spike_ops
+from ..kernels import constants
+from ..layers import SpikingLayer
 from ..sequences import is_sequence
-from ..spikes import Spikes, pack
+from ..spikes import Spikes, is_binary, pack
+from .carried import Carried
 from .carrier import Carrier, unwatched
 from .chunks import Chunks
-from .dropout import HeldDropout
 from .early_exit import Stop
 from .logits import logits
-from .one_step import with_path
-from .pool_fusion import layers_before_pools
-from .quantize import PRECISIONS, quantized, round_input
-from .records import ask
+from .quantize import PRECISIONS, round_input
 from .state import Batch
 from .summary import summary
-from .synops import SynOps
+from .synops import SynOps, Tally
 
 
 class Result:
@@ -43,17 +41,26 @@ class Result:
     def __init__(
         self,
         output: Spikes | Tensor,
-        rates: dict[str, float],
+        tallies: dict[str, Tally],
         state: dict[str, list[Tensor]],
         steps: Tensor,
-        synops: SynOps,
         records: dict[str, Spikes | Tensor],
         last: tuple[SpikingLayer, Sequence[Tensor]],
     ):
-        """``last``: the last layer of neurons, and the state that it was given."""
-        self._last = last
-        self.output, self.rates, self.state = output, rates, state
-        self.steps, self.synops, self.records = steps, synops, records
+        """``tallies``: layer name -> its counts. ``last``: the last layer of neurons, and the state it was given."""
+        self._tallies, self._last = tallies, last
+        self.output, self.state, self.steps, self.records = output, state, steps, records
+
+    @cached_property
+    def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
+        return {name: tally.rate for name, tally in self._tallies.items()}
+
+    @cached_property
+    def synops(self) -> SynOps:
+        return SynOps(
+            {name: tally.accumulates for name, tally in self._tallies.items()},
+            {name: tally.multiply_accumulates for name, tally in self._tallies.items()},
+        )
 
     @property
     def spikes(self) -> Spikes:
@@ -144,12 +151,13 @@ def run(
     batch_statistics=False,
     masks=None,
     watch=unwatched,
+    with_synops=True,
 ) -> Result:
     """simulate, for callers with needs of their own.
 
     ``batch_statistics``: normalise by the statistics of the batch (training), of all T steps at once. ``masks``: which
     units each Dropout in training keeps; None: all. ``watch``: a context, of a layer's name and its input, in which
-    each layer computes.
+    each layer computes. ``with_synops``: whether synaptic operations are counted.
     """
     T = checks.steps(T)
     checks.module("net", net)
@@ -157,66 +165,41 @@ def run(
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision must be None, 'int16' or 'int8', got {precision!r}")
-    x = _input(net, x, T, precision)
-    chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
-    if x.device.type != "cpu":
-        known.look_at_all(net.parameters(), x.device)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
-    carriers: dict[str, Carrier] = {}
-    before_pools, ahead = layers_before_pools(net), T if stop is None else 0
+    x = _input(net, x, T, precision)
+    on_gpu = x.device.type == "cuda"
+    chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
     parts: list[Any] = []
 
     def seen(y: Any) -> None:
         if not parts:
             chunks.add(y)
 
-    def carry(name: str, layer: SpikingLayer) -> Carrier:
-        layer = _prepared(name, layer, layer in before_pools, precision)
-        carriers[name] = Carrier(name, layer, ahead, (state or {}).get(name), batch_statistics, watch, seen)
-        return carriers[name]
-
-    dropouts: list[HeldDropout] = []
-
-    def hold(name: str, layer: Dropout) -> HeldDropout:
-        dropouts.append(HeldDropout(name, layer, masks))
-        return dropouts[-1]
-
-    carrying = replace_neurons(net, carry, hold, seen=seen)
-    checks.neurons("net", carriers)
-    unknown = set(state or ()) - set(carriers)
-    if unknown:
-        raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(carriers)}")
-    ask({name: carrier.records for name, carrier in carriers.items()}, record)
-    batch, start = Batch(x.shape[1], T, stop, x.device), 0
-    while start < T:
-        for carrier in carriers.values():
-            carrier.start_chunk(start)
-        for dropout in dropouts:
-            dropout.start_chunk()
-        part = carrying(checks.frames(batch.of(x[start : start + chunks.steps(start)])))
-        _check_output(part, carriers.values(), stop)
-        if not parts:
-            checks.room(T, part.shape[1:], part.device)
-        parts.append(batch.whole(part))
-        start += len(part)
-        batch.retire(part, start, (carrier.states for carrier in carriers.values()))
-        if stop is not None and not len(batch.index):
-            break
+    with constants.unchanging(*(x,) * (on_gpu and isinstance(x, Tensor))):
+        carried = Carried(
+            net, state, ahead=T if stop is None else 0, record=record, precision=precision,
+            batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,
+        )  # fmt: skip
+        if on_gpu:
+            carried.look(x)
+        carriers, start = carried.carriers, 0
+        batch = Batch(x.shape[1], T, stop, x.device)
+        while start < T:
+            part = carried(batch.of(x[start : start + chunks.steps(start)]), start)
+            _check_output(part, carriers.values(), stop)
+            if not parts:
+                checks.room(T, part.shape[1:], part.device)
+            parts.append(batch.whole(part))
+            start += len(part)
+            batch.retire(part, start, (carrier.states for carrier in carriers.values()))
+            if stop is not None and not len(batch.index):
+                break
     silent = T - sum(map(len, parts))
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     last = list(carriers)[-1]
     return _result(spike_ops.cat_steps(parts), carriers, batch, (state or {}).get(last, ()))
-
-
-def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:
-    """The layer as it computes: plain weights, of 14 bits if so asked for, and told whether a pooling follows."""
-    layer = with_plain_weights(layer)
-    if pool_follows:
-        layer = shallow_copy(layer)
-        layer.pool_follows = True  # type: ignore[assignment]  # torch's modules are annotated as full of modules
-    return layer if precision is None else quantized(name, layer, precision)
 
 
 def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> None:
@@ -236,53 +219,24 @@ def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch,
     """``given``: the state of the last layer at the start."""
     return Result(
         output,
-        {name: carrier.tally.rate for name, carrier in carriers.items()},
+        {name: carrier.tally for name, carrier in carriers.items()},
         {name: carrier.states.whole(batch.index) for name, carrier in carriers.items()},
         batch.steps,
-        SynOps(
-            {name: carrier.tally.accumulates for name, carrier in carriers.items()},
-            {name: carrier.tally.multiply_accumulates for name, carrier in carriers.items()},
-        ),
         {key: record for carrier in carriers.values() for key, record in carrier.records.whole().items()},
         (list(carriers.values())[-1].firing.layer, given),
     )
-
-
-def replace_neurons(
-    net: nn.Module,
-    replacement: Callable[[str, SpikingLayer], nn.Module],
-    dropout: Callable[[str, Dropout], nn.Module] | None = None,
-    name: str = "",
-    seen: Callable[[Any], None] | None = None,
-) -> nn.Module:
-    """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
-
-    ``dropout``: likewise for each Dropout; None: they stay. ``seen``: is shown what each other layer gives.
-
-    Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
-    threads may do this to one network.
-    """
-    if isinstance(net, SpikingLayer):
-        return replacement(name or type(net).__name__, net)
-    if dropout and isinstance(net, Dropout):
-        return dropout(name or type(net).__name__, net)
-    if not net._modules:
-        return with_path(name or type(net).__name__, net, seen)
-    clone = shallow_copy(net)
-    clone._modules = {
-        key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key, seen)
-        for key, child in net._modules.items()
-    }
-    return clone
 
 
 def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
     """The input as a sequence of T steps; a held input is repeated without a copy."""
     sequence = is_sequence(net, x, T)
     checks.values("x", x)
-    if isinstance(x, Spikes) or not x.is_floating_point():
+    if isinstance(x, Spikes):
         return x
-    checks.finite("x", x)
+    if not x.is_floating_point():  # a GPU is asked once, and not by each chunk
+        return x.bool() if x.device.type == "cuda" and is_binary(x) else x
+    if x.device.type == "cpu":  # of a GPU all values are looked at together
+        checks.finite("x", x)
     if not sequence:
         x = x.detach() if precision is None else round_input(x.detach(), 0)
         return x.expand(T, *x.shape)

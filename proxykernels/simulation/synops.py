@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import checks
 from ..layers import SpikingLayer
 from ..spikes import Spikes
+from .counters import Counters
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
 # energy problem (and what we can do about it)", ISSCC 2014, doi 10.1109/ISSCC.2014.6757323. Memory is not counted.
@@ -46,19 +47,25 @@ class SynOps:
 class Tally:
     """Spikes and synaptic operations of one layer, summed over chunks and calls."""
 
-    def __init__(self, layer: SpikingLayer):
-        self.layer = layer
-        self.multiply_accumulates = self._places = 0
-        self._spikes: list[Tensor] = []  # a GPU is waited for at the end only
+    def __init__(self, name: str, layer: SpikingLayer, counters: Counters, with_synops: bool = True):
+        """``counters``: of all layers; they count on a GPU. ``with_synops``: whether operations are counted, too."""
+        self.name, self.layer, self.counters, self.with_synops = name, layer, counters, with_synops
+        self.multiply_accumulates = self.places = 0
+        self._spikes: list[Tensor] = []
         self._accumulates: list[Tensor] = []
 
     def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
         """A chunk of the layer's input, a tuple if it has several, and its output; ``first``: of the steps from 0."""
         if isinstance(y, Spikes):
-            self._spikes.append(y._total())
-            self._places += math.prod(y.shape)
-        for synapse, part in self.layer.terms(x):
-            if isinstance(part, Spikes):
+            self.places += math.prod(y.shape)
+            if self.counters.take(y):
+                self.counters.add(y, (self.name, "spikes"))
+            else:
+                self._spikes.append(y._total())
+        for synapse, part in self.layer.terms(x) if self.with_synops else ():
+            if isinstance(part, Spikes) and self.counters.take(part):
+                self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
+            elif isinstance(part, Spikes):
                 self._accumulates.append(synapse.accumulates(part))
             elif first or not checks.is_held(part):  # what is held is multiplied once
                 steps = 1 if checks.is_held(part) else len(part)
@@ -67,8 +74,9 @@ class Tally:
     @property
     def rate(self) -> float:
         """Spikes a neuron and step; nan if there were none of these, or the layer does not fire."""
-        return sum(map(int, self._spikes)) / self._places if self._places else math.nan
+        spikes = sum(map(int, self._spikes)) + self.counters.of((self.name, "spikes"))
+        return spikes / self.places if self.places else math.nan
 
     @property
     def accumulates(self) -> int:
-        return sum(map(int, self._accumulates))
+        return sum(map(int, self._accumulates)) + self.counters.of((self.name, "accumulates"))

@@ -17,8 +17,9 @@ from ..layers import Neurons, SpikingLayer
 from ..neurons import IFNeuron, LIFNeuron
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
+from ..simulation.carried import replace_neurons
 from ..simulation.dropout import HeldDropout, Masks
-from ..simulation.simulate import replace_neurons, run
+from ..simulation.simulate import run
 from ..simulation.state import samples
 from ..spikes import Spikes
 from . import fi_curve
@@ -124,7 +125,7 @@ class ProxyNet(nn.Module):
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
         """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
-        result = run(net, x, self.T, batch_statistics=self._batch_statistics, masks=masks or Masks())
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics, masks=masks or Masks(), with_synops=False)
         self.rates = result.rates
         if self.readout == "potential":
             return result.state[self._last][0]
@@ -177,7 +178,7 @@ class ProxyNet(nn.Module):
         for norm in norms:
             norm.train()
         for index in torch.arange(x.shape[1], device=x.device).split(batch):
-            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms))
+            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms), with_synops=False)
         for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
             norm.momentum = momentum
             norm.train(mode)

@@ -12,8 +12,9 @@ from .. import checks, surrogates
 from ..kernels.cpu.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
+from ..sequences import is_sequence
+from ..simulation.carried import replace_neurons
 from ..simulation.dropout import HeldDropout, Masks
-from ..simulation.simulate import is_sequence, replace_neurons
 from ..simulation.state import samples
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate

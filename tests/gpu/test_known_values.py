@@ -58,7 +58,7 @@ def test_a_capture_does_not_look(monkeypatch):
     weight = torch.full((3, 2), torch.nan).as_subclass(OnGPU)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     check(weight)
-    known.look_at_all([weight], weight.device)
+    known.look_at_all([weight], [], weight.device)
     assert OnGPU.reads == 0
 
 
@@ -135,13 +135,13 @@ def test_values_that_are_their_own_source_do_not_live_for_ever():
 def test_all_parameters_are_waited_for_together():
     net = on_gpu(nn.Sequential(pk.FusedIFLinear(4, 3), pk.FusedIFLinear(3, 2)))
     for _ in range(2):
-        known.look_at_all(net.parameters(), torch.device("cpu"))
+        assert known.look_at_all(net.parameters(), [], torch.device("cpu"))
         for layer in net:
             check(layer.weight, layer.bias)
     assert OnGPU.reads == 1
     with torch.no_grad():
         net[1].weight[0] = torch.nan
-    known.look_at_all(net.parameters(), torch.device("cpu"))
+    assert not known.look_at_all(net.parameters(), [], torch.device("cpu"))
     check(net[0].weight, net[0].bias)
     with pytest.raises(ValueError, match=NOT_FINITE):
         check(net[1].weight, net[1].bias)

@@ -8,6 +8,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import words_over_time
 
+from proxykernels import packed
 from proxykernels.kernels import reference, unfused
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 
@@ -47,6 +48,30 @@ def test_count_and_total(generator, T):
     assert gpu.total(words).dtype == torch.int64
     assert gpu.total(words).shape == ()
     assert gpu.total(words) == dense.sum()
+
+
+@pytest.mark.parametrize("T", [31, 64])
+def test_add_counts(generator, T):
+    """Of several tensors at once, and twice: spikes, and spikes by how many neurons their pixel reaches."""
+    sizes = [(2, 3, 49), (3, 130, 4), (1, 300, 1), (2, 0, 3)]  # N, C, P
+    dense = [random_spikes(generator, T, *size) for size in sizes]
+    dense[0][:, 0, 0, 0] = True
+    reaches = [torch.randint(1, 10, (P,), generator=generator).int().to(DEVICE) for _, _, P in sizes]
+    reaches[2] = None
+    counts = packed.new_counts(len(sizes), torch.device(DEVICE))
+    for _ in range(2):
+        gpu.add_counts([words_over_time(part) for part in dense], reaches, counts)
+    for part, reach, (spikes, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
+        assert spikes == 2 * part.sum() and reached == (0 if reach is None else 2 * (part.sum((0, 1, 2)) * reach).sum())
+    assert counts.sum() > 0
+
+
+@pytest.mark.usefixtures("triton_kernels")
+def test_add_counts_operator(generator):
+    words = words_over_time(random_spikes(generator, 9, 2, 3, 4))
+    reach = torch.ones(4, dtype=torch.int32, device=DEVICE)
+    arguments = [words, words], [reach, None], packed.new_counts(2, words.device)
+    torch.library.opcheck(torch.ops.proxykernels.add_counts.default, arguments)
 
 
 @pytest.mark.parametrize("T", [7, 32, 70])

@@ -1,0 +1,83 @@
+"""What does not change while a network is simulated, and what is made of it once.
+
+Folded weights, their parts and neurons as kernels take them are made by the first chunk of steps and kept to the end of
+the simulation. Nothing outlives it, so a change of parameters between two simulations is never missed.
+"""
+
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class _Block:
+    """What is known in a block of :func:`unchanging`.
+
+    Attributes:
+        memory: addresses of the inputs. made: key -> what was made, and of what. looked_at: whether all values were.
+    """
+
+    memory: set[int]
+    made: dict[Hashable, tuple[Any, tuple]] = field(default_factory=dict)
+    looked_at: bool = False
+
+
+_block: ContextVar[_Block | None] = ContextVar("block", default=None)
+
+
+@contextmanager
+def unchanging(*inputs: Tensor) -> Iterator[None]:
+    """In the block neither parameters nor ``inputs`` change."""
+    token = _block.set(_Block({x.untyped_storage().data_ptr() for x in inputs}))
+    try:
+        yield
+    finally:
+        _block.reset(token)
+
+
+def _open() -> _Block | None:
+    return None if torch.compiler.is_compiling() else _block.get()
+
+
+def include(x: Tensor) -> bool:
+    """Whether x is of the memory of a block's ``inputs``."""
+    block = _open()
+    return block is not None and x.untyped_storage().data_ptr() in block.memory
+
+
+def looked_at() -> None:
+    """Note in an open block that all values were looked at for NaN and infinity: nobody need wait for a GPU again."""
+    block = _open()
+    if block is not None:
+        block.looked_at = True
+
+
+def are_looked_at() -> bool:
+    """Whether in an open block all values were looked at."""
+    block = _open()
+    return block is not None and block.looked_at
+
+
+def made(make: Callable[..., Any], *operands: Any) -> Any:
+    """``make(*operands)``, of parameters and of numbers; in a block of :func:`unchanging` once for the same operands.
+
+    Tensors are the same if they are the same memory in the same shape. With a gradient nothing is kept.
+    """
+    block = _open()
+    if block is None or torch.is_grad_enabled():
+        return make(*operands)
+    key = make, *map(_key, operands)
+    if key not in block.made:
+        block.made[key] = make(*operands), operands  # as long as these live, nothing else has their memory
+    return block.made[key][0]
+
+
+def _key(operand: Any) -> Hashable:
+    if not isinstance(operand, Tensor):
+        return tuple(operand) if isinstance(operand, list) else operand
+    return operand.data_ptr(), operand.dtype, operand.device, operand.shape, operand.stride()

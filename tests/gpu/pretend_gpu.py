@@ -1,0 +1,253 @@
+"""A GPU that is not there: tensors say that they are on it, work on a CPU, and what a GPU would do is counted.
+
+In :func:`pretend_gpu` the whole library takes its way for a GPU: a tensor made on "cuda", or moved by the card, is an
+:class:`OnCard`, PyTorch's operators work on the CPU tensor within, and Triton's kernels on it in Triton's interpreter.
+A :class:`Card` counts the operators that start work on a GPU (launches; views and allocations start none) and those
+that wait for it (synchronisations: whatever brings values to the CPU).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+CARD = torch.device("cuda", 0)
+CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "alias")
+WAITS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero", "_unique2", "unique_dim")
+OUTPUTS = "spikes_pointer", "pooled_pointer", "v_last_pointer"
+KERNELS = (
+    "_if_conv2d_kernel",
+    "_if_scan_kernel",
+    "_counters_kernel",
+    "_count_kernel",
+    "_float16_parts_kernel",
+    "_pack_kernel",
+)
+
+
+class OnCard(Tensor):
+    """A tensor that is on the GPU as far as anyone can tell; ``host`` has its values."""
+
+    host: Tensor
+    card: "Card"
+
+    @staticmethod
+    def __new__(cls, host: Tensor, card: "Card"):
+        return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, host.shape, strides=host.stride(), storage_offset=host.storage_offset(), dtype=host.dtype, device=CARD
+        )
+
+    def __init__(self, host: Tensor, card: "Card"):
+        self.host, self.card = host, card
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments=(), options=None):
+        card = next(a.card for a in torch.utils._pytree.tree_leaves((arguments, options)) if isinstance(a, OnCard))
+        return card.run(function, arguments, options or {})
+
+    def data_ptr(self) -> int:
+        return self.host.data_ptr()
+
+    def untyped_storage(self):
+        return self.host.untyped_storage()
+
+    def tolist(self):
+        self.card.waits["tolist"] += 1
+        return self.host.tolist()
+
+    # The methods that torch's own bindings ask the driver for.
+
+    def contiguous(self, memory_format=torch.contiguous_format):
+        return self if self.is_contiguous(memory_format=memory_format) else self.clone(memory_format=memory_format)
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __getitem__(self, index):
+        return self.card.index(self, index)
+
+    def __setitem__(self, index, value):
+        self.card.write(self, index, value)
+
+    def __repr__(self) -> str:
+        return f"OnCard({self.host})"
+
+
+class Card(TorchDispatchMode):
+    """What happens on the GPU. ``launches`` and ``waits`` count by name; ``executes``: whether Triton's kernels run."""
+
+    def __init__(self, executes: bool = True):
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+        self.executes = executes
+        self.recording: list[Callable[[], None]] | None = None  # a graph that is being captured
+
+    def clear(self) -> None:
+        self.launches.clear()
+        self.waits.clear()
+
+    def on_host(self, values: Any) -> Any:
+        return tree_map(lambda a: a.host if isinstance(a, OnCard) else a, values)
+
+    def on_card(self, values: Any) -> Any:
+        return tree_map(lambda a: OnCard(a, self) if isinstance(a, Tensor) and not isinstance(a, OnCard) else a, values)
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        options = dict(options or {})
+        device = options.get("device")
+        if any(issubclass(kind, OnCard) for kind in types) or (device and torch.device(device).type == "cuda"):
+            return self.run(function, arguments, options)
+        return function(*arguments, **options)
+
+    def run(self, function, arguments: tuple, options: dict) -> Any:
+        """An operator of tensors on the GPU."""
+        space, _, name = function._schema.name.partition("::")
+        if space == "proxykernels":  # its own operators are called, not counted
+            with self:
+                return function.redispatch(CUDA, *arguments, **options)
+        device = options.get("device")
+        if device is not None:
+            options = {**options, "device": "cpu"}
+        work = lambda: function(*self.on_host(arguments), **self.on_host(options))  # noqa: E731
+        results = work()
+        if name in WAITS or (name == "_to_copy" and device is not None and torch.device(device).type == "cpu"):
+            self.waits[name] += 1
+            return results
+        if not self._is_view(function, name, arguments, results):
+            self.launches[name] += 1
+            self._record(work, results, in_place=function._schema.is_mutable)
+        if function._schema.is_mutable and name.endswith("_"):
+            return arguments[0]
+        return self.on_card(results)
+
+    def index(self, values: OnCard, index: Any) -> OnCard:
+        """values[index]: a view, or a gathering by tensors, of which masks are waited for."""
+        places = self.on_host(index)
+        work = lambda: values.host[places]  # noqa: E731
+        result = work()
+        tensors = [a for a in torch.utils._pytree.tree_leaves(places) if isinstance(a, Tensor)]
+        if tensors:
+            self.launches["index"] += 1
+            self.waits["nonzero"] += any(a.dtype == torch.bool for a in tensors)
+            self._record(work, result, in_place=False)
+        return self.on_card(result)
+
+    def write(self, values: OnCard, index: Any, value: Any) -> None:
+        """values[index] = value."""
+        places, given = self.on_host(index), self.on_host(value)
+
+        def work() -> None:
+            values.host[places] = given
+
+        work()
+        self.launches["copy_"] += 1
+        self._record(work, None, in_place=True)
+
+    def _is_view(self, function, name: str, arguments: tuple, results: Any) -> bool:
+        if name in ALLOCATIONS:
+            return True
+        if function._schema.is_mutable or not arguments or not isinstance(results, Tensor | list | tuple):
+            return False
+        first = results if isinstance(results, Tensor) else next(iter(results), None)
+        source = self.on_host(arguments[0])
+        if not isinstance(source, Tensor) or not isinstance(first, Tensor):
+            return False
+        return first.untyped_storage().data_ptr() == source.untyped_storage().data_ptr()
+
+    def launch(self, name: str, kernel, grid, options: dict) -> None:
+        """A Triton kernel."""
+        self.launches[name] += 1
+        operands = self.on_host(options)
+        work = lambda: kernel[grid](**operands)  # noqa: E731
+        if not self.executes:
+            work = lambda: [operands[output].zero_() for output in OUTPUTS if operands.get(output) is not None]  # noqa: E731
+        work()
+        self._record(work, None, in_place=True)
+
+    def _record(self, work: Callable, results: Any, in_place: bool) -> None:
+        """Into the graph that is captured: the same work on the same memory."""
+        if self.recording is None:
+            return
+        if in_place:
+            self.recording.append(work)
+            return
+        places = [r for r in torch.utils._pytree.tree_leaves(results) if isinstance(r, Tensor)]
+
+        def again() -> None:
+            for place, value in zip(places, torch.utils._pytree.tree_leaves(work()), strict=True):
+                place.copy_(value)
+
+        self.recording.append(again)
+
+    def moved(self, module: nn.Module) -> nn.Module:
+        """A module whose parameters and buffers are on the GPU from now on."""
+        for part in module.modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        there = self.on_card(tensor.detach())
+                        tensors[name] = (
+                            nn.Parameter(there, tensor.requires_grad) if tensors is part._parameters else there
+                        )
+        return module
+
+    def capture(self, step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """What ``step`` returns, and a function that does its work again without its Python, as a CUDA graph does."""
+        self.recording = recorded = []
+        try:
+            results = step()
+        finally:
+            self.recording = None
+
+        def replay() -> None:
+            self.launches["graph"] += 1
+            for work in recorded:
+                work()
+
+        return results, replay
+
+
+@contextmanager
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Iterator[Card]:
+    """The library believes in a GPU; ``card.on_card`` and ``card.moved`` bring tensors and modules there."""
+    from proxykernels import checks
+    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, weight_parts
+    from proxykernels.kernels.gpu.block_sizes import architecture
+    from proxykernels.layers import synapses
+
+    card = Card(executes)
+    properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    for module in (if_conv2d, if_scan, counters, weight_parts):
+        for name in KERNELS:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
+    caches = checks._memory, architecture, synapses._reach_of_pixels  # of devices
+    for cache in caches:
+        cache.cache_clear()
+    with card:
+        yield card
+    for cache in caches:
+        cache.cache_clear()
+
+
+class _Launched:
+    """A Triton kernel whose launches the card counts."""
+
+    def __init__(self, card: Card, name: str, kernel):
+        self.card, self.name, self.kernel = card, name, kernel
+
+    def __getitem__(self, grid):
+        return lambda **options: self.card.launch(self.name, self.kernel, grid, options)

@@ -1,0 +1,129 @@
+"""What a simulation asks of a GPU, counted on one that is not there (pretend_gpu.py): launches, and what is waited for.
+
+The networks are run by Triton's interpreter, and must give what a CPU gives.
+"""
+
+import pytest
+import torch
+from cases import dyadic
+from common import nets
+from torch import nn
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from pretend_gpu import pretend_gpu
+
+import proxykernels as pk
+
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.usefixtures("kernels_can_run"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one"),
+]
+
+WAITS, LAUNCHES = 2, 12  # of a run, and of a chunk of the paper's network
+
+
+def small_net(v_reset: float | None = 0.0) -> nn.Sequential:
+    """The paper's layers in small, on a dyadic grid."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 4, 3, padding=1, v_reset=v_reset, v_threshold=torch.tensor([1.0, 2.0, 1.5, 0.5])),
+        pk.FusedIFConv2d(4, 5, 3, padding=1, v_reset=v_reset),
+        pk.MaxPool2d(2),
+        pk.FusedIFConv2d(5, 3, 3, padding=1, stride=2, v_reset=v_reset),
+        pk.Flatten(),
+        pk.FusedIFLinear(3, 4, v_reset=v_reset),
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) + 0.125
+    return net.eval()
+
+
+@pytest.fixture
+def image(generator):
+    return dyadic(2, 1, 4, 4, generator=generator).abs()
+
+
+def paper_run(monkeypatch, T: int, images: int = 2):
+    """Launches and waits of a simulation of the paper's network, whose kernels are launched and not executed."""
+    net, x = nets.paper().eval(), torch.rand(images, 1, 28, 28)
+    with pretend_gpu(monkeypatch, executes=False) as card:
+        card.moved(net)
+        result = pk.simulate(net, card.on_card(x), T, chunk=64)
+        result.count(), result.rates, result.synops  # noqa: B018 - all that is counted
+        return card.launches, card.waits
+
+
+def test_launches_and_waits_of_the_papers_network(monkeypatch):
+    """In four chunks of 64 steps: convolutions, linear layers, one flattening, one count; all else once a run."""
+    launches, waits = paper_run(monkeypatch, 256)
+    fewer, fewer_waits = paper_run(monkeypatch, 128)
+    assert waits.total() == fewer_waits.total() <= WAITS
+    assert (launches.total() - fewer.total()) / 2 <= LAUNCHES
+    assert launches["_if_conv2d_kernel"] == 4 * 6 and launches["_counters_kernel"] == 4
+    assert launches["conv2d"] == 1 and launches["_float16_parts_kernel"] == 6
+    assert launches.total() <= 4 * LAUNCHES + 110
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.parametrize("T", [33, 64])
+def test_results_are_those_of_a_cpu(monkeypatch, image, v_reset, T):
+    net = small_net(v_reset)
+    expected = pk.simulate(net, image, T)
+    with pretend_gpu(monkeypatch) as card:
+        there = card.moved(small_net(v_reset))
+        result = pk.simulate(there, card.on_card(image), T, chunk=32)
+        assert card.waits.total() == 1  # the look at all that was given
+        rates, synops = result.rates, result.synops
+        assert card.waits.total() == 2
+        counts, dense = result.count().host, result.spikes.dense().host
+    assert 0.01 < dense.mean() < 0.9
+    assert torch.equal(dense, expected.spikes.dense()) and torch.equal(counts, expected.count())
+    assert rates == pytest.approx(expected.rates) and synops == expected.synops
+    for name, (state,) in result.state.items():
+        assert torch.equal(state.host, expected.state[name][0])
+
+
+def test_values_that_are_not_finite_are_named(monkeypatch, image):
+    with pretend_gpu(monkeypatch, executes=False) as card:
+        net, x = card.moved(small_net()), card.on_card(image)
+        for value, where in ((net[1].weight, "layer 1: weight"), (net[5].bias, "layer 5: bias"), (x, "x")):
+            before = value.host.clone()
+            with torch.no_grad():
+                value *= torch.nan
+            with pytest.raises(ValueError, match=f"{where} must be finite"):
+                pk.simulate(net, x, 5)
+            with torch.no_grad():
+                value.zero_().add_(card.on_card(before))
+        state = {"5": [card.on_card(torch.full((2, 4), torch.inf))]}
+        with pytest.raises(ValueError, match="layer 5: v must be finite"):
+            pk.simulate(net, x, 5, state=state)
+        net[0].v_threshold -= 1
+        with pytest.raises(ValueError, match="layer 0: v_threshold must be positive"):
+            pk.simulate(net, x, 5)
+
+
+def test_a_change_of_weights_between_two_simulations_is_never_missed(monkeypatch, image):
+    """Also one that no version counts."""
+    with pretend_gpu(monkeypatch) as card:
+        net, x = card.moved(small_net()), card.on_card(image)
+        first = pk.simulate(net, x, 7).spikes.dense().host
+        net[5].weight.host.mul_(-1)
+        second = pk.simulate(net, x, 7).spikes.dense().host
+        net[5].weight.host.mul_(-1)
+        assert torch.equal(pk.simulate(net, x, 7).spikes.dense().host, first)
+    assert first.any() and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.bool, 2), (torch.uint8, 4)], ids=str)
+def test_event_frames_are_looked_at_once(monkeypatch, generator, dtype, most):
+    frames = (torch.rand(64, 2, 1, 4, 4, generator=generator) < 0.3).to(dtype)
+    net = small_net()
+    expected = pk.simulate(net, frames, 64)
+    with pretend_gpu(monkeypatch) as card:
+        result = pk.simulate(card.moved(net), card.on_card(frames), 64, chunk=32)
+        result.rates  # noqa: B018 - is read
+        assert card.waits.total() <= most
+        assert torch.equal(result.spikes.dense().host, expected.spikes.dense())
+    assert 0.01 < expected.spikes.rate() < 0.9
