@@ -14,14 +14,13 @@ from common import nets
 from common.accuracy import ann_accuracy, snn_accuracy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import proxykernels as pk
+from training import average, folder
 from training import checkpoint as checkpoint
 from training import data as train_data
-from training import folder
 from training import step as train_step
 from training import weights as train_weights
 from training.augment import augment
@@ -29,7 +28,7 @@ from training.log import Log
 from training.methods import METHODS
 
 MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
-AVERAGED = 8  # steps from one update of the average of the weights to the next: it reads and writes all of them
+MEASURED_TWIN = 1000  # and its twin's, with averaged weights
 STAGE_SEED = 1_000_003  # keeps the epochs of different stages apart: no stage has as many
 
 
@@ -194,7 +193,7 @@ class Run:
             )
             train_step.watch(shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
             optimizer.step()
-            if self.average is not None and place.done % AVERAGED == 0:
+            if self.average is not None and place.done % average.EVERY == 0:
                 self.average.update_parameters(self.model)
             place.step, place.done = place.step + 1, place.done + 1
             bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
@@ -203,12 +202,9 @@ class Run:
                 self.termination.end()
         return shown
 
-    def new_average(self) -> AveragedModel | None:
-        """Of the weights and statistics of a stage's steps; none is wanted: None."""
-        if not self.options.average:
-            return None
-        kept = get_ema_multi_avg_fn(self.options.average**AVERAGED)
-        return AveragedModel(self.model, multi_avg_fn=kept, use_buffers=True)
+    def new_average(self) -> average.AveragedModel | None:
+        """Of the weights of a stage's steps; none is wanted: None."""
+        return average.of(self.model, self.options.average) if self.options.average else None
 
     @property
     def measured(self) -> pk.ProxyNet:
@@ -224,9 +220,12 @@ class Run:
         """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far."""
         spent = {key: value - start[key] for key, value in clocks().items()}
         options, place, device, model = self.options, self.place, self.workers.device, self.measured
-        if stage.method == "ann":
-            images, _ = next(iter(DataLoader(self.validation, MEASURED)))
-            model.measure_batch_norm(images.to(device))
+        if self.statistics_learn(stage):
+            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
+            if self.average is not None:
+                average.measure_twin(model, images.to(device))
+            if self.average is not None or stage.method == "ann":
+                model.measure_batch_norm(images[:MEASURED].to(device))
         net = train_weights.rounded(model.net)
         snn, rates = snn_accuracy(net, self.validation, options.T, device)
         ann = ann_accuracy(model.eval().ann, self.validation, device)

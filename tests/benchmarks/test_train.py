@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
+from training import average
 from training import checkpoint as train_checkpoint
 from training import data as train_data
 from training import log as train_log
@@ -351,3 +352,16 @@ def test_the_compact_form_of_a_file(run, tmp_path):
     compact.write_bytes(compact.read_bytes()[:-100])
     with pytest.raises(ValueError, match="tiny.safetensors.gz is damaged"):
         nets.load_file(compact)
+
+
+def test_statistics_are_measured_for_averaged_weights(run):
+    """Normalised by what was measured, every channel's currents have the mean 0 and the variance 1."""
+    images, _ = data.fashion_mnist_sample()
+    model = pk.ProxyNet(nets.TRAINABLE["tiny"](linear_norm=True), 4, clip=True).eval()
+    average.measure_twin(model, images[:200])
+    assert not model.training and {norm.momentum for norm in model.statistics.values()} == {0.1}
+    current = model.net.conv1.affine(images[:200])
+    own = model.statistics["conv1"]
+    normalised = (current - own.running_mean[:, None, None]) / own.running_var.sqrt()[:, None, None]
+    assert normalised.mean((0, 2, 3)).abs().max() < 1e-4 and (normalised.var((0, 2, 3)) - 1).abs().max() < 0.02
+    assert model.statistics["linear1"].num_batches_tracked == 2 and model.net.conv1.bn.num_batches_tracked == 0
