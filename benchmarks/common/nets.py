@@ -64,6 +64,7 @@ def build(
     batch_norm: bool = True,
     linear_norm: bool = False,
     dropout: float = 0.0,
+    width: float = 1.0,
     decay: float | None = None,
 ) -> nn.Sequential:
     """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
@@ -73,6 +74,7 @@ def build(
         decay: of leaky neurons; None: they integrate and fire. Where leaky neurons have biases, these start at the
             currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
         linear_norm: normalisation after each linear layer as well, but for the last.
+        width: share of each layer's channels or neurons that the network has, but for the last.
         dropout: share of the inputs of each linear layer but the last that is dropped in training.
     """
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
@@ -93,6 +95,7 @@ def build(
             height, width = height // window, width // window
         elif "C" in layer:
             out, kernel = map(int, layer.split("C"))
+            out = max(1, round(out * width))
             padding = kernel // 2
             add("conv", pk.FusedConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
             channels = out
@@ -102,8 +105,9 @@ def build(
                 features = channels * height * width
             if dropout and hidden:
                 add("dropout", pk.Dropout(dropout))
-            add("linear", pk.FusedLinear(features, int(layer), batch_norm=linear_norm and hidden, **neuron))
-            features = int(layer)
+            out = max(1, round(int(layer) * width)) if hidden else int(layer)
+            add("linear", pk.FusedLinear(features, out, batch_norm=linear_norm and hidden, **neuron))
+            features = out
     net = nn.Sequential(modules)
     if decay is not None:
         _start_at_onset(net)
@@ -184,7 +188,7 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
     make = TRAINABLE.get(about.get("net", ""), make)
     v_reset = None if about.get("reset") == "soft" else 0.0
-    kind = {key: json.loads(about[key]) for key in ("shape", "classes", "linear_norm") if key in about}
+    kind = {key: json.loads(about[key]) for key in ("shape", "classes", "linear_norm", "width") if key in about}
     if "decay" in about:
         kind["decay"] = float(about["decay"])
     net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)

@@ -57,6 +57,7 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--data", choices=sorted(LOADERS), default="fashion-mnist", help="its name")
     add("--root", type=Path, help="folder of the data")
     add("--net", choices=sorted(nets.TRAINABLE), default="small")
+    add("--width", type=float, default=1.0, help="share of the net's channels and neurons in each layer but the last")
     add("--method", choices=sorted(METHODS), default="proxy")
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
@@ -100,7 +101,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name, least in (("T", 1), ("batch", 1), ("epochs", 0), ("ann_epochs", 0)):
         if getattr(options, name) < least:
             refuse(name, f"at least {least}")
-    for name in ("threshold", "lr", "ann_lr", "target", "eps"):
+    for name in ("threshold", "lr", "ann_lr", "target", "eps", "width"):
         if not 0 < getattr(options, name) < float("inf"):
             refuse(name, "positive")
     if options.init not in ("random", "ann") and not Path(options.init).is_file():

@@ -110,7 +110,8 @@ class Run:
         if not self.steps:
             raise ValueError(f"--batch must be at most the {len(self.data)} training images, got {options.batch}")
         torch.manual_seed(options.seed)
-        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes, "linear_norm": options.linear_norm}
+        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
+        self.kind |= {"linear_norm": options.linear_norm, "width": options.width}
         v_reset = 0.0 if options.reset == "hard" else None
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
         net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
