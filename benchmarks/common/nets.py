@@ -80,11 +80,14 @@ def build(
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
     modules: OrderedDict[str, nn.Module] = OrderedDict()
 
+    def scaled(size: str, hidden: bool = True) -> int:
+        return max(1, round(int(size) * width)) if hidden else int(size)
+
     def add(kind: str, module: nn.Module) -> None:
         number = sum(name.startswith(kind) for name in modules) + 1
         modules[f"{kind}{number}"] = module
 
-    channels, height, width = shape
+    channels, rows, columns = shape
     features = None
     parts = [*layers.split("-"), str(classes)]
     for index, layer in enumerate(parts):
@@ -92,20 +95,20 @@ def build(
         if layer.startswith("P"):
             window = int(layer[1:])
             add("pool", pk.MaxPool2d(window))
-            height, width = height // window, width // window
+            rows, columns = rows // window, columns // window
         elif "C" in layer:
-            out, kernel = map(int, layer.split("C"))
-            out = max(1, round(out * width))
+            size, kernel = layer.split("C")
+            out, kernel = scaled(size), int(kernel)
             padding = kernel // 2
             add("conv", pk.FusedConv2d(channels, out, kernel, padding=padding, batch_norm=batch_norm, **neuron))
             channels = out
         else:
             if features is None:
                 modules["flatten"] = pk.Flatten()
-                features = channels * height * width
+                features = channels * rows * columns
             if dropout and hidden:
                 add("dropout", pk.Dropout(dropout))
-            out = max(1, round(int(layer) * width)) if hidden else int(layer)
+            out = scaled(layer, hidden)
             add("linear", pk.FusedLinear(features, out, batch_norm=linear_norm and hidden, **neuron))
             features = out
     net = nn.Sequential(modules)
