@@ -123,7 +123,10 @@ class Backend(Protocol):
 
 
 class CpuBackend(Backend, Protocol):
-    """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires."""
+    """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.
+
+    And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
+    """
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""
@@ -139,6 +142,12 @@ class CpuBackend(Backend, Protocol):
         neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
     ) -> Fired:  # fmt: skip
         """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
+
+    def if_shortcut_conv2d(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
+        stride: Pair, padding: Pair, dilation: Pair, shortcut: Tensor, /,
+    ) -> Fired:  # fmt: skip
+        """if_conv2d with a shortcut: spikes of the output's shape that each add 1 to their neuron's current."""
 
     def period_conv2d_currents(
         self, periods: Tensor, start: int, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor,

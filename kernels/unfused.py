@@ -42,7 +42,7 @@ def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) 
 
 
 def if_conv2d(
-    backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
+    backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut=None
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
     weight, C_in = weight.float(), weight.shape[1] * groups
@@ -52,7 +52,11 @@ def if_conv2d(
         for start in range(0, T, steps):
             stop = min(start + steps, T)
             x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
-            yield conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
+            current = conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
+            if shortcut is not None:
+                part = backend.cut(shortcut, T, start, stop)
+                current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
+            yield current
 
     return scan_chunks(backend, currents(), v, neuron)
 

@@ -168,11 +168,13 @@ def conv2d(
     groups: int = 1,
     *,
     pool_follows: bool = False,
+    shortcut: Spikes | None = None,
     surrogate: Surrogate | None = None,
 ) -> Fired:
     """:func:`if_conv2d` for neurons of any model, differentiable with a surrogate derivative.
 
-    ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
+    ``pool_follows``: whether :func:`max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch. ``shortcut``,
+    where :func:`takes_shortcut` allows it: spikes of the output's shape that each add 1 to their neuron's current.
     """
     neuron.check()
     x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate)
@@ -200,7 +202,9 @@ def conv2d(
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
     parameters = size, weight, bias, start(v, shape, device, neuron), neuron.on(shape[1], device), *window
     kept = x._kept
-    if isinstance(kept, Periods) and groups == 1:
+    if shortcut is not None:
+        words, after = ops.if_shortcut_conv2d(kept.words, T, *parameters, shortcut._words)
+    elif isinstance(kept, Periods) and groups == 1:
         words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *parameters)
     elif pool_follows and packed.over_time(kept.words) and shape[2] % 2 == shape[3] % 2 == 0:
         words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *parameters, groups)
@@ -244,8 +248,12 @@ def linear(
     v: Tensor | float | None,
     neuron: AnyNeuron,
     surrogate: Surrogate | None = None,
+    shortcut: Spikes | None = None,
 ) -> Fired:
-    """:func:`if_linear` for neurons of any model, differentiable with a surrogate derivative."""
+    """:func:`if_linear` for neurons of any model, differentiable with a surrogate derivative.
+
+    ``shortcut``: as in :func:`conv2d`.
+    """
     neuron.check()
     x = carrying(x, 3, "[T, N, features]", surrogate)
     (T, N, features), device = x.shape, x.device
@@ -275,13 +283,19 @@ def linear(
     weight, bias = _scaled(weight, x), None if bias is None else bias.float()
     v = start(v, shape, device, neuron)
     parameters = neuron.on(shape[1], device)
-    kept = x._kept
-    if isinstance(kept, Periods):
-        kernel = weight[:, :, None, None]
-        words, after = ops.if_period_conv2d(kept.periods, kept.start, T, one, kernel, bias, v, parameters, *window)
+    kept, layer = x._kept, (one, weight[:, :, None, None], bias, v, parameters, *window)
+    if shortcut is not None:
+        words, after = ops.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words)
+    elif isinstance(kept, Periods):
+        words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *layer)
     else:
         words, after = ops.if_linear(kept.words, T, weight, bias, v, parameters)
     return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
+
+
+def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
+    """Whether spikes x may be the shortcut of a call without a gradient and without groups: on a CPU."""
+    return x.device.type == "cpu" and x.scale == 1 and neuron.fires
 
 
 def currents_of(

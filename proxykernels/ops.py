@@ -242,6 +242,16 @@ def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, p
 
 
 @_operator(
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
+    " int[] stride, int[] padding, int[] dilation, Tensor shortcut) -> (Tensor, Tensor)",
+    devices=("cpu",),
+)
+def if_shortcut_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, shortcut):
+    """if_conv2d with a shortcut: spikes of the output's shape that each add 1 to their neuron's current."""
+    return _layer(words, T, v)
+
+
+@_operator(
     "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation) -> Tensor",
     devices=("cpu",),

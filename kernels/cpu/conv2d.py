@@ -71,10 +71,24 @@ class Convolutions:
         return bool(self._table.lookup_conv2d)
 
     def if_conv2d(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, currents: Tensor | None = None
+        self,
+        words,
+        T,
+        size,
+        weight,
+        bias,
+        v,
+        neuron,
+        stride,
+        padding,
+        dilation,
+        groups,
+        shortcut: Tensor | None = None,
+        currents: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
+        ``shortcut``: as in if_shortcut_conv2d, of a convolution without groups.
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
@@ -86,12 +100,15 @@ class Convolutions:
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
         note(choice)
         if kernel == "dense":
-            operands = words, T, size, weight, bias, v, neuron, *window, groups
+            operands = words, T, size, weight, bias, v, neuron, *window, groups, shortcut
             with recording():  # its parts are not choices
                 return unfused.if_conv2d(self, *operands)
         words = words.contiguous()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
         conv.x = words.data_ptr()
+        if shortcut is not None:
+            shortcut = shortcut.contiguous()
+            conv.shortcut = shortcut.data_ptr()
         conv.currents = None if currents is None else currents.data_ptr()
         if kernel == "tiles":
             conv.digits = self._digits(packed)
@@ -111,6 +128,12 @@ class Convolutions:
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
+
+    def if_shortcut_conv2d(
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, shortcut
+    ) -> tuple[Tensor, Tensor]:
+        """if_conv2d with spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current."""
+        return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1, shortcut)
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; by kernels of one pixel in one pass."""
@@ -144,7 +167,7 @@ class Convolutions:
             with recording():
                 return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
         currents = torch.empty(T, v.shape[0], *v.shape[-2:])
-        self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents)
+        self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
         return currents
 
     def period_conv2d_currents(
@@ -209,7 +232,7 @@ class Convolutions:
         bias = held[1]
         conv = abi.Conv2d(
             neurons,
-            None, None, bias.data_ptr(), None, None, 0, FLOAT_ROW, EVENT_SLICE, 1,
+            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, EVENT_SLICE, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip

@@ -122,6 +122,11 @@ class Fallback:
         with recording():
             return unfused.if_conv2d(self, *layer)
 
+    def if_shortcut_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
+        """The same with spikes of a shortcut that add to the currents."""
+        *layer, shortcut = layer
+        return self.if_conv2d(*layer, 1, shortcut)
+
     def if_linear(self, *layer) -> tuple[Tensor, Tensor]:
         """A matrix product of packed spikes and IF."""
         note(UNFUSED)

@@ -69,21 +69,36 @@ class FusedSum(Neurons):
 
     def _fire(self, x, v, batch_statistics):
         self._check_inputs(x)
-        main = synapse_of(self.synapses[0])
         if len({isinstance(part, Spikes) for part in x}) > 1:  # spikes are best convolved as such
             return self._fire_stepwise(x, v)
+        synapses, parts, direct = list(self.synapses), list(x), self._direct(x, v)
+        shortcut = None if direct is None else parts.pop(direct)
+        if direct is not None:
+            del synapses[direct]
+        main = synapse_of(synapses[0])
         if isinstance(main, Product):
-            return functional.linear(side_by_side(x), *self._joined(), v, self.neuron, self.surrogate)
+            joined = self._joined((0, 0), synapses)
+            return functional.linear(side_by_side(parts), *joined, v, self.neuron, self.surrogate, shortcut)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
-        center, strides = _center(weight, padding, dilation), self._shortcut_strides()
-        if center is None or strides is None:
+        center, strides = _center(weight, padding, dilation), _shortcut_strides(synapses)
+        if len(synapses) > 1 and (center is None or strides is None):
             return self._fire_stepwise(x, v)
-        parts = [x[0], *(_subsample(part, stride) for part, stride in zip(x[1:], strides, strict=True))]
-        window = main.module.stride, padding, dilation
-        joined = self._joined(center)
-        return functional.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, surrogate=self.surrogate)
+        parts = [parts[0], *(_subsample(part, stride) for part, stride in zip(parts[1:], strides or [], strict=True))]
+        joined = self._joined(center or (0, 0), synapses)
+        window, options = (main.module.stride, padding, dilation), {"shortcut": shortcut, "surrogate": self.surrogate}
+        return functional.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
+
+    def _direct(self, x: Sequence[Spikes | Tensor], v) -> int | None:
+        """The number of an identity whose spikes need no weights: the kernels add them to the currents as they are."""
+        if len(x) == 1 or functional.wants_gradient(self.surrogate, v, *x, *self.parameters(), *self.neuron.tensors()):
+            return None
+        for k, (synapse, part) in enumerate(zip(self.synapses, x, strict=True)):
+            if isinstance(synapse, nn.Identity) and isinstance(part, Spikes):
+                if functional.takes_shortcut(part, self.neuron):
+                    return k
+        return None
 
     def affine(self, x: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
         return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, x, strict=True)))
@@ -93,60 +108,28 @@ class FusedSum(Neurons):
     ) -> list[tuple[Synapse, Spikes | Tensor]]:
         return list(zip(map(synapse_of, self.synapses), x, strict=True))
 
-    def _shortcut_strides(self) -> list[tuple[int, ...]] | None:
-        """By how much each input but the first is thinned out before it joins the first one's convolution.
-
-        A 1x1 convolution reads single pixels: it is one tap of the first one's kernel, the tap that is not displaced.
-        None if some synapse is of another kind.
-        """
-        main, *others = self.synapses
-        strides: list[tuple[int, ...]] = []
-        for other in others:
-            stride: tuple[int, ...] = (1, 1)
-            if isinstance(other, nn.Conv2d):
-                if other.kernel_size != (1, 1) or any(other._reversed_padding_repeated_twice) or other.groups > 1:
-                    return None
-                stride = other.stride
-            if stride != main.stride and main.stride != (1, 1):
-                return None
-            strides.append((1, 1) if stride == main.stride else stride)
-        return strides
-
-    def _joined(self, center: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the one convolution or matrix product that all synapses make.
+    def _joined(self, center: tuple[int, int], synapses: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the one convolution or matrix product that synapses make.
 
         ``center``: the tap of the first one's kernel that the others are. Remembered where weights are plain tensors of
         a CPU that need no gradient.
         """
-        parameters: list[Any] = [getattr(s, name, None) for s in self.synapses for name in ("weight", "bias")]
+        parameters: list[Any] = [getattr(s, name, None) for s in synapses for name in ("weight", "bias")]
         given = [p for p in parameters if p is not None]
-        if self.surrogate is not None or torch.compiler.is_compiling() or not all(map(_is_plain, given)):
-            return self._join(center, parameters)
+        if (
+            len(synapses) == 1
+            or self.surrogate is not None
+            or torch.compiler.is_compiling()
+            or not all(map(_is_plain, given))
+        ):
+            return _join(synapses[0], center, parameters)
 
         def join(*values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            weight, bias = self._join(center, values)
+            weight, bias = _join(synapses[0], center, values)
             CONSTANTS.add(weight.untyped_storage())
             return weight, bias
 
         return _remembered.of(*parameters).get(center, join)
-
-    def _join(self, center: tuple[int, int], parameters: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
-        """The same of ``parameters``: weight and bias of each synapse."""
-        first: Any = parameters[0]
-        main = synapse_of(self.synapses[0])
-        first = main.window(first)[0] if isinstance(main, Convolution) else first
-        weights = [first]
-        for weight in parameters[2::2]:
-            if weight is None:  # an identity
-                weight = torch.eye(len(first), dtype=first.dtype, device=first.device)
-                weight = weight.view(*weight.shape, *[1] * (first.ndim - 2))
-            if first.ndim == 4:
-                (top, left), (height, width) = center, first.shape[2:]
-                weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
-            weights.append(weight)
-        weight = known.made_of(torch.cat(weights, 1), *parameters[::2])
-        biases = [bias.float() for bias in parameters[1::2] if bias is not None]
-        return weight, known.made_of(reduce(torch.add, biases), *parameters[1::2]) if biases else None
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Currents in full, a chunk of steps at a time."""
@@ -191,6 +174,48 @@ def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int])
             return None
         taps.append(p // d)
     return taps[0], taps[1]
+
+
+def _shortcut_strides(synapses: Sequence[nn.Module]) -> list[tuple[int, ...]] | None:
+    """By how much each input but the first is thinned out before it joins the first one's convolution.
+
+    A 1x1 convolution reads single pixels: it is one tap of the first one's kernel, the tap that is not displaced.
+    None if some synapse is of another kind.
+    """
+    main, *others = synapses
+    strides: list[tuple[int, ...]] = []
+    for other in others:
+        stride: tuple[int, ...] = (1, 1)
+        if isinstance(other, nn.Conv2d):
+            if other.kernel_size != (1, 1) or any(other._reversed_padding_repeated_twice) or other.groups > 1:
+                return None
+            stride = other.stride
+        if stride != main.stride and main.stride != (1, 1):
+            return None
+        strides.append((1, 1) if stride == main.stride else stride)
+    return strides
+
+
+def _join(
+    main: nn.Module, center: tuple[int, int], parameters: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor | None]:
+    """:meth:`FusedSum._joined` of ``parameters``, weight and bias of each synapse; ``main`` is the first."""
+    first: Any = parameters[0]
+    synapse = synapse_of(main)
+    first = synapse.window(first)[0] if isinstance(synapse, Convolution) else first
+    weights = [first]
+    for weight in parameters[2::2]:
+        if weight is None:  # an identity
+            weight = torch.eye(len(first), dtype=first.dtype, device=first.device)
+            weight = weight.view(*weight.shape, *[1] * (first.ndim - 2))
+        if first.ndim == 4:
+            (top, left), (height, width) = center, first.shape[2:]
+            weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
+        weights.append(weight)
+    joined = first if len(weights) == 1 else torch.cat(weights, 1)
+    weight = known.made_of(joined, *parameters[::2])
+    biases = [bias.float() for bias in parameters[1::2] if bias is not None]
+    return weight, known.made_of(reduce(torch.add, biases), *parameters[1::2]) if biases else None
 
 
 def _is_plain(parameter: Tensor) -> bool:

@@ -154,8 +154,11 @@ void convolve(const std::string& kernel) {
     Population population(N, P, g.C_out, draw(0, 1) ? 0 : 64);
     std::vector<float> v = population.v;
     Spikes y(N, T, P, g.C_out), actual(N, T, P, g.C_out);
+    const bool shortcut = !depthwise && draw(0, 1);
+    Spikes added(N, T, P, g.C_out);
+    if (shortcut) added.draw_all();
     population.run(y, [&](int64_t n, int64_t t, int64_t p, int64_t c) {
-        float sum = bias[c];
+        float sum = bias[c] + (shortcut && added.at(n, t, p, c));
         g.each_tap(p, [&](int64_t tap, int64_t pixel) {
             for (int64_t i = 0; i < inputs; i++)
                 if (x.at(n, t, pixel, depthwise ? c : i)) sum += weight[(c * inputs + i) * g.taps() + tap];
@@ -170,6 +173,7 @@ void convolve(const std::string& kernel) {
     const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
     c.row_channels = has("bytes") ? 64 : has("shorts") ? 32 : 16;
     c.unit = c.row_channels > 16 ? unit.data() : nullptr;
+    c.shortcut = shortcut ? added.packed.data() : nullptr;
     c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
     c.kernel_h = g.kernel[0], c.kernel_w = g.kernel[1], c.stride_h = g.stride[0], c.stride_w = g.stride[1];
     c.padding_h = g.padding[0], c.padding_w = g.padding[1], c.dilation_h = g.dilation[0], c.dilation_w = g.dilation[1];

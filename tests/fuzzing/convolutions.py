@@ -39,6 +39,7 @@ class Convolution(Neurons, Case):
     layout: str = draw.LAYOUTS[0]
     weight_dtype: str = "float32"
     as_linear: bool = False  # by if_linear
+    shortcut: bool = False  # spikes of the output's shape that add 1, where the input is spikes
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Convolution":
@@ -72,7 +73,7 @@ class Convolution(Neurons, Case):
             train=random.choice(draw.TRAINS), rate=draw.rate(random),
             most=max(1, min(most, draw.EXACT // (T * (4 * inputs + 1)))), bias=random.random() < 0.6,
             layout=random.choice(draw.LAYOUTS),
-            weight_dtype=dtype,
+            weight_dtype=dtype, shortcut=sizes["groups"] == 1 and random.random() < 0.25,
         )  # fmt: skip
 
     @staticmethod
@@ -127,15 +128,22 @@ class Convolution(Neurons, Case):
             neuron = self.neuron(theta, C_out, u, g)
             v, v0 = self.start((self.N, *current.shape[1:]), neuron, g)
             expected, v_expected = reference.conv2d(x, weight, bias, v0, neuron.on(C_out, x.device), **window)
+            shortcut = None
+            if self.shortcut and isinstance(given, pk.Spikes):
+                added = draw.spikes((self.T, *expected.shape[1:]), self.train, self.rate, g)
+                each = F.conv2d(x.flatten(0, 1), weight.float(), None if bias is None else bias.float(), **window)
+                current = each.unflatten(0, x.shape[:2]) + added
+                expected, v_expected = reference.scan(current, v0, neuron.on(C_out, x.device))
+                shortcut = pk.pack(added)
             if self.as_linear:
                 expected, v_expected = expected[..., 0, 0], v_expected[..., 0, 0]
                 given = pk.spike_ops.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
                 v = v[..., 0, 0] if isinstance(v, Tensor) else v
-                actual, v_actual = pk.functional.linear(given, weight[..., 0, 0], bias, v, neuron)
+                actual, v_actual = pk.functional.linear(given, weight[..., 0, 0], bias, v, neuron, shortcut=shortcut)
             else:
                 v = draw.laid_out(v, self.layout) if isinstance(v, Tensor) else v
                 weight = draw.laid_out(weight, self.layout)
-                actual, v_actual = pk.functional.conv2d(given, weight, bias, v, neuron, **window)
+                actual, v_actual = pk.functional.conv2d(given, weight, bias, v, neuron, **window, shortcut=shortcut)
         same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())

@@ -102,16 +102,16 @@ def test_folded_weights_are_looked_at_when_what_they_are_made_of_changes(kind, c
 def test_joined_weights_are_looked_at_when_what_they_are_made_of_changes():
     layer = on_gpu(pk.FusedIFSum(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(4, 3, 1), nn.Conv2d(3, 3, 1, bias=False)))
     for _ in range(3):
-        check(*layer._joined((1, 1)))
+        check(*layer._joined((1, 1), layer.synapses))
     assert OnGPU.reads == 2
     with torch.no_grad():
         layer.synapses[2].weight[0] = torch.inf
     for _ in range(2):
         with pytest.raises(ValueError, match=NOT_FINITE):
-            check(*layer._joined((1, 1)))
+            check(*layer._joined((1, 1), layer.synapses))
     assert OnGPU.reads == 3
     layer.synapses[2].weight = nn.Parameter(torch.ones(3, 3, 1, 1).as_subclass(OnGPU))  # of the same version
-    check(*layer._joined((1, 1)))
+    check(*layer._joined((1, 1), layer.synapses))
 
 
 def test_a_compiled_graph_remembers_nothing(monkeypatch):

@@ -54,6 +54,17 @@ def samples(generator):
         "expand_periods": (periods, 4, T),
         "total_periods": (periods, 4, T),
         "if_period_conv2d": (periods, 4, T, [H, W], weight, ones, v6, *neuron, *window),
+        "if_shortcut_conv2d": (
+            words,
+            T,
+            [H, W],
+            weight,
+            ones,
+            v6,
+            *neuron,
+            *window,
+            ops.pack(grad.transpose(2, 3) > 0),
+        ),
         "if_linear": (flat, T, matrix, None, v6[:, :1], *neuron),
     }
 

@@ -67,6 +67,30 @@ def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
         pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
 
 
+@pytest.mark.parametrize("name", ["identity", "linear", "upsampled"])
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_shortcut_by_every_kernel(backend, generator, name, v_reset):
+    """An identity's spikes go past the weights, whatever kernel adds these up."""
+    T, N, C = 70, 3, 50
+    synapse, shape, out = {
+        "identity": (nn.Conv2d(24, C, 3, padding=1), (24, 6, 5), (C, 6, 5)),
+        "linear": (nn.Linear(40, C), (40,), (C,)),
+        "upsampled": (nn.Conv2d(24, C, 2, 2), (24, 6, 6), (C, 3, 3)),  # whose stride an identity has not
+    }[name]
+    for parameter in synapse.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    x, added = spikes(T, N, *shape, generator=generator), spikes(T, N, *out, generator=generator, rate=0.3)
+    with torch.no_grad():
+        current = synapse(x.flatten(0, 1)).unflatten(0, (T, N)) + added
+    expected, v_expected = reference.if_scan(current, v_threshold=1.5, v_reset=v_reset)
+    silent, _ = reference.if_scan(current - added, v_threshold=1.5, v_reset=v_reset)
+    for order in (slice(None), slice(None, None, -1)):
+        synapses, given = [synapse, nn.Identity()][order], (pk.pack(x), pk.pack(added))[order]
+        actual, v = pk.FusedIFSum(*synapses, v_threshold=1.5, v_reset=v_reset).eval().spike(given)
+        assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert 0 < expected.mean() < 1 and not torch.equal(expected, silent)
+
+
 def test_bad_sums():
     x = torch.zeros(2, 1, 4, 6, 6)
     layer = pk.FusedIFSum(nn.Conv2d(4, 4, 3), nn.Identity())
@@ -113,3 +137,20 @@ def test_potential_to_start_from(generator):
         pk.FusedIFLinear(2, 3, v_init="half")
     with pytest.raises(ValueError, match="v must be finite"):
         pk.if_scan(current, float("inf"))
+
+
+def test_joined_weights_are_kept_and_never_stale(generator):
+    """Weights beside each other are made once; a write that no version counter sees is noticed."""
+    layer = pk.FusedIFSum(nn.Conv2d(8, 9, 3, padding=1), nn.Conv2d(5, 9, 1), v_reset=None).eval()
+    for parameter in layer.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    x = tuple(pk.pack(spikes(20, 2, C, 5, 5, generator=generator)) for C in (8, 5))
+    first = layer(x).dense()
+    weight, _ = layer._joined((1, 1), layer.synapses)
+    assert layer._joined((1, 1), layer.synapses)[0] is weight
+    layer.synapses[1].weight.data.numpy()[:] += 1
+    second = layer(x).dense()
+    assert layer._joined((1, 1), layer.synapses)[0] is not weight and first.any() and second.sum() > first.sum()
+    layer.synapses[1].weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="weight must be finite"):
+        layer(x)

@@ -58,6 +58,9 @@ struct Conv2d {
     const float* unit;
     // [T, N, P, C], written by the event, the pattern, the period and the lookup kernel; null: not wanted.
     float* currents;
+    // [N, T, P, ceil(C_out / 8)], spikes that add 1, each to its own neuron's current, after all that is summed up before;
+    // null: none. All kernels of spikes take them but depthwise_conv2d.
+    const uint8_t* shortcut;
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t row_channels;  // output channels of a row of weights: conv2d/rows.h
     int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h

@@ -224,4 +224,16 @@ static inline void store_spikes(uint8_t* bytes, uint32_t spikes, int n) {
     for (int i = 0; i * 8 < n; i++) bytes[i] = (uint8_t)(spikes >> (8 * i));
 }
 
+// Adds 1 to the sums of those of the first n of a block's channels that fired.
+template <int channels>
+static inline void add_spikes(Lanes<channels>& sums, const uint8_t* bytes, int n) {
+    uint32_t fired = 0;
+    if (n >= channels) memcpy(&fired, bytes, channels / 8);
+    else fired = (uint32_t)load_bits(bytes, (n + 7) / 8);
+    for (int i = 0; i < sums.vecs; i++) {
+        const Vec::Mask at = mask_of(fired >> (i * Vec::width));
+        sums.v[i] = add_where(at, sums.v[i], broadcast(1.0f));
+    }
+}
+
 }  // namespace PK_TARGET

@@ -221,6 +221,7 @@ struct Firing {
     __m512 unit, high_unit;
     float* kept[pixels];
     uint8_t* out[pixels];
+    const uint8_t* shortcut[pixels];
     int64_t frame, steps = 0;
     int channels, used = 0;
 
@@ -240,7 +241,9 @@ struct Firing {
             const Pixel pixel(c, u, least(first + i, last - 1));
             const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
             kept[i] = states_of<Model>(n, image, p, channel);
-            out[i] = n.spikes + (image * n.T + u.t) * frame + p * ((n.C + 7) / 8) + channel / 8;
+            const int64_t first_byte = (image * n.T + u.t) * frame + p * ((n.C + 7) / 8) + channel / 8;
+            out[i] = n.spikes + first_byte;
+            shortcut[i] = c.shortcut ? c.shortcut + first_byte : nullptr;
             load_states(state[i], n, kept[i], channels);
         }
         each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
@@ -248,8 +251,9 @@ struct Firing {
     inline void step(int64_t t) {
         for (int i = 0; i < pixels; i++) {
             const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
-            const Vec current{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)};
-            const uint32_t fired = bits(neurons.step(state[i], current, 0));
+            Lanes<tile_channels> current{{{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)}}};
+            if (shortcut[i]) add_spikes(current, shortcut[i] + t * frame, channels);
+            const uint32_t fired = bits(neurons.step(state[i], current.v[0], 0));
             if (i < used) store_spikes(out[i] + t * frame, fired, channels);
         }
     }

@@ -29,10 +29,13 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];
     float *kept[pixels], *currents[pixels];
+    const uint8_t* shortcut[pixels];
     States<Model::states, lanes> state[pixels];
     for (int i = 0; i < pixels; i++) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
-        out[i] = n.spikes + ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+        const int64_t first = ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+        out[i] = n.spikes + first;
+        shortcut[i] = c.shortcut ? c.shortcut + first : nullptr;
         kept[i] = states_of<Model>(n, image, p, channel);
         currents[i] = c.currents ? c.currents + ((in.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
         load_states(state[i], n, kept[i], channels);
@@ -48,6 +51,7 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
             for (int i = 0; i < pixels; i++) {
                 Channels input = Rows::current(sums[i] + t * Rows::channels, part, unit);
                 add(input, shared[i]);
+                if (shortcut[i]) add_spikes(input, shortcut[i] + t * n.P * bytes, channels);
                 if (currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
                 const uint32_t spikes = step_block(neurons, state[i], input);
                 store_spikes<lanes>(out[i] + t * n.P * bytes, spikes, channels);
