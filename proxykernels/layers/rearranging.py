@@ -160,6 +160,8 @@ class Unflatten(nn.Module):
 
 def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     """All inputs as one, along their channels."""
+    if len(parts) == 1:
+        return parts[0]
     spikes = [part for part in parts if isinstance(part, Spikes)]
     if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
         return spike_ops.cat_channels(spikes)
