@@ -11,6 +11,7 @@ from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.fused import Fused
 from ..parametrized import shallow_copy, with_plain_weights
 from ..spikes import Spikes
+from .averages import without_averages
 from .carrier import Carrier, Watch, unwatched
 from .counters import Counters
 from .dropout import HeldDropout, Masks
@@ -51,6 +52,8 @@ class Carried:
         self.watched = watch is not unwatched
         self._batch_statistics = batch_statistics
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
+        if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
+            net = without_averages(net)
         before_pools = layers_before_pools(net)
 
         def carry(name: str, layer: SpikingLayer) -> Carrier:

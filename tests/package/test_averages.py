@@ -1,0 +1,83 @@
+"""Averages that a matrix product follows are left out of a simulation; its spikes must be those with them."""
+
+import pytest
+import torch
+from cases import dyadic
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.simulation import averages
+
+
+def make_net(pool: nn.Module, features: int, v_reset: float | None = None) -> nn.Sequential:
+    """Weights and thresholds whose sums are exact, also those of averages of powers of two."""
+    generator = torch.Generator().manual_seed(1)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3, padding=1, v_reset=v_reset),
+        pool,
+        pk.Flatten(),
+        pk.FusedIFLinear(features, 12, v_reset=v_reset),
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    net[3].weight.data *= 0.25
+    return net
+
+
+POOLS = {
+    "larger": (pk.AdaptiveAvgPool2d(4), 2, 8 * 16),
+    "larger, overlapping": (pk.AdaptiveAvgPool2d((3, 7)), 2, 8 * 21),
+    "one pixel": (pk.AdaptiveAvgPool2d(3), 1, 8 * 9),
+    "as it is": (pk.AdaptiveAvgPool2d(2), 2, 8 * 4),
+    "window": (pk.AvgPool2d(2, 1, 1), 2, 8 * 9),
+    "smaller": (pk.AvgPool2d(2), 4, 8 * 4),
+    "divisor": (pk.AvgPool2d(2, 1, 1, divisor_override=2), 3, 8 * 16),
+}
+
+
+@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
+@pytest.mark.parametrize("name", POOLS)
+def test_spikes_are_those_with_averages(monkeypatch, generator, name, v_reset):
+    pool, size, features = POOLS[name]
+    net = make_net(pool, features, v_reset)
+    x = dyadic(3, 2, size, size, generator=generator, span=8)
+    found = [pk.simulate(net, x, 33, chunk=chunk) for chunk in (None, 8)]
+    monkeypatch.setattr("proxykernels.simulation.carried.without_averages", lambda net: net)
+    expected = pk.simulate(net, x, 33)
+    assert 0 < expected.spikes.dense().mean() < 1
+    for result in found:
+        assert torch.equal(result.spikes.dense(), expected.spikes.dense())
+        assert all(torch.equal(*pair) for pair in zip(result.state["3"], expected.state["3"], strict=True))
+    left_out = not name.startswith(("smaller", "as it is"))
+    assert (found[0].synops.multiply_accumulates["3"] == 0) == (left_out or name == "as it is")
+    assert (expected.synops.multiply_accumulates["3"] == 0) == (name == "as it is")
+
+
+def test_what_else_reads_an_average_still_has_it(generator):
+    net = pk.Network()
+    net.append("conv", pk.FusedIFConv2d(2, 8, 3, padding=1), ("",))
+    net.append("mean", pk.AdaptiveAvgPool2d(4), ("conv",))
+    net.append("flatten", pk.Flatten(), ("mean",))
+    net.append("linear", pk.FusedIFLinear(128, 12), ("flatten",))
+    assert set(map(type, averages.without_averages(net)._modules.values())) >= {averages._Pool, averages._Product}
+    net.append("other", pk.FusedIFSum(nn.Linear(128, 12), nn.Identity()), ("flatten", "linear"))
+    assert averages.without_averages(net) is net
+    twice = nn.Sequential(*make_net(pk.AdaptiveAvgPool2d(1), 8)[:3], linear := pk.FusedIFLinear(8, 8), linear)
+    assert averages.without_averages(twice) is twice
+
+
+def test_weights_that_change_are_merged_anew(generator):
+    net = make_net(pk.AdaptiveAvgPool2d(4), 8 * 16)
+    x = dyadic(3, 2, 2, 2, generator=generator, span=8)
+    before = pk.simulate(net, x, 20).count()
+    weight = net[3].weight.data.clone()
+    net[3].weight.data.neg_()
+    assert not torch.equal(pk.simulate(net, x, 20).count(), before)
+    net[3].weight.data.copy_(weight)
+    assert torch.equal(pk.simulate(net, x, 20).count(), before) and before.any()
+
+
+def test_a_wrong_number_of_features_is_an_error_as_ever():
+    net = make_net(pk.AdaptiveAvgPool2d(4), 8 * 15)
+    with pytest.raises(ValueError, match=r"layer 3: weight must have the shape \[out, 128\]"):
+        pk.simulate(net, torch.zeros(1, 2, 2, 2), 3)
