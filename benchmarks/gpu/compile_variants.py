@@ -14,10 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gpu import small_kernels
 from gpu.kernel_resources import TARGETS, resources
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -79,7 +81,8 @@ CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", 
 CONV += ["strided/one-product/soft/pooled"]
 CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
 
-KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV}
+SMALL = {kernel: list(variants) for kernel, variants in small_kernels.VARIANTS.items()}
+KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **SMALL}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/words/aligned",
@@ -88,6 +91,7 @@ _QUICK = (
     "paper/two-products/leaky-hard/words",
     "paper/two-products/hard/pooled",
     "one-channel/one-product/hard/words",
+    *(f"/{variants[0]}" for variants in SMALL.values()),
 )
 QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK)]
 
@@ -157,7 +161,8 @@ def compile_variant(variant: str) -> dict:
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
     try:
-        make = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}[kernel]
+        makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}
+        make = makers.get(kernel) or partial(_small, kernel)
         source, num_warps = make(target, *rest)
         options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
@@ -231,13 +236,21 @@ def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), num_warps
 
 
-def _source(target: str, kernel, types: dict[str, str], constants: dict, multiples_of_16, neuron: str, small=None):
+def _small(kernel: str, target: str, variant: str):
+    module = import_module(f"proxykernels.kernels.gpu.{small_kernels.MODULES[kernel]}")
+    arguments = small_kernels.VARIANTS[kernel][variant]
+    return _source(target, getattr(module, f"_{kernel}_kernel"), *arguments), small_kernels.NUM_WARPS
+
+
+def _source(
+    target: str, kernel, types: dict[str, Any], constants: dict, multiples_of_16, neuron: str | None = None, small=None
+):
     """What triton.compile takes, specialised as a launch on the target does.
 
     Args:
         types: of scalars and of elements; 32-bit integers where not named.
         multiples_of_16: names of integers that are.
-        neuron: the model, a name of NEURONS.
+        neuron: the model, a name of NEURONS; None: the kernel has none.
         small: the pointers to tensors of at most 2 GiB; None for all.
     """
     from triton.backends.compiler import GPUTarget
@@ -246,7 +259,7 @@ def _source(target: str, kernel, types: dict[str, str], constants: dict, multipl
     from proxykernels.kernels.gpu.neurons import model_constants
     from proxykernels.kernels.neurons import MODELS
 
-    constants = constants | model_constants(NEURONS[neuron])
+    constants = constants | (model_constants(NEURONS[neuron]) if neuron else {})
     backend = make_backend(GPUTarget(*TARGETS[target].gpu))
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
@@ -259,6 +272,15 @@ def _source(target: str, kernel, types: dict[str, str], constants: dict, multipl
             constants = constants | ({(index, 0): None} if neuron.endswith("soft") else {})
             row = backend.parse_attr(backend.get_tensor_specialization(_Tensor(2**30), align=True))
             attributes |= {(index, len(scalars) + k): row for k in range(len(model.channels))}
+            continue
+        if isinstance(types.get(name), tuple):
+            signature[name] = tuple(kind or "constexpr" for kind in types[name])
+            for k, kind in enumerate(types[name]):
+                if kind is None:
+                    constants = constants | {(index, k): None}
+                elif kind.startswith("*"):
+                    row = backend.parse_attr(backend.get_tensor_specialization(_Tensor(2**30), align=True))
+                    attributes[(index, k)] = row
             continue
         signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
         if name in constants:

@@ -92,6 +92,7 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
         )
 
 
@@ -135,6 +136,7 @@ def count(words: Tensor, C: int, until: int) -> Tensor:
             last_bits=-1 if bits >= BITS else (1 << bits) - 1,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
         )
     return counts.transpose(1, 2).contiguous()
 

@@ -23,18 +23,19 @@ def _pack_kernel(
     stride_p,
     BLOCK: tl.constexpr,
 ):
-    neuron = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     neurons = N.to(tl.int64) * P * C
+    blocks = tl.cdiv(neurons, BLOCK)
+    first_neuron, word_of_time = tl.program_id(0) % blocks * BLOCK, tl.program_id(0) // blocks
+    neuron = first_neuron + tl.arange(0, BLOCK)
     mask = neuron < neurons
     word = tl.zeros((BLOCK,), tl.int32)
     sample, place = neuron // (P * C), neuron % (P * C)
     dense_pointer += sample * stride_n + place % C * stride_c + place // C * stride_p
-    first = tl.program_id(1) * 32
-    dense_pointer += first.to(tl.int64) * stride_t
-    for bit in range(tl.minimum(T - first, 32)):
+    dense_pointer += word_of_time * 32 * stride_t
+    for bit in range(tl.minimum(T - word_of_time.to(tl.int32) * 32, 32)):
         word |= tl.load(dense_pointer, mask=mask, other=0).to(tl.int32) << bit
         dense_pointer += stride_t
-    tl.store(words_pointer + tl.program_id(1) * neurons + neuron, word, mask=mask)
+    tl.store(words_pointer + word_of_time * neurons + neuron, word, mask=mask)
 
 
 def pack(dense: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def pack(dense: Tensor) -> Tensor:
     if not words.numel():
         return words
     with torch.cuda.device_of(dense):
-        _pack_kernel[(triton.cdiv(N * C * P, BLOCK), words.shape[0])](
+        _pack_kernel[(triton.cdiv(N * C * P, BLOCK) * words.shape[0],)](
             dense_pointer=dense.view(torch.uint8),
             words_pointer=words,
             T=T,
@@ -57,5 +58,6 @@ def pack(dense: Tensor) -> Tensor:
             stride_p=dense.stride(3),
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
         )
     return words

@@ -16,13 +16,17 @@ SHARED_BASE = 1024  # so that an address of 0 is a fault, and the swizzles' alig
 class Block:
     """One block of threads (in Triton's words: one program)."""
 
-    def __init__(self, kernel, index: int, parameters, memory: GlobalMemory, shared: int, products: str):
-        """``shared``: bytes of shared memory. ``products``: how tensor cores round (tensor_core.multiply)."""
+    def __init__(self, kernel, index: int, blocks: int, parameters, memory: GlobalMemory, shared: int, products: str):
+        """The block ``index`` of ``blocks``.
+
+        ``shared``: bytes of shared memory. ``products``: how tensor cores round (tensor_core.multiply).
+        """
         self.threads = kernel.threads
         self.warps = self.threads // 32
         self.tid = np.arange(self.threads, dtype="u4")
         self.lane = self.tid % 32
         self.ctaid = [np.array([i], "u4") for i in (index, 0, 0)]
+        self.blocks = np.array([blocks], "u4")
         self.parameters, self.memory, self.products = parameters, memory, products
         self.shared_base = np.array([SHARED_BASE], "u8")
         self.shared = np.full(SHARED_BASE + shared + (-shared) % 16, 0xFF, np.uint8)  # 0xFF: not a number, as float16

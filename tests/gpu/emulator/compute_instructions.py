@@ -89,6 +89,8 @@ class ComputeInstructions(Operands):
         return self._write(operands[0], f"-{self._read(operands[1], kind)}", kind, guard)
 
     def _op_abs(self, modifiers, operands, guard):
+        if one(modifiers) in ("f16x2", "bf16x2"):
+            return self._write(operands[0], f"{self._read(operands[1], 'u4')} & 0x7FFF7FFF", "u4", guard)
         kind = TYPES[one(modifiers)]
         return self._write(operands[0], f"abs({self._read(operands[1], kind)})", kind, guard)
 

@@ -56,7 +56,7 @@ class Launcher:
                 parameters.append(np.array([value], SCALARS[kind]))
         parameters += [np.zeros(1, "u8")] * (len(kernel.parameter_types) - len(parameters))  # scratch memory: none
         for index in range(x):
-            block = Block(kernel, index, parameters, memory, self._shared, State.products)
+            block = Block(kernel, index, x, parameters, memory, self._shared, State.products)
             kernel.run(block)
             if block.has_work_left():
                 raise Fault("asynchronous work that nobody waited for")
@@ -74,9 +74,9 @@ def _flat(kinds, arguments) -> Iterator[tuple[str, object]]:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """From a tensor's first element to behind its last; at least one byte."""
+    """From a tensor's first element to behind its last; at least one byte, where there is memory."""
     if not tensor.numel():
-        return 1
+        return 1 if tensor.data_ptr() else 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
 

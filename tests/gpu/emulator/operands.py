@@ -11,7 +11,8 @@ for bits in (8, 16, 32, 64):
 TYPES |= {"f16": "f2", "f32": "f4", "f64": "f8"}
 STORAGE = {"?": "?"} | {kind + size: "u" + size for kind in "uif" for size in "1248"}
 
-SPECIAL = {"%tid.x": "tid", "%ctaid.x": "ctaid_x", "%ctaid.y": "ctaid_y", "%ctaid.z": "ctaid_z", "%laneid": "lane"}
+SPECIAL = {"%tid.x": "tid", "%laneid": "lane", "%nctaid.x": "nctaid_x"}
+SPECIAL |= {"%ctaid.x": "ctaid_x", "%ctaid.y": "ctaid_y", "%ctaid.z": "ctaid_z"}
 
 
 def split(statement: str) -> tuple[str | None, str, list[str]]:

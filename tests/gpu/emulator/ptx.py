@@ -66,7 +66,8 @@ class Kernel(ComputeInstructions, MemoryInstructions):
 
     def _translate(self) -> str:
         places = {label: i for i, block in enumerate(self.blocks) for label in block.labels}
-        lines = ["def kernel(E):", " tid, lane = E.tid, E.lane", " ctaid_x, ctaid_y, ctaid_z = E.ctaid", " pc = 0"]
+        lines = ["def kernel(E):", " tid, lane = E.tid, E.lane", " ctaid_x, ctaid_y, ctaid_z = E.ctaid"]
+        lines += [" nctaid_x = E.blocks", " pc = 0"]
         lines.append(" while True:")
         for i, block in enumerate(self.blocks):
             lines.append(f"  {'if' if i == 0 else 'elif'} pc == {i}:")
