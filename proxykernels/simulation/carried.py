@@ -1,6 +1,6 @@
 """A network as it is simulated: its layers made ready and carried from chunk to chunk, and what is counted of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ class Carried:
 
     Attributes:
         carriers: layer name -> its carrier.
+        repeats: whether nobody looks into a chunk, and none changes anything but potentials and counts.
     """
 
     def __init__(
@@ -49,7 +50,6 @@ class Carried:
         seen: Callable[[Any], None],
     ):
         self.net, self.state, self.carriers = net, state or {}, dict[str, Carrier]()
-        self.watched = watch is not unwatched
         self._batch_statistics = batch_statistics
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
         if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
@@ -74,6 +74,8 @@ class Carried:
         if unknown:
             raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(self.carriers)}")
         ask({name: carrier.records for name, carrier in self.carriers.items()}, record)
+        recorded = any(carrier.records for carrier in self.carriers.values())
+        self.repeats = watch is unwatched and masks is None and not batch_statistics and not recorded
 
     def __call__(self, x: Spikes | Tensor, start: int) -> Any:
         """What the network gives for the chunk of steps from ``start``."""
@@ -84,6 +86,15 @@ class Carried:
         y = self.network(checks.frames(x))
         self._counters.end_chunk()
         return y
+
+    def forget_chunk(self) -> None:
+        """Forget what was to be counted of a chunk that came to no end."""
+        self._counters.forget_chunk()
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All whose code runs in a chunk."""
+        yield from self.network.modules()
+        yield from (carrier.firing.layer for carrier in self.carriers.values())
 
     def look(self, x: Spikes | Tensor) -> None:
         """Look at all values that a simulation on a GPU is given, which is waited for once: then no layer need look.

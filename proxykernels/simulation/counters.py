@@ -62,6 +62,10 @@ class Counters:
             ops.add_counts(words, [job.reach for job in jobs], self._counts[key])
         self._jobs, self._totals = [], None
 
+    def forget_chunk(self) -> None:
+        """Forget what was added since the last chunk."""
+        self._jobs = []
+
     def of(self, who: Hashable) -> int:
         """What was counted for ``who``; a GPU is waited for the first time that anyone asks."""
         if self._totals is None:

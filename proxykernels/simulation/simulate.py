@@ -18,6 +18,7 @@ from .chunks import Chunks
 from .early_exit import Stop
 from .logits import logits
 from .quantize import PRECISIONS, round_input
+from .replay import Replay
 from .state import Batch
 from .summary import summary
 from .synops import SynOps, Tally
@@ -183,10 +184,12 @@ def run(
         )  # fmt: skip
         if on_gpu:
             carried.look(x)
-        carriers, start = carried.carriers, 0
+        carriers, replay, start = carried.carriers, Replay(carried), 0
         batch = Batch(x.shape[1], T, stop, x.device)
         while start < T:
-            part = carried(batch.of(x[start : start + chunks.steps(start)]), start)
+            steps = chunks.steps(start)
+            to_come = (T - start) // steps if stop is None else 0
+            part = replay(batch.of(x[start : start + steps]), start, to_come)
             _check_output(part, carriers.values(), stop)
             if not parts:
                 checks.room(T, part.shape[1:], part.device)

@@ -68,6 +68,10 @@ class OnCard(Tensor):
     def contiguous(self, memory_format=torch.contiguous_format):
         return self if self.is_contiguous(memory_format=memory_format) else self.clone(memory_format=memory_format)
 
+    def copy_(self, other, non_blocking=False):
+        self[...] = other
+        return self
+
     def __int__(self) -> int:
         return int(self.item())
 
@@ -117,16 +121,23 @@ class Card(TorchDispatchMode):
         device = options.get("device")
         if device is not None:
             options = {**options, "device": "cpu"}
-        work = lambda: function(*self.on_host(arguments), **self.on_host(options))  # noqa: E731
+        operands, named = self.on_host(arguments), self.on_host(options)
+        work = lambda: function(*operands, **named)  # noqa: E731
+        if self.recording is not None and function._schema.is_mutable:  # a graph that is captured does not run
+            self.launches[name] += 1
+            self.recording.append(work)
+            return arguments[0] if function._schema.returns else None
         results = work()
         if name in WAITS or (name == "_to_copy" and device is not None and torch.device(device).type == "cpu"):
+            if self.recording is not None:
+                raise RuntimeError("operation not permitted when stream is capturing")
             self.waits[name] += 1
             return results
         if not self._is_view(function, name, arguments, results):
             self.launches[name] += 1
-            self._record(work, results, in_place=function._schema.is_mutable)
+            self._record(work, results)
         if function._schema.is_mutable and name.endswith("_"):
-            return arguments[0]
+            return arguments[0] if function._schema.returns else None
         return self.on_card(results)
 
     def index(self, values: OnCard, index: Any) -> OnCard:
@@ -138,7 +149,7 @@ class Card(TorchDispatchMode):
         if tensors:
             self.launches["index"] += 1
             self.waits["nonzero"] += any(a.dtype == torch.bool for a in tensors)
-            self._record(work, result, in_place=False)
+            self._record(work, result)
         return self.on_card(result)
 
     def write(self, values: OnCard, index: Any, value: Any) -> None:
@@ -148,9 +159,8 @@ class Card(TorchDispatchMode):
         def work() -> None:
             values.host[places] = given
 
-        work()
         self.launches["copy_"] += 1
-        self._record(work, None, in_place=True)
+        self._now_or_in_graph(work)
 
     def _is_view(self, function, name: str, arguments: tuple, results: Any) -> bool:
         if name in ALLOCATIONS:
@@ -170,15 +180,18 @@ class Card(TorchDispatchMode):
         work = lambda: kernel[grid](**operands)  # noqa: E731
         if not self.executes:
             work = lambda: [operands[output].zero_() for output in OUTPUTS if operands.get(output) is not None]  # noqa: E731
-        work()
-        self._record(work, None, in_place=True)
+        self._now_or_in_graph(work)
 
-    def _record(self, work: Callable, results: Any, in_place: bool) -> None:
-        """Into the graph that is captured: the same work on the same memory."""
+    def _now_or_in_graph(self, work: Callable[[], Any]) -> None:
+        """Work that writes to memory that is there."""
         if self.recording is None:
-            return
-        if in_place:
+            work()
+        else:
             self.recording.append(work)
+
+    def _record(self, work: Callable, results: Any) -> None:
+        """Into the graph that is captured: the same work, its results to the same memory."""
+        if self.recording is None:
             return
         places = [r for r in torch.utils._pytree.tree_leaves(results) if isinstance(r, Tensor)]
 
@@ -201,7 +214,7 @@ class Card(TorchDispatchMode):
         return module
 
     def capture(self, step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """What ``step`` returns, and a function that does its work again without its Python, as a CUDA graph does."""
+        """What ``step`` returns, and a function that does its work without its Python, as a CUDA graph does."""
         self.recording = recorded = []
         try:
             results = step()
@@ -220,17 +233,19 @@ class Card(TorchDispatchMode):
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Iterator[Card]:
     """The library believes in a GPU; ``card.on_card`` and ``card.moved`` bring tensors and modules there."""
     from proxykernels import checks
-    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, weight_parts
+    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.layers import synapses
+    from proxykernels.simulation import replay
 
     card = Card(executes)
     properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=9, minor=0)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (card.capture,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    for module in (if_conv2d, if_scan, counters, weight_parts):
+    for module in (if_conv2d, if_scan, counters, packing, weight_parts):
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from cases import OnGPU, dyadic, spikes, thresholds
+from torch import nn
 
 import proxykernels as pk
 from proxykernels import checks
 from proxykernels.kernels import reference
+from proxykernels.simulation import replay
 
 
 @pytest.fixture
@@ -68,3 +70,28 @@ def test_a_captured_layer_replays_with_new_spikes():
         graph.replay()
         assert 0 < expected.mean() < 1
         assert torch.equal(y.dense(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.parametrize("kind", ["held", "spikes"])
+def test_chunks_of_a_simulation_are_replayed(monkeypatch, generator, kind):
+    """The first chunk runs as it is, the second is captured; it and the next four are replays; the last is shorter."""
+    net, T = nn.Sequential(pk.FusedIFConv2d(3, 20, 3, padding=1), pk.MaxPool2d(2), pk.FusedIFConv2d(20, 9, 3)), 201
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    x = dyadic(2, 3, 8, 8, generator=generator).abs() if kind == "held" else spikes(T, 2, 3, 8, 8, generator=generator)
+    x = x if kind == "held" else pk.pack(x)
+    expected = pk.simulate(net, x, T)
+    replays, captures = [], replay.capture_graph
+
+    def capture(step):
+        given, again = captures(step)
+        return given, lambda: replays.append(again())
+
+    monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (capture,))
+    result = pk.simulate(net.cuda(), x.to("cuda"), T, chunk=32)
+    assert len(replays) == 5 and 0.01 < expected.spikes.rate() < 0.9
+    assert torch.equal(result.spikes.dense().cpu(), expected.spikes.dense())
+    assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
+    assert all(torch.equal(v.cpu(), expected.state[name][0]) for name, (v,) in result.state.items())

@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
+from proxykernels.simulation import replay
 
 pytestmark = [
     pytest.mark.triton,
@@ -66,8 +67,7 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
     assert launches.total() <= 4 * LAUNCHES + 110
 
 
-@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-@pytest.mark.parametrize("T", [33, 64])
+@pytest.mark.parametrize("v_reset, T", [(0.0, 33), (None, 64)], ids=["hard", "soft"])
 def test_results_are_those_of_a_cpu(monkeypatch, image, v_reset, T):
     net = small_net(v_reset)
     expected = pk.simulate(net, image, T)
@@ -118,12 +118,78 @@ def test_a_change_of_weights_between_two_simulations_is_never_missed(monkeypatch
 
 @pytest.mark.parametrize("dtype, most", [(torch.bool, 2), (torch.uint8, 4)], ids=str)
 def test_event_frames_are_looked_at_once(monkeypatch, generator, dtype, most):
-    frames = (torch.rand(64, 2, 1, 4, 4, generator=generator) < 0.3).to(dtype)
+    frames = (torch.rand(33, 2, 1, 4, 4, generator=generator) < 0.3).to(dtype)
     net = small_net()
-    expected = pk.simulate(net, frames, 64)
+    expected = pk.simulate(net, frames, 33)
     with pretend_gpu(monkeypatch) as card:
-        result = pk.simulate(card.moved(net), card.on_card(frames), 64, chunk=32)
+        result = pk.simulate(card.moved(net), card.on_card(frames), 33, chunk=32)
         result.rates  # noqa: B018 - is read
         assert card.waits.total() <= most
         assert torch.equal(result.spikes.dense().host, expected.spikes.dense())
     assert 0.01 < expected.spikes.rate() < 0.9
+
+
+# ---- chunks that are replayed as a graph
+
+
+def two_layers() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(1)
+    net = nn.Sequential(pk.FusedIFLinear(6, 8), pk.FusedIFLinear(8, 5, v_reset=None))
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    return net.eval()
+
+
+def inputs(kind: str, T: int, generator) -> torch.Tensor | pk.Spikes:
+    if kind == "held":
+        return dyadic(3, 6, generator=generator).abs()
+    if kind == "currents":
+        return dyadic(T, 3, 6, generator=generator)
+    return torch.rand(T, 3, 6, generator=generator) < 0.4
+
+
+@pytest.mark.parametrize("kind", ["held", "currents", "events"])
+def test_chunks_are_replayed(monkeypatch, generator, kind):
+    """The first of seven runs as it is, the second is captured, five are replays; the last, shorter one runs, too."""
+    T = 6 * 32 + 9
+    net, x = two_layers(), inputs(kind, T, generator)
+    expected = pk.simulate(net, x, T)
+    with pretend_gpu(monkeypatch) as card:
+        result = pk.simulate(card.moved(net), card.on_card(x), T, chunk=32)
+        assert card.launches["graph"] == 5
+        assert torch.equal(result.spikes.dense().host, expected.spikes.dense())
+        assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
+        for name, (state,) in result.state.items():
+            assert torch.equal(state.host, expected.state[name][0])
+    assert 0.01 < expected.spikes.rate() < 0.9
+
+
+class Foreign(nn.Module):
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("kind", ["foreign module", "hook", "record", "few chunks"])
+def test_what_may_differ_by_chunk_is_not_replayed(monkeypatch, generator, kind):
+    net, T = two_layers(), 96 if kind == "few chunks" else 192
+    if kind == "foreign module":
+        net.insert(1, Foreign())
+    if kind == "hook":
+        net.register_forward_hook(lambda *_: None)
+    x = inputs("held", T, generator)
+    record = ["0"] if kind == "record" else []
+    with pretend_gpu(monkeypatch, executes=False) as card:
+        pk.simulate(card.moved(net), card.on_card(x), T, chunk=32, record=record)
+        assert card.launches["_counters_kernel"] == T // 32 and not card.launches["graph"]
+
+
+def test_a_capture_that_fails_is_no_failure(monkeypatch, generator):
+    net, x, T = two_layers(), inputs("held", 192, generator), 192
+    expected = pk.simulate(net, x, T)
+    with pretend_gpu(monkeypatch) as card:
+        waits = lambda step: card.capture(lambda: (step(), card.on_card(torch.ones(1)).item()))  # noqa: E731
+        monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (waits,))
+        with pytest.warns(RuntimeWarning, match="not replayed as a CUDA graph: operation not permitted"):
+            result = pk.simulate(card.moved(net), card.on_card(x), T, chunk=32)
+        assert not card.launches["graph"] and torch.equal(result.spikes.dense().host, expected.spikes.dense())
+        assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops

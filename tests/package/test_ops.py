@@ -160,6 +160,7 @@ ROOMS = {  # within a folder
         "carrier",
         "quantize",
         "carried",
+        "replay",
         "simulate",
         "explain",
     ],

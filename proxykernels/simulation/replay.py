@@ -1,0 +1,132 @@
+"""A chunk of a simulation as a CUDA graph: captured once, then replayed without the Python and the launches it took.
+
+A graph does its work again on the memory that it was captured with: the input lies in one place, potentials are written
+back to where they were read, counters go on, and what the network gives is copied before the next chunk.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels import constants
+from ..parametrized import has_forward_hooks
+from ..spikes import Spikes
+from .carried import Carried
+
+FEWEST = 4  # chunks still to come that are worth a capture
+PLAIN = (nn.Sequential, nn.Identity)  # containers and modules of torch that do the same at every call
+
+Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]  # a step, to what it gives and its replay
+
+
+def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """What ``step`` returns, and a function that does its work again, as a CUDA graph; it is not done yet.
+
+    torch.cuda.graph would empty the allocator's cache and wait for the device.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            given = step()
+        except BaseException:
+            with suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+    return given, graph.replay
+
+
+class Replay:
+    """The chunks of a simulation, replayed where they repeat: those of as many steps as one that has run before.
+
+    Only networks of this package's layers do the same at every chunk for certain; modules of others, hooks, records and
+    statistics of the batch are run as they are.
+    """
+
+    def __init__(self, carried: Carried, capture: Capture = capture_graph):
+        self.carried, self.capture = carried, capture
+        self._warm: tuple | None = None  # shape of the last chunk that was run as it is
+        self._x: Any = None  # where the graph reads its input
+        self._given: Any = None  # and what it gives
+        self._again: Callable[[], None] | None = None
+        self._counted: list[tuple[int, int]] = []  # by each tally, a chunk
+
+    def __call__(self, x: Spikes | Tensor, start: int, to_come: int) -> Any:
+        """What the network gives for the chunk x from step ``start``, the first of ``to_come`` as long ones."""
+        shape = tuple(x.shape)
+        if self._again is not None and shape == tuple(self._x.shape):
+            self._read(x)
+            for carrier, (places, products) in zip(self.carried.carriers.values(), self._counted, strict=True):
+                carrier.tally.places += places
+                carrier.tally.multiply_accumulates += products
+        elif self._warm != shape or to_come < FEWEST or not self._is_safe(x) or not self._captured(x, start):
+            self._warm = shape
+            return self.carried(x, start)
+        self._again()  # type: ignore[misc]  # it is there now
+        return _copy(self._given)
+
+    def _is_safe(self, x: Spikes | Tensor) -> bool:
+        """Whether a chunk may be captured, and does the same every time."""
+        if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing() or not constants.are_looked_at():
+            return False
+        return self.carried.repeats and all(map(_is_plain, self.carried.modules()))
+
+    def _captured(self, x: Spikes | Tensor, start: int) -> bool:
+        states = [carrier.states for carrier in self.carried.carriers.values()]
+        tallies = [carrier.tally for carrier in self.carried.carriers.values()]
+        before = [(tally.places, tally.multiply_accumulates) for tally in tallies]
+        lasting = [[torch.empty_like(v) for v in state.now] for state in states]
+        flat = [v for mine in lasting for v in mine]
+
+        def write_back() -> None:
+            torch._foreach_copy_(flat, [v for state in states for v in state.now])
+            for state, mine in zip(states, lasting, strict=True):
+                state.now = list(mine)
+
+        def step() -> Any:
+            y = self.carried(self._x, start)
+            write_back()
+            return y
+
+        write_back()
+        self._x = x if isinstance(x, Tensor) and constants.include(x) and x.stride(0) == 0 else _copy(x)
+        try:
+            self._given, self._again = self.capture(step)
+        except RuntimeError as error:
+            warnings.warn(f"a chunk of steps is not replayed as a CUDA graph: {error}", RuntimeWarning, stacklevel=2)
+            for state, mine in zip(states, lasting, strict=True):
+                state.now = list(mine)
+            for tally, counted in zip(tallies, before, strict=True):
+                tally.places, tally.multiply_accumulates = counted
+            self.carried.forget_chunk()
+            self.carried.repeats = False
+            return False
+        self._counted = [
+            (tally.places - places, tally.multiply_accumulates - products)
+            for tally, (places, products) in zip(tallies, before, strict=True)
+        ]
+        return True
+
+    def _read(self, x: Spikes | Tensor) -> None:
+        """The next chunk of the input, to where the graph reads it."""
+        if isinstance(x, Spikes):
+            self._x._words.copy_(x._words)
+        elif x.data_ptr() != self._x.data_ptr():
+            self._x.copy_(x)
+
+
+def _copy(y: Any) -> Any:
+    return Spikes(y._words.clone(), y.shape, y.scale) if isinstance(y, Spikes) else y.clone()
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing but this package's code runs in a module."""
+    ours = type(module).__module__.startswith("proxykernels.") or type(module) in PLAIN
+    return ours and not has_forward_hooks(module)
