@@ -26,6 +26,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 TENSOR_CORE_KERNELS = ("if_conv2d",)
+STEPS_OF_IEEE = ("if_conv2d", "if_scan")  # whose floats are the neurons' alone: each operation rounded by itself
+# Of a warp in a pass, on sm_80 and sm_90: some more than there are today. What is bound by them is in gpu/main_loop.py.
+MOST_IN_LOOP = {"instructions": 480, "barriers": 6, "short_stores": 64, "conversions": 8}
+MOST_CONVERSIONS_IN_LOOP = 6  # of layouts, in Triton's GPU IR
 # Bytes of a thread that may be spilled outside the main loop: with tight registers the assembler keeps a few numbers on
 # the stack that are needed once in 16 steps.
 SPILLS_OUTSIDE_LOOP = 32
@@ -144,6 +148,18 @@ def faults(record: dict) -> list[str]:
         found.append(f"spills {record['spilled']}")
     if record["one_slot_stores"]:
         found.append(f"{record['one_slot_stores']} stores of the main loop always go to the same slot: miscompiled")
+    if kernel in STEPS_OF_IEEE and record.get("fused_or_flushed"):
+        found.append(f"{record['fused_or_flushed']} float instructions fused, or flushing small numbers to 0")
+    if record.get("loop"):
+        found += [
+            f"{record['loop'][name]} {name} in the main loop, more than {most}"
+            for name, most in MOST_IN_LOOP.items()
+            if record["loop"][name] > most
+        ]
+        if not record["loop"]["async_copies"] and record["stages"] > 1:
+            found.append("no asynchronous copies in the main loop")
+        if record["loop_conversions"] > MOST_CONVERSIONS_IN_LOOP:
+            found.append(f"{record['loop_conversions']} layout conversions in the main loop")
     if kernel in TENSOR_CORE_KERNELS and not record["tensor_core"]:
         found.append("no tensor-core instruction")
     if record["shared"] > TARGETS[target].shared_limit:
@@ -169,7 +185,9 @@ def compile_variant(variant: str) -> dict:
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
         return record | {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
     not_specialized = [parameter.name for parameter in source.fn.params if parameter.do_not_specialize]
-    return record | resources(compiled, TARGETS[target]) | {"not_specialized": not_specialized}
+    stages = source.constants.get((source.fn.arg_names.index("NUM_STAGES"),), 1) if kernel in TENSOR_CORE_KERNELS else 1
+    found = {"not_specialized": not_specialized, "stages": stages}
+    return record | resources(compiled, TARGETS[target]) | found
 
 
 def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):

@@ -4,7 +4,10 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import NamedTuple
+
+from gpu.main_loop import SHARED, fused_or_flushed, main_loop, programs
 
 
 class Target(NamedTuple):
@@ -38,10 +41,13 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
 
     registers (of a thread), spilled (NVIDIA: bytes of a thread's stack and local memory; AMD: registers), loop_spills
     (see :func:`loop_spills`; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
-    of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR), one_slot_stores
-    (see :func:`one_slot_stores`).
+    of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
+    loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`).
+
+    Of sm_80 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (float instructions) and loop (a
+    main_loop.MainLoop as a dict, or None).
     """
-    in_loop = None
+    in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
         code = compiled.asm["amdgcn"]
         usage = dict(re.findall(r"\.(\w+_count):\s+(\d+)", code))
@@ -54,13 +60,24 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
         usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", report))
         registers, spilled = usage["REG"], int(usage["STACK"]) + int(usage["LOCAL"])
         in_loop = loop_spills(code, target.tensor_core)
-    return {
+        if (name := f"sm_{target.gpu[1]}") in SHARED:
+            loop = main_loop(code, target.tensor_core)
+            code_of_gpu = {
+                "programs": programs(name, int(registers), compiled.metadata.shared, compiled.metadata.num_warps),
+                "num_warps": compiled.metadata.num_warps,
+                "fused_or_flushed": fused_or_flushed(code),
+                "loop": loop and asdict(loop),
+            }
+    return code_of_gpu | {
         "registers": int(registers),
         "spilled": spilled,
         "loop_spills": in_loop,
         "shared": compiled.metadata.shared,
         "tensor_core": len(re.findall(target.tensor_core, code)),
         "layout_conversions": compiled.asm["ttgir"].count("ttg.convert_layout"),
+        "loop_conversions": sum(
+            inside and "ttg.convert_layout" in line for line, inside in _lines_and_main_loops(compiled.asm["ttgir"])
+        ),
         "one_slot_stores": one_slot_stores(compiled.asm["ttgir"]),
     }
 

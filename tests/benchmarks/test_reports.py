@@ -2,6 +2,7 @@
 
 import ast
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import compile_report
@@ -11,6 +12,7 @@ import torch
 from common import nets
 from gpu import compile_variants
 from gpu.kernel_resources import loop_spills, one_slot_stores
+from gpu.main_loop import MainLoop, fused_or_flushed, main_loop, programs
 from gpu.roofline_model import CARDS, PRECISIONS, Launch, Layer, floor_ms, fused, layers, unfused
 
 CHECKOUT = Path(__file__).parents[2]
@@ -25,6 +27,11 @@ SOUND = {
     "tensor_core": 8,
     "layout_conversions": 3,
     "one_slot_stores": 0,
+    "programs": 2,
+    "stages": 3,
+    "fused_or_flushed": 0,
+    "loop_conversions": 0,
+    "loop": asdict(MainLoop(318, 8, 4, 5, 32, 6, 202, 8832)),
 }
 
 
@@ -84,6 +91,10 @@ def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
         ({"spilled": 4, "loop_spills": None}, "spills 4"),
         ({"tensor_core": 0}, "no tensor-core instruction"),
         ({"one_slot_stores": 2}, "2 stores of the main loop always go to the same slot"),
+        ({"fused_or_flushed": 3}, "3 float instructions fused"),
+        ({"loop_conversions": 9}, "9 layout conversions in the main loop"),
+        ({"loop": SOUND["loop"] | {"async_copies": 0}}, "no asynchronous copies in the main loop"),
+        ({"loop": SOUND["loop"] | {"barriers": 9}}, "9 barriers in the main loop, more than 6"),
         ({"shared": 300_000}, "300000 bytes of shared memory"),
         ({"error": "CompilationError: at 3:4"}, "CompilationError: at 3:4"),
     ],
@@ -107,6 +118,39 @@ def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
             monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
             compile_report.main(["--out", str(tmp_path / "report.csv")])
     assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
+
+
+TWO_LOOPS = """
+        /*0000*/                   FADD R1, R2, R3 ;
+        /*0010*/                   FFMA R1, R2, R3, R4 ;
+        /*0020*/                   F2I.FTZ.U32.TRUNC.NTZ R1, R2 ;
+        /*0030*/                   LDGSTS.E.BYPASS.128 [R8], [R2.64] ;
+        /*0040*/                   STS.U16 [R8], R9 ;
+        /*0050*/                   LDSM.16.M88.4 R4, [R8] ;
+        /*0060*/                   BAR.SYNC.DEFER_BLOCKING 0x0 ;
+        /*0070*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+        /*0080*/              @P1  IADD3 R1, R1, 0x1, RZ ;
+        /*0090*/                   FMUL.FTZ R1, R2, R3 ;
+        /*00a0*/              @P0  BRA 0x30 ;
+        /*00b0*/                   BRA 0x0 ;
+"""
+
+
+def test_main_loop():
+    """Of two loops the inner one: 8 instructions; 512 bytes of an asynchronous copy, 64 of a store, 512 of matrices."""
+    loop = main_loop(TWO_LOOPS, r"\bHMMA")
+    assert loop == MainLoop(8, 1, 1, 1, 1, 0, 2, 512 + 64 + 512)
+    assert main_loop(TWO_LOOPS, r"\bHGMMA") is None
+    assert fused_or_flushed(TWO_LOOPS) == 2
+    cycles = loop.cycles("sm_80", num_warps=8, multiply_adds=4096, operand_bytes=1280)
+    assert cycles == {"issue": 16, "integer": 8, "shared": 78, "tensor": 4}
+
+
+def test_programs_of_a_multiprocessor():
+    assert programs("sm_90", 159, 69632, 8) == 1  # 160 registers x 256 threads
+    assert programs("sm_90", 128, 69632, 8) == 2
+    assert programs("sm_90", 128, 120_000, 8) == 1  # shared memory
+    assert programs("sm_80", 32, 0, 4) == 16  # threads
 
 
 TTGIR = """

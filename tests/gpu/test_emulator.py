@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 from emulator import tensor_core
 from emulator.memory import Fault
 from emulator.ptx import check_order_of_registers
+
+from proxykernels.kernels import weight_layouts
+from proxykernels.simulation import quantize
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -70,6 +74,23 @@ def test_cut_sums_of_a_dyadic_grid_are_exact(products):
     assert (
         tensor_core.multiply(spike, fine, total, products) != tensor_core.multiply(spike, fine, total, "exact")
     ).any()
+
+
+@pytest.mark.parametrize("products", ["24/8", "25/16"])
+def test_cut_sums_of_int16_weights_are_exact(products):
+    """The contract of precision="int16": weights of 14 bits, as many and as large as 24 bits of a sum allow."""
+    rng, K = np.random.default_rng(0), 1152
+    weight, _ = quantize.round_weights(torch.from_numpy(rng.standard_normal((8, K)) + 2), None)
+    high, low, unit = weight_layouts.float16_parts(weight.float())
+    spike = (rng.random((1, 16, K)) < 0.9).astype(np.float16) * 2
+    for model in ("exact", products):
+        total = np.zeros((1, 16, 8), np.float32)
+        for k in range(0, K, 16):
+            for part in (high, low):
+                block = part.numpy()[None, :, k : k + 16].transpose(0, 2, 1)
+                total = tensor_core.multiply(spike[:, :, k : k + 16], block, total, model)
+        currents = total.astype(np.float64) * unit.numpy()
+        assert np.array_equal(currents[0], spike[0].astype(np.float64) / 2 @ weight.numpy().T) and currents.min() > 0
 
 
 def test_registers_of_tensor_cores_need_a_fence():

@@ -1,0 +1,115 @@
+"""What the main loop of a compiled NVIDIA kernel asks of a multiprocessor, and how many programs fit on one.
+
+The main loop is the innermost loop of tensor-core instructions in the assembled code (SASS). One pass of it multiplies
+16 steps of a program's pixels by its channels over one block of K.
+
+Assumptions, by the CUDA C++ Programming Guide (throughput of native arithmetic instructions; technical specifications
+by compute capability) and NVIDIA's white papers: a multiprocessor issues 4 instructions of a warp a clock, has 64 lanes
+of integer arithmetic, and 128 bytes a clock of shared memory; its tensor cores make 1024 (sm_80) or 2048 (sm_90)
+float16 multiply-adds a clock. Accesses of shared memory meet no bank conflict: the emulator, which knows addresses,
+counts 10 % more.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+REGISTERS, THREADS, BLOCKS = 65536, 2048, 32  # of a multiprocessor
+SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of a multiprocessor
+RESERVED = 1 << 10  # bytes of shared memory that the system takes of each block
+MULTIPLY_ADDS = {"sm_80": 1024, "sm_90": 2048}  # a clock of a multiprocessor
+WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of a lane's access; else 4
+NO_ARITHMETIC = (
+    r"(U|BRA|BAR|HMMA|HGMMA|IMMA|IGMMA|LD|ST|BSYNC|BSSY|NOP|WARP|MEMBAR|FENCE|DEPBAR|R2UR|S2|CS2R|PLOP|VOTE)"
+)
+
+
+@dataclass(frozen=True)
+class MainLoop:
+    """Instructions of a warp in one pass.
+
+    Attributes:
+        instructions: all. tensor_core, barriers, async_copies: instructions of these kinds.
+        short_stores: stores of 2 bytes to shared memory. conversions: of numbers, and reciprocals, as divisions take.
+        integer: on the integer lanes. shared_bytes: that a warp's loads and stores move in shared memory.
+    """
+
+    instructions: int
+    tensor_core: int
+    barriers: int
+    async_copies: int
+    short_stores: int
+    conversions: int
+    integer: int
+    shared_bytes: int
+
+    def cycles(self, target: str, num_warps: int, multiply_adds: int, operand_bytes: int) -> dict[str, float]:
+        """Clocks of a multiprocessor for one pass of a program, by unit.
+
+        Args:
+            multiply_adds: of a pass. operand_bytes: that tensor cores themselves read of shared memory (sm_90: weights,
+                by each group of 4 warps).
+        """
+        return {
+            "issue": self.instructions * num_warps / 4,
+            "integer": self.integer * num_warps * 32 / 64,
+            "shared": (self.shared_bytes * num_warps + operand_bytes) / 128,
+            "tensor": multiply_adds / MULTIPLY_ADDS[target],
+        }
+
+
+def main_loop(sass: str, tensor_core: str) -> MainLoop | None:
+    """The largest innermost loop with ``tensor_core`` instructions (a regular expression); None if there is none."""
+    loops = innermost_loops(sass, tensor_core)
+    if not loops:
+        return None
+    loop = max(loops, key=len)
+    names = [re.sub(r"^@!?U?P\w+\s+", "", code).split(" ")[0].rstrip(";") for code in loop]
+    count = Counter(name.split(".")[0] for name in names)
+    return MainLoop(
+        instructions=len(loop),
+        tensor_core=sum(bool(re.search(tensor_core, code)) for code in loop),
+        barriers=count["BAR"] + count["WARPSYNC"],
+        async_copies=count["LDGSTS"] + count["UBLKCP"] + count["UTMALDG"],
+        short_stores=sum(name.startswith(("STS.U16", "STS.S16", "STS.U8", "STS.S8")) for name in names),
+        conversions=sum(count[name] for name in ("MUFU", "I2F", "F2I", "I2FP", "F2F", "F2FP")),
+        integer=sum(not re.match(NO_ARITHMETIC, name) for name in names),
+        shared_bytes=sum(map(_shared_bytes, names)),
+    )
+
+
+def _shared_bytes(name: str) -> int:
+    """Of a warp."""
+    opcode, *modifiers = name.split(".")
+    if opcode in ("LDSM", "STSM"):  # matrices of 8 x 8 float16
+        return 128 * int(next((m for m in modifiers if m in ("2", "4")), "1"))
+    if opcode in ("LDS", "STS", "LDGSTS"):
+        return 32 * next((WIDTHS[m] for m in modifiers if m in WIDTHS), 4)
+    return 0
+
+
+def innermost_loops(sass: str, tensor_core: str) -> list[list[str]]:
+    """The instructions of each innermost loop, from a jump's destination to the jump, with tensor-core instructions."""
+    lines = [(int(place, 16), code) for place, code in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?;)", sass)]
+    jumps = [(re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", code), place) for place, code in lines]
+    loops = [(int(jump[1], 16), place) for jump, place in jumps if jump and int(jump[1], 16) < place]
+    main = set()
+    for place, code in lines:
+        around = [loop for loop in loops if loop[0] <= place <= loop[1]]
+        if around and re.search(tensor_core, code):
+            main.add(min(around, key=lambda loop: loop[1] - loop[0]))
+    return [[code for place, code in lines if first <= place <= last] for first, last in main]
+
+
+def programs(target: str, registers: int, shared: int, num_warps: int) -> int:
+    """How many programs a multiprocessor holds; registers are given to warps in units of 256."""
+    of_warp = -(-registers * 32 // 256) * 256
+    return min(
+        REGISTERS // (of_warp * num_warps), SHARED[target] // (shared + RESERVED), THREADS // (32 * num_warps), BLOCKS
+    )
+
+
+def fused_or_flushed(sass: str) -> int:
+    """Float instructions that IEEE's steps have not: fused multiply-adds, and those that flush small numbers to 0."""
+    names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+)", sass)
+    return sum(bool(re.match(r"FFMA|F(ADD|MUL|SET|SETP|MNMX)\S*\.FTZ", name)) for name in names)
