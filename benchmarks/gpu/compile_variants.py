@@ -95,9 +95,9 @@ _QUICK = (
     "paper/two-products/leaky-hard/words",
     "paper/two-products/hard/pooled",
     "one-channel/one-product/hard/words",
-    *(f"/{variants[0]}" for variants in SMALL.values()),
 )
-QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK)]
+_SMALL = [f"{kernel}/{target}/{variants[0]}" for kernel, variants in SMALL.items() for target in TARGETS]
+QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK) or variant in _SMALL]
 
 
 def compile_in_child(variants: Iterable[str], cache: Path | None = None) -> Iterator[dict]:

@@ -52,15 +52,15 @@ def _counters_kernel(
         across = tl.cdiv(C, COLUMNS)
         turns = tl.cdiv(size, C * ROWS) * across
         for turn in range(program, turns, tl.num_programs(0)):
-            first_row = (turn // across).to(tl.int64) * ROWS
+            first_row = turn // across * ROWS  # fewer than 2**31: a division of 64 bits would be a call
             first_column = turn % across * COLUMNS
-            first = first_row * C + first_column
+            first = first_row.to(tl.int64) * C + first_column
             place = row * C + column
             mask = (first_column + column < C) & (place < size - first)
             count = _popcount(tl.load(words[k] + first + place, mask=mask, other=0))
             spikes += count
             if reaches[k] is not None:
-                pixel = ((first_row % P).to(tl.int32) + row) % P
+                pixel = (first_row + row) % P
                 reached += count * tl.load(reaches[k] + pixel)
         total = tl.sum(spikes.to(tl.int64))
         tl.store(counts_pointer + 2 * k, tl.load(counts_pointer + 2 * k) + total)
