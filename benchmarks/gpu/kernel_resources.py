@@ -44,8 +44,8 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
     loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`).
 
-    Of sm_80 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (float instructions) and loop (a
-    main_loop.MainLoop as a dict, or None).
+    Of sm_80 and sm_90 also programs (on a multiprocessor), num_warps, instructions, fused_or_flushed (of floats) and
+    loop (a main_loop.MainLoop as a dict, or None).
     """
     in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
@@ -65,6 +65,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
             code_of_gpu = {
                 "programs": programs(name, int(registers), compiled.metadata.shared, compiled.metadata.num_warps),
                 "num_warps": compiled.metadata.num_warps,
+                "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", code)),
                 "fused_or_flushed": fused_or_flushed(code),
                 "loop": loop and asdict(loop),
             }
