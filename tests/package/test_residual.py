@@ -62,7 +62,8 @@ def test_sum_against_the_oracle(generator, name, v_reset, kind):
 def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
     """Identity and 1x1 shortcuts must not take the slow way: full currents."""
     monkeypatch.setattr(pk.FusedIFSum, "_fire_stepwise", None)
-    for name in ("identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "same-even", "linear"):
+    one_pass = "identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "same-even", "linear"
+    for name in (*one_pass, "identity-first", "linear-second", "same-even-second"):
         synapses, shapes = SUMS[name]
         pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
 
