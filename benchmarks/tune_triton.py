@@ -20,7 +20,7 @@ from common import printed
 from common.command import command
 from common.printed import new_parser
 from rich.console import Console
-from roofline import NETS, RATE, milliseconds, net_list
+from roofline import NETS, RATE, kernels_alone, milliseconds, net_list
 from sim_speed import positive
 from torch import nn
 from tqdm import tqdm
@@ -61,14 +61,26 @@ def candidates(C_out: int, K: int) -> Iterator:
             yield Blocks(pixels, channels, block_k, stages, warps)
 
 
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) -> tuple:
-    """(choice, ms) of the fastest; a choice that a compiler or driver refuses is no choice."""
+    """(choice, ms) of the fastest; a choice that a compiler or driver refuses is no choice.
+
+    Raises:
+        RuntimeError: none runs; or one broke the process's access to the GPU, whose later figures would mean nothing.
+    """
     results = []
     for choice in choices:
         try:
             results.append((choice, time(lambda choice=choice: run(choice))))
-        except Exception:  # of Triton's compiler or of the driver, in many types: too much memory, too many registers
-            continue
+        except Exception as error:  # of Triton's compiler or of the driver, in many types: too much memory, registers
+            try:
+                wait()
+            except Exception:  # an error that stays, as of an illegal address
+                raise RuntimeError(f"the GPU does not work any more after {choice}: {error}") from error
     if not results:
         raise RuntimeError("no block sizes compile and run here")
     return min(results, key=lambda result: result[1])
@@ -96,9 +108,11 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
                 finally:
                     if_conv2d.choose_blocks = chosen
 
-            best, best_ms = fastest(candidates(C_out, K), run, time)
-            today = choose_blocks(neurons, C_out, K, architecture(device))
-            yield name, neurons, C_out, K, best, best_ms, time(lambda run=run, today=today: run(today))
+            with kernels_alone():
+                best, best_ms = fastest(candidates(C_out, K), run, time)
+                today = choose_blocks(neurons, C_out, K, architecture(device))
+                today_ms = time(lambda run=run, today=today: run(today))
+            yield name, neurons, C_out, K, best, best_ms, today_ms
         first, shape = False, y.shape[2:]
 
 

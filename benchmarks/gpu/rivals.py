@@ -1,8 +1,9 @@
-"""Rivals that only a GPU can run: the plain loop's step captured as a CUDA graph and replayed, in three precisions.
+"""Rivals that only a GPU can run: a step of the plain loop captured as a CUDA graph and replayed, compiled or not.
 
-A graph spares the launches of a loop from Python, which on a small network take longer than the work itself. The other
-rivals compute in full float32 there, as the first of these does; ``tf32`` rounds weights to 10 bits in the tensor
-cores, and ``fp16`` keeps weights, spikes and currents in float16, and potentials in float32.
+A graph spares the launches of a loop from Python, which on a small network take longer than the work itself;
+torch.compile fuses what stands between the convolutions. ``fp32`` computes in full float32, ``tf32`` rounds weights to
+10 bits in the tensor cores, and ``fp16`` and ``bf16`` keep weights, spikes and currents in 16 bits, and potentials in
+float32. cuDNN tries its algorithms first (``torch.backends.cudnn.benchmark``).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,11 +12,26 @@ from functools import partial
 
 import torch
 from common.stages import stages
-from speed.rivals import Counts, NotOffered, PlainNeurons
+from speed.rivals import Counts, NotOffered, PlainNeurons, whole_step
 from torch import Tensor, nn
 
 FLOAT32_SETTINGS = torch.backends.cudnn.conv, torch.backends.cuda.matmul
 Capture = Callable[[Callable[[], None]], Callable[[], None]]  # a step, to what replays it
+
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@contextmanager
+def settings(precision: str) -> Iterator[None]:
+    """Convolutions and matrix products of a name in DTYPES; cuDNN tries which algorithm is fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        with float32_precision("tf32" if precision == "tf32" else "ieee"):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
@@ -50,41 +66,37 @@ def capture(step: Callable[[], None]) -> Callable[[], None]:
 
 
 @torch.inference_mode()
-def replayed(net: nn.Sequential, images: Tensor, precision: str, capture: Capture = capture) -> Counts:
+def replayed(
+    net: nn.Sequential,
+    images: Tensor,
+    precision: str,
+    capture: Capture = capture,
+    compiler: Callable[[Callable], Callable] | None = None,
+) -> Counts:
     """The loop of rivals.plain for batches like ``images``, its step captured once and replayed T times.
 
     Args:
-        precision: "fp32", "tf32" or "fp16".
+        precision: a name in DTYPES.
+        compiler: torch.compile, of the step; None: it runs as it is.
     """
-    dtype = torch.float16 if precision == "fp16" else torch.float32
     parts = stages(net, images.device, channels_last=True)
     for part in parts:
-        part.synapses.to(dtype)
+        part.synapses.to(DTYPES[precision])
 
     def currents_of(images: Tensor) -> Tensor:
-        with float32_precision("tf32" if precision == "tf32" else "ieee"):
-            return parts[0].synapses(images.to(dtype).contiguous(memory_format=torch.channels_last))
+        with settings(precision):
+            return parts[0].synapses(images.to(DTYPES[precision]).contiguous(memory_format=torch.channels_last))
 
-    held, total = currents_of(images), None
-    fire = [PlainNeurons(part) for part in parts]
-
-    def step() -> None:
-        nonlocal total
-        spikes = fire[0](held)
-        for part, fire_part in zip(parts[1:], fire[1:], strict=True):
-            spikes = fire_part(part.synapses(spikes))
-        if total is None:
-            total = torch.zeros_like(spikes, dtype=torch.float32)
-        total.add_(spikes)
-
-    step()  # makes the potentials and the counts, which the graph then changes in place
-    with float32_precision("tf32" if precision == "tf32" else "ieee"):
-        replay = capture(step)
+    held = currents_of(images)
+    with settings(precision):
+        fire, potentials = _plain_step(parts, held) if compiler is None else _compiled_step(parts, held, compiler)
+        total = torch.zeros_like(fire(), dtype=torch.float32)
+        replay = capture(lambda: total.add_(fire()))
 
     @torch.inference_mode()
     def counts(images: Tensor, T: int) -> Tensor:
         held.copy_(currents_of(images))
-        for state in (total, *(neurons.v for neurons in fire)):
+        for state in (total, *potentials()):
             state.zero_()
         for _ in range(T):
             replay()
@@ -93,11 +105,42 @@ def replayed(net: nn.Sequential, images: Tensor, precision: str, capture: Captur
     return counts
 
 
-def _graph(precision: str, net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
+def _plain_step(parts: list, held: Tensor) -> tuple[Callable[[], Tensor], Callable[[], list[Tensor]]]:
+    """A step, to its spikes, and its potentials, which it makes at its first call and then changes in place."""
+    neurons = [PlainNeurons(part) for part in parts]
+
+    def step() -> Tensor:
+        spikes = neurons[0](held)
+        for part, fire in zip(parts[1:], neurons[1:], strict=True):
+            spikes = fire(part.synapses(spikes))
+        return spikes
+
+    return step, lambda: [one.v for one in neurons]
+
+
+def _compiled_step(
+    parts: list, held: Tensor, compiler: Callable[[Callable], Callable]
+) -> tuple[Callable[[], Tensor], Callable[[], list[Tensor]]]:
+    """The same, compiled."""
+    step, currents, potentials = compiler(whole_step(parts)), held, []
+    for part in [*parts[1:], None]:
+        potentials.append(torch.zeros_like(currents, dtype=torch.float32))
+        currents = currents if part is None else part.synapses(torch.zeros_like(currents))
+    return lambda: step(held, potentials), lambda: potentials
+
+
+def _graph(precision: str, compiler: Callable | None, net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
     if images.device.type != "cuda":
         raise NotOffered("needs --device cuda")
-    return f"the plain loop's step as a CUDA graph, {precision}, channels last", replayed(net, images, precision)
+    what = "the plain loop's step" if compiler is None else "the step under torch.compile"
+    counts = replayed(net, images, precision, compiler=compiler)
+    return f"{what} as a CUDA graph, {precision}, channels last, cudnn.benchmark", counts
 
 
 # As rivals.RIVALS.
-GPU_RIVALS = {f"graph-{precision}": ("torch", partial(_graph, precision)) for precision in ("fp32", "tf32", "fp16")}
+GPU_RIVALS = {f"graph-{precision}": ("torch", partial(_graph, precision, None)) for precision in DTYPES}
+GPU_RIVALS |= {
+    f"compiled-graph-{precision}": ("torch", partial(_graph, precision, torch.compile))
+    for precision in DTYPES
+    if precision != "fp32"
+}

@@ -88,7 +88,7 @@ def compiled(net: nn.Sequential, images: Tensor) -> tuple[str, Counts]:
     longer. Freezing the weights changed nothing.
     """
     parts = stages(net, images.device, channels_last=True)
-    step = torch.compile(_whole_step(parts))
+    step = torch.compile(whole_step(parts))
 
     @torch.inference_mode()
     def counts(images: Tensor, T: int) -> Tensor:
@@ -331,7 +331,7 @@ class PlainNeurons:
         return self.spikes
 
 
-def _whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
+def whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
     """A function (held currents, potentials, updated in place) -> output spikes: one step of all layers."""
 
     def step(held: Tensor, potentials: list[Tensor]) -> Tensor:
@@ -339,9 +339,9 @@ def _whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
         for index, (part, v) in enumerate(zip(parts, potentials, strict=True)):
             v = v.mul_(part.decay).add_(currents) if part.decay < 1 else v.add_(currents)
             fired = v >= part.v_threshold
-            spikes = fired.to(v.dtype)
+            spikes = fired.to(currents.dtype)
             if part.v_reset is None:
-                v -= part.v_threshold * spikes
+                v -= part.v_threshold * fired.to(v.dtype)
             else:
                 v.masked_fill_(fired, part.v_reset)
             if index + 1 < len(parts):

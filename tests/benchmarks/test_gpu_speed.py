@@ -35,6 +35,42 @@ def test_a_convolution_of_two_products_counts_twice():
     assert half == pytest.approx(2 * 32 * 2 * 25 * 16 * 9 * 16 / 1e9) and full == 2 * half
 
 
+def test_effective_work_is_that_of_the_dense_convolution():
+    rows = figures("cpu")
+    values = {name: (row["value"], row["effective"]) for name, row in rows.items() if "weights" in name}
+    (half, half_effective), (full, full_effective) = values.values()
+    assert half == half_effective and full_effective == pytest.approx(full / 2, abs=0.1)
+    assert all(row["predicted"] == "" for row in rows.values())  # no model of a CPU
+
+
+def test_a_known_card_is_predicted(monkeypatch):
+    pytest.importorskip("triton")
+    from gpu import time_model
+    from gpu.main_loop import MainLoop
+
+    from proxykernels.kernels.gpu.block_sizes import Blocks
+
+    kernel = time_model.Compiled(Blocks(8, 64, 64, 3, 8), 128, 2, 500, MainLoop(300, 8, 4, 5, 0, 0, 100, 1000))
+    monkeypatch.setattr(time_model, "compiled", lambda *_: kernel)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    device = torch.device("cuda")
+    assert gpu_speed.predicted_bandwidth(device) == 3350
+    peak = 2 * 2048 * 132 * 1.755e9 / 1e12
+    assert 0.3 * peak < gpu_speed.predicted_convolution(device, gpu_speed.CONV) < peak
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA T4")
+    assert gpu_speed.predicted_convolution(device, gpu_speed.CONV) == ""
+
+
+def test_tests_that_take_too_long_end_it(monkeypatch):
+    def run(command, cwd, timeout):
+        raise gpu_speed.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu_speed.subprocess, "run", run)
+    with pytest.raises(SystemExit, match="took more than 240 s: run `-m pytest -q -m gpu --quick`"):
+        gpu_speed.run_tests()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_it_says_so():
     with pytest.raises(SystemExit) as error:

@@ -28,6 +28,15 @@ def test_fastest_leaves_out_what_fails():
         tune_triton.fastest([1], run, lambda function: float(function()))
 
 
+def test_a_gpu_that_stopped_working_ends_the_search(monkeypatch):
+    def run(choice):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(tune_triton, "wait", lambda: run(None))
+    with pytest.raises(RuntimeError, match="does not work any more after 7: an illegal memory access"):
+        tune_triton.fastest([7, 8], run, lambda function: float(function()))
+
+
 @pytest.mark.triton
 def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys):
     net = torch.nn.Sequential(
