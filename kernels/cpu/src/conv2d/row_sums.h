@@ -88,7 +88,8 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
     for (int64_t channel = first_channel; channel < last_channel; channel += Rows::channels) {
         for (int64_t slice = 0; slice < slices.count; slice++, weights += slices.bytes())
             for (int64_t i = 0; i < places; i++) {
-                if (far) slices.prefetch_next(weights, i, places);
+                if (far && places == 1) slices.read(weights);
+                else if (far) slices.prefetch_next(weights, i, places);
                 const Choice& choice = choices[i * slices.count + slice];
                 add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
             }
