@@ -9,10 +9,11 @@ from . import ops, packed
 class Words:
     """The bits of T steps, laid out as the device has them (kernels/cpu/words.py, kernels/gpu/words.py)."""
 
-    __slots__ = ("T", "words")
+    __slots__ = ("T", "_spikes", "words")
 
     def __init__(self, words: Tensor, T: int):
         self.words, self.T = words, T
+        self._spikes: Tensor | None = None  # how many, once they are counted
 
     @property
     def device(self) -> torch.device:
@@ -24,7 +25,11 @@ class Words:
 
     def total(self) -> Tensor:
         """All spikes: int64, no dimensions."""
-        return ops.total(self.words)
+        if self.words.device.type != "cpu" or torch.compiler.is_compiling():
+            return ops.total(self.words)
+        if self._spikes is None:  # each layer that reads them counts them
+            self._spikes = ops.total(self.words)
+        return self._spikes
 
     def cut(self, start: int, stop: int) -> "Words":
         """The steps start .. stop - 1."""
