@@ -146,7 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
     add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
     add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--threads", type=positive, help="CPU threads (default: torch's)")
+    add("--threads", type=positive, help="CPU threads (default: torch's); of 1 processor time is measured")
     known = ",".join(RIVALS | GPU_RIVALS)
     add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")
     add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
