@@ -163,7 +163,11 @@ def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
         if value == getattr(default, option):
             continue
         if option == "neuron":
-            value = weights_file.stem(value) if isinstance(value, Path) else value
+            named.append(f"lif-tau{options.tau:g}")
+            continue
+        if isinstance(value, list):
+            value = "-".join(map(str, value)) or "none"
+        value = weights_file.stem(value) if isinstance(value, Path) else value
         named.append(option if value is True else f"{option}{value}")
     return named + ([] if trained else ["untrained"])
 
