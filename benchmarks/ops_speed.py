@@ -3,16 +3,21 @@
     python benchmarks/ops_speed.py
     python benchmarks/ops_speed.py --out benchmarks/results
     python benchmarks/ops_speed.py --parts rates,threads --rounds 9 --threads 1
+    python benchmarks/ops_speed.py --fit
 
 rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 threads  1 and 2 threads, AVX2 and AVX-512
+
+--fit: random layers, always the same, on one thread and by processor time: how often the choice of a kernel is right,
+and the costs that the model behind it (kernels/cpu/cost_model.py) should have on this machine.
 
 Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Prints tables; with --out it also
 writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png, over those that are there.
 """
 
 import argparse
+import math
 import os
 import time
 from collections import defaultdict
@@ -27,12 +32,13 @@ from common.printed import new_parser, print_table
 from common.tables import save_figure, write_csv
 from rich.console import Console
 from sim_speed import commit, device_name, positive
-from speed import ops_parts
+from speed import cost_fit, ops_parts
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu.cost_model import COSTS
 
 PARTS = ["rates", "shapes", "threads"]
 QUICK_RATES = [0.05, 0.4]
@@ -40,6 +46,7 @@ THREAD_RATES = [0.05, 0.4]
 THREADS = [1, 2]
 CORE_MACS = 16  # fp32 multiply-adds a cycle: two units of 8, or one of 16; some cores have two units of 16
 ROUNDS, QUICK_ROUNDS = 5, 2
+FITTED_LAYERS = 200
 PEAK_SIZE, QUICK_PEAK_SIZE = 2048, 256
 SHAPE = ["T", "N", "C_in", "size", "C_out", "kernel_size", "stride", "padding", "dilation", "groups"]
 COMMON = ["date", "commit", "layer", *SHAPE, "rate"]
@@ -66,6 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+    if options.fit:
+        torch.set_num_threads(1)
+        print_fit(
+            console, list(tqdm(cost_fit.sweep(options.layers, 0, options.rounds), total=options.layers, leave=False))
+        )
+        return
     console.print("{device}, {threads} threads, torch {torch}".format(**machine))
     for part in options.parts:
         rows = [{**machine, **row} for row in RUN[part](options, console)]
@@ -91,6 +104,8 @@ def prepare(arguments: list[str] | None) -> argparse.Namespace:
     add("--quick", action="store_true", help="small layers, to see that it works")
     add("--threads", type=positive, help="threads of the rates and shapes (default: torch's)")
     add("--macs-a-cycle", type=positive, default=CORE_MACS, help=f"fp32 multiply-adds of a core (default: {CORE_MACS})")
+    add("--fit", action="store_true", help="fit the model of the choice to this machine")
+    add("--layers", type=positive, default=FITTED_LAYERS, help=f"random layers of --fit (default: {FITTED_LAYERS})")
     add("--out", type=Path, help="folder of the CSV files and the plot (default: none are written)")
     options = parser.parse_args(arguments)
     if cpu.load() is None:
@@ -215,6 +230,34 @@ def print_threads(console: Console, rows: list[dict]) -> None:
             ratios = f"{row['speed_over_1_thread']:.2f}", str(row["speed_over_avx512"])
             lines.append([*case, spread(row), f"{row['gmac_s']:.0f}", *ratios])
         print_table(console, f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings, lines, left=2)
+
+
+def print_fit(console: Console, measured: list[cost_fit.Measured]) -> None:
+    fitted = cost_fit.fit(measured)
+    for kernel in COSTS:
+        before, after = (cost_fit.error(measured, kernel, costs) for costs in (COSTS, fitted))
+        if not math.isnan(before):
+            costs = ", ".join(f'"{name}": {cost:.3g}' for name, cost in fitted[kernel].items())
+            console.print(f'"{kernel}": {{{costs}}},', soft_wrap=True)
+            console.print(f"    median error {before:.0%} before, {after:.0%} so")
+    print_choices(console, "as chosen", measured, [one.chosen for one in measured])
+    print_choices(console, "by the costs above", measured, [one.choice(fitted) for one in measured])
+
+
+def print_choices(console: Console, title: str, measured: list[cost_fit.Measured], choices: list[str]) -> None:
+    """How many choices are right, and those that are not."""
+    pairs = list(zip(measured, choices, strict=True))
+    excess = [one.excess(kernel) for one, kernel in pairs]
+    slower = [one.seconds[kernel] / one.rival for one, kernel in pairs]
+    console.print(
+        f"{title}: {sum(e <= cost_fit.NEAR for e in excess) / len(pairs):.1%} of {len(pairs)} layers within "
+        f"{cost_fit.NEAR - 1:.0%} of the best kernel, the worst {max(excess):.2f} times as long; "
+        f"{sum(ratio > 1 for ratio in slower)} slower than torch's convolution and a scan"
+    )
+    for (one, kernel), e, ratio in zip(pairs, excess, slower, strict=True):
+        if e > cost_fit.NEAR or ratio > 1:
+            case = f"{one.shape}, T = {one.shape.T}, N = {one.shape.N}, {one.shape.rate:.1%}, {one.precision}"
+            console.print(f"    {case}: {kernel}, {e:.2f} times {one.best}, {ratio:.2f} times torch", soft_wrap=True)
 
 
 PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads}

@@ -20,6 +20,7 @@ from proxykernels.kernels.cpu.choice import KERNELS
 from proxykernels.kernels.cpu.cost_model import ROWS
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
+from proxykernels.kernels.weight_cache import PackedWeights
 from speed.ops_cases import Data, Shape, row_adds
 
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
@@ -42,6 +43,14 @@ class Kernel:
 
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))
+
+    def rates(self, words: Tensor) -> tuple[float, float]:
+        """Rows for each input and step, as the choice counts them."""
+        return self._kernels._rates(words)
+
+    def digits(self, weight: Tensor) -> int:
+        """Of the weights in tiles."""
+        return self._kernels._digits(PackedWeights(self._kernels.fingerprint).of(weight))
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Packed spikes and potentials, from rest, threshold 1, hard reset to 0."""

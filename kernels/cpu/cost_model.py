@@ -1,7 +1,8 @@
 """Which kernel of a CPU is fastest for a layer: a model of the time each takes, in clock cycles of one core.
 
-The figures are measured (benchmarks/ops_speed.py), those of the tiles on an Intel core with AMX and the others on an
-AMD core with AVX-512 (Zen 4); only their ratios matter.
+A kernel's time is a sum: how often it does something, which the functions below count, times what that costs, in COSTS.
+`python benchmarks/ops_speed.py --fit` measures what it costs on another machine. The figures here are of a core with
+AVX-512 (AMD, Zen 4), those of the tiles of an Intel core with AMX; only their ratios matter.
 """
 
 import math
@@ -12,6 +13,33 @@ CLOCK_HZ = 3.06e9  # of the AMD core
 # Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
 ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
 PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
+CACHE_BYTES = 1 << 20  # weights that are more are fetched anew each time they are used
+ROW_BYTES = 64
+
+COSTS: dict[str, dict[str, float]] = {
+    "events": {
+        "add": 0.99, "visit": 15, "fire": 0.25, "scan": 32, "list": 0.5, "list slice": 4.5, "list tap": 1.5,
+        "list spike": 0.48, "start": 186, "start tap": 23, "fetch": 0.26, "call": 6.1e5,
+    },
+    "shorts": {
+        "add": 1.4, "visit": 18, "fire": 0.11, "scan": 34, "list": 0.5, "list slice": 8.2, "list tap": 1.6,
+        "list spike": 0.41, "start": 109, "start tap": 13, "fetch": 0.43, "call": 5.9e5,
+    },
+    "bytes": {
+        "add": 1.7, "visit": 13.5, "fire": 0.33, "scan": 29, "list": 0.5, "list slice": 8.3, "list tap": 1.4,
+        "list spike": 0.23, "start": 114, "start tap": 11, "fetch": 0.34, "call": 6.8e5,
+    },
+    "patterns": {
+        "add": 1.8, "visit": 2.8, "fire": 2.3, "scan": 42, "list": 0.5, "list slice": 25, "list tap": 3.8,
+        "list spike": 1.9, "start": 386, "start tap": 24, "fetch": 0.25, "call": 5.5e5,
+    },
+    "lookup": {
+        "look up": 9.9, "block": 169, "table": 51, "read": 261, "read tap": 5.4, "fetch": 0.083, "call": 3.7e5,
+    },
+    "tiles": {"multiply": 23, "fire": 160, "expand": 12, "call": 3e5},
+    "dense": {"multiply": 0.068, "fire": 2.7, "move": 1, "unpack": 9.5, "call": 2.1e6},
+}  # fmt: skip
+Counts = dict[str, float]
 
 
 class Layer(NamedTuple):
@@ -48,63 +76,102 @@ class Layer(NamedTuple):
         return self.neurons[0] * self.neurons[1]
 
 
-def events(layer: Layer, rate: float, row: int = 16) -> float:
-    """Cycles of the event kernel: for each spike in a window, a row of weights is loaded and added.
+def adding(layer: Layer, rate: float, row: int = 16) -> Counts:
+    """The event kernel: for each spike in a window, a row of weights is loaded and added.
 
     ``rate``: of spikes, those of an input that fires for long counted once a span (src/conv2d/event.h). ``row``: output
     channels of a row.
     """
     blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
+    steps, segments = layer.pixels * layer.T, layer.pixels * math.ceil(layer.T / 64)
     spikes = layer.inputs * rate
-    add_rows, fire = blocks * (1.15 * spikes + 6 * slices), blocks * row
-    list_window, start_window = 30 + 4 * layer.taps + 0.6 * spikes, (400 + 25 * layer.taps) * math.ceil(layer.T / 64)
-    steps = layer.T * (add_rows + fire + list_window)
-    return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
+    return {
+        "add": blocks * spikes * steps,
+        "visit": blocks * slices * steps,
+        "fire": blocks * row * steps,
+        "scan": layer.T * layer.neurons[0] * math.prod(layer.size) * math.ceil(layer.weight[1] / 64),
+        "list": steps,
+        "list slice": slices * steps,
+        "list tap": layer.taps * steps,
+        "list spike": spikes * steps,
+        "start": segments,
+        "start tap": layer.taps * segments,
+        "fetch": _fetched(blocks * layer.inputs * ROW_BYTES, layer, uses=512),
+        "call": 1,
+    }
 
 
-def patterns(layer: Layer, rate: float) -> float:
-    """Cycles of the pattern kernel: a row for each input and window of four steps in which it fires, to one of 15 sums.
+def patterns(layer: Layer, rate: float) -> Counts:
+    """The pattern kernel: a row for each input and window of four steps in which it fires, to one of 15 sums.
 
     ``rate``: of such windows, a step.
     """
-    blocks, slices, visits = layer.weight[0] / 16, math.ceil(layer.inputs / 384), 15 / PATTERN
-    rows = layer.inputs * rate
-    add_rows, finish, fire = 1.2 * rows + 9 * slices * visits, 16, 16
-    list_window, start_window = 90 + 15 * layer.taps + 0.6 * rows, (400 + 25 * layer.taps) * math.ceil(layer.T / 64)
-    steps = layer.T * (math.ceil(blocks) * (add_rows + finish + fire) + list_window)
-    return layer.pixels * (steps + start_window) + _fetch(layer, uses=512)
+    counts = adding(layer, rate)
+    counts["visit"] *= 15 / PATTERN
+    return counts
 
 
-def lookup(layer: Layer) -> float:
-    """Cycles of the lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
+def lookup(layer: Layer) -> Counts:
+    """The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
     eights, fours = math.ceil(layer.weight[0] / 8), math.ceil(layer.inputs / 4)
     uses = layer.pixels * math.ceil(layer.T / 16)
-    look_up, make_tables = (10.75 * fours + 130) * uses, 36 * fours * math.ceil(uses / 256)
-    read = 200 + (6 * layer.taps if layer.weight[1] % 32 else 0)  # and put the bits of a window together
-    return eights * (look_up + make_tables) + read * uses + _fetch(layer, uses=4096)
+    return {
+        "look up": eights * fours * uses,
+        "block": eights * uses,
+        "table": eights * fours * math.ceil(uses / 256),
+        "read": uses,
+        "read tap": layer.taps * uses if layer.weight[1] % 32 else 0,  # to put the bits of a window together
+        "fetch": _fetched(4 * layer.weight[0] * layer.inputs, layer, uses=4096),
+        "call": 1,
+    }
 
 
-def _fetch(layer: Layer, uses: int) -> float:
-    """Cycles to fetch weights that are too many for the caches, once for so many output pixels times steps."""
-    size = 4 * layer.weight[0] * layer.inputs
-    return size / 5 * math.ceil(layer.pixels * layer.T / uses) if size > 1 << 20 else 0.0
+def _fetched(size: int, layer: Layer, uses: int) -> float:
+    """Bytes of weights that are too many for the caches, fetched once for so many output pixels times steps."""
+    return size * math.ceil(layer.pixels * layer.T / uses) if size > CACHE_BYTES else 0.0
 
 
-def tiles(layer: Layer, digits: int) -> float:
-    """Cycles of the matrix tiles: 16 steps of 16 channels at a time, whatever the firing rate."""
+def tiles(layer: Layer, digits: int) -> Counts:
+    """The matrix tiles: 16 steps of 16 channels at a time, whatever the firing rate."""
     tile_inputs = layer.taps * math.ceil(layer.weight[1] / 64)
     if layer.weight[1] % 64 and layer.dilation[1] == 1:  # a kernel row fills tiles
         tile_inputs = layer.weight[2] * math.ceil(layer.weight[3] * math.ceil(layer.weight[1] / 8) * 8 / 64)
-    blocks, times = math.ceil(layer.weight[0] / 16), math.ceil(layer.T / 16)
-    multiply, fire = 23 * tile_inputs * digits * blocks, 160 * blocks
-    return layer.pixels * times * (multiply + fire + 12 * tile_inputs)
+    blocks, uses = math.ceil(layer.weight[0] / 16), layer.pixels * math.ceil(layer.T / 16)
+    return {
+        "multiply": tile_inputs * digits * blocks * uses,
+        "fire": blocks * uses,
+        "expand": tile_inputs * uses,
+        "call": 1,
+    }
 
 
-def dense(layer: Layer) -> float:
-    """Cycles of torch's convolution, about 12 multiplications each, with all that is moved, and of the scan."""
-    unpack = layer.T * layer.neurons[0] * math.prod(layer.size) * layer.weight[1]
-    multiply, move_and_scan = layer.weight[0] * layer.inputs / 12, 100 + 8 * layer.weight[0]
-    return layer.pixels * layer.T * (multiply + move_and_scan) + unpack
+def dense(layer: Layer) -> Counts:
+    """torch's convolution, about 12 multiplications a cycle, with all that is moved, and the scan."""
+    steps = layer.pixels * layer.T
+    return {
+        "multiply": steps * layer.weight[0] * layer.inputs,
+        "fire": steps * layer.weight[0],
+        "move": steps,
+        "unpack": layer.T * layer.neurons[0] * math.prod(layer.size) * layer.weight[1],
+        "call": 1,
+    }
+
+
+def counts_of(
+    layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+) -> dict[str, Counts]:
+    """How often each kernel that can take a layer does what costs time; arguments as of :func:`modelled_cycles`."""
+    counts = {"dense": dense(layer)}
+    for kernel, width in ROWS.items():
+        if kernel == "patterns":
+            counts[kernel] = patterns(layer, rates[1])
+        elif width <= row:
+            counts[kernel] = adding(layer, rates[0], width)
+    if has_lookup:
+        counts["lookup"] = lookup(layer)
+    if digits:
+        counts["tiles"] = tiles(layer, digits)
+    return counts
 
 
 def modelled_cycles(
@@ -124,14 +191,10 @@ def modelled_cycles(
 @lru_cache(1024)
 def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, row: int) -> dict[str, tuple[float, float]]:
     """Cycles at the rates 0 and 1; they lie on a line between."""
-    cycles = {"dense": (dense(layer),) * 2}
-    for kernel, width in ROWS.items():
-        if kernel == "patterns":
-            cycles[kernel] = patterns(layer, 0), patterns(layer, 1)
-        elif width <= row:
-            cycles[kernel] = events(layer, 0, width), events(layer, 1, width)
-    if has_lookup:
-        cycles["lookup"] = (lookup(layer),) * 2
-    if digits:
-        cycles["tiles"] = (tiles(layer, digits),) * 2
-    return cycles
+    ends = [counts_of(layer, (r, r), has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
+    return {kernel: (cycles(kernel, ends[0][kernel]), cycles(kernel, ends[1][kernel])) for kernel in ends[0]}
+
+
+def cycles(kernel: str, counts: Counts, costs: dict[str, dict[str, float]] = COSTS) -> float:
+    """What a kernel's counts cost."""
+    return sum(costs[kernel][what] * often for what, often in counts.items())

@@ -2,15 +2,17 @@
 
 import csv
 import itertools
+from random import Random
 
 import ops_speed
 import pytest
 import torch
 from rich.console import Console
-from speed import ops_cases, ops_parts
+from speed import cost_fit, ops_cases, ops_parts
 from speed.ops_cases import SHAPES, Data, Shape, row_adds
 
 from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, COSTS, Layer, counts_of, cycles
 
 compiled = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
 TINY = [
@@ -228,3 +230,54 @@ def test_absent_library_ends_with_one_sentence(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         ops_speed.main(["--out", str(tmp_path)])
     assert "the C++ kernels were not built" in capsys.readouterr().err
+
+
+# Random layers and the costs of the model
+
+
+def test_fitted_costs_are_those_that_made_the_times():
+    """Times made by the model with other costs, on layers that tell them apart."""
+    random = Random(3)
+    true = {
+        kernel: {name: cost * random.uniform(0.7, 1.5) for name, cost in own.items()} for kernel, own in COSTS.items()
+    }
+    measured = []
+    for _ in range(150):
+        shape = cost_fit.random_shape(random)
+        pixels = shape.out[0] * shape.out[1]
+        weight = (shape.C_out, shape.C_in, shape.kernel, shape.kernel)
+        pairs = ((n, n) for n in (shape.stride, shape.padding, 1))
+        layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, weight, *pairs)
+        counts = counts_of(layer, (shape.rate, 0.6 * shape.rate), has_lookup=True, digits=2, row=64)
+        seconds = {kernel: cycles(kernel, own, true) / CLOCK_HZ for kernel, own in counts.items()}
+        measured.append(cost_fit.Measured(shape, "int8", seconds, 1.0, "events", counts))
+    fitted = cost_fit.fit(measured)
+    for kernel in COSTS:
+        assert cost_fit.error(measured, kernel, true) < 1e-9
+        assert cost_fit.error(measured, kernel, fitted) < min(0.02, cost_fit.error(measured, kernel, COSTS) / 3)
+        assert all(cost >= 0 for cost in fitted[kernel].values())
+    assert all(one.choice(true) == one.best and one.excess(one.best) == 1 for one in measured)
+    wrong = sum(one.excess(one.choice(fitted)) > cost_fit.NEAR for one in measured)
+    assert wrong <= 2 and any(one.excess("events") > 2 for one in measured)
+
+
+@compiled
+def test_random_layers_are_the_same_of_a_seed_and_their_kernels_are_compared(capsys):
+    before = torch.get_num_threads()
+    ops_speed.main(["--fit", "--layers", "4", "--rounds", "1"])
+    torch.set_num_threads(before)
+    shown = capsys.readouterr().out
+    assert '"events": {"add": ' in shown and "median error" in shown
+    assert "as chosen: " in shown and "of 4 layers within 10% of the best kernel" in shown
+    shapes = [[cost_fit.random_shape(random) for _ in range(5)] for random in (Random(1), Random(1), Random(2))]
+    assert shapes[0] == shapes[1] != shapes[2]
+
+
+def test_random_spikes_come_in_bursts():
+    shape = Shape(64, 2, 40, 5, 8, 3, 0.1, padding=1)
+    windows = []
+    for bursts in (0.0, 0.8):
+        fires = cost_fit.spikes(shape, bursts, torch.Generator().manual_seed(0))
+        assert fires.shape == (64, 2, 40, 5, 5) and 0.05 < fires.float().mean() < 0.2
+        windows.append((fires.sum() / fires.unflatten(0, (16, 4)).any(1).sum()).item())
+    assert windows[1] > 1.5 * windows[0]
