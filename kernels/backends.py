@@ -168,6 +168,12 @@ class GpuBackend(Backend, Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """if_conv2d: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
 
+    def conv2d_current_sums(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Tensor:  # fmt: skip
+        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
+
 
 def backend_of(device: str) -> Backend:
     """The backend of a type of device, "cpu" or "cuda"."""

@@ -315,6 +315,23 @@ def currents_of(
     return currents.transpose(2, 3).unflatten(3, shape[2:])
 
 
+def batch_moments(
+    x: Spikes, weight: Tensor, bias: Tensor, stride: Pair, padding: Any, dilation: Pair, groups: int
+) -> tuple[Tensor, Tensor, int]:
+    """Mean and variance of a convolution's currents of spikes over time, float64 [C_out], and of how many they are.
+
+    One launch sums up currents and squares; ``bias`` should lie near the negative mean, or the variance loses digits.
+    The currents are never in memory. On a GPU only.
+    """
+    T, N, _, *size = x.shape
+    weight, padding, dilation = symmetric(weight, padding, stride, dilation)
+    pixels = math.prod(unfused.output_size(size, weight.shape[2:], stride, padding, dilation))
+    window = stride, padding, dilation, groups
+    sums = ops.conv2d_current_sums(x._kept.words, T, size, _scaled(weight, x), bias, *window)
+    mean, square = sums / (T * N * pixels)
+    return mean, square - mean * mean, T * N * pixels
+
+
 def _detached(weight: Tensor, bias: Tensor | None, v: Tensor | float | None, neuron: AnyNeuron) -> tuple:
     """The operands of a call without a gradient."""
     v = v.detach() if isinstance(v, Tensor) else v

@@ -206,6 +206,15 @@ def if_conv2d_pooled(words, T, size, weight, bias, v, neuron, stride, padding, d
     return spikes, pooled, torch.empty_like(v, memory_format=torch.contiguous_format)
 
 
+@_operator(
+    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor bias, int[] stride, int[] padding, int[] dilation,"
+    " int groups) -> Tensor"
+)
+def conv2d_current_sums(words, T, size, weight, bias, stride, padding, dilation, groups):
+    """Of the currents of if_conv2d on words over time: sums in each channel, and of their squares, float64 [2, C]."""
+    return weight.new_empty(2, weight.shape[0], dtype=torch.float64)
+
+
 @_operator("(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_linear(words, T, weight, bias, v, neuron):
     """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""

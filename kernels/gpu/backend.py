@@ -10,7 +10,7 @@ from .. import max_rate_pool, unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from ..recording import Choice, note
 from . import counters, packing, words
-from .if_conv2d import if_conv2d, if_conv2d_pooled, if_linear
+from .if_conv2d import conv2d_current_sums, if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
 
@@ -33,6 +33,7 @@ class GpuKernels:
     pack, unpack = staticmethod(packing.pack), staticmethod(words.unpack)
     count, total = staticmethod(counters.count), staticmethod(counters.total)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
+    conv2d_current_sums = staticmethod(conv2d_current_sums)
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
     if_scan, if_hold = _noting(if_scan, "Triton scan"), _noting(if_hold, "Triton scan")

@@ -10,7 +10,7 @@ from ..unfused import output_size
 from ..weight_layouts import join_small_groups
 from .block_sizes import architecture, choose_blocks
 from .if_conv2d_kernel import _if_conv2d_kernel
-from .neurons import arguments, by_sample, by_state
+from .neurons import CurrentSums, arguments, by_sample, by_state
 from .weight_parts import float16_parts
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
@@ -151,6 +151,17 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
     pooled = torch.empty(triton.cdiv(T, 32), N, P // 4, C, dtype=torch.int32, device=v.device)
     spikes, v_last = if_conv2d(words, T, size, weight, bias, v, neuron, *window, pooled=pooled)
     return spikes, pooled, v_last
+
+
+def conv2d_current_sums(words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups):
+    """Sums of the currents of each channel and of their squares, float64 [2, C_out]: all steps in one launch."""
+    H_out, W_out = output_size(size, weight.shape[2:], stride, padding, dilation)
+    v = torch.zeros(words.shape[1], 2, H_out * W_out, len(weight), device=words.device)
+    sums = CurrentSums("", bias.float()[None], ())
+    _, v_last = if_conv2d(
+        words, T, size, weight, bias, v, sums, stride, padding, dilation, groups, counts_only=True
+    )  # fmt: skip
+    return v_last.sum((0, 2), dtype=torch.float64)
 
 
 def if_linear(

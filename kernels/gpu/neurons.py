@@ -17,6 +17,8 @@ from ..neurons import MODELS, Neuron
 
 def arguments(neuron: Neuron) -> dict:
     """A launch's arguments for a layer's neurons: v_reset (None: soft), the other scalars, pointers to parameters."""
+    if isinstance(neuron, CurrentSums):
+        return {"neuron": (None, neuron.channels), "LOAD": load_if, "STEP": sums_step, "STATES": neuron.states}
     v_reset = None if neuron.v_reset is None else float(neuron.v_reset)
     names = MODELS[neuron.model].scalars
     others = [float(value) for name, value in zip(names, neuron.scalars, strict=True) if name != "v_reset"]
@@ -171,6 +173,20 @@ def refractory_step(state, current, neuron, loaded):
     spike = (h >= loaded[0]) & (state[1] <= 0)
     left = tl.where(spike, neuron[2], tl.where(state[1] > 0, state[1] - 1.0, 0.0))
     return (_reset(spike, h, neuron[0], loaded[0]), left), spike
+
+
+@triton.jit
+def sums_step(state, current, neuron, loaded):
+    """No neuron: the sum of the currents, and that of their squares."""
+    return (state[0] + current, state[1] + current * current), current != current
+
+
+class CurrentSums(Neuron):
+    """In the place of neurons: sums of the currents and of their squares, and no spikes; ``channels`` mean nothing."""
+
+    __slots__ = ()
+    states = 2  # type: ignore[assignment]
+    v_reset = None  # type: ignore[assignment]
 
 
 FAMILIES = {

@@ -1,12 +1,13 @@
 """Layers of any neurons, behind a convolution or a matrix product or alone; shorthands.py names those of IF and LIF."""
 
-from typing import Literal
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional, known
-from ..kernels import constants
+from .. import checks, functional, known, packed
+from ..kernels import constants, unfused
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
@@ -27,11 +28,21 @@ class Fused(Neurons):
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
             x = checks.frames(x)
+            if self._sums_up(x):
+                return self._fire_with(*self._folded_by_batch(x), x, v)
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
-            return functional.scan(
-                each_step(lambda step: self.bn(self.affine(step)), x), v, self.neuron, self.surrogate
-            )
+            with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
+                currents = each_step(lambda step: self.bn(self.affine(step)), x)
+            return functional.scan(currents, v, self.neuron, self.surrogate)
         return self._fire_with(*self.folded(), x, v)
+
+    def _sums_up(self, x: Any) -> bool:
+        """Whether the statistics of a batch are sums that a launch makes, and currents are in memory at no time."""
+        return False
+
+    def _folded_by_batch(self, x: Spikes) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the batch's own statistics folded in; the running ones are updated."""
+        raise NotImplementedError
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
         """The layer with other weights."""
@@ -118,6 +129,25 @@ class FusedConv2d(Fused, nn.Conv2d):
         self._set_neurons(neuron, v_init)
         self.pool_follows = False  # what simulate finds out of the network
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
+
+    def _sums_up(self, x):
+        if torch.is_grad_enabled() or not isinstance(x, Spikes) or not packed.over_time(x._words):
+            return False
+        return self.bn.training and self.bn.running_mean is not None
+
+    @torch.no_grad()
+    def _folded_by_batch(self, x):
+        bn, window = self.bn, (self.stride, self.padding, self.dilation, self.groups)
+        checks.parameters(self.weight, self.bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
+        bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
+        near = bn.running_mean - bias  # what a first look at the mean is
+        mean, variance, count = functional.batch_moments(x, self.weight.detach(), -near, *window)
+        mean = mean + near.double() + bias.double()
+        bn.num_batches_tracked += 1
+        momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
+        for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
+            running.copy_(running.double() + (now - running.double()) * momentum)
+        return _folded(self.weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
 
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups

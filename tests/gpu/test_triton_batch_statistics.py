@@ -1,0 +1,75 @@
+"""Statistics of a batch in training: sums of a launch, in the place of all currents in memory."""
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from torch import nn
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+import proxykernels as pk
+from proxykernels import functional
+from proxykernels.kernels import backends, reference
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator(DEVICE).manual_seed(0)
+
+
+@pytest.mark.parametrize("T, groups", [(5, 1), (33, 2)])
+def test_moments(generator, T, groups):
+    x = spikes(T, 2, 4, 5, 4, generator=generator)
+    weight, bias = dyadic(6, 4 // groups, 3, 3, generator=generator), dyadic(6, generator=generator)
+    window = (1, 1), (1, 1), (1, 1), groups
+    mean, variance, count = functional.batch_moments(pk.pack(x), weight, bias, *window)
+    currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double(), bias.double(), 1, 1, 1, groups)
+    assert count == currents[:, 0].numel() and currents.std() > 0.1
+    assert torch.equal(mean, currents.mean((0, 2, 3)))
+    assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-6)
+
+
+def test_operator(generator):
+    words = pk.pack(spikes(5, 2, 3, 4, 4, generator=generator))._words
+    arguments = words, 5, [4, 4], dyadic(2, 3, 3, 3, generator=generator), torch.zeros(2), [1, 1], [1, 1], [1, 1], 1
+    torch.library.opcheck(torch.ops.proxykernels.conv2d_current_sums.default, arguments)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer(generator, momentum, bias):
+    """Spikes, potentials and running statistics are those of torch normalising all currents, but for rounding."""
+    x = spikes(9, 3, 4, 5, 4, generator=generator)
+    layer = pk.FusedIFConv2d(4, 6, 3, padding=1, bias=bias, batch_norm=True).train()
+    layer.bn.momentum, layer.bn.running_mean[:] = momentum, 0.25
+    layer.weight.data = dyadic(6, 4, 3, 3, generator=generator)
+    norm = nn.BatchNorm2d(6, momentum=momentum)
+    norm.load_state_dict(layer.bn.state_dict())
+    with torch.no_grad():
+        currents = norm(layer.affine(x.flatten(0, 1))).unflatten(0, (9, 3))
+        expected, v_expected = reference.if_scan(currents)
+        y, v = layer.spike(pk.pack(x), batch_statistics=True)
+    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
+    assert torch.isclose(v, v_expected, atol=1e-4).float().mean() > 0.99
+    for name, values in norm.state_dict().items():
+        assert torch.allclose(layer.bn.state_dict()[name], values, rtol=1e-5, atol=1e-6), name
+
+
+def test_no_currents_are_kept_in_training(monkeypatch, generator):
+    """ProxyNet's spiking network unpacks no spikes for its second layer, and scans no currents."""
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 3, 3, batch_norm=True), pk.FusedIFConv2d(3, 4, 3, batch_norm=True), pk.Flatten(),
+        pk.FusedIFLinear(16, 2),
+    )  # fmt: skip
+    kernels = backends.cpu_backend() if DEVICE == "cpu" else backends.gpu_backend()
+    scans = []
+    monkeypatch.setattr(kernels, "unpack", lambda *_: pytest.fail("spikes were unpacked"))
+    scan = kernels.if_scan
+    monkeypatch.setattr(kernels, "if_scan", lambda *operands: scans.append(1) or scan(*operands))
+    model = pk.ProxyNet(net, T=5).train()
+    model(torch.rand(2, 2, 6, 6, generator=generator)).sum().backward()
+    assert len(scans) <= 1 and net[1].bn.num_batches_tracked == 1 and net[0].weight.grad.any()
