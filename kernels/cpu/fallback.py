@@ -124,8 +124,7 @@ class Fallback:
 
     def if_shortcut_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
         """The same with spikes of a shortcut that add to the currents."""
-        *layer, shortcut = layer
-        return self.if_conv2d(*layer, 1, shortcut)
+        return self.if_conv2d(*layer[:-1], 1, layer[-1])
 
     def if_linear(self, *layer) -> tuple[Tensor, Tensor]:
         """A matrix product of packed spikes and IF."""

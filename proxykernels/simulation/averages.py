@@ -91,7 +91,7 @@ def without_averages(net: nn.Module) -> nn.Module:
     return _replaced(net, found) if found else net
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, FusedLinear]]:
+def _pairs(module: nn.Module) -> Iterator[tuple[Any, FusedLinear]]:
     """The poolings and matrix products of a module, with a flattening between them, that nothing else reads."""
     if isinstance(module, Network):
         layers = module.layers()
@@ -103,18 +103,12 @@ def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, FusedLinear]]:
     read = [source for _, _, sources in layers for source in sources]
     once = {name: (layer, sources[0]) for name, layer, sources in layers if read.count(name) == 1}
     for _, layer, sources in layers:
+        if not isinstance(layer, FusedLinear) or not type(layer).__module__.startswith("proxykernels."):
+            continue
         flatten, before = once.get(sources[0], (None, ""))
         pool, _ = once.get(before, (None, ""))
-        if type(flatten) is Flatten and type(pool) in (AdaptiveAvgPool2d, AvgPool2d) and _is_product(layer):
+        if type(pool) in (AdaptiveAvgPool2d, AvgPool2d) and type(flatten) is Flatten and not is_parametrized(layer):
             yield pool, layer
-
-
-def _is_product(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, FusedLinear)
-        and type(layer).__module__.startswith("proxykernels.")
-        and not is_parametrized(layer)
-    )
 
 
 def _replaced(net: nn.Module, found: dict[nn.Module, nn.Module]) -> nn.Module:
