@@ -68,10 +68,15 @@ def made(make: Callable[..., Any], *operands: Any) -> Any:
 
     Tensors are the same if they are the same memory in the same shape. With a gradient nothing is kept.
     """
+    return made_as(make, make, *operands)
+
+
+def made_as(kind: Hashable, make: Callable[..., Any], *operands: Any) -> Any:
+    """:func:`made`, where ``kind`` says what ``make`` makes."""
     block = _open()
     if block is None or torch.is_grad_enabled():
         return make(*operands)
-    key = make, *map(_key, operands)
+    key = kind, *map(_key, operands)
     if key not in block.made:
         block.made[key] = make(*operands), operands  # as long as these live, nothing else has their memory
     return block.made[key][0]

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch import Tensor, UntypedStorage
 
+from . import constants
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
@@ -55,6 +56,7 @@ class Packed:
 
     def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None):
         self._weights, self._weight = weights, weight
+        self._given = weight, *others
         self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, *others)]
         self._constant = all(t is None or t.untyped_storage() in CONSTANTS for t in (weight, *others))
         # Of constants where those beside the first are.
@@ -63,7 +65,9 @@ class Packed:
 
     def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
         """``pack(weight, ...)`` of what :meth:`PackedWeights.of` was given, as contiguous float32 values, done once for
-        each ``kind``."""
+        each ``kind``. On a GPU, whose values are far away, once a simulation, and not looked at for NaN."""
+        if self._weight.device.type != "cpu":
+            return constants.made_as((self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given)
         if self._made is None:
             if not self._constant:
                 self._fingerprints = self._weights.fingerprints(self._tensors)
@@ -86,3 +90,7 @@ class Packed:
             if values is not None:
                 require_finite("bias" if index % 2 else "weight", values)
         return floats
+
+
+def _float(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().contiguous().float()

@@ -178,7 +178,8 @@ def refractory_step(state, current, neuron, loaded):
 @triton.jit
 def sums_step(state, current, neuron, loaded):
     """No neuron: the sum of the currents, and that of their squares."""
-    return (state[0] + current, state[1] + current * current), current != current
+    squares = state[1] + current * current
+    return (state[0] + current, squares), squares < 0.0
 
 
 class CurrentSums(Neuron):

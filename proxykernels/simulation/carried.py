@@ -17,7 +17,7 @@ from .counters import Counters
 from .dropout import HeldDropout, Masks
 from .one_step import with_path
 from .pool_fusion import layers_before_pools
-from .quantize import quantized
+from .quantize import Rounded, quantized
 from .records import ask
 from .synops import Tally
 
@@ -106,6 +106,7 @@ class Carried:
         values: list[Tensor] = [*self.net.parameters(), *given, *([x] if isinstance(x, Tensor) else [])]
         folded = [layer for layer in layers if isinstance(layer, Fused) and not (layer.bn and self._batch_statistics)]
         values += [p for layer in folded for p in layer.folded() if p is not None]
+        values += [p for layer in layers if isinstance(layer, Rounded) for p in layer.rounded if p is not None]
         thresholds = [value for layer in layers if isinstance(layer, Neurons) for value in layer.neuron.tensors()]
         if not known.look_at_all(values, thresholds, x.device):
             if isinstance(x, Tensor):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional, known, spike_ops
+from ..kernels import constants
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
@@ -51,16 +52,16 @@ class Rounded(Neurons):
     def __init__(self, layer: Fused, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.layer, self.v_init, self.scale = layer, layer.v_init, layer.scale
-        self._rounded = weight, bias
+        self.rounded = weight, bias
 
     @property
     def neuron(self):
         return self.layer.neuron
 
     def _fire(self, x, v, batch_statistics):
-        weight, bias = self._rounded
+        weight, bias = self.rounded
         if not isinstance(x, Spikes):  # real values times weights need float64
-            weight, bias = (p if p is None else known.made_of(p.double(), p) for p in (weight, bias))
+            weight, bias = (p if p is None else constants.made(_double, p) for p in (weight, bias))
         return self.layer._fire_with(weight, bias, x, v)
 
     def terms(self, x: Spikes | Tensor):
@@ -144,6 +145,10 @@ def _rounded_sum(layer: FusedSum, bounds: Precision) -> SpikingLayer:
 
 
 _rounded = PackedWeights(fingerprint)
+
+
+def _double(parameter: Tensor) -> Tensor:
+    return known.made_of(parameter.double(), parameter)
 
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:

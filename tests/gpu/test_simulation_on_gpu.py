@@ -47,12 +47,12 @@ def image(generator):
     return dyadic(2, 1, 4, 4, generator=generator).abs()
 
 
-def paper_run(monkeypatch, T: int, images: int = 2):
+def paper_run(monkeypatch, T: int, images: int = 2, precision: str | None = None):
     """Launches and waits of a simulation of the paper's network, whose kernels are launched and not executed."""
     net, x = nets.paper().eval(), torch.rand(images, 1, 28, 28)
     with pretend_gpu(monkeypatch, executes=False) as card:
         card.moved(net)
-        result = pk.simulate(net, card.on_card(x), T, chunk=64)
+        result = pk.simulate(net, card.on_card(x), T, chunk=64, precision=precision)
         result.count(), result.rates, result.synops  # noqa: B018 - all that is counted
         return card.launches, card.waits
 
@@ -67,6 +67,12 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
     assert fewer.total() - 2 * of_chunk <= time_model.NOW.launches_of_run
     assert launches["_if_conv2d_kernel"] == 4 * 6 and launches["_counters_kernel"] == 4
     assert launches["conv2d"] == 1 and launches["_float16_parts_kernel"] == 6
+
+
+def test_whole_weights_are_made_once_a_run(monkeypatch):
+    launches, waits = paper_run(monkeypatch, 192, precision="int16")
+    fewer, _ = paper_run(monkeypatch, 128, precision="int16")
+    assert waits.total() <= WAITS and launches.total() - fewer.total() <= LAUNCHES
 
 
 @pytest.mark.parametrize("v_reset, T", [(0.0, 33), (None, 64)], ids=["hard", "soft"])
