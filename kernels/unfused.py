@@ -114,6 +114,14 @@ def conv2d(
         images, padding = pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
             return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
+        if (
+            x.device.type == "cpu"
+            and groups == 1
+            and images.shape[2:] == weight.shape[2:] == (1, 1)
+            and not any(padding)
+        ):
+            # oneDNN's convolution would copy all weights at each call.
+            return F.linear(images.flatten(1), weight.flatten(1), bias)[:, None].unflatten(0, x.shape[:2]).float()
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
