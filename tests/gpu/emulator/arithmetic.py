@@ -43,6 +43,12 @@ def halves(function, a, b):
     return function(a, b).view("u4").reshape(-1)
 
 
+def shift_both(low, high, b):
+    """The upper 32 bits of (high, low) shifted to the left by b modulo 32."""
+    both = high.astype("u8") << 32 | low.astype("u8")
+    return (both << (b & 31).astype("u8") >> 32).astype("u4")
+
+
 def permute_bytes(a, b, selector):
     both = a.astype("u8") | (b.astype("u8") << np.uint64(32))
     result = np.zeros(np.broadcast_shapes(a.shape, b.shape, selector.shape), "u4")

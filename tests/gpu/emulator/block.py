@@ -10,6 +10,7 @@ from . import tensor_core
 from .memory import Fault, GlobalMemory
 from .races import Races
 
+SUMS = {"f2": "f4", "i1": "i4"}  # of tensor cores: float32 of float16, int32 of int8
 SHARED_BASE = 1024  # so that an address of 0 is a fault, and the swizzles' alignment holds
 
 
@@ -209,44 +210,48 @@ class Block:
 
     # ---- tensor cores
 
-    def mma_m16n8k16(self, a, b, c):
+    def mma(self, kind: str, a, b, c):
+        """m16n8 of each warp; ``kind``: of numpy, "f2" or "i1"."""
         a, b, c = ([self._by_warp(register) for register in registers] for registers in (a, b, c))
-        total = tensor_core.multiply(
-            tensor_core.a_matrix(a), tensor_core.b_matrix(b), tensor_core.c_matrix(c), self.products
-        )
-        return tensor_core.c_registers(total)
+        matrices = tensor_core.a_matrix(a, kind), tensor_core.b_matrix(b, kind), tensor_core.c_matrix(c, SUMS[kind])
+        return tensor_core.c_registers(self._multiply(*matrices))
+
+    def _multiply(self, a, b, c):
+        if a.dtype == np.int8:
+            return tensor_core.multiply_int8(a, b, c)
+        return tensor_core.multiply(a, b, c, self.products)
 
     def wgmma_fence(self) -> None:
         """Orders registers, which are always in order here."""
 
-    def wgmma(self, columns: int, d, a, b, keeps, transposed):
-        """m64 x ``columns`` x k16 of each group of four warps; what it returns has its numbers from the wait on."""
+    def wgmma(self, kind: str, columns: int, d, a, b, keeps, transposed):
+        """m64 x ``columns`` of each group of four warps; what it returns has its numbers from the wait on."""
         a_in_registers = isinstance(a, tuple)
-        b_items = self._descriptor_items(b, columns, transposed[1])
-        a_items = None if a_in_registers else self._descriptor_items(a, 64, transposed[0])
+        b_items = self._descriptor_items(kind, b, columns, transposed[1])
+        a_items = None if a_in_registers else self._descriptor_items(kind, a, 64, transposed[0])
         keeps = self._full(keeps)
         if keeps.any() != keeps.all():
             raise NotImplementedError("scale-d differs")
         result = [np.full(self.threads, 0x7FC00BAD, "u4") for _ in d]
         operands = [b_items] if a_in_registers else [a_items, b_items]
         for items in operands:
-            self.races.note_product(items)
+            self.races.note_product(self._pairs(items, kind))
 
         def compute():
-            memory = self.shared.view("f2")
+            memory = self.shared.view(kind)
             if a_in_registers:
-                matrix = tensor_core.a_matrix([self._by_warp(register) for register in a])
+                matrix = tensor_core.a_matrix([self._by_warp(register) for register in a], kind)
             else:
-                matrix = memory[a_items].reshape(self.warps, 16, 16)
-            other = np.repeat(memory[b_items].swapaxes(1, 2), 4, 0)  # [warps, 16, columns]
-            total = tensor_core.c_matrix([self._by_warp(register) for register in d])
+                matrix = memory[a_items].reshape(self.warps, 16, -1)
+            other = np.repeat(memory[b_items].swapaxes(1, 2), 4, 0)  # [warps, K, columns]
+            total = tensor_core.c_matrix([self._by_warp(register) for register in d], SUMS[kind])
             if not keeps.any():
                 total = np.zeros_like(total)
-            total = tensor_core.multiply(matrix, other, total, self.products)
+            total = self._multiply(matrix, other, total)
             for register, value in zip(result, tensor_core.c_registers(total), strict=True):
                 register[:] = value
             for items in operands:
-                self.races.note_product_end(items)
+                self.races.note_product_end(self._pairs(items, kind))
 
         self.multiplications.append(compute)
         return result
@@ -260,10 +265,16 @@ class Block:
             for compute in self.multiplication_groups.pop(0):
                 compute()
 
-    def _descriptor_items(self, descriptor, rows: int, transposed: int):
-        """Indices of float16 numbers in shared memory, [groups of four warps, rows, 16]."""
+    def _descriptor_items(self, kind: str, descriptor, rows: int, transposed: int):
+        """Indices of numbers in shared memory, [groups of four warps, rows, K]."""
         descriptor = self._full(descriptor).reshape(-1, 128)
         if (descriptor != descriptor[:, :1]).any():
             raise Fault("a descriptor differs within four warps")
-        items = np.stack([tensor_core.descriptor_addresses(int(d), rows, transposed) for d in descriptor[:, 0]]) // 2
-        return self._shared_items(items, 2)
+        size = np.dtype(kind).itemsize
+        addresses = [tensor_core.descriptor_addresses(int(d), rows, transposed, size) for d in descriptor[:, 0]]
+        return self._shared_items(np.stack(addresses) // size, size)
+
+    @staticmethod
+    def _pairs(items, kind: str):
+        """Indices of pairs of bytes, which races.py keeps watch of."""
+        return items * np.dtype(kind).itemsize // 2

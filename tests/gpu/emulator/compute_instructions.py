@@ -39,9 +39,9 @@ class ComputeInstructions(Operands):
             return self._arithmetic(modifiers[1:], operands, guard, "*")
         if modifiers[0] == "wide":
             return self._write(operands[0], self._wide_product(modifiers[1], operands), wider(modifiers[1]), guard)
-        if modifiers[0] == "hi" and modifiers[1] in ("u32", "s32"):
+        if modifiers[0] == "hi":
             wide, kind = self._wide_product(modifiers[1], operands), TYPES[modifiers[1]]
-            return self._write(operands[0], f"(({wide}) >> 32).astype('{kind}')", kind, guard)
+            return self._write(operands[0], f"(({wide}) >> {8 * int(kind[1:])}).astype('{kind}')", kind, guard)
         return self._arithmetic(modifiers, operands, guard, "*")
 
     def _wide_product(self, name: str, operands) -> str:
@@ -118,6 +118,11 @@ class ComputeInstructions(Operands):
         kind = TYPES[one(modifiers)]
         a, b = self._read(operands[1], kind), self._read(operands[2], "u4")
         return self._write(operands[0], f"shift_right({a}, {b})", kind, guard)
+
+    def _op_shf(self, modifiers, operands, guard):
+        only(modifiers[:2], {"l", "wrap"})
+        low, high, b = (self._read(operand, "u4") for operand in operands[1:4])
+        return self._write(operands[0], f"shift_both({low}, {high}, {b})", "u4", guard)
 
     def _op_bfe(self, modifiers, operands, guard):
         kind, first, length = TYPES[one(modifiers)], int(operands[2], 0), int(operands[3], 0)

@@ -4,6 +4,13 @@ import re
 
 from .operands import TYPES, Operands, name_of, only, parts
 
+# Of tensor cores: what is multiplied, as numpy names it.
+PRODUCTS = {
+    "sync.aligned.m16n8k16.row.col.f32.f16.f16.f32": "f2",
+    "sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32": "i1",
+}
+WARP_GROUP_PRODUCTS = {"k16.f32.f16.f16": "f2", "k32.s32.s8.s8": "i1"}
+
 
 class MemoryInstructions(Operands):
     """A method an opcode: the Python lines of modifiers, operands and a guard."""
@@ -81,10 +88,10 @@ class MemoryInstructions(Operands):
         return [f"E.stmatrix({self._address(operands[0])}, ({registers},), {'trans' in modifiers})"]
 
     def _op_mma(self, modifiers, operands, guard):
-        if guard or modifiers != "sync.aligned.m16n8k16.row.col.f32.f16.f16.f32".split("."):
+        if guard or (kind := PRODUCTS.get(".".join(modifiers))) is None:
             raise NotImplementedError
         d, a, b, c = (", ".join(name_of(register) for register in parts(operand)) for operand in operands)
-        return [f"{d} = E.mma_m16n8k16(({a}), ({b}), ({c}))"]
+        return [f"{d} = E.mma('{kind}', ({a}), ({b}), ({c}))"]
 
     def _op_wgmma(self, modifiers, operands, guard):
         kind = modifiers[0]
@@ -94,21 +101,24 @@ class MemoryInstructions(Operands):
             return ["E.wgmma_commit()"]
         if kind == "wait_group":
             return [f"E.wgmma_wait({int(operands[0], 0)})"]
-        shape = re.fullmatch(r"m64n(\d+)k16", modifiers[3])
-        if guard or kind != "mma_async" or not shape or modifiers[4:] != ["f32", "f16", "f16"]:
+        shape = re.fullmatch(r"m64n(\d+)(k\d+)", modifiers[3])
+        if guard or kind != "mma_async" or not shape:
             raise NotImplementedError
+        numbers = WARP_GROUP_PRODUCTS[".".join([shape[2], *modifiers[4:]])]
         d = ", ".join(name_of(register) for register in parts(operands[0]))
-        if operands[1].startswith("{"):  # A in registers: scale-d, imm-scale-a, imm-scale-b, trans-b
+        a_in_registers = operands[1].startswith("{")
+        if a_in_registers:
             a = "(" + ", ".join(name_of(register) for register in parts(operands[1])) + ")"
-            transposed = (0, int(operands[6], 0))
         else:
             a = self._read(operands[1], "u8")
-            transposed = (int(operands[6], 0), int(operands[7], 0))
-        if operands[4:6] != ["1", "1"]:
-            raise NotImplementedError
+        transposed = (0, 0)
+        if numbers == "f2":  # imm-scale-a, imm-scale-b, then what is transposed: b, or a and b
+            if operands[4:6] != ["1", "1"]:
+                raise NotImplementedError
+            transposed = tuple(int(operand, 0) for operand in operands[6:])
+            transposed = (0, *transposed) if a_in_registers else transposed
         b, keeps = self._read(operands[2], "u8"), self._read(operands[3], "?")
-        product = f"{d}, = E.wgmma({shape[1]}, ({d},), {a}, {b}, {keeps}, {transposed})"
-        return [product]
+        return [f"{d}, = E.wgmma('{numbers}', {shape[1]}, ({d},), {a}, {b}, {keeps}, {transposed})"]
 
     def _op_redux(self, modifiers, operands, guard):
         only(modifiers[:1], {"sync"})

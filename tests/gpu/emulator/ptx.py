@@ -53,6 +53,8 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         for name, prefix, count in re.findall(r"\.reg\s+\.(\w+)\s+(%[A-Za-z]+)<(\d+)>", body):
             for i in range(int(count)):
                 self.storage[f"{prefix}{i}"] = STORAGE[TYPES[name]]
+        for name, registers in re.findall(r"\.reg\s+\.(\w+)\s+(\w+(?:\s*,\s*\w+)*)\s*;", body):  # of inline assembly
+            self.storage |= dict.fromkeys(parts(registers), STORAGE[TYPES[name]])
         body = re.sub(r"\.reg[^;]*;", "", body)
         body = re.sub(r"^\s*[{}]\s*$", "", body, flags=re.M)
         for piece in body.split(";"):

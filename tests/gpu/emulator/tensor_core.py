@@ -1,36 +1,44 @@
 """NVIDIA's tensor cores: which thread holds which number, and how sums round.
 
-Fragments: PTX ISA, "Matrix fragments for mma.m16n8k16" and "wgmma.mma_async.m64nNk16": wgmma's four warps have 16 rows
-each, and a warp's fragments are those of mma. Descriptors: PTX ISA, "Matrix descriptor format" of wgmma.
+Fragments: PTX ISA, "Matrix fragments for mma.m16n8k16" of float16, of "mma.m16n8k32" of int8, and of
+"wgmma.mma_async.m64nNk16" and k32: wgmma's four warps have 16 rows each, and a warp's fragments are those of mma.
+Either way the inner dimension is 32 bytes, here K numbers, of which a lane has 4 bytes one after another. Descriptors:
+PTX ISA, "Matrix descriptor format" of wgmma.
 """
 
 import numpy as np
+
+from .memory import Fault
 
 # ---- fragments: registers [warps, 32 lanes] of uint32 and matrices [warps, rows, columns]
 
 _row, _pair = np.arange(32) // 4, np.arange(32) % 4  # of a lane: its row of 8, and its pair of columns
 
 
-def a_matrix(registers):
-    """float16 [warps, 16, 16] of four registers: rows 0 and 8 on, then the same with columns 8 on."""
-    matrix = np.empty((len(registers[0]), 16, 16), np.float16)
+def a_matrix(registers, kind=np.float16):
+    """``kind`` [warps, 16, K] of four registers: rows 0 and 8 on, then the same with the columns of 16 bytes later."""
+    half = 16 // np.dtype(kind).itemsize
+    matrix = np.empty((len(registers[0]), 16, 2 * half), kind)
     for i, register in enumerate(registers):
-        pairs = np.ascontiguousarray(register).view(np.float16).reshape(-1, 8, 8)
-        row, column = 8 * (i % 2), 8 * (i // 2)
-        matrix[:, row : row + 8, column : column + 8] = pairs
+        row, column = 8 * (i % 2), half * (i // 2)
+        matrix[:, row : row + 8, column : column + half] = _lanes(register, kind)
     return matrix
 
 
-def b_matrix(registers):
-    """float16 [warps, 16, 8] of two registers: rows 0 and 8 on; a lane holds two rows of one column."""
-    pairs = [np.ascontiguousarray(register).view(np.float16).reshape(-1, 8, 8).swapaxes(1, 2) for register in registers]
-    return np.concatenate(pairs, 1)
+def b_matrix(registers, kind=np.float16):
+    """``kind`` [warps, K, 8] of two registers: rows 0 and 16 bytes on; a lane holds rows of one column."""
+    return np.concatenate([_lanes(register, kind).swapaxes(1, 2) for register in registers], 1)
 
 
-def c_matrix(registers):
-    """float32 [warps, 16, n] of n / 2 registers: of each 8 columns two of rows 0 on, two of rows 8 on."""
+def _lanes(register, kind):
+    """What each of 8 times 4 lanes has, [warps, 8, numbers in 16 bytes]."""
+    return np.ascontiguousarray(register).view(kind).reshape(-1, 8, 16 // np.dtype(kind).itemsize)
+
+
+def c_matrix(registers, kind=np.float32):
+    """float32, or int32, [warps, 16, n] of n / 2 registers: of each 8 columns two of rows 0 on, two of rows 8 on."""
     stacked = np.stack([np.broadcast_to(register, registers[0].shape) for register in registers])
-    blocks = stacked.view(np.float32).reshape(-1, 2, 2, len(registers[0]), 8, 4)  # block, half, column, warp, row, pair
+    blocks = stacked.view(kind).reshape(-1, 2, 2, len(registers[0]), 8, 4)  # block, half, column, warp, row, pair
     return blocks.transpose(3, 1, 4, 0, 5, 2).reshape(len(registers[0]), 16, -1)
 
 
@@ -44,17 +52,17 @@ def c_registers(matrix):
 # ---- shared memory of wgmma
 
 
-def descriptor_addresses(descriptor: int, rows: int, transposed: int):
-    """Byte addresses of float16 numbers [rows, 16] of a 64-bit descriptor; the 16 are the inner dimension."""
+def descriptor_addresses(descriptor: int, rows: int, transposed: int, size: int = 2):
+    """Byte addresses of numbers of ``size`` bytes [rows, K] of a 64-bit descriptor."""
     start, leading, stride = ((descriptor >> shift & 0x3FFF) << 4 for shift in (0, 16, 32))
     swizzle = descriptor >> 62
     if transposed or descriptor >> 49 & 7:
         raise NotImplementedError("a transposed operand, or a base offset")
-    row, k = np.arange(rows)[:, None], np.arange(16)[None, :]
+    row, byte = np.arange(rows)[:, None], np.arange(0, 32, size)[None, :]
     if swizzle == 0:  # matrices of 8 rows of 16 bytes, each contiguous
-        return start + row // 8 * stride + row % 8 * 16 + k // 8 * leading + k % 8 * 2
+        return start + row // 8 * stride + row % 8 * 16 + byte // 16 * leading + byte % 16
     width = {1: 128, 2: 64, 3: 32}[swizzle]  # bytes of a row; groups of 8 rows are contiguous
-    address = start + row // 8 * stride + row % 8 * width + k * 2
+    address = start + row // 8 * stride + row % 8 * width + byte
     return address ^ ((address >> 3) & (width - 16))  # the bits from 7 on choose the 16 bytes within the row
 
 
@@ -75,6 +83,14 @@ def multiply(a, b, c, products: str):
     for first in range(0, 16, terms):
         c = _cut_sum(a[:, :, first : first + terms], b[:, first : first + terms], c, bits)
     return c
+
+
+def multiply_int8(a, b, c):
+    """int32 a @ b + c of int8 a [warps, m, 32] and b [warps, 32, n]. mma saturates and wgmma wraps: neither may be."""
+    total = np.matmul(a.astype(np.int64), b.astype(np.int64)) + c
+    if (total != total.astype(np.int32)).any():
+        raise Fault("a sum of whole numbers leaves 32 bits")
+    return total.astype(np.int32)
 
 
 def _cut_sum(a, b, c, bits: int):
