@@ -53,12 +53,12 @@ def candidates(C_out: int, K: int) -> Iterator:
     """Block sizes worth a try for C_out channels and K inputs a group: none that is more than half empty."""
     from proxykernels.kernels.gpu.block_sizes import Blocks
 
-    for pixels, channels, block_k, stages, warps in product(
-        (4, 8, 16), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8)
+    for pixels, channels, block_k, stages, warps, registers in product(
+        (4, 8), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8), (None, 128, 160)
     ):
         fits = channels < 2 * max(C_out, 16) and block_k < 2 * max(K, 16)
         if fits and (stages == 1) == (K <= block_k):  # with one block of K there is nothing to load ahead
-            yield Blocks(pixels, channels, block_k, stages, warps)
+            yield Blocks(pixels, channels, block_k, stages, warps, registers)
 
 
 def wait() -> None:
@@ -90,7 +90,7 @@ def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) 
 def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Callable = milliseconds) -> Iterator:
     """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
     from proxykernels.kernels.gpu import if_conv2d
-    from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks
+    from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks, multiprocessors
 
     device, shape, first = next(net.parameters()).device, size, True
     for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):
@@ -110,14 +110,22 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
 
             with kernels_alone():
                 best, best_ms = fastest(candidates(C_out, K), run, time)
-                today = choose_blocks(neurons, C_out, K, architecture(device))
+                today = choose_blocks(neurons, C_out, K, architecture(device), multiprocessors=multiprocessors(device))
                 today_ms = time(lambda run=run, today=today: run(today))
             yield name, neurons, C_out, K, best, best_ms, today_ms
         first, shape = False, y.shape[2:]
 
 
 def print_table(rows: list[tuple], device: str) -> None:
-    headings = ["layer", "neurons", "C_out", "K", "pixels, channels,\nblock_k, stages,\nwarps", "ms", "ms\ntoday"]
+    headings = [
+        "layer",
+        "neurons",
+        "C_out",
+        "K",
+        "pixels, channels,\nblock_k, stages,\nwarps, registers",
+        "ms",
+        "ms\ntoday",
+    ]
     lines = [
         [layer, *map(str, (neurons, C_out, K)), str(tuple(blocks)), f"{ms:.4g}", f"{today_ms:.4g}"]
         for layer, neurons, C_out, K, blocks, ms, today_ms in rows

@@ -67,6 +67,34 @@ def check_parts(weight: Tensor) -> None:
         )
 
 
+DIGIT = 64  # what 1 in the second of int8_digits is worth
+TWO_DIGITS, ONE_DIGIT = 13, 7  # bits of a weight, without its sign
+MOST_DIGIT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums
+
+
+def int8_digits(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
+    """Weights [C_out, K] as (low, high, unit), ``weight = unit * (low + 64 * high)``; None where that cannot be.
+
+    It can where each channel's are whole multiples, of 13 bits and a sign, of a power of two, as those of
+    precision="int16" are. With 7 bits, as those of "int8", high is None. low and high are int8 [C_out, K] with zeros up
+    to a multiple of 16 inputs for wide loads; unit is float32 [C_out]. Waits for the device.
+    """
+    if weight.shape[1] > MOST_DIGIT_INPUTS:
+        return None
+    wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
+    largest = wide.abs().amax(1)
+    for bits in (ONE_DIGIT, TWO_DIGITS):
+        shift = (bits - torch.frexp(largest).exponent).clamp(-112, 120)  # the powers must be normal numbers
+        multiples = wide * _power_of_two(shift)[:, None]
+        if torch.equal(multiples, multiples.round().clamp(1 - 2**bits, 2**bits - 1)):
+            whole, unit = multiples.to(torch.int32), _power_of_two(-shift)
+            if bits == ONE_DIGIT:
+                return whole.to(torch.int8), None, unit
+            high = ((whole + DIGIT // 2) >> 6).clamp(max=127)  # low is then -32 .. 63
+            return (whole - DIGIT * high).to(torch.int8), high.to(torch.int8), unit
+    return None
+
+
 def _power_of_two(exponent: Tensor) -> Tensor:
     """2**exponent, float32, for int32 exponents of normal numbers; exact, as torch.pow need not be on a GPU."""
     return ((exponent + 127) << 23).view(torch.float32)

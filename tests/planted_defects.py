@@ -96,9 +96,15 @@ DEFECTS = {
     ),
     "Triton convolution: the border": Defect(
         "kernels/gpu/if_conv2d_kernel.py",
-        "(x >= 0) & (x < W)",
-        "(x >= 0) & (x <= W)",
+        "(x.to(tl.uint32) < W",
+        "(x.to(tl.uint32) <= W",
         "tests/gpu/test_triton_conv2d.py",
+    ),
+    "Triton convolution: the second digit": Defect(
+        "kernels/gpu/spike_operands.py",
+        "result = spike << 6",
+        "result = spike << 5",
+        "tests/gpu/test_triton_digits.py",
     ),
     # Layers of the house
     "unfused: chunks": Defect(

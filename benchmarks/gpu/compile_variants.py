@@ -31,8 +31,8 @@ STEPS_OF_IEEE = ("if_conv2d", "if_scan")  # whose floats are the neurons' alone:
 MOST_IN_LOOP = {"instructions": 480, "barriers": 6, "short_stores": 64, "conversions": 8}
 MOST_CONVERSIONS_IN_LOOP = 6  # of layouts, in Triton's GPU IR
 # Bytes of a thread that may be spilled outside the main loop: with tight registers the assembler keeps a few numbers on
-# the stack that are needed once in 16 steps.
-SPILLS_OUTSIDE_LOOP = 32
+# the stack that are needed once in 32 steps.
+SPILLS_OUTSIDE_LOOP = 192
 
 RESETS = ("hard", "soft")
 FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neurons.py
@@ -79,8 +79,24 @@ CONV_LAYERS = {
     "one-sample": ConvLayer(1, 2560, 1152, 1, bias=False),
     "one-neuron": ConvLayer(128, 1, 1, 1),
 }
-PRODUCTS = {"two-products": True, "one-product": False}  # float32 weights as two float16 parts, or 16-bit weights
+
+
+class Parts(NamedTuple):
+    """What weights are multiplied as (kernels/weight_layouts.py)."""
+
+    type: str
+    two: bool
+
+
+PRODUCTS = {  # of float32 weights, 16-bit weights, and those of precision="int16" and "int8"
+    "two-products": Parts("fp16", True),
+    "one-product": Parts("fp16", False),
+    "two-digits": Parts("i8", True),
+    "one-digit": Parts("i8", False),
+}
 CONV = [f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS]
+CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps
+CONV += ["paper/two-digits/hard/counts", "paper/two-digits/soft/pooled"]
 CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
 CONV += ["strided/one-product/soft/pooled"]
 CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
@@ -179,8 +195,7 @@ def compile_variant(variant: str) -> dict:
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}
         make = makers.get(kernel) or partial(_small, kernel)
-        source, num_warps = make(target, *rest)
-        options = {"num_warps": num_warps, "enable_fp_fusion": False}  # as the launchers pass them
+        source, options = make(target, *rest)
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
         return record | {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
@@ -198,7 +213,7 @@ def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
     types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
     constants = {"COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
     lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
+    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, neuron), _options(NUM_WARPS)
 
 
 def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
@@ -218,7 +233,12 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
         "BLOCK": BLOCK,
     }
     lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _scan_backward_kernel, types, constants, lengths, sizes, neuron), NUM_WARPS
+    return _scan_source(target, _scan_backward_kernel, types, constants, lengths, sizes, neuron), _options(NUM_WARPS)
+
+
+def _options(num_warps: int) -> dict:
+    """As the launchers of scans pass them."""
+    return {"num_warps": num_warps, "enable_fp_fusion": False}
 
 
 def _scan_source(
@@ -233,31 +253,35 @@ def _scan_source(
 
 
 def _conv(target: str, layer: str, products: str, neuron: str, output: str):
-    from proxykernels.kernels.gpu.block_sizes import choose_blocks
+    import torch
+
+    from proxykernels.kernels.gpu.block_sizes import choose_blocks, launch_options
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
 
     neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
-    K = C // groups * kernel_size**2
-    blocks = choose_blocks(neurons, C_out // groups, K, target)._asdict()
-    num_warps = blocks.pop("num_warps")
+    parts, group_C = PRODUCTS[products], C // groups
+    K = group_C * kernel_size**2
+    dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
+    options = launch_options(choose_blocks(neurons, C_out // groups, K, target, dtype))
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer"), "fp32")
-    types |= {"high_pointer": "fp16", "low_pointer": "fp16"}
+    types |= {"first_pointer": parts.type, "second_pointer": parts.type}
     # As Triton's launcher specialises: 1 is a constant, and multiples of 16 are known as such.
-    sizes = dict(C=C, C_out=C_out, K=-(-K // 16) * 16, kernel_w=kernel_size, groups=groups, dilation_h=1, dilation_w=1)
+    sizes = dict(C_out=C_out, K=-(-K // 16) * 16, groups=groups, dilation_h=1, dilation_w=1)
     sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
-    constants = blocks | {name: 1 for name, size in sizes.items() if size == 1}
-    constants |= {"COUNTS_ONLY": output == "counts"}
-    constants["WHOLE_BLOCKS"] = C // groups % blocks["BLOCK_K"] == 0
-    absent = {"low_pointer": not PRODUCTS[products], "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
+    constants = {name: 1 for name, size in sizes.items() if size == 1}
+    constants |= {name: options.pop(name) for name in list(options) if name in _if_conv2d_kernel.arg_names}
+    constants |= {"COUNTS_ONLY": output == "counts", "STEPS": 16 if output == "short" else 32}
+    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, "PTX": target.startswith("sm_")}
+    absent = {"second_pointer": not parts.two, "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
-    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), num_warps
+    return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), options
 
 
 def _small(kernel: str, target: str, variant: str):
     module = import_module(f"proxykernels.kernels.gpu.{small_kernels.MODULES[kernel]}")
     arguments = small_kernels.VARIANTS[kernel][variant]
-    return _source(target, getattr(module, f"_{kernel}_kernel"), *arguments), small_kernels.NUM_WARPS
+    return _source(target, getattr(module, f"_{kernel}_kernel"), *arguments), _options(small_kernels.NUM_WARPS)
 
 
 def _source(

@@ -17,7 +17,8 @@ class Target(NamedTuple):
         gpu: the arguments of Triton's GPUTarget.
         shared_limit: bytes of shared memory that one block of threads may have (CUDA programming guide, table of
             compute capabilities; AMD's local data share, the same from CDNA 2 and RDNA 3 on).
-        tensor_core: a regular expression of the instructions that multiply float16 and sum in float32.
+        tensor_core: a regular expression of the instructions that multiply float16 and sum in float32, or int8 and
+            sum in int32.
     """
 
     gpu: tuple[str, int | str, int]
@@ -25,14 +26,20 @@ class Target(NamedTuple):
     tensor_core: str
 
 
+MMA = r"\bHMMA\.16816\.F32\b|\bIMMA\.16832\.S8\.S8\b"
+MFMA, WMMA = r"\bv_mfma_(?:f32|i32)_\w+", r"\bv_wmma_(?:f32|i32)_\w+"
 TARGETS = {
-    "sm_80": Target(("cuda", 80, 32), 163 * 1024, r"\bHMMA\.16816\.F32\b"),
-    "sm_90": Target(("cuda", 90, 32), 227 * 1024, r"\bHGMMA\.64x\d+x16\.F32\b"),
-    "sm_100": Target(("cuda", 100, 32), 227 * 1024, r"\bUTCHMMA\b"),
-    "gfx90a": Target(("hip", "gfx90a", 64), 64 * 1024, r"\bv_mfma_f32_\w+"),
-    "gfx942": Target(("hip", "gfx942", 64), 64 * 1024, r"\bv_mfma_f32_\w+"),
-    "gfx1100": Target(("hip", "gfx1100", 32), 64 * 1024, r"\bv_wmma_f32_\w+"),
-    "gfx1201": Target(("hip", "gfx1201", 32), 64 * 1024, r"\bv_wmma_f32_\w+"),
+    "sm_80": Target(("cuda", 80, 32), 163 * 1024, MMA),
+    "sm_86": Target(("cuda", 86, 32), 99 * 1024, MMA),
+    "sm_89": Target(("cuda", 89, 32), 99 * 1024, MMA),
+    "sm_90": Target(("cuda", 90, 32), 227 * 1024, r"\bHGMMA\.64x\d+x16\.F32\b|\bIGMMA\.64x\d+x32\.S8\.S8\b"),
+    "sm_100": Target(("cuda", 100, 32), 227 * 1024, r"\bUTC[HI]MMA\b"),
+    "sm_120": Target(("cuda", 120, 32), 99 * 1024, MMA),
+    "gfx90a": Target(("hip", "gfx90a", 64), 64 * 1024, MFMA),
+    "gfx942": Target(("hip", "gfx942", 64), 64 * 1024, MFMA),
+    "gfx950": Target(("hip", "gfx950", 64), 160 * 1024, MFMA),
+    "gfx1100": Target(("hip", "gfx1100", 32), 64 * 1024, WMMA),
+    "gfx1201": Target(("hip", "gfx1201", 32), 64 * 1024, WMMA),
 }
 
 

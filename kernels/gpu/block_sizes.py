@@ -10,66 +10,106 @@ import triton
 class Blocks(NamedTuple):
     """What one program owns, and how: a choice of :func:`choose_blocks`."""
 
-    PIXELS: int  # times 16 steps: the rows of its product
+    PIXELS: int  # times 32 steps: the rows of its product
     CHANNELS: int  # output channels: the columns
     BLOCK_K: int  # taps and input channels multiplied at a time
     NUM_STAGES: int  # blocks of K on their way from memory at the same time
     num_warps: int
+    maxnreg: int | None = None  # registers of a thread at most; None: as many as the compiler wants
 
 
-# Block sizes of a layer that fills the card, by its output channels. By reasoning and by what compiles without spills
+# Block sizes of a layer that fills the card, by its output channels. By reasoning and by what compiles
 # (benchmarks/compile_report.py): nothing here was timed on a GPU yet. benchmarks/tune_triton.py prints what is fastest
 # on the one at hand, and an architecture on which that differs gets rows of its own.
 #
-# Rows and columns: 8 pixels are 128 rows, two 64-row products of Hopper's tensor cores. A bit once expanded is used by
-# every column, which asks for many of them; with 64, the 8192 sums and their split into steps fit the registers of 8
-# warps on every target (about 160 a thread with two products). 128 columns spill on sm_80. Fewer channels take the next
-# power of two, at least a product's 16, and 4 warps.
+# Rows and columns: 8 pixels at 32 steps are 256 rows. The weights are read anew for each of them, which asks for many,
+# and a bit once expanded is used by every column. With 64 columns the sums take 64 registers of a thread of 8 warps;
+# 128 registers in all let two programs run on a multiprocessor, of which one expands bits while the other multiplies.
+# What does not fit into them is a few numbers of the neurons' steps, never of the main loop. With 32 and 16 columns a
+# program has 4 warps, and there are three or four.
 #
-# BLOCK_K: 64 inputs by 64 channels are 16 KiB of weights in two parts, so that three stages fit twice into an A100's
-# shared memory. 16 channels give a block so little to do that 128 inputs are worth a barrier.
-DEFAULT = {16: Blocks(8, 16, 128, 3, 4), 32: Blocks(8, 32, 64, 3, 4), 64: Blocks(8, 64, 64, 3, 8)}
+# BLOCK_K: 64 inputs take too many registers for that where a row is float16, and where the weights come to registers,
+# too, as they do in all but sm_90's tensor cores.
+FLOATS = {16: Blocks(8, 16, 32, 3, 4, 160), 32: Blocks(8, 32, 32, 3, 4, 160), 64: Blocks(8, 64, 32, 3, 8, 128)}
+DIGITS = {16: Blocks(8, 16, 64, 3, 4, 128), 32: Blocks(8, 32, 32, 3, 4, 128), 64: Blocks(8, 64, 32, 3, 8, 128)}
+HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)}
 #
-# Two stages: on sm_100 because three spill registers in the main loop (Triton 3.6); on every AMD architecture because
-# Triton 3.9.0 miscompiles three. There the main loop then writes each block of weights to the first of two slots, and
-# where K has more blocks than stages the spikes are wrong (benchmarks/gpu/kernel_resources.py looks for it).
+# sm_100 multiplies from shared memory, to which bits go one by one: few rows, and three programs. Three stages spill
+# registers in its main loop (Triton 3.6).
+BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4) for channels in (16, 32, 64)}
 #
+# AMD: Triton 3.9.0 miscompiles three stages. There the main loop then writes each block of weights to the first of two
+# slots, and where K has more blocks than stages the spikes are wrong (benchmarks/gpu/kernel_resources.py looks for it).
 # gfx11: half the inputs at a time, because its products want each operand twice in registers and spill with more.
-TWO_STAGES = {channels: blocks._replace(NUM_STAGES=2) for channels, blocks in DEFAULT.items()}
-HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in TWO_STAGES.items()}
-TABLES = {"sm_100": TWO_STAGES, "gfx11": HALF_K, "gfx": TWO_STAGES, "": DEFAULT}  # the first that the name begins with
+AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
+HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
-# Programs that keep the large cards busy: an A100 has 108 multiprocessors, an H100 132.
-ENOUGH_PROGRAMS = 128
+# By float16 parts and int8 digits; the first that the architecture's name begins with. sm_80, 86, 89 and 120 multiply
+# by the same instruction.
+TABLES = {
+    torch.float16: {"sm_100": BLACKWELL, "sm_103": BLACKWELL, "gfx11": HALF_K, "gfx": AMD, "": FLOATS},
+    torch.int8: {"sm_90": HOPPER, "": DIGITS},
+}
 
 
-def choose_blocks(neurons: int, C_out: int, K: int, architecture: str = "") -> Blocks:
+def choose_blocks(
+    neurons: int,
+    C_out: int,
+    K: int,
+    architecture: str = "",
+    parts: torch.dtype = torch.float16,
+    multiprocessors: int = 128,
+) -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
 
     A layer too small to fill the card, as a linear one of few samples is, gives up reuse for more programs: first
     columns, which costs only repeated expansion of bits, then rows. A K within one block (few input channels) has
     nothing to load ahead.
+
+    Args:
+        parts: float16 or int8, the type of the weights' parts.
     """
-    table = next(table for beginning, table in TABLES.items() if architecture.startswith(beginning))
+    table = next(table for beginning, table in TABLES[parts].items() if architecture.startswith(beginning))
     blocks = table[min(max(table), max(min(table), triton.next_power_of_2(C_out)))]
 
     def fills_the_card() -> bool:
-        return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= ENOUGH_PROGRAMS
+        return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= multiprocessors
 
     while blocks.CHANNELS > 32 and not fills_the_card():
         blocks = table[blocks.CHANNELS // 2]
     while blocks.PIXELS > 4 and not fills_the_card():
         blocks = blocks._replace(PIXELS=blocks.PIXELS // 2)
-    block_k = min(blocks.BLOCK_K, max(16, triton.next_power_of_2(K)))
+    block_k = min(blocks.BLOCK_K, max(32 if parts == torch.int8 else 16, triton.next_power_of_2(K)))
     return blocks._replace(BLOCK_K=block_k, NUM_STAGES=1 if K <= block_k else blocks.NUM_STAGES)
+
+
+def launch_options(blocks: Blocks) -> dict:
+    """What a launch of the kernel takes of blocks."""
+    options = blocks._asdict()
+    if blocks.maxnreg is None:  # which AMD's compiler does not know
+        del options["maxnreg"]
+    # Spikes must not depend on a default that differs between Triton releases.
+    return options | {"enable_fp_fusion": False}
+
+
+def takes_digits(architecture: str) -> bool:
+    """Whether int8 digits are faster than float16 parts: NVIDIA from sm_80 on, whose tensor cores take them from
+    registers at twice the rate; sm_100 takes them from shared memory, to which they would go byte by byte."""
+    return not architecture.startswith(("gfx", "sm_7", "sm_100", "sm_103"))
 
 
 @cache
 def architecture(device: torch.device) -> str:
-    """As compilers name it, such as "sm_90" or "gfx942"; "" for the interpreter's CPU."""
+    """As compilers name it, such as "sm_90" or "gfx942"; "" for Triton's interpreter."""
     if device.type != "cuda":
-        return ""
+        return "" if triton.knobs.runtime.interpret else f"sm_{triton.runtime.driver.active.get_current_target().arch}"
     properties = torch.cuda.get_device_properties(device)
     if torch.version.hip:
         return properties.gcnArchName.partition(":")[0]
     return f"sm_{properties.major}{properties.minor}"
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a GPU has; the interpreter is as good as an A100."""
+    return 108 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count

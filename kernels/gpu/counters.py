@@ -20,7 +20,7 @@ BLOCK = 1024  # neurons of a program that counts each
 
 
 @triton.jit
-def _popcount(x):
+def popcount(x):
     """The number of set bits of each int32, by sums in fields of 2, 4, 8, 16 and 32 bits; ``>>`` copies the sign, which
     the masks remove."""
     x = x - ((x >> 1) & 0x55555555)
@@ -57,7 +57,7 @@ def _counters_kernel(
             first = first_row.to(tl.int64) * C + first_column
             place = row * C + column
             mask = (first_column + column < C) & (place < size - first)
-            count = _popcount(tl.load(words[k] + first + place, mask=mask, other=0))
+            count = popcount(tl.load(words[k] + first + place, mask=mask, other=0))
             spikes += count
             if reaches[k] is not None:
                 pixel = (first_row + row) % P
@@ -113,7 +113,7 @@ def _count_kernel(
     count = tl.zeros((BLOCK,), tl.int32)
     for k in range(words_of_neuron):
         word = tl.load(words_pointer + place, mask=mask, other=0)
-        count += _popcount(tl.where(k == words_of_neuron - 1, word & last_bits, word))
+        count += popcount(tl.where(k == words_of_neuron - 1, word & last_bits, word))
         words_pointer += neurons
     tl.store(counts_pointer + first + place, count, mask=mask)
 

@@ -4,14 +4,12 @@ import torch
 import triton
 from torch import Tensor
 
-from .. import constants
 from ..neurons import Neuron
 from ..unfused import output_size
-from ..weight_layouts import join_small_groups
-from .block_sizes import architecture, choose_blocks
+from .block_sizes import architecture, choose_blocks, launch_options, multiprocessors, takes_digits
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import CurrentSums, arguments, by_sample, by_state
-from .weight_parts import float16_parts
+from .parts import parts_of
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
 
@@ -40,8 +38,9 @@ def if_conv2d(
 
     Args:
         words: spikes of images of ``size`` (H, W), int32 [ceil(T / 32), N, H * W, C_in].
-        weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take two products (see weight_layouts.py),
-            float16 and bfloat16 weights one; float64 weights are taken as float32.
+        weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take two products, float16 and bfloat16
+            weights one (see weight_layouts.py), and so do those of simulate's precision="int16" and "int8", in whole
+            numbers; float64 weights are taken as float32.
         bias: [C_out], or None.
         v: states before the first step, float32 [N, H_out * W_out, C_out], of several
             [N, states, H_out * W_out, C_out]; not modified.
@@ -65,25 +64,26 @@ def if_conv2d(
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
-    high, low, unit, group_C, groups = constants.made(_parts, weight, groups)
     kernel_h, kernel_w = weight.shape[2:]
+    target = architecture(v.device)
+    parts = parts_of(weight, groups, takes_digits(target))
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
-    neurons = N * H_out * W_out
-    K = kernel_h * kernel_w * group_C
-    blocks = choose_blocks(neurons, C_out // groups, K, architecture(v.device))
+    neurons, group_C_out = N * H_out * W_out, C_out // parts.groups
+    K = kernel_h * kernel_w * parts.group_C
+    blocks = choose_blocks(neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device))
     words, v = words.contiguous(), by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)
 
     # One program owns PIXELS neighbouring pixels (of any samples) times CHANNELS channels of one group for all T steps.
     # Triton launches on the current device, which need not be the tensors' own.
-    grid = (triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out // groups, blocks.CHANNELS) * groups,)
+    grid = (triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(group_C_out, blocks.CHANNELS) * parts.groups,)
     with torch.cuda.device_of(v):
         _if_conv2d_kernel[grid](
             words_pointer=words,
-            high_pointer=high,
-            low_pointer=low,
-            unit_pointer=unit,
+            first_pointer=parts.first,
+            second_pointer=parts.second,
+            unit_pointer=parts.unit,
             bias_pointer=None if bias is None else bias.float().contiguous(),
             v_pointer=v,
             spikes_pointer=spikes,
@@ -93,35 +93,26 @@ def if_conv2d(
             N=N,
             H=size[0],
             W=size[1],
-            C=group_C * groups,
             H_out=H_out,
             W_out=W_out,
             C_out=C_out,
-            K=high.shape[1],
-            kernel_w=kernel_w,
+            K=parts.first.shape[1],
             stride_h=stride[0],
             stride_w=stride[1],
             padding_h=padding[0],
             padding_w=padding[1],
             dilation_h=dilation[0],
             dilation_w=dilation[1],
-            groups=groups,
+            groups=parts.groups,
+            GROUP_C=parts.group_C,
+            KERNEL_W=kernel_w,
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
-            WHOLE_BLOCKS=group_C % blocks.BLOCK_K == 0,
-            # Spikes must not depend on a default that differs between Triton releases.
-            enable_fp_fusion=False,
-            **blocks._asdict(),
+            STEPS=16 if T <= 16 else 32,
+            PTX=target.startswith("sm_"),
+            **launch_options(blocks),
         )
     return spikes, by_sample(v_last, neuron)
-
-
-def _parts(weight: Tensor, groups: int) -> tuple[Tensor, Tensor | None, Tensor, int, int]:
-    """The weights as the kernel takes them (weight_parts.py); then the inputs of each of how many
-    groups."""
-    weight = weight.float() if weight.dtype == torch.float64 else weight
-    weight, groups = join_small_groups(weight, groups)
-    return *float16_parts(weight), weight.shape[1], groups
 
 
 def _check_sizes(image: int, output: int, weights: int) -> None:

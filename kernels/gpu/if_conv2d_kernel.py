@@ -1,14 +1,18 @@
 """Convolution and integrate-and-fire neurons over all T steps in one launch, from packed spikes to packed spikes.
 
-The convolution is an implicit matrix product: a row is one output pixel at one of 16 steps, a column is one output
+The convolution is an implicit matrix product: a row is one output pixel at one of 32 steps, a column is one output
 channel, and the inner dimension runs over the taps of the kernel and the input channels. One word holds 32 steps of a
-neuron, so one load feeds 32 rows; its bits become float16 numbers in registers, tensor cores sum in float32, and the
+neuron, so one load feeds 32 rows; its bits become numbers in registers (spike_operands.py), tensor cores sum, and the
 neurons take their currents from the accumulator, with their potentials in registers for all T steps. No current and no
 dense spike is ever written to memory. The layout of the words is in words.py, the equations are in neurons.py.
 
-Tensor cores do not sum as float32 does: tests of the hardware (Fasi et al. 2021) found that 8 or 16 products and the
-accumulator are cut some 24 bits below the largest of them, and added. Weights whose partial sums are all multiples of
-one unit, and below 2**24 of them, stay exact (a dyadic grid, int16); others lose more than their two parts do.
+Weights are one or two parts, each a product (weight_parts.py), of one of two types:
+
+float16, summed in float32. Tensor cores do not sum as float32 does: tests of the hardware (Fasi et al. 2021) found that
+    8 or 16 products and the accumulator are cut some 24 bits below the largest of them, and added. Weights whose
+    partial sums are all multiples of one unit, and below 2**24 of them, stay exact (a dyadic grid); others lose more
+    than their two parts do.
+int8, the digits of whole numbers, summed in int32, which is exact in any order: the same spikes on every card.
 
 Where max pooling follows, the same launch also writes the OR over windows of 2 x 2: its pixels are then listed window
 by window, so that a program owns whole windows.
@@ -17,7 +21,9 @@ by window, so that a program owns whole windows.
 import triton
 import triton.language as tl
 
+from .counters import popcount
 from .neurons import choose_states, read_states, write_states
+from .spike_operands import expand, read_steps, times_64
 
 
 @triton.jit
@@ -30,19 +36,29 @@ def _four(x):
 
 
 @triton.jit
-def _split_steps(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Split x [PIXELS * 16, CHANNELS] into 16 steps [PIXELS, CHANNELS]: step t is the result's [t % 4][t // 4].
+def _sixteen(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Split x [PIXELS, CHANNELS, 16] into tensors [PIXELS, CHANNELS], in order.
 
     A tree of splits in registers. Sixteen masked sums would do the same, and take half a minute to compile.
     """
-    x = tl.permute(tl.reshape(x, (PIXELS, 16, CHANNELS)), (0, 2, 1))
     r0, r1, r2, r3 = _four(tl.reshape(x, (PIXELS, CHANNELS, 4, 2, 2)))
-    return (
-        _four(tl.reshape(r0, (PIXELS, CHANNELS, 2, 2))),
-        _four(tl.reshape(r1, (PIXELS, CHANNELS, 2, 2))),
-        _four(tl.reshape(r2, (PIXELS, CHANNELS, 2, 2))),
-        _four(tl.reshape(r3, (PIXELS, CHANNELS, 2, 2))),
-    )
+    x0, x4, x8, x12 = _four(tl.reshape(r0, (PIXELS, CHANNELS, 2, 2)))
+    x1, x5, x9, x13 = _four(tl.reshape(r1, (PIXELS, CHANNELS, 2, 2)))
+    x2, x6, x10, x14 = _four(tl.reshape(r2, (PIXELS, CHANNELS, 2, 2)))
+    x3, x7, x11, x15 = _four(tl.reshape(r3, (PIXELS, CHANNELS, 2, 2)))
+    return x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15
+
+
+@triton.jit
+def _split_steps(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr):
+    """Split x [STEPS / 16 * PIXELS * 16, CHANNELS] into steps [PIXELS, CHANNELS]: step t is result[t // 16][t % 16]."""
+    x = tl.permute(tl.reshape(x, (STEPS // 16, PIXELS, 16, CHANNELS)), (1, 3, 2, 0))
+    if STEPS == 16:
+        steps = (_sixteen(tl.reshape(x, (PIXELS, CHANNELS, 16)), PIXELS, CHANNELS),)
+    else:
+        early, late = tl.split(x)
+        steps = (_sixteen(early, PIXELS, CHANNELS), _sixteen(late, PIXELS, CHANNELS))  # type: ignore[assignment]
+    return steps
 
 
 @triton.jit
@@ -58,8 +74,8 @@ def _or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
 @triton.jit(do_not_specialize=["T", "N", "H", "W", "H_out", "W_out"])
 def _if_conv2d_kernel(
     words_pointer,  # [ceil(T / 32), N, H * W, C] int32
-    high_pointer,  # [C_out, K] float16, K = kernel_h * kernel_w * C / groups and zeros up to a multiple of 16
-    low_pointer,  # the same, or None if the weights have no low part
+    first_pointer,  # [C_out, K] float16 or int8, K = kernel_h * kernel_w * C / groups and zeros up to a multiple of 16
+    second_pointer,  # the same, or None if the weights have no second part
     unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
     bias_pointer,  # [C_out] float32, or None
     neuron,  # the neurons' parameters: neurons.py
@@ -71,12 +87,10 @@ def _if_conv2d_kernel(
     N,
     H,
     W,
-    C,
     H_out,
     W_out,
     C_out,
     K,
-    kernel_w,
     stride_h,
     stride_w,
     padding_h,
@@ -84,17 +98,20 @@ def _if_conv2d_kernel(
     dilation_h,
     dilation_w,
     groups,
+    GROUP_C: tl.constexpr,  # input channels of a group
+    KERNEL_W: tl.constexpr,
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
     STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
-    WHOLE_BLOCKS: tl.constexpr,  # whether a block of K lies within one tap: C / groups is a multiple of BLOCK_K
+    PTX: tl.constexpr,  # whether the target is NVIDIA's
+    STEPS: tl.constexpr,  # at a time: 16 or 32, a word's
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    group_C = C // groups
+    C = GROUP_C * groups
     group_C_out = C_out // groups
     column_blocks = tl.cdiv(group_C_out, CHANNELS)
     # Programs that run side by side share their words in the cache, and differ in the channels.
@@ -120,7 +137,9 @@ def _if_conv2d_kernel(
         column = window % windows_across * 2 + place % 2
     top = row * stride_h - padding_h
     left = column * stride_w - padding_w
-    words_pointer += first_sample * H * W * C + group * group_C
+    first_input = (((sample * H + top) * W + left) * C)[:, None]
+    top = tl.where(is_pixel, top, H)  # below every image
+    words_pointer += first_sample * H * W * C + group * GROUP_C
 
     first_channel = (column_block % column_blocks) * CHANNELS
     channel = tl.arange(0, CHANNELS)
@@ -128,9 +147,9 @@ def _if_conv2d_kernel(
     first_channel += group * group_C_out
     weight_row = channel[None, :] * K
     first_weight = first_channel.to(tl.int64) * K
-    high_pointer += first_weight
-    if low_pointer is not None:
-        low_pointer += first_weight
+    first_pointer += first_weight
+    if second_pointer is not None:
+        second_pointer += first_weight
     mask = is_pixel[:, None] & is_channel[None, :]
     if pooled_pointer is None:
         output = pixel[:, None] * C_out + channel[None, :]
@@ -145,52 +164,53 @@ def _if_conv2d_kernel(
     state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
     spikes_pointer += first_output
     count = tl.zeros((PIXELS, CHANNELS), tl.int32)
-    step = tl.arange(0, 16)
+    step = read_steps(words_pointer, T, STEPS)
+    TYPE: tl.constexpr = first_pointer.dtype.element_ty
+    SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
+    WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0  # a block of K then lies within one tap
     taps_in_block = tl.arange(0, 1 if WHOLE_BLOCKS else BLOCK_K)
-    for first_of_word in range(0, T, 32):
+    for first in range(0, T, 32):
+        current = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
+        for k_first in tl.range(0, K, BLOCK_K, num_stages=NUM_STAGES):
+            k = k_first + tl.arange(0, BLOCK_K)
+            tap = (k_first + taps_in_block) // GROUP_C
+            down, right = tap // KERNEL_W * dilation_h, tap % KERNEL_W * dilation_w
+            y, x = top[:, None] + down[None, :], left[:, None] + right[None, :]
+            # Unsigned, numbers below 0 are beyond H and W, too.
+            inside = (y.to(tl.uint32) < H.to(tl.uint32)) & (x.to(tl.uint32) < W.to(tl.uint32))
+            # The padding of K reads words of a tap that does not exist; they meet weights of 0.
+            offset = first_input + ((down * W + right) * C + k - tap * GROUP_C)[None, :]
+            word = tl.load(words_pointer + offset, mask=inside, other=0)
+            is_weight = is_channel[None, :]
+            if not WHOLE_BLOCKS:
+                is_weight &= (k < K)[:, None]
+            first_part = tl.load(first_pointer + weight_row + k[:, None], mask=is_weight, other=0)
+            if second_pointer is not None:
+                second_part = tl.load(second_pointer + weight_row + k[:, None], mask=is_weight, other=0)
+            spike = expand(word, step, PIXELS, STEPS, BLOCK_K, TYPE, PTX)
+            current = tl.dot(spike, first_part, current, out_dtype=SUMS)
+            if second_pointer is not None:
+                if TYPE == tl.int8:
+                    spike = times_64(spike, PTX)
+                current = tl.dot(spike, second_part, current, out_dtype=SUMS)
+        # Loaded here, and not once for all: the loop above needs the registers.
+        unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
+        loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
+        if bias_pointer is not None:
+            bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         word_out = tl.zeros((PIXELS, CHANNELS), tl.int32)
-        for first in range(first_of_word, tl.minimum(first_of_word + 32, T), 16):
-            current = tl.zeros((PIXELS * 16, CHANNELS), tl.float32)
-            for k_first in tl.range(0, K, BLOCK_K, num_stages=NUM_STAGES):
-                k = k_first + tl.arange(0, BLOCK_K)
-                tap = (k_first + taps_in_block) // group_C
-                y = top[:, None] + (tap // kernel_w * dilation_h)[None, :]
-                x = left[:, None] + (tap % kernel_w * dilation_w)[None, :]
-                inside = is_pixel[:, None] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-                # The padding of K reads words of a tap that does not exist; they meet weights of 0.
-                offset = ((sample[:, None] * H + y) * W + x) * C + (k - tap * group_C)[None, :]
-                word = tl.load(words_pointer + offset, mask=inside, other=0)
-                is_weight = (k < K)[:, None] & is_channel[None, :]
-                high = tl.load(high_pointer + weight_row + k[:, None], mask=is_weight, other=0.0)
-                if low_pointer is not None:
-                    low = tl.load(low_pointer + weight_row + k[:, None], mask=is_weight, other=0.0)
-                half = ((word >> (first - first_of_word)) & 0xFFFF) << 15
-                if tl.max(half) > 0:  # most blocks of an image's background, and of silent layers, hold no spike
-                    # Bit 14 alone is the float16 number 2.0: a shift and a mask make it, and no conversion.
-                    spike = (half[:, None, :] >> (step[None, :, None] + 1)) & 0x4000
-                    spike = tl.reshape(spike.to(tl.int16).to(tl.float16, bitcast=True), (PIXELS * 16, BLOCK_K))
-                    current = tl.dot(spike, high, current)
-                    if low_pointer is not None:
-                        current = tl.dot(spike, low, current)
-            # Loaded here, and not once for all: the loop above needs the registers.
-            unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
-            loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
+        steps = _split_steps(current, PIXELS, CHANNELS, STEPS)
+        for i in tl.static_range(STEPS):
+            step_current = steps[i // 16][i % 16].to(tl.float32) * unit
             if bias_pointer is not None:
-                bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
-            steps = _split_steps(current, PIXELS, CHANNELS)
-            for i in tl.static_range(16):
-                step_current = steps[i % 4][i // 4] * unit
-                if bias_pointer is not None:
-                    step_current += bias
-                next_state, fires = STEP(state, step_current, neuron, loaded)
-                exists = first + i < T
-                state = choose_states(exists, next_state, state, STATES)
-                spike_bit = (fires & exists).to(tl.int32)
-                if COUNTS_ONLY:
-                    count += spike_bit
-                else:
-                    word_out |= spike_bit << (first - first_of_word + i)
-        if not COUNTS_ONLY:
+                step_current += bias
+            next_state, fires = STEP(state, step_current, neuron, loaded)
+            exists = first + i < T
+            state = choose_states(exists, next_state, state, STATES)
+            word_out |= (fires & exists).to(tl.int32) << i
+        if COUNTS_ONLY:
+            count += popcount(word_out)
+        else:
             tl.store(spikes_pointer + output, word_out, mask=mask)
             spikes_pointer += neurons * C_out
         if pooled_pointer is not None:

@@ -3,7 +3,7 @@
     python tests/gpu/mutate_triton.py
     python tests/gpu/mutate_triton.py --target sm_90 --every 10
 
-Each barrier, wait, fence and asynchronous copy of three convolutions is removed in turn; a wait for groups is also
+Each barrier, wait, fence and asynchronous copy of four convolutions is removed in turn; a wait for groups is also
 weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and then where. Not all can
 be, as Triton sets more than is needed: a barrier between accesses of which each warp has its own bytes, a proxy fence
 with no write to shared memory since the last one, and a wait between two products that add to the same registers.
@@ -31,11 +31,13 @@ from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.neurons import if_neuron  # noqa: E402
+from proxykernels.kernels.weight_cache import CONSTANTS  # noqa: E402
 
-LAYERS = {  # input channels, height and width, output channels, blocks, pooled
-    "64 channels": (64, 4, 65, Blocks(8, 64, 64, 3, 8), False),
-    "16 channels": (5, 3, 17, Blocks(8, 16, 16, 3, 4), False),
-    "pooled": (16, 4, 33, Blocks(8, 32, 64, 2, 4), True),
+LAYERS = {  # input channels, height and width, output channels, blocks, pooled, whether weights are int8 digits
+    "64 channels": (64, 4, 65, Blocks(8, 64, 32, 3, 8, 128), False, False),
+    "16 channels": (5, 3, 17, Blocks(8, 16, 16, 3, 4), False, False),
+    "pooled": (16, 4, 33, Blocks(8, 32, 64, 2, 4), True, False),
+    "digits": (64, 4, 65, Blocks(8, 64, 64, 3, 8, 128), False, True),
 }
 ORDER = (
     r"bar\.sync|bar\.warp\.sync|cp\.async\.wait_group|cp\.async\.c[ag]\.|wgmma\.wait_group|wgmma\.fence|fence\.proxy"
@@ -58,10 +60,14 @@ def mutants(text: str) -> Iterator[tuple[str, int, str]]:
                 yield f"{wait[1]} of one group less", i + 1, with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
 
 
-def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool) -> bool:
+def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool, digits: bool) -> bool:
     """Whether a 3 x 3 convolution of dyadic data equals the definition."""
     generator = torch.Generator().manual_seed(0)
-    x, weight = spikes(33, 1, C, size, size, generator=generator), dyadic(C_out, C, 3, 3, generator=generator)
+    x = spikes(33, 1, C, size, size, generator=generator)
+    span, unit = (4000, 2.0**-12) if digits else (16, 2.0**-4)
+    weight = dyadic(C_out, C, 3, 3, generator=generator, span=span, unit=unit)
+    if digits:
+        CONSTANTS.add(weight.untyped_storage())
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
     v = torch.zeros(1, size * size, C_out)
     expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)
@@ -91,11 +97,14 @@ def outcome(layer, edit) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="sm_80", choices=list(driver.TARGETS))
+    parser.add_argument("--layer", choices=list(LAYERS), help="only this one")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
     options = parser.parse_args()
     driver.install(options.target)
     outcomes: dict[str, Counter] = {}
     for name, layer in LAYERS.items():
+        if options.layer not in (None, name):
+            continue
         texts = []
         if outcome(layer, lambda text, texts=texts: texts.append(text) or text) != "not noticed":
             sys.exit(f"{name}: wrong before anything was changed")

@@ -76,7 +76,8 @@ def test_three_stages_on_amd_would_be_noticed():
         pytest.skip("the defect is Triton 3.9.0's")
     three_stages = (
         "from gpu import compile_variants as c; from proxykernels.kernels.gpu import block_sizes as b;"
-        "b.TABLES = {'': {n: blocks._replace(NUM_STAGES=3) for n, blocks in b.DEFAULT.items()}};"
+        "b.AMD.update({n: blocks._replace(NUM_STAGES=3) for n, blocks in b.AMD.items()});"
+        "b.HALF_K.update({n: blocks._replace(NUM_STAGES=3) for n, blocks in b.HALF_K.items()});"
         "variants = [v for v in c.VARIANTS if '/gfx' in v and v.endswith('paper/two-products/hard/words')];"
         "print(*(c.faults(c.compile_variant(variant)) for variant in variants), sep='\\n')"
     )

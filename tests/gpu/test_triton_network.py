@@ -143,15 +143,22 @@ def test_simulate(monkeypatch, generator, v_reset, graph):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("digits", [True, False], ids=["digits", "float16"])
+@pytest.mark.parametrize("precision", ["int16", "int8"])
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-def test_weights_of_16_bits_give_the_spikes_of_a_cpu(monkeypatch, generator, v_reset):
-    """Random float weights: rounded to 16 bits, their float16 parts and all sums of these are exact."""
+def test_whole_weights_give_the_spikes_of_a_cpu(monkeypatch, generator, v_reset, precision, digits):
+    """Random float weights: rounded, their digits or float16 parts, and all sums of these, are exact."""
     net, image = make_net(v_reset), torch.rand(2, 2, 8, 8, generator=generator)
-    result = pk.simulate(net, image, 33, precision="int16")
+    types = set()
+    choose = if_conv2d.choose_blocks
+    monkeypatch.setattr(if_conv2d, "takes_digits", lambda architecture: digits)
+    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *sizes: types.add(sizes[4]) or choose(*sizes))
+    result = pk.simulate(net, image, 33, precision=precision)
+    assert types == {torch.int8 if digits else torch.float16}
     spikes, state = result.spikes.dense().cpu(), result.state["6"][0].cpu()
     with monkeypatch.context() as patches, torch.device("cpu"):
         patches.setattr(backends, "cpu_backend", lambda: Fallback())
-        expected = pk.simulate(net.cpu(), image.cpu(), 33, precision="int16")
+        expected = pk.simulate(net.cpu(), image.cpu(), 33, precision=precision)
         assert torch.equal(spikes, expected.spikes.dense()) and torch.equal(state, expected.state["6"][0])
     assert 0.01 < spikes.mean() < 0.9
 

@@ -1,0 +1,85 @@
+"""Packed spikes as the left factor of a matrix product: each bit of a word becomes a number, in registers.
+
+A row of the factor is a pixel at a step, a column is an input. Tensor cores take it from the registers of the threads
+that compute it, so the words go to shared memory and its copies, the 32 times as many numbers never.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def read_steps(pointer, T, STEPS: tl.constexpr):
+    """The numbers of the steps in a word, [STEPS / 16, 1, 16, 1] int32: those that the rows of a factor have.
+
+    They come from a load of which nothing is ever read, since T >= 0. Triton (3.6 to 3.9) gives the words the layout of
+    the factor, in which all follows thread by thread, only where all that makes the factor is loads and constants; a
+    range is neither, and the numbers would go through shared memory, one by one.
+    """
+    step = tl.arange(0, STEPS // 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    step = tl.load(pointer + tl.zeros_like(step), mask=step < -T, other=step)
+    return step[:, None, :, None]
+
+
+@triton.jit
+def expand(
+    word, step, PIXELS: tl.constexpr, STEPS: tl.constexpr, BLOCK_K: tl.constexpr, TYPE: tl.constexpr, PTX: tl.constexpr
+):
+    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K], 16 steps of a pixel after another's.
+
+    A spike is 1 if TYPE is int8, and 2 if it is float16, whose bit 14 alone is that number. ``step``: of read_steps.
+    PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one.
+    """
+    SHAPE: tl.constexpr = (STEPS // 16, PIXELS, 16, BLOCK_K)
+    word = tl.broadcast_to(word[None, :, None, :], SHAPE)
+    if PTX and TYPE == tl.int8:
+        # The byte that has the step, of each of four words, then its bit.
+        byte = tl.broadcast_to((step // 8) * 0x11 + 0x40, SHAPE)
+        shift = tl.broadcast_to(step % 8, SHAPE)
+        spike = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, high;
+            prmt.b32 low, $1, $2, $5;
+            prmt.b32 high, $3, $4, $5;
+            prmt.b32 low, low, high, 0x5410;
+            shr.u32 low, low, $9;
+            and.b32 $0, low, 0x01010101;
+            }""",
+            "=r,r,r,r,r,r,r,r,r,r,r,r,r",
+            [word, byte, shift],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
+    elif PTX:
+        # The half that has the step, of each of two words, turned until its bit is bit 14.
+        half = tl.broadcast_to((step // 16) * 0x2222 + 0x5410, SHAPE)
+        turn = tl.broadcast_to(14 - step % 16, SHAPE)
+        spike = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 both;
+            prmt.b32 both, $1, $2, $3;
+            shf.l.wrap.b32 both, both, both, $5;
+            and.b32 $0, both, 0x40004000;
+            }""",
+            "=r,r,r,r,r,r,r",
+            [word, half, turn],
+            dtype=tl.float16,
+            is_pure=True,
+            pack=2,
+        )
+    elif TYPE == tl.int8:
+        spike = ((word >> step) & 1).to(tl.int8)
+    else:
+        spike = (((word >> step) & 1) << 14).to(tl.int16).to(tl.float16, bitcast=True)
+    return tl.reshape(spike, (STEPS * PIXELS, BLOCK_K))
+
+
+@triton.jit
+def times_64(spike, PTX: tl.constexpr):
+    """Spikes 0 and 1 as 0 and 64, int8."""
+    if PTX:
+        result = tl.inline_asm_elementwise("shl.b32 $0, $1, 6;", "=r,r", [spike], dtype=tl.int8, is_pure=True, pack=4)
+    else:
+        result = spike << 6
+    return result

@@ -1,0 +1,153 @@
+"""Weights that are whole numbers, multiplied as int8 digits and summed in int32: bit-equal to the oracle."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import RESETS, dyadic, spikes, thresholds, words_over_time
+
+from proxykernels.kernels import reference, weight_layouts
+from proxykernels.kernels.gpu import block_sizes, if_conv2d
+from proxykernels.kernels.gpu.backend import KERNELS as gpu
+from proxykernels.kernels.gpu.parts import parts_of
+from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.weight_cache import CONSTANTS
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+BITS = pytest.mark.parametrize("bits", [13, 7], ids=["two-digits", "one-digit"])
+
+# C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups
+LAYERS = [
+    pytest.param((1, 4, 3, 3, (3, 3), (1, 1), (1, 1), (1, 1), 1), id="one-channel"),
+    pytest.param((64, 4, 4, 33, (3, 3), (1, 1), (1, 1), (1, 1), 1), id="whole-blocks"),
+    pytest.param((20, 5, 6, 17, (3, 2), (2, 1), (2, 0), (1, 2), 1), id="odd"),
+    pytest.param((6, 4, 3, 9, (3, 3), (1, 1), (1, 1), (1, 1), 3), id="groups"),
+    pytest.param((10, 3, 3, 10, (3, 3), (1, 1), (1, 1), (1, 1), 10), id="depthwise"),
+    pytest.param((200, 1, 1, 70, (1, 1), (1, 1), (0, 0), (1, 1), 1), id="linear"),
+]
+
+
+def whole(*shape: int, generator, bits: int, scales=(1.0, 2.0, 0.5, 1.0, 4.0)) -> torch.Tensor:
+    """Random weights of so many bits and a sign, the largest ones among them, of which channels have other scales."""
+    weight = torch.randint(1 - 2**bits, 2**bits, shape, generator=generator) * 2.0**-bits
+    weight[0].flatten()[:2] = torch.tensor([2**bits - 1, 1 - 2**bits])[: weight[0].numel()] * 2.0**-bits
+    scale = torch.tensor(scales).repeat(-(-shape[0] // len(scales)))[: shape[0]]
+    return weight * scale.view(-1, *[1] * (len(shape) - 1))
+
+
+def assert_exact(generator, case, T: int, bits: int, v_reset, pooled=False, **keywords):
+    """Words or counts and potentials equal the oracle's; some neurons fire, and the weights were digits."""
+    C, H, W, C_out, kernel_size, stride, padding, dilation, groups = case
+    options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    x = spikes(T, 3, C, H, W, generator=generator, rate=0.3)
+    weight = whole(C_out, C // groups, *kernel_size, generator=generator, bits=bits).to(DEVICE)
+    CONSTANTS.add(weight.untyped_storage())
+    parts = parts_of(weight, groups, True)
+    assert parts.first.dtype == torch.int8 and (parts.second is None) == (bits == 7)
+    bias, theta = dyadic(C_out, generator=generator).abs(), thresholds(C_out, generator)
+    current = F.conv2d(torch.zeros(3, C, H, W), weight.cpu(), **options)
+    v = dyadic(*current.shape, generator=generator)
+    expected, v_expected = reference.if_conv2d(x, weight.cpu(), bias, v, v_threshold=theta, v_reset=v_reset, **options)
+    assert 0.01 < expected.mean() < 0.99
+    rows = v.flatten(2).transpose(1, 2).to(DEVICE)
+    operands = words_over_time(x.flatten(3)).to(DEVICE), T, (H, W), weight, bias.to(DEVICE), rows
+    window = stride, padding, dilation, groups
+    run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
+    result, *more, v_last = run(*operands, if_neuron(theta.to(DEVICE), v_reset), *window, **keywords)
+    if keywords.get("counts_only"):
+        assert torch.equal(result.cpu(), expected.sum(0).flatten(2).transpose(1, 2).int())
+    else:
+        assert torch.equal(result.cpu(), words_over_time(expected.flatten(3)))
+    if pooled:
+        assert torch.equal(more[0].cpu(), words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
+    assert torch.equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
+
+
+@BITS
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("case", LAYERS)
+@pytest.mark.parametrize("T", [7, 33])
+def test_layers(generator, case, T, bits, v_reset):
+    assert_exact(generator, case, T, bits, v_reset)
+
+
+@BITS
+@pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
+@pytest.mark.parametrize("T", [1, 16, 17, 32, 64])
+def test_steps(generator, T, counts_only, bits):
+    case = (5, 2, 3, 6, (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    assert_exact(generator, case, T, bits, None, counts_only=counts_only)
+
+
+@BITS
+@pytest.mark.parametrize("T", [5, 40])
+def test_pooled_words(generator, T, bits):
+    assert_exact(generator, (3, 4, 6, 5, (3, 3), (1, 1), (1, 1), (1, 1), 1), T, bits, 0.0, pooled=True)
+
+
+@pytest.mark.slow
+@BITS
+@pytest.mark.parametrize("channels, block_k, C", [(16, 64, 70), (32, 32, 64), (64, 32, 96), (64, 64, 64)])
+@pytest.mark.parametrize("T", [16, 40])
+def test_block_sizes(generator, monkeypatch, channels, block_k, C, T, bits):
+    """Sizes of the table that small layers do not choose, and more than one block of each."""
+    blocks = block_sizes.Blocks(8, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4, maxnreg=128)
+    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    assert_exact(generator, (C, 3, 3, channels + 1, (3, 3), (1, 1), (1, 1), (1, 1), 1), T, bits, None)
+
+
+# ---- the digits themselves
+
+
+@pytest.mark.parametrize("bits", range(1, 14))
+def test_digits_are_the_weights(generator, bits):
+    weight = whole(20, 43, generator=generator, bits=bits, scales=(1.0, 2.0**-30, 2.0**20, 0.25))
+    weight[7] = 0
+    low, high, unit = weight_layouts.int8_digits(weight)
+    assert low.shape == (20, 48) and low.dtype == torch.int8 and not low[:, 43:].any()
+    assert (high is None) == (bits <= 7)
+    total = low.double() if high is None else low.double() + 64 * high.double()
+    assert torch.equal(total[:, :43] * unit[:, None].double(), weight.double())
+
+
+def test_every_number_of_14_bits_has_two_digits():
+    weight = torch.arange(-8191.0, 8192)[None] * 2.0**-13
+    low, high, unit = weight_layouts.int8_digits(weight)
+    assert torch.equal(((low.float() + 64 * high.float()) * unit)[:, : weight.shape[1]], weight)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pytest.param(torch.tensor([[8193.0, 1.0]]), id="too-many-bits"),
+        pytest.param(torch.tensor([[0.3, 1.0]]), id="no-whole-numbers"),
+        pytest.param(torch.tensor([[1.0, 2.0], [1.0, 2.0**-20]]), id="one-channel-of-two"),
+        pytest.param(torch.ones(1, 2**17 + 1), id="too-many-inputs"),
+    ],
+)
+def test_other_weights_have_none(weight):
+    assert weight_layouts.int8_digits(weight) is None
+
+
+def test_only_constants_are_digits(generator):
+    """Others would have to be looked at in each call, and waited for."""
+    weight = whole(4, 3, 1, 1, generator=generator, bits=7).to(DEVICE)
+    assert parts_of(weight, 1, True).first.dtype == torch.float16
+    CONSTANTS.add(weight.untyped_storage())
+    assert parts_of(weight, 1, False).first.dtype == torch.float16
+    parts = parts_of(weight, 1, True)
+    assert parts.first.dtype == torch.int8
+    assert parts_of(weight, 1, True).first is parts.first  # made once
+
+
+@pytest.mark.parametrize(
+    "architecture, digits",
+    [("sm_80", True), ("sm_89", True), ("sm_90", True), ("sm_120", True), ("sm_75", False), ("sm_100", False)]
+    + [("gfx942", False), ("gfx1100", False)],
+)
+def test_architectures_of_digits(architecture, digits):
+    assert block_sizes.takes_digits(architecture) == digits
