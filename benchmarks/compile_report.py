@@ -3,11 +3,12 @@
     python benchmarks/compile_report.py
     python benchmarks/compile_report.py --quick
 
-For NVIDIA's sm_80, sm_90 and sm_100 and AMD's gfx90a, gfx942, gfx1100 and gfx1201: registers, spills, shared memory,
-tensor-core instructions and layout conversions. Writes benchmarks/results/compile_report.csv, where the rows of other
-versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills registers in its main
-loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor cores, or stores every
-block of a pipelined loop in one slot.
+For NVIDIA's sm_80, 86, 89, 90, 100 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers, spills,
+shared memory, tensor-core instructions and layout conversions. Writes benchmarks/results/compile_report.csv, where the
+rows of other versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills
+registers in its main loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor
+cores, or stores every block of a pipelined loop in one slot; on sm_80 and sm_90 also if a multiprocessor holds one
+program only, or a main loop is longer than it was.
 The compilation runs in a child process without Triton's interpreter, so TRITON_INTERPRET may be set or not.
 """
 

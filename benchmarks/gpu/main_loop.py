@@ -1,13 +1,13 @@
 """What the main loop of a compiled NVIDIA kernel asks of a multiprocessor, and how many programs fit on one.
 
 The main loop is the innermost loop of tensor-core instructions in the assembled code (SASS). One pass of it multiplies
-16 steps of a program's pixels by its channels over one block of K.
+all steps of a word (or 16, where there are no more) of a program's pixels by its channels over one block of K.
 
 Assumptions, by the CUDA C++ Programming Guide (throughput of native arithmetic instructions; technical specifications
 by compute capability) and NVIDIA's white papers: a multiprocessor issues 4 instructions of a warp a clock, has 64 lanes
 of integer arithmetic, and 128 bytes a clock of shared memory; its tensor cores make 1024 (sm_80) or 2048 (sm_90)
-float16 multiply-adds a clock. Accesses of shared memory meet no bank conflict: the emulator, which knows addresses,
-counts 10 % more.
+float16 multiply-adds a clock, and twice as many of int8. Accesses of shared memory meet no bank conflict: the
+emulator, which knows addresses, counts 10 % more.
 """
 
 import re
@@ -47,7 +47,8 @@ class MainLoop:
         """Clocks of a multiprocessor for one pass of a program, by unit.
 
         Args:
-            multiply_adds: of a pass. operand_bytes: that tensor cores themselves read of shared memory (sm_90: weights,
+            multiply_adds: of a pass; of int8 half of them.
+            operand_bytes: that tensor cores themselves read of shared memory (sm_90: weights,
                 by each group of 4 warps).
         """
         return {

@@ -86,5 +86,5 @@ def test_three_stages_on_amd_would_be_noticed():
         [sys.executable, "-c", three_stages], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
     )
     shown = child.stdout.splitlines()
-    assert len(shown) == 4
+    assert len(shown) == 5
     assert all("2 stores of the main loop always go to the same slot: miscompiled" in line for line in shown)
