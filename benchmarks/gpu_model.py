@@ -5,9 +5,8 @@
 
 Compiles the convolution as it is launched for each layer and batch, and prints its registers, programs on a
 multiprocessor, instructions, and clocks of a pass by unit; then, for each batch and number of steps, modelled
-milliseconds before and after parameters were made ready once a run, with the launches and waits of a chunk
-(gpu/time_model.py has the model and its assumptions). Writes gpu_model.csv and gpu_model_kernels.csv in
-benchmarks/results.
+milliseconds with float32 weights and with precision="int16" (gpu/time_model.py has the model and its assumptions).
+Writes gpu_model.csv and gpu_model_kernels.csv in benchmarks/results.
 """
 
 import argparse
@@ -24,23 +23,25 @@ from rich.console import Console
 from sim_speed import positive
 from tqdm import tqdm
 
-KERNELS = ["card", "batch", "layer", "pixels", "channels", "block_k", "stages", "warps", "registers", "programs"]
+KERNELS = ["card", "batch", "weights", "layer", "pixels", "channels", "block_k", "stages", "warps"]
+KERNELS += ["registers", "programs"]
 KERNELS += ["instructions", "issue", "integer", "shared", "tensor"]
-TIMES = ["card", "batch", "T", "state", "launches", "waits", "layers_ms", "other_ms", "host_ms", "ms"]
+TIMES = ["card", "batch", "weights", "T", "layers_ms", "other_ms", "host_ms", "ms"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = make_parser().parse_args(arguments)
     if find_spec("triton") is None:
         sys.exit("compiling the Triton kernels needs: pip install triton")
-    from gpu.time_model import CARDS
+    from gpu.time_model import CARDS, WEIGHTS
 
     kernel_rows, time_rows = [], []
     for card in tqdm(CARDS, leave=False, disable=None):
         for images in options.batch:
-            of_kernels, of_times = model(card, images, options.T)
-            kernel_rows += of_kernels
-            time_rows += of_times
+            for weights in WEIGHTS:
+                of_kernels, of_times = model(card, images, weights, options.T)
+                kernel_rows += of_kernels
+                time_rows += of_times
     console = Console()
     show(console, "a pass of the main loop: instructions of a warp, clocks by unit", KERNELS, kernel_rows)
     show(console, "modelled, not measured", TIMES, time_rows)
@@ -63,26 +64,24 @@ def numbers(text: str) -> list[int]:
     return sorted({positive(part) for part in text.split(",")})
 
 
-def model(name: str, images: int, T: list[int]) -> tuple[list[dict], list[dict]]:
-    """The rows of the kernels and of the times of a card and a batch."""
-    from gpu.time_model import BEFORE, CARDS, LAYERS, NOW, compiled, run_ms
+def model(name: str, images: int, weights: str, T: list[int]) -> tuple[list[dict], list[dict]]:
+    """The rows of the kernels and of the times of a card, a batch and weights."""
+    from gpu.time_model import CARDS, HOST, LAYERS, compiled, run_ms
 
     card = CARDS[name]
-    kernels = {layer.name: compiled(layer, images, card.target) for layer in LAYERS}
-    about = {"card": name, "batch": images}
+    kernels = {layer.name: compiled(layer, images, card, weights) for layer in LAYERS}
+    about = {"card": name, "batch": images, "weights": weights}
     of_kernels = [
         about
-        | {"layer": layer, **dict(zip(KERNELS[3:8], kernel.blocks, strict=True))}
+        | {"layer": layer, **dict(zip(KERNELS[4:9], kernel.blocks, strict=False))}
         | {"registers": kernel.registers, "programs": kernel.programs, "instructions": kernel.loop.instructions}
         | {unit: round(cycles) for unit, cycles in kernel.cycles(card.target).items()}
         for layer, kernel in kernels.items()
     ]
     of_times = []
     for steps in T:
-        for state, host in (("before", BEFORE), ("now", NOW)):
-            ms = run_ms(kernels, images, steps, card, host)
-            figures = [host.launches, host.waits, *(float(f"{value:.3g}") for value in ms.values())]
-            of_times.append(about | {"T": steps, "state": state} | dict(zip(TIMES[4:], figures, strict=True)))
+        figures = [float(f"{value:.3g}") for value in run_ms(kernels, images, steps, card, HOST).values()]
+        of_times.append(about | {"T": steps} | dict(zip(TIMES[4:], figures, strict=True)))
     return of_kernels, of_times
 
 

@@ -5,20 +5,21 @@ A launch takes the longest of three, and then LAUNCH_S:
     arithmetic  its programs run in waves, as many at a time as the multiprocessors hold. A pass of the main loop takes
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
                 is alone its tensor cores and the rest take turns. Instructions outside the main loop are issued once
-                in 16 steps.
+                in 32 steps; at most 16 steps take half of all that.
     L2          each pass reads its words and weights from there.
     memory      words, weights, potentials and spikes are read or written once.
 
 A chunk of steps is its launches one after another. Python prepares a launch in HOST_S, ahead of the GPU; where
 something is waited for it cannot run ahead, and its time adds to the GPU's. Sustained clocks and L2 bandwidths are
-assumptions too, from published microbenchmarks; no cache is modelled between launches, and silent blocks of K are not
-skipped.
+assumptions too, from published microbenchmarks; no cache is modelled between launches.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import NamedTuple
+
+import torch
 
 from gpu import compile_variants
 from gpu.compile_variants import ConvLayer
@@ -27,7 +28,7 @@ from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 
 LAUNCH_S = 3e-6  # between two kernels of a stream
 HOST_S, WAIT_S = 12e-6, 25e-6  # of Python for an operator or a launch; for a wait
-CHUNK = 64
+CHUNK, STEPS = 64, 32  # steps: of a chunk, and of a pass of the main loop
 
 
 class Card(NamedTuple):
@@ -61,9 +62,9 @@ class Host(NamedTuple):
     bytes_of_run: float
 
 
-# Of the paper's network in chunks of 64 steps: at commit 99ae48a, and since parameters are made ready once a run.
-BEFORE = Host(464, 21, (994.6e6, 115.5e6), 29, 1, 79.6e6)
-NOW = Host(9, 0, (0.0, 0.3e6), 101, 2, 169e6)
+# Of the paper's network in chunks of 64 steps.
+HOST = Host(9, 0, (0.0, 0.3e6), 101, 2, 169e6)
+WEIGHTS = {"float32": "two-products", "int16": "two-digits"}  # and what they are multiplied as
 
 
 class Layer(NamedTuple):
@@ -99,28 +100,35 @@ class Compiled:
     programs: int
     outside: int  # instructions
     loop: MainLoop
+    part_bytes: int = 2  # of a weight in each of its two parts: float16, or 1 of an int8 digit
 
     def cycles(self, target: str) -> dict[str, float]:
-        """Clocks of a multiprocessor for a pass of one program, by unit; weights are two float16 parts."""
+        """Clocks of a multiprocessor for a pass of one program, by unit."""
         blocks = self.blocks
-        multiply_adds = 2 * 16 * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
-        operands = blocks.num_warps // 4 * blocks.CHANNELS * blocks.BLOCK_K * 4 if target == "sm_90" else 0
+        multiply_adds = (
+            self.part_bytes * STEPS * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
+        )  # int8: in half the time
+        weights = 2 * self.part_bytes * blocks.CHANNELS * blocks.BLOCK_K
+        # sm_90: products of 64 rows, which read them from shared memory
+        operands = STEPS * blocks.PIXELS // 64 * weights if target == "sm_90" else 0
         return self.loop.cycles(target, blocks.num_warps, multiply_adds, operands)
 
 
-def compiled(layer: Layer, images: int, target: str) -> Compiled:
-    """What triton.compile makes of a layer's launch for so many images."""
+def compiled(layer: Layer, images: int, card: Card, weights: str) -> Compiled:
+    """What triton.compile makes of a layer's launch for so many images; ``weights``: of WEIGHTS."""
     neurons, K = layer.pixels * images, layer.C * layer.kernel_size**2
-    blocks = choose_blocks(neurons, layer.C_out, K, target)
+    parts = compile_variants.PRODUCTS[WEIGHTS[weights]]
+    dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
+    blocks = choose_blocks(neurons, layer.C_out, K, card.target, dtype, card.multiprocessors)
     name = f"{layer.name}-{images}"
     compile_variants.CONV_LAYERS[name] = ConvLayer(neurons, layer.C, layer.C_out, layer.kernel_size, bias=layer.pooled)
     output = "pooled" if layer.pooled else "words"
-    record = compile_variants.compile_variant(f"if_conv2d/{target}/{name}/two-products/hard/{output}")
+    record = compile_variants.compile_variant(f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}")
     if "error" in record:
         raise RuntimeError(record["error"])
     loop = MainLoop(**record["loop"])
     outside = record["instructions"] - loop.instructions
-    return Compiled(blocks, record["registers"], record["programs"], outside, loop)
+    return Compiled(blocks, record["registers"], record["programs"], outside, loop, dtype.itemsize)
 
 
 def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card: Card) -> dict[str, float]:
@@ -130,16 +138,18 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     others = max(cycles for unit, cycles in units.items() if unit != "tensor")
     alone = kernel.programs == 1
     of_pass = units["tensor"] + others if alone else max(units.values())
-    turns = ceil(steps / 16)
+    turns = ceil(steps / STEPS) if steps > 16 else 0.5
     passes = turns * ceil(K / blocks.BLOCK_K)
     of_program = passes * of_pass + turns * kernel.outside * blocks.num_warps / 4
     programs = ceil(layer.pixels * images / blocks.PIXELS) * ceil(layer.C_out / blocks.CHANNELS)
     on_one = programs / card.multiprocessors  # programs that a multiprocessor runs, in whole waves but for the last
     waves = ceil(on_one) if on_one < kernel.programs else ceil(on_one / kernel.programs) * kernel.programs
     words = ceil(steps / 32)
-    read = passes * programs * blocks.BLOCK_K * (blocks.CHANNELS * 4 + blocks.PIXELS * 4)
+    weights = 2 * kernel.part_bytes
+    reads = ceil(turns) * ceil(K / blocks.BLOCK_K) * programs
+    read = reads * blocks.BLOCK_K * (blocks.CHANNELS * weights + blocks.PIXELS * 4)
     neurons = images * layer.pixels * layer.C_out
-    bytes_moved = 4 * words * images * layer.pixels_in * layer.C + 4 * layer.C_out * K
+    bytes_moved = 4 * words * images * layer.pixels_in * layer.C + weights * layer.C_out * K
     bytes_moved += neurons * (8 + words * (5 if layer.pooled else 4))
     return {
         "arithmetic": waves * of_program / card.clock,

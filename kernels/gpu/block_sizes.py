@@ -98,6 +98,11 @@ def takes_digits(architecture: str) -> bool:
     return not architecture.startswith(("gfx", "sm_7", "sm_100", "sm_103"))
 
 
+def takes_ptx(architecture: str) -> bool:
+    """Whether kernels may hold NVIDIA's instructions, which Triton's interpreter does not know."""
+    return architecture.startswith("sm_") and not triton.knobs.runtime.interpret
+
+
 @cache
 def architecture(device: torch.device) -> str:
     """As compilers name it, such as "sm_90" or "gfx942"; "" for Triton's interpreter."""

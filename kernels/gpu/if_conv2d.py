@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..neurons import Neuron
 from ..unfused import output_size
-from .block_sizes import architecture, choose_blocks, launch_options, multiprocessors, takes_digits
+from .block_sizes import architecture, choose_blocks, launch_options, multiprocessors, takes_digits, takes_ptx
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import CurrentSums, arguments, by_sample, by_state
 from .parts import parts_of
@@ -109,7 +109,7 @@ def if_conv2d(
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
             STEPS=16 if T <= 16 else 32,
-            PTX=target.startswith("sm_"),
+            PTX=takes_ptx(target),
             **launch_options(blocks),
         )
     return spikes, by_sample(v_last, neuron)
