@@ -12,6 +12,9 @@ from . import constants
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
+# Of those that are, in each output channel, whole multiples of a power of two that is 2**-126 at least: how many bits a
+# multiple has, without its sign.
+WHOLE: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
 
 
 class PackedWeights:

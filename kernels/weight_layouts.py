@@ -72,27 +72,23 @@ TWO_DIGITS, ONE_DIGIT = 13, 7  # bits of a weight, without its sign
 MOST_DIGIT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums
 
 
-def int8_digits(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
-    """Weights [C_out, K] as (low, high, unit), ``weight = unit * (low + 64 * high)``; None where that cannot be.
+def int8_digits(weight: Tensor, bits: int) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Weights [C_out, K] as (low, high, unit), ``weight = unit * (low + 64 * high)``; low and high are int8 [C_out, K]
+    with zeros up to a multiple of 16 inputs for wide loads, unit is float32 [C_out].
 
-    It can where each channel's are whole multiples, of 13 bits and a sign, of a power of two, as those of
-    precision="int16" are. With 7 bits, as those of "int8", high is None. low and high are int8 [C_out, K] with zeros up
-    to a multiple of 16 inputs for wide loads; unit is float32 [C_out]. Waits for the device.
+    Args:
+        weight: in each channel whole multiples of a power of two that is 2**-126 at least (weight_cache.WHOLE).
+        bits: of a multiple, without its sign, at most TWO_DIGITS; with at most ONE_DIGIT high is None.
     """
-    if weight.shape[1] > MOST_DIGIT_INPUTS:
-        return None
     wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
-    largest = wide.abs().amax(1)
-    for bits in (ONE_DIGIT, TWO_DIGITS):
-        shift = (bits - torch.frexp(largest).exponent).clamp(-112, 120)  # the powers must be normal numbers
-        multiples = wide * _power_of_two(shift)[:, None]
-        if torch.equal(multiples, multiples.round().clamp(1 - 2**bits, 2**bits - 1)):
-            whole, unit = multiples.to(torch.int32), _power_of_two(-shift)
-            if bits == ONE_DIGIT:
-                return whole.to(torch.int8), None, unit
-            high = ((whole + DIGIT // 2) >> 6).clamp(max=127)  # low is then -32 .. 63
-            return (whole - DIGIT * high).to(torch.int8), high.to(torch.int8), unit
-    return None
+    places = ONE_DIGIT if bits <= ONE_DIGIT else TWO_DIGITS
+    # By the largest weight's power the multiples are at least those that are known to be whole. All powers are normal.
+    shift = (places - torch.frexp(wide.abs().amax(1)).exponent).clamp(max=126)
+    whole, unit = (wide * _power_of_two(shift)[:, None]).to(torch.int32), _power_of_two(-shift)
+    if places == ONE_DIGIT:
+        return whole.to(torch.int8), None, unit
+    high = ((whole + DIGIT // 2) >> 6).clamp(max=127)  # low is then -32 .. 63
+    return (whole - DIGIT * high).to(torch.int8), high.to(torch.int8), unit
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def compile_in_child(variants: Iterable[str], cache: Path | None = None) -> Iter
     """Compile variants in a child process without Triton's interpreter, and give each record as soon as it is there.
 
     A record holds ``variant``, ``triton`` (its version), and ``absent`` (why this toolchain cannot compile for the
-    target), ``error`` (why the compilation failed), or what :func:`resources` reads.
+    target, or the kernel does not run so), ``error`` (why the compilation failed), or what :func:`resources` reads.
 
     Args:
         cache: Triton's cache folder (default: the user's).
@@ -190,10 +190,14 @@ def compile_variant(variant: str) -> dict:
     import triton
     from triton.backends.compiler import GPUTarget
 
+    from proxykernels.kernels.gpu.block_sizes import takes_digits
+
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
+    if kernel == "if_conv2d" and PRODUCTS[rest[1]].type == "i8" and not takes_digits(target):
+        return record | {"absent": f"{target} multiplies float16 parts"}
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}
         make = makers.get(kernel) or partial(_small, kernel)

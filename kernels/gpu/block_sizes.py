@@ -34,9 +34,9 @@ FLOATS = {16: Blocks(8, 16, 32, 3, 4, 160), 32: Blocks(8, 32, 32, 3, 4, 160), 64
 DIGITS = {16: Blocks(8, 16, 64, 3, 4, 128), 32: Blocks(8, 32, 32, 3, 4, 128), 64: Blocks(8, 64, 32, 3, 8, 128)}
 HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)}
 #
-# sm_100 multiplies from shared memory, to which bits go one by one: few rows, and three programs. Three stages spill
-# registers in its main loop (Triton 3.6).
-BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4) for channels in (16, 32, 64)}
+# sm_100 multiplies from shared memory, to which bits go one by one: few rows, and two programs. Three stages spill
+# registers in its main loop (Triton 3.6), and so do the 168 that its compiler allows itself (Triton 3.9).
+BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 32, 64)}
 #
 # AMD: Triton 3.9.0 miscompiles three stages. There the main loop then writes each block of weights to the first of two
 # slots, and where K has more blocks than stages the spikes are wrong (benchmarks/gpu/kernel_resources.py looks for it).

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from .. import constants
-from ..weight_cache import CONSTANTS, PackedWeights
-from ..weight_layouts import int8_digits, join_small_groups
+from ..weight_cache import WHOLE, PackedWeights
+from ..weight_layouts import MOST_DIGIT_INPUTS, int8_digits, join_small_groups
 from .weight_parts import float16_parts
 
 
@@ -38,8 +38,8 @@ _of_constants = PackedWeights(_no_fingerprint)
 def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].
 
-    Whether they are digits is looked for in weights that never change, such as those of simulate(precision=...), and
-    once: a look waits for the device.
+    They are digits where the weights are known to be whole (weight_cache.WHOLE), as those of simulate(precision=...)
+    are: to look would be to wait for the device.
 
     Args:
         takes_digits: whether the device multiplies int8 faster than float16.
@@ -47,17 +47,15 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     Raises:
         TypeError: the weights have another type than float64 (taken as float32), float32, float16 or bfloat16.
     """
-    if takes_digits and weight.dtype == torch.float32 and weight.untyped_storage() in CONSTANTS:
-        digits = _of_constants.of(weight).get(("digits", groups), lambda w: _digits(w, groups))
-        if digits is not None:
-            return digits
+    bits = WHOLE.get(weight.untyped_storage())
+    if takes_digits and bits is not None and weight[0].numel() <= MOST_DIGIT_INPUTS:
+        return _of_constants.of(weight).get(("digits", groups), lambda w: _digits(w, groups, bits))
     return constants.made(_float16, weight, groups)
 
 
-def _digits(weight: Tensor, groups: int) -> Parts | None:
+def _digits(weight: Tensor, groups: int, bits: int) -> Parts:
     weight, groups = join_small_groups(weight, groups)
-    digits = int8_digits(weight.permute(0, 2, 3, 1).flatten(1))
-    return None if digits is None else Parts(*digits, groups, weight.shape[1])
+    return Parts(*int8_digits(weight.permute(0, 2, 3, 1).flatten(1), bits), groups, weight.shape[1])
 
 
 def _float16(weight: Tensor, groups: int) -> Parts:

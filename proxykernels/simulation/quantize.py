@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import functional, known, spike_ops
 from ..kernels import constants
 from ..kernels.backends import fingerprint
-from ..kernels.weight_cache import CONSTANTS, PackedWeights
+from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights
 from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
 from ..layers.base import each_step
 from ..parametrized import shallow_copy
@@ -152,7 +152,7 @@ def _double(parameter: Tensor) -> Tensor:
 
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
-    return _as_constants(round_weights(weight, bias, precision))
+    return _as_constants(round_weights(weight, bias, precision), precision)
 
 
 def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) -> list[Tensor | None]:
@@ -163,14 +163,17 @@ def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) 
     unit = _unit(joined.double(), torch.stack(columns, 1).double() if columns else None, precision, ones)
     rows = [_round(w.double().flatten(1), unit).view_as(w) for w in weights]
     rounded = [None if b is None else _round(b.double()[:, None], unit)[:, 0] for b in biases]
-    return _as_constants([p for pair in zip(rows, rounded, strict=True) for p in pair])
+    return _as_constants([p for pair in zip(rows, rounded, strict=True) for p in pair], precision)
 
 
-def _as_constants(values: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _as_constants(values: Sequence[Tensor | None], precision: Precision) -> list[Tensor | None]:
+    """Weights and biases in turn, as float32."""
     parameters = [p if p is None else p.float() for p in values]
-    for parameter in parameters:
+    for index, parameter in enumerate(parameters):
         if parameter is not None:
             CONSTANTS.add(parameter.untyped_storage())
+            if index % 2 == 0:
+                WHOLE[parameter.untyped_storage()] = precision.largest.bit_length()
     return parameters
 
 

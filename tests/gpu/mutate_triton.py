@@ -30,8 +30,9 @@ from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
+from proxykernels.kernels.gpu.weight_parts import _float16_parts_kernel  # noqa: E402
 from proxykernels.kernels.neurons import if_neuron  # noqa: E402
-from proxykernels.kernels.weight_cache import CONSTANTS  # noqa: E402
+from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE  # noqa: E402
 
 LAYERS = {  # input channels, height and width, output channels, blocks, pooled, whether weights are int8 digits
     "64 channels": (64, 4, 65, Blocks(8, 64, 32, 3, 8, 128), False, False),
@@ -68,6 +69,7 @@ def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool, digits
     weight = dyadic(C_out, C, 3, 3, generator=generator, span=span, unit=unit)
     if digits:
         CONSTANTS.add(weight.untyped_storage())
+        WHOLE[weight.untyped_storage()] = 13
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
     v = torch.zeros(1, size * size, C_out)
     expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)
@@ -84,10 +86,11 @@ def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool, digits
 
 
 def outcome(layer, edit) -> str:
-    """How the kernel does whose text went through ``edit``."""
-    driver.State.edit = edit
+    """How the convolution does whose text went through ``edit``."""
+    driver.State.edit = lambda text: edit(text) if ".entry _if_conv2d_kernel" in text else text
     driver.State.kernels.clear()
-    _if_conv2d_kernel.device_caches.clear()  # Triton then loads its kernels anew
+    for kernel in (_if_conv2d_kernel, _float16_parts_kernel):
+        kernel.device_caches.clear()  # Triton then loads its kernels anew
     try:
         return "not noticed" if is_right(*layer) else "wrong result"
     except Fault as fault:
