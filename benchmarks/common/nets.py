@@ -74,8 +74,8 @@ def build(
         decay: of leaky neurons; None: they integrate and fire. Where leaky neurons have biases, these start at the
             currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
         linear_norm: normalisation after each linear layer as well, but for the last.
-        width: share of each layer's channels or neurons that the network has, but for the last.
         dropout: share of the inputs of each linear layer but the last that is dropped in training.
+        width: share of each layer's channels or neurons that the network has, but for the last.
     """
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
     modules: OrderedDict[str, nn.Module] = OrderedDict()

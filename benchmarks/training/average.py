@@ -19,8 +19,8 @@ def of(model: pk.ProxyNet, kept: float) -> AveragedModel:
 def measure_twin(model: pk.ProxyNet, images: Tensor) -> None:
     """Set the twin's statistics to those of its currents on the images [N, C, H, W].
 
-    Averaged weights differ more from step to step than their average does from 0, so its currents are smaller than
-    the currents that averaged statistics were taken of.
+    What changes from step to step cancels out in the average, so its weights are smaller than any step's, and its
+    currents than those that the averaged statistics were taken of.
     """
     norms = list(model.statistics.values())
     momenta, training, frozen = [norm.momentum for norm in norms], model.training, model.batch_norm_frozen

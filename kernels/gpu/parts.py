@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import constants
-from ..weight_cache import WHOLE, PackedWeights
+from ..weight_cache import WHOLE
 from ..weight_layouts import MOST_DIGIT_INPUTS, int8_digits, join_small_groups
 from .weight_parts import float16_parts
 
@@ -28,13 +28,6 @@ class Parts(NamedTuple):
     group_C: int
 
 
-def _no_fingerprint(values: Tensor) -> int:
-    raise NotImplementedError("only constants are remembered")
-
-
-_of_constants = PackedWeights(_no_fingerprint)
-
-
 def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].
 
@@ -49,7 +42,7 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """
     bits = WHOLE.get(weight.untyped_storage())
     if takes_digits and bits is not None and weight[0].numel() <= MOST_DIGIT_INPUTS:
-        return _of_constants.of(weight).get(("digits", groups), lambda w: _digits(w, groups, bits))
+        return constants.made(_digits, weight, groups, bits)
     return constants.made(_float16, weight, groups)
 
 
