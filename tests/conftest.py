@@ -80,7 +80,8 @@ def pytest_terminal_summary(terminalreporter, config):
         from emulator.driver import State
 
         terminalreporter.write_line(
-            f"emulated: {len(State.kernels)} kernels, {State.launches} launches of {State.blocks} blocks"
+            f"emulated: {len(State.kernels)} kernels, {State.launches} launches of {State.blocks} blocks, "
+            f"{State.digit_launches} of them with int8 digits"
         )
 
 
@@ -88,7 +89,8 @@ def pytest_sessionfinish(session):
     if session.config.getoption("--emulate") and hasattr(session.config, "workeroutput"):
         from emulator.driver import State
 
-        session.config.workeroutput["emulated"] = (list(State.kernels), State.launches, State.blocks)
+        counts = State.launches, State.blocks, State.digit_launches
+        session.config.workeroutput["emulated"] = (list(State.kernels), *counts)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
@@ -96,10 +98,11 @@ def pytest_testnodedown(node):
     if emulated := getattr(node, "workeroutput", {}).get("emulated"):
         from emulator.driver import State
 
-        kernels, launches, blocks = emulated
+        kernels, launches, blocks, digit_launches = emulated
         State.kernels.update(dict.fromkeys(kernels))
         State.launches += launches
         State.blocks += blocks
+        State.digit_launches += digit_launches
 
 
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose

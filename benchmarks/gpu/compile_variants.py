@@ -94,7 +94,8 @@ PRODUCTS = {  # of float32 weights, 16-bit weights, and those of precision="int1
     "two-digits": Parts("i8", True),
     "one-digit": Parts("i8", False),
 }
-CONV = [f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS]
+LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
+CONV = list(LAYERS.values())
 CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps
 CONV += ["paper/two-digits/hard/counts", "paper/two-digits/soft/pooled"]
 CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]

@@ -7,9 +7,11 @@ each is compiled for one of the targets; the most important ones for all of them
 import ast
 
 import pytest
-from gpu.compile_variants import CHECKOUT, KERNELS, compile_in_child, faults
+from gpu.compile_variants import CHECKOUT, CONV_LAYERS, KERNELS, LAYERS, PRODUCTS, compile_in_child, faults
 from gpu.kernel_resources import TARGETS, one_slot_stores
 
+# Each once; of layers and products below, each of either.
+RESTS = [(kernel, rest) for kernel, rests in KERNELS.items() for rest in rests if rest not in LAYERS.values()]
 # What another number of steps or images must not compile anew.
 NOT_SPECIALIZED = {
     "if_scan": ["T"],
@@ -26,31 +28,49 @@ NOT_SPECIALIZED = {
 def compiled(request, tmp_path_factory):
     """Gives the record of a chosen variant. It and the next ones are compiled together, from an empty cache."""
     pytest.importorskip("triton", reason="compiling the Triton kernels needs: pip install triton")
-    chosen = [item.callspec.params for item in request.session.items if "compiled" in getattr(item, "fixturenames", ())]
-    variants = [f"{case['kernel']}/{case['target']}/{case['rest']}" for case in chosen]
+    chosen = [item for item in request.session.items if "compiled" in getattr(item, "fixturenames", ())]
+    variants = [variant(**item.callspec.params) for item in chosen]
     cache, records = tmp_path_factory.mktemp("triton_cache"), {}
 
-    def record(variant: str) -> dict:
-        if variant not in records:  # not all at once: another process of pytest-xdist may have the rest
-            first = variants.index(variant)
+    def record(**case: str) -> dict:
+        wanted = variant(**case)
+        if wanted not in records:  # not all at once: another process of pytest-xdist may have the rest
+            first = variants.index(wanted)
             records.update((record["variant"], record) for record in compile_in_child(variants[first:][:12], cache))
-        return records[variant]
+        return records[wanted]
 
     return record
+
+
+def variant(kernel: str = "if_conv2d", *, target: str, rest: str = "", layer: str = "", products: str = "") -> str:
+    return f"{kernel}/{target}/{rest or LAYERS[layer, products]}"
 
 
 @pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.costly
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("kernel", "rest"), [(kernel, rest) for kernel, rests in KERNELS.items() for rest in rests])
+@pytest.mark.parametrize(("kernel", "rest"), RESTS)
 def test_variant_compiles_without_faults(compiled, kernel, target, rest):
-    record = compiled(f"{kernel}/{target}/{rest}")
+    check(compiled(kernel=kernel, target=target, rest=rest), NOT_SPECIALIZED[kernel])
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.costly
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("layer", CONV_LAYERS)
+def test_layer_compiles_without_faults(compiled, layer, products, target):
+    check(compiled(target=target, layer=layer, products=products), NOT_SPECIALIZED["if_conv2d"])
+
+
+def check(record: dict, not_specialized: list[str]) -> None:
     if "absent" in record:
         pytest.skip(record["absent"])
     assert not faults(record)
     assert record["registers"] > 0
-    assert record["not_specialized"] == NOT_SPECIALIZED[kernel]
+    assert record["not_specialized"] == not_specialized
 
 
 def test_what_neurons_load_is_blocks_alone():

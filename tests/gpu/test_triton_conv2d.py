@@ -81,6 +81,7 @@ def layer(generator, T=33, C=5, size=(3, 3), C_out=7, kernel_size=(3, 3), N=2, r
     return x, weight, bias, dyadic(*current.shape, generator=generator), thresholds(C_out, generator)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_shapes(generator, case, v_reset):
@@ -108,6 +109,7 @@ def test_counts_only(generator, T, v_reset):
     assert torch.equal(v_last, rows(v_expected))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("C", [3, 64])
@@ -115,6 +117,7 @@ def test_rates(generator, C, rate, v_reset):
     assert_exact(*layer(generator, C=C, size=(4, 3), rate=rate), v_reset)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("C, groups", [(3, 1), (64, 1), (6, 3)])
@@ -152,6 +155,7 @@ def test_state_is_carried(generator, parts, v_reset):
     assert torch.equal(rows(v), v_expected)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (11, 130, 70), (19, 16, 33)])
 @pytest.mark.parametrize("T", [16, 45])

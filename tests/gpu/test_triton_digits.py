@@ -74,6 +74,7 @@ def assert_exact(generator, case, T: int, bits: int, v_reset, pooled=False, **ke
     assert torch.equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
 
 
+@pytest.mark.costly
 @BITS
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("case", LAYERS)

@@ -30,6 +30,7 @@ class State:
     edit: Callable[[str], str] = staticmethod(lambda ptx: ptx)  # what becomes of a kernel's text before it is run
     kernels: dict[str, Kernel] = {}  # by the hash of what was compiled
     launches = blocks = 0
+    digit_launches = 0  # of those, with products of int8 digits
 
 
 class Launcher:
@@ -62,6 +63,7 @@ class Launcher:
                 raise Fault("asynchronous work that nobody waited for")
         memory.copy_back()
         State.launches, State.blocks = State.launches + 1, State.blocks + x
+        State.digit_launches += kernel.multiplies_digits
 
 
 def _flat(kinds, arguments) -> Iterator[tuple[str, object]]:

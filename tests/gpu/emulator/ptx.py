@@ -28,6 +28,7 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         self.name, parameters, body = entry.groups()
         self.threads = int(re.search(r"\.reqntid\s+(\d+)", text)[1])
         self.parameter_types = re.findall(r"\.param\s+\.(\w+)", parameters)
+        self.multiplies_digits = ".s8.s8" in body
         self.storage = {"%tid.x": "u4"} | {name: "u4" for name in SPECIAL}  # register -> numpy type
         self.constants: dict[str, np.ndarray] = {}
         self.guarded: dict[str, str] = {}
