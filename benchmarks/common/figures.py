@@ -65,7 +65,7 @@ LOOKS = {
     "relu twin": Look("proxy, twin of ReLUs", ORANGE),
     "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
-    "conversion": Look("ReLU network, converted", GREEN),
+    "tuned conversion": Look("converted, tuned by proxy", SKY),
     "converted, max": Look("converted, max", BLUE, "--"),
     "converted, max, half a threshold to start": Look("converted, max, from half a threshold", BLUE),
     "converted, percentile": Look("converted, percentile", GREEN, "--"),

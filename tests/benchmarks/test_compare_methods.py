@@ -7,6 +7,7 @@ import compare_methods
 import pytest
 import torch
 from common import data, nets
+from training import ways
 
 import proxykernels as pk
 
@@ -32,7 +33,7 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
     model = pk.ProxyNet(nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=batch_norm), 8)
     images = torch.rand(20, 1, 8, 8, generator=generator)
     model(images)  # statistics learn, and those of the two networks differ
-    ann = compare_methods.relu_network(model.eval())
+    ann = ways.relu_network(model.eval())
     torch.testing.assert_close(ann(images), model.ann(images))
     net = pk.convert(ann, images)
     rates = pk.simulate(net, images, 200).count() / 200
@@ -41,21 +42,25 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["if", "lif"])
-def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, neuron):
-    monkeypatch.setattr(compare_methods, "CALIBRATION", 50)
+def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, capsys, neuron):
+    monkeypatch.setattr(ways, "CALIBRATION", 50)
     arguments += ["--neuron", neuron]
     stem, names = compare_methods.STEMS[neuron], compare_methods.NAMES[neuron]
     for name in names:  # in this process: the memory is not looked at
-        compare_methods.main([*arguments, "--method", name])
+        compare_methods.main([*arguments, "--method", name, "--seeds", "0", "3"])
     compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
     folder = tmp_path / "results"
     rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
-    assert sorted(row["method"] for row in rows) == sorted(names)
+    lines = sorted(compare_methods._lines(stem))
+    assert len(lines) == {"if": 8, "lif": 5}[neuron]
+    assert sorted((row["method"], row["seed"]) for row in rows) == [(name, seed) for name in lines for seed in "03"]
     assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
     curves = list(csv.DictReader((folder / f"{stem}_curves.csv").open()))
-    assert len(curves) == 6 * len(names)
-    last = {row["method"]: row["accuracy"] for row in curves if row["T"] == "6"}
-    assert last == {row["method"]: row["accuracy_longest"] for row in rows}
+    assert len(curves) == 6 * len(rows)
+    last = {(row["method"], row["seed"]): row["accuracy"] for row in curves if row["T"] == "6"}
+    assert last == {(row["method"], row["seed"]): row["accuracy_longest"] for row in rows}
+    compare_methods.show(folder, stem)
+    assert "CPU minutes: right" in capsys.readouterr().out
     compare_methods.draw(folder, stem)
     assert (folder / f"{stem}.png").stat().st_size > 10_000
 
@@ -68,7 +73,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, neu
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", "'small'"),
         ("--T 0", "whole number of at least 1"),
-        ("--minutes 0", "--minutes must be positive, got 0.0"),
+        ("--minutes 0", "--minutes must be positive, got [0.0]"),
         ("--T 8 --longest 7", "--longest must be at least --T 8, got 7"),
         ("--batch 257 --method proxy", "--batch must be at most the 256 training images, got 257"),
         ("--root /nowhere --method proxy", "is in none of /nowhere"),

@@ -1,0 +1,81 @@
+"""Ways to a trained spiking network within a budget of CPU time, from the same random weights: compare_methods.py."""
+
+import argparse
+import copy
+import time
+
+import torch
+from common import nets
+from common.stages import stages
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+import proxykernels as pk
+from training import loop
+from training import options as train_options
+
+CONVERSION, TUNED = "conversion", "tuned conversion"
+TUNING = 0.3  # of the highest learning rate: of weights that are trained already
+# pk.convert's options, by their names in the tables: from what Diehl et al. (2015) did to the default.
+REMEDIES = {
+    "converted, max": {"method": "max", "v_init": 0.0},
+    "converted, max, half a threshold to start": {"method": "max", "v_init": 0.5},
+    "converted, percentile, half a threshold to start": {"v_init": 0.5},
+    "converted, calibrated": {},
+}
+CALIBRATION = 1000  # training images whose activations set the thresholds of a converted network
+
+
+def train(
+    options: argparse.Namespace, minutes: float, seed: int, dataset: Dataset
+) -> tuple[dict[str, nn.Module], int, float]:
+    """Train until the time is spent; returns the networks, by name, the steps, and the CPU seconds that they took."""
+    torch.manual_seed(seed)
+    relus, budget = options.method in (CONVERSION, TUNED), 60 * minutes
+    decay = options.decay if options.neuron == "lif" else None
+    net = nets.TRAINABLE[options.net](1.0, 0.0, decay=decay, width=options.width).to(memory_format=torch.channels_last)
+    model = pk.ProxyNet(net, options.T, clip=not relus, readout="rate")
+    if not relus:
+        steps, seconds = train_for(options, options.method, options.lr, seed, model, dataset, budget)
+        return {options.method: net.eval()}, steps, seconds
+    share = 1.0 if options.method == CONVERSION else 0.5
+    steps, seconds = train_for(options, "ann", options.lr, seed, model, dataset, share * budget)
+    ann, calibration = relu_network(model), torch.stack([dataset[i][0] for i in range(CALIBRATION)])
+    if options.method == CONVERSION:
+        return {name: pk.convert(ann, calibration, **remedy) for name, remedy in REMEDIES.items()}, steps, seconds
+    tuned = pk.ProxyNet(pk.convert(ann, calibration), options.T, clip=True, readout="rate")
+    more = train_for(options, "proxy", TUNING * options.lr, seed, tuned, dataset, (1 - share) * budget)
+    return {TUNED: tuned.net.eval()}, steps + more[0], seconds + more[1]
+
+
+def train_for(
+    options: argparse.Namespace, method: str, lr: float, seed: int, model: pk.ProxyNet, dataset: Dataset, budget: float
+) -> tuple[int, float]:
+    """Train for ``budget`` seconds of CPU time; returns the steps, at least one, and the seconds."""
+    settings = train_options.parse(["--T", str(options.T), "--batch", str(options.batch), "--seed", str(seed)])
+    start = time.process_time()
+
+    def spent() -> float:
+        return time.process_time() - start
+
+    training = loop.steps(settings, method, lr, model, dataset, lambda: min(1.0, spent() / budget))
+    with tqdm(total=round(budget), desc=f"{options.method}, seed {seed}", unit="s", mininterval=0.5) as bar:
+        for step, shown in enumerate(training, 1):
+            bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
+            bar.update(min(round(spent()), bar.total) - bar.n)
+            if spent() >= budget:
+                return step, spent()
+
+
+@torch.no_grad()
+def relu_network(model: pk.ProxyNet) -> nn.Sequential:
+    """The ReLU twin as plain torch modules, normalisation by its own statistics folded."""
+    net = copy.deepcopy(model.net)
+    for name, own in model.statistics.items():
+        bn = net.get_submodule(name).bn
+        bn.running_mean.copy_(own.running_mean)
+        bn.running_var.copy_(own.running_var)
+    parts = stages(net.eval(), torch.device("cpu"), channels_last=False)
+    modules = [module for part in parts for module in (part.synapses, nn.ReLU())]
+    return nn.Sequential(*modules[:-1]).requires_grad_()  # the last layer is linear
