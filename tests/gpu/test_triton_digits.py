@@ -83,6 +83,22 @@ def test_layers(generator, case, T, bits, v_reset):
     assert_exact(generator, case, T, bits, v_reset)
 
 
+@pytest.mark.costly
+@BITS
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("draw", range(6))
+def test_random_layers(generator, draw, bits, v_reset):
+    def pick(*choices):
+        return choices[torch.randint(len(choices), (), generator=generator)]
+
+    generator.manual_seed(draw)
+    groups, kernel_size, dilation = pick(1, 1, 2, 5), (pick(1, 2, 3), pick(1, 3)), (pick(1, 2), pick(1, 2))
+    size = [pick(0, 1, 3) + d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    window = kernel_size, (pick(1, 2), pick(1, 3)), (pick(0, 1), pick(0, 2)), dilation, groups
+    case = (groups * pick(1, 3, 16, 37, 64), *size, groups * pick(1, 8, 13, 65), *window)
+    assert_exact(generator, case, pick(1, 15, 31, 32, 50), bits, v_reset)
+
+
 @BITS
 @pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
 @pytest.mark.parametrize("T", [1, 16, 17, 32, 64])
