@@ -163,7 +163,6 @@ def _if_conv2d_kernel(
         pooled_pointer += first_pixel // 4 * C_out + first_channel
     state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
     spikes_pointer += first_output
-    count = tl.zeros((PIXELS, CHANNELS), tl.int32)
     step = read_steps(words_pointer, T, STEPS)
     TYPE: tl.constexpr = first_pointer.dtype.element_ty
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
@@ -208,8 +207,9 @@ def _if_conv2d_kernel(
             exists = first + i < T
             state = choose_states(exists, next_state, state, STATES)
             word_out |= (fires & exists).to(tl.int32) << i
-        if COUNTS_ONLY:
-            count += popcount(word_out)
+        if COUNTS_ONLY:  # kept in memory: the loop above needs the registers
+            count = tl.load(spikes_pointer + output, mask=mask & (first > 0), other=0) + popcount(word_out)
+            tl.store(spikes_pointer + output, count, mask=mask)
         else:
             tl.store(spikes_pointer + output, word_out, mask=mask)
             spikes_pointer += neurons * C_out
@@ -218,6 +218,4 @@ def _if_conv2d_kernel(
             tl.store(pooled_pointer + pooled_output, or_of_words, mask=is_window[:, None] & is_channel[None, :])
             pooled_pointer += neurons // 4 * C_out
         words_pointer += N.to(tl.int64) * H * W * C
-    if COUNTS_ONLY:
-        tl.store(spikes_pointer + output, count, mask=mask)
     write_states(v_last_pointer + first_output, neurons * C_out, output, state, mask, STATES)
