@@ -6,8 +6,10 @@
 // Weights that need fewer digits get fewer; and where the floats' own sums would be exact in any order (all of them whole
 // multiples of one power of two that fit 24 bits) the digits hold them exactly, if need be four.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 namespace PK_TARGET {
 
@@ -16,35 +18,46 @@ constexpr int max_digits = 4;
 // The largest whole number of n balanced digits: 127 * (1 + 256 + ...).
 static inline double largest_number(int digits) { return 127.0 * ((double)(1ll << (8 * digits)) - 1.0) / 255.0; }
 
-static inline void write_digits(int64_t number, int digits, int8_t* to, int64_t stride) {
-    for (int p = 0; p < digits; p++, to += stride) {
-        const int8_t digit = (int8_t)(number & 0xff);
-        *to = digit;
-        number = (number - digit) >> 8;
-    }
+// A float without its sign, as bits: they are ordered as the numbers are, and `infinite` and above are not finite.
+constexpr uint32_t infinite = 0x7f800000;
+static inline uint32_t magnitude(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits & 0x7fffffff;
+}
+static inline double to_number(uint32_t magnitude) {
+    float value;
+    memcpy(&value, &magnitude, sizeof value);
+    return value;
+}
+static inline uint32_t largest_magnitude(const float* weight, int64_t n) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = std::max(largest, magnitude(weight[i]));
+    return largest;
 }
 
 // The power of two of the lowest bit that is set in a float (which is not zero).
 static inline int lowest_bit(float value) {
-    int exponent;
-    const int32_t mantissa = (int32_t)ldexpf(frexpf(fabsf(value), &exponent), 24);
-    return exponent - 24 + __builtin_ctz((uint32_t)mantissa);
+    const uint32_t bits = magnitude(value), exponent = bits >> 23;
+    const uint32_t mantissa = exponent > 0 ? (bits & 0x7fffff) | 0x800000 : bits;
+    return (int)std::max(exponent, 1u) - 150 + __builtin_ctz(mantissa);
 }
 
 // How many digits one channel's n weights need; 0 if they are not finite.
 static int digits_needed(const float* weight, int64_t n) {
-    double largest = 0, sum = 0;
+    const uint32_t most = largest_magnitude(weight, n);
+    if (most >= infinite) return 0;
+    if (most == 0) return 1;
+    const double largest = to_number(most);
+    const int coarse = ilogb(largest) - 24;  // with a finer grain 24 bits do not even hold the largest weight
     int grain = 1 << 20;
+    double sum = 0;
     for (int64_t i = 0; i < n; i++) {
-        const float w = weight[i];
-        if (!std::isfinite(w)) return 0;
-        if (w == 0) continue;
-        largest = fmax(largest, fabs(w));
-        sum += fabs(w);
-        const int bit = lowest_bit(w);
-        if (bit < grain) grain = bit;
+        if (weight[i] == 0) continue;
+        sum += fabs(weight[i]);
+        grain = std::min(grain, lowest_bit(weight[i]));
+        if (grain < coarse) return 3;
     }
-    if (largest == 0) return 1;
     for (int digits = 1; digits <= 3; digits++)
         if (ldexp(largest, -grain) <= largest_number(digits)) return digits;
     return ldexp(sum, -grain) <= (double)(1 << 24) ? 4 : 3;
@@ -52,8 +65,7 @@ static int digits_needed(const float* weight, int64_t n) {
 
 // The finest unit in which n weights fit the digits; not below the smallest normal float.
 static float finest_unit(const float* weight, int64_t n, int digits) {
-    double largest = 0;
-    for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(weight[i]));
+    const double largest = to_number(largest_magnitude(weight, n));
     if (largest == 0) return 1.0f;
     int exponent;
     frexp(largest / largest_number(digits), &exponent);
