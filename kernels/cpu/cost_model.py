@@ -15,6 +15,7 @@ ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
 PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
 CACHE_BYTES = 1 << 20  # weights that are more are fetched anew each time they are used
 ROW_BYTES = 64
+UNIT_BYTES = 1 << 19  # of expanded spikes, for which the tile kernel fetches weights once: src/conv2d/amx.h
 
 COSTS: dict[str, dict[str, float]] = {
     "events": {
@@ -36,7 +37,7 @@ COSTS: dict[str, dict[str, float]] = {
     "lookup": {
         "look up": 9.9, "block": 169, "table": 51, "read": 261, "read tap": 5.4, "fetch": 0.083, "call": 3.7e5,
     },
-    "tiles": {"multiply": 23, "fire": 160, "expand": 12, "call": 3e5},
+    "tiles": {"multiply": 23, "fire": 160, "expand": 12, "fetch": 0.16, "call": 3e5},
     "dense": {"multiply": 0.068, "fire": 2.7, "move": 1, "unpack": 9.5, "call": 2.1e6},
 }  # fmt: skip
 Counts = dict[str, float]
@@ -137,10 +138,12 @@ def tiles(layer: Layer, digits: int) -> Counts:
     if layer.weight[1] % 64 and layer.dilation[1] == 1:  # a kernel row fills tiles
         tile_inputs = layer.weight[2] * math.ceil(layer.weight[3] * math.ceil(layer.weight[1] / 8) * 8 / 64)
     blocks, uses = math.ceil(layer.weight[0] / 16), layer.pixels * math.ceil(layer.T / 16)
+    tiles, unit = tile_inputs * digits * blocks, UNIT_BYTES // (64 * math.ceil(layer.weight[1] / 64))
     return {
-        "multiply": tile_inputs * digits * blocks * uses,
+        "multiply": tiles * uses,
         "fire": blocks * uses,
         "expand": tile_inputs * uses,
+        "fetch": _fetched(16 * 64 * tiles, layer, uses=max(unit, 16)),
         "call": 1,
     }
 
