@@ -84,8 +84,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="of train.py")
     parser.add_argument("compact", type=Path, help="where the compact form goes: a name that ends in .safetensors.gz")
+    parser.add_argument(
+        "--test-accuracy", help="of the compact form by evaluate.py, recorded in it: that of the file is another one's"
+    )
     options = parser.parse_args()
-    write_compact(options.compact, *read(options.file))
+    state, about = read(options.file)
+    about = {key: value for key, value in about.items() if not key.endswith("test_accuracy")}
+    if options.test_accuracy:
+        about["test_accuracy"] = options.test_accuracy
+    write_compact(options.compact, state, about)
     print(f"wrote {options.compact}: {options.compact.stat().st_size / 1e6:.1f} MB")
 
 

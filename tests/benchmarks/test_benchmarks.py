@@ -345,7 +345,8 @@ def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None])
-def test_shared_thresholds_make_rates_of_conversion(v_reset):
+def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
+    monkeypatch.setattr(nets, "shipped", dict)  # random weights
     net, _ = nets.load("paper", v_reset)
     nets.share_thresholds(net)
     images = data.fashion_mnist_sample()[0][:4]
