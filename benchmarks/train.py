@@ -7,11 +7,12 @@ The shipped small network, and the paper's network on Fashion-MNIST with which R
         --precision bfloat16 --ann-lr 8e-4 --lr 2e-4 --schedule one-cycle \\
         --weight-decay 0.05 --rate-penalty 0.04
 
-docs/train.md says which options to use, and how the shipped weights of the paper's network were made. Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates,
-so that its activations are firing rates; then --method, by default proxy: the spiking network's rates make the loss,
-and the twin carries its gradient back. --out holds the best weights so far, checkpoint.json with its tensors, and
-log.csv; it is one run's at a time, and is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on
-with --resume, and ends with the same weights as an unbroken one (on a CPU). Several processes share each batch under
+docs/train.md says which options to use, and how the shipped weights of the paper's network were made. Stages: the ReLU
+twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing rates; then --method,
+by default proxy: the spiking network's rates make the loss, and the twin carries its gradient back. --out holds the
+best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and is not written over.
+A run that was stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same weights as an unbroken
+one (on a CPU). Several processes share each batch under
 
     torchrun --nproc-per-node 2 benchmarks/train.py --net small
 
