@@ -68,10 +68,10 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--method nothing", "'proxy'"),
+        ("--method nothing", " proxy,"),
         ("--method conversion --neuron lif", "--method of --neuron lif is one of proxy, clipped relu twin,"),
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
-        ("--net nothing", "'small'"),
+        ("--net nothing", " small"),
         ("--T 0", "whole number of at least 1"),
         ("--minutes 0", "--minutes must be positive, got [0.0]"),
         ("--T 8 --longest 7", "--longest must be at least --T 8, got 7"),
@@ -82,4 +82,5 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
 def test_bad_input_is_named(arguments, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         compare_methods.main([*arguments, *options.split()])
-    assert message in f"{stop.value.code} {capsys.readouterr().err}"
+    said = capsys.readouterr().err.replace("'", "")  # with which argparse quotes choices before Python 3.12
+    assert message in f"{stop.value.code} {said}"

@@ -7,8 +7,7 @@ from pathlib import Path
 import evaluate
 import pytest
 import torch
-from common import accuracy, data, nets
-from safetensors import safe_open
+from common import accuracy, data, nets, weights_file
 from training import checkpoint as train_checkpoint
 
 import proxykernels as pk
@@ -77,9 +76,11 @@ def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
         evaluate, "evaluate", lambda *_, **__: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
     )
     assert evaluate.main(arguments) == 0
-    assert capsys.readouterr().out.startswith("small: 100.00% at T = 32")
-    with safe_open(nets.WEIGHTS / "small.safetensors", "pt") as file:
-        assert float(file.metadata()["test_accuracy"]) >= 0.91
+    shown = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in shown.splitlines()] == ["paper", "small"]
+    for name, least in (("paper", 0.93), ("small", 0.91)):
+        assert f"{name}: 100.00% at T = 32" in shown
+        assert float(weights_file.read(nets.shipped()[name])[1]["test_accuracy"]) >= least
 
 
 def test_bad_input_ends_in_one_sentence(arguments, tmp_path):

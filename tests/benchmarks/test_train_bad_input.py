@@ -26,15 +26,15 @@ def refused(run, options: str, out: str = "out") -> str:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--net nothing", "invalid choice: 'nothing'"),
-        ("--data nothing", "'cifar10', 'fashion-mnist', 'folder'"),
-        ("--method nothing", "'proxy'"),
+        ("--net nothing", "invalid choice: nothing"),
+        ("--data nothing", "choose from cifar10, fashion-mnist, folder"),
+        ("--method nothing", "choose from ann, proxy,"),
         ("--T 0", "--T must be at least 1, got 0"),
         ("--threshold 0", "--threshold must be positive, got 0.0"),
         ("--decay 1.5", "--decay must be within 0 .. 1, got 1.5"),
-        ("--neuron nothing", "'if', 'lif'"),
-        ("--loss nothing", "'cross-entropy', 'mse-count', 'mse-rate'"),
-        ("--preset nothing", "'authors-cifar', 'authors-fashion', 'recommended'"),
+        ("--neuron nothing", "choose from if, lif"),
+        ("--loss nothing", "choose from cross-entropy, mse-count, mse-rate"),
+        ("--preset nothing", "choose from authors-cifar, authors-fashion, recommended"),
         ("--init nothing", "--init must be random, ann or a file of train.py, got nothing"),
         ("--lr nan", "--lr must be positive, got nan"),
         ("--rate-penalty -1", "--rate-penalty must be at least 0, got -1.0"),
@@ -45,7 +45,7 @@ def refused(run, options: str, out: str = "out") -> str:
 def test_unknown_names_list_the_known_ones(run, capsys, options, message):
     with pytest.raises(SystemExit):
         run(options)
-    assert message in capsys.readouterr().err
+    assert message in capsys.readouterr().err.replace("'", "")  # argparse quotes choices before Python 3.12
 
 
 def test_bad_input_ends_in_one_sentence(run, tmp_path):

@@ -51,7 +51,10 @@ USES = {
 def run(use, forks="check(), exit(fork(check) or check())"):
     program = PROGRAM.format(USE=USES[use], FORKS=forks)
     process = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         _, said = process.communicate(timeout=60)
