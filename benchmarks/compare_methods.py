@@ -179,7 +179,8 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
         axes.set(xlabel="steps T", ylim=(0, 100))
         axes.set_title(f"{float(minutes):g} CPU minutes", fontsize=10)
     panels[0].set_ylabel("right (a tie is wrong), %")
-    trained = [name for name in names if name not in list(REMEDIES)[1:]]  # which share a training
+    remedies = [name for name in names if name in REMEDIES]
+    trained = [name for name in names if name not in remedies[1:]]  # one of them stands for a training that they share
     for axes, column, label in (
         (panels[-2], "seconds_an_epoch", "CPU seconds\nan epoch"),
         (panels[-1], "peak_mb", "MB for training,\nat the peak"),

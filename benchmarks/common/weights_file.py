@@ -85,13 +85,17 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="of train.py")
     parser.add_argument("compact", type=Path, help="where the compact form goes: a name that ends in .safetensors.gz")
     parser.add_argument(
-        "--test-accuracy", help="of the compact form by evaluate.py, recorded in it: that of the file is another one's"
+        "--test-accuracy",
+        type=float,
+        help="of the compact form by evaluate.py, a share, recorded in it: rounding changed what the file records",
     )
     options = parser.parse_args()
+    if options.test_accuracy is not None and not 0 <= options.test_accuracy <= 1:
+        parser.error(f"--test-accuracy must be a share within 0 .. 1, got {options.test_accuracy}")
     state, about = read(options.file)
     about = {key: value for key, value in about.items() if not key.endswith("test_accuracy")}
-    if options.test_accuracy:
-        about["test_accuracy"] = options.test_accuracy
+    if options.test_accuracy is not None:
+        about["test_accuracy"] = f"{options.test_accuracy:.4f}"
     write_compact(options.compact, state, about)
     print(f"wrote {options.compact}: {options.compact.stat().st_size / 1e6:.1f} MB")
 

@@ -334,12 +334,14 @@ def test_schedules(schedule):
     assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1, "trapezoid": 0.1}[schedule]
 
 
-def test_the_compact_form_of_a_file(run, tmp_path):
+def test_the_compact_form_of_a_file(run, tmp_path, monkeypatch):
     """Every weight is within half a step of its channel's scale, the rest as it was, and the file is a network's."""
     path = run("--init random --epochs 1 --linear-norm --width 2") / "tiny.safetensors"
     compact = tmp_path / "tiny.safetensors.gz"
-    weights_file.write_compact(compact, *weights_file.read(path))
-    (ours, about), (theirs, _) = (weights_file.read(file) for file in (compact, path))
+    monkeypatch.setattr("sys.argv", ["weights_file", str(path), str(compact), "--test-accuracy", "0.5"])
+    weights_file.main()
+    (ours, about), (theirs, before) = (weights_file.read(file) for file in (compact, path))
+    assert about["test_accuracy"] == "0.5000" and "twin_test_accuracy" in before.keys() - about.keys()
     assert ours.keys() == theirs.keys() and compact.stat().st_size < 0.8 * path.stat().st_size
     for key, tensor in theirs.items():
         error = (ours[key].float() - tensor.float()).abs()
