@@ -1,194 +1,217 @@
-"""Accuracy against the number of steps: the trained ReLU network converted by each method, and the proxy-trained net.
+"""What accuracy costs, in steps and in energy: every number of steps of a run, and early exit at several margins.
 
     python benchmarks/anytime.py
-    python benchmarks/anytime.py --parts exit --exit-images 1000
+    python benchmarks/anytime.py --net paper
+    python benchmarks/anytime.py --networks "trained by proxy" --images 1000
 
-curves: every curve is one simulation of 1024 steps, read at 15 of them. Writes results/anytime.csv and .png.
-exit: how many steps an image takes if it stops when its first class leads by a margin of spikes, and what accuracy that
-costs. Writes results/early_exit_<net>.csv. "Fixed steps" in it is what the same accuracy takes without early exit: the
-fewest steps that, given to every image, reach it.
+Of the small network six conversions of the trained ReLU network (benchmarks/ann.py) are compared with the network that
+was trained by proxy; of the paper's, the shipped network with its ReLU twin, converted. Fixed steps: one run of
+--longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of spikes,
+looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made of them
+(pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications.
 
-Accuracy is strict: a tie is wrong, and so is silence.
+Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
 """
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import ann as relu
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets
-from common.accuracy import ann_accuracy, strict_accuracy
+from common.accuracy import BATCH, STEPS, Point, ann_accuracy, points, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
 from common.printed import new_parser
 from common.tables import read_csv, save_figure, write_csv
+from sim_speed import positive
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
+from training import weights as train_weights
+from training.ways import relu_network
 
 import proxykernels as pk
+from proxykernels.simulation.synops import SynOps
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("curves", "exit")
-STEPS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-LEADS = (2, 3, 4, 6, 8)
-BATCH = 50
+MARGINS = (1, 2, 3, 4, 6, 8)
 CALIBRATION_IMAGES = 1000
 MOST_LOST = 0.002  # accuracy that early exit may cost
-PROXY, CONVERTED = "proxy-trained, hard reset", "converted, percentile, half a threshold to start"
-DEFAULT = "converted, calibrated"  # as pk.convert does it by default
-LEAST_SHOWN = 60  # % of accuracy
-RELU = "the ReLU network"
-# For early exit: the curve's name, and the steps without it; the proxy-trained net was trained for its 32.
-EXITS = {"proxy": (PROXY, 32), "converted": (CONVERTED, 64)}
-
-
-@dataclass
-class Run:
-    """What one pass over the images gave."""
-
-    spikes: pk.Spikes
-    steps: Tensor  # of each image
-    ms_an_image: float
+PROXY, DEFAULT, RELU = "trained by proxy", "converted, calibrated", "the ReLU network"
+CONVERSIONS = {  # pk.convert's options; DEFAULT: none
+    "converted, max": {"method": "max", "v_init": 0.0},
+    "converted, max, half a threshold to start": {"method": "max", "v_init": 0.5},
+    "converted, percentile": {"v_init": 0.0},
+    "converted, percentile, half a threshold to start": {"v_init": 0.5},
+    DEFAULT: {},
+}
+EXITS = (PROXY, DEFAULT)  # the networks whose early exit is measured
+LEAST_SHOWN = 70  # % of accuracy
+COLUMNS = ["network", "margin", "steps", "accuracy", "synops", "microjoules", "ms_an_image", "images"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(arguments)
     images, labels = fashion_mnist("test", options.root)
-    networks = make_networks(fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES])
-    if "curves" in options.parts:
-        curves(networks, images[: options.images], labels[: options.images], options)
-    if "exit" in options.parts:
-        early_exit(networks, images[: options.exit_images], labels[: options.exit_images], options)
+    dataset = TensorDataset(images[: options.images], labels[: options.images])
+    calibration = fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES]
+    ann, networks = {"small": small, "paper": paper}[options.net](calibration)
+    rows = [relu_row(ann, dataset)]
+    for name in options.networks or networks:
+        if name not in networks:
+            raise SystemExit(f"anytime.py: --networks: {name!r} is none of {', '.join(networks)}")
+        rows += fixed_rows(name, networks[name], dataset, options.longest)
+        if name in EXITS:
+            rows += [exit_row(name, networks[name], margin, dataset, options) for margin in MARGINS]
+            report(name, [row for row in rows if row["network"] == name])
+    write_csv(options.out / f"anytime_{options.net}.csv", COLUMNS, rows)
+    draw(options.out, options.net)
+    print(f"wrote {options.out / f'anytime_{options.net}.csv'} and .png")
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
-    parser.add_argument("--images", type=int, default=500, help="test images for the curves")
-    parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps of the curves")
-    parser.add_argument("--exit-images", type=int, default=10_000, help="test images for early exit")
-    parser.add_argument("--exit-nets", nargs="+", choices=EXITS, default=list(EXITS))
-    parser.add_argument("--chunk", type=int, default=2, help="steps between two looks at which images are decided")
+    parser.add_argument("--net", choices=["paper", "small"], default="small")
+    parser.add_argument("--networks", nargs="+", metavar="NAME", help="only these lines of the picture")
+    parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
+    parser.add_argument("--longest", type=positive, default=256, help="most steps without early exit")
+    parser.add_argument("--exit-steps", type=positive, default=64, help="most steps with early exit")
+    parser.add_argument("--chunk", type=positive, default=2, help="steps between two looks at which images are decided")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
 
-def make_networks(calibration: Tensor) -> dict[str, nn.Module]:
-    """The networks by the names of their curves."""
-    networks = {PROXY: nets.load("small", 0.0)[0]}
-    for method in ("max", "percentile"):
-        for v_init, start in ((0.0, ""), (0.5, ", half a threshold to start")):
-            net = pk.convert(relu.load(), calibration, method=method, v_init=v_init)
-            networks[f"converted, {method}{start}"] = net
-    networks[DEFAULT] = pk.convert(relu.load(), calibration)
-    return networks
+def small(calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The trained ReLU network, and by the names of their lines the shipped spiking one and its conversions."""
+    ann = relu.load()
+    converted = {name: pk.convert(ann, calibration, **remedy) for name, remedy in CONVERSIONS.items()}
+    return ann, {PROXY: nets.load_file(nets.shipped()["small"], nets.NETS["small"])[0]} | converted
 
 
-def run(net: nn.Module, images: Tensor, T: int, what: str, lead: float | None = None, chunk: int | None = None) -> Run:
-    """Simulate all images; with ``lead``, an image stops when its first class leads by so many spikes."""
-    start, spikes, steps = time.perf_counter(), [], []
-    stop = None if lead is None else pk.margin(lead)
-    for part in tqdm(images.split(BATCH), what, unit="batch", mininterval=1.0):
-        result = pk.simulate(net, part, T, chunk=chunk, stop=stop)
-        spikes.append(result.spikes.dense(torch.bool))
-        steps.append(result.steps)
-    milliseconds = 1e3 * (time.perf_counter() - start) / len(images)
-    return Run(pk.pack(torch.cat(spikes, 1)), torch.cat(steps), milliseconds)
+def paper(calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """The ReLU twin of the shipped network, and by the names of their lines that network and the twin converted."""
+    model, _, _ = train_weights.load_twins(nets.shipped()["paper"], nets.NETS["paper"])
+    ann = relu_network(model)
+    return ann, {PROXY: model.net, DEFAULT: pk.convert(ann, calibration)}
 
 
-def curves(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, options: argparse.Namespace) -> None:
-    """Accuracy at STEPS of one run of each network, as a table and a plot."""
-    rows = []
-    for name, net in networks.items():
-        shares = pk.plot.accuracy(run(net, images, options.longest, name).spikes, labels)
-        rows += [
-            {"network": name, "T": T, "accuracy": f"{shares[T - 1]:.4f}", "images": len(images)}
-            for T in STEPS
-            if T <= options.longest
-        ]
-    accuracy = ann_accuracy(relu.load(), TensorDataset(images, labels))
-    rows.append({"network": RELU, "T": "", "accuracy": f"{accuracy:.4f}", "images": len(images)})
-    write(options.out / "anytime.csv", rows)
-    draw(options.out)
-    print(f"wrote {options.out / 'anytime.png'}")
+def fixed_rows(name: str, net: nn.Module, dataset: TensorDataset, longest: int) -> list[dict]:
+    """A network's rows at STEPS, every image for all of them."""
+    return [
+        row(name, "", point.T, point, len(dataset))
+        for point in points(net, dataset, [T for T in STEPS if T <= longest], name)
+    ]
 
 
-def draw(folder: Path) -> None:
-    """Accuracy against T, a line a network, from the table."""
-    rows = read_csv(folder / "anytime.csv")
-    figure, (axes,) = figures.new_figure(5.4)
-    for name in dict.fromkeys(row["network"] for row in rows if row["T"]):
-        points = [(int(row["T"]), 100 * float(row["accuracy"])) for row in rows if row["network"] == name]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, **figures.line(name))
-    relu_accuracy = next(float(row["accuracy"]) for row in rows if row["network"] == RELU)
-    label = f"the ReLU network, {100 * relu_accuracy:.1f} %"
-    axes.axhline(100 * relu_accuracy, color=figures.GRAY, linestyle=":", label=label)
-    axes.set_xscale("log", base=2)
-    steps = {int(row["T"]) for row in rows if row["T"]}
-    figures.ticks(axes.xaxis, [T for T in (4, 8, 16, 32, 64, 128, 256, 512, 1024) if T in steps] or steps)
-    axes.set(ylim=(LEAST_SHOWN, 100), xlabel="steps T", ylabel="right (a tie is wrong), %")
-    figures.legend(figure, axes, columns=2)
-    where = (
-        f"small network, the first {rows[0]['images']} test images of Fashion-MNIST; below {LEAST_SHOWN} % is left out"
-    )
-    figures.title(figure, sentence(rows), where)
-    save_figure(folder / "anytime.png", figure)
+def exit_row(name: str, net: nn.Module, margin: int, dataset: TensorDataset, options: argparse.Namespace) -> dict:
+    """A network's row at one margin of early exit."""
+    counts, truth, steps, synops, joules, start = [], [], 0, 0, 0.0, time.perf_counter()
+    for images, labels in tqdm(DataLoader(dataset, BATCH), f"{name}, margin {margin}", unit="batch", mininterval=1.0):
+        result = pk.simulate(net, images, options.exit_steps, chunk=options.chunk, stop=pk.margin(margin))
+        counts.append(result.count())
+        truth.append(labels)
+        steps, synops = steps + result.steps.sum().item(), synops + result.synops.total
+        joules += result.synops.joules
+    seconds, right = time.perf_counter() - start, strict_accuracy(torch.cat(counts), torch.cat(truth))
+    count = len(dataset)
+    point = Point(options.exit_steps, right, 0, synops / count, joules / count, seconds / count)
+    return row(name, margin, f"{steps / count:.2f}", point, count)
 
 
-def sentence(rows: list[dict]) -> str:
-    """The title: the accuracies after a few steps."""
-    T = "16" if any(row["T"] == "16" for row in rows) else rows[0]["T"]
-    shares = {row["network"]: 100 * float(row["accuracy"]) for row in rows if row["T"] == T}
-    proxy = shares.pop(PROXY)
-    return f"After {T} steps {proxy:.1f} % are right by proxy, {max(shares.values()):.1f} % by the best conversion"
+def relu_row(ann: nn.Module, dataset: TensorDataset) -> dict:
+    """The ReLU network's accuracy and multiplications."""
+    start, right = time.perf_counter(), ann_accuracy(ann, dataset)
+    seconds, products = time.perf_counter() - start, multiply_accumulates(ann, dataset[0][0].unsqueeze(0))
+    point = Point(1, right, 0, products, SynOps({}, {RELU: products}).joules, seconds / len(dataset))
+    return row(RELU, "", "", point, len(dataset))
 
 
-def early_exit(networks: dict[str, nn.Module], images: Tensor, labels: Tensor, options: argparse.Namespace) -> None:
-    """Steps and accuracy at several margins, against the run in which every image takes all steps."""
-    for key in options.exit_nets:
-        name, T = EXITS[key]
-        whole = run(networks[name], images, T, f"{name}, no early exit")
-        shares = pk.plot.accuracy(whole.spikes, labels)
-        rows = [exit_row(T, None, whole, shares, labels)]
-        for lead in LEADS:
-            exited = run(networks[name], images, T, f"margin {lead}", lead, options.chunk)
-            rows.append({**exit_row(T, lead, exited, shares, labels), "chunk": options.chunk})
-        report(name, rows)
-        write(options.out / f"early_exit_{key}.csv", rows)
+@torch.no_grad()
+def multiply_accumulates(ann: nn.Module, image: Tensor) -> int:
+    """Of one image [1, C, H, W], in all convolutions and linear layers; zeros that pad it are counted."""
+    products: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, y: products.append(y.numel() * module.weight[0].numel()))
+        for module in ann.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    ann(image)
+    for hook in hooks:
+        hook.remove()
+    return sum(products)
 
 
-def exit_row(T: int, lead: float | None, exited: Run, shares: Tensor, labels: Tensor) -> dict:
-    """One margin's row; ``shares`` is the accuracy after each step without early exit."""
-    accuracy = strict_accuracy(exited.spikes.count(), labels)
-    as_good = (shares >= accuracy).nonzero()
-    mean_steps = exited.steps.float().mean().item()
+def row(name: str, margin: int | str, steps: int | str, point: Point, images: int) -> dict:
+    """A row of the table; operations, energy and time are an image's."""
     return {
-        "T": T, "margin": lead or "none", "chunk": "none", "accuracy": f"{accuracy:.4f}",
-        "lost": f"{shares[T - 1].item() - accuracy:.4f}", "mean_steps": f"{mean_steps:.2f}",
-        "times_fewer": f"{T / mean_steps:.2f}", "fixed_steps": int(as_good[0]) + 1 if len(as_good) else "none",
-        "ms_an_image": f"{exited.ms_an_image:.2f}", "images": len(labels),
+        "network": name, "margin": margin, "steps": steps, "accuracy": f"{point.accuracy:.4f}",
+        "synops": f"{point.synops:.0f}", "microjoules": f"{1e6 * point.joules:.3f}",
+        "ms_an_image": f"{1e3 * point.seconds:.2f}", "images": images,
     }  # fmt: skip
 
 
 def report(name: str, rows: list[dict]) -> None:
-    """Print the margin with the fewest steps among those that cost little accuracy."""
-    good = [row for row in rows if float(row["lost"]) < MOST_LOST]
-    best = min(good, key=lambda row: float(row["mean_steps"]))
+    """Print the margin with the fewest steps among those that cost little accuracy, and what it saves."""
+    fixed = [row for row in rows if row["margin"] == ""]
+    best = max(float(row["accuracy"]) for row in fixed)
+    good = [row for row in rows if row["margin"] != "" and float(row["accuracy"]) >= best - MOST_LOST]
+    if not good:
+        print(f"{name}: every margin costs more than {MOST_LOST:.1%} of the best accuracy, {best:.2%}")
+        return
+    least = min(good, key=lambda row: float(row["steps"]))
+    as_good = [row for row in fixed if float(row["accuracy"]) >= float(least["accuracy"])]
     print(
-        f"{name}: margin {best['margin']} takes {best['mean_steps']} of {best['T']} steps on average "
-        f"({best['times_fewer']} times fewer) and costs {100 * float(best['lost']):.2f} % of accuracy "
-        f"({float(best['accuracy']):.2%}); {best['fixed_steps']} steps for every image would give the same"
+        f"{name}: margin {least['margin']} takes {least['steps']} steps on average for {float(least['accuracy']):.2%} "
+        f"(best: {best:.2%}), {float(least['microjoules']):.2f} uJ an image; every image would need "
+        f"{as_good[0]['steps']} steps and {float(as_good[0]['microjoules']):.2f} uJ for it"
     )
 
 
-def write(path: Path, rows: list[dict]) -> None:
-    write_csv(path, list(rows[0]), rows)
-    print(f"wrote {path}")
+def draw(folder: Path, net: str) -> None:
+    """Accuracy against steps and against energy, a line a network and one for its early exit, from the table."""
+    rows = read_csv(folder / f"anytime_{net}.csv")
+    figure, panels = figures.new_figure(5.4, 2, sharey=True)
+    relu_row = next(row for row in rows if row["network"] == RELU)
+    accuracy, energy = 100 * float(relu_row["accuracy"]), float(relu_row["microjoules"])
+    for axes, column in zip(panels, ("steps", "microjoules"), strict=True):
+        for name in dict.fromkeys(row["network"] for row in rows if row["network"] != RELU):
+            for exits in (False, True):
+                line = [row for row in rows if row["network"] == name and bool(row["margin"]) == exits]
+                points = [(float(row[column]), 100 * float(row["accuracy"])) for row in line]
+                if points:
+                    axes.plot(*zip(*points, strict=True), markersize=4, **_line(name, exits))
+        axes.axhline(accuracy, color=figures.GRAY, linestyle=":", label=f"the ReLU network, {accuracy:.1f} %")
+        axes.set_xscale("log", base=2 if column == "steps" else 10)
+    panels[1].plot([energy], [accuracy], marker="*", markersize=11, color=figures.GRAY, linestyle="none")
+    steps = {int(row["steps"]) for row in rows if row["steps"] and not row["margin"]}
+    figures.ticks(panels[0].xaxis, sorted({t for t in (4, 8, 16, 32, 64, 128, 256, 512, 1024) if t in steps} or steps))
+    panels[0].set(ylim=(LEAST_SHOWN, 100), xlabel="steps, mean of the images", ylabel="right (a tie is wrong), %")
+    panels[1].set_xlabel("energy of the operations, estimated, µJ an image\n(star: the ReLU network)")
+    figures.legend(figure, panels[0], columns=2)
+    where = f"{net} network, {rows[0]['images']} test images of Fashion-MNIST; below {LEAST_SHOWN} % is left out"
+    figures.title(figure, sentence(rows), where)
+    save_figure(folder / f"anytime_{net}.png", figure)
+
+
+def _line(name: str, exits: bool) -> dict:
+    style = figures.line(name)
+    if exits:
+        return style | {"label": f"{style['label']}, early exit", "linestyle": "--", "marker": "o", "linewidth": 1.2}
+    return style | {"marker": "." if name not in EXITS else "s"}
+
+
+def sentence(rows: list[dict]) -> str:
+    """The title: the accuracies after a few steps."""
+    fixed = [row for row in rows if row["steps"] and not row["margin"]]
+    T = "16" if any(row["steps"] == "16" for row in fixed) else fixed[0]["steps"]
+    shares = {row["network"]: 100 * float(row["accuracy"]) for row in fixed if row["steps"] == T}
+    parts = [f"{shares.pop(PROXY):.1f} % are right by proxy"] if PROXY in shares else []
+    parts += [f"{max(shares.values()):.1f} % by the best conversion"] if shares else []
+    return f"After {T} steps {', '.join(parts)}"
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
     python benchmarks/compare_methods.py --minutes 2 8 --seeds 0 1 2
     python benchmarks/compare_methods.py --minutes 8 --neuron lif --decay 0.5
 
-proxy             the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
-tandem            the same, every layer of the ReLU network fed with the spiking network's rates
-surrogate         backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet)
-conversion        the ReLU network alone; then pk.convert, with each of its remedies for few steps
-tuned conversion  the ReLU network alone for half the time; then pk.convert, and proxy for the other half
+proxy              the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
+proxy, soft reset  the same, of neurons that keep what lay above the threshold, as converted ones do
+tandem             proxy, every layer of the ReLU network fed with the spiking network's rates
+surrogate          backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet)
+conversion         the ReLU network alone; then pk.convert, with each of its remedies for few steps
+tuned conversion   the ReLU network alone for half the time; then pk.convert, and proxy for the other half
 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
 clipped and not; tandem; and surrogate.
@@ -24,12 +25,13 @@ import math
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import evaluate
 import torch
 from common import figures, nets, tables
+from common.accuracy import STEPS, Point, points
 from common.command import INTERRUPTED, command
 from common.memory import PeakMemory
 from common.printed import new_parser
@@ -40,22 +42,22 @@ from torch.utils.data import Subset
 from training import data as train_data
 from training import ways
 from training.step import Breakdown
-from training.ways import CONVERSION, REMEDIES, TUNED
+from training.ways import CONVERSION, REMEDIES, SOFT, TUNED
 
 RESULTS = Path(__file__).parent / "results"
-CPU = torch.device("cpu")
 NAMES = {
-    "if": ["proxy", "tandem", "surrogate", CONVERSION, TUNED],
+    "if": ["proxy", SOFT, "tandem", "surrogate", CONVERSION, TUNED],
     "lif": ["proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"],
 }
 STEMS = {"if": "compare_methods", "lif": "compare_methods_lif"}  # of the tables' and the picture's names
+LEAST_SHOWN = 70  # % of accuracy, against energy
 SHOWN = (4, 8, 16, 32, 64, 128, 256)  # steps whose accuracy is printed
 KEY = ["method", "minutes", "seed"]
 COLUMNS = [
     *KEY, "net", "width", "T", "batch", "steps", "seconds_an_epoch", "peak_mb", "longest", "accuracy_T",
-    "accuracy_longest", "ties_T", "mean_rate", "images", "threads", "torch", "commit",
+    "accuracy_longest", "ties_T", "microjoules_T", "images", "threads", "torch", "commit",
 ]  # fmt: skip
-CURVE_COLUMNS = [*KEY, "T", "accuracy", "ties"]
+CURVE_COLUMNS = [*KEY, "T", "accuracy", "ties", "synops", "microjoules"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,24 +136,28 @@ def run_one(options: argparse.Namespace) -> None:
             "images": len(test_set),
         }  # fmt: skip
         for name, net in trained.items():
-            record(options, {"method": name} | about, evaluate.evaluate(net, test_set, options.longest, CPU))
+            read = sorted({*(T for T in STEPS if T < options.longest), options.T, options.longest})
+            record(options, {"method": name} | about, points(net, test_set, read, name))
 
 
-def record(options: argparse.Namespace, about: dict, curve: evaluate.Curve) -> None:
+def record(options: argparse.Namespace, about: dict, curve: list[Point]) -> None:
     """Put a network's row and curve into the tables."""
+    trained = next(point for point in curve if point.T == options.T)
     row = about | {
-        "longest": options.longest, "accuracy_T": f"{curve.accuracy[options.T - 1]:.4f}",
-        "accuracy_longest": f"{curve.accuracy[-1]:.4f}", "ties_T": f"{curve.ties[options.T - 1]:.4f}",
-        "mean_rate": f"{sum(curve.rates.values()) / len(curve.rates):.4f}",
+        "longest": options.longest, "accuracy_T": f"{trained.accuracy:.4f}",
+        "accuracy_longest": f"{curve[-1].accuracy:.4f}", "ties_T": f"{trained.ties:.4f}",
+        "microjoules_T": f"{1e6 * trained.joules:.3f}",
         "threads": torch.get_num_threads(), "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
-    points = [
-        {key: about[key] for key in KEY} | {"T": t, "accuracy": f"{accuracy:.4f}", "ties": f"{ties:.4f}"}
-        for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1)
+    curve_rows = [
+        {key: about[key] for key in KEY}
+        | {"T": point.T, "accuracy": f"{point.accuracy:.4f}", "ties": f"{point.ties:.4f}"}
+        | {"synops": f"{point.synops:.0f}", "microjoules": f"{1e6 * point.joules:.3f}"}
+        for point in curve
     ]
     stem = STEMS[options.neuron]
     replace_rows(options.out / f"{stem}.csv", COLUMNS, [row])
-    replace_rows(options.out / f"{stem}_curves.csv", CURVE_COLUMNS, points)
+    replace_rows(options.out / f"{stem}_curves.csv", CURVE_COLUMNS, curve_rows)
     print(row)
 
 
@@ -163,27 +169,30 @@ def replace_rows(path: Path, columns: list[str], rows: list[dict]) -> None:
 
 
 def draw(folder: Path, stem: str = STEMS["if"]) -> None:
-    """Accuracy against T for each budget, and a training epoch's time and memory, from the two tables."""
+    """Accuracy against T and energy for each budget, and a training epoch's time and memory, from the two tables."""
     rows, curves = tables.read_csv(folder / f"{stem}.csv"), tables.read_csv(folder / f"{stem}_curves.csv")
     names = [name for name in _lines(stem) if any(row["method"] == name for row in rows)]
     budgets = sorted({row["minutes"] for row in rows}, key=float)
-    figure, panels = figures.new_figure(4.8, len(budgets) + 2, width_ratios=[2.4] * len(budgets) + [1, 1])
-    for minutes, axes in zip(budgets, panels, strict=False):
+    figure, panels = figures.new_figure(7.2, len(budgets) + 1, 2, width_ratios=[2.4] * len(budgets) + [1])
+    above, below = panels[: len(budgets) + 1], panels[len(budgets) + 1 :]
+    for minutes, by_steps, by_energy in zip(budgets, above, below, strict=False):
         for name in names:
-            T, low, middle, high = spread(curves, name, minutes)
-            axes.plot(T, middle, **figures.line(name))
-            axes.fill_between(T, low, high, color=figures.look(name).color, alpha=0.2, linewidth=0)
-        axes.axvline(int(rows[0]["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {rows[0]['T']}")
-        axes.set_xscale("log", base=2)
-        figures.ticks(axes.xaxis, [t for t in (1, 4, 16, 64, 256) if t <= int(rows[0]["longest"])])
-        axes.set(xlabel="steps T", ylim=(0, 100))
-        axes.set_title(f"{float(minutes):g} CPU minutes", fontsize=10)
-    panels[0].set_ylabel("right (a tie is wrong), %")
+            line = spread(curves, name, minutes)
+            for axes, x in ((by_steps, line.T), (by_energy, line.microjoules)):
+                axes.plot(x, line.mean, **figures.line(name))
+                axes.fill_between(x, line.low, line.high, color=figures.look(name).color, alpha=0.2, linewidth=0)
+        by_steps.axvline(int(rows[0]["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {rows[0]['T']}")
+        by_steps.set_xscale("log", base=2)
+        by_energy.set_xscale("log")
+        figures.ticks(by_steps.xaxis, [t for t in (1, 4, 16, 64, 256) if t <= int(rows[0]["longest"])])
+        by_steps.set(xlabel="steps T", ylim=(0, 100), ylabel="right (a tie is wrong), %")
+        by_energy.set(xlabel="energy, estimated, µJ an image", ylim=(LEAST_SHOWN, 100), ylabel="right, %")
+        by_steps.set_title(f"{float(minutes):g} CPU minutes", fontsize=10)
     remedies = [name for name in names if name in REMEDIES]
     trained = [name for name in names if name not in remedies[1:]]  # one of them stands for a training that they share
     for axes, column, label in (
-        (panels[-2], "seconds_an_epoch", "CPU seconds\nan epoch"),
-        (panels[-1], "peak_mb", "MB for training,\nat the peak"),
+        (above[-1], "seconds_an_epoch", "CPU seconds\nan epoch"),
+        (below[-1], "peak_mb", "MB for training,\nat the peak"),
     ):
         values = [statistics.mean(float(row[column] or 0) for row in rows if row["method"] == name) for name in trained]
         bars = axes.bar(range(len(trained)), values, color=[figures.look(name).color for name in trained])
@@ -191,7 +200,7 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
         axes.set_xticks([])
         axes.set_title(label, fontsize=10)
         axes.margins(y=0.1)
-    figures.legend(figure, panels[0])
+    figures.legend(figure, above[0])
     seeds, width = len({row["seed"] for row in rows}), float(rows[0]["width"])
     net = f"{rows[0]['net']} network" + (f", width {width:g}" if width != 1 else "")
     from_seeds = f", mean and range of {seeds} seeds" if seeds > 1 else ""
@@ -205,15 +214,27 @@ def _lines(stem: str) -> list[str]:
     return [line for name in names for line in (REMEDIES if name == CONVERSION else [name])]
 
 
-def spread(curves: list[dict], name: str, minutes: str) -> tuple[list[int], list[float], list[float], list[float]]:
-    """The steps T, and at each the lowest, mean and highest accuracy of a method's seeds, in percent."""
-    at: dict[int, list[float]] = {}
+@dataclass
+class Spread:
+    """A method's curve: at each T the lowest, mean and highest accuracy of its seeds, in percent, and mean energy."""
+
+    T: list[int]
+    low: list[float]
+    mean: list[float]
+    high: list[float]
+    microjoules: list[float]
+
+
+def spread(curves: list[dict], name: str, minutes: str) -> Spread:
+    """The curve of a method and budget, from the rows of all; empty if there are none."""
+    at: dict[int, list[dict]] = {}
     for point in curves:
         if point["method"] == name and point["minutes"] == minutes:
-            at.setdefault(int(point["T"]), []).append(100 * float(point["accuracy"]))
+            at.setdefault(int(point["T"]), []).append(point)
     T = sorted(at)
-    low, middle, high = ([of(at[t]) for t in T] for of in (min, statistics.mean, max))
-    return T, low, middle, high
+    accuracies = [[100 * float(point["accuracy"]) for point in at[t]] for t in T]
+    energies = [statistics.mean(float(point.get("microjoules") or math.nan) for point in at[t]) for t in T]
+    return Spread(T, *([of(shares) for shares in accuracies] for of in (min, statistics.mean, max)), energies)
 
 
 def show(folder: Path, stem: str) -> None:
@@ -225,10 +246,11 @@ def show(folder: Path, stem: str) -> None:
         for heading in ("T", *map(str, steps)):
             shown.add_column(heading, justify="left" if heading == "T" else "right")
         for name in _lines(stem):
-            T, low, middle, high = spread(curves, name, minutes)
-            if T:
-                cells = [f"{middle[t - 1]:.1f} ±{(high[t - 1] - low[t - 1]) / 2:.1f}" for t in steps]
-                shown.add_row(figures.look(name).label, *cells)
+            line = spread(curves, name, minutes)
+            seeds = zip(line.T, line.low, line.mean, line.high, strict=True)
+            cells = {T: f"{mean:.1f} ±{(high - low) / 2:.1f}" for T, low, mean, high in seeds}
+            if cells:
+                shown.add_row(figures.look(name).label, *(cells.get(T, "") for T in steps))
         Console().print(shown)
 
 

@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         if not table.stem.endswith(("_int16", "_int8")):  # drawn with the float32 one
             evaluate.draw(folder, table.stem.removeprefix("accuracy_"))
     drawers = {
-        "anytime.csv": anytime.draw,
+        "anytime_paper.csv": partial(anytime.draw, net="paper"),
+        "anytime_small.csv": partial(anytime.draw, net="small"),
         "compare_methods.csv": compare_methods.draw,
         "compare_methods_lif.csv": partial(compare_methods.draw, stem="compare_methods_lif"),
         "recipes.csv": recipes.draw,

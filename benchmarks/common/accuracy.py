@@ -1,14 +1,19 @@
 """Accuracy: of spike counts by strict argmax, where a tie with the true class is wrong, and so is a silent output."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 import proxykernels as pk
+from proxykernels.simulation.synops import SynOps
 
 BATCH = 100
+STEPS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # at which networks are read
 
 
 def strict_correct(counts: Tensor, labels: Tensor) -> Tensor:
@@ -34,6 +39,41 @@ def simulated(
     """The results of T steps and the labels, batch by batch of a data set."""
     for images, labels in DataLoader(dataset, BATCH):
         yield pk.simulate(net, images.to(device), T, precision=precision), labels
+
+
+@dataclass
+class Point:
+    """What a network is after T steps: strict accuracy and ties, and what an image has cost up to there."""
+
+    T: int
+    accuracy: float
+    ties: float
+    synops: float
+    joules: float
+    seconds: float
+
+
+def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) -> list[Point]:
+    """A network after each number of ``steps``, from one run an image that stops at each of them to be read."""
+    totals = [Point(T, 0, 0, 0, 0, 0) for T in steps]
+    for images, labels in tqdm(DataLoader(dataset, BATCH), name, unit="batch", mininterval=1.0):
+        state, before, counts, start = None, 0, 0, time.perf_counter()
+        synops, joules = 0, 0.0
+        for total in totals:
+            result = pk.simulate(net, images, total.T - before, state=state)
+            # The image is multiplied once, and every part of the run says so again.
+            done = SynOps(result.synops.accumulates, {} if before else result.synops.multiply_accumulates)
+            synops, joules = synops + done.total, joules + done.joules
+            state, before, counts = result.state, total.T, counts + result.count()
+            total.accuracy += strict_correct(counts, labels).sum().item()
+            total.ties += tied(counts, labels).sum().item()
+            total.synops, total.joules = total.synops + synops, total.joules + joules
+            total.seconds += time.perf_counter() - start
+    count = len(dataset)  # type: ignore[arg-type]
+    return [
+        Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count, p.seconds / count)
+        for p in totals
+    ]
 
 
 def snn_accuracy(net: nn.Module, dataset: Dataset, T: int, device: torch.device) -> tuple[float, dict[str, float]]:

@@ -60,7 +60,8 @@ LOOKS = {
     "torch bf16": Look("torch, bfloat16", SKY, "--"),
     # ways to a trained spiking network, of compare_methods.py and anytime.py
     "proxy": Look("proxy", BLACK, width=2.6),
-    "proxy-trained, hard reset": Look("trained by proxy", BLACK, width=2.6),
+    "trained by proxy": Look("trained by proxy", BLACK, width=2.6),
+    "proxy, soft reset": Look("proxy, soft reset", BLACK, "--"),
     "tandem": Look("tandem learning", BLUE),
     "relu twin": Look("proxy, twin of ReLUs", ORANGE),
     "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),

@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
-ITEM = r"- |\d+\. |\w+ {2,}"  # what an item of a list begins with
+ITEM = r"- |\d+\. |\w+(?:,? \w+)* {2,}"  # what an item of a list begins with
 NARROW = 60  # columns; with fewer, tables are lists of plain lines
 
 

@@ -15,7 +15,7 @@ import proxykernels as pk
 from training import loop
 from training import options as train_options
 
-CONVERSION, TUNED = "conversion", "tuned conversion"
+CONVERSION, TUNED, SOFT = "conversion", "tuned conversion", "proxy, soft reset"
 TUNING = 0.3  # of the highest learning rate: of weights that are trained already
 # pk.convert's options, by their names in the tables: from what Diehl et al. (2015) did to the default.
 REMEDIES = {
@@ -34,10 +34,13 @@ def train(
     torch.manual_seed(seed)
     relus, budget = options.method in (CONVERSION, TUNED), 60 * minutes
     decay = options.decay if options.neuron == "lif" else None
-    net = nets.TRAINABLE[options.net](1.0, 0.0, decay=decay, width=options.width).to(memory_format=torch.channels_last)
+    v_reset = None if options.method == SOFT else 0.0
+    net = nets.TRAINABLE[options.net](1.0, v_reset, decay=decay, width=options.width)
+    net.to(memory_format=torch.channels_last)
     model = pk.ProxyNet(net, options.T, clip=not relus, readout="rate")
     if not relus:
-        steps, seconds = train_for(options, options.method, options.lr, seed, model, dataset, budget)
+        method = "proxy" if options.method == SOFT else options.method
+        steps, seconds = train_for(options, method, options.lr, seed, model, dataset, budget)
         return {options.method: net.eval()}, steps, seconds
     share = 1.0 if options.method == CONVERSION else 0.5
     steps, seconds = train_for(options, "ann", options.lr, seed, model, dataset, share * budget)

@@ -44,24 +44,48 @@ def test_images_must_not_vanish(capsys):
     assert "--size must be at least 32" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_anytime(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def few_images(monkeypatch):
+    """The shipped images in place of the data set, and few of them."""
     sample = data.fashion_mnist_sample()
     monkeypatch.setattr(anytime, "fashion_mnist", lambda split, root: sample)
     monkeypatch.setattr(anytime, "CALIBRATION_IMAGES", 32)
-    monkeypatch.setattr(anytime, "LEADS", (2, 4))
-    anytime.main(["--images", "20", "--longest", "12", "--exit-images", "20", "--out", str(tmp_path)])
-    curves = rows(tmp_path / "anytime.csv")
-    assert len({row["network"] for row in curves if row["T"]}) == 6
-    assert {row["T"] for row in curves} == {"4", "8", "12", ""}
-    assert (tmp_path / "anytime.png").stat().st_size > 10_000
-    exits = rows(tmp_path / "early_exit_proxy.csv")
-    images, labels = sample[0][:20], sample[1][:20]
-    net = anytime.nets.load("small", 0.0)[0]
-    for row in exits[:2]:
-        stop = None if row["margin"] == "none" else pk.margin(int(row["margin"]))
-        result = pk.simulate(net, images, 32, chunk=2, stop=stop)
-        assert float(row["mean_steps"]) == pytest.approx(result.steps.float().mean().item(), abs=0.01)
+    monkeypatch.setattr(anytime, "MARGINS", (2, 4))
+    return sample[0][:20], sample[1][:20]
+
+
+@pytest.mark.slow
+def test_anytime(tmp_path, capsys, few_images):
+    images, labels = few_images
+    anytime.main(f"--images 20 --longest 12 --exit-steps 16 --out {tmp_path}".split())
+    table = rows(tmp_path / "anytime_small.csv")
+    assert len({row["network"] for row in table}) == 7
+    assert (tmp_path / "anytime_small.png").stat().st_size > 10_000
+    ours = [row for row in table if row["network"] == anytime.PROXY]
+    assert [row["margin"] or row["steps"] for row in ours] == ["1", "2", "4", "8", "12", "2", "4"]
+    net, _ = anytime.nets.load("small", 0.0)
+    for row in ours:
+        if row["margin"]:
+            result = pk.simulate(net, images, 16, chunk=2, stop=pk.margin(int(row["margin"])))
+        else:
+            result = pk.simulate(net, images, int(row["steps"]))
+        assert float(row["steps"]) == pytest.approx(result.steps.float().mean().item(), abs=0.01)
         assert float(row["accuracy"]) == pytest.approx(anytime.strict_accuracy(result.count(), labels), abs=1e-4)
-    assert exits[0]["margin"] == "none" and exits[0]["fixed_steps"] != "none" and float(exits[0]["lost"]) == 0
-    assert (tmp_path / "early_exit_converted.csv").exists() and "steps on average" in capsys.readouterr().out
+        assert float(row["synops"]) == pytest.approx(result.synops.total / 20, abs=1)
+        assert float(row["microjoules"]) == pytest.approx(1e6 * result.synops.joules / 20, abs=1e-3)
+    assert "every image would need" in capsys.readouterr().out
+
+
+def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
+    monkeypatch.setattr(anytime, "EXITS", ())
+    anytime.main(f"--net paper --images 4 --longest 1 --out {tmp_path}".split())
+    relu, *spiking = rows(tmp_path / "anytime_paper.csv")
+    convolutions = 28**2 * 128 * 9 * (1 + 128) + 14**2 * 128 * 9 * 128
+    products = convolutions + 7**2 * 128 * 2560 + 2560 * 1152 + 1152 * 256 + 256 * 10
+    assert int(relu["synops"]) == products and relu["network"] == anytime.RELU and not relu["steps"]
+    assert [row["network"] for row in spiking] == [anytime.PROXY, anytime.DEFAULT]
+
+
+def test_a_line_that_is_not_there_is_named(few_images):
+    with pytest.raises(SystemExit, match="'mine' is none of trained by proxy, converted, max"):
+        anytime.main(["--networks", "mine"])
