@@ -62,6 +62,7 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
+    add("--rescale", type=float, default=0.0, help="of weights trained: %% of activations below the threshold; 0: none")
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
@@ -109,6 +110,8 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         refuse("init", "random, ann or a file of train.py")
     if not 0 <= options.decay <= 1:
         refuse("decay", "within 0 .. 1")
+    if not 0 <= options.rescale < 100 or (options.rescale and (options.twin != "clipped" or options.neuron != "if")):
+        refuse("rescale", "at least 0 and below 100 (of --neuron if and --twin clipped)")
     for name in ("dropout", "smoothing", "average"):
         if not 0 <= getattr(options, name) < 1:
             refuse(name, "within 0 .. 1, without 1")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import proxykernels as pk
-from training import average, folder
+from training import average, folder, rescale
 from training import checkpoint as checkpoint
 from training import data as train_data
 from training import step as train_step
@@ -118,6 +118,7 @@ class Run:
         self.model = pk.ProxyNet(net, options.T, clip=options.twin == "clipped", readout="rate")
         if options.init not in ("random", "ann"):
             train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
+            self.rescale()
         self.model.to(workers.device, memory_format=torch.channels_last)
         self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
@@ -143,12 +144,19 @@ class Run:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
                     self.model.load_state_dict(self.measured.state_dict())
+                    self.rescale()
                     self.average = self.new_average()
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
                 self.run_stage(self.stages[index], saved)
             self.termination.safe = True
             if self.workers.rank == 0:
                 self.finish()
+
+    def rescale(self) -> None:
+        """Scale the twin's trained weights for the spiking network, if that is asked for."""
+        if self.options.rescale:
+            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
+            rescale.to_range(self.model.eval(), images.to(self.workers.device), self.options.rescale)
 
     def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
         optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)

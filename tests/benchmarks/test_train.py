@@ -10,12 +10,11 @@ import textwrap
 
 import pytest
 import torch
-from common import accuracy, data, nets, weights_file
+from common import accuracy, data, nets
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
-from training import average
 from training import checkpoint as train_checkpoint
 from training import data as train_data
 from training import log as train_log
@@ -332,39 +331,3 @@ def test_schedules(schedule):
     rates = [train_step.learning_rate(schedule, 2.0, k / 100) for k in range(100)]
     assert max(rates) == 2.0 and (rates[-1] < 0.01 or schedule == "constant")
     assert rates[0] == {"constant": 2.0, "cosine": 2.0, "one-cycle": 0.1, "trapezoid": 0.1}[schedule]
-
-
-def test_the_compact_form_of_a_file(run, tmp_path, monkeypatch):
-    """Every weight is within half a step of its channel's scale, the rest as it was, and the file is a network's."""
-    path = run("--init random --epochs 1 --linear-norm --width 2") / "tiny.safetensors"
-    compact = tmp_path / "tiny.safetensors.gz"
-    monkeypatch.setattr("sys.argv", ["weights_file", str(path), str(compact), "--test-accuracy", "0.5"])
-    weights_file.main()
-    (ours, about), (theirs, before) = (weights_file.read(file) for file in (compact, path))
-    assert about["test_accuracy"] == "0.5000" and "twin_test_accuracy" in before.keys() - about.keys()
-    assert ours.keys() == theirs.keys() and compact.stat().st_size < 0.8 * path.stat().st_size
-    for key, tensor in theirs.items():
-        error = (ours[key].float() - tensor.float()).abs()
-        if tensor.ndim < 2:
-            assert not error.any()
-        else:
-            largest = tensor.float().flatten(1).abs().amax(1)
-            assert (error.flatten(1).amax(1) <= largest / 254 * 1.001).all() and error.any()
-    model, whole, _ = train_weights.load_twins(compact)
-    assert whole and model.net.linear1.bn is not None and model.net.linear1.weight.shape == (48, 144)
-    compact.write_bytes(compact.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="tiny.safetensors.gz is damaged"):
-        nets.load_file(compact)
-
-
-def test_statistics_are_measured_for_averaged_weights(run):
-    """Normalised by what was measured, every channel's currents have the mean 0 and the variance 1."""
-    images, _ = data.fashion_mnist_sample()
-    model = pk.ProxyNet(nets.TRAINABLE["tiny"](linear_norm=True), 4, clip=True).eval()
-    average.measure_twin(model, images[:200])
-    assert not model.training and {norm.momentum for norm in model.statistics.values()} == {0.1}
-    current = model.net.conv1.affine(images[:200])
-    own = model.statistics["conv1"]
-    normalised = (current - own.running_mean[:, None, None]) / own.running_var.sqrt()[:, None, None]
-    assert normalised.mean((0, 2, 3)).abs().max() < 1e-4 and (normalised.var((0, 2, 3)) - 1).abs().max() < 0.02
-    assert model.statistics["linear1"].num_batches_tracked == 2 and model.net.conv1.bn.num_batches_tracked == 0

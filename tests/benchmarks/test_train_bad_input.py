@@ -38,6 +38,8 @@ def refused(run, options: str, out: str = "out") -> str:
         ("--init nothing", "--init must be random, ann or a file of train.py, got nothing"),
         ("--lr nan", "--lr must be positive, got nan"),
         ("--rate-penalty -1", "--rate-penalty must be at least 0, got -1.0"),
+        ("--rescale 100", "--rescale must be at least 0 and below 100"),
+        ("--rescale 99 --twin relu", "(of --neuron if and --twin clipped), got 99.0"),
         ("--betas 0.9 1", "--betas must be two numbers within 0 .. 1, without 1, got [0.9, 1.0]"),
         ("--device nothing", "--device nothing does not work here"),
     ],

@@ -1,0 +1,79 @@
+"""What is done with weights between and after the epochs: averages, scales, the compact form of a file."""
+
+import pytest
+import torch
+from common import data, nets, weights_file
+from training import average, rescale
+from training import weights as train_weights
+from training_runs import run_fixture, tensors  # noqa: F401 - a fixture
+
+import proxykernels as pk
+
+
+def test_the_compact_form_of_a_file(run, tmp_path, monkeypatch):
+    """Every weight is within half a step of its channel's scale, the rest as it was, and the file is a network's."""
+    path = run("--init random --epochs 1 --linear-norm --width 2") / "tiny.safetensors"
+    compact = tmp_path / "tiny.safetensors.gz"
+    monkeypatch.setattr("sys.argv", ["weights_file", str(path), str(compact), "--test-accuracy", "0.5"])
+    weights_file.main()
+    (ours, about), (theirs, before) = (weights_file.read(file) for file in (compact, path))
+    assert about["test_accuracy"] == "0.5000" and "twin_test_accuracy" in before.keys() - about.keys()
+    assert ours.keys() == theirs.keys() and compact.stat().st_size < 0.8 * path.stat().st_size
+    for key, tensor in theirs.items():
+        error = (ours[key].float() - tensor.float()).abs()
+        if tensor.ndim < 2:
+            assert not error.any()
+        else:
+            largest = tensor.float().flatten(1).abs().amax(1)
+            assert (error.flatten(1).amax(1) <= largest / 254 * 1.001).all() and error.any()
+    model, whole, _ = train_weights.load_twins(compact)
+    assert whole and model.net.linear1.bn is not None and model.net.linear1.weight.shape == (48, 144)
+    compact.write_bytes(compact.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="tiny.safetensors.gz is damaged"):
+        nets.load_file(compact)
+
+
+def test_statistics_are_measured_for_averaged_weights(run):
+    """Normalised by what was measured, every channel's currents have the mean 0 and the variance 1."""
+    images, _ = data.fashion_mnist_sample()
+    model = pk.ProxyNet(nets.TRAINABLE["tiny"](linear_norm=True), 4, clip=True).eval()
+    average.measure_twin(model, images[:200])
+    assert not model.training and {norm.momentum for norm in model.statistics.values()} == {0.1}
+    current = model.net.conv1.affine(images[:200])
+    own = model.statistics["conv1"]
+    normalised = (current - own.running_mean[:, None, None]) / own.running_var.sqrt()[:, None, None]
+    assert normalised.mean((0, 2, 3)).abs().max() < 1e-4 and (normalised.var((0, 2, 3)) - 1).abs().max() < 0.02
+    assert model.statistics["linear1"].num_batches_tracked == 2 and model.net.conv1.bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
+    torch.manual_seed(0)
+    images, _ = data.fashion_mnist_sample()
+    net = nets.build(
+        "6C3-P4-8C3-P2-24", 1.0, None, batch_norm=batch_norm, linear_norm=batch_norm, dropout=0.5, **nets.GRAY
+    )
+    model = pk.ProxyNet(net, 64, clip=True, readout="rate").eval()
+    if batch_norm:
+        average.measure_twin(model, images[:200])
+        model.measure_batch_norm(images[:50])
+        for layer in (net.conv1, net.conv2, net.linear1):
+            layer.bn.weight.data *= 0.2
+    before, rates = model.ann(images), model.ann_rates
+    rescale.to_range(model, images, 99.9999)  # of so few activations the largest, so that none is clipped
+    after = model.ann(images)
+    torch.testing.assert_close(after, before)
+    ratios = [model.ann_rates[name] / rate for name, rate in rates.items()]
+    assert before.abs().max() > 0.05 and min(ratios) > 0.999 and max(ratios) > 2
+    assert (model.snn(images) - after.clamp(0, 1)).abs().max() < 0.15
+    rescale.to_range(model, images, 50)
+    assert model.ann(images).isfinite().all() and model.ann_rates["conv2"] > 1.5 * ratios[1] * rates["conv2"]
+
+
+def test_rescaled_between_the_stages(run):
+    plain, scaled = (
+        run(f"--ann-epochs 1 --epochs 1 --lr 1e-9 {more}", out) for more, out in (("", "a"), ("--rescale 99", "b"))
+    )
+    ours, theirs = (tensors(folder)["model.net.linear1.weight"] for folder in (scaled, plain))
+    ratio = (ours / theirs).flatten()
+    assert ratio.max() - ratio.min() < 1e-3 and abs(ratio.mean() - 1) > 0.1
