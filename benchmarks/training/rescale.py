@@ -9,11 +9,11 @@ import proxykernels as pk
 
 @torch.no_grad()
 def to_range(model: pk.ProxyNet, images: Tensor, percentile: float) -> None:
-    """Scale each layer but the last until ``percentile`` % of its twin's activations above 0 lie below the threshold.
+    """Scale each layer until ``percentile`` % of its twin's activations above 0 lie below the threshold.
 
-    A ReLU network computes the same if a layer's currents are multiplied by a number and the next layer's weights are
-    divided by it, but for what is clipped then; its spiking twin fires more, and so is right after fewer steps. That is
-    the scaling of converted networks (Rueckauer et al., Frontiers in Neuroscience 11, 2017, doi
+    A ReLU network computes the same, up to a factor, if a layer's currents are multiplied by a number and the next
+    layer's weights are divided by it, but for what is clipped then; its spiking twin fires more, and so is right after
+    fewer steps. That is the scaling of converted networks (Rueckauer et al., Frontiers in Neuroscience 11, 2017, doi
     10.3389/fnins.2017.00682).
 
     Args:
@@ -22,9 +22,8 @@ def to_range(model: pk.ProxyNet, images: Tensor, percentile: float) -> None:
         images: [N, C, H, W].
     """
     values, before = images, 1.0
-    layers = [layer for layer in model.net if isinstance(layer, pk.layers.Fused)]
     for name, layer in model.net.named_children():
-        if layer not in layers:
+        if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
             values = layer(values.unsqueeze(0)).squeeze(0)
             continue
         current = layer.affine(values)
@@ -34,7 +33,7 @@ def to_range(model: pk.ProxyNet, images: Tensor, percentile: float) -> None:
                 current, own.running_mean, own.running_var, layer.bn.weight, layer.bn.bias, eps=own.eps
             )
         values = current.clamp(0, layer.v_threshold)
-        scale = 1.0 if layer is layers[-1] else _scale(values, layer.v_threshold, percentile)
+        scale = _scale(values, layer.v_threshold, percentile)
         layer.weight /= before  # the normalisation's statistics stay: the currents are the same
         scaled = layer if layer.bn is None else layer.bn
         scaled.weight *= scale
