@@ -59,13 +59,13 @@ def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
         model.measure_batch_norm(images[:50])
         for layer in (net.conv1, net.conv2, net.linear1):
             layer.bn.weight.data *= 0.2
-    before, rates = model.ann(images), model.ann_rates
+    before, rates, fired = model.ann(images), model.ann_rates, model.snn(images).mean()
     rescale.to_range(model, images, 99.9999)  # of so few activations the largest, so that none is clipped
     after = model.ann(images)
     torch.testing.assert_close(after, before / before.max())
     ratios = [model.ann_rates[name] / rate for name, rate in rates.items()]
     assert before.abs().max() > 0.05 and min(ratios) > 0.999 and max(ratios) > 2
-    assert (model.snn(images) - after.clamp(0, 1)).abs().mean() < 0.1
+    assert model.snn(images).mean() > 1.5 * fired
     rescale.to_range(model, images, 50)
     assert model.ann(images).isfinite().all() and model.ann_rates["conv2"] > 1.5 * ratios[1] * rates["conv2"]
 
