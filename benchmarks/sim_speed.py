@@ -25,7 +25,7 @@ from common import weights_file
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
-from common.nets import NETS, load, net_of, share_thresholds
+from common.nets import NETS, load, net_of, reset_of, share_thresholds
 from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console
@@ -120,6 +120,7 @@ def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Te
         options.out.mkdir(parents=True, exist_ok=True)
         check_csv(options.out / "sim_speed.csv")
         options.net = net_of(options.weights, options.net)
+        options.reset = options.reset or reset_of(options.net, options.weights, options.neuron == "lif")
         if options.root is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
@@ -144,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--relu", action="store_true", help="also time ONE pass of the ReLU network of the same weights")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
-    add("--reset", choices=["hard", "soft"], default="hard", help="to 0, or by subtraction")
+    add("--reset", choices=["hard", "soft"], help="to 0, or by subtraction (default: that of the weights, else hard)")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--threads", type=positive, help="CPU threads (default: torch's); of 1 processor time is measured")
     known = ",".join(RIVALS | GPU_RIVALS)

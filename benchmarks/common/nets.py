@@ -176,6 +176,16 @@ def net_of(path: Path | None, name: str | None = None) -> str:
     return found
 
 
+def reset_of(name: str, path: Path | None, random: bool) -> str:
+    """The reset that the network of ``load`` was trained with; of ``random`` weights: hard.
+
+    Raises:
+        FileNotFoundError, ValueError: as of ``load_file``.
+    """
+    path = path or (None if random else shipped().get(name))
+    return "hard" if path is None else weights_file.read(path)[1].get("reset", "hard")
+
+
 def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     """The network in eval mode that train.py saved in ``path``, and the file's metadata.
 

@@ -371,7 +371,18 @@ def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
 )
 def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
     given = sim_speed.make_parser().parse_args(options.split())
-    assert report.picture_name(given.net or "small", given.reset, "cpu", sim_speed.not_default(given, trained)) == name
+    others = sim_speed.not_default(given, trained)
+    assert report.picture_name(given.net or "small", given.reset or "hard", "cpu", others) == name
+
+
+def test_the_reset_is_that_of_the_weights(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "soft"}
+    write_tensors(path, nets.load("small", 0.0)[0].state_dict(), about)
+    assert sim_speed.prepare(["--weights", str(path), "--out", str(tmp_path)])[0].reset == "soft"
+    assert sim_speed.prepare(["--weights", str(path), "--reset", "hard", "--out", str(tmp_path)])[0].reset == "hard"
+    assert sim_speed.prepare(["--neuron", "lif", "--out", str(tmp_path)])[0].reset == "hard"
+    assert sim_speed.prepare(["--net", "paper", "--out", str(tmp_path)])[0].reset == "soft"
 
 
 @pytest.mark.slow
