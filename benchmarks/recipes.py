@@ -68,7 +68,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def follow(options: argparse.Namespace, name: str, dataset: Dataset) -> list[dict]:
     """Train by one recipe; returns a row a step."""
     settings = train_options.parse(
-        f"--T {options.T} --batch {options.batch} --schedule constant {RECIPES[name]}".split()
+        f"--preset plain --T {options.T} --batch {options.batch} --schedule constant {RECIPES[name]}".split()
     )
     torch.manual_seed(settings.seed)
     net = nets.small(settings.threshold).to(memory_format=torch.channels_last)

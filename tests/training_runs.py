@@ -28,9 +28,8 @@ def run_fixture(tmp_path, monkeypatch):
         shutil.copy(name, root / name.name.replace("t10k", "train"))
 
     def call(options: str, out: str = "out") -> Path:
-        train.main(
-            f"--net tiny --T 4 --batch 40 --validation 56 --root {root} --out {tmp_path / out} {options}".split()
-        )
+        always = f"--preset plain --net tiny --T 4 --batch 40 --validation 56 --root {root} --out {tmp_path / out}"
+        train.main(f"{always} {options}".split())
         return tmp_path / out
 
     call.root = root

@@ -18,8 +18,15 @@ AUTHORS = {
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
     "reset": "hard", "precision": "float32",
 }  # fmt: skip
+# From random weights to a network that is right after few steps: docs/train.md says what each option is for.
+RECOMMENDED = {
+    "T": 16, "reset": "soft", "ann_epochs": 16, "ann_lr": 2e-3, "batch": 128, "loss": "cross-entropy", "smoothing": 0.1,
+    "dropout": 0.3, "average": 0.999, "weight_decay": 0.05, "schedule": "trapezoid", "augment": "shift-mirror",
+}  # fmt: skip
+RESCALE = 98.0  # of "recommended", where weights can be rescaled
 PRESETS = {
-    "recommended": {},
+    "recommended": RECOMMENDED,
+    "plain": {},
     "authors-fashion": AUTHORS
     | {"data": "fashion-mnist", "net": "paper-fashion", "T": 15, "threshold": 2.0, "weight_decay": 1e-6}
     | {"eps": 1e-8, "augment": "authors"},
@@ -35,13 +42,19 @@ def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespa
     ``doc``: what --help shows above them.
     """
     first = argparse.ArgumentParser(add_help=False)
-    first.add_argument("--preset", choices=sorted(PRESETS), default="recommended")
+    first.add_argument("--preset", choices=sorted(PRESETS), default="recommended", help="gives the other defaults")
     preset = first.parse_known_args(arguments)[0].preset
     parser = _parser(first, doc)
     parser.set_defaults(**PRESETS[preset])
     options = parser.parse_args(arguments)
+    if options.rescale is None:
+        options.rescale = RESCALE if preset == "recommended" and _can_be_rescaled(options) else 0.0
     _check(parser, options)
     return options
+
+
+def _can_be_rescaled(options: argparse.Namespace) -> bool:
+    return options.neuron == "if" and options.twin == "clipped"
 
 
 class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
@@ -62,7 +75,8 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
-    add("--rescale", type=float, default=0.0, help="of weights trained: %% of activations below the threshold; 0: none")
+    text = f"after the twin's own training, to %% of its activations below the threshold (recommended: {RESCALE:g})"
+    add("--rescale", type=float, help=text)
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
@@ -110,7 +124,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         refuse("init", "random, ann or a file of train.py")
     if not 0 <= options.decay <= 1:
         refuse("decay", "within 0 .. 1")
-    if not 0 <= options.rescale < 100 or (options.rescale and (options.twin != "clipped" or options.neuron != "if")):
+    if not 0 <= options.rescale < 100 or (options.rescale and not _can_be_rescaled(options)):
         refuse("rescale", "at least 0 and below 100 (of --neuron if and --twin clipped)")
     for name in ("dropout", "smoothing", "average"):
         if not 0 <= getattr(options, name) < 1:

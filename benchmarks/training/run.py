@@ -117,8 +117,9 @@ class Run:
         net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
         self.model = pk.ProxyNet(net, options.T, clip=options.twin == "clipped", readout="rate")
         if options.init not in ("random", "ann"):
-            train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
-            self.rescale()
+            about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
+            if about.get("method") == "ann":
+                self.rescale()
         self.model.to(workers.device, memory_format=torch.channels_last)
         self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"

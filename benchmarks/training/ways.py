@@ -56,7 +56,8 @@ def train_for(
     options: argparse.Namespace, method: str, lr: float, seed: int, model: pk.ProxyNet, dataset: Dataset, budget: float
 ) -> tuple[int, float]:
     """Train for ``budget`` seconds of CPU time; returns the steps, at least one, and the seconds."""
-    settings = train_options.parse(["--T", str(options.T), "--batch", str(options.batch), "--seed", str(seed)])
+    given = ["--preset", "plain", "--T", str(options.T), "--batch", str(options.batch), "--seed", str(seed)]
+    settings = train_options.parse(given)
     start = time.process_time()
 
     def spent() -> float:

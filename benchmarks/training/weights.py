@@ -55,12 +55,16 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     return model.eval(), whole, about
 
 
-def start_from(model: pk.ProxyNet, path: Path, make) -> None:
-    """Give ``model`` the weights of a file, and the statistics of its normalisation; errors as of ``load_twins``."""
-    source, whole, _ = load_twins(path, make)
+def start_from(model: pk.ProxyNet, path: Path, make) -> dict[str, str]:
+    """Give ``model`` the weights of a file, and the statistics of its normalisation; returns the file's metadata.
+
+    Errors: as of ``load_twins``.
+    """
+    source, whole, about = load_twins(path, make)
     nets.take_over(model.net, source.net)
     if whole:
         model.statistics.load_state_dict(source.statistics.state_dict())
+    return about
 
 
 def stored(key: str, value: Tensor) -> Tensor:

@@ -41,9 +41,10 @@ def test_shipped_net():
     assert path.stat().st_size <= 2_000_000
     with safe_open(path, "pt") as file:
         recorded = float(file.metadata()["test_accuracy"])
-    assert recorded >= 0.88
-    net, trained = nets.load("small", v_reset=0.0)
-    measured, rates = accuracy.snn_accuracy(net, TensorDataset(*data.fashion_mnist_sample()), 32, CPU)
+        steps = int(file.metadata()["T"])
+    assert recorded >= 0.92 and steps == 16
+    net, trained = nets.load("small", v_reset=None)
+    measured, rates = accuracy.snn_accuracy(net, TensorDataset(*data.fashion_mnist_sample()), steps, CPU)
     assert trained and abs(measured - recorded) < 3 * (recorded * (1 - recorded) / 256) ** 0.5
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
@@ -226,7 +227,9 @@ def test_tensorboard_has_the_figures_of_the_table(run):
 def test_a_killed_run_resumes_exactly(run, tmp_path):
     options = "--init random --epochs 3 --augment shift-mirror"
     unbroken = run(options, "unbroken")
-    given = f"--net tiny --T 4 --batch 40 --validation 56 --root {run.root} --out {tmp_path}/out {options}"
+    given = (
+        f"--preset plain --net tiny --T 4 --batch 40 --validation 56 --root {run.root} --out {tmp_path}/out {options}"
+    )
     script = f"""
         import sys, time
         sys.path.insert(0, {str(BENCHMARKS)!r})

@@ -49,7 +49,15 @@ def test_gradients_of_two_processes(tmp_path, method):
     for name in data.SAMPLE.glob("*.gz"):
         shutil.copy(name, tmp_path / name.name)
         shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
-    options = ["--net", "net", "--method", method, *"--T 8 --init random --epochs 1 --augment shift-mirror".split()]
+    options = [
+        "--preset",
+        "plain",
+        "--net",
+        "net",
+        "--method",
+        method,
+        *"--T 8 --init random --epochs 1 --augment shift-mirror".split(),
+    ]
     options += ["--batch", "200", "--validation", "56", "--root", str(tmp_path)]
     main([*options, "--out", str(tmp_path / "one")], tmp_path / "alone")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from common import data, nets, weights_file
-from training import average, rescale
+from training import average, options, rescale
 from training import weights as train_weights
 from training_runs import run_fixture, tensors  # noqa: F401 - a fixture
 
@@ -70,10 +70,32 @@ def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
     assert model.ann(images).isfinite().all() and model.ann_rates["conv2"] > 1.5 * ratios[1] * rates["conv2"]
 
 
-def test_rescaled_between_the_stages(run):
-    plain, scaled = (
-        run(f"--ann-epochs 1 --epochs 1 --lr 1e-9 {more}", out) for more, out in (("", "a"), ("--rescale 99", "b"))
-    )
-    ours, theirs = (tensors(folder)["model.net.linear1.weight"] for folder in (scaled, plain))
-    ratio = (ours / theirs).flatten()
-    assert ratio.max() - ratio.min() < 1e-3 and abs(ratio.mean() - 1) > 0.1
+def test_rescaled_after_the_twins_own_training(run):
+    """Between two stages, and from a file of the twin alone; not from one of a spiking network."""
+    both = "--ann-epochs 1 --epochs 1 --lr 1e-9"
+    plain, scaled = run(both, "plain"), run(f"{both} --rescale 99", "scaled")
+
+    def weights(folder):
+        return tensors(folder)["model.net.linear1.weight"]
+
+    def ratio(ours, theirs):
+        ratios = (weights(ours) / weights(theirs)).flatten()
+        assert ratios.quantile(0.9) - ratios.quantile(0.1) < 0.02
+        return ratios.median()
+
+    assert abs(ratio(scaled, plain) - 1) > 0.1
+    again = run(f"--init {scaled / 'tiny.safetensors'} --epochs 1 --lr 1e-9 --rescale 99", "again")
+    assert abs(ratio(again, scaled) - 1) < 1e-2
+    alone = run("--init random --method ann --epochs 1", "alone")
+    later = run(f"--init {alone / 'tiny.safetensors'} --epochs 1 --lr 1e-9 --rescale 99", "later")
+    assert abs(ratio(later, alone) - 1) > 0.1
+
+
+def test_the_default_preset():
+    """What it recommends, as far as the options on the command line allow it."""
+    assert options.parse([]) == options.parse(["--preset", "recommended"])
+    given = options.parse(["--T", "8"])
+    assert (given.T, given.reset, given.rescale, given.ann_epochs) == (8, "soft", options.RESCALE, 16)
+    assert options.parse(["--neuron", "lif"]).rescale == options.parse(["--twin", "relu"]).rescale == 0
+    assert options.parse(["--preset", "plain"]).rescale == options.parse(["--preset", "authors-fashion"]).rescale == 0
+    assert options.parse(["--preset", "authors-cifar"]).smoothing == 0
