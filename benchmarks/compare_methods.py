@@ -183,7 +183,8 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
                 axes.fill_between(x, line.low, line.high, color=figures.look(name).color, alpha=0.2, linewidth=0)
         by_steps.axvline(int(rows[0]["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {rows[0]['T']}")
         by_steps.set_xscale("log", base=2)
-        by_energy.set_xscale("log")
+        if by_energy.dataLim.x1 > 0:  # tables from before the energy was counted have none
+            by_energy.set_xscale("log")
         figures.ticks(by_steps.xaxis, [t for t in (1, 4, 16, 64, 256) if t <= int(rows[0]["longest"])])
         by_steps.set(xlabel="steps T", ylim=(0, 100), ylabel="right (a tie is wrong), %")
         by_energy.set(xlabel="energy, estimated, µJ an image", ylim=(LEAST_SHOWN, 100), ylabel="right, %")

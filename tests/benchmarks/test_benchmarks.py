@@ -432,7 +432,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         (["--net", "large"], "invalid choice: 'large'"),
         (
             ["--net", "paper", "--weights", str(nets.WEIGHTS / "small.safetensors")],
-            "is of another network",
+            "is of the network small",
         ),
         (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
         (["--batch", "257", "--root", str(data.SAMPLE)], "at most the 256 test images, got 257"),
