@@ -1,14 +1,13 @@
 """What accuracy costs, in steps and in energy: every number of steps of a run, and early exit at several margins.
 
     python benchmarks/anytime.py
-    python benchmarks/anytime.py --net paper
-    python benchmarks/anytime.py --networks "trained by proxy" --images 1000
+    python benchmarks/anytime.py --net paper --images 2000 \\
+        --networks "trained by proxy" "converted, calibrated"
 
-Of the small network six conversions of the trained ReLU network (benchmarks/ann.py) are compared with the network that
-was trained by proxy; of the paper's, the shipped network with its ReLU twin, converted. Fixed steps: one run of
---longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of spikes,
-looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made of them
-(pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications.
+The shipped network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one run
+of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
+spikes, looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made
+of them (pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications.
 
 Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
 """
@@ -17,7 +16,6 @@ import argparse
 import time
 from pathlib import Path
 
-import ann as relu
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets
@@ -58,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     images, labels = fashion_mnist("test", options.root)
     dataset = TensorDataset(images[: options.images], labels[: options.images])
     calibration = fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES]
-    ann, networks = {"small": small, "paper": paper}[options.net](calibration)
+    ann, networks = make_networks(options.net, calibration)
     rows = [relu_row(ann, dataset)]
     for name in options.networks or networks:
         if name not in networks:
@@ -85,18 +83,12 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def small(calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """The trained ReLU network, and by the names of their lines the shipped spiking one and its conversions."""
-    ann = relu.load()
-    converted = {name: pk.convert(ann, calibration, **remedy) for name, remedy in CONVERSIONS.items()}
-    return ann, {PROXY: nets.load_file(nets.shipped()["small"], nets.NETS["small"])[0]} | converted
-
-
-def paper(calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
+def make_networks(net: str, calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
     """The ReLU twin of the shipped network, and by the names of their lines that network and the twin converted."""
-    model, _, _ = train_weights.load_twins(nets.shipped()["paper"], nets.NETS["paper"])
+    model, _, _ = train_weights.load_twins(nets.shipped()[net], nets.NETS[net])
     ann = relu_network(model)
-    return ann, {PROXY: model.net, DEFAULT: pk.convert(ann, calibration)}
+    converted = {name: pk.convert(ann, calibration, **remedy) for name, remedy in CONVERSIONS.items()}
+    return ann, {PROXY: model.net} | converted
 
 
 def fixed_rows(name: str, net: nn.Module, dataset: TensorDataset, longest: int) -> list[dict]:

@@ -59,11 +59,11 @@ def test_anytime(tmp_path, capsys, few_images):
     images, labels = few_images
     anytime.main(f"--images 20 --longest 12 --exit-steps 16 --out {tmp_path}".split())
     table = rows(tmp_path / "anytime_small.csv")
-    assert len({row["network"] for row in table}) == 7
+    assert len({row["network"] for row in table}) == 7  # the ReLU network, one by proxy, five conversions
     assert (tmp_path / "anytime_small.png").stat().st_size > 10_000
     ours = [row for row in table if row["network"] == anytime.PROXY]
     assert [row["margin"] or row["steps"] for row in ours] == ["1", "2", "4", "8", "12", "2", "4"]
-    net, _ = anytime.nets.load("small", 0.0)
+    net, _ = anytime.nets.load("small", None)
     for row in ours:
         if row["margin"]:
             result = pk.simulate(net, images, 16, chunk=2, stop=pk.margin(int(row["margin"])))
@@ -78,12 +78,13 @@ def test_anytime(tmp_path, capsys, few_images):
 
 def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
     monkeypatch.setattr(anytime, "EXITS", ())
-    anytime.main(f"--net paper --images 4 --longest 1 --out {tmp_path}".split())
+    names = [anytime.PROXY, anytime.DEFAULT]
+    anytime.main([*f"--net paper --images 4 --longest 1 --out {tmp_path} --networks".split(), *names])
     relu, *spiking = rows(tmp_path / "anytime_paper.csv")
     convolutions = 28**2 * 128 * 9 * (1 + 128) + 14**2 * 128 * 9 * 128
     products = convolutions + 7**2 * 128 * 2560 + 2560 * 1152 + 1152 * 256 + 256 * 10
     assert int(relu["synops"]) == products and relu["network"] == anytime.RELU and not relu["steps"]
-    assert [row["network"] for row in spiking] == [anytime.PROXY, anytime.DEFAULT]
+    assert [row["network"] for row in spiking] == names
 
 
 def test_a_line_that_is_not_there_is_named(few_images):
