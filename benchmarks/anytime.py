@@ -13,7 +13,6 @@ Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, a
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
@@ -48,7 +47,7 @@ CONVERSIONS = {  # pk.convert's options; DEFAULT: none
 }
 EXITS = (PROXY, DEFAULT)  # the networks whose early exit is measured
 LEAST_SHOWN = 70  # % of accuracy
-COLUMNS = ["network", "margin", "steps", "accuracy", "synops", "microjoules", "ms_an_image", "images"]
+COLUMNS = ["network", "margin", "steps", "accuracy", "synops", "microjoules", "images"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -101,24 +100,22 @@ def fixed_rows(name: str, net: nn.Module, dataset: TensorDataset, longest: int) 
 
 def exit_row(name: str, net: nn.Module, margin: int, dataset: TensorDataset, options: argparse.Namespace) -> dict:
     """A network's row at one margin of early exit."""
-    counts, truth, steps, synops, joules, start = [], [], 0, 0, 0.0, time.perf_counter()
+    counts, truth, steps, synops, joules = [], [], 0, 0, 0.0
     for images, labels in tqdm(DataLoader(dataset, BATCH), f"{name}, margin {margin}", unit="batch", mininterval=1.0):
         result = pk.simulate(net, images, options.exit_steps, chunk=options.chunk, stop=pk.margin(margin))
         counts.append(result.count())
         truth.append(labels)
         steps, synops = steps + result.steps.sum().item(), synops + result.synops.total
         joules += result.synops.joules
-    seconds, right = time.perf_counter() - start, strict_accuracy(torch.cat(counts), torch.cat(truth))
-    count = len(dataset)
-    point = Point(options.exit_steps, right, 0, synops / count, joules / count, seconds / count)
+    right, count = strict_accuracy(torch.cat(counts), torch.cat(truth)), len(dataset)
+    point = Point(options.exit_steps, right, 0, synops / count, joules / count)
     return row(name, margin, f"{steps / count:.2f}", point, count)
 
 
 def relu_row(ann: nn.Module, dataset: TensorDataset) -> dict:
     """The ReLU network's accuracy and multiplications."""
-    start, right = time.perf_counter(), ann_accuracy(ann, dataset)
-    seconds, products = time.perf_counter() - start, multiply_accumulates(ann, dataset[0][0].unsqueeze(0))
-    point = Point(1, right, 0, products, SynOps({}, {RELU: products}).joules, seconds / len(dataset))
+    products = multiply_accumulates(ann, dataset[0][0].unsqueeze(0))
+    point = Point(1, ann_accuracy(ann, dataset), 0, products, SynOps({}, {RELU: products}).joules)
     return row(RELU, "", "", point, len(dataset))
 
 
@@ -138,11 +135,11 @@ def multiply_accumulates(ann: nn.Module, image: Tensor) -> int:
 
 
 def row(name: str, margin: int | str, steps: int | str, point: Point, images: int) -> dict:
-    """A row of the table; operations, energy and time are an image's."""
+    """A row of the table; operations and energy are an image's."""
     return {
         "network": name, "margin": margin, "steps": steps, "accuracy": f"{point.accuracy:.4f}",
         "synops": f"{point.synops:.0f}", "microjoules": f"{1e6 * point.joules:.3f}",
-        "ms_an_image": f"{1e3 * point.seconds:.2f}", "images": images,
+        "images": images,
     }  # fmt: skip
 
 

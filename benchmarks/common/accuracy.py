@@ -1,6 +1,5 @@
 """Accuracy: of spike counts by strict argmax, where a tie with the true class is wrong, and so is a silent output."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,15 +49,13 @@ class Point:
     ties: float
     synops: float
     joules: float
-    seconds: float
 
 
 def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) -> list[Point]:
     """A network after each number of ``steps``, from one run an image that stops at each of them to be read."""
-    totals = [Point(T, 0, 0, 0, 0, 0) for T in steps]
+    totals = [Point(T, 0, 0, 0, 0) for T in steps]
     for images, labels in tqdm(DataLoader(dataset, BATCH), name, unit="batch", mininterval=1.0):
-        state, before, counts, start = None, 0, 0, time.perf_counter()
-        synops, joules = 0, 0.0
+        state, before, counts, synops, joules = None, 0, 0, 0, 0.0
         for total in totals:
             result = pk.simulate(net, images, total.T - before, state=state)
             # The image is multiplied once, and every part of the run says so again.
@@ -68,12 +65,8 @@ def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) ->
             total.accuracy += strict_correct(counts, labels).sum().item()
             total.ties += tied(counts, labels).sum().item()
             total.synops, total.joules = total.synops + synops, total.joules + joules
-            total.seconds += time.perf_counter() - start
     count = len(dataset)  # type: ignore[arg-type]
-    return [
-        Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count, p.seconds / count)
-        for p in totals
-    ]
+    return [Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count) for p in totals]
 
 
 def snn_accuracy(net: nn.Module, dataset: Dataset, T: int, device: torch.device) -> tuple[float, dict[str, float]]:
