@@ -358,21 +358,21 @@ def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
 @pytest.mark.parametrize(
     ("options", "trained", "name"),
     [
-        ("", True, "sim_speed_small_hard_cpu.png"),
-        ("--reset soft --T 64,16,256 --batch 32", True, "sim_speed_small_soft_cpu.png"),
-        ("--T 16", True, "sim_speed_small_hard_cpu_T16.png"),
-        ("--batch 1", True, "sim_speed_small_hard_cpu_batch1.png"),
-        ("--rivals plain,sinabs --int16", True, "sim_speed_small_hard_cpu_int16_rivalsplain-sinabs.png"),
-        ("--net paper --neuron lif --tau 16", False, "sim_speed_paper_hard_cpu_lif-tau16_untrained.png"),
-        ("--net paper", False, "sim_speed_paper_hard_cpu_untrained.png"),
-        ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_hard_cpu_weightsb.png"),
-        ("--threads 1 --repeats 3 --root x", True, "sim_speed_small_hard_cpu_threads1_repeats3_rootx.png"),
+        ("", True, "sim_speed_small_soft_cpu.png"),
+        ("--reset hard --T 64,16,256 --batch 32", True, "sim_speed_small_hard_cpu.png"),
+        ("--T 16", True, "sim_speed_small_soft_cpu_T16.png"),
+        ("--batch 1", True, "sim_speed_small_soft_cpu_batch1.png"),
+        ("--rivals plain,sinabs --int16", True, "sim_speed_small_soft_cpu_int16_rivalsplain-sinabs.png"),
+        ("--net paper --neuron lif --tau 16 --reset hard", False, "sim_speed_paper_hard_cpu_lif-tau16_untrained.png"),
+        ("--net paper", False, "sim_speed_paper_soft_cpu_untrained.png"),
+        ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_soft_cpu_weightsb.png"),
+        ("--threads 1 --repeats 3 --root x", True, "sim_speed_small_soft_cpu_threads1_repeats3_rootx.png"),
     ],
 )
 def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
     given = sim_speed.make_parser().parse_args(options.split())
     others = sim_speed.not_default(given, trained)
-    assert report.picture_name(given.net or "small", given.reset or "hard", "cpu", others) == name
+    assert report.picture_name(given.net or "small", given.reset or "soft", "cpu", others) == name
 
 
 def test_the_reset_is_that_of_the_weights(tmp_path):
@@ -387,7 +387,7 @@ def test_the_reset_is_that_of_the_weights(tmp_path):
 
 @pytest.mark.slow
 def test_headline_picture_survives_another_run(tmp_path):
-    headline = tmp_path / "sim_speed_small_hard_cpu.png"
+    headline = tmp_path / "sim_speed_small_soft_cpu.png"
     headline.write_bytes(b"the headline")
     run_job(tmp_path, "--rivals", "none")
     assert headline.read_bytes() == b"the headline"
@@ -399,7 +399,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     for table in (draw.RESULTS).glob("*.csv"):
         shutil.copy(table, tmp_path)
     rows = list(csv.DictReader((tmp_path / "sim_speed.csv").open()))
-    mine = [row for row in rows if (row["net"], row["reset"], row["T"]) == ("small", "hard", "64")]
+    mine = [row for row in rows if (row["net"], row["reset"], row["T"]) == ("small", "soft", "64")]
     small_run = [{**mine[0], "date": "2099-01-01", "median_ms_per_image": "1e6"}]
     last = [{**row, "date": "2099-01-02", "median_ms_per_image": str(7.0 + k)} for k, row in enumerate(mine)]
     report.append_csv(tmp_path / "sim_speed.csv", small_run + last)
