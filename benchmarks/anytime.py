@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name in EXITS:
             rows += [exit_row(name, networks[name], margin, dataset, options) for margin in MARGINS]
             report(name, [row for row in rows if row["network"] == name])
-    write_csv(options.out / f"anytime_{options.net}.csv", COLUMNS, rows)
+        write_csv(options.out / f"anytime_{options.net}.csv", COLUMNS, rows)  # so far
     draw(options.out, options.net)
     print(f"wrote {options.out / f'anytime_{options.net}.csv'} and .png")
 
@@ -155,8 +155,12 @@ def report(name: str, rows: list[dict]) -> None:
     as_good = [row for row in fixed if float(row["accuracy"]) >= float(least["accuracy"])]
     print(
         f"{name}: margin {least['margin']} takes {least['steps']} steps on average for {float(least['accuracy']):.2%} "
-        f"(best: {best:.2%}), {float(least['microjoules']):.2f} uJ an image; every image would need "
-        f"{as_good[0]['steps']} steps and {float(as_good[0]['microjoules']):.2f} uJ for it"
+        f"(best without: {best:.2%}), {float(least['microjoules']):.2f} uJ an image; "
+        + (
+            f"every image would need {as_good[0]['steps']} steps and {float(as_good[0]['microjoules']):.2f} uJ for it"
+            if as_good
+            else "no fixed number of steps reaches that"
+        )
     )
 
 

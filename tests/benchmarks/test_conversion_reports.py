@@ -74,6 +74,9 @@ def test_anytime(tmp_path, capsys, few_images):
         assert float(row["synops"]) == pytest.approx(result.synops.total / 20, abs=1)
         assert float(row["microjoules"]) == pytest.approx(1e6 * result.synops.joules / 20, abs=1e-3)
     assert "every image would need" in capsys.readouterr().out
+    better = {"margin": "2", "steps": "9", "accuracy": "0.99", "microjoules": "1"}
+    anytime.report("mine", [{"margin": "", "steps": "8", "accuracy": "0.9", "microjoules": "1"}, better])
+    assert "no fixed number of steps reaches that" in capsys.readouterr().out
 
 
 def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
