@@ -201,7 +201,7 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
         axes.set_xticks([])
         axes.set_title(label, fontsize=10)
         axes.margins(y=0.1)
-    figures.legend(figure, above[0])
+    figures.legend(figure, above[0], columns=2)
     seeds, width = len({row["seed"] for row in rows}), float(rows[0]["width"])
     net = f"{rows[0]['net']} network" + (f", width {width:g}" if width != 1 else "")
     from_seeds = f", mean and range of {seeds} seeds" if seeds > 1 else ""
@@ -241,15 +241,19 @@ def spread(curves: list[dict], name: str, minutes: str) -> Spread:
 def show(folder: Path, stem: str) -> None:
     """Print the accuracies of both tables: the mean of the seeds, and how far they lie apart."""
     rows, curves = tables.read_csv(folder / f"{stem}.csv"), tables.read_csv(folder / f"{stem}_curves.csv")
+    several = len({row["seed"] for row in rows}) > 1
+    half = ", ± half of what lies between the seeds" if several else ""
     for minutes in sorted({row["minutes"] for row in rows}, key=float):
-        shown = Table(title=f"{float(minutes):g} CPU minutes: right, %, ± half of what lies between the seeds")
+        shown = Table(title=f"{float(minutes):g} CPU minutes: right, %{half}")
         steps = [t for t in SHOWN if t <= int(rows[0]["longest"])]
         for heading in ("T", *map(str, steps)):
             shown.add_column(heading, justify="left" if heading == "T" else "right")
         for name in _lines(stem):
             line = spread(curves, name, minutes)
             seeds = zip(line.T, line.low, line.mean, line.high, strict=True)
-            cells = {T: f"{mean:.1f} ±{(high - low) / 2:.1f}" for T, low, mean, high in seeds}
+            cells = {
+                T: f"{mean:.1f}" + (f" ±{(high - low) / 2:.1f}" if several else "") for T, low, mean, high in seeds
+            }
             if cells:
                 shown.add_row(figures.look(name).label, *(cells.get(T, "") for T in steps))
         Console().print(shown)
@@ -262,8 +266,12 @@ def _sentence(rows: list[dict]) -> str:
     if any(row["method"] == "clipped relu twin" for row in rows):
         own, clipped = (100 * mean(name, "accuracy_T") for name in ("proxy", "clipped relu twin"))
         return f"Leaky neurons: {own:.1f} % by a twin with their own rate, {clipped:.1f} % by clipped ReLUs"
-    cost = mean("surrogate", "seconds_an_epoch") / mean("proxy", "seconds_an_epoch")
-    return f"Backpropagation through time takes {cost:.2g} times the proxy's time an epoch"
+    shares = {name: 100 * mean(name, "accuracy_T") for name in {row["method"] for row in rows}}
+    converted = max(shares[name] for name in REMEDIES if name in shares)
+    return (
+        f"In the same time, at T = {rows[0]['T']}: {converted:.1f} % by conversion, {shares['proxy']:.1f} % by proxy, "
+        f"{shares['surrogate']:.1f} % through time"
+    )
 
 
 if __name__ == "__main__":

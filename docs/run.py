@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in ("README", "kernels", "models", "supported"))
+PAGES = sorted(
+    page for page in DOCS.glob("*.md") if page.stem not in ("README", "kernels", "models", "paper", "supported")
+)
 
 
 def run(page: Path, folder: Path) -> None:

@@ -62,7 +62,7 @@ LOOKS = {
     "proxy": Look("proxy", BLACK, width=2.6),
     "trained by proxy": Look("trained by proxy", BLACK, width=2.6),
     "proxy, soft reset": Look("proxy, soft reset", BLACK, "--"),
-    "tandem": Look("tandem learning", BLUE),
+    "tandem": Look("tandem learning", BROWN),
     "relu twin": Look("proxy, twin of ReLUs", ORANGE),
     "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
