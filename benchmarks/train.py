@@ -1,13 +1,10 @@
 """Train a spiking network, by proxy or by another method, and save its weights for the benchmarks.
 
-The shipped small network, and the paper's network on Fashion-MNIST with which README's times were measured, are made by
+The shipped small network is made by
 
-    python benchmarks/train.py --net small
-    python benchmarks/train.py --net paper-fashion --ann-epochs 6 --epochs 6 \\
-        --precision bfloat16 --ann-lr 8e-4 --lr 2e-4 --schedule one-cycle \\
-        --weight-decay 0.05 --rate-penalty 0.04
+    python benchmarks/train.py --net small --precision bfloat16
 
-docs/train.md says which options to use, and how the shipped weights of the paper's network were made. Stages: the ReLU
+docs/train.md says what each option is for, and how the paper's network was made. Stages: the ReLU
 twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing rates; then --method,
 by default proxy: the spiking network's rates make the loss, and the twin carries its gradient back. --out holds the
 best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and is not written over.

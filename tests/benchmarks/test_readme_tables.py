@@ -10,8 +10,8 @@ from common.figures import LOOKS
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
 CONTENDERS = {look.label: key for key, look in LOOKS.items()}
-SOFT = [("soft", "32", T) for T in ("16", "64", "256")]
-TABLES = {"small": SOFT, "paper": [*SOFT, ("hard", "32", "64"), ("soft", "1", "64")]}
+HARD = [("hard", "32", T) for T in ("16", "64", "256")]
+TABLES = {"small": HARD, "paper": [*HARD, ("soft", "32", "64"), ("hard", "1", "64")]}
 
 
 def cells(number: int) -> dict[str, list[str]]:
