@@ -50,6 +50,11 @@ def include(x: Tensor) -> bool:
     return block is not None and x.untyped_storage().data_ptr() in block.memory
 
 
+def are_kept() -> bool:
+    """Whether what :func:`made` makes is kept: in an open block, and without a gradient."""
+    return _open() is not None and not torch.is_grad_enabled()
+
+
 def looked_at() -> None:
     """Note in an open block that all values were looked at for NaN and infinity: nobody need wait for a GPU again."""
     block = _open()
@@ -74,7 +79,7 @@ def made(make: Callable[..., Any], *operands: Any) -> Any:
 def made_as(kind: Hashable, make: Callable[..., Any], *operands: Any) -> Any:
     """:func:`made`, where ``kind`` says what ``make`` makes."""
     block = _open()
-    if block is None or torch.is_grad_enabled():
+    if block is None or not are_kept():
         return make(*operands)
     key = kind, *map(_key, operands)
     if key not in block.made:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, functional, known, packed
-from ..kernels import constants, unfused
+from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
+from .folded import fold, fold_values
 from .synapses import Convolution, Convolution1d, Product
 
 
@@ -52,30 +53,8 @@ class Fused(Neurons):
         return self.synapse.plain_class.forward(self, x)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias).
-
-        Computed in float64 by operations that IEEE rounds, so that they are the same on every machine.
-        """
-        bn = self.bn
-        if bn is None:
-            return self.weight, self.bias
-        if bn.running_mean is None or bn.running_var is None:
-            raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
-        normalisation = bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.eps
-        return constants.made(_folded, self.weight, self.bias, *normalisation)
-
-
-def _folded(
-    weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is."""
-    scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
-    shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
-    weights = (weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
-    return (
-        known.made_of(weights, weight, gain, variance),
-        known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
-    )
+        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias)."""
+        return (self.weight, self.bias) if self.bn is None else fold(self.weight, self.bias, self.bn)
 
 
 class FusedConv2d(Fused, nn.Conv2d):
@@ -147,7 +126,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
         for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
             running.copy_(running.double() + (now - running.double()) * momentum)
-        return _folded(self.weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
+        return fold_values(self.weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
 
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups

@@ -140,6 +140,7 @@ ROOMS = {  # within a folder
     "layers": [
         "synapses",
         "base",
+        "folded",
         "fused",
         "pooling",
         "pooling1d",

@@ -1,0 +1,51 @@
+"""Batch normalisation folded into the weights in front of it."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .. import known
+from ..kernels import constants
+from ..kernels.backends import fingerprint
+from ..kernels.weight_cache import CONSTANTS, PackedWeights
+
+
+def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias by which currents are what ``bn`` makes of them with its running statistics.
+
+    Computed in float64 by operations that IEEE rounds, so that they are the same on every machine. In a simulation on a
+    CPU what was folded for the one before is kept, and so is what kernels packed of it, as long as all values are the
+    same.
+
+    Raises:
+        ValueError: ``bn`` keeps no running statistics.
+    """
+    if bn.running_mean is None or bn.running_var is None:
+        raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
+    values = weight, bias, bn.weight, bn.bias, bn.running_mean, bn.running_var
+    if constants.are_kept() and all(p is None or (p.device.type, p.dtype) == ("cpu", torch.float32) for p in values):
+        return _kept.of(*values).get(bn.eps, partial(_fold_constants, bn.eps))
+    return constants.made(fold_values, *values, bn.eps)
+
+
+def fold_values(
+    weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is."""
+    scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
+    shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
+    weights = (weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    return (
+        known.made_of(weights, weight, gain, variance),
+        known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
+    )
+
+
+_kept = PackedWeights(fingerprint)
+
+
+def _fold_constants(eps: float, *values: Tensor) -> tuple[Tensor, Tensor]:
+    folded = fold_values(*values, eps)
+    CONSTANTS.update(values.untyped_storage() for values in folded)
+    return folded
