@@ -24,9 +24,8 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
     values = weight, bias, bn.weight, bn.bias, bn.running_mean, bn.running_var
-    if constants.are_kept() and all(p is None or (p.device.type, p.dtype) == ("cpu", torch.float32) for p in values):
-        return _kept.of(*values).get(bn.eps, partial(_fold_constants, bn.eps))
-    return constants.made(fold_values, *values, bn.eps)
+    plain = all(p is None or (p.device.type, p.dtype) == ("cpu", torch.float32) for p in values)
+    return constants.made(_fold_once if plain and constants.are_kept() else fold_values, *values, bn.eps)
 
 
 def fold_values(
@@ -43,6 +42,11 @@ def fold_values(
 
 
 _kept = PackedWeights(fingerprint)
+
+
+def _fold_once(*values_and_eps) -> tuple[Tensor, Tensor]:
+    *values, eps = values_and_eps
+    return _kept.of(*values).get(eps, partial(_fold_constants, eps))
 
 
 def _fold_constants(eps: float, *values: Tensor) -> tuple[Tensor, Tensor]:
