@@ -50,6 +50,6 @@ def _fold_once(*values_and_eps) -> tuple[Tensor, Tensor]:
 
 
 def _fold_constants(eps: float, *values: Tensor) -> tuple[Tensor, Tensor]:
-    folded = fold_values(*values, eps)
+    folded = fold_values(*values, eps=eps)
     CONSTANTS.update(values.untyped_storage() for values in folded)
     return folded
