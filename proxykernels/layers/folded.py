@@ -1,7 +1,5 @@
 """Batch normalisation folded into the weights in front of it."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -44,12 +42,14 @@ def fold_values(
 _kept = PackedWeights(fingerprint)
 
 
-def _fold_once(*values_and_eps) -> tuple[Tensor, Tensor]:
-    *values, eps = values_and_eps
-    return _kept.of(*values).get(eps, partial(_fold_constants, eps))
+def _fold_once(
+    weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    def constants_of(
+        weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        folded = fold_values(weight, bias, gain, offset, mean, variance, eps)
+        CONSTANTS.update(part.untyped_storage() for part in folded)
+        return folded
 
-
-def _fold_constants(eps: float, *values: Tensor) -> tuple[Tensor, Tensor]:
-    folded = fold_values(*values, eps=eps)
-    CONSTANTS.update(values.untyped_storage() for values in folded)
-    return folded
+    return _kept.of(weight, bias, gain, offset, mean, variance).get(eps, constants_of)
