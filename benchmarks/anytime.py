@@ -58,8 +58,6 @@ def main(arguments: list[str] | None = None) -> None:
     ann, networks = make_networks(options.net, calibration)
     rows = [relu_row(ann, dataset)]
     for name in options.networks or networks:
-        if name not in networks:
-            raise SystemExit(f"anytime.py: --networks: {name!r} is none of {', '.join(networks)}")
         rows += fixed_rows(name, networks[name], dataset, options.longest)
         if name in EXITS:
             rows += [exit_row(name, networks[name], margin, dataset, options) for margin in MARGINS]
@@ -72,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("--net", choices=["paper", "small"], default="small")
-    parser.add_argument("--networks", nargs="+", metavar="NAME", help="only these lines of the picture")
+    names = [PROXY, *CONVERSIONS]
+    parser.add_argument("--networks", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=256, help="most steps without early exit")
     parser.add_argument("--exit-steps", type=positive, default=64, help="most steps with early exit")

@@ -79,7 +79,7 @@ def made(make: Callable[..., Any], *operands: Any) -> Any:
 def made_as(kind: Hashable, make: Callable[..., Any], *operands: Any) -> Any:
     """:func:`made`, where ``kind`` says what ``make`` makes."""
     block = _open()
-    if block is None or not are_kept():
+    if block is None or torch.is_grad_enabled():
         return make(*operands)
     key = kind, *map(_key, operands)
     if key not in block.made:

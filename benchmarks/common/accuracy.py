@@ -65,7 +65,7 @@ def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) ->
             total.accuracy += strict_correct(counts, labels).sum().item()
             total.ties += tied(counts, labels).sum().item()
             total.synops, total.joules = total.synops + synops, total.joules + joules
-    count = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset)
     return [Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count) for p in totals]
 
 

@@ -27,7 +27,7 @@ from training.augment import augment
 from training.log import Log
 from training.methods import METHODS
 
-MEASURED = 200  # images that the spiking network's normalisation is measured on after epochs of the twin alone
+MEASURED = 200  # images that the spiking network's normalisation, and its scales, are measured on
 MEASURED_TWIN = 1000  # and its twin's, with averaged weights
 STAGE_SEED = 1_000_003  # keeps the epochs of different stages apart: no stage has as many
 
