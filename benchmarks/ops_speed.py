@@ -38,7 +38,6 @@ from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu.cost_model import COSTS
 
 PARTS = ["rates", "shapes", "threads"]
 QUICK_RATES = [0.05, 0.4]
@@ -233,9 +232,10 @@ def print_threads(console: Console, rows: list[dict]) -> None:
 
 
 def print_fit(console: Console, measured: list[cost_fit.Measured]) -> None:
-    fitted = cost_fit.fit(measured)
-    for kernel in COSTS:
-        before, after = (cost_fit.error(measured, kernel, costs) for costs in (COSTS, fitted))
+    known = ops_parts.Kernel(None, None).machine.costs
+    fitted = cost_fit.fit(measured, known)
+    for kernel in known:
+        before, after = (cost_fit.error(measured, kernel, costs) for costs in (known, fitted))
         if not math.isnan(before):
             costs = ", ".join(f'"{name}": {cost:.3g}' for name, cost in fitted[kernel].items())
             console.print(f'"{kernel}": {{{costs}}},', soft_wrap=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxykernels.kernels.cpu.choice import KERNELS
-from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, COSTS, Counts, Layer, counts_of, cycles
+from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, Costs, Counts, Layer, counts_of, cycles
 from proxykernels.simulation.quantize import PRECISIONS, round_weights
 from speed.ops_cases import Shape
 from speed.ops_parts import Kernel, absent, rival
@@ -20,7 +20,6 @@ LEAST_S = 0.003  # shorter calls are timed several at once
 SMALLEST, LARGEST = 0.02, 1.0  # GMAC of a layer: calls of half a millisecond and more
 NEAR = 1.1  # times the best kernel's time: a choice that is right
 STIFFNESS = 0.3  # of the costs that there are, against those measured: what layers do not tell stays
-Costs = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _counts(kernel: Kernel, shape: Shape, words: Tensor, weight: Tensor, seconds
     layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, tuple(weight.shape), *pairs)
     rates = kernel.rates(words)
     digits = kernel.digits(weight) if "tiles" in seconds else 0
-    counts = counts_of(layer, rates, has_lookup="lookup" in seconds, digits=digits, row=64)
+    counts = counts_of(kernel.machine, layer, rates, has_lookup="lookup" in seconds, digits=digits, row=64)
     return {name: counts[name] for name in seconds}
 
 
@@ -136,18 +135,21 @@ def sweep(layers: int, seed: int, rounds: int) -> Iterator[Measured]:
         yield measure(shape, precision, random.choice((0.0, 0.5, 0.8)), number, rounds)
 
 
-def fit(measured: list[Measured]) -> Costs:
-    """Costs, in cycles, that give the measured times with the least relative errors; none below 0."""
-    fitted = {kernel: dict(costs) for kernel, costs in COSTS.items()}
-    for kernel, costs in COSTS.items():
+def fit(measured: list[Measured], before: Costs) -> Costs:
+    """Costs, in cycles, that give the measured times with the least relative errors; none below 0.
+
+    ``before``: the costs that there are.
+    """
+    fitted = {kernel: dict(costs) for kernel, costs in before.items()}
+    for kernel, costs in before.items():
         mine = [one for one in measured if kernel in one.seconds]
         if len(mine) < len(costs):
             continue
         names = list(costs)
-        before = torch.tensor([costs[name] for name in names], dtype=torch.float64)
+        known = torch.tensor([costs[name] for name in names], dtype=torch.float64)
         counts = torch.tensor([[one.counts[kernel][name] for name in names] for one in mine], dtype=torch.float64)
         counts /= torch.tensor([one.seconds[kernel] * CLOCK_HZ for one in mine], dtype=torch.float64)[:, None]
-        fitted[kernel] = dict(zip(names, _least_squares(counts * before).mul(before).tolist(), strict=True))
+        fitted[kernel] = dict(zip(names, _least_squares(counts * known).mul(known).tolist(), strict=True))
     return fitted
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.kernels.cpu.choice import KERNELS
-from proxykernels.kernels.cpu.cost_model import ROWS
+from proxykernels.kernels.cpu.cost_model import ROWS, Machine
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.kernels.weight_cache import PackedWeights
@@ -40,6 +40,11 @@ class Kernel:
     def __init__(self, target: str | None, forced: str | None):
         self.forced, self.taken = forced, None
         self._kernels = cpu.load(target, forced)
+
+    @property
+    def machine(self) -> Machine:
+        """What the choice knows of this core."""
+        return self._kernels.machine
 
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))

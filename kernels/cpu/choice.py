@@ -4,7 +4,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from ..recording import Choice
-from .cost_model import ROWS, Layer, modelled_cycles
+from .cost_model import ROWS, Layer, Machine, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
@@ -15,6 +15,7 @@ def choose(
     layer: Layer,
     groups: int,
     forced: str | None,
+    machine: Machine,
     *,
     has_lookup: bool,
     digits: Callable[[], int],
@@ -24,7 +25,8 @@ def choose(
     """The kernel for a convolution: one of KERNELS, "depthwise", or "groups", which are joined and chosen for apart.
 
     Args:
-        forced: one of KERNELS, taken wherever it can be; None: the fastest by the model (cost_model.py).
+        forced: one of KERNELS, taken wherever it can be; None: the fastest by the model (cost_model.py)
+            of the ``machine``.
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
         row: output channels of the widest row that the weights fit.
@@ -50,7 +52,7 @@ def choose(
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
-    cycles = modelled_cycles(layer, rates(), has_lookup=has_lookup, digits=digits(), row=row())
+    cycles = modelled_cycles(machine, layer, rates(), has_lookup=has_lookup, digits=digits(), row=row())
     return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
 

@@ -11,7 +11,7 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
 from .choice import BLOCK, ROWS, choose
-from .cost_model import PATTERN, Layer
+from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
     BYTE_ROW,
     FLOAT_ROW,
@@ -26,8 +26,7 @@ from .packing import (
 )  # fmt: skip
 from .words import pixel_bytes
 
-# Rows of a slice: 24 kB, for the first-level cache; of the periods, which take few rows of each slice, 96 kB.
-EVENT_SLICE, PERIOD_SLICE = 384, 1536
+PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 # Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
@@ -50,6 +49,7 @@ class Convolutions:
 
     def __init__(self, table: abi.Kernels, forced: str | None):
         self._table, self._forced = table, forced
+        self.machine = WITH_TILES if table.tile_conv2d else WITHOUT_TILES
         self._packed = PackedWeights(self.fingerprint)
 
     def max_threads(self) -> int:
@@ -232,7 +232,7 @@ class Convolutions:
         bias = held[1]
         conv = abi.Conv2d(
             neurons,
-            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, EVENT_SLICE, 1,
+            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self.machine.event_slice, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
@@ -250,7 +250,7 @@ class Convolutions:
     def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
         """See choice.py."""
         return choose(
-            layer, groups, self._forced,
+            layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
             row=lambda: self._widest_row(packed, layer.weight),

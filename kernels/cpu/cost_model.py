@@ -1,23 +1,41 @@
 """Which kernel of a CPU is fastest for a layer: a model of the time each takes, in clock cycles of one core.
 
-A kernel's time is a sum: how often it does something, which the functions below count, times what that costs, in COSTS.
-`python benchmarks/ops_speed.py --fit` measures what it costs on another machine. The figures here are of a core with
-AVX-512 (AMD, Zen 4), those of the tiles of an Intel core with AMX; only their ratios matter.
+A kernel's time is a sum: how often it does something, which the functions below count, times what that costs there.
+`python benchmarks/ops_speed.py --fit` measures what it costs on another machine; only the ratios matter.
 """
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-CLOCK_HZ = 3.06e9  # of the AMD core
+CLOCK_HZ = 3.06e9  # of the cycles
 # Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
 ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
 PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
 CACHE_BYTES = 1 << 20  # weights that are more are fetched anew each time they are used
 ROW_BYTES = 64
-UNIT_BYTES = 1 << 19  # of expanded spikes, for which the tile kernel fetches weights once: src/conv2d/amx.h
+SPAN_BYTES = 1 << 20  # of weights in tiles, for which the tile kernel expands all spikes anew: src/conv2d/amx_units.h
 
-COSTS: dict[str, dict[str, float]] = {
+Counts = dict[str, float]
+Costs = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """A kind of core.
+
+    Attributes:
+        costs: in cycles.
+        event_slice: rows of weights of a slice (src/conv2d/slices.h). Of 24 kB they stay in a first-level cache of 32
+            kB; where that has 48 kB, and the second level is near, 72 kB are better: fewer slices, and so fewer visits.
+    """
+
+    costs: Costs
+    event_slice: int
+
+
+WITHOUT_TILES = Machine(event_slice=384, costs={
     "events": {
         "add": 0.99, "visit": 15, "fire": 0.25, "scan": 32, "list": 0.5, "list slice": 4.5, "list tap": 1.5,
         "list spike": 0.48, "start": 186, "start tap": 23, "fetch": 0.26, "call": 6.1e5,
@@ -37,10 +55,29 @@ COSTS: dict[str, dict[str, float]] = {
     "lookup": {
         "look up": 9.9, "block": 169, "table": 51, "read": 261, "read tap": 5.4, "fetch": 0.083, "call": 3.7e5,
     },
-    "tiles": {"multiply": 23, "fire": 160, "expand": 12, "fetch": 0.16, "call": 3e5},
     "dense": {"multiply": 0.068, "fire": 2.7, "move": 1, "unpack": 9.5, "call": 2.1e6},
-}  # fmt: skip
-Counts = dict[str, float]
+})  # fmt: skip
+WITH_TILES = Machine(event_slice=1152, costs={
+    "events": {
+        "add": 1.4, "visit": 17, "fire": 0.09, "scan": 31, "list": 0.5, "list slice": 5.3, "list tap": 2.7,
+        "list spike": 0.24, "start": 220, "start tap": 38, "fetch": 0.35, "call": 5.7e5,
+    },
+    "shorts": {
+        "add": 1.5, "visit": 23, "fire": 0.095, "scan": 30, "list": 0.49, "list slice": 7, "list tap": 2.6,
+        "list spike": 0.4, "start": 170, "start tap": 24, "fetch": 0.55, "call": 5.3e5,
+    },
+    "bytes": {
+        "add": 1.8, "visit": 21, "fire": 0.46, "scan": 29, "list": 0.5, "list slice": 7.2, "list tap": 2,
+        "list spike": 0.18, "start": 170, "start tap": 18, "fetch": 0.77, "call": 5.0e5,
+    },
+    "patterns": {
+        "add": 2.2, "visit": 3.4, "fire": 2, "scan": 42, "list": 0.51, "list slice": 34, "list tap": 5,
+        "list spike": 3, "start": 410, "start tap": 32, "fetch": 0.35, "call": 5.4e5,
+    },
+    "lookup": {"look up": 10, "block": 130, "table": 69, "read": 250, "read tap": 3.8, "fetch": 0.081, "call": 3.8e5},
+    "tiles": {"multiply": 30, "fire": 180, "list": 37, "expand": 110, "fetch": 0.58, "call": 4.2e5},
+    "dense": {"multiply": 0.042, "fire": 3.2, "move": 0.99, "unpack": 9.5, "call": 1.7e6},
+})  # fmt: skip
 
 
 class Layer(NamedTuple):
@@ -77,13 +114,13 @@ class Layer(NamedTuple):
         return self.neurons[0] * self.neurons[1]
 
 
-def adding(layer: Layer, rate: float, row: int = 16) -> Counts:
+def adding(layer: Layer, rate: float, row: int, slice_rows: int) -> Counts:
     """The event kernel: for each spike in a window, a row of weights is loaded and added.
 
     ``rate``: of spikes, those of an input that fires for long counted once a span (src/conv2d/event.h). ``row``: output
-    channels of a row.
+    channels of a row. ``slice_rows``: rows of a slice.
     """
-    blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / 384)
+    blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / slice_rows)
     steps, segments = layer.pixels * layer.T, layer.pixels * math.ceil(layer.T / 64)
     spikes = layer.inputs * rate
     return {
@@ -102,12 +139,12 @@ def adding(layer: Layer, rate: float, row: int = 16) -> Counts:
     }
 
 
-def patterns(layer: Layer, rate: float) -> Counts:
+def patterns(layer: Layer, rate: float, slice_rows: int) -> Counts:
     """The pattern kernel: a row for each input and window of four steps in which it fires, to one of 15 sums.
 
     ``rate``: of such windows, a step.
     """
-    counts = adding(layer, rate)
+    counts = adding(layer, rate, ROWS["patterns"], slice_rows)
     counts["visit"] *= 15 / PATTERN
     return counts
 
@@ -137,13 +174,15 @@ def tiles(layer: Layer, digits: int) -> Counts:
     tile_inputs = layer.taps * math.ceil(layer.weight[1] / 64)
     if layer.weight[1] % 64 and layer.dilation[1] == 1:  # a kernel row fills tiles
         tile_inputs = layer.weight[2] * math.ceil(layer.weight[3] * math.ceil(layer.weight[1] / 8) * 8 / 64)
-    blocks, uses = math.ceil(layer.weight[0] / 16), layer.pixels * math.ceil(layer.T / 16)
-    tiles, unit = tile_inputs * digits * blocks, UNIT_BYTES // (64 * math.ceil(layer.weight[1] / 64))
+    blocks, times = math.ceil(layer.weight[0] / 16), math.ceil(layer.T / 16)
+    tiles, uses = tile_inputs * digits * blocks, layer.pixels * times
+    spans = math.ceil(16 * 64 * tiles / SPAN_BYTES)
     return {
         "multiply": tiles * uses,
         "fire": blocks * uses,
-        "expand": tile_inputs * uses,
-        "fetch": _fetched(16 * 64 * tiles, layer, uses=max(unit, 16)),
+        "list": spans * tile_inputs * uses,
+        "expand": spans * times * layer.neurons[0] * math.prod(layer.size) * math.ceil(layer.weight[1] / 64),
+        "fetch": _fetched(16 * 64 * tiles, layer, uses=layer.pixels * layer.T),
         "call": 1,
     }
 
@@ -161,15 +200,15 @@ def dense(layer: Layer) -> Counts:
 
 
 def counts_of(
-    layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+    machine: Machine, layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, Counts]:
     """How often each kernel that can take a layer does what costs time; arguments as of :func:`modelled_cycles`."""
     counts = {"dense": dense(layer)}
     for kernel, width in ROWS.items():
         if kernel == "patterns":
-            counts[kernel] = patterns(layer, rates[1])
+            counts[kernel] = patterns(layer, rates[1], machine.event_slice)
         elif width <= row:
-            counts[kernel] = adding(layer, rates[0], width)
+            counts[kernel] = adding(layer, rates[0], width, machine.event_slice)
     if has_lookup:
         counts["lookup"] = lookup(layer)
     if digits:
@@ -178,7 +217,7 @@ def counts_of(
 
 
 def modelled_cycles(
-    layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+    machine: Machine, layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, float]:
     """Cycles of each kernel that can take a layer: one of ROWS, "lookup", "tiles" or "dense".
 
@@ -186,18 +225,21 @@ def modelled_cycles(
     ``digits``: of the weights in tiles; 0 rules tiles out. ``row``: output channels of the widest row that the weights
     fit.
     """
-    kernels = _at_both_ends(layer, has_lookup, digits, row)
+    kernels = _at_both_ends(machine, layer, has_lookup, digits, row)
     rate = dict.fromkeys(kernels, rates[0]) | {"patterns": rates[1]}
     return {kernel: silent + rate[kernel] * (busy - silent) for kernel, (silent, busy) in kernels.items()}
 
 
 @lru_cache(1024)
-def _at_both_ends(layer: Layer, has_lookup: bool, digits: int, row: int) -> dict[str, tuple[float, float]]:
+def _at_both_ends(
+    machine: Machine, layer: Layer, has_lookup: bool, digits: int, row: int
+) -> dict[str, tuple[float, float]]:
     """Cycles at the rates 0 and 1; they lie on a line between."""
-    ends = [counts_of(layer, (r, r), has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
-    return {kernel: (cycles(kernel, ends[0][kernel]), cycles(kernel, ends[1][kernel])) for kernel in ends[0]}
+    ends = [counts_of(machine, layer, (r, r), has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
+    silent, busy = ({kernel: cycles(kernel, own, machine.costs) for kernel, own in end.items()} for end in ends)
+    return {kernel: (silent[kernel], busy[kernel]) for kernel in silent}
 
 
-def cycles(kernel: str, counts: Counts, costs: dict[str, dict[str, float]] = COSTS) -> float:
+def cycles(kernel: str, counts: Counts, costs: Costs) -> float:
     """What a kernel's counts cost."""
     return sum(costs[kernel][what] * often for what, often in counts.items())

@@ -19,8 +19,8 @@ CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUN
 STOP_CHUNK = 8  # steps between two looks at which samples are decided
 CHUNK_BYTES = 256 << 20  # of what all layers give in a chunk
 LARGE_INPUT = 1 << 17  # values of a step, above which a network may give more than that
-FIRST_CHUNK = 8  # steps, of a large input
 WHOLE = 16  # steps that kernels take at a time: a longer chunk is a multiple of them
+FIRST_CHUNK = WHOLE  # steps, of a large input
 
 
 class Chunks:

@@ -12,7 +12,7 @@ from speed import cost_fit, ops_cases, ops_parts
 from speed.ops_cases import SHAPES, Data, Shape, row_adds
 
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, COSTS, Layer, counts_of, cycles
+from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, WITH_TILES, Layer, counts_of, cycles
 
 compiled = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
 TINY = [
@@ -237,9 +237,9 @@ def test_absent_library_ends_with_one_sentence(tmp_path, monkeypatch, capsys):
 
 def test_fitted_costs_are_those_that_made_the_times():
     """Times made by the model with other costs, on layers that tell them apart."""
-    random = Random(3)
+    random, known = Random(3), WITH_TILES.costs
     true = {
-        kernel: {name: cost * random.uniform(0.7, 1.5) for name, cost in own.items()} for kernel, own in COSTS.items()
+        kernel: {name: cost * random.uniform(0.7, 1.5) for name, cost in own.items()} for kernel, own in known.items()
     }
     measured = []
     for _ in range(150):
@@ -248,13 +248,13 @@ def test_fitted_costs_are_those_that_made_the_times():
         weight = (shape.C_out, shape.C_in, shape.kernel, shape.kernel)
         pairs = ((n, n) for n in (shape.stride, shape.padding, 1))
         layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, weight, *pairs)
-        counts = counts_of(layer, (shape.rate, 0.6 * shape.rate), has_lookup=True, digits=2, row=64)
+        counts = counts_of(WITH_TILES, layer, (shape.rate, 0.6 * shape.rate), has_lookup=True, digits=2, row=64)
         seconds = {kernel: cycles(kernel, own, true) / CLOCK_HZ for kernel, own in counts.items()}
         measured.append(cost_fit.Measured(shape, "int8", seconds, 1.0, "events", counts))
-    fitted = cost_fit.fit(measured)
-    for kernel in COSTS:
+    fitted = cost_fit.fit(measured, known)
+    for kernel in known:
         assert cost_fit.error(measured, kernel, true) < 1e-9
-        assert cost_fit.error(measured, kernel, fitted) < min(0.02, cost_fit.error(measured, kernel, COSTS) / 3)
+        assert cost_fit.error(measured, kernel, fitted) < min(0.02, cost_fit.error(measured, kernel, known) / 3)
         assert all(cost >= 0 for cost in fitted[kernel].values())
     assert all(one.choice(true) == one.best and one.excess(one.best) == 1 for one in measured)
     wrong = sum(one.excess(one.choice(fitted)) > cost_fit.NEAR for one in measured)

@@ -274,7 +274,7 @@ def test_packed_weights_live_as_long_as_the_weights():
 def test_the_choice_follows_rate_and_shape():
     def fastest(layer, rate, *, has_lookup, digits, row, a_window=1.0):
         chosen = choose(
-            layer, 1, None,
+            layer, 1, None, cost_model.WITH_TILES if digits else cost_model.WITHOUT_TILES,
             has_lookup=has_lookup, digits=lambda: digits, row=lambda: row, rates=lambda: (rate, rate / a_window),
         )  # fmt: skip
         assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
@@ -312,7 +312,7 @@ def test_the_choice_follows_rate_and_shape():
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
     layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
     options = {"digits": lambda: 0, "row": lambda: 16, "rates": lambda: pytest.fail("counted")}
-    chosen = choose(layer, groups, forced, has_lookup=True, **options)
+    chosen = choose(layer, groups, forced, cost_model.WITHOUT_TILES, has_lookup=True, **options)
     assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
 

@@ -13,46 +13,10 @@
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
 #if defined(__AMX_INT8__)
-#include "../neurons.h"
-#include "../work.h"
-#include "amx_layout.h"
-#include "amx_tiles.h"
+#include "amx_fire.h"
 #include "amx_weights.h"
 
 namespace PK_TARGET {
-
-// What stays in the second-level cache of a thread: the expanded input of a unit, the weights of a span of channels.
-constexpr int64_t tile_unit_bytes = 1 << 19, tile_span_bytes = 1 << 20;
-
-// How the work is cut.
-struct Tiling {
-    Layout layout;
-    int64_t images, rows, rows_in;      // of a unit
-    int64_t units, bands, span, spans;  // bands of an image; output channels of a span
-
-    Tiling(const Conv2d& c, int64_t threads) : layout(c) {
-        const Neurons& n = c.neurons;
-        const int64_t wanted = 2 * threads;
-        rows = 1;
-        while (rows < rows_out(c) && input_rows(c, rows + 1) * layout.row <= tile_unit_bytes &&
-               n.N * ceil_div(rows_out(c), rows + 1) >= wanted)
-            rows++;
-        bands = ceil_div(rows_out(c), rows);
-        rows = ceil_div(rows_out(c), bands);
-        rows_in = input_rows(c, rows);
-        images = 1;
-        if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / most(1, rows_in * layout.row)));
-        if (images > max_sums) images -= images % max_sums;
-        else if (images > 2) images -= images % 2;  // so that groups of pixels are full
-        units = ceil_div(n.N, images) * bands;
-        const int64_t blocks = ceil_div(n.C, tile_channels), for_threads = ceil_div(wanted, most(1, units));
-        const int64_t for_cache = ceil_div(blocks * weight_tiles(c) * tile_bytes, tile_span_bytes);
-        span = ceil_div(blocks, least(blocks, most(for_threads, for_cache))) * tile_channels;
-        spans = ceil_div(n.C, span);
-    }
-    // Of a block of 16 output channels.
-    int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
-};
 
 // Tiles to multiply: positions in the expanded input, one for each pixel of a group, and in the packed weights.
 template <int pixels>
@@ -60,23 +24,6 @@ struct Product {
     uint32_t spikes[pixels];
     uint32_t weights;
 };
-
-// A unit of work, and where it reads and writes.
-struct Unit {
-    int64_t image, images, row, rows, in_row, in_rows, t, steps;
-};
-
-static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
-    const int64_t band = index % tiling.bands;
-    Unit u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
-    u.images = least(tiling.images, c.neurons.N - u.image);
-    u.rows = least(tiling.rows, rows_out(c) - u.row);
-    const int64_t first = u.row * c.stride_h - c.padding_h;
-    const int64_t last = first + (u.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
-    u.in_row = least(most(first, 0), c.H);
-    u.in_rows = most(least(last, c.H) - u.in_row, 0);
-    return u;
-}
 
 // A row of pixels, `bytes` of bits in each step, as bytes of 0 and -1. A tile is written at a stretch, 16 steps of 64 inputs;
 // `live` remembers which of these granules hold a spike.
@@ -116,24 +63,16 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
         }
 }
 
-// The output pixel of an index within a unit.
-struct Pixel {
-    int64_t image, y, x;
-    Pixel(const Conv2d& c, const Unit& u, int64_t index)
-        : image(index / (u.rows * c.W_out)), y(u.row + index / c.W_out % u.rows), x(index % c.W_out) {}
-};
-
 // The products of one group of pixels, without those in which nothing fired.
 template <int pixels>
 static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
-                             int64_t first, int64_t last, Product<pixels>* products) {
+                             const Group<pixels>& group, Product<pixels>* products) {
     const Layout& layout = tiling.layout;
     Product<pixels>* end = products;
-    for (int64_t run = 0; run < layout.runs; run++) {
-        const int64_t ky = run / layout.runs_in_row, kx = run % layout.runs_in_row;
+    for (int64_t run = 0, ky = 0, kx = 0; run < layout.runs; run++) {
         int64_t row[pixels], byte[pixels];  // of the expanded input, and where in it
         for (int i = 0; i < pixels; i++) {
-            const Pixel pixel(c, u, least(first + i, last - 1));
+            const Pixel& pixel = group.at[i];
             const int64_t y = pixel.y * c.stride_h - c.padding_h + ky * c.dilation_h;
             const int64_t zero_row = tiling.images * tiling.rows_in;
             row[i] = y < 0 || y >= c.H ? zero_row : pixel.image * tiling.rows_in + y - u.in_row;
@@ -150,6 +89,7 @@ static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& 
             end->weights = (uint32_t)((run * layout.run_tiles + k) * digits * tile_bytes);
             end += live;
         }
+        if (++kx == layout.runs_in_row) kx = 0, ky++;
     }
     PK_ASSERT(end - products <= layout.runs * layout.run_tiles);
     return end - products;
@@ -161,106 +101,47 @@ static inline void add_products(const int8_t* spikes, const Product<pixels>& pro
     each<digits * pixels>([&](auto index) {
         constexpr int pixel = index / digits, k = index % digits, digit = pixel % 2 ? digits - 1 - k : k;
         if constexpr (k == 0) load_spikes(spikes + product.spikes[pixel], step);
-        if constexpr (k > 0 || pixel == 0) load_weights(weights + product.weights + digit * tile_bytes);
+        if constexpr (k > 0 || pixel == 0) load_weights<digits == 1>(weights + product.weights + digit * tile_bytes);
         add_product<digit * pixels + pixel>();
     });
 }
 
-// The current of 16 channels from their sums, lowest digit first. The low digits are joined as whole numbers (they fit),
-// so that a current that a float can hold comes out exactly.
-template <int digits>
-static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit, __m512 high_unit, __m512 bias) {
-    auto sum = [&](int digit) { return _mm512_load_si512(sums + digit * stride); };
-    auto joined = [&](int digit) { return _mm512_add_epi32(_mm512_slli_epi32(sum(digit + 1), 8), sum(digit)); };
-    if constexpr (digits == 1) return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum(0)), unit, bias);
-    else if constexpr (digits == 2) return _mm512_fmadd_ps(_mm512_cvtepi32_ps(joined(0)), unit, bias);
-    else {
-        const __m512i high = digits == 3 ? sum(2) : joined(2);
-        const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(joined(0)), unit);
-        return _mm512_add_ps(_mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, low), bias);
-    }
-}
-
-// 16 output channels of a group of pixels: sums that are ready to be fired.
-template <int digits, int pixels, class Model>
-struct Firing {
-    static constexpr int digit_sums = pixels * tile_rows * tile_channels;
-    alignas(64) int32_t sums[digits * digit_sums];
-    typename Model::template Of<tile_channels> neurons;
-    States<Model::states, tile_channels> state[pixels];
-    Vec bias;
-    __m512 unit, high_unit;
-    float* kept[pixels];
-    uint8_t* out[pixels];
-    const uint8_t* shortcut[pixels];
-    int64_t frame, steps = 0;
-    int channels, used = 0;
-
-    Firing(const Conv2d& c, int64_t channel) : neurons({c.neurons.neuron, channel}) {
-        const Neurons& n = c.neurons;
-        bias = load(c.bias + channel);
-        unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
-        high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
-        channels = (int)least(n.C - channel, tile_channels);
-        frame = n.P * ((n.C + 7) / 8);
-    }
-    void begin(const Conv2d& c, const Unit& u, int64_t first, int64_t last, int64_t channel) {
-        const Neurons& n = c.neurons;
-        steps = u.steps;
-        used = (int)least(pixels, last - first);
-        for (int i = 0; i < pixels; i++) {
-            const Pixel pixel(c, u, least(first + i, last - 1));
-            const int64_t image = u.image + pixel.image, p = pixel.y * c.W_out + pixel.x;
-            kept[i] = states_of<Model>(n, image, p, channel);
-            const int64_t first_byte = (image * n.T + u.t) * frame + p * ((n.C + 7) / 8) + channel / 8;
-            out[i] = n.spikes + first_byte;
-            shortcut[i] = c.shortcut ? c.shortcut + first_byte : nullptr;
-            load_states(state[i], n, kept[i], channels);
-        }
-        each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
-    }
-    inline void step(int64_t t) {
-        for (int i = 0; i < pixels; i++) {
-            const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
-            Lanes<tile_channels> current{{{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)}}};
-            if (shortcut[i]) add_spikes(current, shortcut[i] + t * frame, channels);
-            const uint32_t fired = bits(neurons.step(state[i], current.v[0], 0));
-            if (i < used) store_spikes(out[i] + t * frame, fired, channels);
-        }
-    }
-    void end(const Conv2d& c) {
-        for (int i = 0; i < used; i++) store_states(kept[i], c.neurons, state[i], channels);
-        steps = 0, used = 0;
-    }
-};
-
-// 16 output channels of all groups of a unit. While the tiles of a group are multiplied, which takes its own part of the
-// processor, the group before it is fired, a step after each product.
+// A span of output channels of all groups of a unit. While the tiles of a group and 16 channels are multiplied, which takes
+// its own part of the processor, those before are fired, a part after each product. The spikes of a group stay in the
+// first-level cache for all channels, and the weights pass by.
 template <int digits, int pixels, class Model>
 OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
-                                    int64_t last, int64_t channel, const Product<pixels>* products, const int64_t* counts) {
-    const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
-    const int8_t* weights = (const int8_t*)c.weight + channel / tile_channels * most_products * digits * tile_bytes;
-    Firing<digits, pixels, Model> firing(c, channel);
-    for (int64_t first = 0, group = 0; first < last; first += pixels, group++) {
-        each<digits * pixels>([](auto i) { clear_sum<i>(); });
-        const Product<pixels>* product = products + group * most_products;
-        int64_t t = 0;
-        for (const Product<pixels>* end = product + counts[group]; product < end; product++) {
-            add_products<digits, pixels>(spikes, *product, weights, tiling.layout.step);
-            if (t < firing.steps) firing.step(t++);
+                                    int64_t last, int64_t last_channel, const Product<pixels>* products, const int64_t* counts,
+                                    const Fired& fired) {
+    using Parts = Firing<digits, pixels, Model>;
+    const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles, block = most_products * digits * tile_bytes;
+    Parts firing;
+    Group<pixels> before(c, u, 0, last);
+    for (int64_t first = 0; first < last; first += pixels, products += most_products, counts++) {
+        const Group<pixels> group(c, u, first, last);
+        const int8_t* weights = (const int8_t*)c.weight + fired.first_channel / tile_channels * block;
+        for (int64_t channel = fired.first_channel; channel < last_channel; channel += tile_channels, weights += block) {
+            each<digits * pixels>([](auto i) { clear_sum<i>(); });
+            int64_t part = firing.steps ? 0 : Parts::parts;
+            for (const Product<pixels>*product = products, *end = product + *counts; product < end; product++) {
+                add_products<digits, pixels>(spikes, *product, weights, tiling.layout.step);
+                if (part < Parts::parts) firing.step(part++, c, fired);
+            }
+            while (part < Parts::parts) firing.step(part++, c, fired);
+            firing.end(c);
+            if (first > 0 && channel == fired.first_channel) fired.write(c, u, before);
+            firing.begin(c, u, group, channel, fired);
         }
-        while (t < firing.steps) firing.step(t++);
-        firing.end(c);
-        firing.begin(c, u, first, last, channel);
+        before = group;
     }
-    for (int64_t t = 0; t < firing.steps; t++) firing.step(t);
+    for (int64_t part = 0; part < Parts::parts; part++) firing.step(part, c, fired);
     firing.end(c);
+    fired.write(c, u, before);
 }
 
 template <int digits, int pixels, class Model>
 static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t task, Expanded& expanded,
-                     Product<pixels>* products, int64_t* counts) {
+                     Product<pixels>* products, int64_t* counts, uint16_t* bits) {
     const int64_t first_channel = task / tiling.units * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
@@ -271,9 +152,9 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t
         expand(c, tiling, u, expanded);
         for (int64_t first = 0, group = 0; first < last; first += pixels, group++)
             counts[group] =
-                list_products<pixels>(c, tiling, u, expanded, digits, first, last, products + group * most_products);
-        for (int64_t channel = first_channel; channel < last_channel; channel += tile_channels)
-            fire_groups<digits, pixels>(c, tiling, u, model, expanded.spikes.data, last, channel, products, counts);
+                list_products<pixels>(c, tiling, u, expanded, digits, {c, u, first, last}, products + group * most_products);
+        fire_groups<digits, pixels>(c, tiling, u, model, expanded.spikes.data, last, last_channel, products, counts,
+                                    {first_channel, tiling.span / tile_channels, bits});
     }
 }
 
@@ -289,9 +170,10 @@ static void run_tiles(const Conv2d& c) {
             Expanded expanded(tiling);
             Memory<Product<pixels>> products(groups * tiling.layout.runs * tiling.layout.run_tiles + 1);
             Memory<int64_t> counts(groups);
+            Memory<uint16_t> bits(pixels * tile_rows * tiling.span / tile_channels);
 #pragma omp for schedule(dynamic)
             for (int64_t task = 0; task < tiling.units * tiling.spans; task++)
-                run_unit<digits, pixels>(c, tiling, model, task, expanded, products.data, counts.data);
+                run_unit<digits, pixels>(c, tiling, model, task, expanded, products.data, counts.data, bits.data);
         }
     });
 }

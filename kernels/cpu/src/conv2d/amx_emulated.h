@@ -67,11 +67,13 @@ static thread_local EmulatedTiles emulated_tiles;
 #undef _tile_release
 #undef _tile_zero
 #undef _tile_loadd
+#undef _tile_stream_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
 #define _tile_loadconfig(shape) emulated_tiles.configure(shape)
 #define _tile_release() emulated_tiles.release()
 #define _tile_zero(tile) emulated_tiles.zero(tile)
 #define _tile_loadd(tile, from, stride) emulated_tiles.load(tile, from, stride)
+#define _tile_stream_loadd(tile, from, stride) emulated_tiles.load(tile, from, stride)
 #define _tile_stored(tile, to, stride) emulated_tiles.store(tile, to, stride)
 #define _tile_dpbssd(sum, a, b) emulated_tiles.add_product(sum, a, b)

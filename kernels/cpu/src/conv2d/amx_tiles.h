@@ -41,7 +41,11 @@ template <int sum> static inline void store_sum(int32_t* to) {
 #undef PK_STORE
 }
 static inline void load_spikes(const int8_t* from, int64_t row_bytes) { _tile_loadd(6, from, row_bytes); }
-static inline void load_weights(const int8_t* from) { _tile_loadd(7, from, tile_width); }
+// `once`: a tile that is not loaded again soon, so that it drives no spikes out of the first-level cache.
+template <bool once> static inline void load_weights(const int8_t* from) {
+    if constexpr (once) _tile_stream_loadd(7, from, tile_width);
+    else _tile_loadd(7, from, tile_width);
+}
 
 #undef PK_TILE
 

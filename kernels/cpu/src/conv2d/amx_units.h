@@ -1,0 +1,85 @@
+// How the tile kernel cuts its work: 16 steps of a few output rows, or of a few whole images where these are small.
+#pragma once
+#if defined(__AMX_INT8__)
+#include "amx_layout.h"
+
+namespace PK_TARGET {
+
+// What stays in the second-level cache of a thread: the expanded input of a unit, the weights of a span of channels.
+constexpr int64_t tile_unit_bytes = 1 << 19, tile_span_bytes = 1 << 20;
+
+// How the work is cut.
+struct Tiling {
+    Layout layout;
+    int64_t images, rows, rows_in;      // of a unit
+    int64_t units, bands, span, spans;  // bands of an image; output channels of a span
+
+    Tiling(const Conv2d& c, int64_t threads) : layout(c) {
+        const Neurons& n = c.neurons;
+        const int64_t wanted = 2 * threads;
+        rows = 1;
+        while (rows < rows_out(c) && input_rows(c, rows + 1) * layout.row <= tile_unit_bytes &&
+               n.N * ceil_div(rows_out(c), rows + 1) >= wanted)
+            rows++;
+        bands = ceil_div(rows_out(c), rows);
+        rows = ceil_div(rows_out(c), bands);
+        rows_in = input_rows(c, rows);
+        images = 1;
+        if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / most(1, rows_in * layout.row)));
+        if (images > max_sums) images -= images % max_sums;
+        else if (images > 2) images -= images % 2;  // so that groups of pixels are full
+        units = ceil_div(n.N, images) * bands;
+        const int64_t blocks = ceil_div(n.C, tile_channels), for_threads = ceil_div(wanted, most(1, units));
+        const int64_t for_cache = ceil_div(blocks * weight_tiles(c) * tile_bytes, tile_span_bytes);
+        span = ceil_div(blocks, least(blocks, most(for_threads, for_cache))) * tile_channels;
+        spans = ceil_div(n.C, span);
+    }
+    // Of a block of 16 output channels.
+    int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
+};
+
+// A unit of work, and where it reads and writes.
+struct Unit {
+    int64_t image, images, row, rows, in_row, in_rows, t, steps;
+};
+
+static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
+    const int64_t band = index % tiling.bands;
+    Unit u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
+    u.images = least(tiling.images, c.neurons.N - u.image);
+    u.rows = least(tiling.rows, rows_out(c) - u.row);
+    const int64_t first = u.row * c.stride_h - c.padding_h;
+    const int64_t last = first + (u.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
+    u.in_row = least(most(first, 0), c.H);
+    u.in_rows = most(least(last, c.H) - u.in_row, 0);
+    return u;
+}
+
+// The output pixel of an index within a unit.
+struct Pixel {
+    int64_t image, y, x;
+    Pixel() = default;
+    Pixel(const Conv2d& c, const Unit& u, int64_t index)
+        : image(index / (u.rows * c.W_out)), y(u.row + index / c.W_out % u.rows), x(index % c.W_out) {}
+};
+
+static inline int64_t frame_bytes(const Conv2d& c) { return c.neurons.P * ((c.neurons.C + 7) / 8); }
+
+// Where the spikes of a pixel begin, in the first step of a unit.
+static inline int64_t first_byte(const Conv2d& c, const Unit& u, const Pixel& pixel) {
+    const Neurons& n = c.neurons;
+    return ((u.image + pixel.image) * n.T + u.t) * frame_bytes(c) + (pixel.y * c.W_out + pixel.x) * ((n.C + 7) / 8);
+}
+
+// Output pixels that are multiplied side by side; where there are too few, the last one again.
+template <int pixels>
+struct Group {
+    Pixel at[pixels];
+    int used;
+    Group(const Conv2d& c, const Unit& u, int64_t first, int64_t last) : used((int)least(pixels, last - first)) {
+        for (int i = 0; i < pixels; i++) at[i] = Pixel(c, u, least(first + i, last - 1));
+    }
+};
+
+}  // namespace PK_TARGET
+#endif  // __AMX_INT8__
