@@ -4,7 +4,7 @@ import ctypes
 import math
 import numbers
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 MOST_STEPS = 2**31 - 1  # counts are int32
-LARGEST_WINDOW = 2**15  # strides, paddings and dilations: no sum or product of theirs leaves 32 bits
 
 
 @contextmanager
@@ -35,109 +34,13 @@ def at(place: str) -> Iterator[None]:
 
 def steps(T: int) -> int:
     """A number of time steps."""
-    if not _is_integer(T):
+    if not is_integer(T):
         raise TypeError(f"T must be an integer number of steps, got {T!r}")
     if T < 1:
         raise ValueError(f"T must be at least 1 step, got {T}")
     if T > MOST_STEPS:
         raise ValueError(f"T must be at most 2**31 - 1 steps, got {T}")
     return int(T)
-
-
-def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
-    """The threshold (positive) and the reset potential (below it, or None), as float32 has them; returns the latter."""
-    if isinstance(v_threshold, Tensor):
-        if not v_threshold.is_floating_point() or v_threshold.ndim > 1 or not v_threshold.numel():
-            raise TypeError(
-                "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
-                f"{v_threshold.dtype} {list(v_threshold.shape)}"
-            )
-    elif not _is_number(v_threshold):
-        raise TypeError(f"v_threshold must be a number or a tensor [C], got {v_threshold!r}")
-    if v_reset is not None and not _is_number(v_reset):
-        raise TypeError(f"v_reset must be a number (hard reset) or None (soft reset), got {v_reset!r}")
-    if isinstance(v_threshold, Tensor) and not _values_can_be_read(v_threshold):
-        return v_reset
-    lowest, highest = _limits(v_threshold)
-    if not (lowest > 0 and highest < math.inf):  # comparisons, which a compiled graph can guard
-        wrong = v_threshold
-        if isinstance(v_threshold, Tensor):
-            wrong = lowest if not lowest > 0 else highest
-        raise ValueError(f"v_threshold must be positive and finite in float32, got {wrong}")
-    if v_reset is not None and not -math.inf < _float32(v_reset) < lowest:
-        raise ValueError(
-            f"v_reset must be finite and, in float32, below v_threshold = {lowest:g}, or a neuron would fire for ever; "
-            f"got {v_reset}"
-        )
-    return v_reset if v_reset is None or torch.compiler.is_compiling() else float(v_reset)
-
-
-def resting(v_rest: float, v_threshold: float | Tensor) -> float:
-    """The potential at rest, below the threshold."""
-    start("v_rest", v_rest)
-    if torch.compiler.is_compiling() or (isinstance(v_threshold, Tensor) and not _values_can_be_read(v_threshold)):
-        return v_rest
-    lowest, _ = _limits(v_threshold)
-    if not _float32(v_rest) < lowest:
-        raise ValueError(
-            f"v_rest must be below v_threshold = {lowest:g}, or neurons would fire without input; got {v_rest}"
-        )
-    return float(v_rest)
-
-
-def share(name: str, value: float | Tensor) -> None:
-    """What is left after a step: from 0 to 1."""
-    _within(name, value, "from 0 to 1", lambda low, high: low >= 0 and high <= 1)
-
-
-def not_below_zero(name: str, value: float | Tensor) -> None:
-    _within(name, value, "at least 0 and finite in float32", lambda low, high: low >= 0 and high < math.inf)
-
-
-def above_zero(name: str, value: float | Tensor) -> None:
-    _within(name, value, "above 0 and finite in float32", lambda low, high: low > 0 and high < math.inf)
-
-
-def at_least_one(name: str, value: float | Tensor) -> None:
-    """A time constant in steps."""
-    _within(name, value, "at least 1 step and finite in float32", lambda low, high: low >= 1 and high < math.inf)
-
-
-def whole_steps(name: str, value: int) -> None:
-    """A number of steps that may be 0."""
-    if not _is_integer(value):
-        raise TypeError(f"{name} must be an integer number of steps, got {value!r}")
-    if not 0 <= value < 2**24:
-        raise ValueError(f"{name} must be at least 0 steps and below 2**24, got {value}")
-
-
-def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:
-    """A parameter of neurons, a number or one value a channel, of which the lowest and the highest are looked at."""
-    if isinstance(value, Tensor):
-        if not value.is_floating_point() or value.ndim > 1 or not value.numel():
-            raise TypeError(
-                f"{name} must be a number or a float tensor [C] of one value a channel, got {value.dtype} "
-                f"{list(value.shape)}"
-            )
-        if not _values_can_be_read(value):
-            return
-    elif not _is_number(value):
-        raise TypeError(f"{name} must be a number or a tensor [C], got {value!r}")
-    lowest, highest = _limits(value)
-    if not holds(lowest, highest):  # also of NaN
-        wrong = value if not isinstance(value, Tensor) else lowest if not holds(lowest, lowest) else highest
-        raise ValueError(f"{name} must be {wanted}, got {wrong}")
-
-
-def per_channel(name: str, value: float | Tensor, channels: int, device: torch.device) -> Tensor:
-    """The value of each channel: float32 [channels]."""
-    if not isinstance(value, Tensor):
-        return torch.full((channels,), float(value), device=device)
-    if value.ndim == 1:
-        same_device(name, value, device)
-        if len(value) != channels:
-            raise ValueError(f"{name} must have one value for each of {channels} channels, got {len(value)}")
-    return value.to(device, torch.float32).expand(channels)
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:
@@ -188,9 +91,9 @@ def start(name: str, v: float | Tensor, states: int = 1) -> None:
         no_gradient(name, v)
         finite(name, v)
         return
-    if not _is_number(v):
+    if not is_number(v):
         raise TypeError(f"{name} must be a number, got {v!r}")
-    if not -math.inf < _float32(v) < math.inf:
+    if not -math.inf < as_float32(v) < math.inf:
         raise ValueError(f"{name} must be finite in float32, got {v}")
 
 
@@ -198,7 +101,7 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
     """What neurons of ``shape`` [N, ...] start from: a potential, or [N, ...], with several states [N, states, ...]."""
     if v is None:
         return
-    if _is_number(v):
+    if is_number(v):
         start("v", v)
         return
     floating("v", v)
@@ -224,7 +127,7 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         raise ValueError(f"x must have at least one step, shape {shape}, got {list(x.shape)}")
     if not x.is_floating_point():
         return frames(x)
-    if not _values_can_be_read(x):  # a tensor is taken as real values
+    if not can_be_read(x):  # a tensor is taken as real values
         return x
     if not is_held(x) and x.device.type == "cpu" and is_binary(x):
         return pack(x)
@@ -240,8 +143,8 @@ def frames(x: Any) -> Any:
     if not isinstance(x, Tensor) or x.is_floating_point():
         return x
     real("x", x)
-    can_be_read = x.dtype == torch.bool or _values_can_be_read(x)
-    return pack(x) if x.ndim > 1 and len(x) and can_be_read and is_binary(x) else x.float()
+    looked_at = x.dtype == torch.bool or can_be_read(x)
+    return pack(x) if x.ndim > 1 and len(x) and looked_at and is_binary(x) else x.float()
 
 
 def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
@@ -295,66 +198,8 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
 
 def _known_finite(name: str, values: Tensor) -> None:
     """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
-    if _values_can_be_read(values) and not known.once(is_finite, values):
+    if can_be_read(values) and not known.once(is_finite, values):
         refuse_infinite(name)
-
-
-def pair(name: str, value: Any, least: int) -> tuple[int, int]:
-    """A window's height and width, each at least ``least``."""
-    height, width = _lengths(name, value, least, 2)
-    return height, width
-
-
-def single(name: str, value: Any, least: int) -> int:
-    """A window's length along one axis, at least ``least``."""
-    return _lengths(name, value, least, 1)[0]
-
-
-def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * axes
-    if len(values) != axes or not all(_is_integer(v) for v in values):
-        raise TypeError(f"{name} must be an integer{' or two of them' if axes == 2 else ''}, got {value!r}")
-    if min(values) < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if max(values) > LARGEST_WINDOW:
-        raise ValueError(f"{name} must be at most {LARGEST_WINDOW}, got {value}")
-    return values
-
-
-def groups(groups: int, channels: int, weight: Tensor) -> int:
-    """Groups that divide the channels, and weights [C_out, channels / groups, ...] to match."""
-    if not _is_integer(groups):
-        raise TypeError(f"groups must be an integer, got {groups!r}")
-    if groups < 1 or channels % groups or weight.shape[0] % groups:
-        raise ValueError(
-            f"groups must be at least 1 and divide {channels} inputs and {weight.shape[0]} outputs, got {groups}"
-        )
-    if weight.shape[1] != channels // groups:
-        raise ValueError(
-            f"weight must have the shape [C_out, {channels // groups}, kernel_h, kernel_w] for {channels} input "
-            f"channels in {groups} group(s), got {list(weight.shape)}"
-        )
-    return int(groups)
-
-
-def fits(size, kernel_size, padding, dilation) -> None:
-    """A window must lie inside the padded image."""
-    for n, k, p, d in zip(size, kernel_size, padding, dilation, strict=True):
-        if d * (k - 1) + 1 > n + 2 * p:
-            raise ValueError(
-                f"kernel_size {tuple(kernel_size)} with dilation {tuple(dilation)} is larger than the input "
-                f"{tuple(size)} padded by {tuple(padding)}"
-            )
-
-
-def pooling(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The windows of a pooling, in pairs; without a stride they lie side by side."""
-    kernel_size = pair("kernel_size", kernel_size, 1)
-    stride = kernel_size if stride is None else pair("stride", stride, 1)
-    padding = pair("padding", padding, 0)
-    if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
-        raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
-    return kernel_size, stride, padding
 
 
 def room(T: int, shape: Sequence[int], device: torch.device) -> None:
@@ -399,13 +244,13 @@ def strided(name: str, tensor: Tensor) -> None:
 
 def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity, also in float32. Not looked at where the values cannot be read."""
-    if not _values_can_be_read(tensor):
+    if not can_be_read(tensor):
         return
     if not is_finite(tensor):
         raise ValueError(f"{name} must be finite in float32, and holds NaN or infinite values")
 
 
-def _values_can_be_read(tensor: Tensor) -> bool:
+def can_be_read(tensor: Tensor) -> bool:
     """Not of a graph that is traced or captured, nor on the meta device; on a GPU not while a network is simulated,
     which has looked at all that it was given."""
     if torch.compiler.is_compiling() or tensor.is_meta:
@@ -413,14 +258,7 @@ def _values_can_be_read(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
 
-def _limits(value: float | Tensor) -> tuple[float, float]:
-    """The lowest and the highest value; those of a tensor on a GPU are read once a version."""
-    if not isinstance(value, Tensor):
-        return (_float32(value),) * 2
-    return known.once(known.limits, value)
-
-
-def _float32(value: float) -> float:
+def as_float32(value: float) -> float:
     """A number as float32 has it."""
     if torch.compiler.is_compiling():
         return value
@@ -439,9 +277,9 @@ def _memory(device: torch.device) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf
 
 
-def _is_integer(value) -> bool:
+def is_integer(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_number(value) -> "TypeIs[float]":
+def is_number(value) -> "TypeIs[float]":
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, known, ops, packed
+from . import checks, known, ops, packed, window_checks
 from .channels_last import channels, start, state_of, to_channels_last
 from .gradients import inputs
 from .gradients.calls import carrying, convolved, wants_gradient, with_gradient
@@ -180,10 +180,10 @@ def conv2d(
     x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate)
     (T, N, C_in, *size), device = x.shape, x.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
-    stride, dilation = checks.pair("stride", stride, 1), checks.pair("dilation", dilation, 1)
-    groups = checks.groups(groups, C_in, weight)
+    stride, dilation = window_checks.pair("stride", stride, 1), window_checks.pair("dilation", dilation, 1)
+    groups = window_checks.groups(groups, C_in, weight)
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
-    checks.fits(size, weight.shape[2:], padding, dilation)
+    window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     checks.room(T, shape, device)
     checks.state(v, shape, neuron.states, device)

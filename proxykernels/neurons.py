@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, neuron_checks
 from .kernels import backends, constants
 from .kernels.neurons import Neuron, neuron
 
@@ -73,7 +73,7 @@ class AnyNeuron:
 
 def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels: int, device, *values) -> Neuron:
     named = zip(kind.channelwise, values, strict=True)
-    rows = [checks.per_channel(name, value, channels, device) for name, value in named]
+    rows = [neuron_checks.per_channel(name, value, channels, device) for name, value in named]
     return neuron(kind.family, v_reset, rows, *others)
 
 
@@ -93,7 +93,7 @@ class IFNeuron(AnyNeuron):
     channelwise: ClassVar[tuple[str, ...]] = ("v_threshold",)
 
     def check(self) -> None:
-        checks.neuron(self.v_threshold, self.v_reset)
+        neuron_checks.neuron(self.v_threshold, self.v_reset)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class LIFNeuron(IFNeuron):
         Raises:
             TypeError, ValueError: tau is below 1 or NaN, or one tau a channel would need one v_reset a channel.
         """
-        checks.at_least_one("tau", tau)
+        neuron_checks.at_least_one("tau", tau)
         plain = cls(decay=1 - 1 / tau, **others)
         return plain.scaled(tau) if decay_input else plain
 
@@ -149,8 +149,8 @@ class LIFNeuron(IFNeuron):
         Raises:
             TypeError, ValueError: tau_mem or dt is not above 0, or one a channel would need one v_reset a channel.
         """
-        checks.above_zero("tau_mem", tau_mem)
-        checks.above_zero("dt", dt)
+        neuron_checks.above_zero("tau_mem", tau_mem)
+        neuron_checks.above_zero("dt", dt)
         decay = torch.exp(-dt / tau_mem) if isinstance(tau_mem, Tensor) else math.exp(-dt / tau_mem)
         plain = cls(decay=decay, **others)
         return plain.scaled(1 / (1 - decay)) if norm_input else plain
@@ -174,10 +174,10 @@ class LIFNeuron(IFNeuron):
 
     def check(self) -> None:
         super().check()
-        checks.resting(self.v_rest, self.v_threshold)
+        neuron_checks.resting(self.v_rest, self.v_threshold)
         for name in self.channelwise:
             if name.endswith("decay"):
-                checks.share(name, getattr(self, name))
+                neuron_checks.share(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class ALIFNeuron(LIFNeuron):
 
     def check(self) -> None:
         super().check()
-        checks.not_below_zero("adaptation", self.adaptation)
+        neuron_checks.not_below_zero("adaptation", self.adaptation)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class RefractoryLIFNeuron(LIFNeuron):
 
     def check(self) -> None:
         super().check()
-        checks.whole_steps("refractory", self.refractory)
+        neuron_checks.whole_steps("refractory", self.refractory)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class LINeuron(AnyNeuron):
         return self.v_rest
 
     def check(self) -> None:
-        checks.share("decay", self.decay)
+        neuron_checks.share("decay", self.decay)
         checks.start("v_rest", self.v_rest)
 
     def on(self, channels: int, device: torch.device) -> Neuron:
@@ -279,4 +279,4 @@ class LINeuron(AnyNeuron):
 
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:
     never = torch.full((channels,), math.inf, device=device)
-    return neuron("Leaky", 0.0, [never, checks.per_channel("decay", decay, channels, device)], v_rest)
+    return neuron("Leaky", 0.0, [never, neuron_checks.per_channel("decay", decay, channels, device)], v_rest)

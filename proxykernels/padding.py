@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import checks
+from . import window_checks
 
 Pair = tuple[int, int]
 
@@ -24,7 +24,7 @@ def symmetric(
         TypeError, ValueError: padding is no number, pair of numbers, 'same' or 'valid', or is 'same' with a stride.
     """
     if not isinstance(padding, str):
-        return weight, checks.pair("padding", padding, 0), dilation
+        return weight, window_checks.pair("padding", padding, 0), dilation
     if padding not in ("same", "valid"):
         raise ValueError(f"padding must be a number, two numbers, 'same' or 'valid', got {padding!r}")
     if padding == "valid":

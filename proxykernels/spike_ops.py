@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from . import checks, handles, ops, packed
+from . import checks, handles, ops, packed, window_checks
 from .channels_last import from_channels_last, to_channels_last
 from .kernels import unfused
 from .spikes import Spikes, pack_words
@@ -40,9 +40,9 @@ def max_pool2d(
         )
     if len(x.shape) != 5:
         raise ValueError(f"x must have the shape (T, N, C, H, W), got {x.shape}")
-    kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
+    kernel_size, stride, padding = window_checks.pooling(kernel_size, stride, padding)
     T, N, C, *size = x.shape
-    checks.fits(size, kernel_size, padding, (1, 1))
+    window_checks.fits(size, kernel_size, padding, (1, 1))
     kept = x._kept
     if isinstance(kept, PooledWords) and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
         words = kept.pooled
@@ -62,7 +62,7 @@ def max_rate_pool2d(
     checks.not_traced()
     if x._differentiable:
         raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
-    checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
+    window_checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words, after = ops.max_rate_pool2d(x._words, T, to_channels_last(counts), size, kernel_size, stride, padding)
     y = x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))

@@ -15,7 +15,7 @@ kernels/gpu/surrogates.py.
 import math
 from dataclasses import dataclass
 
-from . import checks
+from . import neuron_checks
 from .kernels import surrogates as kernels
 
 
@@ -35,7 +35,7 @@ class ATan:
     detach_reset: bool = False
 
     def __post_init__(self):
-        checks.above_zero("alpha", self.alpha)
+        neuron_checks.above_zero("alpha", self.alpha)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -64,8 +64,8 @@ class FastSigmoid:
     detach_reset: bool = False
 
     def __post_init__(self):
-        checks.above_zero("slope", self.slope)
-        checks.above_zero("height", self.height)
+        neuron_checks.above_zero("slope", self.slope)
+        neuron_checks.above_zero("height", self.height)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -89,7 +89,7 @@ class Sigmoid:
     detach_reset: bool = False
 
     def __post_init__(self):
-        checks.above_zero("alpha", self.alpha)
+        neuron_checks.above_zero("alpha", self.alpha)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -113,7 +113,7 @@ class Triangle:
     detach_reset: bool = False
 
     def __post_init__(self):
-        checks.above_zero("width", self.width)
+        neuron_checks.above_zero("width", self.width)
 
     @property
     def kernel(self) -> kernels.Surrogate:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .. import checks
+from .. import checks, neuron_checks
 from ..layers import SpikingLayer
 from ..network import Network
 from ..neurons import IFNeuron
@@ -99,7 +99,7 @@ def convert(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
-    checks.neuron(1.0, v_reset)
+    neuron_checks.neuron(1.0, v_reset)
     if v_init is not None:
         checks.start("v_init", v_init)
     if share and is_parametrized(ann):

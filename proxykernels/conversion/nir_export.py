@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from .. import checks, layers
+from .. import checks, layers, neuron_checks
 from ..network import Network, free_name
 from .nir_neurons import neuron_node
 from .nir_nodes import Shape, output_shape, shaping_node, synapse_node
@@ -46,7 +46,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
     """
     import nir
 
-    checks.above_zero("dt", dt)
+    neuron_checks.above_zero("dt", dt)
     shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
     listed = _layers_of(net)
     writer = _Writer(nir, [name for name, *_ in listed], dt)

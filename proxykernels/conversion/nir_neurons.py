@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import checks, layers
+from .. import layers, neuron_checks
 from ..neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
 from .nir_nodes import Shape, numbers_of
 
@@ -156,7 +156,7 @@ def check_shape(node, neurons: Shape) -> None:
 
 def _positive(name: str, value) -> Value:
     values = _by_channel(name, value)
-    checks.above_zero(name, values)
+    neuron_checks.above_zero(name, values)
     return values
 
 

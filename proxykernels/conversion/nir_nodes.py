@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import checks, layers
+from .. import checks, layers, window_checks
 from ..layers.synapses import Convolution, Convolution1d, Product, Synapse
 
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -70,12 +70,14 @@ def shaping_node(nir, layer: nn.Module, input_shape: Shape):
     if isinstance(layer, layers.Flatten):
         return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
     if isinstance(layer, layers.AdaptiveAvgPool2d):
-        size = checks.pair("output_size", layer.output_size, 1)
+        size = window_checks.pair("output_size", layer.output_size, 1)
         if any(n % k for n, k in zip(input_shape[1:], size, strict=True)):
             raise ValueError(f"NIR has no average pooling of {input_shape[1:]} to {size} pixels")
         fitting = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
         return nir.AvgPool2d(fitting, fitting.copy(), np.zeros(2, int))
-    window, stride, padding = (checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding))
+    window, stride, padding = (
+        window_checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding)
+    )
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
         raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
     return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional, known, packed
+from .. import checks, functional, known, packed, window_checks
 from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
@@ -100,7 +100,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
-        _check_window(checks.pair, kernel_size, stride, padding, dilation, padding_mode)
+        _check_window(window_checks.pair, kernel_size, stride, padding, dilation, padding_mode)
         nn.Conv2d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
@@ -166,7 +166,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
-        _check_window(checks.single, kernel_size, stride, padding, dilation, padding_mode)
+        _check_window(window_checks.single, kernel_size, stride, padding, dilation, padding_mode)
         nn.Conv1d.__init__(
             self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
             padding_mode, device, dtype,
@@ -221,7 +221,8 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
-    """What torch takes and the functions do not; ``check``: of a number for each axis, checks.pair or checks.single."""
+    """What torch takes and the functions do not; ``check``: window_checks.pair or single, of a number for each
+    axis."""
     if padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead")
     check("kernel_size", kernel_size, 1)

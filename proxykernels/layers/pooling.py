@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops
+from .. import checks, spike_ops, window_checks
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 
@@ -25,7 +25,7 @@ class MaxPool2d(nn.Module):
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
         super().__init__()
-        checks.pooling(kernel_size, stride, padding)
+        window_checks.pooling(kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
@@ -58,7 +58,7 @@ class AvgPool2d(nn.AvgPool2d):
     def __init__(
         self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
     ):
-        checks.pooling(kernel_size, stride, padding)
+        window_checks.pooling(kernel_size, stride, padding)
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
     def forward(self, x: Spikes | Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
-            if x.shape[3:] == checks.pair("output_size", self.output_size, 1):
+            if x.shape[3:] == window_checks.pair("output_size", self.output_size, 1):
                 return x
         x = checks.frames(x)
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
@@ -126,9 +126,9 @@ class MaxRatePool2d(SpikingLayer):
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
         super().__init__()
         self.ceil_mode = ceil_mode
-        self.kernel_size = checks.pair("kernel_size", kernel_size, 1)
-        self.stride = self.kernel_size if stride is None else checks.pair("stride", stride, 1)
-        self.padding = checks.pair("padding", padding, 0)
+        self.kernel_size = window_checks.pair("kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else window_checks.pair("stride", stride, 1)
+        self.padding = window_checks.pair("padding", padding, 0)
 
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
@@ -153,7 +153,7 @@ def described(pool: Any) -> str:
 
 def filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
     """Spikes with silent pixels behind them, as far as ``ceil_mode`` lets the last windows reach beyond the padding."""
-    kernel_size, stride, padding = checks.pooling(kernel_size, stride, padding)
+    kernel_size, stride, padding = window_checks.pooling(kernel_size, stride, padding)
     missing = []
     for n, k, s, p in zip(x.shape[3:], kernel_size, stride, padding, strict=True):
         windows = -(-(n + 2 * p - k) // s) + 1

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops
+from .. import checks, spike_ops, window_checks
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 from .pooling import described, filled_up
@@ -111,7 +111,7 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 4, "(T, N, C, L)")
-        if isinstance(x, Spikes) and x.shape[3] == checks.single("output_size", self.output_size, 1):
+        if isinstance(x, Spikes) and x.shape[3] == window_checks.single("output_size", self.output_size, 1):
             return x
         x = checks.frames(x)
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
@@ -134,7 +134,7 @@ class Voting(nn.Module):
 
     def __init__(self, voters: int):
         super().__init__()
-        self.voters = checks.single("voters", voters, 1)
+        self.voters = window_checks.single("voters", voters, 1)
 
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 3, "(T, N, features)")
@@ -152,10 +152,10 @@ class Voting(nn.Module):
 
 def _window(kernel_size, stride, padding) -> tuple[int, int, int]:
     """The window of a pooling along one axis; without a stride windows lie side by side."""
-    kernel_size = checks.single("kernel_size", kernel_size, 1)
-    stride = kernel_size if stride is None else checks.single("stride", stride, 1)
-    padding = checks.single("padding", padding, 0)
-    checks.pooling((1, kernel_size), (1, stride), (0, padding))
+    kernel_size = window_checks.single("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else window_checks.single("stride", stride, 1)
+    padding = window_checks.single("padding", padding, 0)
+    window_checks.pooling((1, kernel_size), (1, stride), (0, padding))
     return kernel_size, stride, padding
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops
+from .. import checks, spike_ops, window_checks
 from ..spikes import Spikes
 from .base import each_step
 
@@ -31,7 +31,7 @@ class ZeroPad2d(nn.ZeroPad2d):
         super().__init__(padding)
         if len(self.padding) != 4 or min(self.padding) < 0:
             raise ValueError(f"padding must be (left, right, top, bottom) of at least 0 pixels, got {padding}")
-        self.spread = checks.pair("spread", spread, 1)
+        self.spread = window_checks.pair("spread", spread, 1)
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
@@ -144,7 +144,7 @@ class Unflatten(nn.Module):
         super().__init__()
         if not isinstance(size, tuple | list | torch.Size) or len(size) not in (2, 3):
             raise TypeError(f"size must be (C, H, W) or (C, L), got {size!r}")
-        self.size = tuple(checks.single("size", n, 1) for n in size)
+        self.size = tuple(window_checks.single("size", n, 1) for n in size)
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 3, "(T, N, features)")

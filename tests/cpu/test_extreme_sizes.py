@@ -5,12 +5,12 @@ import torch
 from cases import dyadic, spikes
 
 import proxykernels as pk
-from proxykernels import checks
+from proxykernels import window_checks
 from proxykernels.kernels import reference
 from proxykernels.kernels.cpu import conv2d
 from proxykernels.kernels.cpu.cost_model import Layer
 
-HUGE = checks.LARGEST_WINDOW
+HUGE = window_checks.LARGEST_WINDOW
 
 
 @pytest.mark.parametrize("groups", [1, 4, 32], ids=["whole", "groups", "depthwise"])

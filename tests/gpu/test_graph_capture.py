@@ -6,7 +6,7 @@ from cases import OnGPU, dyadic, spikes, thresholds
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import checks
+from proxykernels import neuron_checks
 from proxykernels.kernels import reference
 from proxykernels.simulation import replay
 
@@ -26,31 +26,31 @@ def capture(monkeypatch):
 def test_thresholds_are_read_once_a_version(capture):
     theta = torch.tensor([1.0, 2.0]).as_subclass(OnGPU)
     for _ in range(3):
-        checks.neuron(theta, 0.0)
+        neuron_checks.neuron(theta, 0.0)
     assert OnGPU.reads == 1
     with pytest.raises(ValueError, match="below v_threshold = 1,"):  # the values that are known are still compared
-        checks.neuron(theta, 1.0)
+        neuron_checks.neuron(theta, 1.0)
     assert OnGPU.reads == 1
     theta[1] = -1
     for _ in range(2):
         with pytest.raises(ValueError, match="v_threshold must be positive and finite in float32, got -1"):
-            checks.neuron(theta, 0.0)
+            neuron_checks.neuron(theta, 0.0)
     assert OnGPU.reads == 2
-    checks.neuron(torch.ones(2).as_subclass(OnGPU), 0.0)
+    neuron_checks.neuron(torch.ones(2).as_subclass(OnGPU), 0.0)
     assert OnGPU.reads == 3
 
 
 def test_thresholds_are_not_read_in_a_capture(capture):
     theta = torch.tensor([1.0, 2.0]).as_subclass(OnGPU)
     capture(True)
-    assert checks.neuron(theta, 0.5) == 0.5
+    assert neuron_checks.neuron(theta, 0.5) == 0.5
     theta += 1
-    assert checks.neuron(theta, None) is None
+    assert neuron_checks.neuron(theta, None) is None
     assert OnGPU.reads == 0
     capture(False)
     theta[0] = -1
     with pytest.raises(ValueError, match="v_threshold must be positive"):
-        checks.neuron(theta, 0.0)
+        neuron_checks.neuron(theta, 0.0)
 
 
 @pytest.mark.gpu

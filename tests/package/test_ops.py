@@ -107,6 +107,8 @@ LAYERS = [
     "spikes",
     "known",
     "checks",
+    "neuron_checks",
+    "window_checks",
     "padding",
     "surrogates",
     "neurons",

@@ -1,0 +1,101 @@
+"""Fashion-MNIST: the sample that is shipped, and whole files, also damaged ones."""
+
+import gzip
+
+import pytest
+import torch
+from common import data
+
+
+def test_sample_is_the_start_of_the_test_images():
+    if not data.DEBIAN.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    images, labels = data.fashion_mnist("test", data.DEBIAN)
+    sample_images, sample_labels = data.fashion_mnist_sample()
+    assert images.shape == (10000, 1, 28, 28) and labels.shape == (10000,)
+    assert torch.equal(sample_images, images[:256])
+    assert torch.equal(sample_labels, labels[:256])
+
+
+def test_sample_is_images_in_0_to_1_with_ten_classes():
+    images, labels = data.fashion_mnist_sample()
+    assert images.shape == (256, 1, 28, 28) and images.dtype == torch.float32
+    assert images.min() == 0 and images.max() == 1
+    assert labels.dtype == torch.int64 and labels.unique().tolist() == list(range(10))
+    assert sum(path.stat().st_size for path in data.SAMPLE.iterdir()) < 150_000
+
+
+def test_sample_is_reproducible(tmp_path):
+    data.make_sample(data.SAMPLE, tmp_path)
+    for path in tmp_path.iterdir():
+        assert gzip.decompress(path.read_bytes()) == gzip.decompress((data.SAMPLE / path.name).read_bytes())
+
+
+@pytest.mark.parametrize("layout", [".", "raw", "FashionMNIST/raw"])
+def test_root_may_be_torchvisions_layout(tmp_path, layout):
+    folder = tmp_path / layout
+    data.make_sample(data.SAMPLE, folder)
+    assert torch.equal(data.fashion_mnist("test", tmp_path)[1], data.fashion_mnist_sample()[1])
+
+
+def test_missing_folder_names_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte.gz is in none of"):
+        data.fashion_mnist("train", tmp_path)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="split must be one of train, test"):
+        data.fashion_mnist("validation")
+
+
+def test_failed_download_names_the_other_ways(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets, "FashionMNIST", fail)
+    monkeypatch.setattr(data, "DEBIAN", tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no network.*dataset-fashion-mnist.*folder"):
+        data.fashion_mnist()
+
+
+def idx(content, offset, value):
+    """The bytes of an IDX file with another 32-bit number at ``offset`` of its header."""
+    return content[:offset] + value.to_bytes(4, "big") + content[offset + 4 :]
+
+
+# What happens to a gzipped IDX file of 256 images: a function of its bytes, and of these unpacked.
+DAMAGE = {
+    "empty file": lambda packed, content: b"",
+    "half the gzip file": lambda packed, content: packed[: len(packed) // 2],
+    "a flipped byte": lambda packed, content: packed[:99] + bytes([packed[99] ^ 255]) + packed[100:],
+    "not gzip": lambda packed, content: content,
+    "a pixel too few": lambda packed, content: gzip.compress(content[:-1]),
+    "a pixel too many": lambda packed, content: gzip.compress(content + b"\0"),
+    "half a header": lambda packed, content: gzip.compress(content[:6]),
+    "elements that are floats": lambda packed, content: gzip.compress(idx(content, 0, 0x0D03)),
+    "images of 14 x 56": lambda packed, content: gzip.compress(idx(idx(content, 8, 14), 12, 56)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_images_name_the_file_and_the_remedy(tmp_path, kind):
+    data.make_sample(data.SAMPLE, tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    packed = path.read_bytes()
+    path.write_bytes(DAMAGE[kind](packed, gzip.decompress(packed)))
+    with pytest.raises(ValueError, match=f"{path.name} is damaged .*; remove it and fetch it again"):
+        data.fashion_mnist("test", tmp_path)
+
+
+def test_labels_must_match_the_images(tmp_path):
+    data.make_sample(data.SAMPLE, tmp_path)
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    header = bytes([0, 0, 8, 1])
+    path.write_bytes(gzip.compress(header + (255).to_bytes(4, "big") + bytes(255)))
+    with pytest.raises(ValueError, match="expected 256 labels"):
+        data.fashion_mnist("test", tmp_path)
+    path.write_bytes(gzip.compress(header + (256).to_bytes(4, "big") + bytes([10]) * 256))
+    with pytest.raises(ValueError, match="a label is 10"):
+        data.fashion_mnist("test", tmp_path)
