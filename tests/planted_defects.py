@@ -141,7 +141,7 @@ DEFECTS = {
         "tests/package/test_simulate.py tests/package/test_anytime.py",
     ),
     "training: clipping": Defect(
-        "proxykernels/training/proxy.py",
+        "proxykernels/training/twin.py",
         "F.hardtanh(current, 0.0, theta)",
         "F.relu(current)",
         "tests/package/test_proxy.py tests/package/test_proxy_modes.py",

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
-from ..neurons import IFNeuron, LIFNeuron
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
 from ..simulation.carried import replace_neurons
@@ -22,7 +20,7 @@ from ..simulation.dropout import HeldDropout, Masks
 from ..simulation.simulate import run
 from ..simulation.state import samples
 from ..spikes import Spikes
-from . import fi_curve
+from .twin import OutputSwap, Twin
 
 READOUTS = ("count", "rate", "potential")
 NEVER = 1e30  # a threshold that no potential reaches
@@ -143,9 +141,18 @@ class ProxyNet(nn.Module):
         x = self._mean(x)
         self.ann_rates = {}
 
-        def twin(name: str, layer: SpikingLayer) -> _Twin:
-            statistics = self.statistics[_key(name)] if _key(name) in self.statistics else None
-            return _Twin(self, name, with_plain_weights(layer), statistics, (inputs or {}).get(name))
+        def twin(name: str, layer: SpikingLayer) -> Twin:
+            return Twin(
+                name,
+                with_plain_weights(layer),
+                statistics=self.statistics[_key(name)] if _key(name) in self.statistics else None,
+                given=(inputs or {}).get(name),
+                linear=name == self._last,
+                clip=self.clip,
+                readout=self.readout,
+                batch_statistics=self._batch_statistics,
+                rates=self.ann_rates,
+            )
 
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
@@ -224,20 +231,7 @@ def silenced(layer: SpikingLayer) -> SpikingLayer:
     return silent
 
 
-class _OutputSwap(torch.autograd.Function):
-    """The spiking network's values forward; backward, their gradient goes to the ReLU network's."""
-
-    @staticmethod
-    def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
-        ctx.dtype = ann.dtype
-        return snn  # float32, also under autocast: bfloat16 has no room for large counts
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.to(ctx.dtype), None
-
-
-class _Readout(_OutputSwap):
+class _Readout(OutputSwap):
     """The swap at the network's output, where the gradient comes from the loss."""
 
     @staticmethod
@@ -247,103 +241,7 @@ class _Readout(_OutputSwap):
                 "the gradient that the loss gives the output of ProxyNet is not finite: look at the loss, for a "
                 "logarithm or a division of spike counts of 0"
             )
-        return _OutputSwap.backward(ctx, gradient)
-
-
-class _Twin(nn.Module):
-    """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics.
-
-    Args:
-        layer: a SpikingLayer. statistics: an nn.BatchNorm of them, or None. given: what takes its input's place.
-    """
-
-    def __init__(
-        self,
-        model: ProxyNet,
-        name: str,
-        layer: Any,
-        statistics: Any,
-        given: Tensor | None,
-    ):
-        super().__init__()
-        self.layer, self.statistics, self.given = layer, statistics, given
-        self.neuron = layer.neuron if isinstance(layer, Neurons) else None  # None: pooled activations
-        self.linear, self.clip, self.readout = name == model._last, model.clip, model.readout
-        self.batch_statistics = model._batch_statistics
-        self.name, self.rates = name, model.ann_rates
-
-    def forward(self, x: Any) -> Tensor:
-        x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
-        if self.given is not None:
-            x = _OutputSwap.apply(x, self.given)
-        self.check_shape(x)
-        current = self.layer.affine(x)
-        if self.statistics is not None:
-            current = self.normalise(current)
-        return self.activation(current).unsqueeze(0)
-
-    def check_shape(self, x: Any) -> None:
-        weight = getattr(self.layer, "weight", None)
-        if weight is None:  # no convolution or matrix product, or a sum of several
-            return
-        inputs = weight.shape[1] * getattr(self.layer, "groups", 1)
-        if x.ndim != weight.ndim or x.shape[1] != inputs:
-            wanted = f"[{', '.join(['N', str(inputs), *'HW'[4 - weight.ndim :]])}]"
-            raise ValueError(f"layer {self.name} takes inputs of the shape {wanted}, got {list(x.shape)}")
-
-    def normalise(self, current: Tensor) -> Tensor:
-        own, bn = self.statistics, self.layer.bn
-        if self.batch_statistics:
-            own.num_batches_tracked += 1
-        momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
-        return F.batch_norm(
-            current,
-            own.running_mean,
-            own.running_var,
-            bn.weight,
-            bn.bias,
-            self.batch_statistics,
-            momentum,
-            own.eps,
-        )
-
-    def activation(self, current: Tensor) -> Tensor:
-        neuron = self.neuron
-        if self.linear:
-            if isinstance(neuron, LIFNeuron) and self.readout != "potential":
-                return fi_curve.line(neuron, current)
-            return current
-        if neuron is None:
-            self.rates[self.name] = _mean(current)
-            return current
-        if not isinstance(neuron, IFNeuron):  # a current that is carried on
-            return current
-        if isinstance(neuron, LIFNeuron):
-            y = fi_curve.rate(neuron, current)
-            self.rates[self.name] = _mean(y)
-            return y
-        return self.relu(current, neuron.v_threshold)
-
-    def relu(self, current: Tensor, theta: float | Tensor) -> Tensor:
-        """What stands for integrate-and-fire neurons of the threshold theta, a number or [C]."""
-        if isinstance(theta, Tensor):
-            theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
-        if not self.clip:
-            y = F.relu(current)
-        elif isinstance(theta, Tensor):
-            y = torch.minimum(F.relu(current), theta)
-        else:
-            y = F.hardtanh(current, 0.0, theta)
-        self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y) / theta
-        return y
-
-
-def _mean(y: Tensor) -> Tensor:
-    """The mean in float32. A sum's gradient is one number, which is not written out; that of a mean, or of another type
-    than y, is a tensor of y's size, made anew for each."""
-    if y.dtype == torch.float16:  # whose sum may overflow
-        return y.mean(dtype=torch.float32)
-    return y.sum().float() / y.numel()
+        return OutputSwap.backward(ctx, gradient)
 
 
 def _is_finite(x: Tensor) -> bool:

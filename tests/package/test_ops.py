@@ -172,7 +172,7 @@ ROOMS = {  # within a folder
         "explain",
     ],
     "gradients": ["inputs", "fire", "calls"],
-    "training": ["surrogate", "proxy", "surrogate_net"],
+    "training": ["surrogate", "twin", "proxy", "surrogate_net"],
     "conversion": [
         "refusals",
         "fx_calls",

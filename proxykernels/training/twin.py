@@ -1,0 +1,126 @@
+"""The ReLU network's layers, which share a spiking network's weights, and the swap of outputs that joins the two."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import Neurons
+from ..neurons import IFNeuron, LIFNeuron
+from . import fi_curve
+
+
+class OutputSwap(torch.autograd.Function):
+    """The spiking network's values forward; backward, their gradient goes to the ReLU network's."""
+
+    @staticmethod
+    def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
+        ctx.dtype = ann.dtype
+        return snn  # float32, also under autocast: bfloat16 has no room for large counts
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.dtype), None
+
+
+class Twin(nn.Module):
+    """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics.
+
+    Args:
+        layer: a SpikingLayer. statistics: an nn.BatchNorm of them, or None. given: what takes its input's place.
+        linear: the last layer, whose activation is its current. The rest: as of ProxyNet.
+        rates: layer name -> mean activation as a share of the threshold, where a pass puts this layer's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: Any,
+        *,
+        statistics: Any,
+        given: Tensor | None,
+        linear: bool,
+        clip: bool,
+        readout: str,
+        batch_statistics: bool,
+        rates: dict[str, Tensor],
+    ):
+        super().__init__()
+        self.name, self.layer, self.statistics, self.given = name, layer, statistics, given
+        self.neuron = layer.neuron if isinstance(layer, Neurons) else None  # None: pooled activations
+        self.linear, self.clip, self.readout = linear, clip, readout
+        self.batch_statistics, self.rates = batch_statistics, rates
+
+    def forward(self, x: Any) -> Tensor:
+        x = tuple(part.squeeze(0) for part in x) if isinstance(x, tuple) else x.squeeze(0)
+        if self.given is not None:
+            x = OutputSwap.apply(x, self.given)
+        self.check_shape(x)
+        current = self.layer.affine(x)
+        if self.statistics is not None:
+            current = self.normalise(current)
+        return self.activation(current).unsqueeze(0)
+
+    def check_shape(self, x: Any) -> None:
+        weight = getattr(self.layer, "weight", None)
+        if weight is None:  # no convolution or matrix product, or a sum of several
+            return
+        inputs = weight.shape[1] * getattr(self.layer, "groups", 1)
+        if x.ndim != weight.ndim or x.shape[1] != inputs:
+            wanted = f"[{', '.join(['N', str(inputs), *'HW'[4 - weight.ndim :]])}]"
+            raise ValueError(f"layer {self.name} takes inputs of the shape {wanted}, got {list(x.shape)}")
+
+    def normalise(self, current: Tensor) -> Tensor:
+        own, bn = self.statistics, self.layer.bn
+        if self.batch_statistics:
+            own.num_batches_tracked += 1
+        momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
+        return F.batch_norm(
+            current,
+            own.running_mean,
+            own.running_var,
+            bn.weight,
+            bn.bias,
+            self.batch_statistics,
+            momentum,
+            own.eps,
+        )
+
+    def activation(self, current: Tensor) -> Tensor:
+        neuron = self.neuron
+        if self.linear:
+            if isinstance(neuron, LIFNeuron) and self.readout != "potential":
+                return fi_curve.line(neuron, current)
+            return current
+        if neuron is None:
+            self.rates[self.name] = _mean(current)
+            return current
+        if not isinstance(neuron, IFNeuron):  # a current that is carried on
+            return current
+        if isinstance(neuron, LIFNeuron):
+            y = fi_curve.rate(neuron, current)
+            self.rates[self.name] = _mean(y)
+            return y
+        return self.relu(current, neuron.v_threshold)
+
+    def relu(self, current: Tensor, theta: float | Tensor) -> Tensor:
+        """What stands for integrate-and-fire neurons of the threshold theta, a number or [C]."""
+        if isinstance(theta, Tensor):
+            theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
+        if not self.clip:
+            y = F.relu(current)
+        elif isinstance(theta, Tensor):
+            y = torch.minimum(F.relu(current), theta)
+        else:
+            y = F.hardtanh(current, 0.0, theta)
+        self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y) / theta
+        return y
+
+
+def _mean(y: Tensor) -> Tensor:
+    """The mean in float32. A sum's gradient is one number, which is not written out; that of a mean, or of another type
+    than y, is a tensor of y's size, made anew for each."""
+    if y.dtype == torch.float16:  # whose sum may overflow
+        return y.mean(dtype=torch.float32)
+    return y.sum().float() / y.numel()
