@@ -69,7 +69,7 @@ DEFECTS = {
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
     "tiles: the joined digits": Defect(
-        f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
+        f"{CONV}/amx_fire.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),
     "depthwise: the last steps": Defect(
         f"{CONV}/pixel.h",
@@ -129,9 +129,9 @@ DEFECTS = {
         "tests/cpu/test_exactness.py",
     ),
     "layers: folding": Defect(
-        "proxykernels/layers/fused.py",
-        "bn.running_mean.double()) * scale",
-        "bn.running_mean.double())",
+        "proxykernels/layers/folded.py",
+        "- mean.double()) * scale",
+        "- mean.double())",
         "tests/package/test_layers.py tests/package/test_simulate.py",
     ),
     "simulation: a chunk's start": Defect(
