@@ -40,6 +40,9 @@ LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 class Convolutions:
     """The part of backend.CpuKernels that convolves.
 
+    Attributes:
+        machine: what the choice knows of this core.
+
     Args:
         table: the functions of one instruction set.
         forced: the kernel that takes every layer it can take ("events", "patterns", "shorts", "bytes", "lookup",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-CLOCK_HZ = 3.06e9  # of the cycles
+CLOCK_HZ = 3.06e9  # of the Zen 4 core below; the other's costs are in such cycles, too
 # Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
 ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
 PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
@@ -35,6 +35,7 @@ class Machine:
     event_slice: int
 
 
+# Measured on an AMD core with AVX-512 (Zen 4).
 WITHOUT_TILES = Machine(event_slice=384, costs={
     "events": {
         "add": 0.99, "visit": 15, "fire": 0.25, "scan": 32, "list": 0.5, "list slice": 4.5, "list tap": 1.5,
@@ -57,6 +58,7 @@ WITHOUT_TILES = Machine(event_slice=384, costs={
     },
     "dense": {"multiply": 0.068, "fire": 2.7, "move": 1, "unpack": 9.5, "call": 2.1e6},
 })  # fmt: skip
+# Measured on an Intel core with AMX (Sapphire Rapids).
 WITH_TILES = Machine(event_slice=1152, costs={
     "events": {
         "add": 1.4, "visit": 17, "fire": 0.09, "scan": 31, "list": 0.5, "list slice": 5.3, "list tap": 2.7,
