@@ -1,5 +1,6 @@
 """A training run: stages of epochs of steps, which can be stopped and resumed at any step."""
 
+import copy
 import dataclasses
 import math
 import resource
@@ -116,11 +117,11 @@ class Run:
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
         net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
         self.model = pk.ProxyNet(net, options.T, clip=options.twin == "clipped", readout="rate")
+        self.model.to(workers.device, memory_format=torch.channels_last)
         if options.init not in ("random", "ann"):
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
             if about.get("method") == "ann":
-                self.rescale()
-        self.model.to(workers.device, memory_format=torch.channels_last)
+                self.rescale(self.model)
         self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -145,7 +146,7 @@ class Run:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
                     self.model.load_state_dict(self.measured.state_dict())
-                    self.rescale()
+                    self.rescale(self.model)
                     self.average = self.new_average()
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
                 self.run_stage(self.stages[index], saved)
@@ -153,11 +154,13 @@ class Run:
             if self.workers.rank == 0:
                 self.finish()
 
-    def rescale(self) -> None:
+    def rescale(self, model: pk.ProxyNet) -> None:
         """Scale the twin's trained weights for the spiking network, if that is asked for."""
         if self.options.rescale:
             images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
-            rescale.to_range(self.model.eval(), images.to(self.workers.device), self.options.rescale)
+            images = images.to(self.workers.device)
+            rescale.to_range(model.eval(), images, self.options.rescale)
+            model.measure_batch_norm(images)  # by neurons that fire more
 
     def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
         optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)
@@ -227,7 +230,10 @@ class Run:
         return stage.method == "ann" or first or self.options.batch_norm == "always"
 
     def end_epoch(self, stage: Stage, shown: dict[str, float], start: dict[str, float]) -> None:
-        """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far."""
+        """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far.
+
+        After an epoch of the twin alone, all of that is of its scaled weights.
+        """
         spent = {key: value - start[key] for key, value in clocks().items()}
         options, place, device, model = self.options, self.place, self.workers.device, self.measured
         if self.statistics_learn(stage):
@@ -236,6 +242,9 @@ class Run:
                 average.measure_twin(model, images.to(device))
             if self.average is not None or stage.method == "ann":
                 model.measure_batch_norm(images[:MEASURED].to(device))
+        if stage.method == "ann" and place.stage < len(self.stages) - 1 and options.rescale:
+            model = copy.deepcopy(model)  # as the next stage will begin with it
+            self.rescale(model)
         net = train_weights.rounded(model.net)
         snn, rates = snn_accuracy(net, self.validation, options.T, device)
         ann = ann_accuracy(model.eval().ann, self.validation, device)

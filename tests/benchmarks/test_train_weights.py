@@ -84,6 +84,11 @@ def test_rescaled_after_the_twins_own_training(run):
         return ratios.median()
 
     assert abs(ratio(scaled, plain) - 1) > 0.1
+    twin = run("--ann-epochs 1 --epochs 0 --rescale 99", "twin")  # what is published of its epochs is scaled, too
+    published, later = (
+        weights_file.read(folder / "tiny.safetensors")[0]["linear1.weight"].float() for folder in (twin, scaled)
+    )
+    assert torch.allclose(published, later, rtol=1e-2, atol=1e-4)
     again = run(f"--init {scaled / 'tiny.safetensors'} --epochs 1 --lr 1e-9 --rescale 99", "again")
     assert abs(ratio(again, scaled) - 1) < 1e-2
     alone = run("--init random --method ann --epochs 1", "alone")
