@@ -46,6 +46,21 @@ def test_table_is_in_the_csv(number, net):
     assert checked >= 24
 
 
+def test_table_of_one_thread_is_in_the_csv():
+    """The latest runs; ratios are of the faster step loop to proxykernels."""
+    contenders = ["proxykernels", "proxykernels int16", "proxykernels int8", "compiled"]
+    runs: dict[tuple[str, str], dict[str, float]] = {}
+    for row in csv.DictReader((CHECKOUT / "benchmarks" / "results" / "sim_speed.csv").open()):
+        if (row["net"], row["batch"], row["T"], row["threads"], row["trained"]) == ("paper", "32", "64", "1", "True"):
+            run = runs.setdefault((row["reset"], row["date"]), {})
+            run[row["contender"]] = float(row["median_ms_per_image"])
+    for name, figures in cells(len(TABLES)).items():
+        times = runs[max(key for key in runs if key[0] == name.removesuffix(" reset"))]
+        loop = min(times["plain"], times["compiled"])
+        expected = [f"{times[key]:.3g} ({loop / times[key]:.1f}x)" for key in contenders[:-1]]
+        assert figures == [*expected, f"{times['compiled']:.3g}"], name
+
+
 def test_no_picture():
     """Its path would lead nowhere on a package index."""
     assert "![" not in README and "<img" not in README
