@@ -158,8 +158,9 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t
     }
 }
 
-template <int digits, int pixels>
+template <int digits>
 static void run_tiles(const Conv2d& c) {
+    constexpr int pixels = group_pixels(digits);
     static_assert(digits * pixels <= max_sums, "sums stay in registers");
     const Tiling tiling(c, max_threads());
     const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels);
@@ -180,10 +181,10 @@ static void run_tiles(const Conv2d& c) {
 
 static void tile_conv2d(const Conv2d* c) {
     switch (c->digits) {
-        case 1: return run_tiles<1, 4>(*c);
-        case 2: return run_tiles<2, 3>(*c);
-        case 3: return run_tiles<3, 2>(*c);
-        default: return run_tiles<4, 1>(*c);
+        case 1: return run_tiles<1>(*c);
+        case 2: return run_tiles<2>(*c);
+        case 3: return run_tiles<3>(*c);
+        default: return run_tiles<4>(*c);
     }
 }
 

@@ -27,7 +27,8 @@ struct Layout {
         runs = c.kernel_h * runs_in_row;
         run_tiles = ceil_div(run_taps * channels, tile_width);
         const int64_t border_granules = ceil_div(c.padding_w * channels, tile_width);
-        granules = border_granules + ceil_div((c.W + c.padding_w) * channels, tile_width) + run_tiles;
+        granules = border_granules + ceil_div((c.W + c.padding_w) * channels, tile_width);
+        if (!whole_tiles) granules += run_tiles;  // the last ones of a row reach past it
         granule = whole_tiles ? tile_bytes : tile_width;
         pixel = channels * granule / tile_width;
         border = border_granules * granule;

@@ -8,6 +8,9 @@ namespace PK_TARGET {
 // What stays in the second-level cache of a thread: the expanded input of a unit, the weights of a span of channels.
 constexpr int64_t tile_unit_bytes = 1 << 19, tile_span_bytes = 1 << 20;
 
+// Output pixels that are multiplied side by side: their sums stay in registers.
+static constexpr int group_pixels(int digits) { return digits == 1 ? 4 : max_sums / digits; }
+
 // How the work is cut.
 struct Tiling {
     Layout layout;
@@ -26,8 +29,8 @@ struct Tiling {
         rows_in = input_rows(c, rows);
         images = 1;
         if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / most(1, rows_in * layout.row)));
-        if (images > max_sums) images -= images % max_sums;
-        else if (images > 2) images -= images % 2;  // so that groups of pixels are full
+        const int64_t pixels = group_pixels((int)c.digits);
+        if (images > pixels) images -= images % pixels;  // so that groups are full
         units = ceil_div(n.N, images) * bands;
         const int64_t blocks = ceil_div(n.C, tile_channels), for_threads = ceil_div(wanted, most(1, units));
         const int64_t for_cache = ceil_div(blocks * weight_tiles(c) * tile_bytes, tile_span_bytes);
