@@ -155,7 +155,7 @@ class Run:
                 self.finish()
 
     def rescale(self, model: pk.ProxyNet) -> None:
-        """Scale the twin's trained weights for the spiking network, if that is asked for."""
+        """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""
         if self.options.rescale:
             images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
             images = images.to(self.workers.device)
@@ -236,13 +236,14 @@ class Run:
         """
         spent = {key: value - start[key] for key, value in clocks().items()}
         options, place, device, model = self.options, self.place, self.workers.device, self.measured
+        scaled = options.rescale and stage.method == "ann" and place.stage < len(self.stages) - 1
         if self.statistics_learn(stage):
             images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
             if self.average is not None:
                 average.measure_twin(model, images.to(device))
-            if self.average is not None or stage.method == "ann":
+            if not scaled and (self.average is not None or stage.method == "ann"):
                 model.measure_batch_norm(images[:MEASURED].to(device))
-        if stage.method == "ann" and place.stage < len(self.stages) - 1 and options.rescale:
+        if scaled:
             model = copy.deepcopy(model)  # as the next stage will begin with it
             self.rescale(model)
         net = train_weights.rounded(model.net)
