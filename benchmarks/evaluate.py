@@ -20,7 +20,7 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables, weights_file
-from common.accuracy import BATCH, ann_accuracy, simulated, strict_correct, tied
+from common.accuracy import BATCH, PRECISIONS, ann_accuracy, simulated, strict_correct, tied
 from common.command import command
 from common.printed import new_parser
 from sim_speed import commit, positive
@@ -33,7 +33,6 @@ from training import weights as train_weights
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
-PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # name -> simulate's argument
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
 COLUMNS = [
     "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin",

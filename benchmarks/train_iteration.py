@@ -24,6 +24,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
 from common import nets, tables, weights_file
+from common.accuracy import PRECISIONS
 from common.command import command
 from common.printed import new_parser
 from sim_speed import commit, device_name, positive
@@ -37,9 +38,9 @@ RESULTS = Path(__file__).parent / "results" / "train_iteration.csv"
 OURS = "proxykernels"
 LOOPS = ["plain", "compiled"]  # names of rivals.RIVALS
 COLUMNS = [
-    "date", "commit", "net", "weights", "batch", "T", "precision", "contender", "wall_s", "cpu_s", "snn_cpu_s",
-    "rounds", "times_slower", "times_slower_cpu", "counts_different", "counts_total", "mean_rate", "device", "threads",
-    "torch",
+    "date", "commit", "net", "weights", "batch", "T", "precision", "snn_precision", "contender", "wall_s", "cpu_s",
+    "snn_cpu_s", "rounds", "times_slower", "times_slower_cpu", "counts_different", "counts_total", "mean_rate",
+    "device", "threads", "torch",
 ]  # fmt: skip
 
 Simulation = Callable[[Tensor], Tensor]  # images [N, C, H, W] to spike counts [N, classes] after T steps
@@ -87,6 +88,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--T", type=positive, default=50)
     parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
+    text = "of the weights that we simulate with; the loops' are float32"
+    parser.add_argument("--snn-precision", choices=list(PRECISIONS), default="float32", help=text)
     parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -96,7 +99,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:
     """The network and its twin in training mode, normalisation frozen; and whether the weights are trained ones."""
     net, trained = (nets.load_file(options.weights)[0], True) if options.weights else nets.load(options.net, 0.0)
-    model = pk.ProxyNet(net.to(memory_format=torch.channels_last), options.T, clip=True).train()
+    net, precision = net.to(memory_format=torch.channels_last), PRECISIONS[options.snn_precision]
+    model = pk.ProxyNet(net, options.T, clip=True, precision=precision).train()
     model.freeze_batch_norm()
     return model, trained
 
@@ -133,6 +137,7 @@ def measure(
     seen: dict[str, list[Times]] = {name: [] for name in simulations}
     for _ in range(options.rounds):
         for name, simulate in simulations.items():
+            forget_packed(model)
             model.snn = stopwatch = Stopwatch(simulate)
             wall, cpu = time.perf_counter(), time.process_time()
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
@@ -142,6 +147,12 @@ def measure(
             optimizer.step()
             seen[name].append(Times(time.perf_counter() - wall, time.process_time() - cpu, stopwatch.cpu_s))
     return {name: median(times) for name, times in seen.items()}
+
+
+def forget_packed(model: pk.ProxyNet) -> None:
+    """Move the weights: what was folded, rounded and packed of them is made anew, as after a step that changes them."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 class Stopwatch:
@@ -173,7 +184,7 @@ def common_columns(options: argparse.Namespace, model: pk.ProxyNet, trained: boo
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
         "net": weights_file.stem(options.weights) if options.weights else options.net,
         "weights": "trained" if trained else "random", "batch": options.batch, "T": options.T,
-        "precision": options.precision, "rounds": options.rounds,
+        "precision": options.precision, "snn_precision": options.snn_precision, "rounds": options.rounds,
         "mean_rate": f"{statistics.mean(model.rates.values()):.4f}", "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip

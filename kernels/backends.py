@@ -18,6 +18,7 @@ from . import cpu
 from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .cpu.fallback import Fallback
 from .neurons import Neuron
+from .rounding import Precision
 from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
@@ -106,6 +107,11 @@ class Backend(Protocol):
         stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
     ) -> Fired:  # fmt: skip
         """Convolution of images of ``size`` (H, W) by ``weight`` [C_out, C_in / groups, kh, kw], then IF."""
+
+    def round_weights(
+        self, weight: Tensor, bias: Tensor | None, precision: Precision, /
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weights in few bits, a bias, and the units (rounding.py), in whatever float type holds them."""
 
     def if_conv2d_real(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,

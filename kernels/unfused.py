@@ -3,6 +3,7 @@
 For every case that has no kernel of its own yet. Memory does not grow with T beyond the packed spikes.
 """
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from .recording import Choice, note
 from .weight_layouts import require_finite
 
 FEW_INPUTS = 64  # of a neuron
+CACHED_BYTES = 4 << 20  # of float64 currents at a time, which are rounded then
 CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
 
 
@@ -113,7 +115,7 @@ def conv2d(
     with exact(x.device):
         images, padding = pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
-            return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2]).float()
+            return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
         if (
             x.device.type == "cpu"
             and groups == 1
@@ -134,11 +136,22 @@ def _(x, weight, bias, stride, padding, dilation, groups):
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:
-    """The convolution as a matrix product, [M, P_out, C_out]: for few inputs a neuron, as in a first layer, the fastest
-    way to a scan's order."""
-    windows = F.unfold(images, weight.shape[2:], dilation, padding, stride)  # [M, inputs, P_out]
-    y = torch.matmul(windows.transpose(1, 2), weight.flatten(1).t())
-    return y if bias is None else y.add_(bias)
+    """The convolution as a matrix product, float32 [M, P_out, C_out]: for few inputs a neuron, as in a first layer, the
+    fastest way to a scan's order. In float64 it is made of some images at a time, in the cache, and rounded."""
+    size, columns = output_size(images.shape[2:], weight.shape[2:], stride, padding, dilation), weight.flatten(1).t()
+
+    def multiply(part: Tensor) -> Tensor:
+        windows = F.unfold(part, weight.shape[2:], dilation, padding, stride)  # [M, inputs, P_out]
+        y = torch.matmul(windows.transpose(1, 2), columns)
+        return y if bias is None else y.add_(bias)
+
+    if images.dtype == torch.float32:
+        return multiply(images)
+    y = torch.empty(len(images), math.prod(size), len(weight))
+    step = max(1, CACHED_BYTES // (8 * max(1, y[:1].numel())))
+    for part, rounded in zip(images.split(step), y.split(step), strict=True):
+        rounded.copy_(multiply(part))
+    return y
 
 
 def pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:

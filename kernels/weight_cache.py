@@ -1,6 +1,8 @@
 """Weights in a kernel's own order, kept as long as the weights live and packed anew whenever their values change."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from threading import RLock
 from typing import Any
@@ -12,9 +14,23 @@ from . import constants
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
-# Of those that are, in each output channel, whole multiples of a power of two that is 2**-126 at least: how many bits a
-# multiple has, without its sign.
-WHOLE: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Of weights that are, in each output channel, whole multiples of a power of two that is 2**-126 at least.
+
+    Attributes:
+        bits: of a multiple, without its sign. unit: such powers, float32 [C_out]; None: not known.
+        largest_half: bound of the sum of a neuron's positive or of its negative multiples.
+    """
+
+    bits: int
+    unit: Tensor | None = None
+    largest_half: float = math.inf
+
+
+WHOLE: WeakKeyDictionary[UntypedStorage, Whole] = WeakKeyDictionary()  # weights of which that is known
 
 
 class PackedWeights:
@@ -79,6 +95,11 @@ class Packed:
             packed = pack(*self._copies)
             self._made.setdefault(kind, packed)  # what another thread has made meanwhile may be in use
         return self._made[kind]
+
+    @property
+    def whole(self) -> Whole | None:
+        """What is known of the weight, if its multiples are."""
+        return WHOLE.get(self._weight.untyped_storage())
 
     @cached_property
     def _copies(self) -> list[Tensor | None]:

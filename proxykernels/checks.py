@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import known
 from .kernels import constants
+from .kernels.rounding import PRECISIONS
 from .kernels.weight_layouts import is_finite, refuse_infinite
 from .spikes import Spikes, is_binary, pack
 
@@ -41,6 +42,12 @@ def steps(T: int) -> int:
     if T > MOST_STEPS:
         raise ValueError(f"T must be at most 2**31 - 1 steps, got {T}")
     return int(T)
+
+
+def precision(precision: str | None) -> None:
+    """A name of rounded weights, or None."""
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision must be None, 'int16' or 'int8', got {precision!r}")
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:

@@ -12,6 +12,7 @@ import proxykernels as pk
 from proxykernels.simulation.synops import SynOps
 
 BATCH = 100
+PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # names of options -> pk.simulate's
 STEPS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # at which networks are read
 
 
@@ -69,10 +70,12 @@ def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) ->
     return [Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count) for p in totals]
 
 
-def snn_accuracy(net: nn.Module, dataset: Dataset, T: int, device: torch.device) -> tuple[float, dict[str, float]]:
+def snn_accuracy(
+    net: nn.Module, dataset: Dataset, T: int, device: torch.device, precision: str | None = None
+) -> tuple[float, dict[str, float]]:
     """A spiking network's strict accuracy, and the firing rate of each layer."""
     counts, labels, rates = [], [], []
-    for result, truth in simulated(net, dataset, T, device):
+    for result, truth in simulated(net, dataset, T, device, precision):
         counts.append(result.count().cpu())
         labels.append(truth)
         rates.append(result.rates)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from proxykernels.kernels.cpu.choice import KERNELS
 from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, Costs, Counts, Layer, counts_of, cycles
-from proxykernels.simulation.quantize import PRECISIONS, round_weights
+from proxykernels.kernels.rounding import PRECISIONS, round_weights
 from speed.ops_cases import Shape
 from speed.ops_parts import Kernel, absent, rival
 

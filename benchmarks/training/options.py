@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from common import nets
+from common.accuracy import PRECISIONS
 from common.printed import Help
 
 from training import step as train_step
@@ -16,7 +17,7 @@ from training.methods import LOSSES, METHODS
 AUTHORS = {
     "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
-    "reset": "hard", "precision": "float32",
+    "reset": "hard", "precision": "float32", "snn_precision": "float32",
 }  # fmt: skip
 # From random weights to a network that is right after few steps: docs/train.md says what each option is for.
 RECOMMENDED = {
@@ -101,6 +102,8 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--eps", type=float, default=1e-8, help="of Adam")
     add("--weight-decay", type=float, default=0.0)
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin (autocast)")
+    text = "of the weights that the spiking network is simulated with"
+    add("--snn-precision", choices=list(PRECISIONS), default="float32", help=text)
     add("--validation", type=int, default=2000, help="training images held out to measure progress")
     add("--device", default="cpu")
     add("--seed", type=int, default=0)

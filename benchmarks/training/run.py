@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from common import nets
-from common.accuracy import ann_accuracy, snn_accuracy
+from common.accuracy import PRECISIONS, ann_accuracy, snn_accuracy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -116,7 +116,10 @@ class Run:
         v_reset = 0.0 if options.reset == "hard" else None
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
         net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
-        self.model = pk.ProxyNet(net, options.T, clip=options.twin == "clipped", readout="rate")
+        self.precision = PRECISIONS[options.snn_precision]
+        self.model = pk.ProxyNet(
+            net, options.T, clip=options.twin == "clipped", readout="rate", precision=self.precision
+        )
         self.model.to(workers.device, memory_format=torch.channels_last)
         if options.init not in ("random", "ann"):
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
@@ -247,7 +250,7 @@ class Run:
             model = copy.deepcopy(model)  # as the next stage will begin with it
             self.rescale(model)
         net = train_weights.rounded(model.net)
-        snn, rates = snn_accuracy(net, self.validation, options.T, device)
+        snn, rates = snn_accuracy(net, self.validation, options.T, device, self.precision)
         ann = ann_accuracy(model.eval().ann, self.validation, device)
         self.log.add(
             {
@@ -272,7 +275,7 @@ class Run:
             return  # no epoch was asked for
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
-        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device)
+        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device, self.precision)
         ann = ann_accuracy(model.eval().ann, self.test_set, self.workers.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
         train_weights.save(self.weights, model.net, model.statistics, about)

@@ -35,6 +35,7 @@ def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[s
     return {
         "net": options.net, "v_threshold": str(options.threshold), "reset": options.reset, "T": str(options.T),
         **({"decay": str(options.decay)} if options.neuron == "lif" else {}),
+        **({"snn_precision": options.snn_precision} if options.snn_precision != "float32" else {}),
         "twin": options.twin, "method": options.method, "seed": str(options.seed), **accuracy,
         **{key: json.dumps(value) for key, value in kind.items()},
     }  # fmt: skip

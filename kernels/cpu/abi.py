@@ -9,7 +9,7 @@ and its threads.
 import ctypes
 import json
 from contextlib import suppress
-from ctypes import POINTER, c_float, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int64, c_uint64, c_void_p
 from functools import cache
 from importlib import metadata
 from itertools import zip_longest
@@ -73,6 +73,14 @@ class Product(ctypes.Structure):
     ]
 
 
+class Rounding(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("weight", "bias", "rounded", "rounded_bias", "unit")),
+        *((name, c_int64) for name in ("C", "inputs")),
+        *((name, c_double) for name in ("largest", "room", "half_room")),
+    ]
+
+
 class WeightGradient(ctypes.Structure):
     _fields_ = [("conv", Conv2d), ("grad_current", c_void_p), ("grad_weight", c_void_p)]
 
@@ -129,6 +137,7 @@ class Kernels(ctypes.Structure):
         ("lookup_conv2d", _function(POINTER(Conv2d))),
         ("tile_conv2d", _function(POINTER(Conv2d))),
         ("real_product", _function(POINTER(Product))),
+        ("round_weights", _function(POINTER(Rounding))),
         ("max_pool2d", _function(POINTER(Pool2d))),
         ("max_rate_pool2d", _function(POINTER(MaxRatePool))),
         ("pack_rows", _function(c_void_p, c_void_p, POINTER(Conv2d))),
@@ -151,10 +160,10 @@ class Kernels(ctypes.Structure):
 
 
 STRUCTS = (
-    Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, Product, WeightGradient, Periods, PeriodConv2d, Pool2d,
-    MaxRatePool, PoolBackward, Kernels,
+    Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, Product, Rounding, WeightGradient, Periods,
+    PeriodConv2d, Pool2d, MaxRatePool, PoolBackward, Kernels,
 )  # fmt: skip
-_NAMES = {c_void_p: "pointer", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
+_NAMES = {c_void_p: "pointer", c_double: "double", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
 
 
 def load(target: str | None, library: Path | None = None) -> Kernels | None:

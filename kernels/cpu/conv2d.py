@@ -1,12 +1,13 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
 
 from .. import unfused
 from ..recording import Choice, note, recording
+from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
@@ -18,6 +19,7 @@ from .packing import (
     SHORT_ROW,
     byte_unit,
     for_library,
+    known_unit,
     pack_columns,
     pack_taps,
     pack_words,
@@ -153,6 +155,20 @@ class Convolutions:
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
+    def round_weights(
+        self, weight: Tensor, bias: Tensor | None, precision: Precision
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Weights in few bits, a bias, and the units, as float32: kernels/rounding.py."""
+        weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+        C, inputs = len(weight), weight[0].numel()
+        room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
+        rounded, unit = torch.empty_like(weight), torch.empty(C)
+        rounded_bias = None if bias is None else torch.empty_like(bias)
+        pointers = (None if x is None else x.data_ptr() for x in (weight, bias, rounded, rounded_bias, unit))
+        bounds = precision.largest, room, 0 if half_room == inf else half_room
+        self._table.round_weights(abi.Rounding(*pointers, C, inputs, *bounds))
+        return rounded, rounded_bias, unit
+
     def if_linear(self, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
         """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
         one, none = (1, 1), (0, 0)
@@ -286,7 +302,12 @@ class Convolutions:
 
     def _unit(self, packed: Packed, row: int) -> Tensor | None:
         """The units of the weights in short or byte rows; None if they do not fit."""
-        return packed.get(("unit", row), short_unit if row == SHORT_ROW else byte_unit)
+
+        def find(weight: Tensor) -> Tensor | None:
+            unit = known_unit(weight, packed.whole, row)
+            return (short_unit if row == SHORT_ROW else byte_unit)(weight) if unit is None else unit
+
+        return packed.get(("unit", row), find)
 
     def _digits(self, packed: Packed) -> int:
         """How many int8 digits hold the weights; 0 if they are not finite."""

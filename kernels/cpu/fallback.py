@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import max_rate_pool, reference, unfused, unfused_backward
+from .. import max_rate_pool, reference, rounding, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
 from . import words
@@ -20,6 +20,7 @@ class Fallback:
     """A backend (kernels/backends.py); arguments and results as in CpuKernels."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
+    round_weights = staticmethod(rounding.round_weights)
 
     def pack(self, dense: Tensor) -> Tensor:
         """Bool [T, N, C, P] to packed spikes uint8 [N, T, P, ceil(C / 8)]."""

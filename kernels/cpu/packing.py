@@ -1,11 +1,13 @@
 """Weights, biases and neurons in the order and to the lengths that the C++ kernels read."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..neurons import MODELS, Neuron
+from ..weight_cache import Whole
 from . import abi
 from .choice import BLOCK, ROWS, WORD
 
@@ -13,6 +15,14 @@ from .choice import BLOCK, ROWS, WORD
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
 SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
 LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
+
+
+def known_unit(weight: Tensor, whole: Whole | None, row: int) -> Tensor | None:
+    """The units that are known of a weight, as those below; None if there are none for such rows."""
+    if whole is None or whole.unit is None or len(whole.unit) != len(weight):  # a part of the channels
+        return None
+    bits, largest_half = (SHORT_BITS, math.inf) if row == SHORT_ROW else (BYTE_BITS, LARGEST_BYTE_SUM)
+    return padded(whole.unit, 1.0) if whole.bits <= bits and whole.largest_half <= largest_half else None
 
 
 def short_unit(weight: Tensor) -> Tensor | None:

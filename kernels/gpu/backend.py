@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import max_rate_pool, unfused, unfused_backward
+from .. import max_rate_pool, rounding, unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from ..recording import Choice, note
 from . import counters, packing, words
@@ -36,6 +36,7 @@ class GpuKernels:
     conv2d_current_sums = staticmethod(conv2d_current_sums)
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
+    round_weights = staticmethod(rounding.round_weights)
     if_scan, if_hold = _noting(if_scan, "Triton scan"), _noting(if_hold, "Triton scan")
     scan_backward = staticmethod(scan_backward)
     if_conv2d, if_linear = _noting(if_conv2d, "Triton convolution"), _noting(if_linear, "Triton convolution")

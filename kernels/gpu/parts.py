@@ -40,9 +40,9 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     Raises:
         TypeError: the weights have another type than float64 (taken as float32), float32, float16 or bfloat16.
     """
-    bits = WHOLE.get(weight.untyped_storage())
-    if takes_digits and bits is not None and weight[0].numel() <= MOST_DIGIT_INPUTS:
-        return constants.made(_digits, weight, groups, bits)
+    whole = WHOLE.get(weight.untyped_storage())
+    if takes_digits and whole is not None and weight[0].numel() <= MOST_DIGIT_INPUTS:
+        return constants.made(_digits, weight, groups, whole.bits)
     return constants.made(_float16, weight, groups)
 
 

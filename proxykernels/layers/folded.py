@@ -8,6 +8,8 @@ from ..kernels import constants
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 
+CACHED_BYTES = 1 << 20  # of float64 products at a time
+
 
 def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias by which currents are what ``bn`` makes of them with its running statistics.
@@ -32,11 +34,22 @@ def fold_values(
     """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is."""
     scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
     shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
-    weights = (weight.double() * scale.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    weights = _times(weight, scale.view(-1, *[1] * (weight.ndim - 1)))
     return (
         known.made_of(weights, weight, gain, variance),
         known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
     )
+
+
+def _times(weight: Tensor, scale: Tensor) -> Tensor:
+    """The products in float64, rounded to the weight's type; on a CPU some channels at a time, in the cache."""
+    if weight.device.type != "cpu" or torch.is_grad_enabled():
+        return (weight.double() * scale).to(weight.dtype)
+    products = torch.empty_like(weight)
+    step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
+    for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):
+        rounded.copy_(part.double() * factor)
+    return products
 
 
 _kept = PackedWeights(fingerprint)

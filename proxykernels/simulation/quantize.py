@@ -13,7 +13,6 @@ inputs may have one bit less.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
@@ -22,28 +21,13 @@ from torch import Tensor, nn
 
 from .. import functional, known, spike_ops
 from ..kernels import constants
-from ..kernels.backends import fingerprint
-from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights
+from ..kernels.backends import backend_of, fingerprint
+from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
+from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
 from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
 from ..layers.base import each_step
 from ..parametrized import shallow_copy
 from ..spikes import Spikes
-
-FLOAT_BITS = 24
-# Of a neuron's absolute weights, in units. A GPU adds each weight as two float16 parts (kernels/weight_layouts.py),
-# which together are up to 1 + 2**-10 times as large, and no sum of parts may pass 24 bits either.
-LARGEST_SUM = 2**FLOAT_BITS - 2**14
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bounds in units: of one weight, and of the sum of a neuron's positive or of its negative weights."""
-
-    largest: int
-    largest_half: float = math.inf
-
-
-PRECISIONS = {"int16": Precision(8191), "int8": Precision(63, 2**15 - 1)}
 
 
 class Rounded(Neurons):
@@ -152,7 +136,8 @@ def _double(parameter: Tensor) -> Tensor:
 
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
-    return _as_constants(round_weights(weight, bias, precision), precision)
+    rounded, rounded_bias, unit = backend_of(weight.device.type).round_weights(weight, bias, precision)
+    return _as_constants([rounded, rounded_bias], precision, unit, weight[0].numel())
 
 
 def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) -> list[Tensor | None]:
@@ -160,61 +145,26 @@ def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) 
     weights, biases = [p for p in parameters[::2] if p is not None], parameters[1::2]
     columns = [p for p in biases if p is not None]
     joined = torch.cat([weight.flatten(1) for weight in weights], 1)
-    unit = _unit(joined.double(), torch.stack(columns, 1).double() if columns else None, precision, ones)
-    rows = [_round(w.double().flatten(1), unit).view_as(w) for w in weights]
-    rounded = [None if b is None else _round(b.double()[:, None], unit)[:, 0] for b in biases]
-    return _as_constants([p for pair in zip(rows, rounded, strict=True) for p in pair], precision)
+    unit = unit_of(joined.double(), torch.stack(columns, 1).double() if columns else None, precision, ones)
+    rows = [in_units(w.double().flatten(1), unit).view_as(w) for w in weights]
+    rounded = [None if b is None else in_units(b.double()[:, None], unit)[:, 0] for b in biases]
+    return _as_constants(
+        [p for pair in zip(rows, rounded, strict=True) for p in pair], precision, unit, joined.shape[1]
+    )
 
 
-def _as_constants(values: Sequence[Tensor | None], precision: Precision) -> list[Tensor | None]:
-    """Weights and biases in turn, as float32."""
+def _as_constants(
+    values: Sequence[Tensor | None], precision: Precision, unit: Tensor, inputs: int
+) -> list[Tensor | None]:
+    """Weights and biases in turn, whole multiples of ``unit`` [C], as float32; ``inputs``: of a neuron in all."""
+    largest_half = math.inf if precision.half_room(inputs) == math.inf else precision.largest_half
     parameters = [p if p is None else p.float() for p in values]
     for index, parameter in enumerate(parameters):
         if parameter is not None:
             CONSTANTS.add(parameter.untyped_storage())
             if index % 2 == 0:
-                WHOLE[parameter.untyped_storage()] = precision.largest.bit_length()
+                WHOLE[parameter.untyped_storage()] = Whole(precision.largest.bit_length(), unit.float(), largest_half)
     return parameters
-
-
-@torch.no_grad()
-def round_weights(
-    weight: Tensor, bias: Tensor | None, precision: Precision = PRECISIONS["int16"]
-) -> tuple[Tensor, Tensor | None]:
-    """Weight [C, ...] and bias [C] as float64, each channel in multiples of its own unit, a power of two."""
-    rows, biases = weight.double().flatten(1), None if bias is None else bias.double()[:, None]
-    unit = _unit(rows, biases, precision)
-    return _round(rows, unit).view_as(weight), None if biases is None else _round(biases, unit)[:, 0]
-
-
-def _round(values: Tensor, unit: Tensor) -> Tensor:
-    """Values [C, n] in whole units [C]."""
-    return torch.round(values / unit[:, None]) * unit[:, None]
-
-
-def _unit(rows: Tensor, biases: Tensor | None, precision: Precision, ones: int = 0) -> Tensor:
-    """The unit of each channel, [C], of weights [C, inputs] and biases [C, n]; ``ones``: inputs of weight 1, which is a
-    multiple of every unit."""
-    terms = rows if biases is None else torch.cat([rows, biases], 1)
-    room = LARGEST_SUM - rows.shape[1] - max(1, terms.shape[1] - rows.shape[1])  # rounding adds half a unit to each
-    if room <= 0:
-        raise ValueError(f"exact sums are for at most {LARGEST_SUM - 2} inputs a neuron, got {rows.shape[1]}")
-    # A sum in multiples of 2**-28 of the largest term (there are less than 2**24) is exact: the same in any order.
-    grain = _power_of_two(terms.abs().amax(1, keepdim=True)) * 2.0**-28
-    grains = torch.ceil(terms.abs() / grain)
-    least = torch.maximum(rows.abs().amax(1) / precision.largest, (grains.sum(1) * grain[:, 0] + ones) / room)
-    half_room = precision.largest_half - rows.shape[1] / 2
-    if 0 < half_room < math.inf:  # with more inputs no unit would do, and a CPU sums in more bits
-        grains = grains[:, : rows.shape[1]]
-        total, positive = grains.sum(1), grains.mul(rows > 0).sum(1)
-        least = torch.maximum(least, torch.maximum(positive, total - positive) * grain[:, 0] / half_room)
-    unit = _power_of_two(least)
-    if ones and unit.max() > 1:
-        raise ValueError(
-            f"beside an identity, whose spikes count 1, weights must be at most {precision.largest}, got up to "
-            f"{rows.abs().max().item():g}; simulate with precision=None"
-        )
-    return unit
 
 
 def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:
@@ -222,13 +172,5 @@ def round_input(x: Tensor | Spikes, sample: int) -> Tensor | Spikes:
     if isinstance(x, Spikes):
         return x
     others = [d for d in range(x.ndim) if d != sample]
-    unit = _power_of_two(x.double().abs().amax(others, keepdim=True)) * 2.0 ** (1 - FLOAT_BITS)
+    unit = power_of_two(x.double().abs().amax(others, keepdim=True)) * 2.0 ** (1 - FLOAT_BITS)
     return (torch.round(x.double() / unit) * unit).float()
-
-
-def _power_of_two(least: Tensor) -> Tensor:
-    """The smallest powers of two that are not below ``least`` (float64, at least 2**-126), from their bits: log2, exp2
-    and pow are one ulp off on some machines."""
-    mantissa, exponent = torch.frexp(least.clamp(min=torch.finfo(torch.float32).tiny))
-    exponent = exponent.long() - (mantissa == 0.5).long()
-    return ((exponent + 1023) << 52).view(torch.float64)

@@ -17,7 +17,7 @@ from .carrier import Carrier, unwatched
 from .chunks import Chunks
 from .early_exit import Stop
 from .logits import logits
-from .quantize import PRECISIONS, round_input
+from .quantize import round_input
 from .replay import Replay
 from .state import Batch
 from .summary import summary
@@ -164,8 +164,7 @@ def run(
     checks.module("net", net)
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
-    if precision is not None and precision not in PRECISIONS:
-        raise ValueError(f"precision must be None, 'int16' or 'int8', got {precision!r}")
+    checks.precision(precision)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     x = _input(net, x, T, precision)
@@ -177,7 +176,7 @@ def run(
         if not parts:
             chunks.add(y)
 
-    with constants.unchanging(*(x,) * (on_gpu and isinstance(x, Tensor))):
+    with constants.unchanging(*[x] * isinstance(x, Tensor)):
         carried = Carried(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,

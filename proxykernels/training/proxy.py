@@ -33,7 +33,7 @@ class ProxyNet(nn.Module):
     output is the spiking network's, and the gradient of the loss with respect to it is handed to the ReLU network's
     output, from where autograd goes back to the shared weights. No backpropagation through time, no surrogate gradient.
     Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
-    arXiv:2109.13208; ``clip`` and ``readout`` are additions.
+    arXiv:2109.13208; ``clip``, ``readout`` and ``precision`` are additions.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package. In the twin every layer of IF neurons is a
@@ -47,6 +47,10 @@ class ProxyNet(nn.Module):
             "potential": the last layer's neurons never fire, and their potential after T steps is the sum of their
             currents (in units of the input; divide by T for the mean current, which is what the twin gives; of leaky
             neurons what is left of that sum).
+        precision: None, or "int16" or "int8": the spiking network is simulated with its weights rounded, as
+            :func:`simulate` rounds them, in training too, for a chip of so many bits or for the time that it saves on a
+            CPU. The twin's weights, which learn, stay as they are. While batch normalisation learns its statistics,
+            nothing is rounded.
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps, or a sequence of T steps
@@ -71,11 +75,14 @@ class ProxyNet(nn.Module):
             pass and the gradient once a backward pass, for which a GPU is waited for.
     """
 
-    def __init__(self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count"):
+    def __init__(
+        self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count", precision: str | None = None
+    ):
         super().__init__()
         if readout not in READOUTS:
             raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
-        self.net, self.T, self.clip, self.readout = net, checks.steps(T), clip, readout
+        checks.precision(precision)
+        self.net, self.T, self.clip, self.readout, self.precision = net, checks.steps(T), clip, readout, precision
         self.batch_norm_frozen = False
         self.rates: dict[str, float] = {}
         self.ann_rates: dict[str, Tensor] = {}
@@ -123,7 +130,9 @@ class ProxyNet(nn.Module):
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
         """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
-        result = run(net, x, self.T, batch_statistics=self._batch_statistics, masks=masks or Masks(), with_synops=False)
+        learns = self._batch_statistics  # by the currents of the weights as they are
+        precision, masks = None if learns else self.precision, masks or Masks()
+        result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
         self.rates = result.rates
         if self.readout == "potential":
             return result.state[self._last][0]

@@ -68,6 +68,17 @@ def test_training_writes_weights_that_load(run):
     assert whole and model.clip and float(about["twin_test_accuracy"]) == pytest.approx(twin, abs=1e-4)
 
 
+def test_weights_are_trained_and_measured_in_few_bits(run):
+    """The twin's weights learn as they are; the accuracy that is written is of the rounded ones."""
+    out = run("--ann-epochs 1 --epochs 1 --T 16 --snn-precision int8")
+    net, about = nets.load_file(out / "tiny.safetensors")
+    test_set = TensorDataset(*data.fashion_mnist("test", run.root))
+    tested, rates = accuracy.snn_accuracy(net, test_set, 16, CPU, "int8")
+    assert about["snn_precision"] == "int8" and all(rates.values())
+    assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
+    assert rates != accuracy.snn_accuracy(net, test_set, 16, CPU)[1]  # a difference that could be seen
+
+
 def test_leaky_neurons_are_trained_and_come_back(run):
     out = run("--neuron lif --decay 0.9375 --ann-epochs 6 --epochs 1 --T 16 --ann-lr 3e-3")
     model, whole, about = train_weights.load_twins(out / "tiny.safetensors")

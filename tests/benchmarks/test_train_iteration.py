@@ -27,14 +27,18 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
 
 def test_rows_are_appended(arguments, tmp_path):
     train_iteration.main(arguments)
-    train_iteration.main([*arguments, "--precision", "bfloat16"])
+    train_iteration.main([*arguments, "--precision", "bfloat16", "--snn-precision", "int8"])
     rows = list(csv.DictReader((tmp_path / "results" / "table.csv").open()))
     assert [row["contender"] for row in rows] == ["proxykernels", "plain"] * 2
-    assert [row["precision"] for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
+    for column, second in ("precision", "bfloat16"), ("snn_precision", "int8"):
+        assert [row[column] for row in rows] == ["float32"] * 2 + [second] * 2
     for row in rows:
         assert 0 < float(row["snn_cpu_s"]) <= float(row["cpu_s"]) and float(row["wall_s"]) > 0
         assert (row["weights"], row["counts_total"], row["rounds"]) == ("random", "60", "2")
-        assert int(row["counts_different"]) <= 1 and float(row["mean_rate"]) > 0.01
+        assert (
+            int(row["counts_different"]) <= (12 if row["snn_precision"] == "int8" else 1)
+            and float(row["mean_rate"]) > 0.01
+        )
     assert [rows[0]["times_slower"], rows[0]["times_slower_cpu"]] == ["1.00", "1.00"]
 
 

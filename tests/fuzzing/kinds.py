@@ -6,6 +6,7 @@ from .case import Case
 from .convolutions import Convolution
 from .gradients import LayerGradient, ScanGradient
 from .networks import Invariance, Network, Proxy
+from .rounding import Rounding
 from .scans import Scan
 from .words import Pool, Words
 
@@ -17,6 +18,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "words": (Words, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),
+    "rounding": (Rounding, 1),
     "rounded weights": (Invariance, 1),
     "proxy": (Proxy, 1),
 }

@@ -32,7 +32,7 @@ from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.gpu.weight_parts import _float16_parts_kernel  # noqa: E402
 from proxykernels.kernels.neurons import if_neuron  # noqa: E402
-from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE  # noqa: E402
+from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
 
 LAYERS = {  # input channels, height and width, output channels, blocks, pooled, whether weights are int8 digits
     "64 channels": (64, 4, 65, Blocks(8, 64, 32, 3, 8, 128), False, False),
@@ -69,7 +69,7 @@ def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool, digits
     weight = dyadic(C_out, C, 3, 3, generator=generator, span=span, unit=unit)
     if digits:
         CONSTANTS.add(weight.untyped_storage())
-        WHOLE[weight.untyped_storage()] = 13
+        WHOLE[weight.untyped_storage()] = Whole(13)
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
     v = torch.zeros(1, size * size, C_out)
     expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)

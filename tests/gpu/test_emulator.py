@@ -16,8 +16,7 @@ from emulator import tensor_core
 from emulator.memory import Fault
 from emulator.ptx import check_order_of_registers
 
-from proxykernels.kernels import weight_layouts
-from proxykernels.simulation import quantize
+from proxykernels.kernels import rounding, weight_layouts
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -80,7 +79,7 @@ def test_cut_sums_of_a_dyadic_grid_are_exact(products):
 def test_cut_sums_of_int16_weights_are_exact(products):
     """The contract of precision="int16": weights of 14 bits, as many and as large as 24 bits of a sum allow."""
     rng, K = np.random.default_rng(0), 1152
-    weight, _ = quantize.round_weights(torch.from_numpy(rng.standard_normal((8, K)) + 2), None)
+    weight, *_ = rounding.round_weights(torch.from_numpy(rng.standard_normal((8, K)) + 2), None)
     high, low, unit = weight_layouts.float16_parts(weight.float())
     spike = (rng.random((1, 16, K)) < 0.9).astype(np.float16) * 2
     for model in ("exact", products):

@@ -8,13 +8,12 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 
-from proxykernels.kernels import constants, reference, weight_layouts
+from proxykernels.kernels import constants, reference, rounding, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.parts import parts_of
 from proxykernels.kernels.neurons import if_neuron
-from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE
-from proxykernels.simulation import quantize
+from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -43,7 +42,7 @@ def whole(*shape: int, generator, bits: int, scales=(1.0, 2.0, 0.5, 1.0, 4.0)) -
 def known_to_be_whole(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """The weights, as quantize.py would hand them on."""
     CONSTANTS.add(weight.untyped_storage())
-    WHOLE[weight.untyped_storage()] = bits
+    WHOLE[weight.untyped_storage()] = Whole(bits)
     return weight
 
 
@@ -149,8 +148,8 @@ def test_rounded_weights_are_whole_at_every_scale(generator, precision):
     """The least unit that rounding takes, and the largest weights that a float32 holds."""
     scales = (2.0**-126, 2.0**-120, 2.0**-113, 2.0**-80, 1.0, 2.0**110, 2.0**126)
     weight = torch.randn(21, 19, generator=generator).clamp(-1.9, 1.9) * torch.tensor(scales).repeat(3)[:, None]
-    bounds = quantize.PRECISIONS[precision]
-    rounded = quantize.round_weights(weight, None, bounds)[0].float()
+    bounds = rounding.PRECISIONS[precision]
+    rounded = rounding.round_weights(weight, None, bounds)[0].float()
     low, high, unit = weight_layouts.int8_digits(rounded, bounds.largest.bit_length())
     total = low.double() if high is None else low.double() + 64 * high.double()
     assert torch.equal(total[:, :19] * unit[:, None].double(), rounded.double()) and (rounded[-1] != 0).all()

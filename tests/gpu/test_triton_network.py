@@ -10,13 +10,12 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 import proxykernels as pk
 from proxykernels import functional
-from proxykernels.kernels import backends, reference, weight_layouts
+from proxykernels.kernels import backends, reference, rounding, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.gpu import if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.neurons import IFNeuron
-from proxykernels.simulation import quantize
 from proxykernels.storage import PooledWords
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
@@ -170,7 +169,7 @@ def test_float16_parts_of_rounded_weights_sum_exactly(generator, inputs):
     weight[1] = weight[1].abs() + 1
     weight[2] = 23966  # 700 of it are little less than 2**24, and its high part is 23968
     weight[3, 1:] *= 2.0**-12
-    rounded, _ = quantize.round_weights(weight, None)
+    rounded, *_ = rounding.round_weights(weight, None)
     high, low, unit = weight_layouts.float16_parts(rounded.float())
     parts = [2 * unit.double()[:, None] * part.double()[:, :inputs] for part in (high, low)]
     assert torch.equal(parts[0] + parts[1], rounded)

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import backends, cpu, reference
+from proxykernels.kernels import backends, cpu, reference, rounding
 from proxykernels.kernels.cpu import packing
 from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.weight_cache import WHOLE
 from proxykernels.simulation import quantize
 
 
@@ -32,12 +33,12 @@ def make_net(v_reset: float | None = 0.0) -> nn.Sequential:
 
 def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | None, precision="int16") -> torch.Tensor:
     """The rounded network in float64, step by step."""
-    bounds = quantize.PRECISIONS[precision]
-    weight, bias = quantize.round_weights(*net[0].folded(), bounds)
+    bounds = rounding.PRECISIONS[precision]
+    weight, bias, _ = rounding.round_weights(*net[0].folded(), bounds)
     current = nn.functional.conv2d(quantize.round_input(image, 0).double(), weight, bias, padding=1).float()
     s, _ = reference.if_hold(current, T, v_reset=v_reset)
     for layer, pool in ((net[1], True), (net[4], False)):
-        weight, bias = quantize.round_weights(layer.weight, layer.bias, bounds)
+        weight, bias, _ = rounding.round_weights(layer.weight, layer.bias, bounds)
         flat = s.double().flatten(0, 1)
         current = (
             nn.functional.conv2d(flat, weight, bias) if pool else nn.functional.linear(flat.flatten(1), weight, bias)
@@ -47,11 +48,11 @@ def oracle(net: nn.Sequential, image: torch.Tensor, T: int, v_reset: float | Non
     return s
 
 
-@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
 def test_rounded_weights_sum_exactly(generator, precision):
     weight, bias = torch.randn(7, 300, 3, 3, generator=generator), torch.randn(7, generator=generator)
-    bounds = quantize.PRECISIONS[precision]
-    rounded, rounded_bias = quantize.round_weights(weight, bias, bounds)
+    bounds = rounding.PRECISIONS[precision]
+    rounded, rounded_bias, _ = rounding.round_weights(weight, bias, bounds)
     for w, b, given in zip(rounded.flatten(1), rounded_bias, weight.flatten(1), strict=True):
         unit = next(2.0**e for e in range(20, -60, -1) if (w / 2.0**e % 1 == 0).all())
         assert w.abs().max() / unit <= bounds.largest
@@ -61,15 +62,51 @@ def test_rounded_weights_sum_exactly(generator, precision):
     assert (rounded - weight).abs().max() < {"int16": 1e-3, "int8": 0.15}[precision]
 
 
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
+@pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
+def test_kernels_round_as_the_definition(generator, target, precision):
+    kernels, bounds = cpu.load(target), rounding.PRECISIONS[precision]
+    if kernels is None:
+        pytest.skip(f"this machine has no {target}")
+    weight = torch.randn(50, 700, generator=generator) * torch.logspace(-38, 30, 50)[:, None]
+    weight[7] = torch.arange(-350, 350) / 2  # halves go to even
+    weight[8], weight[9, 1:] = 0, 0
+    for bias in None, torch.randn(50, generator=generator):
+        for actual, expected in zip(
+            kernels.round_weights(weight, bias, bounds), rounding.round_weights(weight, bias, bounds), strict=True
+        ):
+            assert (actual is None) == (expected is None)
+            assert actual is None or torch.equal(actual, expected.float())
+
+
+def test_units_that_are_known_are_those_that_kernels_need(generator):
+    """A kernel does not look at weights whose units are known; of a part of the channels they are not."""
+    weight = torch.randn(80, 30, generator=generator)
+    for bounds, row in (
+        (rounding.PRECISIONS["int8"], packing.BYTE_ROW),
+        (rounding.PRECISIONS["int16"], packing.SHORT_ROW),
+    ):
+        rounded, _ = quantize._constants(bounds, weight, None)
+        whole = WHOLE[rounded.untyped_storage()]
+        unit = packing.known_unit(rounded, whole, row)
+        multiples = rounded / unit[:80, None]
+        assert torch.equal(multiples, multiples.round()) and multiples.abs().max() <= bounds.largest
+        assert len(unit) == 96 and packing.known_unit(rounded[:40], whole, row) is None
+    assert packing.known_unit(rounded, whole, packing.BYTE_ROW) is None  # 13 bits
+    wide, _ = quantize._constants(rounding.PRECISIONS["int8"], torch.ones(1, 70_000), None)
+    assert packing.known_unit(wide, WHOLE[wide.untyped_storage()], packing.BYTE_ROW) is None  # sums leave 16 bits
+    assert packing.known_unit(wide, WHOLE[wide.untyped_storage()], packing.SHORT_ROW) is not None
+
+
 def test_channels_of_many_inputs_have_fewer_bits():
     """So that a CPU can sum them in 16 bits; where no unit would do, they keep their bits."""
-    precision = quantize.PRECISIONS["int8"]
-    units = [quantize.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
+    precision = rounding.PRECISIONS["int8"]
+    units = [rounding.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
     assert [rounded[0, 0].item() for rounded in units] == [63.0, 64.0, 64.0, 63.0]
     assert packing.byte_unit(units[2].float()) is not None and packing.byte_unit(units[3].float()) is None
 
 
-@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v_reset, precision):
     """Float weights, and yet bit-equal: to the oracle, on every instruction set and kernel."""
@@ -104,7 +141,7 @@ def test_wrongly_rounded_functions_change_no_weight(monkeypatch, ulps):
 
     def all_of_it():
         net[0].bn.running_var.uniform_(0.1, 10.0, generator=torch.Generator().manual_seed(1))
-        parts = [quantize.round_weights(*layer) for layer in (net[0].folded(), (net[1].weight, net[1].bias))]
+        parts = [rounding.round_weights(*layer) for layer in (net[0].folded(), (net[1].weight, net[1].bias))]
         return [*net[0].folded(), *parts[0], *parts[1], quantize.round_input(image, 0)]
 
     expected = all_of_it()
@@ -125,10 +162,10 @@ def test_units_are_exact_powers_of_two():
     tiny = 2.0**-126
     least = [0.0, 2.0**-149, tiny, 1.0, 1.0 + 2**-52, 1.0 - 2**-53, 3.0, 8191.0, 2.0**127, 2.0**1000]
     powers = [tiny, tiny, tiny, 1.0, 2.0, 1.0, 4.0, 8192.0, 2.0**127, 2.0**1000]
-    assert quantize._power_of_two(torch.tensor(least, dtype=torch.float64)).tolist() == powers
+    assert rounding.power_of_two(torch.tensor(least, dtype=torch.float64)).tolist() == powers
     for weight, rounded in [(8191.0, 8191.0), (8192.0, 8192.0), (8191.5, 8192.0), (2.0**-149, 0.0)]:
-        assert quantize.round_weights(torch.tensor([[weight]]), None)[0].item() == rounded
-    weight, _ = quantize.round_weights(torch.tensor([[8191.0, 1.0], [8192.0, 1.0]]), None)
+        assert rounding.round_weights(torch.tensor([[weight]]), None)[0].item() == rounded
+    weight, *_ = rounding.round_weights(torch.tensor([[8191.0, 1.0], [8192.0, 1.0]]), None)
     assert weight.tolist() == [[8191.0, 1.0], [8192.0, 0.0]]  # units of 1, then of 2: 0.5 is rounded to even
 
 
@@ -136,10 +173,10 @@ def test_the_order_of_a_sum_changes_no_weight(generator):
     """The largest sum of weights decides the unit: it is the same however the machine adds."""
     for _ in range(20):
         weight = torch.randn(1, 4000, generator=generator).exp()
-        weight *= (quantize.LARGEST_SUM - 4001) / weight.double().sum()  # on the edge of a unit of 1
-        rounded, _ = quantize.round_weights(weight, None)
+        weight *= (rounding.LARGEST_SUM - 4001) / weight.double().sum()  # on the edge of a unit of 1
+        rounded, *_ = rounding.round_weights(weight, None)
         order = torch.randperm(4000, generator=generator)
-        assert torch.equal(quantize.round_weights(weight[:, order], None)[0], rounded[:, order])
+        assert torch.equal(rounding.round_weights(weight[:, order], None)[0], rounded[:, order])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +228,7 @@ def test_bad_input(generator):
         pk.simulate(make_net(), torch.rand(1, 1, 12, 12), 3, precision="int4")
 
 
-@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
 def test_a_converted_network_with_max_pooling(generator, precision):
     """Counts of spikes are whole numbers: MaxRatePool2d is exact as it is."""
     torch.manual_seed(0)
@@ -236,7 +273,7 @@ def residual_oracle(net: pk.Network, image: torch.Tensor, T: int, v_reset: float
         if isinstance(layer, pk.FusedIFSum):
             synapses = quantize.quantized(name, layer, precision).layer.synapses
         elif isinstance(layer, pk.layers.Fused):
-            weight, bias = quantize.round_weights(layer.weight, layer.bias, quantize.PRECISIONS[precision])
+            weight, bias, _ = rounding.round_weights(layer.weight, layer.bias, rounding.PRECISIONS[precision])
             synapses = [layer.synapse(layer).plain()]
             synapses[0].weight, synapses[0].bias = nn.Parameter(weight), nn.Parameter(bias)
         else:
@@ -250,7 +287,7 @@ def residual_oracle(net: pk.Network, image: torch.Tensor, T: int, v_reset: float
     return values["join"]
 
 
-@pytest.mark.parametrize("precision", quantize.PRECISIONS)
+@pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precision):
     T, net, image = 40, make_residual_net(v_reset), torch.rand(3, 1, 12, 12, generator=generator)
@@ -267,7 +304,7 @@ def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precisio
 
 
 def test_weights_of_a_sum_share_units_that_divide_one(generator):
-    for precision, bounds in quantize.PRECISIONS.items():
+    for precision, bounds in rounding.PRECISIONS.items():
         layer = pk.FusedIFSum(nn.Conv2d(8, 9, 3, padding=1), nn.Conv2d(4, 9, 1), nn.Identity())
         first, second, _ = quantize.quantized("join", layer, precision).layer.synapses
         for channel in range(9):
@@ -292,6 +329,6 @@ def test_sums_follow_their_weights(generator):
             parameter.data.fill_(value)
             fresh = pk.Network()
             fresh.append("join", copy.deepcopy(layer), ("", ""))
-            for precision in (None, *quantize.PRECISIONS):
+            for precision in (None, *rounding.PRECISIONS):
                 expected, found = (pk.simulate(n, x, 20, precision=precision).spikes.dense() for n in (fresh, net))
                 assert torch.equal(found, expected) and 0 < expected.mean() < 1

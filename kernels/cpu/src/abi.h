@@ -77,6 +77,17 @@ struct Product {
     int64_t C_in;
 };
 
+// Weights to be rounded to whole multiples of a unit: rounding.h.
+struct Rounding {
+    const float* weight;  // [C, inputs]
+    const float* bias;    // [C]; null: none
+    float* rounded;       // [C, inputs], written, like the next two
+    float* rounded_bias;  // [C]
+    float* unit;          // [C]
+    int64_t C, inputs;
+    double largest, room, half_room;  // of weights and of sums, in units; half_room 0: no bound
+};
+
 struct WeightGradient {
     Conv2d conv;                // its neurons, weights and bias are not looked at
     const float* grad_current;  // [T, N, P, C_out]
@@ -129,6 +140,7 @@ struct Kernels {
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
     void (*real_product)(const Product*);
+    void (*round_weights)(const Rounding*);
     void (*max_pool2d)(const Pool2d*);
     void (*max_rate_pool2d)(const MaxRatePool*);
     // weight [C_out, C_in, taps] -> rows of the event, the pattern and the period kernel: conv2d/rows.h

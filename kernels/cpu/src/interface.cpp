@@ -15,7 +15,7 @@ template <class T> const char* const name = nullptr;
 #define NAME(type, words) template <> const char* const name<type> = words;
 NAME(void, "void") NAME(float, "float") NAME(double, "double") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
 NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(Surrogate, "Surrogate") NAME(ScanBackward, "ScanBackward")
-NAME(Conv2d, "Conv2d") NAME(Product, "Product") NAME(MaxRatePool, "MaxRatePool") NAME(WeightGradient, "WeightGradient") NAME(PoolBackward, "PoolBackward")
+NAME(Conv2d, "Conv2d") NAME(Product, "Product") NAME(Rounding, "Rounding") NAME(MaxRatePool, "MaxRatePool") NAME(WeightGradient, "WeightGradient") NAME(PoolBackward, "PoolBackward")
 NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d")
 // clang-format on
 
@@ -89,6 +89,10 @@ const char* describe() {
     SIZE(Product)
     F(neurons) F(x) F(weight) F(bias) F(C_in)
 #undef F
+#define F(field) FIELD(Rounding, field)
+    SIZE(Rounding)
+    F(weight) F(bias) F(rounded) F(rounded_bias) F(unit) F(C) F(inputs) F(largest) F(room) F(half_room)
+#undef F
 #define F(field) FIELD(WeightGradient, field)
     SIZE(WeightGradient)
     F(conv) F(grad_current) F(grad_weight)
@@ -117,7 +121,7 @@ const char* describe() {
 #define F(field) FIELD(Kernels, field)
     SIZE(Kernels)
     F(if_scan) F(scan_backward) F(conv2d_weight_gradient) F(max_pool2d_backward) F(event_conv2d) F(pattern_conv2d) F(period_conv2d)
-    F(depthwise_conv2d) F(lookup_conv2d) F(tile_conv2d) F(real_product) F(max_pool2d) F(max_rate_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
+    F(depthwise_conv2d) F(lookup_conv2d) F(tile_conv2d) F(real_product) F(round_weights) F(max_pool2d) F(max_rate_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
     F(fingerprint) F(max_threads)
 #undef F
