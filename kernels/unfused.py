@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cpu import heap
 from .neurons import Neuron
 from .recording import Choice, note
 from .weight_layouts import require_finite
@@ -147,7 +148,7 @@ def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding
 
     if images.dtype == torch.float32:
         return multiply(images)
-    y = torch.empty(len(images), math.prod(size), len(weight))
+    y = heap.empty(len(images), math.prod(size), len(weight))
     step = max(1, CACHED_BYTES // (8 * max(1, y[:1].numel())))
     for part, rounded in zip(images.split(step), y.split(step), strict=True):
         rounded.copy_(multiply(part))

@@ -8,9 +8,11 @@ from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from torch import Tensor, UntypedStorage
 
 from . import constants
+from .cpu import heap
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
@@ -106,7 +108,7 @@ class Packed:
         """What is packed: copies, since another thread may write to the tensors at any time."""
         copies = self._tensors
         if not self._constant:
-            copies = [t if t is None else t.clone() for t in copies]
+            copies = [t if t is None else heap.in_huge_pages(torch.empty_like(t)).copy_(t) for t in copies]
             if self._weights.fingerprints(copies) != self._fingerprints:
                 self._made = {}  # written to since the fingerprint was taken: for this call only
         floats = [t if t is None else t.float() for t in copies]

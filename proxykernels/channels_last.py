@@ -31,9 +31,8 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
     """
     if not isinstance(v, Tensor):
         pixels = torch.Size(shape[2:]).numel()
-        potentials = torch.full(
-            (shape[0], pixels, channels(shape)), float(neuron.rest if v is None else v), device=device
-        )
+        potential = torch.full((), float(neuron.rest if v is None else v), device=device)
+        potentials = potential.expand(shape[0], pixels, channels(shape))  # kernels write to a copy
         if neuron.states == 1:
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)

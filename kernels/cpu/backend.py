@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
-from . import abi, words
+from . import abi, heap, words
 from .conv2d import Convolutions
 from .gradients import Gradients
 from .packing import for_library
@@ -107,8 +107,8 @@ class CpuKernels(Convolutions, Gradients):
     def _scan(self, current, T, v, neuron):
         note(SCAN)
         N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
-        v = v.clone(memory_format=torch.contiguous_format)
-        words = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
+        v = heap.empty(*v.shape).copy_(v)
+        words = heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, held = for_library(neuron)
         time_stride = current.stride(0) if current.ndim == 4 else 0
         neurons = abi.Neurons(parameters, v.data_ptr(), words.data_ptr(), T, N, P, C)

@@ -10,7 +10,7 @@ from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
-from . import abi
+from . import abi, heap
 from .choice import BLOCK, ROWS, choose
 from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
@@ -162,7 +162,7 @@ class Convolutions:
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         C, inputs = len(weight), weight[0].numel()
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
-        rounded, unit = torch.empty_like(weight), torch.empty(C)
+        rounded, unit = heap.empty(*weight.shape), torch.empty(C)
         rounded_bias = None if bias is None else torch.empty_like(bias)
         pointers = (None if x is None else x.data_ptr() for x in (weight, bias, rounded, rounded_bias, unit))
         bounds = precision.largest, room, 0 if half_room == inf else half_room
@@ -260,8 +260,8 @@ class Convolutions:
     def _neurons(self, T, v, bias, neuron):
         """Neurons for the library, their spikes and states, and what must outlive the call: parameters and the bias."""
         N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
-        v = v.clone(memory_format=torch.contiguous_format)
-        spikes = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
+        v = heap.empty(*v.shape).copy_(v)
+        spikes = heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         parameters, channels = for_library(neuron)
         bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
         return abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C), spikes, v, (channels, bias)

@@ -1,22 +1,45 @@
-"""Memory that was freed, kept for the next call: the system clears every page that it hands out, which costs more than
-most passes over it.
+"""Memory of large tensors: the system clears every page that it hands out, which costs more than most passes over it.
 
-Only of glibc, which otherwise gives the top of its heap back as soon as a few MB of it are free.
+What was freed is kept for the next call, where that is asked for, and large tensors come in huge pages. Only of glibc on
+Linux, which otherwise gives the top of its heap back as soon as a few MB of it are free.
 """
 
 import ctypes
 import platform
 from functools import cache
 
+import torch
+from torch import Tensor
+
 KEPT = 512 << 20  # bytes
 LARGEST = 32 << 20  # of a block on the heap, glibc's limit; larger ones are the system's, and come and go
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt(3)
+HUGE_PAGE, ADVISE_HUGE_PAGES = 2 << 20, 14  # madvise(2)
+LARGE = 2 * HUGE_PAGE  # that one lies in it, wherever it starts
 
 
 @cache
 def keep_freed() -> bool:
     """Let the process keep up to KEPT bytes that it has freed, from now on; whether that could be done."""
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(MMAP_THRESHOLD, LARGEST)) and bool(libc.mallopt(TRIM_THRESHOLD, KEPT))
+    libc = _glibc()
+    return libc is not None and bool(libc.mallopt(MMAP_THRESHOLD, LARGEST)) and bool(libc.mallopt(TRIM_THRESHOLD, KEPT))
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """torch.empty, in huge pages if it is large."""
+    return in_huge_pages(torch.empty(*shape, dtype=dtype))
+
+
+def in_huge_pages(fresh: Tensor) -> Tensor:
+    """A tensor that nobody has written to yet; if it is large, the system is asked for huge pages."""
+    size = fresh.numel() * fresh.element_size()
+    if size >= LARGE and (libc := _glibc()):
+        start = -(-fresh.data_ptr() // HUGE_PAGE) * HUGE_PAGE
+        stop = (fresh.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ADVISE_HUGE_PAGES)
+    return fresh
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

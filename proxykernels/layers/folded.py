@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from .. import known
 from ..kernels import constants
 from ..kernels.backends import fingerprint
+from ..kernels.cpu import heap
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 
 CACHED_BYTES = 1 << 20  # of float64 products at a time
@@ -45,7 +46,7 @@ def _times(weight: Tensor, scale: Tensor) -> Tensor:
     """The products in float64, rounded to the weight's type; on a CPU some channels at a time, in the cache."""
     if weight.device.type != "cpu" or torch.is_grad_enabled():
         return (weight.double() * scale).to(weight.dtype)
-    products = torch.empty_like(weight)
+    products = heap.in_huge_pages(torch.empty_like(weight))
     step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
     for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):
         rounded.copy_(part.double() * factor)
