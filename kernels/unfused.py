@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu import heap
+from . import heap
 from .neurons import Neuron
 from .recording import Choice, note
 from .weight_layouts import require_finite

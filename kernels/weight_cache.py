@@ -11,8 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, UntypedStorage
 
-from . import constants
-from .cpu import heap
+from . import constants, heap
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import unfused
+from .. import heap, unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
-from . import abi, heap, words
+from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
 from .packing import for_library

@@ -5,12 +5,12 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
-from .. import unfused
+from .. import heap, unfused
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
-from . import abi, heap
+from . import abi
 from .choice import BLOCK, ROWS, choose
 from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import known
-from ..kernels import constants
+from ..kernels import constants, heap
 from ..kernels.backends import fingerprint
-from ..kernels.cpu import heap
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 
 CACHED_BYTES = 1 << 20  # of float64 products at a time

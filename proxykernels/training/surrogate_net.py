@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
-from ..kernels.cpu.heap import keep_freed
+from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
@@ -21,7 +21,7 @@ from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
 
 # Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
-# block of the heap (kernels/cpu/heap.py).
+# block of the heap (kernels/heap.py).
 PART_BYTES = {"cpu": 28 << 20, "cuda": 1 << 30}
 MOST_STEPS = 64  # of a part: a segment of the kernels
 State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step

@@ -124,6 +124,8 @@ LAYERS = [
 LAYERS += ["simulation", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
     "kernels": [
+        "heap",
+        "rounding",
         "neurons",
         "recording",
         "constants",
