@@ -19,6 +19,7 @@ where each normalises by, and only the first keeps, the statistics of its own sh
 import os
 from argparse import Namespace
 
+import common.huge_pages  # noqa: F401 - before torch
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common.command import command

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import common.huge_pages  # noqa: F401 - before torch
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
