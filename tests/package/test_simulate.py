@@ -10,7 +10,7 @@ from cases import dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import reference
+from proxykernels.kernels import reference, unfused
 
 
 def make_net(generator, v_reset=0.0):
@@ -112,6 +112,23 @@ def test_running_statistics_whatever_the_mode(generator):
     x = torch.rand(2, 1, 6, 6, generator=generator)
     assert torch.equal(pk.simulate(net.train(), x, 9).count(), pk.simulate(net.eval(), x, 9).count())
     assert net[0].bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("precision", [None, "int8"])
+def test_a_held_input_is_convolved_once_for_all_chunks(monkeypatch, generator, precision):
+    x, calls, convolve = torch.rand(4, 1, 8, 6, generator=generator), [], unfused.conv2d
+
+    def counted(*operands):
+        calls.append(operands)
+        return convolve(*operands)
+
+    monkeypatch.setattr(unfused, "conv2d", counted)
+    net = make_net(generator, None)  # with a hard reset there are periods, of all steps
+    expected, _ = pk.simulate(net, x, 33, chunk=33, precision=precision).spikes.dense(), calls.clear()
+    assert torch.equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)
+    assert len(calls) == 1 and expected.any()
+    x += 1  # and anew for the next simulation
+    assert not torch.equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)
 
 
 PEAK = """
