@@ -19,7 +19,7 @@ CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUN
 STOP_CHUNK = 8  # steps between two looks at which samples are decided
 CHUNK_BYTES = 256 << 20  # of what all layers give in a chunk
 LARGE_INPUT = 1 << 17  # values of a step, above which a network may give more than that
-WHOLE = 16  # steps that kernels take at a time: a longer chunk is a multiple of them
+WHOLE = 16  # steps that kernels take at a time: a chunk of two and more is a multiple of them
 FIRST_CHUNK = WHOLE  # steps, of a large input
 
 
@@ -29,7 +29,7 @@ class Chunks:
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
         self.given = None if given is None else _checked(given)
-        self.device, self.step_bytes = device, 0.0
+        self.T, self.device, self.step_bytes = shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
         self.most = STOP_CHUNK if stop else max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
         self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
@@ -43,12 +43,13 @@ class Chunks:
 
     def steps(self, start: int) -> int:
         """Steps of the chunk that begins at step ``start``."""
-        steps = self.given or (self.within_memory() if start else min(self.first, self.most))
+        steps = self.given or (self.within_memory(self.T - start) if start else min(self.first, self.most))
         return steps if self.device.type == "cpu" else -(-steps // 32) * 32
 
-    def within_memory(self) -> int:
+    def within_memory(self, left: int) -> int:
+        """Steps of the next chunk of those that are left: the most that fit; where few do, chunks are alike."""
         steps = min(self.most, max(1, int(CHUNK_BYTES / max(self.step_bytes, 1))))
-        return steps if steps < WHOLE else steps // WHOLE * WHOLE
+        return steps // WHOLE * WHOLE if steps >= 2 * WHOLE else -(-left // -(-left // steps))
 
 
 def _checked(chunk: int) -> int:

@@ -29,6 +29,16 @@ def test_chunks_of_a_large_input_follow_from_what_the_layers_give(neurons, steps
     assert plan.steps(8) == steps
 
 
+@pytest.mark.parametrize("T, lengths", [(50, [17, 17]), (47, [31]), (48, [16, 16]), (17, [1])])
+def test_few_steps_that_fit_are_shared_out_alike(T, lengths):
+    plan, start = chunks.Chunks(None, None, (T, 256, 1, 28, 28), CPU), chunks.FIRST_CHUNK
+    plan.step_bytes = chunks.CHUNK_BYTES / 31.5
+    for length in lengths:
+        assert plan.steps(start) == length
+        start += length
+    assert start == T
+
+
 def test_what_layers_give_is_counted():
     plan = chunks.Chunks(None, None, (9, 2, 3, 224, 224), CPU)
     plan.add(pk.pack(torch.zeros(5, 2, 16, 3, 3)))
