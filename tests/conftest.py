@@ -123,6 +123,12 @@ def pytest_collection_modifyitems(config, items):
     items[:] = kept
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws without a generator, such as a layer's first weights, is the same in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def generator(request) -> torch.Generator:
     """Random numbers, drawn where the test's tensors are made."""
