@@ -1,5 +1,7 @@
 """Batch normalisation folded into the weights in front of it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -28,28 +30,41 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2
     return constants.made(_fold_once if plain and constants.are_kept() else fold_values, *values, bn.eps)
 
 
+def _times(weight: Tensor, scale: Tensor) -> Tensor:
+    """The products in float64, rounded to the weight's type."""
+    return (weight.double() * scale).to(weight.dtype)
+
+
+def _times_in_parts(weight: Tensor, scale: Tensor) -> Tensor:
+    """The same of some channels at a time, in the cache."""
+    products = heap.in_huge_pages(torch.empty_like(weight))
+    step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
+    for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):
+        rounded.copy_(_times(part, factor))
+    return products
+
+
 def fold_values(
-    weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
+    weight: Tensor,
+    bias: Tensor | None,
+    gain: Tensor,
+    offset: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    times: Callable[[Tensor, Tensor], Tensor] = _times,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is."""
+    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is.
+
+    ``times``: gives the products of weights and scale.
+    """
     scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
     shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
-    weights = _times(weight, scale.view(-1, *[1] * (weight.ndim - 1)))
+    weights = times(weight, scale.view(-1, *[1] * (weight.ndim - 1)))
     return (
         known.made_of(weights, weight, gain, variance),
         known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
     )
-
-
-def _times(weight: Tensor, scale: Tensor) -> Tensor:
-    """The products in float64, rounded to the weight's type; on a CPU some channels at a time, in the cache."""
-    if weight.device.type != "cpu" or torch.is_grad_enabled():
-        return (weight.double() * scale).to(weight.dtype)
-    products = heap.in_huge_pages(torch.empty_like(weight))
-    step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
-    for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):
-        rounded.copy_(part.double() * factor)
-    return products
 
 
 _kept = PackedWeights(fingerprint)
@@ -61,7 +76,7 @@ def _fold_once(
     def constants_of(
         weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor
     ) -> tuple[Tensor, Tensor]:
-        folded = fold_values(weight, bias, gain, offset, mean, variance, eps)
+        folded = fold_values(weight, bias, gain, offset, mean, variance, eps, _times_in_parts)
         CONSTANTS.update(part.untyped_storage() for part in folded)
         return folded
 
