@@ -48,7 +48,9 @@ class Chunks:
 
     def within_memory(self, left: int) -> int:
         """Steps of the next chunk of those that are left: the most that fit; where few do, chunks are alike."""
-        steps = min(self.most, max(1, int(CHUNK_BYTES / max(self.step_bytes, 1))))
+        steps = max(1, int(CHUNK_BYTES / max(self.step_bytes, 1)))
+        if steps >= self.most:
+            return self.most
         return steps // WHOLE * WHOLE if steps >= 2 * WHOLE else -(-left // -(-left // steps))
 
 

@@ -39,6 +39,11 @@ def test_few_steps_that_fit_are_shared_out_alike(T, lengths):
     assert start == T
 
 
+def test_looks_at_which_samples_are_decided_keep_their_distance():
+    plan = chunks.Chunks(None, pk.margin(1), (17, 2, 5), CPU)
+    assert [plan.steps(start) for start in (0, 8, 16)] == [chunks.STOP_CHUNK] * 3
+
+
 def test_what_layers_give_is_counted():
     plan = chunks.Chunks(None, None, (9, 2, 3, 224, 224), CPU)
     plan.add(pk.pack(torch.zeros(5, 2, 16, 3, 3)))
