@@ -31,8 +31,11 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
     """
     if not isinstance(v, Tensor):
         pixels = torch.Size(shape[2:]).numel()
-        potential = torch.full((), float(neuron.rest if v is None else v), device=device)
-        potentials = potential.expand(shape[0], pixels, channels(shape))  # kernels write to a copy
+        whole, rest = (shape[0], pixels, channels(shape)), float(neuron.rest if v is None else v)
+        if device.type == "cpu":  # kernels write to a copy; on a GPU this would be a launch more
+            potentials = torch.full((), rest, device=device).expand(whole)
+        else:
+            potentials = torch.full(whole, rest, device=device)
         if neuron.states == 1:
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)
