@@ -160,7 +160,7 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Weights in few bits, a bias, and the units, as float32: kernels/rounding.py."""
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-        C, inputs = len(weight), weight[0].numel()
+        C, inputs = len(weight), prod(weight.shape[1:])
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
         rounded, unit = heap.empty(*weight.shape), torch.empty(C)
         rounded_bias = None if bias is None else torch.empty_like(bias)

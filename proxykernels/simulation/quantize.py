@@ -137,7 +137,7 @@ def _double(parameter: Tensor) -> Tensor:
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
     rounded, rounded_bias, unit = backend_of(weight.device.type).round_weights(weight, bias, precision)
-    return _as_constants([rounded, rounded_bias], precision, unit, weight[0].numel())
+    return _as_constants([rounded, rounded_bias], precision, unit, math.prod(weight.shape[1:]))
 
 
 def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) -> list[Tensor | None]:
