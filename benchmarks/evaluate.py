@@ -8,8 +8,8 @@ For each file, by default the shipped networks, with float32 weights or as pk.si
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
 rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. Writes
 results/accuracy_<name>[_int16|_int8].csv, draws accuracy_<name>.png from all, and adds the last step's figures as a row
-to results/accuracy.csv. The exit status is 1 if a network, in float32, falls below the accuracy that its file records
-for the test images.
+to results/accuracy.csv. The exit status is 1 if a network, with the precision that it was trained with, falls below the
+accuracy that its file records for the test images.
 """
 
 import argparse
@@ -110,7 +110,8 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     kept = [other for other in tables.read_csv(table) if (other["name"], other["precision"], other["T"]) != key]
     tables.write_csv(table, COLUMNS, [*kept, row])
     report(name + suffix, curve, twin)
-    if recorded and not suffix and T >= trained_T and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
+    comparable = options.precision == about.get("snn_precision", "float32") and T >= trained_T
+    if recorded and comparable and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
         return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
     return ""
 

@@ -21,11 +21,11 @@ def arguments(tmp_path) -> list[str]:
     return ["--root", str(tmp_path), "--out", str(tmp_path / "results")]
 
 
-def save(path: Path, recorded: float) -> Path:
+def save(path: Path, recorded: float, **more: str) -> Path:
     """The shipped net under another name, with another accuracy on record, here at T = 8."""
     net, _ = nets.load("small", 0.0)
     about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "hard", "test_accuracy": str(recorded)}
-    train_checkpoint.write_tensors(path, net.state_dict(), about)
+    train_checkpoint.write_tensors(path, net.state_dict(), about | more)
     return path
 
 
@@ -69,6 +69,12 @@ def test_precision_is_a_row_of_its_own(arguments, tmp_path):
 def test_a_net_below_its_record_fails(arguments, tmp_path, capsys):
     assert evaluate.main(["--weights", str(save(tmp_path / "worse.safetensors", 0.999)), *arguments]) == 1
     assert "below the accuracy recorded for it" in capsys.readouterr().err
+
+
+def test_a_record_is_of_the_precision_that_was_trained_with(arguments, tmp_path):
+    weights = str(save(tmp_path / "few_bits.safetensors", 0.999, snn_precision="int8"))
+    assert evaluate.main(["--weights", weights, *arguments]) == 0
+    assert evaluate.main(["--weights", weights, "--precision", "int8", *arguments]) == 1
 
 
 def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):

@@ -25,12 +25,16 @@ def flags_at(address: int) -> list[str]:
     return []
 
 
-def test_a_large_tensor_lies_in_huge_pages():
+def test_tensors_of_any_size():
     large, small = heap.empty(5, 1 << 20), heap.empty(100, dtype=torch.uint8)
     assert (large.shape, large.dtype) == ((5, 1 << 20), torch.float32)
     assert (small.shape, small.dtype) == ((100,), torch.uint8)
     large.fill_(1.0)
     assert large.sum() == large.numel()
+
+
+def test_the_system_is_asked_for_huge_pages():
+    large = heap.empty(5, 1 << 20)
     if not OFFERED.exists() or not MAPS.exists() or not flags_at(large.data_ptr()) or heap._glibc() is None:
         pytest.skip("this system has no huge pages, or does not say where they are")
     assert "hg" in flags_at(large.data_ptr() + 4 * (large.numel() // 2))  # the kernel's name of the advice
