@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 from training import weights as train_weights
-from training.ways import relu_network
+from training.conversion import relu_network
 
 import proxykernels as pk
 from proxykernels.simulation.synops import SynOps

@@ -6,7 +6,8 @@
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
-rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. Writes
+rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. A twin
+that was trained alone (train.py --method ann) is converted, by pk.convert's default on 1,000 training images. Writes
 results/accuracy_<name>[_int16|_int8].csv, draws accuracy_<name>.png from all, and adds the last step's figures as a row
 to results/accuracy.csv. The exit status is 1 if a network, with the precision that it was trained with, falls below the
 accuracy that its file records for the test images.
@@ -27,6 +28,7 @@ from sim_speed import commit, positive
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from training import conversion
 from training import data as train_data
 from training import weights as train_weights
 
@@ -90,7 +92,11 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     model.to(device)
     dataset, _ = train_data.load(options.data, options.root, "test")
     trained_T, T = int(about["T"]), options.T or int(about["T"])
-    curve = evaluate(model.net, dataset, T, device, precision=PRECISIONS[options.precision])
+    net = model.net
+    if train_weights.is_twin_alone(about):
+        train_set, _ = train_data.load(options.data, options.root, "train")
+        net = conversion.converted(model, conversion.calibration(train_set).to(device))
+    curve = evaluate(net, dataset, T, device, precision=PRECISIONS[options.precision])
     recorded = about.get("test_accuracy")
     twin = ann_accuracy(model.eval().ann, dataset, device) if twin_is_whole else None
     suffix = "" if options.precision == "float32" else f"_{options.precision}"
@@ -176,7 +182,7 @@ def draw(folder: Path, name: str) -> None:
         f"{100 * float(last['accuracy']):.1f} % of the images are right after {last['T']} steps, "
         f"{100 * float(half['accuracy']):.1f} % after {half['T']}"
     )
-    where = f"{name} network, test images of Fashion-MNIST; the true class must lead by a spike"
+    where = f"{name} network, test images; the true class must lead by a spike"
     figures.title(figure, sentence, where)
     tables.save_figure(folder / f"accuracy_{name}.png", figure)
 

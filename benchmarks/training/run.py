@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import math
 import resource
-import signal
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -13,13 +11,13 @@ from pathlib import Path
 import torch
 from common import nets
 from common.accuracy import PRECISIONS, ann_accuracy, snn_accuracy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import proxykernels as pk
-from training import average, folder, rescale
+from training import average, conversion, folder, rescale
 from training import checkpoint as checkpoint
 from training import data as train_data
 from training import step as train_step
@@ -27,6 +25,7 @@ from training import weights as train_weights
 from training.augment import augment
 from training.log import Log
 from training.methods import METHODS
+from training.termination import Termination
 
 MEASURED = 200  # images that the spiking network's normalisation, and its scales, are measured on
 MEASURED_TWIN = 1000  # and its twin's, with averaged weights
@@ -57,34 +56,6 @@ class Workers:
         flags = torch.tensor([float(flag)], device=self.device)
         torch.distributed.all_reduce(flags)
         return flags.item() > 0
-
-
-class Termination:
-    """SIGTERM or Ctrl-C, within a ``with``: it ends the program at once where that is safe, and else waits to be asked
-    about. A second Ctrl-C does not wait."""
-
-    def __init__(self):
-        self.came, self.safe = 0, False
-
-    def __enter__(self) -> "Termination":
-        self.before = {number: signal.signal(number, self.take) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def take(self, number: int, _) -> None:
-        if self.came and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.came = number
-        if self.safe:
-            self.end()
-
-    def end(self) -> None:
-        """End the program, with the exit status by which a shell knows the signal."""
-        tqdm.write("stopped; --resume goes on from here", file=sys.stderr)
-        raise SystemExit(128 + (self.came or signal.SIGTERM))
 
 
 @dataclasses.dataclass
@@ -125,6 +96,7 @@ class Run:
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
             if about.get("method") == "ann":
                 self.rescale(self.model)
+        self.calibration = conversion.calibration(train_set)
         self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -159,11 +131,22 @@ class Run:
 
     def rescale(self, model: pk.ProxyNet) -> None:
         """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""
-        if self.options.rescale:
+        if self.rescales:
             images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
             images = images.to(self.workers.device)
             rescale.to_range(model.eval(), images, self.options.rescale)
             model.measure_batch_norm(images)  # by neurons that fire more
+
+    @property
+    def rescales(self) -> bool:
+        """Not where the twin is all that is trained: what is clipped then is lost to it."""
+        return self.options.rescale > 0 and self.options.method != "ann"
+
+    def spiking(self, model: pk.ProxyNet, about: dict[str, str]) -> nn.Module:
+        """What is measured of a model that a file with such metadata holds."""
+        if train_weights.is_twin_alone(about):
+            return conversion.converted(model, self.calibration.to(self.workers.device))
+        return model.net
 
     def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
         optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)
@@ -235,11 +218,12 @@ class Run:
     def end_epoch(self, stage: Stage, shown: dict[str, float], start: dict[str, float]) -> None:
         """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far.
 
-        After an epoch of the twin alone, all of that is of its scaled weights.
+        After an epoch of the twin alone, all of that is of its scaled weights, or, if no other method follows, the
+        spiking network is the twin converted.
         """
         spent = {key: value - start[key] for key, value in clocks().items()}
         options, place, device, model = self.options, self.place, self.workers.device, self.measured
-        scaled = options.rescale and stage.method == "ann" and place.stage < len(self.stages) - 1
+        scaled = self.rescales and stage.method == "ann" and place.stage < len(self.stages) - 1
         if self.statistics_learn(stage):
             images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
             if self.average is not None:
@@ -249,9 +233,10 @@ class Run:
         if scaled:
             model = copy.deepcopy(model)  # as the next stage will begin with it
             self.rescale(model)
-        net = train_weights.rounded(model.net)
-        snn, rates = snn_accuracy(net, self.validation, options.T, device, self.precision)
-        ann = ann_accuracy(model.eval().ann, self.validation, device)
+        model = train_weights.rounded(model)
+        about = train_weights.describe(options, self.kind)
+        snn, rates = snn_accuracy(self.spiking(model, about), self.validation, options.T, device, self.precision)
+        ann = ann_accuracy(model.ann, self.validation, device)
         self.log.add(
             {
                 "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": shown.get("loss", math.nan),
@@ -266,8 +251,8 @@ class Run:
         )
         if snn > place.best:
             place.best = snn
-            about = train_weights.describe(options, self.kind, {"validation_accuracy": f"{snn:.4f}"})
-            train_weights.save(self.weights, net, model.statistics, about)
+            about["validation_accuracy"] = f"{snn:.4f}"
+            train_weights.save(self.weights, model.net, model.statistics, about)
 
     def finish(self) -> None:
         """Measure the best weights on the test images, once, and record that with them."""
@@ -275,8 +260,9 @@ class Run:
             return  # no epoch was asked for
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
-        snn, _ = snn_accuracy(model.net, self.test_set, self.options.T, self.workers.device, self.precision)
-        ann = ann_accuracy(model.eval().ann, self.test_set, self.workers.device)
+        net = self.spiking(model, about)
+        snn, _ = snn_accuracy(net, self.test_set, self.options.T, self.workers.device, self.precision)
+        ann = ann_accuracy(model.ann, self.test_set, self.workers.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
         train_weights.save(self.weights, model.net, model.statistics, about)
         print(

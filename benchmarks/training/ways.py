@@ -1,12 +1,10 @@
 """Ways to a trained spiking network within a budget of CPU time, from the same random weights: compare_methods.py."""
 
 import argparse
-import copy
 import time
 
 import torch
 from common import nets
-from common.stages import stages
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -14,6 +12,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from training import loop
 from training import options as train_options
+from training.conversion import calibration, converted, relu_network
 
 CONVERSION, TUNED, SOFT = "conversion", "tuned conversion", "proxy, soft reset"
 TUNING = 0.3  # of the highest learning rate: of weights that are trained already
@@ -24,7 +23,6 @@ REMEDIES = {
     "converted, percentile, half a threshold to start": {"v_init": 0.5},
     "converted, calibrated": {},
 }
-CALIBRATION = 1000  # training images whose activations set the thresholds of a converted network
 
 
 def train(
@@ -44,10 +42,11 @@ def train(
         return {options.method: net.eval()}, steps, seconds
     share = 1.0 if options.method == CONVERSION else 0.5
     steps, seconds = train_for(options, "ann", options.lr, seed, model, dataset, share * budget)
-    ann, calibration = relu_network(model), torch.stack([dataset[i][0] for i in range(CALIBRATION)])
+    images = calibration(dataset)
     if options.method == CONVERSION:
-        return {name: pk.convert(ann, calibration, **remedy) for name, remedy in REMEDIES.items()}, steps, seconds
-    tuned = pk.ProxyNet(pk.convert(ann, calibration), options.T, clip=True, readout="rate")
+        ann = relu_network(model)
+        return {name: pk.convert(ann, images, **remedy) for name, remedy in REMEDIES.items()}, steps, seconds
+    tuned = pk.ProxyNet(converted(model, images), options.T, clip=True, readout="rate")
     more = train_for(options, "proxy", TUNING * options.lr, seed, tuned, dataset, (1 - share) * budget)
     return {TUNED: tuned.net.eval()}, steps + more[0], seconds + more[1]
 
@@ -70,16 +69,3 @@ def train_for(
             bar.update(min(round(spent()), bar.total) - bar.n)
             if spent() >= budget:
                 return step, spent()
-
-
-@torch.no_grad()
-def relu_network(model: pk.ProxyNet) -> nn.Sequential:
-    """The ReLU twin as plain torch modules, normalisation by its own statistics folded."""
-    net = copy.deepcopy(model.net)
-    for name, own in model.statistics.items():
-        bn = net.get_submodule(name).bn
-        bn.running_mean.copy_(own.running_mean)
-        bn.running_var.copy_(own.running_var)
-    parts = stages(net.eval(), torch.device("cpu"), channels_last=False)
-    modules = [module for part in parts for module in (part.synapses, nn.ReLU())]
-    return nn.Sequential(*modules[:-1]).requires_grad_()  # the last layer is linear

@@ -20,15 +20,20 @@ def save(path: Path, net: nn.Module, statistics: nn.Module, about: dict[str, str
 
 
 @torch.no_grad()
-def rounded(net: nn.Module) -> nn.Module:
-    """A copy with the weights rounded to float16, as they are stored, so that what is measured is the file."""
-    net = copy.deepcopy(net).eval()
-    net.load_state_dict({key: stored(key, tensor) for key, tensor in net.state_dict().items()})
-    return net
+def rounded(model: pk.ProxyNet) -> pk.ProxyNet:
+    """A copy with all weights rounded to float16, as they are stored, so that what is measured is the file."""
+    model = copy.deepcopy(model).eval()
+    model.load_state_dict({key: stored(key, tensor) for key, tensor in model.state_dict().items()})
+    return model
 
 
-def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[str, str]:
-    """The metadata of a file: what nets.load_file needs, how the network was trained, and what was measured.
+def is_twin_alone(about: dict[str, str]) -> bool:
+    """Whether a file's metadata say that its ReLU twin was trained alone; its spiking network is the twin converted."""
+    return about.get("method") == "ann" and "decay" not in about
+
+
+def describe(options: Namespace, kind: dict) -> dict[str, str]:
+    """The metadata of a file, but for what was measured: what nets.load_file needs, and how the network was trained.
 
     ``kind``: shape [C, H, W] of the images, and number of classes.
     """
@@ -36,7 +41,7 @@ def describe(options: Namespace, kind: dict, accuracy: dict[str, str]) -> dict[s
         "net": options.net, "v_threshold": str(options.threshold), "reset": options.reset, "T": str(options.T),
         **({"decay": str(options.decay)} if options.neuron == "lif" else {}),
         **({"snn_precision": options.snn_precision} if options.snn_precision != "float32" else {}),
-        "twin": options.twin, "method": options.method, "seed": str(options.seed), **accuracy,
+        "twin": options.twin, "method": options.method, "seed": str(options.seed),
         **{key: json.dumps(value) for key, value in kind.items()},
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ import compare_methods
 import pytest
 import torch
 from common import data, nets
-from training import ways
+from training import conversion
 
 import proxykernels as pk
 
@@ -27,23 +27,26 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
     return [*options.split(), "--root", str(tmp_path), "--out", str(tmp_path / "results")]
 
 
+@pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_the_network_that_is_converted_is_the_twin(generator, batch_norm):
+def test_the_network_that_is_converted_is_the_twin(generator, batch_norm, clip):
     torch.manual_seed(0)
-    model = pk.ProxyNet(nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=batch_norm), 8)
+    net = nets.build("6C3-P2-5C3-16", 0.5, 0.0, (1, 8, 8), 4, batch_norm=batch_norm, dropout=0.1)
     images = torch.rand(20, 1, 8, 8, generator=generator)
+    model, other = (pk.ProxyNet(net, 8, clip=each) for each in (clip, not clip))
     model(images)  # statistics learn, and those of the two networks differ
-    ann = ways.relu_network(model.eval())
+    other.statistics = model.statistics
+    ann = conversion.relu_network(model.eval())
     torch.testing.assert_close(ann(images), model.ann(images))
-    net = pk.convert(ann, images)
-    rates = pk.simulate(net, images, 200).count() / 200
+    assert (ann(images) - other.eval().ann(images)).abs().max() > 0.003  # something is clipped
+    rates = pk.simulate(conversion.converted(model, images), images, 200).count() / 200
     assert (rates.argmax(1) == ann(images).argmax(1)).all() and rates.max() > 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["if", "lif"])
 def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, capsys, neuron):
-    monkeypatch.setattr(ways, "CALIBRATION", 50)
+    monkeypatch.setattr(conversion, "CALIBRATION", 50)
     arguments += ["--neuron", neuron]
     stem, names = compare_methods.STEMS[neuron], compare_methods.NAMES[neuron]
     for name in names:  # in this process: the memory is not looked at

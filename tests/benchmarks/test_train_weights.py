@@ -1,9 +1,13 @@
 """What is done with weights between and after the epochs: averages, scales, the compact form of a file."""
 
+import csv
+
+import evaluate
 import pytest
 import torch
-from common import data, nets, weights_file
-from training import average, options, rescale
+from common import accuracy, data, nets, weights_file
+from torch.utils.data import TensorDataset
+from training import average, conversion, options, rescale
 from training import weights as train_weights
 from training_runs import run_fixture, tensors  # noqa: F401 - a fixture
 
@@ -104,3 +108,22 @@ def test_the_default_preset():
     assert options.parse(["--neuron", "lif"]).rescale == options.parse(["--twin", "relu"]).rescale == 0
     assert options.parse(["--preset", "plain"]).rescale == options.parse(["--preset", "authors-fashion"]).rescale == 0
     assert options.parse(["--preset", "authors-cifar"]).smoothing == 0
+
+
+def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
+    """Its own spiking network, whose weights nobody scaled, fires too little; epochs are compared by what is used."""
+    monkeypatch.setattr(conversion, "CALIBRATION", 100)
+    net_options = "--threshold 3 --linear-norm --dropout 0.1"
+    out = run(f"--init random --method ann --epochs 8 --lr 5e-3 --loss cross-entropy --T 32 {net_options}")
+    model, whole, about = train_weights.load_twins(out / "tiny.safetensors")
+    assert whole and about["method"] == "ann"
+    images = TensorDataset(*data.fashion_mnist("test", run.root))  # and those that were trained on
+    net = conversion.converted(model, conversion.calibration(images))
+    tested, own = (accuracy.snn_accuracy(each, images, 32, torch.device("cpu"))[0] for each in (net, model.net))
+    assert tested > own + 0.1 and float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
+    rows = list(csv.DictReader((out / "log.csv").open()))
+    assert max(float(row["snn"]) for row in rows) == pytest.approx(float(about["validation_accuracy"]), abs=1e-4)
+    arguments = ["--weights", str(out / "tiny.safetensors"), "--root", str(run.root), "--out", str(out / "results")]
+    assert evaluate.main(arguments) == 0
+    (row,) = csv.DictReader((out / "results" / "accuracy.csv").open())
+    assert row["method"] == "ann" and float(row["accuracy"]) == pytest.approx(tested, abs=1e-4)
