@@ -96,7 +96,6 @@ class Run:
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
             if about.get("method") == "ann":
                 self.rescale(self.model)
-        self.calibration = conversion.calibration(train_set)
         self.average = self.new_average()
         self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -145,7 +144,8 @@ class Run:
     def spiking(self, model: pk.ProxyNet, about: dict[str, str]) -> nn.Module:
         """What is measured of a model that a file with such metadata holds."""
         if train_weights.is_twin_alone(about):
-            return conversion.converted(model, self.calibration.to(self.workers.device))
+            images = conversion.calibration(self.data.dataset)
+            return conversion.converted(model, images.to(self.workers.device))
         return model.net
 
     def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
