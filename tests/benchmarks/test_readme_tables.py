@@ -10,9 +10,9 @@ from common.figures import LOOKS
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text()
 CONTENDERS = {look.label: key for key, look in LOOKS.items()}
-HARD = [("hard", "32", T) for T in ("16", "64", "256")]
+SOFT = [("soft", "32", T) for T in ("16", "64", "256")]
 THREADS = {"EPYC": "2", "Xeon": "1"}
-TABLES = {"small": HARD, "paper": [*HARD, ("soft", "32", "64"), ("hard", "1", "64")]}
+TABLES = {"small": SOFT, "paper": [*SOFT, ("soft", "1", "64")]}
 
 
 def cells(number: int) -> dict[str, list[str]]:
@@ -44,7 +44,7 @@ def test_table_is_in_the_csv(number, net):
                     found.add(f"{time:.3g}{ratio}")
             assert cell in found, (name, column)
             checked += 1
-    assert checked >= 24
+    assert checked >= 21
 
 
 def test_table_of_two_machines_is_in_the_csv():
