@@ -31,8 +31,6 @@ def stages(net: nn.Sequential, device: torch.device, *, channels_last: bool) -> 
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     result, synapses = [], []
     for layer in net:
-        if isinstance(layer, pk.Dropout):  # of training alone
-            continue
         synapses.append(plain(layer))
         if isinstance(layer, pk.layers.Fused):
             if layer.v_reset not in (None, 0.0):

@@ -1,9 +1,10 @@
 """The ReLU twin as a network of plain torch modules, and converted: the spiking network of what was trained alone."""
 
 import copy
+from collections import OrderedDict
 
 import torch
-from common.stages import stages
+from common.stages import plain
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -20,10 +21,15 @@ def relu_network(model: pk.ProxyNet) -> nn.Sequential:
         bn = net.get_submodule(name).bn
         bn.running_mean.copy_(own.running_mean)
         bn.running_var.copy_(own.running_var)
-    parts = stages(net.eval(), next(net.parameters()).device, channels_last=False)
-    relus = [nn.Hardtanh(0.0, part.v_threshold) if model.clip else nn.ReLU() for part in parts]
-    modules = [module for part, relu in zip(parts, relus, strict=True) for module in (part.synapses, relu)]
-    return nn.Sequential(*modules[:-1]).requires_grad_()  # the last layer is linear
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in net.eval().named_children():
+        if isinstance(layer, pk.Dropout):  # of training alone
+            continue
+        modules[name] = plain(layer)
+        if isinstance(layer, pk.layers.Fused):
+            modules[f"{name}_relu"] = nn.Hardtanh(0.0, layer.v_threshold) if model.clip else nn.ReLU()
+    modules.popitem()  # the last layer is linear
+    return nn.Sequential(modules).requires_grad_()
 
 
 def converted(model: pk.ProxyNet, images: Tensor) -> nn.Module:
