@@ -94,6 +94,8 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     trained_T, T = int(about["T"]), options.T or int(about["T"])
     net = model.net
     if train_weights.is_twin_alone(about):
+        if not twin_is_whole:
+            raise ValueError(f"{path} lacks the statistics of the ReLU twin, which is to be converted; train it again")
         train_set, _ = train_data.load(options.data, options.root, "train")
         net = conversion.converted(model, conversion.calibration(train_set).to(device))
     curve = evaluate(net, dataset, T, device, precision=PRECISIONS[options.precision])

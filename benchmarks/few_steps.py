@@ -43,7 +43,7 @@ COLUMNS = ["trained", "converted", "T", "counts", "logits", "relu", "images", "e
 
 
 class ClippedReLU(nn.Module):
-    """A ReLU that is clipped at a threshold that learns, and rounded to ``levels`` of it; gradients take no note."""
+    """A ReLU that is clipped at a threshold that learns, and rounded to ``levels`` of it, unseen by gradients."""
 
     def __init__(self, threshold: float, levels: int | None):
         super().__init__()
@@ -159,7 +159,7 @@ def simulated(net: nn.Module, images: Tensor, T: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def signed_counts(net: nn.Sequential, images: Tensor, T: int) -> Tensor:
+def signed_counts(net: nn.Module, images: Tensor, T: int) -> Tensor:
     """Spikes [N, classes] of a converted chain with signed neurons after T steps, less those that were taken back."""
     potentials: dict[str, Tensor] = {}
     fired: dict[str, Tensor] = {}
