@@ -9,6 +9,8 @@ import pytest
 import torch
 from common import accuracy, data, nets, weights_file
 from training import checkpoint as train_checkpoint
+from training import conversion
+from training import weights as train_weights
 
 import proxykernels as pk
 
@@ -92,7 +94,28 @@ def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
 def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
     with pytest.raises(SystemExit, match="evaluate.py: .*missing; train.py writes such a file"):
         evaluate.main(["--weights", str(tmp_path / "none.safetensors"), *arguments])
+    net = nets.paper(width=0.02, linear_norm=True)  # without what its twin's normalisation has learnt
+    about = {
+        "net": "paper-fashion",
+        "v_threshold": "2.0",
+        "T": "8",
+        "method": "ann",
+        "width": "0.02",
+        "linear_norm": "true",
+    }
+    train_checkpoint.write_tensors(tmp_path / "half.safetensors", net.state_dict(), about)
+    with pytest.raises(SystemExit, match="lacks the statistics of the ReLU twin"):
+        evaluate.main(["--weights", str(tmp_path / "half.safetensors"), *arguments])
     path = save(tmp_path / "cut.safetensors", 0.5)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(SystemExit, match="is damaged"):
         evaluate.main(["--weights", str(path), *arguments])
+
+
+def test_the_weights_for_cifar10_are_whole():
+    """Their images are not shipped; of noise, too, every layer makes spikes."""
+    model, whole, about = train_weights.load_twins(nets.WEIGHTS / "begun" / "cifar10.safetensors.gz")
+    assert whole and about["method"] == "ann" and about["width"] == "0.375"
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    rates = pk.simulate(conversion.converted(model, images), images, 16).rates
+    assert len(rates) == 12 and all(0.005 < rate < 0.5 for rate in rates.values())
