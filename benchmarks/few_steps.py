@@ -86,7 +86,8 @@ def measure(
     for name, make in networks.items():
         ann, start = make(), time.process_time()
         epochs = 0 if ann is shipped else options.epochs
-        train(ann, train_set, epochs, options.lr, name)
+        if epochs:
+            train(ann, train_set, epochs, options.lr, name)
         seconds = time.process_time() - start
         about = {
             "trained": name, "relu": f"{ann_accuracy(ann, TensorDataset(*test_set)):.4f}", "images": len(test_set[0]),
@@ -128,7 +129,7 @@ def train(ann: nn.Module, dataset: tuple[Tensor, Tensor], epochs: int, lr: float
     ann.train()
     optimizer = torch.optim.Adam(ann.parameters(), lr)
     steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(1, steps))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     with tqdm(total=steps, desc=name, unit="batch", mininterval=0.5) as bar:
         for _ in range(epochs):
             for indices in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):

@@ -76,7 +76,8 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
-    text = f"after the twin's own training, to %% of its activations below the threshold (recommended: {RESCALE:g})"
+    text = "between the twin's own training and another --method, to %% of its activations below the threshold "
+    text += f"(recommended: {RESCALE:g})"
     add("--rescale", type=float, help=text)
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
