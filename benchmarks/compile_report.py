@@ -22,7 +22,8 @@ from common import printed
 from common.command import command
 from common.printed import new_parser
 from common.tables import read_csv, write_csv
-from gpu.compile_variants import QUICK, VARIANTS, compile_in_child, faults
+from gpu.compile_variants import compile_in_child, faults
+from gpu.variants import QUICK, VARIANTS
 from rich.console import Console
 from tqdm import tqdm
 

@@ -25,7 +25,8 @@ from common import weights_file
 from common.accuracy import strict_accuracy
 from common.command import command
 from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
-from common.nets import NETS, load, net_of, reset_of, share_thresholds
+from common.firing_rates import share_thresholds
+from common.nets import NETS, load, net_of, reset_of
 from common.printed import new_parser
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from rich.console import Console

@@ -1,4 +1,4 @@
-"""What the functions of functional.py accept: each check names the argument, what was expected and what it got."""
+"""What the functions of any_neuron.py accept: each check names the argument, what was expected and what it got."""
 
 import ctypes
 import math

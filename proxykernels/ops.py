@@ -2,7 +2,7 @@
 
 Work on raw words, whose layout is the device's own (a CPU packs over channels, a GPU over time; see
 kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by device. Arguments are checked in
-functional.py, not here.
+any_neuron.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C], or [N, states, P, C] of several. A
 ``neuron`` (kernels/neurons.py) or ``surrogate`` (kernels/surrogates.py) is one argument here; in a schema, which knows

@@ -17,19 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import proxykernels as pk
-from common import weights_file
-from common.data import fashion_mnist_sample
+from common import firing_rates, weights_file
 from proxykernels.training import fi_curve
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 GRAY = {"shape": (1, 28, 28), "classes": 10}  # of the images, by default
 COLOUR = {"shape": (3, 32, 32), "classes": 10}
-MEAN_RATE = 0.05  # spikes a neuron and step that random weights are scaled to
-CALIBRATION_IMAGES = 64
-SHARED_PERCENTILE = 95  # of share_thresholds; rates are then from 5 to 30 %, higher with the soft reset
 TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
 
 
@@ -253,61 +249,5 @@ def _random(name: str, v_reset: float | None, decay: float | None = None) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = NETS[name](v_reset=v_reset, decay=decay).eval()
-    _scale_to_rate(net, fashion_mnist_sample()[0][:CALIBRATION_IMAGES])
+    firing_rates.scale_weights(net)
     return net
-
-
-@torch.no_grad()
-def _scale_to_rate(net: nn.Sequential, images: Tensor) -> None:
-    """Scale each layer's weights, first to last, until its neurons fire at MEAN_RATE on average.
-
-    Firing rates [N, ...] are propagated instead of spikes: under a mean current I, an integrate-and-fire
-    neuron of threshold v_threshold fires at a rate near min(max(I, 0) / v_threshold, 1), and a leaky one as in
-    proxykernels/training/fi_curve.py.
-    """
-    rates = images
-    for layer in net:
-        if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
-            rates = layer(rates.unsqueeze(0)).squeeze(0)
-            continue
-        for bias in (layer.bias, getattr(layer.bn, "bias", None)):
-            if bias is not None:
-                bias.zero_()
-        current = layer.affine(rates)
-        if isinstance(layer.neuron, pk.neurons.LIFNeuron):
-            scale = _scale(layer.neuron, current)
-            rates = fi_curve.rate(layer.neuron, current * scale)
-        else:
-            scale = MEAN_RATE * layer.v_threshold / current.relu().mean()
-            rates = (current * scale / layer.v_threshold).clamp(0, 1)
-        layer.weight *= scale
-
-
-@torch.no_grad()
-def share_thresholds(net: nn.Sequential) -> None:
-    """Give the neurons of each layer, first to last, one threshold: a percentile of the currents that excite them.
-
-    That is how a ReLU network is converted to neurons that integrate and fire, and they fire more than trained ones.
-    Rates are propagated as for random weights.
-    """
-    rates = fashion_mnist_sample()[0][:CALIBRATION_IMAGES]
-    for layer in net:
-        if not isinstance(layer, pk.layers.Fused):
-            rates = layer(rates.unsqueeze(0)).squeeze(0)
-            continue
-        currents = layer.affine(rates)
-        currents = currents if layer.bn is None else layer.bn(currents)
-        exciting = currents[currents > 0].sort().values
-        layer.v_threshold = exciting[len(exciting) * SHARED_PERCENTILE // 100].item()
-        rates = (currents / layer.v_threshold).clamp(0, 1)
-
-
-def _scale(neuron: pk.neurons.LIFNeuron, current: Tensor) -> float:
-    """By what to multiply currents so that neurons fire at MEAN_RATE on average, by halving intervals."""
-    low, high = 0.0, 1.0
-    while fi_curve.rate(neuron, current * high).mean() < MEAN_RATE:
-        low, high = high, 2 * high
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if fi_curve.rate(neuron, current * middle).mean() < MEAN_RATE else (low, middle)
-    return high

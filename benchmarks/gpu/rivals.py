@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 from common.stages import stages
-from speed.rivals import Counts, NotOffered, PlainNeurons, whole_step
+from speed.rivals import NotOffered
+from speed.step_loops import Counts, PlainNeurons, whole_step
 from torch import Tensor, nn
 
 FLOAT32_SETTINGS = torch.backends.cudnn.conv, torch.backends.cuda.matmul

@@ -1,6 +1,6 @@
 """The variants of the Triton kernels that have no neurons: counting spikes, packing them, and parts of weights.
 
-Each as compile_variants.py has them: kernel -> variant -> the types of its arguments, its constants, and which integers
+Each as variants.py has them: kernel -> variant -> the types of its arguments, its constants, and which integers
 are multiples of 16. A type is a tuple of types where the kernel takes a tuple of arguments.
 """
 

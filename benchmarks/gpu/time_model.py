@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import torch
 
-from gpu import compile_variants
-from gpu.compile_variants import ConvLayer
+from gpu import compile_variants, variants
 from gpu.main_loop import MainLoop
+from gpu.variants import ConvLayer
 from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 
 LAUNCH_S = 3e-6  # between two kernels of a stream
@@ -117,11 +117,11 @@ class Compiled:
 def compiled(layer: Layer, images: int, card: Card, weights: str) -> Compiled:
     """What triton.compile makes of a layer's launch for so many images; ``weights``: of WEIGHTS."""
     neurons, K = layer.pixels * images, layer.C * layer.kernel_size**2
-    parts = compile_variants.PRODUCTS[WEIGHTS[weights]]
+    parts = variants.PRODUCTS[WEIGHTS[weights]]
     dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
     blocks = choose_blocks(neurons, layer.C_out, K, card.target, dtype, card.multiprocessors)
     name = f"{layer.name}-{images}"
-    compile_variants.CONV_LAYERS[name] = ConvLayer(neurons, layer.C, layer.C_out, layer.kernel_size, bias=layer.pooled)
+    variants.CONV_LAYERS[name] = ConvLayer(neurons, layer.C, layer.C_out, layer.kernel_size, bias=layer.pooled)
     output = "pooled" if layer.pooled else "words"
     record = compile_variants.compile_variant(f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}")
     if "error" in record:

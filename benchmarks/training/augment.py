@@ -38,6 +38,7 @@ AUGMENTATIONS: dict[str, Callable[[int], Changes]] = {  # of images of a given s
     "mirror": lambda size: Changes(mirror=True),
     "shift-mirror": lambda size: Changes(max(1, size // 14), mirror=True),
     "shift-mirror-erase": lambda size: Changes(max(1, size // 14), mirror=True, erased=0.4),
+    "crop-mirror-erase": lambda size: Changes(max(1, size // 8), mirror=True, erased=0.4),  # CIFAR's usual crop
     "authors": lambda size: Changes(shift=1, border=1),  # of the paper's notebook
 }
 

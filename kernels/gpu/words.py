@@ -3,7 +3,7 @@
 Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
 ``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
 0. Functions take C although the words show it: in the channel-packed layout of a CPU the words do
-not, and both layouts are called alike. Arguments are not checked here (functional.py does that),
+not, and both layouts are called alike. Arguments are not checked here (any_neuron.py does that),
 except for what depends on the layout.
 """
 

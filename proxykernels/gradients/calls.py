@@ -1,4 +1,4 @@
-"""What functional.py asks before and does in a call whose result carries a gradient."""
+"""What any_neuron.py asks before and does in a call whose result carries a gradient."""
 
 from collections.abc import Sequence
 from typing import Any

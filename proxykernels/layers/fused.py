@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import checks, functional, known, packed, window_checks
+from .. import any_neuron, checks, known, packed, window_checks
+from ..currents import batch_moments
 from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
@@ -34,7 +35,7 @@ class Fused(Neurons):
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
-            return functional.scan(currents, v, self.neuron, self.surrogate)
+            return any_neuron.scan(currents, v, self.neuron, self.surrogate)
         return self._fire_with(*self.folded(), x, v)
 
     def _sums_up(self, x: Any) -> bool:
@@ -120,7 +121,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         checks.parameters(self.weight, self.bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
         bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
         near = bn.running_mean - bias  # what a first look at the mean is
-        mean, variance, count = functional.batch_moments(x, self.weight.detach(), -near, *window)
+        mean, variance, count = batch_moments(x, self.weight.detach(), -near, *window)
         mean = mean + near.double() + bias.double()
         bn.num_batches_tracked += 1
         momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
@@ -131,7 +132,7 @@ class FusedConv2d(Fused, nn.Conv2d):
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
         options = {"pool_follows": self.pool_follows, "surrogate": self.surrogate}
-        return functional.conv2d(x, weight, bias, v, self.neuron, *window, **options)
+        return any_neuron.conv2d(x, weight, bias, v, self.neuron, *window, **options)
 
 
 class FusedConv1d(Fused, nn.Conv1d):
@@ -181,7 +182,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
         weight = known.made_of(weight.unsqueeze(2), weight)
-        spikes, v = functional.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
+        spikes, v = any_neuron.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
         y = spikes._sized(spikes.shape[4]) if isinstance(spikes, Spikes) else spikes.squeeze(-2)
         return y, v.squeeze(-2)
 
@@ -217,7 +218,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         self.bn = nn.BatchNorm1d(out_features, device=device, dtype=dtype) if batch_norm else None
 
     def _fire_with(self, weight, bias, x, v):
-        return functional.linear(x, weight, bias, v, self.neuron, self.surrogate)
+        return any_neuron.linear(x, weight, bias, v, self.neuron, self.surrogate)
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
@@ -254,8 +255,8 @@ class Population(Neurons):
         if isinstance(x, Spikes):
             x = x.dense()
         if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
-            return functional.hold(x[0], len(x), v, self.neuron, self.surrogate)
-        return functional.scan(x, v, self.neuron, self.surrogate)
+            return any_neuron.hold(x[0], len(x), v, self.neuron, self.surrogate)
+        return any_neuron.scan(x, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

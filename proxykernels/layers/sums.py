@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import functional, known, spike_ops
+from .. import any_neuron, known, spike_ops
+from ..gradients.calls import wants_gradient
 from ..kernels import unfused
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
@@ -79,7 +80,7 @@ class FusedSum(Neurons):
         main = synapse_of(synapses[0])
         if isinstance(main, Product):
             joined = self._joined((0, 0), synapses)
-            return functional.linear(side_by_side(parts), *joined, v, self.neuron, self.surrogate, shortcut)
+            return any_neuron.linear(side_by_side(parts), *joined, v, self.neuron, self.surrogate, shortcut)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
@@ -89,15 +90,15 @@ class FusedSum(Neurons):
         parts = [parts[0], *(_subsample(part, stride) for part, stride in zip(parts[1:], strides or [], strict=True))]
         joined = self._joined(center or (0, 0), synapses)
         window, options = (main.module.stride, padding, dilation), {"shortcut": shortcut, "surrogate": self.surrogate}
-        return functional.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
+        return any_neuron.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
 
     def _direct(self, x: Sequence[Spikes | Tensor], v) -> int | None:
         """The number of an identity whose spikes need no weights: the kernels add them to the currents as they are."""
-        if len(x) == 1 or functional.wants_gradient(self.surrogate, v, *x, *self.parameters(), *self.neuron.tensors()):
+        if len(x) == 1 or wants_gradient(self.surrogate, v, *x, *self.parameters(), *self.neuron.tensors()):
             return None
         for k, (synapse, part) in enumerate(zip(self.synapses, x, strict=True)):
             if isinstance(synapse, nn.Identity) and isinstance(part, Spikes):
-                if functional.takes_shortcut(part, self.neuron):
+                if any_neuron.takes_shortcut(part, self.neuron):
                     return k
         return None
 
@@ -136,13 +137,13 @@ class FusedSum(Neurons):
         """Currents in full, a chunk of steps at a time."""
         parts = []
         for chunk in self._chunks(x):
-            if functional.wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
+            if wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
                 dense = [part.dense() if isinstance(part, Spikes) else part.float() for part in chunk]
                 synapses = zip(self.synapses, dense, strict=True)
                 current = reduce(torch.add, (each_step(synapse, part) for synapse, part in synapses))
             else:
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
-            spikes, v = functional.scan(current, v, self.neuron, self.surrogate)
+            spikes, v = any_neuron.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
         return parts[0] if len(parts) == 1 else spike_ops.cat_steps(parts), v
 

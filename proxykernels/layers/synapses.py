@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional
+from ..currents import currents_of
 from ..kernels import unfused
 from ..padding import symmetric
 from ..spikes import Spikes
@@ -104,7 +104,7 @@ class Product(_Weighted):
         weight, bias = map(_float, self.parameters())
         one_pixel = weight[..., None, None], bias, (1, 1), (0, 0), (1, 1), 1
         if isinstance(x, Spikes):
-            return functional.currents_of(x._sized(1, 1), *one_pixel).flatten(2)
+            return currents_of(x._sized(1, 1), *one_pixel).flatten(2)
         return unfused.conv2d(x[..., None, None], *one_pixel).squeeze(2)
 
     @property
@@ -151,7 +151,7 @@ class Convolution(_Weighted):
         shape = self.output_shape(tuple(x.shape))[3:]
         if isinstance(x, Spikes):
             images = x._sized(*_pair(x.shape[3:]))
-            return functional.currents_of(images, weight, bias, *window).flatten(3).unflatten(3, shape)
+            return currents_of(images, weight, bias, *window).flatten(3).unflatten(3, shape)
         current = unfused.conv2d(x.unflatten(3, _pair(x.shape[3:])) if x.ndim == 4 else x, weight, bias, *window)
         return current.transpose(2, 3).unflatten(3, shape)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional, known, spike_ops
+from .. import any_neuron, known, spike_ops
 from ..kernels import constants
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
@@ -76,7 +76,7 @@ class RoundedSum(Neurons):
         for chunk in self.layer._chunks(x):
             dense = [part.dense(torch.float64) if isinstance(part, Spikes) else part.double() for part in chunk]
             currents = (each_step(synapse, part) for synapse, part in zip(exact, dense, strict=True))
-            spikes, v = functional.scan(reduce(torch.add, currents).float(), v, self.neuron)
+            spikes, v = any_neuron.scan(reduce(torch.add, currents).float(), v, self.neuron)
             parts.append(spikes)
         return spike_ops.cat_steps(parts), v
 

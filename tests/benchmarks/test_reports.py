@@ -10,7 +10,7 @@ import pytest
 import roofline
 import torch
 from common import nets
-from gpu import compile_variants
+from gpu import compile_variants, variants
 from gpu.kernel_resources import loop_spills, one_slot_stores
 from gpu.main_loop import MainLoop, fused_or_flushed, main_loop, programs
 from gpu.roofline_model import CARDS, PRECISIONS, Launch, Layer, floor_ms, fused, layers, unfused
@@ -58,13 +58,13 @@ def test_every_kernel_is_in_the_list():
         for node in nodes
         if isinstance(node, ast.FunctionDef) and any("jit" in ast.unparse(one) for one in node.decorator_list)
     }
-    assert jitted & launched == {f"_{name}_kernel" for name in compile_variants.KERNELS}
-    for kernel in compile_variants.KERNELS:
+    assert jitted & launched == {f"_{name}_kernel" for name in variants.KERNELS}
+    for kernel in variants.KERNELS:
         for target in compile_variants.TARGETS:
             start = f"{kernel}/{target}/"
-            assert any(variant.startswith(start) for variant in compile_variants.QUICK), start
-    assert len(set(compile_variants.VARIANTS)) == len(compile_variants.VARIANTS)
-    assert set(compile_variants.QUICK) < set(compile_variants.VARIANTS)
+            assert any(variant.startswith(start) for variant in variants.QUICK), start
+    assert len(set(variants.VARIANTS)) == len(variants.VARIANTS)
+    assert set(variants.QUICK) < set(variants.VARIANTS)
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
     out = tmp_path / "folder" / "report.csv"
     compile_report.main(["--quick", "--out", str(out)])
     rows = read(out)
-    assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == compile_variants.QUICK
+    assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == variants.QUICK
     assert list(rows[0]) == compile_report.COLUMNS
     assert all(row["note"] == "" and int(row["registers"]) > 0 for row in rows if row["target"] != "sm_100")
     assert all(int(row["tensor_core"] or 1) > 0 for row in rows if row["kernel"] == "if_conv2d")

@@ -7,7 +7,7 @@ import draw
 import pytest
 import sim_speed
 import torch
-from common import data, nets
+from common import data, firing_rates, nets
 from common.memory import PeakMemory
 from speed import report, timing
 from training.checkpoint import write_tensors
@@ -91,7 +91,7 @@ def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
 def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
     monkeypatch.setattr(nets, "shipped", dict)  # random weights
     net, _ = nets.load("paper", v_reset)
-    nets.share_thresholds(net)
+    firing_rates.share_thresholds(net)
     images = data.fashion_mnist_sample()[0][:4]
     rates = pk.simulate(net, images, 64).rates
     assert all(0.04 < rate < 0.35 for rate in rates.values()), rates

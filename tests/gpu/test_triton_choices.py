@@ -30,7 +30,7 @@ def taken(function, *arguments, **options) -> list[str]:
 def test_each_kernel_is_named_once(x, generator):
     weight = dyadic(3, 2, 3, 3, generator=generator).abs()
     assert taken(pk.if_conv2d, x, weight, padding=1) == ["Triton convolution"]
-    assert taken(pk.functional.conv2d, x, weight, None, None, pk.IF().neuron, padding=1, pool_follows=True) == [
+    assert taken(pk.any_neuron.conv2d, x, weight, None, None, pk.IF().neuron, padding=1, pool_follows=True) == [
         "pooled Triton convolution"
     ]
     assert taken(pk.if_linear, pk.spike_ops.flatten(x), weight.new_ones(3, 32)) == ["Triton convolution"]

@@ -1,14 +1,16 @@
 """The Triton kernels compile for GPUs that this machine need not have, use tensor cores and keep to their registers.
 
-The list of variants, how they are compiled and what is a fault are in benchmarks/gpu/compile_variants.py. By default
-each is compiled for one of the targets; the most important ones for all of them in tests/benchmarks/test_reports.py.
+The variants are listed in benchmarks/gpu/variants.py; how they are compiled, and what is a fault, is in
+compile_variants.py. By default each is compiled for one of the targets; the most important ones for all of them in
+tests/benchmarks/test_reports.py.
 """
 
 import ast
 
 import pytest
-from gpu.compile_variants import CHECKOUT, CONV_LAYERS, KERNELS, LAYERS, PRODUCTS, compile_in_child, faults
+from gpu.compile_variants import CHECKOUT, compile_in_child, faults
 from gpu.kernel_resources import TARGETS, one_slot_stores
+from gpu.variants import CONV_LAYERS, KERNELS, LAYERS, PRODUCTS
 
 # Each once; of layers and products below, each of either.
 RESTS = [(kernel, rest) for kernel, rests in KERNELS.items() for rest in rests if rest not in LAYERS.values()]

@@ -115,6 +115,8 @@ LAYERS = [
     "gradients",
     "encode",
     "spike_ops",
+    "currents",
+    "any_neuron",
     "functional",
     "parametrized",
     "layers",

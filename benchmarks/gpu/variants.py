@@ -1,0 +1,92 @@
+"""The one list of the Triton kernels' variants: everything that layers can launch, by name, for each target.
+
+A variant is ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/aligned``; the kernel ``if_scan`` is the
+function ``_if_scan_kernel`` in the folder kernels.
+"""
+
+from typing import NamedTuple
+
+from gpu import small_kernels
+from gpu.kernel_resources import TARGETS
+
+RESETS = ("hard", "soft")
+FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neurons.py
+NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
+OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
+SCAN = [
+    f"{dtype}/{reset}/{output}/aligned"
+    for dtype in ("fp32", "fp16", "bf16")
+    for reset in RESETS
+    for output in ("words", "counts")
+]
+SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
+# What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
+# and more neurons than a 32-bit integer can count.
+SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
+BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
+BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
+BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned"]
+BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
+
+
+class ConvLayer(NamedTuple):
+    """A convolution's sizes; ``neurons`` are the output pixels of all samples."""
+
+    neurons: int
+    C: int
+    C_out: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
+    bias: bool = True
+
+
+# Layers that together take the choices of blocks and the special cases of sizes.
+CONV_LAYERS = {
+    "paper": ConvLayer(100352, 128, 128, 3),
+    "last": ConvLayer(128, 256, 10, 1),
+    "strided": ConvLayer(25088, 64, 64, 3, stride=2),
+    "grouped": ConvLayer(25088, 128, 128, 3, groups=2),
+    "few-channels": ConvLayer(100352, 3, 32, 3),
+    "one-channel": ConvLayer(100352, 1, 16, 3),
+    "odd": ConvLayer(100352, 72, 70, 3),
+    "half-blocks": ConvLayer(100352, 32, 32, 1),
+    "one-sample": ConvLayer(1, 2560, 1152, 1, bias=False),
+    "one-neuron": ConvLayer(128, 1, 1, 1),
+}
+
+
+class Parts(NamedTuple):
+    """What weights are multiplied as (kernels/weight_layouts.py)."""
+
+    type: str
+    two: bool
+
+
+PRODUCTS = {  # of float32 weights, 16-bit weights, and those of precision="int16" and "int8"
+    "two-products": Parts("fp16", True),
+    "one-product": Parts("fp16", False),
+    "two-digits": Parts("i8", True),
+    "one-digit": Parts("i8", False),
+}
+LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
+CONV = list(LAYERS.values())
+CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps
+CONV += ["paper/two-digits/hard/counts", "paper/two-digits/soft/pooled"]
+CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
+CONV += ["strided/one-product/soft/pooled"]
+CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
+
+SMALL = {kernel: list(variants) for kernel, variants in small_kernels.VARIANTS.items()}
+KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **SMALL}
+VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
+_QUICK = (
+    "fp32/hard/words/aligned",
+    "/hard/atan/sequence/aligned",
+    "paper/two-products/hard/words",
+    "paper/two-products/leaky-hard/words",
+    "paper/two-products/hard/pooled",
+    "one-channel/one-product/hard/words",
+)
+_SMALL = [f"{kernel}/{target}/{variants[0]}" for kernel, variants in SMALL.items() for target in TARGETS]
+QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK) or variant in _SMALL]
