@@ -21,9 +21,8 @@ from common import figures, nets
 from common.accuracy import BATCH, STEPS, Point, ann_accuracy, points, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
-from common.printed import new_parser
+from common.printed import new_parser, positive
 from common.tables import read_csv, save_figure, write_csv
-from sim_speed import positive
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm

@@ -33,11 +33,11 @@ import torch
 from common import figures, nets, tables
 from common.accuracy import STEPS, Point, points
 from common.command import INTERRUPTED, command
+from common.machine import commit
 from common.memory import PeakMemory
-from common.printed import new_parser
+from common.printed import new_parser, positive
 from rich.console import Console
 from rich.table import Table
-from sim_speed import commit, positive
 from torch.utils.data import Subset
 from training import data as train_data
 from training import ways

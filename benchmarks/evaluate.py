@@ -23,8 +23,8 @@ import torch
 from common import figures, nets, tables, weights_file
 from common.accuracy import BATCH, PRECISIONS, ann_accuracy, simulated, strict_correct, tied
 from common.command import command
-from common.printed import new_parser
-from sim_speed import commit, positive
+from common.machine import commit
+from common.printed import new_parser, positive
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm

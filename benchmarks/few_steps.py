@@ -25,8 +25,7 @@ from common import tables
 from common.accuracy import ann_accuracy, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
-from common.printed import new_parser
-from sim_speed import positive
+from common.printed import new_parser, positive
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm

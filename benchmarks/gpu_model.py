@@ -17,10 +17,9 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import printed
 from common.command import command
-from common.printed import new_parser
+from common.printed import new_parser, positive
 from common.tables import write_csv
 from rich.console import Console
-from sim_speed import positive
 from tqdm import tqdm
 
 KERNELS = ["card", "batch", "weights", "layer", "pixels", "channels", "block_k", "stages", "warps"]

@@ -24,10 +24,12 @@ import sim_speed
 import torch
 from common import printed
 from common.command import command
+from common.machine import commit, device_name
 from common.printed import new_parser
 from common.tables import read_csv, write_csv
 from rich.console import Console
 from roofline import RATE, kernels_alone, milliseconds
+from speed.options import prepare
 
 import proxykernels as pk
 
@@ -47,13 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("gpu_speed.py measures on a GPU, and torch finds no CUDA device here")
     network = ["--device", "cuda", "--net", "paper", "--batch", "128", "--T", "64", "--out", str(options.out)]
     network += ["--weights", str(options.weights)] if options.weights else []
-    sim_speed.prepare(network)  # a bad option ends here, not after minutes
+    prepare(network)  # a bad option ends here, not after minutes
     run_tests()
     device = torch.device("cuda")
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": sim_speed.commit(),
-        "device": sim_speed.device_name(device),
+        "commit": commit(),
+        "device": device_name(device),
         "torch": torch.__version__,
         "proxykernels": pk.__version__,
     }

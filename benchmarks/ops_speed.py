@@ -28,10 +28,10 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures
 from common.command import command
-from common.printed import new_parser, print_table
+from common.machine import commit, device_name
+from common.printed import new_parser, positive, print_table
 from common.tables import save_figure, write_csv
 from rich.console import Console
-from sim_speed import commit, device_name, positive
 from speed import cost_fit, ops_parts
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD

@@ -19,7 +19,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import nets, printed
 from common.command import command
-from common.printed import new_parser
+from common.printed import new_parser, positive
 from common.tables import write_csv
 from gpu.roofline_model import (
     CARDS,
@@ -36,7 +36,6 @@ from gpu.roofline_model import (
     unfused,
 )
 from rich.console import Console
-from sim_speed import positive
 from torch import nn
 from tqdm import tqdm
 

@@ -10,27 +10,21 @@ Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and dra
 """
 
 import argparse
-import math
-import platform
-import re
-import subprocess
 import time
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
-from common import weights_file
 from common.accuracy import strict_accuracy
 from common.command import command
-from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
 from common.firing_rates import share_thresholds
-from common.nets import NETS, load, net_of, reset_of
-from common.printed import new_parser
-from gpu.rivals import GPU_RIVALS, set_float32_precision
+from common.machine import commit, device_name
+from common.nets import load
+from gpu.rivals import GPU_RIVALS
 from rich.console import Console
-from speed.report import OURS, RELU, ROUNDED, append_csv, check_csv, picture_name, plot, print_line_up, print_table
+from speed.options import not_default, prepare
+from speed.report import OURS, RELU, ROUNDED, append_csv, picture_name, plot, print_line_up, print_table
 from speed.rivals import RIVALS, NotOffered, build, relu_pass
 from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
@@ -38,7 +32,6 @@ from tqdm import tqdm
 
 import proxykernels as pk
 
-HERE = Path(__file__).parent
 BUDGET_S = 80.0  # from the start to the last run, unless --repeats or very slow rivals demand more
 
 
@@ -58,7 +51,7 @@ class Ours:
 def main(arguments: list[str] | None = None) -> None:
     start = start_of_runs = time.perf_counter()
     console = Console()
-    options, images, labels = prepare(arguments)
+    options, images, labels = prepare(arguments, __doc__)
     csv_path = options.out / "sim_speed.csv"
     device = images.device
     v_reset = 0.0 if options.reset == "hard" else None
@@ -103,106 +96,6 @@ def main(arguments: list[str] | None = None) -> None:
         "Contenders took turns, each warmed up first; the slow had fewer runs, down to 1 where time was short."
     )
     console.print(f"{csv_path}\n{png_path}\nended after {time.perf_counter() - start:.0f} s")
-
-
-def prepare(arguments: list[str] | None) -> tuple[argparse.Namespace, Tensor, Tensor]:
-    """The options, and the images and labels of the batch; a bad option ends here, with one sentence."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if options.neuron == "lif" and options.weights is not None:
-        parser.error("argument --neuron: lif has random weights; a network of --weights has neurons of its own")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
-    if options.device == "cuda":
-        set_float32_precision("ieee")  # all compute in float32, but for those that say otherwise
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        check_csv(options.out / "sim_speed.csv")
-        options.net = net_of(options.weights, options.net)
-        options.reset = options.reset or reset_of(options.net, options.weights, options.neuron == "lif")
-        if options.root is None and options.batch <= SAMPLE_SIZE:
-            images, labels = fashion_mnist_sample()
-        else:
-            images, labels = fashion_mnist("test", options.root)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    if options.batch > len(images):
-        parser.error(f"argument --batch: at most the {len(images)} test images, got {options.batch}")
-    return options, images[: options.batch].to(options.device), labels[: options.batch]
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__)
-    add = parser.add_argument
-    add("--net", choices=list(NETS), help="default: that of --weights, else small")
-    add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
-    add("--batch", type=positive, default=32, help="number of images")
-    add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
-    add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
-    add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
-    add("--shared", action="store_true", help="give each layer one threshold, for rates of 5 to 30 percent")
-    add("--relu", action="store_true", help="also time ONE pass of the ReLU network of the same weights")
-    add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
-    add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
-    add("--reset", choices=["hard", "soft"], help="to 0, or by subtraction (default: that of the weights, else hard)")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
-    add("--threads", type=positive, help="CPU threads (default: torch's); of 1 processor time is measured")
-    known = ",".join(RIVALS | GPU_RIVALS)
-    add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")
-    add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
-    add("--root", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
-    add("--out", type=Path, default=HERE / "results", help="folder of the CSV file and the plot")
-    return parser
-
-
-def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
-    """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
-    default, named = make_parser().parse_args([]), []
-    for option in ("T", "batch", "weights", "neuron", "relu", "int16", "int8", "threads", "rivals", "repeats", "root"):
-        value = getattr(options, option)
-        if value == getattr(default, option):
-            continue
-        if option == "neuron":
-            named.append(f"lif-tau{options.tau:g}")
-            continue
-        if isinstance(value, list):
-            value = "-".join(map(str, value)) or "none"
-        value = weights_file.stem(value) if isinstance(value, Path) else value
-        named.append(option if value is True else f"{option}{value}")
-    return named + ([] if trained else ["untrained"])
-
-
-def positive(text: str) -> int:
-    if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def time_constant(text: str) -> float:
-    try:
-        tau = float(text)
-    except ValueError:
-        tau = math.nan
-    if not 1 < tau < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of steps above 1, got {text!r}")
-    return tau
-
-
-def step_list(text: str) -> list[int]:
-    return sorted({positive(part) for part in text.split(",")})
-
-
-def rival_list(text: str) -> list[str]:
-    if text in ("all", "none"):
-        return list(RIVALS | GPU_RIVALS) if text == "all" else []
-    names = list(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in RIVALS | GPU_RIVALS]
-    if unknown:
-        known = ", ".join(RIVALS | GPU_RIVALS)
-        raise argparse.ArgumentTypeError(f"no rival is called {unknown[0]!r}; known: {known}")
-    return names
 
 
 def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Contender], dict[str, str]]:
@@ -296,26 +189,6 @@ def heading(options: argparse.Namespace, neuron: str, trained: bool, device: tor
         f"{device_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"proxykernels {pk.__version__}"
     )
-
-
-def commit() -> str:
-    """The checkout's commit, with "-dirty" if files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _ms_per_image(seconds: float, labels: Tensor) -> float:

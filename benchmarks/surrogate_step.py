@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from common import nets, tables
 from common.command import command
 from common.data import fashion_mnist_sample
+from common.machine import commit, device_name
 from common.memory import PeakMemory
-from common.printed import new_parser
-from sim_speed import commit, device_name, positive
+from common.printed import new_parser, positive
 from speed.surrogate_models import CONTENDERS
 
 RESULTS = Path(__file__).parent / "results" / "surrogate_step.csv"

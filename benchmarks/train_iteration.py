@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from common import nets, tables, weights_file
 from common.accuracy import PRECISIONS
 from common.command import command
-from common.printed import new_parser
-from sim_speed import commit, device_name, positive
+from common.machine import commit, device_name
+from common.printed import new_parser, positive
 from speed import rivals
 from torch import Tensor, nn
 from training import data as train_data

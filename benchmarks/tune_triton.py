@@ -18,10 +18,9 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import printed
 from common.command import command
-from common.printed import new_parser
+from common.printed import new_parser, positive
 from rich.console import Console
 from roofline import NETS, RATE, kernels_alone, milliseconds, net_list
-from sim_speed import positive
 from torch import nn
 from tqdm import tqdm
 

@@ -73,3 +73,10 @@ class Help(argparse.HelpFormatter):
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A command's parser: ``--help`` shows its module's docstring, with its examples."""
     return argparse.ArgumentParser(description=doc, formatter_class=Help)
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a whole number of at least 1."""
+    if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)

@@ -9,6 +9,7 @@ import sim_speed
 import torch
 from common import data, firing_rates, nets
 from common.memory import PeakMemory
+from speed import options as speed_options
 from speed import report, timing
 from training.checkpoint import write_tensors
 
@@ -113,8 +114,8 @@ def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
     ],
 )
 def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
-    given = sim_speed.make_parser().parse_args(options.split())
-    others = sim_speed.not_default(given, trained)
+    given = speed_options.make_parser().parse_args(options.split())
+    others = speed_options.not_default(given, trained)
     assert report.picture_name(given.net or "small", given.reset or "soft", "cpu", others) == name
 
 
@@ -122,10 +123,10 @@ def test_the_reset_is_that_of_the_weights(tmp_path):
     path = tmp_path / "mine.safetensors"
     about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "soft"}
     write_tensors(path, nets.load("small", 0.0)[0].state_dict(), about)
-    assert sim_speed.prepare(["--weights", str(path), "--out", str(tmp_path)])[0].reset == "soft"
-    assert sim_speed.prepare(["--weights", str(path), "--reset", "hard", "--out", str(tmp_path)])[0].reset == "hard"
-    assert sim_speed.prepare(["--neuron", "lif", "--out", str(tmp_path)])[0].reset == "hard"
-    assert sim_speed.prepare(["--net", "paper", "--out", str(tmp_path)])[0].reset == "soft"
+    assert speed_options.prepare(["--weights", str(path), "--out", str(tmp_path)])[0].reset == "soft"
+    assert speed_options.prepare(["--weights", str(path), "--reset", "hard", "--out", str(tmp_path)])[0].reset == "hard"
+    assert speed_options.prepare(["--neuron", "lif", "--out", str(tmp_path)])[0].reset == "hard"
+    assert speed_options.prepare(["--net", "paper", "--out", str(tmp_path)])[0].reset == "soft"
 
 
 @pytest.mark.slow
