@@ -4,7 +4,7 @@ The shipped small network is made by
 
     python benchmarks/train.py --net small --precision bfloat16
 
-docs/train.md says what each option is for, and how the paper's network was made. Stages: the ReLU
+docs/recipes.md says what each option is for, and how the paper's network was made. Stages: the ReLU
 twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing rates; then --method,
 by default proxy: the spiking network's rates make the loss, and the twin carries its gradient back. --out holds the
 best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and is not written over.

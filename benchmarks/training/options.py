@@ -13,13 +13,13 @@ from training.augment import AUGMENTATIONS
 from training.data import LOADERS
 from training.methods import LOSSES, METHODS
 
-# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/train.md.
+# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/paper.md.
 AUTHORS = {
     "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
     "reset": "hard", "precision": "float32", "snn_precision": "float32",
 }  # fmt: skip
-# From random weights to a network that is right after few steps: docs/train.md says what each option is for.
+# From random weights to a network that is right after few steps: docs/recipes.md says what each option is for.
 RECOMMENDED = {
     "T": 16, "reset": "soft", "ann_epochs": 16, "ann_lr": 2e-3, "batch": 128, "loss": "cross-entropy", "smoothing": 0.1,
     "dropout": 0.3, "average": 0.999, "weight_decay": 0.05, "schedule": "trapezoid", "augment": "shift-mirror",

@@ -25,6 +25,7 @@ _REMEDIES = {
     **dict.fromkeys("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d".split(), _AXES),
     **dict.fromkeys("lstm gru rnn".split(), _LOOP),
     **dict.fromkeys("unsqueeze repeat expand".split(), _STEPS),
+    "sum": "; take the mean, which the weights behind it scale",
 }
 
 
