@@ -44,7 +44,7 @@ def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
         if isinstance(module, Neurons):
             current = layer.affine(real)
             spikes, _ = fire(name, layer, current, spiking)
-            values[name] = current.relu() if layer.neuron.fires else current, spikes
+            values[name] = activation(layer, current) if layer.neuron.fires else current, spikes
         elif isinstance(module, SpikingLayer):  # pooling of rates
             values[name] = layer.affine(real), layer.spike(spiking)[0]
         else:
@@ -53,6 +53,15 @@ def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
         for source in sources:
             if last_use[source] == k:
                 values.pop(source, None)
+
+
+def activation(layer: Neurons, current: Tensor) -> Tensor:
+    """What the ReLU network makes of a current [N, C, ...], in scales, as the current is."""
+    rectified = current.relu()
+    if layer.limit is None:
+        return rectified
+    highest = layer.limit / torch.as_tensor(layer.scale, device=current.device)
+    return rectified.minimum(highest.view(-1, *[1] * (current.ndim - 2)) if highest.ndim else highest)
 
 
 def calibrate_potentials(net: Network, x: Tensor) -> None:
@@ -66,7 +75,7 @@ def calibrate_potentials(net: Network, x: Tensor) -> None:
         if name == last:  # its negative outputs count too: all charge
             missing = STEPS * current - (spikes.count() + after - HALF)
         else:
-            missing = STEPS * current.clamp(0, 1) - spikes.count()
+            missing = STEPS * activation(layer, current).clamp(max=1) - spikes.count()
         start = HALF + missing.transpose(0, 1).flatten(1).mean(1)
         layer._set_value("v_init", torch.round(start / UNIT) * UNIT)
         return layer.spike(inputs)

@@ -141,6 +141,7 @@ def convert(
             return build_layer(population.modules, CARRIED)
         built: Any = build_layer(population.modules, neuron, HALF if v_init is None else v_init)
         built.scale = scales[name].item() if not scales[name].ndim else scales[name]
+        built.limit = limit(population.neuron)
         return built
 
     net = graph.network(layer)

@@ -11,7 +11,7 @@ from ..layers import Neurons
 from ..network import Network
 from ..simulation.summary import table
 from ..spikes import Spikes
-from .compared import follow
+from .compared import activation, follow
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     def fire(name: str, layer: Neurons, current: Tensor, inputs: Any) -> tuple[Any, Tensor]:
         spikes, after = layer.spike(inputs)
         if isinstance(spikes, Spikes):
-            wanted, rate = current.relu(), spikes.count() / T
+            wanted, rate = activation(layer, current), spikes.count() / T
             rows.append(
                 Row(
                     name,

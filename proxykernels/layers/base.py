@@ -84,7 +84,8 @@ class Neurons(SpikingLayer):
     """
 
     _kind: type[AnyNeuron]  # whose fields the attributes are
-    scale: float | None = None  # what a spike a step stands for in the ReLU network that convert was given
+    scale: float | Tensor | None = None  # what a spike a step stands for in the ReLU network that convert was given
+    limit: float | None = None  # of that network's activation, in its units (ReLU6); None: it has none
     v_threshold: float | Tensor
     v_reset: float | None
     v_init: float | Tensor  # a tensor: of each channel

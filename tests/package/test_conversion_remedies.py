@@ -96,6 +96,29 @@ def test_potentials_make_up_for_what_fires_too_often():
     assert min(row.rate for row in reports[0].rows) > 0.01 and drifts[0] < 0.5 * drifts[1]
 
 
+def test_a_clipped_network_is_compared_with_its_clip():
+    """Where much is clipped, the potentials are those of what the clipped network computes, and few steps do."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        *(part for _ in range(6) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.Hardtanh(0, 0.25))), nn.Conv2d(4, 2, 8)
+    ).eval()
+    with torch.no_grad():
+        for conv in ann[:-1:2]:
+            conv.weight *= 3.0
+            conv.bias += 0.1
+    x = torch.rand(64, 4, 8, 8)
+    net = pk.convert(ann, x)
+    report = pk.conversion_report(net, x, 8)
+    for k, row in enumerate(report.rows[:-1]):
+        with torch.no_grad():
+            activation = ann[: 2 * k + 2](x)
+        assert (activation == 0.25).float().mean() > 0.02 and activation.std() > 0.02
+        scale = torch.as_tensor(net.get_submodule(row.layer).scale).view(-1, 1, 1)
+        assert row.activation == pytest.approx((activation / scale).mean().item(), rel=1e-4)
+        assert abs(row.rate - row.activation) < 0.005
+        assert net.get_submodule(row.layer).v_init.abs().max() < 1
+
+
 def test_the_first_class_is_never_level_with_the_second():
     ann, x = uneven()
     net = pk.convert(ann, x)
