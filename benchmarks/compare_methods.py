@@ -8,7 +8,8 @@ proxy, soft reset  the same, of neurons that keep what lay above the threshold, 
 tandem             proxy, every layer of the ReLU network fed with the spiking network's rates
 surrogate          backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet)
 conversion         the ReLU network alone; then pk.convert, with each of its remedies for few steps
-tuned conversion   the ReLU network alone for half the time; then pk.convert, and proxy for the other half
+clipped conversion the same, of clipped ReLUs, by pk.convert's default
+tuned conversion   the network of clipped ReLUs alone for half the time; then pk.convert, and proxy for the other half
 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
 clipped and not; tandem; and surrogate.
@@ -42,11 +43,11 @@ from torch.utils.data import Subset
 from training import data as train_data
 from training import ways
 from training.step import Breakdown
-from training.ways import CONVERSION, REMEDIES, SOFT, TUNED
+from training.ways import CLIPPED, CONVERSION, REMEDIES, SOFT, TUNED
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = {
-    "if": ["proxy", SOFT, "tandem", "surrogate", CONVERSION, TUNED],
+    "if": ["proxy", SOFT, "tandem", "surrogate", CONVERSION, CLIPPED, TUNED],
     "lif": ["proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"],
 }
 STEMS = {"if": "compare_methods", "lif": "compare_methods_lif"}  # of the tables' and the picture's names
@@ -267,7 +268,7 @@ def _sentence(rows: list[dict]) -> str:
         own, clipped = (100 * mean(name, "accuracy_T") for name in ("proxy", "clipped relu twin"))
         return f"Leaky neurons: {own:.1f} % by a twin with their own rate, {clipped:.1f} % by clipped ReLUs"
     shares = {name: 100 * mean(name, "accuracy_T") for name in {row["method"] for row in rows}}
-    converted = max(shares[name] for name in REMEDIES if name in shares)
+    converted = max(shares[name] for name in (*REMEDIES, CLIPPED) if name in shares)
     return f"In the same time {converted:.1f} % by conversion, {shares['proxy']:.1f} % by proxy (T = {rows[0]['T']})"
 
 

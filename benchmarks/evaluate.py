@@ -3,13 +3,14 @@
     python benchmarks/evaluate.py
     python benchmarks/evaluate.py --weights runs/train/paper.safetensors --T 50
     python benchmarks/evaluate.py --precision int8
+    python benchmarks/evaluate.py --converted
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
-rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. A twin
-that was trained alone (train.py --method ann) is converted, by pk.convert's default on 1,000 training images. Writes
-results/accuracy_<name>[_int16|_int8].csv, draws accuracy_<name>.png from all, and adds the last step's figures as a row
-to results/accuracy.csv. The exit status is 1 if a network, with the precision that it was trained with, falls below the
+rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. With
+--converted the spiking network is what pk.convert's default makes of that twin on 1,000 training images; of a twin that
+was trained alone (train.py --method ann) it always is. Writes results/accuracy_<name>[_converted][_int16|_int8].csv,
+draws accuracy_<name>.png from all, and adds the last step's figures as a row to results/accuracy.csv. The exit status is 1 if a network, with the precision that it was trained with, falls below the
 accuracy that its file records for the test images.
 """
 
@@ -43,6 +44,7 @@ COLUMNS = [
 CURVES = {  # the table's suffix and column: how its line looks
     ("", "accuracy"): ("right, float32", figures.BLACK, "-", 3.0),
     ("", "ties"): ("a tie, which is wrong, float32", figures.ORANGE, "-", 3.0),
+    ("_converted", "accuracy"): ("right, the ReLU twin converted", figures.BLUE, "-", 1.8),
     ("_int16", "accuracy"): ("right, int16 weights", figures.SKY, "--", 1.4),
     ("_int16", "ties"): ("a tie, which is wrong, int16 weights", figures.VERMILION, "--", 1.4),
     ("_int8", "accuracy"): ("right, int8 weights", figures.GREEN, ":", 1.8),
@@ -78,6 +80,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", nargs="+", type=Path, help="files of train.py (default: the shipped ones)")
     parser.add_argument("--T", type=positive, help="steps (default: those that the network was trained for)")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the spiking network's weights")
+    parser.add_argument("--converted", action="store_true", help="simulate the ReLU twin, converted")
     parser.add_argument("--data", choices=sorted(train_data.LOADERS), default="fashion-mnist", help="its name")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--device", default="cpu")
@@ -93,19 +96,22 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     dataset, _ = train_data.load(options.data, options.root, "test")
     trained_T, T = int(about["T"]), options.T or int(about["T"])
     net = model.net
-    if train_weights.is_twin_alone(about):
+    if options.converted or train_weights.is_twin_alone(about):
         if not twin_is_whole:
             raise ValueError(f"{path} lacks the statistics of the ReLU twin, which is to be converted; train it again")
+        if "decay" in about:
+            raise ValueError(f"{path} is of leaky neurons, whose twin is no ReLU network; leave --converted out")
         train_set, _ = train_data.load(options.data, options.root, "train")
         net = conversion.converted(model, conversion.calibration(train_set).to(device))
     curve = evaluate(net, dataset, T, device, precision=PRECISIONS[options.precision])
     recorded = about.get("test_accuracy")
     twin = ann_accuracy(model.eval().ann, dataset, device) if twin_is_whole else None
-    suffix = "" if options.precision == "float32" else f"_{options.precision}"
+    suffix = "_converted" * options.converted + f"_{options.precision}" * (options.precision != "float32")
+    method = "conversion" if options.converted else about.get("method", "proxy")
     write(options.out / f"accuracy_{name}{suffix}", curve)
     draw(options.out, name)
     row = {
-        "name": name, "net": about.get("net", name), "method": about.get("method", "proxy"),
+        "name": name, "net": about.get("net", name), "method": method,
         "precision": options.precision, "T": T, "images": len(dataset), "accuracy": f"{curve.accuracy[-1]:.4f}",
         "ties": f"{curve.ties[-1]:.4f}",
         "recorded": recorded or "", "relu_twin": "" if twin is None else f"{twin:.4f}",
@@ -114,11 +120,12 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
         "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
     table = options.out / "accuracy.csv"
-    key = name, options.precision, str(T)
-    kept = [other for other in tables.read_csv(table) if (other["name"], other["precision"], other["T"]) != key]
+    key = ("name", "method", "precision", "T")
+    kept = [other for other in tables.read_csv(table) if any(other[column] != str(row[column]) for column in key)]
     tables.write_csv(table, COLUMNS, [*kept, row])
     report(name + suffix, curve, twin)
-    comparable = options.precision == about.get("snn_precision", "float32") and T >= trained_T
+    same = not options.converted and options.precision == about.get("snn_precision", "float32")
+    comparable = same and T >= trained_T
     if recorded and comparable and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
         return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
     return ""

@@ -66,6 +66,7 @@ LOOKS = {
     "relu twin": Look("proxy, twin of ReLUs", ORANGE),
     "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
+    "clipped conversion": Look("clipped ReLUs, converted", PINK, width=2.6),
     "tuned conversion": Look("converted, tuned by proxy", SKY),
     "converted, max": Look("converted, max", BLUE, "--"),
     "converted, max, half a threshold to start": Look("converted, max, from half a threshold", BLUE),

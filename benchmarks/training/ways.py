@@ -14,7 +14,7 @@ from training import loop
 from training import options as train_options
 from training.conversion import calibration, converted, relu_network
 
-CONVERSION, TUNED, SOFT = "conversion", "tuned conversion", "proxy, soft reset"
+CONVERSION, CLIPPED, TUNED, SOFT = "conversion", "clipped conversion", "tuned conversion", "proxy, soft reset"
 TUNING = 0.3  # of the highest learning rate: of weights that are trained already
 # pk.convert's options, by their names in the tables: from what Diehl et al. (2015) did to the default.
 REMEDIES = {
@@ -30,23 +30,26 @@ def train(
 ) -> tuple[dict[str, nn.Module], int, float]:
     """Train until the time is spent; returns the networks, by name, the steps, and the CPU seconds that they took."""
     torch.manual_seed(seed)
-    relus, budget = options.method in (CONVERSION, TUNED), 60 * minutes
+    budget = 60 * minutes
     decay = options.decay if options.neuron == "lif" else None
     v_reset = None if options.method == SOFT else 0.0
     net = nets.TRAINABLE[options.net](1.0, v_reset, decay=decay, width=options.width)
     net.to(memory_format=torch.channels_last)
-    model = pk.ProxyNet(net, options.T, clip=not relus, readout="rate")
-    if not relus:
+    model = pk.ProxyNet(net, options.T, clip=options.method != CONVERSION, readout="rate")
+    if options.method not in (CONVERSION, CLIPPED, TUNED):
         method = "proxy" if options.method == SOFT else options.method
         steps, seconds = train_for(options, method, options.lr, seed, model, dataset, budget)
         return {options.method: net.eval()}, steps, seconds
-    share = 1.0 if options.method == CONVERSION else 0.5
+    share = 0.5 if options.method == TUNED else 1.0
     steps, seconds = train_for(options, "ann", options.lr, seed, model, dataset, share * budget)
     images = calibration(dataset)
     if options.method == CONVERSION:
         ann = relu_network(model)
         return {name: pk.convert(ann, images, **remedy) for name, remedy in REMEDIES.items()}, steps, seconds
-    tuned = pk.ProxyNet(converted(model, images), options.T, clip=True, readout="rate")
+    net = converted(model, images)
+    if options.method == CLIPPED:
+        return {CLIPPED: net}, steps, seconds
+    tuned = pk.ProxyNet(net, options.T, clip=True, readout="rate")
     more = train_for(options, "proxy", TUNING * options.lr, seed, tuned, dataset, (1 - share) * budget)
     return {TUNED: tuned.net.eval()}, steps + more[0], seconds + more[1]
 

@@ -55,7 +55,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
     folder = tmp_path / "results"
     rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
     lines = sorted(compare_methods._lines(stem))
-    assert len(lines) == {"if": 9, "lif": 5}[neuron]
+    assert len(lines) == {"if": 10, "lif": 5}[neuron]
     assert sorted((row["method"], row["seed"]) for row in rows) == [(name, seed) for name in lines for seed in "03"]
     assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
     curves = list(csv.DictReader((folder / f"{stem}_curves.csv").open()))
