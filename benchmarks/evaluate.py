@@ -10,8 +10,9 @@ argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is sil
 rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. With
 --converted the spiking network is what pk.convert's default makes of that twin on 1,000 training images; of a twin that
 was trained alone (train.py --method ann) it always is. Writes results/accuracy_<name>[_converted][_int16|_int8].csv,
-draws accuracy_<name>.png from all, and adds the last step's figures as a row to results/accuracy.csv. The exit status is 1 if a network, with the precision that it was trained with, falls below the
-accuracy that its file records for the test images.
+draws accuracy_<name>.png from all, and adds the last step's figures as a row to results/accuracy.csv. The exit status
+is 1 if a network, with the precision that it was trained with, falls below the accuracy that its file records for the
+test images.
 """
 
 import argparse
