@@ -46,6 +46,22 @@ def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     assert not list((tmp_path / "results").glob("*.tmp"))
 
 
+def test_the_twin_is_converted(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "CALIBRATION", 64)
+    for name in data.SAMPLE.glob("*.gz"):
+        shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
+    weights, results = str(save(tmp_path / "mine.safetensors", 0.999)), tmp_path / "results"
+    assert evaluate.main(["--weights", weights, "--T", "8", "--converted", *arguments]) == 0  # no record is of it
+    rows = list(csv.DictReader((results / "accuracy.csv").open()))
+    assert [row["method"] for row in rows] == ["conversion"]
+    assert float(rows[0]["accuracy"]) > float(rows[0]["relu_twin"]) - 0.05 > 0.85
+    curve = list(csv.DictReader((results / "accuracy_mine_converted.csv").open()))
+    assert float(curve[3]["accuracy"]) > 0.8 and not (results / "accuracy_mine.csv").exists()  # of four steps
+    leaky = str(save(tmp_path / "leaky.safetensors", 0.5, decay="0.9"))
+    with pytest.raises(SystemExit, match="leaky neurons, whose twin is no ReLU network; leave --converted out"):
+        evaluate.main(["--weights", leaky, "--converted", *arguments])
+
+
 def test_spikes_and_rates(monkeypatch):
     monkeypatch.setattr(accuracy, "BATCH", 7)  # the last batch is smaller
     dataset = torch.utils.data.TensorDataset(*(part[:30] for part in data.fashion_mnist_sample()))
