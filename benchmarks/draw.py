@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     if rates:
         ops_speed.plot(folder / "ops_speed_rates.png", rates)
     for table in sorted(folder.glob("accuracy_*.csv")):
-        if not table.stem.endswith(("_int16", "_int8")):  # drawn with the float32 one
+        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
             evaluate.draw(folder, table.stem.removeprefix("accuracy_"))
     drawers = {
         "anytime_paper.csv": partial(anytime.draw, net="paper"),

@@ -10,7 +10,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 PAGES = sorted(
-    page for page in DOCS.glob("*.md") if page.stem not in ("README", "kernels", "models", "paper", "supported")
+    page
+    for page in DOCS.glob("*.md")
+    if page.stem not in ("README", "kernels", "models", "paper", "recipes", "supported")
 )
 
 

@@ -3,6 +3,7 @@
 import gpu_speed
 import pytest
 import torch
+from speed import options
 
 
 def one_ms(function):
@@ -80,7 +81,7 @@ def test_without_a_gpu_it_says_so():
 
 def test_a_bad_option_ends_before_any_work(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu_speed.sim_speed, "set_float32_precision", lambda precision: None)
+    monkeypatch.setattr(options, "set_float32_precision", lambda precision: None)
     monkeypatch.setattr(gpu_speed.subprocess, "run", lambda *_, **__: pytest.fail("the tests were started"))
     with pytest.raises(SystemExit):
         gpu_speed.main(["--weights", str(tmp_path / "nowhere.safetensors"), "--out", str(tmp_path)])

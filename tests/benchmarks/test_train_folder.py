@@ -177,7 +177,8 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line_too(path, tmp_path):
         child.send_signal(signal.SIGINT)
         _, shown = child.communicate(timeout=30)
     assert shown.strip() == f"{path.name}: interrupted; the results written before are kept"
-    assert child.returncode == -signal.SIGINT
+    # As a shell shows both: torch is imported in the head of the command, or by what it runs.
+    assert child.returncode in (-signal.SIGINT, 128 + signal.SIGINT)
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_folded_weights_are_looked_at_when_what_they_are_made_of_changes(kind, c
         check(weight, bias)
         raise InterruptedError  # the rest would look at values of its own
 
-    monkeypatch.setattr(pk.functional, "conv2d", stop)
+    monkeypatch.setattr(pk.any_neuron, "conv2d", stop)
 
     def run():
         with torch.inference_mode(inference), torch.no_grad(), contextlib.suppress(InterruptedError):

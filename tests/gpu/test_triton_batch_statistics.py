@@ -8,7 +8,7 @@ from torch import nn
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 import proxykernels as pk
-from proxykernels import functional
+from proxykernels import currents as spike_currents
 from proxykernels.kernels import backends, reference
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
@@ -26,7 +26,7 @@ def test_moments(generator, T, groups):
     x = spikes(T, 2, 4, 5, 4, generator=generator)
     weight, bias = dyadic(6, 4 // groups, 3, 3, generator=generator), dyadic(6, generator=generator)
     window = (1, 1), (1, 1), (1, 1), groups
-    mean, variance, count = functional.batch_moments(pk.pack(x), weight, bias, *window)
+    mean, variance, count = spike_currents.batch_moments(pk.pack(x), weight, bias, *window)
     currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double(), bias.double(), 1, 1, 1, groups)
     assert count == currents[:, 0].numel() and currents.std() > 0.1
     assert torch.equal(mean, currents.mean((0, 2, 3)))
