@@ -3,13 +3,13 @@
     python benchmarks/compare_methods.py --minutes 2 8 --seeds 0 1 2
     python benchmarks/compare_methods.py --minutes 8 --neuron lif --decay 0.5
 
-proxy              the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
-proxy, soft reset  the same, of neurons that keep what lay above the threshold, as converted ones do
-tandem             proxy, every layer of the ReLU network fed with the spiking network's rates
-surrogate          backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet)
-conversion         the ReLU network alone; then pk.convert, with each of its remedies for few steps
-clipped conversion the same, of clipped ReLUs, by pk.convert's default
-tuned conversion   the network of clipped ReLUs alone for half the time; then pk.convert, and proxy for the other half
+proxy               the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
+proxy, soft reset   the same, of neurons that keep what lay above the threshold, as converted ones do
+tandem              proxy, every layer of the ReLU network fed with the spiking network's rates
+surrogate           backpropagation through all T steps with a surrogate derivative (pk.SurrogateNet)
+conversion          the ReLU network alone; then pk.convert, with each of its remedies for few steps
+clipped conversion  the same, of clipped ReLUs, by pk.convert's default
+tuned conversion    the network of clipped ReLUs alone for half the time; then pk.convert, and proxy for the other half
 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
 clipped and not; tandem; and surrogate.
