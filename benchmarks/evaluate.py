@@ -121,8 +121,7 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
         "torch": torch.__version__, "commit": commit(),
     }  # fmt: skip
     table = options.out / "accuracy.csv"
-    key = ("name", "method", "precision", "T")
-    kept = [other for other in tables.read_csv(table) if any(other[column] != str(row[column]) for column in key)]
+    kept = [other for other in tables.read_csv(table) if _key(other) != _key(row)]
     tables.write_csv(table, COLUMNS, [*kept, row])
     report(name + suffix, curve, twin)
     same = not options.converted and options.precision == about.get("snn_precision", "float32")
@@ -130,6 +129,11 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     if recorded and comparable and curve.accuracy[trained_T - 1] < float(recorded) - ROUNDING:
         return f"{path}: {curve.accuracy[trained_T - 1]:.2%} at T = {trained_T}, recorded {float(recorded):.2%}"
     return ""
+
+
+def _key(row: dict) -> tuple:
+    """Of the rows that are alike, a table keeps the last; a file that was trained anew, by any method, is the same."""
+    return row["name"], row["precision"], str(row["T"]), row["method"] == "conversion"
 
 
 def evaluate(net: nn.Module, dataset: Dataset, T: int, device: torch.device, precision: str | None = None) -> Curve:

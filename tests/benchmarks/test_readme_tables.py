@@ -47,6 +47,12 @@ def test_table_is_in_the_csv(number, net):
     assert checked >= 21
 
 
+def test_the_converted_networks_accuracy_is_in_the_csv():
+    path = CHECKOUT / "benchmarks" / "results" / "accuracy_paper_converted.csv"
+    right = {int(row["T"]): f"{100 * float(row['accuracy']):.2f} %" for row in csv.DictReader(path.open())}
+    assert f"is right on {right[4]} after four steps, {right[16]} after 16 and {right[50]} after 50" in README
+
+
 def test_table_of_two_machines_is_in_the_csv():
     """The latest runs; ratios are of the faster step loop to proxykernels."""
     contenders = ["proxykernels", "proxykernels int16", "proxykernels int8", "compiled"]

@@ -80,17 +80,21 @@ def test_few_steps_do_with_the_trained_net(trained):
     assert by_logits > 0.91 and by_counts > 0.9
 
 
-def test_potentials_make_up_for_what_fires_too_often():
-    """A deep chain, whose rates drift at few steps: the mean error of each layer falls."""
-    torch.manual_seed(1)
-    ann = nn.Sequential(
-        *(part for _ in range(8) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())), nn.Conv2d(4, 2, 8)
-    ).eval()
+def chain(seed: int, depth: int, relu: nn.Module, gain: float) -> tuple[nn.Sequential, torch.Tensor]:
+    """A deep network whose layers all fire, and samples."""
+    torch.manual_seed(seed)
+    layers = (part for _ in range(depth) for part in (nn.Conv2d(4, 4, 3, padding=1), relu))
+    ann = nn.Sequential(*layers, nn.Conv2d(4, 2, 8)).eval()
     with torch.no_grad():
         for conv in ann[:-1:2]:
-            conv.weight *= 2.0
+            conv.weight *= gain
             conv.bias += 0.1
-    x = torch.rand(64, 4, 8, 8)
+    return ann, torch.rand(64, 4, 8, 8)
+
+
+def test_potentials_make_up_for_what_fires_too_often():
+    """A deep chain, whose rates drift at few steps: the mean error of each layer falls."""
+    ann, x = chain(1, 8, nn.ReLU(), 2.0)
     reports = [pk.conversion_report(pk.convert(ann, x, v_init=v_init), x, 8) for v_init in (None, 0.5)]
     drifts = [sum(abs(row.rate - row.activation) for row in report.rows) for report in reports]
     assert min(row.rate for row in reports[0].rows) > 0.01 and drifts[0] < 0.5 * drifts[1]
@@ -98,15 +102,7 @@ def test_potentials_make_up_for_what_fires_too_often():
 
 def test_a_clipped_network_is_compared_with_its_clip():
     """Where much is clipped, the potentials are those of what the clipped network computes, and few steps do."""
-    torch.manual_seed(0)
-    ann = nn.Sequential(
-        *(part for _ in range(6) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.Hardtanh(0, 0.25))), nn.Conv2d(4, 2, 8)
-    ).eval()
-    with torch.no_grad():
-        for conv in ann[:-1:2]:
-            conv.weight *= 3.0
-            conv.bias += 0.1
-    x = torch.rand(64, 4, 8, 8)
+    ann, x = chain(0, 6, nn.Hardtanh(0, 0.25), 3.0)
     net = pk.convert(ann, x)
     report = pk.conversion_report(net, x, 8)
     for k, row in enumerate(report.rows[:-1]):

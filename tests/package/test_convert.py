@@ -230,6 +230,7 @@ def negative_norm():
 
 UNSUPPORTED = {
     "module": (after_relu(nn.Tanh()), r"Broken: module 'inner.0' is a Tanh"),
+    "sum": (Broken(lambda m, x: m.conv(x).relu().sum((2, 3))), r"sum\(\) has no counterpart in spikes; take the mean"),
     "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
     "max-of-currents": (
         Broken(lambda m, x: m.inner(m.conv(x)), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)),
