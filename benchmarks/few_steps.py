@@ -1,27 +1,29 @@
 """Remedies for few steps, one against the other: fine tuning before conversion, and neurons that take spikes back.
 
     python benchmarks/few_steps.py
+    python benchmarks/few_steps.py --net resnet20 --epochs 3 --lr 3e-3
 
 The shipped small ReLU network is trained for --epochs more with its ReLUs left alone, clipped at thresholds that learn
 ("TCL", Ho and Chang, DAC 2021, arXiv:2008.04509), or clipped and quantised to L levels (QCFS, Bu et al., ICLR 2022,
 arXiv:2303.04347). Each is converted by pk.convert's default, whose potentials are calibrated, and with half a threshold
 to start from. The network as shipped is run with signed neurons too ("Signed neuron with memory", Wang et al., IJCAI
 2022), which fire -1 when their potential falls to minus the threshold and they have fired before: in a step loop, for
-their accuracy, not their speed. Writes results/few_steps.csv: for each T the accuracy of the test images by counts (a
-tie is wrong) and by logits, beside the ReLU network's.
+their accuracy, not their speed. A deep network, ResNet-20, is trained from random weights, and converted by the default
+and with half a threshold to start from. Writes results/few_steps.csv, or few_steps_resnet20.csv: for each T the
+accuracy of the test images by counts (a tie is wrong) and by logits, beside the ReLU network's.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ann as ann_script
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
-from common import tables
+from common import resnet20, tables
 from common.accuracy import ann_accuracy, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
@@ -33,7 +35,7 @@ from tqdm import tqdm
 import proxykernels as pk
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = (4, 8, 16, 32)
+STEPS = (4, 8, 16, 32, 64)
 CALIBRATION, BATCH = 1000, 128
 PERCENTILE = 99.0  # of a ReLU's activations above 0: the threshold that it starts to learn from
 TUNED: dict[str, int | None] = {"clipped": None, "quantised, 4 levels": 4, "8 levels": 8, "16 levels": 16}
@@ -57,6 +59,7 @@ class ClippedReLU(nn.Module):
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
+    parser.add_argument("--net", choices=["small", "resnet20"], default="small")
     parser.add_argument("--epochs", type=positive, default=1)
     parser.add_argument("--lr", type=float, default=2e-4, help="highest learning rate; it goes down to 0")
     parser.add_argument("--images", type=positive, default=2000, help="test images, the first ones")
@@ -72,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     for row in measure(options, train_set, test_set):
         rows.append(row)
         print(", ".join(f"{key} {row[key]}" for key in COLUMNS[:6]))
-        tables.write_csv(options.out / "few_steps.csv", COLUMNS, rows)  # so far
+        name = "few_steps.csv" if options.net == "small" else f"few_steps_{options.net}.csv"
+        tables.write_csv(options.out / name, COLUMNS, rows)  # so far
 
 
 def measure(
@@ -80,9 +84,7 @@ def measure(
 ) -> Iterator[dict]:
     """All rows, network by network."""
     calibration, shipped = train_set[0][:CALIBRATION], ann_script.load()
-    networks = {"as shipped": lambda: shipped, "an epoch more": lambda: copy.deepcopy(shipped)}
-    networks |= {name: lambda n=levels: clipped(shipped, calibration, n) for name, levels in TUNED.items()}
-    for name, make in networks.items():
+    for name, make in networks(options.net, shipped, calibration).items():
         ann, start = make(), time.process_time()
         epochs = 0 if ann is shipped else options.epochs
         if epochs:
@@ -106,6 +108,19 @@ def measure(
                 counts = torch.cat([signed_counts(net, batch, T) for batch in test_set[0].split(BATCH)])
                 scores = {"counts": f"{strict_accuracy(counts, test_set[1]):.4f}", "logits": ""}
                 yield about | {"converted": f"{start_name}, signed neurons", "T": T} | scores
+
+
+def networks(name: str, shipped: nn.Sequential, calibration: Tensor) -> dict[str, Callable[[], nn.Sequential]]:
+    """How each network is made that is trained and converted."""
+    if name == "resnet20":
+        return {"from random weights": random_resnet20}
+    made = {"as shipped": lambda: shipped, "an epoch more": lambda: copy.deepcopy(shipped)}
+    return made | {name: lambda n=levels: clipped(shipped, calibration, n) for name, levels in TUNED.items()}
+
+
+def random_resnet20() -> nn.Sequential:
+    torch.manual_seed(0)
+    return resnet20.ResNet20(channels=1)
 
 
 def clipped(ann: nn.Sequential, calibration: Tensor, levels: int | None) -> nn.Sequential:

@@ -49,7 +49,12 @@ def test_every_remedy_has_its_rows(tmp_path, monkeypatch):
         shutil.copy(name, tmp_path / name.name)
         shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
     monkeypatch.setattr(few_steps, "STEPS", (4, 16))
-    few_steps.main(["--images", "60", "--root", str(tmp_path), "--out", str(tmp_path)])
+    common = ["--images", "60", "--root", str(tmp_path), "--out", str(tmp_path)]
+    few_steps.main(["--net", "resnet20", *common])
+    deep = list(csv.DictReader((tmp_path / "few_steps_resnet20.csv").open()))
+    assert [(row["converted"], row["T"]) for row in deep] == [(s, T) for s in few_steps.STARTS for T in ("4", "16")]
+    assert all(row["trained"] == "from random weights" and row["epochs"] == "1" for row in deep)
+    few_steps.main(common)
     rows = list(csv.DictReader((tmp_path / "few_steps.csv").open()))
     assert len(rows) == 2 * (2 + 2 * (1 + 1 + len(few_steps.TUNED)))
     assert len({(row["trained"], row["converted"], row["T"]) for row in rows}) == len(rows)
