@@ -23,7 +23,7 @@ from ..network import Network
 
 STEPS = 8  # of the calibration: as good as any for T from 4 to 1024 (docs/convert.md)
 COMPARED = STEPS // 2, STEPS  # steps after which counts are compared
-SAMPLES = 64  # of the calibration data, at most
+FEWEST, SAMPLES = 4, 64  # of the calibration data, at most; fewer than SAMPLES where these have many values
 INPUTS = 1 << 20  # values of those samples, at most: of photographs a few do
 UNIT = 1 / 256  # what potentials are rounded to: sums with weights of few bits stay exact
 HALF = 0.5  # of a threshold, which is 1: rounds counts to the nearest

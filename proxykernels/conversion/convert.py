@@ -20,7 +20,7 @@ from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import CARRIED, build_layer
-from .compared import HALF, INPUTS, SAMPLES, calibrate_potentials
+from .compared import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .flow import Population, Synapse
 from .folding import fold_norms, tied, untie
 from .fx_calls import needed, trace
@@ -53,8 +53,8 @@ def convert(
     the positive part of the logits.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale for each
-    channel Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated by what neurons
-    fire too often, after Li et al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
+    channel Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
+    al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
 
     Args:
         ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
@@ -68,8 +68,8 @@ def convert(
             its value. Fewer steps want a lower one.
         v_reset: None is the soft reset, under which a rate is exact as T grows; a number resets to that potential.
         v_init: potential that neurons start from, in thresholds. None: 1/2, at which counts are rounded to the nearest,
-            and with the soft reset in each channel more or less by what it fired too rarely or too often in a run of
-            eight steps on up to 64 of the samples, layer by layer.
+            or with the soft reset in each channel that from which its counts err least in runs of eight steps on up to
+            64 of the samples, layer by layer.
         share: use ``ann``'s own parameters instead of copies. ``ann`` is changed in place: normalisations are folded,
             weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
 
@@ -146,7 +146,7 @@ def convert(
 
     net = graph.network(layer)
     if v_init is None and v_reset is None:
-        most = max(1, min(SAMPLES, INPUTS // samples[0][0].numel()))
+        most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])
     return net
 
