@@ -7,8 +7,8 @@
 #include <cmath>
 
 #include "abi.h"
+#include "bit_lists.h"
 #include "models.h"
-#include "simd.h"
 
 namespace PK_TARGET {
 

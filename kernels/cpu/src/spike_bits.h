@@ -1,8 +1,7 @@
 // Work on packed spikes that needs no neuron: packing, counting, pooling, flattening. Layout: see abi.h.
 #pragma once
 #include "abi.h"
-#include "simd.h"
-#include "work.h"
+#include "bit_lists.h"
 
 namespace PK_TARGET {
 

@@ -3,13 +3,12 @@
 // before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
 #pragma once
 #include "rows.h"
-#include "../work.h"
+#include "../bit_lists.h"
 
 namespace PK_TARGET {
 
 constexpr int64_t most_slice_rows = 1536;
 constexpr int entry_scale = 8;       // lists hold row numbers times 8: an address can add 8 times a register
-constexpr int overrun = 16;          // lists are read and written in whole vectors, past their end
 
 // Which inputs make a slice: those of a few taps of the window or, where a pixel has many channels, a part of one tap's.
 // Row 0 of a slice adds nothing, to fill up lists with.

@@ -1,0 +1,112 @@
+// Packed spikes as words and as lists of what fired.
+#pragma once
+#include "simd.h"
+#include "work.h"
+
+namespace PK_TARGET {
+
+constexpr int overrun = 32;  // lists are read and written in whole vectors, so many entries past their end
+
+// The first n bytes as a word, at most eight.
+static inline uint64_t load_bits(const uint8_t* bytes, int64_t n) {
+    uint64_t word = 0;
+    if (n >= 8) {
+        memcpy(&word, bytes, 8);
+        return word;
+    }
+    for (int size = 4, at = 0; size; size /= 2)  // a copy of a length that is not known is a call
+        if (n & size) {
+            uint32_t part = 0;
+            memcpy(&part, bytes + at, size);
+            word |= (uint64_t)part << (8 * at);
+            at += size;
+        }
+    return word;
+}
+
+static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
+    int64_t sum = 0;
+    uint64_t word;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        sum += __builtin_popcountll(word);
+    }
+    for (int64_t i = 0; i < n; i++) sum += __builtin_popcount(bytes[i]);
+    return sum;
+}
+
+// The positions of the bits that are set in a byte, lowest first.
+struct BitPositions {
+    uint8_t of[256][8] = {};
+    constexpr BitPositions() {
+        for (int byte = 0; byte < 256; byte++)
+            for (int bit = 0, n = 0; bit < 8; bit++)
+                if (byte >> bit & 1) of[byte][n++] = (uint8_t)bit;
+    }
+};
+static constexpr BitPositions bit_positions;
+
+#if defined(__AVX512F__)
+// append_set_bits 64 bits at a time: one instruction moves the indices of those that are set together.
+__attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compressed(const uint8_t* bytes, int64_t n,
+                                                                                    uint16_t scale, uint16_t* out) {
+    struct Indices {
+        uint8_t of[64] = {};
+        constexpr Indices() {
+            for (int i = 0; i < 64; i++) of[i] = (uint8_t)i;
+        }
+    };
+    static constexpr Indices indices;
+    const __m512i lanes = _mm512_loadu_si512(indices.of), scales = _mm512_set1_epi16((short)scale);
+    const auto entries = [&](__m256i index, __m512i base) {
+        return _mm512_add_epi16(_mm512_mullo_epi16(_mm512_cvtepu8_epi16(index), scales), base);
+    };
+    const uint16_t* const start = out;
+    for (uint16_t first = scale; n > 0; n -= 8, bytes += 8, first += 64 * scale) {
+        const uint64_t word = load_bits(bytes, n);
+        const int64_t count = __builtin_popcountll(word);
+        const __m512i found = _mm512_maskz_compress_epi8(word, lanes), base = _mm512_set1_epi16((short)first);
+        _mm512_storeu_si512(out, entries(_mm512_castsi512_si256(found), base));
+        if (count > 32) _mm512_storeu_si512(out + 32, entries(_mm512_extracti64x4_epi64(found, 1), base));
+        out += count;
+    }
+    return out - start;
+}
+#endif
+
+// Writes `(index + 1) * scale` for every set bit of the first n bytes, lowest first, and returns how many there are. May
+// write up to `overrun` entries past the last one: without a branch on how many bits are set, which nobody could predict.
+static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, uint16_t* out) {
+#if defined(__AVX512F__)
+    if (__builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, out);
+#endif
+    typedef uint8_t Positions __attribute__((vector_size(8)));
+    typedef uint16_t Entries __attribute__((vector_size(16)));
+    const uint16_t* const start = out;
+    uint16_t first = scale;
+    for (int64_t i = 0; i < n; i++, first += 8 * scale) {
+        Positions positions;
+        memcpy(&positions, bit_positions.of[bytes[i]], sizeof positions);
+        const Entries entries = __builtin_convertvector(positions, Entries) * scale + first;
+        memcpy(out, &entries, sizeof entries);
+        out += __builtin_popcount(bytes[i]);
+    }
+    return out - start;
+}
+
+// Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
+// short list costs no branch. Returns the end of what counts.
+static inline uint16_t* append_shifted(const uint16_t* from, int64_t n, uint16_t base, uint16_t* out) {
+    typedef uint16_t Shorts __attribute__((vector_size(32)));
+    int64_t i = 0;
+    do {
+        Shorts shorts;
+        memcpy(&shorts, from + i, sizeof shorts);
+        shorts += base;
+        memcpy(out + i, &shorts, sizeof shorts);
+        i += 16;
+    } while (i < n);
+    return out + n;
+}
+
+}  // namespace PK_TARGET
