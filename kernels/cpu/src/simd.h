@@ -169,14 +169,22 @@ static inline Ints low_bytes(Ints halves, Ints high) {  // what is left of sums 
 }
 // The first and the second half of all 16-bit numbers, which have a sign, widened.
 static inline Ints widen_first(Ints a) {
+#if defined(__AVX512F__)  // compilers do it by memory
+    return {(Ints::Whole)_mm512_cvtepi16_epi32(_mm512_castsi512_si256((__m512i)a.x))};
+#else
     Ints::HalfAsMany halves;
     memcpy(&halves, &a.x, sizeof halves);
     return {__builtin_convertvector(halves, Ints::Whole)};
+#endif
 }
 static inline Ints widen_second(Ints a) {
+#if defined(__AVX512F__)
+    return {(Ints::Whole)_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64((__m512i)a.x, 1))};
+#else
     Ints::HalfAsMany halves;
     memcpy(&halves, (const char*)&a.x + sizeof halves, sizeof halves);
     return {__builtin_convertvector(halves, Ints::Whole)};
+#endif
 }
 static inline Ints high_half(Ints a) { return {a.x >> 16}; }
 static inline Ints low_half(Ints a) {  // x86 has a product of halves that is not in the way of the shift above

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -30,6 +31,16 @@ static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Calls visit with each of 0 .. n - 1 as a constant of its own type.
+template <class Visit, int... i>
+static inline void each_of(std::integer_sequence<int, i...>, Visit visit) {
+    (visit(std::integral_constant<int, i>{}), ...);
+}
+template <int n, class Visit>
+static inline void each(Visit visit) {
+    each_of(std::make_integer_sequence<int, n>{}, visit);
+}
+
 static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
 // How many rows of the input lie under some output rows.
@@ -54,6 +65,7 @@ static inline Part input_of(const Conv2d& c, const Part& out) {
 // An output pixel of a part, by its number there.
 struct Place {
     int64_t image, y, x;
+    Place() = default;
     Place(const Conv2d& c, const Part& out, int64_t index)
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };

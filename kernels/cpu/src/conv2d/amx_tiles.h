@@ -49,16 +49,6 @@ template <bool once> static inline void load_weights(const int8_t* from) {
 
 #undef PK_TILE
 
-// Calls visit with each of 0 .. n - 1 as a constant of its own type.
-template <class Visit, int... i>
-static inline void each_of(std::integer_sequence<int, i...>, Visit visit) {
-    (visit(std::integral_constant<int, i>{}), ...);
-}
-template <int n, class Visit>
-static inline void each(Visit visit) {
-    each_of(std::make_integer_sequence<int, n>{}, visit);
-}
-
 // A thread must say how it uses the tiles before it does, and give them back after.
 struct TileSession {
     TileSession() {

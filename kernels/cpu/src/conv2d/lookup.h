@@ -141,7 +141,8 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
     const int64_t places = last - first, uses = places * steps / lanes, weights = words.all() * word_bits;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
     float* const sums = lists.sums.reserve(uses * row * lanes);
-    float* const current = lists.current.reserve(2 * steps * row);
+    constexpr int most_places = together<FloatRows>;
+    float* const current = lists.current.reserve(most_places * steps * row);
     int64_t found = -1;  // the group whose windows are found
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
         for (int half = 0; half < row / table_channels; half++) {
@@ -152,13 +153,12 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
             found = group;
             add_words(words, (const float*)c.weight + first_of_half * weights, places, steps, half, lists);
         }
-        for (int64_t i = 0; i < places; i += 2) {
-            const bool two = i + 1 < places;
-            for (int64_t t = 0; t < (1 + two) * steps; t += lanes) transpose(sums + (i * steps + t) * row, current + t * row);
-            const Place both[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
-            const float* const currents[2] = {current, current + steps * row};
-            if (two) fire<FloatRows, 2>(c, in, both, channel, currents, 0);
-            else fire<FloatRows, 1>(c, in, both, channel, currents, 0);
+        for (int64_t i = 0, n; i < places; i += n) {
+            Place at[most_places];
+            n = i + most_places <= places ? most_places : 1;
+            for (int64_t k = 0; k < n; k++) at[k] = Place(c, out, first + i + k);
+            for (int64_t t = 0; t < n * steps; t += lanes) transpose(sums + (i * steps + t) * row, current + t * row);
+            fire<FloatRows>(c, in, at, n, channel, current, steps * row, 0);
         }
     }
 }

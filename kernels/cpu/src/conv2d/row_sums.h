@@ -8,6 +8,7 @@ namespace PK_TARGET {
 
 // Memory of one thread for a group of output pixels.
 struct GroupMemory {
+    Grown<Place> places;
     Grown<uint16_t> window;  // the rows that each sum takes
     Grown<Choice> choices;   // [output pixel][slice]
     Grown<Visit> visits;     // [output pixel][slice][sum]
@@ -15,15 +16,17 @@ struct GroupMemory {
 };
 
 // Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
-// step; then, with a `span` that is not 0, one that each span of so many steps shares.
-template <class Rows, int pixels, class Model>
+// pixel and step; then, with a `span` that is not 0, one that each span of so many steps shares. `bare`: there is neither
+// a shortcut nor are currents wanted.
+template <class Rows, int pixels, bool bare, class Model>
 OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
-                                const typename Rows::Number* const* sums, int64_t span) {
+                                const typename Rows::Number* sums, int64_t size, int64_t span) {
     constexpr int lanes = Rows::lanes;
     using Channels = Lanes<lanes>;
-    const Neurons& n = c.neurons;
+    const Neurons n = c.neurons;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+    const int64_t steps = in.steps;
     const int channels = (int)least(n.C - channel, lanes), part = (int)(channel % Rows::channels / lanes);
-    const int64_t bytes = (n.C + 7) / 8;
+    const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
     const typename Model::template Of<lanes> neurons({n.neuron, channel});
     const Channels bias = load_block<lanes>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
@@ -31,7 +34,7 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
     float *kept[pixels], *currents[pixels];
     const uint8_t* shortcut[pixels];
     States<Model::states, lanes> state[pixels];
-    for (int i = 0; i < pixels; i++) {
+    each<pixels>([&](auto i) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
         const int64_t first = ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
         out[i] = n.spikes + first;
@@ -39,33 +42,47 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
         kept[i] = states_of<Model>(n, image, p, channel);
         currents[i] = c.currents ? c.currents + ((in.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
         load_states(state[i], n, kept[i], channels);
-    }
-    for (int64_t first = 0, last; first < in.steps; first = last) {
-        last = span ? least(first + span, in.steps) : in.steps;
+    });
+    for (int64_t first = 0, last; first < steps; first = last) {
+        last = span ? least(first + span, steps) : steps;
         Channels shared[pixels];
-        for (int i = 0; i < pixels; i++) {
+        each<pixels>([&](auto i) {
             shared[i] = bias;
-            if (span) add(shared[i], Rows::current(sums[i] + (in.steps + first / span) * Rows::channels, part, unit));
-        }
+            if (span) add(shared[i], Rows::current(sums + i * size + (steps + first / span) * Rows::channels, part, unit));
+        });
         for (int64_t t = first; t < last; t++)
-            for (int i = 0; i < pixels; i++) {
-                Channels input = Rows::current(sums[i] + t * Rows::channels, part, unit);
+            each<pixels>([&](auto i) {
+                Channels input = Rows::current(sums + i * size + t * Rows::channels, part, unit);
                 add(input, shared[i]);
-                if (shortcut[i]) add_spikes(input, shortcut[i] + t * n.P * bytes, channels);
-                if (currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
+                if (!bare && shortcut[i]) add_spikes(input, shortcut[i] + t * frame, channels);
+                if (!bare && currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
                 const uint32_t spikes = step_block(neurons, state[i], input);
-                store_spikes<lanes>(out[i] + t * n.P * bytes, spikes, channels);
-            }
+                store_spikes<lanes>(out[i] + t * frame, spikes, channels);
+            });
     }
-    for (int i = 0; i < pixels; i++) store_states(kept[i], n, state[i], channels);
+    each<pixels>([&](auto i) { store_states(kept[i], n, state[i], channels); });
 }
 
-// The same for the model of the layer's neurons. Nothing above is compiled for each model.
-template <class Rows, int pixels>
-static void fire(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
-                 const typename Rows::Number* const* sums, int64_t span) {
-    with_model(c.neurons.neuron,
-               [&](auto model) { fire_as<Rows, pixels, decltype(model)>(c, in, places, channel, sums, span); });
+// Pixels that are fired together: their states are kept in registers.
+template <class Rows>
+constexpr int together = (int)most(2, 4 * Vec::width / Rows::lanes);
+
+// The same for the model of the layer's neurons, for one pixel or `together`. Nothing above is compiled for each model.
+template <class Rows>
+static void fire(const Conv2d& c, const Part& in, const Place* places, int64_t count, int64_t channel,
+                 const typename Rows::Number* sums, int64_t size, int64_t span) {
+    const auto fire_pixels = [&](auto pixels, auto bare) {
+        with_model(c.neurons.neuron,
+                   [&](auto model) { fire_as<Rows, pixels, bare, decltype(model)>(c, in, places, channel, sums, size, span); });
+    };
+    const std::integral_constant<int, together<Rows>> all;
+    const std::integral_constant<int, 1> one;
+    PK_ASSERT(count == all || count == one);
+    const bool bare = !c.shortcut && !c.currents;
+    if (count == all && bare) fire_pixels(all, std::true_type());
+    else if (count == all) fire_pixels(all, std::false_type());
+    else if (bare) fire_pixels(one, std::true_type());
+    else fire_pixels(one, std::false_type());
 }
 
 // A group of output pixels: numbers first .. last - 1 of the part.
@@ -77,9 +94,11 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
     Visit* const visits = memory.visits.reserve(places * slices.count * sums);
     Choice* const choices = memory.choices.reserve(places * slices.count);
     uint16_t* end = memory.window.reserve(places * slices.count * source.most_entries(slices) + overrun);
-    for (int64_t i = 0; i < places; i++)
-        end = source.list_window(c, slices, in, Place(c, out, first + i), choices + i * slices.count,
-                                 visits + i * slices.count * sums, end);
+    Place* const at = memory.places.reserve(places);
+    for (int64_t i = 0; i < places; i++) {
+        at[i] = Place(c, out, first + i);
+        end = source.list_window(c, slices, in, at[i], choices + i * slices.count, visits + i * slices.count * sums, end);
+    }
     PK_ASSERT(end + overrun <= memory.window.data + memory.window.size);
     const int64_t size = sums * Rows::channels;
     Number* const all_sums = (Number*)memory.sums.reserve(places * size * sizeof(Number));
@@ -93,16 +112,12 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
                 const Choice& choice = choices[i * slices.count + slice];
                 add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
             }
-        for (int64_t i = 0; i < places; i += 2) {
-            const bool two = i + 1 < places;
-            const Place pair[2] = {Place(c, out, first + i), Place(c, out, first + i + two)};
-            Number* const currents[2] = {all_sums + i * size, all_sums + (i + two) * size};
-            source.template finish<Rows>(currents[0]);
-            if (two) source.template finish<Rows>(currents[1]);
+        for (int64_t i = 0, n; i < places; i += n) {
+            n = i + together<Rows> <= places ? together<Rows> : 1;
+            for (int64_t k = i; k < i + n; k++) source.template finish<Rows>(all_sums + k * size);
             const int64_t end_channel = least(channel + Rows::channels, c.neurons.C);
             for (int64_t part = channel; part < end_channel; part += Rows::lanes)
-                if (two) fire<Rows, 2>(c, in, pair, part, currents, Source::span);
-                else fire<Rows, 1>(c, in, pair, part, currents, Source::span);
+                fire<Rows>(c, in, at + i, n, part, all_sums + i * size, size, Source::span);
         }
     }
 }
