@@ -29,24 +29,24 @@ struct ScanBlock {
 
 template <int count, class Model>
 static void scan_blocks(const Scan& s, int64_t first, Model) {
-    const int64_t step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8);
+    const int64_t T = s.neurons.T, step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8), time_stride = s.time_stride;
     ScanBlock part[count];
     float* kept[count];
     States<Model::states, block> state[count];
     typename Model::template Of<block> neurons[count];
-    for (int i = 0; i < count; i++) {
+    each<count>([&](auto i) {
         part[i] = ScanBlock(s, first + i);
         kept[i] = states_of<Model>(s.neurons, part[i].image, part[i].pixel, part[i].channel);
         load_states(state[i], s.neurons, kept[i], part[i].channels);
         neurons[i] = typename Model::template Of<block>({s.neurons.neuron, part[i].channel});
-    }
-    for (int64_t t = 0; t < s.neurons.T; t++)
-        for (int i = 0; i < count; i++) {
-            const Block current = load_block(part[i].current + t * s.time_stride, part[i].channels);
+    });
+    for (int64_t t = 0; t < T; t++)
+        each<count>([&](auto i) {
+            const Block current = load_block(part[i].current + t * time_stride, part[i].channels);
             const uint32_t spikes = step_block(neurons[i], state[i], current);
             store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
-        }
-    for (int i = 0; i < count; i++) store_states(kept[i], s.neurons, state[i], part[i].channels);
+        });
+    each<count>([&](auto i) { store_states(kept[i], s.neurons, state[i], part[i].channels); });
 }
 
 static void if_scan(const Scan* s) {

@@ -9,36 +9,37 @@ namespace PK_TARGET {
 // The first spikes of blocks of 32 neurons, side by side as in if_scan.h; the potentials as if all T steps were run.
 template <int count, class Model>
 static inline void find_blocks(const Periods& p, int64_t index, Model) {
-    const int64_t blocks = ceil_div(p.C, block);
+    const int64_t blocks = ceil_div(p.C, block), T = p.T;
     Block current[count], first[count];
     States<1, block> state[count];
     typename Model::template Of<block> neurons[count];
     int64_t place[count];
     int channels[count];
-    for (int b = 0; b < count; b++) {
+    each<count>([&](auto b) {
         const int64_t channel = (index + b) % blocks * block;
         place[b] = (index + b) / blocks * p.C + channel;
         channels[b] = (int)least(p.C - channel, block);
         current[b] = load_block(p.current + place[b], channels[b]);
         neurons[b] = typename Model::template Of<block>({p.neuron, channel});
         state[b].part[0] = load_block(p.v + place[b], channels[b]);
-        first[b] = broadcast_block((float)(p.T + 1));
-    }
-    for (int64_t t = 1; t <= p.T; t++) {
+        first[b] = broadcast_block((float)(T + 1));
+    });
+    for (int64_t t = 1; t <= T; t++) {
         const Vec now = broadcast((float)t);
-        for (int b = 0; b < count; b++)
+        each<count>([&](auto b) {
             for (int i = 0; i < vecs; i++) {
                 const Vec::Mask fires = neurons[b].step(state[b], current[b].v[i], i);
                 Vec& known = first[b].v[i];
-                known = select(fires, select(known >= now, now, known), known);
+                known = select(fires, lesser(known, now), known);
             }
+        });
     }
-    for (int b = 0; b < count; b++) {
+    each<count>([&](auto b) {
         store_block(p.v + place[b], state[b].part[0], channels[b]);
         float steps[block];
         store_block(steps, first[b], block);
-        for (int i = 0; i < channels[b]; i++) p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)p.T ? 0 : steps[i]);
-    }
+        for (int i = 0; i < channels[b]; i++) p.periods[place[b] + i] = (uint16_t)(steps[i] > (float)T ? 0 : steps[i]);
+    });
 }
 
 static void find_periods(const Periods* periods) {
