@@ -83,31 +83,47 @@ static int64_t total(const uint8_t* spikes, int64_t bytes) {
     return sum;
 }
 
-static inline void or_bytes(uint8_t* y, const uint8_t* x, int64_t n) {
-    uint64_t a, b;
-    for (; n >= 8; n -= 8, y += 8, x += 8) {
-        memcpy(&a, y, 8);
-        memcpy(&b, x, 8);
-        a |= b;
-        memcpy(y, &a, 8);
+// The OR of each byte of some pixels that lie side by side.
+static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64_t bytes) {
+    int64_t i = 0;
+    for (; i + 8 <= bytes; i += 8) {
+        uint64_t word = 0, other;
+        for (int64_t p = 0; p < pixels; p++) {
+            memcpy(&other, x + p * bytes + i, 8);
+            word |= other;
+        }
+        memcpy(y + i, &word, 8);
     }
-    for (int64_t i = 0; i < n; i++) y[i] |= x[i];
+    for (; i < bytes; i++) {
+        y[i] = 0;
+        for (int64_t p = 0; p < pixels; p++) y[i] |= x[p * bytes + i];
+    }
 }
 
-// The maximum of spikes is their OR; padding adds zeros, which change nothing.
+// The maximum of spikes is their OR, of rows first and then of what is side by side; padding adds zeros, which change nothing.
 static void max_pool2d(const Pool2d* pool) {
     const Pool2d q = *pool;
-#pragma omp parallel for schedule(static) collapse(2)
-    for (int64_t m = 0; m < q.M; m++)
-        for (int64_t oy = 0; oy < q.H_out; oy++)
-            for (int64_t ox = 0; ox < q.W_out; ox++) {
-                uint8_t* y = q.y + ((m * q.H_out + oy) * q.W_out + ox) * q.bytes;
-                memset(y, 0, q.bytes);
-                const int64_t top = oy * q.stride_h - q.padding_h, left = ox * q.stride_w - q.padding_w;
-                for (int64_t iy = most(top, 0); iy < least(top + q.kernel_h, q.H); iy++)
-                    for (int64_t ix = most(left, 0); ix < least(left + q.kernel_w, q.W); ix++)
-                        or_bytes(y, q.x + ((m * q.H + iy) * q.W + ix) * q.bytes, q.bytes);
+    const int64_t row_bytes = q.W * q.bytes;
+#pragma omp parallel
+    {
+        Memory<uint8_t> rows(row_bytes);
+        uint8_t* const any = rows.data;
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t m = 0; m < q.M; m++)
+            for (int64_t oy = 0; oy < q.H_out; oy++) {
+                const int64_t top = oy * q.stride_h - q.padding_h, first = most(top, 0), last = least(top + q.kernel_h, q.H);
+                memset(any, 0, row_bytes);
+                for (int64_t iy = first; iy < last; iy++) {
+                    const uint8_t* const x = q.x + (m * q.H + iy) * row_bytes;
+                    for (int64_t i = 0; i < row_bytes; i++) any[i] |= x[i];
+                }
+                uint8_t* y = q.y + (m * q.H_out + oy) * q.W_out * q.bytes;
+                for (int64_t ox = 0; ox < q.W_out; ox++, y += q.bytes) {
+                    const int64_t left = ox * q.stride_w - q.padding_w, from = least(most(left, 0), q.W);
+                    or_pixels(y, any + from * q.bytes, least(left + q.kernel_w, q.W) - from, q.bytes);
+                }
             }
+    }
 }
 
 // One output pixel's gradient goes to the first pixel of its window that fired; if none did, to the first: torch's way.
