@@ -47,13 +47,12 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
         last = span ? least(first + span, steps) : steps;
         Channels shared[pixels];
         each<pixels>([&](auto i) {
-            shared[i] = bias;
-            if (span) add(shared[i], Rows::current(sums + i * size + (steps + first / span) * Rows::channels, part, unit));
+            const int64_t at = (steps + first / most(1, span)) * Rows::channels;
+            shared[i] = span ? Rows::current(sums + i * size + at, part, unit, bias) : bias;
         });
         for (int64_t t = first; t < last; t++)
             each<pixels>([&](auto i) {
-                Channels input = Rows::current(sums + i * size + t * Rows::channels, part, unit);
-                add(input, shared[i]);
+                Channels input = Rows::current(sums + i * size + t * Rows::channels, part, unit, shared[i]);
                 if (!bare && shortcut[i]) add_spikes(input, shortcut[i] + t * frame, channels);
                 if (!bare && currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
                 const uint32_t spikes = step_block(neurons, state[i], input);

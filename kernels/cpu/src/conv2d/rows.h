@@ -10,7 +10,8 @@
 //     Sums of 16-bit words are then odd * 256 + even, modulo 2^16, and the words shifted by 8 sum up to odd, so that
 //     even = words - 256 * odd. The 64 of every row, also of those that lists are filled up with, is taken off.
 //
-// Neurons are stepped through `lanes` channels at a time, which are a part of a row.
+// Neurons are stepped through `lanes` channels at a time, which are a part of a row. The `current` of sums adds the rest of
+// it. Units are powers of two: what a sum stands for is exact, whether it is rounded before that addition or not.
 #pragma once
 #include "../simd.h"
 
@@ -92,7 +93,11 @@ struct FloatRows {
     static inline void put(char* line, int channel, float weight) { ((float*)line)[channel] = weight; }
     struct Unit {};
     static inline Unit unit(const float*, int64_t) { return {}; }
-    static inline Row current(const float* sums, int, Unit) { return load_block<row>(sums); }
+    static inline Row current(const float* sums, int, Unit, const Row& rest) {
+        Row b = load_block<row>(sums);
+        PK_TARGET::add(b, rest);
+        return b;
+    }
 };
 
 struct ShortRows {
@@ -125,9 +130,9 @@ struct ShortRows {
     }
     using Unit = Block;
     static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
-    static inline Block current(const int32_t* sums, int, const Block& unit) {
+    static inline Block current(const int32_t* sums, int, const Block& unit, const Block& rest) {
         Block b;
-        for (int i = 0; i < b.vecs; i++) b.v[i] = to_floats(load(sums + i * Vec::width)) * unit.v[i];
+        for (int i = 0; i < b.vecs; i++) b.v[i] = multiply_add(to_floats(load(sums + i * Vec::width)), unit.v[i], rest.v[i]);
         return b;
     }
 };
@@ -170,15 +175,15 @@ struct ByteRows {
     }
     using Unit = Block;
     static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
-    static inline Block current(const int16_t* sums, int part, const Block& unit) {
+    static inline Block current(const int16_t* sums, int part, const Block& unit, const Block& rest) {
         ByteSums all;
         load_sums(sums, all);
         Block b;
         for (int i = 0; i < all.vecs; i++) {
             const Ints halves = part ? all.high[i] : low_bytes(all.words[i], all.high[i]);
             const Ints first = widen_first(halves), second = widen_second(halves);
-            b.v[2 * i] = to_floats(first) * unit.v[2 * i];
-            b.v[2 * i + 1] = to_floats(second) * unit.v[2 * i + 1];
+            b.v[2 * i] = multiply_add(to_floats(first), unit.v[2 * i], rest.v[2 * i]);
+            b.v[2 * i + 1] = multiply_add(to_floats(second), unit.v[2 * i + 1], rest.v[2 * i + 1]);
         }
         return b;
     }
