@@ -4,7 +4,8 @@
 // are added once, to a sum that the currents of the span share. In stages, for a band of output rows and a segment of steps:
 //
 // 1. list_inputs: for each input pixel, the channels that fired throughout each span; and at each step, the others that did.
-// 2. list_window: for one output pixel, slice of its inputs and span or step, the lists of the pixels in its window, joined.
+// 2. list_slice (window_lists.h): for one output pixel, slice of its inputs and span or step, the lists of the pixels in its
+//    window, joined.
 // 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all lists.
 // 4. fire (row_sums.h): walk the steps with the potentials in registers; write the spikes.
 //
@@ -25,9 +26,7 @@ struct SpikeLists {
     int64_t steps = 0, sums = 0;  // of the segment
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
     Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
-    Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
-    Grown<uint16_t> tap_base;          // [tap of a slice]: its first entry
-    Grown<uint32_t> length;            // [sum]
+    Grown<uint32_t> length;       // [sum]
 
     // Calls list(spikes of a chunk's channels, bytes of a frame, bytes of these channels, where its starts go, entries
     // before), which returns the number of entries after, for each pixel.
@@ -66,33 +65,31 @@ struct SpikeLists {
         return any;
     }
 
-    // The lists of one window; `end` is where they go, and their end is returned.
-    OUT_OF_LINE uint16_t* list_window(const Conv2d& c, const Slices& slices, const Part& in, const Place& place,
-                                      Choice* choices, Visit* visits, uint16_t* end) {
-        const uint32_t** const starts = tap_start.reserve(slices.taps);
-        uint16_t* const bases = tap_base.reserve(slices.taps);
+    // The lists of a window's slice; `end` is where they go, and their end is returned.
+    OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
+        const uint32_t* const starts = input_start.data;
         uint32_t* const lengths = length.reserve(sums);
-        for (int64_t slice = 0; slice < slices.count; slice++, visits += sums) {
-            const int64_t taps = slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
-                starts[i] = input_start.data + (pixel * slices.chunks + slice % slices.chunks) * sums;
-                bases[i] = base;
-            });
-            memset(lengths, 0, sums * sizeof *lengths);
-            for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t i = 0; i < sums; i++) lengths[i] += starts[tap][i + 1] - starts[tap][i];
-            choices[slice] = sort_sums<group>(lengths, sums, visits, end);
-            for (int64_t i = choices[slice].empty; i < sums; i++) {
-                const int64_t sum = visits[i].sum;
-                uint16_t* const full = end + visits[i].groups * group;
-                for (int64_t tap = 0; tap < taps; tap++) {
-                    const uint32_t first = starts[tap][sum], last = starts[tap][sum + 1];
-                    end = append_shifted(input.data + first, last - first, bases[tap], end);
-                }
-                memset(end, 0, group * sizeof *end);
-                end = full;
+        memset(lengths, 0, sums * sizeof *lengths);
+        for (const Tap* tap = taps; tap < taps + count; tap++) {
+            const uint32_t* const start = starts + tap->list * sums;
+            for (int64_t i = 0; i < sums; i++) lengths[i] += start[i + 1] - start[i];
+        }
+        choice = sort_sums<group>(lengths, sums, visits, end);
+        for (int64_t i = choice.empty; i < sums; i++) {
+            uint16_t* const full = end + visits[i].groups * group;
+            for (const Tap* tap = taps; tap < taps + count; tap++) {
+                const uint32_t* const start = starts + tap->list * sums + visits[i].sum;
+                end = append_shifted(input.data + start[0], start[1] - start[0], tap->base, end);
             }
+            memset(end, 0, group * sizeof *end);
+            end = full;
         }
         return end;
+    }
+
+    // Entries of all lists of some pixels and chunks.
+    int64_t length_of(int64_t first, int64_t last) const {
+        return input_start.data[last * sums] - input_start.data[first * sums];
     }
 
     // Entries that the lists of one window's slice may have, filled up.

@@ -11,7 +11,7 @@
 // the place of steps:
 //
 // 1. list_periods: for each input pixel, the channels that fire in this segment with their buckets, and how many each has.
-// 2. sort_window: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
+// 2. list_slice: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
 // 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all buckets.
 // 4. sum_divisors: the sums of the buckets that meet at each step; then fire (row_sums.h).
 #pragma once
@@ -114,12 +114,11 @@ struct PeriodSource {
 
     const PeriodConv2d& p;
     Divisors divisors;
-    int64_t sums = 0;  // of an output pixel: the buckets
+    int64_t sums = 0;   // of an output pixel: the buckets
+    int64_t chunk = 0;  // of slices.h
     Grown<Periodic> input;         // [image][pixel][chunk][channel of the chunk]
     Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
-    Grown<int64_t> tap_list;       // [tap of a slice]: its pixel and chunk
-    Grown<uint16_t> tap_base;      // [tap of a slice]: its first entry
     Memory<uint32_t> length;       // [bucket]: inputs in the window
     Memory<uint16_t*> next;        // [bucket]: where its next entry goes
     explicit PeriodSource(const PeriodConv2d& p) : p(p), divisors(p.longest), length(most_buckets), next(most_buckets) {}
@@ -127,6 +126,7 @@ struct PeriodSource {
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
         divisors.prepare(p.start + in.t, in.steps, p.longest);
         sums = divisors.buckets;
+        chunk = slices.chunk;
         const int64_t pixels = in.rows * c.W, buckets = divisors.buckets, all = in.images * pixels * slices.chunks;
         Periodic* list = input.reserve(all * slices.chunk + overrun);
         uint16_t* count = input_count.reserve(all * buckets);
@@ -150,37 +150,35 @@ struct PeriodSource {
         PK_ASSERT(own_length == input_length.data + input_length.size);
     }
 
-    OUT_OF_LINE uint16_t* list_window(const Conv2d& c, const Slices& slices, const Part& in, const Place& place,
-                                      Choice* choices, Visit* visits, uint16_t* end) {
-        int64_t* const own_lists = tap_list.reserve(slices.taps);
-        uint16_t* const bases = tap_base.reserve(slices.taps);
+    OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
         const int64_t buckets = divisors.buckets;
         uint32_t* const lengths = length.data;
         uint16_t** const ends = next.data;
-        for (int64_t slice = 0; slice < slices.count; slice++, visits += buckets) {
-            const int64_t taps = slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
-                own_lists[i] = pixel * slices.chunks + slice % slices.chunks;
-                bases[i] = base;
-            });
-            memset(lengths, 0, buckets * sizeof *lengths);
-            for (int64_t tap = 0; tap < taps; tap++) {
-                const uint16_t* const own = input_count.data + own_lists[tap] * buckets;
-                for (int64_t b = 0; b < buckets; b++) lengths[b] += own[b];
-            }
-            choices[slice] = sort_sums<group>(lengths, buckets, visits, end);
-            for (int64_t i = choices[slice].empty; i < buckets; i++) {
-                ends[visits[i].sum] = end;
-                end += visits[i].groups * group;
-                for (int k = 1; k < group; k++) end[-k] = 0;  // the last group may not be full
-            }
-            for (int64_t tap = 0; tap < taps; tap++) {
-                const Periodic* own = input.data + own_lists[tap] * slices.chunk;
-                const uint16_t base = bases[tap];
-                for (const Periodic* last = own + input_length.data[own_lists[tap]]; own < last; own++)
-                    *ends[own->bucket]++ = own->entry + base;
-            }
+        memset(lengths, 0, buckets * sizeof *lengths);
+        for (const Tap* tap = taps; tap < taps + count; tap++) {
+            const uint16_t* const own = input_count.data + tap->list * buckets;
+            for (int64_t b = 0; b < buckets; b++) lengths[b] += own[b];
+        }
+        choice = sort_sums<group>(lengths, buckets, visits, end);
+        for (int64_t i = choice.empty; i < buckets; i++) {
+            ends[visits[i].sum] = end;
+            end += visits[i].groups * group;
+            for (int k = 1; k < group; k++) end[-k] = 0;  // the last group may not be full
+        }
+        for (const Tap* tap = taps; tap < taps + count; tap++) {
+            const Periodic* own = input.data + tap->list * chunk;
+            const uint16_t base = tap->base;
+            for (const Periodic* last = own + input_length.data[tap->list]; own < last; own++)
+                *ends[own->bucket]++ = own->entry + base;
         }
         return end;
+    }
+
+    // Entries of all lists of some pixels and chunks.
+    int64_t length_of(int64_t first, int64_t last) const {
+        int64_t sum = 0;
+        for (int64_t list = first; list < last; list++) sum += input_length.data[list];
+        return sum;
     }
 
     // Entries that the lists of one window's slice may have, filled up.

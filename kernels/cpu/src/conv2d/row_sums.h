@@ -2,17 +2,20 @@
 // pass. `Source` is one of the two: which rows, and to which sums.
 #pragma once
 #include "../neurons.h"
-#include "slices.h"
+#include "window_lists.h"
 
 namespace PK_TARGET {
 
-// Memory of one thread for a group of output pixels.
-struct GroupMemory {
-    Grown<Place> places;
-    Grown<uint16_t> window;  // the rows that each sum takes
-    Grown<Choice> choices;   // [output pixel][slice]
-    Grown<Visit> visits;     // [output pixel][slice][sum]
-    Grown<char> sums;        // [output pixel][sum][channel of a block]
+// What one thread has.
+template <class Source>
+struct Worker {
+    Source source;
+    WindowLists<Source> lists;
+    Grown<Place> places;  // a group of output pixels
+    Grown<char> sums;     // [output pixel][sum][channel of a block]
+    template <class... Arguments>
+    explicit Worker(const Conv2d& c, const Slices& slices, const Arguments&... arguments)
+        : source(arguments...), lists(c, slices, source) {}
 };
 
 // Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
@@ -86,21 +89,14 @@ static void fire(const Conv2d& c, const Part& in, const Place* places, int64_t c
 
 // A group of output pixels: numbers first .. last - 1 of the part.
 template <class Rows, class Source>
-static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Part& in, int64_t first, int64_t last,
-                      int64_t first_channel, int64_t last_channel, Source& source, GroupMemory& memory) {
+static void run_group(const Conv2d& c, const Slices& slices, const Part& out, int64_t first, int64_t last,
+                      int64_t first_channel, int64_t last_channel, Worker<Source>& worker) {
     using Number = typename Rows::Number;
-    const int64_t places = last - first, sums = source.sums;
-    Visit* const visits = memory.visits.reserve(places * slices.count * sums);
-    Choice* const choices = memory.choices.reserve(places * slices.count);
-    uint16_t* end = memory.window.reserve(places * slices.count * source.most_entries(slices) + overrun);
-    Place* const at = memory.places.reserve(places);
-    for (int64_t i = 0; i < places; i++) {
-        at[i] = Place(c, out, first + i);
-        end = source.list_window(c, slices, in, at[i], choices + i * slices.count, visits + i * slices.count * sums, end);
-    }
-    PK_ASSERT(end + overrun <= memory.window.data + memory.window.size);
-    const int64_t size = sums * Rows::channels;
-    Number* const all_sums = (Number*)memory.sums.reserve(places * size * sizeof(Number));
+    const int64_t places = last - first, size = worker.source.sums * Rows::channels;
+    Place* const at = worker.places.reserve(places);
+    for (int64_t i = 0; i < places; i++) at[i] = Place(c, out, first + i);
+    const Choice* const choices = worker.lists.of(at, places);
+    Number* const all_sums = (Number*)worker.sums.reserve(places * size * sizeof(Number));
     const bool far = slices.far(ceil_div(last_channel - first_channel, Rows::channels));
     const char* weights = (const char*)c.weight + first_channel / Rows::channels * slices.block_bytes();
     for (int64_t channel = first_channel; channel < last_channel; channel += Rows::channels) {
@@ -113,16 +109,16 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
             }
         for (int64_t i = 0, n; i < places; i += n) {
             n = i + together<Rows> <= places ? together<Rows> : 1;
-            for (int64_t k = i; k < i + n; k++) source.template finish<Rows>(all_sums + k * size);
+            for (int64_t k = i; k < i + n; k++) worker.source.template finish<Rows>(all_sums + k * size);
             const int64_t end_channel = least(channel + Rows::channels, c.neurons.C);
             for (int64_t part = channel; part < end_channel; part += Rows::lanes)
-                fire<Rows>(c, in, at + i, n, part, all_sums + i * size, size, Source::span);
+                fire<Rows>(c, out, at + i, n, part, all_sums + i * size, size, Source::span);
         }
     }
 }
 
 template <class Rows, class Source>
-static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Source& source, GroupMemory& memory) {
+static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Worker<Source>& worker) {
     const Neurons& n = c.neurons;
     const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
     Part out = cut.part(c, task);
@@ -130,10 +126,10 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
     for (; out.t < n.T; out.t += cut.steps) {
         out.steps = least(cut.steps, n.T - out.t);
         const Part in = input_of(c, out);
-        source.list_inputs(c, slices, in);
+        worker.source.list_inputs(c, slices, in);
+        worker.lists.begin(in);
         for (int64_t first = 0; first < places; first += cut.places)
-            run_group<Rows>(c, slices, out, in, first, least(places, first + cut.places), first_channel, last_channel, source,
-                            memory);
+            run_group<Rows>(c, slices, out, first, least(places, first + cut.places), first_channel, last_channel, worker);
     }
 }
 
@@ -147,10 +143,9 @@ static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Cut cut(c, segment, Rows::channels, max_threads());
 #pragma omp parallel
     {
-        Source source(arguments...);
-        GroupMemory memory;
+        Worker<Source> worker(c, slices, arguments...);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < cut.tasks; task++) run_task<Rows>(c, slices, cut, task, source, memory);
+        for (int64_t task = 0; task < cut.tasks; task++) run_task<Rows>(c, slices, cut, task, worker);
     }
 }
 
