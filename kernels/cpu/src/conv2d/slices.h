@@ -24,6 +24,7 @@ struct Slices {
         chunks = ceil_div(c.C_in, chunk);
         const int64_t runs = chunks > 1 ? window : ceil_div(window, most(1, c.slice_rows / c.C_in));
         taps = ceil_div(window, runs);
+        if (runs > 1) taps = least(taps, c.kernel_w);  // lists of one row are shared: window_lists.h
         count = ceil_div(window, taps) * chunks;
         rows = taps * chunk + 1;
     }
