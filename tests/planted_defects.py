@@ -48,6 +48,18 @@ DEFECTS = {
         "(image * n.P + pixel + (Model::states - 1) * (image > 0))",
         NEURONS,
     ),
+    "start: that of each pixel": Defect("kernels/cpu/src/neurons.h", "pixel * n.start_pixel", "n.start_pixel", KERNELS),
+    "lists of spikes: more than half a word": Defect(
+        "kernels/cpu/src/bit_lists.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
+    ),
+    "lists of spikes: by bytes": Defect(
+        "kernels/cpu/src/bit_lists.h", "first += 8 * scale) {", "first += 7 * scale) {"
+    ),
+    "window lists: another image's row": Defect(
+        f"{CONV}/window_lists.h",
+        "row_of((place.image - in.image) * in.rows + y - in.row)",
+        "row_of(y - in.row)",
+    ),
     "events: a span's last step": Defect(
         f"{CONV}/event.h",
         "for (int64_t t = 0; t < steps; t++) all",

@@ -31,8 +31,8 @@ class Neuron(ctypes.Structure):
 class Neurons(ctypes.Structure):
     _fields_ = [
         ("neuron", Neuron),
-        *((name, c_void_p) for name in ("v", "spikes")),
-        *((name, c_int64) for name in ("T", "N", "P", "C")),
+        *((name, c_void_p) for name in ("start", "v", "spikes")),
+        *((name, c_int64) for name in ("start_image", "start_state", "start_pixel", "T", "N", "P", "C")),
     ]
 
 

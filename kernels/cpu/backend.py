@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import heap, unfused
+from .. import unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
-from .packing import for_library
+from .packing import for_library, start_for_library
 from .words import pixel_bytes
 
 
@@ -106,12 +106,8 @@ class CpuKernels(Convolutions, Gradients):
 
     def _scan(self, current, T, v, neuron):
         note(SCAN)
-        N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
-        v = heap.empty(*v.shape).copy_(v)
-        words = heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-        parameters, held = for_library(neuron)
+        neurons, words, v, held = start_for_library(T, v, neuron)
         time_stride = current.stride(0) if current.ndim == 4 else 0
-        neurons = abi.Neurons(parameters, v.data_ptr(), words.data_ptr(), T, N, P, C)
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v

@@ -18,15 +18,14 @@ from .packing import (
     FLOAT_ROW,
     SHORT_ROW,
     byte_unit,
-    for_library,
     known_unit,
     pack_columns,
     pack_taps,
     pack_words,
     padded,
     short_unit,
+    start_for_library,
 )  # fmt: skip
-from .words import pixel_bytes
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
@@ -151,7 +150,7 @@ class Convolutions:
         x = x.float().flatten(3).transpose(2, 3).contiguous()
         neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
         columns = self._packed.of(weight).get("columns", pack_columns)
-        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), held[1].data_ptr(), C_in))
+        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), held[0].data_ptr(), C_in))
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
@@ -248,7 +247,7 @@ class Convolutions:
     def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
         """The layer for the library, its results, and what must outlive the call."""
         neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
-        bias = held[1]
+        bias = held[0]
         conv = abi.Conv2d(
             neurons,
             None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self.machine.event_slice, 1,
@@ -258,13 +257,10 @@ class Convolutions:
         return conv, spikes, v, held
 
     def _neurons(self, T, v, bias, neuron):
-        """Neurons for the library, their spikes and states, and what must outlive the call: parameters and the bias."""
-        N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
-        v = heap.empty(*v.shape).copy_(v)
-        spikes = heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-        parameters, channels = for_library(neuron)
-        bias = padded(torch.zeros(C) if bias is None else bias.float(), 0.0)
-        return abi.Neurons(parameters, v.data_ptr(), spikes.data_ptr(), T, N, P, C), spikes, v, (channels, bias)
+        """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
+        neurons, spikes, v, held = start_for_library(T, v, neuron)
+        bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
+        return neurons, spikes, v, (bias, *held)
 
     def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
         """See choice.py."""

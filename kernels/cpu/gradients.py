@@ -60,7 +60,7 @@ class Gradients:
         sums = torch.empty(-(-C_out // ROW), C_in, kernel[0] * kernel[1], ROW)
         W_out = unfused.output_size(size, kernel, stride, padding, dilation)[1]
         conv = abi.Conv2d(
-            abi.Neurons(abi.Neuron(), None, None, T, N, P, C_out),
+            abi.Neurons(T=T, N=N, P=P, C=C_out),
             words.data_ptr(), None, None, None, None, None, 0, ROW, 0, 1, C_in, *size, W_out,
             *kernel, *stride, *padding, *dilation,
         )  # fmt: skip

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .. import heap
 from ..neurons import MODELS, Neuron
 from ..weight_cache import Whole
 from . import abi
 from .choice import BLOCK, ROWS, WORD
+from .words import pixel_bytes
 
 # Output channels of a row of weights: src/conv2d/rows.h.
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
@@ -90,6 +92,26 @@ def padded(values: Tensor, fill: float) -> Tensor:
     """Per-channel values [C], filled up to whole blocks of channels."""
     missing = -values.shape[0] % BLOCK
     return (torch.nn.functional.pad(values, (0, missing), value=fill) if missing else values).contiguous()
+
+
+def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, Tensor, Tensor, tuple[Tensor, ...]]:
+    """Neurons that start from the states v, [N, P, C] or [N, states, P, C], for T steps, as the library takes them.
+
+    Also their packed spikes and their states after the last step, both yet to be written, and what must outlive the
+    call. What is expanded over images and pixels is read so, without a copy.
+    """
+    N, P, C = v.shape[0], v.shape[-2], v.shape[-1]
+    start = v.float()
+    if start.stride(-1) != 1:
+        same = start.stride(0) == start.stride(-2) == 0  # in all images and pixels
+        start = (start[:1, ..., :1, :] if same else start).contiguous().expand(v.shape)
+    last, spikes = heap.empty(*v.shape), heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
+    if T == 0:
+        last.copy_(v)
+    parameters, channels = for_library(neuron)
+    strides = start.stride(0), start.stride(1) if v.ndim == 4 else 0, start.stride(-2)
+    pointers = start.data_ptr(), last.data_ptr(), spikes.data_ptr()
+    return abi.Neurons(parameters, *pointers, *strides, T, N, P, C), spikes, last, (start, channels)
 
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:

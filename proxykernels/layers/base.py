@@ -145,7 +145,7 @@ class Neurons(SpikingLayer):
         N, C, *size = synapse.output_shape(tuple(first.shape))[1:]
         if len(self.v_init) != C:
             raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(self.v_init)}")
-        return self.v_init.view(-1, *[1] * len(size)).expand(N, C, *size).contiguous()
+        return self.v_init.view(-1, *[1] * len(size)).expand(N, C, *size)
 
     @property
     def at_rest(self) -> bool:

@@ -83,6 +83,22 @@ struct Population {
         const int64_t stride = (int64_t)padded_theta.size();
         return {padded_theta.data(), stride, soft ? models::SoftReset : models::HardReset, {v_reset}};
     }
+    // They start from the potentials `before`; `after` and the spikes of `out` are to be written.
+    Neurons layer(const std::vector<float>& padded_theta, const std::vector<float>& before, std::vector<float>& after,
+                  Spikes& out) const {
+        const int64_t from_image = out.P * out.C, from_pixel = out.C;
+        return {neuron(padded_theta),
+                before.data(),
+                after.data(),
+                out.packed.data(),
+                from_image,
+                0,
+                from_pixel,
+                out.T,
+                out.N,
+                out.P,
+                out.C};
+    }
     // Currents of one step for all neurons [N][P][C]; gives their spikes, updates v.
     bool step(float& potential, float current, float limit) const {
         const float h = potential + current;
@@ -152,7 +168,8 @@ void convolve(const std::string& kernel) {
     const std::vector<float> weight = sixteenths(g.C_out * inputs * g.taps(), -16, 16);  // [C_out][C_in][tap]
     const std::vector<float> bias = sixteenths(g.C_out, -4, 4);
     Population population(N, P, g.C_out, draw(0, 1) ? 0 : 64);
-    std::vector<float> v = population.v;
+    const std::vector<float> before = population.v;
+    std::vector<float> v(before.size(), never);
     Spikes y(N, T, P, g.C_out), actual(N, T, P, g.C_out);
     const bool shortcut = !depthwise && draw(0, 1);
     Spikes added(N, T, P, g.C_out);
@@ -168,7 +185,7 @@ void convolve(const std::string& kernel) {
 
     const std::vector<float> theta = padded(population.theta, never), biases = padded(bias, 0), unit(theta.size(), 1.0f / 16);
     Conv2d c{};
-    c.neurons = {population.neuron(theta), v.data(), actual.packed.data(), T, N, P, g.C_out};
+    c.neurons = population.layer(theta, before, v, actual);
     c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
     const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
     c.row_channels = has("bytes") ? 64 : has("shorts") ? 32 : 16;
@@ -209,7 +226,8 @@ void scan() {
     current_case = std::string(rest ? "periods found" : held ? "held scan" : "scan") + " C " + std::to_string(C);
     Population population(N, P, C, 32);
     if (rest) population.soft = false, population.v_reset = 0, std::fill(population.v.begin(), population.v.end(), 0.0f);
-    std::vector<float> v = population.v;
+    const std::vector<float> before = population.v;
+    std::vector<float> v = rest ? before : std::vector<float>(before.size(), never);
     const std::vector<float> current = sixteenths((held ? 1 : T) * N * P * C, -4, 20);
     Spikes y(N, T, P, C), actual(N, T, P, C);
     population.run(
@@ -221,8 +239,7 @@ void scan() {
         kernels->find_periods(&found);
         kernels->expand_periods(period.data(), actual.packed.data(), 0, T, N, P, C);
     } else {
-        const Neurons neurons{population.neuron(theta), v.data(), actual.packed.data(), T, N, P, C};
-        const Scan s{neurons, current.data(), held ? 0 : N * P * C};
+        const Scan s{population.layer(theta, before, v, actual), current.data(), held ? 0 : N * P * C};
         kernels->if_scan(&s);
     }
     same("spikes", actual.packed, y.packed);

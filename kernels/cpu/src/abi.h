@@ -17,8 +17,10 @@ struct Neuron {
 
 struct Neurons {
     Neuron neuron;
-    float* v;            // [N, states, P, C], updated in place
+    const float* start;  // the states before the first step: floats from one image, state and pixel to the next are below
+    float* v;            // [N, states, P, C], those after the last step, written
     uint8_t* spikes;     // [N, T, P, ceil(C / 8)], written
+    int64_t start_image, start_state, start_pixel;
     int64_t T, N, P, C;
 };
 

@@ -37,7 +37,7 @@ static void scan_blocks(const Scan& s, int64_t first, Model) {
     each<count>([&](auto i) {
         part[i] = ScanBlock(s, first + i);
         kept[i] = states_of<Model>(s.neurons, part[i].image, part[i].pixel, part[i].channel);
-        load_states(state[i], s.neurons, kept[i], part[i].channels);
+        load_states<Model>(state[i], s.neurons, 0, part[i].image, part[i].pixel, part[i].channel, part[i].channels);
         neurons[i] = typename Model::template Of<block>({s.neurons.neuron, part[i].channel});
     });
     for (int64_t t = 0; t < T; t++)

@@ -65,7 +65,7 @@ const char* describe() {
 #undef F
 #define F(field) FIELD(Neurons, field)
     SIZE(Neurons)
-    F(neuron) F(v) F(spikes) F(T) F(N) F(P) F(C)
+    F(neuron) F(start) F(v) F(spikes) F(start_image) F(start_state) F(start_pixel) F(T) F(N) F(P) F(C)
 #undef F
 #define F(field) FIELD(Scan, field)
     SIZE(Scan)

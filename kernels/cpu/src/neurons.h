@@ -191,15 +191,19 @@ static inline void with_model(const Neuron& n, Run run) {
     }
 }
 
-// Where a layer keeps the states of a pixel: [N, states, P, C].
+// Where a layer keeps the states of a pixel between segments of time, and leaves them at last: [N, states, P, C].
 template <class Model>
 static inline float* states_of(const Neurons& n, int64_t image, int64_t pixel, int64_t channel) {
     return n.v + (image * Model::states * n.P + pixel) * n.C + channel;
 }
-// The first n of a block's channels; see load_block.
-template <int states, int channels>
-static inline void load_states(States<states, channels>& block, const Neurons& n, const float* from, int count) {
-    for (int k = 0; k < states; k++) block.part[k] = load_block<channels>(from + k * n.P * n.C, count);
+// The states before step t, of the first `count` of a block's channels; see load_block.
+template <class Model, int channels>
+static inline void load_states(States<Model::states, channels>& block, const Neurons& n, int64_t t, int64_t image,
+                               int64_t pixel, int64_t channel, int count) {
+    const float* from = n.start + image * n.start_image + pixel * n.start_pixel + channel;
+    if (t) from = states_of<Model>(n, image, pixel, channel);
+    const int64_t stride = t ? n.P * n.C : n.start_state;
+    for (int k = 0; k < Model::states; k++) block.part[k] = load_block<channels>(from + k * stride, count);
 }
 template <int states, int channels>
 static inline void store_states(float* to, const Neurons& n, const States<states, channels>& block, int count) {

@@ -66,10 +66,11 @@ struct Firing {
         used = group.used;
         for (int i = 0; i < pixels; i++) {
             const Pixel& pixel = group.at[i];
-            kept[i] = states_of<Model>(n, u.image + pixel.image, pixel.y * c.W_out + pixel.x, channel);
+            const int64_t image = u.image + pixel.image, place = pixel.y * c.W_out + pixel.x;
+            kept[i] = states_of<Model>(n, image, place, channel);
             fired[i] = to.of(i, 0, channel);
             shortcut[i] = c.shortcut ? c.shortcut + first_byte(c, u, pixel) + channel / 8 : nullptr;
-            load_states(state[i], n, kept[i], channels);
+            load_states<Model>(state[i], n, u.t, image, place, channel, channels);
         }
         each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
     }

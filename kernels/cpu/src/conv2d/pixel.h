@@ -19,7 +19,7 @@ static inline void fire_pixel(const Neurons& n, const float* biases, Model, int6
     const Block bias = load_block(biases + channel);
     const typename Model::template Of<block> neurons({n.neuron, channel});
     States<Model::states, block> state;
-    load_states(state, n, kept, channels);
+    load_states<Model>(state, n, 0, image, place % n.P, channel, channels);
     for (int64_t t = 0; t < n.T;) {
         Block current[together];
         for (Block& sum : current) sum = bias;

@@ -44,7 +44,7 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
         shortcut[i] = c.shortcut ? c.shortcut + first : nullptr;
         kept[i] = states_of<Model>(n, image, p, channel);
         currents[i] = c.currents ? c.currents + ((in.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
-        load_states(state[i], n, kept[i], channels);
+        load_states<Model>(state[i], n, in.t, image, p, channel, channels);
     });
     for (int64_t first = 0, last; first < steps; first = last) {
         last = span ? least(first + span, steps) : steps;
