@@ -38,27 +38,27 @@ class Machine:
 # Measured on an AMD core with AVX-512 (Zen 4).
 WITHOUT_TILES = Machine(event_slice=384, costs={
     "events": {
-        "add": 0.99, "visit": 15, "fire": 0.25, "scan": 32, "list": 0.5, "list slice": 4.5, "list tap": 1.5,
-        "list spike": 0.48, "start": 186, "start tap": 23, "fetch": 0.26, "call": 6.1e5,
+        "add": 0.97, "visit": 7.8, "fire": 0.25, "scan": 16, "list": 0.49, "list slice": 5, "list tap": 2.9,
+        "list spike": 0.42, "start": 244, "start tap": 25, "fetch": 0.14, "call": 4.1e5,
     },
     "shorts": {
-        "add": 1.4, "visit": 18, "fire": 0.11, "scan": 34, "list": 0.5, "list slice": 8.2, "list tap": 1.6,
-        "list spike": 0.41, "start": 109, "start tap": 13, "fetch": 0.43, "call": 5.9e5,
+        "add": 0.98, "visit": 11, "fire": 0.15, "scan": 16, "list": 0.5, "list slice": 9.9, "list tap": 2.6,
+        "list spike": 0.47, "start": 127, "start tap": 16, "fetch": 0.34, "call": 3.9e5,
     },
     "bytes": {
-        "add": 1.7, "visit": 13.5, "fire": 0.33, "scan": 29, "list": 0.5, "list slice": 8.3, "list tap": 1.4,
-        "list spike": 0.23, "start": 114, "start tap": 11, "fetch": 0.34, "call": 6.8e5,
+        "add": 1.1, "visit": 8.9, "fire": 0.32, "scan": 16, "list": 0.49, "list slice": 7.4, "list tap": 2.2,
+        "list spike": 0.25, "start": 124, "start tap": 14, "fetch": 0.42, "call": 3.8e5,
     },
     "patterns": {
-        "add": 1.8, "visit": 2.8, "fire": 2.3, "scan": 42, "list": 0.5, "list slice": 25, "list tap": 3.8,
-        "list spike": 1.9, "start": 386, "start tap": 24, "fetch": 0.25, "call": 5.5e5,
+        "add": 2.1, "visit": 1.5, "fire": 1.9, "scan": 32, "list": 0.5, "list slice": 12, "list tap": 4.6,
+        "list spike": 3.5, "start": 353, "start tap": 16, "fetch": 0.11, "call": 4.8e5,
     },
     "lookup": {
-        "look up": 9.9, "block": 169, "table": 51, "read": 261, "read tap": 5.4, "fetch": 0.083, "call": 3.7e5,
+        "look up": 8.9, "block": 96, "table": 35, "read": 234, "read tap": 3.9, "fetch": 0.064, "call": 2.6e5,
     },
-    "dense": {"multiply": 0.068, "fire": 2.7, "move": 1, "unpack": 9.5, "call": 2.1e6},
+    "dense": {"multiply": 0.056, "fire": 3, "move": 0.99, "unpack": 8.3, "call": 1.2e6},
 })  # fmt: skip
-# Measured on an Intel core with AMX (Sapphire Rapids).
+# Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists.
 WITH_TILES = Machine(event_slice=1152, costs={
     "events": {
         "add": 1.3, "visit": 17, "fire": 0.067, "scan": 30, "list": 0.49, "list slice": 5.9, "list tap": 2.9,
@@ -116,13 +116,29 @@ class Layer(NamedTuple):
         return self.neurons[0] * self.neurons[1]
 
 
+def sliced(layer: Layer, slice_rows: int) -> tuple[int, int, float]:
+    """Slices of a window and the taps of each (src/conv2d/slices.h), and the share of their lists that are made.
+
+    The others are those of windows above or beside (src/conv2d/window_lists.h).
+    """
+    channels, width, pixels = layer.weight[1], layer.weight[3], layer.neurons[1]
+    chunks = math.ceil(channels / slice_rows)
+    runs = layer.taps if chunks > 1 else math.ceil(layer.taps / max(1, slice_rows // channels))
+    taps = math.ceil(layer.taps / runs)
+    if runs > 1:
+        taps = min(taps, width)
+    slices = math.ceil(layer.taps / taps) * chunks
+    different = math.prod(layer.size) * chunks if width % taps == 0 else pixels * slices
+    return slices, taps, min(1.0, different / max(1, pixels * slices))
+
+
 def adding(layer: Layer, rate: float, row: int, slice_rows: int) -> Counts:
     """The event kernel: for each spike in a window, a row of weights is loaded and added.
 
     ``rate``: of spikes, those of an input that fires for long counted once a span (src/conv2d/event.h). ``row``: output
     channels of a row. ``slice_rows``: rows of a slice.
     """
-    blocks, slices = math.ceil(layer.weight[0] / row), math.ceil(layer.inputs / slice_rows)
+    blocks, (slices, taps, made) = math.ceil(layer.weight[0] / row), sliced(layer, slice_rows)
     steps, segments = layer.pixels * layer.T, layer.pixels * math.ceil(layer.T / 64)
     spikes = layer.inputs * rate
     return {
@@ -131,9 +147,9 @@ def adding(layer: Layer, rate: float, row: int, slice_rows: int) -> Counts:
         "fire": blocks * row * steps,
         "scan": layer.T * layer.neurons[0] * math.prod(layer.size) * math.ceil(layer.weight[1] / 64),
         "list": steps,
-        "list slice": slices * steps,
-        "list tap": layer.taps * steps,
-        "list spike": spikes * steps,
+        "list slice": slices * steps * made,
+        "list tap": slices * taps * steps * made,
+        "list spike": spikes * steps * made,
         "start": segments,
         "start tap": layer.taps * segments,
         "fetch": _fetched(blocks * layer.inputs * ROW_BYTES, layer, uses=512),
