@@ -286,7 +286,7 @@ def test_the_choice_follows_rate_and_shape():
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16) == "events"
     assert fastest(conv, 0.5, has_lookup=True, digits=0, row=16) == "lookup"
     assert fastest(conv, 0.5, has_lookup=False, digits=0, row=16) == "events"
-    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16, a_window=2.5) == "patterns"
+    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16, a_window=3) == "patterns"
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16, a_window=1.2) == "events"
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=32) == "shorts"
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=64) == "bytes"
