@@ -1,6 +1,6 @@
 """Memory of large tensors: the system clears every page that it hands out, which costs more than most passes over it.
 
-What was freed is kept for the next call, where that is asked for, and large tensors come in huge pages. Of glibc on
+What simulations and training free is kept for the next call, and large tensors come in huge pages. Of glibc on
 Linux, which otherwise gives the top of its heap back as soon as a few MB of it are free.
 """
 

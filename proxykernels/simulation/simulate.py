@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks, spike_ops
 from ..kernels import constants
+from ..kernels.heap import keep_freed
 from ..layers import SpikingLayer
 from ..sequences import is_sequence
 from ..spikes import Spikes, is_binary, pack
@@ -107,6 +108,7 @@ def simulate(
     The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
     T beyond the output's packed spikes, and what the layers give in a chunk takes at most 256 MB, beside weights and
     potentials. Normalisation uses its running statistics, and Dropout drops nothing, whatever ``net.training`` says.
+    With glibc up to 512 MB that a call on a CPU frees stay with the process, so that the next need not have them cleared.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes, or the
@@ -169,6 +171,8 @@ def run(
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     x = _input(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
+    if not on_gpu:
+        keep_freed()
     chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
     parts: list[Any] = []
 
