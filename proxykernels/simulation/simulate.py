@@ -108,7 +108,7 @@ def simulate(
     The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
     T beyond the output's packed spikes, and what the layers give in a chunk takes at most 256 MB, beside weights and
     potentials. Normalisation uses its running statistics, and Dropout drops nothing, whatever ``net.training`` says.
-    With glibc up to 512 MB that a call on a CPU frees stay with the process, so that the next need not have them cleared.
+    With glibc up to 512 MB that a call on a CPU frees stay with the process, for the next one.
 
     Args:
         net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes, or the
