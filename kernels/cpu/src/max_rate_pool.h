@@ -7,7 +7,13 @@
 
 namespace PK_TARGET {
 
-static inline Vec highest_of(Vec a, Vec b) { return select(a >= b, a, b); }
+// The spikes of a block of channels from bytes of which n are left.
+static inline uint32_t load_block_bits(const uint8_t* bytes, int64_t n) {
+    uint32_t bits;
+    if (n < 4) return (uint32_t)load_bits(bytes, n);
+    memcpy(&bits, bytes, 4);
+    return bits;
+}
 
 // The inputs of a window that lie inside the image; outside there is no spike, and no count.
 struct PoolTaps {
@@ -23,34 +29,40 @@ struct PoolTaps {
     }
 };
 
-// All steps of 32 channels of an output pixel.
+// All steps of 32 channels of an output pixel whose window has `known` inputs, which then stay in registers; 0: any number.
+template <int known>
 static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, PoolTaps& taps) {
     const Pool2d& p = m.pool;
-    const int64_t P_out = p.H_out * p.W_out, P = p.H * p.W, image = place / P_out, frame = P * p.bytes;
+    const int64_t P_out = p.H_out * p.W_out, P = p.H * p.W, image = place / P_out, frame = P * p.bytes, T = m.T;
     const int channels = (int)least(m.C - channel, block);
     const int64_t bytes = p.bytes - channel / 8;
     const uint8_t* const x = p.x + image * m.T * frame + channel / 8;
     uint8_t* const y = p.y + (image * m.T * P_out + place % P_out) * p.bytes + channel / 8;
     const Vec one = broadcast(1.0f);
-    Block highest = broadcast_block(0.0f);
-    for (int64_t tap = 0; tap < taps.count; tap++) {
-        const Block count = load_block(m.counts + (image * P + taps.pixel.data[tap]) * m.C + channel, channels);
-        taps.counts.data[tap] = count;
-        for (int i = 0; i < vecs; i++) highest.v[i] = highest_of(highest.v[i], count.v[i]);
-    }
-    for (int64_t t = 0; t < m.T; t++) {
+    Block highest = broadcast_block(0.0f), registers[known ? known : 1];
+    Block* const counts = known ? registers : taps.counts.data;
+    const int64_t* const pixels = taps.pixel.data;
+    int64_t offset[known ? known : 1];
+    const auto each_tap = [&](auto visit) {
+        if constexpr (known > 0) each<known>(visit);
+        else
+            for (int64_t tap = 0; tap < taps.count; tap++) visit(tap);
+    };
+    each_tap([&](int64_t tap) {
+        if (known) offset[tap] = pixels[tap] * p.bytes;
+        counts[tap] = load_block(m.counts + (image * P + pixels[tap]) * m.C + channel, channels);
+        for (int i = 0; i < vecs; i++) highest.v[i] = greater(highest.v[i], counts[tap].v[i]);
+    });
+    for (int64_t t = 0; t < T; t++) {
         Block now = highest;
-        for (int64_t tap = 0; tap < taps.count; tap++) {
-            const uint8_t* const at = x + t * frame + taps.pixel.data[tap] * p.bytes;
-            uint32_t fired;
-            if (bytes >= 4) memcpy(&fired, at, 4);
-            else fired = (uint32_t)load_bits(at, bytes);
+        each_tap([&](int64_t tap) {
+            const uint32_t fired = load_block_bits(x + t * frame + (known ? offset[tap] : pixels[tap] * p.bytes), bytes);
             for (int i = 0; i < vecs; i++) {
-                Vec& count = taps.counts.data[tap].v[i];
+                Vec& count = counts[tap].v[i];
                 count = add_where(mask_of(fired >> (i * Vec::width)), count, one);
-                now.v[i] = highest_of(now.v[i], count);
+                now.v[i] = greater(now.v[i], count);
             }
-        }
+        });
         uint32_t grown = 0;
         for (int i = 0; i < vecs; i++) grown |= bits(now.v[i] >= highest.v[i] + one) << (i * Vec::width);
         highest = now;
@@ -61,15 +73,16 @@ static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, Po
 // The counts after all steps.
 static void add_counts(const MaxRatePool& m, int64_t place) {
     const Pool2d& p = m.pool;
-    const int64_t P = p.H * p.W, image = place / P;
+    const int64_t P = p.H * p.W, T = m.T, frame = P * p.bytes, image = place / P;
     const Vec one = broadcast(1.0f);
     for (int64_t channel = 0; channel < m.C; channel += block) {
         const int channels = (int)least(m.C - channel, block);
         float* const counts = m.counts + place * m.C + channel;
-        const uint8_t* x = p.x + (image * m.T * P + place % P) * p.bytes + channel / 8;
+        const uint8_t* const x = p.x + (image * T * P + place % P) * p.bytes + channel / 8;
+        const int64_t bytes = p.bytes - channel / 8;
         Block count = load_block(counts, channels);
-        for (int64_t t = 0; t < m.T; t++, x += P * p.bytes) {
-            const uint32_t fired = (uint32_t)load_bits(x, least(p.bytes - channel / 8, 4));
+        for (int64_t t = 0; t < T; t++) {
+            const uint32_t fired = load_block_bits(x + t * frame, bytes);
             for (int i = 0; i < vecs; i++) count.v[i] = add_where(mask_of(fired >> (i * Vec::width)), count.v[i], one);
         }
         store_block(counts, count, channels);
@@ -85,7 +98,10 @@ static void max_rate_pool2d(const MaxRatePool* pool) {
 #pragma omp for schedule(dynamic, 16)
         for (int64_t place = 0; place < p.M * p.H_out * p.W_out; place++) {
             taps.find(p, place % (p.H_out * p.W_out));
-            for (int64_t channel = 0; channel < m.C; channel += block) pool_counts(m, place, channel, taps);
+            for (int64_t channel = 0; channel < m.C; channel += block)
+                if (taps.count == 4) pool_counts<4>(m, place, channel, taps);
+                else if (taps.count == 9) pool_counts<9>(m, place, channel, taps);
+                else pool_counts<0>(m, place, channel, taps);
         }
 #pragma omp for schedule(static)
         for (int64_t place = 0; place < p.M * p.H * p.W; place++) add_counts(m, place);

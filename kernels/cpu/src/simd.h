@@ -33,6 +33,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm512_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm512_min_ps(a.x, b.x)}; }
+static inline Vec greater(Vec a, Vec b) { return {_mm512_max_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm512_mask_add_ps(a.x, m, a.x, b.x)}; }
@@ -59,6 +60,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.x, b.x)}; }
+static inline Vec greater(Vec a, Vec b) { return {_mm256_max_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {_mm256_add_ps(a.x, _mm256_and_ps(m, b.x))}; }
@@ -91,6 +93,7 @@ static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {vfmaq_f32(sum.x, a.x, b.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {vminq_f32(a.x, b.x)}; }
+static inline Vec greater(Vec a, Vec b) { return {vmaxq_f32(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return vcgeq_f32(a.x, b.x); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {vbslq_f32(m, yes.x, no.x)}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) {
@@ -133,6 +136,7 @@ static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {a.x + (float4)(m & (int4)b.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return select(a >= b, b, a); }
+static inline Vec greater(Vec a, Vec b) { return select(a >= b, a, b); }
 static inline uint32_t bits(Vec::Mask m) {
 #if defined(__SSE2__)
     return (uint32_t)_mm_movemask_ps((__m128)m);
