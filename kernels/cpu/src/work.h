@@ -105,7 +105,7 @@ struct Cut {
     Cut(const Conv2d& c, const Segment& segment, int64_t block_channels, int64_t threads) : steps(segment.steps) {
         constexpr int64_t group_entries = 1 << 22;
         const Neurons& n = c.neurons;
-        const int64_t wanted = 4 * threads, out_rows = rows_out(c);
+        const int64_t wanted = 2 * threads, out_rows = rows_out(c);
         places = most(1, least(ceil_div(segment.uses, steps), group_entries / segment.place_entries));
         images = most(1, least(n.N, places / most(1, n.P)));
         batches = ceil_div(n.N, images);
