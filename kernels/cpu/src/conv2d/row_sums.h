@@ -18,16 +18,16 @@ struct Worker {
         : source(arguments...), lists(c, slices, source) {}
 };
 
-// Walks the steps of some output pixels side by side: each step of a neuron waits for the one before. `sums`: of each
-// pixel and step; then, with a `span` that is not 0, one that each span of so many steps shares. `bare`: there is neither
-// a shortcut nor are currents wanted.
+// Walks the steps of a segment for some output pixels side by side: each step of a neuron waits for the one before. `sums`:
+// `size` numbers of each pixel, a sum of each step; then, with a `span` that is not 0, one that each span of so many steps
+// shares. `bare`: there is neither a shortcut nor are currents wanted.
 template <class Rows, int pixels, bool bare, class Model>
-OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* places, int64_t channel,
+OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& segment, const Place* places, int64_t channel,
                                 const typename Rows::Number* sums, int64_t size, int64_t span) {
     constexpr int lanes = Rows::lanes;
     using Channels = Lanes<lanes>;
     const Neurons n = c.neurons;  // copies: for all that a compiler knows, stored spikes could change what is in memory
-    const int64_t steps = in.steps;
+    const int64_t steps = segment.steps;
     const int channels = (int)least(n.C - channel, lanes), part = (int)(channel % Rows::channels / lanes);
     const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
     const typename Model::template Of<lanes> neurons({n.neuron, channel});
@@ -39,12 +39,12 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& in, const Place* pl
     States<Model::states, lanes> state[pixels];
     each<pixels>([&](auto i) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
-        const int64_t first = ((image * n.T + in.t) * n.P + p) * bytes + channel / 8;
+        const int64_t first = ((image * n.T + segment.t) * n.P + p) * bytes + channel / 8;
         out[i] = n.spikes + first;
         shortcut[i] = c.shortcut ? c.shortcut + first : nullptr;
         kept[i] = states_of<Model>(n, image, p, channel);
-        currents[i] = c.currents ? c.currents + ((in.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
-        load_states<Model>(state[i], n, in.t, image, p, channel, channels);
+        currents[i] = c.currents ? c.currents + ((segment.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
+        load_states<Model>(state[i], n, segment.t, image, p, channel, channels);
     });
     for (int64_t first = 0, last; first < steps; first = last) {
         last = span ? least(first + span, steps) : steps;
@@ -71,11 +71,12 @@ constexpr int together = (int)most(2, 4 * Vec::width / Rows::lanes);
 
 // The same for the model of the layer's neurons, for one pixel or `together`. Nothing above is compiled for each model.
 template <class Rows>
-static void fire(const Conv2d& c, const Part& in, const Place* places, int64_t count, int64_t channel,
+static void fire(const Conv2d& c, const Part& segment, const Place* places, int64_t count, int64_t channel,
                  const typename Rows::Number* sums, int64_t size, int64_t span) {
     const auto fire_pixels = [&](auto pixels, auto bare) {
-        with_model(c.neurons.neuron,
-                   [&](auto model) { fire_as<Rows, pixels, bare, decltype(model)>(c, in, places, channel, sums, size, span); });
+        with_model(c.neurons.neuron, [&](auto model) {
+            fire_as<Rows, pixels, bare, decltype(model)>(c, segment, places, channel, sums, size, span);
+        });
     };
     const std::integral_constant<int, together<Rows>> all;
     const std::integral_constant<int, 1> one;

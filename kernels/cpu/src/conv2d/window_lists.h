@@ -23,7 +23,7 @@ public:
           source(source),
           taps(slices.taps),
           shared(c.kernel_w % slices.taps == 0),
-          columns((rows_width(c) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {}
+          columns((most(1, c.W_out) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {}
     ~WindowLists() {
         for (KeptRow *row = rows, *next; row; row = next) next = row->next, delete row;
     }
@@ -59,8 +59,6 @@ private:
         uint16_t* end = nullptr;  // of the entries that are there
         KeptRow* next = nullptr;
     };
-
-    static int64_t rows_width(const Conv2d& c) { return most(1, c.W_out); }
 
     // The taps of a slice that lie inside the image.
     int64_t find_taps(const Place& place, int64_t slice) {
@@ -106,11 +104,11 @@ private:
             free->next = rows, rows = free;
         }
         const int64_t lists = columns * slices.chunks, pixel_lists = c.W * slices.chunks;
-        const int64_t rows_of_pixels = source.length_of(number * pixel_lists, (number + 1) * pixel_lists);
+        const int64_t entries = source.length_of(number * pixel_lists, (number + 1) * pixel_lists);
         free->number = number;
         memset((void*)free->choices.reserve(lists), 0, lists * sizeof(Choice));
         free->visits.reserve(lists * source.sums);
-        free->end = free->entries.reserve(slices.taps * rows_of_pixels + lists * source.sums * Source::group + overrun);
+        free->end = free->entries.reserve(slices.taps * entries + lists * source.sums * Source::group + overrun);
         return *free;
     }
 
