@@ -78,7 +78,7 @@ __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compres
 // write up to `overrun` entries past the last one: without a branch on how many bits are set, which nobody could predict.
 static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, uint16_t* out) {
 #if defined(__AVX512F__)
-    if (__builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, out);
+    if (n > 2 && __builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, out);
 #endif
     typedef uint8_t Positions __attribute__((vector_size(8)));
     typedef uint16_t Entries __attribute__((vector_size(16)));
