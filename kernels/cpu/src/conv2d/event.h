@@ -26,7 +26,8 @@ struct SpikeLists {
     int64_t steps = 0, sums = 0;  // of the segment
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
     Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
-    Grown<uint32_t> length;       // [sum]
+    Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
+    Grown<uint32_t> length;            // [sum]
 
     // Calls list(spikes of a chunk's channels, bytes of a frame, bytes of these channels, where its starts go, entries
     // before), which returns the number of entries after, for each pixel.
@@ -67,19 +68,20 @@ struct SpikeLists {
 
     // The lists of a window's slice; `end` is where they go, and their end is returned.
     OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
-        const uint32_t* const starts = input_start.data;
+        const uint32_t** const starts = tap_start.reserve(count);
         uint32_t* const lengths = length.reserve(sums);
         memset(lengths, 0, sums * sizeof *lengths);
-        for (const Tap* tap = taps; tap < taps + count; tap++) {
-            const uint32_t* const start = starts + tap->list * sums;
+        for (int64_t tap = 0; tap < count; tap++) {
+            const uint32_t* const start = starts[tap] = input_start.data + taps[tap].list * sums;
             for (int64_t i = 0; i < sums; i++) lengths[i] += start[i + 1] - start[i];
         }
         choice = sort_sums<group>(lengths, sums, visits, end);
         for (int64_t i = choice.empty; i < sums; i++) {
             uint16_t* const full = end + visits[i].groups * group;
-            for (const Tap* tap = taps; tap < taps + count; tap++) {
-                const uint32_t* const start = starts + tap->list * sums + visits[i].sum;
-                end = append_shifted(input.data + start[0], start[1] - start[0], tap->base, end);
+            const int64_t sum = visits[i].sum;
+            for (int64_t tap = 0; tap < count; tap++) {
+                const uint32_t first = starts[tap][sum], last = starts[tap][sum + 1];
+                end = append_shifted(input.data + first, last - first, taps[tap].base, end);
             }
             memset(end, 0, group * sizeof *end);
             end = full;

@@ -62,9 +62,10 @@ private:
 
     // The taps of a slice that lie inside the image.
     int64_t find_taps(const Place& place, int64_t slice) {
-        return slices.each_tap(c, in, place, slice, [&](int64_t i, int64_t pixel, uint16_t base) {
-            taps.data[i] = {pixel * slices.chunks + slice % slices.chunks, base};
-        });
+        Tap* const to = taps.data;
+        const int64_t chunks = slices.chunks, chunk = slice % chunks;
+        return slices.each_tap(c, in, place, slice,
+                               [=](int64_t i, int64_t pixel, uint16_t base) { to[i] = {pixel * chunks + chunk, base}; });
     }
 
     const Choice* list_all(const Place* places, int64_t count, Choice* choices) {
