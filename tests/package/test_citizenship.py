@@ -222,5 +222,9 @@ dist.destroy_process_group()
 def test_two_processes_share_a_batch(tmp_path):
     """Inference on several devices without DataParallel: the batch is split, the counts are gathered."""
     command = [sys.executable, "-c", DISTRIBUTED]
-    processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "store")]) for rank in (0, 1)]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    messages = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(messages)
