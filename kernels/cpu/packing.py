@@ -106,7 +106,7 @@ def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, T
         same = start.stride(0) == start.stride(-2) == 0  # in all images and pixels
         start = (start[:1, ..., :1, :] if same else start).contiguous().expand(v.shape)
     last, spikes = heap.empty(*v.shape), heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-    if T == 0:
+    if T == 0:  # no kernel comes to a last step
         last.copy_(v)
     parameters, channels = for_library(neuron)
     strides = start.stride(0), start.stride(1) if v.ndim == 4 else 0, start.stride(-2)
