@@ -24,6 +24,7 @@ struct SpikeLists {
     static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 
     int64_t steps = 0, sums = 0;  // of the segment
+    int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
     Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
@@ -42,8 +43,9 @@ struct SpikeLists {
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
         sums = new_sums;
+        pixel_sums = slices.chunks * sums;
         input.reserve(spikes + overrun);
-        uint32_t* start = input_start.reserve(in.images * pixels * slices.chunks * sums + 1);
+        uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
         int64_t n = 0;
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++)
@@ -54,6 +56,20 @@ struct SpikeLists {
                 }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
+    }
+
+    // Two pixels of the input fire alike if their lists are equal (twins.h).
+    uint64_t hash_of(int64_t pixel) const {
+        const uint32_t *const start = input_start.data + pixel * pixel_sums, length = start[pixel_sums] - start[0];
+        uint32_t starts = 0;
+        for (int64_t i = 1; i <= pixel_sums; i++) starts += (start[i] - start[0]) * (uint32_t)(2 * i + 1);
+        return mix(starts, hash_piece((const uint8_t*)(input.data + start[0]), length * sizeof(uint16_t), length));
+    }
+    bool are_alike(int64_t a, int64_t b) const {
+        const uint32_t *const start = input_start.data + a * pixel_sums, *const other = input_start.data + b * pixel_sums;
+        for (int64_t i = 1; i <= pixel_sums; i++)
+            if (start[i] - start[0] != other[i] - other[0]) return false;
+        return !memcmp(input.data + start[0], input.data + other[0], (start[pixel_sums] - start[0]) * sizeof(uint16_t));
     }
 
     // The channels that fire throughout a span of steps from x; whether there are any.

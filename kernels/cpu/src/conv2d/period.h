@@ -116,6 +116,7 @@ struct PeriodSource {
     Divisors divisors;
     int64_t sums = 0;   // of an output pixel: the buckets
     int64_t chunk = 0;  // of slices.h
+    Part part{};        // of the input
     Grown<Periodic> input;         // [image][pixel][chunk][channel of the chunk]
     Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
@@ -127,6 +128,7 @@ struct PeriodSource {
         divisors.prepare(p.start + in.t, in.steps, p.longest);
         sums = divisors.buckets;
         chunk = slices.chunk;
+        part = in;
         const int64_t pixels = in.rows * c.W, buckets = divisors.buckets, all = in.images * pixels * slices.chunks;
         Periodic* list = input.reserve(all * slices.chunk + overrun);
         uint16_t* count = input_count.reserve(all * buckets);
@@ -136,7 +138,7 @@ struct PeriodSource {
             for (int64_t pixel = 0; pixel < pixels; pixel++)
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++, list += slices.chunk, count += buckets) {
                     const int64_t first = chunk * slices.chunk, channels = least(slices.chunk, c.C_in - first);
-                    const uint16_t* period = p.periods + (((in.image + image) * c.H + in.row) * c.W + pixel) * c.C_in + first;
+                    const uint16_t* period = periods_of(image * pixels + pixel) + first;
                     int64_t n = 0;
                     for (int64_t i = 0; i < channels; i++) {
                         const uint16_t bucket = period[i] > p.longest ? no_bucket : divisors.bucket.data[period[i]];
@@ -148,6 +150,20 @@ struct PeriodSource {
                     *own_length++ = (uint16_t)n;
                 }
         PK_ASSERT(own_length == input_length.data + input_length.size);
+    }
+
+    // The periods of a pixel of the part, by its number there.
+    const uint16_t* periods_of(int64_t pixel) const {
+        const Conv2d& c = p.conv;
+        const int64_t pixels = part.rows * c.W, image = part.image + pixel / pixels;
+        return p.periods + (image * c.H * c.W + part.row * c.W + pixel % pixels) * c.C_in;
+    }
+    // For twins.h.
+    uint64_t hash_of(int64_t pixel) const {
+        return hash_piece((const uint8_t*)periods_of(pixel), p.conv.C_in * sizeof(uint16_t), 0);
+    }
+    bool are_alike(int64_t a, int64_t b) const {
+        return !memcmp(periods_of(a), periods_of(b), p.conv.C_in * sizeof(uint16_t));
     }
 
     OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {

@@ -2,6 +2,7 @@
 // pass. `Source` is one of the two: which rows, and to which sums.
 #pragma once
 #include "../neurons.h"
+#include "twins.h"
 #include "window_lists.h"
 
 namespace PK_TARGET {
@@ -11,11 +12,11 @@ template <class Source>
 struct Worker {
     Source source;
     WindowLists<Source> lists;
-    Grown<Place> places;  // a group of output pixels
-    Grown<char> sums;     // [output pixel][sum][channel of a block]
+    Twins twins;
+    Grown<char> sums;  // [output pixel][sum][channel of a block]
     template <class... Arguments>
     explicit Worker(const Conv2d& c, const Slices& slices, const Arguments&... arguments)
-        : source(arguments...), lists(c, slices, source) {}
+        : source(arguments...), lists(c, slices, source), twins(c) {}
 };
 
 // Walks the steps of a segment for some output pixels side by side: each step of a neuron waits for the one before. `sums`:
@@ -88,14 +89,12 @@ static void fire(const Conv2d& c, const Part& segment, const Place* places, int6
     else fire_pixels(one, std::false_type());
 }
 
-// A group of output pixels: numbers first .. last - 1 of the part.
+// A group of output pixels.
 template <class Rows, class Source>
-static void run_group(const Conv2d& c, const Slices& slices, const Part& out, int64_t first, int64_t last,
+static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Place* at, int64_t places,
                       int64_t first_channel, int64_t last_channel, Worker<Source>& worker) {
     using Number = typename Rows::Number;
-    const int64_t places = last - first, size = worker.source.sums * Rows::channels;
-    Place* const at = worker.places.reserve(places);
-    for (int64_t i = 0; i < places; i++) at[i] = Place(c, out, first + i);
+    const int64_t size = worker.source.sums * Rows::channels;
     const Choice* const choices = worker.lists.of(at, places);
     Number* const all_sums = (Number*)worker.sums.reserve(places * size * sizeof(Number));
     const bool far = slices.far(ceil_div(last_channel - first_channel, Rows::channels));
@@ -123,14 +122,18 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
     const Neurons& n = c.neurons;
     const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
     Part out = cut.part(c, task);
-    const int64_t places = out.images * out.rows * c.W_out;
     for (; out.t < n.T; out.t += cut.steps) {
         out.steps = least(cut.steps, n.T - out.t);
         const Part in = input_of(c, out);
         worker.source.list_inputs(c, slices, in);
         worker.lists.begin(in);
-        for (int64_t first = 0; first < places; first += cut.places)
-            run_group<Rows>(c, slices, out, first, least(places, first + cut.places), first_channel, last_channel, worker);
+        Twins& twins = worker.twins;
+        twins.find(in, out, first_channel, last_channel, worker.source);
+        for (int64_t i = 0; i < twins.count; i += cut.places) {
+            const int64_t places = least(cut.places, twins.count - i);
+            run_group<Rows>(c, slices, out, twins.places.data + i, places, first_channel, last_channel, worker);
+        }
+        twins.copy();
     }
 }
 
