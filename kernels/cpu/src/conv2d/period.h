@@ -133,22 +133,20 @@ struct PeriodSource {
         Periodic* list = input.reserve(all * slices.chunk + overrun);
         uint16_t* count = input_count.reserve(all * buckets);
         uint16_t* own_length = input_length.reserve(all);
-        memset(count, 0, all * buckets * sizeof *count);
-        for (int64_t image = 0; image < in.images; image++)
-            for (int64_t pixel = 0; pixel < pixels; pixel++)
-                for (int64_t chunk = 0; chunk < slices.chunks; chunk++, list += slices.chunk, count += buckets) {
-                    const int64_t first = chunk * slices.chunk, channels = least(slices.chunk, c.C_in - first);
-                    const uint16_t* period = periods_of(image * pixels + pixel) + first;
-                    int64_t n = 0;
-                    for (int64_t i = 0; i < channels; i++) {
-                        const uint16_t bucket = period[i] > p.longest ? no_bucket : divisors.bucket.data[period[i]];
-                        list[n] = {(uint16_t)((i + 1) * entry_scale), bucket};
-                        if (bucket == no_bucket) continue;
-                        count[bucket]++;
-                        n++;
-                    }
-                    *own_length++ = (uint16_t)n;
+        for (int64_t pixel = 0; pixel < in.images * pixels; pixel++)
+            for (int64_t first = 0; first < c.C_in; first += chunk, list += chunk, count += buckets) {
+                const uint16_t* const period = periods_of(pixel) + first;
+                uint16_t counts[most_buckets + 1] = {};
+                int64_t n = 0;
+                for (int64_t i = 0; i < least(chunk, c.C_in - first); i++) {  // no branch: nobody could predict it
+                    const uint16_t bucket = divisors.bucket.data[period[i] > p.longest ? 0 : period[i]];
+                    list[n] = {(uint16_t)((i + 1) * entry_scale), bucket};
+                    counts[bucket]++;
+                    n += bucket != no_bucket;
                 }
+                memcpy(count, counts, buckets * sizeof *count);
+                *own_length++ = (uint16_t)n;
+            }
         PK_ASSERT(own_length == input_length.data + input_length.size);
     }
 
