@@ -24,6 +24,17 @@ static inline uint64_t load_bits(const uint8_t* bytes, int64_t n) {
     return word;
 }
 
+// Of few bytes: a call takes longer.
+static inline bool equal_bytes(const uint8_t* a, const uint8_t* b, int64_t n) {
+    for (; n >= 8; n -= 8, a += 8, b += 8)
+        if (load_bits(a, 8) != load_bits(b, 8)) return false;
+    return load_bits(a, n) == load_bits(b, n);
+}
+static inline void copy_bytes(const uint8_t* from, uint8_t* to, int64_t n) {
+    for (; n >= 8; n -= 8, from += 8, to += 8) memcpy(to, from, 8);
+    for (int64_t i = 0; i < n; i++) to[i] = from[i];
+}
+
 static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     int64_t sum = 0;
     uint64_t word;

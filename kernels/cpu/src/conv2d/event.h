@@ -52,10 +52,28 @@ struct SpikeLists {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    n = list(first + image * c.neurons.T * frame + pixel * bytes + byte, frame, chunk_bytes, start, n);
+                    const uint8_t* const x = first + image * c.neurons.T * frame + pixel * bytes + byte;
+                    const bool again = pixel && fires_like_the_last(x, bytes, frame, chunk_bytes);
+                    n = again ? copy_lists(start, n) : list(x, frame, chunk_bytes, start, n);
                 }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
+    }
+
+    // Whether some channels of a pixel fire just like those of the pixel before it, `pixel` bytes before.
+    bool fires_like_the_last(const uint8_t* x, int64_t pixel, int64_t frame, int64_t bytes) const {
+        for (int64_t t = 0; t < steps; t++, x += frame)
+            if (!equal_bytes(x, x - pixel, bytes)) return false;
+        return true;
+    }
+    // The lists of the pixel before are this one's, from entry n of `input`; returns where they end.
+    int64_t copy_lists(uint32_t* start, int64_t n) const {
+        const uint32_t* const before = start - pixel_sums;
+        start[0] = (uint32_t)n;  // where the last list before it ends, if a pixel has one chunk
+        const uint32_t first = before[0], length = before[sums] - first;
+        for (int64_t i = 1; i < sums; i++) start[i] = start[0] + before[i] - first;
+        memcpy(input.data + n, input.data + first, length * sizeof(uint16_t));
+        return n + length;
     }
 
     // Two pixels of the input fire alike if their lists are equal (twins.h).

@@ -136,12 +136,6 @@ private:
         return n.v + ((place.image * states + k) * n.P + place.y * c.W_out + place.x) * n.C + channel;
     }
 
-    // Few: a call would take longer than the copy.
-    static void copy_bytes(const uint8_t* from, uint8_t* to, int64_t n) {
-        for (; n >= 8; n -= 8, from += 8, to += 8) memcpy(to, from, 8);
-        for (int64_t i = 0; i < n; i++) to[i] = from[i];
-    }
-
     const Conv2d& c;
     int64_t states = 0;  // of a neuron
     Part in{}, out{};
