@@ -59,7 +59,7 @@ class Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", Neurons),
         *((name, c_void_p) for name in ("x", "weight", "bias", "unit", "currents", "shortcut")),
-        *((name, c_int64) for name in ("digits", "row_channels", "slice_rows", "groups", "C_in", "H", "W", "W_out")),
+        *((name, c_int64) for name in ("digits", "row_channels", "slice_rows", "negated", "groups", "C_in", "H", "W", "W_out")),
         *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w")),
         *((name, c_int64) for name in ("padding_h", "padding_w", "dilation_h", "dilation_w")),
     ]
@@ -150,7 +150,7 @@ class Kernels(ctypes.Structure):
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("total", _function(c_void_p, c_int64, returns=c_int64)),
-        ("count_rows", _function(c_void_p, c_int64, c_int64, c_int64, c_int64, returns=c_int64)),
+        ("count_rows", _function(c_void_p, *5 * (c_int64,), returns=c_int64)),
         ("find_periods", _function(POINTER(Periods))),
         ("expand_periods", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("total_periods", _function(c_void_p, c_int64, c_int64, c_int64, returns=c_int64)),

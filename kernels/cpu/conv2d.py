@@ -18,6 +18,7 @@ from .packing import (
     FLOAT_ROW,
     SHORT_ROW,
     byte_unit,
+    can_negate,
     known_unit,
     pack_columns,
     pack_taps,
@@ -35,6 +36,7 @@ MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
+MOST_NEGATED = 1 << 20  # weights that are packed with their negations: of a convolution, which takes them often
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -128,6 +130,7 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
+            conv.negated = kernel != "patterns" and self._negates(packed, weight.shape, ROWS[kernel])
             self._set_rows(conv, packed, ROWS[kernel])
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
@@ -250,7 +253,7 @@ class Convolutions:
         bias = held[0]
         conv = abi.Conv2d(
             neurons,
-            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self.machine.event_slice, 1,
+            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self.machine.event_slice, 0, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
@@ -269,16 +272,16 @@ class Convolutions:
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
             row=lambda: self._widest_row(packed, layer.weight),
-            rates=lambda: self._rates(words),
+            rates=lambda: self._rates(words, self._negates(packed, layer.weight, self._widest_row(packed, layer.weight))),
         )  # fmt: skip
 
-    def _rates(self, words: Tensor) -> tuple[float, float]:
+    def _rates(self, words: Tensor, negated: bool) -> tuple[float, float]:
         """Rows that the event and the pattern kernel add, for each input and step, on a sample of the spikes."""
         N, T, P, width = words.shape
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
         spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
         events, patterns = (
-            self._table.count_rows(*spikes, window) / max(8 * pixels.numel(), 1) for window in (1, PATTERN)
+            self._table.count_rows(*spikes, *rows) / max(8 * pixels.numel(), 1) for rows in ((1, negated), (PATTERN, False))
         )
         return events, patterns
 
@@ -295,6 +298,13 @@ class Convolutions:
         if self._forced in ("shorts", None) and shape[0] > FLOAT_ROW and few:
             return FLOAT_ROW if self._unit(packed, SHORT_ROW) is None else SHORT_ROW
         return FLOAT_ROW
+
+    def _negates(self, packed: Packed, shape: tuple[int, ...], row: int) -> bool:
+        """Whether the event kernel takes the weights [C_out, ...] with their negations (src/conv2d/steady.h)."""
+        if prod(shape[2:]) == 1 or prod(shape) > MOST_NEGATED:
+            return False
+        unit = None if row == FLOAT_ROW else self._unit(packed, row)
+        return packed.get(("negates", row), lambda weight: can_negate(weight, unit, row))
 
     def _unit(self, packed: Packed, row: int) -> Tensor | None:
         """The units of the weights in short or byte rows; None if they do not fit."""
@@ -328,4 +338,4 @@ class Convolutions:
             self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
             return rows
 
-        conv.weight = packed.get(("rows", row, conv.slice_rows), pack).data_ptr()
+        conv.weight = packed.get(("rows", row, conv.slice_rows, conv.negated), pack).data_ptr()

@@ -66,6 +66,7 @@ struct Conv2d {
     int64_t digits;        // tile_conv2d's: of a weight
     int64_t row_channels;  // output channels of a row of weights: conv2d/rows.h
     int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h
+    int64_t negated;       // whether a slice holds each row's negation as well: event_conv2d's, conv2d/steady.h
     int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
@@ -162,8 +163,9 @@ struct Kernels {
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     int64_t (*total)(const uint8_t* spikes, int64_t bytes);
     // What the event kernel (window = 1) and the pattern kernel (4) add for spikes [M, T, bytes]: an input counts once for a
-    // window of steps in which it fires, and once for a whole span in which it fires throughout.
-    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window);
+    // window of steps in which it fires, and once for a whole span in which it fires throughout; with `negated` rows, in which
+    // it almost does, and then for each step at which it does not.
+    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated);
     // The periods of neurons that are reset to 0 and start at rest.
     void (*find_periods)(const Periods*);
     // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry

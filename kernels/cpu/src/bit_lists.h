@@ -60,7 +60,8 @@ static constexpr BitPositions bit_positions;
 #if defined(__AVX512F__)
 // append_set_bits 64 bits at a time: one instruction moves the indices of those that are set together.
 __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compressed(const uint8_t* bytes, int64_t n,
-                                                                                    uint16_t scale, uint16_t* out) {
+                                                                                    uint16_t scale, int64_t before,
+                                                                                    uint16_t* out) {
     struct Indices {
         uint8_t of[64] = {};
         constexpr Indices() {
@@ -73,7 +74,7 @@ __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compres
         return _mm512_add_epi16(_mm512_mullo_epi16(_mm512_cvtepu8_epi16(index), scales), base);
     };
     const uint16_t* const start = out;
-    for (uint16_t first = scale; n > 0; n -= 8, bytes += 8, first += 64 * scale) {
+    for (uint16_t first = (uint16_t)((before + 1) * scale); n > 0; n -= 8, bytes += 8, first += 64 * scale) {
         const uint64_t word = load_bits(bytes, n);
         const int64_t count = __builtin_popcountll(word);
         const __m512i found = _mm512_maskz_compress_epi8(word, lanes), base = _mm512_set1_epi16((short)first);
@@ -85,16 +86,16 @@ __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compres
 }
 #endif
 
-// Writes `(index + 1) * scale` for every set bit of the first n bytes, lowest first, and returns how many there are. May
+// Writes `(before + index + 1) * scale` for every set bit of the first n bytes, lowest first, and returns how many there are. May
 // write up to `overrun` entries past the last one: without a branch on how many bits are set, which nobody could predict.
-static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, uint16_t* out) {
+static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, int64_t before, uint16_t* out) {
 #if defined(__AVX512F__)
-    if (n > 2 && __builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, out);
+    if (n > 2 && __builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, before, out);
 #endif
     typedef uint8_t Positions __attribute__((vector_size(8)));
     typedef uint16_t Entries __attribute__((vector_size(16)));
     const uint16_t* const start = out;
-    uint16_t first = scale;
+    uint16_t first = (uint16_t)((before + 1) * scale);
     for (int64_t i = 0; i < n; i++, first += 8 * scale) {
         Positions positions;
         memcpy(&positions, bit_positions.of[bytes[i]], sizeof positions);

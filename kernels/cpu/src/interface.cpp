@@ -82,7 +82,7 @@ const char* describe() {
 #undef F
 #define F(field) FIELD(Conv2d, field)
     SIZE(Conv2d)
-    F(neurons) F(x) F(weight) F(bias) F(unit) F(currents) F(shortcut) F(digits) F(row_channels) F(slice_rows) F(groups) F(C_in) F(H) F(W) F(W_out)
+    F(neurons) F(x) F(weight) F(bias) F(unit) F(currents) F(shortcut) F(digits) F(row_channels) F(slice_rows) F(negated) F(groups) F(C_in) F(H) F(W) F(W_out)
     F(kernel_h) F(kernel_w) F(stride_h) F(stride_w) F(padding_h) F(padding_w) F(dilation_h) F(dilation_w)
 #undef F
 #define F(field) FIELD(Product, field)

@@ -12,6 +12,7 @@
 // A fully connected layer is the same thing on images of one pixel.
 #pragma once
 #include "row_sums.h"
+#include "steady.h"
 
 namespace PK_TARGET {
 
@@ -90,16 +91,6 @@ struct SpikeLists {
         return !memcmp(input.data + start[0], input.data + other[0], (start[pixel_sums] - start[0]) * sizeof(uint16_t));
     }
 
-    // The channels that fire throughout a span of steps from x; whether there are any.
-    static bool always_on(const uint8_t* x, int64_t frame, int64_t bytes, int64_t steps, uint64_t* all) {
-        uint64_t any = 0;
-        for (int64_t i = 0; i < bytes; i += 8, any |= all[i / 8 - 1]) {
-            all[i / 8] = ~0ull;
-            for (int64_t t = 0; t < steps; t++) all[i / 8] &= load_bits(x + t * frame + i, bytes - i);
-        }
-        return any;
-    }
-
     // The lists of a window's slice; `end` is where they go, and their end is returned.
     OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
         const uint32_t** const starts = tap_start.reserve(count);
@@ -129,35 +120,44 @@ struct SpikeLists {
     }
 
     // Entries that the lists of one window's slice may have, filled up.
-    int64_t most_entries(const Slices& slices) const { return steps * slices.rows + sums * group; }
+    int64_t most_entries(const Slices& slices) const { return steps * slices.inputs + sums * group; }
 };
 
 struct Events : SpikeLists<4> {
     static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
 
+    int64_t negated = 0;  // rows from one to its negation; 0: there are none
+
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
+        negated = c.negated ? slices.inputs : 0;
         list_pixels(c, slices, in, most_sums(in.steps), [&](auto... chunk) { return list_steps(chunk...); });
     }
 
     // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
     int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
-        uint64_t always[most_spans][most_slice_rows / 64], others[most_slice_rows / 64];
-        const auto list_bits = [&](const void* bits) {
-            *start++ = (uint32_t)n;
-            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, input.data + n);
+        uint64_t steady[most_spans][most_slice_rows / 64], others[most_slice_rows / 64], silent[most_slice_rows / 64];
+        const auto list_bits = [&](const void* bits, int64_t rows_before) {
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, rows_before, input.data + n);
         };
         for (int64_t first = 0; first < steps; first += span) {
-            const int64_t last = least(first + span, steps);
-            uint64_t* const all = always[first / span];
-            const bool any = always_on(x + first * frame, frame, bytes, last - first, all);
-            for (int64_t t = first; t < last; t++) {
+            const int64_t length = least(span, steps - first);
+            uint64_t* const all = steady[first / span];
+            const bool any = find_steady(x + first * frame, frame, bytes, length, most_silent(length, negated), all);
+            for (int64_t t = first; t < first + length; t++) {
+                *start++ = (uint32_t)n;
                 if (any)
-                    for (int64_t i = 0; i < bytes; i += 8)
-                        others[i / 8] = load_bits(x + t * frame + i, bytes - i) & ~all[i / 8];
-                list_bits(any ? (const void*)others : x + t * frame);
+                    for (int64_t i = 0; i < bytes; i += 8) {
+                        const uint64_t fires = load_bits(x + t * frame + i, bytes - i);
+                        others[i / 8] = fires & ~all[i / 8], silent[i / 8] = all[i / 8] & ~fires;
+                    }
+                list_bits(any ? (const void*)others : x + t * frame, 0);
+                if (any && negated) list_bits(silent, negated);
             }
         }
-        for (int64_t i = 0; i < sums - steps; i++) list_bits(always[i]);
+        for (int64_t i = 0; i < sums - steps; i++) {
+            *start++ = (uint32_t)n;
+            list_bits(steady[i], 0);
+        }
         return n;
     }
 
@@ -166,8 +166,8 @@ struct Events : SpikeLists<4> {
 };
 
 // How many rows the spikes [M, T, bytes] cost a kernel that adds an input once for each window of steps in which it fires:
-// those of a span that fire throughout count once.
-static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window) {
+// those that are steady count once a span, and, with negated rows, once for each step at which they are silent.
+static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated) {
     constexpr int64_t span = Events::span;
     int64_t count = 0;
 #pragma omp parallel for schedule(static) reduction(+ : count)
@@ -176,13 +176,14 @@ static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t b
             const uint8_t* const x = spikes + (m * T + first) * bytes;
             const int64_t steps = least(span, T - first);
             for (int64_t i = 0; i < bytes; i += 8) {
-                uint64_t spikes_at[span], always = ~0ull;
-                for (int64_t t = 0; t < steps; t++) always &= spikes_at[t] = load_bits(x + t * bytes + i, bytes - i);
-                count += __builtin_popcountll(always);
+                const int64_t length = least(8, bytes - i);
+                uint64_t steady;
+                find_steady(x + i, bytes, length, steps, most_silent(steps, negated), &steady);
+                count += __builtin_popcountll(steady);
                 for (int64_t t = 0; t < steps;) {
                     uint64_t fires = 0;
-                    for (const int64_t last = least(t + window, steps); t < last; t++) fires |= spikes_at[t];
-                    count += __builtin_popcountll(fires & ~always);
+                    for (const int64_t last = least(t + window, steps); t < last; t++) fires |= load_bits(x + t * bytes + i, length);
+                    count += __builtin_popcountll(fires ^ steady);
                 }
             }
         }

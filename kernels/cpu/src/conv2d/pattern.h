@@ -27,7 +27,7 @@ struct Patterns : SpikeLists<2> {
         for (int64_t first = 0; first < steps; first += window) {
             const int64_t last = least(first + window, steps);
             uint64_t* const all = always[first / span];
-            if (first % span == 0) always_on(x + first * frame, frame, bytes, least(span, steps - first), all);
+            if (first % span == 0) find_steady(x + first * frame, frame, bytes, least(span, steps - first), 0, all);
             uint32_t length[patterns + 1] = {}, next[patterns + 1];
             int64_t found = 0;
             for (int64_t i = 0; i < bytes; i += 8) {
@@ -48,7 +48,7 @@ struct Patterns : SpikeLists<2> {
         }
         for (int64_t i = 0; i < ceil_div(steps, span); i++) {
             *start++ = (uint32_t)n;
-            n += append_set_bits((const uint8_t*)always[i], bytes, entry_scale, input.data + n);
+            n += append_set_bits((const uint8_t*)always[i], bytes, entry_scale, 0, input.data + n);
         }
         return n;
     }

@@ -196,7 +196,7 @@ struct PeriodSource {
     }
 
     // Entries that the lists of one window's slice may have, filled up.
-    int64_t most_entries(const Slices& slices) const { return slices.rows + sums * group; }
+    int64_t most_entries(const Slices& slices) const { return slices.inputs + sums * group; }
 
     template <class Rows>
     void finish(typename Rows::Number* all) const {

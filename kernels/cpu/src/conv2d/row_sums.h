@@ -142,7 +142,7 @@ template <class Rows, class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Slices slices(c);
     const int64_t steps = most(1, least(c.neurons.T, Source::longest_segment));
-    const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.rows + sums * Source::group);
+    const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);
     const Segment segment{steps, Source::uses, entries, sums * slices.chunks, Source::band_lists};
     const Cut cut(c, segment, Rows::channels, max_threads());
 #pragma omp parallel

@@ -15,7 +15,8 @@ constexpr int entry_scale = 8;       // lists hold row numbers times 8: an addre
 struct Slices {
     int64_t chunk, chunks;  // channels of a pixel that are in one slice, and how many such chunks a pixel has
     int64_t taps;           // of a slice
-    int64_t count, rows;    // slices; rows of each
+    int64_t inputs;         // of a slice
+    int64_t count, rows;    // slices; rows of each: nothing, its inputs' and, where that is wanted, their negations
 
     explicit Slices(const Conv2d& c) {
         const int64_t window = c.kernel_h * c.kernel_w;
@@ -26,7 +27,8 @@ struct Slices {
         taps = ceil_div(window, runs);
         if (runs > 1) taps = least(taps, c.kernel_w);  // lists of one row are shared: window_lists.h
         count = ceil_div(window, taps) * chunks;
-        rows = taps * chunk + 1;
+        inputs = taps * chunk;
+        rows = (c.negated ? 2 : 1) * inputs + 1;
     }
 
     // Bytes of one slice, and of all slices of a block of output channels.
@@ -44,13 +46,14 @@ struct Slices {
 
     // Asks for the i-th of n parts of the slice that follows, while this one is used.
     void prefetch_next(const char* slice, int64_t i, int64_t n) const {
-        for (int64_t r = i * rows / n; r < (i + 1) * rows / n; r++) __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
+        const int64_t most = inputs + 1;
+        for (int64_t r = i * most / n; r < (i + 1) * most / n; r++) __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
     }
 
     // Reads a slice from end to end, for a single pixel, whose few additions leave no time to ask for the next one: line after
     // line the processor fetches by itself, and faster than in the order in which rows are added.
     void read(const char* slice) const {
-        for (int64_t r = 0; r < rows; r++) (void)*(const volatile char*)(slice + r * row_line);
+        for (int64_t r = 0; r <= inputs; r++) (void)*(const volatile char*)(slice + r * row_line);
     }
 
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
@@ -150,6 +153,8 @@ static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
                 const float* const from = weight + (first + o) * inputs + start;
                 const float scale = c.unit ? 1.0f / c.unit[first + o] : 1.0f;  // of a power of two: exact
                 for (int64_t k = 0; k < n; k++) Rows::put(lines[k], (int)o, from[k] * scale);
+                for (int64_t k = 0; k < n && c.negated; k++)
+                    Rows::put(lines[k] + slices.inputs * row_line, (int)o, -from[k] * scale);
             }
         }
     }

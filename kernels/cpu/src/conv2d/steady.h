@@ -1,0 +1,69 @@
+// Inputs that fire at almost every step for a while, as those do that a clip or a pool has saturated. Their weights are added
+// once for a span of steps, and at the few steps at which they do not fire the negated weights are added.
+#pragma once
+#include "../bit_lists.h"
+
+namespace PK_TARGET {
+
+// In a span of so many steps an input may be silent so often and still be steady. Then a span takes 1 + silent rows of it at
+// most, and would take steps - silent, which are more.
+static constexpr int64_t most_silent(int64_t steps, bool negated) { return negated ? (steps - 1) / 2 : 0; }
+
+// Counts up to 63 of each bit of a word, side by side: plane k has bit k of the counts.
+struct BitCounts {
+    static constexpr int planes = 6;
+    uint64_t plane[planes] = {};
+
+    inline void add(uint64_t word, int first = 0) {
+        for (int k = first; k < planes; k++) {
+            const uint64_t carry = plane[k] & word;
+            plane[k] ^= word;
+            word = carry;
+        }
+    }
+    // Adds a word, b and c, and a third that is in the plane: what is left stays there, and the carry is returned.
+    inline uint64_t add_two(int k, uint64_t b, uint64_t c) {
+        const uint64_t a = plane[k], either = a ^ b;
+        plane[k] = either ^ c;
+        return (a & b) | (either & c);
+    }
+    inline void add_four(const uint64_t* words) {
+        const uint64_t first = add_two(0, words[0], words[1]), second = add_two(0, words[2], words[3]);
+        add(add_two(1, first, second), 2);
+    }
+    // Whose counts are at most so many.
+    inline uint64_t at_most(int64_t most) const {
+        uint64_t more = 0, equal = ~0ull;
+        for (int k = planes - 1; k >= 0; k--) {
+            const uint64_t bit = (most >> k & 1) ? ~0ull : 0;
+            more |= equal & plane[k] & ~bit;
+            equal &= ~(plane[k] ^ bit);
+        }
+        return ~more;
+    }
+};
+
+// The channels that are silent at `silent` of the steps from x, at most; whether there are any. `silent` is below `steps`.
+static inline bool find_steady(const uint8_t* x, int64_t frame, int64_t bytes, int64_t steps, int64_t silent,
+                               uint64_t* steady) {
+    uint64_t any = 0;
+    for (int64_t i = 0; i < bytes; i += 8, any |= *steady++) {
+        const auto silent_at = [&](int64_t t) { return ~load_bits(x + t * frame + i, bytes - i); };
+        if (!silent) {
+            *steady = ~0ull;
+            for (int64_t t = 0; t < steps; t++) *steady &= ~silent_at(t);
+            continue;
+        }
+        BitCounts counts;
+        int64_t t = 0;
+        for (; t + 4 <= steps; t += 4) {
+            const uint64_t words[] = {silent_at(t), silent_at(t + 1), silent_at(t + 2), silent_at(t + 3)};
+            counts.add_four(words);
+        }
+        for (; t < steps; t++) counts.add(silent_at(t));
+        *steady = counts.at_most(silent);
+    }
+    return any;
+}
+
+}  // namespace PK_TARGET
