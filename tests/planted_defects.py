@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
 NEURONS = "tests/cpu/test_neurons.py"
+SUMS = "tests/cpu/test_shortcuts_of_sums.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -60,11 +61,31 @@ DEFECTS = {
         "row_of((place.image - in.image) * in.rows + y - in.row)",
         "row_of(y - in.row)",
     ),
-    "events: a span's last step": Defect(
-        f"{CONV}/event.h",
-        "for (int64_t t = 0; t < steps; t++) all",
-        "for (int64_t t = 0; t < steps - 1; t++) all",
+    "steady inputs: a span's last steps": Defect(
+        f"{CONV}/steady.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
     ),
+    "steady inputs: a span's first silent step": Defect(
+        f"{CONV}/event.h", "if (any && negated)", "if (any && negated && t > first)"
+    ),
+    "steady inputs: sums of bytes": Defect(
+        "kernels/cpu/conv2d.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
+    ),
+    "steady inputs: a weight that drowns the others": Defect(
+        "kernels/cpu/conv2d.py", "(sums <= most).all()", "(sums > 0).any()", SUMS
+    ),
+    "equal windows: where they start from": Defect(
+        f"{CONV}/twins.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
+    ),
+    "equal windows: the second state": Defect(
+        f"{CONV}/twins.h",
+        "for (int64_t k = 0; k < states; k++)\n                memcpy",
+        "for (int64_t k = 0; k < 1; k++)\n                memcpy",
+        SUMS,
+    ),
+    "equal windows: what is outside the image": Defect(
+        f"{CONV}/twins.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
+    ),
+    "lists of spikes: the pixel before": Defect(f"{CONV}/event.h", "start[0] + before[i] - first", "before[i]", SUMS),
     "periods: the start of a part": Defect(
         f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
     ),

@@ -59,7 +59,10 @@ class Conv2d(ctypes.Structure):
     _fields_ = [
         ("neurons", Neurons),
         *((name, c_void_p) for name in ("x", "weight", "bias", "unit", "currents", "shortcut")),
-        *((name, c_int64) for name in ("digits", "row_channels", "slice_rows", "negated", "groups", "C_in", "H", "W", "W_out")),
+        *(
+            (name, c_int64)
+            for name in ("digits", "row_channels", "slice_rows", "negated", "groups", "C_in", "H", "W", "W_out")
+        ),
         *((name, c_int64) for name in ("kernel_h", "kernel_w", "stride_h", "stride_w")),
         *((name, c_int64) for name in ("padding_h", "padding_w", "dilation_h", "dilation_w")),
     ]

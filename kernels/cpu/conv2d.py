@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
+from ..neurons import Neuron
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
@@ -16,9 +17,10 @@ from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
     BYTE_ROW,
     FLOAT_ROW,
+    LARGEST_BYTE_SUM,
     SHORT_ROW,
+    absolute_sums,
     byte_unit,
-    can_negate,
     known_unit,
     pack_columns,
     pack_taps,
@@ -37,6 +39,7 @@ MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit nu
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
 MOST_NEGATED = 1 << 20  # weights that are packed with their negations: of a convolution, which takes them often
+MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -100,7 +103,7 @@ class Convolutions:
         window = stride, padding, dilation
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, window))
         packed = self._packed.of(weight)
-        choice = self._choose(layer, words, packed, groups)
+        choice = self._choose(layer, words, packed, neuron, groups)
         kernel = choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
@@ -130,7 +133,7 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            conv.negated = kernel != "patterns" and self._negates(packed, weight.shape, ROWS[kernel])
+            conv.negated = kernel != "patterns" and self._negates(packed, weight.shape, neuron, ROWS[kernel])
             self._set_rows(conv, packed, ROWS[kernel])
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
@@ -182,7 +185,7 @@ class Convolutions:
             T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, (stride, padding, dilation))
         )
         window = stride, padding, dilation, groups
-        choice = self._choose(layer, words, self._packed.of(weight), groups)
+        choice = self._choose(layer, words, self._packed.of(weight), neuron, groups)
         if choice.kernel not in WRITE_CURRENTS:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
@@ -265,14 +268,18 @@ class Convolutions:
         bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
 
-    def _choose(self, layer: Layer, words: Tensor, packed: Packed, groups: int) -> Choice:
+    def _choose(self, layer: Layer, words: Tensor, packed: Packed, neuron: Neuron, groups: int) -> Choice:
         """See choice.py."""
+
+        def row() -> int:
+            return self._widest_row(packed, layer.weight)
+
         return choose(
             layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
-            row=lambda: self._widest_row(packed, layer.weight),
-            rates=lambda: self._rates(words, self._negates(packed, layer.weight, self._widest_row(packed, layer.weight))),
+            row=row,
+            rates=lambda: self._rates(words, self._negates(packed, layer.weight, neuron, row())),
         )  # fmt: skip
 
     def _rates(self, words: Tensor, negated: bool) -> tuple[float, float]:
@@ -281,7 +288,8 @@ class Convolutions:
         pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
         spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
         events, patterns = (
-            self._table.count_rows(*spikes, *rows) / max(8 * pixels.numel(), 1) for rows in ((1, negated), (PATTERN, False))
+            self._table.count_rows(*spikes, *rows) / max(8 * pixels.numel(), 1)
+            for rows in ((1, negated), (PATTERN, False))
         )
         return events, patterns
 
@@ -299,12 +307,20 @@ class Convolutions:
             return FLOAT_ROW if self._unit(packed, SHORT_ROW) is None else SHORT_ROW
         return FLOAT_ROW
 
-    def _negates(self, packed: Packed, shape: tuple[int, ...], row: int) -> bool:
-        """Whether the event kernel takes the weights [C_out, ...] with their negations (src/conv2d/steady.h)."""
+    def _negates(self, packed: Packed, shape: tuple[int, ...], neuron: Neuron, row: int) -> bool:
+        """Whether the event kernel takes the weights [C_out, ...] with their negations (src/conv2d/steady.h).
+
+        What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
+        Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.
+        """
         if prod(shape[2:]) == 1 or prod(shape) > MOST_NEGATED:
             return False
-        unit = None if row == FLOAT_ROW else self._unit(packed, row)
-        return packed.get(("negates", row), lambda weight: can_negate(weight, unit, row))
+        if row == SHORT_ROW:
+            return True
+        sums = packed.get("absolute sums", absolute_sums)
+        unit = self._unit(packed, row) if row == BYTE_ROW else None
+        most = MOST_THRESHOLDS * neuron.channels[0] if unit is None else LARGEST_BYTE_SUM * unit[: len(sums)]
+        return bool((sums <= most).all())
 
     def _unit(self, packed: Packed, row: int) -> Tensor | None:
         """The units of the weights in short or byte rows; None if they do not fit."""

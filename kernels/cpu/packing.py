@@ -17,7 +17,6 @@ from .words import pixel_bytes
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
 SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
 LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
-MOST_TIMES_MEAN = 1 << 12  # of float rows with negations: how much of the others' mean a weight may be
 
 
 def known_unit(weight: Tensor, whole: Whole | None, row: int) -> Tensor | None:
@@ -72,18 +71,9 @@ def _whole_units(weight: Tensor, bits: int, accept: Callable[[Tensor, Tensor], T
     return padded(torch.cat(units), 1.0)
 
 
-def can_negate(weight: Tensor, unit: Tensor | None, row: int) -> bool:
-    """Whether weights may be taken off the sums of a span of steps again (src/conv2d/steady.h), in rows of such a kind.
-
-    Not so among floats if that loses what is left: next to a weight 4096 times the mean of its channel, half the digits
-    of the others. Sums of bytes may then be as large as those of the absolute weights, and must fit 16 bits.
-    """
-    weight = weight.flatten(1).abs()
-    if row == FLOAT_ROW:
-        return bool((weight.amax(1) <= MOST_TIMES_MEAN * weight.mean(1)).all())
-    if row == BYTE_ROW and unit is not None:
-        return bool((weight.sum(1) <= LARGEST_BYTE_SUM * unit[: len(weight)]).all())
-    return True
+def absolute_sums(weight: Tensor) -> Tensor:
+    """Of each output channel's weights, [C_out]."""
+    return weight.flatten(1).abs().sum(1)
 
 
 def pack_words(weight: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Convolution(Neurons, Case):
     given: str = GIVEN[0]
     train: str = draw.TRAINS[0]
     rate: float = 0.5
+    plain: float = 0.0  # share of the pixels that are like the first
     most: int = 1  # units of the largest weight
     bias: bool = False
     layout: str = draw.LAYOUTS[0]
@@ -70,7 +71,7 @@ class Convolution(Neurons, Case):
             neurons["state"] = random.choice(("none", "none", neurons["state"]))
         return cls(
             **common, **sizes, **neurons, T=T, N=N, given=given,
-            train=random.choice(draw.TRAINS), rate=draw.rate(random),
+            train=random.choice(draw.TRAINS), rate=draw.rate(random), plain=random.choice((0.0, 0.0, 0.7, 0.95)),
             most=max(1, min(most, draw.EXACT // (T * (4 * inputs + 1)))), bias=random.random() < 0.6,
             layout=random.choice(draw.LAYOUTS),
             weight_dtype=dtype, shortcut=sizes["groups"] == 1 and random.random() < 0.25,
@@ -151,13 +152,13 @@ class Convolution(Neurons, Case):
     def inputs(self, shape: tuple[int, ...], g) -> tuple[Tensor, Tensor | pk.Spikes]:
         """The input [T, N, C, H, W] of the oracle, and what the library gets."""
         if self.given in ("spikes", "dense"):
-            x = draw.spikes(shape, self.train, self.rate, g)
+            x = draw.with_plain(draw.spikes(shape, self.train, self.rate, g), self.plain, g)
             dense = draw.laid_out(x, self.layout) if self.layout != "strided" else x
             return x, pk.pack(dense) if self.given == "spikes" else dense
         if self.given == "real":
             x = draw.whole(shape, 4, g)
             return x, draw.laid_out(x, self.layout)
-        current = draw.whole(shape[1:], 4, g)
+        current = draw.with_plain(draw.whole(shape[1:], 4, g), self.plain, g)
         if self.given == "held":
             return current.expand(shape), draw.laid_out(current, self.layout).expand(shape)
         begin = 0 if self.given == "periods" else self.seed % 40

@@ -79,6 +79,12 @@ def spikes(shape: tuple[int, ...], train: str, rate: float, generator: Generator
     return x.float()
 
 
+def with_plain(x: Tensor, share: float, generator: Generator) -> Tensor:
+    """Images [..., H, W] of which so many pixels are like the first."""
+    plain = torch.rand(x.shape[-2:], generator=generator) < share
+    return torch.where(plain, x[..., :1, :1], x)
+
+
 def reset(kind: str, unit: float) -> float | None:
     """v_reset, below every threshold: these are at least 2 units."""
     return {"zero": 0.0, "below": -3 * unit, "above": unit, "soft": None}[kind]

@@ -2,6 +2,7 @@
 #pragma once
 #include "abi.h"
 #include "neurons.h"
+#include "repeats.h"
 
 namespace PK_TARGET {
 
@@ -16,9 +17,9 @@ struct ScanBlock {
     int channels;
 
     ScanBlock() = default;
-    ScanBlock(const Scan& s, int64_t index) {
+    ScanBlock(const Scan& s, const int64_t* pixels, int64_t index) {
         const Neurons& n = s.neurons;
-        const int64_t blocks = (n.C + block - 1) / block, place = index / blocks;
+        const int64_t blocks = (n.C + block - 1) / block, place = pixels ? pixels[index / blocks] : index / blocks;
         const int64_t bytes = (n.C + 7) / 8;
         image = place / n.P, pixel = place % n.P, channel = index % blocks * block;
         current = s.current + place * n.C + channel;
@@ -28,14 +29,14 @@ struct ScanBlock {
 };
 
 template <int count, class Model>
-static void scan_blocks(const Scan& s, int64_t first, Model) {
+static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Model) {
     const int64_t T = s.neurons.T, step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8), time_stride = s.time_stride;
     ScanBlock part[count];
     float* kept[count];
     States<Model::states, block> state[count];
     typename Model::template Of<block> neurons[count];
     each<count>([&](auto i) {
-        part[i] = ScanBlock(s, first + i);
+        part[i] = ScanBlock(s, pixels, first + i);
         kept[i] = states_of<Model>(s.neurons, part[i].image, part[i].pixel, part[i].channel);
         load_states<Model>(state[i], s.neurons, 0, part[i].image, part[i].pixel, part[i].channel, part[i].channels);
         neurons[i] = typename Model::template Of<block>({s.neurons.neuron, part[i].channel});
@@ -49,16 +50,38 @@ static void scan_blocks(const Scan& s, int64_t first, Model) {
     each<count>([&](auto i) { store_states(kept[i], s.neurons, state[i], part[i].channels); });
 }
 
-static void if_scan(const Scan* s) {
-    const Neurons& n = s->neurons;
-    const int64_t blocks = n.N * n.P * ((n.C + block - 1) / block);
-    with_model(n.neuron, [&](auto model) {
+// Of some pixels, by their numbers among those of all images; null: of all.
+static void scan_pixels(const Scan& s, const int64_t* pixels, int64_t count) {
+    const int64_t blocks = count * ceil_div(s.neurons.C, block);
+    with_model(s.neurons.neuron, [&](auto model) {
 #pragma omp parallel for schedule(static)
         for (int64_t first = 0; first < blocks; first += side_by_side) {
-            if (first + side_by_side <= blocks) scan_blocks<side_by_side>(*s, first, model);
+            if (first + side_by_side <= blocks) scan_blocks<side_by_side>(s, pixels, first, model);
             else
-                for (int64_t i = first; i < blocks; i++) scan_blocks<1>(*s, i, model);
+                for (int64_t i = first; i < blocks; i++) scan_blocks<1>(s, pixels, i, model);
         }
+    });
+}
+
+static void if_scan(const Scan* scan) {
+    const Scan& s = *scan;
+    const Neurons& n = s.neurons;
+    const bool share_a_start = !n.start_image && !n.start_pixel;
+    if (s.time_stride || !share_a_start) return scan_pixels(s, nullptr, n.N * n.P);
+    const auto like_the_last = [&](int64_t i) {
+        return !memcmp(s.current + i * n.C, s.current + (i - 1) * n.C, n.C * sizeof(float));
+    };
+    const Repeats repeats(n.N * n.P, like_the_last);
+    scan_pixels(s, repeats.pixels.data, repeats.count);
+    int64_t states = 0;
+    with_model(n.neuron, [&](auto model) { states = model.states; });
+    const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
+    repeats.each_copy([&](int64_t from, int64_t to) {
+        const auto spikes_of = [&](int64_t i) { return n.spikes + (i / n.P * n.T * n.P + i % n.P) * bytes; };
+        const auto states_of = [&](int64_t i) { return n.v + (i / n.P * states * n.P + i % n.P) * n.C; };
+        for (int64_t t = 0; t < n.T; t++) copy_bytes(spikes_of(from) + t * frame, spikes_of(to) + t * frame, bytes);
+        for (int64_t k = 0; k < states; k++)
+            memcpy(states_of(to) + k * n.P * n.C, states_of(from) + k * n.P * n.C, n.C * sizeof(float));
     });
 }
 

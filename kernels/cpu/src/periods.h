@@ -8,7 +8,7 @@ namespace PK_TARGET {
 
 // The first spikes of blocks of 32 neurons, side by side as in if_scan.h; the potentials as if all T steps were run.
 template <int count, class Model>
-static inline void find_blocks(const Periods& p, int64_t index, Model) {
+static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t index, Model) {
     const int64_t blocks = ceil_div(p.C, block), T = p.T;
     Block current[count], first[count];
     States<1, block> state[count];
@@ -17,7 +17,7 @@ static inline void find_blocks(const Periods& p, int64_t index, Model) {
     int channels[count];
     each<count>([&](auto b) {
         const int64_t channel = (index + b) % blocks * block;
-        place[b] = (index + b) / blocks * p.C + channel;
+        place[b] = pixels[(index + b) / blocks] * p.C + channel;
         channels[b] = (int)least(p.C - channel, block);
         current[b] = load_block(p.current + place[b], channels[b]);
         neurons[b] = typename Model::template Of<block>({p.neuron, channel});
@@ -44,16 +44,24 @@ static inline void find_blocks(const Periods& p, int64_t index, Model) {
 
 static void find_periods(const Periods* periods) {
     const Periods p = *periods;
-    const int64_t blocks = p.M * ceil_div(p.C, block);
+    const auto like_the_last = [&](int64_t i) {  // all start at rest
+        return !memcmp(p.current + i * p.C, p.current + (i - 1) * p.C, p.C * sizeof(float));
+    };
+    const Repeats repeats(p.M, like_the_last);
+    const int64_t blocks = repeats.count * ceil_div(p.C, block);
     with_model(p.neuron, [&](auto model) {
         if constexpr (model.states == 1) {
 #pragma omp parallel for schedule(static)
             for (int64_t index = 0; index < blocks; index += side_by_side) {
-                if (index + side_by_side <= blocks) find_blocks<side_by_side>(p, index, model);
+                if (index + side_by_side <= blocks) find_blocks<side_by_side>(p, repeats.pixels.data, index, model);
                 else
-                    for (int64_t i = index; i < blocks; i++) find_blocks<1>(p, i, model);
+                    for (int64_t i = index; i < blocks; i++) find_blocks<1>(p, repeats.pixels.data, i, model);
             }
         }
+    });
+    repeats.each_copy([&](int64_t from, int64_t to) {
+        memcpy(p.v + to * p.C, p.v + from * p.C, p.C * sizeof(float));
+        memcpy(p.periods + to * p.C, p.periods + from * p.C, p.C * sizeof(uint16_t));
     });
 }
 

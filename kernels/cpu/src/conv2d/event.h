@@ -182,7 +182,8 @@ static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t b
                 count += __builtin_popcountll(steady);
                 for (int64_t t = 0; t < steps;) {
                     uint64_t fires = 0;
-                    for (const int64_t last = least(t + window, steps); t < last; t++) fires |= load_bits(x + t * bytes + i, length);
+                    for (const int64_t last = least(t + window, steps); t < last; t++)
+                        fires |= load_bits(x + t * bytes + i, length);
                     count += __builtin_popcountll(fires ^ steady);
                 }
             }

@@ -160,9 +160,7 @@ struct PeriodSource {
     uint64_t hash_of(int64_t pixel) const {
         return hash_piece((const uint8_t*)periods_of(pixel), p.conv.C_in * sizeof(uint16_t), 0);
     }
-    bool are_alike(int64_t a, int64_t b) const {
-        return !memcmp(periods_of(a), periods_of(b), p.conv.C_in * sizeof(uint16_t));
-    }
+    bool are_alike(int64_t a, int64_t b) const { return !memcmp(periods_of(a), periods_of(b), p.conv.C_in * sizeof(uint16_t)); }
 
     OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
         const int64_t buckets = divisors.buckets;
