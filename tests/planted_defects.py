@@ -68,10 +68,10 @@ DEFECTS = {
         f"{CONV}/event.h", "if (any && negated)", "if (any && negated && t > first)"
     ),
     "steady inputs: sums of bytes": Defect(
-        "kernels/cpu/conv2d.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
+        "kernels/cpu/rows.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
     ),
     "steady inputs: a weight that drowns the others": Defect(
-        "kernels/cpu/conv2d.py", "(sums <= most).all()", "(sums > 0).any()", SUMS
+        "kernels/cpu/rows.py", "bool((sums <= most).all())", "unit is None or bool((sums <= most).all())", SUMS
     ),
     "equal windows: where they start from": Defect(
         f"{CONV}/twins.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS

@@ -17,29 +17,22 @@ from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
     BYTE_ROW,
     FLOAT_ROW,
-    LARGEST_BYTE_SUM,
     SHORT_ROW,
-    absolute_sums,
-    byte_unit,
-    known_unit,
     pack_columns,
     pack_taps,
     pack_words,
     padded,
-    short_unit,
     start_for_library,
 )  # fmt: skip
+from .rows import SpikeSample, WeightRows
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
-MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 # Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
 MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
-MOST_NEGATED = 1 << 20  # weights that are packed with their negations: of a convolution, which takes them often
-MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -103,7 +96,8 @@ class Convolutions:
         window = stride, padding, dilation
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, window))
         packed = self._packed.of(weight)
-        choice = self._choose(layer, words, packed, neuron, groups)
+        rows, sample = WeightRows(self._table, self._forced, packed, weight.shape), SpikeSample(self._table, words)
+        choice = self._choose(layer, packed, rows, sample, neuron, groups)
         kernel = choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
@@ -133,8 +127,8 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            conv.negated = kernel != "patterns" and self._negates(packed, weight.shape, neuron, ROWS[kernel])
-            self._set_rows(conv, packed, ROWS[kernel])
+            row = ROWS[kernel]
+            rows.set(conv, row, negated=kernel != "patterns" and self._negates(rows, sample, neuron, row))
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -185,7 +179,9 @@ class Convolutions:
             T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, (stride, padding, dilation))
         )
         window = stride, padding, dilation, groups
-        choice = self._choose(layer, words, self._packed.of(weight), neuron, groups)
+        packed = self._packed.of(weight)
+        rows, sample = WeightRows(self._table, self._forced, packed, weight.shape), SpikeSample(self._table, words)
+        choice = self._choose(layer, packed, rows, sample, neuron, groups)
         if choice.kernel not in WRITE_CURRENTS:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
@@ -221,12 +217,12 @@ class Convolutions:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
         conv.currents = None if currents is None else currents.data_ptr()
-        packed = self._packed.of(weight)
-        row = self._widest_row(packed, weight.shape)
-        rows = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
-        note(Choice("periods", "input spikes are periodic" + rows[row]))
+        rows = WeightRows(self._table, self._forced, self._packed.of(weight), weight.shape)
+        row = rows.widest()
+        names = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
+        note(Choice("periods", "input spikes are periodic" + names[row]))
         conv.slice_rows = PERIOD_SLICE
-        self._set_rows(conv, packed, row)
+        rows.set(conv, row)
         longest = min(start + T, LONGEST_PERIOD)
         self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
         del held
@@ -268,68 +264,29 @@ class Convolutions:
         bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
 
-    def _choose(self, layer: Layer, words: Tensor, packed: Packed, neuron: Neuron, groups: int) -> Choice:
+    def _choose(
+        self, layer: Layer, packed: Packed, rows: WeightRows, sample: SpikeSample, neuron: Neuron, groups: int
+    ) -> Choice:
         """See choice.py."""
 
-        def row() -> int:
-            return self._widest_row(packed, layer.weight)
+        def rates() -> tuple[float, float]:
+            return sample.rate(negated=self._negates(rows, sample, neuron, rows.widest())), sample.rate(PATTERN)
 
         return choose(
             layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
-            row=row,
-            rates=lambda: self._rates(words, self._negates(packed, layer.weight, neuron, row())),
+            row=rows.widest,
+            rates=rates,
         )  # fmt: skip
 
-    def _rates(self, words: Tensor, negated: bool) -> tuple[float, float]:
-        """Rows that the event and the pattern kernel add, for each input and step, on a sample of the spikes."""
-        N, T, P, width = words.shape
-        pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-        spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
-        events, patterns = (
-            self._table.count_rows(*spikes, *rows) / max(8 * pixels.numel(), 1)
-            for rows in ((1, negated), (PATTERN, False))
-        )
-        return events, patterns
+    def _negates(self, rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> bool:
+        """Whether the event kernel takes such rows with their negations; where it is forced, whenever it can."""
+        return rows.can_negate(neuron, row) and (self._forced is not None or sample.worth_negating())
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
         return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
-
-    def _widest_row(self, packed: Packed, shape: tuple[int, ...]) -> int:
-        """Output channels of the widest row that the weights [C_out, ...] fit, where the next one is narrower."""
-        wide = self._forced == "bytes" or (self._forced is None and shape[0] > SHORT_ROW)
-        if wide and self._unit(packed, BYTE_ROW) is not None:
-            return BYTE_ROW
-        few = prod(shape[1:]) <= MOST_SHORT_INPUTS
-        if self._forced in ("shorts", None) and shape[0] > FLOAT_ROW and few:
-            return FLOAT_ROW if self._unit(packed, SHORT_ROW) is None else SHORT_ROW
-        return FLOAT_ROW
-
-    def _negates(self, packed: Packed, shape: tuple[int, ...], neuron: Neuron, row: int) -> bool:
-        """Whether the event kernel takes the weights [C_out, ...] with their negations (src/conv2d/steady.h).
-
-        What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
-        Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.
-        """
-        if prod(shape[2:]) == 1 or prod(shape) > MOST_NEGATED:
-            return False
-        if row == SHORT_ROW:
-            return True
-        sums = packed.get("absolute sums", absolute_sums)
-        unit = self._unit(packed, row) if row == BYTE_ROW else None
-        most = MOST_THRESHOLDS * neuron.channels[0] if unit is None else LARGEST_BYTE_SUM * unit[: len(sums)]
-        return bool((sums <= most).all())
-
-    def _unit(self, packed: Packed, row: int) -> Tensor | None:
-        """The units of the weights in short or byte rows; None if they do not fit."""
-
-        def find(weight: Tensor) -> Tensor | None:
-            unit = known_unit(weight, packed.whole, row)
-            return (short_unit if row == SHORT_ROW else byte_unit)(weight) if unit is None else unit
-
-        return packed.get(("unit", row), find)
 
     def _digits(self, packed: Packed) -> int:
         """How many int8 digits hold the weights; 0 if they are not finite."""
@@ -342,16 +299,3 @@ class Convolutions:
         unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit
-
-    def _set_rows(self, conv: abi.Conv2d, packed: Packed, row: int) -> None:
-        """Rows of weights for the event, the pattern and the period kernel, of so many output channels."""
-        unit = None if row == FLOAT_ROW else self._unit(packed, row)
-        conv.unit = None if unit is None else unit.data_ptr()
-        conv.row_channels = row
-
-        def pack(weight: Tensor) -> Tensor:
-            rows = torch.empty(-(-len(weight) // row), self._table.rows_size(conv), dtype=torch.int8)
-            self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
-            return rows
-
-        conv.weight = packed.get(("rows", row, conv.slice_rows, conv.negated), pack).data_ptr()

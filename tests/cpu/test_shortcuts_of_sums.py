@@ -1,4 +1,4 @@
-"""What the event, the pattern and the period kernel leave out: windows like one before them, inputs that fire all the time."""
+"""What sums of rows leave out: windows like one before them, and inputs that fire at almost every step."""
 
 import pytest
 import torch

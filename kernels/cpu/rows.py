@@ -1,0 +1,100 @@
+"""Rows of weights for the event, the pattern and the period kernel (src/conv2d/rows.h), and how many these add."""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..neurons import Neuron
+from ..weight_cache import Packed
+from . import abi
+from .packing import BYTE_ROW, FLOAT_ROW, LARGEST_BYTE_SUM, SHORT_ROW, absolute_sums, byte_unit, known_unit, short_unit
+
+MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
+MOST_NEGATED = 1 << 20  # weights that are packed with their negations: of more, too few stay in the caches
+MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
+
+
+class WeightRows:
+    """The rows of one layer's weights.
+
+    Args:
+        table: the functions of an instruction set.
+        forced: as of conv2d.Convolutions.
+        packed: what is remembered of the weights.
+        shape: of the weights, [C_out, ...].
+    """
+
+    def __init__(self, table: abi.Kernels, forced: str | None, packed: Packed, shape: tuple[int, ...]):
+        self._table, self._forced, self._packed, self._shape = table, forced, packed, tuple(shape)
+
+    def widest(self) -> int:
+        """Output channels of the widest row that the weights fit, where the next one is narrower."""
+        C_out = self._shape[0]
+        wide = self._forced == "bytes" or (self._forced is None and C_out > SHORT_ROW)
+        if wide and self._unit(BYTE_ROW) is not None:
+            return BYTE_ROW
+        few = prod(self._shape[1:]) <= MOST_SHORT_INPUTS
+        if self._forced in ("shorts", None) and C_out > FLOAT_ROW and few:
+            return FLOAT_ROW if self._unit(SHORT_ROW) is None else SHORT_ROW
+        return FLOAT_ROW
+
+    def can_negate(self, neuron: Neuron, row: int) -> bool:
+        """Whether the event kernel may take such rows with their negations (src/conv2d/steady.h).
+
+        What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
+        Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.
+        """
+        if prod(self._shape) > MOST_NEGATED:
+            return False
+        if row == SHORT_ROW:
+            return True
+        sums = self._packed.get("absolute sums", absolute_sums)
+        unit = self._unit(row) if row == BYTE_ROW else None
+        most = MOST_THRESHOLDS * neuron.channels[0] if unit is None else LARGEST_BYTE_SUM * unit[: len(sums)]
+        return bool((sums <= most).all())
+
+    def set(self, conv: abi.Conv2d, row: int, *, negated: bool = False) -> None:
+        """Give a layer its rows, of so many output channels."""
+        unit = None if row == FLOAT_ROW else self._unit(row)
+        conv.unit = None if unit is None else unit.data_ptr()
+        conv.row_channels, conv.negated = row, negated
+
+        def pack(weight: Tensor) -> Tensor:
+            rows = torch.empty(-(-len(weight) // row), self._table.rows_size(conv), dtype=torch.int8)
+            self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
+            return rows
+
+        conv.weight = self._packed.get(("rows", row, conv.slice_rows, negated), pack).data_ptr()
+
+    def _unit(self, row: int) -> Tensor | None:
+        """The units of the weights in short or byte rows; None if they do not fit."""
+
+        def find(weight: Tensor) -> Tensor | None:
+            unit = known_unit(weight, self._packed.whole, row)
+            return (short_unit if row == SHORT_ROW else byte_unit)(weight) if unit is None else unit
+
+        return self._packed.get(("unit", row), find)
+
+
+class SpikeSample:
+    """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes."""
+
+    WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
+
+    def __init__(self, table: abi.Kernels, words: Tensor):
+        self._table, self._words, self._rates = table, words, {}
+
+    def rate(self, window: int = 1, *, negated: bool = False) -> float:
+        """Rows that the event (window 1) or the pattern kernel adds, for each input and step."""
+        kind = window, negated
+        if kind not in self._rates:
+            N, T, P, width = self._words.shape
+            pixels = self._words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
+            spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
+            self._rates[kind] = self._table.count_rows(*spikes, *kind) / max(8 * pixels.numel(), 1)
+        return self._rates[kind]
+
+    def worth_negating(self) -> bool:
+        """Whether many inputs fire at almost every step."""
+        return self.rate(negated=True) <= self.WORTH * self.rate() > 0
