@@ -39,9 +39,6 @@ class Backend(Protocol):
     def count(self, words: Tensor, C: int, until: int, /) -> Tensor:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
 
-    def total(self, words: Tensor, /) -> Tensor:
-        """All spikes: int64, no dimensions."""
-
     def cut(self, words: Tensor, T: int, start: int, stop: int, /) -> Tensor:
         """The words of steps start .. stop - 1."""
 
@@ -134,6 +131,9 @@ class CpuBackend(Backend, Protocol):
     And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
     """
 
+    def total_of_pixels(self, words: Tensor, /) -> Tensor:
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""
 
@@ -141,7 +141,7 @@ class CpuBackend(Backend, Protocol):
         """Periods to the words of the steps start .. start + T - 1."""
 
     def total_periods(self, periods: Tensor, start: int, T: int, /) -> Tensor:
-        """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
+        """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
 
     def if_period_conv2d(
         self, periods: Tensor, start: int, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor,
@@ -164,6 +164,9 @@ class CpuBackend(Backend, Protocol):
 
 class GpuBackend(Backend, Protocol):
     """A GPU pools by 2 x 2 in the launch of the convolution before, and counts several tensors in one launch."""
+
+    def total(self, words: Tensor, /) -> Tensor:
+        """All spikes: int64, no dimensions."""
 
     def add_counts(self, words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts: Tensor, /) -> None:
         """Add the spikes of each of ``words``, and how many neurons they reach (``reaches`` int32 [P], or None)."""

@@ -93,10 +93,16 @@ def count(words, C, until):
     return words.new_empty(N, C, words.shape[2], dtype=torch.int32)
 
 
-@_operator("(Tensor words) -> Tensor")
+@_operator("(Tensor words) -> Tensor", devices=("cuda",))
 def total(words):
     """All spikes: int64, no dimensions."""
     return words.new_empty((), dtype=torch.int64)
+
+
+@_operator("(Tensor words) -> Tensor", devices=("cpu",))
+def total_of_pixels(words):
+    """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+    return words.new_empty(words.shape[2], dtype=torch.int64)
 
 
 @_operator("(Tensor[] words, Tensor?[] reaches, Tensor(a!) counts) -> ()")
@@ -236,8 +242,8 @@ def expand_periods(periods, start, T):
 
 @_operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
 def total_periods(periods, start, T):
-    """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
-    return periods.new_empty((), dtype=torch.int64)
+    """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
+    return periods.new_empty(periods.shape[1], dtype=torch.int64)
 
 
 @_operator(

@@ -166,6 +166,10 @@ class Spikes:
         """All spikes: int64, no dimensions."""
         return self._kept.total()
 
+    def _total_of_pixels(self) -> Tensor:
+        """Spikes of each pixel: int64 [P]; of a CPU's spikes."""
+        return self._kept.total_of_pixels()
+
     def _at(self, pixels: Tensor) -> "Spikes":
         """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
         handle = handles.Pixels.apply(self._handle, pixels) if self._differentiable else None

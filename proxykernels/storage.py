@@ -9,11 +9,11 @@ from . import ops, packed
 class Words:
     """The bits of T steps, laid out as the device has them (kernels/cpu/words.py, kernels/gpu/words.py)."""
 
-    __slots__ = ("T", "_spikes", "words")
+    __slots__ = ("T", "_totals", "words")
 
     def __init__(self, words: Tensor, T: int):
         self.words, self.T = words, T
-        self._spikes: Tensor | None = None  # how many, once they are counted
+        self._totals: Tensor | None = None  # once they are counted
 
     @property
     def device(self) -> torch.device:
@@ -25,11 +25,15 @@ class Words:
 
     def total(self) -> Tensor:
         """All spikes: int64, no dimensions."""
-        if self.words.device.type != "cpu" or torch.compiler.is_compiling():
-            return ops.total(self.words)
-        if self._spikes is None:  # each layer that reads them counts them
-            self._spikes = ops.total(self.words)
-        return self._spikes
+        return self.total_of_pixels().sum() if self.device.type == "cpu" else ops.total(self.words)
+
+    def total_of_pixels(self) -> Tensor:
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]; of words of a CPU."""
+        if torch.compiler.is_compiling():
+            return ops.total_of_pixels(self.words)
+        if self._totals is None:  # each layer that reads them counts them
+            self._totals = ops.total_of_pixels(self.words)
+        return self._totals
 
     def cut(self, start: int, stop: int) -> "Words":
         """The steps start .. stop - 1."""
@@ -68,11 +72,12 @@ class Periods:
         start: the step at which these T steps begin.
     """
 
-    __slots__ = ("T", "_words", "periods", "start")
+    __slots__ = ("T", "_totals", "_words", "periods", "start")
 
     def __init__(self, periods: Tensor, T: int, start: int = 0):
         self.periods, self.T, self.start = periods, T, start
         self._words: Tensor | None = None
+        self._totals: Tensor | None = None
 
     @property
     def words(self) -> Tensor:
@@ -89,7 +94,12 @@ class Periods:
         return _bytes(self.periods) + (0 if self._words is None else _bytes(self._words))
 
     def total(self) -> Tensor:
-        return ops.total_periods(self.periods, self.start, self.T)
+        return self.total_of_pixels().sum()
+
+    def total_of_pixels(self) -> Tensor:
+        if self._totals is None:
+            self._totals = ops.total_periods(self.periods, self.start, self.T)
+        return self._totals
 
     def cut(self, start: int, stop: int) -> "Periods":
         return Periods(self.periods, stop - start, self.start + start)

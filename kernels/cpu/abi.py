@@ -152,11 +152,11 @@ class Kernels(ctypes.Structure):
         ("unpack", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
-        ("total", _function(c_void_p, c_int64, returns=c_int64)),
+        ("total", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("count_rows", _function(c_void_p, *5 * (c_int64,), returns=c_int64)),
         ("find_periods", _function(POINTER(Periods))),
         ("expand_periods", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
-        ("total_periods", _function(c_void_p, c_int64, c_int64, c_int64, returns=c_int64)),
+        ("total_periods", _function(c_void_p, c_void_p, *5 * (c_int64,))),
         ("fingerprint", _function(c_void_p, c_int64, returns=c_uint64)),
         ("max_threads", _function(returns=c_int64)),
     ]

@@ -59,10 +59,12 @@ class CpuKernels(Convolutions, Gradients):
         self._table.count(words.data_ptr(), counts.data_ptr(), T, until, N, C, P)
         return counts
 
-    def total(self, words: Tensor) -> Tensor:
-        """All spikes: int64, no dimensions."""
-        words = words.contiguous()
-        return torch.tensor(self._table.total(words.data_ptr(), words.numel()))
+    def total_of_pixels(self, words: Tensor) -> Tensor:
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+        N, T, P, width = words.shape
+        words, totals = words.contiguous(), torch.empty(P, dtype=torch.int64)
+        self._table.total(words.data_ptr(), totals.data_ptr(), N * T, P, width)
+        return totals
 
     def flatten(self, words: Tensor, C: int) -> Tensor:
         """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)]; feature c * P + p, the order of torch's flatten."""
@@ -134,5 +136,8 @@ class CpuKernels(Convolutions, Gradients):
         return words
 
     def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
-        """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
-        return torch.tensor(self._table.total_periods(periods.data_ptr(), periods.numel(), start, T))
+        """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
+        N, P, C = periods.shape
+        periods, totals = periods.contiguous(), torch.empty(P, dtype=torch.int64)
+        self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
+        return totals

@@ -36,9 +36,9 @@ class Fallback:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
         return self.unpack(words, words.shape[1], C)[:until].sum(0, dtype=torch.int32)
 
-    def total(self, words: Tensor) -> Tensor:
-        """All spikes: int64, no dimensions."""
-        return ((words.unsqueeze(-1) >> _bit(words)) & 1).sum()
+    def total_of_pixels(self, words: Tensor) -> Tensor:
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+        return ((words.unsqueeze(-1) >> _bit(words)) & 1).sum((0, 1, 3, 4))
 
     def flatten(self, words: Tensor, C: int) -> Tensor:
         """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)], in the order of torch's flatten."""
@@ -80,8 +80,8 @@ class Fallback:
         return self.pack(fires.permute(0, 1, 3, 2))
 
     def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
-        """All spikes in the steps start .. start + T - 1: int64, no dimensions."""
-        return self.total(self.expand_periods(periods, start, T))
+        """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
+        return self.total_of_pixels(self.expand_periods(periods, start, T))
 
     def if_period_conv2d(
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation

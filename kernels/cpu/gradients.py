@@ -73,7 +73,7 @@ class Gradients:
         if groups > 1 or not gradients or pixels < FEWEST_PIXELS or pixels > MOST_PIXELS:
             return False
         spread = stride[0] * stride[1]  # rows that a spike adds for one that is not zero
-        rate = int(self._table.total(words.data_ptr(), words.numel())) / max(1, 8 * words.numel())
+        rate = int(self.total_of_pixels(words).sum()) / max(1, 8 * words.numel())
         return rate * spread < MOST_RATE
 
     def max_pool2d_backward(self, words: Tensor, grad: Tensor, size, kernel_size, stride, padding) -> Tensor:

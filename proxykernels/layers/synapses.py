@@ -43,8 +43,13 @@ class Synapse:
         return x.dense() if isinstance(x, Spikes) else x
 
     def accumulates(self, x: Spikes) -> Tensor:
-        """How often a weight is added to a potential because of the spikes x: int64, no dimensions."""
-        return x._total() * self.fan_out
+        """How often a weight is added to a potential because of the spikes x, of a CPU: int64, no dimensions.
+
+        Those of a GPU are counted all together: simulation/counters.py.
+        """
+        reach = self.reach(x)
+        totals = x._total_of_pixels()
+        return (totals if reach is None else totals * reach).sum() * self.fan_out
 
     @property
     def fan_out(self) -> int:
@@ -155,14 +160,6 @@ class Convolution(_Weighted):
         current = unfused.conv2d(x.unflatten(3, _pair(x.shape[3:])) if x.ndim == 4 else x, weight, bias, *window)
         return current.transpose(2, 3).unflatten(3, shape)
 
-    def accumulates(self, x: Spikes) -> Tensor:
-        # Most pixels reach equally many outputs; only the others, a border usually, are counted apart.
-        most, others = _pixels_by_reach(*self._geometry(x))
-        reached = most * x._total()
-        for reach, pixels in others:
-            reached = reached + (reach - most) * x._at(pixels)._total()
-        return reached * self.fan_out
-
     @property
     def fan_out(self) -> int:
         return self.module.out_channels // self.module.groups
@@ -206,15 +203,6 @@ def _pair(values: Sequence[int], before: int = 1) -> tuple[int, int]:
 
 def _float(parameter: Tensor | None) -> Any:
     return None if parameter is None else parameter.detach().float()
-
-
-@lru_cache(maxsize=256)
-def _pixels_by_reach(kernel, stride, dilation, padding, size, device) -> tuple[int, list[tuple[int, Tensor]]]:
-    """How many outputs of one channel most pixels of an image reach; how many others do, and which those are."""
-    reach = _reach_of_pixels(kernel, stride, dilation, padding, size, torch.device("cpu"))
-    values, counts = reach.unique(return_counts=True)
-    most = values[counts.argmax()].item()
-    return most, [(v, (reach == v).nonzero().squeeze(1).to(device)) for v in values.tolist() if v != most]
 
 
 @lru_cache(maxsize=256)

@@ -54,12 +54,32 @@ struct Spikes {
         for (uint8_t& s : dense) s = draw(0, 99) < rate;
         pack();
     }
+    // Some neurons fire at almost every step, and some pixels are like the one before.
+    void draw_images() {
+        draw_all();
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t p = 0; p < P; p++)
+                for (int64_t c = 0, like = p && draw(0, 1); c < C; c++) {
+                    const bool steady = draw(0, 3) == 0;
+                    for (int64_t t = 0; t < T; t++) {
+                        if (like) at(n, t, p, c) = at(n, t, p - 1, c);
+                        else if (steady) at(n, t, p, c) = draw(0, 9) > 0;
+                    }
+                }
+        pack();
+    }
     void pack() {
         std::fill(packed.begin(), packed.end(), 0);
         for (int64_t i = 0; i < N * T * P; i++)
             for (int64_t c = 0; c < C; c++) packed[i * bytes_of(C) + c / 8] |= (uint8_t)(dense[i * C + c] << c % 8);
     }
 };
+
+int64_t total_of(const std::vector<uint8_t>& packed) {
+    int64_t total = 0;
+    kernels->total(packed.data(), &total, (int64_t)packed.size(), 1, 1);
+    return total;
+}
 
 [[noreturn]] void wrong(const std::string& what) {
     printf("WRONG: %s, %s\n", what.c_str(), current_case.c_str());
@@ -164,10 +184,12 @@ void convolve(const std::string& kernel) {
                 for (int64_t t = 0; t < T; t++) x.at(n, t, i / g.C_in, i % g.C_in) = p && (start + t + 1) % p == 0;
             }
         x.pack();
-    } else x.draw_all();
+    } else x.draw_images();
     const std::vector<float> weight = sixteenths(g.C_out * inputs * g.taps(), -16, 16);  // [C_out][C_in][tap]
     const std::vector<float> bias = sixteenths(g.C_out, -4, 4);
     Population population(N, P, g.C_out, draw(0, 1) ? 0 : 64);
+    if (draw(0, 1))  // all pixels start alike
+        for (size_t i = g.C_out; i < population.v.size(); i++) population.v[i] = population.v[i - g.C_out];
     const std::vector<float> before = population.v;
     std::vector<float> v(before.size(), never);
     Spikes y(N, T, P, g.C_out), actual(N, T, P, g.C_out);
@@ -188,6 +210,7 @@ void convolve(const std::string& kernel) {
     c.neurons = population.layer(theta, before, v, actual);
     c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
     const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
+    c.negated = has("events") && draw(0, 1) && 16 * inputs * g.taps() <= INT16_MAX;
     c.row_channels = has("bytes") ? 64 : has("shorts") ? 32 : 16;
     c.unit = c.row_channels > 16 ? unit.data() : nullptr;
     c.shortcut = shortcut ? added.packed.data() : nullptr;
@@ -217,7 +240,7 @@ void convolve(const std::string& kernel) {
     }
     same("spikes", actual.packed, y.packed);
     same("potentials", v, population.v);
-    with_spikes[kernel] += kernels->total(y.packed.data(), (int64_t)y.packed.size()) > 0;
+    with_spikes[kernel] += total_of(y.packed) > 0;
 }
 
 void scan() {
@@ -244,7 +267,7 @@ void scan() {
     }
     same("spikes", actual.packed, y.packed);
     same("potentials", v, population.v);
-    with_spikes["scan"] += kernels->total(y.packed.data(), (int64_t)y.packed.size()) > 0;
+    with_spikes["scan"] += total_of(y.packed) > 0;
 }
 
 void words() {
@@ -255,7 +278,7 @@ void words() {
     std::vector<uint8_t> dense(T * N * C * P), packed(x.packed.size()), again(dense.size());  // dense [T][N][C][P]
     std::vector<int32_t> counts(N * C * P), expected(N * C * P);
     std::vector<uint8_t> flat(N * T * bytes_of(C * P)), flat_expected(flat.size());
-    int64_t total = 0;
+    std::vector<int64_t> totals(P), totals_expected(P);
     const int64_t until = draw(0, T);
     for (int64_t n = 0; n < N; n++)
         for (int64_t t = 0; t < T; t++)
@@ -265,7 +288,7 @@ void words() {
                     dense[((t * N + n) * C + c) * P + p] = s;
                     expected[(n * C + c) * P + p] += t < until ? s : 0;
                     flat_expected[(n * T + t) * bytes_of(C * P) + (c * P + p) / 8] |= (uint8_t)(s << (c * P + p) % 8);
-                    total += s;
+                    totals_expected[p] += s;
                 }
     kernels->pack(dense.data(), packed.data(), T, N, C, P);
     same("pack", packed, x.packed);
@@ -275,7 +298,8 @@ void words() {
     same("count", counts, expected);
     kernels->flatten(packed.data(), flat.data(), N * T, C, P);
     same("flatten", flat, flat_expected);
-    if (kernels->total(packed.data(), (int64_t)packed.size()) != total) wrong("total");
+    kernels->total(packed.data(), totals.data(), N * T, P, bytes_of(C));
+    same("total", totals, totals_expected);
 
     Geometry g;
     while (!g.draw_one(true)) {}
@@ -298,7 +322,7 @@ void words() {
     // clang-format on
     kernels->max_pool2d(&pool);
     same("max pooling", pooled.packed, y.packed);
-    with_spikes["words"] += total > 0;
+    with_spikes["words"] += total_of(packed) > 0;
 }
 
 }  // namespace

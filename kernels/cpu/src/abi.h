@@ -161,7 +161,7 @@ struct Kernels {
     void (*count)(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P);
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
-    int64_t (*total)(const uint8_t* spikes, int64_t bytes);
+    void (*total)(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes);  // of each pixel, [P], written
     // What the event kernel (window = 1) and the pattern kernel (4) add for spikes [M, T, bytes]: an input counts once for a
     // window of steps in which it fires, and once for a whole span in which it fires throughout; with `negated` rows, in which
     // it almost does, and then for each step at which it does not.
@@ -170,7 +170,8 @@ struct Kernels {
     void (*find_periods)(const Periods*);
     // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry
     void (*expand_periods)(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
-    int64_t (*total_periods)(const uint16_t* periods, int64_t n, int64_t start, int64_t T);
+    // As total, of the steps from `start`.
+    void (*total_periods)(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
     int64_t (*max_threads)();  // of a kernel that the calling thread starts; 1 without OpenMP
 };

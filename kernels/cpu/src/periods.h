@@ -2,7 +2,7 @@
 // every step fires at the steps t where its period divides t + 1.
 #pragma once
 #include "if_scan.h"
-#include "work.h"
+#include "spike_bits.h"
 
 namespace PK_TARGET {
 
@@ -80,14 +80,15 @@ static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t sta
     }
 }
 
-static int64_t total_periods(const uint16_t* periods, int64_t n, int64_t start, int64_t T) {
+static void total_periods(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
     const int64_t end = least(start + T, UINT16_MAX);
     Memory<int32_t> spikes(end + 2);  // of a neuron of each period; those of longer ones, as the last, have none
     for (int64_t p = 1; p <= end; p++) spikes.data[p] = (int32_t)((start + T) / p - start / p);
-    int64_t sum = 0;
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < n; i++) sum += spikes.data[least(periods[i], end + 1)];
-    return sum;
+    sum_up(N, P, totals, [&](int64_t image, int64_t* sums) {
+        const uint16_t* period = periods + image * P * C;
+        for (int64_t p = 0; p < P; p++)
+            for (int64_t c = 0; c < C; c++) sums[p] += spikes.data[least(*period++, end + 1)];
+    });
 }
 
 }  // namespace PK_TARGET

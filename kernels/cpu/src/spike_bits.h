@@ -75,12 +75,24 @@ static void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, i
             });
 }
 
-static int64_t total(const uint8_t* spikes, int64_t bytes) {
-    const int64_t piece = 1 << 16;
-    int64_t sum = 0;
-#pragma omp parallel for schedule(static) reduction(+ : sum)
-    for (int64_t i = 0; i < bytes; i += piece) sum += count_bits(spikes + i, bytes - i < piece ? bytes - i : piece);
-    return sum;
+// Calls add(i, sums [P]) for i < n, whose sums of all threads come together in `totals`.
+template <class Add>
+static void sum_up(int64_t n, int64_t P, int64_t* totals, Add add) {
+    memset(totals, 0, P * sizeof *totals);
+#pragma omp parallel
+    {
+        Memory<int64_t> own(P);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n; i++) add(i, own.data);
+#pragma omp critical(sum_up)
+        for (int64_t p = 0; p < P; p++) totals[p] += own.data[p];
+    }
+}
+
+static void total(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes) {
+    sum_up(M, P, totals, [=](int64_t m, int64_t* sums) {
+        for (int64_t p = 0; p < P; p++) sums[p] += count_bits(spikes + (m * P + p) * bytes, bytes);
+    });
 }
 
 // The OR of each byte of some pixels that lie side by side.
