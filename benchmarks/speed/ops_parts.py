@@ -16,11 +16,12 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu import rows
 from proxykernels.kernels.cpu.choice import KERNELS
 from proxykernels.kernels.cpu.cost_model import ROWS, Machine
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neurons import Neuron, if_neuron
 from proxykernels.kernels.recording import recording
-from proxykernels.kernels.weight_cache import PackedWeights
+from proxykernels.kernels.weight_cache import Packed, PackedWeights
 from speed.ops_cases import Data, Shape, row_adds
 
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
@@ -49,24 +50,33 @@ class Kernel:
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))
 
-    def rates(self, words: Tensor) -> tuple[float, float]:
+    def rates(self, words: Tensor, weight: Tensor) -> tuple[float, float]:
         """Rows for each input and step, as the choice counts them."""
-        return self._kernels._rates(words)
+        table = self._kernels._table
+        weight_rows = rows.WeightRows(table, self.forced, self._packed(weight), weight.shape)
+        return rows.rates(weight_rows, rows.SpikeSample(table, words), _neuron(len(weight)))
 
     def digits(self, weight: Tensor) -> int:
         """Of the weights in tiles."""
-        return self._kernels._digits(PackedWeights(self._kernels.fingerprint).of(weight))
+        return self._kernels._digits(self._packed(weight))
+
+    def _packed(self, weight: Tensor) -> Packed:
+        return PackedWeights(self._kernels.fingerprint).of(weight)
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Packed spikes and potentials, from rest, threshold 1, hard reset to 0."""
-        v, theta = torch.zeros(shape.N, math.prod(shape.out), shape.C_out), torch.ones(shape.C_out)
+        v = torch.zeros(shape.N, math.prod(shape.out), shape.C_out)
         window = ((shape.stride,) * 2, (shape.padding,) * 2, (shape.dilation,) * 2)
         size = shape.size, shape.size
-        neuron = if_neuron(theta, 0.0)
+        neuron = _neuron(shape.C_out)
         with recording() as choices:
             result = self._kernels.if_conv2d(words, shape.T, size, weight, None, v, neuron, *window, shape.groups)
         self.taken = choices[0].kernel
         return result
+
+
+def _neuron(C_out: int) -> Neuron:
+    return if_neuron(torch.ones(C_out), 0.0)
 
 
 def absent(target: str | None = None) -> dict[str, str]:

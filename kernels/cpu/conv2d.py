@@ -13,7 +13,7 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
 from . import abi
 from .choice import BLOCK, ROWS, choose
-from .cost_model import PATTERN, WITH_TILES, WITHOUT_TILES, Layer
+from .cost_model import WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
     BYTE_ROW,
     FLOAT_ROW,
@@ -24,7 +24,7 @@ from .packing import (
     padded,
     start_for_library,
 )  # fmt: skip
-from .rows import SpikeSample, WeightRows
+from .rows import SpikeSample, WeightRows, negates, rates
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
@@ -128,7 +128,7 @@ class Convolutions:
             self._table.lookup_conv2d(conv)
         else:
             row = ROWS[kernel]
-            rows.set(conv, row, negated=kernel != "patterns" and self._negates(rows, sample, neuron, row))
+            rows.set(conv, row, negated=kernel != "patterns" and negates(rows, sample, neuron, row))
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -268,21 +268,13 @@ class Convolutions:
         self, layer: Layer, packed: Packed, rows: WeightRows, sample: SpikeSample, neuron: Neuron, groups: int
     ) -> Choice:
         """See choice.py."""
-
-        def rates() -> tuple[float, float]:
-            return sample.rate(negated=self._negates(rows, sample, neuron, rows.widest())), sample.rate(PATTERN)
-
         return choose(
             layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
             row=rows.widest,
-            rates=rates,
+            rates=lambda: rates(rows, sample, neuron),
         )  # fmt: skip
-
-    def _negates(self, rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> bool:
-        """Whether the event kernel takes such rows with their negations; where it is forced, whenever it can."""
-        return rows.can_negate(neuron, row) and (self._forced is not None or sample.worth_negating())
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..neurons import Neuron
 from ..weight_cache import Packed
 from . import abi
+from .cost_model import PATTERN
 from .packing import BYTE_ROW, FLOAT_ROW, LARGEST_BYTE_SUM, SHORT_ROW, absolute_sums, byte_unit, known_unit, short_unit
 
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
@@ -98,3 +99,13 @@ class SpikeSample:
     def worth_negating(self) -> bool:
         """Whether many inputs fire at almost every step."""
         return self.rate(negated=True) <= self.WORTH * self.rate() > 0
+
+
+def negates(rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> bool:
+    """Whether the event kernel takes rows of so many channels with their negations."""
+    return rows.can_negate(neuron, row) and sample.worth_negating()
+
+
+def rates(rows: WeightRows, sample: SpikeSample, neuron: Neuron) -> tuple[float, float]:
+    """Rows that the event and the pattern kernel add for each input and step, as the choice of a kernel takes them."""
+    return sample.rate(negated=negates(rows, sample, neuron, rows.widest())), sample.rate(PATTERN)
