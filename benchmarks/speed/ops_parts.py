@@ -21,7 +21,6 @@ from proxykernels.kernels.cpu.choice import KERNELS
 from proxykernels.kernels.cpu.cost_model import ROWS, Machine
 from proxykernels.kernels.neurons import Neuron, if_neuron
 from proxykernels.kernels.recording import recording
-from proxykernels.kernels.weight_cache import Packed, PackedWeights
 from speed.ops_cases import Data, Shape, row_adds
 
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
@@ -52,16 +51,21 @@ class Kernel:
 
     def rates(self, words: Tensor, weight: Tensor) -> tuple[float, float]:
         """Rows for each input and step, as the choice counts them."""
+        return rows.rates(*self._rows_and_sample(words, weight), _neuron(len(weight)))
+
+    def look_for_steady(self, words: Tensor, weight: Tensor) -> None:
+        """What an event kernel that is forced looks at by itself; otherwise the choice has done so already."""
+        weight_rows, sample = self._rows_and_sample(words, weight)
+        rows.negates(weight_rows, sample, _neuron(len(weight)), weight_rows.widest())
+
+    def _rows_and_sample(self, words: Tensor, weight: Tensor) -> tuple[rows.WeightRows, rows.SpikeSample]:
         table = self._kernels._table
-        weight_rows = rows.WeightRows(table, self.forced, self._packed(weight), weight.shape)
-        return rows.rates(weight_rows, rows.SpikeSample(table, words), _neuron(len(weight)))
+        weight_rows = rows.WeightRows(table, self.forced, self._kernels._packed.of(weight), weight.shape)
+        return weight_rows, rows.SpikeSample(table, words)
 
     def digits(self, weight: Tensor) -> int:
         """Of the weights in tiles."""
-        return self._kernels._digits(self._packed(weight))
-
-    def _packed(self, weight: Tensor) -> Packed:
-        return PackedWeights(self._kernels.fingerprint).of(weight)
+        return self._kernels._digits(self._kernels._packed.of(weight))
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Packed spikes and potentials, from rest, threshold 1, hard reset to 0."""

@@ -1,5 +1,6 @@
 """Rows of weights for the event, the pattern and the period kernel (src/conv2d/rows.h), and how many these add."""
 
+from functools import cached_property
 from math import prod
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor
 from ..neurons import Neuron
 from ..weight_cache import Packed
 from . import abi
-from .cost_model import PATTERN
+from .cost_model import PATTERN, ROW_BYTES
 from .packing import BYTE_ROW, FLOAT_ROW, LARGEST_BYTE_SUM, SHORT_ROW, absolute_sums, byte_unit, known_unit, short_unit
 
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
-MOST_NEGATED = 1 << 20  # weights that are packed with their negations: of more, too few stay in the caches
+MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
 
 
@@ -46,7 +47,7 @@ class WeightRows:
         What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
         Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.
         """
-        if prod(self._shape) > MOST_NEGATED:
+        if 2 * ROW_BYTES * -(-self._shape[0] // row) * prod(self._shape[1:]) > MOST_NEGATED_BYTES:
             return False
         if row == SHORT_ROW:
             return True
@@ -90,11 +91,15 @@ class SpikeSample:
         """Rows that the event (window 1) or the pattern kernel adds, for each input and step."""
         kind = window, negated
         if kind not in self._rates:
-            N, T, P, width = self._words.shape
-            pixels = self._words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-            spikes = pixels.data_ptr(), pixels.shape[0] * pixels.shape[1], T, width
-            self._rates[kind] = self._table.count_rows(*spikes, *kind) / max(8 * pixels.numel(), 1)
+            N, P, T, width = self._pixels.shape
+            rows = self._table.count_rows(self._pixels.data_ptr(), N * P, T, width, *kind)
+            self._rates[kind] = rows / max(8 * self._pixels.numel(), 1)
         return self._rates[kind]
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        N, _, P, _ = self._words.shape
+        return self._words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
 
     def worth_negating(self) -> bool:
         """Whether many inputs fire at almost every step."""
