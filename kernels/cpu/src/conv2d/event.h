@@ -26,6 +26,7 @@ struct SpikeLists {
 
     int64_t steps = 0, sums = 0;  // of the segment
     int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
+    int64_t repeats = 0;          // input pixels that fire like the one before
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
     Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
@@ -48,32 +49,35 @@ struct SpikeLists {
         input.reserve(spikes + overrun);
         uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
         int64_t n = 0;
+        repeats = 0;
         for (int64_t image = 0; image < in.images; image++)
-            for (int64_t pixel = 0; pixel < pixels; pixel++)
-                for (int64_t chunk = 0; chunk < slices.chunks; chunk++, start += sums) {
+            for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
+                const uint8_t* const x = first + image * c.neurons.T * frame + pixel * bytes;
+                if (pixel && fires_like_the_last(x, bytes, frame)) {
+                    n = copy_lists(start, n);
+                    repeats++;
+                    continue;
+                }
+                for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    const uint8_t* const x = first + image * c.neurons.T * frame + pixel * bytes + byte;
-                    const bool again = pixel && fires_like_the_last(x, bytes, frame, chunk_bytes);
-                    n = again ? copy_lists(start, n) : list(x, frame, chunk_bytes, start, n);
+                    n = list(x + byte, frame, chunk_bytes, start + chunk * sums, n);
                 }
+            }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
     }
 
-    // Whether some channels of a pixel fire just like those of the pixel before it, `pixel` bytes before.
-    bool fires_like_the_last(const uint8_t* x, int64_t pixel, int64_t frame, int64_t bytes) const {
+    bool fires_like_the_last(const uint8_t* x, int64_t bytes, int64_t frame) const {
         for (int64_t t = 0; t < steps; t++, x += frame)
-            if (!equal_bytes(x, x - pixel, bytes)) return false;
+            if (!equal_bytes(x, x - bytes, bytes)) return false;
         return true;
     }
-    // The lists of the pixel before are this one's, from entry n of `input`; returns where they end.
+    // The lists of the last pixel are this one's, too, from entry n of `input`; returns where they end.
     int64_t copy_lists(uint32_t* start, int64_t n) const {
-        const uint32_t* const before = start - pixel_sums;
-        start[0] = (uint32_t)n;  // where the last list before it ends, if a pixel has one chunk
-        const uint32_t first = before[0], length = before[sums] - first;
-        for (int64_t i = 1; i < sums; i++) start[i] = start[0] + before[i] - first;
-        memcpy(input.data + n, input.data + first, length * sizeof(uint16_t));
+        const uint32_t *const last = start - pixel_sums, length = (uint32_t)n - last[0];
+        for (int64_t i = 0; i < pixel_sums; i++) start[i] = last[i] + length;
+        memcpy(input.data + n, input.data + last[0], length * sizeof(uint16_t));
         return n + length;
     }
 

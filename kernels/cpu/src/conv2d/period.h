@@ -117,6 +117,7 @@ struct PeriodSource {
     int64_t sums = 0;   // of an output pixel: the buckets
     int64_t chunk = 0;  // of slices.h
     Part part{};        // of the input
+    int64_t repeats = 0;  // input pixels that fire like the one before
     Grown<Periodic> input;         // [image][pixel][chunk][channel of the chunk]
     Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
@@ -133,7 +134,16 @@ struct PeriodSource {
         Periodic* list = input.reserve(all * slices.chunk + overrun);
         uint16_t* count = input_count.reserve(all * buckets);
         uint16_t* own_length = input_length.reserve(all);
-        for (int64_t pixel = 0; pixel < in.images * pixels; pixel++)
+        repeats = 0;
+        for (int64_t pixel = 0; pixel < in.images * pixels; pixel++) {
+            if (pixel && are_alike(pixel, pixel - 1)) {
+                repeats++;
+                memcpy((void*)list, list - slices.chunks * chunk, slices.chunks * chunk * sizeof *list);
+                memcpy(count, count - slices.chunks * buckets, slices.chunks * buckets * sizeof *count);
+                memcpy(own_length, own_length - slices.chunks, slices.chunks * sizeof *own_length);
+                list += slices.chunks * chunk, count += slices.chunks * buckets, own_length += slices.chunks;
+                continue;
+            }
             for (int64_t first = 0; first < c.C_in; first += chunk, list += chunk, count += buckets) {
                 const uint16_t* const period = periods_of(pixel) + first;
                 uint16_t counts[most_buckets + 1] = {};
@@ -147,6 +157,7 @@ struct PeriodSource {
                 memcpy(count, counts, buckets * sizeof *count);
                 *own_length++ = (uint16_t)n;
             }
+        }
         PK_ASSERT(own_length == input_length.data + input_length.size);
     }
 

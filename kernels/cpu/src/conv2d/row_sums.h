@@ -128,7 +128,8 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
         worker.source.list_inputs(c, slices, in);
         worker.lists.begin(in);
         Twins& twins = worker.twins;
-        twins.find(in, out, first_channel, last_channel, worker.source);
+        const int64_t blocks = ceil_div(last_channel - first_channel, Rows::channels);
+        twins.find(in, out, first_channel, last_channel, blocks, worker.source);
         for (int64_t i = 0; i < twins.count; i += cut.places) {
             const int64_t places = least(cut.places, twins.count - i);
             run_group<Rows>(c, slices, out, twins.places.data + i, places, first_channel, last_channel, worker);

@@ -44,16 +44,17 @@ public:
     Grown<Place> places;  // output pixels to compute, in their order
     int64_t count = 0;
 
-    // Divides the output pixels of a part, for a span of channels, into `places` and copies. `source` knows which pixels of its
-    // input fire alike.
+    // Divides the output pixels of a part, for a span of channels of so many blocks, into `places` and copies. `source` knows
+    // which pixels of its input fire alike.
     template <class Source>
-    void find(const Part& new_in, const Part& new_out, int64_t first_channel, int64_t last_channel, const Source& source) {
+    void find(const Part& new_in, const Part& new_out, int64_t first_channel, int64_t last_channel, int64_t blocks,
+              const Source& source) {
         in = new_in, out = new_out, channel = first_channel, channels = last_channel - first_channel;
         const int64_t all = out.images * out.rows * c.W_out;
         places.reserve(all);
         copies.reserve(all);
         count = copied = 0;
-        const bool can = c.neurons.P > 1 && !c.shortcut && !c.currents && number_inputs(source);
+        const bool can = c.neurons.P > 1 && !c.shortcut && !c.currents && pays(blocks, source) && number_inputs(source);
         if (can) firsts.begin(all);
         for (int64_t i = 0; i < all; i++) {
             const Place place(c, out, i);
@@ -83,6 +84,12 @@ private:
     struct Copy {
         Place from, to;
     };
+
+    // Whether there are many pixels that fire alike, and a window takes much longer to compute than to compare.
+    template <class Source>
+    bool pays(int64_t blocks, const Source& source) const {
+        return 8 * source.repeats >= in.images * in.rows * c.W && out.steps * blocks >= 4 * c.kernel_h * c.kernel_w;
+    }
 
     // Gives each pixel of the input the number of the first that fires alike; whether there are any such.
     template <class Source>
