@@ -39,6 +39,9 @@ class Backend(Protocol):
     def count(self, words: Tensor, C: int, until: int, /) -> Tensor:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
 
+    def total_of_pixels(self, words: Tensor, /) -> Tensor:
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+
     def cut(self, words: Tensor, T: int, start: int, stop: int, /) -> Tensor:
         """The words of steps start .. stop - 1."""
 
@@ -130,9 +133,6 @@ class CpuBackend(Backend, Protocol):
 
     And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
     """
-
-    def total_of_pixels(self, words: Tensor, /) -> Tensor:
-        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""

@@ -99,7 +99,7 @@ def total(words):
     return words.new_empty((), dtype=torch.int64)
 
 
-@_operator("(Tensor words) -> Tensor", devices=("cpu",))
+@_operator("(Tensor words) -> Tensor")
 def total_of_pixels(words):
     """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
     return words.new_empty(words.shape[2], dtype=torch.int64)

@@ -167,7 +167,7 @@ class Spikes:
         return self._kept.total()
 
     def _total_of_pixels(self) -> Tensor:
-        """Spikes of each pixel: int64 [P]; of a CPU's spikes."""
+        """Spikes of each pixel: int64 [P]."""
         return self._kept.total_of_pixels()
 
     def _at(self, pixels: Tensor) -> "Spikes":

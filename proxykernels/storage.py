@@ -28,10 +28,10 @@ class Words:
         return self.total_of_pixels().sum() if self.device.type == "cpu" else ops.total(self.words)
 
     def total_of_pixels(self) -> Tensor:
-        """Spikes of each pixel, of all samples, steps and channels: int64 [P]; of words of a CPU."""
-        if torch.compiler.is_compiling():
+        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+        if torch.compiler.is_compiling():  # keeps nothing of a trace
             return ops.total_of_pixels(self.words)
-        if self._totals is None:  # each layer that reads them counts them
+        if self._totals is None:  # each layer that reads them asks
             self._totals = ops.total_of_pixels(self.words)
         return self._totals
 
@@ -97,6 +97,8 @@ class Periods:
         return self.total_of_pixels().sum()
 
     def total_of_pixels(self) -> Tensor:
+        if torch.compiler.is_compiling():
+            return ops.total_periods(self.periods, self.start, self.T)
         if self._totals is None:
             self._totals = ops.total_periods(self.periods, self.start, self.T)
         return self._totals

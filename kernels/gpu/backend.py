@@ -32,6 +32,7 @@ class GpuKernels:
 
     pack, unpack = staticmethod(packing.pack), staticmethod(words.unpack)
     count, total = staticmethod(counters.count), staticmethod(counters.total)
+    total_of_pixels = staticmethod(counters.total_of_pixels)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     conv2d_current_sums = staticmethod(conv2d_current_sums)
     add_counts = staticmethod(counters.add_counts)

@@ -148,6 +148,11 @@ def total(words: Tensor) -> Tensor:
     return counts[:, 0, 0].sum()
 
 
+def total_of_pixels(words: Tensor) -> Tensor:
+    """Spikes of each pixel of words [W, N, P, C], of all steps: int64 [P]."""
+    return count(words, words.shape[3], BITS * words.shape[0]).sum((0, 1))
+
+
 def _rows(words: Tensor, reach: Tensor | None) -> tuple[int, int]:
     """P and C as the kernel takes them; where no pixel differs, whatever fills its rows."""
     return (1, COLUMNS) if reach is None else (words.shape[2], max(1, words.shape[3]))

@@ -48,6 +48,7 @@ def test_count_and_total(generator, T):
     assert gpu.total(words).dtype == torch.int64
     assert gpu.total(words).shape == ()
     assert gpu.total(words) == dense.sum()
+    assert torch.equal(gpu.total_of_pixels(words), dense.sum((0, 1, 2)).long())
 
 
 @pytest.mark.parametrize("T", [31, 64])
