@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import RESETS, dyadic, spikes
 
 import proxykernels as pk
@@ -44,18 +43,6 @@ def test_windows_that_hold_the_same_periods(backend, generator, T):
     weight, bias = dyadic(75, 20, 3, 3, generator=generator), dyadic(75, generator=generator, span=4)
     expected, v_expected = reference.if_conv2d(reference.if_hold(current, T)[0], weight, bias, padding=1)
     actual, v = pk.if_conv2d(pk.if_hold(current, T)[0], weight, bias, padding=1)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
-
-
-def test_equal_windows_with_identity_shortcuts(backend, generator):
-    """Neurons on them do the same only where the same spikes come past the weights."""
-    x = with_a_background(spikes(40, 2, 75, 9, 12, generator=generator, rate=0.3), generator)
-    other = with_a_background(spikes(40, 2, 75, 9, 12, generator=generator, rate=0.3), generator)
-    weight = dyadic(75, 75, 3, 3, generator=generator)
-    current = F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, x.shape[:2]) + other
-    neuron = pk.neurons.IFNeuron(1.0, None)
-    expected, v_expected = reference.scan(current, torch.zeros(current.shape[1:]), neuron.on(75, x.device))
-    actual, v = pk.any_neuron.conv2d(pk.pack(x), weight, None, None, neuron, padding=1, shortcut=pk.pack(other))
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 

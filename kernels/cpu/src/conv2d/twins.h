@@ -54,7 +54,7 @@ public:
         places.reserve(all);
         copies.reserve(all);
         count = copied = 0;
-        const bool can = c.neurons.P > 1 && !c.currents && pays(blocks, source) && number_inputs(source);
+        const bool can = c.neurons.P > 1 && !c.shortcut && !c.currents && pays(blocks, source) && number_inputs(source);
         if (can) firsts.begin(all);
         for (int64_t i = 0; i < all; i++) {
             const Place place(c, out, i);
@@ -66,10 +66,15 @@ public:
     }
 
     void copy() const {
+        const Neurons& n = c.neurons;
+        const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
         for (const Copy* copy = copies.data; copy < copies.data + copied; copy++) {
-            const uint8_t* from = c.neurons.spikes + place_of(copy->from);
-            uint8_t* to = c.neurons.spikes + place_of(copy->to);
-            for (int64_t t = 0; t < out.steps; t++, from += frame(), to += frame()) copy_bytes(from, to, bytes());
+            const auto spikes_of = [&](const Place& at) {
+                return n.spikes + ((at.image * n.T + out.t) * n.P + at.y * c.W_out + at.x) * bytes + channel / 8;
+            };
+            const uint8_t* from = spikes_of(copy->from);
+            uint8_t* to = spikes_of(copy->to);
+            for (int64_t t = 0; t < out.steps; t++, from += frame, to += frame) copy_bytes(from, to, (channels + 7) / 8);
             for (int64_t k = 0; k < states; k++)
                 memcpy(state_after(copy->to, k), state_after(copy->from, k), channels * sizeof(float));
         }
@@ -112,11 +117,6 @@ private:
         uint64_t hash = 0;
         for (int64_t ky = 0; ky < c.kernel_h; ky++)
             for (int64_t kx = 0; kx < c.kernel_w; kx++) hash = mix(hash, (uint64_t)number_of(place, ky, kx));
-        const uint8_t* const shortcut = shortcut_of(place);
-        for (int64_t t = 0; shortcut && t < out.steps; t++)
-            for (int64_t i = 0; i < bytes(); i += 8)
-                hash = (hash ^ load_bits(shortcut + t * frame() + i, bytes() - i)) * 0x9e3779b97f4a7c15u;
-        hash = mix(hash, 0);
         if (share_a_start()) return hash;
         for (int64_t k = 0; k < states; k++)
             hash = mix(hash, hash_piece((const uint8_t*)state_before(place, k), channels * sizeof(float), 0));
@@ -126,23 +126,10 @@ private:
         for (int64_t ky = 0; ky < c.kernel_h; ky++)
             for (int64_t kx = 0; kx < c.kernel_w; kx++)
                 if (number_of(a, ky, kx) != number_of(b, ky, kx)) return false;
-        const uint8_t *const shortcut = shortcut_of(a), *const other = shortcut_of(b);
-        for (int64_t t = 0; shortcut && t < out.steps; t++)
-            if (!equal_bytes(shortcut + t * frame(), other + t * frame(), bytes())) return false;
         for (int64_t k = 0; k < states && !share_a_start(); k++)
             if (memcmp(state_before(a, k), state_before(b, k), channels * sizeof(float))) return false;
         return true;
     }
-
-    // Bytes of a pixel's spikes from one step to the next, and of the span's channels.
-    int64_t frame() const { return c.neurons.P * ((c.neurons.C + 7) / 8); }
-    int64_t bytes() const { return (channels + 7) / 8; }
-    // Where a pixel's spikes begin in a tensor of those of all neurons.
-    int64_t place_of(const Place& at) const {
-        const Neurons& n = c.neurons;
-        return ((at.image * n.T + out.t) * n.P + at.y * c.W_out + at.x) * ((n.C + 7) / 8) + channel / 8;
-    }
-    const uint8_t* shortcut_of(const Place& at) const { return c.shortcut ? c.shortcut + place_of(at) : nullptr; }
 
     bool share_a_start() const { return !out.t && !c.neurons.start_image && !c.neurons.start_pixel; }
     const float* state_before(const Place& place, int64_t k) const {
