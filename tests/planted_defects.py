@@ -85,7 +85,9 @@ DEFECTS = {
     "equal windows: what is outside the image": Defect(
         f"{CONV}/twins.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
     ),
-    "lists of spikes: the pixel before": Defect(f"{CONV}/event.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS),
+    "lists of spikes: the pixel before": Defect(
+        f"{CONV}/event.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
+    ),
     "periods: the start of a part": Defect(
         f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
     ),
