@@ -102,7 +102,7 @@ class SpikeSample:
         return self._words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
 
     def worth_negating(self) -> bool:
-        """Whether many inputs fire at almost every step."""
+        """Whether many inputs fire at most steps of a span."""
         return self.rate(negated=True) <= self.WORTH * self.rate() > 0
 
 

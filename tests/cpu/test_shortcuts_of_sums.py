@@ -1,4 +1,4 @@
-"""What sums of rows leave out: windows like one before them, and inputs that fire at almost every step."""
+"""What sums of rows leave out: windows like one before them, and inputs that fire at most steps of a span."""
 
 import pytest
 import torch

@@ -163,8 +163,8 @@ struct Kernels {
     void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
     void (*total)(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes);  // of each pixel, [P], written
     // What the event kernel (window = 1) and the pattern kernel (4) add for spikes [M, T, bytes]: an input counts once for a
-    // window of steps in which it fires, and once for a whole span in which it fires throughout; with `negated` rows, in which
-    // it almost does, and then for each step at which it does not.
+    // window of steps in which it fires, and once for a whole span in which it fires throughout; with `negated` rows, once for
+    // a span in which it fires at most steps, and for each at which it does not.
     int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated);
     // The periods of neurons that are reset to 0 and start at rest.
     void (*find_periods)(const Periods*);

@@ -1,5 +1,5 @@
-// Inputs that fire at almost every step for a while, as those do that a clip or a pool has saturated. Their weights are added
-// once for a span of steps, and at the few steps at which they do not fire the negated weights are added.
+// Inputs that fire at more steps of a span than not, many at all but a few, as those do that a clip or a pool has saturated.
+// Their weights are added once for the span, and at the steps at which they are silent the negated weights are added.
 #pragma once
 #include "../bit_lists.h"
 
