@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
 NEURONS = "tests/cpu/test_neurons.py"
-SUMS = "tests/cpu/test_shortcuts_of_sums.py"
+SUMS = "tests/cpu/test_left_out_sums.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -74,16 +74,16 @@ DEFECTS = {
         "kernels/cpu/rows.py", "bool((sums <= most).all())", "unit is None or bool((sums <= most).all())", SUMS
     ),
     "equal windows: where they start from": Defect(
-        f"{CONV}/twins.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
+        f"{CONV}/equal_windows.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
     ),
     "equal windows: the second state": Defect(
-        f"{CONV}/twins.h",
+        f"{CONV}/equal_windows.h",
         "for (int64_t k = 0; k < states; k++)\n                memcpy",
         "for (int64_t k = 0; k < 1; k++)\n                memcpy",
         SUMS,
     ),
     "equal windows: what is outside the image": Defect(
-        f"{CONV}/twins.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
+        f"{CONV}/equal_windows.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
     ),
     "lists of spikes: the pixel before": Defect(
         f"{CONV}/event.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS

@@ -105,7 +105,7 @@ def measure(shape: Shape, precision: str, bursts: float, seed: int, rounds: int)
             times[name].append(_seconds(run, calls[name]))
     seconds = {name: min(own) for name, own in times.items()}  # other programs, which share the caches, only add
     rival_s, look_s = seconds.pop("rival"), seconds.pop("look")
-    for name in ("events", "shorts", "bytes"):
+    for name in ("events", "shorts", "bytes"):  # where they are not forced, the choice has looked, whatever it takes
         if name in seconds:
             seconds[name] = max(seconds[name] - look_s, 1e-7)
     return Measured(shape, precision, seconds, rival_s, free.taken, _counts(free, shape, words, weight, seconds))

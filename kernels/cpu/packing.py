@@ -72,7 +72,7 @@ def _whole_units(weight: Tensor, bits: int, accept: Callable[[Tensor, Tensor], T
 
 
 def absolute_sums(weight: Tensor) -> Tensor:
-    """Of each output channel's weights, [C_out]."""
+    """The sum of each output channel's absolute weights [C_out, ...]: float32 [C_out]."""
     return weight.flatten(1).abs().sum(1)
 
 

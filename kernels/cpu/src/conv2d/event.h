@@ -82,7 +82,7 @@ struct SpikeLists {
         return n + length;
     }
 
-    // Two pixels of the input fire alike if their lists are equal (twins.h).
+    // Two pixels of the input fire alike if their lists are equal (equal_windows.h).
     uint64_t hash_of(int64_t pixel) const {
         const uint32_t *const start = input_start.data + pixel * pixel_sums, length = start[pixel_sums] - start[0];
         uint32_t starts = 0;

@@ -167,7 +167,7 @@ struct PeriodSource {
         const int64_t pixels = part.rows * c.W, image = part.image + pixel / pixels;
         return p.periods + (image * c.H * c.W + part.row * c.W + pixel % pixels) * c.C_in;
     }
-    // For twins.h.
+    // Whether two pixels of the input fire alike, for equal_windows.h.
     uint64_t hash_of(int64_t pixel) const {
         return hash_piece((const uint8_t*)periods_of(pixel), p.conv.C_in * sizeof(uint16_t), 0);
     }

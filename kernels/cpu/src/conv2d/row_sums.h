@@ -2,7 +2,7 @@
 // pass. `Source` is one of the two: which rows, and to which sums.
 #pragma once
 #include "../neurons.h"
-#include "twins.h"
+#include "equal_windows.h"
 #include "window_lists.h"
 
 namespace PK_TARGET {
@@ -12,11 +12,11 @@ template <class Source>
 struct Worker {
     Source source;
     WindowLists<Source> lists;
-    Twins twins;
+    EqualWindows windows;
     Grown<char> sums;  // [output pixel][sum][channel of a block]
     template <class... Arguments>
     explicit Worker(const Conv2d& c, const Slices& slices, const Arguments&... arguments)
-        : source(arguments...), lists(c, slices, source), twins(c) {}
+        : source(arguments...), lists(c, slices, source), windows(c) {}
 };
 
 // Walks the steps of a segment for some output pixels side by side: each step of a neuron waits for the one before. `sums`:
@@ -127,14 +127,14 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
         const Part in = input_of(c, out);
         worker.source.list_inputs(c, slices, in);
         worker.lists.begin(in);
-        Twins& twins = worker.twins;
+        EqualWindows& windows = worker.windows;
         const int64_t blocks = ceil_div(last_channel - first_channel, Rows::channels);
-        twins.find(in, out, first_channel, last_channel, blocks, worker.source);
-        for (int64_t i = 0; i < twins.count; i += cut.places) {
-            const int64_t places = least(cut.places, twins.count - i);
-            run_group<Rows>(c, slices, out, twins.places.data + i, places, first_channel, last_channel, worker);
+        windows.find(in, out, first_channel, last_channel, blocks, worker.source);
+        for (int64_t i = 0; i < windows.count; i += cut.places) {
+            const int64_t places = least(cut.places, windows.count - i);
+            run_group<Rows>(c, slices, out, windows.places.data + i, places, first_channel, last_channel, worker);
         }
-        twins.copy();
+        windows.copy();
     }
 }
 

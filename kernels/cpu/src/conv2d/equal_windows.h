@@ -34,12 +34,12 @@ private:
     int64_t mask = 0;
 };
 
-class Twins {
+class EqualWindows {
 public:
-    explicit Twins(const Conv2d& c) : c(c) {
+    explicit EqualWindows(const Conv2d& c) : c(c) {
         with_model(c.neurons.neuron, [&](auto model) { states = model.states; });
     }
-    Twins(const Twins&) = delete;
+    EqualWindows(const EqualWindows&) = delete;
 
     Grown<Place> places;  // output pixels to compute, in their order
     int64_t count = 0;
