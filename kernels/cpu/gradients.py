@@ -23,6 +23,7 @@ class Gradients:
 
     _table: abi.Kernels
     unpack: Callable[[Tensor, int, int], Tensor]
+    total_of_pixels: Callable[[Tensor], Tensor]
 
     def scan_backward(
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,

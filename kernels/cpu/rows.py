@@ -85,7 +85,8 @@ class SpikeSample:
     WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
 
     def __init__(self, table: abi.Kernels, words: Tensor):
-        self._table, self._words, self._rates = table, words, {}
+        self._table, self._words = table, words
+        self._rates: dict[tuple[int, bool], float] = {}
 
     def rate(self, window: int = 1, *, negated: bool = False) -> float:
         """Rows that the event (window 1) or the pattern kernel adds, for each input and step."""
