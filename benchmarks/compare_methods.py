@@ -16,7 +16,8 @@ clipped and not; tandem; and surrogate.
 
 Each method trains for --minutes of this process's CPU time (a clock that other programs hardly disturb), with its
 learning rate annealed to 0 over them. Writes results/compare_methods.csv (a row a method, budget and seed),
-compare_methods_curves.csv (accuracy on the test images at every T) and compare_methods.png; of leaky neurons
+compare_methods_curves.csv (accuracy on the test images at every T, by spike counts and, of converted networks, by
+logits) and compare_methods.png; of leaky neurons
 compare_methods_lif*. What is in the tables for the same method, budget and seed is replaced.
 """
 
@@ -58,7 +59,7 @@ COLUMNS = [
     *KEY, "net", "width", "T", "batch", "steps", "seconds_an_epoch", "peak_mb", "longest", "accuracy_T",
     "accuracy_longest", "ties_T", "microjoules_T", "images", "threads", "torch", "commit",
 ]  # fmt: skip
-CURVE_COLUMNS = [*KEY, "T", "accuracy", "ties", "synops", "microjoules"]
+CURVE_COLUMNS = [*KEY, "T", "accuracy", "by_logits", "ties", "synops", "microjoules"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -153,6 +154,7 @@ def record(options: argparse.Namespace, about: dict, curve: list[Point]) -> None
     curve_rows = [
         {key: about[key] for key in KEY}
         | {"T": point.T, "accuracy": f"{point.accuracy:.4f}", "ties": f"{point.ties:.4f}"}
+        | {"by_logits": "" if point.by_logits is None else f"{point.by_logits:.4f}"}
         | {"synops": f"{point.synops:.0f}", "microjoules": f"{1e6 * point.joules:.3f}"}
         for point in curve
     ]
@@ -227,14 +229,14 @@ class Spread:
     microjoules: list[float]
 
 
-def spread(curves: list[dict], name: str, minutes: str) -> Spread:
+def spread(curves: list[dict], name: str, minutes: str, column: str = "accuracy") -> Spread:
     """The curve of a method and budget, from the rows of all; empty if there are none."""
     at: dict[int, list[dict]] = {}
     for point in curves:
-        if point["method"] == name and point["minutes"] == minutes:
+        if point["method"] == name and point["minutes"] == minutes and point.get(column):
             at.setdefault(int(point["T"]), []).append(point)
     T = sorted(at)
-    accuracies = [[100 * float(point["accuracy"]) for point in at[t]] for t in T]
+    accuracies = [[100 * float(point[column]) for point in at[t]] for t in T]
     energies = [statistics.mean(float(point.get("microjoules") or math.nan) for point in at[t]) for t in T]
     return Spread(T, *([of(shares) for shares in accuracies] for of in (min, statistics.mean, max)), energies)
 
@@ -249,14 +251,15 @@ def show(folder: Path, stem: str) -> None:
         steps = [t for t in SHOWN if t <= int(rows[0]["longest"])]
         for heading in ("T", *map(str, steps)):
             shown.add_column(heading, justify="left" if heading == "T" else "right")
-        for name in _lines(stem):
-            line = spread(curves, name, minutes)
+        for name, column in itertools.product(_lines(stem), ("accuracy", "by_logits")):
+            line = spread(curves, name, minutes, column)
             seeds = zip(line.T, line.low, line.mean, line.high, strict=True)
             cells = {
                 T: f"{mean:.1f}" + (f" ±{(high - low) / 2:.1f}" if several else "") for T, low, mean, high in seeds
             }
+            label = figures.look(name).label + (", by logits" if column == "by_logits" else "")
             if cells:
-                shown.add_row(figures.look(name).label, *(cells.get(T, "") for T in steps))
+                shown.add_row(label, *(cells.get(T, "") for T in steps))
         Console().print(shown)
 
 

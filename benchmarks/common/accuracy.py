@@ -43,31 +43,51 @@ def simulated(
 
 @dataclass
 class Point:
-    """What a network is after T steps: strict accuracy and ties, and what an image has cost up to there."""
+    """What a network is after T steps: strict accuracy and ties, and what an image has cost up to there.
+
+    ``by_logits``: the accuracy of what spikes and potentials of the last layer say together, of a converted network.
+    """
 
     T: int
     accuracy: float
     ties: float
     synops: float
     joules: float
+    by_logits: float | None = None
 
 
 def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) -> list[Point]:
     """A network after each number of ``steps``, from one run an image that stops at each of them to be read."""
     totals = [Point(T, 0, 0, 0, 0) for T in steps]
     for images, labels in tqdm(DataLoader(dataset, BATCH), name, unit="batch", mininterval=1.0):
-        state, before, counts, synops, joules = None, 0, 0, 0, 0.0
+        state, before, counts, logits, synops, joules = None, 0, 0, 0, 0, 0.0
         for total in totals:
             result = pk.simulate(net, images, total.T - before, state=state)
             # The image is multiplied once, and every part of the run says so again.
             done = SynOps(result.synops.accumulates, {} if before else result.synops.multiply_accumulates)
             synops, joules = synops + done.total, joules + done.joules
-            state, before, counts = result.state, total.T, counts + result.count()
+            counts = counts + result.count()
+            if (of_part := logits_of(result)) is not None:
+                logits = logits + (total.T - before) * of_part  # the means of its own steps
+                total.by_logits = (total.by_logits or 0) + strict_correct(logits, labels).sum().item()
+            state, before = result.state, total.T
             total.accuracy += strict_correct(counts, labels).sum().item()
             total.ties += tied(counts, labels).sum().item()
             total.synops, total.joules = total.synops + synops, total.joules + joules
     count = len(dataset)
-    return [Point(p.T, p.accuracy / count, p.ties / count, p.synops / count, p.joules / count) for p in totals]
+    for total in totals:
+        total.accuracy, total.ties = total.accuracy / count, total.ties / count
+        total.synops, total.joules = total.synops / count, total.joules / count
+        total.by_logits = None if total.by_logits is None else total.by_logits / count
+    return totals
+
+
+def logits_of(result: pk.simulation.simulate.Result) -> Tensor | None:
+    """A converted network's logits; None if spikes are all that a network has."""
+    try:
+        return result.logits
+    except AttributeError:
+        return None
 
 
 def snn_accuracy(
