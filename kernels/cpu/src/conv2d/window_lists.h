@@ -3,6 +3,8 @@
 // Where a slice is a part of one row of the window, its lists depend on nothing but the row of input pixels and the column in
 // which it begins. Windows above and below, and next to it if a slice is one pixel, take the same ones: they are made once.
 #pragma once
+#include <new>
+
 #include "slices.h"
 
 namespace PK_TARGET {
@@ -25,7 +27,7 @@ public:
           shared(c.kernel_w % slices.taps == 0),
           columns((most(1, c.W_out) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {}
     ~WindowLists() {
-        for (KeptRow *row = rows, *next; row; row = next) next = row->next, delete row;
+        for (KeptRow *row = rows, *next; row; row = next) next = row->next, row->~KeptRow(), free((void*)row);
     }
     WindowLists(const WindowLists&) = delete;
 
@@ -101,7 +103,7 @@ private:
             if (row->number < first_row) free = row;
         }
         if (!free) {
-            free = new KeptRow;
+            free = new (allocate<KeptRow>(1)) KeptRow;  // `delete` would need a newer C++ library than manylinux2014 has
             free->next = rows, rows = free;
         }
         const int64_t lists = columns * slices.chunks, pixel_lists = c.W * slices.chunks;
