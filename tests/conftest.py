@@ -26,7 +26,7 @@ CONVOLUTIONS = [
     *(
         (target, rows)
         for target in ("avx512", "avx2", "portable")
-        for rows in ("events", "patterns", "shorts", "bytes")
+        for rows in ("events", "patterns", "shorts", "bytes", "im2col")
     ),
     (None, "dense"),
     (None, None),

@@ -61,7 +61,7 @@ class Kernel:
     def _rows_and_sample(self, words: Tensor, weight: Tensor) -> tuple[rows.WeightRows, rows.SpikeSample]:
         table = self._kernels._table
         weight_rows = rows.WeightRows(table, self.forced, self._kernels._packed.of(weight), weight.shape)
-        return weight_rows, rows.SpikeSample(table, words)
+        return weight_rows, rows.SpikeSample(table, words, weight.shape[1])
 
     def digits(self, weight: Tensor) -> int:
         """Of the weights in tiles."""

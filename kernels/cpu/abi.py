@@ -139,6 +139,7 @@ class Kernels(ctypes.Structure):
         ("depthwise_conv2d", _function(POINTER(Conv2d))),
         ("lookup_conv2d", _function(POINTER(Conv2d))),
         ("tile_conv2d", _function(POINTER(Conv2d))),
+        ("im2col", _function(POINTER(Conv2d), c_void_p)),
         ("real_product", _function(POINTER(Product))),
         ("round_weights", _function(POINTER(Rounding))),
         ("max_pool2d", _function(POINTER(Pool2d))),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from ..recording import Choice
+from . import im2col
 from .cost_model import ROWS, Layer, Machine, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
@@ -22,10 +23,11 @@ def choose(
     row: Callable[[], int],
     rates: Callable[[], tuple[float, float]],
 ) -> Choice:
-    """The kernel for a convolution: one of KERNELS, "depthwise", or "groups", which are joined and chosen for apart.
+    """The kernel for a convolution: one of KERNELS, "depthwise", "groups", which are joined and chosen for apart, or
+    "im2col", whose windows are chosen for.
 
     Args:
-        forced: one of KERNELS, taken wherever it can be; None: the fastest by the model (cost_model.py)
+        forced: one of KERNELS or "im2col", taken wherever it can be; None: the fastest by the model (cost_model.py)
             of the ``machine``.
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
@@ -48,11 +50,15 @@ def choose(
         can = {
             "tiles": lambda: digits() > 0, "lookup": lambda: has_lookup,
             "shorts": lambda: row() == ROWS["shorts"], "bytes": lambda: row() == ROWS["bytes"],
+            "im2col": lambda: im2col.is_possible(layer),
         }  # fmt: skip
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
     cycles = modelled_cycles(machine, layer, rates(), has_lookup=has_lookup, digits=digits(), row=row())
+    if im2col.is_possible(layer):
+        windows = modelled_cycles(machine, im2col.gathered(layer), rates(), has_lookup=has_lookup, digits=0, row=row())
+        cycles["im2col"] = im2col.cycles(layer) + min(windows.values())
     return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
 

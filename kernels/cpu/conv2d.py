@@ -11,7 +11,7 @@ from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import join_groups
-from . import abi
+from . import abi, im2col
 from .choice import BLOCK, ROWS, choose
 from .cost_model import WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
@@ -33,6 +33,7 @@ MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
+ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -45,8 +46,8 @@ class Convolutions:
     Args:
         table: the functions of one instruction set.
         forced: the kernel that takes every layer it can take ("events", "patterns", "shorts", "bytes", "lookup",
-            "tiles" or "dense"); None: whichever is fastest. "shorts" and "bytes" are the events with such rows of
-            weights, which the periods then have too.
+            "tiles", "dense", or "im2col", with the events); None: whichever is fastest. "shorts" and "bytes" are the
+            events with such rows of weights, which the periods then have too.
     """
 
     def __init__(self, table: abi.Kernels, forced: str | None):
@@ -73,35 +74,25 @@ class Convolutions:
         return bool(self._table.lookup_conv2d)
 
     def if_conv2d(
-        self,
-        words,
-        T,
-        size,
-        weight,
-        bias,
-        v,
-        neuron,
-        stride,
-        padding,
-        dilation,
-        groups,
-        shortcut: Tensor | None = None,
-        currents: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups,
+        shortcut: Tensor | None = None, currents: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
         ``shortcut``: as in if_shortcut_conv2d, of a convolution without groups.
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
-        layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, window))
-        packed = self._packed.of(weight)
-        rows, sample = WeightRows(self._table, self._forced, packed, weight.shape), SpikeSample(self._table, words)
-        choice = self._choose(layer, packed, rows, sample, neuron, groups)
+        layer, packed, rows, sample, choice = self._look(words, T, size, weight, v, neuron, *window, groups)
         kernel = choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
         note(choice)
+        if kernel == "im2col":
+            with recording():  # which kernel takes the windows is a choice within this one
+                return self.if_conv2d(
+                    *im2col.gather(self._table, words, layer, packed), bias, v, neuron, *ONE_PIXEL, shortcut
+                )
         if kernel == "dense":
             operands = words, T, size, weight, bias, v, neuron, *window, groups, shortcut
             with recording():  # its parts are not choices
@@ -170,18 +161,17 @@ class Convolutions:
 
     def if_linear(self, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
         """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
-        one, none = (1, 1), (0, 0)
-        return self.if_conv2d(words, T, one, weight[:, :, None, None], bias, v, neuron, one, none, one, 1)
+        return self.if_conv2d(words, T, (1, 1), weight[:, :, None, None], bias, v, neuron, *ONE_PIXEL)
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
         """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
-        layer = Layer(
-            T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *map(tuple, (stride, padding, dilation))
-        )
         window = stride, padding, dilation, groups
-        packed = self._packed.of(weight)
-        rows, sample = WeightRows(self._table, self._forced, packed, weight.shape), SpikeSample(self._table, words)
-        choice = self._choose(layer, packed, rows, sample, neuron, groups)
+        layer, packed, _, _, choice = self._look(words, T, size, weight, v, neuron, *window)
+        if choice.kernel == "im2col":
+            note(choice)
+            windows = im2col.gather(self._table, words, layer, packed)
+            with recording():
+                return self.conv2d_currents(*windows, bias, v, neuron, *ONE_PIXEL)
         if choice.kernel not in WRITE_CURRENTS:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
@@ -263,6 +253,14 @@ class Convolutions:
         neurons, spikes, v, held = start_for_library(T, v, neuron)
         bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
+
+    def _look(self, words, T, size, weight, v, neuron, stride, padding, dilation, groups):
+        """A layer, its weights as they are packed and in rows, a sample of its spikes, and the kernel that takes it."""
+        window = map(tuple, (stride, padding, dilation))
+        layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
+        packed, sample = self._packed.of(weight), SpikeSample(self._table, words, weight.shape[1] * groups)
+        rows = WeightRows(self._table, self._forced, packed, weight.shape)
+        return layer, packed, rows, sample, self._choose(layer, packed, rows, sample, neuron, groups)
 
     def _choose(
         self, layer: Layer, packed: Packed, rows: WeightRows, sample: SpikeSample, neuron: Neuron, groups: int

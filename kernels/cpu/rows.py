@@ -84,8 +84,8 @@ class SpikeSample:
 
     WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
 
-    def __init__(self, table: abi.Kernels, words: Tensor):
-        self._table, self._words = table, words
+    def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
+        self._table, self._words, self._channels = table, words, channels
         self._rates: dict[tuple[int, bool], float] = {}
 
     def rate(self, window: int = 1, *, negated: bool = False) -> float:
@@ -94,7 +94,7 @@ class SpikeSample:
         if kind not in self._rates:
             N, P, T, width = self._pixels.shape
             rows = self._table.count_rows(self._pixels.data_ptr(), N * P, T, width, *kind)
-            self._rates[kind] = rows / max(8 * self._pixels.numel(), 1)
+            self._rates[kind] = rows / max(N * P * T * self._channels, 1)
         return self._rates[kind]
 
     @cached_property

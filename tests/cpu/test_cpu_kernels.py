@@ -307,6 +307,8 @@ def test_the_choice_follows_rate_and_shape():
         ((64, 32, 3, 3), 1, "shorts", "events", "shorts cannot take it"),
         ((64, 32, 3, 3), 1, "bytes", "events", "bytes cannot take it"),
         ((64, 32, 3, 3), 1, "lookup", "lookup", "forced"),
+        ((64, 2, 3, 3), 1, "im2col", "im2col", "forced"),
+        ((64, 32, 3, 3), 1, "im2col", "events", "im2col cannot take it"),
     ],
 )
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
@@ -324,7 +326,7 @@ def test_the_choice_changes_no_spike(monkeypatch, generator):
         parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
     image = dyadic(3, 1, 8, 8, generator=generator).abs()
     results = []
-    for kernel in ("events", "patterns", "shorts", "bytes", "lookup", "tiles", "dense", None):
+    for kernel in ("events", "patterns", "shorts", "bytes", "lookup", "tiles", "dense", "im2col", None):
         force(monkeypatch, None, kernel)
         results.append(pk.simulate(net, image, 70).spikes.dense())
     assert all(torch.equal(result, results[0]) for result in results[1:])

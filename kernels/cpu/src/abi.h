@@ -142,6 +142,7 @@ struct Kernels {
     void (*depthwise_conv2d)(const Conv2d*);
     void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
     void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
+    void (*im2col)(const Conv2d*, uint8_t* y);  // only the shapes and x are looked at: conv2d/im2col.h
     void (*real_product)(const Product*);
     void (*round_weights)(const Rounding*);
     void (*max_pool2d)(const Pool2d*);

@@ -121,7 +121,7 @@ const char* describe() {
 #define F(field) FIELD(Kernels, field)
     SIZE(Kernels)
     F(if_scan) F(scan_backward) F(conv2d_weight_gradient) F(max_pool2d_backward) F(event_conv2d) F(pattern_conv2d) F(period_conv2d)
-    F(depthwise_conv2d) F(lookup_conv2d) F(tile_conv2d) F(real_product) F(round_weights) F(max_pool2d) F(max_rate_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
+    F(depthwise_conv2d) F(lookup_conv2d) F(tile_conv2d) F(im2col) F(real_product) F(round_weights) F(max_pool2d) F(max_rate_pool2d) F(pack_rows) F(rows_size) F(count_digits) F(pack_tiles) F(tiles_size)
     F(pack) F(unpack) F(count) F(flatten) F(total) F(count_rows) F(find_periods) F(expand_periods) F(total_periods)
     F(fingerprint) F(max_threads)
 #undef F

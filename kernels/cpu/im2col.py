@@ -1,0 +1,73 @@
+"""Convolutions of few channels as those of 1x1 kernels, of windows that were gathered into pixels.
+
+A byte of packed spikes holds eight channels. A window of 7 x 7 pixels with two or three is 49 bytes that are nearly
+empty, and the kernels visit each; gathered it is 13 or 19 full ones.
+"""
+
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from ..unfused import output_size
+from ..weight_cache import CONSTANTS, WHOLE, Packed
+from . import abi
+from .cost_model import Layer
+
+MOST_CHANNELS = 4  # with more, bytes are more than half full
+MOST_ROW_BITS = 57  # of a window's row: src/conv2d/im2col.h
+MOST_BYTES = 1 << 26  # of all windows
+ROW_CYCLES, BYTE_CYCLES = 3.0, 0.7  # of a row and of a byte of a window at a step, on Zen 4
+
+
+def is_possible(layer: Layer) -> bool:
+    """Whether the windows of a layer without groups can be gathered, and are more than a pixel."""
+    _, channels, _, width = layer.weight
+    few = channels <= MOST_CHANNELS and width * channels <= MOST_ROW_BITS and layer.dilation[1] == 1
+    return few and layer.taps > 1 and layer.pixels * layer.T * gathered_bytes(layer) <= MOST_BYTES
+
+
+def gathered_bytes(layer: Layer) -> int:
+    """Of a window."""
+    return ceil(layer.inputs / 8)
+
+
+def output_of(layer: Layer) -> tuple[int, int]:
+    """Height and width."""
+    return output_size(layer.size, layer.weight[2:], layer.stride, layer.padding, layer.dilation)
+
+
+def gathered(layer: Layer) -> Layer:
+    """The layer that takes gathered windows."""
+    one, none = (1, 1), (0, 0)
+    return Layer(layer.T, layer.neurons, output_of(layer), (layer.weight[0], layer.inputs, 1, 1), one, none, one)
+
+
+def cycles(layer: Layer) -> float:
+    """Of one core, for gathering alone."""
+    window = ROW_CYCLES * layer.weight[2] + BYTE_CYCLES * gathered_bytes(layer)
+    return window * layer.pixels * layer.T
+
+
+def gather(
+    table: abi.Kernels, words: Tensor, layer: Layer, packed: Packed
+) -> tuple[Tensor, int, tuple[int, int], Tensor]:
+    """What a 1x1 convolution takes in the place of spikes [N, T, H * W, 1]: windows [N, T, P, bytes], T, their height
+    and width, and weights [C_out, C_in * h * w, 1, 1]."""
+    (N, P, C_out), (_, C_in, *kernel) = layer.neurons, layer.weight
+    size, window = output_of(layer), (*layer.stride, *layer.padding, *layer.dilation)
+    words, windows = words.contiguous(), torch.empty(N, layer.T, P, gathered_bytes(layer), dtype=torch.uint8)
+    conv = abi.Conv2d(
+        abi.Neurons(T=layer.T, N=N, P=P, C=C_out),
+        words.data_ptr(), None, None, None, None, None, 0, 0, 0, 0, 1, C_in, *layer.size, size[1], *kernel, *window,
+    )  # fmt: skip
+    table.im2col(conv, windows.data_ptr())
+    weight = packed.get("im2col", _gather_weight)
+    CONSTANTS.add(weight.untyped_storage())
+    if packed.whole:
+        WHOLE.setdefault(weight.untyped_storage(), packed.whole)
+    return windows, layer.T, size, weight
+
+
+def _gather_weight(weight: Tensor) -> Tensor:
+    return weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None].contiguous()
