@@ -103,6 +103,18 @@ DEFECTS = {
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
+    "im2col: a window that ends in the next word": Defect(
+        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", "tests/cpu/test_im2col.py"
+    ),
+    "im2col: bits of the next window": Defect(
+        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", "tests/cpu/test_im2col.py"
+    ),
+    "im2col: a row of the image before": Defect(
+        f"{CONV}/im2col.h",
+        "for (int64_t i = 0; i < kept; i++)",
+        "for (int64_t i = 1; i < kept; i++)",
+        "tests/cpu/test_im2col.py",
+    ),
     "tiles: the joined digits": Defect(
         f"{CONV}/amx_fire.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),

@@ -27,9 +27,10 @@ class Row:
     Attributes:
         layer: its name.
         kernel: what took it: "periods", "events", "patterns", "short rows", "byte rows", "lookup", "tiles",
-            "depthwise", "product" (of real values), "unfused" (torch's convolution, then the neurons), "scan" (neurons
-            alone), on a GPU "Triton convolution", "pooled Triton convolution" or "Triton scan"; "torch" for pooling of
-            rates. Several, joined by +, if calls took several.
+            "depthwise", "im2col" (windows of few channels, gathered first), "product" (of real values), "unfused"
+            (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton convolution", "pooled
+            Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
+            several.
         input_rate: firing rate of its input; None if that is real-valued.
         rate: firing rate of its neurons, as in ``simulate(...).rates``.
         modelled_ms: what the model that chooses expects (kernels/cpu/cost_model.py, for the core it was measured on,
