@@ -4,7 +4,7 @@
     python benchmarks/sim_speed.py --T 64 --reset soft --rivals plain,compiled
     python benchmarks/sim_speed.py --weights runs/train/paper.safetensors
     python benchmarks/sim_speed.py --net paper --T 64 --neuron lif --tau 16
-    python benchmarks/sim_speed.py --net paper --T 64 --shared --int8 --relu
+    python benchmarks/sim_speed.py --net paper --T 64 --shared --random --int8 --relu
 
 Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
 """
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     device = images.device
     v_reset = 0.0 if options.reset == "hard" else None
     decay = 1 - 1 / options.tau if options.neuron == "lif" else None
-    net, trained = load(options.net, v_reset, options.weights, decay)
+    net, trained = load(options.net, v_reset, options.weights, decay, options.random)
     if options.shared:
         share_thresholds(net)
     net = net.to(device)

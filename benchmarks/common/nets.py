@@ -134,14 +134,15 @@ TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vg
 
 
 def load(
-    name: str, v_reset: float | None, path: Path | None = None, decay: float | None = None
+    name: str, v_reset: float | None, path: Path | None = None, decay: float | None = None, random: bool = False
 ) -> tuple[nn.Sequential, bool]:
     """The network in eval mode, and whether it is trained.
 
     It is trained by the weights of ``path``, a file of train.py; without one, by the shipped file ``weights/<name>.*``
-    if there is one and no ``decay`` is given. Otherwise the weights are random, scaled to realistic firing rates.
+    if there is one and neither ``decay`` nor ``random`` is given. Otherwise the weights are random, always the same,
+    scaled to realistic firing rates.
     """
-    path = path or (shipped().get(name) if decay is None else None)
+    path = path or (shipped().get(name) if decay is None and not random else None)
     if path is None:
         return _random(name, v_reset, decay), False
     net, _ = load_file(path, NETS[name])

@@ -24,6 +24,8 @@ def prepare(arguments: list[str] | None, doc: str = "") -> tuple[argparse.Namesp
     options = parser.parse_args(arguments)
     if options.neuron == "lif" and options.weights is not None:
         parser.error("argument --neuron: lif has random weights; a network of --weights has neurons of its own")
+    if options.random and options.weights is not None:
+        parser.error("argument --random: not allowed with argument --weights")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":
@@ -34,7 +36,7 @@ def prepare(arguments: list[str] | None, doc: str = "") -> tuple[argparse.Namesp
         options.out.mkdir(parents=True, exist_ok=True)
         check_csv(options.out / "sim_speed.csv")
         options.net = net_of(options.weights, options.net)
-        options.reset = options.reset or reset_of(options.net, options.weights, options.neuron == "lif")
+        options.reset = options.reset or reset_of(options.net, options.weights, options.neuron == "lif" or options.random)
         if options.root is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
@@ -53,6 +55,7 @@ def make_parser(doc: str = "") -> argparse.ArgumentParser:
     add("--T", type=step_list, default=[16, 64, 256], help="steps, such as 16,64,256")
     add("--batch", type=positive, default=32, help="number of images")
     add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
+    add("--random", action="store_true", help="random weights, always the same, though trained ones are shipped")
     add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
     add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
     add("--shared", action="store_true", help="give each layer one threshold, for rates of 5 to 30 percent")

@@ -89,9 +89,9 @@ def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None])
-def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
-    monkeypatch.setattr(nets, "shipped", dict)  # random weights
-    net, _ = nets.load("paper", v_reset)
+def test_shared_thresholds_make_rates_of_conversion(v_reset):
+    net, trained = nets.load("paper", v_reset, random=True)
+    assert not trained
     firing_rates.share_thresholds(net)
     images = data.fashion_mnist_sample()[0][:4]
     rates = pk.simulate(net, images, 64).rates
@@ -107,6 +107,7 @@ def test_shared_thresholds_make_rates_of_conversion(monkeypatch, v_reset):
         ("--T 16", True, "sim_speed_small_soft_cpu_T16.png"),
         ("--batch 1", True, "sim_speed_small_soft_cpu_batch1.png"),
         ("--rivals plain,sinabs --int16", True, "sim_speed_small_soft_cpu_int16_rivalsplain-sinabs.png"),
+        ("--random --reset hard", False, "sim_speed_small_hard_cpu_untrained.png"),
         ("--net paper --neuron lif --tau 16 --reset hard", False, "sim_speed_paper_hard_cpu_lif-tau16_untrained.png"),
         ("--net paper", False, "sim_speed_paper_soft_cpu_untrained.png"),
         ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_soft_cpu_weightsb.png"),
@@ -126,7 +127,10 @@ def test_the_reset_is_that_of_the_weights(tmp_path):
     assert speed_options.prepare(["--weights", str(path), "--out", str(tmp_path)])[0].reset == "soft"
     assert speed_options.prepare(["--weights", str(path), "--reset", "hard", "--out", str(tmp_path)])[0].reset == "hard"
     assert speed_options.prepare(["--neuron", "lif", "--out", str(tmp_path)])[0].reset == "hard"
+    assert speed_options.prepare(["--random", "--out", str(tmp_path)])[0].reset == "hard"
     assert speed_options.prepare(["--net", "paper", "--out", str(tmp_path)])[0].reset == "soft"
+    with pytest.raises(SystemExit):
+        speed_options.prepare(["--random", "--weights", str(path), "--out", str(tmp_path)])
 
 
 @pytest.mark.slow
