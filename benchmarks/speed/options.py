@@ -36,7 +36,8 @@ def prepare(arguments: list[str] | None, doc: str = "") -> tuple[argparse.Namesp
         options.out.mkdir(parents=True, exist_ok=True)
         check_csv(options.out / "sim_speed.csv")
         options.net = net_of(options.weights, options.net)
-        options.reset = options.reset or reset_of(options.net, options.weights, options.neuron == "lif" or options.random)
+        random = options.random or options.neuron == "lif"
+        options.reset = options.reset or reset_of(options.net, options.weights, random)
         if options.root is None and options.batch <= SAMPLE_SIZE:
             images, labels = fashion_mnist_sample()
         else:
