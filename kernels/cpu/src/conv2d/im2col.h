@@ -10,7 +10,7 @@ class WindowRows {
 public:
     explicit WindowRows(const Conv2d& layer)
         : conv(layer),
-          kept((layer.kernel_h - 1) * layer.dilation_h + 1),
+          kept(least((layer.kernel_h - 1) * layer.dilation_h + 1, layer.H)),
           bits(layer.kernel_w * layer.C_in),
           line(ceil_div((layer.W + 2 * layer.padding_w) * layer.C_in, 8) + 8),
           rows(kept * layer.W_out),
