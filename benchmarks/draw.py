@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw_sim_speed(folder: Path) -> None:
-    """The pictures of sim_speed.csv: of each, the machine and threads that timed the most."""
+    """The pictures of sim_speed.csv: of each, the machine and threads that timed the most, trained weights first."""
     runs: dict[tuple, list[dict]] = {}
     for row in read_csv(folder / "sim_speed.csv"):
         runs.setdefault(tuple(row[key] for key in ("date", "T", *PICTURE, *MACHINE)), []).append(row)
@@ -69,7 +69,8 @@ def draw_sim_speed(folder: Path) -> None:
         if len(rows) >= len(kept.get(T, [])):
             kept[T] = rows
     for (net, reset, batch, neuron), machines in shown.items():
-        rows = max((sum(kept.values(), []) for kept in machines.values()), key=len)
+        several = [sum(kept.values(), []) for kept in machines.values()]
+        rows = max(several, key=lambda rows: (rows[0]["trained"] == "True", len(rows)))
         other = ([] if batch == "32" else [f"batch{batch}"]) + ([] if neuron == "if" else [neuron])
         device = "cuda" if re.match(GPUS, rows[0]["device"]) else "cpu"
         report.plot(folder / report.picture_name(net, reset, device, other), rows)
