@@ -93,7 +93,6 @@ def if_linear(backend, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tenso
     return if_conv2d(backend, words, T, one, kernel, bias, v, neuron, one, none, one, 1)
 
 
-@torch.library.custom_op("proxykernels::conv2d", mutates_args=())  # torch.compile cannot trace _full_float32
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -105,8 +104,20 @@ def conv2d(
 ) -> Tensor:
     """Currents [T, N, P_out, C_out] of dense inputs [T, N, C_in, H, W]; channels last, which is a scan's order.
 
-    They are computed in float32, or in float64 if the weights are float64; the result is float32.
+    They are computed in float32, or in float64 if the weights are float64; the result is float32, without a gradient.
     """
+    return torch.ops.proxykernels.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
     note(Choice("dense", "input held, convolved once" if x.shape[0] == 1 else "real-valued input"))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -130,10 +141,20 @@ def conv2d(
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
 
 
-@conv2d.register_fake
-def _(x, weight, bias, stride, padding, dilation, groups):
+def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
     height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
     return x.new_empty(*x.shape[:2], height * width, weight.shape[0], dtype=torch.float32)
+
+
+# An operator, for torch.compile cannot trace _full_float32. Not by torch.library.custom_op, whose first call imports
+# torch._dynamo, which takes a second.
+torch.library.define(
+    "proxykernels::conv2d",
+    "(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
+    " -> Tensor",
+)
+torch.library.impl("proxykernels::conv2d", ("cpu", "cuda"), _conv2d)
+torch.library.register_fake("proxykernels::conv2d", _shaped)
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:

@@ -257,6 +257,18 @@ assert f"then run `{cpu.install_command()}`" in str(caught[0].message), caught
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_first_call_imports_no_compiler():
+    """torch._dynamo, which an operator of torch.library.custom_op imports when it is called, takes a second."""
+    code = """
+import sys, torch, proxykernels as pk
+layers = pk.FusedIFConv2d(1, 8, 3), pk.MaxPool2d(2), pk.AvgPool2d(3), pk.Flatten(), pk.FusedIFLinear(8, 3)
+net = torch.nn.Sequential(*layers)
+pk.simulate(net, torch.rand(2, 1, 8, 8), 4)
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_two_threads_may_simulate_one_net(generator):
     net = nn.Sequential(pk.FusedIFConv2d(1, 8, 3), pk.Flatten(), pk.FusedIFLinear(8 * 36, 3))
     inputs = [torch.rand(2, 1, 8, 8, generator=generator) for _ in range(2)]
