@@ -26,7 +26,7 @@ class Window:
     groups: int
 
     @property
-    def pairs(self) -> tuple:
+    def pairs(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         return self.stride, self.padding, self.dilation
 
     def back(self, grad_current: Tensor, weight: Tensor) -> Tensor:
