@@ -17,8 +17,8 @@ clipped and not; tandem; and surrogate.
 Each method trains for --minutes of this process's CPU time (a clock that other programs hardly disturb), with its
 learning rate annealed to 0 over them. Writes results/compare_methods.csv (a row a method, budget and seed),
 compare_methods_curves.csv (accuracy on the test images at every T, by spike counts and, of converted networks, by
-logits) and compare_methods.png; of leaky neurons
-compare_methods_lif*. What is in the tables for the same method, budget and seed is replaced.
+logits) and compare_methods.png; of leaky neurons compare_methods_lif*, of another network compare_methods_NET_WIDTH*.
+What is in the tables for the same method, budget and seed is replaced.
 """
 
 import argparse
@@ -79,8 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(INTERRUPTED) from None
         if done.returncode:
             raise SystemExit(done.returncode)
-    show(options.out, STEMS[options.neuron])
-    draw(options.out, STEMS[options.neuron])
+    show(options.out, stem_of(options))
+    draw(options.out, stem_of(options))
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -158,10 +158,16 @@ def record(options: argparse.Namespace, about: dict, curve: list[Point]) -> None
         | {"synops": f"{point.synops:.0f}", "microjoules": f"{1e6 * point.joules:.3f}"}
         for point in curve
     ]
-    stem = STEMS[options.neuron]
+    stem = stem_of(options)
     replace_rows(options.out / f"{stem}.csv", COLUMNS, [row])
     replace_rows(options.out / f"{stem}_curves.csv", CURVE_COLUMNS, curve_rows)
     print(row)
+
+
+def stem_of(options: argparse.Namespace) -> str:
+    """Of the names of a network's tables and picture: other networks than the default have their own."""
+    stem = STEMS[options.neuron]
+    return stem if (options.net, options.width) == ("small", 1) else f"{stem}_{options.net}_{options.width:g}"
 
 
 def replace_rows(path: Path, columns: list[str], rows: list[dict]) -> None:
@@ -214,7 +220,7 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
 
 def _lines(stem: str) -> list[str]:
     """What a picture and a printed table compare: the methods, a converted network with each remedy."""
-    names = next(NAMES[neuron] for neuron in STEMS if STEMS[neuron] == stem)
+    names = NAMES["lif" if stem.startswith(STEMS["lif"]) else "if"]
     return [line for name in names for line in (REMEDIES if name == CONVERSION else [name])]
 
 

@@ -44,11 +44,12 @@ def main(arguments: list[str] | None = None) -> None:
     drawers = {
         "anytime_paper.csv": partial(anytime.draw, net="paper"),
         "anytime_small.csv": partial(anytime.draw, net="small"),
-        "compare_methods.csv": compare_methods.draw,
-        "compare_methods_lif.csv": partial(compare_methods.draw, stem="compare_methods_lif"),
         "recipes.csv": recipes.draw,
         "torchvision_rates.csv": torchvision_nets.draw,
     }
+    for table in sorted(folder.glob("compare_methods*.csv")):
+        if not table.stem.endswith("_curves"):
+            drawers[table.name] = partial(compare_methods.draw, stem=table.stem)
     if photographs.are_there():
         drawers["imagenet_answers.csv"] = picture.draw
     for table, draw in drawers.items():

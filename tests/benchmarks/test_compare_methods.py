@@ -48,7 +48,7 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm, clip):
 def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, capsys, neuron):
     monkeypatch.setattr(conversion, "CALIBRATION", 50)
     arguments += ["--neuron", neuron]
-    stem, names = compare_methods.STEMS[neuron], compare_methods.NAMES[neuron]
+    stem, names = f"{compare_methods.STEMS[neuron]}_tiny_1", compare_methods.NAMES[neuron]
     for name in names:  # in this process: the memory is not looked at
         compare_methods.main([*arguments, "--method", name, "--seeds", "0", "3"])
     compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
@@ -63,8 +63,11 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
     assert all(float(row["microjoules"]) > 0 and int(row["synops"]) > 0 for row in curves)
     last = {(row["method"], row["seed"]): row["accuracy"] for row in curves if row["T"] == "6"}
     assert last == {(row["method"], row["seed"]): row["accuracy_longest"] for row in rows}
+    converted = {row["method"] for row in curves if row["by_logits"]}
+    assert converted == {line for line in lines if "conver" in line}
     compare_methods.show(folder, stem)
-    assert "CPU minutes: right" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "CPU minutes: right" in shown and ("by logits" in shown) == bool(converted)
     compare_methods.draw(folder, stem)
     assert (folder / f"{stem}.png").stat().st_size > 10_000
 
