@@ -4,7 +4,7 @@
     python benchmarks/sim_speed.py --T 64 --reset soft --rivals plain,compiled
     python benchmarks/sim_speed.py --weights runs/train/paper.safetensors
     python benchmarks/sim_speed.py --net paper --T 64 --neuron lif --tau 16
-    python benchmarks/sim_speed.py --net paper --T 64 --shared --random --int8 --relu
+    python benchmarks/sim_speed.py --net paper --T 64 --shared --random --relu
 
 Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
 """

@@ -148,8 +148,9 @@ print(peak(64), peak({T}), peak({T}, chunk={T}))
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_T():
-    """The small net, batch 32: the process's peak at T = 2048 is within 1.3 times that at T = 64; in one chunk not."""
+    """The small net, batch 32: from T = 64 to 2048, whose chunks are four times as long, the process's peak rises by a
+    quarter of what one chunk of all steps takes, at most."""
     code = PEAK.format(benchmarks=str(Path(__file__).parents[2] / "benchmarks"), T=2048)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     short, long, in_one_chunk = map(int, done.stdout.split())
-    assert long <= 1.3 * short < in_one_chunk, done.stdout
+    assert long - short <= 0.25 * (in_one_chunk - short) and in_one_chunk > 2 * short, done.stdout
