@@ -5,8 +5,9 @@ For every case that has no kernel of its own yet. Memory does not grow with T be
 
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 
 import torch
 import torch.nn.functional as F
@@ -93,6 +94,22 @@ def if_linear(backend, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tenso
     return if_conv2d(backend, words, T, one, kernel, bias, v, neuron, one, none, one, 1)
 
 
+def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
+    height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
+    return x.new_empty(*x.shape[:2], height * width, weight.shape[0], dtype=torch.float32)
+
+
+def _operator(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make it an operator, for torch.compile cannot trace _full_float32. Not by torch.library.custom_op, whose first
+    call imports torch._dynamo, which takes a second."""
+    name, window = "proxykernels::conv2d", "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+    torch.library.define(name, f"(Tensor x, Tensor weight, Tensor? bias, {window}) -> Tensor")
+    torch.library.impl(name, ("cpu", "cuda"), convolve)
+    torch.library.register_fake(name, _shaped)
+    return wraps(convolve)(lambda *operands: torch.ops.proxykernels.conv2d(*operands))
+
+
+@_operator
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -106,18 +123,6 @@ def conv2d(
 
     They are computed in float32, or in float64 if the weights are float64; the result is float32, without a gradient.
     """
-    return torch.ops.proxykernels.conv2d(x, weight, bias, stride, padding, dilation, groups)
-
-
-def _conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
     note(Choice("dense", "input held, convolved once" if x.shape[0] == 1 else "real-valued input"))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -139,22 +144,6 @@ def _conv2d(
         images = images.contiguous(memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
-
-
-def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
-    height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
-    return x.new_empty(*x.shape[:2], height * width, weight.shape[0], dtype=torch.float32)
-
-
-# An operator, for torch.compile cannot trace _full_float32. Not by torch.library.custom_op, whose first call imports
-# torch._dynamo, which takes a second.
-torch.library.define(
-    "proxykernels::conv2d",
-    "(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
-    " -> Tensor",
-)
-torch.library.impl("proxykernels::conv2d", ("cpu", "cuda"), _conv2d)
-torch.library.register_fake("proxykernels::conv2d", _shaped)
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:

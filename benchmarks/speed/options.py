@@ -59,7 +59,7 @@ def make_parser(doc: str = "") -> argparse.ArgumentParser:
     add("--random", action="store_true", help="random weights, always the same, though trained ones are shipped")
     add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
     add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
-    add("--shared", action="store_true", help="give each layer one threshold, for rates of 5 to 30 percent")
+    add("--shared", action="store_true", help="give each layer one threshold, at which neurons fire more")
     add("--relu", action="store_true", help="also time ONE pass of the ReLU network of the same weights")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")

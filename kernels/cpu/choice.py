@@ -55,9 +55,10 @@ def choose(
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
-    cycles = modelled_cycles(machine, layer, rates(), has_lookup=has_lookup, digits=digits(), row=row())
+    found, widest = rates(), row()
+    cycles = modelled_cycles(machine, layer, found, has_lookup=has_lookup, digits=digits(), row=widest)
     if im2col.is_possible(layer):
-        windows = modelled_cycles(machine, im2col.gathered(layer), rates(), has_lookup=has_lookup, digits=0, row=row())
+        windows = modelled_cycles(machine, im2col.gathered(layer), found, has_lookup=has_lookup, digits=0, row=widest)
         cycles["im2col"] = im2col.cycles(layer) + min(windows.values())
     return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
 
