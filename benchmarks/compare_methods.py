@@ -206,7 +206,7 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
     ):
         values = [statistics.mean(float(row[column] or 0) for row in rows if row["method"] == name) for name in trained]
         bars = axes.bar(range(len(trained)), values, color=[figures.look(name).color for name in trained])
-        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2, fontsize=8)
+        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2, fontsize=6)
         axes.set_xticks([])
         axes.set_title(label, fontsize=10)
         axes.margins(y=0.1)
