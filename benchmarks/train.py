@@ -4,6 +4,7 @@ The shipped small network is made by
 
     python benchmarks/train.py --net small --precision bfloat16
 
+or, on a CPU without AVX-512 or AMX, which would emulate bfloat16, without the last option.
 docs/recipes.md says what each option is for, and how the paper's network was made. Stages: the ReLU
 twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing rates; then --method,
 by default proxy: the spiking network's rates make the loss, and the twin carries its gradient back. --out holds the

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from common import nets, tables, weights_file
 from common.accuracy import PRECISIONS
 from common.command import command
-from common.machine import commit, device_name
+from common.machine import check_precision, commit, device_name
 from common.printed import new_parser, positive
 from speed import rivals
 from torch import Tensor, nn
@@ -94,7 +94,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_precision(parser, options.precision, torch.device("cpu"))
+    return options
 
 
 def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:

@@ -3,6 +3,7 @@
 import platform
 import re
 import subprocess
+from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
@@ -28,3 +29,10 @@ def device_name(device: torch.device) -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+def check_precision(parser: ArgumentParser, precision: str, device: torch.device) -> None:
+    """End the command, by ``parser``, if the device is a CPU that has to emulate this --precision."""
+    if precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        reason = "takes ten times as long as float32 on a CPU without AVX-512 or AMX, such as this one"
+        parser.error(f"--precision bfloat16 {reason}: leave it out")

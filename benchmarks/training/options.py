@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import nets
+from common import machine, nets
 from common.accuracy import PRECISIONS
 from common.printed import Help
 
@@ -143,3 +143,4 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     except (RuntimeError, AssertionError) as error:  # an unknown name; a device that this build or machine has not
         reason = str(error).partition("\n")[0].rstrip(".")
         parser.error(f"--device {options.device} does not work here ({reason}); --device cpu always does")
+    machine.check_precision(parser, options.precision, torch.device(options.device))

@@ -50,7 +50,8 @@ def test_shipped_net():
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
 
-def test_training_writes_weights_that_load(run):
+def test_training_writes_weights_that_load(run, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)  # so little is quick emulated, too
     out = run("--ann-epochs 1 --epochs 1 --rate-penalty 0.01 --augment shift-mirror --precision bfloat16")
     net, about = nets.load_file(out / "tiny.safetensors")
     held_out = train_data.held_out(train_data.load("fashion-mnist", run.root, "train")[0], 56)[1]

@@ -3,10 +3,12 @@
 import csv
 import json
 import resource
+from argparse import ArgumentParser
 
 import pytest
 import torch
-from common import nets
+import train_iteration
+from common import machine, nets
 from PIL import Image
 from training import checkpoint as train_checkpoint
 from training import data as train_data
@@ -48,6 +50,17 @@ def test_unknown_names_list_the_known_ones(run, capsys, options, message):
     with pytest.raises(SystemExit):
         run(options)
     assert message in capsys.readouterr().err.replace("'", "")  # argparse quotes choices before Python 3.12
+
+
+def test_bfloat16_that_would_be_emulated(run, capsys, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    for command in run, lambda options: train_iteration.main(options.split()):
+        with pytest.raises(SystemExit):
+            command("--precision bfloat16")
+        assert "--precision bfloat16 takes ten times as long as float32 on a CPU" in capsys.readouterr().err
+    parser = ArgumentParser()
+    machine.check_precision(parser, "float32", torch.device("cpu"))
+    machine.check_precision(parser, "bfloat16", torch.device("cuda"))
 
 
 def test_bad_input_ends_in_one_sentence(run, tmp_path):
