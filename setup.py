@@ -30,7 +30,7 @@ sources = runpy.run_path("kernels/cpu/sources.py")
 # The features of each instruction set are those that dispatch.cpp asks the machine for.
 TARGETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
-    avx2 = ["-mavx2", "-mbmi", "-mbmi2", "-mpopcnt"]
+    avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"]
     TARGETS |= {
         "avx2": avx2,
         "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),

@@ -58,7 +58,7 @@ static inline void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, 
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
-static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
+static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm256_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.x, b.x)}; }
 static inline Vec greater(Vec a, Vec b) { return {_mm256_max_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
