@@ -41,7 +41,7 @@ def test_every_neuron(instruction_set, generator, name):
 
 @pytest.mark.parametrize(("chunks", "draw"), [([2, 31], torch.randn), ([16, 17], torch.randn), ([1, 32], dyadic)])
 def test_time_may_be_cut_anywhere(generator, chunks, draw):
-    """Also where sums are rounded: each step's is the same sum, but for a single step, which is taken for a held input."""
+    """Also where sums are rounded: each step's is the same sum, but for a single step, which counts as a held input."""
     x, weight = draw(33, 2, 300, 3, 3, generator=generator), draw(70, 300, 1, 1, generator=generator)
     whole, v_whole = pk.any_neuron.conv2d(x, weight, None, None, IFNeuron(4.0, None))
     parts, v = [], None
