@@ -22,13 +22,15 @@ def commit() -> str:
 
 
 def device_name(device: torch.device) -> str:
+    """As it calls itself; a CPU with no more than AVX2 says so, for clouds give many kinds the same name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX2" else name
 
 
 def check_precision(parser: ArgumentParser, precision: str, device: torch.device) -> None:

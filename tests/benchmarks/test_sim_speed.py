@@ -8,6 +8,7 @@ import pytest
 import sim_speed
 import torch
 from common import data, firing_rates, nets
+from common.machine import device_name
 from common.memory import PeakMemory
 from speed import options as speed_options
 from speed import report, timing
@@ -38,6 +39,14 @@ def test_peak_memory_sees_what_was_freed_again():
     if memory.growth_bytes is None:
         pytest.skip("this system does not tell the peak of the resident set")
     assert 45e6 < memory.growth_bytes < 100e6
+
+
+def test_a_processor_without_avx512_has_a_name_of_its_own(monkeypatch):
+    names = {}
+    for instructions in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)  # noqa: B023
+        names[instructions] = device_name(torch.device("cpu"))
+    assert names["AVX512"] and names["AVX2"] == names["AVX512"] + ", AVX2"
 
 
 # The main job
