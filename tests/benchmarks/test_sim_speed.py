@@ -44,7 +44,7 @@ def test_peak_memory_sees_what_was_freed_again():
 def test_a_processor_without_avx512_has_a_name_of_its_own(monkeypatch):
     names = {}
     for instructions in ("AVX512", "AVX2"):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)  # noqa: B023
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=instructions: found)
         names[instructions] = device_name(torch.device("cpu"))
     assert names["AVX512"] and names["AVX2"] == names["AVX512"] + ", AVX2"
 
