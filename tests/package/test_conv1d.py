@@ -53,6 +53,8 @@ def networks(**neuron) -> tuple[nn.Sequential, nn.Sequential]:
     make_dyadic(along, 1 / 16)
     for parameter, same in zip(along.parameters(), rows.parameters(), strict=True):
         same.data = parameter.data.view_as(same).clone()
+    for net in (along, rows):
+        net[0].bn.eps = 0.0  # of a variance of 1: what is folded stays dyadic
     return along, rows
 
 
