@@ -53,8 +53,6 @@ def networks(**neuron) -> tuple[nn.Sequential, nn.Sequential]:
     make_dyadic(along, 1 / 16)
     for parameter, same in zip(along.parameters(), rows.parameters(), strict=True):
         same.data = parameter.data.view_as(same).clone()
-    for net in (along, rows):
-        net[0].bn.eps = 0.0  # of a variance of 1: what is folded stays dyadic
     return along, rows
 
 
@@ -63,6 +61,7 @@ def test_simulation_is_that_of_images_of_one_row(generator, v_reset):
     torch.manual_seed(0)  # of the weights
     along, rows = networks(v_threshold=0.5, v_reset=v_reset)
     along.eval(), rows.eval()
+    along[0].bn.eps = rows[0].bn.eps = 0.0  # of a variance of 1: what is folded stays dyadic
     held, sequence = dyadic(2, 3, L, generator=generator), spikes(T, 2, 3, L, generator=generator)
     for x in (held, sequence, pk.pack(sequence)):
         image = pk.pack(sequence.unsqueeze(3)) if isinstance(x, pk.Spikes) else x.unsqueeze(-2)
