@@ -1,4 +1,4 @@
-"""What a figure was measured with: the checkout's commit, and the device."""
+"""What a figure was measured with: the checkout's commit, and the device; and what the device would have to emulate."""
 
 import platform
 import re

@@ -3,6 +3,9 @@
 //
 // Each translation unit defines PK_TARGET (avx512, avx2 or portable); all names live in a namespace of that name, so that
 // code compiled for a newer machine can never be linked into the path of an older one.
+//
+// multiply_add rounds once wherever the processor can, so that all but portable code gives the same sums. What the
+// definition rounds apart, as neurons do, is written as a product and a sum.
 #pragma once
 #include <cstdint>
 #include <cstring>
