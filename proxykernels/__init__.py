@@ -25,6 +25,7 @@ Networks
     neurons                        which neurons there are; time constants of other libraries
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
+    SumPool2d                      sum pooling
     MaxPool1d, MaxRatePool1d, AvgPool1d, AdaptiveAvgPool1d
                                    the same along one axis
     Dropout                        drops units, the same at every step and in both twins
@@ -113,6 +114,7 @@ from .layers import (  # noqa: E402
     MaxRatePool1d,
     MaxRatePool2d,
     Population,
+    SumPool2d,
     Unflatten,
     Upsample,
     Voting,
@@ -169,6 +171,7 @@ __all__ = [
     "ProxyNet",
     "Sigmoid",
     "Spikes",
+    "SumPool2d",
     "SurrogateNet",
     "Triangle",
     "Unflatten",

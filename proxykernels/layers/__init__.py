@@ -4,7 +4,7 @@ from .base import Neurons, SpikingLayer, each_step
 from .dropout import Dropout
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .learnable import learn_neurons
-from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d
+from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d, SumPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
 from .shorthands import (
@@ -57,6 +57,7 @@ __all__ = [
     "Population",
     "SpikingLayer",
     "Unflatten",
+    "SumPool2d",
     "Upsample",
     "Voting",
     "ZeroPad2d",

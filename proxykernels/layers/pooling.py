@@ -67,6 +67,22 @@ class AvgPool2d(nn.AvgPool2d):
         return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
 
 
+class SumPool2d(AvgPool2d):
+    """Sum pooling of every step: the average times the size of the window, for spikes their number in it.
+
+    Args:
+        kernel_size, stride, padding: as in nn.AvgPool2d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y [T, N, C, H_out, W_out], for Spikes in float32.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value. RuntimeError: a window does not fit.
+    """
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__(kernel_size, stride, padding, divisor_override=1)
+
+
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """Average pooling of every step to a given size; otherwise as :class:`AvgPool2d`.
 

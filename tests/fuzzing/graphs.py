@@ -16,6 +16,9 @@ from .neurons import MODELS, described, draw_model
 
 UNIT = 1 / 16  # of weights, and what all currents are multiples of, but for average pooling's quarters
 STEPS = 6  # that thresholds are chosen by
+POOLS = {
+    "max pool": pk.MaxPool2d, "max rate pool": pk.MaxRatePool2d, "avg pool": pk.AvgPool2d, "sum pool": pk.SumPool2d
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,19 @@ class Graph:
         x = values[source]
         spiking = source != pk.Network.INPUT and bool(((x == 0) | (x == 1)).all())
         kinds = ["linear", "IF"] if x.ndim == 3 else ["conv", "conv", "conv", "IF", "flatten"]
-        kinds += ["max pool", "avg pool"] if x.ndim == 5 else []
+        kinds += ["max pool", "avg pool", "sum pool"] if x.ndim == 5 else []
         if not self.plain and source != pk.Network.INPUT:
             kinds += ["sum", "sum"]
         if not self.plain and spiking and x.ndim == 5:
             kinds.append("max rate pool")
         kind = random.choice(kinds)
         sequences = x.ndim == 4 and source == pk.Network.INPUT  # a convolution says that [N, C, L] is held
-        if sequences or (last and kind in ("max pool", "avg pool", "flatten")):
+        if sequences or (last and kind in ("max pool", "avg pool", "sum pool", "flatten")):
             kind = "conv"
         if kind == "flatten":
             return pk.Flatten(), (source,)
-        if kind in ("max pool", "max rate pool", "avg pool"):
-            size = tuple(min(2, n) for n in x.shape[3:])
-            pool = {"max pool": pk.MaxPool2d, "max rate pool": pk.MaxRatePool2d, "avg pool": pk.AvgPool2d}[kind]
-            return pool(size), (source,)
+        if kind in POOLS:
+            return POOLS[kind](tuple(min(2, n) for n in x.shape[3:])), (source,)
         if kind == "sum":
             return self._sum(random, g, values, source)
         if kind == "IF":

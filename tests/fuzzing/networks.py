@@ -235,7 +235,7 @@ def relu_network(net: pk.Network, parameters: dict[str, Tensor], x: Tensor, clip
         elif isinstance(layer, pk.MaxPool2d | pk.MaxRatePool2d):
             y = F.max_pool2d(inputs[0], layer.kernel_size)
         elif isinstance(layer, pk.AvgPool2d):
-            y = F.avg_pool2d(inputs[0], layer.kernel_size)
+            y = F.avg_pool2d(inputs[0], layer.kernel_size, divisor_override=layer.divisor_override)
         else:
             prefixes = [f"{name}.synapses.{k}." if len(parts) > 1 else f"{name}." for k in range(len(parts))]
             y = sum(map(_affine, parts, inputs, [parameters] * len(parts), prefixes))
