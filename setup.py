@@ -44,13 +44,14 @@ def folders(top):
 
 
 def readme():
-    """README as a package index shows it, alone: links to other files become their paths in the sources."""
+    """README as a package index shows it, alone: without pictures, and links to files become their paths."""
 
     def path(link):
         text, file = link.groups()
         return file if file.endswith(text) else f"{text} ({file})"
 
-    return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, Path("README.md").read_text(encoding="utf-8"))
+    text = re.sub(r"!\[[^]]*\]\([^)]*\)\n", "", Path("README.md").read_text(encoding="utf-8"))
+    return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, text)
 
 
 def remove_libraries(folder):

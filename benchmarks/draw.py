@@ -26,6 +26,7 @@ from images import picture
 from speed import report
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
+README = ("paper", "soft", "32", "if")  # what README shows as bars, at T = 64
 GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
 RESULTS = Path(__file__).parent / "results"
 
@@ -75,6 +76,8 @@ def draw_sim_speed(folder: Path) -> None:
         other = ([] if batch == "32" else [f"batch{batch}"]) + ([] if neuron == "if" else [neuron])
         device = "cuda" if re.match(GPUS, rows[0]["device"]) else "cpu"
         report.plot(folder / report.picture_name(net, reset, device, other), rows)
+        if (net, reset, batch, neuron) == README:
+            report.plot(folder / "speed.png", [row for row in rows if row["T"] == "64"])
 
 
 if __name__ == "__main__":
