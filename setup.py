@@ -4,17 +4,19 @@ The library uses no header of torch or Python, so it is tied to no version of th
 the package installs all the same, and says what to do when a CPU tensor needs it.
 """
 
+import logging
 import os
 import platform
 import re
 import runpy
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, LinkError
+from setuptools.errors import CompileError, LinkError, OptionError
 
 # build_ext --checked: for tests/checked_build.py. The later -O wins; an error ends the process.
 CHECKED = [
@@ -24,10 +26,12 @@ CHECKED = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 ]
+# Without its symbols the library takes a seventh of the disk. Apple's linker has no such flag.
+STRIPPED = [] if platform.system() == "Darwin" else ["-s"]
 
 sources = runpy.run_path("kernels/cpu/sources.py")
 
-# The features of each instruction set are those that dispatch.cpp asks the machine for.
+# The features of each instruction set are those that dispatch.cpp asks the machine for. The slowest comes first.
 TARGETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"]
@@ -61,13 +65,24 @@ def remove_libraries(folder):
 
 
 class BuildKernels(build_ext):
-    user_options = [*build_ext.user_options, ("checked", None, "with assertions, sanitizers and emulated matrix tiles")]
-    boolean_options = [*build_ext.boolean_options, "checked"]
+    user_options = [
+        *build_ext.user_options,
+        ("target=", None, "the only instruction set to compile for, such as avx2: quick, for the machine at hand"),
+        ("emulate-tiles", None, "with matrix tiles (AMX) emulated, for a processor with AVX-512 alone"),
+        ("checked", None, "with assertions, sanitizers and emulated matrix tiles"),
+    ]
+    boolean_options = [*build_ext.boolean_options, "emulate-tiles", "checked"]
 
     def initialize_options(self):
         super().initialize_options()
-        self.checked = False
+        self.target: str | None = None
+        self.emulate_tiles = self.checked = False
         self.openmp = ([], [])  # flags that compile with OpenMP, and flags that link
+
+    def finalize_options(self):
+        super().finalize_options()
+        if self.target not in (None, *TARGETS):
+            raise OptionError(f"--target must be one of {', '.join(TARGETS)} on this machine, got {self.target}")
 
     def run(self):
         if self.inplace:
@@ -96,19 +111,18 @@ class BuildKernels(build_ext):
         remove_libraries(library.parent)
         probe = sources["SHARES_TORCH_RUNTIME"]
         self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
-        targets = {name: flags for name, flags in TARGETS.items() if name != "amx" or self.knows(flags)}
+        targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
+        targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
         jobs = []
         for source in extension.sources:
             if Path(source).stem == "target":
                 jobs += [(source, target, [("PK_TARGET", target)], flags) for target, flags in targets.items()]
             else:
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
-                macros += [("PK_AMX", None)] if "amx" in targets else []
+                macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
                 jobs.append((source, "common", macros, []))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each of them waits for a compiler
-            compiled = pool.map(lambda job: self.compile(*job, extension.depends), jobs)
-        objects = [file for files in compiled for file in files]
-        flags = CHECKED if self.checked else []
+        objects = self.compile_all(jobs, extension.depends)
+        flags = CHECKED if self.checked else STRIPPED
         self.compiler.link_shared_object(
             objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
         )
@@ -122,10 +136,25 @@ class BuildKernels(build_ext):
         """Without the version of Python: the library does not depend on it."""
         return str(Path(*name.split(".")).with_suffix(".so"))
 
+    def compile_all(self, jobs, depends):
+        """The objects of sources, each with a folder, macros and flags; says what goes on, since it takes minutes."""
+        start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
+        say(f"compiling {len(jobs)} C++ files, which together take about three minutes of a core")
+
+        def compile_one(job):
+            files = self.compile(*job, depends)
+            say(f"{job[1]}/{Path(job[0]).name} compiled, {time.monotonic() - start:.0f} s after the start")
+            return files
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each of them waits for a compiler
+            return [file for files in pool.map(compile_one, jobs) for file in files]
+
     def compile(self, source, folder, macros, flags, depends):
         output = str(Path(self.build_temp) / folder)
         if self.checked:
             macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
+        if self.checked or self.emulate_tiles:
+            macros = [*macros, ("PK_EMULATED_TILES", None)]
         return self.compiler.compile(
             [source],
             output_dir=output,

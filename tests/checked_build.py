@@ -2,9 +2,11 @@
 
     python tests/checked_build.py COMMAND...        builds, then runs a command on that build, for instance
     python tests/checked_build.py python -m pytest tests/cpu
+    python tests/checked_build.py --emulate-tiles python -m pytest tests/cpu         no checks, at full speed
 
 The first access outside an allocation, overflow of a signed number or broken assertion ends the command with a report
-of where it was. Matrix tiles (AMX) are emulated, so their kernel runs, and is checked, on any machine with AVX-512.
+of where it was. In both builds matrix tiles (AMX) are emulated: their kernel runs on any machine with AVX-512, which
+chooses as one that has them does. PROXYKERNELS_CPU=avx2 in the environment makes of it one that has AVX2 alone.
 Threads: GCC's ThreadSanitizer does not know OpenMP's barriers, so it cannot tell a race from none. In its place,
 
     OMP_NUM_THREADS=8 python tests/checked_build.py python -m pytest tests/cpu/test_threads.py
@@ -28,12 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
 
 
-def build_checked(folder: str | Path) -> Path:
-    """Build the package in ``folder``; returns the path of its library, for ``proxykernels.kernels.cpu.load``."""
+def build_checked(folder: str | Path, kind: str = "--checked") -> Path:
+    """Build the package in ``folder``; returns the path of its library, for ``proxykernels.kernels.cpu.load``.
+
+    ``kind``: "--checked" or "--emulate-tiles", which only emulates matrix tiles.
+    """
     package = Path(folder, "package")
     shutil.rmtree(package, ignore_errors=True)  # of a former build
-    options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects")), "--checked"]
-    command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options]
+    options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects"))]
+    command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options, kind]
     subprocess.run(command, cwd=ROOT, check=True)
     libraries = list(package.rglob("_cpu.*"))
     if len(libraries) != 1:
@@ -43,8 +48,14 @@ def build_checked(folder: str | Path) -> Path:
     return libraries[0]
 
 
-def environment(folder: str | Path) -> dict[str, str]:
-    """The environment of a process that runs on the checked build in ``folder``."""
+def environment(folder: str | Path, kind: str = "--checked") -> dict[str, str]:
+    """The environment of a process that runs on the build in ``folder``."""
+    package = {
+        "PYTHONPATH": str(Path(folder, "package").resolve()),
+        "PYTHONSAFEPATH": "1",  # `python -m` would put the checkout, and its own library, first
+    }
+    if kind == "--emulate-tiles":
+        return {**os.environ, **package}
     find = (subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip() for name in PRELOADED)
     return {
         **os.environ,
@@ -52,18 +63,20 @@ def environment(folder: str | Path) -> dict[str, str]:
         # Python and torch keep memory until the process ends. New memory, all of it, is filled with 0xbe.
         "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1000000000",
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "PYTHONPATH": str(Path(folder, "package").resolve()),
-        "PYTHONSAFEPATH": "1",  # `python -m` would put the checkout, and its own library, first
+        **package,
     }
 
 
-def main(command: list[str]) -> int:
+def main(command: list[str], kind: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        build_checked(folder)
-        return subprocess.run(command, env=environment(folder)).returncode
+        build_checked(folder, kind)
+        return subprocess.run(command, env=environment(folder, kind)).returncode
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="runs on the checked build")
-    sys.exit(main(parser.parse_args().command or parser.error("COMMAND is missing: what to run on the checked build")))
+    parser.add_argument("--emulate-tiles", action="store_true", help="no checks: only matrix tiles are emulated")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="runs on the build")
+    options = parser.parse_args()
+    kind = "--emulate-tiles" if options.emulate_tiles else "--checked"
+    sys.exit(main(options.command or parser.error("COMMAND is missing: what to run on the build"), kind))

@@ -18,7 +18,7 @@ from proxykernels.kernels.cpu.fallback import Fallback
 HAS_GPU = torch.cuda.is_available()
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-INSTRUCTION_SETS = [target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target)]
+INSTRUCTION_SETS = [target for target in cpu.TARGETS if cpu.load(target)]
 # Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
 CONVOLUTIONS = [
     ("amx", "tiles"),

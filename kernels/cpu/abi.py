@@ -8,6 +8,7 @@ and its threads.
 
 import ctypes
 import json
+import os
 from contextlib import suppress
 from ctypes import POINTER, c_double, c_float, c_int64, c_uint64, c_void_p
 from functools import cache
@@ -19,8 +20,10 @@ import torch  # noqa: F401  its OpenMP runtime comes first
 
 from ..neurons import MODELS
 from ..surrogates import SHAPES
-from . import sources
+from . import elf, sources
 
+TARGETS = ("amx", "avx512", "avx2", "portable")  # fastest first, as dispatch.cpp tries them
+MOST = "PROXYKERNELS_CPU"  # an environment variable: the fastest of them that may be taken
 LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
 
 
@@ -174,10 +177,12 @@ def load(target: str | None, library: Path | None = None) -> Kernels | None:
     """The functions compiled for an instruction set, or for the fastest one that this machine runs (None).
 
     ``library``: the file to load, such as a checked build; None: the one built with this package. None if there is
-    no such file, or if this machine cannot run the target.
+    no such file, or if this machine cannot run the target. The environment variable PROXYKERNELS_CPU names the fastest
+    set that counts as this machine's, as ATEN_CPU_CAPABILITY does for torch.
 
     Raises:
-        RuntimeError: the library was built from other sources than those that stand here.
+        RuntimeError: the library was built from other sources than those that stand here, or is cut short.
+        ValueError: the environment variable names no instruction set.
     """
     library = library or LIBRARY
     if not library.exists():
@@ -187,13 +192,24 @@ def load(target: str | None, library: Path | None = None) -> Kernels | None:
         return None
     find = _open(library).proxykernels_cpu
     find.restype, find.argtypes = POINTER(Kernels), [ctypes.c_char_p]
-    table = find(target.encode() if target else None)
-    return table.contents if table else None
+    tables = (find(name.encode()) for name in _allowed() if target in (name, None))
+    return next((table.contents for table in tables if table), None)
+
+
+def _allowed() -> tuple[str, ...]:
+    """The instruction sets that may be taken, fastest first."""
+    most = os.environ.get(MOST) or TARGETS[0]
+    if most not in TARGETS:
+        raise ValueError(f"the environment variable {MOST} must be one of {', '.join(TARGETS)}, got {most!r}")
+    return TARGETS[TARGETS.index(most) :]
 
 
 @cache
 def _open(path: Path) -> ctypes.CDLL:
     """The library, if it was built from the sources that stand here."""
+    size, needed = path.stat().st_size, elf.needed_bytes(path)
+    if size < needed:
+        raise RuntimeError(_refusal(path, f"it is cut short: {size:,} bytes of {needed:,}"))
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -10,6 +10,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-ffp-contract=off",  # a product and a sum are rounded apart, as the definition has them
     "-fno-math-errno",
+    "-g0",  # Python's own flags may ask for what a debugger reads: it takes longer, and 30 MB
     "-Wno-psabi",  # vectors are passed between functions of one file alone
 ]
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.

@@ -9,7 +9,7 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import backends
-from proxykernels.kernels.cpu import abi, sources
+from proxykernels.kernels.cpu import abi, elf, sources
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -114,6 +114,18 @@ def test_a_library_without_a_description_is_refused(tmp_path):
 def test_a_file_that_is_no_library_is_refused(tmp_path):
     (tmp_path / "_cpu.so").write_text("")
     with pytest.raises(RuntimeError, match=f"{REFUSED} .the system does not load it.*({ADVICE})"):
+        abi.load(None, tmp_path / "_cpu.so")
+
+
+@pytest.mark.parametrize("length", [5, 63, 100, 0.5, -1])
+def test_a_library_that_is_cut_short_is_refused(tmp_path, length):
+    """The system would load it, and end the process at the first access to what is missing."""
+    if not elf.needed_bytes(abi.LIBRARY):
+        pytest.skip("only the length of ELF files is known")
+    whole = abi.LIBRARY.read_bytes()
+    assert elf.needed_bytes(abi.LIBRARY) == len(whole)
+    (tmp_path / "_cpu.so").write_bytes(whole[: int(length * len(whole)) if length == 0.5 else length])
+    with pytest.raises(RuntimeError, match=f"{REFUSED} .it is cut short: .* bytes of .*({ADVICE})"):
         abi.load(None, tmp_path / "_cpu.so")
 
 

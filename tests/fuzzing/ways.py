@@ -10,7 +10,7 @@ import torch
 from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
 
-TARGETS = tuple(target for target in ("amx", "avx512", "avx2", "portable") if cpu.load(target))  # fastest first
+TARGETS = tuple(target for target in cpu.TARGETS if cpu.load(target))  # fastest first
 if not TARGETS:
     raise RuntimeError("the C++ kernels are not built here: install a C++ compiler, then pip install -e .")
 CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with each kind of rows

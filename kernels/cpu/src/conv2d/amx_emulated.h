@@ -1,5 +1,5 @@
-// The instructions on matrix tiles (AMX) in plain C++, under their own names: for the checked build, which then runs the
-// tile kernel on any machine with AVX-512, and sees each byte that a tile reads or writes.
+// The instructions on matrix tiles (AMX) in plain C++, under their own names: a build with them runs the tile kernel on any
+// machine with AVX-512 (setup.py: --emulate-tiles). The checked build has them, too, and sees each byte that a tile reads or writes.
 #pragma once
 #include <cstdint>
 #include <cstring>

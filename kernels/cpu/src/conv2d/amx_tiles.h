@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <utility>
 
-#if defined(PK_CHECKED)
+#if defined(PK_EMULATED_TILES)
 #include "amx_emulated.h"
 #endif
 

@@ -1,0 +1,24 @@
+"""The instruction sets that this machine runs, and those that it is told to count as its own."""
+
+import ctypes
+
+import pytest
+
+from proxykernels.kernels.cpu import abi
+
+
+@pytest.mark.parametrize("most", abi.TARGETS)
+def test_an_environment_variable_names_the_fastest_that_may_be_taken(monkeypatch, most):
+    here = {target: abi.load(target) for target in abi.TARGETS}
+    monkeypatch.setenv("PROXYKERNELS_CPU", most)
+    allowed = abi.TARGETS[abi.TARGETS.index(most) :]
+    assert [abi.load(target) is not None for target in allowed] == [here[target] is not None for target in allowed]
+    assert not any(map(abi.load, set(abi.TARGETS) - set(allowed)))
+    fastest = next(here[target] for target in allowed if here[target])
+    assert ctypes.addressof(abi.load(None)) == ctypes.addressof(fastest)
+
+
+def test_another_name_is_refused(monkeypatch):
+    monkeypatch.setenv("PROXYKERNELS_CPU", "AVX2")
+    with pytest.raises(ValueError, match="PROXYKERNELS_CPU must be one of amx, avx512, avx2, portable, got 'AVX2'"):
+        abi.load(None)
