@@ -224,7 +224,13 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
     Raises:
         ValueError: other layers, other thresholds, or leaky neurons in a layer without biases.
     """
-    weights = {key: value for key, value in source.state_dict().items() if not key.endswith(("v_threshold", "decay"))}
+    neurons = {
+        f"{name}.{field}"
+        for name, layer in source.named_modules()
+        if isinstance(layer, pk.layers.Neurons)
+        for field in layer.neuron_attributes
+    }
+    weights = {key: value for key, value in source.state_dict().items() if key not in neurons}
     try:
         missing, _ = net.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -74,5 +74,6 @@ def start_from(model: pk.ProxyNet, path: Path, make) -> dict[str, str]:
 
 
 def stored(key: str, value: Tensor) -> Tensor:
-    """A tensor of a state_dict as the files hold it: thresholds as they are, other floats as float16."""
-    return value.half() if value.is_floating_point() and not key.endswith("v_threshold") else value
+    """A tensor of a state_dict as the files hold it: numbers and thresholds as they are, other floats as float16."""
+    exact = not value.ndim or not value.is_floating_point() or key.endswith("v_threshold")
+    return value if exact else value.half()

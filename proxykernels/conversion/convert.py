@@ -144,7 +144,7 @@ def convert(
         built.limit = limit(population.neuron)
         return built
 
-    net = graph.network(layer)
+    net = graph.network(layer).eval()
     if v_init is None and v_reset is None:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])

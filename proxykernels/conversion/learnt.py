@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..layers import FusedSum
+from ..layers import FusedSum, Neurons
 
 
 class Left(nn.Module):
@@ -43,7 +43,10 @@ def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = N
     Args:
         value: of the shape [] or [C]; an nn.Parameter is learnt itself, another tensor is a constant of the rule's.
     """
-    delattr(layer, name)
+    if isinstance(layer, Neurons):
+        layer._forget(name)
+    else:
+        delattr(layer, name)
     if isinstance(value, nn.Parameter):
         layer.register_parameter(name, value)
     else:

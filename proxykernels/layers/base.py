@@ -6,16 +6,15 @@ A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spik
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks, surrogates
-from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
+from .attributes import NeuronAttributes
 from .synapses import Synapse
 
 _warned: set[type] = set()  # classes that have said it
@@ -77,45 +76,14 @@ class SpikingLayer(nn.Module):
         return False
 
 
-class Neurons(SpikingLayer):
+class Neurons(NeuronAttributes, SpikingLayer):
     """What all layers of neurons share: the neurons, whose parameters are the layer's attributes, and where they start.
 
-    A parameter that is a tensor is a buffer; a number stays one, which a GPU need not be asked for.
+    Attributes:
+        limit: of the activation in the ReLU network that convert was given (ReLU6), in its units; None: it has none.
     """
 
-    _kind: type[AnyNeuron]  # whose fields the attributes are
-    scale: float | Tensor | None = None  # what a spike a step stands for in the ReLU network that convert was given
-    limit: float | None = None  # of that network's activation, in its units (ReLU6); None: it has none
-    v_threshold: float | Tensor
-    v_reset: float | None
-    v_init: float | Tensor  # a tensor: of each channel
-
-    def _set_neurons(self, neuron: AnyNeuron, v_init: float | Tensor | None = None) -> None:
-        """``v_init`` None: at rest."""
-        if not isinstance(neuron, AnyNeuron):
-            raise TypeError(
-                f"neuron must be one of proxykernels.neurons, such as LIFNeuron(decay=0.9), got {type(neuron).__name__}"
-            )
-        neuron.check()
-        self._kind = type(neuron)
-        for name in neuron.names():
-            value = getattr(neuron, name)
-            checks.no_gradient(name, value)
-            if name in neuron.channelwise:
-                self._set_value(name, value)
-            else:
-                setattr(self, name, value)
-        if v_init is not None:
-            checks.start("v_init", v_init, neuron.states)
-        self._set_value("v_init", neuron.rest if v_init is None else v_init)
-
-    def _set_value(self, name: str, value: float | Tensor) -> None:
-        self.__dict__.pop(name, None)
-        self._buffers.pop(name, None)
-        if isinstance(value, Tensor):
-            self.register_buffer(name, value.detach().clone())
-        else:
-            setattr(self, name, float(value))
+    limit: float | None = None
 
     @property
     def surrogate(self) -> Surrogate | None:  # type: ignore[override]
@@ -127,11 +95,6 @@ class Neurons(SpikingLayer):
         surrogates.check(surrogate)
         self.__dict__["_surrogate"] = surrogate
 
-    @property
-    def neuron(self) -> AnyNeuron:
-        """What a step of these neurons needs besides states and currents."""
-        return self._kind(*[getattr(self, name) for name in self._kind.names()])
-
     def spike(
         self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
     ) -> tuple[Spikes, Tensor]:
@@ -139,13 +102,14 @@ class Neurons(SpikingLayer):
 
     def _start(self, x: Any) -> Tensor | float | None:
         """The potentials that a call without a state starts from, as the functions take them."""
-        if not isinstance(self.v_init, Tensor):
-            return None if self.at_rest else self.v_init
+        v_init = self._now("v_init")
+        if not isinstance(v_init, Tensor):
+            return None if v_init == self.neuron.rest else v_init
         synapse, first = self.terms(x)[0]
         N, C, *size = synapse.output_shape(tuple(first.shape))[1:]
-        if len(self.v_init) != C:
-            raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(self.v_init)}")
-        return self.v_init.view(-1, *[1] * len(size)).expand(N, C, *size)
+        if len(v_init) != C:
+            raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(v_init)}")
+        return v_init.view(-1, *[1] * len(size)).expand(N, C, *size)
 
     @property
     def at_rest(self) -> bool:
@@ -154,41 +118,6 @@ class Neurons(SpikingLayer):
 
     def repeats(self, device: torch.device, T: int) -> bool:
         return self.at_rest and self.neuron.repeats(device, T)
-
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._kind.channelwise:
-            if name in self.__dict__:
-                destination[prefix + name] = torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        """Takes the parameters that were saved, of whatever kind; without them the layer keeps its own."""
-        own = (*self._kind.channelwise, "v_init")  # the last is saved if it is a tensor
-        for name in own:
-            key = prefix + name
-            saved = state_dict.get(key)
-            if saved is not None:
-                self._load_value(name, saved, key, errors)
-            if name in self.__dict__:  # torch expects tensors only
-                state_dict = {other: tensor for other, tensor in state_dict.items() if other != key}
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-        for name in own:
-            if prefix + name in missing:  # the state_dict of nn.Conv2d, or an older one of this package
-                missing.remove(prefix + name)
-
-    def _load_value(self, name: str, saved: Tensor, key: str, errors: list[str]) -> None:
-        try:
-            if name == "v_init":
-                checks.start(name, saved, self.neuron.states)
-            else:
-                changed: dict[str, Any] = {name: saved}
-                replace(self.neuron, **changed).check()
-        except (TypeError, ValueError) as error:
-            errors.append(f"{key}: {error}")
-            return
-        if name in self.__dict__ or (name in self._buffers and saved.shape != getattr(self, name).shape):
-            device = next((tensor.device for tensor in self.parameters()), saved.device)
-            self._set_value(name, saved.to(device) if saved.ndim else saved.item())
 
     def extra_repr(self) -> str:
         described = self.neuron.detach()

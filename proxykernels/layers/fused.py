@@ -66,11 +66,11 @@ class FusedConv2d(Fused, nn.Conv2d):
     strict=False), and then:
 
     Args:
-        neuron: one of :mod:`proxykernels.neurons`. Its fields are the layer's attributes. What may differ by channel is
-            saved in the state_dict, and taken from there if it is there; v_reset and other fields are not, as stride
-            and padding are not. A parameter, or a tensor that requires a gradient, is refused.
+        neuron: one of :mod:`proxykernels.neurons`. Its fields are the layer's attributes. They are saved in the
+            state_dict, and taken from there if they are there. A parameter, or a tensor that requires a gradient, is
+            refused.
         v_init: potential at which a call without a state starts (default: at rest), a number or one value a channel
-            [C], which the state_dict then holds; half a threshold halves the rounding of a soft reset.
+            [C]; in the state_dict too. Half a threshold halves the rounding of a soft reset.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
             training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
 

@@ -74,7 +74,6 @@ def _learn(layer: Neurons, name: str) -> None:
     value = getattr(layer, name)
     device = next((parameter.device for parameter in layer.parameters()), None)
     start = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32, device=device)
-    layer.__dict__.pop(name, None)
-    layer._buffers.pop(name, None)
+    layer._forget(name)
     layer.register_parameter(name, nn.Parameter(start.detach().clone()))
     parametrize.register_parametrization(layer, name, Share() if name.endswith("decay") else Positive())

@@ -36,4 +36,6 @@ def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequ
     theta = torch.as_tensor(neuron.v_threshold, device=counts.device)
     theta = theta.view(-1, *[1] * (gained.ndim - 2)) if theta.ndim else theta
     charge = theta * counts.view_as(gained) + gained
+    scale = torch.as_tensor(scale, device=charge.device)
+    scale = scale.view(-1, *[1] * (gained.ndim - 2)) if scale.ndim else scale
     return (scale * charge / steps.view(-1, *[1] * (gained.ndim - 1))).view_as(counts)

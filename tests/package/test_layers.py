@@ -22,7 +22,7 @@ def test_state_dicts_of_conv2d_and_linear_load():
         (pk.FusedIFLinear(5, 3, v_threshold=2.5), nn.Linear(5, 3)),
     ):
         assert isinstance(ours, type(torchs))
-        assert list(ours.state_dict()) == [*torchs.state_dict(), "v_threshold"]
+        assert {*ours.state_dict()} == {*torchs.state_dict(), "v_threshold", "v_reset", "v_init"}
         before = ours.v_threshold
         ours.load_state_dict(torchs.state_dict())  # strict, and it keeps its threshold
         assert torch.equal(ours.weight, torchs.weight) and ours.v_threshold is before
@@ -30,7 +30,8 @@ def test_state_dicts_of_conv2d_and_linear_load():
         with pytest.raises(RuntimeError, match="Unexpected key.*v_threshold"):
             torchs.load_state_dict(ours.state_dict())
     batch_norm = pk.FusedIFConv2d(4, 6, 3, batch_norm=True).state_dict()
-    assert [key for key in batch_norm if not key.startswith("bn.")] == ["weight", "bias", "v_threshold"]
+    names = {"weight", "bias", "v_threshold", "v_reset", "v_init"}
+    assert {key for key in batch_norm if not key.startswith("bn.")} == names
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])

@@ -1,0 +1,142 @@
+"""The parameters of a layer's neurons as its attributes, which numbers and tensors may be, and in its state_dict."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks, neuron_checks
+from ..neurons import AnyNeuron
+
+SOFT = math.inf  # in a state_dict, of a v_reset that is None
+
+
+class NeuronAttributes(nn.Module):
+    """A layer's neurons, where they start, and what their spikes stand for.
+
+    A value that is a tensor is a buffer. A number stays one, which a GPU need not be asked for; beside it there is an
+    empty buffer of its name, where torch.func.functional_call puts the tensor that a state_dict has for it.
+
+    The state_dict has them all, numbers as float64 tensors without dimensions; a ``v_reset`` of None is infinity there.
+    """
+
+    _kind: type[AnyNeuron]  # whose fields the attributes are
+    v_threshold: float | Tensor
+    v_reset: float | None
+    v_init: float | Tensor  # a tensor: of each channel
+    scale: float | Tensor | None  # what a spike a step stands for in the ReLU network that convert was given
+
+    def _set_neurons(self, neuron: AnyNeuron, v_init: float | Tensor | None = None) -> None:
+        """``v_init`` None: at rest."""
+        if not isinstance(neuron, AnyNeuron):
+            raise TypeError(
+                f"neuron must be one of proxykernels.neurons, such as LIFNeuron(decay=0.9), got {type(neuron).__name__}"
+            )
+        neuron.check()
+        if v_init is not None:
+            checks.start("v_init", v_init, neuron.states)
+        self._kind = type(neuron)
+        for name in neuron.names():
+            value = getattr(neuron, name)
+            checks.no_gradient(name, value)
+            self._set_value(name, value)
+        self._set_value("v_init", neuron.rest if v_init is None else v_init)
+        self._set_value("scale", None)
+
+    def _set_value(self, name: str, value: float | Tensor | None) -> None:
+        """Make ``value`` the attribute ``name``, one of ``neuron_attributes``."""
+        self._forget(name)
+        if isinstance(value, Tensor):
+            self.register_buffer(name, value.detach().clone())
+            return
+        self.register_buffer(name, None)
+        exact = value is None or name == "v_reset" or name in self._kind.scalars
+        self.__dict__[name] = value if exact else float(value)  # type: ignore[arg-type]
+
+    def _forget(self, name: str) -> None:
+        self.__dict__.pop(name, None)
+        self._buffers.pop(name, None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A number may take the place of a tensor, and a tensor that of a number."""
+        if isinstance(value, nn.Parameter) or "_kind" not in self.__dict__ or name not in self.neuron_attributes:
+            super().__setattr__(name, value)
+        elif name in self._buffers:
+            self._set_value(name, value)
+        else:  # it is learned
+            super().__setattr__(name, value)
+
+    @property
+    def neuron_attributes(self) -> tuple[str, ...]:
+        """The names of these attributes."""
+        return *self._kind.names(), "v_init", "scale"
+
+    @property
+    def neuron(self) -> AnyNeuron:
+        """What a step of these neurons needs besides states and currents."""
+        return self._kind(*[self._now(name) for name in self._kind.names()])
+
+    def _now(self, name: str) -> Any:
+        """The attribute ``name``; in a functional_call what it was given for that."""
+        given = self._buffers.get(name)
+        if given is None:
+            return getattr(self, name)
+        return given if given.ndim or name in self._kind.channelwise else self._number(name, given)
+
+    def _number(self, name: str, saved: Tensor) -> float | int | None:
+        """What a state_dict holds for an attribute that is a number."""
+        if saved.numel() != 1:
+            raise ValueError(f"{name} must be one number, got {list(saved.shape)}")
+        value = saved.item()
+        if name == "v_reset" and value == SOFT:
+            return None
+        return int(value) if name == "refractory" and math.isfinite(value) and value == int(value) else value
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.neuron_attributes:
+            if name in self.__dict__ and not (name == "scale" and self.scale is None):
+                value = self.__dict__[name]
+                number = SOFT if value is None else value
+                destination[prefix + name] = torch.as_tensor(number, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        """Takes the values that were saved, of whatever kind; without them the layer keeps its own."""
+        saved = {name: state_dict[prefix + name] for name in self.neuron_attributes if prefix + name in state_dict}
+        try:
+            self._load_values({name: value for name, value in saved.items() if name in self._buffers})
+        except (TypeError, ValueError) as error:
+            changed = [prefix + name for name, value in saved.items() if not self._has(name, value)]
+            errors.append(f"{', '.join(changed)}: {error}")
+        taken = {prefix + name for name in saved if name in self.__dict__}  # torch expects tensors only
+        state_dict = {key: tensor for key, tensor in state_dict.items() if key not in taken}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        for name in self.neuron_attributes:
+            if prefix + name in missing:  # the state_dict of nn.Conv2d, or an older one of this package
+                missing.remove(prefix + name)
+
+    def _load_values(self, saved: dict[str, Tensor]) -> None:
+        """Check all values, since one may be good only with another, and then take them."""
+        values: dict[str, Any] = {}
+        for name, value in saved.items():
+            checks.real(name, value)
+            values[name] = value if value.ndim or name in self._kind.channelwise else self._number(name, value)
+        neuron = replace(self.neuron, **{name: value for name, value in values.items() if name in self._kind.names()})
+        neuron.check()
+        checks.start("v_init", values.get("v_init", neuron.rest), neuron.states)
+        neuron_checks.above_zero("scale", values.get("scale", 1.0))
+        device = next((tensor.device for tensor in self.parameters()), None)
+        for name, value in values.items():
+            own = self._buffers[name]
+            if not isinstance(value, Tensor):
+                self._set_value(name, value)
+            elif own is None or own.shape != value.shape:  # else it is torch's to copy
+                self._set_value(name, value.to(device or value.device) if value.ndim else value.item())
+
+    def _has(self, name: str, saved: Any) -> bool:
+        """Whether an attribute has this value of a state_dict."""
+        own = getattr(self, name)
+        own = torch.as_tensor(SOFT if own is None else own)
+        return isinstance(saved, Tensor) and torch.equal(own.double().cpu(), saved.double().cpu())

@@ -1,0 +1,130 @@
+"""A state_dict holds all that changes a layer's results: resets, starts and scales, besides thresholds and decays."""
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+import proxykernels as pk
+
+NEURONS = {
+    "hard": pk.neurons.IFNeuron(0.5, 0.25),
+    "soft": pk.neurons.IFNeuron(0.5, None),
+    "leaky": pk.neurons.LIFNeuron(0.75, 0.125, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_rest=0.25),
+    "current-based": pk.neurons.CubaLIFNeuron(0.75, None, decay=0.75, current_decay=0.25, v_rest=-0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, decay=0.75, refractory=3),
+}
+OTHERS = {
+    "hard": pk.neurons.IFNeuron(1.0, None),
+    "soft": pk.neurons.IFNeuron(1.0, -0.5),
+    "leaky": pk.neurons.LIFNeuron(1.0, None, decay=0.5),
+    "current-based": pk.neurons.CubaLIFNeuron(1.0, 0.0, decay=torch.full((4,), 0.5)),
+    "refractory": pk.neurons.RefractoryLIFNeuron(1.0, None, decay=0.5, refractory=1),
+}
+
+
+def make_net(neuron, v_init=None) -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedConv2d(1, 4, 3, neuron=neuron, v_init=v_init), pk.Population(neuron, v_init), pk.Flatten(),
+        pk.FusedLinear(4 * 36, 4, neuron=neuron, v_init=v_init),
+    ).eval()  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data.mul_(3)  # or nothing would fire behind the first layer
+    return net
+
+
+@pytest.fixture
+def x(generator):
+    return 4 * torch.rand(12, 3, 1, 8, 8, generator=generator)
+
+
+@pytest.mark.parametrize("v_init", [None, 0.125], ids=["rest", "start"])
+@pytest.mark.parametrize("model", NEURONS)
+def test_a_state_dict_makes_one_network_the_other(x, model, v_init):
+    start = None if NEURONS[model].states > 1 else v_init
+    source = make_net(NEURONS[model], start)
+    expected = source(x)
+    assert 0.02 < expected.mean() < 0.98
+    for own_start in (None, -0.25):
+        other = make_net(OTHERS[model], own_start)
+        assert not torch.equal(other(x), expected)
+        other.load_state_dict(load(save(source.state_dict())))
+        assert torch.equal(other(x), expected) and repr(other) == repr(source)
+
+
+@pytest.mark.parametrize("model", NEURONS)
+def test_functional_call_takes_a_state_dict(x, model):
+    source, other = make_net(NEURONS[model]), make_net(OTHERS[model])
+    expected, own = source(x), other(x)
+    assert expected.any() and not torch.equal(own, expected)
+    assert torch.equal(torch.func.functional_call(source, source.state_dict(), x), expected)
+    assert torch.equal(torch.func.functional_call(other, source.state_dict(), x), expected)
+    assert torch.equal(other(x), own) and repr(other) == repr(make_net(OTHERS[model]))
+
+
+def relu_net() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+
+
+def test_a_converted_network_loads_the_scale_of_its_outputs(generator):
+    x = torch.rand(4, 1, 8, 8, generator=generator)
+    source, other = pk.convert(relu_net(), x), pk.convert(relu_net(), 3 * x, v_init=0.25)
+    assert not source.training
+    expected, before = pk.simulate(source, x, 32), pk.simulate(other, x, 32).logits
+    assert not torch.equal(before, expected.logits)
+    other.load_state_dict(load(save(source.state_dict())))
+    found = pk.simulate(other, x, 32)
+    assert torch.equal(found.logits, expected.logits) and expected.logits.abs().sum() > 0
+    old = {key: value for key, value in source.state_dict().items() if not key.endswith(("scale", "v_reset"))}
+    assert not other.load_state_dict(old).missing_keys  # an older file: they stay
+    assert torch.equal(pk.simulate(other, x, 32).logits, expected.logits)
+
+
+def test_a_hard_reset_is_loaded_into_a_soft_one(generator):
+    x = torch.rand(4, 1, 8, 8, generator=generator)
+    source, other = pk.convert(relu_net(), x, v_reset=0.0), pk.convert(relu_net(), x)
+    expected = pk.simulate(source, x, 32).rates
+    assert expected != pk.simulate(other, x, 32).rates
+    other.load_state_dict(source.state_dict())
+    assert pk.simulate(other, x, 32).rates == expected and all(expected.values())
+
+
+def test_values_that_are_good_only_together_are_loaded():
+    source, other = pk.IF(0.5, 0.25), pk.IF(4.0, 2.0)
+    for a, b in ((source, other), (pk.IF(4.0, 2.0), source)):
+        b.load_state_dict(a.state_dict())
+        assert (b.v_threshold, b.v_reset) == (a.v_threshold, a.v_reset)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("v_reset", torch.tensor(2.0), "v_reset must be finite and, in float32, below v_threshold"),
+        ("v_reset", torch.zeros(4), r"v_reset must be a number .*got tensor"),
+        ("v_rest", torch.tensor(torch.nan), "v_rest must be finite"),
+        ("refractory", torch.tensor(1.5), "refractory must be an integer"),
+        ("decay", torch.tensor(1.5), "decay must be from 0 to 1"),
+        ("v_init", torch.tensor(torch.inf), "v_init must be finite"),
+        ("scale", torch.tensor(0.0), "scale must be above 0"),
+        ("v_threshold", "1.0", "v_threshold must be a torch.Tensor, got str"),
+    ],
+)
+def test_what_is_no_such_value_is_refused_and_nothing_changes(key, value, reason):
+    layer = pk.Population(NEURONS["refractory"])
+    before = repr(layer)
+    with pytest.raises(RuntimeError, match=rf"{key}: .*{reason}"):
+        layer.load_state_dict(layer.state_dict() | {key: value})
+    assert repr(layer) == before
+
+
+def test_attributes_take_numbers_and_tensors():
+    layer = pk.FusedIFLinear(3, 4)
+    for value in (0.5, torch.full((4,), 0.25), torch.tensor(2.0), 1.0):
+        layer.v_threshold = value
+        assert layer.neuron.v_threshold is layer.v_threshold
+        assert ("v_threshold" in dict(layer.named_buffers())) == isinstance(value, torch.Tensor)
+        assert torch.equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
