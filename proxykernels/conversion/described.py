@@ -16,6 +16,7 @@ class Described(NamedTuple):
         neuron: what they are.
         v_init: the potential that they start from; None: at rest.
         surrogate: what stands for the derivative of their spikes; None: nothing that is known here.
+        gain: what the weights in front of them are multiplied by; of a readout, whose potentials are what it is for.
         learn: makes a layer of them learn what was learnt there; None: nothing was.
     """
 
@@ -23,3 +24,4 @@ class Described(NamedTuple):
     v_init: float | None = None
     surrogate: Surrogate | None = None
     learn: Callable[[nn.Module], None] | None = None
+    gain: float = 1.0

@@ -65,6 +65,16 @@ def makers_of_currents(layer: Any) -> list[nn.Module] | None:
     return [layer] if hasattr(layer, "weight") else None
 
 
+def gain(layer: Any) -> float:
+    """What the currents of a layer are multiplied by since its neurons' time constant is learnt."""
+    for maker in makers_of_currents(layer) or ():
+        for rules in getattr(maker, "parametrizations", {}).values():
+            for rule in rules:
+                if isinstance(rule, Divided):
+                    return rule.w.detach().sigmoid().item()
+    return 1.0
+
+
 def parameter(value: Tensor) -> nn.Parameter:
     """A copy of its own: float32 [] or [C]."""
     value = value.detach().float().clone()

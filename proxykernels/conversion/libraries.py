@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from .described import Described
 from .flow import Population
 from .folding import fold_norms, untie
 from .fx_calls import path_of, trace
+from .learnt import gain
 from .port_graph import Gate, PortGraph
+from .port_proof import Proof, neuron_paths
+from .port_runs import STEPS, Original, takes_all_steps
 from .time_loops import LAYERS, one_step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
-def from_spikingjelly(net: nn.Module) -> Network:
+def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
 
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
@@ -36,27 +40,35 @@ def from_spikingjelly(net: nn.Module) -> Network:
     detach_reset: the network is trained on as it was, a normalisation behind a convolution and ParametricLIFNode's time
     constant too.
 
+    The original and what was made of it run a few steps side by side, layer by layer, on currents on which they fire:
+    a difference beyond rounding is an error that names the first module where they part.
+
     Args:
         net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
+        sample: an input [N, ...] of one step to compare them on; None: one of random values, of a shape that fits. A
+            warning says where none is found.
+        check: whether they are compared.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: net holds something else; the message names its path, and what to do.
+        TypeError, ValueError: net holds something else, or computes something else than what it was taken for, such
+            as a subclass with a forward of its own; the message names its path, and what to do.
         ImportError: spikingjelly is not installed.
     """
-    from spikingjelly.activation_based import base, layer, neuron
+    from spikingjelly.activation_based import base, layer
 
     def is_neuron(module: nn.Module) -> bool:
-        return type(module).__module__.startswith(neuron.__name__)
+        return any(map(spikingjelly_neurons.is_kind, type(module).__mro__))
 
     checks.module("net", net)
-    leaves = (base.StepModule,)
-    return _take_over(net, is_neuron, spikingjelly_neurons.described, leaves, (layer.Dropout, layer.Dropout2d))
+    described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
+    library = _Library("from_spikingjelly", is_neuron, described, (base.StepModule,), dropouts)
+    return _take_over(net, library, sample, check)
 
 
-def from_snntorch(net: nn.Module) -> Network:
+def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
 
     Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
@@ -79,42 +91,58 @@ def from_snntorch(net: nn.Module) -> Network:
 
     Args:
         net: the network; it is taken in evaluation mode, copied, and not changed.
+        sample, check: the original and what was made of it are compared, as by :func:`from_spikingjelly`.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: net holds something else, such as recurrent neurons; the message names its path, and what
-            to do.
+        TypeError, ValueError: net holds something else, such as recurrent neurons, or computes something else than what
+            it was taken for; the message names its path, and what to do.
         ImportError: snntorch is not installed.
     """
     import snntorch
 
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     checks.module("net", net)
-    return _take_over(net, lambda module: isinstance(module, neurons), snntorch_neurons.described, neurons, ())
+    described = snntorch_neurons.described
+    library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, neurons)
+    return _take_over(net, library, sample, check)
 
 
-def _take_over(
-    net: nn.Module,
-    is_neuron: Callable[[nn.Module], bool],
-    described: Callable[[Any, int | None], Described],
-    leaves: tuple[type, ...],
-    negligible: tuple[type, ...],
-) -> Network:
-    """``described``: a neuron of the other library, and how many axes are behind its channels, in our words."""
-    name, model = type(net).__name__, copy.deepcopy(net, _potentials(net))
+@dataclass
+class _Library:
+    """What differs between the libraries.
+
+    Attributes:
+        caller: the function here that takes its networks over.
+        is_neuron: whether a module is one of its neurons.
+        described: such a neuron in our words, given how many axes are behind its channels.
+        leaves: types of modules that are not looked into. negligible: those that change nothing.
+    """
+
+    caller: str
+    is_neuron: Callable[[nn.Module], bool]
+    described: Callable[[Any, int | None], Described]
+    leaves: tuple[type, ...]
+    negligible: tuple[type, ...] = ()
+
+
+def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: bool) -> Network:
+    name, kept, is_neuron = type(net).__name__, _potentials(net), library.is_neuron
+    model = copy.deepcopy(net, dict(kept))
     _compute_weights(model)
+    _refuse_patches(model, is_neuron)
+    multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
     try:
-        traced = one_step(trace(model, leaves), name, is_neuron)
+        traced, loop = one_step(trace(model, library.leaves), name, is_neuron)
     except TypeError as error:
         raise TypeError(f"{error}{'' if LAYERS in str(error) else f'; {LAYERS}'}") from error
-    multi_step = any(is_neuron(m) and getattr(m, "step_mode", "s") == "m" for m in model.modules())
-    graph = PortGraph(traced, name, is_neuron, negligible, steps_first=multi_step)
+    graph = PortGraph(traced, name, is_neuron, library.negligible, steps_first=multi_step)
     neurons = {}
     for key, population in graph.firing.items():
         with checks.at(f"{name}: {path_of(population.node)}"):
-            neurons[key] = _described(population, described)
+            neurons[key] = _described(population, library.described)
             neurons[key].neuron.check()
     untie(graph.populations)
     norms = {key: _kept_norm(population) for key, population in graph.firing.items()}
@@ -133,7 +161,26 @@ def _take_over(
             learn(layer)
         return layer
 
-    return graph.network(layer).eval()
+    built = graph.network(layer).eval()
+    if check:
+        paths = neuron_paths(model, graph.firing)
+        gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
+        sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
+        original = Original(net, kept, multi_step or loop.steps > 1, sequence, loop.states)
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS))
+        proof.check(built, sample)
+    return built
+
+
+def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:
+    """A forward that an instance has, in the place of its class's, is not what is followed."""
+    for path, module in model.named_modules():
+        if "forward" in vars(module) and (is_neuron(module) or not path):
+            place = f": module '{path}'" if path else ""
+            raise TypeError(
+                f"{type(model).__name__}{place} has a forward that was put there in the place of its class's, "
+                f"{type(module).__name__}.forward; write it in a class"
+            )
 
 
 @torch.no_grad()

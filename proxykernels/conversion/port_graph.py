@@ -35,6 +35,7 @@ class PortGraph(Graph):
     def __init__(self, *arguments, steps_first: bool = False, **options):
         """``steps_first``: the model is called with all steps, [T, N, ...], and not with one."""
         self.axes = 2 if steps_first else 1  # in front of the channels
+        self.repeats_input = False  # whether the model does so itself, for all steps
         super().__init__(*arguments, **options)
 
     def _is_number(self, node: fx.Node) -> bool:
@@ -66,6 +67,7 @@ class PortGraph(Graph):
         """Whether a node repeats the input for all steps, or takes their mean at the end: both are the caller's."""
         axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         if name in REPEATED and isinstance(x, Signal) and x.layer == Network.INPUT:
+            self.repeats_input |= name != "unsqueeze"
             return bool(name != "unsqueeze" or axis == 0)
         return name in OVER_TIME and axis in (0, [0], (0,)) and all(user.op == "output" for user in node.users)
 

@@ -37,7 +37,7 @@ def described(module: Any, axes: int | None) -> Described:
     Raises:
         TypeError, ValueError: there is no such neuron here; the message says what to do.
     """
-    kind = type(module).__name__
+    kind = next(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("snntorch."))
     if kind not in _KINDS:
         *others, last = _KINDS
         why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
@@ -51,7 +51,7 @@ def described(module: Any, axes: int | None) -> Described:
             "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
         )
     neuron, unit = _KINDS[kind](module, axes)
-    return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron))
+    return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
 
 
 def _leaky(module: Any, axes: int | None) -> InUnits:
@@ -95,9 +95,9 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
     return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
 
 
-def _learn(module: Any, neuron: IFNeuron) -> Callable[[nn.Module], None] | None:
+def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], None] | None:
     """Make its beta, alpha and threshold learnt where a field of ours stands for them alone."""
-    if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or type(module).__name__ == "Lapicque":
+    if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or kind == "Lapicque":
         return None
     names = {"alpha": "current_decay", "beta": "current_decay" if module.reset_mechanism == "none" else "decay"}
     learnt: dict[str, Any] = {f: getattr(module, name, None) for name, f in names.items() if f in neuron.names()}

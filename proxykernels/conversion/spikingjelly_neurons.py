@@ -15,13 +15,18 @@ from .described import Described
 from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
 
 
+def is_kind(kind: type) -> bool:
+    """Whether a class is one of SpikingJelly's neurons."""
+    return kind.__module__.startswith("spikingjelly.activation_based.neuron")
+
+
 def described(node: Any, axes: int | None) -> Described:
     """What fires as ``node`` does, step by step, but for rounding.
 
     Raises:
         TypeError, ValueError: there is no such neuron here; the message says what to do.
     """
-    kind = type(node).__name__
+    kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
     if kind not in _KINDS:
         raise TypeError(
             f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; put one of them in its place and train on"

@@ -5,7 +5,7 @@ are the same but for that, the first stands for them.
 """
 
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -15,8 +15,24 @@ from .fx_calls import path_of
 LAYERS = "take one step's layers, nn.Sequential(net.fc1, net.lif1, ...), which need no state"
 
 
-def one_step(traced: fx.GraphModule, model: str, is_neuron) -> fx.GraphModule:
-    """The graph of one step, without potentials going in and out; one that has but one and hands none out as it is.
+class Loop(NamedTuple):
+    """How a forward pass goes over time.
+
+    Attributes:
+        steps: that a call runs; 1: it is one step.
+        sequence: whether each step has an input of its own.
+        states: whether it takes what its neurons give apart, spikes and potentials.
+    """
+
+    steps: int = 1
+    sequence: bool = False
+    states: bool = False
+
+
+def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphModule, Loop]:
+    """The graph of one step, without potentials going in and out, and the loop that it is taken from.
+
+    A graph that has but one step and hands no potentials out is left as it is.
 
     Raises:
         TypeError: the steps differ in more than the potentials, or these are used otherwise; the message says where.
@@ -28,7 +44,7 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> fx.GraphModule:
     loop = _Loop(traced, model, calls)
     with_state = any(len(node.args) > 1 or _parts(node) for node in loop.number)
     if not with_state and not loop.returns_several():
-        return traced
+        return traced, Loop()
     steps = loop.steps()
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
@@ -40,15 +56,17 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> fx.GraphModule:
         for part in _parts(node):
             if part.args[1] == 0:
                 part.replace_all_uses_with(node)
+    sequence = False
     for node in list(traced.graph.nodes):
         source: Any = node.args[0] if _of_input(node) else None
         if source is not None:  # the input of the first step
             node.replace_all_uses_with(source)
+            sequence = True
     output = next(node for node in traced.graph.nodes if node.op == "output")
     output.args = (steps[0].args[0] if steps[0].target is operator.getitem else steps[0],)
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    return traced
+    return traced, Loop(len(steps), sequence, with_state)
 
 
 class _Loop:

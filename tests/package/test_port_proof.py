@@ -1,0 +1,198 @@
+"""Networks that are taken over are compared with the originals: what is not what it was taken for is named."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import proxykernels as pk
+
+
+@pytest.fixture
+def layer():
+    return pytest.importorskip("spikingjelly.activation_based.layer")
+
+
+@pytest.fixture
+def neuron():
+    return pytest.importorskip("spikingjelly.activation_based.neuron")
+
+
+def chain(layer, neuron, **others) -> nn.Sequential:
+    """A small net of SpikingJelly; ``others``: modules in the place of its own."""
+    torch.manual_seed(0)
+    modules = {
+        "conv": layer.Conv2d(2, 6, 3), "bn": layer.BatchNorm2d(6), "sn1": neuron.IFNode(), "pool": layer.MaxPool2d(2),
+        "flat": layer.Flatten(), "fc": layer.Linear(54, 5), "sn2": neuron.LIFNode(),
+    }  # fmt: skip
+    net = nn.Sequential()
+    for name, module in {**modules, **others}.items():
+        net.add_module(name, module)
+    return net
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_named(layer, neuron):
+    """The batch normalisation of "Going deeper with directly-trained larger spiking neural networks"."""
+
+    class tdBN(layer.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) * 0.5
+
+    class Doubled(layer.MaxPool2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for place, module, base in (("bn", tdBN(6), "BatchNorm2d"), ("pool", Doubled(2), "MaxPool2d")):
+        net = chain(layer, neuron, **{place: module})
+        message = f"Sequential: module '{place}' is a {type(module).__name__}, whose forward gives something else"
+        with pytest.raises(ValueError, match=f"{message} than {base}'s"):
+            pk.from_spikingjelly(net)
+        pk.from_spikingjelly(net, check=False)
+
+
+def test_a_subclass_that_does_the_same_is_taken(layer, neuron):
+    class Counted(layer.Conv2d):
+        def forward(self, x):
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().forward(x)
+
+    net = chain(layer, neuron, conv=Counted(2, 6, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.from_spikingjelly(net)
+    assert not hasattr(net.conv, "calls")  # it was a copy that ran
+
+
+@pytest.mark.parametrize("place", ["conv", "bn", "pool", "fc"])
+def test_a_patched_forward_is_named(layer, neuron, place):
+    net = chain(layer, neuron)
+    module = net.get_submodule(place)
+    forward = module.forward
+    module.forward = lambda x: 0.75 * forward(x)
+    with pytest.raises(ValueError, match=f"module '{place}' is a {type(module).__name__}, whose forward gives"):
+        pk.from_spikingjelly(net)
+
+
+def test_hooks_that_change_results_are_named(layer, neuron):
+    net = chain(layer, neuron)
+    net.fc.register_forward_hook(lambda module, x, y: y + 1)
+    with pytest.raises(ValueError, match="module 'fc' is a Linear, whose forward gives something else"):
+        pk.from_spikingjelly(net)
+
+
+@pytest.mark.parametrize("patched", ["sn1", "sn2"])
+def test_neurons_with_a_forward_of_their_own_are_named(layer, neuron, patched):
+    net = chain(layer, neuron)
+    module = net.get_submodule(patched)
+    forward = module.forward
+    module.forward = lambda x: forward(1.5 * x)
+    with pytest.raises(TypeError, match=f"Sequential: module '{patched}' has a forward that was put there in the pl"):
+        pk.from_spikingjelly(net)
+
+
+def test_a_patched_network_is_refused(layer, neuron):
+    net = chain(layer, neuron)
+    forward = net.forward
+    net.forward = lambda x: forward(2 * x)
+    with pytest.raises(TypeError, match="Sequential has a forward that was put there in the place of its class's"):
+        pk.from_spikingjelly(net)
+
+
+def test_nothing_is_changed(layer, neuron):
+    net = chain(layer, neuron).train()
+    net(torch.rand(1, 2, 8, 8))
+    before, v = torch.get_rng_state(), net.sn1.v
+    statistics = net.bn.running_mean.clone()
+    pk.from_spikingjelly(net)
+    assert net.training and torch.equal(torch.get_rng_state(), before)
+    assert net.sn1.v is v and torch.equal(net.bn.running_mean, statistics)
+    assert not net.sn1._forward_hooks
+
+
+def test_a_sample_of_the_callers(layer, neuron):
+    """A net that only its user knows an input for, and inputs that do not fit."""
+
+    class Tiny(nn.Identity):
+        def forward(self, x):
+            assert x.abs().max() < 1e-3, "tiny inputs alone"
+            return x
+
+        __module__ = nn.Identity.__module__  # torch.fx does not look into it
+
+    class Strange(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.net = Tiny(), chain(layer, neuron)
+
+        def forward(self, x):
+            return self.net(self.first(x))
+
+    with pytest.warns(UserWarning, match="Strange was taken over and not compared with the original: it does not run"):
+        pk.from_spikingjelly(Strange())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.from_spikingjelly(Strange(), torch.rand(3, 2, 8, 8) * 1e-4)
+    with pytest.raises(ValueError, match=r"sample: Strange cannot run \[3, 2, 8, 8\]: tiny inputs alone"):
+        pk.from_spikingjelly(Strange(), torch.rand(3, 2, 8, 8))
+
+
+def test_neurons_of_a_kind_of_their_own_are_named(layer, neuron):
+    """Kinds that are derived of the library's are taken for these, and are compared."""
+
+    class Same(neuron.IFNode):
+        pass
+
+    class Other(neuron.IFNode):
+        def single_step_functional_forward(self, inputs, states, **options):
+            return super().single_step_functional_forward((1.5 * inputs[0],), states, **options)
+
+    assert pk.from_spikingjelly(chain(layer, neuron, sn1=Same())).conv.neuron == pk.neurons.IFNeuron()
+    with pytest.raises(ValueError, match="Sequential: module 'sn1' is not what was made of it: .* % of its spikes"):
+        pk.from_spikingjelly(chain(layer, neuron, sn1=Other()))
+
+
+# snnTorch
+
+
+def looped(snn) -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc1, self.lif1 = nn.Linear(30, 20), snn.Leaky(beta=0.9)
+            self.fc2, self.lif2 = nn.Linear(20, 10), snn.Leaky(beta=0.8)
+
+        def forward(self, x):
+            mem1, mem2, spikes = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+            for step in range(7):
+                spk1, mem1 = self.lif1(self.fc1(x[step]), mem1)
+                spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+                spikes.append(spk2)
+            return torch.stack(spikes)
+
+    return Net()
+
+
+@pytest.mark.parametrize("place", ["fc1", "fc2"])
+def test_snntorch_modules_that_are_patched_are_named(place):
+    net = looped(pytest.importorskip("snntorch"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pk.from_snntorch(net)
+    module = net.get_submodule(place)
+    forward = module.forward
+    module.forward = lambda x, *states: forward(0.5 * x, *states)
+    with pytest.raises(ValueError, match=f"Net: module '{place}' is "):
+        pk.from_snntorch(net)
+
+
+def test_other_networks_of_snntorch_keep_their_potentials():
+    """snnTorch's own reset would reset all networks there are."""
+    snn = pytest.importorskip("snntorch")
+    other = nn.Sequential(nn.Linear(3, 4), snn.Leaky(beta=0.9, init_hidden=True))
+    other(torch.ones(2, 3))
+    before = other[1].mem.clone()
+    assert before.any()
+    pk.from_snntorch(nn.Sequential(nn.Linear(3, 4), snn.Leaky(beta=0.9, init_hidden=True)))
+    assert torch.equal(other[1].mem, before)
