@@ -227,7 +227,8 @@ COUNTERPARTS = {  # function of torch -> what takes spikes in its place
     "avg_pool2d": "proxykernels.AvgPool2d",
     "adaptive_avg_pool2d": "proxykernels.AdaptiveAvgPool2d",
     "relu": "no ReLU at all: neurons stand in its place, and convert makes a spiking network of a ReLU network",
-    "dim": "FusedIFConv2d(..., batch_norm=True) in place of an nn.BatchNorm2d, or len(spikes.shape)",
+    "dim": "len(spikes.shape), or the layer of this package in place of the module that asks: FusedIFConv2d(..., "
+    "batch_norm=True) of an nn.BatchNorm2d, MaxPool2d of another library's",
     "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
     "dropout": "proxykernels.Dropout, which drops the same units at every step",
 }

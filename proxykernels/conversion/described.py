@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..neurons import IFNeuron
+from ..neurons import AnyNeuron
 from ..surrogates import Surrogate
 
 
@@ -20,7 +20,7 @@ class Described(NamedTuple):
         learn: makes a layer of them learn what was learnt there; None: nothing was.
     """
 
-    neuron: IFNeuron
+    neuron: AnyNeuron
     v_init: float | None = None
     surrogate: Surrogate | None = None
     learn: Callable[[nn.Module], None] | None = None

@@ -44,10 +44,10 @@ def arguments(node: fx.Node) -> list[fx.Node]:
     return [argument for argument in (*many, *rest) if isinstance(argument, fx.Node)]
 
 
-def trace(model: nn.Module, leaves: tuple[type, ...] = ()) -> fx.GraphModule:
+def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
     """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into."""
 
-    class Tracer(fx.Tracer):
+    class Tracer(tracer):  # type: ignore[valid-type, misc]
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
             return isinstance(module, leaves) or super().is_leaf_module(module, path)
 

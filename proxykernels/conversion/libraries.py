@@ -17,10 +17,12 @@ from .flow import Population
 from .folding import fold_norms, untie
 from .fx_calls import path_of, trace
 from .learnt import gain
+from .nir_neurons import multiply
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, neuron_paths
 from .port_runs import STEPS, Original, takes_all_steps
-from .time_loops import LAYERS, one_step
+from .ranked_trace import rank_of_input, ranked
+from .time_loops import ONE_STEP, one_step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -74,7 +76,7 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
     spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step, or loops over steps that
     are all alike and returns the spikes of its last neurons, ``torch.stack(spikes)``, alone or first. Of other modules
-    take the layers: ``from_snntorch(nn.Sequential(net.fc1, net.lif1, ...))``.
+    write one step: a module whose forward calls the same layers once, neurons without their potentials.
 
     beta, alpha and threshold are one number or one value a channel; reset_mechanism is
 
@@ -135,9 +137,11 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
     _refuse_patches(model, is_neuron)
     multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
     try:
-        traced, loop = one_step(trace(model, library.leaves), name, is_neuron)
+        rank = rank_of_input(model)
+        tracer = ranked(rank + multi_step if rank else None)
+        traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
     except TypeError as error:
-        raise TypeError(f"{error}{'' if LAYERS in str(error) else f'; {LAYERS}'}") from error
+        raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
     graph = PortGraph(traced, name, is_neuron, library.negligible, steps_first=multi_step)
     neurons = {}
     for key, population in graph.firing.items():
@@ -145,7 +149,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
             neurons[key] = _described(population, library.described)
             neurons[key].neuron.check()
     untie(graph.populations)
-    norms = {key: _kept_norm(population) for key, population in graph.firing.items()}
+    norms = {key: _kept_norm(graph.firing[key]) for key, described in neurons.items() if described.neuron.fires}
     for key, population in graph.populations.items():
         if norms.get(key) is None:
             fold_norms(population, traced)
@@ -153,9 +157,11 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
     def layer(key: str, population: Population) -> nn.Module:
         if not population.fires:
             return build_layer(population.modules, CARRIED)
+        with checks.at(f"{name}: {path_of(population.node)}"):
+            multiply(population.modules, neurons[key].gain)
         layer: Any = build_layer(population.modules, neurons[key].neuron, neurons[key].v_init)
         layer.surrogate = neurons[key].surrogate
-        if norms[key] is not None:
+        if norms.get(key) is not None:
             layer.bn = norms[key]
         if (learn := neurons[key].learn) is not None:
             learn(layer)

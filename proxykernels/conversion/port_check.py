@@ -18,6 +18,7 @@ from ..layers import Neurons
 from ..network import Network
 from ..spikes import Spikes, pack
 
+TINY = 1e-30
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
 
 
@@ -47,38 +48,44 @@ class Difference(Exception):
 
 
 @torch.no_grad()
-def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> Tensor:
+def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> tuple[Tensor, Tensor]:
     """What ``net`` gives for x [T, N, ...] where each layer in ``watched`` has been given what it is there.
+
+    Also the sums of the sizes of all terms of that, of which rounding is a part.
 
     Raises:
         Difference: a layer's currents or spikes differ by more than rounding.
     """
     values: dict[str, Spikes | Tensor] = {Network.INPUT: x}
+    sizes: dict[str, Tensor] = {Network.INPUT: x.float().abs()}
     layer: Any
     for name, layer, sources in net.layers():
-        inputs = tuple(values[source] for source in sources)
-        taken: Any = inputs if len(inputs) > 1 else inputs[0]
-        if name not in watched:
-            try:
-                y = layer(taken)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise Difference(name, f"cannot take what it is given there: {error}") from error
-            values[name] = y
-            continue
-        there = watched[name]
-        _check_currents(name, layer, taken, there)
-        check_neurons(name, layer, there.current * there.gain, there.fired)
-        values[name] = pack(there.given) if layer.neuron.fires else there.given
-    y = values[name]
-    return y.dense() if isinstance(y, Spikes) else y
+        inputs, its_sizes = (_of(sources, of_each) for of_each in (values, sizes))
+        try:
+            if name in watched:
+                there = watched[name]
+                _check_currents(name, layer, inputs, its_sizes, there)
+                check_neurons(name, layer, there.current[:, :1] * there.gain, there.fired[:, :1])  # one sample does
+                values[name] = pack(there.given) if layer.neuron.fires else there.given
+            else:
+                values[name] = layer(inputs)
+            if name in watched or isinstance(layer, Neurons) and layer.neuron.fires:
+                sizes[name] = _dense(values[name]).abs()
+            else:  # real values, carried on
+                sizes[name] = _sizes(layer, its_sizes) if isinstance(layer, Neurons) else _dense(layer(its_sizes))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise Difference(name, f"cannot take what it is given there: {error}") from error
+    return _dense(values[name]), sizes[name]
 
 
-def _check_currents(name: str, layer: Neurons, x: Any, there: Watched) -> None:
-    try:
-        terms = [(synapse.plain(), _dense(part)) for synapse, part in layer.terms(x)]
-        current: Any = sum(_of_steps(module, part) for module, part in terms) / there.gain
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise Difference(name, f"cannot take what it is given there: {error}") from error
+def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
+    inputs = tuple(values[source] for source in sources)
+    return inputs if len(inputs) > 1 else inputs[0]
+
+
+def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> None:
+    """``sizes``: of the inputs."""
+    current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in layer.terms(x)) / there.gain
     if current.shape != there.current.shape:
         raise Difference(
             name, f"its neurons take currents of the shape {_shape(there.current)} there, and {_shape(current)} here"
@@ -86,14 +93,12 @@ def _check_currents(name: str, layer: Neurons, x: Any, there: Watched) -> None:
     difference = (current - there.current).abs()
     if not bool(difference.any()):
         return
-    size = sum(_sizes(module, part) for module, part in terms) / abs(there.gain)
-    unit = _rounding(there.current)
-    wrong = ~(difference <= unit * (size + difference.new_tensor(1e-30)))
-    if bool(wrong.any()):
-        k = int((difference / (unit * size + 1e-30)).argmax())
+    limit = _rounding(there.current) * _sizes(layer, sizes) / abs(there.gain) + TINY
+    if bool((difference > limit).any()) or not bool(difference.isfinite().all()):
+        k = int((difference / limit).argmax())
         raise Difference(
             name,
-            f"{_share(wrong)} of the currents that its neurons take differ, for example "
+            f"{_share(~(difference <= limit))} of the currents that its neurons take differ, for example "
             f"{there.current.flatten()[k]:.6g} there and {current.flatten()[k]:.6g} here",
         )
 
@@ -108,16 +113,19 @@ def _of_steps(module: nn.Module, x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def _sizes(module: Any, x: Tensor) -> Tensor:
-    """The sums [T, N, ...] of the sizes of all terms of a module's results."""
-    x = x.abs()
-    if isinstance(module, nn.Identity):
-        return x
-    absolute = object.__new__(type(module))
-    absolute.__dict__.update({**module.__dict__, "_parameters": {}})
-    for key, value in module._parameters.items():
-        absolute.__dict__[key] = None if value is None else value.detach().float().abs()
-    return absolute.forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+def _sizes(layer: Any, sizes: Any) -> Any:
+    """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of inputs of those ``sizes``."""
+    return sum(_of_steps(_absolute(synapse.plain()), part) for synapse, part in layer.terms(sizes))
+
+
+def _absolute(module: nn.Module) -> nn.Module:
+    """A module with the sizes of its weights, which it shares with none."""
+    absolute = copy.copy(module)
+    absolute._parameters = {
+        key: None if value is None else nn.Parameter(value.detach().float().abs(), False)
+        for key, value in module._parameters.items()
+    }
+    return absolute
 
 
 def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> None:
@@ -136,7 +144,7 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
     if not layer.neuron.fires:
         potentials = _integrate(current, states[0], neuron)
         scale = potentials.abs().cummax(0).values + current.abs().cummax(0).values
-        wrong = ~((potentials - fired).abs() <= unit * scale + 1e-30)
+        wrong = ~((potentials - fired).abs() <= unit * scale + TINY)
     else:
         wrong = torch.stack(_misplaced(current, states, neuron, fired, unit))
     if bool(wrong.any()):
@@ -171,19 +179,29 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
     return wrong
 
 
-def check_output(y: Tensor, there: Any) -> None:
-    """Whether the original's output is y [T, N, ...], or its mean or sum over time; other outputs say nothing.
+def check_output(y: Tensor, sizes: Tensor, there: Any) -> None:
+    """Whether the original's output is y [T, N, ...], or what it may be over time; outputs of other shapes say nothing.
 
     Raises:
         Difference: it is of such a shape, and differs.
     """
-    there = next((part for part in there if isinstance(part, Tensor)), None) if isinstance(there, Sequence) else there
+    parts = [part for part in there if isinstance(part, Tensor)] if isinstance(there, list | tuple) else []
+    if len(parts) == len(y) and all(part.shape == y.shape[1:] for part in parts):
+        there = torch.stack(parts)  # the list of a readout's potentials
+    elif parts:
+        there = parts[0]
     if not isinstance(there, Tensor):
         return
-    candidates = [y] if there.shape == y.shape else [y.mean(0), y.sum(0)] if there.shape == y.shape[1:] else []
-    scale = 64 * _rounding(there) * y.abs().max()
-    if candidates and not any(bool(((one - there).abs() <= scale).all()) for one in candidates):
+    candidates = [y] if there.shape == y.shape else _over_time(y) if there.shape == y.shape[1:] else []
+    limit = _rounding(there) * sizes.sum(0) + TINY
+    if candidates and not any(bool(((one - there).abs() <= limit).all()) for one in candidates):
         raise Difference("", f"its output differs by up to {(candidates[0] - there).abs().max():.3g}")
+
+
+def _over_time(y: Tensor) -> list[Tensor]:
+    """One value for all steps, as networks and SpikingJelly's readouts give it."""
+    most, least = y.amax(0), y.amin(0)
+    return [y.mean(0), y.sum(0), y[-1], most, torch.where(most.abs() > least.abs(), most, least)]
 
 
 def _rounding(values: Tensor) -> float:

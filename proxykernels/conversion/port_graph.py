@@ -63,13 +63,29 @@ class PortGraph(Graph):
                 return self._reshape(node, x, nn.Flatten(), path_of(node))
         return super()._step(node, values)
 
+    def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
+        """Readouts give potentials, of all steps or, as their ``decode`` says, one value for all."""
+        signal = super()._fire(node, x, neuron)
+        if not hasattr(neuron, "decode"):
+            return signal
+        decode: Any = neuron.decode
+        if decode is not None and any(user.op != "output" for user in node.users):
+            raise TypeError(
+                f"{self.model}: {path_of(node)} gives one value for all steps; with decode={decode!r} it must be the last"
+            )
+        return replace(signal, neurons=Network.INPUT, binary=False, signed=True)
+
     def _is_over_time(self, node: fx.Node, name: str, x: Signal | Current) -> bool:
         """Whether a node repeats the input for all steps, or takes their mean at the end: both are the caller's."""
         axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         if name in REPEATED and isinstance(x, Signal) and x.layer == Network.INPUT:
             self.repeats_input |= name != "unsqueeze"
             return bool(name != "unsqueeze" or axis == 0)
-        return name in OVER_TIME and axis in (0, [0], (0,)) and all(user.op == "output" for user in node.users)
+        if name == "stack":  # of the list of potentials that a readout gives
+            return isinstance(node.args[0], fx.Node) and axis in (0, None)
+        is_last = name == "getitem" and axis == -1
+        at_the_end = all(user.op == "output" for user in node.users)
+        return at_the_end and (is_last or name in OVER_TIME and axis in (0, [0], (0,)))
 
     def _flattened(self, node: fx.Node, name: str, x: Signal | Current) -> Signal | Current:
         """[N, C, H, W] as [N, features], of shapes that are not known; with the steps in front where it has them."""
@@ -140,7 +156,7 @@ class PortGraph(Graph):
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
         if not self.populations or not self.firing:
             raise TypeError(f"{self.model} must have neurons, it has none")
-        if isinstance(x, Signal) and not x.binary:
+        if isinstance(x, Signal) and not x.binary and x.layer not in self.populations:
             name = free_name("output", self.order)
             x = Current(name, "its output", [Synapse(nn.Identity(), x)])
         if isinstance(x, Current):

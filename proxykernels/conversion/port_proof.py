@@ -57,7 +57,7 @@ class Proof:
         try:
             for key, there in watched.items():
                 self._check_alone(key, net.get_submodule(key), there)
-            check_output(compare(net, x, watched), output)
+            check_output(*compare(net, x, watched), output)
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
 
@@ -73,7 +73,7 @@ class Proof:
         """The neurons on currents of their own, on which they fire."""
         like = there.current
         threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
-        shape = PROBED, 1, *like.shape[2:]
+        shape = PROBED, 1, like.shape[2], *(min(n, 4) for n in like.shape[3:])  # neurons of a channel are alike
         current = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.3) * threshold
         current = current.to(like) / there.gain
         fired = self.original.fires(self.paths[key], current)

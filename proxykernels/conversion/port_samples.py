@@ -42,6 +42,7 @@ def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
     """What the first layers with weights are, and their inputs' channels; behind a Flatten its features."""
     from_input = {Network.INPUT}
     layer: Any
+    sources: Any
     for name, layer, sources in net.layers():
         if not from_input.intersection(sources):
             continue
@@ -58,7 +59,7 @@ def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
 
 def _takes(net: Network, shape: tuple[int, ...]) -> bool:
     """Whether every layer takes what those before it give of a sample of that shape."""
-    values = {Network.INPUT: torch.empty(1, 1, *shape, device="meta")}
+    values = {Network.INPUT: _zeros(1, 1, *shape)}
     try:
         for name, layer, sources in net.layers():
             inputs = tuple(values[source] for source in sources)
@@ -82,4 +83,8 @@ def _given(layer: nn.Module, x: Any) -> Tensor:
     (shape,) = shapes
     if min(shape[2:]) < 1:
         raise ValueError("nothing left")
-    return torch.empty(shape, device="meta")
+    return _zeros(*shape)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(()).expand(shape)  # no memory; torch's meta device takes seconds to load

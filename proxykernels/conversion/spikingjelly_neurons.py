@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
+from ..neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
 from ..surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from .described import Described
 from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
@@ -31,7 +31,7 @@ def described(node: Any, axes: int | None) -> Described:
         raise TypeError(
             f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; put one of them in its place and train on"
         )
-    if not getattr(node.surrogate_function, "spiking", True):
+    if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
     return _KINDS[kind](node)
 
@@ -69,6 +69,14 @@ def _current_based(node: Any) -> Described:
     return Described(CubaLIFNeuron(node.v_threshold, node.v_reset, **decays), node.v_reset or 0.0, _surrogate(node))
 
 
+def _readout(node: Any) -> Described:
+    """It integrates, and gives its potentials; what its ``decode`` makes of them is left to the caller."""
+    tau = getattr(node, "tau", None)
+    if tau is None:
+        return Described(LINeuron())
+    return Described(LINeuron(decay=1 - 1 / tau), gain=1 / tau)
+
+
 def _of_tau(node: Any, tau: float) -> Described:
     neuron = _leaky_neuron(node, tau, node.decay_input)
     return Described(neuron, surrogate=_surrogate(node, tau if node.decay_input else 1.0))
@@ -99,6 +107,10 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
 _KINDS: dict[str, Callable[[Any], Described]] = {
     "IFNode": _integrate_and_fire,
     "LIFNode": _leaky,
+    "SLTTLIFNode": _leaky,  # which differ in what they learn by alone
+    "OTTTLIFNode": _leaky,
     "ParametricLIFNode": _parametric,
     "CUBALIFNode": _current_based,
+    "NonSpikingIFNode": _readout,
+    "NonSpikingLIFNode": _readout,
 }

@@ -12,7 +12,10 @@ from torch import fx
 
 from .fx_calls import path_of
 
-LAYERS = "take one step's layers, nn.Sequential(net.fc1, net.lif1, ...), which need no state"
+ONE_STEP = (
+    "write one step in a module of its own: a forward that calls the layers once, shortcuts too, neurons without their "
+    "potentials, self.lif1(self.fc1(x)), and returns what the last give"
+)
 
 
 class Loop(NamedTuple):
@@ -39,7 +42,10 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphMod
     """
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
-        if node.op == "call_module" and is_neuron(traced.get_submodule(str(node.target))):
+        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if (
+            module is not None and is_neuron(module) and not hasattr(module, "decode")
+        ):  # readouts have no states to give
             calls.setdefault(str(node.target), []).append(node)
     loop = _Loop(traced, model, calls)
     with_state = any(len(node.args) > 1 or _parts(node) for node in loop.number)
@@ -48,7 +54,7 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphMod
     steps = loop.steps()
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
-            raise TypeError(f"{model}: step {k} of its forward pass is another than step 0; {LAYERS}")
+            raise TypeError(f"{model}: step {k} of its forward pass is another than step 0; {ONE_STEP}")
     first = [nodes[0] for nodes in calls.values()]
     for node in first:
         loop.check_start(node)
@@ -96,7 +102,7 @@ class _Loop:
                 return steps
         raise TypeError(
             f"{self.model} must return the spikes of its last neurons, of one step or torch.stack of all; it returns "
-            f"{', '.join(map(str, returned))}; or {LAYERS}"
+            f"{', '.join(map(str, returned))}; or {ONE_STEP}"
         )
 
     def _listed(self, value: Any) -> list[fx.Node]:
@@ -109,7 +115,7 @@ class _Loop:
             return self._listed(value.args[0])
         if name == "stack" and value.kwargs.get("dim", 0) == 0 and value.args[1:] in ((), (0,)):
             steps = value.args[0] if value.args else value.kwargs["tensors"]
-            return list(steps)  # type: ignore[arg-type]
+            return list(steps) if isinstance(steps, list | tuple) else [value]  # or a readout's own list
         return [value]
 
     def _is_spikes(self, node: fx.Node) -> bool:
@@ -165,7 +171,7 @@ class _Loop:
             if not isinstance(values, torch.Tensor) or bool(values.any()):
                 raise TypeError(
                     f"{self.model}: {path_of(node)} starts from a potential of its own; start from init_leaky(), or "
-                    f"{LAYERS}"
+                    f"{ONE_STEP}"
                 )
 
 

@@ -47,11 +47,27 @@ def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *
             f"layer {name} is an nn.{type(module).__name__}, which takes a tensor of one step; use "
             f"{COUNTERPARTS[function]}"
         )
-    with checks.at(f"layer {name}"):
-        y = module.forward(*inputs, **options)
+    try:
+        with checks.at(f"layer {name}"):
+            y = module.forward(*inputs, **options)
+    except TypeError as error:
+        if function is None and any(isinstance(x, Spikes) for x in inputs):
+            _refuse_derived(name, module, error)
+        raise
     if seen is not None:
         seen(y)
     return y
+
+
+def _refuse_derived(name: str, module: nn.Module, error: TypeError) -> None:
+    """What is derived of a module of torch, as another library's layers are, has failed on Spikes: what takes them."""
+    kind = next((kind for kind in type(module).__mro__ if kind in FUNCTIONS), None)
+    library = type(module).__module__.split(".")[0]
+    if kind is not None and library != "proxykernels":
+        raise TypeError(
+            f"layer {name} is a {type(module).__name__} of {library}, which takes no Spikes; use "
+            f"{COUNTERPARTS[FUNCTIONS[kind]]}"
+        ) from error
 
 
 def _has_steps(module: nn.Module, x: Spikes | Tensor) -> bool:

@@ -99,6 +99,81 @@ def test_time_constants_of_spikingjelly():
     assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(1.0, 0.0, torch.tensor(0.5), 0.0)
 
 
+READOUTS = {
+    "NonSpikingIFNode": ({}, lambda y: y),
+    "NonSpikingLIFNode": ({"tau": 4.0}, lambda y: y),
+    "last": ({"tau": 2.0, "decode": "last_mem"}, lambda y: y[-1]),
+    "mean": ({"tau": 2.0, "decode": "mean-mem"}, lambda y: y.mean(0)),
+    "max": ({"tau": 8.0, "decode": "max-mem"}, lambda y: y.max(0).values),
+    "max-abs": (
+        {"tau": 2.0, "decode": "max-abs-mem"},
+        lambda y: torch.where(y.amax(0) > -y.amin(0), y.amax(0), y.amin(0)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_readouts_of_spikingjelly(generator, name):
+    """Potentials of every step, whose decoding is left to the caller; a normalisation before them is folded."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    from spikingjelly.activation_based import functional
+
+    options, decoded = READOUTS[name]
+    kind = getattr(neuron, name if "Node" in name else "NonSpikingLIFNode")
+    net = nn.Sequential(
+        layer.Conv2d(2, 6, 3), neuron.IFNode(), layer.Conv2d(6, 5, 3), layer.BatchNorm2d(5), kind(**options)
+    )
+    functional.set_step_mode(make_dyadic(net, generator, 1 / 4), "m")
+    x = images(generator)
+    with torch.no_grad():
+        expected = net(x.expand(FEW, *x.shape).contiguous())
+    expected = torch.stack(expected) if isinstance(expected, list) else expected
+    ours = pk.from_spikingjelly(net)
+    assert [type(module).__name__ for module in ours.children()] == ["FusedIFConv2d", "FusedConv2d"]
+    actual = decoded(pk.simulate(ours, x, FEW).potentials)
+    assert len(expected.unique()) > 50 and torch.allclose(actual, expected, 1e-6, 1e-6)
+
+
+def test_readouts_whose_potentials_are_stacked(generator):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    from spikingjelly.activation_based import functional
+
+    class Net(nn.Module):
+        def __init__(self, end):
+            super().__init__()
+            self.fc1, self.sn, self.fc2 = layer.Linear(9, 20), neuron.LIFNode(), layer.Linear(20, 4)
+            self.readout, self.end = neuron.NonSpikingLIFNode(), end
+
+        def forward(self, x):
+            return self.end(self.readout(self.fc2(self.sn(self.fc1(x)))))
+
+    x = dyadic(3, 9, generator=generator).abs()
+    for end, decoded in (
+        (torch.stack, lambda y: y),
+        (lambda v: torch.stack(v).mean(0), lambda y: y.mean(0)),
+        (lambda v: v[-1], lambda y: y[-1]),
+    ):
+        net = make_dyadic(Net(end), generator, 1 / 4)
+        functional.set_step_mode(net, "m")
+        with torch.no_grad():
+            expected = net(x.expand(FEW, *x.shape).contiguous())
+        actual = decoded(pk.simulate(pk.from_spikingjelly(net), x, FEW).potentials)
+        expected = torch.stack(expected) if isinstance(expected, list) else expected
+        assert len(expected.unique()) > 10 and torch.allclose(actual, expected, 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["SLTTLIFNode", "OTTTLIFNode"])
+def test_neurons_of_spikingjelly_that_are_trained_online(generator, kind):
+    """In evaluation they are leaky neurons; they have no multi-step mode."""
+    net = make_dyadic(sequential(spikingjelly_neuron(kind, 0.0)), generator, 1 / 4)
+    x = images(generator)
+    expected = spikingjelly_fires(net, x, FEW, "s")
+    actual = pk.simulate(pk.from_spikingjelly(net), x, FEW).spikes.dense()
+    assert torch.equal(actual, expected) and 0.02 < expected.mean() < 0.98
+
+
 def test_what_spikingjelly_nets_may_not_hold():
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
@@ -111,7 +186,10 @@ def test_what_spikingjelly_nets_may_not_hold():
             "'1': QIFNode has no counterpart here, only IFNode",
         ),
         (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN has no counterpart here"),
-        (nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode()), "'1': NonSpikingLIFNode has no counterpart"),
+        (
+            nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
+            "module '1' gives one value for all steps; with decode='max-mem' it must be the last",
+        ),
         (nn.Sequential(layer.Linear(3, 4), continuous), "'1': LIFNode gives values, not spikes: set its surrogate"),
         (nn.Sequential(layer.Linear(3, 4)), "must have neurons, it has none"),
         (3, "net must be a torch.nn.Module"),

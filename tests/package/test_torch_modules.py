@@ -105,3 +105,20 @@ def test_a_library_that_does_not_load_is_no_error_of_a_layer(monkeypatch):
     spikes = pk.Spikes(torch.zeros(2, 5, 16, 1, dtype=torch.uint8), (5, 2, 4, 4, 4))
     with pytest.raises(RuntimeError, match=r"^the C\+\+ library is stale"):
         pk.simulate(nn.Sequential(pk.MaxPool2d(2), pk.IF()), spikes, 5)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_another_librarys_pooling_is_told_what_takes_its_place(mode):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    net = nn.Sequential(pk.FusedIFConv2d(2, 4, 3), layer.MaxPool2d(2, step_mode=mode), pk.FusedIFConv2d(4, 4, 3)).eval()
+    with pytest.raises(TypeError, match="layer 1.* takes? .*; use proxykernels.MaxPool2d"):
+        pk.simulate(net, torch.rand(2, 2, 8, 8), 4)
+
+
+def test_what_is_derived_of_torch_may_take_spikes():
+    class Pool(nn.MaxPool2d):
+        def forward(self, x):
+            return pk.max_pool2d(x, self.kernel_size)
+
+    net = nn.Sequential(pk.FusedIFConv2d(2, 4, 3), Pool(2), pk.FusedIFConv2d(4, 4, 3)).eval()
+    assert pk.simulate(net, torch.rand(2, 2, 8, 8), 4).spikes.shape == (4, 2, 4, 1, 1)
