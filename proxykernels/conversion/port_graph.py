@@ -63,15 +63,15 @@ class PortGraph(Graph):
                 return self._reshape(node, x, nn.Flatten(), path_of(node))
         return super()._step(node, values)
 
-    def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
+    def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts give potentials, of all steps or, as their ``decode`` says, one value for all."""
         signal = super()._fire(node, x, neuron)
         if not hasattr(neuron, "decode"):
             return signal
-        decode: Any = neuron.decode
-        if decode is not None and any(user.op != "output" for user in node.users):
+        if neuron.decode is not None and any(user.op != "output" for user in node.users):
             raise TypeError(
-                f"{self.model}: {path_of(node)} gives one value for all steps; with decode={decode!r} it must be the last"
+                f"{self.model}: {path_of(node)} gives one value for all steps; with decode={neuron.decode!r} it must "
+                "the last"
             )
         return replace(signal, neurons=Network.INPUT, binary=False, signed=True)
 

@@ -27,8 +27,10 @@ class RankedProxy(fx.Proxy):
 
     @property
     def shape(self) -> Any:
-        shape = super().__getattr__("shape")
-        return shape if self.rank is None else tuple(shape[axis] for axis in range(self.rank))
+        shape: Any = super().__getattr__("shape")
+        if self.rank is None:
+            return shape
+        return tuple(shape[axis] for axis in range(self.rank))
 
     def dim(self) -> Any:
         return super().__getattr__("dim")() if self.rank is None else self.rank

@@ -43,9 +43,7 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphMod
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if (
-            module is not None and is_neuron(module) and not hasattr(module, "decode")
-        ):  # readouts have no states to give
+        if module is not None and is_neuron(module) and not hasattr(module, "decode"):  # else it has no states
             calls.setdefault(str(node.target), []).append(node)
     loop = _Loop(traced, model, calls)
     with_state = any(len(node.args) > 1 or _parts(node) for node in loop.number)
