@@ -41,11 +41,16 @@ def derivative(x: Tensor, theta: Tensor, surrogate: Surrogate) -> Tensor:
 class SurrogateSpike(torch.autograd.Function):
     """``x >= 0``; backward, with the surrogate derivative."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x: Tensor, theta: Tensor, surrogate: Surrogate) -> Tensor:
-        ctx.save_for_backward(x, theta)
-        ctx.surrogate = surrogate
+    def forward(x: Tensor, theta: Tensor, surrogate: Surrogate) -> Tensor:
         return (x >= 0).float()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, theta, ctx.surrogate = inputs
+        ctx.save_for_backward(x, theta)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):

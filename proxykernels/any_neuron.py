@@ -38,7 +38,9 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     state = start(v, shape[1:], current.device, neuron)
     pixels = to_channels_last(current, 2)
     if wants_gradient(surrogate, current, state, parameters.channels):
-        return with_gradient(inputs.Currents(), pixels, pixels, None, None, state, parameters, surrogate, shape, neuron)
+        return with_gradient(
+            inputs.Currents(len(pixels)), None, pixels, None, None, state, parameters, surrogate, shape, neuron
+        )
     words, after = ops.if_scan(pixels.detach(), state.detach(), parameters.detach())
     return Spikes(words, shape), state_of(after, shape[1:], neuron)
 
@@ -58,7 +60,7 @@ def hold(
     state, parameters = start(v, shape, device, neuron), neuron.on(channels(shape), device)
     if wants_gradient(surrogate, current, state, parameters.channels):
         given = inputs.HeldCurrents(T, v is None and neuron.repeats(device, T))
-        return with_gradient(given, pixels, pixels, None, None, state, parameters, surrogate, (T, *shape), neuron)
+        return with_gradient(given, None, pixels, None, None, state, parameters, surrogate, (T, *shape), neuron)
     v = v.detach() if isinstance(v, Tensor) else v
     return _fire_held(pixels.detach(), T, shape, v, neuron.detach())
 
@@ -152,8 +154,8 @@ def _behind(
         weight = scaled(weight, x) if isinstance(x, Spikes) else weight
         operands = _taps(weight), bias, start(v, shape, device, neuron), neuron.on(shape[1], device), surrogate
         repeats = v is None and neuron.repeats(device, T)
-        given, source, x = inputs.of(x, inputs.Window(tuple(size), *window), repeats)
-        return with_gradient(given, source, x, *operands, (T, *shape), neuron)
+        given, handle, x = inputs.of(x, inputs.Window(tuple(size), *window), repeats)
+        return with_gradient(given, handle, x, *operands, (T, *shape), neuron)
     weight, bias, neuron = weight.detach(), None if bias is None else bias.detach(), neuron.detach()
     v = v.detach() if isinstance(v, Tensor) else v
     if not isinstance(x, Spikes):

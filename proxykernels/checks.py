@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from . import known
-from .kernels import constants
 from .kernels.rounding import PRECISIONS
 from .kernels.weight_layouts import is_finite, refuse_infinite
+from .known import can_be_read
 from .spikes import Spikes, is_binary, pack
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ def not_traced() -> None:
 def values(name: str, x: Spikes | Tensor) -> None:
     """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
     not_traced()
-    if x.device.type == "meta":
+    place = "on meta" if x.device.type == "meta" else "a FakeTensor" if known.is_fake_mode() else None
+    if place:
         raise TypeError(
-            f"{name} is on meta, which holds no spikes to simulate; for the shapes call the layers, "
+            f"{name} is {place}, which holds no spikes to simulate; for the shapes call the layers, "
             "net(x.expand(T, *x.shape))"
         )
 
@@ -253,16 +254,8 @@ def finite(name: str, tensor: Tensor) -> None:
     """No NaN and no infinity, also in float32. Not looked at where the values cannot be read."""
     if not can_be_read(tensor):
         return
-    if not is_finite(tensor):
+    if not is_finite(known.plain(tensor)):
         raise ValueError(f"{name} must be finite in float32, and holds NaN or infinite values")
-
-
-def can_be_read(tensor: Tensor) -> bool:
-    """Not of a graph that is traced or captured, nor on the meta device; on a GPU not while a network is simulated,
-    which has looked at all that it was given."""
-    if torch.compiler.is_compiling() or tensor.is_meta:
-        return False
-    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
 
 def as_float32(value: float) -> float:

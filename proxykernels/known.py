@@ -13,10 +13,33 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .kernels import constants
 from .kernels.weight_layouts import is_finite
+
+_FAKE = torch._C._TorchDispatchModeKey.FAKE
 
 _sources = WeakTensorKeyDictionary()  # tensor -> those that it was computed from
 _found = WeakTensorKeyDictionary()  # first source -> what was asked -> the versions of all sources, and the answer
+
+
+def can_be_read(tensor: Tensor) -> bool:
+    """Not of a graph that is traced or captured, nor on the meta device or of FakeTensorMode; on a GPU not while a
+    network is simulated, which has looked at all that it was given."""
+    if torch.compiler.is_compiling() or tensor.is_meta or is_fake_mode():
+        return False
+    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
+
+
+def is_fake_mode() -> bool:
+    """Whether tensors have no values now: in a FakeTensorMode."""
+    return torch._C._get_dispatch_mode(_FAKE) is not None
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """What a tensor of torch.func holds, of vmap all samples; another tensor is itself."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def made_of(values: Tensor, *sources: Tensor | None) -> Tensor:
@@ -32,6 +55,7 @@ def made_of(values: Tensor, *sources: Tensor | None) -> Tensor:
 
 def once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
     """``look(values)``."""
+    values = plain(values)
     if not values.is_cuda:
         return look(values)
     found = _recall(look, values)

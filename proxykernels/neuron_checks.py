@@ -21,7 +21,7 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
         raise TypeError(f"v_threshold must be a number or a tensor [C], got {v_threshold!r}")
     if v_reset is not None and not checks.is_number(v_reset):
         raise TypeError(f"v_reset must be a number (hard reset) or None (soft reset), got {v_reset!r}")
-    if isinstance(v_threshold, Tensor) and not checks.can_be_read(v_threshold):
+    if isinstance(v_threshold, Tensor) and not known.can_be_read(v_threshold):
         return v_reset
     lowest, highest = _limits(v_threshold)
     if not (lowest > 0 and highest < math.inf):  # comparisons, which a compiled graph can guard
@@ -40,7 +40,7 @@ def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
 def resting(v_rest: float, v_threshold: float | Tensor) -> float:
     """The potential at rest, below the threshold."""
     checks.start("v_rest", v_rest)
-    if torch.compiler.is_compiling() or (isinstance(v_threshold, Tensor) and not checks.can_be_read(v_threshold)):
+    if torch.compiler.is_compiling() or (isinstance(v_threshold, Tensor) and not known.can_be_read(v_threshold)):
         return v_rest
     lowest, _ = _limits(v_threshold)
     if not checks.as_float32(v_rest) < lowest:
@@ -84,7 +84,7 @@ def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[floa
                 f"{name} must be a number or a float tensor [C] of one value a channel, got {value.dtype} "
                 f"{list(value.shape)}"
             )
-        if not checks.can_be_read(value):
+        if not known.can_be_read(value):
             return
     elif not checks.is_number(value):
         raise TypeError(f"{name} must be a number or a tensor [C], got {value!r}")

@@ -55,11 +55,22 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         for device in devices:
             torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
         torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*grouped(operands)))
+        if "(a!)" not in schema:
+            torch.library.register_vmap(f"proxykernels::{name}", partial(_one_after_another, operator))
         if not any(kinds):
             return operator
         return wraps(fake)(lambda *operands: operator(*apart(operands)))
 
     return register
+
+
+def _one_after_another(operator, info, dims: tuple, *operands):
+    """torch.vmap of an operator: a call for each of the samples, along ``dims`` of the operands."""
+    pairs = [(x, dim if isinstance(x, Tensor) else None) for x, dim in zip(operands, dims, strict=True)]
+    calls = [operator(*(x if dim is None else x.select(dim, k) for x, dim in pairs)) for k in range(info.batch_size)]
+    if isinstance(calls[0], Tensor):
+        return torch.stack(calls), 0
+    return tuple(map(torch.stack, zip(*calls, strict=True))), (0,) * len(calls[0])
 
 
 def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:

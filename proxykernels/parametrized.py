@@ -5,7 +5,7 @@ Code that copies layers or calls them in its own way takes the weights from here
 """
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -33,6 +33,16 @@ def with_plain_weights(module: Module) -> Module:
     Itself if there is none; else a copy that shares its other parameters and its buffers.
     """
     return _plain(module, {}) if is_parametrized(module) else module
+
+
+def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module:
+    """A parametrized module of what it is without: ``plain`` has each weight as it was computed by its ``rules``, those
+    of ``module.parametrizations``. For pickle."""
+    for name, rule in rules.items():
+        parametrize.register_parametrization(plain, name, nn.Identity())
+        parametrizations: Any = plain.parametrizations  # an nn.ModuleDict
+        parametrizations[name] = rule
+    return plain
 
 
 def shallow_copy(module: Module) -> Module:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import handles, ops, packed
+from . import handles, known, ops, packed
 from .storage import Periods, Words
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
@@ -234,6 +234,12 @@ COUNTERPARTS = {  # function of torch -> what takes spikes in its place
 }
 
 
+_NOT_BINARY = (
+    "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to if_scan, if_hold "
+    "or a layer"
+)
+
+
 def pack(dense: Tensor) -> Spikes:
     """Pack spikes at one bit each.
 
@@ -254,16 +260,17 @@ def pack(dense: Tensor) -> Spikes:
         raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
-    if not is_binary(dense):
-        raise ValueError(
-            "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to "
-            "if_scan, if_hold or a layer"
-        )
+    if not known.can_be_read(dense):
+        if torch.compiler.is_compiling():  # the graph looks at the values that it gets
+            torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)
+    elif not is_binary(dense):
+        raise ValueError(_NOT_BINARY)
     return Spikes(pack_words(dense.bool()), dense.shape)
 
 
 def is_binary(dense: Tensor) -> bool:
     """Whether a tensor holds nothing but 0 and 1."""
+    dense = known.plain(dense)
     if dense.dtype == torch.bool:
         return True
     first = dense[:1] if dense.ndim else dense  # of most real values it tells

@@ -48,7 +48,7 @@ def convolved(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: t
 
 def with_gradient(
     given: inputs.Input,
-    source: Tensor | None,
+    handle: Tensor | None,
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -60,6 +60,6 @@ def with_gradient(
 ) -> tuple[Spikes, Tensor]:
     """Spikes of ``shape`` (T, N, ...) that carry a gradient, and the state; the other arguments: those of fire."""
     bias = None if bias is None else bias.float()
-    words, handle, after = fire(given, source, x, weight, bias, state, parameters, surrogate.kernel)
+    words, handle, after = fire(given, handle, x, weight, bias, state, parameters, surrogate.kernel)
     kept = Periods(words, shape[0]) if getattr(given, "repeats", False) else words
     return Spikes(kept, shape, handle=handle), state_of(after, shape[1:], neuron)

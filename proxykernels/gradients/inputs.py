@@ -93,6 +93,7 @@ class Periods:
 class Values:
     """Real values [T, N, C_in, H, W]."""
 
+    T: int
     window: Window
 
     def fire(self, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
@@ -135,6 +136,8 @@ class Held:
 class Currents:
     """The currents themselves, [T, N, P, C]."""
 
+    T: int
+
     def fire(self, current: Tensor, weight: None, bias: None, v: Tensor, neuron: Neuron) -> Fired:
         return ops.if_scan(current, v, neuron)
 
@@ -170,14 +173,14 @@ Input = Words | Periods | Values | Held | Currents | HeldCurrents
 
 
 def of(x: Any, window: Window, repeats: bool) -> tuple[Input, Tensor | None, Tensor]:
-    """What kind of input x (T, N, C_in, H, W) is, Spikes or a tensor; what has its gradient; and its tensor.
+    """What kind of input x (T, N, C_in, H, W) is, Spikes or a tensor; the handle of spikes; and its tensor.
 
     ``repeats``: whether the neurons, on a held input, repeat themselves.
     """
     if isinstance(x, Tensor):
         if checks.is_held(x):
-            return Held(x.shape[0], window, repeats), x[0], x[0]
-        return Values(window), x, x
+            return Held(x.shape[0], window, repeats), None, x[0]
+        return Values(x.shape[0], window), None, x
     kept, handle = x._kept, x._handle
     if isinstance(kept, storage.Periods) and window.groups == 1:
         return Periods(kept.T, window, kept.start), handle, kept.periods

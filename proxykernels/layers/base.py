@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .. import checks, surrogates
+from ..parametrized import parametrized_again, with_plain_weights
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .attributes import NeuronAttributes
@@ -118,6 +120,12 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     def repeats(self, device: torch.device, T: int) -> bool:
         return self.at_rest and self.neuron.repeats(device, T)
+
+    def __reduce_ex__(self, protocol):
+        """Pickles parametrized layers too (learn_neurons), whose class torch makes as it goes."""
+        if not parametrize.is_parametrized(self):
+            return super().__reduce_ex__(protocol)
+        return parametrized_again, (with_plain_weights(self), dict(self.parametrizations.items()))
 
     def extra_repr(self) -> str:
         described = self.neuron.detach()

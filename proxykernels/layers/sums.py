@@ -118,12 +118,7 @@ class FusedSum(Neurons):
         """
         parameters: list[Any] = [getattr(s, name, None) for s in synapses for name in ("weight", "bias")]
         given = [p for p in parameters if p is not None]
-        if (
-            len(synapses) == 1
-            or self.surrogate is not None
-            or torch.compiler.is_compiling()
-            or not all(map(_is_plain, given))
-        ):
+        if len(synapses) == 1 or self.surrogate is not None or not all(map(_is_plain, given)):
             return _join(synapses[0], center, parameters)
 
         def join(*values: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -221,7 +216,10 @@ def _join(
 
 
 def _is_plain(parameter: Tensor) -> bool:
-    return type(parameter) in (Tensor, nn.Parameter) and parameter.device.type == "cpu"
+    """Whether it holds values of a CPU that can be looked at now."""
+    if type(parameter) not in (Tensor, nn.Parameter) or parameter.device.type != "cpu":
+        return False
+    return known.can_be_read(parameter) and known.plain(parameter) is parameter
 
 
 def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import dyadic, spikes
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import proxykernels as pk
 from proxykernels import ops
@@ -92,6 +93,31 @@ def test_a_converted_network_is_copied_and_saved(generator):
     other = pk.convert(ann, 2 * x)
     other.load_state_dict(net.state_dict())
     assert torch.equal(pk.simulate(other, x, 30).count(), expected)
+
+
+def test_layers_that_learn_their_neurons_are_pickled(generator):
+    net = nn.Sequential(pk.FusedLIFConv2d(1, 4, 3, decay=torch.rand(4, generator=generator)), pk.IF(0.25)).eval()
+    nn.utils.parametrizations.spectral_norm(pk.learn_neurons(net, "decay", "v_threshold")[0])
+    x, file = 4 * torch.rand(6, 2, 1, 6, 6, generator=generator), io.BytesIO()
+    expected = net(x)
+    torch.save(net, file)
+    file.seek(0)
+    for other in (pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False), copy.deepcopy(net)):
+        assert torch.equal(other(x), expected) and 0.02 < expected.mean() < 0.98
+        assert list(other.state_dict()) == list(net.state_dict())
+        assert [name for name, _ in other.named_parameters()] == [name for name, _ in net.named_parameters()]
+        assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in net.parameters()}
+
+
+def test_shapes_of_fake_tensors(net, x):
+    """In FakeTensorMode, as tools that plan memory use it; a simulation has nothing to look at there."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for sequence in (torch.rand(20, 2, 1, 12, 12), torch.rand(2, 1, 12, 12).expand(20, 2, 1, 12, 12)):
+            y = net(sequence)
+            assert isinstance(y, FakeTensor) and y.shape == (20, 2, 5)
+        assert pk.MaxRatePool2d(2)(torch.rand(5, 2, 3, 4, 4)).shape == (5, 2, 3, 2, 2)
+        with pytest.raises(TypeError, match=r"x is a FakeTensor, .* net\(x.expand"):
+            pk.simulate(net, torch.rand(2, 1, 12, 12), 20)
 
 
 def test_state_dicts_of_joining_layers_are_their_synapses():

@@ -109,3 +109,78 @@ def test_a_held_input_is_convolved_once_in_an_exported_graph(generator, monkeypa
     monkeypatch.setattr(unfused, "conv2d", lambda x, *rest: seen.append(len(x)) or conv2d(x, *rest))
     exported(examples["held"])
     assert seen == [1]
+
+
+def converted(generator) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(3)
+    ann = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2, 1),
+        nn.Flatten(), nn.Linear(8 * 9, 5),
+    )  # fmt: skip
+    images = torch.rand(8, 2, 12, 12, generator=generator)
+    return pk.convert(ann, images), images
+
+
+@pytest.mark.parametrize("strict", STRICT)
+def test_converted_networks_are_exported(generator, strict):
+    """Their maxima are of counts: MaxRatePool2d packs what the layer before gives as a tensor."""
+    net, images = converted(generator)
+    shapes = ({0: STEPS, 1: SAMPLES},)
+    x = images[:2].expand(20, *images[:2].shape)
+    exported = torch.export.export(net, (x,), dynamic_shapes=shapes, strict=strict).module()
+    for T, N in ((20, 2), (33, 5), (2, 3)):
+        assert_same(exported, net, torch.rand(T, N, 2, 12, 12, generator=generator))
+        assert_same(exported, net, images[:N].expand(T, *images[:N].shape))
+
+
+@pytest.mark.slow
+def test_converted_networks_are_compiled(generator):
+    torch._dynamo.reset()
+    net, images = converted(generator)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for T, N in ((20, 2), (33, 5)):
+        assert_same(compiled, net, images[:N].expand(T, *images[:N].shape))
+
+
+def test_a_graph_refuses_what_pack_refuses(generator):
+    torch._dynamo.reset()
+    pool, x = pk.MaxRatePool2d(2), (torch.rand(5, 2, 3, 4, 4, generator=generator) < 0.5).float()
+    exported = torch.export.export(pool, (x,)).module()
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    for traced in (exported, compiled):
+        assert torch.equal(traced(x), pool(x)) and x.any()
+        with pytest.raises(RuntimeError, match="dense must hold spikes"):
+            traced(x / 2)
+
+
+class Trained(nn.Module):
+    """Layers with a surrogate derivative: in front of values, of spikes, of a sum, and alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool = pk.FusedIFConv2d(2, 8, 3, padding=1, v_reset=None), pk.MaxPool2d(2)
+        self.join = pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity(), v_reset=None)
+        self.average, self.again, self.flatten = pk.AvgPool2d(2), pk.LIF(0.5, 0.25, None), pk.Flatten()
+        self.last = pk.FusedIFLinear(8 * 9, 5, v_reset=None)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x))
+        return self.last(self.flatten(self.again(self.average(self.join((x, x))))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["held", "moving", "spikes"])
+def test_training_is_compiled_without_graph_breaks(generator, kind):
+    torch._dynamo.reset()
+    net = pk.use_surrogate(Trained(), pk.Triangle(1.0))
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=12)
+    x = inputs(generator)[kind]
+    grad = dyadic(*x.shape[:2], 5, generator=generator)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    y, z = net(x), compiled(x)
+    assert torch.equal(y, z) and 0.02 < y.mean() < 0.98
+    expected, found = (torch.autograd.grad(out, list(net.parameters()), grad) for out in (y, z))
+    assert all(e.any() for e in expected)
+    for e, f in zip(expected, found, strict=True):
+        assert torch.allclose(e, f, rtol=1e-5, atol=1e-5 * e.abs().max().item())
