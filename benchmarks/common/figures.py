@@ -47,6 +47,11 @@ LOOKS = {
     "graph-fp32": Look("CUDA graph, float32", BLUE, "--"),
     "graph-tf32": Look("CUDA graph, TF32", SKY, "--"),
     "graph-fp16": Look("CUDA graph, float16", PINK, "--"),
+    "layers-fp16": Look("layer by layer, float16", VERMILION, "--"),
+    "layers-graph-fp32": Look("layer by layer, CUDA graph, float32", GREEN, "--"),
+    "layers-graph-tf32": Look("layer by layer, CUDA graph, TF32", BROWN, "--"),
+    "layers-graph-fp16": Look("layer by layer, CUDA graph, float16", ORANGE, "--"),
+    "layers-graph-bf16": Look("layer by layer, CUDA graph, bfloat16", ORANGE, ":"),
     # kernels of ops_speed.py
     "chosen": Look("chosen", BLACK, width=4.5),
     "events": Look("events", VERMILION),

@@ -1,1 +1,1 @@
-"""Parts of the commands about a GPU: rivals, compiled variants, the roofline model."""
+"""Parts of gpu_speed.py: what it measures, compiles and models, and the rivals that only a GPU can run."""

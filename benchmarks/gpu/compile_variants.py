@@ -19,12 +19,12 @@ from typing import Any
 
 from gpu import small_kernels
 from gpu.kernel_resources import TARGETS, resources
-from gpu.variants import CONV_LAYERS, NEURONS, PRODUCTS
+from gpu.variants import NEURONS, PRODUCTS, conv_layer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TENSOR_CORE_KERNELS = ("if_conv2d",)
 STEPS_OF_IEEE = ("if_conv2d", "if_scan")  # whose floats are the neurons' alone: each operation rounded by itself
-# Of a warp in a pass, on sm_80 and sm_90: some more than there are today. What is bound by them is in gpu/main_loop.py.
+# Of a warp in a pass, of the targets of main_loop.py, which says what is bound by them: some more than there are today.
 MOST_IN_LOOP = {"instructions": 260, "barriers": 4, "short_stores": 0, "conversions": 0}
 MOST_CONVERSIONS_IN_LOOP = 6  # of layouts, in Triton's GPU IR
 # Bytes of a thread that may be spilled outside the main loop: with tight registers the assembler keeps a few numbers on
@@ -183,7 +183,7 @@ def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     from proxykernels.kernels.gpu.block_sizes import choose_blocks, launch_options
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
 
-    neurons, C, C_out, kernel_size, stride, groups, bias = CONV_LAYERS[layer]
+    neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups
     K = group_C * kernel_size**2
     dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gpu.main_loop import SHARED, fused_or_flushed, main_loop, programs
+from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, main_loop, programs
 
 
 class Target(NamedTuple):
@@ -51,8 +51,8 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
     loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`).
 
-    Of sm_80 and sm_90 also programs (on a multiprocessor), num_warps, instructions, fused_or_flushed (of floats) and
-    loop (a main_loop.MainLoop as a dict, or None).
+    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, instructions, fused_or_flushed (of
+    floats) and loop (a main_loop.MainLoop as a dict, or None).
     """
     in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
@@ -67,7 +67,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
         usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", report))
         registers, spilled = usage["REG"], int(usage["STACK"]) + int(usage["LOCAL"])
         in_loop = loop_spills(code, target.tensor_core)
-        if (name := f"sm_{target.gpu[1]}") in SHARED:
+        if (name := f"sm_{target.gpu[1]}") in MULTIPROCESSORS:
             loop = main_loop(code, target.tensor_core)
             code_of_gpu = {
                 "programs": programs(name, int(registers), compiled.metadata.shared, compiled.metadata.num_warps),

@@ -5,19 +5,35 @@ all steps of a word (or 16, where there are no more) of a program's pixels by it
 
 Assumptions, by the CUDA C++ Programming Guide (throughput of native arithmetic instructions; technical specifications
 by compute capability) and NVIDIA's white papers: a multiprocessor issues 4 instructions of a warp a clock, has 64 lanes
-of integer arithmetic, and 128 bytes a clock of shared memory; its tensor cores make 1024 (sm_80) or 2048 (sm_90)
-float16 multiply-adds a clock, and twice as many of int8. Accesses of shared memory meet no bank conflict: the
-emulator, which knows addresses, counts 10 % more.
+of integer arithmetic, and 128 bytes a clock of shared memory; what its tensor cores do is in MULTIPROCESSORS. Accesses
+of shared memory meet no bank conflict: the emulator, which knows addresses, counts 10 % more.
 """
 
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
-REGISTERS, THREADS, BLOCKS = 65536, 2048, 32  # of a multiprocessor
-SHARED = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # bytes of a multiprocessor
+
+class Multiprocessor(NamedTuple):
+    """What one has: bytes of shared memory, threads, blocks; and multiply-adds a clock of its tensor cores.
+
+    ``multiply_adds``: by the type of the factors; float16 is summed in float32, int8 in int32.
+    """
+
+    shared: int
+    threads: int
+    blocks: int
+    multiply_adds: dict[str, int]
+
+
+REGISTERS = 65536  # of a multiprocessor
+MULTIPROCESSORS = {
+    "sm_80": Multiprocessor(164 << 10, 2048, 32, {"fp16": 1024, "i8": 2048}),
+    "sm_89": Multiprocessor(100 << 10, 1536, 24, {"fp16": 256, "i8": 1024}),  # GeForce: float32 sums at half the rate
+    "sm_90": Multiprocessor(228 << 10, 2048, 32, {"fp16": 2048, "i8": 4096}),
+}
 RESERVED = 1 << 10  # bytes of shared memory that the system takes of each block
-MULTIPLY_ADDS = {"sm_80": 1024, "sm_90": 2048}  # a clock of a multiprocessor
 WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of a lane's access; else 4
 NO_ARITHMETIC = (
     r"(U|BRA|BAR|HMMA|HGMMA|IMMA|IGMMA|LD|ST|BSYNC|BSSY|NOP|WARP|MEMBAR|FENCE|DEPBAR|R2UR|S2|CS2R|PLOP|VOTE)"
@@ -43,11 +59,11 @@ class MainLoop:
     integer: int
     shared_bytes: int
 
-    def cycles(self, target: str, num_warps: int, multiply_adds: int, operand_bytes: int) -> dict[str, float]:
+    def cycles(self, num_warps: int, tensor: float, operand_bytes: int) -> dict[str, float]:
         """Clocks of a multiprocessor for one pass of a program, by unit.
 
         Args:
-            multiply_adds: of a pass; of int8 half of them.
+            tensor: clocks of the tensor cores.
             operand_bytes: that tensor cores themselves read of shared memory (sm_90: weights,
                 by each group of 4 warps).
         """
@@ -55,7 +71,7 @@ class MainLoop:
             "issue": self.instructions * num_warps / 4,
             "integer": self.integer * num_warps * 32 / 64,
             "shared": (self.shared_bytes * num_warps + operand_bytes) / 128,
-            "tensor": multiply_adds / MULTIPLY_ADDS[target],
+            "tensor": tensor,
         }
 
 
@@ -105,8 +121,12 @@ def innermost_loops(sass: str, tensor_core: str) -> list[list[str]]:
 def programs(target: str, registers: int, shared: int, num_warps: int) -> int:
     """How many programs a multiprocessor holds; registers are given to warps in units of 256."""
     of_warp = -(-registers * 32 // 256) * 256
+    has = MULTIPROCESSORS[target]
     return min(
-        REGISTERS // (of_warp * num_warps), SHARED[target] // (shared + RESERVED), THREADS // (32 * num_warps), BLOCKS
+        REGISTERS // (of_warp * num_warps),
+        has.shared // (shared + RESERVED),
+        has.threads // (32 * num_warps),
+        has.blocks,
     )
 
 

@@ -5,47 +5,33 @@ A launch takes the longest of three, and then LAUNCH_S:
     arithmetic  its programs run in waves, as many at a time as the multiprocessors hold. A pass of the main loop takes
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
                 is alone its tensor cores and the rest take turns. Instructions outside the main loop are issued once
-                in 32 steps; at most 16 steps take half of all that.
+                in 32 steps; at most 16 steps take half of all that. The whole is divided by EFFICIENCY.
     L2          each pass reads its words and weights from there.
     memory      words, weights, potentials and spikes are read or written once.
 
 A chunk of steps is its launches one after another. Python prepares a launch in HOST_S, ahead of the GPU; where
 something is waited for it cannot run ahead, and its time adds to the GPU's. Sustained clocks and L2 bandwidths are
-assumptions too, from published microbenchmarks; no cache is modelled between launches.
+assumptions too (cards.py); no cache is modelled between launches. rival_model.py models the rival by the same rules.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from typing import NamedTuple
 
 import torch
 
-from gpu import compile_variants, variants
-from gpu.main_loop import MainLoop
-from gpu.variants import ConvLayer
+from gpu import variants
+from gpu.cards import Card
+from gpu.compile_variants import compile_in_child
+from gpu.main_loop import MULTIPROCESSORS, MainLoop
 from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 
+# What good kernels reach: of tensor cores the best GEMMs and convolutions have 60 to 65 %, of memory streams 90 %.
+EFFICIENCY, BANDWIDTH = 0.625, 0.9
 LAUNCH_S = 3e-6  # between two kernels of a stream
 HOST_S, WAIT_S = 12e-6, 25e-6  # of Python for an operator or a launch; for a wait
 CHUNK, STEPS = 64, 32  # steps: of a chunk, and of a pass of the main loop
-
-
-class Card(NamedTuple):
-    """A GPU: multiprocessors, clock in Hz, bytes/s of its L2 and memory, float32 FLOP/s without tensor cores."""
-
-    target: str
-    multiprocessors: int
-    clock: float
-    l2: float
-    memory: float
-    float32: float
-
-
-CARDS = {
-    "A100": Card("sm_80", 108, 1.41e9, 4.0e12, 2.039e12, 19.5e12),
-    "H100": Card("sm_90", 132, 1.755e9, 5.5e12, 3.35e12, 67e12),
-}
 
 
 class Host(NamedTuple):
@@ -64,7 +50,8 @@ class Host(NamedTuple):
 
 # Of the paper's network in chunks of 64 steps.
 HOST = Host(9, 0, (0.0, 0.3e6), 101, 2, 169e6)
-WEIGHTS = {"float32": "two-products", "int16": "two-digits"}  # and what they are multiplied as
+# What simulate has, and what it is multiplied as.
+WEIGHTS = {"float32": "two-products", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
 
 
 class Layer(NamedTuple):
@@ -77,6 +64,10 @@ class Layer(NamedTuple):
     C_out: int
     kernel_size: int
     pooled: bool = False
+
+    @property
+    def K(self) -> int:
+        return self.C * self.kernel_size**2
 
 
 LAYERS = (
@@ -93,80 +84,117 @@ WORDS = HELD * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10  # of 32
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel as it is launched for a layer: its blocks, and what the compiler made of it."""
+    """A kernel as it is launched for a layer: its blocks, and what the compiler made of it.
+
+    Attributes:
+        outside: instructions outside the main loop.
+        parts: how many a weight has, each a product.
+        type: of the parts, "fp16" or "i8".
+    """
 
     blocks: Blocks
     registers: int
     programs: int
-    outside: int  # instructions
+    outside: int
     loop: MainLoop
-    part_bytes: int = 2  # of a weight in each of its two parts: float16, or 1 of an int8 digit
+    parts: int = 2
+    type: str = "fp16"
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.parts * {"fp16": 2, "i8": 1}[self.type]
 
     def cycles(self, target: str) -> dict[str, float]:
         """Clocks of a multiprocessor for a pass of one program, by unit."""
         blocks = self.blocks
-        multiply_adds = (
-            self.part_bytes * STEPS * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
-        )  # int8: in half the time
-        weights = 2 * self.part_bytes * blocks.CHANNELS * blocks.BLOCK_K
+        multiply_adds = self.parts * STEPS * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
+        weights = self.weight_bytes * blocks.CHANNELS * blocks.BLOCK_K
         # sm_90: products of 64 rows, which read them from shared memory
         operands = STEPS * blocks.PIXELS // 64 * weights if target == "sm_90" else 0
-        return self.loop.cycles(target, blocks.num_warps, multiply_adds, operands)
+        tensor = multiply_adds / MULTIPROCESSORS[target].multiply_adds[self.type]
+        return self.loop.cycles(blocks.num_warps, tensor, operands)
 
 
-def compiled(layer: Layer, images: int, card: Card, weights: str) -> Compiled:
-    """What triton.compile makes of a layer's launch for so many images; ``weights``: of WEIGHTS."""
-    neurons, K = layer.pixels * images, layer.C * layer.kernel_size**2
+Launch = tuple[Layer, int, Card, str]  # a layer, images, a card, a name of WEIGHTS
+
+
+def compiled(launches: Iterable[Launch]) -> Iterator[tuple[Launch, Compiled]]:
+    """What triton.compile makes of launches, each as soon as it is there; those of the same kernel are compiled once.
+
+    Raises:
+        RuntimeError: one does not compile.
+    """
+    launches = list(launches)
+    wanted = [_variant(*launch) for launch in launches]
+    records = compile_in_child(dict.fromkeys(variant for variant, _ in wanted))
+    done: dict[str, dict] = {}
+    for launch, (variant, blocks) in zip(launches, wanted, strict=True):
+        while variant not in done:
+            record = next(records)
+            done[record["variant"]] = record
+        record = done[variant]
+        if reason := record.get("error") or record.get("absent"):
+            raise RuntimeError(f"{variant}: {reason}")
+        loop = MainLoop(**record["loop"])
+        parts = variants.PRODUCTS[WEIGHTS[launch[3]]]
+        outside = record["instructions"] - loop.instructions
+        of_kernel = record["registers"], record["programs"], outside, loop
+        yield launch, Compiled(blocks, *of_kernel, parts=variants.number_of(parts), type=parts.type)
+
+
+def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, Blocks]:
+    """The name by which compile_variants.py knows the kernel of a launch, and its blocks.
+
+    Launches with the same blocks are the same kernel: its name has the fewest pixels with which they are chosen there.
+    """
     parts = variants.PRODUCTS[WEIGHTS[weights]]
-    dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
-    blocks = choose_blocks(neurons, layer.C_out, K, card.target, dtype, card.multiprocessors)
-    name = f"{layer.name}-{images}"
-    variants.CONV_LAYERS[name] = ConvLayer(neurons, layer.C, layer.C_out, layer.kernel_size, bias=layer.pooled)
+    sizes = layer.C_out, layer.K, card.target, {"fp16": torch.float16, "i8": torch.int8}[parts.type]
+    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors)
+    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes) == blocks)
+    name = f"{neurons}-{layer.C}-{layer.C_out}-{layer.kernel_size}-{int(layer.pooled)}"
     output = "pooled" if layer.pooled else "words"
-    record = compile_variants.compile_variant(f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}")
-    if "error" in record:
-        raise RuntimeError(record["error"])
-    loop = MainLoop(**record["loop"])
-    outside = record["instructions"] - loop.instructions
-    return Compiled(blocks, record["registers"], record["programs"], outside, loop, dtype.itemsize)
+    return f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}", blocks
 
 
 def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card: Card) -> dict[str, float]:
     """Seconds of a launch by arithmetic, L2 and memory."""
-    blocks, K = kernel.blocks, layer.C * layer.kernel_size**2
+    blocks = kernel.blocks
     units = kernel.cycles(card.target)
     others = max(cycles for unit, cycles in units.items() if unit != "tensor")
     alone = kernel.programs == 1
     of_pass = units["tensor"] + others if alone else max(units.values())
     turns = ceil(steps / STEPS) if steps > 16 else 0.5
-    passes = turns * ceil(K / blocks.BLOCK_K)
+    passes = turns * ceil(layer.K / blocks.BLOCK_K)
     of_program = passes * of_pass + turns * kernel.outside * blocks.num_warps / 4
     programs = ceil(layer.pixels * images / blocks.PIXELS) * ceil(layer.C_out / blocks.CHANNELS)
     on_one = programs / card.multiprocessors  # programs that a multiprocessor runs, in whole waves but for the last
     waves = ceil(on_one) if on_one < kernel.programs else ceil(on_one / kernel.programs) * kernel.programs
     words = ceil(steps / 32)
-    weights = 2 * kernel.part_bytes
-    reads = ceil(turns) * ceil(K / blocks.BLOCK_K) * programs
-    read = reads * blocks.BLOCK_K * (blocks.CHANNELS * weights + blocks.PIXELS * 4)
+    reads = ceil(turns) * ceil(layer.K / blocks.BLOCK_K) * programs
+    read = reads * blocks.BLOCK_K * (blocks.CHANNELS * kernel.weight_bytes + blocks.PIXELS * 4)
     neurons = images * layer.pixels * layer.C_out
-    bytes_moved = 4 * words * images * layer.pixels_in * layer.C + weights * layer.C_out * K
+    bytes_moved = 4 * words * images * layer.pixels_in * layer.C + kernel.weight_bytes * layer.C_out * layer.K
     bytes_moved += neurons * (8 + words * (5 if layer.pooled else 4))
     return {
-        "arithmetic": waves * of_program / card.clock,
+        "arithmetic": waves * of_program / card.clock / EFFICIENCY,
         "L2": read / card.l2,
-        "memory": bytes_moved / card.memory,
+        "memory": memory_seconds(bytes_moved, card),
     }
+
+
+def memory_seconds(bytes_moved: float, card: Card) -> float:
+    return bytes_moved / card.memory / BANDWIDTH
 
 
 def chunk_seconds(kernels: dict[str, Compiled], images: int, steps: int, card: Card) -> Iterator[tuple[str, float]]:
     """(what, seconds on the GPU) of a chunk's launches."""
     words = ceil(steps / 32)
-    yield "scan", images * HELD * (4 + 8 + 4 * words) / card.memory + LAUNCH_S
+    yield "scan", memory_seconds(images * HELD * (4 + 8 + 4 * words), card) + LAUNCH_S
     for layer in LAYERS:
         yield layer.name, max(layer_seconds(layer, kernels[layer.name], images, steps, card).values()) + LAUNCH_S
 
 
-def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, host: Host) -> dict[str, float]:
+def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, host: Host = HOST) -> dict[str, float]:
     """Milliseconds of a whole simulation: of convolutions, of everything else on the GPU, of the host, and in all."""
     layers = other = host_s = 0.0
     for first in range(0, T, CHUNK):
@@ -178,15 +206,15 @@ def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, host: 
         swept = host.bytes[0] + share * images * host.bytes[1]
         if not host.waits:  # words are counted by one kernel, which reads them once
             swept += images * WORDS * 4 * ceil(steps / 32)
-        other += swept / card.memory + max(0, host.launches - 7) * LAUNCH_S
+        other += memory_seconds(swept, card) + max(0, host.launches - 7) * LAUNCH_S
         host_s += host.launches * HOST_S + host.waits * WAIT_S
-    other += host.bytes_of_run / card.memory + 2 * 9 * images * HELD / card.float32
+    other += memory_seconds(host.bytes_of_run, card) + held_seconds(images, card)
     host_s += host.launches_of_run * HOST_S + host.waits_of_run * WAIT_S
     gpu = layers + other
     total = gpu + host_s if host.waits else max(gpu, host_s)
     return {"layers": 1e3 * layers, "other": 1e3 * other, "host": 1e3 * host_s, "total": 1e3 * total}
 
 
-def executed_tflop(images: int, T: int) -> float:
-    """FLOPs in 10**12 of the products that all T steps make, with two parts of each weight."""
-    return 2 * 2 * T * images * sum(x.pixels * x.C_out * x.C * prod([x.kernel_size] * 2) for x in LAYERS) / 1e12
+def held_seconds(images: int, card: Card) -> float:
+    """Of the first layer's convolution, of one channel, 3 x 3, in float32."""
+    return 2 * 9 * images * HELD / card.float32

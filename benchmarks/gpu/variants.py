@@ -56,11 +56,24 @@ CONV_LAYERS = {
 }
 
 
+def conv_layer(name: str) -> ConvLayer:
+    """A layer of CONV_LAYERS, or one whose name is its numbers: pixels, C, C_out, kernel and 1 for a bias or 0."""
+    if name in CONV_LAYERS:
+        return CONV_LAYERS[name]
+    neurons, C, C_out, kernel_size, bias = map(int, name.split("-"))
+    return ConvLayer(neurons, C, C_out, kernel_size, bias=bool(bias))
+
+
 class Parts(NamedTuple):
     """What weights are multiplied as (kernels/weight_layouts.py)."""
 
     type: str
     two: bool
+
+
+def number_of(parts: Parts) -> int:
+    """How many a weight has."""
+    return 1 + parts.two
 
 
 PRODUCTS = {  # of float32 weights, 16-bit weights, and those of precision="int16" and "int8"

@@ -1,17 +1,18 @@
-"""gpu_model.py: the model's arithmetic by hand, and its tables."""
+"""gpu_speed.py model: the arithmetic of both models by hand, and their tables."""
 
 import csv
 
-import gpu_model
+import gpu_speed
 import pytest
 
 pytest.importorskip("triton", reason="the model compiles the Triton kernels: pip install triton")
 
-from gpu import time_model
+from gpu import model, rival_model, time_model
+from gpu.cards import CARDS, MODELLED
 from gpu.main_loop import MainLoop
-from gpu.time_model import CARDS, HOST, Compiled, Layer, layer_seconds
+from gpu.time_model import BANDWIDTH, EFFICIENCY, HOST, LAUNCH_S, Compiled, Layer, layer_seconds
 
-from proxykernels.kernels.gpu.block_sizes import Blocks
+from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 
 LOOP = MainLoop(
     instructions=100, tensor_core=8, barriers=4, async_copies=5, short_stores=0, conversions=0, integer=50,
@@ -19,6 +20,7 @@ LOOP = MainLoop(
 )  # fmt: skip
 BLOCKS = Blocks(PIXELS=8, CHANNELS=64, BLOCK_K=64, NUM_STAGES=3, num_warps=8)
 LAYER = Layer("conv", pixels=784, pixels_in=784, C=128, C_out=128, kernel_size=3)
+A100, H100, GEFORCE = CARDS["A100 SXM"], CARDS["H100 SXM"], CARDS["RTX 4090"]
 
 
 def test_seconds_of_a_layer():
@@ -27,43 +29,106 @@ def test_seconds_of_a_layer():
     units = kernel.cycles("sm_80")
     assert units == {"issue": 200, "integer": 200, "shared": 62.5, "tensor": 2048}
     assert kernel.cycles("sm_90") == units | {"tensor": 1024, "shared": 62.5 + 4 * 64 * 64 * 4 / 128}
-    seconds = layer_seconds(LAYER, kernel, 1, 32, CARDS["A100"])
-    assert seconds["arithmetic"] == pytest.approx(2 * (18 * (2048 + 200) + 500 * 2) / 1.41e9)
+    seconds = layer_seconds(LAYER, kernel, 1, 32, A100)
+    assert seconds["arithmetic"] == pytest.approx(2 * (18 * (2048 + 200) + 500 * 2) / 1.41e9 / EFFICIENCY)
     assert seconds["L2"] == pytest.approx(18 * 196 * 64 * (256 + 32) / 4.0e12)
-    assert seconds["memory"] == pytest.approx((784 * 128 * (4 + 8 + 4) + 4 * 128 * 1152) / 2.039e12)
-    together = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, 500, LOOP), 1, 32, CARDS["A100"])
-    assert together["arithmetic"] == pytest.approx(2 * (18 * 2048 + 500 * 2) / 1.41e9)
-    short = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, 500, LOOP), 1, 16, CARDS["A100"])
+    assert seconds["memory"] == pytest.approx((784 * 128 * (4 + 8 + 4) + 4 * 128 * 1152) / 2.039e12 / BANDWIDTH)
+    together = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, 500, LOOP), 1, 32, A100)
+    assert together["arithmetic"] == pytest.approx(2 * (18 * 2048 + 500 * 2) / 1.41e9 / EFFICIENCY)
+    short = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, 500, LOOP), 1, 16, A100)
     assert short["arithmetic"] == pytest.approx(together["arithmetic"] / 2) and short["L2"] == together["L2"]
 
 
-def test_digits_take_half_the_time_and_bytes():
-    floats, digits = (Compiled(BLOCKS, 128, 2, 500, LOOP, part_bytes) for part_bytes in (2, 1))
-    assert floats.cycles("sm_80")["tensor"] == 2 * digits.cycles("sm_80")["tensor"]
-    of_floats, of_digits = (layer_seconds(LAYER, kernel, 1, 32, CARDS["A100"])["L2"] for kernel in (floats, digits))
+@pytest.mark.parametrize("target, faster", [("sm_80", 2), ("sm_90", 2), ("sm_89", 4)])
+def test_digits_are_multiplied_faster_and_have_half_the_bytes(target, faster):
+    floats, digits = (Compiled(BLOCKS, 128, 2, 500, LOOP, 2, kind) for kind in ("fp16", "i8"))
+    assert floats.cycles(target)["tensor"] == faster * digits.cycles(target)["tensor"]
+    of_floats, of_digits = (layer_seconds(LAYER, kernel, 1, 32, A100)["L2"] for kernel in (floats, digits))
     assert of_floats - of_digits == pytest.approx(18 * 196 * 64 * 128 / 4.0e12)
+
+
+def test_three_parts_take_half_as_long_again_as_two():
+    two, three = (Compiled(BLOCKS, 128, 2, 500, LOOP, parts, "i8").cycles("sm_80") for parts in (2, 3))
+    assert three["tensor"] == 1.5 * two["tensor"]
 
 
 def test_waits_keep_host_and_gpu_apart():
     kernels = {layer.name: Compiled(BLOCKS, 128, 2, 500, LOOP) for layer in time_model.LAYERS}
-    now = time_model.run_ms(kernels, 128, 128, CARDS["H100"], HOST)
+    now = time_model.run_ms(kernels, 128, 128, H100)
     assert now["total"] == pytest.approx(now["layers"] + now["other"]) and now["host"] < now["total"]
     waiting = HOST._replace(launches=464, waits=21)
-    before = time_model.run_ms(kernels, 128, 128, CARDS["H100"], waiting)
+    before = time_model.run_ms(kernels, 128, 128, H100, waiting)
     assert before["total"] == pytest.approx(before["layers"] + before["other"] + before["host"])
     assert before["layers"] == now["layers"] and before["total"] > now["total"]
-    small = time_model.run_ms(kernels, 1, 64, CARDS["H100"], HOST)
+    small = time_model.run_ms(kernels, 1, 64, H100)
     assert small["total"] == small["host"]
 
 
+def test_a_layer_of_the_rival_by_hand():
+    """The paper's second convolution, 128 images, 64 steps: 1.894 TFLOP, and 1.64 GB of spikes and of currents."""
+    layer, half = time_model.LAYERS[0], rival_model.PRECISIONS["float16"]
+    product, scan, pool = rival_model.layer_launches(layer, 128, 64, H100, half)
+    values = 64 * 128 * 784 * 128
+    assert rival_model.flops(H100, half) == pytest.approx(EFFICIENCY * 2 * 2048 * 132 * 1.755e9)
+    assert product == pytest.approx(2 * values * 1152 / (EFFICIENCY * 2 * 2048 * 132 * 1.755e9))
+    assert scan == pytest.approx((4 * values + 8 * values / 64) / 3.35e12 / BANDWIDTH)
+    assert pool == pytest.approx(2.5 * values / 3.35e12 / BANDWIDTH)
+    assert rival_model.peak_bytes(128, 64, "float16") == 2 * 2 * values
+
+
+def test_the_rival_of_a_geforce_sums_at_a_quarter_of_the_rate_of_digits():
+    """float16 with float32 sums, 165 TFLOP/s."""
+    half = rival_model.PRECISIONS["float16"]
+    assert rival_model.flops(GEFORCE, half) == pytest.approx(EFFICIENCY * 165.2e12, rel=1e-3)
+
+
+def test_the_rival_runs_in_chunks():
+    one, two = (rival_model.run_ms(128, T, H100, "float16") for T in (64, 128))
+    assert 1.9 * one < two < 2 * one
+    launches = 1 + 2 * 6 + 2
+    assert rival_model.run_ms(1, 1, H100, "float16") > 1e3 * launches * LAUNCH_S
+
+
+@pytest.mark.parametrize("images", [1, 32, 128])
+@pytest.mark.parametrize("weights", time_model.WEIGHTS)
+def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights):
+    """Their names choose them for a card of 128 multiprocessors, whatever card is modelled."""
+    import torch
+    from gpu import variants
+
+    for card in (A100, H100, GEFORCE):
+        for layer in time_model.LAYERS:
+            name, blocks = time_model._variant(layer, images, card, weights)
+            kernel, target, numbers, products, *_ = name.split("/")
+            there = variants.conv_layer(numbers)
+            dtype = {"fp16": torch.float16, "i8": torch.int8}[variants.PRODUCTS[products].type]
+            assert (kernel, target) == ("if_conv2d", card.target) and (there.C, there.C_out) == (layer.C, layer.C_out)
+            assert choose_blocks(there.neurons, there.C_out, layer.K, target, dtype) == blocks
+
+
 def test_table(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(time_model, "compiled", lambda *_: Compiled(BLOCKS, 128, 2, 500, LOOP))
-    gpu_model.main(["--batch", "1,2", "--T", "64", "--out", str(tmp_path)])
+    record = {"instructions": 600, "registers": 128, "programs": 2, "loop": vars(LOOP)}
+    compiled = lambda variants: ({"variant": variant, **record} for variant in variants)  # noqa: E731
+    monkeypatch.setattr(time_model, "compile_in_child", compiled)
+    gpu_speed.main(["model", "--batch", "1,128", "--T", "64", "--out", str(tmp_path)])
     with open(tmp_path / "gpu_model.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["card"], row["batch"], row["weights"]) for row in rows] == [
-        (card, batch, weights) for card in CARDS for batch in "12" for weights in ("float32", "int16")
+        (card, batch, weights) for card in MODELLED for batch in ("1", "128") for weights in time_model.WEIGHTS
     ]
     with open(tmp_path / "gpu_model_kernels.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == len(CARDS) * 2 * 2 * len(time_model.LAYERS)
+        assert len(list(csv.DictReader(file))) == len(rows) * len(time_model.LAYERS)
     assert "modelled, not measured" in " ".join(capsys.readouterr().out.split())
+    goals = {row["weights"]: row["met"] for row in rows if row["goal"]}
+    assert list(goals) == list(model.GOALS) and set(goals.values()) <= {"yes", "no"}
+    for row in rows:
+        assert float(row["ratio"]) == pytest.approx(float(row["rival_ms"]) / float(row["ms"]), rel=0.02)
+        if row["met"]:
+            assert (row["met"] == "yes") == (float(row["ratio"]) >= float(row["goal"]))
+
+
+def test_a_kernel_that_does_not_compile_is_named(monkeypatch):
+    records = lambda variants: ({"variant": variant, "error": "at 3:4"} for variant in variants)  # noqa: E731
+    monkeypatch.setattr(time_model, "compile_in_child", records)
+    with pytest.raises(RuntimeError, match="if_conv2d/sm_90/.*: at 3:4"):
+        list(time_model.compiled([(LAYER, 1, H100, "float32")]))

@@ -2,7 +2,7 @@
 
 The variants are listed in benchmarks/gpu/variants.py; how they are compiled, and what is a fault, is in
 compile_variants.py. By default each is compiled for one of the targets; the most important ones for all of them in
-tests/benchmarks/test_reports.py.
+tests/benchmarks/test_gpu_compile.py.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """Compile every Triton kernel in every variant that layers use, with no GPU, and print what each takes.
 
-    python benchmarks/compile_report.py
-    python benchmarks/compile_report.py --quick
+    python benchmarks/gpu_speed.py compile
+    python benchmarks/gpu_speed.py compile --quick
 
 For NVIDIA's sm_80, 86, 89, 90, 100 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers, spills,
 shared memory, tensor-core instructions and layout conversions. Writes benchmarks/results/compile_report.csv, where the
@@ -17,15 +17,13 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import printed
-from common.command import command
-from common.printed import new_parser
 from common.tables import read_csv, write_csv
-from gpu.compile_variants import compile_in_child, faults
-from gpu.variants import QUICK, VARIANTS
 from rich.console import Console
 from tqdm import tqdm
+
+from gpu.compile_variants import compile_in_child, faults
+from gpu.variants import QUICK, VARIANTS
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
 COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
@@ -34,8 +32,7 @@ COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
 HEADINGS = ["", "regs", "spills", "in\nloop", "shared\nbytes", "ten-\nsor", "lay-\nout"]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = make_parser().parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
     if find_spec("triton") is None:
         sys.exit("compiling the Triton kernels needs: pip install triton")
     variants = QUICK if options.quick else VARIANTS
@@ -59,12 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
     finish(console, records)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} of the {len(VARIANTS)} variants")
-    default = Path(__file__).parent / "results" / "compile_report.csv"
+    default = Path(__file__).parents[1] / "results" / "compile_report.csv"
     parser.add_argument("--out", type=Path, default=default, help="the CSV file")
-    return parser
 
 
 def to_row(record: dict) -> dict:
@@ -102,7 +97,3 @@ def finish(console: Console, records: list[dict]) -> None:
         sys.exit(f"{len(at_fault)} of {len(records)} variants at fault:\n{lines}")
     compiled = sum("absent" not in record for record in records)
     console.print(f"{compiled} variants compiled: no spills in a main loop, and tensor cores in every product.")
-
-
-if __name__ == "__main__":
-    command(main)

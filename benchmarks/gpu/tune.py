@@ -1,7 +1,7 @@
 """Time block sizes of the Triton convolution on the GPU at hand, and print a table for kernels/gpu/block_sizes.py.
 
-    python benchmarks/tune_triton.py
-    python benchmarks/tune_triton.py --net paper,cifar10 --T 64 --batch 128
+    python benchmarks/gpu_speed.py tune
+    python benchmarks/gpu_speed.py tune --net paper,cifar10 --T 64 --batch 128
 
 For each layer of the networks that is a convolution or fully connected: the fastest block sizes, their time, and the
 time of those that choose_blocks gives today. Run it offline; no call of the library tunes anything. Sizes that do not
@@ -14,21 +14,24 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from math import prod
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
-from common import printed
-from common.command import command
-from common.printed import new_parser, positive
+from common import nets, printed
+from common.printed import positive
 from rich.console import Console
-from roofline import NETS, RATE, kernels_alone, milliseconds, net_list
 from torch import nn
 from tqdm import tqdm
 
 import proxykernels as pk
+from gpu.timing import RATE, kernels_alone, milliseconds
+
+NETS = {
+    "small": (nets.small, (1, 28, 28)),
+    "paper": (nets.paper, (1, 28, 28)),
+    "cifar10": (nets.cifar10, (3, 32, 32)),
+}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = make_parser().parse_args(arguments)
+def run(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
     from proxykernels.kernels.gpu.block_sizes import architecture  # needs Triton
@@ -40,12 +43,18 @@ def main(arguments: list[str] | None = None) -> None:
     print_table(rows, f"{torch.cuda.get_device_name()}, {architecture(torch.device('cuda'))}")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser(__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--net", type=net_list, default=["paper"], help=f"of {','.join(NETS)}")
     parser.add_argument("--T", type=positive, default=64, help="steps")
     parser.add_argument("--batch", type=positive, default=128, help="images")
-    return parser
+
+
+def net_list(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    unknown = [name for name in names if name not in NETS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no net is called {unknown[0]!r}; known: {', '.join(NETS)}")
+    return names
 
 
 def candidates(C_out: int, K: int) -> Iterator:
@@ -130,7 +139,3 @@ def print_table(rows: list[tuple], device: str) -> None:
         for layer, neurons, C_out, K, blocks, ms, today_ms in rows
     ]
     printed.print_table(Console(), f"fastest block sizes on {device}", headings, lines)
-
-
-if __name__ == "__main__":
-    command(main)

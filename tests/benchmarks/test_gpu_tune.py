@@ -5,7 +5,8 @@ import torch
 
 pytest.importorskip("triton", reason="the tuner needs Triton: pip install triton")
 
-import tune_triton
+import gpu_speed
+from gpu import tune
 
 import proxykernels as pk
 from proxykernels.kernels.gpu.block_sizes import choose_blocks
@@ -13,7 +14,7 @@ from proxykernels.kernels.gpu.block_sizes import choose_blocks
 
 @pytest.mark.parametrize("neurons, C_out, K", [(100352, 128, 1152), (128, 10, 256), (100352, 16, 9), (128, 1, 1)])
 def test_todays_choice_is_a_candidate(neurons, C_out, K):
-    found = list(tune_triton.candidates(C_out, K))
+    found = list(tune.candidates(C_out, K))
     assert choose_blocks(neurons, C_out, K) in found and len(set(found)) == len(found)
 
 
@@ -23,18 +24,18 @@ def test_fastest_leaves_out_what_fails():
             raise RuntimeError("out of resources")
         return choice
 
-    assert tune_triton.fastest([3, 1, 2], run, lambda function: float(function())) == (2, 2.0)
+    assert tune.fastest([3, 1, 2], run, lambda function: float(function())) == (2, 2.0)
     with pytest.raises(RuntimeError, match="no block sizes"):
-        tune_triton.fastest([1], run, lambda function: float(function()))
+        tune.fastest([1], run, lambda function: float(function()))
 
 
 def test_a_gpu_that_stopped_working_ends_the_search(monkeypatch):
     def run(choice):
         raise RuntimeError("an illegal memory access was encountered")
 
-    monkeypatch.setattr(tune_triton, "wait", lambda: run(None))
+    monkeypatch.setattr(tune, "wait", lambda: run(None))
     with pytest.raises(RuntimeError, match="does not work any more after 7: an illegal memory access"):
-        tune_triton.fastest([7, 8], run, lambda function: float(function()))
+        tune.fastest([7, 8], run, lambda function: float(function()))
 
 
 @pytest.mark.triton
@@ -43,20 +44,20 @@ def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys):
         pk.FusedIFConv2d(1, 3, 3), pk.FusedIFConv2d(3, 5, 3), pk.Flatten(), pk.FusedIFLinear(20, 2)
     )
     tried = [choose_blocks(8, 5, 27), choose_blocks(8, 2, 20)._replace(BLOCK_K=16, NUM_STAGES=3)]
-    monkeypatch.setattr(tune_triton, "candidates", lambda C_out, K: tried)
+    monkeypatch.setattr(tune, "candidates", lambda C_out, K: tried)
     times = iter((2.0, 1.0, 3.0) * 2)  # of both candidates and of today's choice
 
     def time(function):
         function()
         return next(times)
 
-    rows = list(tune_triton.tune(net, (1, 6, 6), batch=2, T=3, time=time))
+    rows = list(tune.tune(net, (1, 6, 6), batch=2, T=3, time=time))
     assert rows == [("1", 8, 5, 27, tried[1], 1.0, 3.0), ("3", 2, 2, 20, tried[1], 1.0, 3.0)]
-    tune_triton.print_table(rows, "a card")
+    tune.print_table(rows, "a card")
     assert "a card" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_must_be_there():
     with pytest.raises(SystemExit, match="torch finds no CUDA device"):
-        tune_triton.main([])
+        gpu_speed.main(["tune"])

@@ -1,19 +1,15 @@
-"""The reports that need no GPU: what kernels take when compiled, and the roofline model."""
+"""gpu_speed.py compile: what kernels take when they are compiled, with no GPU."""
 
 import ast
 import csv
 from dataclasses import asdict
 from pathlib import Path
 
-import compile_report
+import gpu_speed
 import pytest
-import roofline
-import torch
-from common import nets
-from gpu import compile_variants, variants
+from gpu import compile_report, compile_variants, variants
 from gpu.kernel_resources import loop_spills, one_slot_stores
 from gpu.main_loop import MainLoop, fused_or_flushed, main_loop, programs
-from gpu.roofline_model import CARDS, PRECISIONS, Launch, Layer, floor_ms, fused, layers, unfused
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -38,9 +34,6 @@ SOUND = {
 def read(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
-
-
-# Compile report
 
 
 def test_every_kernel_is_in_the_list():
@@ -72,7 +65,7 @@ def test_every_kernel_is_in_the_list():
 def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
     pytest.importorskip("triton")
     out = tmp_path / "folder" / "report.csv"
-    compile_report.main(["--quick", "--out", str(out)])
+    gpu_speed.main(["compile", "--quick", "--out", str(out)])
     rows = read(out)
     assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == variants.QUICK
     assert list(rows[0]) == compile_report.COLUMNS
@@ -105,7 +98,7 @@ def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
     faulty = SOUND | change | {"variant": "if_conv2d/sm_80/odd/one-product/hard/words"}
     monkeypatch.setattr(compile_report, "compile_in_child", lambda variants: iter([SOUND, faulty]))
     with pytest.raises(SystemExit) as ending:
-        compile_report.main(["--out", str(tmp_path / "report.csv")])
+        gpu_speed.main(["compile", "--out", str(tmp_path / "report.csv")])
     message = str(ending.value)  # a text makes Python end with status 1 and print it
     assert "1 of 2 variants at fault" in message and f"sm_80/odd/one-product/hard/words: {fault}" in message
     assert [bool(row["note"]) for row in read(tmp_path / "report.csv")] == [False, True]
@@ -117,7 +110,7 @@ def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
         record = SOUND | {"triton": version}
         for _ in range(again):
             monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
-            compile_report.main(["--out", str(tmp_path / "report.csv")])
+            gpu_speed.main(["compile", "--out", str(tmp_path / "report.csv")])
     assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
 
 
@@ -143,7 +136,7 @@ def test_main_loop():
     assert loop == MainLoop(8, 1, 1, 1, 1, 0, 2, 512 + 64 + 512)
     assert main_loop(TWO_LOOPS, r"\bHGMMA") is None
     assert fused_or_flushed(TWO_LOOPS) == 2
-    cycles = loop.cycles("sm_80", num_warps=8, multiply_adds=4096, operand_bytes=1280)
+    cycles = loop.cycles(num_warps=8, tensor=4, operand_bytes=1280)
     assert cycles == {"issue": 16, "integer": 8, "shared": 78, "tensor": 4}
 
 
@@ -227,73 +220,3 @@ def test_failing_child_process_is_reported():
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match="(?s)compiling if_scan/nowhere/.* status 1.*KeyError: 'nowhere'"):
         list(compile_variants.compile_in_child(["if_scan/nowhere/fp32/hard/words/odd"]))
-
-
-# Roofline
-
-
-def test_linear_layer_by_hand():
-    """3 inputs, 2 outputs, 5 samples, 33 steps: 2 words, 8 bytes, hold the spikes of a neuron."""
-    layer = Layer("linear", "product", inputs=3, outputs=2, weights=6, multiplications=6)
-    # 2 * 6 * 5 * 33 FLOPs; words in 8 * 15, weights 4 * 6, words out 8 * 10, potentials in and out 2 * 4 * 10 bytes.
-    assert fused(layer, 5, 33, PRECISIONS["hi-lo"]) == [Launch(1980, 120 + 24 + 80 + 80)]
-    assert fused(layer, 5, 33, PRECISIONS["half"]) == [Launch(1980, 120 + 12 + 80 + 80)]
-    # Spikes in 4 * 33 * 15, weights, currents out 4 * 33 * 10; currents in, spikes out, potentials.
-    assert unfused(layer, 5, 33, PRECISIONS["hi-lo"]) == [
-        Launch(1980, 1980 + 24 + 1320),
-        Launch(0, 1320 + 1320 + 80),
-    ]
-
-
-def test_held_layer_is_computed_once():
-    layer = Layer("conv", "product", inputs=4, outputs=8, weights=18, multiplications=72, held=True)
-    # Image 4 * 4, weights 4 * 18, currents 4 * 8; currents, words 4 * 8, potentials 8 * 8.
-    assert fused(layer, 1, 32, PRECISIONS["hi-lo"]) == [Launch(144, 16 + 72 + 32), Launch(0, 32 + 32 + 64)]
-    assert unfused(layer, 1, 32, PRECISIONS["hi-lo"]) == [Launch(144, 16 + 72 + 32), Launch(0, 32 + 1024 + 64)]
-
-
-def test_papers_second_convolution_by_hand():
-    with torch.device("meta"):
-        conv2 = layers(nets.paper(), (1, 28, 28))[1]
-    assert (conv2.inputs, conv2.outputs, conv2.weights) == (100_352, 100_352, 147_456)
-    (launch,) = fused(conv2, 128, 64, PRECISIONS["hi-lo"])
-    assert launch == Launch(1_894_080_577_536, 2 * 102_760_448 + 589_824 + 102_760_448)
-    h100 = CARDS["H100 SXM"]
-    assert floor_ms([launch], h100, PRECISIONS["hi-lo"]) == pytest.approx(3.829, abs=1e-3)  # twice 1894 / 989.4
-    assert floor_ms([launch], h100, PRECISIONS["half"]) == pytest.approx(1.914, abs=1e-3)
-    # The products are bound by arithmetic, the neurons by memory: 2 * 3288.3 + 102.8 MB at 3.35 TB/s.
-    theirs = unfused(conv2, 128, 64, PRECISIONS["hi-lo"])
-    assert floor_ms(theirs, h100, PRECISIONS["hi-lo"]) == pytest.approx(3.829 + 1.994, abs=2e-3)
-
-
-def test_shapes_run_through_the_networks():
-    for make, size in roofline.NETS.values():
-        with torch.device("meta"):
-            found = layers(make(), size)
-        assert all(before.outputs == after.inputs for before, after in zip(found, found[1:], strict=False))
-        assert found[-1].outputs == 10 and [layer.held for layer in found].count(True) == 1
-
-
-def test_roofline_writes_a_row_a_layer_and_card(tmp_path, capsys):
-    out = tmp_path / "roofline.csv"
-    roofline.main(["--net", "small", "--T", "16", "--batch", "2", "--out", str(out)])
-    rows = read(out)
-    assert list(rows[0]) == roofline.COLUMNS and len(rows) == 3 * (8 + 1)
-    assert "A model, not a measurement" in capsys.readouterr().out
-    one_card = [row for row in rows if row["card"] == "A100 SXM"]
-    *parts, total = (float(row["predicted_ms"]) for row in one_card)
-    assert one_card[-1]["layer"] == "sum" and total == pytest.approx(sum(parts), rel=1e-3)
-    if not torch.cuda.is_available():
-        assert all(row["measured_ms"] == "" and row["measured_on"] == "no GPU" for row in rows)
-
-
-def test_measuring_runs_every_layer(monkeypatch):
-    monkeypatch.setattr(roofline, "milliseconds", lambda function: 1.0 if function() is not None else None)
-    net = nets.small()
-    assert roofline.measure(net, (1, 28, 28), batch=1, T=3) == {name: 1.0 for name, _ in net.named_children()}
-
-
-def test_unknown_net_ends_with_one_sentence(capsys):
-    with pytest.raises(SystemExit):
-        roofline.main(["--net", "large"])
-    assert "no net is called 'large'; known: small, paper, cifar10" in capsys.readouterr().err

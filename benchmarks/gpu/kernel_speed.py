@@ -1,0 +1,135 @@
+"""The kernels alone against the card's own speed: bytes a second of the scan, FLOPs a second of the convolution."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+import proxykernels as pk
+from gpu.timing import RATE, kernels_alone
+
+# Kinds of weights: the type of the card's own matrix product that theirs is compared with, and products of each weight.
+WEIGHTS = {"float32": 2, "float16": 1, "int16": 2, "int8": 1}
+PEAK_OF = {"float32": "float16", "float16": "float16", "int16": "int8", "int8": "int8"}
+
+
+class Sizes(NamedTuple):
+    """Of what is measured: a copy's bytes, a square matrix, the scan's T, N and features, the convolution's T, N,
+    channels in and out, height and width; and the repeats of the self-check."""
+
+    copy: int = 1 << 30
+    matrix: int = 8192
+    scan: tuple[int, int, int] = (64, 128, 128 * 28 * 28)
+    conv: tuple[int, int, int, int] = (64, 128, 128, 28)
+    repeats: int = 100
+
+
+@torch.no_grad()
+def kernels(device: torch.device, sizes: Sizes, card: str, time: Callable[[Callable[[], object]], float]) -> Iterator:
+    """A row for each figure. ``limit``: the card's own speed in the same unit, and ``share`` of it.
+
+    ``effective``: TFLOP/s of the dense convolution that the executed products stand for. ``predicted``: ``value`` by
+    time_model.py. ``card``: the name in cards.py, or "". ``time``: ms that a call takes.
+    """
+    copy = copy_speed(device, sizes.copy, time)
+    yield figure("copy", copy, "GB/s")
+    yield figure("IF scan", scan_speed(device, sizes.scan, time), "GB/s", copy, predicted=predicted_bandwidth(card))
+    peaks = {}
+    for kind in ("float16", "int8"):
+        peaks[kind] = matrix_speed(device, sizes.matrix, kind, time)
+        yield figure(f"matrix product, {kind}", peaks[kind], "TFLOP/s")
+    predicted = predicted_convolutions(card, sizes.conv)
+    C, size = sizes.conv[2:]
+    for kind, products in WEIGHTS.items():
+        name = f"conv {C}->{C} 3x3 at {size}x{size}, {kind} weights"
+        effective = convolution_speed(device, sizes.conv, kind, time)
+        peak = peaks[PEAK_OF[kind]]
+        expected = products * predicted[kind] if kind in predicted else ""
+        yield figure(name, products * effective, "TFLOP/s", peak, effective, expected)
+
+
+def figure(
+    name: str,
+    value: float,
+    unit: str,
+    limit: float | str = "",
+    effective: float | str = "",
+    predicted: float | str = "",
+) -> dict:
+    columns = {"limit": limit, "share": "", "effective": effective, "predicted": predicted}
+    if not isinstance(limit, str):
+        columns["share"] = round(value / limit, 3)
+    rounded = {name: x if isinstance(x, str) or name == "share" else round(x, 1) for name, x in columns.items()}
+    return {"figure": name, "value": round(value, 1), "unit": unit, **rounded}
+
+
+def predicted_bandwidth(card: str) -> float | str:
+    """GB/s of memory that the model has for the card; "" for one that it does not know."""
+    from gpu.cards import CARDS
+
+    return CARDS[card].memory / 1e9 if card else ""
+
+
+def predicted_convolutions(card: str, shape: tuple[int, int, int, int]) -> dict[str, float]:
+    """Effective TFLOP/s of the convolution by the model, for each kind of weights; {} for a card that it does not know.
+
+    The kernels are compiled once more for that, in a process of its own.
+    """
+    if not card:
+        return {}
+    from gpu.cards import CARDS
+    from gpu.time_model import WEIGHTS, Layer, compiled, layer_seconds
+
+    T, N, C, size = shape
+    layer = Layer("conv", size**2, size**2, C, C, 3)
+    launches = [(layer, N, CARDS[card], kind) for kind in WEIGHTS]
+    return {
+        kind: flops(shape) / max(layer_seconds(layer, kernel, N, T, CARDS[card]).values()) / 1e12
+        for (*_, kind), kernel in compiled(launches)
+    }
+
+
+def flops(shape: tuple[int, int, int, int]) -> int:
+    """Of the dense convolution of all steps."""
+    T, N, C, size = shape
+    return 2 * T * N * size**2 * C * 9 * C
+
+
+def copy_speed(device: torch.device, size: int, time: Callable) -> float:
+    """GB/s read and written by a copy of ``size`` bytes."""
+    x = torch.zeros(size, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    return 2 * size / time(lambda: y.copy_(x)) / 1e6
+
+
+def scan_speed(device: torch.device, shape: tuple[int, int, int], time: Callable) -> float:
+    """GB/s that the IF scan must move: float32 currents in, a bit a spike out, potentials in and out."""
+    T, N, features = shape
+    current, v = torch.rand(shape, device=device), torch.zeros(N, features, device=device)
+    size = N * features * (4 * T + T / 8 + 8)
+    with kernels_alone():
+        return size / time(lambda: pk.if_scan(current, v, v_threshold=2.0)) / 1e6
+
+
+def matrix_speed(device: torch.device, size: int, kind: str, time: Callable) -> float:
+    """TFLOP/s of a square matrix product in float16 or int8."""
+    if kind == "int8":
+        a, b = torch.randint(-9, 9, (2, size, size), dtype=torch.int8, device=device)
+        return 2 * size**3 / time(lambda: torch._int_mm(a, b.t())) / 1e9  # by columns, as cuBLASLt wants it
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.float16)
+    return 2 * size**3 / time(lambda: a @ b) / 1e9
+
+
+def convolution_speed(device: torch.device, shape: tuple[int, int, int, int], kind: str, time: Callable) -> float:
+    """TFLOP/s of the dense convolution that the fused one of spikes at RATE stands for."""
+    T, N, C, size = shape
+    spikes, _ = pk.if_hold(2 * RATE * torch.rand(N, C, size, size, device=device), T)
+    weight = torch.randn(C, C, 3, 3, device=device) / (9 * C) ** 0.5
+    if kind in ("float32", "float16"):
+        weight = weight.to(getattr(torch, kind))
+        with kernels_alone():
+            return flops(shape) / time(lambda: pk.if_conv2d(spikes, weight, padding=1)) / 1e9
+    net = nn.Sequential(pk.FusedIFConv2d(C, C, 3, padding=1, bias=False)).to(device).eval()
+    net[0].weight = nn.Parameter(weight)
+    return flops(shape) / time(lambda: pk.simulate(net, spikes, T, precision=kind)) / 1e9

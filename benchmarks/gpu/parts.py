@@ -1,0 +1,97 @@
+"""A part of what measure.py measures, in a process of its own, which measure.py starts:
+
+python benchmarks/gpu_speed.py part kernels --folder runs/gpu_speed/H100-SXM-20261128 --trusted yes
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from common.machine import commit
+from common.tables import read_csv, write_csv
+
+from gpu import cards, kernel_speed, self_check, timing
+from gpu.measure import COLUMNS, CSV, LIMITS_S, PARTS, ROOT, networks, version_of
+
+SIZES = kernel_speed.Sizes()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--trusted", required=True, help="what is written beside each figure")
+    parser.add_argument("--weights", type=Path)
+
+
+def run(options: argparse.Namespace) -> None:
+    {"self-check": check_itself, "tests": run_tests, "kernels": time_kernels, "network": time_network}[options.part](
+        options
+    )
+
+
+def check_itself(options: argparse.Namespace) -> None:
+    add = writer(options)
+    wrong = 0
+    for check in self_check.checks(torch.device("cuda"), SIZES.conv, SIZES.repeats):
+        add({"figure": f"self-check, {check.weights}", "value": check.wrong, "unit": f"of {check.repeats} runs"})
+        print(check, flush=True)
+        wrong += check.wrong
+    sys.exit(1 if wrong else 0)
+
+
+def run_tests(options: argparse.Namespace) -> None:
+    junit = options.folder / "junit.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--quick", f"--junitxml={junit}"]
+    sys.exit(subprocess.run(command, cwd=ROOT, timeout=LIMITS_S["tests"]).returncode)
+
+
+def time_kernels(options: argparse.Namespace) -> None:
+    add, clocks, device = writer(options), cards.Clocks(options.folder / "clocks.csv"), torch.device("cuda")
+    properties = torch.cuda.get_device_properties(device)
+    card = cards.known(torch.cuda.get_device_name(device), properties.multi_processor_count)
+    for row in kernel_speed.kernels(device, SIZES, card, timing.milliseconds):
+        add(row | clocks.since_last())
+
+
+def time_network(options: argparse.Namespace) -> None:
+    """sim_speed.py writes its own table; its times are rows here too, where it is said whether to trust them."""
+    import sim_speed
+
+    add, path = writer(options), options.folder / "sim_speed.csv"
+    clocks = cards.Clocks(options.folder / "clocks.csv")
+    for network in networks(options.weights, options.folder):
+        before = len(read_csv(path))
+        try:
+            sim_speed.main(network)
+        finally:
+            measured = clocks.since_last()
+            for row in read_csv(path)[before:]:
+                name = f"{row['net']} net, batch {row['batch']}, T = {row['T']}: {row['contender']}"
+                ms = float(row["median_ms_per_image"]) * int(row["batch"])
+                add({"figure": name, "value": f"{ms:.4g}", "unit": "ms"} | measured)
+
+
+def writer(options: argparse.Namespace) -> Callable[[dict], None]:
+    """A function that adds a row to the folder's table, with what all rows have."""
+    device = torch.device("cuda")
+    name = torch.cuda.get_device_name(device)
+    about = {
+        "commit": commit(),
+        "device": name,
+        "card": cards.known(name, torch.cuda.get_device_properties(device).multi_processor_count),
+        "torch": torch.__version__,
+        "triton": version_of("triton"),
+        "proxykernels": version_of("proxykernels"),
+        "trusted": options.trusted,
+    }
+    path = options.folder / CSV
+
+    def add(row: dict) -> None:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        write_csv(path, COLUMNS, [*read_csv(path), dict.fromkeys(COLUMNS, "") | about | {"date": date} | row])
+
+    return add
