@@ -26,7 +26,8 @@ Networks
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
     AvgPool2d, AdaptiveAvgPool2d   average pooling
     SumPool2d                      sum pooling
-    MaxPool1d, MaxRatePool1d, AvgPool1d, AdaptiveAvgPool1d
+    RunningMaxPool2d               max pooling of real values over time
+    MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
                                    the same along one axis
     Dropout                        drops units, the same at every step and in both twins
     ZeroPad2d, Upsample            zeros around and between pixels; larger images
@@ -114,6 +115,8 @@ from .layers import (  # noqa: E402
     MaxRatePool1d,
     MaxRatePool2d,
     Population,
+    RunningMaxPool1d,
+    RunningMaxPool2d,
     SumPool2d,
     Unflatten,
     Upsample,
@@ -168,6 +171,8 @@ __all__ = [
     "MaxRatePool2d",
     "Network",
     "Population",
+    "RunningMaxPool1d",
+    "RunningMaxPool2d",
     "ProxyNet",
     "Sigmoid",
     "Spikes",

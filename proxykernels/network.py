@@ -1,11 +1,19 @@
 """A network of layers in any order: what conversion and import make."""
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, NamedTuple, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from .spikes import Spikes
+
+
+class Part(NamedTuple):
+    """One of the results of the model that a network was made of: values ``span`` of an output [N, features], as
+    [N, *shape]."""
+
+    span: tuple[int, int]
+    shape: tuple[int, ...]
 
 
 class Network(nn.Module):
@@ -22,6 +30,8 @@ class Network(nn.Module):
     """
 
     INPUT = ""  # the name of the network's own input among a layer's sources
+    input_dims: int | None = None  # of a held input [N, ...], where it is known
+    _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
 
     def __init__(self):
         super().__init__()
@@ -49,6 +59,25 @@ class Network(nn.Module):
     def layers(self) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
         """(name, layer, names of the layers whose outputs it takes) of each layer; "" names the network's input."""
         return [(name, cast(nn.Module, self._modules[name]), sources) for name, sources in self._sources.items()]
+
+    def outputs(self, y: Tensor) -> Any:
+        """What :func:`convert`'s model returned, of an output here: its tuples, lists and dicts.
+
+        Args:
+            y: [N, ...], ``result.logits`` for example, or counts or rates.
+
+        Returns:
+            A tensor [N, ...] for each that the model returned, a view of y; y itself if it returned one alone.
+        """
+
+        def unpacked(parts: Any) -> Any:
+            if isinstance(parts, Part):
+                return y.flatten(1)[:, slice(*parts.span)].unflatten(1, parts.shape)
+            if isinstance(parts, dict):
+                return {key: unpacked(part) for key, part in parts.items()}
+            return None if parts is None else type(parts)(map(unpacked, parts))
+
+        return y if self._parts is None else unpacked(self._parts)
 
     def forward(self, x):
         """The output spikes of x (T, N, ...); see the layers."""

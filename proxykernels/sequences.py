@@ -1,13 +1,32 @@
 """Inputs over time: what is a sequence (T, N, ...) and what is held, and the frames of loaders, [N, T, ...]."""
 
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from . import checks
-from .layers import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d
+from .layers import (
+    AdaptiveAvgPool1d,
+    AvgPool1d,
+    Channels,
+    Concatenate,
+    Dropout,
+    FusedSum,
+    MaxPool1d,
+    MaxRatePool1d,
+    Population,
+    RunningMaxPool1d,
+)
+from .network import Network
 from .spikes import Spikes
 
-ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, AvgPool1d, AdaptiveAvgPool1d
+ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
+DECIDING = nn.Conv2d, nn.Linear
+ANY_SHAPE = Population, Dropout, Channels, Concatenate, nn.Identity
+SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 
 
 def time_first(frames: Tensor) -> Tensor:
@@ -46,30 +65,63 @@ def time_first(frames: Tensor) -> Tensor:
 def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     """Whether x is a sequence of T steps, rather than an input that is held for them.
 
-    Of three and of four dimensions it may be either; a network with a convolution or pooling along one axis takes
-    [N, C, L].
+    Of three and of four dimensions it may be either: a network whose first layer is a convolution or pooling along one
+    axis takes [N, C, L], and one that was converted what it was calibrated with.
     """
     if not isinstance(x, Spikes):
         checks.real("x", x)
-    dims, one_axis = len(x.shape), any(isinstance(module, ONE_AXIS) for module in net.modules())
-    held, size = ((2, 3), "C, L") if one_axis else ((2, 4), "C, H, W")
+    dims, held = len(x.shape), held_dims(net)
     if dims in held and isinstance(x, Tensor):
         if not x.is_floating_point():
             raise TypeError(
                 f"x must be floating point, got {x.dtype} {list(x.shape)}, which is held for all steps: convert it "
-                f"with .float(). Integers are spikes and event counts in a sequence, [T, N, features] or [T, N, {size}]"
+                f"with .float(). Integers are spikes and event counts in a sequence, {_shapes('T, N', held)}"
             )
         return False
     if dims - 1 not in held:
         raise ValueError(
-            f"x must be held, [N, features] or [N, {size}], or a sequence, [T, N, features] or [T, N, {size}]; "
-            f"got {list(x.shape)}"
+            f"x must be held, {_shapes('N', held)}, or a sequence, {_shapes('T, N', held)}; got {list(x.shape)}"
         )
     if x.shape[0] != T:
         loader = isinstance(x, Tensor) and x.shape[1] == T
         remedy = "; if it is [N, T, ...], as a DataLoader gives it, pass proxykernels.time_first(x)" if loader else ""
         raise ValueError(f"x is a sequence of {x.shape[0]} steps, and T is {T}{remedy}")
+    if isinstance(x, Tensor) and x.shape[1] == T > 1 and x.stride(0) >= x.stride(1) > 0:  # no view by time_first
+        warnings.warn(
+            f"x {list(x.shape)} has as many steps as samples, {T}, and is taken for [T, N, ...]; if it is [N, T, ...], "
+            "as a DataLoader gives it, pass proxykernels.time_first(x)",
+            stacklevel=3,
+        )
     return True
+
+
+def held_dims(net: nn.Module) -> tuple[int, ...]:
+    """How many dimensions a held input of a network may have: [N, features], [N, C, L] or [N, C, H, W]."""
+    if getattr(net, "input_dims", None):
+        return (net.input_dims,)  # type: ignore[return-value]  # torch's modules are annotated as full of modules
+    for module in _first(net):
+        module = module.synapses[0] if isinstance(module, FusedSum) else module
+        if isinstance(module, ONE_AXIS):
+            return 2, 3
+        if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
+            break
+    return 2, 4
+
+
+def _first(net: nn.Module) -> Iterator[Any]:
+    """The layers that may take a network's input, or what others that take any shape make of it, in order."""
+    if not isinstance(net, Network):
+        yield from net.modules()  # in the order in which they were made, mostly that of the forward pass
+        return
+    taken = {Network.INPUT}
+    for name, layer, sources in net.layers():
+        if taken.intersection(sources):
+            yield from layer.modules()
+            taken |= {name} if isinstance(layer, ANY_SHAPE) else set()
+
+
+def _shapes(leading: str, held: tuple[int, ...]) -> str:
+    return " or ".join(f"[{leading}, {SAMPLES.get(dims, '...')}]" for dims in held)
 
 
 def mean_over_time(x: Tensor) -> Tensor:

@@ -20,7 +20,10 @@ NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layer
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
 }
 
-MAX_POOLS, MAX_RATE_POOLS = (layers.MaxPool1d, layers.MaxPool2d), (layers.MaxRatePool1d, layers.MaxRatePool2d)
+Pools = tuple[Any, Any]  # along one axis, and of images
+MAX_POOLS: Pools = layers.MaxPool1d, layers.MaxPool2d  # of each step
+MAX_RATE_POOLS: Pools = layers.MaxRatePool1d, layers.MaxRatePool2d
+RUNNING_MAX_POOLS: Pools = layers.RunningMaxPool1d, layers.RunningMaxPool2d
 
 CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
 
@@ -37,15 +40,12 @@ def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | Non
     return synapse.into(layer, **options, v_init=v_init)
 
 
-def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
-    """The layer for a pooling, flattening or the like of torch.
-
-    ``of_rates``: max pooling takes the highest rate, not the OR.
-    """
+def shaping_layer(module: nn.Module, maxima: Pools, where: str) -> nn.Module:
+    """The layer for a pooling, flattening or the like of torch; ``maxima``: those for max pooling."""
     if isinstance(module, nn.MaxPool2d | nn.MaxPool1d):
         if module.dilation not in (1, (1, 1), (1,)) or module.return_indices:
             raise ValueError(f"{where}: max pooling with dilation or return_indices is not supported")
-        pool: Any = (MAX_RATE_POOLS if of_rates else MAX_POOLS)[isinstance(module, nn.MaxPool2d)]
+        pool = maxima[isinstance(module, nn.MaxPool2d)]
         return pool(module.kernel_size, module.stride, module.padding, module.ceil_mode)
     if isinstance(module, nn.AvgPool2d):
         return layers.AvgPool2d(
@@ -61,6 +61,8 @@ def shaping_layer(module: nn.Module, of_rates: bool, where: str) -> nn.Module:
     if isinstance(module, nn.AdaptiveAvgPool1d):
         return layers.AdaptiveAvgPool1d(module.output_size)
     if isinstance(module, nn.Upsample):
+        if module.recompute_scale_factor:
+            raise ValueError(f"{where}: recompute_scale_factor must be False; give the size instead")
         return layers.Upsample(module.size, module.scale_factor, module.mode, module.align_corners)
     if isinstance(module, nn.ZeroPad2d):
         return layers.ZeroPad2d(module.padding)

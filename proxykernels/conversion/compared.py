@@ -45,22 +45,31 @@ def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
         real: Any
         spiking: Any
         real, spiking = (side[0] if len(side) == 1 else side for side in zip(*pairs, strict=True))
+        value = relu_value(layer, real if isinstance(real, tuple) else (real,))
         if isinstance(module, Neurons):
-            current = layer.affine(real)
-            spikes, _ = fire(name, layer, current, spiking)
-            values[name] = activation(layer, current) if layer.neuron.fires else current, spikes
-        elif isinstance(module, SpikingLayer):  # pooling of rates
-            values[name] = layer.affine(real), layer.spike(spiking)[0]
+            spikes, _ = fire(name, layer, value, spiking)
+            values[name] = activation(layer, value), spikes
+        elif isinstance(module, SpikingLayer):  # pooling over time
+            values[name] = value, layer.spike(spiking)[0]
         else:
-            once = tuple(part.unsqueeze(0) for part in real) if isinstance(real, tuple) else real.unsqueeze(0)
-            values[name] = layer(once).squeeze(0), layer(spiking)
+            values[name] = value, layer(spiking)
         for source in sources:
             if last_use[source] == k:
                 values.pop(source, None)
 
 
+def relu_value(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+    """What a layer gives in the ReLU network, of neurons their currents: [N, ...] of inputs [N, ...]."""
+    if isinstance(layer, SpikingLayer):
+        return layer.affine(inputs if len(inputs) > 1 else inputs[0])
+    once = tuple(part.unsqueeze(0) for part in inputs)
+    return layer(once if len(once) > 1 else once[0]).squeeze(0)
+
+
 def activation(layer: Neurons, current: Tensor) -> Tensor:
     """What the ReLU network makes of a current [N, C, ...], in scales, as the current is."""
+    if not layer.neuron.fires:
+        return current
     rectified = current.relu()
     if layer.limit is None:
         return rectified

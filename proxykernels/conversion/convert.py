@@ -20,10 +20,13 @@ from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from .build_layers import CARRIED, build_layer
+from .checked import Original, check, samples_of
 from .compared import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .flow import Population, Synapse
 from .folding import fold_norms, tied, untie
 from .fx_calls import needed, trace
+from .noted import Notes
+from .outputs import one_output, parts_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 
@@ -110,15 +113,20 @@ def convert(
     modes = {module: module.training for module in ann.modules()}
     ann.eval()
     try:
-        model = ann if share else _copy(ann)
-        traced = trace(model)
+        with torch.no_grad():
+            model, name = ann if share else with_plain_weights(ann), type(ann).__name__
+            traced = trace(model) if share else copy.deepcopy(trace(model))
         batches = _Batches(calibration)
-        needed(traced, type(ann).__name__)
-        followed = _run(_Shapes(traced), batches.first[:1], type(ann).__name__)
-        graph = ReluGraph(traced, type(ann).__name__, _is_relu)
-        _check_followed(model, batches.first[:1], followed)
+        needed(traced, name)
+        few = torch.cat([batches.first[:1], batches.first[-1:]])
+        followed = _run(fx.Interpreter(traced), few, name)
+        _check_followed(model, few, followed)
+        one_output(traced, name)
+        _run(Notes(traced), few, name)
+        graph = ReluGraph(traced, name, _is_relu)
         if share:
             _check_shareable(graph)
+        original = Original(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
         samples = []
@@ -142,30 +150,17 @@ def convert(
         built: Any = build_layer(population.modules, neuron, HALF if v_init is None else v_init)
         built.scale = scales[name].item() if not scales[name].ndim else scales[name]
         built.limit = limit(population.neuron)
+        built.rectifies = population.neuron is not None
         return built
 
     net = graph.network(layer).eval()
+    net.input_dims, net._parts = few.ndim, parts_of(followed)
+    check(net, graph, scales, original)
+    del original
     if v_init is None and v_reset is None:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])
     return net
-
-
-@torch.no_grad()
-def _copy(model: nn.Module) -> nn.Module:
-    return copy.deepcopy(with_plain_weights(model))
-
-
-class _Shapes(fx.Interpreter):
-    """Notes the shape of every tensor, and the numbers that the forward pass computes from shapes."""
-
-    def run_node(self, node: fx.Node):
-        value = super().run_node(node)
-        if isinstance(value, Tensor):
-            node.meta["shape"] = tuple(value.shape)
-        else:
-            node.meta["value"] = value
-        return value
 
 
 class _Batches:
@@ -202,7 +197,7 @@ class _Batches:
                 yield batch
 
 
-def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Tensor:
+def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
     try:
         return interpreter.run(batch)
     except torch.OutOfMemoryError:
@@ -215,14 +210,22 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Tensor:
 
 
 @torch.no_grad()
-def _check_followed(model: nn.Module, sample: Tensor, followed: Tensor) -> None:
+def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
     """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
-    expected = model(sample.clone())
-    if not torch.allclose(followed, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()):
+    pairs = zip(_tensors(followed), _tensors(model(samples.clone())), strict=True)
+    if not all(torch.allclose(ours, y, rtol=1e-3, atol=1e-4 * y.abs().max().item()) for ours, y in pairs):
         raise TypeError(
             f"torch.fx follows another forward pass than {type(model).__name__}'s, as it does where a tensor that is "
             "used again is changed in place; write x = x + y for x += y"
         )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
 
 
 class _Watcher(fx.Interpreter):

@@ -9,6 +9,7 @@ example, or that is taken twice, is carried on as real values: a layer gives it,
 import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -17,19 +18,21 @@ from .. import checks
 from ..layers import Concatenate, Dropout
 from ..layers.synapses import WEIGHTED, synapse_of
 from ..network import Network, free_name
-from .build_layers import shaping_layer
+from .build_layers import MAX_POOLS, MAX_RATE_POOLS, RUNNING_MAX_POOLS, shaping_layer
 from .flow import Current, Population, Signal, Synapse
-from .fx_calls import Add, Cat, Times, arguments, as_module, needed, path_of
+from .functions import Add, Cat, Times
+from .fx_calls import arguments, as_module, needed, path_of
+from .moves import named
 from .refusals import remedy
-from .rewrites import as_convolution, norm_as_convolution, stuffed
+from .rewrites import Spread, as_convolution, norm_as_convolution
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # by running statistics where they are told to keep them
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
 SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
-MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
-
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 Values = dict[fx.Node, Signal | Current | list[Signal]]  # a list: the parts of a split
 
@@ -41,6 +44,8 @@ class Graph:
         populations: name -> neurons, in the order of the forward pass.
         others: name -> (pooling, flattening or the like, the layers it takes).
         one_scale: groups of populations whose spikes are put side by side, and so must count the same.
+        values: node -> what gives its value; currents are those that no layer gives. carried: node -> the real values
+            that its current is carried on as.
     """
 
     rates: bool  # whether firing rates stand for the values of a ReLU network
@@ -59,12 +64,12 @@ class Graph:
         self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
         self.one_scale: list[set[str]] = []
         self.order: list[str] = []
+        self.carried: dict[fx.Node, Signal] = {}
         self._used: set[int] = set()  # modules that have weights or potentials
-        self._logits: dict[fx.Node, fx.Node] = {}  # a softmax at the end -> what it takes
         nodes = needed(traced, model)
         readers = [node for node in nodes if not self._is_number(node)]
         self._readers = Counter(argument for node in readers for argument in arguments(node))
-        values: Values = {}
+        self.values = values = Values()
         for node in nodes:
             if node.op == "placeholder":
                 values[node] = Signal(Network.INPUT, Network.INPUT, False, True, shape_of(node))
@@ -99,7 +104,7 @@ class Graph:
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         path, taken = path_of(node), arguments(node)
-        if taken and taken[0] not in values:
+        if taken and not any(argument in values for argument in taken):
             raise TypeError(
                 f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
                 "leave it out and train on"
@@ -107,6 +112,10 @@ class Graph:
         module = as_module(node, self.traced, self.model)
         terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]
         return self._value(node, module, terms, path)
+
+    def _before(self, node: fx.Node) -> fx.Node:
+        """The first of the nodes whose values a node takes."""
+        return next(argument for argument in arguments(node) if argument in self.values)
 
     def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
         """What ``module`` takes of a node's value."""
@@ -117,7 +126,7 @@ class Graph:
 
     def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
         if isinstance(module, Add):
-            return self._add(node, terms, path)
+            return self._add(node, module, terms, path)
         if isinstance(module, Cat):
             return self._cat(node, module, terms, path)
         if isinstance(module, Times):
@@ -142,20 +151,17 @@ class Graph:
             return self._other(self._name(node), Dropout(dropout.p), x, shape_of(node))
         if isinstance(module, self.negligible):
             return x
-        if isinstance(module, MONOTONE) and self.rates and all(user.op == "output" for user in node.users):
-            self._logits[node] = node.all_input_nodes[0]
-            return x
-        if isinstance(module, (*WEIGHTED, nn.ConvTranspose2d)):
+        if isinstance(module, (*WEIGHTED, *TRANSPOSED)):
             return self._synapse(node, x, module, path)
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMS) or (isinstance(module, SAMPLE_NORMS) and module.track_running_stats):
             return self._norm(node, x, module, path)
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
         kind = type(module).__name__
         what_to_do = remedy(kind) or (
-            ". Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, Max-, "
-            "Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, "
-            "views, channel shuffles, and Softmax or Sigmoid at the end"
+            ". Supported: Conv2d, Conv1d, ConvTranspose2d and 1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, "
+            "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, "
+            "concatenations, views, channel shuffles, and Softmax or Sigmoid at the end"
         )
         raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
 
@@ -163,32 +169,41 @@ class Graph:
         """A current as real values."""
         if isinstance(x, Signal):
             return x
-        if x.pools:
-            raise TypeError(
-                f"{self.model}: {x.pools[0][2]} pools what {x.path} gives, with no ReLU or other neuron behind it; use "
-                "average pooling, or put a ReLU there"
-            )
         self.order.append(x.name)
         self.populations[x.name] = Population(x, node, None, fires=False)
-        return Signal(x.name, Network.INPUT, False, True, shape_of(node))
+        signal = Signal(x.name, Network.INPUT, False, True, shape_of(node))
+        for name, pool, path in x.pools:
+            signal = self._pool(name, pool, signal, path, shape_of(node))
+        self.carried[node] = signal
+        return signal
 
-    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Current:
-        before = node.all_input_nodes[0]
-        x = self._carry(before, x)
+    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        x = self._carry(self._before(node), x)
         module, shape = self._own(module, path), x.shape
-        with checks.at(f"{self.model}: {path}"):
-            if isinstance(module, nn.ConvTranspose2d):
-                layer, convolution = stuffed(module), as_convolution(module)
-                x = self._other(free_name(f"{node.name}_input", self.order), layer, x, shape_of(before))
-                return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
-            inputs = synapse_of(module).inputs
         if shape and len(shape) != module.weight.ndim:
-            raise TypeError(f"{self.model}: {path} takes {list(shape)}; only {inputs} is supported")
+            wanted = {2: "[N, features]", 3: "[N, C, L]", 4: "[N, C, H, W]"}[module.weight.ndim]
+            raise TypeError(f"{self.model}: {path} takes {named(shape)}; only {wanted} is supported")
+        with checks.at(f"{self.model}: {path}"):
+            if isinstance(module, TRANSPOSED):
+                return self._transposed(node, x, module, path)
+            synapse_of(module)
         for name, tensor in module.named_parameters():
             with checks.at(f"{self.model}: {path}"):
                 checks.floating(name, tensor)
                 checks.finite(name, tensor)
         return Current(self._name(node), path, [Synapse(module, x)])
+
+    def _transposed(self, node: fx.Node, x: Signal, module: Any, path: str) -> Current:
+        """A transposed convolution: zeros between the values and around them, and a convolution."""
+        shape = node.meta.get("shape")
+        convolution, spread = as_convolution(module), Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
+        x = self._spread(free_name(f"{node.name}_input", self.order), x, spread)
+        return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
+
+    def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
+        if len(spread.stride) == 1:
+            raise ValueError("transposed convolutions along one axis are not supported")
+        return self._other(name, spread.layer(), x, x.shape)
 
     def _own(self, module: nn.Module, path: str) -> nn.Module:
         """A module for this call alone: each is scaled in its own way."""
@@ -207,31 +222,24 @@ class Graph:
             raise ValueError(f"{self.model}: {path} keeps no running statistics, so it cannot be folded")
         if isinstance(x, Current) and len(x.synapses) == 1:
             synapse = x.synapses[0]
+            turns = norm.weight is not None and not bool((norm.weight > 0).all())  # some channels' signs
             if synapse.norm is None and not synapse.added and not isinstance(synapse.module, nn.Identity):
-                if x.pools and norm.weight is not None and not bool((norm.weight > 0).all()):
-                    raise TypeError(
-                        f"{self.model}: {path} turns some channels' signs, between {x.pools[0][2]} and the ReLU behind "
-                        "it; put the ReLU or the normalisation in front of the pooling"
-                    )
-                synapse.norm = norm  # where it turns no sign, it may change places with a maximum
-                return x
-        before = node.all_input_nodes[0]
-        x = self._carry(before, x)
+                if not (x.pools and turns):  # else it may not change places with a maximum
+                    synapse.norm = norm
+                    return x
+        x = self._carry(self._before(node), x)
         dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
         convolution = norm_as_convolution(norm, dims)
         return Current(self._name(node), path, [Synapse(convolution, x, added=True)])
 
-    def _add(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Current:
+    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
         if len(terms) != 2:
             raise TypeError(f"{self.model}: {path} must add two results of layers")
-        shapes = [shape_of(argument) for argument in arguments(node)]
-        if len(set(shapes)) > 1:
-            raise TypeError(f"{self.model}: {path} adds results of different shapes, {shapes}; expand the smaller one")
+        if add.factor != 1:
+            raise TypeError(f"{self.model}: {path} scales what it adds; scale the weights instead")
         synapses = []
         for term in terms:
             if isinstance(term, Current):
-                if term.pools:
-                    raise TypeError(f"{self.model}: {path} adds a pooling of currents; pool after the neurons instead")
                 synapses += term.synapses
             else:
                 synapses.append(Synapse(nn.Identity(), term))
@@ -244,11 +252,12 @@ class Graph:
         """Signals side by side. Spikes of several populations must count the same; beside real values they become
         some themselves."""
         shape = shape_of(node)
-        if cat.dim not in (1, 1 - len(shape) if shape else 1):
+        if cat.stack or cat.dim not in (1, 1 - len(shape) if shape else 1):
             raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
         parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
-        if len(parts) == 1:
-            return parts[0]
+        return parts[0] if len(parts) == 1 else self._side_by_side(node, parts, path, shape)
+
+    def _side_by_side(self, node: fx.Node, parts: list[Signal], path: str, shape) -> Signal:
         scaled = [part for part in parts if part.neurons != Network.INPUT]
         if len(scaled) < len(parts):
             parts = [self._unscaled(node, part, path) for part in parts]
@@ -284,19 +293,19 @@ class Graph:
         if isinstance(x, Current):
             if self.rates and isinstance(module, MAXIMA):  # a ReLU and a maximum may change places
                 return Current(x.name, x.path, x.synapses, [*x.pools, (self._name(node), module, path)])
-            x = self._carry(node.all_input_nodes[0], x)
+            x = self._carry(self._before(node), x)
         elif self.rates and isinstance(module, MAXIMA) and x.neurons != Network.INPUT and not (x.binary or x.signed):
-            x = self._fire(node.all_input_nodes[0], x, None)  # averages as spikes, whose counts have a maximum
+            x = self._fire(self._before(node), x, None)  # averages as spikes, whose counts have a maximum
         return self._pool(self._name(node), module, x, path, shape_of(node))
 
     def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
-        if isinstance(module, MAXIMA) and self.rates and not x.binary and x.layer != Network.INPUT:
-            raise TypeError(
-                f"{self.model}: {path} takes real values that no ReLU stands behind; pool averages, or put a ReLU in "
-                "front of the pooling"
-            )
-        layer = shaping_layer(module, self.rates and x.binary, f"{self.model}: {path}")
-        return self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
+        if not self.rates or x.layer == Network.INPUT:
+            maxima = MAX_POOLS
+        else:
+            maxima = MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS
+        layer = shaping_layer(module, maxima, f"{self.model}: {path}")
+        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
+        return replace(x, signed=True) if _overshoots(module) else x
 
     def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
         self.order.append(name)
@@ -307,7 +316,7 @@ class Graph:
         (result,) = node.args
         if not isinstance(result, fx.Node) or result not in values:
             raise TypeError(f"{self.model} must return one tensor, its forward returns {result}")
-        self._last(self._logits.get(result, result), self._taken(result, values, nn.Identity(), path_of(result)))
+        self._last(result, self._taken(result, values, nn.Identity(), path_of(result)))
         if not self.populations or not self._weighted():
             raise TypeError(f"{self.model} must have at least one Conv2d or Linear layer")
 
@@ -337,6 +346,11 @@ def _limited(neuron: nn.Module) -> bool:
 def _blends(module: nn.Module) -> bool:
     """Whether an upsampling gives values between those that it takes."""
     return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
+
+
+def _overshoots(module: nn.Module) -> bool:
+    """Whether an upsampling gives values beyond those that it takes."""
+    return isinstance(module, nn.Upsample) and module.mode == "bicubic"
 
 
 def _taps(module: nn.Module) -> int:

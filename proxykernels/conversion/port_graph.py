@@ -9,7 +9,8 @@ from ..layers import Voting
 from ..network import Network, free_name
 from ..neurons import LIFNeuron
 from .flow import Current, Signal, Synapse
-from .fx_calls import Scaled, Times, path_of
+from .functions import Scaled, Times
+from .fx_calls import path_of
 from .populations import Graph, Values
 from .rewrites import scaled_identity
 

@@ -23,7 +23,8 @@ LEAST = 0.1  # of the layer's scale: no channel's is smaller, as other data may 
 ABOVE = 1.0625  # times the largest second output, so that it does not fire at every step as the first one does
 KEEP_CHANNELS = (
     layers.MaxRatePool2d, layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.MaxRatePool1d, layers.AvgPool1d,
-    layers.AdaptiveAvgPool1d, layers.Flatten, layers.Upsample, layers.ZeroPad2d,
+    layers.AdaptiveAvgPool1d, layers.Flatten, layers.Upsample, layers.ZeroPad2d, layers.RunningMaxPool1d,
+    layers.RunningMaxPool2d,
 )  # fmt: skip
 
 Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all channels
@@ -35,7 +36,7 @@ class Distribution:
     A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
 
     Attributes:
-        maximum: of each channel, float32 [C].
+        maximum: of each channel, float32 [C]. lowest: of all values, at most 0.
         second: the largest value that was second in its sample, of [N, C]; otherwise None.
     """
 
@@ -44,9 +45,12 @@ class Distribution:
     def __init__(self):
         self.maximum, self.counts = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         self.second: float | None = None
+        self.lowest = 0.0
 
     def add(self, values: Tensor) -> None:
-        values = values.detach().float().clamp(min=0)
+        values = values.detach().float()
+        self.lowest = min(self.lowest, values.amin().item())
+        values = values.clamp(min=0)
         self.maximum = torch.maximum(values.amax([d for d in range(values.ndim) if d != 1]).cpu(), self.maximum)
         if values.ndim == 2 and values.shape[1] > 1:
             self.second = max(self.second or 0.0, values.topk(2, 1).values[:, 1].max().item())
@@ -80,6 +84,8 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
         whole = largest if method == "max" else distribution.percentile(percentile)
         if name == last:
             whole = largest if method == "max" else _range(distribution)
+            if largest == 0 and graph.populations[name].neuron is None:  # no neuron fires, and the charges are negative
+                whole = -distribution.lowest
         if whole == 0:
             remedy = "more samples, or other ones" if largest == 0 else "method='max'"
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")

@@ -7,6 +7,7 @@ from .learnable import learn_neurons
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d, SumPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
+from .running_max import RunningMaxPool1d, RunningMaxPool2d
 from .shorthands import (
     IF,
     LI,
@@ -55,6 +56,8 @@ __all__ = [
     "MaxRatePool2d",
     "Neurons",
     "Population",
+    "RunningMaxPool1d",
+    "RunningMaxPool2d",
     "SpikingLayer",
     "Unflatten",
     "SumPool2d",

@@ -83,9 +83,11 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     Attributes:
         limit: of the activation in the ReLU network that convert was given (ReLU6), in its units; None: it has none.
+        rectifies: whether that network has a ReLU here; its last layer may have none.
     """
 
     limit: float | None = None
+    rectifies: bool = False
 
     @property
     def surrogate(self) -> Surrogate | None:  # type: ignore[override]

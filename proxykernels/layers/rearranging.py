@@ -95,8 +95,8 @@ class Channels(nn.Module):
     """Some channels of every step, in any order: a shuffle, a part of a split, one several times. Spikes stay packed.
 
     Args:
-        index: the channel of the input that each channel of the output is, int64 [C_out]; a buffer, which no
-            state_dict holds.
+        index: the channel of the input that each channel of the output is, or -1 for one of zeros; int64 [C_out], a
+            buffer, which no state_dict holds.
 
     Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C_out, ...), of the same kind.
 
@@ -110,10 +110,13 @@ class Channels(nn.Module):
         super().__init__()
         if not isinstance(index, Tensor) or index.dtype != torch.int64:
             raise TypeError(f"index must be a tensor of int64, got {getattr(index, 'dtype', type(index).__name__)}")
-        if index.ndim != 1 or not len(index) or index.min() < 0:
-            raise ValueError(f"index must have the shape [C_out], numbers of at least 0, got {list(index.shape)}")
+        if index.ndim != 1 or not len(index) or index.min() < -1:
+            raise ValueError(
+                f"index must have the shape [C_out], numbers of at least 0, or -1 for zeros, got {list(index.shape)}"
+            )
         self.register_buffer("index", index.clone(), persistent=False)
         self.needed = int(index.max()) + 1
+        self.has_zeros = bool((index < 0).any())
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, None, "(T, N, C, ...)")
@@ -121,8 +124,15 @@ class Channels(nn.Module):
             raise ValueError(f"x must have at least {self.needed} channels, which index names; got {list(x.shape)}")
         if isinstance(x, Spikes):
             shape = (*x.shape[:2], len(self.index), *x.shape[3:])
-            return spike_ops.rearrange(x, lambda dense: dense.index_select(2, self.index), shape)
-        return each_step(lambda step: step.index_select(1, self.index), x)
+            return spike_ops.rearrange(x, lambda dense: self._select(dense, 2), shape)
+        return each_step(lambda step: self._select(step, 1), x)
+
+    def _select(self, x: Tensor, axis: int) -> Tensor:
+        if not self.has_zeros:
+            return x.index_select(axis, self.index)
+        silent = self.index < 0
+        shape = [-1 if d == axis else 1 for d in range(x.ndim)]
+        return x.index_select(axis, self.index.clamp(min=0)).masked_fill(silent.view(shape), 0)
 
     def extra_repr(self) -> str:
         return f"{self.needed} -> {len(self.index)}"

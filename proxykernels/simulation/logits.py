@@ -5,6 +5,8 @@ its potential has gained. Their mean, times what a spike a step stands for, is t
 no neuron fires.
 
     logit = scale (v_threshold count + v[t] - v[0]) / t
+
+Where the ReLU network ends in a ReLU, its outputs are the positive part of this, up to the ReLU's limit.
 """
 
 from collections.abc import Sequence
@@ -38,4 +40,5 @@ def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequ
     charge = theta * counts.view_as(gained) + gained
     scale = torch.as_tensor(scale, device=charge.device)
     scale = scale.view(-1, *[1] * (gained.ndim - 2)) if scale.ndim else scale
-    return (scale * charge / steps.view(-1, *[1] * (gained.ndim - 1))).view_as(counts)
+    outputs = (scale * charge / steps.view(-1, *[1] * (gained.ndim - 1))).view_as(counts)
+    return outputs.clamp(0, layer.limit) if getattr(layer, "rectifies", False) else outputs

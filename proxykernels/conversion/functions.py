@@ -1,0 +1,243 @@
+"""Functions of torch as modules: F.relu(x) is nn.ReLU(), torch.flatten(x, 1) nn.Flatten()."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .noted import constant_of
+from .refusals import remedy
+
+FIRST = "input", "tensors", "x", "self"  # what functions call what they take
+
+
+class Add(nn.Module):
+    """Stands for the sum of a result and ``factor`` times another."""
+
+    def __init__(self, factor: float = 1.0):
+        super().__init__()
+        self.factor = factor
+
+
+class Times(nn.Module):
+    """Stands for the product of two results."""
+
+
+class Scaled(nn.Module):
+    """Stands for a result times a factor, plus a shift: numbers, or tensors that no sample changes."""
+
+    def __init__(self, factor: float | Tensor, shift: float | Tensor):
+        super().__init__()
+        self.factor, self.shift = factor, shift
+
+
+class Mean(nn.Module):
+    """Stands for the mean over some axes."""
+
+    def __init__(self, dim: int | Sequence[int], keepdim: bool = False):
+        super().__init__()
+        self.dims = (dim,) if isinstance(dim, int) else tuple(dim)
+        self.keepdim = keepdim
+
+
+class Cat(nn.Module):
+    """Stands for several results along one axis: one that they have, or a new one (``stack``)."""
+
+    def __init__(self, dim: int = 0, *, axis: int | None = None, stack: bool = False):
+        super().__init__()
+        self.dim, self.stack = dim if axis is None else axis, stack
+
+
+def function_as_module(name: str, node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
+    """The module that does what a function's call does.
+
+    Numbers and tensors that the forward pass computes of no sample's values are those that a run has noted (noted.py).
+    """
+    arithmetic = _arithmetic(node, name, where)
+    if arithmetic is not None:
+        return arithmetic
+    arguments = fx.map_arg(node.args, constant_of)[1:]
+    options = dict(fx.map_arg(node.kwargs, constant_of))
+    for first in FIRST:
+        options.pop(first, None)
+    if name in _WEIGHTED:
+        return _with_weights(name, node, traced, where)
+    if name not in _MODULES:
+        raise TypeError(f"{where} has no counterpart in spikes{remedy(name)}")
+    try:
+        return _MODULES[name](*arguments, **options)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{where} is called in a way that is not supported: {error}") from error
+
+
+_WEIGHTED: dict[str, Any] = {"conv2d": nn.Conv2d, "conv1d": nn.Conv1d, "linear": nn.Linear}
+_OPERANDS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def _with_weights(name: str, node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
+    """The module of a function that is given the model's own weights."""
+    given: dict[str, Any] = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
+    weight, bias = (_parameter(given.get(name), traced, f"{where}: {name}") for name in ("weight", "bias"))
+    given = {name: value for name, value in given.items() if name not in _OPERANDS[:3]}
+    kind = _WEIGHTED[name]
+    if weight is None:
+        raise TypeError(f"{where} is given no weight")
+    sizes = (weight.shape[1] * given.get("groups", 1), len(weight), *([weight.shape[2:]] if weight.ndim > 2 else []))
+    module = kind(*sizes, bias=bias is not None, device="meta", **given)
+    module.weight, module.bias = weight, bias
+    return module
+
+
+def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter | None:
+    if value is None:
+        return None
+    if isinstance(value, fx.Node) and value.op == "get_attr":
+        owner, _, name = str(value.target).rpartition(".")
+        value = getattr(traced.get_submodule(owner), name)
+    value = constant_of(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{where} is computed of the input; it must be a parameter of the model")
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone(), requires_grad=False)
+
+
+def _arithmetic(node: fx.Node, name: str, where: str) -> nn.Module | None:
+    """What the four operations do, with two results or with one and a constant; None: it is none of them."""
+    name = name.strip("_")
+    name = name[1:] if name in _IN_PLACE else name
+    name = _OTHER_NAMES.get(name, name)
+    if name not in ("add", "sub", "mul", "div", "neg", "rsub"):
+        return None
+    operands = [*node.args, *(node.kwargs[key] for key in ("input", "other") if key in node.kwargs)]
+    options = {key: value for key, value in node.kwargs.items() if key not in ("input", "other")}
+    alpha = constant_of(options.pop("alpha", 1))
+    if options or not isinstance(alpha, int | float):
+        raise TypeError(f"{where} is called in a way that is not supported: {options or alpha}")
+    first, second = (*map(constant_of, operands), None)[:2]
+    if name == "neg":
+        return Scaled(-1, 0)
+    if name == "rsub":
+        name, first, second = "sub", second, first
+    factor = {"add": alpha, "sub": -alpha}.get(name, 1)  # of the second
+    if isinstance(first, fx.Node) and isinstance(second, fx.Node):
+        if name in ("add", "sub") and first is operands[0]:
+            return Add(factor)
+        return Times() if name == "mul" else None
+    if not isinstance(second if isinstance(first, fx.Node) else first, int | float | Tensor):
+        return None
+    if name == "mul":
+        return Scaled(second if isinstance(first, fx.Node) else first, 0)
+    if name == "div":
+        return _divided(second, where) if isinstance(first, fx.Node) else None
+    return Scaled(1, factor * second) if isinstance(first, fx.Node) else Scaled(factor, first)
+
+
+def _divided(by: float | Tensor, where: str) -> Scaled | None:
+    if not torch.as_tensor(by).all():
+        raise TypeError(f"{where} divides by 0")
+    return Scaled(1 / by, 0)
+
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv")
+_OTHER_NAMES = {"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "truediv": "div"}
+
+
+def _clamp(min=None, max=None) -> nn.Module:
+    if not isinstance(min, int | float) or min != 0 or not isinstance(max, int | float | None):
+        raise ValueError(f"only clamp(0, limit) and clamp(min=0) are known, got min={min}, max={max}")
+    return nn.ReLU() if max is None else nn.Hardtanh(0.0, float(max))
+
+
+def _pad(pad, mode: str = "constant", value: float | None = None) -> nn.Module:
+    if value:
+        raise ValueError(f"only padding with zeros is known, got mode={mode!r}, value={value}")
+    return nn.ZeroPad2d((*pad, 0, 0)[:4])
+
+
+def _interpolate(
+    size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None, antialias=False
+) -> nn.Module:
+    if antialias:
+        raise ValueError("antialias must be False, got True")
+    return nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
+
+
+def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
+    if training and p:
+        raise ValueError("it drops values in evaluation too; pass training=self.training")
+    return nn.Identity()
+
+
+def _prelu(weight) -> nn.Module:
+    if not isinstance(weight, Tensor):
+        raise ValueError("its slopes must be a parameter of the model")
+    module = nn.PReLU(len(weight), device="meta")
+    module.weight = nn.Parameter(weight.detach())
+    return module
+
+
+def _max_pool(module: type[nn.Module]) -> Callable[..., nn.Module]:
+    def make(kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False) -> nn.Module:
+        options = {"ceil_mode": ceil_mode, "return_indices": return_indices}
+        return module(kernel_size, stride if stride != [] else None, padding, dilation, **options)
+
+    return make
+
+
+def _batch_norm(
+    running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *others
+) -> nn.Module:
+    if training or not all(t is None or isinstance(t, Tensor) for t in (running_mean, running_var, weight, bias)):
+        raise ValueError("it must normalise by buffers of the model, with training=False")
+    if running_mean is None:
+        raise ValueError("it keeps no running statistics")
+    norm: Any = nn.BatchNorm2d(len(running_mean), eps, device="meta", affine=False)
+    norm.running_mean, norm.running_var = running_mean, running_var
+    norm.weight, norm.bias = weight, bias
+    return norm
+
+
+def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """For functions whose other arguments (inplace, training) change nothing here."""
+    return lambda *arguments, **options: module()
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "relu": _ignoring_mode(nn.ReLU),
+    "relu_": _ignoring_mode(nn.ReLU),
+    "clamp_min": lambda min: _clamp(min),
+    "clamp_": _clamp,
+    "hardtanh_": nn.Hardtanh,
+    "relu6": _ignoring_mode(nn.ReLU6),
+    "hardtanh": nn.Hardtanh,
+    "clamp": _clamp,
+    "clip": _clamp,
+    "leaky_relu": lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
+    "prelu": _prelu,
+    "batch_norm": _batch_norm,
+    "max_pool2d": _max_pool(nn.MaxPool2d),
+    "max_pool1d": _max_pool(nn.MaxPool1d),
+    "avg_pool1d": nn.AvgPool1d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
+    "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
+    "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "mean": Mean,
+    "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
+    "dropout": _dropout,
+    "dropout1d": _dropout,
+    "dropout2d": _dropout,
+    "alpha_dropout": _dropout,
+    "contiguous": _ignoring_mode(nn.Identity),
+    "cat": Cat,
+    "concat": Cat,
+    "concatenate": Cat,
+    "stack": lambda dim=0: Cat(dim, stack=True),
+    "interpolate": _interpolate,
+    "pad": _pad,
+    "softmax": lambda dim=None, **others: nn.Softmax(dim),
+    "log_softmax": lambda dim=None, **others: nn.LogSoftmax(dim),
+    "sigmoid": nn.Sigmoid,
+    "logsigmoid": nn.LogSigmoid,
+}

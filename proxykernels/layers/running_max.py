@@ -1,0 +1,85 @@
+"""Max pooling of real values over time: the maximum of their sums so far, not of each step's values."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import checks, window_checks
+from ..spikes import Spikes
+from .base import SpikingLayer
+from .pooling import described
+
+
+class RunningMaxPool2d(SpikingLayer):
+    """Max pooling of real values that stand for their mean over time: what currents are that no neuron takes in.
+
+    The maximum at each step lies above that of the means, as values fluctuate from step to step. With c_i[t] the sum of
+    input i so far, what this layer gives adds up to max_i c_i, so that its mean is the maximum of the means:
+
+        y[t] = max_i c_i[t] - max_i c_i[t-1]
+
+    What :class:`MaxRatePool2d` is for spikes. No neuron fires here; the layer is stateful as neurons are.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, H, W), a tensor or Spikes; y [T, N, C, H_out, W_out], a tensor; state v [N, C, H, W]: the sums.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value, or x another shape.
+    """
+
+    dims = 2
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+        super().__init__()
+        size = window_checks.pair if self.dims == 2 else window_checks.single
+        self.kernel_size: Any = size("kernel_size", kernel_size, 1)
+        self.stride: Any = self.kernel_size if stride is None else size("stride", stride, 1)
+        self.padding: Any = size("padding", padding, 0)
+        self.ceil_mode = ceil_mode
+
+    def _fire(self, x, v, batch_statistics):
+        checks.steps_of(x, 3 + self.dims, f"(T, N, C, {'H, W' if self.dims == 2 else 'L'})")
+        x = x.dense() if isinstance(x, Spikes) else x if x.is_floating_point() else x.float()
+        if v is None and checks.is_held(x) and len(x):  # all maxima grow evenly
+            y = self.affine(x[0])
+            return y.expand(len(x), *y.shape), len(x) * x[0]
+        sums = torch.zeros_like(x[0]) if v is None else v
+        steps, before = [], self.affine(sums)
+        for step in x:
+            sums = sums + step
+            after = self.affine(sums)
+            steps.append(after - before)
+            before = after
+        return torch.stack(steps), sums
+
+    def affine(self, x: Tensor) -> Tensor:
+        pool = F.max_pool2d if self.dims == 2 else F.max_pool1d
+        return pool(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []  # no synapse
+
+    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
+        """It has one."""
+
+    def extra_repr(self) -> str:
+        return described(self)
+
+
+class RunningMaxPool1d(RunningMaxPool2d):
+    """Max pooling of real values along one axis; equation: :class:`RunningMaxPool2d`.
+
+    Args:
+        kernel_size, stride, padding, ceil_mode: as in nn.MaxPool1d (stride defaults to kernel_size).
+
+    Shapes: x (T, N, C, L), a tensor or Spikes; y [T, N, C, L_out], a tensor; state v [N, C, L]: the sums.
+
+    Raises:
+        TypeError, ValueError: as :class:`RunningMaxPool2d`.
+    """
+
+    dims = 1

@@ -1,0 +1,283 @@
+"""What users' networks have besides layers and ReLUs: the converted network's logits become the outputs as T grows."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import proxykernels as pk
+
+
+class Model(nn.Module):
+    """Modules by letters, and what the forward pass does with them."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.steps = forward
+        for name, module in modules.items():
+            self.register_buffer(name, module) if isinstance(module, torch.Tensor) else self.add_module(name, module)
+
+    def forward(self, x):
+        return self.steps(self, x)
+
+
+def images(*size: int) -> torch.Tensor:
+    return torch.rand(4, *(size or (2, 8, 8)), generator=torch.Generator().manual_seed(0))
+
+
+def conv(inputs=2, outputs=3, kernel=3, **options):
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
+def row(inputs=2, outputs=3, kernel=3):
+    return nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2)
+
+
+def seen(norm: nn.Module) -> nn.Module:
+    norm.running_mean.normal_(0, 0.2), norm.running_var.uniform_(0.5, 2)
+    if norm.weight is not None:
+        norm.weight.data.normal_(), norm.bias.data.uniform_(0, 0.5)
+    return norm
+
+
+def body(forward, **modules):
+    """A convolution in front, and one behind."""
+    return Model(lambda m, x: m.z(forward(m, m.a(x).relu())), a=conv(), z=conv(3), **modules)
+
+
+def of_rows(forward, **modules):
+    return Model(lambda m, x: m.z(forward(m, m.a(x.flatten(2)).relu())), a=row(), z=row(3), **modules)
+
+
+class Patched(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+def patched() -> nn.Module:
+    net = body(lambda m, y: m.b(y), b=nn.Conv2d(3, 3, 3, padding=1))
+    net.b.forward = lambda x: F.conv2d(x, net.b.weight, padding=1).relu()
+    return net
+
+
+def option_a(m, x):
+    """The shortcut of the paper's ResNet for CIFAR-10: every second pixel, and channels of zeros."""
+    y = m.a(x).relu()
+    return (m.b(y) + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))).relu()
+
+
+def heads(m, x):
+    y = m.a(x).relu()
+    return torch.cat([head(y).flatten(2) for head in (m.b, m.c)], 2)
+
+
+def joined_with_zeros(m, x):
+    y = m.a(x).relu()
+    return m.b(torch.cat([y, torch.zeros_like(y)], 1)) + torch.cat([torch.zeros_like(y[:, :1]), y], 1)
+
+
+ZOO = {
+    # the bugs: passed over in silence, or errors of torch
+    "option A": lambda: Model(option_a, a=conv(), b=nn.Conv2d(3, 6, 3, 2, 1)),
+    "pad in front": lambda: Model(lambda m, x: m.a(F.pad(x, (1, 0, 2, 1, 1, 0))).relu(), a=conv(3)),
+    "crop": lambda: body(lambda m, y: F.pad(y, (-1, 2, 0, -2))),
+    "reflect": lambda: body(lambda m, y: m.p(F.pad(y, (1, 1, 1, 1), mode="reflect")), p=nn.ReplicationPad2d(1)),
+    "recomputed factor": lambda: body(
+        lambda m, y: F.interpolate(y, scale_factor=1.3, mode="bilinear", recompute_scale_factor=True)
+    ),
+    "recomputed factor, module": lambda: body(
+        lambda m, y: m.u(y), u=nn.Upsample(scale_factor=1.7, mode="bilinear", recompute_scale_factor=True)
+    ),
+    "output size": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu(), output_size=(16, 15)), a=conv(), b=nn.ConvTranspose2d(3, 2, 3, 2, 1)
+    ),
+    "output size by position": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu(), [15, 16]), a=conv(), b=nn.ConvTranspose2d(3, 2, 3, 2, 1)
+    ),
+    "patched forward": patched,
+    "subclass": lambda: nn.Sequential(conv(), nn.ReLU(), Patched(3, 4, 3)),
+    "index_select": lambda: body(lambda m, y: y.index_select(1, m.i), i=torch.tensor([2, 0, 1])),
+    "index": lambda: body(lambda m, y: y[:, m.i], i=torch.tensor([2, 0, 2])),
+    "mean of rows": lambda: Model(lambda m, x: m.b(m.a(x).relu().mean(2)), a=conv(), b=row(3)),
+    "mean of channels": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu().mean(1, keepdim=True)), a=conv(), b=conv(1)
+    ),
+    "mean of all": lambda: Model(lambda m, x: m.b(m.a(x).relu().mean((1, 2, 3)).unsqueeze(1)), a=conv(), b=nn.Linear(1, 3)),
+    "averages, one size left": lambda: body(lambda m, y: F.adaptive_avg_pool2d(y, (None, 4))),
+    "averages of rows as images": lambda: of_rows(lambda m, y: F.adaptive_avg_pool2d(y, (None, 4))),
+    "rows padded": lambda: of_rows(lambda m, y: F.pad(y, (2, 1))),
+    "rows padded, module": lambda: of_rows(lambda m, y: m.p(y), p=nn.ZeroPad1d(2)),
+    "rows enlarged": lambda: of_rows(lambda m, y: F.interpolate(y, scale_factor=2)),
+    "rows interpolated": lambda: of_rows(lambda m, y: F.interpolate(y, size=50, mode="linear")),
+    "ceil mode by position": lambda: body(lambda m, y: torch.max_pool2d(y, 3, 2, 0, 1, True)),
+    "bicubic, then ReLU": lambda: body(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic").relu()),
+    # what was refused for no good reason
+    "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
+    "maximum of LeakyReLU": lambda: nn.Sequential(conv(), nn.LeakyReLU(0.1), nn.MaxPool2d(2), conv(3)),
+    "maximum of BN(ReLU)": lambda: nn.Sequential(conv(), nn.ReLU(), seen(nn.BatchNorm2d(3)), nn.MaxPool2d(2), conv(3)),
+    "maximum of sums": lambda: Model(
+        lambda m, x: m.c(F.max_pool2d(m.a(x).relu() + m.b(x).relu(), 2)), a=conv(), b=conv(), c=conv(3)
+    ),
+    "maximum of currents": lambda: nn.Sequential(conv(), nn.MaxPool2d(3, 2, 1), conv(3)),
+    "maximum at the end": lambda: nn.Sequential(conv(), nn.MaxPool2d(2)),
+    "maximum, then negative norm": lambda: nn.Sequential(
+        conv(), nn.MaxPool2d(2), seen(nn.BatchNorm2d(3)), nn.ReLU(), conv(3)
+    ),
+    "maximum of rows": lambda: nn.Sequential(
+        nn.Flatten(1), nn.Unflatten(1, (2, 64)), row(), nn.LeakyReLU(0.2), nn.MaxPool1d(2), row(3)
+    ),
+    "sum of pooled currents": lambda: Model(
+        lambda m, x: (F.max_pool2d(m.a(x), 2) + m.b(F.avg_pool2d(x, 2))).relu(), a=conv(), b=conv()
+    ),
+    "mean and std": lambda: Model(
+        lambda m, x: m.a((x - m.mean) / m.std).relu(),
+        a=conv(), mean=torch.tensor([0.4, 0.6]).view(1, 2, 1, 1), std=torch.tensor([[[0.2]], [[0.3]]]),
+    ),
+    "a constant for each value": lambda: Model(
+        lambda m, x: m.b((m.a(x) + m.c) * m.d), a=conv(), b=conv(3), c=torch.rand(3, 8, 8), d=torch.rand(8, 8)
+    ),
+    "gray in colour": lambda: Model(lambda m, x: m.a(x[:, :1] * m.c + 0.1), a=conv(3), c=torch.rand(1, 3, 1, 1)),
+    "instance norm": lambda: nn.Sequential(
+        conv(), seen(nn.InstanceNorm2d(3, affine=True, track_running_stats=True)), nn.ReLU(), conv(3),
+        seen(nn.InstanceNorm2d(3, track_running_stats=True)),
+    ),
+    "norm by function": lambda: Model(
+        lambda m, x: F.batch_norm(m.a(x), m.n.running_mean, m.n.running_var, m.n.weight, m.n.bias, False).relu(),
+        a=conv(), n=seen(nn.BatchNorm2d(3)),
+    ),
+    "add(alpha)": lambda: Model(
+        lambda m, x: torch.sub(m.a(x), m.b(x), alpha=0.3).add(m.c(x).relu(), alpha=2), a=conv(), b=conv(), c=conv()
+    ),
+    "context": lambda: body(lambda m, y: y + y.mean((2, 3), keepdim=True)),
+    "one map for all": lambda: Model(lambda m, x: (m.a(x).relu() + m.b(x).relu()).relu(), a=conv(), b=conv(2, 1)),
+    "squeeze": lambda: Model(
+        lambda m, x: m.b(F.adaptive_avg_pool2d(m.a(x).relu(), 1).squeeze()), a=conv(), b=nn.Linear(3, 4)
+    ),
+    "squeeze(2)": lambda: Model(
+        lambda m, x: m.b(F.max_pool2d(m.a(x).relu(), (8, 1)).squeeze(2)), a=conv(), b=row(3, 4)
+    ),
+    "heads": lambda: Model(heads, a=conv(), b=conv(3, 4), c=nn.Conv2d(3, 4, 3, 2)),
+    "stack": lambda: Model(
+        lambda m, x: m.c(torch.stack([m.a(x).relu(), m.b(x).relu()], 2).flatten(1, 2)), a=conv(), b=conv(), c=conv(6)
+    ),
+    "zeros beside": lambda: Model(joined_with_zeros, a=conv(), b=conv(6, 4)),
+    "transposed rows": lambda: Model(
+        lambda m, x: m.b(m.a(x.flatten(2)).relu(), output_size=[128]), a=row(), b=nn.ConvTranspose1d(3, 4, 5, 2, 2)
+    ),
+    "negative outputs": lambda: Model(lambda m, x: -m.b(m.a(x).relu()).relu() - 1, a=conv(), b=conv(3)),
+    "rows of features": lambda: Model(
+        lambda m, x: m.c(m.b(m.a(x).relu().flatten(2).transpose(1, 2)).relu()), a=conv(), b=nn.Linear(3, 5), c=nn.Linear(5, 2)
+    ),
+    "standardised weights": lambda: Model(
+        lambda m, x: F.conv2d(x, (m.a.weight - m.a.weight.mean()) / m.a.weight.std(), m.a.bias).relu(), a=conv()
+    ),
+    "moved at the end": lambda: Model(lambda m, x: m.a(x).relu().permute(0, 2, 3, 1), a=conv()),
+    "expanded": lambda: body(lambda m, y: y[:, :1].expand_as(y)),
+    "slopes by function": lambda: Model(lambda m, x: m.b(F.prelu(m.a(x), m.p.weight)), a=conv(), b=conv(3), p=nn.PReLU(3)),
+    "images, then rows": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu().flatten(2)), a=conv(), b=row(3)
+    ),
+    "features, then rows": lambda: Model(
+        lambda m, x: m.b(m.a(x.flatten(1)).relu().view(-1, 3, 8)), a=nn.Linear(128, 24), b=row(3)
+    ),
+}  # fmt: skip
+
+
+def make(name: str) -> nn.Module:
+    torch.manual_seed(1)
+    return ZOO[name]().eval()
+
+
+@torch.no_grad()
+def relative_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    assert logits.shape == expected.shape
+    return ((logits - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_logits_become_the_outputs(name):
+    """Also of images that the calibration has not seen, so far as it reaches."""
+    ann, x = make(name), images()
+    net = pk.convert(ann, x, method="max")
+    assert not net.training and not any(module.training for module in net.modules())
+    result = pk.simulate(net, x[:2], 200)
+    with torch.no_grad():
+        expected = ann(x[:2])
+    assert expected.any() and relative_error(result.logits, expected) < 0.03
+
+
+@pytest.mark.parametrize("name", ["maximum of LeakyReLU", "maximum of BN(ReLU)", "maximum of rows", "option A"])
+def test_the_error_fades(name):
+    ann, x = make(name), images()
+    net = pk.convert(ann, x, method="max")
+    with torch.no_grad():
+        expected = ann(x)
+    errors = [relative_error(pk.simulate(net, x, T, chunk=50).logits, expected) for T in (20, 500)]
+    assert errors[1] < 0.005 and errors[1] < errors[0]
+
+
+def test_several_results():
+    def forward(m, x):
+        y = m.a(x).relu()
+        boxes = m.b(y)
+        return {"boxes": boxes, "scores": [m.c(y).softmax(1), None], "features": (y,)}
+
+    torch.manual_seed(0)
+    ann, x = Model(forward, a=conv(), b=conv(3, 4), c=nn.Conv2d(3, 5, 8)).eval(), images()
+    net = pk.convert(ann, x, method="max")
+    with torch.no_grad():
+        expected, scores = ann(x), ann.c(ann.a(x).relu())
+    found = net.outputs(pk.simulate(net, x, 300).logits)
+    assert list(found) == list(expected) and found["scores"][1] is None
+    assert relative_error(found["boxes"], expected["boxes"]) < 0.02
+    assert relative_error(found["scores"][0], scores) < 0.02 and isinstance(found["features"], tuple)
+    assert relative_error(found["features"][0], expected["features"][0]) < 0.02
+
+
+def test_one_result_in_a_dict_and_none():
+    torch.manual_seed(0)
+    net = pk.convert(Model(lambda m, x: OrderedDict(out=m.a(x)), a=conv()), images(), method="max")
+    logits = pk.simulate(net, images(), 20).logits
+    assert logits.shape == (4, 3, 8, 8) and torch.equal(net.outputs(logits)["out"], logits) and logits.any()
+    plain = pk.convert(conv(), images())
+    assert plain.outputs(logits) is logits
+    with pytest.raises(TypeError, match="Model must return a tensor, its forward returns None"):
+        pk.convert(Model(lambda m, x: None, a=conv()), images())
+
+
+def test_a_silent_layer_of_neurons_is_an_error_still():
+    ann = nn.Sequential(conv(), nn.ReLU())
+    nn.init.constant_(ann[0].bias, -100.0)
+    with pytest.raises(ValueError, match="module '0' is silent on the calibration data"):
+        pk.convert(ann, images())
+
+
+REFUSED = {
+    "antialias": (
+        body(lambda m, y: F.interpolate(y, size=4, mode="bilinear", antialias=True)),
+        r"interpolate\(\) is called in a way .* antialias must be False, got True",
+    ),
+    "dropout in evaluation": (body(lambda m, y: F.dropout(y)), r"dropout\(\) is called .*pass training=self.training"),
+    "mean over samples": (body(lambda m, y: y - y.mean(0, keepdim=True)), r"mean\(\) takes the mean over samples"),
+    "constants beside": (
+        body(lambda m, y: torch.cat([y, torch.ones_like(y)], 1)),
+        r"cat\(\) takes values that are not its input's; only zeros can be joined",
+    ),
+    "samples mixed": (body(lambda m, y: y + y.flip(0)), r"flip\(\) gives \[2, 3, 8, 8\] of 2 samples, mixing"),
+    "instance norm": (
+        body(lambda m, y: m.n(y), n=nn.InstanceNorm2d(3)), "'n' is a InstanceNorm2d.*put BatchNorm in its place"
+    ),
+    "divided by 0": (body(lambda m, y: y / m.c, c=torch.zeros(3, 1, 1)), r"truediv\(\) divides by 0"),
+    "rows by bilinear": (
+        of_rows(lambda m, y: m.u(y.flatten(1).unsqueeze(1).unsqueeze(1)[..., 0]), u=nn.Upsample(scale_factor=2)), "where"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name != "rows by bilinear"])
+def test_refused(name):
+    ann, message = REFUSED[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        pk.convert(ann, images())
