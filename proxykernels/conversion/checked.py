@@ -65,12 +65,14 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: Original) ->
     for name, module, sources in net.layers():
         inputs = tuple(computed[source] for source in sources)
         value = _value(graph, name, module, inputs)
+        first = graph.populations[name].current.path if name in graph.populations else None
         for node, signal in original.layers.get(name, ()):
             expected = original.values[node]
             scale = _spread(scales[signal.neurons], value)
             found = _seen(value * scale, signal)
             if not _agree(found, expected) and not _agree_in_sums(module, inputs, scale, found, expected):
-                raise TypeError(_difference(graph, name, node, found, expected))
+                raise TypeError(_difference(graph.model, first, path_of(node), found, expected))
+            first = None  # what comes behind this node is at fault for the next difference
             if signal.view is None:
                 value = expected.to(value).view_as(value) / scale
         computed[name] = value
@@ -124,18 +126,14 @@ def _agree_in_sums(module: Any, inputs: tuple[Tensor, ...], scale: Tensor, found
     return bool(((found - expected.view_as(found)).abs() <= TOLERANCE * terms).all())
 
 
-def _difference(graph: ReluGraph, name: str, node: fx.Node, found: Tensor, expected: Tensor) -> str:
-    last = path_of(node)
-    first = graph.populations[name].current.path if name in graph.populations else last
-    if first == "its output":
-        first = last
+def _difference(model: str, first: str | None, last: str, found: Tensor, expected: Tensor) -> str:
     if found.numel() != expected.numel():
         how = f"{tuple(found.shape)} in place of {tuple(expected.shape)}"
     else:
         error = (found.reshape(expected.shape) - expected).abs().max().item()
         how = f"off by {error:.2g} where the largest is {expected.abs().max().item():.2g}"
-    between = first if first == last else f"{first} to {last}"
+    between = f"{first} to {last}" if first and first != last else last
     return (
-        f"{graph.model}: what {between} computes is not what convert makes of it, {how}: it has an option or a forward "
+        f"{model}: what {between} computes is not what convert makes of it, {how}: it has an option or a forward "
         "pass that convert does not know; leave it out, and please report it"
     )

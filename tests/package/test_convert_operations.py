@@ -104,7 +104,9 @@ ZOO = {
     "mean of channels": lambda: Model(
         lambda m, x: m.b(m.a(x).relu().mean(1, keepdim=True)), a=conv(), b=conv(1)
     ),
-    "mean of all": lambda: Model(lambda m, x: m.b(m.a(x).relu().mean((1, 2, 3)).unsqueeze(1)), a=conv(), b=nn.Linear(1, 3)),
+    "mean of all": lambda: Model(
+        lambda m, x: m.b(m.a(x).relu().mean((1, 2, 3)).unsqueeze(1)), a=conv(), b=nn.Linear(1, 3)
+    ),
     "averages, one size left": lambda: body(lambda m, y: F.adaptive_avg_pool2d(y, (None, 4))),
     "averages of rows as images": lambda: of_rows(lambda m, y: F.adaptive_avg_pool2d(y, (None, 4))),
     "rows padded": lambda: of_rows(lambda m, y: F.pad(y, (2, 1))),
@@ -168,14 +170,18 @@ ZOO = {
     ),
     "negative outputs": lambda: Model(lambda m, x: -m.b(m.a(x).relu()).relu() - 1, a=conv(), b=conv(3)),
     "rows of features": lambda: Model(
-        lambda m, x: m.c(m.b(m.a(x).relu().flatten(2).transpose(1, 2)).relu()), a=conv(), b=nn.Linear(3, 5), c=nn.Linear(5, 2)
+        lambda m, x: m.c(m.b(m.a(x).relu().flatten(2).transpose(1, 2)).relu()),
+        a=conv(), b=nn.Linear(3, 5), c=nn.Linear(5, 2),
     ),
+    "rows of images": lambda: nn.Sequential(nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2, bias=False)),
     "standardised weights": lambda: Model(
         lambda m, x: F.conv2d(x, (m.a.weight - m.a.weight.mean()) / m.a.weight.std(), m.a.bias).relu(), a=conv()
     ),
     "moved at the end": lambda: Model(lambda m, x: m.a(x).relu().permute(0, 2, 3, 1), a=conv()),
     "expanded": lambda: body(lambda m, y: y[:, :1].expand_as(y)),
-    "slopes by function": lambda: Model(lambda m, x: m.b(F.prelu(m.a(x), m.p.weight)), a=conv(), b=conv(3), p=nn.PReLU(3)),
+    "slopes by function": lambda: Model(
+        lambda m, x: m.b(F.prelu(m.a(x), m.p.weight)), a=conv(), b=conv(3), p=nn.PReLU(3)
+    ),
     "images, then rows": lambda: Model(
         lambda m, x: m.b(m.a(x).relu().flatten(2)), a=conv(), b=row(3)
     ),
@@ -270,13 +276,10 @@ REFUSED = {
         body(lambda m, y: m.n(y), n=nn.InstanceNorm2d(3)), "'n' is a InstanceNorm2d.*put BatchNorm in its place"
     ),
     "divided by 0": (body(lambda m, y: y / m.c, c=torch.zeros(3, 1, 1)), r"truediv\(\) divides by 0"),
-    "rows by bilinear": (
-        of_rows(lambda m, y: m.u(y.flatten(1).unsqueeze(1).unsqueeze(1)[..., 0]), u=nn.Upsample(scale_factor=2)), "where"
-    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in REFUSED if name != "rows by bilinear"])
+@pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     ann, message = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=message):

@@ -8,14 +8,20 @@ from torch import nn
 import proxykernels as pk
 
 T = 37
-ORDERS = {"shuffle": [4, 0, 5, 1, 2, 3], "part": [5, 2], "repeated": [1, 1, 0] * 30, "same": list(range(6))}
+ORDERS = {
+    "shuffle": [4, 0, 5, 1, 2, 3],
+    "part": [5, 2],
+    "repeated": [1, 1, 0] * 30,
+    "zeros": [-1, 3, -1, 0],
+    "same": list(range(6)),
+}
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("size", [(3, 5), (7,), ()], ids=["image", "row", "features"])
 def test_channels(generator, order, size):
     x, index = spikes(T, 2, 6, *size, generator=generator), torch.tensor(ORDERS[order])
-    expected = x[:, :, index]
+    expected = x[:, :, index] * (index >= 0).view(-1, *[1] * len(size))
     layer = pk.Channels(index)
     assert expected.any() and torch.equal(layer(x), expected) and torch.equal(layer(pk.pack(x)).dense(), expected)
     assert not layer.state_dict()
@@ -76,7 +82,7 @@ def test_networks_with_them_compile_and_copy(generator):
 BAD = {
     "index": (lambda: pk.Channels([1, 2]), TypeError, "index must be a tensor of int64, got list"),
     "index type": (lambda: pk.Channels(torch.ones(2)), TypeError, "index must be a tensor of int64, got torch.float32"),
-    "negative": (lambda: pk.Channels(torch.tensor([-1])), ValueError, "numbers of at least 0"),
+    "negative": (lambda: pk.Channels(torch.tensor([-2])), ValueError, "numbers of at least 0, or -1 for zeros"),
     "missing": (
         lambda: pk.Channels(torch.tensor([4]))(torch.zeros(2, 1, 3, 2)),
         ValueError,

@@ -124,7 +124,6 @@ REFUSED = {
     "no input": (type("No", (nn.Module,), {"forward": lambda self: 3})(), "one input, its forward takes none"),
     "no forward": (nn.ModuleList([convolution()]), "ModuleList has no forward pass"),
     "spiking": (nn.Sequential(pk.FusedIFConv2d(2, 3, 3)), "its module '0' is a FusedIFConv2d already"),
-    "rows": (nn.Sequential(nn.Linear(8, 3), nn.ReLU()), r"module '0' takes \[1, 2, 8, 8\]; only \[N, features\]"),
 }
 
 
@@ -155,8 +154,8 @@ def test_names_that_a_network_cannot_have():
 
 
 CALIBRATIONS = {
-    "channels": (torch.rand(4, 3, 8, 8), r"calibration of shape \[1, 3, 8, 8\] and torch.float32 does not go through"),
-    "one image": (torch.rand(2, 8, 8), r"calibration of shape \[1, 8, 8\]"),
+    "channels": (torch.rand(4, 3, 8, 8), r"calibration of shape \[2, 3, 8, 8\] and torch.float32 does not go through"),
+    "one image": (torch.rand(2, 8, 8), r"calibration of shape \[2, 8, 8\]"),
     "number": (torch.tensor(1.0), r"must have the shape \[N, ...\], got \[\]"),
     "double": (images().double(), "torch.float64 does not go through Sequential"),
     "later": ([images(), torch.rand(4, 3, 8, 8)], r"calibration of shape \[4, 3, 8, 8\]"),
