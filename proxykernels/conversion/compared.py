@@ -61,7 +61,8 @@ def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
 def relu_value(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
     """What a layer gives in the ReLU network, of neurons their currents: [N, ...] of inputs [N, ...]."""
     if isinstance(layer, SpikingLayer):
-        return layer.affine(inputs if len(inputs) > 1 else inputs[0])
+        taken: Any = inputs if len(inputs) > 1 else inputs[0]
+        return layer.affine(taken)
     once = tuple(part.unsqueeze(0) for part in inputs)
     return layer(once if len(once) > 1 else once[0]).squeeze(0)
 

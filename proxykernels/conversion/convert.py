@@ -120,10 +120,10 @@ def convert(
         needed(traced, name)
         few = torch.cat([batches.first[:1], batches.first[-1:]])
         followed = _run(fx.Interpreter(traced), few, name)
-        _check_followed(model, few, followed)
         one_output(traced, name)
         _run(Notes(traced), few, name)
         graph = ReluGraph(traced, name, _is_relu)
+        _check_followed(model, few, followed)
         if share:
             _check_shareable(graph)
         original = Original(traced, graph, samples_of(batches.first))

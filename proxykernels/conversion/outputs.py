@@ -46,7 +46,9 @@ def parts_of(returned: Any) -> Part | None:
             return Part((start - value[0].numel(), start), tuple(value.shape[1:]))
         if isinstance(value, dict):
             return {key: part(item) for key, item in value.items()}
-        return type(value)(map(part, value)) if type(value) in (tuple, list) else None
+        if isinstance(value, tuple | list):  # torch.fx's own kind of a list
+            return (tuple if isinstance(value, tuple) else list)(map(part, value))
+        return None
 
     return None if isinstance(returned, Tensor) else part(returned)
 

@@ -268,7 +268,7 @@ REFUSED = {
     "dropout in evaluation": (body(lambda m, y: F.dropout(y)), r"dropout\(\) is called .*pass training=self.training"),
     "mean over samples": (body(lambda m, y: y - y.mean(0, keepdim=True)), r"mean\(\) takes the mean over samples"),
     "constants beside": (
-        body(lambda m, y: torch.cat([y, torch.ones_like(y)], 1)),
+        body(lambda m, y: torch.cat([y[:, :1], torch.ones_like(y[:, 1:])], 1)),
         r"cat\(\) takes values that are not its input's; only zeros can be joined",
     ),
     "samples mixed": (body(lambda m, y: y + y.flip(0)), r"flip\(\) gives \[2, 3, 8, 8\] of 2 samples, mixing"),
