@@ -11,16 +11,15 @@ Written C for a convolution's channels, P2 for 2x2 max pooling, and a plain numb
 The last layer has one neuron for each class. Neurons integrate and fire, or leak if they are given a ``decay``.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import proxykernels as pk
-from common import firing_rates, weights_file
+from common import firing_rates, metadata, weights_file
 from proxykernels.training import fi_curve
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -193,20 +192,43 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
     """
     state, about = weights_file.read(Path(path))
+    told = metadata.values(path, about, "v_threshold")
     state = {key: tensor for key, tensor in state.items() if not key.startswith(TWIN)}
     if about.get("net", "") not in TRAINABLE and make is None:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
     make = TRAINABLE.get(about.get("net", ""), make)
-    v_reset = None if about.get("reset") == "soft" else 0.0
-    kind = {key: json.loads(about[key]) for key in ("shape", "classes", "linear_norm", "width") if key in about}
-    if "decay" in about:
-        kind["decay"] = float(about["decay"])
-    net = make(v_threshold=float(about["v_threshold"]), v_reset=v_reset, **kind)
+    neuron = {"v_threshold": told["v_threshold"], "v_reset": None if told.get("reset") == "soft" else 0.0}
+    kind = {key: told[key] for key in ("shape", "classes", "linear_norm", "width") if key in told}
+    with torch.device("meta"):  # nothing is made of a size that the tensors do not have
+        _check_tensors(path, state, make(**neuron, **kind))
+    net = make(**neuron, **kind, **{key: told[key] for key in ("decay",) if key in told})
     try:
         net.load_state_dict(state)  # casts to float32
     except RuntimeError as error:
         raise ValueError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
     return net.eval(), about
+
+
+def _check_tensors(path: Path, state: dict[str, Tensor], net: nn.Module) -> None:
+    """ValueError if the tensors of a file are not those of the network; those of its neurons are not looked at."""
+    own = _neuron_keys(net)
+    for key, expected in net.state_dict().items():
+        found = state.get(key)
+        if key in own:
+            continue
+        if found is None:
+            raise ValueError(f"{path} is of another network: {key} is missing")
+        if found.shape != expected.shape or found.is_floating_point() != expected.is_floating_point():
+            raise ValueError(
+                f"{path} is of another network: {key} is {found.dtype} {list(found.shape)}, needed is "
+                f"{expected.dtype} {list(expected.shape)}"
+            )
+
+
+def _neuron_keys(net: nn.Module) -> set[str]:
+    """The keys of a state_dict that are no weights, but the neurons' parameters."""
+    layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, pk.layers.Neurons)]
+    return {f"{name}.{attribute}" for name, layer in layers for attribute in layer.neuron_attributes}
 
 
 def file_stem(name: str) -> str:
@@ -224,13 +246,8 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
     Raises:
         ValueError: other layers, other thresholds, or leaky neurons in a layer without biases.
     """
-    neurons = {
-        f"{name}.{field}"
-        for name, layer in source.named_modules()
-        if isinstance(layer, pk.layers.Neurons)
-        for field in layer.neuron_attributes
-    }
-    weights = {key: value for key, value in source.state_dict().items() if key not in neurons}
+    own = _neuron_keys(source)
+    weights = {key: value for key, value in source.state_dict().items() if key not in own}
     try:
         missing, _ = net.load_state_dict(weights, strict=False)
     except RuntimeError as error:

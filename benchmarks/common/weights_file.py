@@ -22,6 +22,7 @@ from common.command import command
 
 LARGEST = 127
 SCALE = ".scale"  # behind the name of the tensor that it is for
+UNPACKED = 32, 1 << 24  # a compact file has at most so many times its size in bytes, and so many more
 
 
 def stem(path: Path) -> str:
@@ -39,11 +40,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
     try:
         if path.suffix == ".gz":
-            return _unpacked(gzip.decompress(path.read_bytes()))
+            return _unpacked(_decompressed(path))
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); train the network again") from error
+
+
+def content(tensors: dict[str, Tensor], about: dict[str, str]) -> bytes:
+    """A safetensors file; the same for the same tensors and metadata (safetensors gives these any order)."""
+    file = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    first = 8 + int.from_bytes(file[:8], "little")  # its data; before that a JSON text, and the text's length
+    header = {"__metadata__": dict(sorted(about.items()))} if about else {}
+    text = json.dumps(header | json.loads(file[8:first]), separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(file)[first:]))
 
 
 def write_compact(path: Path, state: dict[str, Tensor], about: dict[str, str]) -> None:
@@ -55,7 +66,7 @@ def write_compact(path: Path, state: dict[str, Tensor], about: dict[str, str]) -
         else:
             tensors[key] = tensor
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(gzip.compress(save(tensors, about), mtime=0))
+    temporary.write_bytes(gzip.compress(content(tensors, about), mtime=0))
     os.replace(temporary, path)
 
 
@@ -66,12 +77,26 @@ def rounded(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return units.round().to(torch.int8), scale
 
 
+def _decompressed(path: Path) -> bytes:
+    times, more = UNPACKED
+    most = times * path.stat().st_size + more
+    with gzip.open(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it unpacks to more than {most / 1e6:.0f} MB, which weights of its size do not")
+    return content
+
+
 def _unpacked(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     for key in [key for key in tensors if key.endswith(SCALE)]:
-        weight = key.removesuffix(SCALE)
-        tensors[weight] = tensors[weight].float() * _along(tensors.pop(key), tensors[weight])
+        weight, scale = tensors.get(key.removesuffix(SCALE)), tensors.pop(key)
+        if weight is None:
+            raise ValueError(f"{key} is the scale of a tensor that is missing")
+        if weight.dtype != torch.int8 or not scale.is_floating_point() or scale.shape != weight.shape[:1]:
+            raise ValueError(f"{key} is {scale.dtype} {list(scale.shape)}, of {weight.dtype} {list(weight.shape)}")
+        tensors[key.removesuffix(SCALE)] = weight.float() * _along(scale, weight)
     return tensors, header.get("__metadata__", {})
 
 

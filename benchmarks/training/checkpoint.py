@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import torch
+from common import weights_file
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ FIELDS = {
     "tensors": str, "groups": list, "options": dict, "stage": int, "epoch": int, "step": int, "done": int,
     "best": (int, float),
 }  # fmt: skip
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, of each parameter
 
 
 def save(
@@ -59,12 +61,16 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """
     path = find(folder)
     try:
-        position = json.loads(path.read_text())
+        position = json.loads(path.read_text(), parse_constant=_refuse)
         _check(position)
         with safe_open(folder / position["tensors"], "pt") as file:
             return position, {key: file.get_tensor(key) for key in file.keys()}
     except (ValueError, RecursionError, SafetensorError, OSError) as error:
         raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{STATE} holds {constant}, which is no number")
 
 
 def find(folder: Path) -> Path:
@@ -85,6 +91,11 @@ def _check(position) -> None:
             raise ValueError(f"{STATE}: {key} is {value!r}"[:200])
         if kind is int and value < 0:
             raise ValueError(f"{STATE}: {key} is {value}, below 0")
+    if position["done"] < position["step"]:
+        raise ValueError(f"{STATE}: {position['done']} steps are done in all, and {position['step']} of the last epoch")
+    shown = position.setdefault("shown", {})  # older ones have none
+    if not isinstance(shown, dict) or not all(isinstance(value, float | int) for value in shown.values()):
+        raise ValueError(f"{STATE}: shown is {shown!r}"[:200])
     if Path(position["tensors"]).name != position["tensors"]:
         raise ValueError(f"{STATE}: tensors is no file of this folder, but {position['tensors']!r}")
 
@@ -107,19 +118,45 @@ def restore_model(model: nn.Module, tensors: dict[str, Tensor], name: str) -> No
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors: dict[str, Tensor]) -> None:
-    """Load an optimizer's moments and settings; ValueError if they are of another one."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    """Load the moments of Adam; ValueError if they, or its settings, are those of another one, or damaged."""
+    own = optimizer.state_dict()["param_groups"]
     try:
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                # The fused optimizer takes moments in the memory order of the parameter, and files hold none.
-                moment = torch.empty_like(parameters[int(index)]).copy_(value) if value.ndim else value
-                state.setdefault(int(index), {})[name] = moment
-        optimizer.load_state_dict({"state": state, "param_groups": position["groups"]})
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        _same_groups(json.loads(json.dumps(own)), position["groups"])
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        state = {index: _moments(index, parameter, tensors) for index, parameter in enumerate(parameters)}
+        named = {f"optimizer.{index}.{name}" for index in state for name in MOMENTS}
+        if unknown := [key for key in tensors if key.startswith("optimizer.") and key not in named]:
+            raise ValueError(f"{unknown[0]} is of no parameter")
+    except ValueError as error:
         raise ValueError(f"the checkpoint's optimizer is of another network, or damaged ({error})") from error
+    optimizer.load_state_dict({"state": state, "param_groups": own})
+
+
+def _same_groups(own: list[dict], saved: list) -> None:
+    """ValueError if a setting that was saved is not the optimizer's; the learning rate is set anew at each step."""
+    if len(own) != len(saved) or not all(isinstance(group, dict) for group in saved):
+        raise ValueError(f"{len(own)} groups of parameters are needed")
+    for group, other in zip(own, saved, strict=True):
+        for key in group.keys() & other.keys() - {"lr"}:
+            if group[key] != other[key]:
+                raise ValueError(f"its {key} is {other[key]!r}, needed is {group[key]!r}"[:200])
+
+
+def _moments(index: int, parameter: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A parameter's moments as Adam has them, each looked at: its fused kernel reads as much as a parameter has."""
+    moments = {}
+    for name in sorted(MOMENTS):
+        key = f"optimizer.{index}.{name}"
+        value, shape = tensors.get(key), [] if name == "step" else list(parameter.shape)
+        if value is None:
+            raise ValueError(f"{key} is missing")
+        if list(value.shape) != shape or not value.is_floating_point():
+            raise ValueError(f"{key} is {value.dtype} {list(value.shape)}, needed are real numbers of shape {shape}")
+        if not value.isfinite().all() or (name != "exp_avg" and (value < 0).any()):
+            raise ValueError(f"{key} holds NaN, infinite or negative values")
+        # In the memory order of the parameter, which files do not hold.
+        moments[name] = value.float() if name == "step" else torch.empty_like(parameter).copy_(value).detach()
+    return moments
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -127,7 +164,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        if metadata:
+            temporary.write_bytes(weights_file.content(tensors, metadata))
+        else:  # a large file, from where its tensors are
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
         _publish(temporary, path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import math
 import resource
 import time
 from argparse import Namespace
@@ -74,6 +73,7 @@ class Run:
 
     def __init__(self, options: Namespace, workers: Workers):
         self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
+        self.shown: dict[str, float] = {}  # running means of an epoch's figures
         dataset, classes = train_data.load(options.data, options.root, "train")
         self.test_set, _ = train_data.load(options.data, options.root, "test")  # if missing: now, not after hours
         train_set, self.validation = train_data.held_out(dataset, options.validation)
@@ -154,17 +154,18 @@ class Run:
             checkpoint.restore_optimizer(optimizer, *saved)
         while self.place.epoch < stage.epochs:
             start = clocks()
-            shown = self.run_epoch(stage, optimizer)
+            self.run_epoch(stage, optimizer)
             self.save(optimizer)  # all that was learnt is safe while it is measured
             self.termination.safe = True
             self.place.epoch, self.place.step = self.place.epoch + 1, 0
             if self.workers.rank == 0:
-                self.end_epoch(stage, shown, start)
+                self.end_epoch(stage, start)
+            self.shown = {}
             self.termination.safe = False
             self.save(optimizer)
 
-    def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        """The rest of an epoch; returns the running means of its figures."""
+    def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        """The rest of an epoch, with its figures in ``shown``."""
         options, workers, place = self.options, self.workers, self.place
         self.model.train()
         self.model.freeze_batch_norm(not self.statistics_learn(stage))
@@ -180,7 +181,6 @@ class Run:
             loader, f"{stage.method} {place.epoch + 1}/{stage.epochs}", self.steps, initial=place.step, unit="batch",
             mininterval=0.5, disable=workers.rank > 0,
         )  # fmt: skip
-        shown: dict[str, float] = {}
         for images, labels in bar:
             progress = (place.epoch * self.steps + place.step) / (stage.epochs * self.steps)
             for group in optimizer.param_groups:
@@ -190,16 +190,15 @@ class Run:
             figures = train_step.gradient(
                 options, method, self.model, images.to(workers.device), labels.to(workers.device)
             )
-            train_step.watch(shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
+            train_step.watch(self.shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
             optimizer.step()
             if self.average is not None and place.done % average.EVERY == 0:
                 self.average.update_parameters(self.model)
             place.step, place.done = place.step + 1, place.done + 1
-            bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in self.shown.items()}, refresh=False)
             if workers.any(self.termination.came > 0):
                 self.save(optimizer)
                 self.termination.end()
-        return shown
 
     def new_average(self) -> average.AveragedModel | None:
         """Of the weights of a stage's steps; none is wanted: None."""
@@ -215,7 +214,7 @@ class Run:
         first = self.options.init == "random" and self.place.epoch == 0
         return stage.method == "ann" or first or self.options.batch_norm == "always"
 
-    def end_epoch(self, stage: Stage, shown: dict[str, float], start: dict[str, float]) -> None:
+    def end_epoch(self, stage: Stage, start: dict[str, float]) -> None:
         """Measure both twins on the held-out images, log it, and publish the weights if they are the best so far.
 
         After an epoch of the twin alone, all of that is of its scaled weights, or, if no other method follows, the
@@ -239,7 +238,7 @@ class Run:
         ann = ann_accuracy(model.ann, self.validation, device)
         self.log.add(
             {
-                "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": shown.get("loss", math.nan),
+                "stage": stage.method, "epoch": place.epoch, "step": place.done, "loss": self.shown.get("loss", ""),
                 "snn": snn, "ann": ann, "mean_rate": sum(rates.values()) / len(rates), "rates": rates, **spent,
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
@@ -272,7 +271,7 @@ class Run:
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
         if self.workers.rank == 0:
-            position = dataclasses.asdict(self.place) | {"options": identity(self.options)}
+            position = dataclasses.asdict(self.place) | {"shown": self.shown, "options": identity(self.options)}
             checkpoint.save(self.options.out, position, self.model, optimizer, self.average)
 
     def resume(self) -> tuple[dict, dict[str, Tensor]]:
@@ -282,10 +281,15 @@ class Run:
         checkpoint.restore_model(self.model, tensors, "model")
         if self.average is not None:
             checkpoint.restore_model(self.average, tensors, "average")
-        if position["stage"] >= len(self.stages) or position["step"] > self.steps:
-            place = f"step {position['step']} of stage {position['stage']}"
+        done = position["epoch"] * self.steps + position["step"]
+        whole = position["done"] == done if position["stage"] == 0 else position["done"] >= done
+        whole = whole and position["epoch"] < STAGE_SEED and position["step"] <= self.steps
+        if position["stage"] >= len(self.stages) or not whole:
+            place = f"step {position['step']} of epoch {position['epoch']} of stage {position['stage']}"
+            place += f", {position['done']} in all"
             raise ValueError(f"the checkpoint in {self.options.out} is damaged ({place}); remove it and start again")
         self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
+        self.shown = position["shown"]
         return position, tensors
 
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import torch
-from common import nets, weights_file
+from common import metadata, nets, weights_file
 from torch import Tensor, nn
 
 import proxykernels as pk
@@ -52,12 +52,16 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     Arguments and errors: as of nets.load_file.
     """
     net, about = nets.load_file(path, make)
-    model = pk.ProxyNet(net, int(about["T"]), clip=about.get("twin", "clipped") == "clipped", readout="rate")
+    told = metadata.values(path, about, "T")
+    model = pk.ProxyNet(net, told["T"], clip=about.get("twin", "clipped") == "clipped", readout="rate")
     tensors, _ = weights_file.read(path)
     state = {key.removeprefix(nets.TWIN): tensor for key, tensor in tensors.items() if key.startswith(nets.TWIN)}
     whole = state.keys() == model.statistics.state_dict().keys()
     if whole:
-        model.statistics.load_state_dict(state)
+        try:
+            model.statistics.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
     return model.eval(), whole, about
 
 
