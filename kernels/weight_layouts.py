@@ -67,28 +67,50 @@ def check_parts(weight: Tensor) -> None:
         )
 
 
-DIGIT = 64  # what 1 in the second of int8_digits is worth
-TWO_DIGITS, ONE_DIGIT = 13, 7  # bits of a weight, without its sign
-MOST_DIGIT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums
+ONE_DIGIT, TWO_DIGITS, THREE_DIGITS = 7, 13, 23  # bits of a weight, without its sign
+MOST_OF_THREE = 127 * (1 + 256 + 65536)  # the largest whole number of three digits
+MOST_INPUTS_OF_TWO = 1 << 17  # of a neuron: the sums of more could leave 32 bits
 
 
-def int8_digits(weight: Tensor, bits: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Weights [C_out, K] as (low, high, unit), ``weight = unit * (low + 64 * high)``; low and high are int8 [C_out, K]
-    with zeros up to a multiple of 16 inputs for wide loads, unit is float32 [C_out].
+def places_of(bits: int, inputs: int) -> int:
+    """ONE_DIGIT, TWO_DIGITS or THREE_DIGITS: what weights of so many bits take, in a neuron of so many inputs."""
+    if bits <= ONE_DIGIT:
+        return ONE_DIGIT
+    return TWO_DIGITS if bits <= TWO_DIGITS and inputs <= MOST_INPUTS_OF_TWO else THREE_DIGITS
 
-    Args:
-        weight: in each channel whole multiples of a power of two that is 2**-126 at least (weight_cache.WHOLE).
-        bits: of a multiple, without its sign, at most TWO_DIGITS; with at most ONE_DIGIT high is None.
+
+def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
+    """Weights [C_out, K] as digits int8 [C_out, K], the lowest first, with zeros up to a multiple of 16 inputs for wide
+    loads; and the unit, float32 [C_out], a power of two.
+
+        ONE_DIGIT:     weight = unit * first
+        TWO_DIGITS:    weight = unit * (first + 64 second)
+        THREE_DIGITS:  weight = unit * (first + 256 second + 65536 third)
+
+    Two digits have common sums, in which a spike counts 64 for the second; three have sums of their own.
+
+    One and two digits are for weights that are, in each channel, whole multiples of a power of two that is 2**-126 at
+    least, of so many bits (weight_cache.WHOLE). Three are for all: unit is the least in which the channel's largest
+    weight m is at most MOST_OF_THREE. Weights are rounded to it, with an |error| of at most 2**-23 m where
+    m >= 2**-103; none where all are multiples of it, as a dyadic grid of 23 bits is. These are the digits of the matrix
+    tiles of a CPU (cpu/src/conv2d/amx_digits.h).
     """
     wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
-    places = ONE_DIGIT if bits <= ONE_DIGIT else TWO_DIGITS
-    # By the largest weight's power the multiples are at least those that are known to be whole. All powers are normal.
-    shift = (places - torch.frexp(wide.abs().amax(1)).exponent).clamp(max=126)
-    whole, unit = (wide * _power_of_two(shift)[:, None]).to(torch.int32), _power_of_two(-shift)
+    most = wide.abs().amax(1)
+    shift = (places - torch.frexp(most).exponent).clamp(max=126)  # 2**shift and the unit are normal numbers
+    if places == THREE_DIGITS:
+        shift -= (most * _power_of_two(shift) > MOST_OF_THREE).int()
+    whole, unit = (wide * _power_of_two(shift)[:, None]).round().to(torch.int32), _power_of_two(-shift)
     if places == ONE_DIGIT:
-        return whole.to(torch.int8), None, unit
-    high = ((whole + DIGIT // 2) >> 6).clamp(max=127)  # low is then -32 .. 63
-    return (whole - DIGIT * high).to(torch.int8), high.to(torch.int8), unit
+        return [whole.to(torch.int8)], unit
+    if places == TWO_DIGITS:
+        second = ((whole + 32) >> 6).clamp(max=127)  # the first is then -32 .. 63
+        return [(whole - 64 * second).to(torch.int8), second.to(torch.int8)], unit
+    digits = []
+    for _ in range(3):
+        digits.append(((whole + 128) & 0xFF) - 128)
+        whole = (whole - digits[-1]) >> 8
+    return [digit.to(torch.int8) for digit in digits], unit
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Cases that the exactness tests share: data on a dyadic grid, so that every float32 sum is exact in any order."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +33,20 @@ CONVOLUTIONS = [
 def dyadic(*shape: int, generator: torch.Generator, span: int = 16, unit: float = 1 / 16) -> Tensor:
     """Whole multiples of ``unit``, between -span and span units."""
     return torch.randint(-span, span + 1, shape, generator=generator) * unit
+
+
+def fine(*shape: int, generator: torch.Generator) -> Tensor:
+    """Weights [C_out, ...] whose sums are exact in float32 in any order, and of which every part counts that a kernel
+    splits them into: multiples of 2**-21, of which a channel's magnitudes add up to less than 2**24.
+
+    In each channel one is from 1 to 2, the others are small.
+    """
+    inputs = math.prod(shape[1:])
+    small = max(1, min(2**18, 2**23 // inputs))
+    weight = torch.randint(-small, small + 1, (shape[0], inputs), generator=generator)
+    large = torch.randint(2**21, 2**22, (shape[0], 1), generator=generator) | 1
+    weight.scatter_(1, torch.randint(0, inputs, large.shape, generator=generator), large)
+    return weight.view(shape) * 2.0**-21
 
 
 def spikes(*shape: int, generator: torch.Generator, rate: float = 0.2) -> Tensor:

@@ -1,10 +1,13 @@
 """The block sizes of the Triton convolution, by the sizes of the layer and the GPU's architecture."""
 
+import re
 from functools import cache
 from typing import NamedTuple
 
 import torch
 import triton
+
+RELEASE = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:3])  # of Triton
 
 
 class Blocks(NamedTuple):
@@ -34,6 +37,11 @@ FLOATS = {16: Blocks(8, 16, 32, 3, 4, 160), 32: Blocks(8, 32, 32, 3, 4, 160), 64
 DIGITS = {16: Blocks(8, 16, 64, 3, 4, 128), 32: Blocks(8, 32, 32, 3, 4, 128), 64: Blocks(8, 64, 32, 3, 8, 128)}
 HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)}
 #
+# Three digits have sums of their own, three times as many registers: half the rows on half the warps, each with twice
+# the registers, and again two programs on a multiprocessor.
+THREE_DIGITS = {16: Blocks(4, 16, 64, 3, 4, 128), 32: Blocks(4, 32, 64, 3, 4, 168), 64: Blocks(4, 64, 32, 3, 4, 255)}
+HOPPER_THREE = THREE_DIGITS | {64: Blocks(4, 64, 64, 3, 4, 255)}
+#
 # sm_100 multiplies from shared memory, to which bits go one by one: few rows, and two programs. Three stages spill
 # registers in its main loop (Triton 3.6), and so do the 168 that its compiler allows itself (Triton 3.9).
 BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 32, 64)}
@@ -44,12 +52,13 @@ BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 3
 AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
-# By float16 parts and int8 digits; the first that the architecture's name begins with. sm_80, 86, 89 and 120 multiply
-# by the same instruction.
+# By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86, 89
+# and 120 multiply by the same instruction.
 TABLES = {
     torch.float16: {"sm_100": BLACKWELL, "sm_103": BLACKWELL, "gfx11": HALF_K, "gfx": AMD, "": FLOATS},
     torch.int8: {"sm_90": HOPPER, "": DIGITS},
 }
+TABLES_OF_THREE = {"sm_90": HOPPER_THREE, "": THREE_DIGITS}
 
 
 def choose_blocks(
@@ -59,6 +68,7 @@ def choose_blocks(
     architecture: str = "",
     parts: torch.dtype = torch.float16,
     multiprocessors: int = 128,
+    three_digits: bool = False,
 ) -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
 
@@ -68,8 +78,10 @@ def choose_blocks(
 
     Args:
         parts: float16 or int8, the type of the weights' parts.
+        three_digits: whether there are three of int8.
     """
-    table = next(table for beginning, table in TABLES[parts].items() if architecture.startswith(beginning))
+    tables = TABLES_OF_THREE if three_digits else TABLES[parts]
+    table = next(table for beginning, table in tables.items() if architecture.startswith(beginning))
     blocks = table[min(max(table), max(min(table), triton.next_power_of_2(C_out)))]
 
     def fills_the_card() -> bool:
@@ -98,9 +110,13 @@ def takes_digits(architecture: str) -> bool:
     return not architecture.startswith(("gfx", "sm_7", "sm_100", "sm_103"))
 
 
-def takes_ptx(architecture: str) -> bool:
-    """Whether kernels may hold NVIDIA's instructions, which Triton's interpreter does not know."""
-    return architecture.startswith("sm_") and not triton.knobs.runtime.interpret
+def instructions(architecture: str) -> dict[str, bool]:
+    """PTX: whether kernels may hold NVIDIA's instructions, which Triton's interpreter does not know. FENCED: whether
+    Triton sets the fences that the tensor cores of sm_90 ask for, else the kernel does; before 3.7.1 it does not."""
+    return {
+        "PTX": architecture.startswith("sm_") and not triton.knobs.runtime.interpret,
+        "FENCED": architecture != "sm_90" or RELEASE >= (3, 7, 1),
+    }
 
 
 @cache

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ..neurons import Neuron
 from ..unfused import output_size
-from .block_sizes import architecture, choose_blocks, launch_options, multiprocessors, takes_digits, takes_ptx
+from .block_sizes import architecture, choose_blocks, instructions, launch_options, multiprocessors, takes_digits
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neurons import CurrentSums, arguments, by_sample, by_state
 from .parts import parts_of
 
-LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**25  # elements of an image, and of one channel's weights
+LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**23  # elements of an image, and of one channel's weights
 
 
 def if_conv2d(
@@ -38,9 +38,9 @@ def if_conv2d(
 
     Args:
         words: spikes of images of ``size`` (H, W), int32 [ceil(T / 32), N, H * W, C_in].
-        weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take two products, float16 and bfloat16
-            weights one (see weight_layouts.py), and so do those of simulate's precision="int16" and "int8", in whole
-            numbers; float64 weights are taken as float32.
+        weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take three products, float16 and bfloat16
+            weights one, and those of simulate's precision="int16" and "int8" two and one (parts.py); float64 weights
+            are taken as float32.
         bias: [C_out], or None.
         v: states before the first step, float32 [N, H_out * W_out, C_out], of several
             [N, states, H_out * W_out, C_out]; not modified.
@@ -70,7 +70,9 @@ def if_conv2d(
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons, group_C_out = N * H_out * W_out, C_out // parts.groups
     K = kernel_h * kernel_w * parts.group_C
-    blocks = choose_blocks(neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device))
+    blocks = choose_blocks(
+        neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device), parts.third is not None
+    )
     words, v = words.contiguous(), by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)
@@ -83,6 +85,7 @@ def if_conv2d(
             words_pointer=words,
             first_pointer=parts.first,
             second_pointer=parts.second,
+            third_pointer=parts.third,
             unit_pointer=parts.unit,
             bias_pointer=None if bias is None else bias.float().contiguous(),
             v_pointer=v,
@@ -109,7 +112,7 @@ def if_conv2d(
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
             STEPS=16 if T <= 16 else 32,
-            PTX=takes_ptx(target),
+            **instructions(target),
             **launch_options(blocks),
         )
     return spikes, by_sample(v_last, neuron)
@@ -124,7 +127,7 @@ def _check_sizes(image: int, output: int, weights: int) -> None:
         )
     if weights >= LARGEST_WEIGHTS:
         raise ValueError(
-            f"weight must have fewer than 2**25 elements an output channel on a GPU, got {weights}; move x and the "
+            f"weight must have fewer than 2**23 elements an output channel on a GPU, got {weights}; move x and the "
             "layer to the CPU by .to('cpu')"
         )
 

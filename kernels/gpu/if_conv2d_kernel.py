@@ -6,13 +6,14 @@ neuron, so one load feeds 32 rows; its bits become numbers in registers (spike_o
 neurons take their currents from the accumulator, with their potentials in registers for all T steps. No current and no
 dense spike is ever written to memory. The layout of the words is in words.py, the equations are in neurons.py.
 
-Weights are one or two parts, each a product (weight_parts.py), of one of two types:
+Weights are one to three parts, each a product (parts.py), of one of two types:
 
-float16, summed in float32. Tensor cores do not sum as float32 does: tests of the hardware (Fasi et al. 2021) found that
-    8 or 16 products and the accumulator are cut some 24 bits below the largest of them, and added. Weights whose
-    partial sums are all multiples of one unit, and below 2**24 of them, stay exact (a dyadic grid); others lose more
-    than their two parts do.
-int8, the digits of whole numbers, summed in int32, which is exact in any order: the same spikes on every card.
+int8, the digits of whole numbers, summed in int32, which is exact in any order: the same spikes on every card. What
+    weights are float32 are three digits; those of simulate's precision="int16" and "int8" two and one.
+float16, summed in float32: 16-bit weights, and all on GPUs that do not multiply int8 faster. Tensor cores do not sum as
+    float32 does: tests of the hardware (Fasi et al. 2021) found that 8 or 16 products and the accumulator are cut some
+    24 bits below the largest of them, and added. Weights whose partial sums are all multiples of one unit, and below
+    2**24 of them, stay exact (a dyadic grid); others lose more than their parts do.
 
 Where max pooling follows, the same launch also writes the OR over windows of 2 x 2: its pixels are then listed window
 by window, so that a program owns whole windows.
@@ -23,7 +24,7 @@ import triton.language as tl
 
 from .counters import popcount
 from .neurons import choose_states, read_states, write_states
-from .spike_operands import expand, read_steps, times_64
+from .spike_operands import expand, fence, finished, read_steps, times_64
 
 
 @triton.jit
@@ -69,6 +70,18 @@ def _or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
     return (w0 | w1) | (w2 | w3)
 
 
+@triton.jit
+def _join_digits(low, middle, high):
+    """low + 256 middle + 65536 high of int32 as float32, rounded once where the sum has at most 40 bits.
+
+    Carries first: the upper part is then exact in float32, and the lower one has no sign.
+    """
+    middle += low >> 8
+    high += middle >> 8
+    low = (low & 0xFF) | ((middle & 0xFF) << 8)
+    return high.to(tl.float32) * 65536.0 + low.to(tl.float32)
+
+
 # Neither T nor the sizes of images and batches are in the specialisation key, so that no new value of them is compiled
 # anew. The channels stay in: that they are multiples of 16 is what allows wide loads.
 @triton.jit(do_not_specialize=["T", "N", "H", "W", "H_out", "W_out"])
@@ -76,6 +89,7 @@ def _if_conv2d_kernel(
     words_pointer,  # [ceil(T / 32), N, H * W, C] int32
     first_pointer,  # [C_out, K] float16 or int8, K = kernel_h * kernel_w * C / groups and zeros up to a multiple of 16
     second_pointer,  # the same, or None if the weights have no second part
+    third_pointer,  # the same, or None: the highest of three digits, each of which has sums of its own
     unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
     bias_pointer,  # [C_out] float32, or None
     neuron,  # the neurons' parameters: neurons.py
@@ -105,6 +119,7 @@ def _if_conv2d_kernel(
     STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     PTX: tl.constexpr,  # whether the target is NVIDIA's
+    FENCED: tl.constexpr,  # whether the compiler sets the fences of sm_90 (spike_operands.py)
     STEPS: tl.constexpr,  # at a time: 16 or 32, a word's
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -150,6 +165,8 @@ def _if_conv2d_kernel(
     first_pointer += first_weight
     if second_pointer is not None:
         second_pointer += first_weight
+    if third_pointer is not None:
+        third_pointer += first_weight
     mask = is_pixel[:, None] & is_channel[None, :]
     if pooled_pointer is None:
         output = pixel[:, None] * C_out + channel[None, :]
@@ -170,6 +187,9 @@ def _if_conv2d_kernel(
     taps_in_block = tl.arange(0, 1 if WHOLE_BLOCKS else BLOCK_K)
     for first in range(0, T, 32):
         current = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
+        if third_pointer is not None:
+            middle = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
+            high = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
         for k_first in tl.range(0, K, BLOCK_K, num_stages=NUM_STAGES):
             k = k_first + tl.arange(0, BLOCK_K)
             tap = (k_first + taps_in_block) // GROUP_C
@@ -186,12 +206,23 @@ def _if_conv2d_kernel(
             first_part = tl.load(first_pointer + weight_row + k[:, None], mask=is_weight, other=0)
             if second_pointer is not None:
                 second_part = tl.load(second_pointer + weight_row + k[:, None], mask=is_weight, other=0)
+            if third_pointer is not None:
+                third_part = tl.load(third_pointer + weight_row + k[:, None], mask=is_weight, other=0)
             spike = expand(word, step, PIXELS, STEPS, BLOCK_K, TYPE, PTX)
+            if not FENCED:
+                fence(k_first)
             current = tl.dot(spike, first_part, current, out_dtype=SUMS)
-            if second_pointer is not None:
+            if third_pointer is not None:
+                middle = tl.dot(spike, second_part, middle, out_dtype=SUMS)
+                high = tl.dot(spike, third_part, high, out_dtype=SUMS)
+            elif second_pointer is not None:
                 if TYPE == tl.int8:
                     spike = times_64(spike, PTX)
                 current = tl.dot(spike, second_part, current, out_dtype=SUMS)
+            if PTX and TYPE != tl.int8:
+                current = finished(current)
+        if third_pointer is not None:
+            current = _join_digits(current, middle, high)
         # Loaded here, and not once for all: the loop above needs the registers.
         unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])

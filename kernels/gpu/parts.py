@@ -7,22 +7,23 @@ from torch import Tensor
 
 from .. import constants
 from ..weight_cache import WHOLE
-from ..weight_layouts import MOST_DIGIT_INPUTS, int8_digits, join_small_groups
-from .weight_parts import float16_parts
+from ..weight_layouts import THREE_DIGITS, join_small_groups, places_of
+from .weight_parts import float16_parts, int8_digits
 
 
 class Parts(NamedTuple):
     """What the kernel reads of weights.
 
     Attributes:
-        first, second: [C_out, K], K = kernel_h * kernel_w * C_in / groups in this order and zeros up to a multiple of
-            16; the second may be None. float16 or int8: see weight_layouts.py.
+        first, second, third: [C_out, K], K = kernel_h * kernel_w * C_in / groups in this order and zeros up to a
+            multiple of 16; the second, or the second and third, may be None. float16 or int8: see weight_layouts.py.
         unit: float32 [C_out].
         groups, group_C: groups, and input channels of each, after small ones were joined.
     """
 
     first: Tensor
     second: Tensor | None
+    third: Tensor | None
     unit: Tensor
     groups: int
     group_C: int
@@ -31,27 +32,36 @@ class Parts(NamedTuple):
 def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].
 
-    They are digits where the weights are known to be whole (weight_cache.WHOLE), as those of simulate(precision=...)
-    are: to look would be to wait for the device.
+    float32 weights (and float64 ones, which are taken as float32) are three digits, whose sums are the same in any
+    order: the same spikes on every card. Weights that are known to be whole (weight_cache.WHOLE), as those of
+    simulate(precision=...) are, have one or two: to look would be to wait for the device. float16 and bfloat16 weights
+    are one float16 number, which costs less than three digits.
 
     Args:
-        takes_digits: whether the device multiplies int8 faster than float16.
+        takes_digits: whether the device multiplies int8 faster than float16; else all weights are float16 numbers.
 
     Raises:
-        TypeError: the weights have another type than float64 (taken as float32), float32, float16 or bfloat16.
+        TypeError: the weights have another type than float64, float32, float16 or bfloat16.
     """
     whole = WHOLE.get(weight.untyped_storage())
-    if takes_digits and whole is not None and weight[0].numel() <= MOST_DIGIT_INPUTS:
-        return constants.made(_digits, weight, groups, whole.bits)
+    if takes_digits and (whole is not None or weight.dtype in (torch.float32, torch.float64)):
+        bits = THREE_DIGITS if whole is None else whole.bits
+        return constants.made(_digits, weight, groups, places_of(bits, weight[0].numel()))
     return constants.made(_float16, weight, groups)
 
 
-def _digits(weight: Tensor, groups: int, bits: int) -> Parts:
-    weight, groups = join_small_groups(weight, groups)
-    return Parts(*int8_digits(weight.permute(0, 2, 3, 1).flatten(1), bits), groups, weight.shape[1])
+def _digits(weight: Tensor, groups: int, places: int) -> Parts:
+    weight, groups = join_small_groups(_at_most_32_bits(weight), groups)
+    digits, unit = int8_digits(weight, places)
+    first, second, third = [*digits, None, None][:3]
+    return Parts(first, second, third, unit, groups, weight.shape[1])
 
 
 def _float16(weight: Tensor, groups: int) -> Parts:
-    weight = weight.float() if weight.dtype == torch.float64 else weight
-    weight, groups = join_small_groups(weight, groups)
-    return Parts(*float16_parts(weight), groups, weight.shape[1])
+    weight, groups = join_small_groups(_at_most_32_bits(weight), groups)
+    high, low, unit = float16_parts(weight)
+    return Parts(high, low, None, unit, groups, weight.shape[1])
+
+
+def _at_most_32_bits(weight: Tensor) -> Tensor:
+    return weight.float() if weight.dtype == torch.float64 else weight

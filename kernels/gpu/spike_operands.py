@@ -83,3 +83,26 @@ def times_64(spike, PTX: tl.constexpr):
     else:
         result = spike << 6
     return result
+
+
+@triton.jit
+def finished(sums):
+    """Float sums of tensor cores, waited for.
+
+    Tensor cores of sm_90 read the registers of spikes while the threads go on, and the compiler of Triton 3.6 to 3.8
+    lets the next spikes be written to them too early (triton-lang/triton#9433, mended by #9530). It waits for a product
+    whose sums are read, as they are here, which costs an instruction.
+    """
+    return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def fence(scalar):
+    """What copies have brought to shared memory is there for the tensor cores of sm_90, too.
+
+    Between the two stands a fence, by NVIDIA's manual (PTX ISA, async proxy), which Triton sets from 3.7.1 on
+    (triton-lang/triton#10537).
+    """
+    tl.inline_asm_elementwise(
+        "fence.proxy.async.shared::cta; mov.b32 $0, $1;", "=r,r", [scalar], dtype=tl.int32, is_pure=False, pack=1
+    )

@@ -1,19 +1,37 @@
-"""Weights as the Triton convolution takes them, in one launch: weight_layouts.float16_parts, with channels last."""
+"""Weights as the Triton convolution takes them, in one launch: float16_parts and int8_digits of weight_layouts.py, with
+channels last."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..weight_layouts import check_parts
+from ..weight_layouts import MOST_OF_THREE, ONE_DIGIT, THREE_DIGITS, TWO_DIGITS, check_parts
 
 BLOCK, NUM_WARPS = 1024, 4  # inputs of an output channel at a time
+LARGEST: tl.constexpr = tl.constexpr(MOST_OF_THREE)
+ONE: tl.constexpr = tl.constexpr(ONE_DIGIT)
+TWO: tl.constexpr = tl.constexpr(TWO_DIGITS)
+THREE: tl.constexpr = tl.constexpr(THREE_DIGITS)
 
 
 @triton.jit
 def _power_of_two(exponent):
     """2**exponent, float32, for int32 exponents of normal numbers."""
     return ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _largest(weight_pointer, inputs, BLOCK: tl.constexpr):
+    """The largest magnitude of a channel's weights, and the least power of two above it (0 if there is none)."""
+    place = tl.arange(0, BLOCK)
+    largest = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, inputs, BLOCK):
+        weight = tl.load(weight_pointer + first + place, mask=first + place < inputs, other=0.0)
+        largest = tl.maximum(largest, tl.abs(weight.to(tl.float32)))
+    most = tl.max(largest)
+    exponent = (most.to(tl.int32, bitcast=True) >> 23) - 126  # most < 2**exponent
+    return most, tl.where(most > 0, exponent, 0)
 
 
 @triton.jit(do_not_specialize=["C", "taps", "K"])
@@ -30,13 +48,7 @@ def _float16_parts_kernel(
     row = tl.program_id(0).to(tl.int64)
     weight_pointer += row * C * taps
     place = tl.arange(0, BLOCK)
-    largest = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, C * taps, BLOCK):
-        weight = tl.load(weight_pointer + first + place, mask=first + place < C * taps, other=0.0)
-        largest = tl.maximum(largest, tl.abs(weight.to(tl.float32)))
-    most = tl.max(largest)
-    exponent = (most.to(tl.int32, bitcast=True) >> 23) - 126  # most < 2**exponent
-    exponent = tl.where(most > 0, exponent, 0)
+    _, exponent = _largest(weight_pointer, C * taps, BLOCK)
     shift = tl.minimum(tl.maximum(15 - exponent, -112), 120)  # 2**shift and the unit must be normal numbers
     tl.store(unit_pointer + row, _power_of_two(-shift - 1))
     scale = _power_of_two(shift)
@@ -49,6 +61,64 @@ def _float16_parts_kernel(
         tl.store(high_pointer + row * K + k, high, mask=k < K)
         if low_pointer is not None:
             tl.store(low_pointer + row * K + k, (scaled - high.to(tl.float32)).to(tl.float16), mask=k < K)
+
+
+@triton.jit
+def _nearest(x):
+    """float32 of fewer than 24 bits before the point, rounded to int32, halves to even ones."""
+    below = tl.floor(x)
+    rest = x - below
+    whole = below.to(tl.int32)
+    return whole + ((rest > 0.5) | ((rest == 0.5) & (whole % 2 != 0))).to(tl.int32)
+
+
+@triton.jit
+def _balanced(whole):
+    """The digit -128 .. 127 by which whole numbers differ from multiples of 256."""
+    return ((whole + 128) & 0xFF) - 128
+
+
+@triton.jit(do_not_specialize=["C", "taps", "K"])
+def _int8_digits_kernel(
+    weight_pointer,  # [C_out, C, taps] float32, float16 or bfloat16
+    first_pointer,  # [C_out, K] int8, input c of tap t at t * C + c
+    second_pointer,  # the same, or None
+    third_pointer,  # the same, or None
+    unit_pointer,  # [C_out] float32
+    C,
+    taps,
+    K,  # C * taps and zeros
+    PLACES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    weight_pointer += row * C * taps
+    place = tl.arange(0, BLOCK)
+    most, exponent = _largest(weight_pointer, C * taps, BLOCK)
+    shift = tl.minimum(PLACES - exponent, 126)  # 2**shift and the unit are normal numbers
+    if PLACES == THREE:
+        shift -= (most * _power_of_two(shift) > LARGEST).to(tl.int32)
+    tl.store(unit_pointer + row, _power_of_two(-shift))
+    scale = _power_of_two(shift)
+    for first in range(0, K, BLOCK):
+        k = first + place
+        source = k % C * taps + k // C
+        weight = tl.load(weight_pointer + source, mask=k < C * taps, other=0.0).to(tl.float32)
+        whole = _nearest(weight * scale)
+        to = row * K + k
+        if PLACES == ONE:
+            tl.store(first_pointer + to, whole.to(tl.int8), mask=k < K)
+        elif PLACES == TWO:
+            second = tl.minimum((whole + 32) >> 6, 127)
+            tl.store(first_pointer + to, (whole - 64 * second).to(tl.int8), mask=k < K)
+            tl.store(second_pointer + to, second.to(tl.int8), mask=k < K)
+        else:
+            digit = _balanced(whole)
+            tl.store(first_pointer + to, digit.to(tl.int8), mask=k < K)
+            whole = (whole - digit) >> 8
+            digit = _balanced(whole)
+            tl.store(second_pointer + to, digit.to(tl.int8), mask=k < K)
+            tl.store(third_pointer + to, ((whole - digit) >> 8).to(tl.int8), mask=k < K)
 
 
 def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -74,3 +144,31 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
             enable_fp_fusion=False,
         )
     return high, low, unit
+
+
+def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
+    """weight_layouts.int8_digits of weights [C_out, C, kernel_h, kernel_w], with inputs in channels-last order."""
+    check_parts(weight)
+    weight = weight.contiguous()
+    C_out, C, taps = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]
+    K = triton.cdiv(C * taps, 16) * 16
+    count = (ONE_DIGIT, TWO_DIGITS, THREE_DIGITS).index(places) + 1
+    digits = [torch.empty(C_out, K, dtype=torch.int8, device=weight.device) for _ in range(count)]
+    unit = torch.empty(C_out, device=weight.device)
+    first, second, third = [*digits, None, None][:3]
+    with torch.cuda.device_of(weight):
+        _int8_digits_kernel[(C_out,)](
+            weight_pointer=weight,
+            first_pointer=first,
+            second_pointer=second,
+            third_pointer=third,
+            unit_pointer=unit,
+            C=C,
+            taps=taps,
+            K=K,
+            PLACES=places,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+    return digits, unit

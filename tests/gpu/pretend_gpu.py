@@ -29,6 +29,7 @@ KERNELS = (
     "_counters_kernel",
     "_count_kernel",
     "_float16_parts_kernel",
+    "_int8_digits_kernel",
     "_pack_kernel",
 )
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import OnGPU, dyadic, spikes, thresholds
+from cases import OnGPU, dyadic, fine, spikes, thresholds
 from torch import nn
 
 import proxykernels as pk
@@ -59,7 +59,7 @@ def test_a_captured_layer_replays_with_new_spikes():
     with torch.device("cuda"):
         generator = torch.Generator("cuda").manual_seed(0)
         first, second = (spikes(33, 2, 16, 6, 6, generator=generator) for _ in range(2))
-        weight, theta = dyadic(20, 16, 3, 3, generator=generator), thresholds(20, generator)
+        weight, theta = fine(20, 16, 3, 3, generator=generator), thresholds(20, generator)
         x, other = pk.pack(first), pk.pack(second)
         expected, _ = reference.if_conv2d(second, weight, v_threshold=theta, padding=1)
         pk.if_conv2d(x, weight, padding=1, v_threshold=theta)  # compiles

@@ -66,7 +66,7 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
     assert of_chunk == time_model.HOST.launches <= LAUNCHES  # what the table of modelled times says, too
     assert fewer.total() - 2 * of_chunk <= time_model.HOST.launches_of_run
     assert launches["_if_conv2d_kernel"] == 4 * 6 and launches["_counters_kernel"] == 4
-    assert launches["conv2d"] == 1 and launches["_float16_parts_kernel"] == 6
+    assert launches["conv2d"] == 1 and launches["_int8_digits_kernel"] == 6
 
 
 def test_whole_weights_are_made_once_a_run(monkeypatch):

@@ -1,4 +1,4 @@
-"""The fused Triton convolution and matrix product against the oracle, bit for bit on a dyadic grid."""
+"""The fused Triton convolution and matrix product against the oracle, bit for bit where sums are exact."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from cases import RESETS, dyadic, spikes, thresholds, words_over_time
+from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
 
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
@@ -73,9 +73,9 @@ def assert_exact(x, weight, bias, v, theta, v_reset, options=PLAIN, some_fire=Tr
 
 
 def layer(generator, T=33, C=5, size=(3, 3), C_out=7, kernel_size=(3, 3), N=2, rate=0.2, options=PLAIN):
-    """Dyadic (x, weight, bias, v, theta)."""
+    """(x, weight, bias, v, theta) whose sums are exact."""
     x = spikes(T, N, C, *size, generator=generator, rate=rate)
-    weight = dyadic(C_out, C // options["groups"], *kernel_size, generator=generator)
+    weight = fine(C_out, C // options["groups"], *kernel_size, generator=generator)
     bias = dyadic(C_out, generator=generator)
     current = F.conv2d(torch.zeros(N, C, *size), weight, **options)
     return x, weight, bias, dyadic(*current.shape, generator=generator), thresholds(C_out, generator)
@@ -161,7 +161,7 @@ def test_state_is_carried(generator, parts, v_reset):
 @pytest.mark.parametrize("T", [16, 45])
 def test_linear(generator, T, N, C, C_out, v_reset):
     x = spikes(T, N, C, generator=generator)
-    weight, bias = dyadic(C_out, C, generator=generator), dyadic(C_out, generator=generator)
+    weight, bias = fine(C_out, C, generator=generator), dyadic(C_out, generator=generator)
     v, theta = dyadic(N, C_out, generator=generator), thresholds(C_out, generator)
     expected, v_expected = reference.if_linear(x, weight, bias, v, v_threshold=theta, v_reset=v_reset)
     assert 0 < expected.mean() < 1

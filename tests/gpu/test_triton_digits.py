@@ -126,21 +126,49 @@ def test_block_sizes(generator, monkeypatch, channels, block_k, C, T, bits):
 # ---- the digits themselves
 
 
-@pytest.mark.parametrize("bits", range(1, 14))
+def total(digits, unit):
+    """The weights that digits stand for, in float64."""
+    base = 64 if len(digits) == 2 else 256
+    return sum(digit.double() * base**k for k, digit in enumerate(digits)) * unit[:, None].double()
+
+
+@pytest.mark.parametrize("bits", [*range(1, 15), 22])
 def test_digits_are_the_weights(generator, bits):
     weight = whole(20, 43, generator=generator, bits=bits, scales=(1.0, 2.0**-30, 2.0**20, 0.25))
     weight[7] = 0
-    low, high, unit = weight_layouts.int8_digits(weight, bits)
-    assert low.shape == (20, 48) and low.dtype == torch.int8 and not low[:, 43:].any()
-    assert (high is None) == (bits <= 7)
-    total = low.double() if high is None else low.double() + 64 * high.double()
-    assert torch.equal(total[:, :43] * unit[:, None].double(), weight.double())
+    digits, unit = weight_layouts.int8_digits(weight, weight_layouts.places_of(bits, 43))
+    assert all(digit.shape == (20, 48) and digit.dtype == torch.int8 and not digit[:, 43:].any() for digit in digits)
+    assert len(digits) == 1 + (bits > 7) + (bits > 13)
+    assert torch.equal(total(digits, unit)[:, :43], weight.double())
+
+
+def test_sums_of_many_inputs_do_not_leave_32_bits():
+    assert weight_layouts.places_of(13, 2**17) == 13 and weight_layouts.places_of(13, 2**17 + 1) == 23
+    assert weight_layouts.places_of(7, if_conv2d.LARGEST_WEIGHTS) == 7
+    assert 128 * if_conv2d.LARGEST_WEIGHTS + 2**24 < 2**31
+
+
+@pytest.mark.parametrize("scale", [2.0**-90, 1e-20, 1e-3, 1.0, 1e3, 1e30], ids=str)
+def test_error_of_three_digits(generator, scale):
+    weight = torch.randn(20, 48, generator=generator) * 10 ** (-9 * torch.rand(20, 48, generator=generator)) * scale
+    digits, unit = weight_layouts.int8_digits(weight, 23)
+    largest = weight.double().abs().amax(1, keepdim=True)
+    assert ((total(digits, unit) - weight.double()).abs() <= 2.0**-23 * largest).all()
+    assert (unit[:, None] * weight_layouts.MOST_OF_THREE >= largest).all()
+
+
+def test_three_digits_hold_their_largest_numbers():
+    most = weight_layouts.MOST_OF_THREE
+    weight = torch.tensor([[most, -most, most - 1.0, 1.0], [most + 1.0, -most - 1.0, 2.0, 0.0], [2**24 - 1.0, 1, 0, 0]])
+    digits, unit = weight_layouts.int8_digits(weight, 23)
+    assert unit.tolist() == [1, 2, 4]
+    expected = torch.tensor([[most, -most, most - 1, 1], [most + 1, -most - 1, 2, 0], [2**24, 0, 0, 0]])
+    assert torch.equal(total(digits, unit)[:, :4], expected.double())
 
 
 def test_every_number_of_14_bits_has_two_digits():
     weight = torch.arange(-8191.0, 8192)[None] * 2.0**-13
-    low, high, unit = weight_layouts.int8_digits(weight, 13)
-    assert torch.equal(((low.float() + 64 * high.float()) * unit)[:, : weight.shape[1]], weight)
+    assert torch.equal(total(*weight_layouts.int8_digits(weight, 13))[:, : weight.shape[1]], weight.double())
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8"])
@@ -150,22 +178,22 @@ def test_rounded_weights_are_whole_at_every_scale(generator, precision):
     weight = torch.randn(21, 19, generator=generator).clamp(-1.9, 1.9) * torch.tensor(scales).repeat(3)[:, None]
     bounds = rounding.PRECISIONS[precision]
     rounded = rounding.round_weights(weight, None, bounds)[0].float()
-    low, high, unit = weight_layouts.int8_digits(rounded, bounds.largest.bit_length())
-    total = low.double() if high is None else low.double() + 64 * high.double()
-    assert torch.equal(total[:, :19] * unit[:, None].double(), rounded.double()) and (rounded[-1] != 0).all()
+    digits = weight_layouts.int8_digits(rounded, weight_layouts.places_of(bounds.largest.bit_length(), 19))
+    assert torch.equal(total(*digits)[:, :19], rounded.double()) and (rounded[-1] != 0).all()
 
 
-def test_only_weights_known_to_be_whole_are_digits(generator):
+def test_only_weights_known_to_be_whole_have_few_digits(generator):
     """Others would have to be looked at in each call, and waited for."""
     weight = whole(4, 3, 1, 1, generator=generator, bits=7).to(DEVICE)
-    assert parts_of(weight, 1, True).first.dtype == torch.float16
+    assert parts_of(weight, 1, True).third is not None
+    assert parts_of(weight.half(), 1, True).first.dtype == torch.float16
     known_to_be_whole(weight, 7)
     assert parts_of(weight, 1, False).first.dtype == torch.float16
     with constants.unchanging(), torch.no_grad():
         parts = parts_of(weight, 1, True)
-        assert parts.first.dtype == torch.int8 and parts_of(weight, 1, True) is parts  # made once a simulation
-    many = known_to_be_whole(torch.ones(1, 2**17 + 1, 1, 1, device=DEVICE), 7)
-    assert parts_of(many, 1, True).first.dtype == torch.float16  # their sum could leave 32 bits
+        assert parts.second is None and parts_of(weight, 1, True) is parts  # made once a simulation
+        wide = weight.double()
+        assert parts_of(wide, 1, True) is parts_of(wide, 1, True)
 
 
 @pytest.mark.parametrize(

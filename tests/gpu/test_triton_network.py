@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import RESETS, dyadic, spikes, thresholds, words_over_time
+from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
 from oracle import make_dyadic, step_loop
 from torch import nn
 
@@ -49,7 +49,7 @@ def test_pooled_words(generator, case, T, v_reset):
     C, H, W, C_out, kernel_size, stride, padding, groups = case
     x = spikes(T, 3, C, H, W, generator=generator)
     weight, bias = (
-        dyadic(C_out, C // groups, kernel_size, kernel_size, generator=generator),
+        fine(C_out, C // groups, kernel_size, kernel_size, generator=generator),
         dyadic(C_out, generator=generator),
     )
     theta, options = thresholds(C_out, generator), dict(stride=stride, padding=padding, groups=groups)
@@ -69,7 +69,7 @@ def test_pooled_words(generator, case, T, v_reset):
 def test_pooled_words_of_nothing(generator, T, N):
     words, v = torch.zeros(-(-T // 32), N, 16, 3, dtype=torch.int32), torch.zeros(N, 16, 2)
     window = (1, 1), (1, 1), (1, 1), 1
-    weight = dyadic(2, 3, 3, 3, generator=generator)
+    weight = fine(2, 3, 3, 3, generator=generator)
     own, pooled, v_last = gpu.if_conv2d_pooled(
         words, T, (4, 4), weight, None, v, if_neuron(torch.ones(2), 0.0), *window
     )
@@ -86,7 +86,7 @@ def test_pooled_operator(generator):
 
 @pytest.mark.parametrize("size, pools", [((6, 4), True), ((7, 4), False), ((6, 5), False)], ids=str)
 def test_only_even_outputs_are_pooled_in_the_launch(generator, size, pools):
-    x, weight = spikes(7, 2, 3, *size, generator=generator), dyadic(5, 3, 3, 3, generator=generator)
+    x, weight = spikes(7, 2, 3, *size, generator=generator), fine(5, 3, 3, 3, generator=generator)
     y, _ = any_neuron.conv2d(pk.pack(x), weight, None, None, IFNeuron(), padding=1, pool_follows=True)
     assert isinstance(y._kept, PooledWords) == pools
     expected = reference.if_conv2d(x, weight, padding=1)[0]

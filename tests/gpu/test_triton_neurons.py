@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import dyadic, spikes
+from cases import dyadic, fine, spikes
 from neuron_cases import NAMES, TRACES, channelwise, state
 
 import proxykernels as pk
@@ -32,7 +32,7 @@ def test_scan(generator, T, name):
 @pytest.mark.parametrize("pool", [False, True], ids=["plain", "pooled"])
 def test_convolution(generator, pool, name):
     neuron = channelwise(5, generator)[name]
-    x, weight = spikes(34, 2, 3, 4, 2, generator=generator), dyadic(5, 3, 3, 3, generator=generator)
+    x, weight = spikes(34, 2, 3, 4, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
     v0 = state(neuron, (2, 5, 4, 2), generator)
     expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
     actual, v = pk.any_neuron.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)

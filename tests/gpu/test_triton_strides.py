@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from cases import RESETS, dyadic, spikes, thresholds
+from cases import RESETS, dyadic, fine, spikes, thresholds
 
 import proxykernels as pk
 from proxykernels.kernels import reference
@@ -50,7 +50,7 @@ def assert_spikes(result, expected):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_linear_weights(generator, C, strides, dtype):
     x = spikes(7, 3, C, generator=generator)
-    weight = strides(dyadic(21, C, generator=generator).to(dtype))
+    weight = strides(fine(21, C, generator=generator).to(dtype))
     assert not weight.is_contiguous()
     expected, _ = reference.if_linear(x, weight.float())
     assert_spikes(pk.if_linear(pk.pack(x), weight)[0].dense(), expected)
@@ -67,7 +67,7 @@ ORDERS = [(1, 0, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)]
 )
 def test_convolution_weights(generator, order, C, kernel, groups):
     x = spikes(7, 2, C, 4, 3, generator=generator)
-    weight = reordered(dyadic(16, C // groups, *kernel, generator=generator), order)
+    weight = reordered(fine(16, C // groups, *kernel, generator=generator), order)
     expected, _ = reference.if_conv2d(x, weight, padding=1, groups=groups)
     assert_spikes(pk.if_conv2d(pk.pack(x), weight, padding=1, groups=groups)[0].dense(), expected)
 
@@ -76,7 +76,7 @@ def test_channels_last_layer(generator):
     x = spikes(7, 2, 16, 4, 5, generator=generator)
     layer = pk.FusedIFConv2d(16, 32, 3).to(memory_format=torch.channels_last)
     with torch.no_grad():
-        layer.weight.copy_(dyadic(32, 16, 3, 3, generator=generator))
+        layer.weight.copy_(fine(32, 16, 3, 3, generator=generator))
         layer.bias.zero_()
         expected, _ = reference.if_conv2d(x, layer.weight)
         assert_spikes(layer(pk.pack(x)).dense(), expected)
@@ -86,7 +86,7 @@ def test_channels_last_layer(generator):
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_everything_else_of_a_convolution(generator, v_reset):
     """Words, bias, thresholds, potentials: of the kernel itself, where the public function might copy."""
-    x, weight = spikes(33, 2, 16, 2, 2, generator=generator), dyadic(10, 16, 3, 3, generator=generator)
+    x, weight = spikes(33, 2, 16, 2, 2, generator=generator), fine(10, 16, 3, 3, generator=generator)
     bias, v, theta = dyadic(10, generator=generator), dyadic(2, 4, 10, generator=generator), thresholds(10, generator)
     words = gpu.pack(x.flatten(3).bool())
     window = (1, 1), (1, 1), (1, 1), 1
@@ -129,7 +129,7 @@ def test_scan(generator, order, v_reset):
 
 def test_thresholds_shared_by_all_channels(generator):
     """A scalar that was expanded has a stride of 0."""
-    x, weight = spikes(33, 2, 16, 4, 4, generator=generator), dyadic(32, 16, 3, 3, generator=generator)
+    x, weight = spikes(33, 2, 16, 4, 4, generator=generator), fine(32, 16, 3, 3, generator=generator)
     theta = torch.full((1,), 1.25, device=x.device).expand(32)
     expected, _ = reference.if_conv2d(x, weight, v_threshold=theta)
     assert 0 < expected.mean() < 1
