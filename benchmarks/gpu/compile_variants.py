@@ -180,24 +180,30 @@ def _scan_source(
 def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     import torch
 
-    from proxykernels.kernels.gpu.block_sizes import choose_blocks, launch_options
+    from proxykernels.kernels.gpu.block_sizes import choose_blocks, instructions, launch_options
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
 
     neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups
     K = group_C * kernel_size**2
     dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
-    options = launch_options(choose_blocks(neurons, C_out // groups, K, target, dtype))
+    blocks = choose_blocks(neurons, C_out // groups, K, target, dtype, three_digits=parts.count == 3)
+    options = launch_options(blocks)
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer"), "fp32")
-    types |= {"first_pointer": parts.type, "second_pointer": parts.type}
+    types |= dict.fromkeys(("first_pointer", "second_pointer", "third_pointer"), parts.type)
     # As Triton's launcher specialises: 1 is a constant, and multiples of 16 are known as such.
     sizes = dict(C_out=C_out, K=-(-K // 16) * 16, groups=groups, dilation_h=1, dilation_w=1)
     sizes |= dict(stride_h=stride, stride_w=stride, padding_h=kernel_size // 2, padding_w=kernel_size // 2)
     constants = {name: 1 for name, size in sizes.items() if size == 1}
     constants |= {name: options.pop(name) for name in list(options) if name in _if_conv2d_kernel.arg_names}
     constants |= {"COUNTS_ONLY": output == "counts", "STEPS": 16 if output == "short" else 32}
-    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, "PTX": target.startswith("sm_")}
-    absent = {"second_pointer": not parts.two, "bias_pointer": not bias, "pooled_pointer": output != "pooled"}
+    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, **instructions(target)}
+    absent = {
+        "second_pointer": parts.count < 2,
+        "third_pointer": parts.count < 3,
+        "bias_pointer": not bias,
+        "pooled_pointer": output != "pooled",
+    }
     constants |= {name: None for name, is_absent in absent.items() if is_absent}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
     return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), options

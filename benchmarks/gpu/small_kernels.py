@@ -23,6 +23,7 @@ def _counters(*reaches: bool) -> Arguments:
     return Arguments(types, {"TENSORS": len(reaches), "ROWS": 8, "COLUMNS": 128})
 
 
+DIGITS = ("first_pointer", "second_pointer", "third_pointer")
 _PAPER = (True, False, True, False, False, False, False, False, False)  # what simulate counts of the paper's network
 VARIANTS: dict[str, dict[str, Arguments]] = {
     "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
@@ -37,10 +38,23 @@ VARIANTS: dict[str, dict[str, Arguments]] = {
         )
         for dtype in ("fp32", "fp16", "bf16")
     },
+    "int8_digits": {
+        f"{places}-places": Arguments(
+            {"weight_pointer": "fp32", **dict.fromkeys(digits, "i8"), "unit_pointer": "fp32"},
+            {"BLOCK": 1024, "PLACES": places} | {name: None for name in DIGITS if name not in digits},
+        )
+        for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
+    },
     "pack": {
         "channels-first": Arguments({"dense_pointer": "u8", "words_pointer": "i32"}, {"BLOCK": 512, "stride_p": 1}),
         "channels-last": Arguments({"dense_pointer": "u8", "words_pointer": "i32"}, {"BLOCK": 512, "stride_c": 1}),
     },
 }
-MODULES = {"counters": "counters", "count": "counters", "float16_parts": "weight_parts", "pack": "packing"}
+MODULES = {
+    "counters": "counters",
+    "count": "counters",
+    "float16_parts": "weight_parts",
+    "int8_digits": "weight_parts",
+    "pack": "packing",
+}
 NUM_WARPS = 4

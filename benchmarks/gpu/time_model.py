@@ -51,7 +51,7 @@ class Host(NamedTuple):
 # Of the paper's network in chunks of 64 steps.
 HOST = Host(9, 0, (0.0, 0.3e6), 101, 2, 169e6)
 # What simulate has, and what it is multiplied as.
-WEIGHTS = {"float32": "two-products", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
+WEIGHTS = {"float32": "three-digits", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
 
 
 class Layer(NamedTuple):
@@ -139,7 +139,7 @@ def compiled(launches: Iterable[Launch]) -> Iterator[tuple[Launch, Compiled]]:
         parts = variants.PRODUCTS[WEIGHTS[launch[3]]]
         outside = record["instructions"] - loop.instructions
         of_kernel = record["registers"], record["programs"], outside, loop
-        yield launch, Compiled(blocks, *of_kernel, parts=variants.number_of(parts), type=parts.type)
+        yield launch, Compiled(blocks, *of_kernel, parts=parts.count, type=parts.type)
 
 
 def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, Blocks]:
@@ -149,8 +149,9 @@ def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, 
     """
     parts = variants.PRODUCTS[WEIGHTS[weights]]
     sizes = layer.C_out, layer.K, card.target, {"fp16": torch.float16, "i8": torch.int8}[parts.type]
-    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors)
-    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes) == blocks)
+    three = parts.count == 3
+    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors, three)
+    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes, three_digits=three) == blocks)
     name = f"{neurons}-{layer.C}-{layer.C_out}-{layer.kernel_size}-{int(layer.pooled)}"
     output = "pooled" if layer.pooled else "words"
     return f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}", blocks

@@ -68,27 +68,27 @@ class Parts(NamedTuple):
     """What weights are multiplied as (kernels/weight_layouts.py)."""
 
     type: str
-    two: bool
+    count: int
 
 
-def number_of(parts: Parts) -> int:
-    """How many a weight has."""
-    return 1 + parts.two
-
-
-PRODUCTS = {  # of float32 weights, 16-bit weights, and those of precision="int16" and "int8"
-    "two-products": Parts("fp16", True),
-    "one-product": Parts("fp16", False),
-    "two-digits": Parts("i8", True),
-    "one-digit": Parts("i8", False),
+PRODUCTS = {
+    "three-digits": Parts("i8", 3),  # float32 weights
+    "two-digits": Parts("i8", 2),  # those of precision="int16"
+    "one-digit": Parts("i8", 1),  # and of "int8"
+    "one-product": Parts("fp16", 1),  # 16-bit weights
+    "two-products": Parts("fp16", 2),  # float32 weights where digits are not faster
 }
 LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
 CONV = list(LAYERS.values())
 CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps
 CONV += ["paper/two-digits/hard/counts", "paper/two-digits/soft/pooled"]
-CONV += [f"paper/two-products/{rest}" for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")]
+CONV += [
+    f"paper/{products}/{rest}"
+    for products in ("three-digits", "two-products")
+    for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")
+]
 CONV += ["strided/one-product/soft/pooled"]
-CONV += [f"paper/two-products/{neuron}/words" for neuron in OTHERS]
+CONV += [f"paper/{products}/{neuron}/words" for products in ("three-digits", "two-products") for neuron in OTHERS]
 
 SMALL = {kernel: list(variants) for kernel, variants in small_kernels.VARIANTS.items()}
 KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **SMALL}
@@ -97,8 +97,9 @@ _QUICK = (
     "fp32/hard/words/aligned",
     "/hard/atan/sequence/aligned",
     "paper/two-products/hard/words",
-    "paper/two-products/leaky-hard/words",
-    "paper/two-products/hard/pooled",
+    "paper/three-digits/hard/words",
+    "paper/three-digits/leaky-hard/words",
+    "paper/three-digits/hard/pooled",
     "one-channel/one-product/hard/words",
 )
 _SMALL = [f"{kernel}/{target}/{variants[0]}" for kernel, variants in SMALL.items() for target in TARGETS]

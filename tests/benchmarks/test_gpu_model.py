@@ -101,9 +101,11 @@ def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights)
             name, blocks = time_model._variant(layer, images, card, weights)
             kernel, target, numbers, products, *_ = name.split("/")
             there = variants.conv_layer(numbers)
-            dtype = {"fp16": torch.float16, "i8": torch.int8}[variants.PRODUCTS[products].type]
+            parts = variants.PRODUCTS[products]
+            dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
             assert (kernel, target) == ("if_conv2d", card.target) and (there.C, there.C_out) == (layer.C, layer.C_out)
-            assert choose_blocks(there.neurons, there.C_out, layer.K, target, dtype) == blocks
+            sizes = there.neurons, there.C_out, layer.K, target, dtype
+            assert choose_blocks(*sizes, three_digits=parts.count == 3) == blocks
 
 
 def test_table(monkeypatch, tmp_path, capsys):

@@ -22,6 +22,7 @@ NOT_SPECIALIZED = {
     "counters": [],
     "count": ["words_of_neuron", "last_bits"],
     "float16_parts": ["C", "taps", "K"],
+    "int8_digits": ["C", "taps", "K"],
     "pack": ["T", "N"],
 }
 
