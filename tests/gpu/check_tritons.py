@@ -1,13 +1,13 @@
 """Compiles every convolution for sm_90 by each Triton that a supported torch asks for, and reads what came of it.
 
-    python tests/gpu/check_tritons.py                    each of TRITONS, installed beside this one where they are missing
-    python tests/gpu/check_tritons.py --turn 41          the one whose turn it is, as CI does with the number of a commit
+    python tests/gpu/check_tritons.py                    each of TRITONS, which are installed in a folder of their own
     python tests/gpu/check_tritons.py --triton 3.6.0     one of them
+    python tests/gpu/check_tritons.py --turn 41          the one whose turn it is, as CI does
     python tests/gpu/check_tritons.py --every 8          every eighth variant
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
-cores (tensor_core_hazards.py), and a multiprocessor holds two programs. Then a few tests of the kernels are executed
-from that PTX in the emulator (--emulate TARGET: all tests of tests/gpu). Ends with status 1 if something is wrong.
+cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are then
+executed from what that Triton makes for a target, in the emulator. Ends with status 1 if something is wrong.
 """
 
 import argparse
@@ -23,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 # torch 2.10 and 2.11; 2.12.0; 2.12.1 and 2.13; and what 2.14 and 2.15 ask for.
 TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 TARGET = "sm_90"
+COUNTS = ("variants", "errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
     which.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant")
-    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[])
+    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="run the tests, too")
+    parser.add_argument("--tests", nargs="+", default=["tests/gpu", "-m", "triton and not slow"], help="which, for pytest")
     default = Path.home() / ".cache" / "proxykernels" / "tritons"
     parser.add_argument(
         "--folder", type=Path, default=default, help="where Tritons are installed (default: %(default)s)"
@@ -70,7 +72,7 @@ def check(version: str, options: argparse.Namespace) -> bool:
             f"Triton {version}, {TARGET}: {', '.join(f'{count} {what}' for what, count in counts.items())}", flush=True
         )
     for target in options.emulate:
-        right &= emulated(version, target, path)
+        right &= emulated(version, target, path, options.tests)
     return right
 
 
@@ -97,9 +99,9 @@ def installed(version: str, folder: Path) -> Path | None:
     return path
 
 
-def emulated(version: str, target: str, path: Path | None) -> bool:
+def emulated(version: str, target: str, path: Path | None, tests: Sequence[str]) -> bool:
     """Whether the tests of the kernels pass, executed from the PTX of that Triton."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "triton and not slow", "--emulate", target, "tests/gpu"]
+    command = [sys.executable, "-m", "pytest", "-q", "--emulate", target, "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=CHECKOUT, env=environment(path), capture_output=True, text=True, check=False)
     print(f"Triton {version}, {target}: {done.stdout.strip().splitlines()[-1]}", flush=True)
     if done.returncode:
