@@ -6,8 +6,8 @@
     python tests/gpu/check_tritons.py --every 8          every eighth variant
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
-cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are then
-executed from what that Triton makes for a target, in the emulator. Ends with status 1 if something is wrong.
+cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are
+then executed from what that Triton makes for a target, in the emulator. Ends with status 1 if something is wrong.
 """
 
 import argparse
@@ -32,8 +32,8 @@ def main() -> None:
     which.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant")
-    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="run the tests, too")
-    parser.add_argument("--tests", nargs="+", default=["tests/gpu", "-m", "triton and not slow"], help="which, for pytest")
+    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
+    parser.add_argument("--tests", nargs="+", default=["tests/gpu", "-m", "triton and not slow"], help="which ones")
     default = Path.home() / ".cache" / "proxykernels" / "tritons"
     parser.add_argument(
         "--folder", type=Path, default=default, help="where Tritons are installed (default: %(default)s)"

@@ -4,6 +4,8 @@ Asynchronous copies and warp-group products happen at the last moment: at the wa
 tensor, or one that is not aligned to its size, is a Fault, and so is a race (races.py).
 """
 
+from collections import Counter
+
 import numpy as np
 
 from . import tensor_core
@@ -35,6 +37,7 @@ class Block:
         self.races = Races(len(self.shared), self.warps)
         self.copies, self.copy_groups = [], []
         self.multiplications, self.multiplication_groups = [], []
+        self.in_flight: Counter[str] = Counter()  # registers that products may still be reading
 
     def has_work_left(self) -> bool:
         """Whether there is asynchronous work that nobody waited for."""
@@ -224,8 +227,16 @@ class Block:
     def wgmma_fence(self) -> None:
         """Orders registers, which are always in order here."""
 
-    def wgmma(self, kind: str, columns: int, d, a, b, keeps, transposed):
-        """m64 x ``columns`` of each group of four warps; what it returns has its numbers from the wait on."""
+    def write_registers(self, names: list[str]) -> None:
+        """Registers of spikes are about to be written. Here a product has its copy of them; on a GPU it has not."""
+        if taken := [name for name in names if self.in_flight[name]]:
+            raise Fault(f"a write to {taken[0]}, which a product in flight may still be reading")
+
+    def wgmma(self, kind: str, columns: int, d, a, b, keeps, transposed, read):
+        """m64 x ``columns`` of each group of four warps; what it returns has its numbers from the wait on.
+
+        ``read``: the names of the registers of A, which must be left alone until then.
+        """
         a_in_registers = isinstance(a, tuple)
         b_items = self._descriptor_items(kind, b, columns, transposed[1])
         a_items = None if a_in_registers else self._descriptor_items(kind, a, 64, transposed[0])
@@ -233,6 +244,7 @@ class Block:
         if keeps.any() != keeps.all():
             raise NotImplementedError("scale-d differs")
         result = [np.full(self.threads, 0x7FC00BAD, "u4") for _ in d]
+        self.in_flight.update(read)
         operands = [b_items] if a_in_registers else [a_items, b_items]
         for items in operands:
             self.races.note_product(self._pairs(items, kind))
@@ -250,6 +262,7 @@ class Block:
             total = self._multiply(matrix, other, total)
             for register, value in zip(result, tensor_core.c_registers(total), strict=True):
                 register[:] = value
+            self.in_flight.subtract(read)
             for items in operands:
                 self.races.note_product_end(self._pairs(items, kind))
 

@@ -172,10 +172,12 @@ class ComputeInstructions(Operands):
             only([to, *rounding], {"f32"})
             value = f"({self._read(operands[1], 'u2')}.astype('u4') << 16).view('f4')"
             return self._write(operands[0], value, "f4", guard)
+        if to == source == "f32":
+            only(rounding, {"rmi", "ftz"})  # below a subnormal number 0 is as good here as -1
+            return self._write(operands[0], f"np.floor({self._read(operands[1], 'f4')})", "f4", guard)
         to, source = TYPES[to], TYPES[source]
-        only(rounding, {"rn"} if "f" in to + source else set())
-        if to[0] != "f" and source[0] == "f":
-            raise NotImplementedError
+        whole = to[0] != "f" and source[0] == "f"
+        only(rounding, {"rzi", "ftz"} if whole else {"rn"} if "f" in to + source else set())
         stored = self.storage[operands[1]]
         if stored[1:] != source[1:]:  # cvt may read the low part of a wider register
             value = f"{name_of(operands[1])}.astype('{source}')"

@@ -1,26 +1,35 @@
-"""A driver for Triton whose GPU is the emulator: kernels are compiled for a real target, and launched on CPU tensors.
+"""Triton's own driver and C launcher, on a libcuda without a GPU: what they launch is executed by the emulator.
 
     driver.install("sm_80")          before the first launch; TRITON_INTERPRET must not be set
 
-Compilation, specialisation and launching are Triton's own, so what runs is the PTX that a GPU of that target would get.
+Compilation, specialisation, assembling and the launcher are Triton's own, so what runs is the PTX that a GPU of that
+target would get, with the parameters that it would get. Needs gcc and Python.h, as Triton does on a GPU.
 """
 
+import ctypes
+import hashlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.backends.driver import DriverBase
 
 from .block import Block
 from .memory import Fault, GlobalMemory
 from .ptx import Kernel
 
 TARGETS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}  # and the bytes of shared memory that a block may have
-SCALARS = {"i1": "u4", "i8": "i4", "i16": "i4", "i32": "i4", "u32": "u4", "fp32": "f4", "f32": "f4"}
-SCALARS |= {"i64": "i8", "u64": "u8"}
+BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}  # of a parameter, by the end of its type's name
+LAUNCH_FAILED = 700  # CUDA's number for it
+SOURCE = Path(__file__).with_name("libcuda.c")
+CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, *[ctypes.c_uint] * 5, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
+)  # fmt: skip
 
 
 class State:
@@ -33,46 +42,63 @@ class State:
     digit_launches = 0  # of those, with products of int8 digits
 
 
-class Launcher:
-    """What Triton calls for a launch."""
+class _Loaded(NamedTuple):
+    """A kernel as it was loaded: its PTX, and the shared memory that its launches ask for."""
 
-    def __init__(self, source, metadata):
-        self._signature, self._shared = source.signature, metadata.shared
+    kernel: Kernel
+    shared: int
 
-    def __call__(self, x, y, z, stream, function, packed, launch_metadata, enter, leave, *arguments):
-        if (y, z) != (1, 1):
-            raise NotImplementedError("a grid of more than one dimension")
-        kernel = State.kernels[function]
-        values = [(kind, value) for kind, value in _flat(self._signature.values(), arguments) if kind != "constexpr"]
-        spans = {}
-        for kind, value in values:
-            if kind.startswith("*"):
-                spans[value.data_ptr()] = max(_bytes(value), spans.get(value.data_ptr(), 0))
-        memory = GlobalMemory(spans)
-        parameters = []
-        for kind, value in values:
-            if kind.startswith("*"):
-                parameters.append(np.array([memory.address(value.data_ptr())], "u8"))
-            else:
-                parameters.append(np.array([value], SCALARS[kind]))
-        parameters += [np.zeros(1, "u8")] * (len(kernel.parameter_types) - len(parameters))  # scratch memory: none
-        for index in range(x):
-            block = Block(kernel, index, x, parameters, memory, self._shared, State.products)
+
+class _Launches:
+    """What the launcher hands to the driver is run here; an error goes past C to whoever launched."""
+
+    def __init__(self):
+        self.loaded: dict[int, _Loaded] = {}  # by the driver's function
+        self.spans: dict[int, int] = {}  # of the tensors of the launch that is under way
+        self.error: BaseException | None = None
+        self.callback = CALLBACK(self._launched)
+
+    def _launched(self, grid_x, grid_y, grid_z, threads, shared, function, parameters) -> int:
+        try:
+            loaded = self.loaded[function]
+            if (grid_y, grid_z) != (1, 1):
+                raise NotImplementedError("a grid of more than one dimension")
+            if (threads, shared) != (loaded.kernel.threads, loaded.shared):
+                raise Fault(f"a launch of {threads} threads with {shared} bytes of shared memory")
+            self._run(loaded, grid_x, parameters)
+        except BaseException as error:
+            self.error = error
+            return LAUNCH_FAILED
+        return 0
+
+    def _run(self, loaded: _Loaded, blocks: int, parameters) -> None:
+        kernel, memory = loaded.kernel, GlobalMemory(self.spans)
+        values = [_parameter(kind, parameters[i], memory) for i, kind in enumerate(kernel.parameter_types)]
+        for index in range(blocks):
+            block = Block(kernel, index, blocks, values, memory, loaded.shared, State.products)
             kernel.run(block)
             if block.has_work_left():
                 raise Fault("asynchronous work that nobody waited for")
         memory.copy_back()
-        State.launches, State.blocks = State.launches + 1, State.blocks + x
+        State.launches, State.blocks = State.launches + 1, State.blocks + blocks
         State.digit_launches += kernel.multiplies_digits
 
 
-def _flat(kinds, arguments) -> Iterator[tuple[str, object]]:
-    """Kinds and arguments; those of a tuple, as a layer's neurons are, one by one."""
-    for kind, value in zip(kinds, arguments, strict=True):
-        if isinstance(kind, tuple):
-            yield from _flat(kind, value)
-        else:
-            yield kind, value
+def _parameter(kind: str, place: int, memory: GlobalMemory) -> np.ndarray:
+    """A parameter of the PTX type ``kind`` as the launcher left it at ``place``: 32 or 64 bits."""
+    size = BYTES[kind.lstrip("busf")]
+    value = int.from_bytes(ctypes.string_at(place, size), "little")
+    if size == 8 and value in memory.places:
+        value = memory.address(value)
+    return np.array([value], "u8" if size == 8 else "u4")
+
+
+def _tensors(arguments) -> Iterator[torch.Tensor]:
+    for argument in arguments:
+        if isinstance(argument, torch.Tensor):
+            yield argument
+        elif isinstance(argument, tuple | list):
+            yield from _tensors(argument)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -83,71 +109,71 @@ def _bytes(tensor: torch.Tensor) -> int:
     return (last + 1) * tensor.element_size()
 
 
-class _Utilities:
-    def __init__(self, target: str):
-        self._target = target
-
-    def get_device_properties(self, device):
-        return {"max_shared_mem": TARGETS[self._target], "multiprocessor_count": 108, "warpSize": 32}
-
-    def unload_module(self, module):
-        pass
-
-
-class _Driver(DriverBase):
-    """What Triton asks of a driver."""
-
-    def __init__(self, target: str):
-        self.target, self.utils, self.launcher_cls = target, _Utilities(target), Launcher
-
-    def get_current_target(self):
-        return GPUTarget("cuda", int(self.target[3:]), 32)
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_active_torch_device(self):
-        return torch.device("cpu")
-
-    def get_device_interface(self):
-        return torch.cpu
-
-    def get_benchmarker(self):
-        raise NotImplementedError("an emulator has no speed")
-
-    get_empty_cache_for_benchmark = get_benchmarker
-
-    def map_python_to_cpp_type(self, kind):
-        return kind
-
-    def clear_cache(self, cache):
-        pass
-
-    @staticmethod
-    def is_active():
-        return True
+def _library() -> Path:
+    """The folder of libcuda.so.1, compiled once."""
+    include = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    key = hashlib.sha256(SOURCE.read_bytes() + triton.__version__.encode()).hexdigest()[:16]
+    folder = Path(triton.knobs.cache.dir) / f"libcuda-{key}"
+    if not (folder / "libcuda.so.1").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # another process may be at it, too
+            made = Path(temporary, "libcuda.so.1")
+            options = ["-shared", "-fPIC", "-O1", "-w", "-Wl,-soname,libcuda.so.1", f"-I{include}"]
+            subprocess.run([os.environ["CC"], *options, SOURCE, "-o", made], check=True)
+            made.replace(folder / "libcuda.so.1")
+    return folder
 
 
 def install(target: str) -> None:
     """Make the emulator Triton's active GPU, of ``target`` ("sm_80" or "sm_90")."""
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise RuntimeError("TRITON_INTERPRET is set: nothing would be compiled")
-    triton.runtime.driver.set_active(_Driver(target))
+    os.environ["CC"] = os.environ.get("CC", "gcc").split()[-1]  # of "ccache gcc" Triton takes a name with a blank
+    launches, folder = _Launches(), _library()
+    os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
+    library = ctypes.CDLL(str(folder / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+    capability = divmod(int(target[3:]), 10)
+    library.pretend(launches.callback, *capability, TARGETS[target])
+    triton.runtime.driver.set_active(_driver(capability, launches))
+    load = triton.compiler.CompiledKernel._init_handles
 
     def init_handles(self):
-        """CompiledKernel._init_handles, with the PTX in place of the binary."""
+        """Triton's own, which loads the binary; and the PTX that it was made of."""
         if self.module is not None:
             return
-        if self.metadata.shared > TARGETS[target]:
-            raise triton.runtime.errors.OutOfResources(self.metadata.shared, TARGETS[target], "shared memory")
-        self._run = Launcher(self.src, self.metadata)
+        load(self)
         if self.hash not in State.kernels:
             State.kernels[self.hash] = Kernel(State.edit(self.asm["ptx"]))
-        self.module, self._module_pid, self.function = self.hash, os.getpid(), self.hash
-        self.n_regs = self.n_spills = 0
-        self.n_max_threads = 1024
+        launches.loaded[self.function] = _Loaded(State.kernels[self.hash], self.metadata.shared)
 
     triton.compiler.CompiledKernel._init_handles = init_handles
+
+
+def _driver(capability: tuple[int, int], launches: _Launches):
+    """Triton's driver for NVIDIA, which asks no torch for a GPU, and launches on CPU tensors."""
+    from triton.backends.nvidia import driver
+
+    class Launcher(driver.CudaLauncher):
+        def __call__(self, *arguments):
+            launches.spans, launches.error = {}, None
+            for tensor in _tensors(arguments):
+                address = tensor.data_ptr()
+                launches.spans[address] = max(_bytes(tensor), launches.spans.get(address, 0))
+            launches.spans.pop(0, None)
+            try:
+                return super().__call__(*arguments)
+            except RuntimeError:
+                if launches.error is not None:
+                    raise launches.error from None
+                raise
+
+    if not hasattr(torch._C, "_cuda_getCurrentRawStream"):  # a build of torch without CUDA
+        torch._C._cuda_getCurrentRawStream = lambda device: 0
+    active = driver.CudaDriver()
+    active.launcher_cls = Launcher
+    active.get_device_capability = lambda *_: capability
+    active.get_current_stream = active.get_current_device = lambda *_: 0
+    active.set_current_device = lambda device: None
+    active.get_active_torch_device = lambda: torch.device("cpu")
+    active.get_device_interface = lambda: torch.cpu
+    return active

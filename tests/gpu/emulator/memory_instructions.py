@@ -107,8 +107,9 @@ class MemoryInstructions(Operands):
         numbers = WARP_GROUP_PRODUCTS[".".join([shape[2], *modifiers[4:]])]
         d = ", ".join(name_of(register) for register in parts(operands[0]))
         a_in_registers = operands[1].startswith("{")
+        read = parts(operands[1]) if a_in_registers else []
         if a_in_registers:
-            a = "(" + ", ".join(name_of(register) for register in parts(operands[1])) + ")"
+            a = "(" + ", ".join(map(name_of, read)) + ")"
         else:
             a = self._read(operands[1], "u8")
         transposed = (0, 0)
@@ -118,7 +119,7 @@ class MemoryInstructions(Operands):
             transposed = tuple(int(operand, 0) for operand in operands[6:])
             transposed = (0, *transposed) if a_in_registers else transposed
         b, keeps = self._read(operands[2], "u8"), self._read(operands[3], "?")
-        return [f"{d}, = E.wgmma('{numbers}', {shape[1]}, ({d},), {a}, {b}, {keeps}, {transposed})"]
+        return [f"{d}, = E.wgmma('{numbers}', {shape[1]}, ({d},), {a}, {b}, {keeps}, {transposed}, {read})"]
 
     def _op_redux(self, modifiers, operands, guard):
         only(modifiers[:1], {"sync"})

@@ -33,6 +33,7 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         self.constants: dict[str, np.ndarray] = {}
         self.guarded: dict[str, str] = {}
         self.blocks = _basic_blocks(self._statements(body))
+        self.spikes = self._registers_of_a()
         for block in self.blocks:
             check_order_of_registers(block.statements)
         source = self._translate()
@@ -65,6 +66,12 @@ class Kernel(ComputeInstructions, MemoryInstructions):
             if piece.strip():
                 yield " ".join(piece.split())
 
+    def _registers_of_a(self) -> set[str]:
+        """Registers from which tensor cores take spikes while the threads go on."""
+        statements = [split(statement) for block in self.blocks for statement in block.statements]
+        products = [operands for _, opcode, operands in statements if opcode.startswith("wgmma.mma_async")]
+        return {register for a in products if a[1].startswith("{") for register in parts(a[1])}
+
     # ---- statements to Python
 
     def _translate(self) -> str:
@@ -82,6 +89,8 @@ class Kernel(ComputeInstructions, MemoryInstructions):
                 elif opcode in ("ret", "exit"):
                     lines.append(f"   if E.branch({self._predicate(guard)}): return" if guard else "   return")
                 else:
+                    if overwritten := self.spikes & _results(opcode, operands):
+                        lines.append(f"   E.write_registers({sorted(overwritten)})")
                     lines += ["   " + line for line in self._instruction(statement, guard, opcode, operands)]
             lines.append(f"   pc = {i + 1}; continue")
         lines[1:1] = [f" {name} = unknown('{kind}')" for name, kind in self.guarded.items()]
@@ -117,6 +126,13 @@ def _basic_blocks(statements) -> list[_BasicBlock]:
             if split(statement)[1] in ("bra", "bra.uni", "ret", "exit"):
                 blocks.append(_BasicBlock())
     return blocks
+
+
+def _results(opcode: str, operands: list[str]) -> set[str]:
+    """The registers that an instruction writes."""
+    if not operands or opcode.startswith(("st.", "cp.", "bar", "fence", "red.", "wgmma.", "bra")):
+        return set()
+    return set(parts(operands[0]))
 
 
 def check_order_of_registers(statements: list[str]) -> None:
