@@ -62,7 +62,7 @@ def candidates(C_out: int, K: int) -> Iterator:
     from proxykernels.kernels.gpu.block_sizes import Blocks
 
     for pixels, channels, block_k, stages, warps, registers in product(
-        (4, 8), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8), (None, 128, 160)
+        (4, 8), (16, 32, 64, 128), (16, 32, 64, 128), (1, 2, 3, 4), (4, 8), (None, 128, 160, 168, 255)
     ):
         fits = channels < 2 * max(C_out, 16) and block_k < 2 * max(K, 16)
         if fits and (stages == 1) == (K <= block_k):  # with one block of K there is nothing to load ahead
@@ -98,7 +98,7 @@ def fastest(choices: Iterable, run: Callable[[object], object], time: Callable) 
 def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Callable = milliseconds) -> Iterator:
     """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
     from proxykernels.kernels.gpu import if_conv2d
-    from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks, multiprocessors
+    from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks, multiprocessors, takes_digits
 
     device, shape, first = next(net.parameters()).device, size, True
     for name, layer in tqdm(net.eval().named_children(), desc="tuning", leave=False, disable=None):
@@ -118,7 +118,9 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
 
             with kernels_alone():
                 best, best_ms = fastest(candidates(C_out, K), run, time)
-                today = choose_blocks(neurons, C_out, K, architecture(device), multiprocessors=multiprocessors(device))
+                target, digits = architecture(device), takes_digits(architecture(device))
+                parts = torch.int8 if digits else torch.float16
+                today = choose_blocks(neurons, C_out, K, target, parts, multiprocessors(device), digits)
                 today_ms = time(lambda run=run, today=today: run(today))
             yield name, neurons, C_out, K, best, best_ms, today_ms
         first, shape = False, y.shape[2:]
