@@ -1,7 +1,8 @@
 """Ways to a spiking network, from the same start, on the same data, with the same budget of time.
 
-    python benchmarks/compare_methods.py --minutes 2 8 --seeds 0 1 2
+    python benchmarks/compare_methods.py --minutes 2,8 --seeds 0,1,2
     python benchmarks/compare_methods.py --minutes 8 --neuron lif --decay 0.5
+    python benchmarks/compare_methods.py recipes    which learn, which run away
 
 proxy               the spiking network's output, the gradient of a ReLU network with the same weights (pk.ProxyNet)
 proxy, soft reset   the same, of neurons that keep what lay above the threshold, as converted ones do
@@ -37,7 +38,7 @@ from common.accuracy import STEPS, Point, points
 from common.command import INTERRUPTED, command
 from common.machine import commit
 from common.memory import PeakMemory
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, shown, some_of, written
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Subset
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError, Breakdown) as error:
         raise SystemExit(f"compare_methods.py: {error}") from error
     for minutes, seed, name in itertools.product(options.minutes, options.seeds, NAMES[options.neuron]):
-        only = ["--method", name, "--minutes", f"{minutes:g}", "--seeds", str(seed)]
+        only = ["--method", written(name), "--minutes", f"{minutes:g}", "--seeds", str(seed)]
         try:  # in a process of its own, so that its peak of memory is its own
             done = subprocess.run([sys.executable, __file__, *arguments, *only])
         except KeyboardInterrupt:  # which went to that process too, and it has said so
@@ -86,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument(
-        "--minutes", type=float, nargs="+", default=[8.0], help="CPU time that each method may train for; each in turn"
+        "--minutes", type=floats, default=[8.0], help="CPU time that each method may train for, such as 2,8"
     )
     parser.add_argument("--net", choices=sorted(nets.TRAINABLE), default="small")
     parser.add_argument("--width", type=float, default=1.0, help="share of the net's channels and neurons")
@@ -98,17 +99,18 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=positive, default=100)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each in turn")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="such as 0,1,2")
     parser.add_argument(
         "--method",
-        choices=sorted({*NAMES["if"], *NAMES["lif"]}),
-        metavar="NAME",
-        help="only this one (default: all, and the plot): %(choices)s",
+        type=one_of({*NAMES["if"], *NAMES["lif"]}),
+        help=f"only this one (default: all, and the plot): {shown(sorted({*NAMES['if'], *NAMES['lif']}))}",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     if options.method not in (None, *NAMES[options.neuron]):
-        parser.error(f"--method of --neuron {options.neuron} is one of {', '.join(NAMES[options.neuron])}")
+        parser.error(
+            f"--method of --neuron {options.neuron} is one of {', '.join(map(written, NAMES[options.neuron]))}"
+        )
     if not 0 <= options.decay <= 1:
         parser.error(f"--decay must be within 0 .. 1, got {options.decay}")
     for name in ("minutes", "width"):
@@ -118,6 +120,26 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     if options.longest < options.T:
         parser.error(f"--longest must be at least --T {options.T}, got {options.longest}")
     return options
+
+
+def floats(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def seeds(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def one_of(names: set[str]):
+    """The type of an option that is one of ``names``."""
+    parse = some_of(sorted(names))
+
+    def name(text: str) -> str:
+        if "," in text:
+            raise argparse.ArgumentTypeError(f"expected one method, got {text!r}")
+        return parse(text)[0]
+
+    return name
 
 
 def run_one(options: argparse.Namespace) -> None:
@@ -282,4 +304,4 @@ def _sentence(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, {"recipes": "methods.recipes"})

@@ -11,18 +11,17 @@ import re
 from functools import partial
 from pathlib import Path
 
-import anytime
 import common.interrupt  # noqa: F401 - first of all that takes time
 import compare_methods
 import evaluate
 import ops_speed
-import recipes
-import torchvision_nets
+from accuracy import anytime
 from common import photographs
 from common.command import command
 from common.printed import new_parser
 from common.tables import read_csv
-from images import picture
+from images import picture, torchvision_nets
+from methods import recipes
 from speed import report
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")

@@ -4,6 +4,8 @@
     python benchmarks/evaluate.py --weights runs/train/paper.safetensors --T 50
     python benchmarks/evaluate.py --precision int8
     python benchmarks/evaluate.py --converted
+    python benchmarks/evaluate.py anytime      steps, energy, early exit
+    python benchmarks/evaluate.py few-steps    remedies for few steps
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
@@ -202,4 +204,4 @@ def draw(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, {"anytime": "accuracy.anytime", "few-steps": "accuracy.few_steps"})

@@ -1,11 +1,12 @@
 """The kernels on a GPU: measured on the one at hand, compiled and modelled for others, and tuned.
 
-    python benchmarks/gpu_speed.py            measures everything, and makes one archive of it; about an hour
-    python benchmarks/gpu_speed.py compile    compiles all kernels for all GPUs, and says what each takes; needs no GPU
-    python benchmarks/gpu_speed.py model      models the paper's network beside its strongest rival; needs no GPU
-    python benchmarks/gpu_speed.py tune       times block sizes on the GPU at hand
+    python benchmarks/gpu_speed.py            everything there is to measure
+    python benchmarks/gpu_speed.py compile    what each kernel takes
+    python benchmarks/gpu_speed.py model      the paper's network and its rival
+    python benchmarks/gpu_speed.py tune       block sizes, timed
 
-`python benchmarks/gpu_speed.py measure --help`, and so on, says more.
+To measure takes about an hour and leaves one archive; to compile and to model needs no GPU. `measure --help`, and so
+on, says more.
 """
 
 import argparse

@@ -5,6 +5,7 @@
     python benchmarks/imagenet.py --model resnet50 --state-dict resnet50.pth \\
         --folder imagenet/val --images 500
     torchrun --nproc-per-node 2 benchmarks/imagenet.py --folder imagenet/val
+    python benchmarks/imagenet.py torchvision    with random weights
 
 EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by the
 photographs and by random crops of them, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against
@@ -188,4 +189,4 @@ def of_folder(options: argparse.Namespace, model: models.Model) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, {"torchvision": "images.torchvision_nets"})

@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--nets", nargs="+", metavar="NET", help="names of the table; default: all")
+    parser.add_argument("--nets", type=lambda text: text.split(","), help="names of the table; default: all")
     parser.add_argument("--longest", type=int, choices=(SHORT, LONG), default=LONG, help="steps of the ReLU networks")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that holds the table")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from common.accuracy import strict_accuracy, tied
 from common.command import command
 from common.data import fashion_mnist
-from common.printed import new_parser
+from common.printed import new_parser, shown, some_of
 from common.saccades import saccade_frames
 from common.tables import read_csv, write_csv
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help=f"of {shown(METHODS)}")
     parser.add_argument("--images", type=int, default=12_000, help="of the 60,000 to train on")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=4)

@@ -2,6 +2,7 @@
 
     python benchmarks/train_iteration.py
     python benchmarks/train_iteration.py --weights runs/train/paper.safetensors
+    python benchmarks/train_iteration.py surrogate    with surrogate gradients
 
 The weights are random and fire at 5 %, or those of --weights. An iteration is the ReLU twin's pass, the spiking
 network's T steps, the loss, the twin's backward pass and Adam. All contenders share everything but the T steps: the
@@ -28,7 +29,7 @@ from common import nets, tables, weights_file
 from common.accuracy import PRECISIONS
 from common.command import command
 from common.machine import check_precision, commit, device_name
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, shown, some_of
 from speed import rivals
 from torch import Tensor, nn
 from training import data as train_data
@@ -91,7 +92,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
     text = "of the weights that we simulate with; the loops' are float32"
     parser.add_argument("--snn-precision", choices=list(PRECISIONS), default="float32", help=text)
-    parser.add_argument("--loops", nargs="*", choices=LOOPS, default=LOOPS)
+    parser.add_argument("--loops", type=some_of(LOOPS), default=LOOPS, help=f"of {shown(LOOPS)}; default: all")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -202,4 +203,4 @@ def time_columns(times: Times, ours: Times) -> dict:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, {"surrogate": "iteration.surrogate_step"})

@@ -1,5 +1,6 @@
-"""How a benchmark's command runs: its main, and one line when Ctrl-C ends it."""
+"""How a benchmark's command runs: its main, or that of one of its parts, and one line when Ctrl-C ends it."""
 
+import importlib
 import signal
 import sys
 from collections.abc import Callable
@@ -9,9 +10,17 @@ from common import interrupt
 INTERRUPTED = 128 + signal.SIGINT  # the exit status by which a shell knows the signal
 
 
-def command(main: Callable[[], int | None]) -> None:
-    """Run ``main`` and exit by its status. Tables are replaced whole, so what was written before Ctrl-C stays."""
+def command(main: Callable[[], int | None], parts: dict[str, str] | None = None) -> None:
+    """Run ``main`` and exit by its status. Tables are replaced whole, so what was written before Ctrl-C stays.
+
+    Args:
+        parts: first words of the command line, and the modules whose ``main`` then runs in the place of this one.
+    """
     try:
+        name = sys.argv[1] if len(sys.argv) > 1 else ""
+        if parts and name in parts:
+            sys.argv[:2] = [f"{sys.argv[0]} {name}"]  # what --help calls it
+            main = importlib.import_module(parts[name]).main
         sys.exit(main())
     except KeyboardInterrupt:
         interrupt.say()

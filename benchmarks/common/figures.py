@@ -63,7 +63,7 @@ LOOKS = {
     "dense": Look("dense, then a scan", BROWN),
     "torch fp32": Look("torch, float32", BLUE, "--"),
     "torch bf16": Look("torch, bfloat16", SKY, "--"),
-    # ways to a trained spiking network, of compare_methods.py and anytime.py
+    # ways to a trained spiking network, of compare_methods.py and evaluate.py anytime
     "proxy": Look("proxy", BLACK, width=2.6),
     "trained by proxy": Look("trained by proxy", BLACK, width=2.6),
     "proxy, soft reset": Look("proxy, soft reset", BLACK, "--"),
@@ -78,7 +78,7 @@ LOOKS = {
     "converted, percentile": Look("converted, percentile", GREEN, "--"),
     "converted, calibrated": Look("converted, percentile, calibrated", ORANGE),
     "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
-    # networks of torchvision_nets.py, by method
+    # networks of imagenet.py torchvision, by method
     "resnet18, max": Look("resnet18, max", BLUE),
     "resnet18, percentile": Look("resnet18, percentile", GREEN),
     "vgg16_bn, max": Look("vgg16_bn, max", BLUE, "--"),

@@ -6,6 +6,7 @@ The terminal's width is what rich finds: COLUMNS, else the terminal's, else (a p
 import argparse
 import re
 import textwrap
+from collections.abc import Callable, Iterable
 
 from rich.box import HORIZONTALS
 from rich.console import Console
@@ -80,3 +81,32 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def numbers(text: str) -> list[int]:
+    """The type of an option that is such numbers, with commas between them; each once, in order."""
+    return sorted({positive(part) for part in text.split(",")})
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """The type of an option that is some of ``names``, with commas between them; written as :func:`written`."""
+    known = {written(name): name for name in names}
+
+    def parse(text: str) -> list[str]:
+        given = list(dict.fromkeys(text.split(",")))
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return [known[name] for name in given]
+
+    return parse
+
+
+def written(name: str) -> str:
+    """A table's name as options spell it: "converted, max" is converted-max."""
+    return re.sub(r"[^\w.]+", "-", name.replace("'", "")).strip("-")
+
+
+def shown(names: Iterable[str]) -> str:
+    """The names that an option of :func:`some_of` takes, for its help."""
+    return ",".join(map(written, names))

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import printed
-from common.printed import positive
+from common.printed import numbers
 from common.tables import write_csv
 from rich.console import Console
 from tqdm import tqdm
@@ -63,10 +63,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--T", type=numbers, default=[16, 64, 512], help="steps, such as 16,64")
     default = Path(__file__).parents[1] / "results"
     parser.add_argument("--out", type=Path, default=default, help="folder of the CSV files")
-
-
-def numbers(text: str) -> list[int]:
-    return sorted({positive(part) for part in text.split(",")})
 
 
 def of_kernels(about: dict, kernels: dict) -> list[dict]:

@@ -16,7 +16,7 @@ from math import prod
 
 import torch
 from common import nets, printed
-from common.printed import positive
+from common.printed import positive, shown, some_of
 from rich.console import Console
 from torch import nn
 from tqdm import tqdm
@@ -44,17 +44,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--net", type=net_list, default=["paper"], help=f"of {','.join(NETS)}")
+    parser.add_argument("--net", type=some_of(NETS), default=["paper"], help=f"of {shown(NETS)}")
     parser.add_argument("--T", type=positive, default=64, help="steps")
     parser.add_argument("--batch", type=positive, default=128, help="images")
-
-
-def net_list(text: str) -> list[str]:
-    names = list(dict.fromkeys(text.split(",")))
-    unknown = [name for name in names if name not in NETS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no net is called {unknown[0]!r}; known: {', '.join(NETS)}")
-    return names
 
 
 def candidates(C_out: int, K: int) -> Iterator:

@@ -1,4 +1,4 @@
-"""The contenders of surrogate_step.py: the small network with its weights, each as its library's users write it.
+"""The contenders of train_iteration.py surrogate: the small network with its weights, as each library's users write it.
 
 All have IF neurons with hard reset and the arcus tangent of alpha = 2 as the derivative of a spike. A model takes
 images [N, C, H, W], which are held for T steps, and gives spike counts [N, classes], differentiable.

@@ -7,6 +7,7 @@ import compare_methods
 import pytest
 import torch
 from common import data, nets
+from common.printed import written
 from training import conversion
 
 import proxykernels as pk
@@ -50,7 +51,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
     arguments += ["--neuron", neuron]
     stem, names = f"{compare_methods.STEMS[neuron]}_tiny_1", compare_methods.NAMES[neuron]
     for name in names:  # in this process: the memory is not looked at
-        compare_methods.main([*arguments, "--method", name, "--seeds", "0", "3"])
+        compare_methods.main([*arguments, "--method", written(name), "--seeds", "0,3"])
     compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
     folder = tmp_path / "results"
     rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
@@ -76,7 +77,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, cap
     ("options", "message"),
     [
         ("--method nothing", " proxy,"),
-        ("--method conversion --neuron lif", "--method of --neuron lif is one of proxy, clipped relu twin,"),
+        ("--method conversion --neuron lif", "--method of --neuron lif is one of proxy, clipped-relu-twin,"),
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", " small"),
         ("--T 0", "whole number of at least 1"),

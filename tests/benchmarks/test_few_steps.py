@@ -1,11 +1,11 @@
-"""few_steps.py: what is trained, what its neurons do, and the table that it leaves."""
+"""evaluate.py few-steps: what is trained, what its neurons do, and the table that it leaves."""
 
 import csv
 import shutil
 
-import few_steps
 import pytest
 import torch
+from accuracy import few_steps
 from common import data
 from torch import nn
 

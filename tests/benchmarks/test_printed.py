@@ -1,17 +1,25 @@
 """What commands print: tables that fit the terminal, and help with an example."""
 
+import argparse
 import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from common.printed import print_table
+from common.printed import numbers, print_table, some_of
 from rich.console import Console
 from speed import report
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COMMANDS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+COMMANDS = {path.stem: path.stem for path in sorted(BENCHMARKS.glob("*.py"))}  # and the modules of their parts
+PARTS = {
+    "evaluate.py anytime": "accuracy.anytime",
+    "evaluate.py few-steps": "accuracy.few_steps",
+    "imagenet.py torchvision": "images.torchvision_nets",
+    "compare_methods.py recipes": "methods.recipes",
+    "train_iteration.py surrogate": "iteration.surrogate_step",
+}
 ROW = {
     "T": 256, "reset": "soft", "neuron": "if", "batch": 32, "counts_total": 320, "median_ms_per_image": 1000.0,
     "min_ms_per_image": 900.0, "max_ms_per_image": 1300.0, "rounds": 12, "counts_different": 111, "accuracy": 1.0,
@@ -60,19 +68,20 @@ def test_width_is_80_in_a_pipe_and_that_of_COLUMNS(columns, is_table, monkeypatc
     assert ("──" in done.stdout) == is_table and "1.5" in done.stdout
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_and_shows_an_example(name, monkeypatch, capsys):
+@pytest.mark.parametrize("name, module", (COMMANDS | PARTS).items())
+def test_help_fits_and_shows_an_example(name, module, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    main = importlib.import_module(name).main
+    main = importlib.import_module(module).main
     with pytest.raises(SystemExit) as ending:
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert ending.value.code == 0
     assert [line for line in lines if len(line) > 80] == []
-    assert any(line.startswith(f"    python benchmarks/{name}.py") for line in lines)
+    command = name if name in PARTS else f"{name}.py"
+    assert any(line.startswith(f"    python benchmarks/{command}") for line in lines)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", (COMMANDS | PARTS).values())
 def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
     """--root is the folder of the data, --data its name, --weights files of train.py."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -83,3 +92,27 @@ def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
         for line, following in zip(lines, lines[1:], strict=False):
             if line.startswith(option):
                 assert meaning in line + following, line
+
+
+def test_commands_are_few_and_in_the_index():
+    assert len(COMMANDS) <= 12
+    index = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text()
+    for command in (*(f"{name}.py" for name in COMMANDS), *PARTS):
+        assert f"| `{command}` |" in index, command
+
+
+@pytest.mark.parametrize("command", PARTS)
+def test_a_part_is_found_by_its_name(command):
+    path, name = command.split()
+    arguments = [sys.executable, str(BENCHMARKS / path), name, "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {command} [-h]")
+
+
+def test_lists_have_commas_and_their_names_none():
+    parse = some_of(["converted, max", "the authors' loss", "plain"])
+    assert parse("plain,converted-max,plain") == ["plain", "converted, max"]
+    assert parse("the-authors-loss") == ["the authors' loss"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'converted' is none of converted-max, the-authors-loss, pla"):
+        parse("plain,converted")
+    assert numbers("64,16,64") == [16, 64]

@@ -1,11 +1,11 @@
-"""recipes.py on the shipped images, with a quick network."""
+"""compare_methods.py recipes on the shipped images, with a quick network."""
 
 import csv
 import shutil
 
 import pytest
-import recipes
 from common import data, nets
+from methods import recipes
 from training import step as train_step
 
 
@@ -45,5 +45,5 @@ def test_bad_input_is_named(arguments, capsys):
     with pytest.raises(SystemExit):
         recipes.main([*arguments, "--steps", "0"])
     assert "--steps must be at least 1, got 0" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="recipes.py: .*is in none of /nowhere"):
+    with pytest.raises(SystemExit, match="compare_methods.py recipes: .*is in none of /nowhere"):
         recipes.main([*arguments, "--root", "/nowhere"])

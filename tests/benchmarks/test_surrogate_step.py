@@ -1,16 +1,14 @@
-"""surrogate_step.py: one training step of each contender, in processes of their own."""
+"""train_iteration.py surrogate: one training step of each contender, in processes of their own."""
 
 import csv
-from pathlib import Path
 
 import pytest
-import surrogate_step
+from iteration import surrogate_step
 
 
 @pytest.mark.slow
-def test_contenders_are_compared(tmp_path, monkeypatch):
+def test_contenders_are_compared(tmp_path):
     pytest.importorskip("spikingjelly")
-    monkeypatch.setenv("PYTHONPATH", str(Path(surrogate_step.__file__).parents[1]))
     out = tmp_path / "step.csv"
     surrogate_step.main(
         [
@@ -20,8 +18,7 @@ def test_contenders_are_compared(tmp_path, monkeypatch):
             "--threads=1",
             f"--out={out}",
             "--contenders",
-            "proxykernels",
-            "SpikingJelly",
+            "proxykernels,SpikingJelly",
         ]
     )
     ours, theirs = csv.DictReader(out.open())

@@ -152,7 +152,7 @@ COMMANDS = sorted(path for path in BENCHMARKS.rglob("*.py") if "def main(" in pa
 
 
 def test_every_command_runs_by_it():
-    assert len(COMMANDS) > 10 and all("\n    command(main)\n" in path.read_text() for path in COMMANDS)
+    assert len(COMMANDS) > 10 and all("\n    command(main" in path.read_text() for path in COMMANDS)
 
 
 IN_CHILDREN = ("gpu_speed",)  # where torch is imported when it is known what to do

@@ -76,7 +76,7 @@ def test_a_loop_that_does_not_run_here_is_left_out(arguments, monkeypatch, tmp_p
         ("--T 0", "whole number of at least 1"),
         ("--batch 257", "--batch must be at most the 256 test images, got 257"),
         ("--weights none.safetensors", "none.safetensors is missing; train.py writes such a file"),
-        ("--loops nothing", "choose from plain, compiled"),
+        ("--loops nothing", "nothing is none of plain, compiled"),
     ],
 )
 def test_bad_input_is_named(arguments, capsys, options, message):

@@ -1,8 +1,8 @@
 """What accuracy costs, in steps and in energy: every number of steps of a run, and early exit at several margins.
 
-    python benchmarks/anytime.py
-    python benchmarks/anytime.py --net paper --images 2000 \\
-        --networks "trained by proxy" "converted, calibrated"
+    python benchmarks/evaluate.py anytime
+    python benchmarks/evaluate.py anytime --net paper --images 2000 \\
+        --networks trained-by-proxy,converted-calibrated
 
 The shipped network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one run
 of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
@@ -21,7 +21,7 @@ from common import figures, nets
 from common.accuracy import BATCH, STEPS, Point, ann_accuracy, points, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, shown, some_of
 from common.tables import read_csv, save_figure, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,7 +32,7 @@ from training.conversion import relu_network
 import proxykernels as pk
 from proxykernels.simulation.synops import SynOps
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 MARGINS = (1, 2, 3, 4, 6, 8)
 CALIBRATION_IMAGES = 1000
 MOST_LOST = 0.002  # accuracy that early exit may cost
@@ -70,7 +70,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("--net", choices=["paper", "small"], default="small")
     names = [PROXY, *CONVERSIONS]
-    parser.add_argument("--networks", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--networks", type=some_of(names), help=f"of {shown(names)}; default: all")
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=256, help="most steps without early exit")
     parser.add_argument("--exit-steps", type=positive, default=64, help="most steps with early exit")

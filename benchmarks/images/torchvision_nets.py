@@ -1,9 +1,9 @@
 """torchvision's resnet18, resnet50 and vgg16_bn as spiking networks: exactness, rates and speed.
 
-    python benchmarks/torchvision_nets.py
-    python benchmarks/torchvision_nets.py --nets resnet18 --parts speed
-    python benchmarks/torchvision_nets.py --nets resnet50 vgg16_bn \\
-        --parts equality speed --size 224 --batch 1
+    python benchmarks/imagenet.py torchvision
+    python benchmarks/imagenet.py torchvision --nets resnet18 --parts speed
+    python benchmarks/imagenet.py torchvision --nets resnet50,vgg16_bn \\
+        --parts equality,speed --size 224 --batch 1
 
 The weights are random, the normalisations have seen real images (Fashion-MNIST, resized and in three equal channels),
 and other real images are the calibration. For each network:
@@ -26,7 +26,7 @@ from common import figures
 from common.command import command
 from common.data import fashion_mnist_sample
 from common.network_loop import output_counts
-from common.printed import new_parser
+from common.printed import new_parser, shown, some_of
 from common.tables import read_csv, save_figure, write_csv
 from speed.timing import Contender, measure
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from torchvision import models
 
 import proxykernels as pk
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NETS = {"resnet18": models.resnet18, "resnet50": models.resnet50, "vgg16_bn": models.vgg16_bn}
 METHODS = ("max", "percentile")
 STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     names = sorted(NETS)
-    parser.add_argument("--nets", nargs="+", choices=names, default=names, metavar="NET", help=" ".join(names))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=" ".join(PARTS))
+    parser.add_argument("--nets", type=some_of(names), default=names, help=f"of {shown(names)}; default: all")
+    parser.add_argument("--parts", type=some_of(PARTS), default=PARTS, help=f"of {shown(PARTS)}; default: all")
     parser.add_argument("--size", type=int, default=32, help="pixels along an image's side (at least 32)")
     parser.add_argument("--batch", type=int, default=4, help="images that are simulated")
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")

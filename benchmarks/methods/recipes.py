@@ -1,6 +1,6 @@
 """Recipes of training by proxy, step by step: which of them learn, and which run away.
 
-    python benchmarks/recipes.py --steps 300
+    python benchmarks/compare_methods.py recipes --steps 300
 
 Each recipe is a set of train.py's options. It trains the small network for --steps steps, from random weights or from
 those of a ReLU network that was trained for as many steps (--init ann). A run-away stops, as in train.py. Writes
@@ -15,7 +15,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables
 from common.command import command
-from common.printed import new_parser
+from common.printed import new_parser, shown, some_of
 from torch.utils.data import Dataset
 from tqdm import tqdm
 from training import data as train_data
@@ -25,7 +25,7 @@ from training.step import Breakdown
 
 import proxykernels as pk
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 RECIPES = {
     "the authors' loss": "--init random --lr 1e-3 --twin relu --loss mse-count --target 1",
     "cross-entropy": "--init random --lr 1e-3 --twin relu --loss cross-entropy",
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         dataset, _ = train_data.load("fashion-mnist", options.root, "train")
     except (ValueError, OSError) as error:
-        raise SystemExit(f"recipes.py: {error}") from error
+        raise SystemExit(f"compare_methods.py recipes: {error}") from error
     table = options.out / "recipes.csv"
     for name in options.recipes:
         kept = [row for row in tables.read_csv(table) if row["recipe"] != name]
@@ -55,7 +55,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--T", type=int, default=16)
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
+    parser.add_argument("--recipes", type=some_of(RECIPES), default=list(RECIPES), help=f"of {shown(RECIPES)}")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

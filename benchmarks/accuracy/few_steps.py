@@ -1,7 +1,7 @@
 """Remedies for few steps, one against the other: fine tuning before conversion, and neurons that take spikes back.
 
-    python benchmarks/few_steps.py
-    python benchmarks/few_steps.py --net resnet20 --epochs 3 --lr 3e-3
+    python benchmarks/evaluate.py few-steps
+    python benchmarks/evaluate.py few-steps --net resnet20 --epochs 3 --lr 3e-3
 
 The shipped small ReLU network is trained for --epochs more with its ReLUs left alone, clipped at thresholds that learn
 ("TCL", Ho and Chang, DAC 2021, arXiv:2008.04509), or clipped and quantised to L levels (QCFS, Bu et al., ICLR 2022,
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import proxykernels as pk
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 STEPS = (4, 8, 16, 32, 64)
 CALIBRATION, BATCH = 1000, 128
 PERCENTILE = 99.0  # of a ReLU's activations above 0: the threshold that it starts to learn from
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         train_set = fashion_mnist("train", options.root)
         test_set = tuple(part[: options.images] for part in fashion_mnist("test", options.root))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"few_steps.py: {error}") from error
+        raise SystemExit(f"evaluate.py few-steps: {error}") from error
     rows: list[dict] = []
     for row in measure(options, train_set, test_set):
         rows.append(row)

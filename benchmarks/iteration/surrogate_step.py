@@ -1,7 +1,7 @@
 """One training step by backpropagation through time: SurrogateNet, SpikingJelly and snnTorch on the small network.
 
-    python benchmarks/surrogate_step.py
-    python benchmarks/surrogate_step.py --T 1000 --contenders proxykernels
+    python benchmarks/train_iteration.py surrogate
+    python benchmarks/train_iteration.py surrogate --T 1000 --rounds 1
 
 A step is the forward pass on images that are held for T steps, the mean squared error of the spike counts, and the
 backward pass to all weights. Each contender runs in a process of its own: its peak memory is the growth of the process
@@ -27,10 +27,11 @@ from common.command import command
 from common.data import fashion_mnist_sample
 from common.machine import commit, device_name
 from common.memory import PeakMemory
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, shown, some_of
 from speed.surrogate_models import CONTENDERS
 
-RESULTS = Path(__file__).parent / "results" / "surrogate_step.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "surrogate_step.csv"
+COMMAND = str(Path(__file__).parents[1] / "train_iteration.py")
 COLUMNS = [
     "date", "commit", "net", "batch", "T", "contender", "wall_s", "cpu_s", "cpu_spread_s", "peak_mb", "rounds",
     "times_slower_cpu", "times_memory", "output_spikes", "gradient_difference", "device", "threads", "torch",
@@ -67,8 +68,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=3, help="beside the first, which is not counted")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument(
-        "--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME",
-        help=", ".join(CONTENDERS),
+        "--contenders", type=some_of(CONTENDERS), default=list(CONTENDERS),
+        help=f"of {shown(CONTENDERS)}; default: all",
     )  # fmt: skip
     parser.add_argument("--alone", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -80,7 +81,7 @@ def in_a_process(options: argparse.Namespace, name: str) -> dict:
     given = [f"--{key}={getattr(options, key)}" for key in ("batch", "T", "rounds", "threads")]
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(
-        [sys.executable, __file__, "--alone", name, *given],
+        [sys.executable, COMMAND, "surrogate", "--alone", name, *given],
         env=environment,
         capture_output=True,
         text=True,
