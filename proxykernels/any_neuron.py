@@ -115,7 +115,7 @@ def linear(
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     if weight.shape[1] != features:
         raise ValueError(
-            f"weight must have the shape [out, {features}] for x of {features} features, got {list(weight.shape)}"
+            f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {features}"
         )
     x = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
     window = (1, 1), (0, 0), (1, 1), 1

@@ -128,7 +128,7 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     if isinstance(x, Tensor):
         strided("x", x)
     if len(x.shape) != ndim:
-        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}")
+        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}{_held(x, ndim)}")
     if isinstance(x, Spikes):
         return x
     if x.shape[0] < 1:
@@ -160,7 +160,17 @@ def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
     if len(x.shape) < 3 or ndim not in (None, len(x.shape)):
-        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}")
+        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}{_held(x, ndim or 3)}")
+
+
+def _held(x: Spikes | Tensor, ndim: int) -> str:
+    """What to do with an input that lacks the steps."""
+    if isinstance(x, Spikes) or x.ndim != ndim - 1:
+        return ""
+    return (
+        "; without steps it is an input that is held: proxykernels.simulate(net, x, T) runs a network on it for T "
+        "steps, and x.expand(T, *x.shape) repeats it"
+    )
 
 
 def is_held(x: Tensor) -> bool:

@@ -33,18 +33,18 @@ def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
 
 
 def groups(groups: int, channels: int, weight: Tensor) -> int:
-    """Groups that divide the channels, and weights [C_out, channels / groups, ...] to match."""
+    """Groups that divide the outputs of weights [C_out, channels / groups, ...], and as many channels as they take."""
     if not checks.is_integer(groups):
         raise TypeError(f"groups must be an integer, got {groups!r}")
-    if groups < 1 or channels % groups or weight.shape[0] % groups:
+    outputs, each = weight.shape[:2]
+    if groups < 1 or outputs % groups or (groups > 1 and channels == each):
         raise ValueError(
-            f"groups must be at least 1 and divide {channels} inputs and {weight.shape[0]} outputs, got {groups}"
+            f"groups must be at least 1 and divide {channels} inputs and {outputs} outputs, for weights "
+            f"[C_out, C_in / groups, ...], got {groups}"
         )
-    if weight.shape[1] != channels // groups:
-        raise ValueError(
-            f"weight must have the shape [C_out, {channels // groups}, kernel_h, kernel_w] for {channels} input "
-            f"channels in {groups} group(s), got {list(weight.shape)}"
-        )
+    if channels != groups * each:
+        kind = f"weights {list(weight.shape)}" + (f" in {groups} groups" if groups > 1 else "")
+        raise ValueError(f"x must have C_in = {groups * each}, as {kind} take it, got {channels} channels")
     return int(groups)
 
 

@@ -1,4 +1,4 @@
-"""Layers of any neurons, behind a convolution or a matrix product or alone; shorthands.py names those of IF and LIF."""
+"""Layers of any neurons, behind a convolution or a matrix product, or alone."""
 
 from contextlib import nullcontext
 from typing import Any, Literal

@@ -63,6 +63,7 @@ class Upsample(nn.Upsample):
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
+        x = checks.frames(x)
         if isinstance(x, Spikes) and self.mode.startswith("nearest"):
             height, width = x.shape[3:]
             places = torch.arange(height * width, dtype=torch.float64, device=x.device).view(1, 1, height, width)

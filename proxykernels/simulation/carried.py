@@ -73,6 +73,9 @@ class Carried:
         unknown = set(self.state) - set(self.carriers)
         if unknown:
             raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(self.carriers)}")
+        for name, states in self.state.items():
+            if not isinstance(states, list | tuple):
+                raise TypeError(f"state of layer {name} must be a list of tensors, got {type(states).__name__}")
         ask({name: carrier.records for name, carrier in self.carriers.items()}, record)
         recorded = any(carrier.records for carrier in self.carriers.values())
         self.repeats = watch is unwatched and masks is None and not batch_statistics and not recorded
@@ -84,6 +87,13 @@ class Carried:
         for dropout in self._dropouts:
             dropout.start_chunk()
         y = self.network(checks.frames(x))
+        for name, carrier in self.carriers.items():
+            given = len(self.state.get(name, ()))
+            if start == 0 and given not in (0, carrier.calls):
+                raise ValueError(
+                    f"state of layer {name} must have one tensor for each of its {carrier.calls} call(s) in a step, "
+                    f"got {given}"
+                )
         self._counters.end_chunk()
         return y
 

@@ -27,6 +27,11 @@ def margin(lead: float) -> Stop:
         raise ValueError(f"lead must be above 0 spikes, got {lead}")
 
     def decided(counts: Tensor, t: int) -> Tensor:
+        if counts.ndim != 2 or counts.shape[1] < 2:
+            raise ValueError(
+                f"margin compares classes, and the output must have the shape [N, classes] with at least 2, got "
+                f"{list(counts.shape)}; give stop a rule of your own"
+            )
         first, second = counts.topk(2, dim=1).values.unbind(1)
         return first - second >= lead
 

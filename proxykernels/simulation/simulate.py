@@ -167,6 +167,8 @@ def run(
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     x = _input(net, x, T, precision)

@@ -1,0 +1,166 @@
+"""Layers of integrate-and-fire neurons: those of fused.py and sums.py with the fields of IFNeuron."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..neurons import IFNeuron
+from .fused import FusedConv1d, FusedConv2d, FusedLinear, Population
+from .other_names import explain_other_names
+from .sums import FusedSum
+
+
+class FusedIFConv2d(FusedConv2d):
+    """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
+
+    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
+    state_dict.
+
+    Args:
+        v_threshold: threshold > 0, a number or one value an output channel.
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
+        v_init, batch_norm: as in :class:`FusedConv2d`; the others as in nn.Conv2d.
+
+    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedConv2d`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedIFConv1d(FusedConv1d):
+    """Convolution along one axis and IF neurons over all steps, with nn.Conv1d's arguments and parameters.
+
+    Args:
+        v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init, batch_norm: as in :class:`FusedConv1d`.
+
+    Shapes: x (T, N, C_in, L), Spikes or a tensor; y (T, N, C_out, L_out); v [N, C_out, L_out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedConv1d`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedIFLinear(FusedLinear):
+    """Fully connected layer of IF neurons over all steps, with nn.Linear's arguments and parameters.
+
+    Args:
+        v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init, batch_norm: as in :class:`FusedLinear`.
+
+    Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedLinear`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        neuron = IFNeuron(v_threshold, v_reset)
+        super().__init__(
+            in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
+        )
+
+
+class FusedIFSum(FusedSum):
+    """IF neurons on the sum of several synapses: the joining layer of a residual block.
+
+    Args:
+        synapses: as in :class:`FusedSum`. v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init: as in
+            :class:`FusedConv2d`.
+
+    Shapes: those of :class:`FusedSum`.
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedSum`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        *synapses: nn.Module,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float | Tensor | None = None,
+    ):
+        super().__init__(*synapses, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init)
+
+
+class IF(Population):
+    """IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+
+    Args:
+        v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init: as in :class:`FusedConv2d`.
+
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float | Tensor | None = None
+    ):
+        super().__init__(IFNeuron(v_threshold, v_reset), v_init)

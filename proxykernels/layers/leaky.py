@@ -1,0 +1,238 @@
+"""Layers of leaky neurons: those of fused.py and sums.py with the fields of LIFNeuron, or of LINeuron."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..neurons import LIFNeuron, LINeuron
+from .fused import FusedConv1d, FusedConv2d, FusedLinear, Population
+from .other_names import explain_other_names
+from .sums import FusedSum
+
+
+class FusedLIFConv2d(FusedConv2d):
+    """Convolution and leaky IF neurons over all steps: h = v_rest + decay (v - v_rest) + I.
+
+    Equations: :class:`proxykernels.neurons.LIFNeuron`. Takes nn.Conv2d's arguments and parameters and loads its
+    state_dict. The current I is added whole. Libraries that divide it by a time constant, as SpikingJelly's LIFNode
+    does, fire far less with the same weights: their neurons are
+    ``FusedConv2d(..., neuron=proxykernels.neurons.LIFNeuron.from_tau(tau))``.
+
+    Args:
+        decay: share of the potential that is left after a step, from 0 to 1; a number or one value an output channel.
+        v_threshold: threshold > 0, a number or one value an output channel.
+        v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
+        v_rest: the potential that neurons decay to, and start from; below the threshold.
+        v_init, batch_norm: as in :class:`FusedConv2d`; the others as in nn.Conv2d.
+
+    Shapes: those of :class:`FusedIFConv2d`.
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedConv2d`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedLIFConv1d(FusedConv1d):
+    """Convolution along one axis and leaky IF neurons, with nn.Conv1d's arguments and parameters.
+
+    Args:
+        decay, v_threshold, v_reset, v_rest: as in :class:`FusedLIFConv2d`. v_init, batch_norm: as in
+            :class:`FusedConv1d`.
+
+    Shapes: those of :class:`FusedIFConv1d`.
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedConv1d`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedLIFLinear(FusedLinear):
+    """Fully connected layer of leaky IF neurons, with nn.Linear's arguments and parameters.
+
+    Args:
+        decay, v_threshold, v_reset, v_rest: as in :class:`FusedLIFConv2d`. v_init, batch_norm: as in
+            :class:`FusedLinear`.
+
+    Shapes: those of :class:`FusedIFLinear`.
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedLinear`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        neuron = LIFNeuron(v_threshold, v_reset, decay, v_rest)
+        super().__init__(
+            in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
+        )
+
+
+class FusedLIFSum(FusedSum):
+    """Leaky IF neurons on the sum of several synapses.
+
+    Args:
+        synapses: as in :class:`FusedSum`. decay, v_threshold, v_reset, v_rest: as in :class:`FusedLIFConv2d`.
+        v_init: as in :class:`FusedConv2d`.
+
+    Shapes: those of :class:`FusedSum`.
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedSum`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        *synapses: nn.Module,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+    ):
+        super().__init__(*synapses, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init)
+
+
+class LIF(Population):
+    """Leaky IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+
+    Args:
+        decay, v_threshold, v_reset, v_rest: as in :class:`FusedLIFConv2d`. v_init: as in :class:`FusedConv2d`.
+
+    Shapes: those of :class:`IF`.
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+    ):
+        super().__init__(LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init)
+
+
+class FusedLILinear(FusedLinear):
+    """Fully connected readout of leaky integrators, which never fire: v = v_rest + decay (v - v_rest) + I. For the last
+    layer of a network: ``simulate(...).potentials`` has them after every step.
+
+    Args:
+        decay: share of the potential that is left after a step, from 0 to 1 (all of it: a sum of currents); a number or
+            one value an output.
+        v_rest: the potential that they decay to, and start from.
+        v_init, batch_norm: as in :class:`FusedLinear`; the others as in nn.Linear.
+
+    Shapes: x (T, N, in), Spikes or a tensor; y [T, N, out], potentials in float32; v [N, out].
+
+    Raises:
+        TypeError, ValueError: as :class:`FusedLinear`.
+    """
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device=None,
+        dtype=None,
+        *,
+        decay: float | Tensor = 1.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        neuron = LINeuron(decay, v_rest)
+        super().__init__(
+            in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
+        )
+
+
+class LI(Population):
+    """Leaky integrators alone, on currents that come from elsewhere; for the last layer of a network.
+
+    Args:
+        decay, v_rest: as in :class:`FusedLILinear`. v_init: as in :class:`FusedConv2d`.
+
+    Shapes: x (T, N, ...), currents, or Spikes, which count as 1; y [T, N, ...], potentials in float32; v [N, ...].
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.if_scan`.
+    """
+
+    @explain_other_names
+    def __init__(self, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | Tensor | None = None):
+        super().__init__(LINeuron(decay, v_rest), v_init)
