@@ -50,6 +50,9 @@ class Carried:
         seen: Callable[[Any], None],
     ):
         self.net, self.state, self.carriers = net, state or {}, dict[str, Carrier]()
+        for name, states in self.state.items():
+            if not isinstance(states, list | tuple):
+                raise TypeError(f"state of layer {name} must be a list of tensors, got {type(states).__name__}")
         self._batch_statistics = batch_statistics
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
         if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
@@ -73,9 +76,6 @@ class Carried:
         unknown = set(self.state) - set(self.carriers)
         if unknown:
             raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(self.carriers)}")
-        for name, states in self.state.items():
-            if not isinstance(states, list | tuple):
-                raise TypeError(f"state of layer {name} must be a list of tensors, got {type(states).__name__}")
         ask({name: carrier.records for name, carrier in self.carriers.items()}, record)
         recorded = any(carrier.records for carrier in self.carriers.values())
         self.repeats = watch is unwatched and masks is None and not batch_statistics and not recorded

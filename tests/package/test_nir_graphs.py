@@ -123,7 +123,7 @@ VALUES = {
     "reset above": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, 2))), "must be finite and, in .* below"),
     "other reset": (lambda: chain(n=changed(neurons(), metadata={"reset": "add"})), "must be 'subtract' or not be th"),
     "kernel": (lambda: image_net(weight=np.ones((3, 2, 3))), r"'c': weight must have the shape \[C_out"),
-    "channels": (lambda: image_net(weight=np.ones((3, 5, 3, 3))), r"node 'n' \(behind 'c'\): .* for 2 input channels"),
+    "channels": (lambda: image_net(weight=np.ones((3, 5, 3, 3))), r"node 'n' \(behind 'c'\): .* got 2 channels"),
     "padding": (lambda: image_net(padding="reflect"), "'c': padding must be a number, two of them, 'same' or 'valid'"),
     "paddings": (lambda: image_net(padding=(1, 1, 1)), "'c': padding must be an integer or two of them"),
     "stride": (lambda: image_net(stride=0), "'c': stride must be at least 1, got 0"),

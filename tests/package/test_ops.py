@@ -105,8 +105,8 @@ LAYERS = [
     "storage",
     "channels_last",
     "handles",
-    "spikes",
     "known",
+    "spikes",
     "checks",
     "neuron_checks",
     "window_checks",
@@ -146,6 +146,7 @@ ROOMS = {  # within a folder
     ],
     "layers": [
         "synapses",
+        "attributes",
         "base",
         "folded",
         "fused",
@@ -154,7 +155,9 @@ ROOMS = {  # within a folder
         "rearranging",
         "dropout",
         "sums",
-        "shorthands",
+        "other_names",
+        "integrate_and_fire",
+        "leaky",
         "learnable",
     ],
     "simulation": [
@@ -176,7 +179,7 @@ ROOMS = {  # within a folder
         "simulate",
         "explain",
     ],
-    "gradients": ["inputs", "fire", "calls"],
+    "gradients": ["inputs", "again", "fire", "calls"],
     "training": ["surrogate", "twin", "proxy", "surrogate_net"],
     "conversion": [
         "refusals",
