@@ -58,10 +58,11 @@ def readme():
     return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, text)
 
 
-def remove_libraries(folder):
+def remove_libraries(folder, *names):
     """Those of former builds: where the compiler fails they would pass for this build's."""
-    for library in Path(folder).rglob("_cpu.*"):
-        library.unlink()
+    for name in names:
+        for library in Path(folder).rglob(f"{name}.*"):
+            library.unlink()
 
 
 class BuildKernels(build_ext):
@@ -86,7 +87,7 @@ class BuildKernels(build_ext):
 
     def run(self):
         if self.inplace:
-            remove_libraries("kernels")
+            remove_libraries("kernels", "_cpu", "_engine")
         super().run()
 
     def build_extension(self, extension):
@@ -108,11 +109,16 @@ class BuildKernels(build_ext):
     def build_library(self, extension):
         library = Path(self.get_ext_fullpath(extension.name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        remove_libraries(library.parent)
+        remove_libraries(library.parent, library.stem)
+        engine = library.stem == "_engine"  # which has threads of its own
         probe = sources["SHARES_TORCH_RUNTIME"]
-        self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
+        self.openmp = ([], ["-pthread"])
+        if not engine:
+            self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
         targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
         targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
+        if engine and targets.pop("amx", None):  # it has no kernel of matrix tiles
+            targets["avx512"] = TARGETS["avx512"]
         jobs = []
         for source in extension.sources:
             if Path(source).stem == "target":
@@ -126,7 +132,7 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(
             objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
         )
-        if not self.openmp[0]:
+        if not engine and not self.openmp[0]:
             self.warn(
                 "the C++ kernels run on ONE thread, for this compiler's OpenMP is missing or is not the one that torch "
                 "brings: build them with g++ (CC=gcc CXX=g++) on Linux, install libomp on macOS"
@@ -194,7 +200,14 @@ setup(
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
             optional=True,
-        )
+        ),
+        Extension(
+            "proxykernels.kernels.cpu._engine",
+            sources=[f"kernels/cpu/src/engine/{name}.cpp" for name in ("dispatch", "target")],
+            depends=[str(path) for path in sources["paths"]()],
+            language="c++",
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},
 )

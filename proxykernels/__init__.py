@@ -50,6 +50,11 @@ Running and training them
     learn_neurons                  thresholds and decays that are learned
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
+Compiled once
+    compile, Engine                a network run by one function of C++, fast from the first step on
+    Stream                         an engine that goes on from call to call
+    load                           an engine that was saved to a file
+
 In and out
     convert                        a trained ReLU network to a spiking one
     from_nir, to_nir               NIR graphs, which other simulators and chips read
@@ -84,6 +89,8 @@ from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
 from .conversion.nir_import import from_nir  # noqa: E402
 from .conversion.report import conversion_report  # noqa: E402
+from .engine.engine import Engine, compile, load  # noqa: E402
+from .engine.stream import Stream  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
@@ -150,6 +157,7 @@ __all__ = [
     "Channels",
     "Concatenate",
     "Dropout",
+    "Engine",
     "FastSigmoid",
     "Flatten",
     "FusedConv1d",
@@ -176,6 +184,7 @@ __all__ = [
     "ProxyNet",
     "Sigmoid",
     "Spikes",
+    "Stream",
     "SumPool2d",
     "SurrogateNet",
     "Triangle",
@@ -185,6 +194,7 @@ __all__ = [
     "ZeroPad2d",
     "convert",
     "encode",
+    "compile",
     "conversion_report",
     "explain",
     "from_nir",
@@ -196,6 +206,7 @@ __all__ = [
     "if_scan",
     "if_scan_surrogate",
     "learn_neurons",
+    "load",
     "margin",
     "max_pool2d",
     "neurons",

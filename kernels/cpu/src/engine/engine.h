@@ -1,0 +1,70 @@
+// The C interface of the engine: a network compiled once, and run by one function. proxykernels/engine/abi.py mirrors each struct.
+//
+// A network is a list of operations on slots. A slot holds what an operation gives at each step: spikes, packed as in
+// ../abi.h, [N, steps, P, ceil(C / 8)], or real values, float [N, steps, P, C]. Slot 0 is the network's input. Weights are
+// copied when the plan is made, and everything that a run writes to lies in the session, which belongs to one caller at a
+// time; a plan may serve many sessions at once. Nothing here knows Python, torch or OpenMP.
+#pragma once
+#include "../abi.h"
+
+namespace engine {
+
+// Neurons, whose potentials after each step are given where they never fire; and what has none.
+enum : int64_t { Fire = 0, MaxPool = 1, AveragePool = 2, Flatten = 3 };
+enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
+
+// Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
+struct Term {
+    int64_t slot;
+    const float* weight;  // [C_out, C_in, kernel_h * kernel_w]; null: the input itself is the current
+    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
+struct Operation {
+    int64_t kind;
+    const Term* terms;
+    int64_t count;  // of terms
+    int64_t C, H, W;  // of what it gives
+    int64_t real;  // whether that is values
+    Neuron neuron;  // of Fire, like those that follow
+    const float* bias;  // [ceil(C / 32) * 32], zeros behind C
+    const float* start;  // [states, C]: of a run that starts at rest
+    int64_t divisor;  // of an average; 0: the size of the window,
+    int64_t count_padding;  // with the pixels of the padding
+};
+
+struct Input {
+    int64_t C, H, W;
+};
+
+struct Run {
+    const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
+    int64_t kind;  // of x
+    int64_t T, N;
+    int64_t threads;
+    int64_t fresh;  // start at rest, rather than from where the last run of the session ended
+    uint8_t* spikes;  // [N, T, P, bytes] of the last operation, written; of one that gives values null
+    float* values;  // [T, N, P, C], likewise
+    int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
+};
+
+struct Sizes {
+    int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have made it
+};
+
+struct Plan;
+struct Session;
+
+struct Functions {
+    Plan* (*make_plan)(const Input*, const Operation*, int64_t count);
+    void (*free_plan)(Plan*);
+    Session* (*make_session)(const Plan*);
+    void (*free_session)(Session*);
+    void (*run)(Session*, const Run*);
+    // The states of an operation's neurons, [N, states, P, C], read (to) or written (from); N is that of the last run.
+    void (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
+    void (*keep)(Session*, const int64_t* samples, int64_t count);  // of the samples, only these, in ascending order
+    void (*sizes)(const Session*, Sizes*);
+};
+
+}  // namespace engine

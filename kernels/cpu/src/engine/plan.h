@@ -1,0 +1,136 @@
+// A network as it is run: its operations, with their weights packed. Rows of weights, one for each input, are contiguous over
+// the output channels of a block: as many as eight registers hold. So a spike costs one row, and nothing else is read.
+#pragma once
+#include <sys/mman.h>
+
+#include "../neurons.h"
+#include "engine.h"
+
+namespace PK_TARGET {
+
+using engine::Input;
+using engine::Operation;
+using engine::Run;
+using engine::Sizes;
+
+constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
+constexpr int64_t overhang = 64;  // elements past the end of lists, which are read and written in whole vectors
+
+// n zeros. Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost.
+template <class T>
+static T* allocate_zeros(int64_t n) {
+    constexpr size_t huge = 1 << 21;
+    const size_t size = (size_t)n * sizeof(T);
+    if (size < huge || PK_IS_CHECKED) {
+        T* const data = allocate<T>(most(n, 1));
+        memset((void*)data, 0, size);
+        return data;
+    }
+    void* data = aligned_alloc(huge, (size + huge - 1) / huge * huge);
+    if (!data) abort();
+#if defined(MADV_HUGEPAGE)
+    madvise(data, size, MADV_HUGEPAGE);
+#endif
+    memset(data, 0, size);
+    return (T*)data;
+}
+
+// A Term, with its weights in rows: row tap * C_in + channel.
+struct Window : engine::Term {
+    int64_t C, H, W;  // of the slot
+    int64_t rows = 0;
+    float* matrix = nullptr;  // [block][row][columns of the block]
+
+    int64_t taps() const { return kernel_h * kernel_w; }
+};
+
+struct Step : Operation {
+    Window* windows = nullptr;
+    float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
+    int64_t states = 0, rows = 0;  // of a neuron; of all windows
+
+    int64_t P() const { return H * W; }
+    int64_t bytes() const { return (C + 7) / 8; }
+    int64_t blocks() const { return ceil_div(C, columns); }
+    // Registers of a block: the last has fewer.
+    int vecs_of(int64_t number) const { return (int)least(block_vecs, ceil_div(C - number * columns, Vec::width)); }
+};
+
+struct Plan {
+    Step* steps;
+    int64_t count;
+    Input input;
+    int64_t bytes;  // of weights
+};
+
+static void pack_matrix(Window& w, const Step& step) {
+    const int64_t taps = w.taps();
+    w.matrix =
+        allocate_zeros<float>((step.blocks() - 1) * w.rows * columns + w.rows * step.vecs_of(step.blocks() - 1) * Vec::width);
+    constexpr int64_t together = 64;  // rows that are written side by side
+    for (int64_t b = 0; b < step.blocks(); b++) {
+        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns, channels = least(columns, step.C - first);
+        float* const rows = w.matrix + b * w.rows * columns;
+        for (int64_t start = 0; start < w.rows; start += together)
+            for (int64_t o = 0; o < channels; o++) {
+                const float* const from = w.weight + (first + o) * w.rows;
+                for (int64_t i = start; i < least(start + together, w.rows); i++)  // of a channel and tap
+                    rows[(i % taps * w.C + i / taps) * width + o] = from[i];
+            }
+    }
+    w.weight = w.matrix;  // the caller's is not ours
+}
+
+static Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
+    Plan* const plan = new Plan{new Step[count], count, *input, 0};
+    for (int64_t k = 0; k < count; k++) {
+        Step& step = plan->steps[k];
+        (Operation&)step = operations[k];
+        step.windows = new Window[step.count];
+        for (int64_t i = 0; i < step.count; i++) {
+            Window& w = step.windows[i];
+            (engine::Term&)w = operations[k].terms[i];
+            if (w.slot) w.C = plan->steps[w.slot - 1].C, w.H = plan->steps[w.slot - 1].H, w.W = plan->steps[w.slot - 1].W;
+            else w.C = input->C, w.H = input->H, w.W = input->W;
+            if (step.kind == engine::Fire && w.weight) {
+                w.rows = w.C * w.taps();
+                pack_matrix(w, step);
+                plan->bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
+            }
+            step.rows += w.rows;
+        }
+        step.terms = nullptr;
+        if (step.kind != engine::Fire) continue;
+        int64_t channelwise = 0;
+        switch (step.neuron.model) {
+#define MODEL(Name, states_, channels_, scalars_) \
+    case models::Name: step.states = states_, channelwise = channels_; break;
+            PK_MODELS(MODEL)
+#undef MODEL
+        }
+        const int64_t stride = ceil_div(step.C, block) * block;
+        step.parameters = allocate<float>(channelwise * stride);
+        memcpy(step.parameters, step.neuron.channels, channelwise * stride * sizeof(float));
+        step.neuron.channels = step.parameters;
+        step.start_copy = allocate<float>(step.states * step.C);
+        memcpy(step.start_copy, step.start, step.states * step.C * sizeof(float));
+        step.start = step.start_copy;
+        step.bias_copy = allocate_zeros<float>(step.blocks() * columns);
+        memcpy(step.bias_copy, step.bias, step.C * sizeof(float));
+        step.bias = step.bias_copy;
+    }
+    return plan;
+}
+
+static void free_plan(Plan* plan) {
+    for (int64_t k = 0; k < plan->count; k++) {
+        Step& step = plan->steps[k];
+        for (int64_t i = 0; i < step.count; i++) free(step.windows[i].matrix);
+        free(step.parameters), free(step.start_copy), free(step.bias_copy);
+        delete[] step.windows;
+    }
+    delete[] plan->steps;
+    delete plan;
+}
+
+}  // namespace PK_TARGET

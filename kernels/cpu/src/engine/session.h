@@ -1,0 +1,147 @@
+// What a run works on: slots, the neurons' states, scratch memory of each thread, and the team. All of it is there before the
+// first operation of a run begins; nothing is allocated while it runs.
+#pragma once
+#include "plan.h"
+#include "team.h"
+
+namespace PK_TARGET {
+
+// How the values of a slot lie in memory: of image n, step t, pixel p and channel c at data[n image + t step + p pixel + c
+// channel]; spikes in bytes of eight channels.
+struct View {
+    const uint8_t* spikes = nullptr;
+    const float* values = nullptr;
+    int64_t image = 0, step = 0, pixel = 0, channel = 1;  // a step of 0: held
+
+    const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
+    const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
+    bool held() const { return !step; }
+};
+
+// Of one thread: lists of what fired, and sums of weights, of a batch of pixels.
+struct Scratch {
+    uint16_t* pixel_lists;    // channels that fired, of each pixel of the rows under a band, and step
+    uint32_t* pixel_start;
+    uint32_t* row;            // of weights, to be added: of all items of a batch
+    float* value;             // by which the row is multiplied, where the input is real
+    uint32_t* start;          // [item][window]: its rows; they end at the next
+    uint32_t* place;          // [item]: as far as it has come
+    float* sums;              // [item][columns]
+    int64_t* pixels;          // of the batch
+    int64_t* copies;          // pixels that are like the one before them
+    int64_t *rows_of, *spikes_of;  // [pixel of the batch, and before]
+    uint8_t* alike;           // [window][row of the band's input][x]: like the pixel a stride to the left
+    uint8_t* column;          // [x]: the whole column of a window is
+    int64_t key;              // what the lists are of
+    int64_t tally[2];
+};
+
+// How much of each a session has room for.
+struct Room {
+    int64_t pixel_lists = 0, pixel_starts = 0, rows = 0, starts = 0, items = 0, pixels = 0, alike = 0, width = 0;
+
+    void include(const Room& other) {
+        pixel_lists = most(pixel_lists, other.pixel_lists), pixel_starts = most(pixel_starts, other.pixel_starts);
+        rows = most(rows, other.rows), starts = most(starts, other.starts), items = most(items, other.items);
+        pixels = most(pixels, other.pixels), alike = most(alike, other.alike), width = most(width, other.width);
+    }
+};
+
+// Hands out parts of one piece of memory; without memory, only counts.
+struct Carver {
+    char* memory;
+    int64_t bytes = 0;
+    template <class T>
+    T* take(int64_t n) {
+        char* const at = memory ? memory + bytes : nullptr;
+        bytes += ceil_div(n * (int64_t)sizeof(T), 64) * 64;
+        return (T*)at;
+    }
+};
+
+struct State {
+    float* v = nullptr;        // [N, states, P, C]
+    uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
+};
+
+struct Session {
+    const Plan& plan;
+    Team* team = nullptr;
+    char *arena = nullptr, *state_arena = nullptr;
+    int64_t arena_bytes = 0, state_bytes = 0;
+    int64_t N = 0, steps = 0, threads = 0;  // that the arena is cut for
+    int64_t state_N = 0;                    // that the states are cut for
+    View* views;       // of the slots: 0 is the input
+    char** slots;      // where operations write
+    State* states;     // of the operations
+    Scratch* scratch = nullptr;
+    int64_t serial = 0;  // of what was run last
+
+    explicit Session(const Plan& plan) : plan(plan) {
+        views = new View[plan.count + 1];
+        slots = new char*[plan.count]();
+        states = new State[plan.count];
+    }
+    ~Session() {
+        delete team;
+        free(arena), free(state_arena);
+        delete[] views;
+        delete[] slots;
+        delete[] states;
+        delete[] scratch;
+    }
+    Session(const Session&) = delete;
+};
+
+// Values of a slot at one step of one image: bytes of spikes, or of floats.
+static inline int64_t slot_bytes(const Step& step) {
+    return step.P() * (step.real ? step.C * (int64_t)sizeof(float) : step.bytes());
+}
+
+// Cuts the slots: one lies where another has lain that nothing reads any more.
+static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
+    const Plan& plan = session.plan;
+    int64_t* const from = new int64_t[2 * plan.count];
+    int64_t *const at = from, *const last = from + plan.count, all = 0;
+    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k]) + 1, 64) * 64; };
+    for (int64_t k = 0; k < plan.count; k++) {
+        last[k] = k;
+        for (int64_t reader = k + 1; reader < plan.count; reader++)
+            for (int64_t i = 0; i < plan.steps[reader].count; i++)
+                if (plan.steps[reader].windows[i].slot == k + 1) last[k] = reader;
+    }
+    for (int64_t k = 0; k < plan.count; k++) {
+        at[k] = 0;
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (int64_t other = 0; other < k; other++)
+                if (last[other] >= k && at[k] < at[other] + size(other) && at[other] < at[k] + size(k)) {
+                    at[k] = at[other] + size(other);
+                    moved = true;
+                }
+        }
+        all = most(all, at[k] + size(k));
+        session.slots[k] = memory ? memory + at[k] : nullptr;
+    }
+    delete[] from;
+    return all;
+}
+
+static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
+    s.pixel_lists = carver.take<uint16_t>(room.pixel_lists + overhang);
+    s.pixel_start = carver.take<uint32_t>(room.pixel_starts + 1);
+    s.row = carver.take<uint32_t>(room.rows + overhang);
+    s.value = carver.take<float>(room.rows + overhang);
+    s.start = carver.take<uint32_t>(room.starts + 1);
+    s.place = carver.take<uint32_t>(room.items);
+    s.sums = carver.take<float>(room.items * columns);
+    s.pixels = carver.take<int64_t>(room.pixels);
+    s.copies = carver.take<int64_t>(room.pixels);
+    s.rows_of = carver.take<int64_t>(room.pixels);
+    s.spikes_of = carver.take<int64_t>(room.pixels);
+    s.alike = carver.take<uint8_t>(room.alike);
+    s.column = carver.take<uint8_t>(room.width);
+    s.key = -1;
+}
+
+}  // namespace PK_TARGET

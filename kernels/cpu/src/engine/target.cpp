@@ -1,0 +1,232 @@
+// The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP.
+#include "fire.h"
+#include "move.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t most_steps = 32;  // of a segment: more read weights less often, fewer stay in the cache
+
+// What a slot holds, and whether at each step: the network's input is what the caller gives.
+static void look_at_input(Session& session, const Run& run) {
+    const Input& in = session.plan.input;
+    const int64_t P = in.H * in.W, bytes = (in.C + 7) / 8;
+    View& x = session.views[0] = View{};
+    if (run.kind == engine::PackedSpikes) {
+        x.spikes = (const uint8_t*)run.x;
+        x.image = run.T * P * bytes, x.step = P * bytes, x.pixel = bytes;
+    } else {
+        x.values = (const float*)run.x;
+        x.image = in.C * P, x.step = run.kind == engine::HeldValues ? 0 : run.N * in.C * P, x.pixel = 1, x.channel = P;
+    }
+}
+
+static void look_at_slots(Session& session, int64_t steps) {
+    for (int64_t k = 0; k < session.plan.count; k++) {
+        const Step& step = session.plan.steps[k];
+        const int64_t frame = slot_bytes(step);
+        View& x = session.views[k + 1] = View{};
+        if (step.real) {
+            x.values = (const float*)session.slots[k];
+            x.step = step.P() * step.C, x.pixel = step.C;
+        } else {
+            x.spikes = (const uint8_t*)session.slots[k];
+            x.step = frame, x.pixel = step.bytes();
+        }
+        x.image = steps * x.step;
+        if (step.kind != engine::Fire && session.views[step.windows[0].slot].held()) x.image = x.step, x.step = 0;
+    }
+}
+
+static bool all_held(const Session& session, const Step& step) {
+    for (int64_t i = 0; i < step.count; i++)
+        if (!session.views[step.windows[i].slot].held()) return false;
+    return true;
+}
+
+static void cut_states(Session& session, int64_t N) {
+    if (N == session.state_N) return;
+    const auto cut = [&](char* memory) {
+        Carver carver{memory};
+        for (int64_t k = 0; k < session.plan.count; k++) {
+            const Step& step = session.plan.steps[k];
+            if (step.kind != engine::Fire) continue;
+            session.states[k].v = carver.take<float>(N * step.states * step.P() * step.C);
+            session.states[k].alike = carver.take<uint8_t>(N * step.P());
+        }
+        return carver.bytes;
+    };
+    const int64_t bytes = cut(nullptr);
+    if (bytes > session.state_bytes) {
+        free(session.state_arena);
+        session.state_arena = allocate_zeros<char>(bytes);
+        session.state_bytes = bytes;
+    }
+    cut(session.state_arena);
+    session.state_N = N;
+}
+
+// Memory for so many images, steps and threads.
+static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads) {
+    const Plan& plan = session.plan;
+    if (N == session.N && steps == session.steps && threads == session.threads) return;
+    if (!session.team || !session.team->fits(threads)) {
+        delete session.team;
+        session.team = new Team(threads);
+    }
+    Room room;
+    for (int64_t k = 0; k < plan.count; k++) {
+        if (plan.steps[k].kind != engine::Fire) continue;
+        room.include(Cut2(plan.steps[k], N, steps, threads, false).room(plan.steps[k]));
+        room.include(Cut2(plan.steps[k], N, steps, threads, true).room(plan.steps[k]));
+    }
+    if (threads > session.threads) {
+        delete[] session.scratch;
+        session.scratch = new Scratch[threads];
+    }
+    const auto cut = [&](char* memory) {
+        Carver carver{memory};
+        char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
+        if (memory) cut_slots(session, N, steps, slots);
+        for (int64_t i = 0; i < threads; i++) cut_scratch(session.scratch[i], room, carver);
+        return carver.bytes;
+    };
+    const int64_t bytes = cut(nullptr);
+    if (bytes > session.arena_bytes) {
+        free(session.arena);
+        session.arena = allocate<char>(bytes);
+        session.arena_bytes = bytes;
+    }
+    cut(session.arena);
+    session.N = N, session.steps = steps, session.threads = threads;
+}
+
+static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+    const Step& step = session.plan.steps[k];
+    const Cut2 cut(step, N, steps, session.threads, all_held(session, step));
+    if (fresh) memset(session.states[k].alike, 1, N * step.P());
+    session.serial++;
+    with_model(step.neuron, [&](auto model) {
+        struct Context {
+            Session& session;
+            const Step& step;
+            const Cut2& cut;
+            int64_t k;
+            bool fresh;
+        } context{session, step, cut, k, fresh};
+        session.team->share(cut.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
+            const Context& c = *(const Context*)given;
+            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, 0, c.fresh}.run(task, thread);
+        });
+    });
+}
+
+static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+    const Step& step = session.plan.steps[k];
+    if (step.kind == engine::Fire) return run_neurons(session, k, N, steps, fresh);
+    struct Context {
+        const Step& step;
+        const View& from;
+        char* slot;
+        int64_t steps;
+    } context{step, session.views[step.windows[0].slot], session.slots[k], session.views[k + 1].held() ? 1 : steps};
+    session.team->share(N, &context, [](void* given, int64_t image, int64_t) {
+        const Context& c = *(const Context*)given;
+        if (c.step.kind == engine::MaxPool) max_pool(c.step, c.from, c.slot, image, c.steps);
+        else if (c.step.kind == engine::AveragePool) average_pool(c.step, c.from, c.slot, image, c.steps);
+        else flatten_image(c.step, c.from, c.slot, image, c.steps);
+    });
+}
+
+// What the last operation gave in a segment goes to the caller.
+static void hand_over(const Session& session, const Run& run, int64_t start, int64_t steps) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const char* const slot = session.slots[session.plan.count - 1];
+    const int64_t frame = slot_bytes(last);
+    for (int64_t n = 0; n < run.N; n++) {
+        const char* const from = slot + n * steps * frame;
+        if (run.spikes) memcpy(run.spikes + (n * run.T + start) * frame, from, steps * frame);
+        for (int64_t t = 0; t < steps && run.values; t++)
+            memcpy((char*)run.values + ((start + t) * run.N + n) * frame, from + t * frame, frame);
+    }
+}
+
+static void run(Session* given, const Run* asked) {
+    Session& session = *given;
+    const Run& run = *asked;
+    const Plan& plan = session.plan;
+    const int64_t most_here = least(run.T, most_steps);
+    cut_states(session, run.N);
+    if (session.team && !session.team->fits(run.threads)) session.N = -1;
+    look_at_input(session, run);
+    const View input = session.views[0];
+    for (int64_t start = 0; start < run.T; start += most_here) {
+        const int64_t steps = least(most_here, run.T - start);
+        cut_arena(session, run.N, steps, run.threads);
+        look_at_slots(session, steps);
+        View& x = session.views[0] = input;
+        if (x.spikes) x.spikes += start * x.step;
+        else x.values += start * x.step;
+        for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
+        for (int64_t k = 0; k < plan.count; k++) {
+            for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
+            run_step(session, k, run.N, steps, run.fresh && !start);
+            for (int64_t i = 0; i < session.threads; i++)
+                for (int64_t j = 0; j < 2; j++) run.tally[2 * k + j] += session.scratch[i].tally[j];
+        }
+        hand_over(session, run, start, steps);
+    }
+}
+
+static Session* make_session(const Plan* plan) { return new Session(*plan); }
+static void free_session(Session* session) { delete session; }
+
+static void states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
+    cut_states(*session, N);
+    const Step& step = session->plan.steps[k];
+    const State& state = session->states[k];
+    const int64_t n = N * step.states * step.P() * step.C;
+    if (to) memcpy(to, state.v, n * sizeof(float));
+    if (from) {
+        memcpy(state.v, from, n * sizeof(float));
+        memset(state.alike, 0, N * step.P());
+    }
+}
+
+static void keep(Session* session, const int64_t* samples, int64_t count) {
+    State* const old = new State[session->plan.count];
+    memcpy((void*)old, (void*)session->states, session->plan.count * sizeof(State));
+    session->state_N = -1;
+    cut_states(*session, count);  // fewer samples: the same memory, and each value moves down or stays
+    for (int64_t k = 0; k < session->plan.count; k++) {
+        const Step& step = session->plan.steps[k];
+        if (step.kind != engine::Fire) continue;
+        const int64_t size = step.states * step.P() * step.C;
+        for (int64_t i = 0; i < count; i++)
+            memmove(session->states[k].v + i * size, old[k].v + samples[i] * size, size * sizeof(float));
+        for (int64_t i = 0; i < count; i++)
+            memmove(session->states[k].alike + i * step.P(), old[k].alike + samples[i] * step.P(), step.P());
+    }
+    delete[] old;
+}
+
+static void sizes(const Session* session, Sizes* sizes) {
+    *sizes = {session->plan.bytes, session->arena_bytes + session->state_bytes};
+}
+
+extern const engine::Functions functions;
+const engine::Functions functions = {
+    [](const Input* input, const Operation* operations, int64_t count) {
+        return (engine::Plan*)make_plan(input, operations, count);
+    },
+    [](engine::Plan* plan) { free_plan((Plan*)plan); },
+    [](const engine::Plan* plan) { return (engine::Session*)make_session((const Plan*)plan); },
+    [](engine::Session* session) { free_session((Session*)session); },
+    [](engine::Session* session, const Run* asked) { run((Session*)session, asked); },
+    [](engine::Session* session, int64_t k, float* to, const float* from, int64_t N) {
+        states((Session*)session, k, to, from, N);
+    },
+    [](engine::Session* session, const int64_t* samples, int64_t count) { keep((Session*)session, samples, count); },
+    [](const engine::Session* session, Sizes* out) { sizes((const Session*)session, out); },
+};
+
+}  // namespace PK_TARGET

@@ -1,0 +1,288 @@
+"""A network compiled once, and run by one function of C++."""
+
+import math
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..kernels.cpu.words import pixel_bytes
+from ..sequences import is_sequence
+from ..simulation.early_exit import Stop
+from ..simulation.state import Batch
+from ..simulation.summary import table
+from ..spikes import Spikes, is_binary, pack
+from . import file
+from .follow import follow
+from .library import HELD, SPIKES, VALUES, Compiled, Session
+from .plan import FIRE, Plan
+from .result import Counted, Result
+from .stream import Stream
+
+STOP_STEPS = 8  # between two looks at which samples are decided, as simulate has them
+MOST_SAMPLES = 64  # that go through the network side by side
+LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
+
+
+class Given(NamedTuple):
+    """An input as the library takes it: the tensor, its kind, and the same as simulate's helpers take it."""
+
+    x: Tensor
+    kind: int
+    N: int
+    sequence: Spikes | Tensor
+
+
+class Engine:
+    """A network compiled by :func:`compile` or loaded by :func:`load`.
+
+    ``engine(x, T)`` runs it; :meth:`stream` goes on from call to call; :meth:`save` writes it to a file; ``print``
+    shows its layers, what each costs, and its memory. Several threads may call one engine at a time.
+    """
+
+    def __init__(self, plan: Plan, *, target: str | None = None):
+        self.plan = plan
+        self._compiled = Compiled(plan, target)
+        self._sessions: list[Session] = []
+        self._rates: dict[str, float] = {}
+
+    def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
+        """Run ``T`` steps from rest.
+
+        Args:
+            x: as :func:`proxykernels.simulate` takes it, of samples of the shape that the engine was compiled for; any
+                number of samples. Spikes, or frames of events, only if the engine was compiled for them, or if neurons
+                take the input.
+            T: number of steps.
+            stop: a rule such as ``pk.margin(8)``, asked every 8 steps, by which samples stop early.
+
+        Returns:
+            A :class:`Result`, with the spikes, counts, rates, logits and steps that simulate's has.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
+        """
+        T, given = checks.steps(T), self.given(x, None)
+        if given.kind != HELD and len(given.sequence) != T:
+            raise ValueError(f"x is a sequence of {len(given.sequence)} steps, and T is {T}")
+        if stop is not None and self.plan.last.real:
+            raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
+        session = self.session()
+        try:
+            if stop is None and given.N <= MOST_SAMPLES:
+                return self._run(session, given, T)
+            return self._run_parts(session, given, T, stop)
+        finally:
+            self._sessions.append(session)
+
+    def stream(self, batch: int = 1) -> "Stream":
+        """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
+        return Stream(self, batch)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the engine to a file that :func:`load` reads: no code, equal bytes for equal engines."""
+        file.save(self.plan, path)
+
+    def new_session(self) -> Session:
+        return Session(self._compiled)
+
+    def session(self) -> Session:
+        """One that nobody uses; it goes back to ``_sessions``."""
+        try:
+            return self._sessions.pop()
+        except IndexError:
+            return self.new_session()
+
+    def _run(self, session: Session, given: Given, T: int) -> Result:
+        plan, N = self.plan, given.N
+        tally = torch.zeros(len(plan.operations), 2, dtype=torch.int64)
+        y = self.advance(session, given, T, tally, fresh=True)
+        held = given.kind == HELD
+        counted = Counted(tally, N * T, N, held, given.kind != SPIKES)
+        return Result(plan, y, torch.full((N,), T), self.last_state(session, N), counted)
+
+    def advance(self, session: Session, given: Given, T: int, tally: Tensor, *, fresh: bool) -> Spikes | Tensor:
+        """What T steps give, from where the session is."""
+        C, H, W = self.plan.last.image
+        spikes = values = None
+        if self.plan.last.real:
+            values = torch.empty(T, given.N, H * W, C)
+        else:
+            spikes = torch.empty(given.N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+        threads = torch.get_num_threads()
+        session.run(given.x, given.kind, T, given.N, threads, spikes, values, tally, fresh=fresh)
+        shape = (T, given.N, *self.plan.last.shape)
+        if spikes is not None:
+            return Spikes(spikes, shape)
+        return values.transpose(2, 3).reshape(shape)  # type: ignore[union-attr]
+
+    def last_state(self, session: Session, N: int) -> Tensor:
+        """The potentials of the last neurons, [N, ...]."""
+        k = max(k for k, op in enumerate(self.plan.operations) if op.kind == FIRE)
+        return self.state_of(session, k, N)
+
+    def state_of(self, session: Session, k: int, N: int) -> Tensor:
+        """The states of an operation's neurons as simulate has them: [N, ...], of several states [N, states, ...]."""
+        op = self.plan.operations[k]
+        C, H, W = op.image
+        count = op.neurons.states  # type: ignore[union-attr]
+        states = torch.empty(N, count, H * W, C)
+        session.read(k, states)
+        several = (count,) if count > 1 else ()
+        return states.transpose(2, 3).reshape(N, *several, *op.shape)
+
+    def _run_parts(self, session: Session, given: Given, T: int, stop: Stop | None) -> Result:
+        """Some samples at a time; with ``stop`` some steps at a time, and only the samples that are not decided."""
+        parts, tally, sample_steps = [], torch.zeros(len(self.plan.operations), 2, dtype=torch.int64), 0
+        for first in range(0, given.N, MOST_SAMPLES):
+            part = self._samples(given, first, min(first + MOST_SAMPLES, given.N))
+            if stop is None:
+                y = self.advance(session, part, T, tally, fresh=True)
+                parts.append((y, torch.full((part.N,), T), self.last_state(session, part.N)))
+            else:
+                parts.append(self._run_until(session, part, T, stop, tally))
+            sample_steps += int(parts[-1][1].sum())
+        outputs, steps, states = zip(*parts, strict=True)
+        if isinstance(outputs[0], Spikes):
+            y = outputs[0]._like(torch.cat([part._words for part in outputs]), (T, given.N, *self.plan.last.shape))
+        else:
+            y = torch.cat(outputs, 1)
+        counted = Counted(tally, sample_steps, given.N, given.kind == HELD, given.kind != SPIKES)
+        return Result(self.plan, y, torch.cat(steps), torch.cat(states), counted)
+
+    def _run_until(
+        self, session: Session, given: Given, T: int, stop: Stop, tally: Tensor
+    ) -> tuple[Spikes, Tensor, Tensor]:
+        """Output, steps and last states; a sample is silent from where it was stopped."""
+        batch, parts, start = Batch(given.N, T, stop, torch.device("cpu")), [], 0
+        last: Tensor | None = None
+        while start < T and len(batch.index):
+            steps, index = min(STOP_STEPS, T - start), batch.index
+            x = given.sequence[start : start + steps]
+            part = self.given(batch.of(x), given.kind == HELD)
+            y = self.advance(session, part, steps, tally, fresh=start == 0)
+            now = self.last_state(session, part.N)
+            last = now if last is None else last.index_copy(0, index, now)
+            parts.append(batch.whole(y))  # type: ignore[arg-type]
+            start += steps
+            batch.retire(y, start, ())  # type: ignore[arg-type]
+            if 0 < len(batch.index) < len(index):
+                session.keep(torch.searchsorted(index, batch.index))
+        words = torch.cat([part._words for part in parts], 1)
+        words = torch.nn.functional.pad(words, (0, 0, 0, 0, 0, T - start))
+        return Spikes(words, (T, given.N, *self.plan.last.shape)), batch.steps, last  # type: ignore[return-value]
+
+    def _samples(self, given: Given, start: int, stop: int) -> Given:
+        x = given.sequence
+        if isinstance(x, Spikes):
+            words = x._words[start:stop]
+            return Given(words, SPIKES, stop - start, x._like(words, (x.T, stop - start, *x.shape[2:])))
+        return self.given(x[0, start:stop] if given.kind == HELD else x[:, start:stop], given.kind == HELD)
+
+    def given(self, x: Tensor | Spikes, held: bool | None) -> Given:
+        """An input as the library takes it; ``held``: whether it is, None: as its shape says."""
+        plan, dims = self.plan, len(self.plan.shape)
+        if not isinstance(x, Spikes):
+            checks.real("x", x)
+            checks.values("x", x)
+        if x.device.type != "cpu":
+            raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move it with .to('cpu')")
+        sequence = x.ndim == dims + 2 if isinstance(x, Tensor) else True
+        wanted = (x.ndim in (dims + 1, dims + 2)) if isinstance(x, Tensor) else len(x.shape) == dims + 2
+        if not wanted or tuple(x.shape[-dims:]) != plan.shape:
+            shape = ", ".join(map(str, plan.shape))
+            raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
+        if isinstance(x, Tensor) and not x.is_floating_point():
+            if not sequence:
+                raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
+            x = pack(x) if len(x) and is_binary(x) else x.float()
+        if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
+            x = x.dense()
+        if isinstance(x, Spikes):
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], x)
+        if not plan.real and not plan.takes_any:
+            raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
+        checks.finite("x", x)
+        held = bool(held) or not sequence
+        x = x.detach().float()
+        if held:
+            once = (x[0] if sequence else x).contiguous()
+            return Given(once, HELD, len(once), once.expand(STEPS, *once.shape))
+        if not len(x):
+            raise ValueError("x must have at least one step")
+        x = x.contiguous()
+        return Given(x, VALUES, x.shape[1], x)
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the packed weights, and of what a run works on, as far as runs have asked for it."""
+        session = self.session()
+        sizes = session.sizes
+        self._sessions.append(session)
+        return sizes.weights, sizes.arena
+
+
+STEPS = 1 << 40  # of an input that is held: more than any run has
+
+
+@torch.no_grad()
+def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None) -> Engine:
+    """Compile a network once, so that each run is one call of C++.
+
+    The weights are copied: later changes of ``net`` do not reach the engine. Spikes are those of
+    :func:`proxykernels.simulate`, bit for bit where sums of weights are exact. On a CPU.
+
+    Args:
+        net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
+            make them.
+        x: a sample input as simulate takes it, held or a sequence, of any number of samples; it is run for a few steps,
+            for the rates that ``print(engine)`` shows.
+        precision: as of simulate; None: float32.
+
+    Raises:
+        TypeError: a module is none that the engine takes; the message has its path.
+        ValueError: an argument has a wrong value, or a weight is not finite.
+    """
+    checks.module("net", net)
+    checks.precision(precision)
+    sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
+    checks.values("x", x)
+    if x.device.type != "cpu":
+        raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move both with .to('cpu')")
+    real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
+    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
+    T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
+    samples = x[:T] if sequence else x[:1]
+    engine._rates = engine(samples, T).rates
+    return engine
+
+
+def load(path: str | os.PathLike) -> Engine:
+    """The engine that :meth:`Engine.save` wrote to a file. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an engine's, of another version, or damaged; one sentence says so.
+    """
+    return Engine(file.read(path))
+
+
+def described(engine: Engine) -> str:
+    """What print(engine) shows."""
+    plan, rows = engine.plan, [("layer", "kind", "output", "weights", "rate")]
+    for op in plan.operations:
+        weights = sum(w.weight.numel() for w in op.windows if w.weight is not None)
+        kind = op.neurons.model if op.neurons else op.kind
+        rate = engine._rates.get(op.name, math.nan)
+        shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
+        rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
+    weights, arena = engine.sizes
+    precision = plan.precision or "float32"
+    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {precision}"
+    memory = f"{weights / 1e6:.1f} MB of packed weights, {arena / 1e6:.1f} MB that a run works on"
+    return "\n".join([about, *table(rows), memory])

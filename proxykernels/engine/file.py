@@ -1,0 +1,234 @@
+"""An engine in a file: a safetensors container of the plan's tensors, whose metadata describe the plan in JSON.
+
+    "format"   "proxykernels-engine"
+    "version"  "1"
+    "plan"     {"shape": [...], "real": bool, "precision": null | "int16" | "int8", "operations": [...]}
+
+    an operation   {"kind", "name", "shape", "real", "divisor", "count_padding",
+                    "windows": [...], "neurons": null | ...}
+    a window       {"slot", "kernel", "stride", "padding", "dilation", "weight": name of a tensor | null}
+    the neurons    {"model", "scalars", "fires", "channels", "bias", "start", "scale"}; the last four name tensors, and
+                    scale may be null
+
+Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
+Nothing of a file is executed; what is not as described here is refused before any of it is used.
+"""
+
+import json
+import os
+import tempfile
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..kernels.neurons import MODELS
+from ..kernels.rounding import PRECISIONS
+from .follow import MOST_INPUTS, MOST_WINDOWS
+from .plan import AVERAGE_POOL, FIRE, FLATTEN, KINDS, Operation, Plan, Population, Window, image_of
+
+FORMAT, VERSION = "proxykernels-engine", "1"
+MOST = 1 << 31  # of any size in a file
+
+
+class _Damaged(Exception):
+    pass
+
+
+def save(plan: Plan, path: str | os.PathLike) -> None:
+    """Write a plan, beside ``path`` first and then in its place."""
+    tensors: dict[str, Tensor] = {}
+
+    def put(name: str, tensor: Tensor | None) -> str | None:
+        if tensor is None:
+            return None
+        tensors[name] = tensor.contiguous()
+        return name
+
+    operations = []
+    for k, op in enumerate(plan.operations):
+        windows = [
+            {
+                "slot": w.slot, "kernel": w.kernel, "stride": w.stride, "padding": w.padding, "dilation": w.dilation,
+                "weight": put(f"{k}.{i}.weight", w.weight),
+            }
+            for i, w in enumerate(op.windows)
+        ]  # fmt: skip
+        neurons = op.neurons and {
+            "model": op.neurons.model, "scalars": op.neurons.scalars, "fires": op.neurons.fires,
+            **{name: put(f"{k}.{name}", getattr(op.neurons, name)) for name in ("channels", "bias", "start", "scale")},
+        }  # fmt: skip
+        operations.append(
+            {
+                "kind": op.kind, "name": op.name, "shape": op.shape, "real": op.real, "divisor": op.divisor,
+                "count_padding": op.count_padding, "windows": windows, "neurons": neurons,
+            }
+        )  # fmt: skip
+    described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
+    metadata = {"format": FORMAT, "version": VERSION, "plan": json.dumps(described, sort_keys=True)}
+    _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same file with the entries of its header in order: safetensors writes metadata in any."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(".tmp", path.name + "-", path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read(path: str | os.PathLike) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is no such file, of another version, or damaged.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise _Damaged("it is not an engine's")
+            if metadata.get("version") != VERSION:
+                raise _Damaged(f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        return _Reader(tensors).plan(json.loads(metadata["plan"]))
+    except _Damaged as problem:
+        raise ValueError(f"{path} cannot be loaded: {problem}") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError, UnicodeError) as problem:
+        about = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's ({about})") from None
+
+
+class _Reader:
+    """Takes a description apart, and looks at all of it: the library looks at nothing."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self._tensors, self._unread = tensors, set(tensors)
+
+    def plan(self, about: Any) -> Plan:
+        precision = about["precision"]
+        _need(precision is None or precision in PRECISIONS, f"precision {precision!r} is not known")
+        plan = Plan(self._shape(about["shape"]), _bool(about["real"]), [], precision)
+        _need(isinstance(about["operations"], list) and about["operations"], "it has no operations")
+        for k, operation in enumerate(about["operations"]):
+            plan.operations.append(self._operation(plan, k, operation))
+        _need(any(op.neurons for op in plan.operations), "it has no neurons")
+        last = plan.last
+        _need(not last.real or (last.neurons is not None and not last.neurons.fires), "it ends in values")
+        _need(not self._unread, f"tensors that nothing uses: {sorted(self._unread)[:3]}")
+        return plan
+
+    def _shape(self, values: Any) -> tuple[int, ...]:
+        _need(isinstance(values, list) and 1 <= len(values) <= 3, f"shape {values} has no one to three sizes")
+        shape = tuple(_int("size", v, 1) for v in values)
+        _need(prod(shape) < MOST, f"shape {values} is too large")
+        return shape
+
+    def _operation(self, plan: Plan, k: int, about: Any) -> Operation:
+        kind, name = about["kind"], about["name"]
+        _need(kind in KINDS, f"operation {kind!r} is not known")
+        _need(isinstance(name, str), "an operation has no name")
+        windows = about["windows"]
+        most = MOST_WINDOWS if kind == FIRE else 1
+        _need(isinstance(windows, list) and 1 <= len(windows) <= most, "too many windows, or none")
+        shape = self._shape(about["shape"])
+        made = tuple(self._window(plan, k, kind, image_of(shape), window) for window in windows)
+        neurons = self._neurons(about["neurons"], shape[0]) if kind == FIRE else None
+        op = Operation(
+            kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 0),
+            _bool(about["count_padding"]),
+        )  # fmt: skip
+        reads_values = plan.is_real(made[0])
+        expected = {FIRE: neurons is not None and not neurons.fires, AVERAGE_POOL: True}.get(kind, reads_values)
+        _need(op.real == expected, f"operation {name!r} gives other values than it says")
+        return op
+
+    def _window(self, plan: Plan, k: int, kind: str, out: tuple[int, int, int], about: Any) -> Window:
+        slot = _int("slot", about["slot"], 0)
+        _need(slot <= k, "an operation reads what comes later")
+        sizes = {}
+        for name, least in (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            values = about[name]
+            _need(isinstance(values, list) and len(values) == 2, f"{name} {values} is no pair")
+            sizes[name] = tuple(_int(name, v, least) for v in values)
+        weight = self._tensor(about["weight"]) if about["weight"] is not None else None
+        window = Window(slot, **sizes, weight=weight)  # type: ignore[arg-type]
+        C, *size = plan.source(window)
+        if kind == FLATTEN:
+            _need(out == (C * size[0] * size[1], 1, 1) and weight is None, "a flattening changes the size")
+            return window
+        if kind == FIRE and weight is None:
+            _need(out == (C, *size) and window == Window(slot), "an input has another size than what it adds to")
+            return window
+        if weight is not None:
+            _need(kind == FIRE, "a pooling has weights")
+            _need(weight.shape == (out[0], C, *window.kernel), f"a weight has the shape {list(weight.shape)}")
+            _need(prod(weight.shape[1:]) <= MOST_INPUTS, "a neuron has too many inputs")
+        else:
+            _need(out[0] == C, "a pooling changes the channels")
+        for axis in (0, 1):
+            span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
+            n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
+            first_of_last = (out[1 + axis] - 1) * stride
+            _need(first_of_last < n + padding, "a window lies outside of what it reads")
+            if kind == FIRE:
+                rest = n + 2 * padding - first_of_last - span
+                _need(0 <= rest < stride, "an image has another size")
+        return window
+
+    def _neurons(self, about: Any, C: int) -> Population:
+        model = about["model"]
+        _need(model in MODELS, f"neurons {model!r} are not known")
+        kind, scalars = MODELS[model], about["scalars"]
+        _need(isinstance(scalars, list) and len(scalars) == len(kind.scalars), f"{model} has other parameters")
+        _need(all(isinstance(s, int | float) and isfinite(s) for s in scalars), "a parameter is no number")
+        channels = self._tensor(about["channels"], finite=False)
+        bias, start = self._tensor(about["bias"]), self._tensor(about["start"])
+        _need(channels.shape == (len(kind.channels), C), f"{model} has other parameters")
+        _need(not bool(channels.isnan().any()) and bool(channels[1:].isfinite().all()), "a parameter is no number")
+        _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
+        scale = self._tensor(about["scale"]) if about["scale"] is not None else None
+        _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
+        return Population(model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale)
+
+    def _tensor(self, name: Any, finite: bool = True) -> Tensor:
+        _need(isinstance(name, str) and name in self._tensors, f"tensor {name!r} is missing")
+        tensor = self._tensors[name]
+        self._unread.discard(name)
+        _need(tensor.dtype == torch.float32, f"tensor {name} is of {tensor.dtype}")
+        _need(not finite or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinite values")
+        return tensor
+
+
+def _need(true: Any, problem: str) -> None:
+    if not true:
+        raise _Damaged(problem)
+
+
+def _int(name: str, value: Any, least: int) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    _need(whole and least <= value < MOST, f"{name} {value!r} is out of range")
+    return value
+
+
+def _bool(value: Any) -> bool:
+    _need(isinstance(value, bool), f"{value!r} is neither true nor false")
+    return value

@@ -1,0 +1,162 @@
+"""The compiled library of the engine, as ctypes sees it: each struct of kernels/cpu/src/engine/engine.h."""
+
+import ctypes
+import sys
+from ctypes import POINTER, c_char_p, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+from ..kernels.cpu import abi, packing, sources
+from .plan import FIRE, KINDS, Plan
+
+LIBRARY = Path(abi.__file__).parent / "_engine.so"
+SPIKES, HELD, VALUES = range(3)  # kinds of inputs
+
+
+class Term(ctypes.Structure):
+    _fields_ = [
+        ("slot", c_int64),
+        ("weight", c_void_p),
+        *((f"{name}_{axis}", c_int64) for name in ("kernel", "stride", "padding", "dilation") for axis in "hw"),
+    ]
+
+
+class Operation(ctypes.Structure):
+    _fields_ = [
+        ("kind", c_int64),
+        ("terms", POINTER(Term)),
+        *((name, c_int64) for name in ("count", "C", "H", "W", "real")),
+        ("neuron", abi.Neuron),
+        *((name, c_void_p) for name in ("bias", "start")),
+        *((name, c_int64) for name in ("divisor", "count_padding")),
+    ]
+
+
+class Input(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in "CHW"]
+
+
+class Run(ctypes.Structure):
+    _fields_ = [
+        ("x", c_void_p),
+        *((name, c_int64) for name in ("kind", "T", "N", "threads", "fresh")),
+        *((name, c_void_p) for name in ("spikes", "values", "tally")),
+    ]
+
+
+class Sizes(ctypes.Structure):
+    _fields_ = [(name, c_int64) for name in ("weights", "arena")]
+
+
+def _function(*arguments, returns=None):
+    return ctypes.CFUNCTYPE(returns, *arguments)
+
+
+class Functions(ctypes.Structure):
+    _fields_ = [
+        ("make_plan", _function(POINTER(Input), POINTER(Operation), c_int64, returns=c_void_p)),
+        ("free_plan", _function(c_void_p)),
+        ("make_session", _function(c_void_p, returns=c_void_p)),
+        ("free_session", _function(c_void_p)),
+        ("run", _function(c_void_p, POINTER(Run))),
+        ("states", _function(c_void_p, c_int64, c_void_p, c_void_p, c_int64)),
+        ("keep", _function(c_void_p, c_void_p, c_int64)),
+        ("sizes", _function(c_void_p, POINTER(Sizes))),
+    ]
+
+
+@cache
+def load(target: str | None = None) -> Functions:
+    """The functions for an instruction set, or for the fastest one of this machine.
+
+    Raises:
+        RuntimeError: the library is not built, was built from other sources, or the machine cannot run the target.
+    """
+    advice = f"build it with `{abi.install_command()}`"
+    if not LIBRARY.exists():
+        raise RuntimeError(f"the engine's library is not built here: install a C++ compiler, then {advice}")
+    library = ctypes.CDLL(str(LIBRARY))
+    library.proxykernels_engine_sources.restype = c_char_p
+    if sources.paths() and library.proxykernels_engine_sources().decode() != sources.fingerprint():
+        raise RuntimeError(f"the engine's library {LIBRARY} was built from other sources: {advice} again")
+    find = library.proxykernels_engine
+    find.restype, find.argtypes = POINTER(Functions), [c_char_p]
+    table = find(target.encode() if target else None)
+    if not table:
+        raise RuntimeError(f"this machine cannot run {target}")
+    return table.contents
+
+
+class Compiled:
+    """A plan with its weights packed, which the library owns."""
+
+    def __init__(self, plan: Plan, target: str | None = None):
+        self.functions, kept = load(target), []  # what the library copies must live until it has
+        operations = (Operation * len(plan.operations))(*(_operation(op, kept) for op in plan.operations))
+        self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
+        self.operations = len(operations)
+
+    def __del__(self):
+        if getattr(self, "_plan", None) and not sys.is_finalizing():
+            self.functions.free_plan(self._plan)
+
+
+class Session:
+    """The states and the memory that runs of a plan work on; of one caller at a time."""
+
+    def __init__(self, compiled: Compiled):
+        self._compiled, self._functions = compiled, compiled.functions
+        self._session = self._functions.make_session(compiled._plan)
+
+    def run(
+        self, x: Tensor, kind: int, T: int, N: int, threads: int, spikes: Tensor | None, values: Tensor | None,
+        tally: Tensor, *, fresh: bool,
+    ) -> None:  # fmt: skip
+        """T steps of N samples; the last three tensors are written, see engine.h."""
+        pointers = (None if part is None else part.data_ptr() for part in (spikes, values, tally))
+        self._functions.run(self._session, Run(x.data_ptr(), kind, T, N, threads, fresh, *pointers))
+
+    def read(self, operation: int, to: Tensor) -> None:
+        """The states [N, states, P, C] of an operation's neurons."""
+        self._functions.states(self._session, operation, to.data_ptr(), None, len(to))
+
+    def write(self, operation: int, states: Tensor) -> None:
+        self._functions.states(self._session, operation, None, states.data_ptr(), len(states))
+
+    def keep(self, samples: Tensor) -> None:
+        """Go on with these samples alone, int64, ascending."""
+        self._functions.keep(self._session, samples.data_ptr(), len(samples))
+
+    @property
+    def sizes(self) -> Sizes:
+        """Bytes of the packed weights, and of what this session works on."""
+        sizes = Sizes()
+        self._functions.sizes(self._session, sizes)
+        return sizes
+
+    def __del__(self):
+        if getattr(self, "_session", None) and not sys.is_finalizing():
+            self._functions.free_session(self._session)
+
+
+def _operation(operation, kept: list) -> Operation:
+    terms = (Term * len(operation.windows))()
+    for k, window in enumerate(operation.windows):
+        weight = None if window.weight is None else window.weight.contiguous()
+        sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
+        terms[k] = Term(window.slot, weight.data_ptr() if weight is not None else None, *sizes)
+        kept.append(weight)
+    kept.append(terms)
+    made = Operation(KINDS.index(operation.kind), terms, len(terms), *operation.image, operation.real)
+    made.divisor, made.count_padding = operation.divisor, operation.count_padding
+    if operation.kind == FIRE:
+        neurons = operation.neurons
+        parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
+        made.neuron, channels = packing.for_library(parameters)
+        bias = packing.padded(neurons.bias, 0.0)
+        start = neurons.start.contiguous()
+        made.bias, made.start = bias.data_ptr(), start.data_ptr()
+        kept += [channels, bias, start]
+    return made

@@ -1,0 +1,131 @@
+"""What a network is made of, as plain values: what the engine runs, prints, and writes to a file.
+
+Operations stand in the order in which they run. Each gives what lies in a slot of its own, the k-th in slot k + 1; slot
+0 is the network's input. Shapes are those of one sample at one step.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+
+from torch import Tensor
+
+from ..kernels.neurons import MODELS
+
+Shape = tuple[int, ...]
+
+FIRE, MAX_POOL, AVERAGE_POOL, FLATTEN = KINDS = "neurons", "max pool", "average pool", "flatten"
+
+
+def image_of(shape: Shape) -> tuple[int, int, int]:
+    """C, H, W of the shape of a sample: features, a row [C, L], or an image."""
+    return (shape[0], 1, prod(shape[1:])) if len(shape) < 3 else (shape[0], shape[1], shape[2])
+
+
+@dataclass(frozen=True)
+class Window:
+    """What an operation reads of a slot.
+
+    Attributes:
+        slot: its number.
+        kernel, stride, padding, dilation: height and width.
+        weight: [C_out, C_in, *kernel], float32; None: no weights.
+    """
+
+    slot: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Population:
+    """The neurons of an operation.
+
+    Attributes:
+        model: a name in MODELS.
+        channels: float32 [parameters, C], thresholds first. scalars: in the model's order.
+        bias: float32 [C]. start: float32 [states, C], of a run that starts at rest.
+        fires: or their potentials are what is given.
+        scale: what a spike a step stands for in a ReLU network, [] or [C]; None: the network was not converted.
+    """
+
+    model: str
+    channels: Tensor
+    scalars: tuple[float, ...]
+    bias: Tensor
+    start: Tensor
+    fires: bool = True
+    scale: Tensor | None = None
+
+    @property
+    def states(self) -> int:
+        return MODELS[self.model].states
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of KINDS.
+
+    Attributes:
+        name: of the module that it is made of.
+        windows: what it reads; several are added up.
+        shape: of what it gives; image: the same as C, H, W. real: whether that is values, and not spikes.
+        divisor: of an average; 0: the size of the window, with the padding if ``count_padding``.
+    """
+
+    kind: str
+    name: str
+    windows: tuple[Window, ...]
+    shape: Shape
+    real: bool = False
+    neurons: Population | None = None
+    divisor: int = 0
+    count_padding: bool = True
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        return image_of(self.shape)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network.
+
+    Attributes:
+        shape: of a sample of the input; image: the same as C, H, W.
+        real: whether its input is values, and not spikes.
+        precision: None, "int16" or "int8".
+    """
+
+    shape: Shape
+    real: bool
+    operations: list[Operation] = field(default_factory=list)
+    precision: str | None = None
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        return image_of(self.shape)
+
+    @property
+    def last(self) -> Operation:
+        return self.operations[-1]
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether the input may be values and spikes alike: only neurons read it, and they do not mind."""
+        return all(op.kind == FIRE or all(window.slot for window in op.windows) for op in self.operations)
+
+    def source(self, window: Window) -> tuple[int, int, int]:
+        """C, H, W of what a window reads."""
+        return self.operations[window.slot - 1].image if window.slot else self.image
+
+    def is_real(self, window: Window) -> bool:
+        """Whether a window reads values."""
+        return self.operations[window.slot - 1].real if window.slot else self.real
+
+    def products(self, operation: Operation) -> int:
+        """Multiplications of a real value by a weight, of one sample and step."""
+        weights = (prod(w.weight.shape[1:]) for w in operation.windows if w.weight is not None and self.is_real(w))
+        return prod(operation.image) * sum(weights)

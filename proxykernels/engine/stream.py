@@ -1,0 +1,116 @@
+"""An engine that goes on from call to call: for what comes step by step, such as the events of a camera."""
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..spikes import Spikes
+from .library import HELD
+from .plan import FIRE
+from .result import logits_of
+
+
+class Stream:
+    """The states of some samples, and the network that moves them; made by :meth:`Engine.stream`.
+
+    Attributes:
+        batch: samples. steps: that it has taken since it was made or reset.
+    """
+
+    def __init__(self, engine, batch: int = 1):
+        batch = checks.steps(batch) if isinstance(batch, int) else batch
+        if not checks.is_integer(batch) or batch < 1:
+            raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
+        self.engine, self.batch = engine, batch
+        self._session = engine.new_session()
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again from rest."""
+        self.steps, self._fresh = 0, True
+        self._counts: Tensor | None = None
+        self._tally = torch.zeros(len(self.engine.plan.operations), 2, dtype=torch.int64)
+
+    def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
+        """Go on for a step, or for some.
+
+        Args:
+            x: one step [N, ...], of real values, of bool or of integers, which are events; or some steps, [t, N, ...]
+                or Spikes (t, N, ...).
+
+        Returns:
+            Spikes (t, N, ...), or of a network that ends in a readout its potentials [t, N, ...]; t = 1 for one step.
+
+        Raises:
+            TypeError, ValueError: x has another shape or type; the message says which.
+        """
+        plan = self.engine.plan
+        if isinstance(x, Tensor) and x.ndim == len(plan.shape) + 1:
+            x = x.unsqueeze(0)
+        given = self.engine.given(x, None)
+        if given.N != self.batch:
+            raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
+        T = 1 if given.kind == HELD else len(given.sequence)
+        y = self.engine.advance(self._session, given, T, self._tally, fresh=self._fresh)
+        self._fresh, self.steps = False, self.steps + T
+        if isinstance(y, Spikes):
+            counts = y.count()
+            self._counts = counts if self._counts is None else self._counts + counts
+        return y
+
+    def count(self) -> Tensor:
+        """Output spikes so far: int32 [N, ...]."""
+        if self.engine.plan.last.real:
+            raise AttributeError("the network ends in a readout, which does not fire")
+        if self._counts is None:
+            return torch.zeros(self.batch, *self.engine.plan.last.shape, dtype=torch.int32)
+        return self._counts
+
+    @property
+    def logits(self) -> Tensor:
+        """As :attr:`Result.logits`, of the steps so far, at least one."""
+        if not self.steps:
+            raise AttributeError("logits need at least one step")
+        state = self.engine.last_state(self._session, self.batch)
+        return logits_of(self.engine.plan, self.count(), state, torch.full((self.batch,), self.steps))
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Layer name -> its neurons' states, [N, ...], of several states [N, states, ...]: a copy. It may be set.
+
+        Raises:
+            AttributeError: the stream has taken no step. ValueError: what is set has other names or shapes.
+        """
+        if self._fresh:
+            raise AttributeError("a stream has a state after its first step, or once one was set")
+        populations = self._populations()
+        return {name: self.engine.state_of(self._session, k, self.batch) for name, k in populations.items()}
+
+    @state.setter
+    def state(self, given: dict[str, Tensor]) -> None:
+        populations = self._populations()
+        if not isinstance(given, dict) or set(given) != set(populations):
+            got = sorted(given) if isinstance(given, dict) else type(given).__name__
+            raise ValueError(f"state must hold the layers {sorted(populations)}, got {got}")
+        ready = {}
+        for name, k in populations.items():
+            op = self.engine.plan.operations[k]
+            count = op.neurons.states
+            wanted = (self.batch, *((count,) if count > 1 else ()), *op.shape)
+            checks.floating(f"state of {name}", given[name])
+            if tuple(given[name].shape) != wanted:
+                raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
+            checks.finite(f"state of {name}", given[name])
+            C, H, W = op.image
+            v = given[name].detach().float().reshape(self.batch, count, C, H * W)
+            ready[k] = v.transpose(2, 3).contiguous()
+        for k, v in ready.items():
+            self._session.write(k, v)
+        self._fresh = False
+
+    def _populations(self) -> dict[str, int]:
+        """Layer name -> number of its operation."""
+        return {op.name: k for k, op in enumerate(self.engine.plan.operations) if op.kind == FIRE}
+
+    def __repr__(self) -> str:
+        return f"Stream(batch={self.batch}, steps={self.steps})"
