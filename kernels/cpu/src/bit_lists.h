@@ -121,32 +121,4 @@ static inline uint16_t* append_shifted(const uint16_t* from, int64_t n, uint16_t
     return out + n;
 }
 
-// Calls visit(channel) for each channel that fired in the bytes of one pixel.
-template <class Visit>
-static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
-    for (int64_t c0 = 0; c0 < C; c0 += 64) {
-        uint64_t word = 0;
-        const int64_t left = (C - c0 + 7) / 8;
-        memcpy(&word, bytes + c0 / 8, left < 8 ? left : 8);
-        for (; word; word &= word - 1) visit(c0 + __builtin_ctzll(word));
-    }
-}
-
-// The OR of each byte of some pixels that lie side by side.
-static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64_t bytes) {
-    int64_t i = 0;
-    for (; i + 8 <= bytes; i += 8) {
-        uint64_t word = 0, other;
-        for (int64_t p = 0; p < pixels; p++) {
-            memcpy(&other, x + p * bytes + i, 8);
-            word |= other;
-        }
-        memcpy(y + i, &word, 8);
-    }
-    for (; i < bytes; i++) {
-        y[i] = 0;
-        for (int64_t p = 0; p < pixels; p++) y[i] |= x[p * bytes + i];
-    }
-}
-
 }  // namespace PK_TARGET

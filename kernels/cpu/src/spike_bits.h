@@ -44,6 +44,17 @@ static void unpack(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, 
     }
 }
 
+// Calls visit(channel) for each channel that fired in the bytes of one pixel.
+template <class Visit>
+static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
+    for (int64_t c0 = 0; c0 < C; c0 += 64) {
+        uint64_t word = 0;
+        const int64_t left = (C - c0 + 7) / 8;
+        memcpy(&word, bytes + c0 / 8, left < 8 ? left : 8);
+        for (; word; word &= word - 1) visit(c0 + __builtin_ctzll(word));
+    }
+}
+
 static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
     const int64_t bytes = (C + 7) / 8;
 #pragma omp parallel for schedule(static) collapse(2)
@@ -82,6 +93,23 @@ static void total(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, 
     sum_up(M, P, totals, [=](int64_t m, int64_t* sums) {
         for (int64_t p = 0; p < P; p++) sums[p] += count_bits(spikes + (m * P + p) * bytes, bytes);
     });
+}
+
+// The OR of each byte of some pixels that lie side by side.
+static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64_t bytes) {
+    int64_t i = 0;
+    for (; i + 8 <= bytes; i += 8) {
+        uint64_t word = 0, other;
+        for (int64_t p = 0; p < pixels; p++) {
+            memcpy(&other, x + p * bytes + i, 8);
+            word |= other;
+        }
+        memcpy(y + i, &word, 8);
+    }
+    for (; i < bytes; i++) {
+        y[i] = 0;
+        for (int64_t p = 0; p < pixels; p++) y[i] |= x[p * bytes + i];
+    }
 }
 
 // The maximum of spikes is their OR, of rows first and then of what is side by side; padding adds zeros, which change nothing.

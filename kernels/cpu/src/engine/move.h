@@ -2,6 +2,12 @@
 #pragma once
 #include "session.h"
 
+// Of what stands there, only the visits of spikes and the OR of pixels are needed.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "../spike_bits.h"
+#pragma GCC diagnostic pop
+
 namespace PK_TARGET {
 
 // Calls visit(output pixel, first and end of its rows, first and end of its columns), as far as these lie in the image.
