@@ -124,7 +124,7 @@ class BuildKernels(build_ext):
             if Path(source).stem == "target":
                 jobs += [(source, target, [("PK_TARGET", target)], flags) for target, flags in targets.items()]
             else:
-                macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
+                macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
                 jobs.append((source, "common", macros, []))
         objects = self.compile_all(jobs, extension.depends)
@@ -204,7 +204,7 @@ setup(
         Extension(
             "proxykernels.kernels.cpu._engine",
             sources=[f"kernels/cpu/src/engine/{name}.cpp" for name in ("dispatch", "target")],
-            depends=[str(path) for path in sources["paths"]()],
+            depends=[str(path) for path in sources["paths"](engine=True)],
             language="c++",
             optional=True,
         ),

@@ -37,4 +37,5 @@ if __name__ == "__main__":
             print(page.name)
             run(page, DOCS / "images")
     finally:
-        (DOCS / "images" / "net.nir").unlink(missing_ok=True)  # of exchange.md, and no picture
+        for name in ("net.nir", "net.safetensors"):  # of exchange.md and engine.md, and no pictures
+            (DOCS / "images" / name).unlink(missing_ok=True)

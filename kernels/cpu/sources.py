@@ -25,15 +25,16 @@ SHARES_TORCH_RUNTIME = """
 """
 
 
-def paths() -> list[Path]:
-    """All sources and headers."""
-    return sorted(path for path in FOLDER.rglob("*") if path.suffix in (".cpp", ".h"))
+def paths(engine: bool = False) -> list[Path]:
+    """All sources and headers of the kernels' library; of the engine's, which is made of both."""
+    found = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".cpp", ".h"))
+    return [path for path in found if engine or path.parent != FOLDER / "engine"]
 
 
-def fingerprint() -> str:
+def fingerprint(engine: bool = False) -> str:
     """A hash of their names and contents."""
     files = hashlib.sha256()
-    for path in paths():
+    for path in paths(engine):
         text = path.read_bytes()
         files.update(f"{path.relative_to(FOLDER).as_posix()} {len(text)}\n".encode() + text)
     return files.hexdigest()

@@ -39,7 +39,10 @@ class Engine:
     """A network compiled by :func:`compile` or loaded by :func:`load`.
 
     ``engine(x, T)`` runs it; :meth:`stream` goes on from call to call; :meth:`save` writes it to a file; ``print``
-    shows its layers, what each costs, and its memory. Several threads may call one engine at a time.
+    shows its layers, how often each fired, and its memory. Several threads may call one engine at a time.
+
+    Raises:
+        RuntimeError: the engine's library is not built here.
     """
 
     def __init__(self, plan: Plan, *, target: str | None = None):
@@ -86,6 +89,7 @@ class Engine:
         file.save(self.plan, path)
 
     def new_session(self) -> Session:
+        """Memory for one more caller."""
         return Session(self._compiled)
 
     def session(self) -> Session:
@@ -240,8 +244,8 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     Args:
         net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
             make them.
-        x: a sample input as simulate takes it, held or a sequence, of any number of samples; it is run for a few steps,
-            for the rates that ``print(engine)`` shows.
+        x: a sample input as simulate takes it, held [N, ...] or a sequence (T, N, ...), of any number of samples; it is
+            run for a few steps, for the rates that ``print(engine)`` shows.
         precision: as of simulate; None: float32.
 
     Raises:
@@ -264,6 +268,10 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
 
 def load(path: str | os.PathLike) -> Engine:
     """The engine that :meth:`Engine.save` wrote to a file. Nothing in the file is executed.
+
+    Args:
+        path: of the file. Its weights are packed for this machine; samples are of the shape [N, ...] that the engine was
+            compiled for.
 
     Raises:
         FileNotFoundError: there is no such file.

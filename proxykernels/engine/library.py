@@ -79,7 +79,7 @@ def load(target: str | None = None) -> Functions:
         raise RuntimeError(f"the engine's library is not built here: install a C++ compiler, then {advice}")
     library = ctypes.CDLL(str(LIBRARY))
     library.proxykernels_engine_sources.restype = c_char_p
-    if sources.paths() and library.proxykernels_engine_sources().decode() != sources.fingerprint():
+    if sources.paths() and library.proxykernels_engine_sources().decode() != sources.fingerprint(engine=True):
         raise RuntimeError(f"the engine's library {LIBRARY} was built from other sources: {advice} again")
     find = library.proxykernels_engine
     find.restype, find.argtypes = POINTER(Functions), [c_char_p]

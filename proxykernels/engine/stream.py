@@ -15,10 +15,12 @@ class Stream:
 
     Attributes:
         batch: samples. steps: that it has taken since it was made or reset.
+
+    Raises:
+        ValueError: ``batch`` is no integer of at least 1.
     """
 
     def __init__(self, engine, batch: int = 1):
-        batch = checks.steps(batch) if isinstance(batch, int) else batch
         if not checks.is_integer(batch) or batch < 1:
             raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
         self.engine, self.batch = engine, batch

@@ -4,6 +4,7 @@ from random import Random
 
 from .case import Case
 from .convolutions import Convolution
+from .engines import Compiled
 from .gradients import LayerGradient, ScanGradient
 from .networks import Invariance, Network, Proxy
 from .rounding import Rounding
@@ -18,6 +19,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "words": (Words, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),
+    "engines": (Compiled, 3),
     "rounding": (Rounding, 1),
     "rounded weights": (Invariance, 1),
     "proxy": (Proxy, 1),

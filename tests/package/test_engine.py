@@ -1,0 +1,239 @@
+"""Networks compiled once: the same spikes as the definition's, whatever the input, the batch and the cut in time."""
+
+import copy
+import os
+import threading
+
+import pytest
+import torch
+from oracle import make_dyadic, trace
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.engine.engine import Engine
+from proxykernels.engine.follow import follow
+from proxykernels.kernels import cpu
+
+TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+NEURONS = {
+    "if": pk.neurons.IFNeuron(0.5),
+    "if soft": pk.neurons.IFNeuron(torch.linspace(0.25, 1, 40), None),
+    "lif": pk.neurons.LIFNeuron(0.5, 0.0, 0.75),
+    "cuba": pk.neurons.CubaLIFNeuron(0.5, None, 0.75, current_decay=0.5),
+    "adaptive": pk.neurons.ALIFNeuron(0.5, None, 0.5, adaptation_decay=0.5, adaptation=0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, 0.5, refractory=2),
+}
+
+
+def network(neuron=NEURONS["if"], C=40) -> pk.Network:
+    """A convolution, pooling, a residual sum, averages, and a matrix product."""
+    torch.manual_seed(0)
+    net = pk.Network()
+    net.append("conv", pk.FusedConv2d(2, C, 3, padding=1, neuron=neuron), ("",))
+    net.append("pool", pk.MaxPool2d(2, ceil_mode=True), ("conv",))
+    sum_ = pk.FusedSum(nn.Conv2d(C, C, 3, padding=1), nn.Identity(), neuron=pk.neurons.IFNeuron(1.0))
+    net.append("sum", sum_, ("pool", "pool"))
+    net.append("average", pk.AvgPool2d(2, padding=1), ("sum",))
+    net.append("flatten", pk.Flatten(), ("average",))
+    net.append("out", pk.FusedIFLinear(C * 9, 10, v_threshold=0.25), ("flatten",))
+    make_dyadic(net, 1 / 64)
+    return net.eval()
+
+
+def image(N=2, *sizes):
+    torch.manual_seed(1)
+    return (torch.rand(*sizes, N, 2, 9, 7) * 4).round() / 4
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_engine_is_the_definition(neuron, target):
+    net, x = network(NEURONS[neuron]), image()
+    values, _ = trace(net, x.expand(37, *x.shape))
+    engine = Engine(follow(net, x.shape[1:], True, None), target=target)
+    result = engine(x, 37)
+    assert values["out"].any() and values["sum"].any()
+    assert torch.equal(result.spikes.dense(), values["out"])
+    assert result.rates == pytest.approx({name: values[name].mean().item() for name in ("conv", "sum", "out")})
+
+
+@pytest.mark.parametrize("given", ["held", "real", "spikes", "counts", "bool"])
+def test_inputs(given):
+    net, T = network(), 33
+    x = image(3, T) if given != "held" else image(3).expand(T, 3, 2, 9, 7)
+    if given in ("spikes", "bool"):
+        x = (x > 0.5).float()
+    if given == "counts":
+        x = (4 * x).round()
+    as_given = {"held": lambda: x[0], "spikes": lambda: pk.pack(x), "counts": lambda: x.int(), "bool": lambda: x.bool()}
+    values, _ = trace(net, x)
+    engine = pk.compile(net, as_given.get(given, lambda: x)())
+    assert torch.equal(engine(as_given.get(given, lambda: x)(), T).spikes.dense(), values["out"])
+    assert values["out"].any()
+
+
+@pytest.mark.parametrize("N", [0, 1, 63, 64, 65, 130])
+def test_any_batch(N):
+    net, x = network(), image(N)
+    result, expected = pk.compile(net, image(1))(x, 5), pk.simulate(net, x, 5) if N else None
+    assert result.count().shape == (N, 10)
+    if N:
+        assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and result.count().any()
+        assert result.synops == expected.synops
+        assert result.rates == pytest.approx(expected.rates)
+
+
+def test_stop():
+    net, x = network(), image(70)
+    stopped, expected = pk.compile(net, x)(x, 40, stop=pk.margin(3)), pk.simulate(net, x, 40, stop=pk.margin(3))
+    assert torch.equal(stopped.spikes.dense(), expected.spikes.dense())
+    assert torch.equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
+    assert stopped.rates == pytest.approx(expected.rates)
+
+
+def test_logits_and_counts():
+    torch.manual_seed(0)
+    relu = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8 * 9, 5))
+    x = torch.rand(6, 1, 8, 8)
+    net = pk.convert(relu, x)
+    engine = pk.compile(net, x)
+    result, expected = engine(x, 64), relu(x)
+    assert (result.logits - expected).abs().max() < 0.1 * expected.abs().max()  # after so many steps
+    assert torch.equal(result.count(until=9), result.spikes[:9].count()) and result.count().any()
+    stream = engine.stream(6)
+    for _ in range(64):
+        stream(x)
+    assert torch.equal(stream.logits, result.logits) and torch.equal(stream.count(), result.count())
+    with pytest.raises(AttributeError, match="not converted"):
+        _ = pk.compile(network(), image())(image(), 2).logits
+
+
+def test_readout():
+    torch.manual_seed(0)
+    net = nn.Sequential(pk.FusedIFLinear(6, 20, v_threshold=0.25), pk.FusedLILinear(20, 3, decay=0.5))
+    make_dyadic(net, 1 / 16)
+    x = (torch.rand(4, 6) * 8).round() / 8
+    engine, expected = pk.compile(net, x), pk.simulate(net, x, 9).potentials
+    assert torch.equal(engine(x, 9).potentials, expected) and expected.any()
+    stream = engine.stream(4)
+    assert torch.equal(torch.cat([stream(x) for _ in range(9)]), expected)
+    with pytest.raises(ValueError, match="does not fire"):
+        engine(x, 9, stop=pk.margin(1))
+
+
+@pytest.mark.parametrize("neuron", ["if", "cuba"])
+def test_stream_goes_on(neuron):
+    net, x = network(NEURONS[neuron]), image(2, 40)
+    engine = pk.compile(net, x)
+    expected, stream = engine(x, 40), engine.stream(2)
+    parts = [stream(x[0])] + [stream(x[a:b]) for a, b in ((1, 4), (4, 37), (37, 40))]
+    assert torch.equal(torch.cat([part.dense() for part in parts]), expected.spikes.dense())
+    assert torch.equal(stream.count(), expected.count()) and expected.count().any()
+    state = pk.simulate(net, x, 40).state
+    assert all(torch.equal(v, state[name][0]) for name, v in stream.state.items())
+    other = engine.stream(2)
+    other.state = stream.state
+    assert torch.equal(other(x[:5]).dense(), stream(x[:5]).dense())
+    stream.reset()
+    assert torch.equal(stream(x).dense(), expected.spikes.dense())
+
+
+def test_threads_and_sessions():
+    net, x = network(), image(5)
+    engine, before = pk.compile(net, x), torch.get_num_threads()
+    expected, wrong = engine(x, 20).spikes.dense(), []
+
+    def call():
+        for _ in range(20):
+            if not torch.equal(engine(x, 20).spikes.dense(), expected):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+    try:
+        for threads in (1, 2, 5, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(engine(x, 20).spikes.dense(), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_runs():
+    net, x = network(), image(3)
+    engine = pk.compile(net, x)
+    words = engine(x, 8).spikes._words.numpy().tobytes()
+    child = os.fork()
+    if not child:
+        os._exit(0 if engine(x, 8).spikes._words.numpy().tobytes() == words else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_weights_are_copied():
+    net, x = network(), image()
+    engine = pk.compile(net, x)
+    expected = engine(x, 9).count()
+    with torch.no_grad():
+        net.out.weight.zero_()
+    assert torch.equal(engine(x, 9).count(), expected) and expected.any()
+
+
+def test_print():
+    text = repr(pk.compile(network(), image()))
+    assert "sum" in text and "max pool" in text and "MB of packed weights" in text
+
+
+class Own(nn.Module):
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [
+        (Own(), r"module 1.0 \(Own\)"),
+        (pk.MaxRatePool2d(2), r"module 1.0 \(MaxRatePool2d\)"),
+        (pk.FusedIFConv2d(16, 16, 1, groups=16), r"module 1.0 \(FusedIFConv2d\): 16 groups"),
+        (pk.ZeroPad2d(1), r"module 1.0 \(ZeroPad2d\)"),
+    ],
+)
+def test_refused_with_its_path(module, path):
+    net = nn.Sequential(pk.FusedIFConv2d(1, 16, 1), nn.Sequential(module), pk.Flatten(), pk.FusedIFLinear(64, 2))
+    with pytest.raises(TypeError, match=path):
+        pk.compile(net, torch.rand(1, 1, 2, 2))
+
+
+def test_hooks_are_refused():
+    net = nn.Sequential(pk.FusedIFLinear(3, 2))
+    net[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"module 0 .*hooks"):
+        pk.compile(net, torch.rand(1, 3))
+
+
+def test_bad_input():
+    net, x = network(), image()
+    engine = pk.compile(net, x)
+    for given, error, text in (
+        (x[:, :1], ValueError, r"shape \[N, 2, 9, 7\]"),
+        (x.expand(3, *x.shape), ValueError, "3 steps, and T is 4"),
+        (x.int(), TypeError, "floating point"),
+        (x * torch.nan, ValueError, "finite"),
+        ("x", TypeError, "torch.Tensor"),
+    ):
+        with pytest.raises(error, match=text):
+            engine(given, 4)
+    with pytest.raises(ValueError, match="T must"):
+        engine(x, 0)
+    with pytest.raises(ValueError, match="batch"):
+        engine.stream(0)
+    with pytest.raises(ValueError, match="2 samples"):
+        engine.stream(2)(x[:1])
+    with pytest.raises(ValueError, match="finite"):
+        broken = copy.deepcopy(net)
+        broken.out.weight.data[0, 0] = torch.inf
+        pk.compile(broken, x)

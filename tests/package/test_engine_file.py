@@ -1,0 +1,116 @@
+"""An engine's file: the same engine comes back, the bytes are equal, and what is damaged is refused in one sentence."""
+
+import json
+import random
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from test_engine import NEURONS, image, network
+
+import proxykernels as pk
+
+
+@pytest.fixture
+def path(tmp_path):
+    net = network(NEURONS["if"], C=4)
+    pk.compile(net, image()).save(tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_comes_back(neuron, tmp_path):
+    net, x = network(NEURONS[neuron]), image()
+    engine = pk.compile(net, x)
+    engine.save(tmp_path / "one")
+    engine.save(tmp_path / "two")
+    pk.load(tmp_path / "one").save(tmp_path / "three")
+    bytes_ = {(tmp_path / name).read_bytes() for name in ("one", "two", "three")}
+    assert len(bytes_) == 1
+    loaded = pk.load(tmp_path / "one")
+    assert torch.equal(loaded(x, 20).spikes.dense(), engine(x, 20).spikes.dense()) and engine(x, 20).count().any()
+
+
+def refused(path) -> bool:
+    """Whether a file is refused, by one sentence that names it."""
+    try:
+        pk.load(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+        return True
+    return False
+
+
+def test_other_files(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        pk.load(tmp_path / "none")
+    (tmp_path / "text").write_text("no engine")
+    assert refused(tmp_path / "text")
+    save_file({"a": torch.zeros(2)}, tmp_path / "weights")
+    with pytest.raises(ValueError, match="it is not an engine's"):
+        pk.load(tmp_path / "weights")
+    change(path, version="2")
+    with pytest.raises(ValueError, match="its version is '2', and this package reads '1'"):
+        pk.load(path)
+
+
+def change(path, edit=None, **metadata) -> None:
+    """Write the file again with other metadata, or a plan that ``edit`` has changed."""
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    about |= metadata
+    if edit:
+        plan = json.loads(about["plan"])
+        edit(plan)
+        about["plan"] = json.dumps(plan)
+    save_file(tensors, path, about)
+
+
+def places(value, path=()):
+    """The paths of all values within a description."""
+    yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from places(item, (*path, key))
+    elif isinstance(value, list):
+        for k, item in enumerate(value):
+            yield from places(item, (*path, k))
+
+
+def test_hostile_descriptions(path):
+    """Each value of the description in turn is another: refused, or an engine that runs."""
+    whole, x = path.read_bytes(), image()
+    with safe_open(path, "pt") as file:
+        plan = json.loads(file.metadata()["plan"])
+    count = 0
+    for place in [place for place in places(plan) if place]:
+        for value in (None, -1, 0, 1, 3, 1 << 40, "x", [], {}, 1e300, True):
+
+            def edit(plan, place=place, value=value):
+                for key in place[:-1]:
+                    plan = plan[key]
+                plan[place[-1]] = value
+
+            path.write_bytes(whole)
+            change(path, edit)
+            if not refused(path):
+                engine = pk.load(path)
+                if engine.plan.shape == (2, 9, 7):
+                    engine(x, 2)
+            else:
+                count += 1
+    assert count > 500
+
+
+def test_damaged_bytes(path):
+    whole, draw = path.read_bytes(), random.Random(0)
+    for length in {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1}:
+        path.write_bytes(whole[:length])
+        assert refused(path)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice((1, 1, 4))):
+            damaged[draw.randrange(min(len(damaged), 6000))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        refused(path)
