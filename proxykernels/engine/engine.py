@@ -270,7 +270,7 @@ def load(path: str | os.PathLike) -> Engine:
     """The engine that :meth:`Engine.save` wrote to a file. Nothing in the file is executed.
 
     Args:
-        path: of the file. Its weights are packed for this machine; samples are of the shape [N, ...] that the engine was
+        path: of the file. Its weights are packed for this machine; samples are of the shape [N, ...] that it was
             compiled for.
 
     Raises:
