@@ -33,8 +33,8 @@ class Backend(Protocol):
     def pack(self, dense: Tensor, /) -> Tensor:
         """Bool [T, N, C, P] to words."""
 
-    def unpack(self, words: Tensor, T: int, C: int, /) -> Tensor:
-        """Words to bool [T, N, C, P]."""
+    def unpack(self, words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool, /) -> Tensor:
+        """Words to 0 and 1 [T, N, C, P]."""
 
     def count(self, words: Tensor, C: int, until: int, /) -> Tensor:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
@@ -133,6 +133,9 @@ class CpuBackend(Backend, Protocol):
 
     And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
     """
+
+    def pack_binary(self, dense: Tensor, /) -> tuple[Tensor, bool]:
+        """Values [T, N, C, H, W] to words, and whether they are all 0 and 1, without which the words mean nothing."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""

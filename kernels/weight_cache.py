@@ -34,6 +34,13 @@ class Whole:
 WHOLE: WeakKeyDictionary[UntypedStorage, Whole] = WeakKeyDictionary()  # weights of which that is known
 
 
+def can_be_kept(values: Tensor) -> bool:
+    """Whether what is made of some values may be kept: float32 of a CPU, and no subclass that stands for others."""
+    if type(values) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(values):
+        return False
+    return (values.device.type, values.dtype) == ("cpu", torch.float32)
+
+
 class PackedWeights:
     """Remembers what was made of which weights.
 

@@ -16,7 +16,8 @@ from . import known
 from .kernels.rounding import PRECISIONS
 from .kernels.weight_layouts import is_finite, refuse_infinite
 from .known import can_be_read
-from .spikes import Spikes, is_binary, pack
+from .spike_tensor import packed
+from .spikes import Spikes, pack_if_binary
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -123,6 +124,7 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
 def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it."""
     not_traced()
+    x = packed(x)
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
     if isinstance(x, Tensor):
@@ -137,10 +139,13 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         return frames(x)
     if not can_be_read(x):  # a tensor is taken as real values
         return x
-    if not is_held(x) and x.device.type == "cpu" and is_binary(x):
-        return pack(x)
-    finite("x", x[0] if is_held(x) else x)
-    return x
+    if is_held(x):
+        finite("x", x[0])
+        return x
+    spikes = pack_if_binary(x) if x.device.type == "cpu" else None
+    if spikes is None:
+        finite("x", x)
+    return x if spikes is None else spikes
 
 
 def frames(x: Any) -> Any:
@@ -148,11 +153,13 @@ def frames(x: Any) -> Any:
 
     One rule for both, since a spike counts 1: an integer is as many events of its pixel and step.
     """
+    x = packed(x)
     if not isinstance(x, Tensor) or x.is_floating_point():
         return x
     real("x", x)
     looked_at = x.dtype == torch.bool or can_be_read(x)
-    return pack(x) if x.ndim > 1 and len(x) and looked_at and is_binary(x) else x.float()
+    spikes = pack_if_binary(x) if x.ndim > 1 and len(x) and looked_at else None
+    return x.float() if spikes is None else spikes
 
 
 def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:

@@ -66,7 +66,7 @@ class Dense(_OnHandle):
     @staticmethod
     def forward(handle: Tensor, words: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         T, _, _, C = handle.shape
-        return ops.unpack(words, T, C).view(shape).to(dtype)
+        return ops.unpack(words, T, C, dtype).view(shape)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):

@@ -90,11 +90,18 @@ def pack(dense):
     return _words(dense, T, N, P, C)
 
 
-@_operator("(Tensor words, SymInt T, SymInt C) -> Tensor")
-def unpack(words, T, C):
-    """Words to bool [T, N, C, P]."""
+@_operator("(Tensor dense) -> (Tensor, bool)", devices=("cpu",))
+def pack_binary(dense):
+    """Values [T, N, C, H, W], of a type in cpu.words.PACKABLE, to words, and whether they are all 0 and 1."""
+    T, N, C, H, W = dense.shape
+    return _words(dense, T, N, H * W, C), True
+
+
+@_operator("(Tensor words, SymInt T, SymInt C, ScalarType dtype) -> Tensor")
+def unpack(words, T, C, dtype):
+    """Words to 0 and 1 [T, N, C, P]."""
     N = words.shape[0 if words.device.type == "cpu" else 1]
-    return words.new_empty(T, N, C, words.shape[2], dtype=torch.bool)
+    return words.new_empty(T, N, C, words.shape[2], dtype=dtype)
 
 
 @_operator("(Tensor words, SymInt C, SymInt until) -> Tensor")

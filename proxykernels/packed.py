@@ -41,7 +41,7 @@ def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
     """Words of C_1, C_2, ... channels as words of their sum."""
     if over_time(words[0]) or not any(C % 8 for C in channels[:-1]):  # whole bytes
         return torch.cat(words, -1)
-    return ops.pack(torch.cat([ops.unpack(part, T, C) for part, C in zip(words, channels, strict=True)], 2))
+    return ops.pack(torch.cat([ops.unpack(part, T, C, torch.bool) for part, C in zip(words, channels, strict=True)], 2))
 
 
 def samples(words: Tensor, index: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def flatten(x: Spikes) -> Spikes:
 
 def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
     """Spikes of ``shape`` (T, N, ...), each one of ``x``: ``move`` says of which in a dense tensor (T, N, ...)."""
-    bits = move(ops.unpack(x._words, x.T, x._channels).view(x.shape))
+    bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
     handle = None
     if x._differentiable:
         handle = handles.Pack.apply(move(handles.Dense.apply(x._handle, x._words, x.shape, torch.float32)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import handles, known, ops, packed
+from .kernels.cpu.words import PACKABLE
 from .storage import Periods, Words
 
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
@@ -76,7 +77,8 @@ class Spikes:
         if self._differentiable and dtype.is_floating_point:
             bits = handles.Dense.apply(self._handle, self._words, self.shape, dtype)
         else:
-            bits = ops.unpack(self._words, self.T, self._channels).view(self.shape)
+            kind = dtype if self.scale == 1 else torch.bool
+            bits = ops.unpack(self._words, self.T, self._channels, kind).view(self.shape)
         return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
@@ -260,12 +262,29 @@ def pack(dense: Tensor) -> Spikes:
         raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
+    from .spike_tensor import packed  # it is made of Spikes
+
+    dense = packed(dense)
+    if isinstance(dense, Spikes):
+        return dense
     if not known.can_be_read(dense):
         if torch.compiler.is_compiling():  # the graph looks at the values that it gets
             torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)
-    elif not is_binary(dense):
+        return Spikes(pack_words(dense.bool()), dense.shape)
+    spikes = pack_if_binary(dense)
+    if spikes is None:
         raise ValueError(_NOT_BINARY)
-    return Spikes(pack_words(dense.bool()), dense.shape)
+    return spikes
+
+
+def pack_if_binary(dense: Tensor) -> Spikes | None:
+    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass."""
+    in_one_pass = dense.device.type == "cpu" and dense.dtype in PACKABLE and known.can_be_read(dense)
+    if in_one_pass and known.plain(dense) is dense and not torch.jit.is_tracing():
+        images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
+        words, binary = ops.pack_binary(images if images.ndim == 5 else images.flatten(4))
+        return Spikes(words, dense.shape) if binary else None
+    return Spikes(pack_words(dense.bool()), dense.shape) if is_binary(dense) else None
 
 
 def is_binary(dense: Tensor) -> bool:

@@ -124,6 +124,17 @@ class PoolBackward(ctypes.Structure):
     ]
 
 
+class DenseSpikes(ctypes.Structure):
+    _fields_ = [
+        ("dense", c_void_p),
+        ("spikes", c_void_p),
+        ("size", c_int64),
+        ("is_float", c_int64),
+        ("one", c_uint64),
+        *((name, c_int64) for name in ("T", "N", "C", "H", "W", "step", "image", "channel", "row", "pixel")),
+    ]
+
+
 def _function(*arguments, returns=None):
     return ctypes.CFUNCTYPE(returns, *arguments)
 
@@ -152,8 +163,8 @@ class Kernels(ctypes.Structure):
         ("count_digits", _function(c_void_p, c_int64, c_int64, returns=c_int64)),
         ("pack_tiles", _function(c_void_p, c_void_p, c_void_p, POINTER(Conv2d))),
         ("tiles_size", _function(POINTER(Conv2d), returns=c_int64)),
-        ("pack", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
-        ("unpack", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64)),
+        ("pack", _function(POINTER(DenseSpikes), returns=c_int64)),
+        ("unpack", _function(POINTER(DenseSpikes))),
         ("count", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
         ("flatten", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
         ("total", _function(c_void_p, c_void_p, c_int64, c_int64, c_int64)),
@@ -168,7 +179,7 @@ class Kernels(ctypes.Structure):
 
 STRUCTS = (
     Neuron, Neurons, Scan, Surrogate, ScanBackward, Conv2d, Product, Rounding, WeightGradient, Periods,
-    PeriodConv2d, Pool2d, MaxRatePool, PoolBackward, Kernels,
+    PeriodConv2d, Pool2d, MaxRatePool, PoolBackward, DenseSpikes, Kernels,
 )  # fmt: skip
 _NAMES = {c_void_p: "pointer", c_double: "double", c_float: "float", c_int64: "int64", c_uint64: "uint64", None: "void"}
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import unfused
+from .. import heap, unfused
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
 from .packing import for_library, start_for_library
-from .words import pixel_bytes
+from .words import PACKABLE, pixel_bytes
 
 
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
@@ -36,19 +36,24 @@ class CpuKernels(Convolutions, Gradients):
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
 
     def pack(self, dense: Tensor) -> Tensor:
-        """Bool [T, N, C, P] to packed spikes."""
-        T, N, C, P = dense.shape
-        dense = dense.contiguous()
-        words = torch.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-        self._table.pack(dense.data_ptr(), words.data_ptr(), T, N, C, P)
-        return words
+        """Spikes [T, N, C, P], of any type that :meth:`pack_binary` takes, to packed spikes."""
+        return self.pack_binary(dense.unsqueeze(-1))[0]
 
-    def unpack(self, words: Tensor, T: int, C: int) -> Tensor:
-        """Packed spikes to bool [T, N, C, P]."""
+    def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
+        """Values [T, N, C, H, W] of any strides to packed spikes, and whether they are all 0 and 1, in one pass."""
+        T, N, C, H, W = dense.shape
+        words = torch.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+        pointers, sizes = (dense.data_ptr(), words.data_ptr()), (*dense.shape, *dense.stride())
+        return words, bool(self._table.pack(abi.DenseSpikes(*pointers, *_type(dense.dtype), *sizes)))
+
+    def unpack(self, words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Tensor:
+        """Packed spikes to 0 and 1 [T, N, C, P]."""
+        if dtype not in PACKABLE:
+            return self.unpack(words, T, C).to(dtype)
         N, _, P, _ = words.shape
-        words = words.contiguous()
-        dense = torch.empty(T, N, C, P, dtype=torch.bool)
-        self._table.unpack(words.data_ptr(), dense.data_ptr(), T, N, C, P)
+        words, dense = words.contiguous(), heap.in_huge_pages(torch.empty(T, N, C, P, dtype=dtype))
+        sizes = T, N, C, P, 1, *5 * (0,)
+        self._table.unpack(abi.DenseSpikes(dense.data_ptr(), words.data_ptr(), *_type(dtype), *sizes))
         return dense
 
     def count(self, words: Tensor, C: int, until: int) -> Tensor:
@@ -141,3 +146,8 @@ class CpuKernels(Convolutions, Gradients):
         periods, totals = periods.contiguous(), torch.empty(P, dtype=torch.int64)
         self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
         return totals
+
+
+def _type(dtype: torch.dtype) -> tuple[int, bool, int]:
+    """The size of a value in bytes, whether it is floating point, and the bits of 1."""
+    return dtype.itemsize, dtype.is_floating_point, PACKABLE[dtype]

@@ -27,10 +27,14 @@ class Fallback:
         x = F.pad(dense.permute(1, 0, 3, 2).to(torch.uint8), (0, -dense.shape[2] % 8))
         return (x.unflatten(3, (-1, 8)) << _bit(x)).sum(-1, dtype=torch.uint8)
 
-    def unpack(self, words: Tensor, T: int, C: int) -> Tensor:
-        """Packed spikes to bool [T, N, C, P]."""
+    def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
+        """Values [T, N, C, H, W] to packed spikes, and whether they are all 0 and 1."""
+        return self.pack(dense.flatten(3).bool()), bool(torch.equal(dense, dense.bool().to(dense.dtype)))
+
+    def unpack(self, words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Tensor:
+        """Packed spikes to 0 and 1 [T, N, C, P]."""
         x = ((words.unsqueeze(-1) >> _bit(words)) & 1).flatten(3)
-        return x[..., :C].permute(1, 0, 3, 2).bool().contiguous()
+        return x[..., :C].permute(1, 0, 3, 2).to(dtype).contiguous()
 
     def count(self, words: Tensor, C: int, until: int) -> Tensor:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""

@@ -3,6 +3,16 @@
 import torch
 from torch import Tensor
 
+UNSIGNED = torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64
+SIGNED = torch.int8, torch.int16, torch.int32, torch.int64
+PACKABLE = {  # types that are packed as they are -> the bits of 1
+    **dict.fromkeys(UNSIGNED + SIGNED, 1),
+    torch.float16: 0x3C00,
+    torch.bfloat16: 0x3F80,
+    torch.float32: 0x3F800000,
+    torch.float64: 0x3FF << 52,
+}
+
 
 def pixel_bytes(C: int) -> int:
     """Bytes of the spikes of one pixel."""

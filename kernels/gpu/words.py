@@ -18,9 +18,9 @@ COUNTED = 16  # tensors of words whose spikes one launch counts (counters.py)
 COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
 
 
-def unpack(words: Tensor, T: int, C: int) -> Tensor:
-    """Unpack words [ceil(T / 32), N, P, C] into dense spikes, bool [T, N, C, P]."""
-    spikes = torch.empty(T, *words.shape[1:], dtype=torch.bool, device=words.device)
+def unpack(words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Tensor:
+    """Unpack words [ceil(T / 32), N, P, C] into dense spikes, 0 and 1 [T, N, C, P]."""
+    spikes = torch.empty(T, *words.shape[1:], dtype=dtype, device=words.device)
     for t in range(T):
         spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
     return spikes.transpose(2, 3).contiguous()

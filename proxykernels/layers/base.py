@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import checks, surrogates
+from .. import checks, spike_tensor_functions, surrogates  # noqa: F401 - the second says what SpikeTensors can do
 from ..parametrized import parametrized_again, with_plain_weights
+from ..spike_tensor import dense_like, packed
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .attributes import NeuronAttributes
@@ -31,8 +32,8 @@ class SpikingLayer(nn.Module):
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if self.training:
             self._warn_without_gradient(x)
-        spikes, state = self.spike(x, v, batch_statistics=self.training)
-        y = spikes.dense(x.dtype) if isinstance(x, Tensor) and isinstance(spikes, Spikes) else spikes
+        spikes, state = self.spike(packed(x), v, batch_statistics=self.training)
+        y = dense_like(spikes, x) if isinstance(x, Tensor) and isinstance(spikes, Spikes) else spikes
         return y if v is None else (y, state)
 
     def spike(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..spike_tensor import dense_like, packed
 from ..spikes import Spikes
 
 
@@ -45,7 +46,12 @@ class Dropout(nn.Module):
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, None, "(T, N, ...)")
-        return self.drop(x, self.draw(x)) if self.drops else x
+        if not self.drops:
+            return x
+        bits = packed(x)
+        if isinstance(x, Tensor) and isinstance(bits, Spikes) and x.dtype == torch.float32:
+            return dense_like(bits._of(self.draw(bits), 1 / (1 - self.p)), x)
+        return self.drop(x, self.draw(x))
 
     @property
     def drops(self) -> bool:

@@ -1,6 +1,7 @@
 """Batch normalisation folded into the weights in front of it."""
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +9,19 @@ from torch import Tensor, nn
 from .. import known
 from ..kernels import constants, heap
 from ..kernels.backends import fingerprint
-from ..kernels.weight_cache import CONSTANTS, PackedWeights
+from ..kernels.weight_cache import CONSTANTS, PackedWeights, can_be_kept
 
 CACHED_BYTES = 1 << 20  # of float64 products at a time
 
 
-def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold(
+    weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d, *, kept: bool = False
+) -> tuple[Tensor, Tensor]:
     """Weight and bias by which currents are what ``bn`` makes of them with its running statistics.
 
     Computed in float64 by operations that IEEE rounds, so that they are the same on every machine. In a simulation on a
-    CPU what was folded for the one before is kept, and so is what kernels packed of it, as long as all values are the
-    same.
+    CPU, and with ``kept``, what was folded before is kept, and so is what kernels packed of it, as long as all values
+    are the same. It has no gradient then.
 
     Raises:
         ValueError: ``bn`` keeps no running statistics.
@@ -26,8 +29,8 @@ def fold(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
     values = weight, bias, bn.weight, bn.bias, bn.running_mean, bn.running_var
-    plain = all(p is None or (p.device.type, p.dtype) == ("cpu", torch.float32) for p in values)
-    return constants.made(_fold_once if plain and constants.are_kept() else fold_values, *values, bn.eps)
+    once = (kept or constants.are_kept()) and all(p is None or can_be_kept(p) for p in values)
+    return constants.made(_fold_once if once else fold_values, *values, bn.eps)
 
 
 def _times(weight: Tensor, scale: Tensor) -> Tensor:
@@ -81,3 +84,21 @@ def _fold_once(
         return folded
 
     return _kept.of(weight, bias, gain, offset, mean, variance).get(eps, constants_of)
+
+
+_computed: WeakKeyDictionary[nn.Module, tuple[int, Tensor]] = WeakKeyDictionary()
+
+
+def as_before(layer: nn.Module, weight: Tensor) -> Tensor:
+    """A layer's weight that is computed anew at each call, as the tensor that a call before had if its values are the
+    same: what was made of that is kept. Without a gradient."""
+    weight = weight.detach()
+    if not can_be_kept(weight):
+        return weight
+    weight = weight.contiguous()
+    now = fingerprint(weight)
+    found = _computed.get(layer)
+    if found is None or found[0] != now or found[1].shape != weight.shape:
+        found = _computed[layer] = now, weight.clone()
+        CONSTANTS.add(found[1].untyped_storage())
+    return found[1]

@@ -12,7 +12,7 @@ from ..kernels import unfused
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons, each_step
-from .folded import fold, fold_values
+from .folded import as_before, fold, fold_values
 from .synapses import Convolution, Convolution1d, Product
 
 
@@ -36,7 +36,19 @@ class Fused(Neurons):
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
             return any_neuron.scan(currents, v, self.neuron, self.surrogate)
-        return self._fire_with(*self.folded(), x, v)
+        return self._fire_with(*self._parameters_now(), x, v)
+
+    def _parameters_now(self) -> tuple[Tensor, Tensor | None]:
+        """:meth:`folded`; where no gradient goes there, what is made of the parameters is kept from call to call."""
+        if self.bn is None and "weight" in self._parameters:
+            return self.weight, self.bias
+        differentiable = self.surrogate is not None and torch.is_grad_enabled()
+        if differentiable or torch.jit.is_tracing() or not known.can_be_read(self.weight):
+            return self.folded()
+        weight, bias = self.weight, self.bias
+        if "weight" not in self._parameters:  # computed anew at each look, by a parametrization or a hook
+            weight = as_before(self, weight)
+        return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=True)
 
     def _sums_up(self, x: Any) -> bool:
         """Whether the statistics of a batch are sums that a launch makes, and currents are in memory at no time."""

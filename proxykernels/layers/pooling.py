@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, spike_ops, window_checks
+from ..spike_tensor import dense_like, found, keeps_packed
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 
@@ -28,6 +29,7 @@ class MaxPool2d(nn.Module):
         window_checks.pooling(kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):
@@ -35,6 +37,9 @@ class MaxPool2d(nn.Module):
             return spike_ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
+        spikes = None if checks.is_held(x) else found(x)
+        if spikes is not None:
+            return dense_like(self(spikes), x)
         window = self.kernel_size, self.stride, self.padding
         return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=self.ceil_mode), x)
 
@@ -61,6 +66,7 @@ class AvgPool2d(nn.AvgPool2d):
         window_checks.pooling(kernel_size, stride, padding)
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         x = checks.frames(x)
@@ -95,6 +101,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool2d.
     """
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         if isinstance(x, Spikes):

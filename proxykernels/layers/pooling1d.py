@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, spike_ops, window_checks
+from ..spike_tensor import keeps_packed
 from ..spikes import Spikes, pack
 from .base import SpikingLayer, each_step
 from .pooling import described, filled_up
@@ -27,6 +28,7 @@ class MaxPool1d(nn.Module):
         self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
         self.ceil_mode = ceil_mode
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 4, "(T, N, C, L)")
         if isinstance(x, Spikes):
@@ -91,6 +93,7 @@ class AvgPool1d(nn.AvgPool1d):
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
         super().__init__(*_window(kernel_size, stride, padding), ceil_mode, count_include_pad)
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 4, "(T, N, C, L)")
         x = checks.frames(x)
@@ -109,6 +112,7 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
         TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool1d.
     """
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 4, "(T, N, C, L)")
         if isinstance(x, Spikes) and x.shape[3] == window_checks.single("output_size", self.output_size, 1):
@@ -136,6 +140,7 @@ class Voting(nn.Module):
         super().__init__()
         self.voters = window_checks.single("voters", voters, 1)
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 3, "(T, N, features)")
         if x.shape[2] % self.voters:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks, spike_ops, window_checks
+from ..spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
 from ..spikes import Spikes
 from .base import each_step
 
@@ -33,6 +34,7 @@ class ZeroPad2d(nn.ZeroPad2d):
             raise ValueError(f"padding must be (left, right, top, bottom) of at least 0 pixels, got {padding}")
         self.spread = window_checks.pair("spread", spread, 1)
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         return spike_ops.zero_pad2d(x, self.padding, self.spread) if isinstance(x, Spikes) else each_step(self._pad, x)
@@ -61,6 +63,7 @@ class Upsample(nn.Upsample):
         TypeError, ValueError: as nn.Upsample.
     """
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         x = checks.frames(x)
@@ -89,7 +92,11 @@ class Concatenate(nn.Module):
         shapes = [tuple(part.shape) for part in x]
         if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
             raise ValueError(f"the inputs must have the same shape but for their channels, got {shapes}")
-        return side_by_side(x)
+        bits, tensor = [packed(part) for part in x], next((part for part in x if isinstance(part, Tensor)), None)
+        if tensor is None or tensor.dtype != torch.float32 or not all(isinstance(part, Spikes) for part in bits):
+            return side_by_side(x)
+        y = side_by_side(bits)
+        return dense_like(y, tensor) if isinstance(y, Spikes) else y
 
 
 class Channels(nn.Module):
@@ -119,6 +126,7 @@ class Channels(nn.Module):
         self.needed = int(index.max()) + 1
         self.has_zeros = bool((index < 0).any())
 
+    @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, None, "(T, N, C, ...)")
         if x.shape[2] < self.needed:
@@ -161,9 +169,15 @@ class Unflatten(nn.Module):
         checks.steps_of(x, 3, "(T, N, features)")
         if x.shape[2] != math.prod(self.size):
             raise ValueError(f"x must have {math.prod(self.size)} features to become {self.size}, got {list(x.shape)}")
-        if isinstance(x, Spikes):
-            return spike_ops.rearrange(x, lambda dense: dense.unflatten(2, self.size), (*x.shape[:2], *self.size))
-        return each_step(lambda step: step.unflatten(1, self.size), x)
+        bits = packed(x)
+        if isinstance(bits, Spikes):
+
+            def view(dense: Tensor) -> Tensor:
+                return dense.unflatten(2, self.size)
+
+            spikes = spike_ops.rearrange(bits, view, (*x.shape[:2], *self.size))
+            return view_of(x, spikes, view) if isinstance(x, SpikeTensor) else spikes
+        return each_step(lambda step: step.unflatten(1, self.size), bits)
 
     def extra_repr(self) -> str:
         return f"size={self.size}"

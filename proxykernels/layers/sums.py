@@ -16,6 +16,7 @@ from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..neurons import AnyNeuron
 from ..parametrized import with_plain_weights
+from ..spike_tensor import dense_like, packed
 from ..spikes import Spikes
 from .base import Neurons, each_step
 from .rearranging import side_by_side
@@ -64,9 +65,9 @@ class FusedSum(Neurons):
         self._check_inputs(x)
         if self.training:
             self._warn_without_gradient(*x)
-        spikes, state = with_plain_weights(self).spike(x, v)  # type: ignore[arg-type]
+        spikes, state = with_plain_weights(self).spike([packed(part) for part in x], v)  # type: ignore[arg-type]
         tensor = next((part for part in x if isinstance(part, Tensor)), None)
-        y = spikes if tensor is None or isinstance(spikes, Tensor) else spikes.dense(tensor.dtype)
+        y = spikes if tensor is None or isinstance(spikes, Tensor) else dense_like(spikes, tensor)
         return y if v is None else (y, state)
 
     def _fire(self, x, v, batch_statistics):

@@ -12,6 +12,7 @@ from ..kernels import constants
 from ..kernels.heap import keep_freed
 from ..layers import SpikingLayer
 from ..sequences import is_sequence
+from ..spike_tensor import packed
 from ..spikes import Spikes, is_binary, pack
 from .carried import Carried
 from .carrier import Carrier, unwatched
@@ -239,6 +240,7 @@ def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) ->
     """The input as a sequence of T steps; a held input is repeated without a copy."""
     sequence = is_sequence(net, x, T)
     checks.values("x", x)
+    x = packed(x)
     if isinstance(x, Spikes):
         return x
     if not x.is_floating_point():  # a GPU is asked once, and not by each chunk

@@ -6,6 +6,7 @@ from .case import Case
 from .convolutions import Convolution
 from .engines import Compiled
 from .gradients import LayerGradient, ScanGradient
+from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
 from .rounding import Rounding
 from .scans import Scan
@@ -23,6 +24,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "rounding": (Rounding, 1),
     "rounded weights": (Invariance, 1),
     "proxy": (Proxy, 1),
+    "tensors": (Mixture, 2),
 }
 
 

@@ -131,6 +131,16 @@ struct PoolBackward {
     int64_t T, N, C;      // images of gradients are of steps first, those of spikes of samples first: M = T * N
 };
 
+// Spikes as 0 and 1 of any type, dense [T, N, C, H, W], and packed.
+struct DenseSpikes {
+    void* dense;
+    uint8_t* spikes;           // [N, T, H * W, ceil(C / 8)]
+    int64_t size, is_float;    // of a value, in bytes; whether a zero may have a sign
+    uint64_t one;              // the bits of 1
+    int64_t T, N, C, H, W;
+    int64_t step, image, channel, row, pixel;  // values from one to the next
+};
+
 struct Kernels {
     void (*if_scan)(const Scan*);
     void (*scan_backward)(const ScanBackward*);
@@ -156,8 +166,8 @@ struct Kernels {
     void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
     // The length of a channel block's weights in pack_tiles' order, in bytes.
     int64_t (*tiles_size)(const Conv2d*);
-    void (*pack)(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P);
-    void (*unpack)(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P);
+    int64_t (*pack)(const DenseSpikes*);   // whether all values are 0 and 1
+    void (*unpack)(const DenseSpikes*);  // contiguous, whatever the strides say
     // counts [N, C, P] of the steps before `until`; counts must be zero on entry
     void (*count)(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P);
     // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry

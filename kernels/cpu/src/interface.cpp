@@ -16,7 +16,7 @@ template <class T> const char* const name = nullptr;
 NAME(void, "void") NAME(float, "float") NAME(double, "double") NAME(int64_t, "int64") NAME(uint64_t, "uint64")
 NAME(Neuron, "Neuron") NAME(Neurons, "Neurons") NAME(Scan, "Scan") NAME(Surrogate, "Surrogate") NAME(ScanBackward, "ScanBackward")
 NAME(Conv2d, "Conv2d") NAME(Product, "Product") NAME(Rounding, "Rounding") NAME(MaxRatePool, "MaxRatePool") NAME(WeightGradient, "WeightGradient") NAME(PoolBackward, "PoolBackward")
-NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d")
+NAME(Periods, "Periods") NAME(PeriodConv2d, "PeriodConv2d") NAME(Pool2d, "Pool2d") NAME(DenseSpikes, "DenseSpikes")
 // clang-format on
 
 // A type as abi.py spells it; pointers to anything but a struct are all alike.
@@ -117,6 +117,10 @@ const char* describe() {
 #define F(field) FIELD(PoolBackward, field)
     SIZE(PoolBackward)
     F(pool) F(grad_y) F(grad_x) F(T) F(N) F(C)
+#undef F
+#define F(field) FIELD(DenseSpikes, field)
+    SIZE(DenseSpikes)
+    F(dense) F(spikes) F(size) F(is_float) F(one) F(T) F(N) F(C) F(H) F(W) F(step) F(image) F(channel) F(row) F(pixel)
 #undef F
 #define F(field) FIELD(Kernels, field)
     SIZE(Kernels)

@@ -1,48 +1,9 @@
-// Work on packed spikes that needs no neuron: packing, counting, pooling, flattening. Layout: see abi.h.
+// Work on packed spikes that needs no neuron: counting, pooling, flattening. Layout: see abi.h.
 #pragma once
 #include "abi.h"
 #include "bit_lists.h"
 
 namespace PK_TARGET {
-
-// Eight channels of one image and step become one byte a pixel, or back; lanes are pixels.
-constexpr int strip = 64;
-
-static void pack(const uint8_t* dense, uint8_t* spikes, int64_t T, int64_t N, int64_t C, int64_t P) {
-    const int64_t bytes = (C + 7) / 8;
-#pragma omp parallel for schedule(static)
-    for (int64_t frame = 0; frame < T * N; frame++) {
-        const uint8_t* x = dense + frame * C * P;  // frame = t * N + n
-        uint8_t* out = spikes + (frame % N * T + frame / N) * P * bytes;
-        for (int64_t p0 = 0; p0 < P; p0 += strip) {
-            const int64_t pixels = P - p0 < strip ? P - p0 : strip;
-            for (int64_t c0 = 0; c0 < C; c0 += 8) {
-                uint8_t byte[strip] = {0};
-                for (int64_t c = c0; c < C && c < c0 + 8; c++)
-                    for (int64_t p = 0; p < pixels; p++) byte[p] |= (uint8_t)((x[c * P + p0 + p] != 0) << (c - c0));
-                for (int64_t p = 0; p < pixels; p++) out[(p0 + p) * bytes + c0 / 8] = byte[p];
-            }
-        }
-    }
-}
-
-static void unpack(const uint8_t* spikes, uint8_t* dense, int64_t T, int64_t N, int64_t C, int64_t P) {
-    const int64_t bytes = (C + 7) / 8;
-#pragma omp parallel for schedule(static)
-    for (int64_t frame = 0; frame < T * N; frame++) {
-        const uint8_t* x = spikes + (frame % N * T + frame / N) * P * bytes;
-        uint8_t* out = dense + frame * C * P;
-        for (int64_t p0 = 0; p0 < P; p0 += strip) {
-            const int64_t pixels = P - p0 < strip ? P - p0 : strip;
-            for (int64_t c0 = 0; c0 < C; c0 += 8) {
-                uint8_t byte[strip];
-                for (int64_t p = 0; p < pixels; p++) byte[p] = x[(p0 + p) * bytes + c0 / 8];
-                for (int64_t c = c0; c < C && c < c0 + 8; c++)
-                    for (int64_t p = 0; p < pixels; p++) out[c * P + p0 + p] = (byte[p] >> (c - c0)) & 1;
-            }
-        }
-    }
-}
 
 // Calls visit(channel) for each channel that fired in the bytes of one pixel.
 template <class Visit>

@@ -8,6 +8,7 @@
 #include "conv2d/event.h"
 #include "conv2d/im2col.h"
 #include "conv2d/pattern.h"
+#include "dense_spikes.h"
 #include "fingerprint.h"
 #include "if_scan.h"
 #include "conv2d/lookup.h"
