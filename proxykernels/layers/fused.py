@@ -42,13 +42,12 @@ class Fused(Neurons):
         """:meth:`folded`; where no gradient goes there, what is made of the parameters is kept from call to call."""
         if self.bn is None and "weight" in self._parameters:
             return self.weight, self.bias
-        differentiable = self.surrogate is not None and torch.is_grad_enabled()
-        if differentiable or torch.jit.is_tracing() or not known.can_be_read(self.weight):
-            return self.folded()
         weight, bias = self.weight, self.bias
-        if "weight" not in self._parameters:  # computed anew at each look, by a parametrization or a hook
+        differentiable = self.surrogate is not None and torch.is_grad_enabled()
+        kept = not (differentiable or torch.jit.is_tracing()) and known.can_be_read(weight)
+        if kept and "weight" not in self._parameters:  # computed anew at each look, by a parametrization or a hook
             weight = as_before(self, weight)
-        return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=True)
+        return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=kept)
 
     def _sums_up(self, x: Any) -> bool:
         """Whether the statistics of a batch are sums that a launch makes, and currents are in memory at no time."""
