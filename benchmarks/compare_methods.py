@@ -35,8 +35,8 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables
 from common.accuracy import STEPS, Point, points
+from common.checkout import commit
 from common.command import INTERRUPTED, command
-from common.machine import commit
 from common.memory import PeakMemory
 from common.printed import new_parser, positive, shown, some_of, written
 from rich.console import Console

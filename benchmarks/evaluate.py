@@ -26,8 +26,8 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures, nets, tables, weights_file
 from common.accuracy import BATCH, PRECISIONS, ann_accuracy, simulated, strict_correct, tied
+from common.checkout import commit
 from common.command import command
-from common.machine import commit
 from common.printed import new_parser, positive
 from torch import Tensor, nn
 from torch.utils.data import Dataset

@@ -27,8 +27,9 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common import figures
+from common.checkout import commit
 from common.command import command
-from common.machine import commit, device_name
+from common.machine import device_name
 from common.printed import new_parser, positive, print_table
 from common.tables import save_figure, write_csv
 from rich.console import Console

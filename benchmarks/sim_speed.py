@@ -17,9 +17,10 @@ from functools import partial
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common.accuracy import strict_accuracy
+from common.checkout import commit
 from common.command import command
 from common.firing_rates import share_thresholds
-from common.machine import commit, device_name
+from common.machine import device_name
 from common.nets import load
 from gpu.rivals import GPU_RIVALS
 from rich.console import Console

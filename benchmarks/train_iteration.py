@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from common import nets, tables, weights_file
 from common.accuracy import PRECISIONS
+from common.checkout import commit
 from common.command import command
-from common.machine import check_precision, commit, device_name
+from common.machine import check_precision, device_name
 from common.printed import new_parser, positive, shown, some_of
 from speed import rivals
 from torch import Tensor, nn

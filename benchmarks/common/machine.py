@@ -1,24 +1,11 @@
-"""What a figure was measured with: the checkout's commit, and the device; and what the device would have to emulate."""
+"""What a figure was measured on: the device, and what it would have to emulate."""
 
 import platform
 import re
-import subprocess
 from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
-
-HERE = Path(__file__).parent
-
-
-def commit() -> str:
-    """The checkout's commit, with "-dirty" if files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def device_name(device: torch.device) -> str:

@@ -133,7 +133,7 @@ def wrong_in(row: dict[str, str]) -> bool:
 
 def versions(name: str, card: str) -> str:
     import torch
-    from common.machine import commit
+    from common.checkout import commit
 
     lines = {
         "device": name,

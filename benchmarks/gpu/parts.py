@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from common.machine import commit
+from common.checkout import commit
 from common.tables import read_csv, write_csv
 
 from gpu import cards, kernel_speed, self_check, timing

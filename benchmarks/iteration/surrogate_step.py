@@ -23,9 +23,10 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
 from common import nets, tables
+from common.checkout import commit
 from common.command import command
 from common.data import fashion_mnist_sample
-from common.machine import commit, device_name
+from common.machine import device_name
 from common.memory import PeakMemory
 from common.printed import new_parser, positive, shown, some_of
 from speed.surrogate_models import CONTENDERS

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from common import figures, printed
-from common.tables import replace, save_figure
+from common.tables import newest, publish, save_figure
 from rich.console import Console
 from rich.padding import Padding
 
@@ -89,6 +89,7 @@ def summary(rows: list[dict]) -> str:
 
 def check_csv(path: Path) -> None:
     """Raise ValueError if rows cannot be appended to ``path`` because it has other columns."""
+    path = newest(path)
     if path.exists() and path.read_text().partition("\n")[0].split(",") != COLUMNS:
         raise ValueError(f"{path} has other columns than this version writes; move it away")
 
@@ -97,12 +98,12 @@ def append_csv(path: Path, rows: list[dict]) -> None:
     """Add rows; a reader, or a crash half-way, sees the old file or the new one, never a part."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if path.exists():
-        text.write(path.read_text())
+    if newest(path).exists():
+        text.write(newest(path).read_text())
     else:
         writer.writeheader()
     writer.writerows(rows)
-    replace(path, text.getvalue().encode())
+    publish(path, text.getvalue().encode())
 
 
 def picture_name(net: str, reset: str, device: str, others: list[str]) -> str:
