@@ -149,3 +149,42 @@ def autoencoder(channels: int = 16) -> nn.Sequential:
         nn.Unflatten(1, (2 * channels, 8, 8)), nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), nn.ReLU(),
         nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Sigmoid(),
     )  # fmt: skip
+
+
+class CRNN(nn.Module):
+    """Lines of text: Shi et al., arXiv:1507.05717, whose recurrent layers are convolutions along the line here.
+
+    [N, 1, 32, width] to classes along the line, [N, classes, width / 4 - 1].
+    """
+
+    def __init__(self, classes: int = 37):
+        super().__init__()
+        self.images = nn.Sequential(
+            _seen_by(nn.Conv2d(1, 64, 3, 1, 1)), nn.MaxPool2d(2), _seen_by(nn.Conv2d(64, 128, 3, 1, 1)),
+            nn.MaxPool2d(2), _seen_by(nn.Conv2d(128, 256, 3, 1, 1)), nn.MaxPool2d((2, 1)),
+            _seen_by(nn.Conv2d(256, 256, 3, 1, 1)), nn.MaxPool2d((2, 1)), _seen_by(nn.Conv2d(256, 256, 2)),
+        )  # fmt: skip
+        self.line = nn.Sequential(
+            nn.Conv1d(256, 128, 5, padding=2), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, classes, 5, padding=2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(self.images(x).squeeze(2))
+
+
+def _seen_by(convolution: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True))
+
+
+def tiny_yolo(outputs: int = 125) -> nn.Sequential:
+    """Tiny YOLOv2 (Redmon and Farhadi, arXiv:1612.08242): maxima of leaky ReLUs; 5 boxes of 20 classes a cell."""
+    widths = [3, 16, 32, 64, 128, 256, 512]
+    parts: list[nn.Module] = []
+    for inputs, width in zip(widths, widths[1:], strict=False):
+        parts += _leaky(inputs, width)
+        parts += [nn.MaxPool2d(2)] if width < 512 else [nn.ReplicationPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1)]
+    return nn.Sequential(*parts, *_leaky(512, 1024), *_leaky(1024, 1024), nn.Conv2d(1024, outputs, 1))
+
+
+def _leaky(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1, inplace=True)]

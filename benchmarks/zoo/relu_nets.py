@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from common import resnet20
 from common.data import fashion_mnist_sample
 from torch import Tensor, nn
 from torchvision import models
@@ -31,6 +32,16 @@ def images(size: int = 32, channels: int = 3) -> Callable[[], Tensor]:
     def make() -> Tensor:
         sample = F.interpolate(fashion_mnist_sample()[0][:STATISTICS], size, mode="bilinear", antialias=True)
         return sample.expand(-1, channels, -1, -1).contiguous()
+
+    return make
+
+
+def lines(width: int = 3) -> Callable[[], Tensor]:
+    """``width`` of those images side by side: [N, 1, 32, 32 * width]."""
+
+    def make() -> Tensor:
+        sample = images(32, 1)()
+        return torch.cat([sample.roll(k, 0) for k in range(width)], 3)
 
     return make
 
@@ -76,6 +87,9 @@ OTHERS = [
     ReluNet("PyTorch's tutorials", "net of the CIFAR-10 tutorial", other_nets.Cifar10Tutorial, images()),
     ReluNet("PyTorch's tutorials", "M5, audio (1-d)", other_nets.M5, chirps()),
     ReluNet("PyTorch's tutorials", "DCGAN's discriminator (LeakyReLU)", other_nets.discriminator, images(64)),
+    ReluNet("other tasks", "ResNet-20 of CIFAR-10, option A", lambda: resnet20.ResNet20(option="A"), images()),
+    ReluNet("other tasks", "CRNN, convolutions for recurrent layers", other_nets.CRNN, lines()),
+    ReluNet("other tasks", "Tiny YOLOv2", other_nets.tiny_yolo, images(64)),
     ReluNet("other tasks", "residual net of audio (1-d)", other_nets.ResidualAudio, chirps()),
     ReluNet("other tasks", "U-Net, transposed convolutions", other_nets.UNet, images()),
     ReluNet("other tasks", "U-Net, bilinear", lambda: other_nets.UNet(bilinear=True), images()),

@@ -113,8 +113,8 @@ class ReluGraph(Graph):
         first, second = (arguments(node) * 2)[:2]
         if len(terms) == 2:
             shape = tuple(node.meta["shape"])
-            scaled = self._scaled(second, terms[1], Scaled(add.factor, 0), path)
-            terms = [self._expanded(term, at, shape) for term, at in ((terms[0], first), (scaled, second))]
+            terms = [self._expanded(term, at, shape) for term, at in zip(terms, (first, second), strict=True)]
+            terms[1] = self._scaled(second, terms[1], Scaled(add.factor, 0), path)
         return super()._add(node, Add(), terms, path)
 
     def _expanded(self, x: Signal | Current, argument: fx.Node, shape: tuple[int, ...]) -> Signal | Current:

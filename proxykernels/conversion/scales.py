@@ -50,7 +50,7 @@ class Distribution:
     def add(self, values: Tensor) -> None:
         values = values.detach().float()
         self.lowest = min(self.lowest, values.amin().item())
-        values = values.clamp(min=0)
+        values = values.clamp(min=0).abs()  # of -0.0, too
         self.maximum = torch.maximum(values.amax([d for d in range(values.ndim) if d != 1]).cpu(), self.maximum)
         if values.ndim == 2 and values.shape[1] > 1:
             self.second = max(self.second or 0.0, values.topk(2, 1).values[:, 1].max().item())
@@ -116,19 +116,19 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
         group = set().union(*(joined[member] for member in group))
         joined.update({member: group for member in group})
     uniform = set().union(*graph.one_scale, _rearranged(graph))
-    for name in scales:
-        if len(joined[name]) > 1 and any(limit(graph.populations[member].neuron) for member in joined[name]):
-            path = graph.populations[name].current.path
-            raise TypeError(
-                f"{graph.model}: {path} joins an identity shortcut or a concatenation and is limited (ReLU6); use ReLU "
-                "there"
-            )
     tied = {}
     for name, group in joined.items():
         members = [scales[member] for member in group]
         if group & uniform or len({member.shape for member in members}) > 1:
             members = [member.max() for member in members]
         tied[name] = torch.stack(members).amax(0)
+        most = limit(graph.populations[name].neuron)
+        if most is not None and (tied[name] > most * (1 + 1e-6)).any():
+            path = graph.populations[name].current.path
+            raise TypeError(
+                f"{graph.model}: {path} is limited (ReLU6) at {most:g}, and an identity shortcut or a concatenation "
+                "joins it with neurons whose activations are larger; use ReLU there"
+            )
     scales.update(tied)
 
 

@@ -10,6 +10,7 @@ from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
 from .rounding import Rounding
 from .scans import Scan
+from .translations import Translation
 from .words import Pool, Words
 
 KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases are of it
@@ -25,6 +26,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "rounded weights": (Invariance, 1),
     "proxy": (Proxy, 1),
     "tensors": (Mixture, 2),
+    "translations": (Translation, 2),
 }
 
 
