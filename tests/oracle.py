@@ -48,6 +48,10 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
         pool = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
         maximum = F.max_pool2d if isinstance(layer, pk.MaxRatePool2d) else F.max_pool1d
         return maximum(state[name], *pool) - maximum(before, *pool)
+    if isinstance(layer, pk.RunningMaxPool2d):
+        before = state.get(name, torch.zeros_like(x))
+        state[name] = before + x
+        return layer.affine(state[name]) - layer.affine(before)
     if not isinstance(layer, pk.layers.Neurons):  # torch's own pooling or flattening
         return layer(x.unsqueeze(0)).squeeze(0)
     terms = layer.terms(inputs if len(inputs) > 1 else x)

@@ -177,8 +177,11 @@ class ReluGraph(Graph):
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         shape = self._before(node).meta["shape"]
-        if isinstance(module, nn.Linear) and len(shape) > 2 and max(shape[1:-1]) > 1:
-            return self._product_of_rows(node, x, module, path)
+        if isinstance(module, nn.Linear) and len(shape) > 2:
+            if max(shape[1:-1]) > 1:
+                return self._product_of_rows(node, x, module, path)
+            x = self._carry(self._before(node), x)
+            x = x if len(x.shape or ()) == 2 else self._seen_as(self._before(node), x, (shape[0], shape[-1]))
         current = super()._synapse(node, x, module, path)
         if isinstance(module, nn.Linear) and len(shape) > 2:  # of [N, 1, features]
             node.meta["ours"] = shape[0], node.meta["shape"][-1]

@@ -324,7 +324,7 @@ def _strange(random: Random, shape, m: Drawn) -> Call | None:
         part.__class__ = type("Own", (kind,), {"forward": lambda self, x: factor * kind.forward(self, x)})
         part.__class__.__module__ = "torch.nn.own" if how == "leaf" else "own"
     else:
-        function = random.choice((torch.tanh, torch.abs, F.gelu, torch.sigmoid, F.softplus, torch.square, F.elu))
+        function = random.choice((torch.tanh, torch.abs, F.gelu, torch.sin, F.softplus, torch.square, F.elu))
         return lambda m, x: function(x)
     return call
 
