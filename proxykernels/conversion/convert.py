@@ -46,14 +46,19 @@ def convert(
 ) -> Network:
     """A spiking network whose firing rates stand for a ReLU network's activations.
 
-    Supported: Conv2d, ConvTranspose2d, Conv1d, Linear, BatchNorm, ReLU, ReLU6, Hardtanh(0, a), LeakyReLU and PReLU,
-    Max-, Avg- and AdaptiveAvgPool along one or two axes, Upsample, ZeroPad2d, Flatten, Dropout, Identity, additions and
-    concatenations, what only puts a sample's values elsewhere (views, permutations, slices, splits, channel shuffles),
-    numbers that are added or multiplied, a Softmax or Sigmoid at the end, and the functions of the same names. Max
-    pooling becomes :class:`MaxRatePool2d`; in front of a ReLU it is moved behind it, where it gives the same. A current
-    that no ReLU follows, of a linear bottleneck for example, is carried on as real values, and so is what a LeakyReLU
-    adds to a ReLU. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts stand for
-    the positive part of the logits.
+    Supported: Conv2d, Conv1d, their transposed ones, Linear, BatchNorm, InstanceNorm with running statistics, ReLU,
+    ReLU6, Hardtanh(0, a), LeakyReLU and PReLU, Max-, Avg- and AdaptiveAvgPool, means, Upsample, padding, Flatten,
+    Dropout, Identity, additions and concatenations, also of what is broadcast, what only puts a sample's values
+    elsewhere (views, permutations, slices, splits, channel shuffles), constants that are added or multiplied, a Softmax
+    or Sigmoid at the end, and the functions of the same names. Max pooling becomes :class:`MaxRatePool2d`, and
+    :class:`RunningMaxPool2d` of real values; in front of a ReLU it is moved behind it, where it gives the same. A
+    current that no ReLU follows, of a linear bottleneck for example, is carried on as real values, and so is what a
+    LeakyReLU adds to a ReLU. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts
+    stand for the positive part of the logits. Of several results, in tuples, lists and dicts, ``net.outputs(y)`` gives
+    each.
+
+    The translation checks itself: run as a ReLU network on some of the calibration data, each layer must give what
+    ``ann`` computes there, but for rounding.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale for each
     channel Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
@@ -77,13 +82,14 @@ def convert(
             weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
 
     Returns:
-        A network for :func:`simulate` and :class:`ProxyNet`, whose thresholds are all 1. Layers are named as the
+        A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, whose thresholds are all 1. Layers are named as the
         Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
         :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs. A
         layer's ``scale`` is the activation that a spike a step stands for; ``simulate(...).logits`` are ann's outputs.
 
     Raises:
-        TypeError: the model does something that has no counterpart in spikes; the message names the module's path.
+        TypeError: the model does something that has no counterpart in spikes, or that the translation got wrong; the
+            message names the module's path.
         ValueError: an argument is out of range, the calibration data are not finite, do not go through the model, or
             leave a layer silent.
     """

@@ -12,7 +12,7 @@ from ..network import Network, free_name
 from . import moves
 from .flow import Current, Signal, Synapse
 from .functions import Add, Cat, Mean, Scaled
-from .fx_calls import arguments, path_of
+from .fx_calls import arguments, as_module, path_of
 from .noted import constant_of, is_constant
 from .populations import Graph, Values, shape_of
 from .rewrites import Spread, affine, by_channel, product_as_convolution, scaled_identity
@@ -43,12 +43,30 @@ class ReluGraph(Graph):
         taken = arguments(node)
         if taken and taken[0] in values and moves.is_move(node, self.traced):
             return self._moved(node, values)
-        if taken and "ours" in taken[0].meta and node.meta.get("shape") == taken[0].meta["shape"]:
-            node.meta["ours"] = taken[0].meta["ours"]
+        if any("ours" in argument.meta for argument in taken):  # of a matrix product of [N, 1, features]
+            module = as_module(node, self.traced, self.model)
+            if self._is_elementwise(module):
+                node.meta["ours"] = taken[0].meta["ours"]
+            elif not isinstance(module, nn.Linear):
+                self._restore(taken, values)
         if node.op == "call_module" and len(node.args) + len(node.kwargs) > 1:
             if not isinstance(self.traced.get_submodule(str(node.target)), nn.ConvTranspose1d | nn.ConvTranspose2d):
                 raise TypeError(f"{self.model}: {path_of(node)} is called with more than its input")
         return super()._step(node, values)
+
+    def _is_elementwise(self, module: nn.Module) -> bool:
+        """Whether a module does the same with each value of the one result that it takes, whatever their shape."""
+        if isinstance(module, Scaled):
+            return not any(isinstance(value, Tensor) and value.ndim for value in (module.factor, module.shift))
+        return self.is_neuron(module) or isinstance(module, (nn.LeakyReLU, *self.negligible))
+
+    def _restore(self, taken: list[fx.Node], values: Values) -> None:
+        """Give values the shape that the model sees, [N, 1, features] for [N, features]."""
+        for argument in taken:
+            if "ours" in argument.meta:
+                x = self._carry(argument, super()._taken(argument, values, nn.Identity(), path_of(argument)))
+                del argument.meta["ours"]
+                values[argument] = self._seen_as(argument, x, argument.meta["shape"])
 
     def _moved(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         before = arguments(node)[0]
