@@ -82,8 +82,8 @@ def convert(
             weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
 
     Returns:
-        A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, whose thresholds are all 1. Layers are named as the
-        Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
+        A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, whose thresholds are all 1. Layers are
+        named as the Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
         :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs. A
         layer's ``scale`` is the activation that a spike a step stands for; ``simulate(...).logits`` are ann's outputs.
 
