@@ -2,8 +2,12 @@
 
 A graph does its work again on the memory that it was captured with: the input lies in one place, potentials are written
 back to where they were read, counters go on, and what the network gives is copied before the next chunk.
+
+The environment variable PROXYKERNELS_CUDA_GRAPHS=0 turns graphs off.
 """
 
+import os
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,15 +27,31 @@ PLAIN = (nn.Sequential, nn.Identity)  # containers and modules of torch that do 
 Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]  # a step, to what it gives and its replay
 
 
-def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """What ``step`` returns, and a function that does its work again, as a CUDA graph; it is not done yet.
+class _Memory(threading.local):
+    """Of the graphs of a thread: by the stream on which they are replayed, where they are captured and what memory they
+    have. A simulation's graph takes that of the one before, which the stream has ended by then."""
 
-    torch.cuda.graph would empty the allocator's cache and wait for the device.
+    def __init__(self):
+        self.of: dict[torch.cuda.Stream, tuple[torch.cuda.Stream, torch.cuda.MemPool]] = {}
+
+
+_memory = _Memory()
+
+
+def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """What ``step`` returns, and a function that does its work again, as a CUDA graph on the current device and stream;
+    it is not done yet.
+
+    torch.cuda.graph would empty the allocator's cache and wait for the device. A pool for each graph would keep its
+    memory until somebody empties that cache.
     """
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    if current not in _memory.of:
+        _memory.of[current] = torch.cuda.Stream(), torch.cuda.MemPool()
+    stream, pool = _memory.of[current]
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")
+        graph.capture_begin(pool=pool.id, capture_error_mode="thread_local")
         try:
             given = step()
         except BaseException:
@@ -39,7 +59,7 @@ def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
                 graph.capture_end()
             raise
         graph.capture_end()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     return given, graph.replay
 
 
@@ -59,7 +79,14 @@ class Replay:
         self._counted: list[tuple[int, int]] = []  # by each tally, a chunk
 
     def __call__(self, x: Spikes | Tensor, start: int, to_come: int) -> Any:
-        """What the network gives for the chunk x from step ``start``, the first of ``to_come`` as long ones."""
+        """What the network gives for the chunk x from step ``start``, the first of ``to_come`` as long ones.
+
+        A graph is captured on the current device, which need not be the input's own.
+        """
+        with torch.cuda.device_of(x._words if isinstance(x, Spikes) else x):
+            return self._chunk(x, start, to_come)
+
+    def _chunk(self, x: Spikes | Tensor, start: int, to_come: int) -> Any:
         shape = tuple(x.shape)
         if self._again is not None and shape == tuple(self._x.shape):
             self._read(x)
@@ -75,6 +102,8 @@ class Replay:
     def _is_safe(self, x: Spikes | Tensor) -> bool:
         """Whether a chunk may be captured, and does the same every time."""
         if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing() or not constants.are_looked_at():
+            return False
+        if os.environ.get("PROXYKERNELS_CUDA_GRAPHS") == "0":
             return False
         return self.carried.repeats and all(map(_is_plain, self.carried.modules()))
 

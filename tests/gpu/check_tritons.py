@@ -31,7 +31,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
-    parser.add_argument("--every", type=int, default=1, help="only every n-th variant")
+    parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
     parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=["tests/gpu", "-m", "triton and not slow"], help="which ones")
     default = Path.home() / ".cache" / "proxykernels" / "tritons"
@@ -51,7 +51,8 @@ def check(version: str, options: argparse.Namespace) -> bool:
     path = installed(version, options.folder)
     right = True
     with tempfile.TemporaryDirectory() as folder:
-        names = convolutions()[:: options.every]
+        first = 0 if options.turn is None else options.turn // len(TRITONS) % options.every
+        names = convolutions()[first :: options.every]
         records = read_in_child(names, Path(folder), Path(folder, "cache"), path)
         counts = dict.fromkeys(
             ("variants", "errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone"), 0

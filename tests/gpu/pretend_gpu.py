@@ -8,7 +8,7 @@ that wait for it (synchronisations: whatever brings values to the CPU).
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,6 +95,14 @@ class Card(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.executes = executes
         self.recording: list[Callable[[], None]] | None = None  # a graph that is being captured
+        self.current_device = torch.device("cuda", 1)  # which is not the card's own
+
+    @contextmanager
+    def device_of(self, tensor: Tensor) -> Iterator[None]:
+        """torch.cuda.device_of."""
+        before, self.current_device = self.current_device, tensor.device
+        yield
+        self.current_device = before
 
     def clear(self) -> None:
         self.launches.clear()
@@ -216,6 +224,8 @@ class Card(TorchDispatchMode):
 
     def capture(self, step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """What ``step`` returns, and a function that does its work without its Python, as a CUDA graph does."""
+        if self.current_device != CARD:
+            raise RuntimeError(f"a capture on {self.current_device} records nothing of {CARD}")
         self.recording = recorded = []
         try:
             results = step()
@@ -223,6 +233,7 @@ class Card(TorchDispatchMode):
             self.recording = None
 
         def replay() -> None:
+            assert self.current_device == CARD
             self.launches["graph"] += 1
             for work in recorded:
                 work()
@@ -244,7 +255,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (card.capture,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
-    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
+    monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     for module in (if_conv2d, if_scan, counters, packing, weight_parts):
         for name in KERNELS:

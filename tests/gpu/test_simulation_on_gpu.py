@@ -3,6 +3,9 @@
 The networks are run by Triton's interpreter, and must give what a CPU gives.
 """
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from cases import dyadic
@@ -170,6 +173,50 @@ def test_chunks_are_replayed(monkeypatch, generator, kind):
         for name, (state,) in result.state.items():
             assert torch.equal(state.host, expected.state[name][0])
     assert 0.01 < expected.spikes.rate() < 0.9
+
+
+def test_graphs_can_be_turned_off(monkeypatch, generator):
+    monkeypatch.setenv("PROXYKERNELS_CUDA_GRAPHS", "0")
+    with pretend_gpu(monkeypatch, executes=False) as card:
+        pk.simulate(card.moved(two_layers()), card.on_card(inputs("held", 192, generator)), 192, chunk=32)
+        assert card.launches["_counters_kernel"] == 6 and not card.launches["graph"]
+
+
+def test_graphs_of_one_stream_have_common_memory(monkeypatch):
+    """One pool and one stream to capture on, however many simulations there are; another stream has its own."""
+
+    class Cuda:
+        made: list = []  # noqa: RUF012
+        current = 0
+
+        def stream(self, stream):
+            return nullcontext()
+
+        def current_stream(self):
+            return (self.current,)
+
+        def Stream(self):
+            return SimpleNamespace(wait_stream=lambda other: None)
+
+        def MemPool(self):
+            self.made.append(SimpleNamespace(id=(0, len(self.made))))
+            return self.made[-1]
+
+        def CUDAGraph(self):
+            begin = lambda pool, capture_error_mode: pools.append(pool)  # noqa: E731
+            return SimpleNamespace(capture_begin=begin, capture_end=lambda: None, replay=lambda: None)
+
+    class Stream(tuple):
+        def wait_stream(self, other):
+            pass
+
+    cuda, pools = Cuda(), []
+    cuda.current_stream = lambda: Stream((cuda.current,))
+    monkeypatch.setattr(replay, "_memory", replay._Memory())
+    monkeypatch.setattr(replay.torch, "cuda", cuda)
+    for cuda.current in (0, 0, 7, 0):
+        assert replay.capture_graph(lambda: "given")[0] == "given"
+    assert pools == [(0, 0), (0, 0), (0, 1), (0, 0)]
 
 
 class Foreign(nn.Module):

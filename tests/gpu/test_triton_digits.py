@@ -198,7 +198,15 @@ def test_only_weights_known_to_be_whole_have_few_digits(generator):
 
 @pytest.mark.parametrize(
     "architecture, digits",
-    [("sm_80", True), ("sm_89", True), ("sm_90", True), ("sm_120", True), ("sm_75", False), ("sm_100", False)]
+    [
+        ("sm_80", True),
+        ("sm_89", True),
+        ("sm_90", True),
+        ("sm_120", True),
+        ("sm_75", False),
+        ("sm_100", False),
+        ("sm_110", False),
+    ]
     + [("gfx942", False), ("gfx1100", False)],
 )
 def test_architectures_of_digits(architecture, digits):

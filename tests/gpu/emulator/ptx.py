@@ -97,7 +97,7 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         return "\n".join(lines)
 
     def _instruction(self, statement: str, guard: str | None, opcode: str, operands: list[str]) -> list[str]:
-        base, *modifiers = opcode.split(".")
+        base, *modifiers = opcode.replace("::cta", "").split(".")  # shared memory of the block's own
         handler = getattr(self, f"_op_{base}", None)
         if handler is None:
             raise NotImplementedError(statement)
