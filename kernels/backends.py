@@ -6,6 +6,9 @@ potentials first; currents are [T, N, P, C]. Both results of a layer are the wor
 the last step. Backends do not check arguments: any_neuron.py has.
 """
 
+import os
+import shutil
+import sysconfig
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -217,9 +220,35 @@ def cpu_backend() -> CpuBackend:
 
 def gpu_backend() -> GpuBackend:
     """The Triton kernels; imported late because a machine without a GPU need not have Triton."""
-    from .gpu.backend import KERNELS
-
+    try:
+        from .gpu.backend import KERNELS
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ModuleNotFoundError(
+            "tensors on a GPU need Triton, which torch's builds for CUDA and ROCm bring; install it by `pip install "
+            "triton` (on ROCm, install torch again from its own index), or move everything to the CPU by .to('cpu')",
+            name="triton",
+        ) from None
+    _look_for_a_compiler()
     return KERNELS
+
+
+@cache
+def _look_for_a_compiler() -> None:
+    """Triton compiles a launcher in C at its first launch, and fails with the compiler's words if it cannot."""
+    missing = []
+    if not any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang", "cc") if name):
+        missing.append("a C compiler")
+    if not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
+        missing.append("Python.h")
+    if missing:
+        warnings.warn(
+            f"Triton compiles its launcher in C when a kernel is first launched, and {' and '.join(missing)} cannot be "
+            "found here; install them, on Debian and Ubuntu by `apt-get install gcc python3-dev`",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def fingerprint(values: Tensor) -> int:

@@ -52,17 +52,10 @@ BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 3
 AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
-# By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86, 89,
-# 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
+# By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86,
+# 89, 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
 TABLES = {
-    torch.float16: {
-        "sm_100": BLACKWELL,
-        "sm_103": BLACKWELL,
-        "sm_110": BLACKWELL,
-        "gfx11": HALF_K,
-        "gfx": AMD,
-        "": FLOATS,
-    },
+    torch.float16: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL) | {"gfx11": HALF_K, "gfx": AMD, "": FLOATS},
     torch.int8: {"sm_90": HOPPER, "": DIGITS},
 }
 TABLES_OF_THREE = {"sm_90": HOPPER_THREE, "": THREE_DIGITS}

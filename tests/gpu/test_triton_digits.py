@@ -198,16 +198,8 @@ def test_only_weights_known_to_be_whole_have_few_digits(generator):
 
 @pytest.mark.parametrize(
     "architecture, digits",
-    [
-        ("sm_80", True),
-        ("sm_89", True),
-        ("sm_90", True),
-        ("sm_120", True),
-        ("sm_75", False),
-        ("sm_100", False),
-        ("sm_110", False),
-    ]
-    + [("gfx942", False), ("gfx1100", False)],
+    [(name, True) for name in ("sm_80", "sm_89", "sm_90", "sm_120", "sm_121")]
+    + [(name, False) for name in ("sm_75", "sm_100", "sm_103", "sm_110", "gfx942", "gfx1100")],
 )
 def test_architectures_of_digits(architecture, digits):
     assert block_sizes.takes_digits(architecture) == digits
