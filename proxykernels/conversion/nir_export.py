@@ -29,8 +29,8 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
 
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining
-            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average pooling and flattening. Normalisations
-            are folded, and a Dropout is left out.
+            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling and flattening.
+            Normalisations are folded, and a Dropout is left out.
         input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
         dt: length of a step, the unit of the graph's time constants: 1.0 counts them in steps. snnTorch reads graphs
             of dt = 1e-4 only, which is SpikingJelly's default too; Norse's is 1e-3.

@@ -3,7 +3,7 @@
 NIR has differential equations. A step of length dt solves them by Euler's method, here as in snnTorch, Norse and
 SpikingJelly, and the current i of a step is the one that its potential takes:
 
-    nir.IF        dv/dt = r I                            h = v + r dt I
+    nir.IF        dv/dt = r I                            h = v + r dt I, I is multiplied by r dt
     nir.LIF       tau dv/dt = v_leak - v + r I           decay = 1 - dt / tau, I is multiplied by r dt / tau
     nir.CubaLIF   tau_mem dv/dt = v_leak - v + r i       the same with tau_mem, and
                   tau_syn di/dt = w_in I - i             current_decay = 1 - dt / tau_syn, I times w_in dt / tau_syn too
@@ -29,6 +29,7 @@ from ..neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, V
 from .nir_nodes import Shape, numbers_of
 
 RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a node
+FAR = 1000.0  # times 1
 NEGLIGIBLE = 1e-6  # relative: what float32 leaves of a factor of 1, or of a decay of 0
 
 
@@ -97,14 +98,15 @@ def _array(value: Value, shape: Shape) -> np.ndarray:
 # From nodes to neurons
 
 
-def neuron(nir, node, dt: float) -> tuple[AnyNeuron, Value]:
-    """The neurons of a node, and by what the weights before them are multiplied."""
+def neuron(nir, node, dt: float, reset: str | None = None) -> tuple[AnyNeuron, Value]:
+    """The neurons of a node, and by what the weights before them are multiplied.
+
+    ``reset``: what they do whatever the node says; None: what it says.
+    """
     factor: Value = 1.0  # what divides a current
     decays: dict[str, Value] = {}
     if isinstance(node, nir.IF):
-        r = numbers_of("r", node.r)
-        if not bool(torch.isclose(r * dt, torch.ones_like(r), rtol=1e-5).all()):
-            raise ValueError(f"r * dt must be 1, r is {r.unique().tolist()} and dt is {dt}")
+        factor = _integrators_factor(node, dt)
     elif isinstance(node, nir.I):
         factor = 1 / (_positive("r", node.r) * dt)
     elif isinstance(node, nir.LIF | nir.LI):
@@ -119,12 +121,26 @@ def neuron(nir, node, dt: float) -> tuple[AnyNeuron, Value]:
         return _made(LINeuron, decays | {"v_rest": v_rest}), 1 / factor
     potentials = {
         "v_threshold": _by_channel("v_threshold", node.v_threshold) * factor,
-        "v_reset": _reset(node, factor),
+        "v_reset": None if reset == SUBTRACT else _reset(node, factor),
     }
     if isinstance(node, nir.IF):
         return _made(IFNeuron, potentials), 1.0
     potentials["v_rest"] = _shared("v_leak", node.v_leak, factor)
     return _made(LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron, potentials | decays), 1.0
+
+
+def _integrators_factor(node, dt: float) -> Value:
+    """1 / (r dt) of a nir.IF: 1 where it is 1 but for rounding. Far from it dt is another."""
+    r = _positive("r", node.r)
+    share = torch.as_tensor(r, dtype=torch.float64) * dt
+    if bool(torch.isclose(share, torch.ones_like(share), rtol=1e-5).all()):
+        return 1.0
+    if share.max() > FAR or share.min() < 1 / FAR:
+        raise ValueError(
+            f"r * dt must be 1, or near it: r is {share.div(dt).reshape(-1)[:3].tolist()} and dt is {dt}; "
+            "from_nir(graph, dt=...) says how long a step is, in the graph's unit of time"
+        )
+    return 1 / (r * dt)
 
 
 def multiply(modules: Sequence[nn.Module], scale: Value) -> None:

@@ -3,6 +3,7 @@
 Values are copied in both directions: nothing that is written into a graph changes a network, nor the reverse.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,19 +15,37 @@ from .. import checks, layers, window_checks
 from ..layers.synapses import Convolution, Convolution1d, Product, Synapse
 
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
+MOST_VALUES = 2**28  # of one sample and step: a gigabyte
 
 
 def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:
-    """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known."""
+    """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known.
+
+    Raises:
+        TypeError, ValueError: the layer does not take such inputs, or gives more than fits.
+    """
     sizes = [shape for shape in shapes if shape is not None]
     if len(sizes) < len(shapes):
         return None
     device = next((parameter.device for parameter in layer.parameters()), None)
     inputs = tuple(torch.zeros(1, 1, *size, device=device) for size in sizes)
     x: Any = inputs if len(inputs) > 1 else inputs[0]
-    with torch.no_grad():
-        y = layer.spike(x)[0] if isinstance(layer, layers.SpikingLayer) else layer(x)  # no statistics are changed
+    if isinstance(layer, layers.Neurons):
+        for taken, part in layer.terms(x):
+            check_size(taken.output_shape(tuple(part.shape))[2:])
+    try:
+        with torch.no_grad():
+            y = layer.spike(x)[0] if isinstance(layer, layers.SpikingLayer) else layer(x)  # no statistics are changed
+    except RuntimeError as error:  # of torch's pooling
+        raise ValueError(f"{type(layer).__name__} cannot take {sizes[0]}: {error}") from error
     return tuple(y.shape[2:])
+
+
+def check_size(shape: Shape) -> None:
+    """Refuse what no network has, before its memory is asked for."""
+    total = math.prod(shape)
+    if total > MOST_VALUES:
+        raise ValueError(f"a sample of the shape {shape} has {total:.3g} values; at most {MOST_VALUES:.3g} are taken")
 
 
 # From layers to nodes
@@ -78,6 +97,8 @@ def shaping_node(nir, layer: nn.Module, input_shape: Shape):
     window, stride, padding = (
         window_checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding)
     )
+    if isinstance(layer, layers.SumPool2d):
+        return nir.SumPool2d(np.array(window), np.array(stride), np.array(padding))
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
         raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
     return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))
@@ -119,16 +140,31 @@ def synapse(nir, node) -> nn.Module:
 
 
 def shaping(nir, node) -> nn.Module:
-    """A nir.AvgPool2d or nir.Flatten as a layer."""
-    if isinstance(node, nir.AvgPool2d):
+    """A nir.AvgPool2d, nir.SumPool2d or nir.Flatten as a layer."""
+    if not isinstance(node, nir.Flatten):
         window, stride = _integers("kernel_size", node.kernel_size, 1), _integers("stride", node.stride, 1)
-        return layers.AvgPool2d(window, stride, _integers("padding", node.padding, 0))
+        pool = layers.AvgPool2d if isinstance(node, nir.AvgPool2d) else layers.SumPool2d
+        return pool(window, stride, _integers("padding", node.padding, 0))
     (first,), (last,) = (_integers(key, getattr(node, key), -9, length=1) for key in ("start_dim", "end_dim"))
     shape = (node.input_type or {}).get("input")
     dims = 3 if shape is None else len(shape)
     if first != 0 or last not in (-1, dims - 1):
         raise ValueError(f"Flatten must join all dimensions, got {first} to {last} of {dims}")
     return layers.Flatten()
+
+
+def scale_of(node, shape: Shape | None) -> Tensor:
+    """The factors of a nir.Scale, in float32, for samples of ``shape``: one for all, one a channel, or one a value."""
+    scale = _floats("scale", node.scale)
+    given = tuple(scale.shape)
+    if shape is None:
+        shape = given
+    elif given == shape[:1]:
+        scale = scale.view(-1, *[1] * (len(shape) - 1))
+    pairs = list(zip(scale.shape[::-1], shape[::-1], strict=False))
+    if not shape or scale.ndim > len(shape) or any(a not in (1, b) for a, b in pairs):
+        raise ValueError(f"scale must have a value for each of {shape or 'the values it takes'}, got {given}")
+    return scale.expand(shape)
 
 
 def numbers_of(name: str, value) -> Tensor:

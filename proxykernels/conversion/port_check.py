@@ -5,7 +5,7 @@ first one that is wrong is found, and no silence in front of a layer hides it.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from ..network import Network
 from ..spikes import Spikes, pack
 
 TINY = 1e-30
+PROBED = 8  # steps that neurons are run for alone
+MOST_PIXELS = 4  # along an axis, for that: neurons of a channel are alike
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
 
 
@@ -150,6 +152,16 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
     if bool(wrong.any()):
         what = "spikes" if layer.neuron.fires else "potentials"
         raise Difference(name, f"{_share(wrong)} of its {what} differ, on the same currents", alone=True)
+
+
+def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
+    """The neurons on currents of their own, on which they fire; ``fires``: what the others make of these."""
+    like = there.current
+    threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
+    shape = PROBED, 1, like.shape[2], *(min(n, MOST_PIXELS) for n in like.shape[3:])
+    current = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.3) * threshold
+    current = current.to(like) / there.gain
+    check_neurons(name, layer, current * there.gain, fires(current))
 
 
 def _integrate(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:

@@ -72,7 +72,7 @@ class PortGraph(Graph):
         if neuron.decode is not None and any(user.op != "output" for user in node.users):
             raise TypeError(
                 f"{self.model}: {path_of(node)} gives one value for all steps; with decode={neuron.decode!r} it must "
-                "the last"
+                "be the last"
             )
         return replace(signal, neurons=Network.INPUT, binary=False, signed=True)
 

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from ..network import Network
 from .flow import Population
 from .fx_calls import path_of
-from .port_check import Difference, Watched, check_neurons, check_output, compare
+from .port_check import Difference, check_alone, check_output, compare
 from .port_runs import Original
 from .port_samples import sample_of
-
-PROBED = 8  # steps that neurons are run for alone
 
 
 @dataclass
@@ -56,7 +54,7 @@ class Proof:
             return
         try:
             for key, there in watched.items():
-                self._check_alone(key, net.get_submodule(key), there)
+                check_alone(key, net.get_submodule(key), there, partial(self.original.fires, self.paths[key]))
             check_output(*compare(net, x, watched), output)
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
@@ -68,16 +66,6 @@ class Proof:
             return sample.detach().to(like).expand(self.steps, *sample.shape)
         x = sample_of(net)
         return None if x is None else x.to(like)[torch.arange(self.steps) % len(x)]
-
-    def _check_alone(self, key: str, layer: Any, there: Watched) -> None:
-        """The neurons on currents of their own, on which they fire."""
-        like = there.current
-        threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
-        shape = PROBED, 1, like.shape[2], *(min(n, 4) for n in like.shape[3:])  # neurons of a channel are alike
-        current = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.3) * threshold
-        current = current.to(like) / there.gain
-        fired = self.original.fires(self.paths[key], current)
-        check_neurons(key, layer, current * there.gain, fired)
 
     def _warn(self, why: str) -> None:
         warnings.warn(

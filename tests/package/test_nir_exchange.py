@@ -158,7 +158,6 @@ def test_graphs_that_are_not_supported(nir):
     for nodes, edges, message in (
         ({"a": matrix, "n": neuron}, "input-a a-n n-a n-output", "the graph has a cycle"),
         ({"a": nir.Threshold(one)}, "input-a a-output", "'a': a nir.Threshold in this place is not supported"),
-        ({"a": matrix, "b": matrix, "n": neuron}, "input-a a-b b-n n-output", "'a' must send to neurons"),
         ({"a": matrix, "n": nir.IF(one, several, several - 9)}, "input-a a-n n-output", "v_reset must be the same"),
         ({"n": nir.LIF(one / 2, one, none, one)}, "input-n n-output",
          "'n': tau must be at least a step, dt = 1, got 0.5; from_nir"),

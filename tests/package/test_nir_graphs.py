@@ -44,6 +44,12 @@ def changed(node, **values):
     return node
 
 
+def nested_in_itself() -> "nir.NIRGraph":
+    built = chain(g=neurons())
+    built.nodes["g"] = built
+    return built
+
+
 def linear(**values):
     return changed(nir.Affine(eye(), np.zeros(4, np.float32)), **values)
 
@@ -94,10 +100,15 @@ UNCONNECTED = {
     "no receiver": (lambda: graph({"a": linear(), "n": neurons()}, "input>n input>a n>output"), "'a' leads to no out"),
     "two outputs": (lambda: chain(n=neurons(), out=nir.Output({"output": np.array([4])})), "has 'output', 'out'"),
     "two inputs": (lambda: chain(more=nir.Input({"input": np.array([4])})), "one Input node, it has 'input', 'more'"),
-    "no neuron": (lambda: chain(a=linear()), "node 'output' must follow neurons, AvgPool2d or Flatten, it follows 'a'"),
+    "no neuron": (lambda: chain(a=linear()), "the graph must have neurons, it has none"),
     "nothing at all": (lambda: chain(), "it follows 'input'"),
     "two ends": (lambda: graph({"m": neurons(), "n": neurons()}, "input>m input>n n>output m>output"), "has 2"),
-    "nested": (lambda: chain(g=chain(n=neurons())), "node 'g': a nir.NIRGraph in this place is not supported"),
+    "nested and empty": (lambda: chain(g=chain(), n=neurons()), "node 'g' is a graph whose input is its output"),
+    "nested, two inputs": (
+        lambda: chain(g=graph({"m": neurons(), "x": nir.Input({"input": np.array([4])})}, "input>m x>m m>output")),
+        "node 'g' must have one Input node, it has 'g.input', 'g.x'",
+    ),
+    "nested in itself": (lambda: nested_in_itself(), "node 'g' is a graph that holds itself"),
 }
 
 VALUES = {

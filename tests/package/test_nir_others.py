@@ -2,10 +2,12 @@
 
 import contextlib
 import io
+from importlib.metadata import version
 
 import pytest
 import torch
 from exchange import images, make_dyadic, make_normal, plain, sequential, stateful_fires
+from packaging.version import Version
 from torch import nn
 
 import proxykernels as pk
@@ -14,9 +16,18 @@ from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
 T = 24
 
 
+NIRTORCH = "2.6"  # the oldest that SpikingJelly's exchange takes; sinabs brings 2.0.2
+
+
 @pytest.fixture
 def nir():
-    return pytest.importorskip("nir", minversion="1.0.6")
+    for name in ("nir", "nirtorch"):
+        pytest.importorskip(name)
+    versions = {name: Version(version(name)) for name in ("nir", "nirtorch")}
+    if versions["nir"] < Version("1.0.6") or versions["nirtorch"] < Version(NIRTORCH):
+        found = " and ".join(f"{name} {one}" for name, one in versions.items())
+        pytest.skip(f"the other libraries need nir 1.0.6 and nirtorch {NIRTORCH} or newer, here are {found}")
+    return pytest.importorskip("nir")
 
 
 # In other libraries. With a soft reset, which NIR has no word for, they reset to 0.
