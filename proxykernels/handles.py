@@ -145,7 +145,7 @@ class _MaxPoolBack(Function):
     def backward(ctx, gradient: Tensor):
         """Of each window the value at the pixel that its gradient went to: torch takes the first of the largest too."""
         (words,), (T, N, C, *size) = ctx.saved_tensors, ctx.shape
-        spikes = ops.unpack(words, T, C).view(T * N, C, *size).float()
+        spikes = ops.unpack(words, T, C, torch.float32).view(T * N, C, *size)
         _, chosen = F.max_pool2d(spikes, *ctx.windows, return_indices=True)
         values = gradient.flatten(0, 1).transpose(1, 2).gather(2, chosen.flatten(2))
         return values.transpose(1, 2).unflatten(0, (T, N)), None, None, None

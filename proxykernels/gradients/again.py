@@ -71,7 +71,7 @@ def _spikes(given: inputs.Words | inputs.Periods, handle: Tensor | None, words: 
     C, size = weight.shape[1] * given.window.groups, given.window.size
     if handle is not None:
         return handles.Dense.apply(handle, words, (*handle.shape[:2], C, *size), torch.float32)
-    spikes = ops.unpack(words, given.T, C).float()
+    spikes = ops.unpack(words, given.T, C, torch.float32)
     return spikes.unflatten(3, size)
 
 
