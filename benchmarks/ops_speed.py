@@ -8,6 +8,7 @@
 rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 threads  1 and 2 threads, AVX2 and AVX-512
+drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking
 
 --fit: random layers, always the same, on one thread and by processor time: how often the choice of a kernel is right,
 and the costs that the model behind it (kernels/cpu/cost_model.py) should have on this machine.
@@ -33,14 +34,14 @@ from common.machine import device_name
 from common.printed import new_parser, positive, print_table
 from common.tables import save_figure, write_csv
 from rich.console import Console
-from speed import cost_fit, ops_parts
+from speed import cost_fit, drop_in, ops_parts
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
 
-PARTS = ["rates", "shapes", "threads"]
+PARTS = ["rates", "shapes", "threads", "drop_in"]
 QUICK_RATES = [0.05, 0.4]
 THREAD_RATES = [0.05, 0.4]
 THREADS = [1, 2]
@@ -54,10 +55,12 @@ MACHINE = ["device", "threads", "torch"]
 RATE_FIGURES = ["gmac_s", "cycles_row_add", "clock_ghz", "peak_gmac_s"]
 SHAPE_TIMES = [f"{who}_{name}" for who in ("ours", "rival") for name in SPREAD]
 THREAD_FIGURES = ["gmac_s", "speed_over_1_thread", "speed_over_avx512"]
+DROP_IN_FIGURES = ["ours_ms", "loop_ms", "spikingjelly_ms", "pack_gb_s", "dense_gb_s", "copy_gb_s"]
 COLUMNS = {
     "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
     "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
     "threads": [*COMMON, "target", "kernel", "taken", *SPREAD, "rounds", *THREAD_FIGURES, *MACHINE],
+    "drop_in": ["date", "commit", "job", "T", "N", "rate", "rate_out", *DROP_IN_FIGURES, "rounds", *MACHINE],
 }
 PEAK = "fp32 matrix-product peak"
 
@@ -176,7 +179,16 @@ def run_threads(options: argparse.Namespace, console: Console) -> list[dict]:
     ]
 
 
-RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads}
+def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
+    cases, size = (drop_in.QUICK_CASES, drop_in.QUICK_SIZE) if options.quick else (drop_in.CASES, drop_in.SIZE)
+    return [
+        {"rounds": options.rounds, **row}
+        for case in tqdm(cases, desc="drop_in", unit="case", leave=False, disable=None)
+        for row in drop_in.one_case(*case, options.rounds, size)
+    ]
+
+
+RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads, "drop_in": run_drop_in}
 
 
 # What it shows
@@ -261,7 +273,32 @@ def print_choices(console: Console, title: str, measured: list[cost_fit.Measured
             console.print(f"    {case}: {kernel}, {e:.2f} times {one.best}, {ratio:.2f} times torch", soft_wrap=True)
 
 
-PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads}
+def print_drop_in(console: Console, rows: list[dict]) -> None:
+    headings = [
+        "",
+        "T",
+        "N",
+        "rate",
+        "ours\nms",
+        "step loop\nms",
+        "SpikingJelly\nms",
+        "pack\nGB/s",
+        "dense()\nGB/s",
+        "copy\nGB/s",
+    ]
+    lines = []
+    for row in rows:
+        times = [f"{row['ours_ms']:.3g}"]
+        for rival in ("loop_ms", "spikingjelly_ms"):
+            times.append(f"{row[rival]:.3g} ({row[rival] / row['ours_ms']:.1f}x)" if row[rival] else "not run")
+        speeds = [str(row[f"{name}_gb_s"]) for name in ("pack", "dense", "copy")]
+        lines.append([row["job"], str(row["T"]), str(row["N"]), f"{row['rate']:.0%}", *times, *speeds])
+    print_table(
+        console, "Layers called on dense spikes, 3x3 on 28x28 pixels, their output read by torch", headings, lines
+    )
+
+
+PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads, "drop_in": print_drop_in}
 
 
 def grouped(rows: list[dict], column: str) -> dict[str, list[dict]]:

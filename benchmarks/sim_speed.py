@@ -11,6 +11,7 @@ Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and dra
 
 import argparse
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -25,7 +26,7 @@ from common.nets import load
 from gpu.rivals import GPU_RIVALS
 from rich.console import Console
 from speed.options import not_default, prepare
-from speed.report import OURS, RELU, ROUNDED, append_csv, picture_name, plot, print_line_up, print_table
+from speed.report import DROP_IN, OURS, RELU, ROUNDED, append_csv, picture_name, plot, print_line_up, print_table
 from speed.rivals import RIVALS, NotOffered, build, relu_pass
 from speed.timing import Contender, Measurement, measure
 from torch import Tensor, nn
@@ -101,7 +102,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Contender], dict[str, str]]:
     """proxykernels and the rivals that run here, and for the others the reason why not."""
-    contenders = [Contender(OURS, "pk.simulate", pk.__version__, ours, steady=False)]
+    contenders = [
+        Contender(OURS, "pk.simulate", pk.__version__, ours, steady=False),
+        Contender(
+            DROP_IN, "as a drop-in, called on images.expand(T, ...)", pk.__version__, drop_in(ours), steady=False
+        ),
+    ]
     missing = {}
     for name in names:
         with console.status(f"preparing {name}"):
@@ -114,6 +120,16 @@ def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Conten
         settings = f"{rival.settings} (ready after {rival.preparation_s:.1f} s, not timed)"
         contenders.append(Contender(name, settings, rival.version, run))
     return contenders, missing
+
+
+def drop_in(ours: Ours) -> Callable[[int], Tensor]:
+    """The network called on dense tensors, as users' own code does."""
+
+    def counts(T: int) -> Tensor:
+        with torch.no_grad():
+            return ours.net(ours.images.expand(T, *ours.images.shape)).sum(0)
+
+    return counts
 
 
 def measure_with_bar(

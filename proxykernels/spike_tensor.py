@@ -21,6 +21,7 @@ from torch.utils import swap_tensors
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from . import known
 from .spikes import Spikes, pack_if_binary
 
 FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are dense at once
@@ -79,6 +80,9 @@ class SpikeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a graph has the dense tensor, by the functions below
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
@@ -94,15 +98,33 @@ class SpikeTensor(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _with_dense(func, args, kwargs or {})  # of callers in C++, which ask no __torch_function__
 
+    def __repr__(self, **options) -> str:
+        if torch.compiler.is_compiling() or known.is_fake_mode():
+            return f"SpikeTensor(shape={tuple(self.shape)})"
+        return repr(self.dense())
+
+    def __tensor_flatten__(self):
+        self.dense()
+        return ["_seen"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, _, size, stride):
+        dense = inner["_seen"]
+        self = Tensor._make_wrapper_subclass(SpikeTensor, size, strides=stride, dtype=dense.dtype, device=dense.device)
+        self._memory, self._view, self._seen = Memory(None, dense.dtype, dense), None, dense
+        return self
+
+    def _stable_hash_for_caching(self) -> str:
+        return type(self).__name__
+
 
 class Memory:
     """What some SpikeTensors are views of: bits, and once there was a look, a dense tensor."""
 
     __slots__ = ("_in_inference", "_lock", "_spikes", "dense", "dtype")
 
-    def __init__(self, spikes: Spikes, dtype: torch.dtype):
-        self._spikes: Spikes | None = spikes
-        self.dense: Tensor | None = None
+    def __init__(self, spikes: Spikes | None, dtype: torch.dtype, dense: Tensor | None = None):
+        self._spikes, self.dense = spikes, dense
         self.dtype, self._lock, self._in_inference = dtype, Lock(), torch.is_inference_mode_enabled()
 
     def look(self) -> Tensor:

@@ -78,7 +78,7 @@ class Spikes:
             bits = handles.Dense.apply(self._handle, self._words, self.shape, dtype)
         else:
             kind = dtype if self.scale == 1 else torch.bool
-            bits = ops.unpack(self._words, self.T, self._channels, kind).view(self.shape)
+            bits = torch.ops.aten._unsafe_view(ops.unpack(self._words, self.T, self._channels, kind), self.shape)
         return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:

@@ -36,6 +36,7 @@ LOOKS = {
     "proxykernels": Look("proxykernels", BLACK, width=3.2),
     "proxykernels int16": Look("proxykernels, int16", GRAY, width=3.2),
     "proxykernels int8": Look("proxykernels, int8", GRAY, "--", width=3.2),
+    "net(x)": Look("proxykernels, net(x)", BLACK, ":", width=2.2),
     "relu": Look("one pass of the ReLU network", GRAY, ":"),
     "plain": Look("PyTorch step loop", BLUE),
     "compiled": Look("step loop, compiled", SKY),

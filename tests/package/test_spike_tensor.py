@@ -254,9 +254,25 @@ def test_threads_look_at_the_same(layer, x, expected):
         assert len({part.untyped_storage().data_ptr() for part in found}) == 1
 
 
-def test_compiled_parts_of_torch_take_it(layer, x, expected):
-    compiled = torch.compile(lambda y: (y * 2).sum(0) + 1, backend="eager")
-    assert torch.equal(compiled(layer(x)), (expected * 2).sum(0) + 1)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
+    def head(y):
+        return (y * 2).sum(0) + y.flatten(2)[0, 0, 0]
+
+    compiled = torch.compile(head, backend=backend, fullgraph=True)
+    y = layer(x)
+    for _ in range(2):  # packed, and seen
+        assert torch.equal(compiled(y), head(expected))
+    assert torch.equal(compiled(layer(x)[:4]), head(expected[:4]))
+    y = layer(x)
+    torch.compile(lambda y: y.add_(1), backend=backend, fullgraph=True)(y)
+    assert torch.equal(y, expected + 1)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_parts_of_torch_are_exported_with_it(layer, x, expected, strict):
+    exported = torch.export.export(nn.Flatten(2), (layer(x),), strict=strict)
+    assert torch.equal(exported.module()(expected + 1), expected.flatten(2) + 1)
 
 
 def test_a_network_called_on_its_own(generator):
