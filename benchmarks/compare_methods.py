@@ -200,13 +200,12 @@ def replace_rows(path: Path, columns: list[str], rows: list[dict]) -> None:
 
 
 def draw(folder: Path, stem: str = STEMS["if"]) -> None:
-    """Accuracy against T and energy for each budget, and a training epoch's time and memory, from the two tables."""
+    """For each budget accuracy against T and energy; and a training epoch's time and memory: from the two tables."""
     rows, curves = tables.read_csv(folder / f"{stem}.csv"), tables.read_csv(folder / f"{stem}_curves.csv")
     names = [name for name in _lines(stem) if any(row["method"] == name for row in rows)]
     budgets = sorted({row["minutes"] for row in rows}, key=float)
-    figure, panels = figures.new_figure(7.2, len(budgets) + 1, 2, width_ratios=[2.4] * len(budgets) + [1])
-    above, below = panels[: len(budgets) + 1], panels[len(budgets) + 1 :]
-    for minutes, by_steps, by_energy in zip(budgets, above, below, strict=False):
+    figure, panels = figures.new_figure(2.8 * len(budgets) + 4.4, 2, len(budgets) + 1)
+    for minutes, by_steps, by_energy in zip(budgets, panels[::2], panels[1::2], strict=False):
         for name in names:
             line = spread(curves, name, minutes)
             for axes, x in ((by_steps, line.T), (by_energy, line.microjoules)):
@@ -214,30 +213,45 @@ def draw(folder: Path, stem: str = STEMS["if"]) -> None:
                 axes.fill_between(x, line.low, line.high, color=figures.look(name).color, alpha=0.2, linewidth=0)
         by_steps.axvline(int(rows[0]["T"]), color=figures.GRAY, linestyle=":", label=f"T in training: {rows[0]['T']}")
         by_steps.set_xscale("log", base=2)
-        if by_energy.dataLim.x1 > 0:  # tables from before the energy was counted have none
-            by_energy.set_xscale("log")
         figures.ticks(by_steps.xaxis, [t for t in (1, 4, 16, 64, 256) if t <= int(rows[0]["longest"])])
         by_steps.set(xlabel="steps T", ylim=(0, 100), ylabel="right (a tie is wrong), %")
-        by_energy.set(xlabel="energy, estimated, µJ an image", ylim=(LEAST_SHOWN, 100), ylabel="right, %")
         by_steps.set_title(f"{float(minutes):g} CPU minutes", fontsize=10)
+        if by_energy.dataLim.x1 > 0:
+            by_energy.set_xscale("log")
+            by_energy.set(xlabel="energy, estimated, µJ an image", ylim=(LEAST_SHOWN, 100), ylabel="right, %")
+        else:  # tables from before the energy was counted have none
+            by_energy.set_visible(False)
     remedies = [name for name in names if name in REMEDIES]
     trained = [name for name in names if name not in remedies[1:]]  # one of them stands for a training that they share
-    for axes, column, label in (
-        (above[-1], "seconds_an_epoch", "CPU seconds\nan epoch"),
-        (below[-1], "peak_mb", "MB for training,\nat the peak"),
-    ):
-        values = [statistics.mean(float(row[column] or 0) for row in rows if row["method"] == name) for name in trained]
-        bars = axes.bar(range(len(trained)), values, color=[figures.look(name).color for name in trained])
-        axes.bar_label(bars, [f"{value:,.0f}" for value in values], padding=2, fontsize=6)
-        axes.set_xticks([])
-        axes.set_title(label, fontsize=10)
-        axes.margins(y=0.1)
-    figures.legend(figure, above[0], columns=2)
+    _bars(panels[-2], rows, trained, "seconds_an_epoch", "CPU seconds an epoch")
+    _bars(panels[-1], rows, trained, "peak_mb", "MB for training, at the peak")
+    panels[-1].set_yticklabels([])
+    figures.legend(figure, panels[0], columns=2)
     seeds, width = len({row["seed"] for row in rows}), float(rows[0]["width"])
     net = f"{rows[0]['net']} network" + (f", width {width:g}" if width != 1 else "")
     from_seeds = f", mean and range of {seeds} seeds" if seeds > 1 else ""
     figures.title(figure, _sentence(rows), f"{net}, {rows[0]['images']} test images of Fashion-MNIST{from_seeds}")
     tables.save_figure(folder / f"{stem}.png", figure)
+
+
+def _bars(axes, rows: list[dict], names: list[str], column: str, label: str) -> None:
+    """A bar a method: the mean of its seeds, and a line from the least to the most of them."""
+    values = [[float(row[column] or 0) for row in rows if row["method"] == name] for name in names]
+    means = [statistics.mean(of) for of in values]
+    reach = [[mean - min(of), max(of) - mean] for mean, of in zip(means, values, strict=True)]
+    looks = [figures.look(name) for name in names]
+    labels = ["converted" if name in REMEDIES else look.label for name, look in zip(names, looks, strict=True)]
+    several = max(map(len, values)) > 1
+    bars = axes.barh(
+        labels, means, xerr=list(zip(*reach, strict=True)) if several else None,
+        color=[look.color for look in looks], error_kw={"ecolor": figures.GRAY, "capsize": 2, "elinewidth": 1.2},
+    )  # fmt: skip
+    axes.bar_label(bars, [f"{mean:,.0f}" for mean in means], padding=4, fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.2)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_xlabel(label)
 
 
 def _lines(stem: str) -> list[str]:

@@ -21,7 +21,7 @@ def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 20
         spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``.
         sample: which of the N samples.
         neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
-            chosen among all.
+            chosen among all. The axis says so where that is not all of them.
         ax: matplotlib axes.
 
     Raises:
@@ -36,7 +36,8 @@ def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 20
     times, indices = fired[:, chosen].nonzero().unbind(1)
     ax = _axes(ax)
     ax.scatter(times, chosen[indices], s=5, marker="|", linewidths=0.8, color="black")
-    ax.set(xlabel="step", ylabel="neuron (place in its layer)", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
+    some = f"{len(chosen)} of {fired.shape[1]} are drawn" if len(chosen) < fired.shape[1] else "place in its layer"
+    ax.set(xlabel="step", ylabel=f"neuron ({some})", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
     return ax
 
 
@@ -99,7 +100,7 @@ def potential(
         v: potentials after each step [T, N, ...], for example ``simulate(..., record=["fc.v"]).records["fc.v"]``.
         sample: which of the N samples.
         neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
-            chosen among all.
+            chosen among all. The axis says so where that is not all of them.
         v_threshold: draws a line there.
         ax: matplotlib axes.
 

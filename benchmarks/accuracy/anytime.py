@@ -45,7 +45,7 @@ CONVERSIONS = {  # pk.convert's options; DEFAULT: none
     DEFAULT: {},
 }
 EXITS = (PROXY, DEFAULT)  # the networks whose early exit is measured
-LEAST_SHOWN = 70  # % of accuracy
+LEAST_SHOWN = 80  # % of accuracy
 COLUMNS = ["network", "margin", "steps", "accuracy", "synops", "microjoules", "images"]
 
 
@@ -163,13 +163,13 @@ def report(name: str, rows: list[dict]) -> None:
 
 
 def draw(folder: Path, net: str) -> None:
-    """Accuracy against steps and against energy, a line a network and one for its early exit, from the table."""
+    """Accuracy against steps and against energy: EXITS, each with early exit and without, from the table."""
     rows = read_csv(folder / f"anytime_{net}.csv")
     figure, panels = figures.new_figure(5.4, 2, sharey=True)
     relu_row = next(row for row in rows if row["network"] == RELU)
     accuracy, energy = 100 * float(relu_row["accuracy"]), float(relu_row["microjoules"])
     for axes, column in zip(panels, ("steps", "microjoules"), strict=True):
-        for name in dict.fromkeys(row["network"] for row in rows if row["network"] != RELU):
+        for name in EXITS:
             for exits in (False, True):
                 line = [row for row in rows if row["network"] == name and bool(row["margin"]) == exits]
                 points = [(float(row[column]), 100 * float(row["accuracy"])) for row in line]
@@ -192,7 +192,7 @@ def _line(name: str, exits: bool) -> dict:
     style = figures.line(name)
     if exits:
         return style | {"label": f"{style['label']}, early exit", "linestyle": "--", "marker": "o", "linewidth": 1.2}
-    return style | {"marker": "." if name not in EXITS else "s"}
+    return style | {"marker": "s"}
 
 
 def sentence(rows: list[dict]) -> str:

@@ -6,6 +6,7 @@ picture anew from the tables.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 8.0  # inches
+TITLE_WIDTH, SUBTITLE_WIDTH = 80, 112  # letters that fit into it
 MOST_MARKS = 11  # on an axis, before 2 and 5 are left out
 BLACK, GRAY = "#000000", "#7f7f7f"
 # Colours that the colour-blind can tell apart (Okabe and Ito).
@@ -82,6 +84,8 @@ LOOKS = {
     # networks of imagenet.py torchvision, by method
     "resnet18, max": Look("resnet18, max", BLUE),
     "resnet18, percentile": Look("resnet18, percentile", GREEN),
+    "resnet50, max": Look("resnet50, max", VERMILION),
+    "resnet50, percentile": Look("resnet50, percentile", ORANGE),
     "vgg16_bn, max": Look("vgg16_bn, max", BLUE, "--"),
     "vgg16_bn, percentile": Look("vgg16_bn, percentile", GREEN, "--"),
 }
@@ -115,9 +119,10 @@ def new_figure(height: float, panels: int = 1, rows: int = 1, **options) -> tupl
 
 def title(figure: Figure, sentence: str, where: str) -> None:
     """A sentence that says what is to be seen, and under it in small letters on what it was measured."""
-    figure.suptitle(f"{sentence}\n", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    height = figure.get_size_inches()[1]
-    figure.text(0.01, 1 - 0.34 / height, where, ha="left", va="top", fontsize=9.5, color="#444444")
+    above, below = textwrap.wrap(sentence, TITLE_WIDTH), textwrap.wrap(where, SUBTITLE_WIDTH)
+    figure.suptitle("\n".join(above + [""] * len(below)), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    top = 1 - (0.14 + 0.2 * len(above)) / figure.get_size_inches()[1]
+    figure.text(0.01, top, "\n".join(below), ha="left", va="top", fontsize=9.5, color="#444444")
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:

@@ -219,7 +219,7 @@ def test_a_known_card_is_predicted():
     """By kernels that are compiled for it, whatever is here."""
     pytest.importorskip("triton")
     predicted = kernel_speed.predicted_convolutions("H100 SXM", (64, 128, 128, 28))
-    peak = 2 * 2048 * 132 * 1.755e9 / 1e12  # of float16
+    peak = 2 * 4096 * 132 * 1.755e9 / 1e12  # of int8
     assert list(predicted) == list(kernel_speed.WEIGHTS)
     assert 0.3 * peak < kernel_speed.WEIGHTS["float32"] * predicted["float32"] < 0.7 * peak
     assert predicted["float32"] < predicted["float16"] and predicted["int16"] < predicted["int8"]

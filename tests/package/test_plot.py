@@ -29,6 +29,8 @@ def test_raster(generator, tmp_path):
     two = pk.plot.raster(pk.pack(dense), neurons=[39, 3]).collections[0].get_offsets().data.astype(int).tolist()
     expected = [point for point in dense[:, 0].flatten(1).nonzero().tolist() if point[1] in (3, 39)]
     assert expected and sorted(two) == sorted(expected)
+    assert "10 of 40 are drawn" in pk.plot.raster(pk.pack(dense), neurons=10).get_ylabel()
+    assert "drawn" not in ax.get_ylabel()
     few = pk.plot.raster(pk.pack(dense), neurons=10).collections[0].get_offsets().data[:, 1]
     assert set(few.astype(int)) <= set(range(0, 40, 4))
 
