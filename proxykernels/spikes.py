@@ -262,11 +262,9 @@ def pack(dense: Tensor) -> Spikes:
         raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
-    from .spike_tensor import packed  # it is made of Spikes
-
-    dense = packed(dense)
-    if isinstance(dense, Spikes):
-        return dense
+    bits = dense.packed() if hasattr(dense, "packed") else None  # a SpikeTensor, which stands above Spikes
+    if bits is not None:
+        return bits
     if not known.can_be_read(dense):
         if torch.compiler.is_compiling():  # the graph looks at the values that it gets
             torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)

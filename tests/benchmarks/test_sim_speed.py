@@ -79,7 +79,7 @@ def test_main_job_writes_a_row_per_contender_and_a_plot(tmp_path, capsys):
 def test_main_job_appends_and_runs_alone(tmp_path):
     before = run_job(tmp_path, "--rivals", "none", "--reset", "soft")
     after = run_job(tmp_path, "--rivals", "none", "--reset", "hard")
-    assert after[: len(before)] == before and len(after) == 4
+    assert after[: len(before)] == before and len(after) == 8
     assert {row["reset"] for row in after} == {"hard", "soft"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "sim_speed.csv",

@@ -34,7 +34,8 @@ def samples(generator):
     images = current.unflatten(2, (H, W)).permute(0, 1, 4, 2, 3)
     return {
         "pack": (dense,),
-        "unpack": (words, T, C),
+        "pack_binary": (dense.float().unflatten(3, (H, W)),),
+        "unpack": (words, T, C, torch.bool),
         "count": (words, C, 7),
         "total_of_pixels": (words,),
         "flatten": (words, C),
@@ -107,6 +108,7 @@ LAYERS = [
     "handles",
     "known",
     "spikes",
+    "spike_tensor",
     "checks",
     "neuron_checks",
     "window_checks",
@@ -116,6 +118,7 @@ LAYERS = [
     "gradients",
     "encode",
     "spike_ops",
+    "spike_tensor_functions",
     "currents",
     "any_neuron",
     "functional",
