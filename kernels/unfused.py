@@ -42,6 +42,7 @@ def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) 
         spikes, v = backend.if_scan(current, v, neuron)
         words.append(spikes)
         steps.append(current.shape[0])
+        del current  # before the next one is made
     return backend.cat(words, steps), v
 
 
@@ -52,17 +53,16 @@ def if_conv2d(
     weight, C_in = weight.float(), weight.shape[1] * groups
     steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]), v.device)
 
-    def currents():
-        for start in range(0, T, steps):
-            stop = min(start + steps, T)
-            x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
-            current = conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
-            if shortcut is not None:
-                part = backend.cut(shortcut, T, start, stop)
-                current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
-            yield current
+    def currents(start: int) -> Tensor:
+        stop = min(start + steps, T)
+        x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
+        current = conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
+        if shortcut is not None:
+            part = backend.cut(shortcut, T, start, stop)
+            current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
+        return current
 
-    return scan_chunks(backend, currents(), v, neuron)
+    return scan_chunks(backend, map(currents, range(0, T, steps)), v, neuron)
 
 
 def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
@@ -128,11 +128,10 @@ def conv2d(
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if x.device.type == "cpu":  # a GPU would have to be waited for
         require_finite("weight", weight)
-    images = x.flatten(0, 1).to(dtype)
     with exact(x.device):
-        images, padding = pad_beyond_kernel(images, weight.shape[2:], padding, dilation)
+        images, padding = pad_beyond_kernel(x.flatten(0, 1), weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
-            return _matmul(images, weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
+            return _matmul(images.to(dtype), weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
         if (
             x.device.type == "cpu"
             and groups == 1
@@ -140,8 +139,9 @@ def conv2d(
             and not any(padding)
         ):
             # oneDNN's convolution would copy all weights at each call.
-            return F.linear(images.flatten(1), weight.flatten(1), bias)[:, None].unflatten(0, x.shape[:2]).float()
-        images = images.contiguous(memory_format=torch.channels_last)
+            images = images.flatten(1).to(dtype)
+            return F.linear(images, weight.flatten(1), bias)[:, None].unflatten(0, x.shape[:2]).float()
+        images = images.to(dtype, memory_format=torch.channels_last)
         y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
     return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
 

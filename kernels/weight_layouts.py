@@ -7,28 +7,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LARGEST = 2.0**100  # of what is summed: 2**27 such values stay finite in float32
+
 
 def is_finite(values: Tensor) -> bool:
-    """Whether a float32 holds all values, and none is NaN or infinite: one pass over the memory in the usual case."""
+    """Whether no value is NaN, infinite or so large that sums would be: one pass over the memory in the usual case."""
     values = values.detach()
-    if values.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        values = values.float()
-    # A sum is finite only if its terms are. If it overflows, look closer. For a bias a product starts sooner.
-    total = values.dot(values) if values.ndim == 1 else values.sum()
-    return math.isfinite(total.item()) or bool(torch.isfinite(values).all())
+    single = values if values.dtype in (torch.float32, torch.float16, torch.bfloat16) else values.float()
+    if single.dtype == torch.float32 and single.is_contiguous():  # a product starts sooner
+        norm = single.view(-1).dot(single.view(-1))
+    else:
+        norm = torch.linalg.vector_norm(single, dtype=torch.float32)
+    # If it overflows, look closer.
+    return math.isfinite(norm.item()) or bool((single.float().abs() <= LARGEST).all())
+
+
+def fault(values: Tensor) -> str:
+    """What values hold that are not finite (is_finite)."""
+    if bool(torch.isfinite(values.detach().float()).all()):
+        return f"values beyond 2**100 = {LARGEST:.2g}, whose sums would be infinite"
+    return "NaN or infinite values"
 
 
 def require_finite(name: str, values: Tensor) -> None:
     """Refuse parameters of which no neuron would ever fire, or every one."""
     if not is_finite(values):
-        refuse_infinite(name)
+        refuse_infinite(name, values)
 
 
-def refuse_infinite(name: str) -> NoReturn:
-    """The error of parameters that hold NaN or infinity."""
+def refuse_infinite(name: str, values: Tensor) -> NoReturn:
+    """The error of parameters that are not finite."""
     raise ValueError(
         f"{name} must be finite (in float32, and with batch normalisation's statistics where they are folded in), "
-        "and holds NaN or infinite values; load or train it anew"
+        f"and holds {fault(values)}; load or train it anew"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import known
 from .kernels.rounding import PRECISIONS
-from .kernels.weight_layouts import is_finite, refuse_infinite
+from .kernels.weight_layouts import fault, is_finite, refuse_infinite
 from .known import can_be_read
 from .spike_tensor import packed
 from .spikes import Spikes, pack_if_binary
@@ -224,7 +224,7 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
 def _known_finite(name: str, values: Tensor) -> None:
     """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
     if can_be_read(values) and not known.once(is_finite, values):
-        refuse_infinite(name)
+        refuse_infinite(name, values)
 
 
 def room(T: int, shape: Sequence[int], device: torch.device) -> None:
@@ -268,11 +268,15 @@ def strided(name: str, tensor: Tensor) -> None:
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    """No NaN and no infinity, also in float32. Not looked at where the values cannot be read."""
+    """No NaN, no infinity, also in float32, and nothing whose sums would be infinite.
+
+    Not looked at where the values cannot be read.
+    """
     if not can_be_read(tensor):
         return
-    if not is_finite(known.plain(tensor)):
-        raise ValueError(f"{name} must be finite in float32, and holds NaN or infinite values")
+    plain = known.plain(tensor)
+    if not is_finite(plain):
+        raise ValueError(f"{name} must be finite in float32, and holds {fault(plain)}")
 
 
 def as_float32(value: float) -> float:

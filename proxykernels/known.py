@@ -80,9 +80,9 @@ def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torc
     known, new = _sorted_out(is_finite, values, device)
     _, unread = _sorted_out(limits, ranges, device)
     if new or unread:
-        sums = [value.detach().sum(dtype=torch.float32) for value in new]
+        norms = [torch.linalg.vector_norm(value.detach().float()) for value in new]
         ends = [end for value in unread for end in value.detach().float().aminmax()]
-        found = torch.stack([*sums, *ends]).tolist()
+        found = torch.stack([*norms, *ends]).tolist()
         for k, value in enumerate(unread):
             _remember(limits, value, tuple(found[len(new) + 2 * k :][:2]))
         if not math.isfinite(sum(found[: len(new)])):

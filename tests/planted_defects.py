@@ -37,11 +37,11 @@ DEFECTS = {
     # Families of kernels
     "step: the edge": Defect(
         "kernels/cpu/src/neurons.h",
-        "fires = h >= theta.v[i];",
-        "fires = h - theta.v[i] >= broadcast(1e-6f);",
+        "const auto fires = h >= p.theta;",
+        "const auto fires = h - p.theta >= all<V>(1e-6f);",
     ),
     "leaky step: the rest": Defect(
-        "kernels/cpu/src/neurons.h", "decay.v[i] * (v - v_rest) + current", "decay.v[i] * v + current", NEURONS
+        "kernels/cpu/src/neurons.h", "p.decay * (v - p.v_rest) + current", "p.decay * v + current", NEURONS
     ),
     "states: the next image's": Defect(
         "kernels/cpu/src/neurons.h",

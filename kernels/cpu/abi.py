@@ -160,7 +160,7 @@ class Kernels(ctypes.Structure):
         ("max_rate_pool2d", _function(POINTER(MaxRatePool))),
         ("pack_rows", _function(c_void_p, c_void_p, POINTER(Conv2d))),
         ("rows_size", _function(POINTER(Conv2d), returns=c_int64)),
-        ("count_digits", _function(c_void_p, c_int64, c_int64, returns=c_int64)),
+        ("count_digits", _function(c_void_p, c_void_p, c_int64, c_int64, returns=c_int64)),
         ("pack_tiles", _function(c_void_p, c_void_p, c_void_p, POINTER(Conv2d))),
         ("tiles_size", _function(POINTER(Conv2d), returns=c_int64)),
         ("pack", _function(POINTER(DenseSpikes), returns=c_int64)),

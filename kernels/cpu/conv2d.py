@@ -105,7 +105,7 @@ class Convolutions:
             conv.shortcut = shortcut.data_ptr()
         conv.currents = None if currents is None else currents.data_ptr()
         if kernel == "tiles":
-            conv.digits = self._digits(packed)
+            conv.digits = self._digits(packed, neuron)
             tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
             conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
             self._table.tile_conv2d(conv)
@@ -166,7 +166,7 @@ class Convolutions:
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
         """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
         window = stride, padding, dilation, groups
-        layer, packed, _, _, choice = self._look(words, T, size, weight, v, neuron, *window)
+        layer, packed, _, _, choice = self._look(words, T, size, weight, v, neuron, *window, write_currents=True)
         if choice.kernel == "im2col":
             note(choice)
             windows = im2col.gather(self._table, words, layer, packed)
@@ -254,22 +254,33 @@ class Convolutions:
         bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
 
-    def _look(self, words, T, size, weight, v, neuron, stride, padding, dilation, groups):
+    def _look(
+        self, words, T, size, weight, v, neuron, stride, padding, dilation, groups, *, write_currents: bool = False
+    ):
         """A layer, its weights as they are packed and in rows, a sample of its spikes, and the kernel that takes it."""
         window = map(tuple, (stride, padding, dilation))
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
         packed, sample = self._packed.of(weight), SpikeSample(self._table, words, weight.shape[1] * groups)
         rows = WeightRows(self._table, self._forced, packed, weight.shape)
-        return layer, packed, rows, sample, self._choose(layer, packed, rows, sample, neuron, groups)
+        choice = self._choose(layer, packed, rows, sample, neuron, groups, write_currents)
+        return layer, packed, rows, sample, choice
 
     def _choose(
-        self, layer: Layer, packed: Packed, rows: WeightRows, sample: SpikeSample, neuron: Neuron, groups: int
+        self,
+        layer: Layer,
+        packed: Packed,
+        rows: WeightRows,
+        sample: SpikeSample,
+        neuron: Neuron,
+        groups: int,
+        write_currents: bool,
     ) -> Choice:
-        """See choice.py."""
+        """See choice.py. Matrix tiles write no currents."""
+        tiles = self._tiles_hold(layer) and not write_currents
         return choose(
             layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
-            digits=lambda: self._digits(packed) if self._tiles_hold(layer) else 0,
+            digits=lambda: self._digits(packed, neuron) if tiles else 0,
             row=rows.widest,
             rates=lambda: rates(rows, sample, neuron),
         )  # fmt: skip
@@ -278,10 +289,14 @@ class Convolutions:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
         return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
-    def _digits(self, packed: Packed) -> int:
-        """How many int8 digits hold the weights; 0 if they are not finite."""
-        count = self._table.count_digits
-        return packed.get("digits", lambda w: count(w.data_ptr(), len(w), w[0].numel()))
+    def _digits(self, packed: Packed, neuron: Neuron) -> int:
+        """How many int8 digits hold the weights, as far as it matters beside the thresholds; 0: none do."""
+        theta = neuron.theta.contiguous()
+
+        def count(weight: Tensor) -> int:
+            return self._table.count_digits(weight.data_ptr(), theta.data_ptr(), len(weight), weight[0].numel())
+
+        return packed.get(("digits", self.fingerprint(theta)), count)
 
     def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
         blocks = -(-len(weight) // TILE_CHANNELS)

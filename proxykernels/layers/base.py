@@ -4,6 +4,7 @@ A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spik
 1 in the input's dtype. ``layer(x, v)`` starts from the state ``v`` and returns ``(y, v)``.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,8 @@ from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .attributes import NeuronAttributes
 from .synapses import Synapse
+
+UNPACKED_BYTES = 16 << 20  # of spikes as float32 values, at a time
 
 _warned: set[type] = set()  # classes that have said it
 
@@ -148,3 +151,19 @@ def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         y = function(x[0])
         return y.expand(x.shape[0], *y.shape)
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def each_step_of_spikes(function: Callable[[Tensor], Tensor], x: Spikes | Tensor) -> Tensor:
+    """As :func:`each_step`; Spikes are unpacked a few steps at a time, for their values take 32 times their memory."""
+    if not isinstance(x, Spikes):
+        return each_step(function, x)
+    words = 1 if x.device.type == "cpu" else 32  # of a GPU hold so many steps
+    steps = max(1, UNPACKED_BYTES // (4 * words * max(1, math.prod(x.shape[1:])))) * words
+    if steps >= x.T or x.requires_grad:
+        return each_step(function, x.dense())
+    first = each_step(function, x[:steps].dense())
+    y = first.new_empty(x.T, *first.shape[1:])
+    y[:steps] = first
+    for start in range(steps, x.T, steps):
+        y[start : start + steps] = each_step(function, x[start : start + steps].dense())
+    return y

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import checks, spike_ops, window_checks
 from ..spike_tensor import dense_like, found, keeps_packed
 from ..spikes import Spikes, pack
-from .base import SpikingLayer, each_step
+from .base import SpikingLayer, each_step, each_step_of_spikes
 
 
 class MaxPool2d(nn.Module):
@@ -70,7 +70,7 @@ class AvgPool2d(nn.AvgPool2d):
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         x = checks.frames(x)
-        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(super().forward, x)
 
 
 class SumPool2d(AvgPool2d):
@@ -108,7 +108,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
             if x.shape[3:] == window_checks.pair("output_size", self.output_size, 1):
                 return x
         x = checks.frames(x)
-        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(super().forward, x)
 
 
 class Flatten(nn.Module):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .. import checks, spike_ops, window_checks
 from ..spike_tensor import keeps_packed
 from ..spikes import Spikes, pack
-from .base import SpikingLayer, each_step
+from .base import SpikingLayer, each_step, each_step_of_spikes
 from .pooling import described, filled_up
 
 
@@ -97,7 +97,7 @@ class AvgPool1d(nn.AvgPool1d):
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 4, "(T, N, C, L)")
         x = checks.frames(x)
-        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(super().forward, x)
 
 
 class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
@@ -118,7 +118,7 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
         if isinstance(x, Spikes) and x.shape[3] == window_checks.single("output_size", self.output_size, 1):
             return x
         x = checks.frames(x)
-        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(super().forward, x)
 
 
 class Voting(nn.Module):
@@ -146,7 +146,7 @@ class Voting(nn.Module):
         if x.shape[2] % self.voters:
             raise ValueError(f"x must have a multiple of {self.voters} features, got {list(x.shape)}")
         x = checks.frames(x)
-        return each_step(self._means, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(self._means, x)
 
     def _means(self, step: Tensor) -> Tensor:
         return F.avg_pool1d(step.unsqueeze(1), self.voters).squeeze(1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checks, spike_ops, window_checks
 from ..spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
 from ..spikes import Spikes
-from .base import each_step
+from .base import each_step, each_step_of_spikes
 
 
 class ZeroPad2d(nn.ZeroPad2d):
@@ -72,7 +72,7 @@ class Upsample(nn.Upsample):
             places = torch.arange(height * width, dtype=torch.float64, device=x.device).view(1, 1, height, width)
             source = super().forward(places)[0, 0].long()
             return x._at(source.flatten())._sized(*source.shape)
-        return each_step(super().forward, x.dense() if isinstance(x, Spikes) else x)
+        return each_step_of_spikes(super().forward, x)
 
 
 class Concatenate(nn.Module):

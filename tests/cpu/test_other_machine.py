@@ -24,7 +24,7 @@ def test_a_wrong_kernel_is_found(tmp_path, monkeypatch):
     wrong = tmp_path / "src"
     shutil.copytree(other_machine.sources.FOLDER, wrong)
     step = wrong / "neurons.h"
-    step.write_text(step.read_text().replace("h >= theta", "h + broadcast(-1e-6f) >= theta"))
+    step.write_text(step.read_text().replace("h >= p.theta", "h + all<V>(-1e-6f) >= p.theta"))
     monkeypatch.setattr(other_machine.sources, "FOLDER", wrong)
     done = other_machine.run(other_machine.build(tmp_path))
     assert done.returncode == 1 and "WRONG: " in done.stdout, done.stdout + done.stderr

@@ -1,5 +1,6 @@
 """Large inputs in bounded memory: how long chunks are, and what a simulation takes at its peak."""
 
+import math
 import subprocess
 import sys
 import weakref
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.layers import base
 from proxykernels.simulation import chunks
 
 CPU = torch.device("cpu")
@@ -81,6 +83,29 @@ def test_a_small_budget_changes_no_spike(generator, monkeypatch):
     assert starts[:2] == [0, 16] and 3 < len(starts) < 40  # at first 16, then as many as the budget allows
     assert torch.equal(result.spikes.dense(), whole.spikes.dense()) and whole.count().sum() > 90
     assert result.rates == pytest.approx(whole.rates, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "pool, shape",
+    [
+        (pk.AvgPool2d(3, 2, 1), (37, 2, 5, 9, 7)),
+        (pk.AdaptiveAvgPool2d((2, 3)), (37, 2, 5, 9, 7)),
+        (pk.SumPool2d(2), (37, 2, 5, 9, 7)),
+        (pk.AvgPool1d(2), (37, 2, 5, 9)),
+        (pk.AdaptiveAvgPool1d(4), (37, 2, 5, 9)),
+        (pk.Voting(3), (37, 2, 9)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_spikes_are_unpacked_a_few_steps_at_a_time(generator, monkeypatch, pool, shape):
+    x = pk.pack((torch.rand(shape, generator=generator) < 0.4).float())
+    expected = pool(x.dense())
+    unpacked, dense = [], pk.Spikes.dense
+    monkeypatch.setattr(pk.Spikes, "dense", lambda spikes, *given: unpacked.append(spikes.T) or dense(spikes, *given))
+    monkeypatch.setattr(base, "UNPACKED_BYTES", 4 * 5 * math.prod(shape[1:]))
+    y = pool(x)
+    assert torch.equal(y, expected) and y.any() and len(set(y.flatten().tolist())) > 2
+    assert sum(unpacked) == 37 and max(unpacked) < 37 / 2
 
 
 def test_a_network_lets_go_of_what_nobody_will_take(generator):

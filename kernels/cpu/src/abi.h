@@ -160,13 +160,13 @@ struct Kernels {
     // weight [C_out, C_in, taps] -> rows of the event, the pattern and the period kernel: conv2d/rows.h
     void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
     int64_t (*rows_size)(const Conv2d*);  // of a block of row_channels output channels, in bytes
-    // How many int8 digits the weights [C_out, C_in * taps] need; 0 if they are not finite.
-    int64_t (*count_digits)(const float* weight, int64_t C_out, int64_t K);
+    // How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if no number of them will do.
+    int64_t (*count_digits)(const float* weight, const float* theta, int64_t C_out, int64_t K);
     // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
     void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
     // The length of a channel block's weights in pack_tiles' order, in bytes.
     int64_t (*tiles_size)(const Conv2d*);
-    int64_t (*pack)(const DenseSpikes*);   // whether all values are 0 and 1
+    int64_t (*pack)(const DenseSpikes*);  // whether all values are 0 and 1
     void (*unpack)(const DenseSpikes*);  // contiguous, whatever the strides say
     // counts [N, C, P] of the steps before `until`; counts must be zero on entry
     void (*count)(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P);

@@ -34,12 +34,12 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
     ScanBlock part[count];
     float* kept[count];
     States<Model::states, block> state[count];
-    typename Model::template Of<block> neurons[count];
+    NeuronBlock<Model, block> neurons[count];
     each<count>([&](auto i) {
         part[i] = ScanBlock(s, pixels, first + i);
         kept[i] = states_of<Model>(s.neurons, part[i].image, part[i].pixel, part[i].channel);
         load_states<Model>(state[i], s.neurons, 0, part[i].image, part[i].pixel, part[i].channel, part[i].channels);
-        neurons[i] = typename Model::template Of<block>({s.neurons.neuron, part[i].channel});
+        neurons[i] = NeuronBlock<Model, block>(s.neurons.neuron, part[i].channel);
     });
     for (int64_t t = 0; t < T; t++)
         each<count>([&](auto i) {

@@ -1,10 +1,11 @@
-// The neuron models: one step on a vector of channels. A new model is one more struct here, and its line in models.h. The
-// equations are in reference.py.
+// The neuron models: one step, written once for the vectors of the kernels and for the single numbers of scan_backward.h. A
+// new model is one more struct here, its step back in time there, and its line in models.h. The equations are in reference.py.
 //
-// A model's `Of<channels>` holds the parameters of a block of channels; its step takes vector i of the block's states. A
-// product is rounded before it is added: never fused (sources.py has the compiler's flag).
+// A model's step takes a neuron's states, the potential first, and leaves those after the step. A product is rounded before it
+// is added: never fused (sources.py has the compiler's flag).
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "abi.h"
 #include "bit_lists.h"
@@ -12,171 +13,147 @@
 
 namespace PK_TARGET {
 
-// What a block of neurons keeps from step to step, the potentials first.
-template <int states, int channels>
-struct States {
-    Lanes<channels> part[states];
+// One number or a vector of them, all equal to a.
+template <class V>
+static inline V all(float a) {
+    if constexpr (std::is_same_v<V, float>) return a;
+    else return broadcast(a);
+}
+static inline float select(bool where, float yes, float no) { return where ? yes : no; }
+
+// A neuron's parameters; a model looks at those that it has. `third` and `fourth` are its own.
+template <class V>
+struct Parameters {
+    V theta, decay, third, fourth;     // of a channel
+    V v_reset, v_rest, refractory;     // of all
 };
 
-// A layer's parameters for a block of channels, in the order in which a model's members take them.
-struct Parameters {
-    const float* channel;
-    int64_t stride;
-    const float* scalar;
-    Parameters(const Neuron& n, int64_t first) : channel(n.channels + first), stride(n.stride), scalar(n.scalars) {}
-    template <int channels>
-    Lanes<channels> of_channels() {
-        const float* const row = channel;
-        channel += stride;
-        return load_block<channels>(row);
-    }
-    Vec of_all() { return broadcast(*scalar++); }
+// What a step compares: s = h >= bar.
+template <class V>
+struct Compared {
+    V h, bar;
+    decltype(V() >= V()) fires;
 };
 
 // Where s, v = v_reset.
 struct Hard {
-    Vec v_reset;
-    explicit Hard(Parameters& p) : v_reset(p.of_all()) {}
-    Hard() = default;
-    inline Vec after(Vec::Mask fires, Vec h, Vec) const { return select(fires, v_reset, h); }
+    static constexpr bool to_value = true;
+    template <class V, class Mask>
+    static inline V after(Mask fires, V h, const Parameters<V>& p) {
+        return select(fires, p.v_reset, h);
+    }
 };
 
 // Where s, v = h - theta.
 struct Soft {
-    explicit Soft(Parameters&) {}
-    Soft() = default;
-    inline Vec after(Vec::Mask fires, Vec h, Vec theta) const { return select(fires, h - theta, h); }
+    static constexpr bool to_value = false;
+    template <class V, class Mask>
+    static inline V after(Mask fires, V h, const Parameters<V>& p) {
+        return select(fires, h - p.theta, h);
+    }
 };
 
 // h = v + I;  s = h >= theta
-template <class Reset>
+template <class Reset_>
 struct IntegrateAndFire {
+    using Reset = Reset_;
     static constexpr int states = 1;
-    template <int channels>
-    struct Of {
-        Lanes<channels> theta;
-        Reset reset;
-        Of() = default;
-        explicit Of(Parameters p) : theta(p.of_channels<channels>()), reset(p) {}
-        inline Vec::Mask step(States<1, channels>& state, Vec current, int i) const {
-            Vec& v = state.part[0].v[i];
-            const Vec h = v + current;
-            const Vec::Mask fires = h >= theta.v[i];
-            v = reset.after(fires, h, theta.v[i]);
-            return fires;
-        }
-    };
+    static constexpr bool leaks = false, rests = false;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        const V h = state[0] + current;
+        const auto fires = h >= p.theta;
+        state[0] = Reset::after(fires, h, p);
+        return {h, p.theta, fires};
+    }
 };
 using HardReset = IntegrateAndFire<Hard>;
 using SoftReset = IntegrateAndFire<Soft>;
 
-// h = v_rest + decay (v - v_rest) + I, what all leaky neurons share.
-template <class Reset, int channels>
-struct Membrane {
-    Lanes<channels> theta, decay;
-    Reset reset;
-    Vec v_rest;
-    Membrane() = default;
-    explicit Membrane(Parameters& p)
-        : theta(p.of_channels<channels>()), decay(p.of_channels<channels>()), reset(p), v_rest(p.of_all()) {}
-    inline Vec leak(Vec v, Vec current, int i) const { return v_rest + decay.v[i] * (v - v_rest) + current; }
-};
+// What all leaky neurons share.
+template <class V>
+static inline V leak(V v, V current, const Parameters<V>& p) {
+    return p.v_rest + p.decay * (v - p.v_rest) + current;
+}
 
-// s = h >= theta
-template <class Reset>
+// h = v_rest + decay (v - v_rest) + I;  s = h >= theta
+template <class Reset_>
 struct Leaky {
+    using Reset = Reset_;
     static constexpr int states = 1;
-    template <int channels>
-    struct Of {
-        Membrane<Reset, channels> membrane;
-        Of() = default;
-        explicit Of(Parameters p) : membrane(p) {}
-        inline Vec::Mask step(States<1, channels>& state, Vec current, int i) const {
-            Vec& v = state.part[0].v[i];
-            const Vec h = membrane.leak(v, current, i), theta = membrane.theta.v[i];
-            const Vec::Mask fires = h >= theta;
-            v = membrane.reset.after(fires, h, theta);
-            return fires;
-        }
-    };
+    static constexpr bool leaks = true, rests = false;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        const V h = leak(state[0], current, p);
+        const auto fires = h >= p.theta;
+        state[0] = Reset::after(fires, h, p);
+        return {h, p.theta, fires};
+    }
 };
 using LeakyHardReset = Leaky<Hard>;
 using LeakySoftReset = Leaky<Soft>;
 
-// i = current_decay i + I, which takes the place of I
-template <class Reset>
+// i = current_decay i + I, which takes the place of I. `third`: current_decay.
+template <class Reset_>
 struct Synaptic {
+    using Reset = Reset_;
     static constexpr int states = 2;
-    template <int channels>
-    struct Of {
-        Membrane<Reset, channels> membrane;
-        Lanes<channels> current_decay;
-        Of() = default;
-        explicit Of(Parameters p) : membrane(p), current_decay(p.of_channels<channels>()) {}
-        inline Vec::Mask step(States<2, channels>& state, Vec current, int i) const {
-            Vec &v = state.part[0].v[i], &filtered = state.part[1].v[i];
-            filtered = current_decay.v[i] * filtered + current;
-            const Vec h = membrane.leak(v, filtered, i), theta = membrane.theta.v[i];
-            const Vec::Mask fires = h >= theta;
-            v = membrane.reset.after(fires, h, theta);
-            return fires;
-        }
-    };
+    static constexpr bool leaks = true, rests = false;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        state[1] = p.third * state[1] + current;
+        return Leaky<Reset>::step(state, state[1], p);
+    }
 };
 using SynapticHardReset = Synaptic<Hard>;
 using SynapticSoftReset = Synaptic<Soft>;
 
-// s = h >= theta + a;  a = adaptation_decay a + adaptation s
-template <class Reset>
+// s = h >= theta + a;  a = adaptation_decay a + adaptation s. `third`: adaptation_decay, `fourth`: adaptation.
+template <class Reset_>
 struct Adaptive {
+    using Reset = Reset_;
     static constexpr int states = 2;
-    template <int channels>
-    struct Of {
-        Membrane<Reset, channels> membrane;
-        Lanes<channels> adaptation_decay, adaptation;
-        Of() = default;
-        explicit Of(Parameters p)
-            : membrane(p), adaptation_decay(p.of_channels<channels>()), adaptation(p.of_channels<channels>()) {}
-        inline Vec::Mask step(States<2, channels>& state, Vec current, int i) const {
-            Vec &v = state.part[0].v[i], &a = state.part[1].v[i];
-            const Vec h = membrane.leak(v, current, i), theta = membrane.theta.v[i];
-            const Vec::Mask fires = h >= theta + a;
-            v = membrane.reset.after(fires, h, theta);
-            const Vec decayed = adaptation_decay.v[i] * a;
-            a = select(fires, decayed + adaptation.v[i], decayed);
-            return fires;
-        }
-    };
+    static constexpr bool leaks = true, rests = false;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        const V h = leak(state[0], current, p), bar = p.theta + state[1], decayed = p.third * state[1];
+        const auto fires = h >= bar;
+        state[0] = Reset::after(fires, h, p);
+        state[1] = select(fires, decayed + p.fourth, decayed);
+        return {h, bar, fires};
+    }
 };
 using AdaptiveHardReset = Adaptive<Hard>;
 using AdaptiveSoftReset = Adaptive<Soft>;
 
 // After a spike, for so many steps the potential stays and nothing fires.
-template <class Reset>
+template <class Reset_>
 struct Refractory {
+    using Reset = Reset_;
     static constexpr int states = 2;
-    template <int channels>
-    struct Of {
-        Membrane<Reset, channels> membrane;
-        Vec refractory;
-        Of() = default;
-        explicit Of(Parameters p) : membrane(p), refractory(p.of_all()) {}
-        inline Vec::Mask step(States<2, channels>& state, Vec current, int i) const {
-            Vec &v = state.part[0].v[i], &left = state.part[1].v[i];
-            const Vec zero = broadcast(0.0f), never = broadcast(-INFINITY);
-            const Vec::Mask idle = zero >= left;
-            const Vec h = membrane.leak(v, current, i), theta = membrane.theta.v[i];
-            const Vec::Mask fires = select(idle, h, never) >= theta;
-            v = select(idle, membrane.reset.after(fires, h, theta), v);
-            left = select(idle, select(fires, refractory, zero), left - broadcast(1.0f));
-            return fires;
-        }
-    };
+    static constexpr bool leaks = true, rests = true;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        const V v = state[0], left = state[1], zero = all<V>(0.0f);
+        const auto idle = zero >= left;
+        const V h = leak(v, current, p);
+        const auto fires = select(idle, h, all<V>(-INFINITY)) >= p.theta;
+        state[0] = select(idle, Reset::after(fires, h, p), v);
+        state[1] = select(idle, select(fires, p.refractory, zero), left - all<V>(1.0f));
+        return {h, p.theta, fires};
+    }
 };
 using RefractoryHardReset = Refractory<Hard>;
 using RefractorySoftReset = Refractory<Soft>;
 
-#define MODEL(Name, count, ...) static_assert(Name::states == count, #Name);
+// How many parameters of a channel a model has.
+template <class Model>
+constexpr int channelwise = 0;
+#define MODEL(Name, its_states, channels, scalars)                                      \
+    static_assert(Name::states == its_states, #Name);                                   \
+    static_assert(Name::Reset::to_value + Name::leaks + Name::rests == scalars, #Name); \
+    template <>                                                                         \
+    constexpr int channelwise<Name> = channels;
 PK_MODELS(MODEL)
 #undef MODEL
 
@@ -190,6 +167,46 @@ static inline void with_model(const Neuron& n, Run run) {
 #undef MODEL
     }
 }
+
+// The parameters that all neurons of a layer share; the others are not set.
+template <class Model, class V>
+static inline Parameters<V> shared_parameters(const Neuron& n) {
+    Parameters<V> p{};
+    const float* scalar = n.scalars;
+    if (Model::Reset::to_value) p.v_reset = all<V>(*scalar++);
+    if (Model::leaks) p.v_rest = all<V>(*scalar++);
+    if (Model::rests) p.refractory = all<V>(*scalar);
+    return p;
+}
+
+// What a block of neurons keeps from step to step, the potentials first.
+template <int states, int channels>
+struct States {
+    Lanes<channels> part[states];
+};
+
+// A block of neurons of a layer, with their parameters in registers. Its step takes vector i of the states.
+template <class Model, int channels>
+struct NeuronBlock {
+    Lanes<channels> of_channels[channelwise<Model>];
+    Parameters<Vec> shared;
+    NeuronBlock() = default;
+    NeuronBlock(const Neuron& n, int64_t first) : shared(shared_parameters<Model, Vec>(n)) {
+        for (int k = 0; k < channelwise<Model>; k++) of_channels[k] = load_block<channels>(n.channels + k * n.stride + first);
+    }
+    inline Vec::Mask step(States<Model::states, channels>& block, Vec current, int i) const {
+        Parameters<Vec> p = shared;
+        p.theta = of_channels[0].v[i];
+        if constexpr (channelwise<Model> > 1) p.decay = of_channels[1].v[i];
+        if constexpr (channelwise<Model> > 2) p.third = of_channels[2].v[i];
+        if constexpr (channelwise<Model> > 3) p.fourth = of_channels[3].v[i];
+        Vec state[Model::states];
+        for (int k = 0; k < Model::states; k++) state[k] = block.part[k].v[i];
+        const Vec::Mask fires = Model::step(state, current, p).fires;
+        for (int k = 0; k < Model::states; k++) block.part[k].v[i] = state[k];
+        return fires;
+    }
+};
 
 // Where a layer keeps the states of a pixel between segments of time, and leaves them at last: [N, states, P, C].
 template <class Model>

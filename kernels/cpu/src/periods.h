@@ -12,7 +12,7 @@ static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t 
     const int64_t blocks = ceil_div(p.C, block), T = p.T;
     Block current[count], first[count];
     States<1, block> state[count];
-    typename Model::template Of<block> neurons[count];
+    NeuronBlock<Model, block> neurons[count];
     int64_t place[count];
     int channels[count];
     each<count>([&](auto b) {
@@ -20,7 +20,7 @@ static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t 
         place[b] = pixels[(index + b) / blocks] * p.C + channel;
         channels[b] = (int)least(p.C - channel, block);
         current[b] = load_block(p.current + place[b], channels[b]);
-        neurons[b] = typename Model::template Of<block>({p.neuron, channel});
+        neurons[b] = NeuronBlock<Model, block>(p.neuron, channel);
         state[b].part[0] = load_block(p.v + place[b], channels[b]);
         first[b] = broadcast_block((float)(T + 1));
     });

@@ -45,7 +45,7 @@ struct Firing {
     static constexpr int digit_sums = pixels * tile_rows * tile_channels, part_steps = 4;
     static constexpr int parts = pixels * tile_rows / part_steps;
     alignas(64) int32_t sums[digits * digit_sums];
-    typename Model::template Of<tile_channels> neurons;
+    NeuronBlock<Model, tile_channels> neurons;
     States<Model::states, tile_channels> state[pixels];
     Vec bias;
     __m512 unit, high_unit;
@@ -57,7 +57,7 @@ struct Firing {
 
     void begin(const Conv2d& c, const Unit& u, const Group<pixels>& group, int64_t channel, const Fired& to) {
         const Neurons& n = c.neurons;
-        neurons = typename Model::template Of<tile_channels>({n.neuron, channel});
+        neurons = NeuronBlock<Model, tile_channels>(n.neuron, channel);
         bias = load(c.bias + channel);
         unit = _mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x);  // spikes are -1
         high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));

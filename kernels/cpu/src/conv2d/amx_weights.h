@@ -11,15 +11,15 @@ static int64_t tiles_size(const Conv2d* c) {
     return layout.runs * layout.run_tiles * c->digits * tile_bytes;
 }
 
-static int64_t count_digits(const float* weight, int64_t C_out, int64_t K) {
-    int most_digits = 1, finite = 1;
-#pragma omp parallel for reduction(max : most_digits) reduction(min : finite)
+static int64_t count_digits(const float* weight, const float* theta, int64_t C_out, int64_t K) {
+    int most_digits = 1, possible = 1;
+#pragma omp parallel for reduction(max : most_digits) reduction(min : possible)
     for (int64_t o = 0; o < C_out; o++) {
-        const int digits = digits_needed(weight + o * K, K);
+        const int digits = digits_needed(weight + o * K, K, theta[o]);
         most_digits = digits > most_digits ? digits : most_digits;
-        finite = digits > 0 ? finite : 0;
+        possible = digits > 0 ? possible : 0;
     }
-    return finite ? most_digits : 0;
+    return possible ? most_digits : 0;
 }
 
 // The digits of n weights, each in a byte of a word: 0x80 added to every digit carries as digits of -128 to 127 ask for.

@@ -56,7 +56,7 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* star
     const __m512 one = _mm512_set1_ps(1.0f);
     __m512 sum[uses][table_channels];
     for (int u = 0; u < uses; u++)
-        for (int c = 0; c < table_channels; c++) sum[u][c] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[u] + c * lanes);
+        for (int c = 0; c < table_channels; c++) sum[u][c] = _mm512_setzero_ps();
     for (int64_t tap = 0; tap < taps; tap++, start += uses)
         for (int64_t i = 0; i < words; i++, tables += quads * table_channels * lanes) {
             __m512i word[uses], any = _mm512_setzero_si512();
@@ -81,7 +81,10 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* star
             }
         }
     for (int u = 0; u < uses; u++)
-        for (int c = 0; c < table_channels; c++) _mm512_store_ps(sums[u] + c * lanes, sum[u][c]);
+        for (int c = 0; c < table_channels; c++) {
+            float* const to = sums[u] + c * lanes;  // what came before is added last: short sums are rounded less
+            _mm512_store_ps(to, fresh ? sum[u][c] : _mm512_add_ps(sum[u][c], _mm512_load_ps(to)));
+        }
 }
 
 // [16 channels][16 steps] to [16 steps][16 channels].

@@ -17,7 +17,7 @@ static inline void fire_pixel(const Neurons& n, const float* biases, Model, int6
     uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
     float* const kept = states_of<Model>(n, image, place % n.P, channel);
     const Block bias = load_block(biases + channel);
-    const typename Model::template Of<block> neurons({n.neuron, channel});
+    const NeuronBlock<Model, block> neurons(n.neuron, channel);
     States<Model::states, block> state;
     load_states<Model>(state, n, 0, image, place % n.P, channel, channels);
     for (int64_t t = 0; t < n.T;) {

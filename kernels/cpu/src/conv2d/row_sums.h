@@ -31,7 +31,7 @@ OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& segment, const Plac
     const int64_t steps = segment.steps;
     const int channels = (int)least(n.C - channel, lanes), part = (int)(channel % Rows::channels / lanes);
     const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
-    const typename Model::template Of<lanes> neurons({n.neuron, channel});
+    const NeuronBlock<Model, lanes> neurons(n.neuron, channel);
     const Channels bias = load_block<lanes>(c.bias + channel);
     const typename Rows::Unit unit = Rows::unit(c.unit, channel);
     uint8_t* out[pixels];

@@ -69,15 +69,14 @@ struct FloatRows {
     using Sums = Row;
 
     // Sums of groups of rows. An addition waits for the one before to the same register, so the rows of a group are added
-    // side by side.
+    // side by side. The sum of what came before is added last: sums that stay short are rounded less.
     template <int group>
     struct Adder {
         static constexpr int parts = Row::vecs > 2 || group < 4 ? 2 : 4;
         Row part[parts];
-        explicit inline Adder(const float* from) {  // null: from zero
-            const Row zero = broadcast_block<row>(0.0f);
-            part[0] = from ? load_block<row>(from) : zero;
-            for (int i = 1; i < parts; i++) part[i] = zero;
+        const float* const from;
+        explicit inline Adder(const float* from) : from(from) {  // null: from zero
+            for (Row& sum : part) sum = broadcast_block<row>(0.0f);
         }
         inline void add(const char* const* rows) {
             for (int i = 0; i < group; i++) PK_TARGET::add(part[i % parts], load_block<row>((const float*)rows[i]));
@@ -85,6 +84,7 @@ struct FloatRows {
         inline void store(float* to, int64_t) {
             if constexpr (parts == 4) PK_TARGET::add(part[0], part[2]), PK_TARGET::add(part[1], part[3]);
             PK_TARGET::add(part[0], part[1]);
+            if (from) PK_TARGET::add(part[0], load_block<row>(from));
             store_block(to, part[0]);
         }
     };

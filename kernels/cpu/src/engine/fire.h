@@ -309,7 +309,7 @@ struct Firing {
         const int64_t last = least((b + 1) * columns, step.C);
         for (int64_t channel = b * columns; channel < last; channel += block) {
             const int count = (int)least(block, step.C - channel);
-            const typename Model::template Of<block> neurons({n.neuron, channel});
+            const NeuronBlock<Model, block> neurons(n.neuron, channel);
             for (int64_t i = 0; i < pixels; i++) {
                 const int64_t at = image_of(i), pixel = pixel_of(i);
                 States<Model::states, block> state;
