@@ -19,6 +19,7 @@ from .one_step import with_path
 from .pool_fusion import layers_before_pools
 from .quantize import Rounded, quantized
 from .records import ask
+from .state import check_calls, check_layers
 from .synops import Tally
 
 
@@ -50,9 +51,6 @@ class Carried:
         seen: Callable[[Any], None],
     ):
         self.net, self.state, self.carriers = net, state or {}, dict[str, Carrier]()
-        for name, states in self.state.items():
-            if not isinstance(states, list | tuple):
-                raise TypeError(f"state of layer {name} must be a list of tensors, got {type(states).__name__}")
         self._batch_statistics = batch_statistics
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
         if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
@@ -73,9 +71,7 @@ class Carried:
 
         self.network = replace_neurons(net, carry, hold, seen=seen)
         checks.neurons("net", self.carriers)
-        unknown = set(self.state) - set(self.carriers)
-        if unknown:
-            raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(self.carriers)}")
+        check_layers(self.state, self.carriers)
         ask({name: carrier.records for name, carrier in self.carriers.items()}, record)
         recorded = any(carrier.records for carrier in self.carriers.values())
         self.repeats = watch is unwatched and masks is None and not batch_statistics and not recorded
@@ -88,12 +84,8 @@ class Carried:
             dropout.start_chunk()
         y = self.network(checks.frames(x))
         for name, carrier in self.carriers.items():
-            given = len(self.state.get(name, ()))
-            if start == 0 and given not in (0, carrier.calls):
-                raise ValueError(
-                    f"state of layer {name} must have one tensor for each of its {carrier.calls} call(s) in a step, "
-                    f"got {given}"
-                )
+            if start == 0:
+                check_calls(name, len(self.state.get(name, ())), carrier.calls)
         self._counters.end_chunk()
         return y
 

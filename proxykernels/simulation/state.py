@@ -1,6 +1,7 @@
 """What goes on from chunk to chunk of a simulation: potentials, and the samples that are still simulated."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,28 @@ from ..spikes import Spikes
 from .early_exit import Stop
 
 
+def check_layers(state: Mapping[str, Any], layers: Collection[str]) -> None:
+    """A state that is given must be of layers that there are, and hold lists.
+
+    Raises:
+        TypeError, ValueError: it is not; the message names the layer.
+    """
+    for name, states in state.items():
+        if not isinstance(states, list | tuple):
+            raise TypeError(f"state of layer {name} must be a list of tensors, got {type(states).__name__}")
+    unknown = set(state) - set(layers)
+    if unknown:
+        raise ValueError(f"state holds layers that net has not: {sorted(unknown)}; it has {sorted(layers)}")
+
+
+def check_calls(name: str, given: int, calls: int) -> None:
+    """A state that is given must have a tensor for each population, or none; known once the layer was called."""
+    if given not in (0, calls):
+        raise ValueError(
+            f"state of layer {name} must have one tensor for each of its {calls} call(s) in a step, got {given}"
+        )
+
+
 class States:
     """The potentials of a layer, one tensor [N, ...] for each of its calls in a step.
 
@@ -17,7 +40,7 @@ class States:
     """
 
     def __init__(self, given: list[Tensor] | None):
-        self.now = list(given or [])
+        self.now = list(given) if given is not None else []
         self.retired: list[tuple[Tensor, list[Tensor]]] = []  # samples that were stopped, and their potentials
 
     def of(self, call: int) -> Tensor | None:

@@ -15,7 +15,7 @@ from ..parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
 from ..simulation.carried import replace_neurons
 from ..simulation.dropout import HeldDropout, Masks
-from ..simulation.state import samples
+from ..simulation.state import check_calls, check_layers, samples
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
@@ -92,6 +92,8 @@ class SurrogateNet(nn.Module):
         if not is_sequence(self.net, x, self.T):
             x = x.expand(self.T, *x.shape)
         plain = _plain(self.net)
+        layers = [name or type(m).__name__ for name, m in plain.named_modules() if isinstance(m, SpikingLayer)]
+        check_layers(state or {}, layers)
         sizes = _Sizes(self, plain, x)
         outputs: list[Tensor] = []
         states: list[State] = []
@@ -139,6 +141,9 @@ class _Part:
             for dropout in dropouts:
                 dropout.start_chunk()
             y = carrying(checks.frames(x[first : first + self.steps]))
+            for name, carrier in carriers.items():
+                if not first:
+                    check_calls(name, len(self.start.get(name, [])), carrier.calls)
             if not isinstance(y, Spikes) and self.model.readout != "potential":
                 raise TypeError(
                     f"net must end in a layer of neurons that fire, and gave {type(y).__name__}; readout='potential' "

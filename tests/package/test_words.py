@@ -55,6 +55,14 @@ TURNS = {
         lambda: pk.simulate(LINEAR, torch.rand(4, 10), 4, state={"FusedIFLinear": [torch.zeros(4, 3)] * 2}),
         r"state of layer FusedIFLinear must have one tensor for each of its 1 call\(s\) in a step, got 2",
     ),
+    "a state too few in training": (
+        lambda: pk.SurrogateNet(Twice(), 4)(IMAGES[:, 0, 0], {"neurons": [torch.zeros(4, 8)]}),
+        r"state of layer neurons must have one tensor for each of its 2 call\(s\) in a step, got 1",
+    ),
+    "a state of no layer in training": (
+        lambda: pk.SurrogateNet(Twice(), 4)(IMAGES[:, 0, 0], {"others": [torch.zeros(4, 8)]}),
+        r"state holds layers that net has not: \['others'\]; it has \['neurons'\]",
+    ),
     "a state that is no list": (
         lambda: pk.simulate(LINEAR, torch.rand(4, 10), 4, state={"FusedIFLinear": torch.zeros(4, 3)}),
         "state of layer FusedIFLinear must be a list of tensors, got Tensor",
