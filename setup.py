@@ -192,7 +192,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
-    package_data={"": ["py.typed", "*.cpp", "*.h"]},
+    package_data={"": ["py.typed", "*.cpp", "*.h", "*.safetensors", "fashion-mnist/*"]},
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",

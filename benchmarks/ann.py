@@ -5,7 +5,6 @@ The shipped weights were made by
     python benchmarks/ann.py
 """
 
-from collections import OrderedDict
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
@@ -14,42 +13,14 @@ import torch.nn.functional as F
 from common.accuracy import ann_accuracy
 from common.command import command
 from common.data import fashion_mnist
-from common.nets import WEIGHTS
 from common.printed import new_parser
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-PATH = WEIGHTS / "relu" / "small.safetensors"
+from proxykernels import samples
 
-
-def small_ann() -> nn.Sequential:
-    """32C3-64C3-P2-64C3-P2-256-10 with ReLUs, for images [N, 1, 28, 28]; no normalisation."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(1, 32, 3, padding=1),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(32, 64, 3, padding=1),
-            relu2=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),
-            conv3=nn.Conv2d(64, 64, 3, padding=1),
-            relu3=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(0.3),
-            linear1=nn.Linear(64 * 7 * 7, 256),
-            relu4=nn.ReLU(),
-            linear2=nn.Linear(256, 10),
-        )
-    )
-
-
-def load() -> nn.Sequential:
-    """The trained network, in evaluation mode."""
-    ann = small_ann()
-    ann.load_state_dict(load_file(PATH))
-    return ann.eval()
+PATH = samples.FOLDER / "relu_network.safetensors"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     images, labels = fashion_mnist("train", options.root)
-    ann = small_ann()
+    ann = samples.untrained_relu_network()
     loader = DataLoader(TensorDataset(images, labels), 128, shuffle=True)
     optimizer = torch.optim.Adam(ann.parameters(), options.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2 * options.lr, options.epochs * len(loader))

@@ -19,7 +19,6 @@ from statistics import median
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common.command import command
-from common.data import fashion_mnist_sample
 from common.machine import commit, device_name
 from common.nets import NETS, load
 from common.tables import read_csv, write_csv
@@ -37,7 +36,7 @@ LOOPS = "plain", "compiled"
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     console = Console(width=140)
-    images = fashion_mnist_sample()[0][: options.batch]
+    images = pk.samples.fashion_mnist()[0][: options.batch]
     net, trained = load(options.net, None if options.reset == "soft" else 0.0, random=options.random)
     about = {
         "commit": commit(), "net": options.net, "trained": trained, "reset": options.reset, "batch": options.batch,

@@ -29,7 +29,6 @@ import torch
 from common import photographs
 from common.command import command
 from common.printed import new_parser, print_table
-from common.shards import Shards
 from common.tables import write_csv
 from images import models, picture
 from images.contenders import speed
@@ -39,6 +38,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import proxykernels as pk
+from proxykernels.shards import Shards
 
 RESULTS = Path(__file__).parent / "results"
 SURE = 0.5  # probability of the ReLU network's answer

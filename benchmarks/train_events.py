@@ -6,8 +6,8 @@
 surrogate: by backpropagation through time, pk.SurrogateNet. proxy: by the ReLU network that shares the weights and sees
 the mean of the frames, pk.ProxyNet. Both from the same weights, on the same batches and with the same loss.
 
-The frames (common/saccades.py) are computed first, 35 kB an image. docs/events.md explains it piece by piece. Writes
-results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence.
+The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. docs/events.md explains it piece by piece.
+Writes results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence.
 """
 
 import argparse
@@ -21,13 +21,13 @@ from common.accuracy import strict_accuracy, tied
 from common.command import command
 from common.data import fashion_mnist
 from common.printed import new_parser, shown, some_of
-from common.saccades import saccade_frames
 from common.tables import read_csv, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 import proxykernels as pk
+from proxykernels.samples import saccade_frames
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["method", "epoch", "images", "T", "strict", "tied", "highest_rate"]

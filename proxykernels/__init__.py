@@ -42,6 +42,7 @@ Running and training them
     conversion_report              a converted network beside its ReLU network, layer by layer
     explain                        which kernel each layer took, and why
     margin                         a rule for early exit
+    Shards                         a data set shared out among processes
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
     use_surrogate                  layers with a gradient of their own
@@ -63,6 +64,7 @@ In and out
 
 Data
     encode                         values as spikes: poisson, latency, rate
+    samples                        images, events and a trained network that come with the package
     time_first                     event frames [N, T, ...] of a DataLoader as [T, N, ...]
 
 Functions under the layers
@@ -83,7 +85,7 @@ if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands be
     _spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "kernels")]
     kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
 
-from . import encode, neurons, plot  # noqa: E402
+from . import encode, neurons, plot, samples  # noqa: E402
 from .conversion.convert import convert  # noqa: E402
 from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
 from .conversion.nir_export import to_nir  # noqa: E402
@@ -133,6 +135,7 @@ from .layers import (  # noqa: E402
 )
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402
+from .shards import Shards  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
@@ -182,6 +185,7 @@ __all__ = [
     "RunningMaxPool1d",
     "RunningMaxPool2d",
     "ProxyNet",
+    "Shards",
     "Sigmoid",
     "Spikes",
     "Stream",
@@ -212,6 +216,7 @@ __all__ = [
     "neurons",
     "pack",
     "plot",
+    "samples",
     "simulate",
     "time_first",
     "to_nir",

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ann as ann_script
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
@@ -83,7 +82,7 @@ def measure(
     options: argparse.Namespace, train_set: tuple[Tensor, Tensor], test_set: tuple[Tensor, Tensor]
 ) -> Iterator[dict]:
     """All rows, network by network."""
-    calibration, shipped = train_set[0][:CALIBRATION], ann_script.load()
+    calibration, shipped = train_set[0][:CALIBRATION], pk.samples.relu_network()
     for name, make in networks(options.net, shipped, calibration).items():
         ann, start = make(), time.process_time()
         epochs = 0 if ann is shipped else options.epochs

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from common.command import command
+from proxykernels import samples
 
-SAMPLE = Path(__file__).parents[1] / "data" / "fashion-mnist-256"
-SAMPLE_SIZE = 256
+SAMPLE = samples.FOLDER / "fashion-mnist"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path.home() / ".cache" / "proxykernels"
 PREFIXES = {"train": "train", "test": "t10k"}
@@ -45,20 +45,14 @@ def fashion_mnist(split: str = "test", root: str | Path | None = None) -> tuple[
     return _load(folder / images, folder / labels)
 
 
-def fashion_mnist_sample() -> tuple[Tensor, Tensor]:
-    """The first 256 test images, shipped here: float32 [256, 1, 28, 28] in 0..1, int64 [256]."""
-    images, labels = _file_names("test")
-    return _load(SAMPLE / images, SAMPLE / labels)
-
-
 def make_sample(root: str | Path | None = None, folder: Path = SAMPLE) -> None:
     """Write the first 256 test images and labels as two IDX files, byte for byte reproducible."""
     images, labels = fashion_mnist("test", root)
-    pixels = (images[:SAMPLE_SIZE, 0] * 255).round().to(torch.uint8).numpy()
+    pixels = (images[: samples.SIZE, 0] * 255).round().to(torch.uint8).numpy()
     names = _file_names("test")
     folder.mkdir(parents=True, exist_ok=True)
     _write_idx(folder / names[0], pixels)
-    _write_idx(folder / names[1], labels[:SAMPLE_SIZE].to(torch.uint8).numpy())
+    _write_idx(folder / names[1], labels[: samples.SIZE].to(torch.uint8).numpy())
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from common.data import fashion_mnist_sample
 from proxykernels.training import fi_curve
 
 IMAGES = 64  # that rates are measured on
@@ -20,7 +19,7 @@ def scale_weights(net: nn.Sequential) -> None:
     neuron of threshold v_threshold fires at a rate near min(max(I, 0) / v_threshold, 1), and a leaky one as in
     proxykernels/training/fi_curve.py.
     """
-    rates = fashion_mnist_sample()[0][:IMAGES]
+    rates = pk.samples.fashion_mnist()[0][:IMAGES]
     for layer in net:
         if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
             rates = layer(rates.unsqueeze(0)).squeeze(0)
@@ -45,7 +44,7 @@ def share_thresholds(net: nn.Sequential) -> None:
     That is how a ReLU network is converted to neurons that integrate and fire, and they fire more than trained ones.
     Rates are propagated as for random weights.
     """
-    rates = fashion_mnist_sample()[0][:IMAGES]
+    rates = pk.samples.fashion_mnist()[0][:IMAGES]
     for layer in net:
         if not isinstance(layer, pk.layers.Fused):
             rates = layer(rates.unsqueeze(0)).squeeze(0)

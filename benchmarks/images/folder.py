@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from common.shards import Shards
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
@@ -13,6 +12,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from images.models import Model
 from images.settling import STEPS, correlation, readings
+from proxykernels.shards import Shards
 
 CROP = 0.875  # of the shorter side
 

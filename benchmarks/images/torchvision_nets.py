@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from common import figures
 from common.command import command
-from common.data import fashion_mnist_sample
 from common.network_loop import output_counts
 from common.printed import new_parser, shown, some_of
 from common.tables import read_csv, save_figure, write_csv
@@ -89,7 +88,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 def real_images(size: int) -> Tensor:
     """Test images of Fashion-MNIST in three equal channels: [256, 3, size, size]."""
-    images = F.interpolate(fashion_mnist_sample()[0], size, mode="bilinear", antialias=True)
+    images = F.interpolate(pk.samples.fashion_mnist()[0], size, mode="bilinear", antialias=True)
     return images.expand(-1, 3, -1, -1).contiguous()
 
 

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from common import nets, tables
 from common.checkout import commit
 from common.command import command
-from common.data import fashion_mnist_sample
 from common.machine import device_name
 from common.memory import PeakMemory
 from common.printed import new_parser, positive, shown, some_of
 from speed.surrogate_models import CONTENDERS
+
+import proxykernels as pk
 
 RESULTS = Path(__file__).parents[1] / "results" / "surrogate_step.csv"
 COMMAND = str(Path(__file__).parents[1] / "train_iteration.py")
@@ -97,7 +98,7 @@ def run(options: argparse.Namespace, name: str) -> dict:
     """Times, peak memory, output spikes and the gradient of the last layer's bias of one contender."""
     torch.set_num_threads(options.threads)
     net, _ = nets.load("small", 0.0)
-    images, labels = fashion_mnist_sample()
+    images, labels = pk.samples.fashion_mnist()
     images, labels = images[: options.batch].contiguous(memory_format=torch.channels_last), labels[: options.batch]
     target, model = 5.0 * F.one_hot(labels, 10), CONTENDERS[name](net, images, options.T)
     parameters = list(model.parameters())

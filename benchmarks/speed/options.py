@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 from common import weights_file
-from common.data import SAMPLE_SIZE, fashion_mnist, fashion_mnist_sample
+from common.data import fashion_mnist
 from common.nets import NETS, net_of, reset_of
 from common.printed import new_parser, positive
 from gpu.rivals import GPU_RIVALS, set_float32_precision
 from torch import Tensor
 
+import proxykernels as pk
 from speed.report import check_csv
 from speed.rivals import RIVALS
 
@@ -38,8 +39,8 @@ def prepare(arguments: list[str] | None, doc: str = "") -> tuple[argparse.Namesp
         options.net = net_of(options.weights, options.net)
         random = options.random or options.neuron == "lif"
         options.reset = options.reset or reset_of(options.net, options.weights, random)
-        if options.root is None and options.batch <= SAMPLE_SIZE:
-            images, labels = fashion_mnist_sample()
+        if options.root is None and options.batch <= pk.samples.SIZE:
+            images, labels = pk.samples.fashion_mnist()
         else:
             images, labels = fashion_mnist("test", options.root)
     except (OSError, ValueError) as error:

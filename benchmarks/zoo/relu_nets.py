@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from common import resnet20
-from common.data import fashion_mnist_sample
 from torch import Tensor, nn
 from torchvision import models
+
+import proxykernels as pk
 
 from . import other_nets
 
@@ -30,7 +31,7 @@ def images(size: int = 32, channels: int = 3) -> Callable[[], Tensor]:
     """Test images of Fashion-MNIST, of ``size`` pixels along a side, in equal channels."""
 
     def make() -> Tensor:
-        sample = F.interpolate(fashion_mnist_sample()[0][:STATISTICS], size, mode="bilinear", antialias=True)
+        sample = F.interpolate(pk.samples.fashion_mnist()[0][:STATISTICS], size, mode="bilinear", antialias=True)
         return sample.expand(-1, channels, -1, -1).contiguous()
 
     return make

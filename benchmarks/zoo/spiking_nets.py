@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from common.data import fashion_mnist_sample
-from common.saccades import saccade_frames
 from torch import Tensor, nn
 
 import proxykernels as pk
+from proxykernels.samples import saccade_frames
 
 from .relu_nets import images, see
 
@@ -116,7 +115,7 @@ def _frames(size: int) -> Callable[[], Tensor]:
     """Event frames [T, N, 2, size, size] of a camera that moves before images of Fashion-MNIST."""
 
     def make() -> Tensor:
-        frames = saccade_frames(fashion_mnist_sample()[0][:SEEN], T).float().transpose(0, 1)
+        frames = saccade_frames(pk.samples.fashion_mnist()[0][:SEEN], T).float().transpose(0, 1)
         return F.interpolate(frames.flatten(0, 1), size).unflatten(0, frames.shape[:2])
 
     return make

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from accuracy import anytime
-from common import data
 from common.printed import written
 from images import torchvision_nets
 
@@ -48,7 +47,7 @@ def test_images_must_not_vanish(capsys):
 @pytest.fixture
 def few_images(monkeypatch):
     """The shipped images in place of the data set, and few of them."""
-    sample = data.fashion_mnist_sample()
+    sample = pk.samples.fashion_mnist()
     monkeypatch.setattr(anytime, "fashion_mnist", lambda split, root: sample)
     monkeypatch.setattr(anytime, "CALIBRATION_IMAGES", 32)
     monkeypatch.setattr(anytime, "MARGINS", (2, 4))

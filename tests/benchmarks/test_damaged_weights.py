@@ -114,7 +114,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
 
 
 def test_evaluate_says_so_in_one_sentence(tmp_path):
-    path = nets.WEIGHTS / "relu" / "small.safetensors"
+    path = pk.samples.FOLDER / "relu_network.safetensors"
     with pytest.raises(SystemExit, match=rf"evaluate.py: {path} does not say its v_threshold") as stop:
         evaluate.main(["--weights", str(path), "--out", str(tmp_path)])
     assert "\n" not in str(stop.value.code)

@@ -6,19 +6,21 @@ import pytest
 import torch
 from common import data
 
+import proxykernels as pk
+
 
 def test_sample_is_the_start_of_the_test_images():
     if not data.DEBIAN.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     images, labels = data.fashion_mnist("test", data.DEBIAN)
-    sample_images, sample_labels = data.fashion_mnist_sample()
+    sample_images, sample_labels = pk.samples.fashion_mnist()
     assert images.shape == (10000, 1, 28, 28) and labels.shape == (10000,)
     assert torch.equal(sample_images, images[:256])
     assert torch.equal(sample_labels, labels[:256])
 
 
 def test_sample_is_images_in_0_to_1_with_ten_classes():
-    images, labels = data.fashion_mnist_sample()
+    images, labels = pk.samples.fashion_mnist()
     assert images.shape == (256, 1, 28, 28) and images.dtype == torch.float32
     assert images.min() == 0 and images.max() == 1
     assert labels.dtype == torch.int64 and labels.unique().tolist() == list(range(10))
@@ -35,7 +37,7 @@ def test_sample_is_reproducible(tmp_path):
 def test_root_may_be_torchvisions_layout(tmp_path, layout):
     folder = tmp_path / layout
     data.make_sample(data.SAMPLE, folder)
-    assert torch.equal(data.fashion_mnist("test", tmp_path)[1], data.fashion_mnist_sample()[1])
+    assert torch.equal(data.fashion_mnist("test", tmp_path)[1], pk.samples.fashion_mnist()[1])
 
 
 def test_missing_folder_names_the_file(tmp_path):

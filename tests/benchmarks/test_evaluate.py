@@ -37,7 +37,7 @@ def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     assert evaluate.main(["--weights", str(weights), "--T", "12", *arguments]) == 0
     rows = list(csv.DictReader((tmp_path / "results" / "accuracy_mine.csv").open()))
     net, _ = nets.load("small", 0.0)
-    images, labels = data.fashion_mnist_sample()
+    images, labels = pk.samples.fashion_mnist()
     for T in (1, 5, 12):
         measured = accuracy.strict_accuracy(pk.simulate(net, images, T).count(), labels)
         assert float(rows[T - 1]["accuracy"]) == pytest.approx(measured, abs=1e-4)
@@ -64,7 +64,7 @@ def test_the_twin_is_converted(arguments, tmp_path, monkeypatch):
 
 def test_spikes_and_rates(monkeypatch):
     monkeypatch.setattr(accuracy, "BATCH", 7)  # the last batch is smaller
-    dataset = torch.utils.data.TensorDataset(*(part[:30] for part in data.fashion_mnist_sample()))
+    dataset = torch.utils.data.TensorDataset(*(part[:30] for part in pk.samples.fashion_mnist()))
     net, _ = nets.load("small", 0.0)
     curve = evaluate.evaluate(net, dataset, 8, torch.device("cpu"))
     rates = pk.simulate(net, dataset.tensors[0], 8).rates

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from common import data, nets
+from common import nets
 
 import proxykernels as pk
 
@@ -12,7 +12,7 @@ import proxykernels as pk
 def test_random_weights_give_realistic_firing_rates(monkeypatch, tmp_path, v_reset, decay):
     monkeypatch.setattr(nets, "WEIGHTS", tmp_path)
     net, trained = nets.load("small", v_reset, decay=decay)
-    rates = pk.simulate(net, data.fashion_mnist_sample()[0][:8], 32).rates
+    rates = pk.simulate(net, pk.samples.fashion_mnist()[0][:8], 32).rates
     assert not trained
     assert all(0.01 < rate < 0.2 for rate in rates.values()), rates
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from common import data, nets
+from common import nets
 from speed import rivals
 
 import proxykernels as pk
@@ -39,7 +39,7 @@ def dyadic_net(v_threshold, v_reset, decay=None):
 
 
 def dyadic_images(count):
-    return (data.fashion_mnist_sample()[0][:count] * 16).round() / 16
+    return (pk.samples.fashion_mnist()[0][:count] * 16).round() / 16
 
 
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
@@ -107,7 +107,7 @@ def test_batch_normalisation_is_folded():
     net, _ = nets.load("paper", 0.0)
     net.conv2.bn.running_mean.fill_(0.25)
     net.conv2.bn.weight.data.fill_(1.5)
-    images = data.fashion_mnist_sample()[0][:2]
+    images = pk.samples.fashion_mnist()[0][:2]
     counts = rivals.build("plain", net, images).counts(images, 8)
     difference = (counts - pk.simulate(net, images, 8).count()).abs()
     assert difference.sum() <= 1  # sums in another order may move a spike

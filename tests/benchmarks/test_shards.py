@@ -10,9 +10,10 @@ from pathlib import Path
 import imagenet
 import pytest
 import torch
-from common.shards import Shards
 from torchvision import models
 from torchvision.io import write_png
+
+from proxykernels.shards import Shards
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

@@ -102,7 +102,7 @@ def test_shared_thresholds_make_rates_of_conversion(v_reset):
     net, trained = nets.load("paper", v_reset, random=True)
     assert not trained
     firing_rates.share_thresholds(net)
-    images = data.fashion_mnist_sample()[0][:4]
+    images = pk.samples.fashion_mnist()[0][:4]
     rates = pk.simulate(net, images, 64).rates
     assert all(0.04 < rate < 0.35 for rate in rates.values()), rates
     assert all(isinstance(layer.v_threshold, float) for layer in net if isinstance(layer, pk.layers.Fused))

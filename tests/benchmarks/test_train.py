@@ -45,7 +45,7 @@ def test_shipped_net():
         steps = int(file.metadata()["T"])
     assert recorded >= 0.92 and steps == 16
     net, trained = nets.load("small", v_reset=None)
-    measured, rates = accuracy.snn_accuracy(net, TensorDataset(*data.fashion_mnist_sample()), steps, CPU)
+    measured, rates = accuracy.snn_accuracy(net, TensorDataset(*pk.samples.fashion_mnist()), steps, CPU)
     assert trained and abs(measured - recorded) < 3 * (recorded * (1 - recorded) / 256) ** 0.5
     assert all(0.01 < rate < 0.15 for rate in rates.values())
 
@@ -96,7 +96,7 @@ def test_leaky_neurons_take_over_what_others_learnt(decay):
     source, _ = nets.load("small", 0.0)
     net = nets.small(decay=decay).eval()
     nets.take_over(net, source)
-    images, labels = data.fashion_mnist_sample()
+    images, labels = pk.samples.fashion_mnist()
     twins = [pk.ProxyNet(each, 32, clip=True, readout="rate").eval() for each in (source, net)]
     outputs = [twin.ann(images) for twin in twins]
     torch.testing.assert_close(outputs[0], outputs[1], atol=0.05, rtol=0)
@@ -126,7 +126,7 @@ def test_training_starts_from_a_file(run):
 
 
 def test_leaky_neurons_start_where_they_fire():
-    net, images = nets.small(decay=0.5), data.fashion_mnist_sample()[0][:8]
+    net, images = nets.small(decay=0.5), pk.samples.fashion_mnist()[0][:8]
     rates = pk.simulate(net, images, 16).rates
     assert rates["conv1"] > 0.01
     for layer in (layer for layer in net if hasattr(layer, "bias")):

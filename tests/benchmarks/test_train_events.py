@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import train_events
-from common import data, saccades
-from common.saccades import place, saccade_frames
+from common import data
+
+import proxykernels as pk
+from proxykernels.samples import saccades
+from proxykernels.samples.saccades import place, saccade_frames
 
 
 def test_the_camera_comes_back_along_a_triangle():
@@ -19,7 +22,7 @@ def test_the_camera_comes_back_along_a_triangle():
 
 def test_events_follow_the_light():
     """What ON and OFF events add up to is never a threshold away from the logarithm of the light."""
-    images, _ = data.fashion_mnist_sample()
+    images, _ = pk.samples.fashion_mnist()
     frames = saccade_frames(images[:20], 30)
     assert frames.shape == (20, 30, 2, 34, 34) and frames.dtype == torch.uint8
     off, on = frames.float().unbind(2)
@@ -42,7 +45,7 @@ def test_an_edge_that_moves_right():
 
 
 def test_images_are_recorded_one_by_one(monkeypatch):
-    images, _ = data.fashion_mnist_sample()
+    images, _ = pk.samples.fashion_mnist()
     together = saccade_frames(images[:9])
     monkeypatch.setattr(saccades, "BATCH", 4)
     assert torch.equal(saccade_frames(images[:9]), together) and together.any()

@@ -39,7 +39,7 @@ def test_the_compact_form_of_a_file(run, tmp_path, monkeypatch):
 
 def test_statistics_are_measured_for_averaged_weights(run):
     """Normalised by what was measured, every channel's currents have the mean 0 and the variance 1."""
-    images, _ = data.fashion_mnist_sample()
+    images, _ = pk.samples.fashion_mnist()
     model = pk.ProxyNet(nets.TRAINABLE["tiny"](linear_norm=True), 4, clip=True).eval()
     average.measure_twin(model, images[:200])
     assert not model.training and {norm.momentum for norm in model.statistics.values()} == {0.1}
@@ -53,7 +53,7 @@ def test_statistics_are_measured_for_averaged_weights(run):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
     torch.manual_seed(0)
-    images, _ = data.fashion_mnist_sample()
+    images, _ = pk.samples.fashion_mnist()
     net = nets.build(
         "6C3-P4-8C3-P2-24", 1.0, None, batch_norm=batch_norm, linear_norm=batch_norm, dropout=0.5, **nets.GRAY
     )

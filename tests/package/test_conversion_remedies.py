@@ -2,11 +2,9 @@
 
 import copy
 
-import ann as small
 import matplotlib
 import pytest
 import torch
-from common.data import fashion_mnist_sample
 from torch import nn
 
 import proxykernels as pk
@@ -16,8 +14,8 @@ matplotlib.use("Agg")
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
-    images, labels = fashion_mnist_sample()
-    return small.load(), images, labels
+    images, labels = pk.samples.fashion_mnist()
+    return pk.samples.relu_network(), images, labels
 
 
 def uneven() -> tuple[nn.Sequential, torch.Tensor]:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from common import data, resnet20
+from common import resnet20
 from oracle import make_dyadic, step_loop
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -18,7 +18,7 @@ from proxykernels.conversion.scales import ROOM
 
 def real_images(size: int, N: int, channels: int = 3) -> torch.Tensor:
     """Fashion-MNIST at another size, on a grid of 1/16: [N, channels, size, size]."""
-    images = F.interpolate(data.fashion_mnist_sample()[0][:N], size)
+    images = F.interpolate(pk.samples.fashion_mnist()[0][:N], size)
     return ((images * 16).round() / 16).expand(-1, channels, -1, -1).contiguous()
 
 

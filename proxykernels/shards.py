@@ -1,6 +1,6 @@
 """A data set shared out among the processes that torchrun starts, and what they found, put together once.
 
-    torchrun --nproc-per-node 4 benchmarks/imagenet.py --folder imagenet/val
+    torchrun --nproc-per-node 4 script.py
 
 Of n processes each computes on every n-th sample, alone; they meet once, at the end. A process that dies is named by
 torchrun, which ends the others; one that hangs, by the others, which wait for it for PATIENCE_S.
@@ -19,8 +19,14 @@ PATIENCE_S = 1800  # a process may take so much longer than the first one that i
 class Shards:
     """This process among those that torchrun started; alone, where nobody did. A context manager.
 
+    Args:
+        patience_s: seconds that :meth:`gather` waits for a process (default half an hour).
+
     Attributes:
         rank, count: the number of this process, and of all.
+
+    Raises:
+        RuntimeError: a process did not come to :meth:`gather`; the message has its rank.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S):
