@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .saccades import saccade_frames
@@ -40,12 +41,8 @@ def relu_network() -> nn.Sequential:
     32C3-64C3-P2-64C3-P2-256-10, biases, no normalisation; for images [N, 1, 28, 28].
 
     Raises:
-        ImportError: safetensors is not installed. OSError: a file of the package is missing.
+        OSError: a file of the package is missing.
     """
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ImportError("relu_network reads a safetensors file: pip install safetensors") from error
     network = untrained_relu_network()
     network.load_state_dict(load_file(FOLDER / "relu_network.safetensors"))
     return network.eval()

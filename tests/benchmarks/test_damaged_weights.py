@@ -10,6 +10,8 @@ from common import metadata, nets, weights_file
 from safetensors.torch import load, save, save_file
 from training import weights as train_weights
 
+import proxykernels as pk
+
 ABOUT = {"net": "small", "v_threshold": "1.0", "T": "16", "reset": "soft"}
 
 
