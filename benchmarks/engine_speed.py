@@ -18,8 +18,8 @@ from statistics import median
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
-from common.command import command
 from common.checkout import commit
+from common.command import command
 from common.machine import device_name
 from common.nets import NETS, load
 from common.tables import read_csv, write_csv
