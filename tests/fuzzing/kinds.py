@@ -8,6 +8,7 @@ from .engines import Compiled
 from .gradients import LayerGradient, ScanGradient
 from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
+from .ports import LIBRARIES, Port
 from .rounding import Rounding
 from .scans import Scan
 from .translations import Translation
@@ -28,6 +29,9 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "tensors": (Mixture, 2),
     "translations": (Translation, 2),
 }
+
+if LIBRARIES:  # which need not be installed
+    KINDS["ports"] = Port, 1
 
 
 def case(seed: int, number: int, only: str | None, ways: list[str]) -> tuple[str, Case]:
