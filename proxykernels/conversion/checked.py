@@ -19,7 +19,7 @@ from .fx_calls import path_of
 from .relu_graph import ReluGraph
 from .scales import Scales
 
-SAMPLES, VALUES = 16, 1 << 17  # of the calibration data, and of numbers in them, at most
+SAMPLES, VALUES = 8, 1 << 16  # of the calibration data, and of numbers in them, at most
 TOLERANCE = 1e-4  # of a node's largest value; or of the sum of its terms' absolute values, which rounding grows with
 
 
@@ -70,7 +70,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: Original) ->
             expected = original.values[node]
             scale = _spread(scales[signal.neurons], value)
             found = _seen(value * scale, signal)
-            if not _agree(found, expected) and not _agree_in_sums(module, inputs, scale, found, expected):
+            if not _agree(found, expected) and not _agree_in_sums(module, inputs, signal, scale, found, expected):
                 raise TypeError(_difference(graph.model, first, path_of(node), found, expected))
             first = None  # what comes behind this node is at fault for the next difference
             if signal.view is None:
@@ -115,14 +115,16 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return bool(error <= tolerance * expected.abs().max())
 
 
-def _agree_in_sums(module: Any, inputs: tuple[Tensor, ...], scale: Tensor, found: Tensor, expected: Tensor) -> bool:
+def _agree_in_sums(
+    module: Any, inputs: tuple[Tensor, ...], signal: Signal, scale: Tensor, found: Tensor, expected: Tensor
+) -> bool:
     """Whether a difference is that of rounding, in sums whose terms cancel each other."""
     if not isinstance(module, SpikingLayer) or found.numel() != expected.numel() or found.isnan().any():
         return False
     absolute = copy.deepcopy(module)
     for parameter in absolute.parameters():
         parameter.abs_()
-    terms = relu_value(absolute, tuple(part.abs() for part in inputs)) * scale
+    terms = _seen(relu_value(absolute, tuple(part.abs() for part in inputs)) * scale, signal)
     return bool(((found - expected.view_as(found)).abs() <= TOLERANCE * terms).all())
 
 

@@ -208,7 +208,7 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
         return interpreter.run(batch)
     except torch.OutOfMemoryError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:  # of torch's modules, in several lines
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:  # of torch's modules, in several lines
         raise ValueError(
             f"calibration of shape {list(batch.shape)} and {batch.dtype} does not go through {model}: "
             f"{str(error).splitlines()[0]}"

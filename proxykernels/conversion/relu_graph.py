@@ -248,7 +248,7 @@ class ReluGraph(Graph):
         if shape != given:
             x = self._expanded(x, before, shape)
             assert isinstance(x, Signal)
-        name = free_name(f"{before.name}_scaled", self.order)
+        name = self._free(f"{before.name}_scaled")
         if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
             return Current(name, path, [_weighted(x, factor, shift)])
         x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
@@ -264,8 +264,13 @@ class ReluGraph(Graph):
             return x
         slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.weight.detach()
         positive = self._fire(node, Current(self._name(node), path, [Synapse(nn.Identity(), x)]), nn.ReLU())
-        name = free_name(f"{positive.layer}_leak", self.order)
+        name = self._free(f"{positive.layer}_leak")
         return Current(name, path, [_weighted(positive, 1 - slope), _weighted(x, slope)])
+
+    def _free(self, wanted: str) -> str:
+        """A name that no other current has which waits for its neurons."""
+        waiting = [value.name for value in self.values.values() if isinstance(value, Current)]
+        return free_name(wanted, (*self.order, *waiting))
 
     # Pooling
 

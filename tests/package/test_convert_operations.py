@@ -149,6 +149,9 @@ ZOO = {
         lambda m, x: F.batch_norm(m.a(x), m.n.running_mean, m.n.running_var, m.n.weight, m.n.bias, False).relu(),
         a=conv(), n=seen(nn.BatchNorm2d(3)),
     ),
+    "two scales": lambda: Model(
+        lambda m, x: (lambda y, z: m.a(y) + m.b(z))(2 * x, -x), a=conv(), b=conv()
+    ),
     "add(alpha)": lambda: Model(
         lambda m, x: torch.sub(m.a(x), m.b(x), alpha=0.3).add(m.c(x).relu(), alpha=2), a=conv(), b=conv(), c=conv()
     ),
