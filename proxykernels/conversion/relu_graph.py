@@ -187,7 +187,7 @@ class ReluGraph(Graph):
             module = type(module)(node.meta["shape"][2:])  # None is the size that there is
         if type(module) in ADAPTIVE_MAXIMA:
             module = self._windows(module, shape_of(before), path)
-        if isinstance(module, nn.ConstantPad2d):
+        if isinstance(module, nn.ConstantPad2d) and module.value == 0:
             module = nn.ZeroPad2d(module.padding)
         if isinstance(module, nn.Upsample):
             return self._upsampled(node, x, module, path)
