@@ -31,6 +31,7 @@ KERNELS = (
     "_float16_parts_kernel",
     "_int8_digits_kernel",
     "_pack_kernel",
+    "_scan_backward_kernel",
 )
 
 
@@ -245,7 +246,7 @@ class Card(TorchDispatchMode):
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Iterator[Card]:
     """The library believes in a GPU; ``card.on_card`` and ``card.moved`` bring tensors and modules there."""
     from proxykernels import checks
-    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, weight_parts
+    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.layers import synapses
     from proxykernels.simulation import replay
@@ -257,7 +258,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    for module in (if_conv2d, if_scan, counters, packing, weight_parts):
+    for module in (if_conv2d, if_scan, counters, packing, scan_backward, weight_parts):
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
