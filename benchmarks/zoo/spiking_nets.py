@@ -57,7 +57,13 @@ def is_neuron(module: nn.Module) -> bool:
 
 def _spikingjelly() -> list[SpikingNet]:
     from spikingjelly.activation_based import functional, neuron, surrogate
-    from spikingjelly.activation_based.model import parametric_lif_net, sew_resnet, spiking_resnet, spiking_vgg
+    from spikingjelly.activation_based.model import (
+        ms_resnet,
+        parametric_lif_net,
+        sew_resnet,
+        spiking_resnet,
+        spiking_vgg,
+    )
 
     def net(name: str, make: Callable[..., nn.Module], inputs=None, mode="m", **options) -> SpikingNet:
         options = {"spiking_neuron": neuron.LIFNode, "surrogate_function": surrogate.ATan(), **options}
@@ -78,6 +84,7 @@ def _spikingjelly() -> list[SpikingNet]:
         net("sew_resnet18, ADD", sew_resnet.sew_resnet18, cnf="ADD", **classes),
         net("sew_resnet18, AND", sew_resnet.sew_resnet18, cnf="AND", **classes),
         net("sew_resnet18, IAND", sew_resnet.sew_resnet18, cnf="IAND", **classes),
+        net("ms_resnet18", ms_resnet.ms_resnet18, T=T, **classes),
         net("CIFAR10Net, voting", parametric_lif_net.CIFAR10Net, **plif),
         net("DVSGestureNet, voting", parametric_lif_net.DVSGestureNet, _frames(128), **plif),
     ]
