@@ -46,7 +46,6 @@ def main(arguments: list[str] | None = None) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in about.items()))
     engines = {"engine": pk.compile(net, images)}
     console.print(str(engines["engine"]))
-    engines |= {f"engine {p}": pk.compile(net, images, precision=p) for p in options.precision}
     if options.latency:
         latency(console, engines, images, options.latency)
         return
@@ -83,7 +82,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, help="images")
     parser.add_argument("--reset", choices=("hard", "soft"), default="hard")
     parser.add_argument("--random", action="store_true", help="random weights, at rates of 5 to 30 %%")
-    parser.add_argument("--precision", action="append", default=[], choices=("int16", "int8"), help="beside float32")
     parser.add_argument("--fast", action="store_true", help="without the compiled loop, which takes a minute to make")
     parser.add_argument("--latency", type=int, default=0, metavar="STEPS", help="time single steps of a stream")
     parser.add_argument("--out", type=Path, help="a CSV file to add the rows to")

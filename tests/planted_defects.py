@@ -194,9 +194,9 @@ DEFECTS = {
         "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
     ),
     "conversion: pooling of rates": Defect(
-        "proxykernels/conversion/build_layers.py",
-        "(MAX_RATE_POOLS if of_rates else MAX_POOLS)",
-        "MAX_POOLS",
+        "proxykernels/conversion/populations.py",
+        "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
+        "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
         "tests/package/test_convert.py",
     ),
     "conversion: shuffled channels": Defect(

@@ -22,8 +22,8 @@ class Blocks(NamedTuple):
 
 
 # Block sizes of a layer that fills the card, by its output channels. By reasoning and by what compiles
-# (benchmarks/compile_report.py): nothing here was timed on a GPU yet. benchmarks/tune_triton.py prints what is fastest
-# on the one at hand, and an architecture on which that differs gets rows of its own.
+# (benchmarks/gpu_speed.py compile): nothing here was timed on a GPU yet. benchmarks/gpu_speed.py tune prints what is
+# fastest on the one at hand, and an architecture on which that differs gets rows of its own.
 #
 # Rows and columns: 8 pixels at 32 steps are 256 rows. The weights are read anew for each of them, which asks for many,
 # and a bit once expanded is used by every column. With 64 columns the sums take 64 registers of a thread of 8 warps;

@@ -53,8 +53,8 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
 def _digits(weight: Tensor, groups: int, places: int) -> Parts:
     weight, groups = join_small_groups(_at_most_32_bits(weight), groups)
     digits, unit = int8_digits(weight, places)
-    first, second, third = [*digits, None, None][:3]
-    return Parts(first, second, third, unit, groups, weight.shape[1])
+    second, third = [*digits[1:], None, None][:2]
+    return Parts(digits[0], second, third, unit, groups, weight.shape[1])
 
 
 def _float16(weight: Tensor, groups: int) -> Parts:

@@ -246,20 +246,22 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
             make them.
         x: a sample input as simulate takes it, held [N, ...] or a sequence (T, N, ...), of any number of samples; it is
             run for a few steps, for the rates that ``print(engine)`` shows.
-        precision: as of simulate; None: float32.
+        precision: None, float32; the engine does not round weights yet. simulate does, with its ``precision``.
 
     Raises:
         TypeError: a module is none that the engine takes; the message has its path.
-        ValueError: an argument has a wrong value, or a weight is not finite.
+        ValueError: an argument has a wrong value, a ``precision`` is asked for, or a weight is not finite.
     """
     checks.module("net", net)
     checks.precision(precision)
+    if precision is not None:
+        raise ValueError(f"precision must be None, got {precision!r}: use simulate(net, x, T, precision={precision!r})")
     sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
     checks.values("x", x)
     if x.device.type != "cpu":
         raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move both with .to('cpu')")
     real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
-    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
+    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real))
     T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
     samples = x[:T] if sequence else x[:1]
     engine._rates = engine(samples, T).rates
@@ -290,7 +292,6 @@ def described(engine: Engine) -> str:
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
         rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
-    precision = plan.precision or "float32"
-    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {precision}"
+    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}"
     memory = f"{weights / 1e6:.1f} MB of packed weights, {arena / 1e6:.1f} MB that a run works on"
     return "\n".join([about, *table(rows), memory])

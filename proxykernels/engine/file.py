@@ -2,7 +2,7 @@
 
     "format"   "proxykernels-engine"
     "version"  "1"
-    "plan"     {"shape": [...], "real": bool, "precision": null | "int16" | "int8", "operations": [...]}
+    "plan"     {"shape": [...], "real": bool, "operations": [...]}
 
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding",
                     "windows": [...], "neurons": null | ...}
@@ -27,7 +27,6 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..kernels.neurons import MODELS
-from ..kernels.rounding import PRECISIONS
 from .follow import MOST_INPUTS, MOST_WINDOWS
 from .plan import AVERAGE_POOL, FIRE, FLATTEN, KINDS, Operation, Plan, Population, Window, image_of
 
@@ -68,7 +67,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 "count_padding": op.count_padding, "windows": windows, "neurons": neurons,
             }
         )  # fmt: skip
-    described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
+    described = {"shape": plan.shape, "real": plan.real, "operations": operations}
     metadata = {"format": FORMAT, "version": VERSION, "plan": json.dumps(described, sort_keys=True)}
     _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
 
@@ -124,9 +123,7 @@ class _Reader:
         self._tensors, self._unread = tensors, set(tensors)
 
     def plan(self, about: Any) -> Plan:
-        precision = about["precision"]
-        _need(precision is None or precision in PRECISIONS, f"precision {precision!r} is not known")
-        plan = Plan(self._shape(about["shape"]), _bool(about["real"]), [], precision)
+        plan = Plan(self._shape(about["shape"]), _bool(about["real"]))
         _need(isinstance(about["operations"], list) and about["operations"], "it has no operations")
         for k, operation in enumerate(about["operations"]):
             plan.operations.append(self._operation(plan, k, operation))

@@ -15,7 +15,6 @@ from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, with_plain_weights
-from ..simulation.quantize import Rounded, RoundedSum, quantized
 from .plan import AVERAGE_POOL, FIRE, FLATTEN, MAX_POOL, Operation, Plan, Population, Shape, Window, image_of
 
 MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/fire.h
@@ -41,13 +40,13 @@ class Value:
 
 
 @torch.no_grad()
-def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None) -> Plan:
+def follow(net: nn.Module, shape: Shape, real: bool) -> Plan:
     """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
-    follower = _Follower(Plan(shape, real, [], precision))
+    follower = _Follower(Plan(shape, real))
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if not plan.operations or value.slot != len(plan.operations):
@@ -160,9 +159,11 @@ class _Follower:
         if count != len(inputs) or count > MOST_WINDOWS:
             _refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
         terms = layer.terms(inputs if isinstance(layer, layers.FusedSum) else inputs[0])  # type: ignore[arg-type]
-        weights = self._weights(path, layer, terms)
-        windows, shape, bias = [], (), None
-        for (synapse, x), (weight, its_bias) in zip(terms, weights, strict=True):
+        windows: list[Window] = []
+        shape: Shape = ()
+        bias: Tensor | None = None
+        for synapse, x in terms:
+            weight, its_bias = synapse.parameters() if synapse.fan_in else (None, None)
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 _refuse(path, layer, f"its synapses give {shape} and {its_shape}")
@@ -173,16 +174,6 @@ class _Follower:
         C = shape[0]
         neurons = _population(path, layer, C, bias)
         return self._append(Operation(FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
-
-    def _weights(self, path: str, layer: Any, terms) -> list[tuple[Tensor | None, Tensor | None]]:
-        """Weight and bias of each synapse, in the plan's precision."""
-        if self.plan.precision is not None:
-            rounded = quantized(path, layer, self.plan.precision)
-            if isinstance(rounded, Rounded):
-                return [rounded.rounded]
-            if isinstance(rounded, RoundedSum):
-                return list(rounded._pairs)
-        return [synapse.parameters() if synapse.fan_in else (None, None) for synapse, _ in terms]
 
     def _window(self, path, layer, synapse: Synapse, x: Value, weight: Tensor | None) -> tuple[Window, Shape]:
         if weight is None:

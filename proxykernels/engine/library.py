@@ -93,7 +93,8 @@ class Compiled:
     """A plan with its weights packed, which the library owns."""
 
     def __init__(self, plan: Plan, target: str | None = None):
-        self.functions, kept = load(target), []  # what the library copies must live until it has
+        self.functions = load(target)
+        kept: list[object] = []  # what the library copies must live until it has
         operations = (Operation * len(plan.operations))(*(_operation(op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
         self.operations = len(operations)

@@ -96,13 +96,11 @@ class Plan:
     Attributes:
         shape: of a sample of the input; image: the same as C, H, W.
         real: whether its input is values, and not spikes.
-        precision: None, "int16" or "int8".
     """
 
     shape: Shape
     real: bool
     operations: list[Operation] = field(default_factory=list)
-    precision: str | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:

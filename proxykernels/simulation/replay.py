@@ -49,9 +49,10 @@ def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
     if current not in _memory.of:
         _memory.of[current] = torch.cuda.Stream(), torch.cuda.MemPool()
     stream, pool = _memory.of[current]
+    handle: Any = pool.id  # torch keeps the name of its type to itself
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        graph.capture_begin(pool=pool.id, capture_error_mode="thread_local")
+        graph.capture_begin(pool=handle, capture_error_mode="thread_local")
         try:
             given = step()
         except BaseException:

@@ -1,5 +1,7 @@
 """What print(result) of a simulation shows."""
 
+from collections.abc import Sequence
+
 from ..spikes import Spikes
 
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
@@ -25,7 +27,7 @@ def summary(result) -> str:
     return "\n".join(lines)
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Names to the left, numbers to the right."""
     name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [

@@ -58,7 +58,7 @@ class Compiled(Input, Case):
         if self.sequential:
             tried = nn.Sequential(OrderedDict((name, layer) for name, layer, _ in net.layers()))
         try:
-            plan = follow(tried, tuple(self.shape[1:]), self.given != "spikes", None)
+            plan = follow(tried, tuple(self.shape[1:]), self.given != "spikes")
         except CannotFollowError:
             return False
         ways.executed[self.target, "engine"] += 1

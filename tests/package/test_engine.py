@@ -50,7 +50,7 @@ def image(N=2, *sizes):
 def test_engine_is_the_definition(neuron, target):
     net, x = network(NEURONS[neuron]), image()
     values, _ = trace(net, x.expand(37, *x.shape))
-    engine = Engine(follow(net, x.shape[1:], True, None), target=target)
+    engine = Engine(follow(net, x.shape[1:], True), target=target)
     result = engine(x, 37)
     assert values["out"].any() and values["sum"].any()
     assert torch.equal(result.spikes.dense(), values["out"])
@@ -227,6 +227,10 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=text):
             engine(given, 4)
+    with pytest.raises(ValueError, match=r"^precision must be None, got 'int8': use simulate\(net, x, T, precision='int8'\)$"):
+        pk.compile(net, x, precision="int8")
+    with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
+        pk.compile(net, x, precision="int4")
     with pytest.raises(ValueError, match="T must"):
         engine(x, 0)
     with pytest.raises(ValueError, match="batch"):

@@ -127,7 +127,7 @@ LAYERS = [
     "network",
     "sequences",
 ]
-LAYERS += ["simulation", "training", "conversion", "plot"]
+LAYERS += ["simulation", "engine", "training", "conversion", "plot"]
 ROOMS = {  # within a folder
     "kernels": [
         "heap",
@@ -155,6 +155,7 @@ ROOMS = {  # within a folder
         "fused",
         "pooling",
         "pooling1d",
+        "running_max",
         "rearranging",
         "dropout",
         "sums",
@@ -182,11 +183,15 @@ ROOMS = {  # within a folder
         "simulate",
         "explain",
     ],
+    "engine": ["plan", "follow", "file", "library", "result", "stream", "engine"],
     "gradients": ["inputs", "again", "fire", "calls"],
     "training": ["surrogate", "twin", "proxy", "surrogate_net"],
     "conversion": [
         "refusals",
+        "noted",
+        "functions",
         "fx_calls",
+        "outputs",
         "ranked_trace",
         "time_loops",
         "flow",
@@ -206,6 +211,7 @@ ROOMS = {  # within a folder
         "scales",
         "compared",
         "report",
+        "checked",
         "convert",
         "described",
         "learnt",
