@@ -98,7 +98,7 @@ class SpikeTensor(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _with_dense(func, args, kwargs or {})  # of callers in C++, which ask no __torch_function__
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents=None):
         if torch.compiler.is_compiling() or known.is_fake_mode():
             return f"SpikeTensor(shape={tuple(self.shape)})"
         return repr(self.dense())

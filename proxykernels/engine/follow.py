@@ -163,7 +163,7 @@ class _Follower:
         shape: Shape = ()
         bias: Tensor | None = None
         for synapse, x in terms:
-            weight, its_bias = synapse.parameters() if synapse.fan_in else (None, None)
+            weight, its_bias = synapse.parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 _refuse(path, layer, f"its synapses give {shape} and {its_shape}")

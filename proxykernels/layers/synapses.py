@@ -34,6 +34,10 @@ class Synapse:
     def __init__(self, module: nn.Module):
         self.module: Any = module
 
+    def parameters(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias, which the input itself has not."""
+        return None, None
+
     def output_shape(self, shape: Shape) -> Shape:
         """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...)."""
         return shape

@@ -227,7 +227,9 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=text):
             engine(given, 4)
-    with pytest.raises(ValueError, match=r"^precision must be None, got 'int8': use simulate\(net, x, T, precision='int8'\)$"):
+    with pytest.raises(
+        ValueError, match=r"^precision must be None, got 'int8': use simulate\(net, x, T, precision='int8'\)$"
+    ):
         pk.compile(net, x, precision="int8")
     with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
         pk.compile(net, x, precision="int4")
