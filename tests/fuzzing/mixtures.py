@@ -122,11 +122,7 @@ class Run:
         if name == "dropout" and x.ndim > 2 and x.dtype == torch.float32:
             torch.manual_seed(a)
             return pk.Dropout(0.5)(x)
-        if (
-            name == "concatenate"
-            and x.ndim > 2
-            and (*x.shape[:2], *x.shape[3:]) == (*other.shape[:2], *other.shape[3:])
-        ):
+        if name == "concatenate" and _fit(x, other):
             return pk.Concatenate()((x, other))
         if name == "spikes":
             return pk.IF(v_threshold=1.0)(x)
