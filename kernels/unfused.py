@@ -16,7 +16,7 @@ from torch import Tensor
 from . import heap
 from .neurons import Neuron
 from .recording import Choice, note
-from .weight_layouts import require_finite
+from .weight_cache import require_finite_weight
 
 FEW_INPUTS = 64  # of a neuron
 CACHED_BYTES = 4 << 20  # of float64 currents at a time, which are rounded then
@@ -127,7 +127,7 @@ def conv2d(
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if x.device.type == "cpu":  # a GPU would have to be waited for
-        require_finite("weight", weight)
+        require_finite_weight(weight)
     with exact(x.device):
         images, padding = pad_beyond_kernel(x.flatten(0, 1), weight.shape[2:], padding, dilation)
         if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:

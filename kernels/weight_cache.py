@@ -15,6 +15,7 @@ from . import constants, heap
 from .weight_layouts import require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
+_FINITE: WeakSet[UntypedStorage] = WeakSet()  # of these, where all values were looked at
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ def can_be_kept(values: Tensor) -> bool:
     if type(values) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(values):
         return False
     return (values.device.type, values.dtype) == ("cpu", torch.float32)
+
+
+def require_finite_weight(weight: Tensor) -> None:
+    """Refuse NaN and infinity, as :func:`require_finite`; constants are looked at once."""
+    storage = weight.untyped_storage()
+    if storage in _FINITE:
+        return
+    require_finite("weight", weight)
+    if storage in CONSTANTS and weight.numel() * weight.element_size() == storage.nbytes():
+        _FINITE.add(storage)
 
 
 class PackedWeights:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels import weight_cache
 
 
 def make_net(generator) -> nn.Sequential:
@@ -85,3 +86,20 @@ def test_other_types_and_values_that_are_not_finite(generator):
     net[0].bn.running_var[1] = float("nan")
     with pytest.raises(ValueError, match="finite|NaN"):
         pk.simulate(net, x, 4)
+
+
+def test_a_call_looks_at_folded_weights_once(generator, monkeypatch):
+    layer = make_net(generator)[2]
+    x, looks = torch.rand(2, 3, 96, generator=generator), []
+    look = weight_cache.require_finite
+    monkeypatch.setattr(weight_cache, "require_finite", lambda *values: (looks.append(1), look(*values))[1])
+    with torch.no_grad():
+        expected = layer(x) + 0
+        looks.clear()
+        assert expected.any() and torch.equal(layer(x), expected) and not looks
+        layer.bn.weight.data[1] = float("inf")  # every value that is folded in is finite or not at each call
+        for _ in range(2):
+            with pytest.raises(ValueError, match="weight must be finite"):
+                layer(x)
+        layer.bn.weight.data[1] = 1e-3
+        assert layer(x).any() and looks
