@@ -7,6 +7,12 @@ that compute it, so the words go to shared memory and its copies, the 32 times a
 import triton
 import triton.language as tl
 
+from .block_sizes import RELEASE
+
+# Whether what an instruction of expand takes at a time are inputs of one step. In some of the layouts that Triton 3.8
+# chooses they are steps of one input: there each has a shift of its own, which takes some instructions more.
+OF_ONE_STEP: tl.constexpr = tl.constexpr(RELEASE[:2] != (3, 8))
+
 
 @triton.jit
 def read_steps(pointer, T, STEPS: tl.constexpr):
@@ -32,7 +38,42 @@ def expand(
     """
     SHAPE: tl.constexpr = (STEPS // 16, PIXELS, 16, BLOCK_K)
     word = tl.broadcast_to(word[None, :, None, :], SHAPE)
-    if PTX and TYPE == tl.int8:
+    if PTX and not OF_ONE_STEP and TYPE == tl.int8:
+        spike = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, second, high, fourth;
+            shr.u32 low, $1, $5;
+            shr.u32 second, $2, $6;
+            shr.u32 high, $3, $7;
+            shr.u32 fourth, $4, $8;
+            prmt.b32 low, low, second, 0x0040;
+            prmt.b32 high, high, fourth, 0x0040;
+            prmt.b32 low, low, high, 0x5410;
+            and.b32 $0, low, 0x01010101;
+            }""",
+            "=r,r,r,r,r,r,r,r,r",
+            [word, tl.broadcast_to(step, SHAPE)],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
+    elif PTX and not OF_ONE_STEP:
+        spike = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 low, high;
+            shr.u32 low, $1, $3;
+            shr.u32 high, $2, $4;
+            prmt.b32 low, low, high, 0x5410;
+            shl.b32 low, low, 14;
+            and.b32 $0, low, 0x40004000;
+            }""",
+            "=r,r,r,r,r",
+            [word, tl.broadcast_to(step, SHAPE)],
+            dtype=tl.float16,
+            is_pure=True,
+            pack=2,
+        )
+    elif PTX and TYPE == tl.int8:
         # The byte that has the step, of each of four words, then its bit.
         byte = tl.broadcast_to((step // 8) * 0x11 + 0x40, SHAPE)
         shift = tl.broadcast_to(step % 8, SHAPE)
