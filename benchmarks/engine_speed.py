@@ -1,13 +1,15 @@
-"""Networks compiled once against the step loop: one image and few steps, where a call's own cost counts most.
+"""Networks compiled once against the step loop: one image, few steps.
 
     python benchmarks/engine_speed.py
     python benchmarks/engine_speed.py --net paper --T 1,4 --batch 32
     python benchmarks/engine_speed.py --net paper --random --reset soft
     python benchmarks/engine_speed.py --latency 2000
 
-Each row: median milliseconds a batch of the engine, of simulate and of the step loop, plain and compiled, all in turn;
-and how many times faster the engine is than the faster loop, and than simulate (below 1: slower). ``--latency``: of so
-many single steps of a stream instead, the median and the slowest of a hundred.
+A call's own cost counts most there. Each row: median milliseconds a batch of
+the engine, of simulate and of the step loop, plain and compiled, all in turn;
+and how many times as fast as the faster loop and as simulate the engine is
+(below 1: slower). --latency: of so many single steps of a stream instead, the
+median and the slowest of a hundred.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Which models that people have become spiking networks here, and how near those come: one table.
 
     python benchmarks/supported_models.py
-    python benchmarks/supported_models.py --nets resnet18 "U-Net, bilinear"
+    python benchmarks/supported_models.py --nets resnet18,mobilenet_v2
 
 torchvision's classification zoo, nets of tutorials and other tasks, and the zoos and tutorials of SpikingJelly and
 snnTorch, all with random weights and small real inputs; their normalisations have seen such inputs. For each:

@@ -15,11 +15,14 @@ def arguments(node: fx.Node) -> list[fx.Node]:
 
 
 def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
-    """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into."""
+    """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into.
+
+    Without ``leaves`` a forward that was put in the place of its class's is followed; with them the caller compares.
+    """
 
     class Tracer(tracer):  # type: ignore[valid-type, misc]
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-            if "forward" in vars(module):  # put in place of its class's
+            if not leaves and "forward" in vars(module):
                 return False
             return isinstance(module, leaves) or super().is_leaf_module(module, path)
 

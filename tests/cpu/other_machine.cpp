@@ -290,9 +290,15 @@ void words() {
                     flat_expected[(n * T + t) * bytes_of(C * P) + (c * P + p) / 8] |= (uint8_t)(s << (c * P + p) % 8);
                     totals_expected[p] += s;
                 }
-    kernels->pack(dense.data(), packed.data(), T, N, C, P);
+    const int64_t image = C * P, strides[] = {N * image, image, P, W, 1};
+    auto whole = [&](std::vector<uint8_t>& values) {
+        return DenseSpikes{values.data(), packed.data(), 1,          0,          1,         T, N, C, H, W,
+                           strides[0],    strides[1],    strides[2], strides[3], strides[4]};
+    };
+    const DenseSpikes from = whole(dense), back = whole(again);
+    if (!kernels->pack(&from)) packed.clear();  // all values are 0 and 1
     same("pack", packed, x.packed);
-    kernels->unpack(packed.data(), again.data(), T, N, C, P);
+    kernels->unpack(&back);
     same("unpack", again, dense);
     kernels->count(packed.data(), counts.data(), T, until, N, C, P);
     same("count", counts, expected);

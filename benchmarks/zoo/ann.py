@@ -2,7 +2,7 @@
 
 The shipped weights were made by
 
-    python benchmarks/ann.py
+    cd benchmarks && python -m zoo.ann
 """
 
 from pathlib import Path
