@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import max_rate_pool, rounding, unfused, unfused_backward
@@ -64,6 +65,12 @@ class GpuKernels:
         """The gradient of max pooling's input."""
         x = self.unpack(words, grad.shape[0], grad.shape[3]).unflatten(3, tuple(size))
         return unfused_backward.max_pool2d_backward(x, grad.float(), *windows)
+
+    def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
+        """Values [T, N, C, H, W] to words, and whether they are all 0 and 1: for Triton's interpreter, which takes
+        tensors of a CPU."""
+        bits = dense.bool()
+        return self.pack(bits.flatten(3)), bool(torch.equal(dense, bits.to(dense.dtype)))
 
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""
