@@ -37,7 +37,10 @@ GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 def pytest_addoption(parser):
     group = parser.getgroup("selection of cases: tests/selection.py")
     group.addoption("--quick", action="store_true", help="the inner loop: every value of every parameter once")
-    group.addoption("--exhaustive", action="store_true", help="every combination of all parameters")
+    group.addoption(
+        "--slow", metavar="K/N", type=selection.part, help="the tests marked slow alone, the K-th of N parts of them"
+    )
+    group.addoption("--exhaustive", action="store_true", help="every combination of all parameters, and slow tests")
     parser.addoption(
         "--emulate",
         choices=["sm_80", "sm_90"],
@@ -116,7 +119,9 @@ def pytest_collection_modifyitems(config, items):
     if config.option.exhaustive:
         return
     kept = selection.thinned(items, strength=1 if config.option.quick else 2)
-    if config.option.quick:
+    if config.option.slow:
+        kept = selection.part_of_slow(kept, *config.option.slow)
+    elif not any("::" in argument for argument in config.args):  # a test that is named runs
         kept = [item for item in kept if not item.get_closest_marker("slow")]
     remaining = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in remaining])

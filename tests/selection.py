@@ -5,9 +5,13 @@ parameter or a pair of them, so by default the cases of a test that has many are
 still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23, 1997), and with ``--quick``, or where
 the test is marked ``costly``, every value. ``--exhaustive`` runs the whole product. What is left out is deselected, so
 counts stay honest, and the choice is the same on every machine that has the same instruction sets.
+
+Tests marked ``slow`` take seconds each and run where they are named, with ``--exhaustive`` or with ``--slow K/N``: .ci/run
+takes the N parts in turn.
 """
 
 import random
+from argparse import ArgumentTypeError
 from collections import defaultdict
 from itertools import combinations
 
@@ -42,3 +46,19 @@ def _covering(name: str, cases: list[pytest.Item], strength: int) -> list[pytest
             seen |= combined
             chosen.append(case)
     return chosen
+
+
+def part(text: str) -> tuple[int, int]:
+    """``K/N`` with 0 <= K < N, as the option --slow takes it."""
+    k, _, n = text.partition("/")
+    if not (k.isdecimal() and n.isdecimal() and int(k) < int(n)):
+        raise ArgumentTypeError(f"K/N is needed with 0 <= K < N, as 0/1 for all, got {text!r}")
+    return int(k), int(n)
+
+
+def part_of_slow(items: list[pytest.Item], k: int, n: int) -> list[pytest.Item]:
+    """The cases of every n-th slow test, from the k-th on: cases of one test stay together, for they share fixtures."""
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    tests = dict.fromkeys((item.path, getattr(item, "originalname", item.name)) for item in slow)
+    chosen = set(list(tests)[k::n])
+    return [item for item in slow if (item.path, getattr(item, "originalname", item.name)) in chosen]
