@@ -79,6 +79,7 @@ def test_anytime(tmp_path, capsys, few_images):
     assert "no fixed number of steps reaches that" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
     monkeypatch.setattr(anytime, "EXITS", ())
     names = [anytime.PROXY, anytime.DEFAULT]

@@ -46,6 +46,7 @@ def test_curve_is_that_of_a_run_at_each_length(arguments, tmp_path):
     assert not list((tmp_path / "results").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_twin_is_converted(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "CALIBRATION", 64)
     for name in data.SAMPLE.glob("*.gz"):
@@ -95,6 +96,7 @@ def test_a_record_is_of_the_precision_that_was_trained_with(arguments, tmp_path)
     assert evaluate.main(["--weights", weights, "--precision", "int8", *arguments]) == 1
 
 
+@pytest.mark.slow
 def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         evaluate, "evaluate", lambda *_, **__: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
@@ -128,6 +130,7 @@ def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
         evaluate.main(["--weights", str(path), *arguments])
 
 
+@pytest.mark.slow
 def test_the_weights_for_cifar10_are_whole():
     """Their images are not shipped; of noise, too, every layer makes spikes."""
     model, whole, about = train_weights.load_twins(nets.WEIGHTS / "begun" / "cifar10.safetensors.gz")

@@ -218,6 +218,7 @@ def test_scan_needs_no_tensor_cores_and_absent_targets_are_no_fault():
     assert compile_variants.faults({"variant": "if_scan/sm_100/x", "triton": "3.6.0", "absent": "no such ptxas"}) == []
 
 
+@pytest.mark.slow
 def test_failing_child_process_is_reported():
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match="(?s)compiling if_scan/nowhere/.* status 1.*KeyError: 'nowhere'"):

@@ -37,6 +37,7 @@ def test_replayed_step_counts_the_same_spikes(generator, precision, v_reset, com
     assert expected.any() and len(steps) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.triton
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

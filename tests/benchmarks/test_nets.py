@@ -7,6 +7,7 @@ from common import nets
 import proxykernels as pk
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("decay", [None, 0.5, 1 - 1 / 16])
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_random_weights_give_realistic_firing_rates(monkeypatch, tmp_path, v_reset, decay):

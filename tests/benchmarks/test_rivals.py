@@ -42,6 +42,7 @@ def dyadic_images(count):
     return (pk.samples.fashion_mnist()[0][:count] * 16).round() / 16
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 @pytest.mark.parametrize(
     "name, v_threshold",
@@ -61,6 +62,7 @@ def test_rival_counts_the_same_spikes(name, v_threshold, v_reset):
     assert expected.any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_leaky_rival_counts_the_same_spikes(name, v_reset):

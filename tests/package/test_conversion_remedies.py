@@ -69,6 +69,7 @@ def test_channels_that_change_places_have_one_scale():
     assert (logits - ann(x)).abs().max() < 0.01 * ann(x).abs().max()
 
 
+@pytest.mark.slow
 def test_few_steps_do_with_the_trained_net(trained):
     ann, images, labels = trained
     result = pk.simulate(pk.convert(ann, images[:64]), images, 8)
@@ -164,6 +165,7 @@ def test_calibrated_potentials_are_saved(trained, tmp_path):
     assert torch.equal(pk.simulate(net, images[:8], 12).count(), counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [None, "int16"])
 def test_chunks_and_states_go_on(trained, precision):
     ann, images, _ = trained
@@ -215,6 +217,7 @@ def test_potentials_of_channels_in_every_layer(kind, generator):
     assert not torch.equal(plain.spike(inputs)[0].dense(), expected.dense())
 
 
+@pytest.mark.slow
 def test_report(trained):
     ann, images, _ = trained
     net = pk.convert(ann, images[:64])

@@ -178,6 +178,7 @@ def test_potential_to_start_from_and_reset():
     assert half > none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", by_name(("resnet20",), ("vgg11_bn",)))
 def test_shared_weights(name):
     ann, x = make(name)

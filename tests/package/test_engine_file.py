@@ -78,6 +78,7 @@ def places(value, path=()):
             yield from places(item, (*path, k))
 
 
+@pytest.mark.slow
 def test_hostile_descriptions(path):
     """Each value of the description in turn is another: refused, or an engine that runs."""
     whole, x = path.read_bytes(), image()

@@ -37,6 +37,7 @@ RESNETS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("name", RESNETS)
 def test_residual_nets_of_spikingjelly(generator, name, mode):

@@ -34,6 +34,7 @@ def as_float32(neuron: IFNeuron) -> IFNeuron:
     return type(neuron)(**{name: None if v is None else torch.tensor(v).item() for name, v in values.items()})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
 @pytest.mark.parametrize("build", [sequential, residual])
 def test_there_and_back(nir, generator, tmp_path, build, v_reset):

@@ -84,6 +84,7 @@ def random_network(seed: int) -> tuple[pk.Network, tuple[int, int, int]]:
     return net.eval(), start
 
 
+@pytest.mark.slow
 def test_random_graphs_there_and_back(tmp_path):
     """Bit-equal, also with the nodes and edges in another order, and through a file; half of them at the oracle too."""
     fired = 0

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def samples(generator):
     }
 
 
+@pytest.mark.slow
 def test_opcheck(backend, generator):
     """Schemas and fakes are compared with what each way gives; the dispatch, which traces, knows no ways: once."""
     cases = samples(generator)
@@ -227,6 +229,7 @@ ROOMS = {  # within a folder
 }
 
 
+@cache
 def modules() -> dict[tuple[str, ...], Path]:
     """Every module of the package by its path within it: ("kernels", "cpu", "abi")."""
     found = {path.relative_to(ROOT / "proxykernels"): path for path in ROOT.glob("proxykernels/**/*.py")}
