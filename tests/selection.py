@@ -6,8 +6,8 @@ still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23
 the test is marked ``costly``, every value. ``--exhaustive`` runs the whole product. What is left out is deselected, so
 counts stay honest, and the choice is the same on every machine that has the same instruction sets.
 
-Tests marked ``slow`` take seconds each and run where they are named, with ``--exhaustive`` or with ``--slow K/N``: .ci/run
-takes the N parts in turn.
+Tests marked ``slow`` take seconds each. They run where they are named, with ``--exhaustive`` or with ``--slow K/N``:
+.ci/run takes the N parts in turn.
 """
 
 import random
