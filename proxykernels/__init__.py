@@ -55,6 +55,7 @@ Compiled once
     compile, Engine                a network run by one function of C++, fast from the first step on
     Stream                         an engine that goes on from call to call
     load                           an engine that was saved to a file
+    events                         the events of a camera as spikes
 
 In and out
     convert                        a trained ReLU network to a spiking one
@@ -92,6 +93,7 @@ from .conversion.nir_export import to_nir  # noqa: E402
 from .conversion.nir_import import from_nir  # noqa: E402
 from .conversion.report import conversion_report  # noqa: E402
 from .engine.engine import Engine, compile, load  # noqa: E402
+from .engine.events import events  # noqa: E402
 from .engine.stream import Stream  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402
 from .layers import (  # noqa: E402
@@ -198,6 +200,7 @@ __all__ = [
     "ZeroPad2d",
     "convert",
     "encode",
+    "events",
     "compile",
     "conversion_report",
     "explain",

@@ -11,13 +11,14 @@ from .. import checks
 from ..kernels.cpu.words import pixel_bytes
 from ..sequences import is_sequence
 from ..simulation.early_exit import Stop
+from ..simulation.quantize import round_input
 from ..simulation.state import Batch
 from ..simulation.summary import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
 from .follow import follow
 from .library import HELD, SPIKES, VALUES, Compiled, Session
-from .plan import FIRE, Plan
+from .plan import Plan, image_of
 from .result import Counted, Result
 from .stream import Stream
 
@@ -123,19 +124,18 @@ class Engine:
         return values.transpose(2, 3).reshape(shape)  # type: ignore[union-attr]
 
     def last_state(self, session: Session, N: int) -> Tensor:
-        """The potentials of the last neurons, [N, ...]."""
-        k = max(k for k, op in enumerate(self.plan.operations) if op.kind == FIRE)
-        return self.state_of(session, k, N)
+        """The states of the last operation that has some, [N, ...]."""
+        return self.state_of(session, self.plan.stateful()[-1][0], N)
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
-        """The states of an operation's neurons as simulate has them: [N, ...], of several states [N, states, ...]."""
+        """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
         op = self.plan.operations[k]
-        C, H, W = op.image
-        count = op.neurons.states  # type: ignore[union-attr]
-        states = torch.empty(N, count, H * W, C)
+        shape = self.plan.state_shape(op)
+        C, H, W = image_of(shape)
+        states = torch.empty(N, op.states, H * W, C)
         session.read(k, states)
-        several = (count,) if count > 1 else ()
-        return states.transpose(2, 3).reshape(N, *several, *op.shape)
+        several = (op.states,) if op.states > 1 else ()
+        return states.transpose(2, 3).reshape(N, *several, *shape)
 
     def _run_parts(self, session: Session, given: Given, T: int, stop: Stop | None) -> Result:
         """Some samples at a time; with ``stop`` some steps at a time, and only the samples that are not decided."""
@@ -201,7 +201,10 @@ class Engine:
         if isinstance(x, Tensor) and not x.is_floating_point():
             if not sequence:
                 raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
-            x = pack(x) if len(x) and is_binary(x) else x.float()
+            x = pack(x) if len(x) and is_binary(x) else x.float()  # numbers of events are exact
+        elif isinstance(x, Tensor) and plan.precision is not None:
+            checks.finite("x", x)
+            x = round_input(x.detach(), int(sequence))
         if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
             x = x.dense()
         if isinstance(x, Spikes):
@@ -246,22 +249,21 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
             make them.
         x: a sample input as simulate takes it, held [N, ...] or a sequence (T, N, ...), of any number of samples; it is
             run for a few steps, for the rates that ``print(engine)`` shows.
-        precision: None, float32; the engine does not round weights yet. simulate does, with its ``precision``.
+        precision: None: float32. "int16", "int8": weights of 14 or 7 bits whose sums are exact, so that the spikes are
+            the same on any machine, those of simulate with this ``precision``.
 
     Raises:
         TypeError: a module is none that the engine takes; the message has its path.
-        ValueError: an argument has a wrong value, a ``precision`` is asked for, or a weight is not finite.
+        ValueError: an argument has a wrong value, or a weight is not finite.
     """
     checks.module("net", net)
     checks.precision(precision)
-    if precision is not None:
-        raise ValueError(f"precision must be None, got {precision!r}: use simulate(net, x, T, precision={precision!r})")
     sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
     checks.values("x", x)
     if x.device.type != "cpu":
         raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move both with .to('cpu')")
     real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
-    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real))
+    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
     T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
     samples = x[:T] if sequence else x[:1]
     engine._rates = engine(samples, T).rates
@@ -292,6 +294,6 @@ def described(engine: Engine) -> str:
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
         rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
-    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}"
+    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {plan.precision or 'float32'}"
     memory = f"{weights / 1e6:.1f} MB of packed weights, {arena / 1e6:.1f} MB that a run works on"
     return "\n".join([about, *table(rows), memory])

@@ -2,11 +2,11 @@
 
     "format"   "proxykernels-engine"
     "version"  "1"
-    "plan"     {"shape": [...], "real": bool, "operations": [...]}
+    "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}
 
-    an operation   {"kind", "name", "shape", "real", "divisor", "count_padding",
-                    "windows": [...], "neurons": null | ...}
-    a window       {"slot", "kernel", "stride", "padding", "dilation", "weight": name of a tensor | null}
+    an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
+                    "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
+    a window       {"slot", "kernel", "stride", "padding", "dilation", "groups", "weight": name of a tensor | null}
     the neurons    {"model", "scalars", "fires", "channels", "bias", "start", "scale"}; the last four name tensors, and
                     scale may be null
 
@@ -27,11 +27,27 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..kernels.neurons import MODELS
+from ..kernels.rounding import PRECISIONS
 from .follow import MOST_INPUTS, MOST_WINDOWS
-from .plan import AVERAGE_POOL, FIRE, FLATTEN, KINDS, Operation, Plan, Population, Window, image_of
+from .plan import (
+    AVERAGE_POOL,
+    FIRE,
+    FLATTEN,
+    KINDS,
+    MAX_RATE_POOL,
+    MOVE,
+    RUNNING_MAX_POOL,
+    UNFLATTEN,
+    Operation,
+    Plan,
+    Population,
+    Window,
+    image_of,
+)  # fmt: skip
 
 FORMAT, VERSION = "proxykernels-engine", "1"
 MOST = 1 << 31  # of any size in a file
+MOST_MOVED = 1 << 10  # inputs that lie side by side
 
 
 class _Damaged(Exception):
@@ -53,7 +69,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
         windows = [
             {
                 "slot": w.slot, "kernel": w.kernel, "stride": w.stride, "padding": w.padding, "dilation": w.dilation,
-                "weight": put(f"{k}.{i}.weight", w.weight),
+                "groups": w.groups, "weight": put(f"{k}.{i}.weight", w.weight),
             }
             for i, w in enumerate(op.windows)
         ]  # fmt: skip
@@ -64,10 +80,11 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
         operations.append(
             {
                 "kind": op.kind, "name": op.name, "shape": op.shape, "real": op.real, "divisor": op.divisor,
-                "count_padding": op.count_padding, "windows": windows, "neurons": neurons,
+                "count_padding": op.count_padding, "adaptive": op.adaptive, "windows": windows, "neurons": neurons,
+                **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
             }
         )  # fmt: skip
-    described = {"shape": plan.shape, "real": plan.real, "operations": operations}
+    described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
     metadata = {"format": FORMAT, "version": VERSION, "plan": json.dumps(described, sort_keys=True)}
     _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
 
@@ -123,7 +140,9 @@ class _Reader:
         self._tensors, self._unread = tensors, set(tensors)
 
     def plan(self, about: Any) -> Plan:
-        plan = Plan(self._shape(about["shape"]), _bool(about["real"]))
+        precision = about["precision"]
+        _need(precision is None or precision in PRECISIONS, f"precision {precision!r} is not known")
+        plan = Plan(self._shape(about["shape"]), _bool(about["real"]), precision)
         _need(isinstance(about["operations"], list) and about["operations"], "it has no operations")
         for k, operation in enumerate(about["operations"]):
             plan.operations.append(self._operation(plan, k, operation))
@@ -144,21 +163,45 @@ class _Reader:
         _need(kind in KINDS, f"operation {kind!r} is not known")
         _need(isinstance(name, str), "an operation has no name")
         windows = about["windows"]
-        most = MOST_WINDOWS if kind == FIRE else 1
+        most = {FIRE: MOST_WINDOWS, MOVE: MOST_MOVED}.get(kind, 1)
         _need(isinstance(windows, list) and 1 <= len(windows) <= most, "too many windows, or none")
         shape = self._shape(about["shape"])
-        made = tuple(self._window(plan, k, kind, image_of(shape), window) for window in windows)
+        adaptive = _bool(about["adaptive"])
+        _need(not adaptive or kind == AVERAGE_POOL, "only an average is adaptive")
+        made = tuple(self._window(plan, k, kind, image_of(shape), adaptive, window) for window in windows)
         neurons = self._neurons(about["neurons"], shape[0]) if kind == FIRE else None
+        moved = self._moves(plan, about, made, image_of(shape)) if kind == MOVE else {}
         op = Operation(
             kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 0),
-            _bool(about["count_padding"]),
+            _bool(about["count_padding"]), adaptive, **moved,
         )  # fmt: skip
-        reads_values = plan.is_real(made[0])
-        expected = {FIRE: neurons is not None and not neurons.fires, AVERAGE_POOL: True}.get(kind, reads_values)
+        reads_values = any(map(plan.is_real, made))
+        expected = {
+            FIRE: neurons is not None and not neurons.fires, AVERAGE_POOL: True, MAX_RATE_POOL: False,
+            RUNNING_MAX_POOL: True,
+        }.get(kind, reads_values)  # fmt: skip
         _need(op.real == expected, f"operation {name!r} gives other values than it says")
+        _need(kind != MAX_RATE_POOL or not reads_values, f"operation {name!r} reads values, and not spikes")
         return op
 
-    def _window(self, plan: Plan, k: int, kind: str, out: tuple[int, int, int], about: Any) -> Window:
+    def _moves(self, plan: Plan, about: Any, windows: tuple[Window, ...], out: tuple[int, int, int]) -> dict:
+        images = [plan.source(window) for window in windows]
+        _need(len({image[1:] for image in images}) == 1, "inputs differ in size")
+        moved: dict[str, Tensor | None] = {}
+        for name, there, here in (
+            ("pixels", images[0][1] * images[0][2], out[1] * out[2]),
+            ("channels", sum(image[0] for image in images), out[0]),
+        ):
+            moved[name] = tensor = self._index(about[name], here) if about[name] is not None else None
+            if tensor is None:
+                _need(there == here and (name == "channels" or images[0][1:] == out[1:]), f"{name} change their number")
+            else:
+                _need(-1 <= int(tensor.min()) and int(tensor.max()) < there, f"{name} lie outside of what is read")
+        return moved
+
+    def _window(
+        self, plan: Plan, k: int, kind: str, out: tuple[int, int, int], adaptive: bool, about: Any
+    ) -> Window:  # fmt: skip
         slot = _int("slot", about["slot"], 0)
         _need(slot <= k, "an operation reads what comes later")
         sizes = {}
@@ -167,20 +210,31 @@ class _Reader:
             _need(isinstance(values, list) and len(values) == 2, f"{name} {values} is no pair")
             sizes[name] = tuple(_int(name, v, least) for v in values)
         weight = self._tensor(about["weight"]) if about["weight"] is not None else None
-        window = Window(slot, **sizes, weight=weight)  # type: ignore[arg-type]
+        window = Window(slot, **sizes, weight=weight, groups=_int("groups", about["groups"], 1))  # type: ignore[arg-type]
         C, *size = plan.source(window)
         if kind == FLATTEN:
             _need(out == (C * size[0] * size[1], 1, 1) and weight is None, "a flattening changes the size")
+            return window
+        if kind == UNFLATTEN:
+            _need((C, *size) == (prod(out), 1, 1) and weight is None, "an unflattening changes the size")
+            return window
+        if kind == MOVE or adaptive:
+            _need(window == Window(slot), "a move, or an adaptive average, has a window")
+            _need(kind == MOVE or out[0] == C, "a pooling changes the channels")
             return window
         if kind == FIRE and weight is None:
             _need(out == (C, *size) and window == Window(slot), "an input has another size than what it adds to")
             return window
         if weight is not None:
             _need(kind == FIRE, "a pooling has weights")
-            _need(weight.shape == (out[0], C, *window.kernel), f"a weight has the shape {list(weight.shape)}")
+            groups = window.groups
+            _need(C % groups == 0 and out[0] % groups == 0, f"{groups} groups do not divide the channels")
+            shape = out[0], C // groups, *window.kernel
+            _need(weight.shape == shape, f"a weight has the shape {list(weight.shape)}")
             _need(prod(weight.shape[1:]) <= MOST_INPUTS, "a neuron has too many inputs")
         else:
-            _need(out[0] == C, "a pooling changes the channels")
+            _need(out[0] == C and window.groups == 1, "a pooling changes the channels")
+            _need(window.kernel[0] * window.kernel[1] <= MOST_INPUTS, "a window is too large")
         for axis in (0, 1):
             span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
             n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
@@ -206,10 +260,18 @@ class _Reader:
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
         return Population(model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale)
 
-    def _tensor(self, name: Any, finite: bool = True) -> Tensor:
+    def _index(self, name: Any, size: int) -> Tensor:
+        tensor = self._named(name)
+        _need(tensor.dtype == torch.int64 and tensor.shape == (size,), f"tensor {name} has another type or size")
+        return tensor
+
+    def _named(self, name: Any) -> Tensor:
         _need(isinstance(name, str) and name in self._tensors, f"tensor {name!r} is missing")
-        tensor = self._tensors[name]
         self._unread.discard(name)
+        return self._tensors[name]
+
+    def _tensor(self, name: Any, finite: bool = True) -> Tensor:
+        tensor = self._named(name)
         _need(tensor.dtype == torch.float32, f"tensor {name} is of {tensor.dtype}")
         _need(not finite or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinite values")
         return tensor

@@ -6,7 +6,6 @@ from math import prod
 from typing import Any, NoReturn
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import layers, window_checks
@@ -15,10 +14,25 @@ from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
 from ..parametrized import has_forward_hooks, with_plain_weights
-from .plan import AVERAGE_POOL, FIRE, FLATTEN, MAX_POOL, Operation, Plan, Population, Shape, Window, image_of
+from ..simulation.quantize import Rounded, RoundedSum, quantized
+from .plan import (
+    AVERAGE_POOL,
+    FIRE,
+    FLATTEN,
+    MAX_POOL,
+    MAX_RATE_POOL,
+    MOVE,
+    RUNNING_MAX_POOL,
+    UNFLATTEN,
+    Operation,
+    Plan,
+    Population,
+    Shape,
+    Window,
+    image_of,
+)  # fmt: skip
 
 MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/fire.h
-MOST_GROUPS = 8  # of a convolution, which is computed as one without groups, with zeros
 MOST_INPUTS = 1 << 24  # of a neuron
 
 
@@ -40,13 +54,15 @@ class Value:
 
 
 @torch.no_grad()
-def follow(net: nn.Module, shape: Shape, real: bool) -> Plan:
+def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None) -> Plan:
     """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes.
+
+    ``precision``: what weights are rounded to, as by simulate.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
-    follower = _Follower(Plan(shape, real))
+    follower = _Follower(Plan(shape, real, precision))
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if not plan.operations or value.slot != len(plan.operations):
@@ -72,7 +88,7 @@ class _Follower:
         """What a module gives for what it is called with."""
         if has_forward_hooks(module):
             _refuse(path, module, "it has hooks, which run in Python")
-        if isinstance(x, tuple) and not isinstance(module, layers.FusedSum):
+        if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
             _refuse(path, module, "it takes several inputs")
         if isinstance(module, Neurons):
             return self._neurons(path or type(module).__name__, module, x if isinstance(x, tuple) else (x,))
@@ -117,37 +133,103 @@ class _Follower:
     # -- pooling -----------------------------------------------------------------------------------------------------
 
     def _pool(self, path: str, module: Any, x: Value) -> Value:
-        one_axis = isinstance(module, layers.MaxPool1d | layers.AvgPool1d)
-        if len(x.shape) != (2 if one_axis else 3):
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        window = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
-        kernel, stride, padding = (
-            _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
-            for v, default in zip(window, (1, 1, 0), strict=True)
-        )
         maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
-        C, *size = image_of(x.shape)
-        out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
-        shape = (C, out[1]) if one_axis else (C, *out)
+        window, shape = self._pooling(path, module, x)
         operation = Operation(
-            MAX_POOL if maximum else AVERAGE_POOL, path, (Window(x.slot, kernel, stride, padding),), shape,
-            x.real or not maximum, divisor=getattr(module, "divisor_override", None) or 0,
+            MAX_POOL if maximum else AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
+            divisor=getattr(module, "divisor_override", None) or 0,
             count_padding=getattr(module, "count_include_pad", True),
         )  # fmt: skip
         return self._append(operation)
 
+    def _pooling(self, path: str, module: Any, x: Value) -> tuple[Window, Shape]:
+        """The window of a pooling, and the shape of what it gives."""
+        one_axis = isinstance(module, _POOLS_1D)
+        if len(x.shape) != (2 if one_axis else 3):
+            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+        given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
+        kernel, stride, padding = (
+            _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
+            for v, default in zip(given, (1, 1, 0), strict=True)
+        )
+        C, *size = image_of(x.shape)
+        out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
+        return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)
+
+    def _sum_pool(self, path: str, module: Any, x: Value) -> Value:
+        rates = isinstance(module, layers.MaxRatePool2d | layers.MaxRatePool1d)
+        if rates and x.real:
+            _refuse(path, module, "its input holds values, and not spikes")
+        if self.plan.precision is not None:
+            quantized(path, module, self.plan.precision)  # refuses what simulate refuses
+        window, shape = self._pooling(path, module, x)
+        return self._append(Operation(MAX_RATE_POOL if rates else RUNNING_MAX_POOL, path, (window,), shape, not rates))
+
     def _adaptive_pool(self, path: str, module: Any, x: Value) -> Value:
         one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
+        if len(x.shape) != (2 if one_axis else 3):
+            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         wanted = module.output_size
         out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
         C, *size = image_of(x.shape)
         if tuple(out) == tuple(size) and not x.real:
             return x
-        if any(n % m for n, m in zip(size, out, strict=True)):
-            _refuse(path, module, f"windows of several sizes, from {tuple(size)} to {tuple(out)}")
-        kernel = (size[0] // out[0], size[1] // out[1])
         shape = (C, out[1]) if one_axis else (C, *out)
-        return self._append(Operation(AVERAGE_POOL, path, (Window(x.slot, kernel, kernel),), shape, True))
+        return self._append(Operation(AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
+
+    def _voting(self, path: str, module: Any, x: Value) -> Value:
+        """The mean of neighbouring features: of an image of one channel and one row."""
+        x = self.flattened(x, path)
+        if len(x.shape) != 1 or x.shape[0] % module.voters:
+            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+        classes, voters = x.shape[0] // module.voters, (1, module.voters)
+        row = self._append(Operation(UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
+        mean = self._append(Operation(AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
+        return self._append(Operation(FLATTEN, path, (Window(mean.slot),), (classes,), True))
+
+    # -- moves -------------------------------------------------------------------------------------------------------
+
+    def _unflatten(self, path: str, module: Any, x: Value) -> Value:
+        size, image = module.size, self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
+        if len(x.shape) != 1 or prod(size) != x.shape[0]:
+            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+        if image == image_of(size):  # as it lies
+            return replace(x, shape=size, flat=False)
+        x = self.flattened(x, path)
+        return self._append(Operation(UNFLATTEN, path, (Window(x.slot),), size, x.real))
+
+    def _concatenate(self, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
+        parts = [self.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
+        shapes = [part.shape for part in parts]
+        if len({shape[1:] for shape in shapes}) > 1:
+            _refuse(path, module, f"its inputs have the shapes {shapes}")
+        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        windows = tuple(Window(part.slot) for part in parts)
+        return self._append(Operation(MOVE, path, windows, shape, any(part.real for part in parts)))
+
+    def _channels(self, path: str, module: Any, x: Value) -> Value:
+        x = self.flattened(x, path)
+        if x.shape[0] < module.needed:
+            _refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
+        shape = (len(module.index), *x.shape[1:])
+        return self._append(
+            Operation(MOVE, path, (Window(x.slot),), shape, x.real, channels=module.index.cpu().clone())
+        )
+
+    def _moved_pixels(self, path: str, module: Any, x: Value) -> Value:
+        """Zeros around and between pixels, and larger images."""
+        if len(x.shape) != 3:
+            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+        C, height, width = x.shape
+        places = torch.arange(1, height * width + 1, dtype=torch.float64).view(1, 1, height, width)
+        if isinstance(module, layers.ZeroPad2d):
+            moved = module._pad(places)
+        elif module.mode.startswith("nearest"):
+            moved = nn.Upsample.forward(module, places)
+        else:
+            _refuse(path, module, f"mode {module.mode!r}, which interpolates")
+        pixels = moved.long().flatten() - 1
+        return self._append(Operation(MOVE, path, (Window(x.slot),), (C, *moved.shape[2:]), x.real, pixels=pixels))
 
     # -- neurons -----------------------------------------------------------------------------------------------------
 
@@ -158,12 +240,15 @@ class _Follower:
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
         if count != len(inputs) or count > MOST_WINDOWS:
             _refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
+        rounded = quantized(path, layer, self.plan.precision) if self.plan.precision is not None else None
+        if isinstance(rounded, RoundedSum):
+            layer = rounded.layer
         terms = layer.terms(inputs if isinstance(layer, layers.FusedSum) else inputs[0])  # type: ignore[arg-type]
         windows: list[Window] = []
         shape: Shape = ()
         bias: Tensor | None = None
         for synapse, x in terms:
-            weight, its_bias = synapse.parameters()
+            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else synapse.parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 _refuse(path, layer, f"its synapses give {shape} and {its_shape}")
@@ -193,18 +278,15 @@ class _Follower:
         weight, padding, dilation = synapse.window(weight)
         if len(x.shape) != (2 if module.weight.ndim == 3 else 3):
             _refuse(path, layer, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        if module.groups > 1:
-            if module.groups > MOST_GROUPS:
-                _refuse(path, layer, f"{module.groups} groups; at most {MOST_GROUPS} are taken")
-            weight = _without_groups(weight, module.groups)
-        if weight.shape[1] != x.shape[0]:
-            _refuse(path, layer, f"{weight.shape[1]} channels, and its input has {x.shape[0]}")
+        groups = module.groups
+        if weight.shape[1] * groups != x.shape[0]:
+            _refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
         if prod(weight.shape[1:]) > MOST_INPUTS:
             _refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {MOST_INPUTS} are taken")
         window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], padding, dilation)
         shape = synapse.output_shape((1, 1, *x.shape))[2:]
         kernel = (weight.shape[2], weight.shape[3])
-        return Window(x.slot, kernel, synapse.stride, padding, dilation, weight), shape
+        return Window(x.slot, kernel, synapse.stride, padding, dilation, weight, groups), shape
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
         nn.Sequential: _sequential,
@@ -218,9 +300,19 @@ class _Follower:
         layers.AvgPool1d: _pool,
         layers.AdaptiveAvgPool2d: _adaptive_pool,
         layers.AdaptiveAvgPool1d: _adaptive_pool,
+        layers.MaxRatePool2d: _sum_pool,
+        layers.MaxRatePool1d: _sum_pool,
+        layers.RunningMaxPool2d: _sum_pool,
+        layers.Voting: _voting,
+        layers.Unflatten: _unflatten,
+        layers.Concatenate: _concatenate,
+        layers.Channels: _channels,
+        layers.ZeroPad2d: _moved_pixels,
+        layers.Upsample: _moved_pixels,
     }
 
 
+_POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
 _FIRES = (layers.Fused._fire, layers.Population._fire, layers.FusedSum._fire)
 
 
@@ -241,13 +333,6 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
         bias.contiguous(), start, neuron.fires,
         None if scale is None else torch.as_tensor(scale, dtype=torch.float32).detach().cpu().clone(),
     )  # fmt: skip
-
-
-def _without_groups(weight: Tensor, groups: int) -> Tensor:
-    """[C_out, C_in / groups, ...] as [C_out, C_in, ...]."""
-    inputs = weight.shape[1]
-    parts = weight.chunk(groups)
-    return torch.cat([F.pad(part, (0, 0, 0, 0, k * inputs, (groups - 1 - k) * inputs)) for k, part in enumerate(parts)])
 
 
 def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:

@@ -20,6 +20,7 @@ class Term(ctypes.Structure):
         ("slot", c_int64),
         ("weight", c_void_p),
         *((f"{name}_{axis}", c_int64) for name in ("kernel", "stride", "padding", "dilation") for axis in "hw"),
+        ("groups", c_int64),
     ]
 
 
@@ -30,7 +31,8 @@ class Operation(ctypes.Structure):
         *((name, c_int64) for name in ("count", "C", "H", "W", "real")),
         ("neuron", abi.Neuron),
         *((name, c_void_p) for name in ("bias", "start")),
-        *((name, c_int64) for name in ("divisor", "count_padding")),
+        *((name, c_int64) for name in ("exact", "divisor", "count_padding", "adaptive")),
+        *((name, c_void_p) for name in ("pixels", "channels")),
     ]
 
 
@@ -95,7 +97,7 @@ class Compiled:
     def __init__(self, plan: Plan, target: str | None = None):
         self.functions = load(target)
         kept: list[object] = []  # what the library copies must live until it has
-        operations = (Operation * len(plan.operations))(*(_operation(op, kept) for op in plan.operations))
+        operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
         self.operations = len(operations)
 
@@ -120,7 +122,7 @@ class Session:
         self._functions.run(self._session, Run(x.data_ptr(), kind, T, N, threads, fresh, *pointers))
 
     def read(self, operation: int, to: Tensor) -> None:
-        """The states [N, states, P, C] of an operation's neurons."""
+        """The states [N, states, P, C] of an operation."""
         self._functions.states(self._session, operation, to.data_ptr(), None, len(to))
 
     def write(self, operation: int, states: Tensor) -> None:
@@ -142,16 +144,22 @@ class Session:
             self._functions.free_session(self._session)
 
 
-def _operation(operation, kept: list) -> Operation:
+def _operation(plan: Plan, operation, kept: list) -> Operation:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-        terms[k] = Term(window.slot, weight.data_ptr() if weight is not None else None, *sizes)
+        terms[k] = Term(window.slot, weight.data_ptr() if weight is not None else None, *sizes, window.groups)
         kept.append(weight)
     kept.append(terms)
     made = Operation(KINDS.index(operation.kind), terms, len(terms), *operation.image, operation.real)
-    made.divisor, made.count_padding = operation.divisor, operation.count_padding
+    made.exact, made.divisor = plan.precision is not None, operation.divisor
+    made.count_padding, made.adaptive = operation.count_padding, operation.adaptive
+    for name in ("pixels", "channels"):
+        moved = getattr(operation, name)
+        if moved is not None:
+            kept.append(moved.contiguous())
+            setattr(made, name, kept[-1].data_ptr())  # type: ignore[attr-defined]
     if operation.kind == FIRE:
         neurons = operation.neurons
         parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)

@@ -13,7 +13,10 @@ from ..kernels.neurons import MODELS
 
 Shape = tuple[int, ...]
 
-FIRE, MAX_POOL, AVERAGE_POOL, FLATTEN = KINDS = "neurons", "max pool", "average pool", "flatten"
+FIRE, MAX_POOL, AVERAGE_POOL, MAX_RATE_POOL, RUNNING_MAX_POOL, FLATTEN, UNFLATTEN, MOVE = KINDS = (
+    "neurons", "max pool", "average pool", "max rate pool", "running max pool", "flatten", "unflatten", "move",
+)  # fmt: skip
+SUM_POOLS = MAX_RATE_POOL, RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
 
 def image_of(shape: Shape) -> tuple[int, int, int]:
@@ -28,7 +31,7 @@ class Window:
     Attributes:
         slot: its number.
         kernel, stride, padding, dilation: height and width.
-        weight: [C_out, C_in, *kernel], float32; None: no weights.
+        weight: [C_out, C_in / groups, *kernel], float32; None: no weights.
     """
 
     slot: int
@@ -37,6 +40,7 @@ class Window:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     weight: Tensor | None = None
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,12 @@ class Operation:
 
     Attributes:
         name: of the module that it is made of.
-        windows: what it reads; several are added up.
+        windows: what it reads. Neurons add several up; a move counts their channels on.
         shape: of what it gives; image: the same as C, H, W. real: whether that is values, and not spikes.
         divisor: of an average; 0: the size of the window, with the padding if ``count_padding``.
+        adaptive: windows divide the image as evenly as they can, and have no sizes of their own.
+        pixels, channels: of a move, int64 [P] and [C]: which pixel and channel of its inputs each is, -1: of zeros;
+            None: as they lie.
     """
 
     kind: str
@@ -83,6 +90,14 @@ class Operation:
     neurons: Population | None = None
     divisor: int = 0
     count_padding: bool = True
+    adaptive: bool = False
+    pixels: Tensor | None = None
+    channels: Tensor | None = None
+
+    @property
+    def states(self) -> int:
+        """How many values of a neuron, or of an input of a pooling, go on from step to step."""
+        return self.neurons.states if self.neurons else int(self.kind in SUM_POOLS)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -96,10 +111,12 @@ class Plan:
     Attributes:
         shape: of a sample of the input; image: the same as C, H, W.
         real: whether its input is values, and not spikes.
+        precision: of the weights, which are rounded to it; a name in rounding.PRECISIONS, or None.
     """
 
     shape: Shape
     real: bool
+    precision: str | None = None
     operations: list[Operation] = field(default_factory=list)
 
     @property
@@ -122,6 +139,17 @@ class Plan:
     def is_real(self, window: Window) -> bool:
         """Whether a window reads values."""
         return self.operations[window.slot - 1].real if window.slot else self.real
+
+    def state_shape(self, operation: Operation) -> Shape:
+        """Of a sample's states: those of its outputs, or of a pooling of sums those of its input."""
+        if operation.kind == FIRE:
+            return operation.shape
+        slot = operation.windows[0].slot
+        return self.operations[slot - 1].shape if slot else self.shape
+
+    def stateful(self) -> list[tuple[int, Operation]]:
+        """Operations that have states, with their numbers."""
+        return [(k, op) for k, op in enumerate(self.operations) if op.states]
 
     def products(self, operation: Operation) -> int:
         """Multiplications of a real value by a weight, of one sample and step."""

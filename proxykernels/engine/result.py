@@ -13,7 +13,7 @@ from ..simulation.logits import logits
 from ..simulation.simulate import Result as SimulationResult
 from ..simulation.synops import SynOps
 from ..spikes import Spikes
-from .plan import FIRE, Plan
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,12 @@ class Counted:
         spikes = self.tally[:, 0].tolist()
         return {
             op.name: math.nan if op.real or not self.sample_steps else spikes[k] / (prod(op.shape) * self.sample_steps)
-            for k, op in enumerate(plan.operations)
-            if op.kind == FIRE
+            for k, op in plan.stateful()
         }
 
     def synops(self, plan: Plan) -> SynOps:
         additions, done = self.tally[:, 1].tolist(), SynOps()
-        for k, op in enumerate(plan.operations):
-            if op.kind != FIRE:
-                continue
+        for k, op in plan.stateful():
             done.accumulates[op.name] = additions[k]
             once = self.held and all(window.slot == 0 for window in op.windows)
             done.multiply_accumulates[op.name] = plan.products(op) * (self.samples if once else self.sample_steps)
@@ -56,7 +53,7 @@ class Result(SimulationResult):
     """
 
     def __init__(self, plan: Plan, output: Spikes | Tensor, steps: Tensor, last: Tensor, counted: Counted):
-        """``last``: the states of the last neurons, [N, ...]."""
+        """``last``: the states of the last operation that has some, [N, ...]."""
         self._plan, self.output, self.steps, self._last_state, self._counted = plan, output, steps, last, counted
         self.records: dict = {}
 

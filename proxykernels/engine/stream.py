@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import checks
 from ..spikes import Spikes
 from .library import HELD
-from .plan import FIRE
+from .plan import image_of
 from .result import logits_of
 
 
@@ -78,7 +78,7 @@ class Stream:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """Layer name -> its neurons' states, [N, ...], of several states [N, states, ...]: a copy. It may be set.
+        """Layer name -> its states, [N, ...], of several states [N, states, ...]: a copy. It may be set.
 
         Raises:
             AttributeError: the stream has taken no step. ValueError: what is set has other names or shapes.
@@ -97,13 +97,13 @@ class Stream:
         ready = {}
         for name, k in populations.items():
             op = self.engine.plan.operations[k]
-            count = op.neurons.states
-            wanted = (self.batch, *((count,) if count > 1 else ()), *op.shape)
+            shape, count = self.engine.plan.state_shape(op), op.states
+            wanted = (self.batch, *((count,) if count > 1 else ()), *shape)
             checks.floating(f"state of {name}", given[name])
             if tuple(given[name].shape) != wanted:
                 raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
             checks.finite(f"state of {name}", given[name])
-            C, H, W = op.image
+            C, H, W = image_of(shape)
             v = given[name].detach().float().reshape(self.batch, count, C, H * W)
             ready[k] = v.transpose(2, 3).contiguous()
         for k, v in ready.items():
@@ -112,7 +112,7 @@ class Stream:
 
     def _populations(self) -> dict[str, int]:
         """Layer name -> number of its operation."""
-        return {op.name: k for k, op in enumerate(self.engine.plan.operations) if op.kind == FIRE}
+        return {op.name: k for k, op in self.engine.plan.stateful()}
 
     def __repr__(self) -> str:
         return f"Stream(batch={self.batch}, steps={self.steps})"

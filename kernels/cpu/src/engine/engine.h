@@ -9,15 +9,16 @@
 
 namespace engine {
 
-// Neurons, whose potentials after each step are given where they never fire; and what has none.
-enum : int64_t { Fire = 0, MaxPool = 1, AveragePool = 2, Flatten = 3 };
+// Neurons, whose potentials after each step are given where they never fire; poolings of each step, and of sums over time,
+// which are states like potentials; and what puts values elsewhere.
+enum : int64_t { Fire, MaxPool, AveragePool, MaxRatePool, RunningMaxPool, Flatten, Unflatten, Move };
 enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
 
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
-    const float* weight;  // [C_out, C_in, kernel_h * kernel_w]; null: the input itself is the current
-    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+    const float* weight;  // [C_out, C_in / groups, kernel_h * kernel_w]; null: the input itself is the current
+    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
 };
 
 struct Operation {
@@ -29,8 +30,13 @@ struct Operation {
     Neuron neuron;  // of Fire, like those that follow
     const float* bias;  // [ceil(C / 32) * 32], zeros behind C
     const float* start;  // [states, C]: of a run that starts at rest
+    int64_t exact;  // whether real values times weights are summed in double, and rounded once
     int64_t divisor;  // of an average; 0: the size of the window,
     int64_t count_padding;  // with the pixels of the padding
+    int64_t adaptive;  // windows divide the image as evenly as they can; kernel, stride and padding are not looked at
+    // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
+    // as they lie.
+    const int64_t *pixels, *channels;
 };
 
 struct Input {
@@ -61,7 +67,7 @@ struct Functions {
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);
     void (*run)(Session*, const Run*);
-    // The states of an operation's neurons, [N, states, P, C], read (to) or written (from); N is that of the last run.
+    // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run.
     void (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*keep)(Session*, const int64_t* samples, int64_t count);  // of the samples, only these, in ascending order
     void (*sizes)(const Session*, Sizes*);

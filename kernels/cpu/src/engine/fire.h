@@ -198,6 +198,7 @@ struct Firing {
                     const int64_t first = n;
                     if (w.rows) n = list_window(w, k, i, t, n);
                     if (!view(w).spikes) values += n - first;
+                    else if (w.span) ones += count_window(w, i, t) * (step.C / w.groups);
                     else if (!w.rows) ones += count_bits(view(w).spikes_at(image_of(i), t, pixel_of(i)), (w.C + 7) / 8);
                 }
             if (!cut.one_pixel) s->rows_of[s->pixels[i] - first_pixel] = (n - before - values) * step.C + ones;
@@ -206,48 +207,136 @@ struct Firing {
         s->start[starts] = (uint32_t)n;
         PK_ASSERT(n <= cut.room(step).rows);
     }
-    int64_t list_window(const Window& w, int64_t k, int64_t i, int64_t t, int64_t n) const {
-        const View& x = view(w);
+    // Calls visit(tap, pixel) for the pixels of a window that lie in the image.
+    template <class Visit>
+    void each_tap(const Window& w, int64_t i, Visit visit) const {
         const int64_t pixel = pixel_of(i), top = pixel / step.W * w.stride_h - w.padding_h;
-        const int64_t left = pixel % step.W * w.stride_w - w.padding_w, bytes = (w.C + 7) / 8;
-        const bool listed = Cut2::listed_by_pixel(step, w);
-        uint32_t base = 0;
+        const int64_t left = pixel % step.W * w.stride_w - w.padding_w;
         for (int64_t ky = 0; ky < w.kernel_h; ky++) {
             const int64_t y = top + ky * w.dilation_h;
-            if (y < 0 || y >= w.H) {
-                base += (uint32_t)(w.kernel_w * w.C);
-                continue;
-            }
-            for (int64_t kx = 0; kx < w.kernel_w; kx++, base += (uint32_t)w.C) {
-                const int64_t column = left + kx * w.dilation_w, at = y * w.W + column;
-                if (column < 0 || column >= w.W) continue;
-                if (!x.spikes) {
-                    const float* const values = x.values_at(image_of(i), t, at);
-                    for (int64_t c = 0; c < w.C; c++)
-                        if (values[c * x.channel] != 0) s->value[n] = values[c * x.channel], s->row[n++] = base + (uint32_t)c;
-                } else if (listed) {
-                    const int64_t steps = x.held() ? 1 : cut.steps;
-                    const uint32_t* const start = s->pixel_start + start_of[k] + (at - input_row[k] * w.W) * steps + t;
-                    n = widen(s->pixel_lists + start[0], start[1] - start[0], base, s->row + n) - s->row;
-                } else {
-                    n = list_pixel(x.spikes_at(image_of(i), t, at), bytes, base, s->row + n) - s->row;
-                }
+            if (y < 0 || y >= w.H) continue;
+            for (int64_t kx = 0; kx < w.kernel_w; kx++) {
+                const int64_t x = left + kx * w.dilation_w;
+                if (x >= 0 && x < w.W) visit(ky * w.kernel_w + kx, y * w.W + x);
             }
         }
+    }
+    int64_t count_window(const Window& w, int64_t i, int64_t t) const {
+        int64_t sum = 0;
+        each_tap(w, i, [&](int64_t, int64_t at) { sum += count_bits(view(w).spikes_at(image_of(i), t, at), (w.C + 7) / 8); });
+        return sum;
+    }
+    int64_t list_window(const Window& w, int64_t k, int64_t i, int64_t t, int64_t n) const {
+        const View& x = view(w);
+        const bool listed = Cut2::listed_by_pixel(step, w);
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const uint32_t base = (uint32_t)(tap * w.C);
+            if (!x.spikes) {
+                const float* const values = x.values_at(image_of(i), t, at);
+                for (int64_t c = 0; c < w.C; c++)
+                    if (values[c * x.channel] != 0) s->value[n] = values[c * x.channel], s->row[n++] = base + (uint32_t)c;
+            } else if (listed) {
+                const int64_t steps = x.held() ? 1 : cut.steps;
+                const uint32_t* const start = s->pixel_start + start_of[k] + (at - input_row[k] * w.W) * steps + t;
+                n = widen(s->pixel_lists + start[0], start[1] - start[0], base, s->row + n) - s->row;
+            } else {
+                n = list_pixel(x.spikes_at(image_of(i), t, at), (w.C + 7) / 8, base, s->row + n) - s->row;
+            }
+        });
         return n;
     }
 
     void run_block(int64_t b, bool counts_rows) {
         const int64_t items = pixels * cut.sums;
-        for (int64_t item = 0; item < items; item++)
-            memcpy(s->sums + item * columns, step.bias + b * columns, columns * sizeof(float));
-        for (int64_t k = 0; k < step.count; k++) {
-            if (step.windows[k].rows) add_window(step.windows[k], k, b, items);
-            else add_input(step.windows[k], b);
+        if (in_double()) {
+            for (int64_t item = 0; item < items; item++) sum_exactly(b, item);
+        } else {
+            for (int64_t item = 0; item < items; item++)
+                memcpy(s->sums + item * columns, step.bias + b * columns, columns * sizeof(float));
+            for (int64_t k = 0; k < step.count; k++) {
+                if (step.windows[k].rows) add_window(step.windows[k], k, b, items);
+                else if (step.windows[k].span) add_groups(step.windows[k], b, items);
+                else add_input(step.windows[k], b);
+            }
         }
         if (counts_rows)
             for (int64_t i = 0; i < pixels; i++) s->tally[1] += s->rows_of[cut.one_pixel ? i : s->pixels[i] - first_pixel];
         fire_block(b);
+    }
+
+    bool in_double() const {
+        for (int64_t k = 0; k < step.count && step.exact; k++)
+            if (!view(step.windows[k]).spikes) return true;
+        return false;
+    }
+
+    // The current of an item, of which no addition is rounded but the last.
+    void sum_exactly(int64_t b, int64_t item) const {
+        double* const sum = s->exact;
+        const int64_t i = item / cut.sums, t = item % cut.sums, width = step.vecs_of(b) * Vec::width;
+        const int64_t channels = least(columns, step.C - b * columns);
+        for (int64_t c = 0; c < width; c++) sum[c] = step.bias[b * columns + c];
+        for (int64_t k = 0; k < step.count; k++) {
+            const Window& w = step.windows[k];
+            const View& x = view(w);
+            if (w.rows) {
+                const float* const matrix = w.matrix + b * w.rows * columns;
+                for (uint32_t j = s->start[item * step.count + k]; j < s->start[item * step.count + k + 1]; j++) {
+                    const float* const row = matrix + s->row[j] * width;
+                    const double value = x.spikes ? 1.0 : s->value[j];
+                    for (int64_t c = 0; c < width; c++) sum[c] += value * row[c];
+                }
+            } else if (w.span) {
+                for (int64_t j = 0; j < step.vecs_of(b); j++)
+                    each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
+                        for (int c = 0; c < Vec::width; c++) sum[j * Vec::width + c] += (double)value * row[c];
+                    });
+            } else {
+                for (int64_t c = 0; c < channels; c++) sum[c] += input_value(x, i, t, b * columns + c);
+            }
+        }
+        for (int64_t c = 0; c < width; c++) s->sums[item * columns + c] = (float)sum[c];
+    }
+    float input_value(const View& x, int64_t i, int64_t t, int64_t c) const {
+        if (x.spikes) return (float)(x.spikes_at(image_of(i), t, pixel_of(i))[c / 8] >> c % 8 & 1);
+        return x.values_at(image_of(i), t, pixel_of(i))[c * x.channel];
+    }
+
+    // Calls visit(row, value) for the inputs of a register of output channels whose value is not zero: of its groups alone.
+    template <class Visit>
+    void each_row(const Window& w, int64_t vec, int64_t i, int64_t t, Visit visit) const {
+        const View& x = view(w);
+        const int64_t first = w.first_input(vec, step.C), last = w.last_input(vec, step.C);
+        const float* const rows = w.matrix + vec * w.taps() * w.span * Vec::width;
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const float* const of_tap = rows + (tap * w.span - first) * Vec::width;
+            if (!x.spikes) {
+                const float* const values = x.values_at(image_of(i), t, at);
+                for (int64_t c = first; c < last; c++)
+                    if (values[c * x.channel] != 0) visit(of_tap + c * Vec::width, values[c * x.channel]);
+                return;
+            }
+            const uint8_t* const bytes = x.spikes_at(image_of(i), t, at);
+            for (int64_t from = first / 8 * 8; from < last; from += 64) {
+                uint64_t word = load_bits(bytes + from / 8, ceil_div(least(64, last - from), 8));
+                if (from < first) word &= ~(uint64_t)0 << (first - from);
+                if (last - from < 64) word &= ((uint64_t)1 << (last - from)) - 1;
+                for (; word; word &= word - 1) visit(of_tap + (from + __builtin_ctzll(word)) * Vec::width, 1.0f);
+            }
+        });
+    }
+
+    void add_groups(const Window& w, int64_t b, int64_t items) const {
+        const bool real = !view(w).spikes;
+        for (int64_t item = 0; item < items; item++)
+            for (int64_t j = 0; j < step.vecs_of(b); j++) {
+                float* const at = s->sums + item * columns + j * Vec::width;
+                Vec sum = load(at);
+                each_row(w, b * block_vecs + j, item / cut.sums, item % cut.sums, [&](const float* row, float value) {
+                    sum = real ? multiply_add(broadcast(value), load(row), sum) : sum + load(row);
+                });
+                store(at, sum);
+            }
     }
 
     // The rows of one window, of all items; where the matrix is large, part after part, so that it comes from far once.

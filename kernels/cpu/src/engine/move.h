@@ -1,4 +1,5 @@
-// Operations without neurons: pooling and flattening. A task is one image, all steps of a segment.
+// What puts values elsewhere: features of images and images of features, other pixels and channels. All for the steps from
+// t0 to t1 of one image, of the `steps` that the slot has.
 #pragma once
 #include "session.h"
 
@@ -10,95 +11,107 @@
 
 namespace PK_TARGET {
 
-// Calls visit(output pixel, first and end of its rows, first and end of its columns), as far as these lie in the image.
-template <class Visit>
-static void each_window(const Step& step, const Window& w, Visit visit) {
-    for (int64_t oy = 0; oy < step.H; oy++)
-        for (int64_t ox = 0; ox < step.W; ox++) {
-            const int64_t top = oy * w.stride_h - w.padding_h, left = ox * w.stride_w - w.padding_w;
-            const int64_t y = most(top, 0), x = most(left, 0);
-            visit(oy * step.W + ox, y, most(y, least(top + w.kernel_h, w.H)), x, most(x, least(left + w.kernel_w, w.W)));
-        }
-}
+struct Steps {
+    int64_t image, t0, t1, steps;
 
-static void max_pool_values(const Step& step, const View& from, char* slot, int64_t image, int64_t steps) {
-    const Window& w = step.windows[0];
-    for (int64_t t = 0; t < steps; t++) {
-        float* const to = (float*)(slot + (image * steps + t) * slot_bytes(step));
-        each_window(step, w, [&](int64_t pixel, int64_t y0, int64_t y1, int64_t x0, int64_t x1) {
-            float* const best = to + pixel * step.C;
-            for (int64_t c = 0; c < step.C; c++) best[c] = -INFINITY;
-            for (int64_t y = y0; y < y1; y++)
-                for (int64_t x = x0; x < x1; x++)
-                    for (int64_t c = 0; c < step.C; c++) {
-                        const float value = from.values_at(image, t, y * w.W + x)[c * from.channel];
-                        if (value > best[c]) best[c] = value;
-                    }
-        });
-    }
-}
+    char* of(char* slot, const Step& step, int64_t t) const { return slot + (image * steps + t) * slot_bytes(step); }
+};
 
-// The maximum of spikes is their OR.
-static void max_pool(const Step& step, const View& from, char* slot, int64_t image, int64_t steps) {
-    if (step.real) return max_pool_values(step, from, slot, image, steps);
-    const Window& w = step.windows[0];
-    const int64_t bytes = step.bytes();
-    for (int64_t t = 0; t < steps; t++) {
-        uint8_t* const to = (uint8_t*)slot + (image * steps + t) * slot_bytes(step);
-        each_window(step, w, [&](int64_t pixel, int64_t y0, int64_t y1, int64_t x0, int64_t x1) {
-            uint8_t* const any = to + pixel * bytes;
-            if (y0 == y1) memset(any, 0, bytes);
-            for (int64_t y = y0; y < y1; y++) {
-                const uint8_t* const x = from.spikes_at(image, t, y * w.W + x0);
-                if (y == y0) or_pixels(any, x, x1 - x0, bytes);
-                else
-                    for (int64_t p = 0; p < x1 - x0; p++)
-                        for (int64_t i = 0; i < bytes; i++) any[i] |= x[p * bytes + i];
-            }
-        });
-    }
-}
-
-// As torch has it: the sum, divided by the size of the window, of which the padding is a part or is not.
-static void average_pool(const Step& step, const View& from, char* slot, int64_t image, int64_t steps) {
-    const Window& w = step.windows[0];
-    for (int64_t t = 0; t < steps; t++) {
-        float* const to = (float*)(slot + (image * steps + t) * slot_bytes(step));
-        each_window(step, w, [&](int64_t pixel, int64_t y0, int64_t y1, int64_t x0, int64_t x1) {
-            float* const sum = to + pixel * step.C;
-            memset(sum, 0, step.C * sizeof(float));
-            for (int64_t y = y0; y < y1; y++)
-                for (int64_t x = x0; x < x1; x++) {
-                    const int64_t p = y * w.W + x;
-                    if (from.spikes) each_spike(from.spikes_at(image, t, p), step.C, [&](int64_t c) { sum[c] += 1.0f; });
-                    else
-                        for (int64_t c = 0; c < step.C; c++) sum[c] += from.values_at(image, t, p)[c * from.channel];
-                }
-            int64_t size = (y1 - y0) * (x1 - x0);
-            if (step.divisor) size = step.divisor;
-            else if (step.count_padding) {
-                const int64_t top = pixel / step.W * w.stride_h - w.padding_h, left = pixel % step.W * w.stride_w - w.padding_w;
-                size =
-                    (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
-            }
-            for (int64_t c = 0; c < step.C; c++) sum[c] /= (float)size;
-        });
-    }
-}
+static inline void set_bit(char* bytes, int64_t bit) { ((uint8_t*)bytes)[bit / 8] |= (uint8_t)(1 << bit % 8); }
 
 // Feature c * P + p, torch's order.
-static void flatten_image(const Step& step, const View& from, char* slot, int64_t image, int64_t steps) {
+static void flatten_image(const Step& step, const View& from, char* slot, const Steps& s) {
     const Window& w = step.windows[0];
     const int64_t P = w.H * w.W;
-    for (int64_t t = 0; t < steps; t++) {
-        char* const to = slot + (image * steps + t) * slot_bytes(step);
+    for (int64_t t = s.t0; t < s.t1; t++) {
+        char* const to = s.of(slot, step, t);
         if (!step.real) memset(to, 0, slot_bytes(step));
         for (int64_t p = 0; p < P; p++) {
-            if (from.spikes)
-                each_spike(from.spikes_at(image, t, p), w.C,
-                           [&](int64_t c) { ((uint8_t*)to)[(c * P + p) / 8] |= (uint8_t)(1 << (c * P + p) % 8); });
+            if (from.spikes) each_spike(from.spikes_at(s.image, t, p), w.C, [&](int64_t c) { set_bit(to, c * P + p); });
             else
-                for (int64_t c = 0; c < w.C; c++) ((float*)to)[c * P + p] = from.values_at(image, t, p)[c * from.channel];
+                for (int64_t c = 0; c < w.C; c++) ((float*)to)[c * P + p] = from.values_at(s.image, t, p)[c * from.channel];
+        }
+    }
+}
+
+static void unflatten_image(const Step& step, const View& from, char* slot, const Steps& s) {
+    const Window& w = step.windows[0];
+    const int64_t P = step.P(), stride = 8 * step.bytes();
+    for (int64_t t = s.t0; t < s.t1; t++) {
+        char* const to = s.of(slot, step, t);
+        if (!step.real) memset(to, 0, slot_bytes(step));
+        if (from.spikes)
+            each_spike(from.spikes_at(s.image, t, 0), w.C, [&](int64_t i) { set_bit(to, i % P * stride + i / P); });
+        else
+            for (int64_t i = 0; i < w.C; i++)
+                ((float*)to)[i % P * step.C + i / P] = from.values_at(s.image, t, 0)[i * from.channel];
+    }
+}
+
+// Channels of several inputs, one behind the other: which input, and which of its channels.
+struct InputChannel {
+    int64_t input, channel;
+};
+static inline InputChannel place_of(const Step& step, int64_t channel) {
+    int64_t input = 0;
+    while (channel >= step.windows[input].C) channel -= step.windows[input++].C;
+    return {input, channel};
+}
+
+// Eight channels of an output pixel that are, in their order, a byte of an input: copied as one.
+static inline bool whole_byte(const Step& step, int64_t channel, InputChannel& place) {
+    const auto at = [&](int64_t c) { return step.channels ? step.channels[c] : c; };
+    if (at(channel) < 0) return false;
+    place = place_of(step, at(channel));
+    const Window& w = step.windows[place.input];
+    const int64_t last = least(8, step.C - channel);
+    if (place.channel % 8 || place.channel + last > w.C || (last < 8 && place.channel + last != w.C)) return false;
+    for (int64_t i = 1; i < last; i++)
+        if (at(channel + i) != at(channel) + i) return false;
+    return true;
+}
+
+static void move_spikes(const Step& step, const View* views, char* slot, const Steps& s) {
+    const int64_t P = step.P(), bytes = step.bytes();
+    const auto pixel_of = [&](int64_t p) { return step.pixels ? step.pixels[p] : p; };
+    for (int64_t t = s.t0; t < s.t1; t++) memset(s.of(slot, step, t), 0, slot_bytes(step));
+    for (int64_t byte = 0; byte < bytes; byte++) {
+        InputChannel place;
+        const bool whole = whole_byte(step, 8 * byte, place);
+        for (int64_t c = 8 * byte; c < (whole ? 8 * byte + 1 : least(8 * byte + 8, step.C)); c++) {
+            const int64_t channel = step.channels ? step.channels[c] : c;
+            if (channel < 0) continue;
+            if (!whole) place = place_of(step, channel);
+            const View& from = views[step.windows[place.input].slot];
+            for (int64_t t = s.t0; t < s.t1; t++) {
+                uint8_t* const to = (uint8_t*)s.of(slot, step, t) + byte;
+                for (int64_t p = 0; p < P; p++) {
+                    if (pixel_of(p) < 0) continue;
+                    const uint8_t fired = from.spikes_at(s.image, t, pixel_of(p))[place.channel / 8];
+                    to[p * bytes] |= whole ? fired : (uint8_t)((fired >> place.channel % 8 & 1) << c % 8);
+                }
+            }
+        }
+    }
+}
+
+static void move_values(const Step& step, const View* views, char* slot, const Steps& s) {
+    for (int64_t c = 0; c < step.C; c++) {
+        const int64_t channel = step.channels ? step.channels[c] : c;
+        const InputChannel place = channel < 0 ? InputChannel{} : place_of(step, channel);
+        const View& from = views[step.windows[place.input].slot];
+        for (int64_t t = s.t0; t < s.t1; t++) {
+            float* const to = (float*)s.of(slot, step, t) + c;
+            for (int64_t p = 0; p < step.P(); p++) {
+                const int64_t pixel = step.pixels ? step.pixels[p] : p;
+                float value = 0;
+                if (channel >= 0 && pixel >= 0) {
+                    if (from.spikes)
+                        value = (float)(from.spikes_at(s.image, t, pixel)[place.channel / 8] >> place.channel % 8 & 1);
+                    else value = from.values_at(s.image, t, pixel)[place.channel * from.channel];
+                }
+                to[p * step.C] = value;
+            }
         }
     }
 }

@@ -35,19 +35,27 @@ static T* allocate_zeros(int64_t n) {
     return (T*)data;
 }
 
-// A Term, with its weights in rows: row tap * C_in + channel.
+// A Term, with its weights in rows: row tap * C_in + channel. With groups each register of output channels has rows of its
+// own, of the inputs of its groups alone.
 struct Window : engine::Term {
     int64_t C, H, W;  // of the slot
     int64_t rows = 0;
-    float* matrix = nullptr;  // [block][row][columns of the block]
+    float* matrix = nullptr;  // [block][row][columns of the block]; with groups [register][tap][span][width]
+    int64_t span = 0;         // with groups: inputs of a register, at most
 
     int64_t taps() const { return kernel_h * kernel_w; }
+    // With groups: the inputs of a register of output channels, of C_out in all.
+    int64_t first_input(int64_t vec, int64_t C_out) const { return vec * Vec::width / (C_out / groups) * (C / groups); }
+    int64_t last_input(int64_t vec, int64_t C_out) const {
+        return (least((vec + 1) * Vec::width, C_out) - 1) / (C_out / groups) * (C / groups) + C / groups;
+    }
 };
 
 struct Step : Operation {
     Window* windows = nullptr;
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
-    int64_t states = 0, rows = 0;  // of a neuron; of all windows
+    int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
+    int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
 
     int64_t P() const { return H * W; }
     int64_t bytes() const { return (C + 7) / 8; }
@@ -81,6 +89,27 @@ static void pack_matrix(Window& w, const Step& step) {
     w.weight = w.matrix;  // the caller's is not ours
 }
 
+static void pack_groups(Window& w, const Step& step) {
+    const int64_t taps = w.taps(), vecs = ceil_div(step.C, Vec::width), inputs = w.C / w.groups;
+    for (int64_t j = 0; j < vecs; j++) w.span = most(w.span, w.last_input(j, step.C) - w.first_input(j, step.C));
+    w.matrix = allocate_zeros<float>(vecs * taps * w.span * Vec::width);
+    for (int64_t o = 0; o < step.C; o++) {
+        const int64_t j = o / Vec::width, group = o / (step.C / w.groups), first = group * inputs - w.first_input(j, step.C);
+        for (int64_t i = 0; i < inputs; i++)
+            for (int64_t tap = 0; tap < taps; tap++)
+                w.matrix[((j * taps + tap) * w.span + first + i) * Vec::width + o % Vec::width] =
+                    w.weight[(o * inputs + i) * taps + tap];
+    }
+    w.weight = w.matrix;
+}
+
+static int64_t* copy_of(const int64_t* from, int64_t n) {
+    if (!from) return nullptr;
+    int64_t* const copy = allocate<int64_t>(n);
+    memcpy(copy, from, n * sizeof *copy);
+    return copy;
+}
+
 static Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
     Plan* const plan = new Plan{new Step[count], count, *input, 0};
     for (int64_t k = 0; k < count; k++) {
@@ -92,7 +121,10 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             (engine::Term&)w = operations[k].terms[i];
             if (w.slot) w.C = plan->steps[w.slot - 1].C, w.H = plan->steps[w.slot - 1].H, w.W = plan->steps[w.slot - 1].W;
             else w.C = input->C, w.H = input->H, w.W = input->W;
-            if (step.kind == engine::Fire && w.weight) {
+            if (step.kind == engine::Fire && w.weight && w.groups > 1) {
+                pack_groups(w, step);
+                plan->bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
+            } else if (step.kind == engine::Fire && w.weight) {
                 w.rows = w.C * w.taps();
                 pack_matrix(w, step);
                 plan->bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
@@ -100,7 +132,13 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             step.rows += w.rows;
         }
         step.terms = nullptr;
+        step.pixels = step.pixels_copy = copy_of(step.pixels, step.P());
+        step.channels = step.channels_copy = copy_of(step.channels, step.C);
+        const Window& first = step.windows[0];
+        if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
+            step.states = 1, step.state_P = first.H * first.W;
         if (step.kind != engine::Fire) continue;
+        step.state_P = step.P();
         int64_t channelwise = 0;
         switch (step.neuron.model) {
 #define MODEL(Name, states_, channels_, scalars_) \
@@ -126,7 +164,7 @@ static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
         for (int64_t i = 0; i < step.count; i++) free(step.windows[i].matrix);
-        free(step.parameters), free(step.start_copy), free(step.bias_copy);
+        free(step.parameters), free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;

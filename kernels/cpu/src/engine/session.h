@@ -32,13 +32,15 @@ struct Scratch {
     int64_t *rows_of, *spikes_of;  // [pixel of the batch, and before]
     uint8_t* alike;           // [window][row of the band's input][x]: like the pixel a stride to the left
     uint8_t* column;          // [x]: the whole column of a window is
+    Block* window_sums;       // of the inputs of a pooling's window
+    double* exact;            // [columns]
     int64_t key;              // what the lists are of
     int64_t tally[2];
 };
 
 // How much of each a session has room for.
 struct Room {
-    int64_t pixel_lists = 0, pixel_starts = 0, rows = 0, starts = 0, items = 0, pixels = 0, alike = 0, width = 0;
+    int64_t pixel_lists = 0, pixel_starts = 0, rows = 0, starts = 0, items = 0, pixels = 0, alike = 0, width = 0, window = 0;
 
     void include(const Room& other) {
         pixel_lists = most(pixel_lists, other.pixel_lists), pixel_starts = most(pixel_starts, other.pixel_starts);
@@ -60,7 +62,7 @@ struct Carver {
 };
 
 struct State {
-    float* v = nullptr;        // [N, states, P, C]
+    float* v = nullptr;        // [N, states, P, C]; of a pooling the sums of its inputs
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
 };
 
@@ -141,6 +143,8 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.spikes_of = carver.take<int64_t>(room.pixels);
     s.alike = carver.take<uint8_t>(room.alike);
     s.column = carver.take<uint8_t>(room.width);
+    s.window_sums = carver.take<Block>(room.window);
+    s.exact = carver.take<double>(columns);
     s.key = -1;
 }
 

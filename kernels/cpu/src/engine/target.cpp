@@ -1,6 +1,6 @@
 // The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP.
 #include "fire.h"
-#include "move.h"
+#include "pools.h"
 
 namespace PK_TARGET {
 
@@ -20,7 +20,19 @@ static void look_at_input(Session& session, const Run& run) {
     }
 }
 
-static void look_at_slots(Session& session, int64_t steps) {
+static bool all_held(const Session& session, const Step& step) {
+    for (int64_t i = 0; i < step.count; i++)
+        if (!session.views[step.windows[i].slot].held()) return false;
+    return true;
+}
+
+// Whether what an operation gives is the same at each step. Maxima of sums grow evenly from rest on.
+static bool gives_held(const Session& session, const Step& step, bool fresh) {
+    if (step.kind == engine::Fire || step.kind == engine::MaxRatePool) return false;
+    return all_held(session, step) && (fresh || step.kind != engine::RunningMaxPool);
+}
+
+static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
         const int64_t frame = slot_bytes(step);
@@ -33,14 +45,8 @@ static void look_at_slots(Session& session, int64_t steps) {
             x.step = frame, x.pixel = step.bytes();
         }
         x.image = steps * x.step;
-        if (step.kind != engine::Fire && session.views[step.windows[0].slot].held()) x.image = x.step, x.step = 0;
+        if (gives_held(session, step, fresh)) x.image = x.step, x.step = 0;
     }
-}
-
-static bool all_held(const Session& session, const Step& step) {
-    for (int64_t i = 0; i < step.count; i++)
-        if (!session.views[step.windows[i].slot].held()) return false;
-    return true;
 }
 
 static void cut_states(Session& session, int64_t N) {
@@ -49,9 +55,8 @@ static void cut_states(Session& session, int64_t N) {
         Carver carver{memory};
         for (int64_t k = 0; k < session.plan.count; k++) {
             const Step& step = session.plan.steps[k];
-            if (step.kind != engine::Fire) continue;
-            session.states[k].v = carver.take<float>(N * step.states * step.P() * step.C);
-            session.states[k].alike = carver.take<uint8_t>(N * step.P());
+            session.states[k].v = carver.take<float>(N * step.states * step.state_P * step.C);
+            if (step.kind == engine::Fire) session.states[k].alike = carver.take<uint8_t>(N * step.P());
         }
         return carver.bytes;
     };
@@ -75,9 +80,11 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
     }
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
-        if (plan.steps[k].kind != engine::Fire) continue;
-        room.include(Cut2(plan.steps[k], N, steps, threads, false).room(plan.steps[k]));
-        room.include(Cut2(plan.steps[k], N, steps, threads, true).room(plan.steps[k]));
+        const Step& step = plan.steps[k];
+        if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
+        if (step.kind != engine::Fire) continue;
+        room.include(Cut2(step, N, steps, threads, false).room(step));
+        room.include(Cut2(step, N, steps, threads, true).room(step));
     }
     if (threads > session.threads) {
         delete[] session.scratch;
@@ -120,21 +127,49 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
     });
 }
 
+// An operation without neurons: what it reads, and where it writes. A task is a part of an image: of its steps, or of its
+// rows where sums are states.
+struct Between {
+    const Step& step;
+    const Session& session;
+    int64_t k, steps, parts;
+
+    void run(int64_t task, int64_t thread) const {
+        const int64_t along = step.states ? step.H : steps, image = task / parts, part = task % parts;
+        const int64_t first = along * part / parts, last = along * (part + 1) / parts;
+        const View* const views = session.views;
+        const View& from = views[step.windows[0].slot];
+        char* const slot = session.slots[k];
+        const Steps all{image, 0, steps, steps}, some{image, first, last, steps};
+        switch (step.kind) {
+            case engine::MaxPool: return max_pool(step, from, slot, some);
+            case engine::AveragePool: return average_pool(step, from, slot, some);
+            case engine::Flatten: return flatten_image(step, from, slot, some);
+            case engine::Unflatten: return unflatten_image(step, from, slot, some);
+            case engine::Move: return step.real ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
+        }
+    }
+};
+
+// What stands between neurons: each step of each image by itself, or with states each image, in bands of rows.
 static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Step& step = session.plan.steps[k];
     if (step.kind == engine::Fire) return run_neurons(session, k, N, steps, fresh);
-    struct Context {
-        const Step& step;
-        const View& from;
-        char* slot;
-        int64_t steps;
-    } context{step, session.views[step.windows[0].slot], session.slots[k], session.views[k + 1].held() ? 1 : steps};
-    session.team->share(N, &context, [](void* given, int64_t image, int64_t) {
-        const Context& c = *(const Context*)given;
-        if (c.step.kind == engine::MaxPool) max_pool(c.step, c.from, c.slot, image, c.steps);
-        else if (c.step.kind == engine::AveragePool) average_pool(c.step, c.from, c.slot, image, c.steps);
-        else flatten_image(c.step, c.from, c.slot, image, c.steps);
+    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_P * step.C * sizeof(float));
+    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
+    if (session.threads > 1)
+        between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
+    session.team->share(N * between.parts, &between,
+                        [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
+    if (!step.states) return;
+    between.steps = steps;  // of the sums, also where what is given is held
+    session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
+        const Between& b = *(const Between*)given;
+        add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
     });
+    if (step.kind == engine::MaxRatePool)
+        session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
 
 // What the last operation gave in a segment goes to the caller.
@@ -162,7 +197,7 @@ static void run(Session* given, const Run* asked) {
     for (int64_t start = 0; start < run.T; start += most_here) {
         const int64_t steps = least(most_here, run.T - start);
         cut_arena(session, run.N, steps, run.threads);
-        look_at_slots(session, steps);
+        look_at_slots(session, steps, run.fresh && !start);
         View& x = session.views[0] = input;
         if (x.spikes) x.spikes += start * x.step;
         else x.values += start * x.step;
@@ -184,11 +219,11 @@ static void states(Session* session, int64_t k, float* to, const float* from, in
     cut_states(*session, N);
     const Step& step = session->plan.steps[k];
     const State& state = session->states[k];
-    const int64_t n = N * step.states * step.P() * step.C;
+    const int64_t n = N * step.states * step.state_P * step.C;
     if (to) memcpy(to, state.v, n * sizeof(float));
     if (from) {
         memcpy(state.v, from, n * sizeof(float));
-        memset(state.alike, 0, N * step.P());
+        if (state.alike) memset(state.alike, 0, N * step.P());
     }
 }
 
@@ -199,11 +234,10 @@ static void keep(Session* session, const int64_t* samples, int64_t count) {
     cut_states(*session, count);  // fewer samples: the same memory, and each value moves down or stays
     for (int64_t k = 0; k < session->plan.count; k++) {
         const Step& step = session->plan.steps[k];
-        if (step.kind != engine::Fire) continue;
-        const int64_t size = step.states * step.P() * step.C;
+        const int64_t size = step.states * step.state_P * step.C;
         for (int64_t i = 0; i < count; i++)
             memmove(session->states[k].v + i * size, old[k].v + samples[i] * size, size * sizeof(float));
-        for (int64_t i = 0; i < count; i++)
+        for (int64_t i = 0; i < count && session->states[k].alike; i++)
             memmove(session->states[k].alike + i * step.P(), old[k].alike + samples[i] * step.P(), step.P());
     }
     delete[] old;

@@ -1,0 +1,151 @@
+// Pooling: of each step, for the steps from t0 to t1 of an image; and of sums over time, for some rows of its outputs.
+#pragma once
+#include "move.h"
+
+namespace PK_TARGET {
+
+// Rows and columns of the image under an output pixel, as far as they lie in it.
+struct Under {
+    int64_t y0, y1, x0, x1;
+    int64_t size() const { return (y1 - y0) * (x1 - x0); }
+};
+static inline Under window_of(const Step& step, const Window& w, int64_t pixel) {
+    const int64_t oy = pixel / step.W, ox = pixel % step.W;
+    if (step.adaptive)
+        return {oy * w.H / step.H, ceil_div((oy + 1) * w.H, step.H), ox * w.W / step.W, ceil_div((ox + 1) * w.W, step.W)};
+    const int64_t top = oy * w.stride_h - w.padding_h, left = ox * w.stride_w - w.padding_w;
+    const int64_t y = most(top, 0), x = most(left, 0);
+    return {y, most(y, least(top + w.kernel_h, w.H)), x, most(x, least(left + w.kernel_w, w.W))};
+}
+
+static void max_pool_values(const Step& step, const View& from, char* slot, const Steps& s) {
+    const Window& w = step.windows[0];
+    for (int64_t t = s.t0; t < s.t1; t++)
+        for (int64_t pixel = 0; pixel < step.P(); pixel++) {
+            const Under under = window_of(step, w, pixel);
+            float* const best = (float*)s.of(slot, step, t) + pixel * step.C;
+            for (int64_t c = 0; c < step.C; c++) best[c] = -INFINITY;
+            for (int64_t y = under.y0; y < under.y1; y++)
+                for (int64_t x = under.x0; x < under.x1; x++)
+                    for (int64_t c = 0; c < step.C; c++) {
+                        const float value = from.values_at(s.image, t, y * w.W + x)[c * from.channel];
+                        if (value > best[c]) best[c] = value;
+                    }
+        }
+}
+
+// The maximum of spikes is their OR.
+static void max_pool(const Step& step, const View& from, char* slot, const Steps& s) {
+    if (step.real) return max_pool_values(step, from, slot, s);
+    const Window& w = step.windows[0];
+    const int64_t bytes = step.bytes();
+    for (int64_t pixel = 0; pixel < step.P(); pixel++) {
+        const Under under = window_of(step, w, pixel);
+        for (int64_t t = s.t0; t < s.t1; t++) {
+            uint8_t* const any = (uint8_t*)s.of(slot, step, t) + pixel * bytes;
+            if (!under.size()) memset(any, 0, bytes);
+            for (int64_t y = under.y0; y < under.y1 && under.size(); y++) {
+                const uint8_t* const x = from.spikes_at(s.image, t, y * w.W + under.x0);
+                if (y == under.y0) or_pixels(any, x, under.x1 - under.x0, bytes);
+                else
+                    for (int64_t p = 0; p < under.x1 - under.x0; p++)
+                        for (int64_t i = 0; i < bytes; i++) any[i] |= x[p * bytes + i];
+            }
+        }
+    }
+}
+
+// As torch has it: the sum, divided by the size of the window, of which the padding is a part or is not.
+static void average_pool(const Step& step, const View& from, char* slot, const Steps& s) {
+    const Window& w = step.windows[0];
+    for (int64_t t = s.t0; t < s.t1; t++)
+        for (int64_t pixel = 0; pixel < step.P(); pixel++) {
+            const Under under = window_of(step, w, pixel);
+            float* const sum = (float*)s.of(slot, step, t) + pixel * step.C;
+            memset(sum, 0, step.C * sizeof(float));
+            for (int64_t y = under.y0; y < under.y1; y++)
+                for (int64_t x = under.x0; x < under.x1; x++) {
+                    const int64_t p = y * w.W + x;
+                    if (from.spikes) each_spike(from.spikes_at(s.image, t, p), step.C, [&](int64_t c) { sum[c] += 1.0f; });
+                    else
+                        for (int64_t c = 0; c < step.C; c++) sum[c] += from.values_at(s.image, t, p)[c * from.channel];
+                }
+            int64_t size = under.size();
+            if (step.divisor) size = step.divisor;
+            else if (step.count_padding && !step.adaptive) {
+                const int64_t top = pixel / step.W * w.stride_h - w.padding_h, left = pixel % step.W * w.stride_w - w.padding_w;
+                size =
+                    (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
+            }
+            for (int64_t c = 0; c < step.C; c++) sum[c] /= (float)size;
+        }
+}
+
+// What a step of the first n of a block's channels of a pixel adds to their sums.
+static inline void add_step(Block& sums, const View& from, int64_t image, int64_t t, int64_t pixel, int64_t channel, int n) {
+    if (from.spikes) return add_spikes(sums, from.spikes_at(image, t, pixel) + channel / 8, n);
+    const float* const values = from.values_at(image, t, pixel) + channel * from.channel;
+    if (from.channel == 1) {
+        const Block added = load_block(values, n);
+        for (int i = 0; i < vecs; i++) sums.v[i] = sums.v[i] + added.v[i];
+        return;
+    }
+    float lanes[block] = {};
+    for (int i = 0; i < n; i++) lanes[i] = values[i * from.channel];
+    for (int i = 0; i < vecs; i++) sums.v[i] = sums.v[i] + load(lanes + i * Vec::width);
+}
+
+// By how much the largest of the sums in a window grows at each step: of spikes by one or not at all. `own`: the sums of a
+// window's inputs, room for a block of each, while they go through time.
+static void max_sum_pool(const Step& step, const View& from, const float* sums, char* slot, const Steps& s, int64_t row0,
+                         int64_t row1, Block* own) {
+    const Window& w = step.windows[0];
+    const bool rates = !step.real;
+    const float* const image = sums + s.image * w.H * w.W * step.C;
+    for (int64_t pixel = row0 * step.W; pixel < row1 * step.W; pixel++) {
+        const Under under = window_of(step, w, pixel);
+        for (int64_t channel = 0; channel < step.C; channel += block) {
+            const int n = (int)least(block, step.C - channel);
+            Block highest = broadcast_block(rates ? 0.0f : -INFINITY);
+            int64_t taps = 0;
+            for (int64_t y = under.y0; y < under.y1; y++)
+                for (int64_t x = under.x0; x < under.x1; x++, taps++) {
+                    own[taps] = load_block(image + (y * w.W + x) * step.C + channel, n);
+                    for (int i = 0; i < vecs; i++) highest.v[i] = greater(highest.v[i], own[taps].v[i]);
+                }
+            for (int64_t t = 0; t < s.steps; t++) {
+                Block now = broadcast_block(rates ? 0.0f : -INFINITY);
+                Block* at = own;
+                for (int64_t y = under.y0; y < under.y1; y++)
+                    for (int64_t x = under.x0; x < under.x1; x++, at++) {
+                        add_step(*at, from, s.image, t, y * w.W + x, channel, n);
+                        for (int i = 0; i < vecs; i++) now.v[i] = greater(now.v[i], at->v[i]);
+                    }
+                char* const to = s.of(slot, step, t);
+                uint32_t grown = 0;
+                for (int i = 0; i < vecs; i++) {
+                    const Vec difference = now.v[i] - highest.v[i];
+                    grown |= bits(difference >= broadcast(1.0f)) << (i * Vec::width);
+                    highest.v[i] = now.v[i], now.v[i] = difference;
+                }
+                if (rates) store_spikes((uint8_t*)to + pixel * step.bytes() + channel / 8, grown, n);
+                else store_block((float*)to + pixel * step.C + channel, now, n);
+            }
+        }
+    }
+}
+
+// The sums of an image's inputs after all steps.
+static void add_up(const Step& step, const View& from, float* sums, int64_t image, int64_t steps) {
+    const Window& w = step.windows[0];
+    for (int64_t pixel = 0; pixel < w.H * w.W; pixel++)
+        for (int64_t channel = 0; channel < step.C; channel += block) {
+            const int n = (int)least(block, step.C - channel);
+            float* const at = sums + (image * w.H * w.W + pixel) * step.C + channel;
+            Block sum = load_block(at, n);
+            for (int64_t t = 0; t < steps; t++) add_step(sum, from, image, t, pixel, channel, n);
+            store_block(at, sum, n);
+        }
+}
+
+}  // namespace PK_TARGET

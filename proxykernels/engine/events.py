@@ -1,0 +1,118 @@
+"""Events of a camera as spikes, packed without a dense frame."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import checks
+from ..spikes import Spikes
+from ..window_checks import pair
+
+FIELDS = "t", "x", "y", "p"
+
+
+def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None, T: int | None = None) -> Spikes:
+    """The events of a camera as spikes: of each pixel, polarity and step one bit, whether there was an event or more.
+
+    Steps count from the first event. With both ``dt`` and ``T`` they count from t = 0: so the packets of a live camera,
+    each with times since its beginning, all become as many steps.
+
+    Args:
+        t, x, y, p: of each event its time, in any unit, its column, its row and its polarity (above 0: ON), as
+            tensors, arrays or lists [events] in any order. Or t alone: a structured array with these fields, as those
+            of tonic and expelliarmus.
+        size: height and width of the sensor.
+        dt: duration of a step, in the unit of t. None: T steps of equal length that hold all events.
+        T: number of steps. None: as many of ``dt`` as hold all events.
+
+    Returns:
+        Spikes (T, 1, 2, H, W) of one sample, on the CPU; channel 0 is OFF, 1 is ON.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, length or value, or an event lies outside of the sensor
+            or of the steps; the message names it.
+    """
+    t, x, y, p = _arrays(t, x, y, p)
+    height, width = pair("size", size, 1)
+    step, T = _steps(t, dt, T)
+    checks.room(T, (1, 2, height, width), torch.device("cpu"))
+    for name, values, end in (("x", x, width), ("y", y, height)):
+        if len(values) and not 0 <= values.min() <= values.max() < end:
+            wrong = values.min() if values.min() < 0 else values.max()
+            raise ValueError(f"{name} must lie from 0 to {end - 1} for a sensor of {height} x {width}, got {wrong}")
+    place = torch.from_numpy((step * height + y) * width + x)
+    on = torch.from_numpy(p > 0)
+    words = torch.zeros(1, T, height * width, 1, dtype=torch.uint8)
+    bits = words.view(-1)
+    bits[place[~on]] = 1
+    bits[place[on]] |= 2
+    return Spikes(words, (T, 1, 2, height, width))
+
+
+def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
+    """t as it is, or in float64; the others in int64."""
+    if x is None and y is None and p is None:
+        given = np.asarray(t)
+        missing = [name for name in FIELDS if name not in (given.dtype.names or ())]
+        if missing:
+            raise TypeError(
+                f"events takes t, x, y and p, or a structured array with these fields; got a {type(t).__name__} "
+                f"without {', '.join(missing)}"
+            )
+        fields = {name: given[name] for name in FIELDS}
+    else:
+        fields = dict(zip(FIELDS, (t, x, y, p), strict=True))
+    arrays = []
+    for name, values in fields.items():
+        if values is None:
+            raise TypeError(f"{name} is missing: events takes t, x, y and p, or a structured array with these fields")
+        array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+        array = array.astype(np.int64) if array.size == 0 and array.ndim == 1 else array
+        if array.ndim != 1:
+            raise ValueError(f"{name} must have the shape [events], got {list(array.shape)}")
+        if array.dtype.kind not in ("biu" if name != "t" else "iuf"):
+            numbers = "integers" if name in "xy" else "bool or integers" if name == "p" else "numbers"
+            raise TypeError(f"{name} must be {numbers}, got {array.dtype}")
+        arrays.append(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
+    lengths = [len(array) for array in arrays]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"t, x, y and p must have the same length, got {', '.join(map(str, lengths))}")
+    if not np.isfinite(arrays[0]).all():
+        raise ValueError("t must be finite, and holds NaN or infinite values")
+    if lengths[0] and not -1 <= arrays[3].min() <= arrays[3].max() <= 1:
+        raise ValueError(f"p must be 0 or 1, or -1 or 1, got values from {arrays[3].min()} to {arrays[3].max()}")
+    return arrays
+
+
+def _steps(t: np.ndarray, dt: Any, T: Any) -> tuple[np.ndarray, int]:
+    """The step of each event, int64, and their number."""
+    if dt is not None:
+        if isinstance(dt, bool) or not isinstance(dt, int | float | np.number):
+            raise TypeError(f"dt must be a number, got {type(dt).__name__}")
+        if not (dt > 0 and np.isfinite(dt)):
+            raise ValueError(f"dt must be above 0, got {dt}")
+    if T is not None:
+        T = checks.steps(T)
+    if dt is None and T is None:
+        raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
+    if not len(t):
+        if T is None:
+            raise ValueError("t holds no events, so T is needed: the number of steps")
+        return t.astype(np.int64), T
+    if dt is not None and T is not None:
+        step = np.floor_divide(t, dt).astype(np.int64)
+        if step.min() < 0 or step.max() >= T:
+            wrong = t.min() if step.min() < 0 else t.max()
+            raise ValueError(
+                f"with dt and T, t must lie from 0 to below {T} steps of {dt}, got {wrong}; subtract the time at which "
+                "the steps begin"
+            )
+        return step, T
+    since = t - t.min()
+    if dt is not None:
+        step = np.floor_divide(since, dt).astype(np.int64)
+        return step, int(step.max()) + 1
+    span = since.max() + (1 if since.dtype.kind == "i" else 0)  # a last tick of integer time has its length, too
+    step = since * T // span if since.dtype.kind == "i" else np.floor(since * (T / span)) if span else since
+    return np.minimum(step.astype(np.int64), T - 1), T

@@ -1,0 +1,91 @@
+"""Events of a camera as packed spikes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import proxykernels as pk
+
+SIZE = 5, 7
+T_, X, Y, P = [0, 3, 3, 9, 10, 19, 19], [0, 6, 6, 2, 2, 1, 1], [0, 4, 4, 3, 3, 1, 1], [1, 0, 1, 1, 1, 0, 0]
+
+
+def frames(steps: list[int], T: int) -> torch.Tensor:
+    """By the definition, one event after the other."""
+    dense = torch.zeros(T, 1, 2, *SIZE)
+    for step, x, y, p in zip(steps, X, Y, P, strict=True):
+        dense[step, 0, p, y, x] = 1
+    return dense
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "T"),
+    [
+        ({"dt": 5}, [0, 0, 0, 1, 2, 3, 3], 4),
+        ({"dt": 2.5}, [0, 1, 1, 3, 4, 7, 7], 8),
+        ({"T": 2}, [0, 0, 0, 0, 1, 1, 1], 2),
+        ({"dt": 5, "T": 6}, [1, 2, 2, 3, 3, 5, 5], 6),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lists", "tensors", "array", "signed", "seconds"])
+def test_events(options, steps, T, kind):
+    first = 7 if len(options) == 2 else 1_000_000
+    t = np.array(T_, dtype=np.int64) + first
+    fields = t, np.array(X, dtype=np.uint16), np.array(Y, dtype=np.uint16), np.array(P)
+    if kind == "array":
+        array = np.zeros(len(X), dtype=[("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "?")])
+        for name, values in zip("txyp", fields, strict=True):
+            array[name] = values
+        spikes = pk.events(array, size=SIZE, **options)
+    elif kind == "tensors":
+        spikes = pk.events(*(torch.from_numpy(field.astype(np.int64)) for field in fields), size=SIZE, **options)
+    elif kind == "signed":
+        spikes = pk.events(*fields[:3], 2 * fields[3] - 1, size=SIZE, **options)
+    elif kind == "seconds":
+        options = {**options, "dt": options["dt"] / 64} if "dt" in options else options
+        spikes = pk.events(t / 64, *fields[1:], size=SIZE, **options)
+    else:
+        spikes = pk.events(*(field.tolist() for field in fields), size=SIZE, **options)
+    assert spikes.shape == (T, 1, 2, *SIZE) and torch.equal(spikes.dense(), frames(steps, T))
+
+
+def test_a_stream_takes_them():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3, v_threshold=0.05), pk.Flatten(), pk.FusedIFLinear(120, 4, v_threshold=0.05)
+    ).eval()
+    whole = pk.events(T_, X, Y, P, size=SIZE, dt=5, T=4)
+    stream = pk.compile(net, whole).stream()
+    for k in range(4):
+        packet = [(t - 5 * k, x, y, p) for t, x, y, p in zip(T_, X, Y, P, strict=True) if t // 5 == k]
+        stream(pk.events(*zip(*packet, strict=True), size=SIZE, dt=5, T=1))
+    stream(pk.events([], [], [], [], size=SIZE, T=3))
+    expected = pk.simulate(net, torch.cat([whole.dense(), torch.zeros(3, 1, 2, *SIZE)]), 7)
+    assert torch.equal(stream.count(), expected.count()) and stream.count().any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "text"),
+    [
+        ({"x": [7] * 7}, ValueError, "x must lie from 0 to 6 for a sensor of 5 x 7, got 7"),
+        ({"y": [-1] * 7}, ValueError, "y must lie from 0 to 4 .* got -1"),
+        ({"p": [2] * 7}, ValueError, "p must be 0 or 1, or -1 or 1"),
+        ({"p": [0.5] * 7}, TypeError, "p must be bool or integers, got float64"),
+        ({"t": [0.0] * 6 + [float("nan")]}, ValueError, "t must be finite"),
+        ({"t": [0]}, ValueError, "same length, got 1, 7, 7, 7"),
+        ({"t": [[0]]}, ValueError, r"t must have the shape \[events\]"),
+        ({"y": None}, TypeError, "y is missing"),
+        ({"x": None, "y": None, "p": None}, TypeError, "got a list without t, x, y, p"),
+        ({"dt": None}, ValueError, "got neither"),
+        ({"dt": 0}, ValueError, "dt must be above 0, got 0"),
+        ({"dt": "5"}, TypeError, "dt must be a number"),
+        ({"T": 2}, ValueError, "t must lie from 0 to below 2 steps of 5, got 19; subtract the time"),
+        ({"T": 0}, ValueError, "T must"),
+        ({"size": (0, 7)}, ValueError, "size"),
+        ({"t": [], "x": [], "y": [], "p": []}, ValueError, "t holds no events, so T is needed"),
+    ],
+)
+def test_bad_events(changed, error, text):
+    with pytest.raises(error, match=text):
+        pk.events(**{"t": T_, "x": X, "y": Y, "p": P, "size": SIZE, "dt": 5} | changed)
