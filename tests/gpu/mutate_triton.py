@@ -21,7 +21,7 @@ os.environ["TRITON_INTERPRET"] = "0"
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import torch  # noqa: E402
-from cases import dyadic, spikes, thresholds, words_over_time  # noqa: E402
+from cases import dyadic, fine, spikes, thresholds, words_over_time  # noqa: E402
 from emulator import driver  # noqa: E402
 from emulator.memory import Fault  # noqa: E402
 
@@ -30,15 +30,14 @@ from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
-from proxykernels.kernels.gpu.weight_parts import _float16_parts_kernel  # noqa: E402
 from proxykernels.kernels.neurons import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
 
-LAYERS = {  # input channels, height and width, output channels, blocks, pooled, whether weights are int8 digits
-    "64 channels": (64, 4, 65, Blocks(8, 64, 32, 3, 8, 128), False, False),
-    "16 channels": (5, 3, 17, Blocks(8, 16, 16, 3, 4), False, False),
-    "pooled": (16, 4, 33, Blocks(8, 32, 64, 2, 4), True, False),
-    "digits": (64, 4, 65, Blocks(8, 64, 64, 3, 8, 128), False, True),
+LAYERS = {  # input channels, height and width, output channels, weights, blocks, pooled
+    "three digits": (64, 3, 65, "float32", Blocks(4, 64, 32, 3, 4, 255), False),
+    "two digits": (64, 3, 65, "int16", Blocks(8, 64, 64, 3, 8, 128), False),
+    "pooled": (16, 4, 33, "float32", Blocks(4, 32, 64, 3, 4, 168), True),
+    "float16": (5, 3, 17, "float16", Blocks(8, 16, 16, 3, 4), False),
 }
 ORDER = (
     r"bar\.sync|bar\.warp\.sync|cp\.async\.wait_group|cp\.async\.c[ag]\.|wgmma\.wait_group|wgmma\.fence|fence\.proxy"
@@ -61,18 +60,21 @@ def mutants(text: str) -> Iterator[tuple[str, int, str]]:
                 yield f"{wait[1]} of one group less", i + 1, with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
 
 
-def is_right(C: int, size: int, C_out: int, blocks: Blocks, pooled: bool, digits: bool) -> bool:
-    """Whether a 3 x 3 convolution of dyadic data equals the definition."""
+def is_right(C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled: bool) -> bool:
+    """Whether a 3 x 3 convolution of exact data, of which every digit counts, equals the definition."""
     generator = torch.Generator().manual_seed(0)
     x = spikes(33, 1, C, size, size, generator=generator)
-    span, unit = (4000, 2.0**-12) if digits else (16, 2.0**-4)
-    weight = dyadic(C_out, C, 3, 3, generator=generator, span=span, unit=unit)
-    if digits:
+    if weights == "float32":
+        weight = fine(C_out, C, 3, 3, generator=generator)
+    elif weights == "int16":
+        weight = dyadic(C_out, C, 3, 3, generator=generator, span=4000, unit=2.0**-12)
         CONSTANTS.add(weight.untyped_storage())
         WHOLE[weight.untyped_storage()] = Whole(13)
+    else:
+        weight = dyadic(C_out, C, 3, 3, generator=generator).half()
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
     v = torch.zeros(1, size * size, C_out)
-    expected, v_expected = reference.if_conv2d(x, weight, bias, v_threshold=theta, padding=1)
+    expected, v_expected = reference.if_conv2d(x, weight.float(), bias, v_threshold=theta, padding=1)
     if_conv2d.choose_blocks = lambda *_: blocks
     run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
     arguments = words_over_time(x.flatten(3)), 33, (size, size), weight, bias, v, if_neuron(theta, 0.0)
@@ -89,8 +91,7 @@ def outcome(layer, edit) -> str:
     """How the convolution does whose text went through ``edit``."""
     driver.State.edit = lambda text: edit(text) if ".entry _if_conv2d_kernel" in text else text
     driver.State.kernels.clear()
-    for kernel in (_if_conv2d_kernel, _float16_parts_kernel):
-        kernel.device_caches.clear()  # Triton then loads its kernels anew
+    _if_conv2d_kernel.device_caches.clear()  # Triton then loads it anew
     try:
         return "not noticed" if is_right(*layer) else "wrong result"
     except Fault as fault:

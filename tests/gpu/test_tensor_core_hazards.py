@@ -11,7 +11,7 @@ TRITON = pytest.importorskip("triton", reason="compiling the Triton kernels need
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def code(tmp_path_factory):
     """(PTX, SASS) of two convolutions by the Triton that is installed, by name."""
     found = read_in_child(VARIANTS, tmp_path_factory.mktemp("code"), tmp_path_factory.mktemp("cache"))
     return {name: (record["ptx"].read_text(), record["sass"].read_text()) for name, record in found}
@@ -19,8 +19,8 @@ def compiled(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.triton
-def test_no_hazards(compiled):
-    for ptx, sass in compiled.values():
+def test_no_hazards(code):
+    for ptx, sass in code.values():
         assert "wgmma.mma_async" in ptx and "GMMA" in sass
         assert not hazards_of_ptx(ptx) and not hazards_of_sass(sass)
 
@@ -28,8 +28,8 @@ def test_no_hazards(compiled):
 @pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_planted_hazard_is_noticed(compiled, name):
-    ptx, sass = compiled[name]
+def test_a_planted_hazard_is_noticed(code, name):
+    ptx, sass = code[name]
     product = re.search(r"wgmma\.mma_async\S* \{%r\d+[^}]*\}, \{(%r\d+)[^}]*\}[^;]*;", ptx)
     write = f"\nmov.b32 {product[1]}, 0;"
     assert any("spikes of a product" in found for found in hazards_of_ptx(after(ptx, product, write)))

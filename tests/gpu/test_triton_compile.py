@@ -31,8 +31,8 @@ NOT_SPECIALIZED = {
 def compiled(request, tmp_path_factory):
     """Gives the record of a chosen variant. It and the next ones are compiled together, from an empty cache."""
     pytest.importorskip("triton", reason="compiling the Triton kernels needs: pip install triton")
-    chosen = [item for item in request.session.items if "compiled" in getattr(item, "fixturenames", ())]
-    variants = [variant(**item.callspec.params) for item in chosen]
+    users = [item for item in request.session.items if item.path == request.path and "compiled" in item.fixturenames]
+    variants = [variant(**item.callspec.params) for item in users]
     cache, records = tmp_path_factory.mktemp("triton_cache"), {}
 
     def record(**case: str) -> dict:
