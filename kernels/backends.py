@@ -3,7 +3,7 @@
 Shapes: T steps, N images, P pixels, C channels. How spikes are packed into words is the backend's own business
 (cpu/words.py, gpu/words.py). States ``v`` are float32 [N, P, C], of neurons with several [N, states, P, C] and the
 potentials first; currents are [T, N, P, C]. Both results of a layer are the words of its spikes and its states after
-the last step. Backends do not check arguments: any_neuron.py has.
+the last step. Backends do not check arguments: neuron_ops.py has.
 """
 
 import os

@@ -87,11 +87,12 @@ if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands be
     kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
 
 from . import encode, neurons, plot, samples  # noqa: E402
-from .conversion.convert import convert  # noqa: E402
-from .conversion.libraries import from_snntorch, from_spikingjelly  # noqa: E402
-from .conversion.nir_export import to_nir  # noqa: E402
-from .conversion.nir_import import from_nir  # noqa: E402
-from .conversion.report import conversion_report  # noqa: E402
+from .calls.spike_ops import max_pool2d  # noqa: E402
+from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly  # noqa: E402
+from .conversion.nir.from_nir import from_nir  # noqa: E402
+from .conversion.nir.to_nir import to_nir  # noqa: E402
+from .conversion.relu.convert import convert  # noqa: E402
+from .conversion.relu.report import conversion_report  # noqa: E402
 from .engine.engine import Engine, compile, load  # noqa: E402
 from .engine.events import events  # noqa: E402
 from .engine.stream import Stream  # noqa: E402
@@ -141,7 +142,6 @@ from .shards import Shards  # noqa: E402
 from .simulation.early_exit import margin  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
-from .spike_ops import max_pool2d  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
 from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402

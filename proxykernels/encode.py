@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import checks, packed
-from .spikes import Spikes, pack_words
+from . import checks
+from .spikes import Spikes, pack_words, word_ops
 
 STEPS = 32  # packed at a time: one word of a GPU
 
@@ -118,7 +118,7 @@ def _stepwise(x: Tensor, T: int, fire: Callable[[int], Tensor]) -> Spikes:
         steps = torch.stack([fire(t) for t in range(start, min(T, start + STEPS))])
         words.append(pack_words(steps))
         sizes.append(len(steps))
-    return Spikes(packed.cat(words, sizes), (T, *x.shape))
+    return Spikes(word_ops.cat(words, sizes), (T, *x.shape))
 
 
 def _intensities(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from . import any_neuron
+from .calls import neuron_ops
 from .neurons import IFNeuron
 from .spikes import Spikes
 
@@ -43,7 +43,7 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    return any_neuron.scan(current, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.scan(current, v, IFNeuron(v_threshold, v_reset))
 
 
 def if_hold(
@@ -67,7 +67,7 @@ def if_hold(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    return any_neuron.hold(current, T, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.hold(current, T, v, IFNeuron(v_threshold, v_reset))
 
 
 def if_conv2d(
@@ -102,7 +102,7 @@ def if_conv2d(
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     window = stride, padding, dilation, groups
-    return any_neuron.conv2d(x, weight, bias, v, IFNeuron(v_threshold, v_reset), *window)
+    return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold, v_reset), *window)
 
 
 def if_linear(
@@ -129,4 +129,4 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    return any_neuron.linear(x, weight, bias, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold, v_reset))

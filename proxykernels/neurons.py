@@ -14,7 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from . import checks, neuron_checks
+from . import checks
+from .checks import neuron_checks
 from .kernels import backends, constants
 from .kernels.neurons import Neuron, neuron
 

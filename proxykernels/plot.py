@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .conversion.report import ConversionReport
-from .simulation.simulate import Result
+from .conversion.relu.report import ConversionReport
+from .simulation.result import Result
 from .spikes import Spikes
 
 

@@ -70,7 +70,7 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     """
     if not isinstance(x, Spikes):
         checks.real("x", x)
-    dims, held = len(x.shape), held_dims(net)
+    dims, held = len(x.shape), constant_dims(net)
     if dims in held and isinstance(x, Tensor):
         if not x.is_floating_point():
             raise TypeError(
@@ -95,7 +95,7 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     return True
 
 
-def held_dims(net: nn.Module) -> tuple[int, ...]:
+def constant_dims(net: nn.Module) -> tuple[int, ...]:
     """How many dimensions a held input of a network may have: [N, features], [N, C, L] or [N, C, H, W]."""
     if getattr(net, "input_dims", None):
         return (net.input_dims,)  # type: ignore[return-value]  # torch's modules are annotated as full of modules
@@ -126,7 +126,7 @@ def _shapes(leading: str, held: tuple[int, ...]) -> str:
 
 def mean_over_time(x: Tensor) -> Tensor:
     """The mean over the steps of x [T, N, ...], float32 for integers and bool."""
-    if checks.is_held(x):
+    if checks.is_constant(x):
         return x[0] if x.is_floating_point() else x[0].float()
     if x.is_floating_point():
         return x.mean(0, dtype=torch.float32).to(x.dtype)

@@ -15,7 +15,7 @@ kernels/gpu/surrogates.py.
 import math
 from dataclasses import dataclass
 
-from . import neuron_checks
+from .checks import neuron_checks
 from .kernels import surrogates as kernels
 
 

@@ -170,7 +170,7 @@ DEFECTS = {
         "tests/package/test_anytime.py",
     ),
     "functional: the state": Defect(
-        "proxykernels/channels_last.py",
+        "proxykernels/spikes/channels_last.py",
         "(v.float(),",
         "(v.float().relu(),",
         "tests/cpu/test_exactness.py",
@@ -182,7 +182,7 @@ DEFECTS = {
         "tests/package/test_layers.py tests/package/test_simulate.py",
     ),
     "simulation: a chunk's start": Defect(
-        "proxykernels/simulation/carrier.py",
+        "proxykernels/simulation/stateful_layer.py",
         "[start : start + len(x)]",
         "[0 : len(x)]",
         "tests/package/test_simulate.py tests/package/test_anytime.py",
@@ -194,19 +194,19 @@ DEFECTS = {
         "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
     ),
     "conversion: pooling of rates": Defect(
-        "proxykernels/conversion/populations.py",
+        "proxykernels/conversion/graph/fx_graph.py",
         "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
         "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
         "tests/package/test_convert.py",
     ),
     "conversion: shuffled channels": Defect(
-        "proxykernels/conversion/moves.py",
+        "proxykernels/conversion/graph/index_ops.py",
         "layers.Channels(channels)",
         "layers.Channels(channels.sort().values)",
         "tests/package/test_convert_graphs.py",
     ),
     "conversion: potentials of a loop": Defect(
-        "proxykernels/conversion/time_loops.py",
+        "proxykernels/conversion/libraries/time_loops.py",
         "part == (operator.getitem, (before, k))",
         "part is not None",
         "tests/package/test_library_zoos.py",

@@ -48,7 +48,7 @@ def step_of(layer: nn.Module, sources: tuple[str, ...], held: bool = False):
     if isinstance(layer, pk.layers.Neurons):
         terms = layer.terms(sources if len(sources) > 1 else sources[0])
         synapses = [synapse.plain().to(memory_format=torch.channels_last) for synapse, _ in terms]
-        return _Neurons(layer, synapses, held) if layer.neuron.fires else _Carried(synapses)
+        return _Neurons(layer, synapses, held) if layer.neuron.fires else _LoopState(synapses)
     if isinstance(layer, pk.Flatten):
         return nn.Flatten()
     return lambda x: layer(x.unsqueeze(0)).squeeze(0)
@@ -86,7 +86,7 @@ class _Neurons:
         return self.spikes
 
 
-class _Carried:
+class _LoopState:
     """The sum of some synapses, as it is."""
 
     def __init__(self, synapses: list):

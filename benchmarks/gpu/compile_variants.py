@@ -154,7 +154,7 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
         "BACK": back_of(NEURONS[neuron]),
         "DERIVATIVE": {name.lower(): function for name, function in SHAPES.items()}[surrogate],
         "PARAMETERS": len(MODELS[NEURONS[neuron]].channels),
-        "HELD": given == "held",
+        "CONSTANT": given == "held",
         "BLOCK": BLOCK,
     }
     lengths = ("neurons", "channels", "current_stride")

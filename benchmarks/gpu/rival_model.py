@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gpu.cards import Card
 from gpu.main_loop import MULTIPROCESSORS
-from gpu.time_model import CHUNK, EFFICIENCY, HELD, LAUNCH_S, LAYERS, Layer, held_seconds, memory_seconds
+from gpu.time_model import CHUNK, CONSTANT, EFFICIENCY, LAUNCH_S, LAYERS, Layer, held_seconds, memory_seconds
 
 SIMT = 0.8  # of the float32 lanes' peak, which good GEMMs without tensor cores reach; Winograd's algorithm is left out
 GRAPH_S = 10e-6  # to replay a chunk
@@ -55,7 +55,9 @@ def run_ms(images: int, T: int, card: Card, precision: str) -> float:
     has, seconds = PRECISIONS[precision], held_seconds(images, card)
     for first in range(0, T, CHUNK):
         steps = min(CHUNK, T - first)
-        launches = [_scan_seconds(has.width * images * HELD, images * HELD, has.width * steps * images * HELD, card)]
+        launches = [
+            _scan_seconds(has.width * images * CONSTANT, images * CONSTANT, has.width * steps * images * CONSTANT, card)
+        ]
         for layer in LAYERS:
             launches += layer_launches(layer, images, steps, card, has)
         seconds += GRAPH_S + sum(launches) + LAUNCH_S * len(launches)

@@ -78,8 +78,10 @@ LAYERS = (
     Layer("linear3", 1, 1, 1152, 256, 1),
     Layer("linear4", 1, 1, 256, 10, 1),
 )
-HELD = 784 * 128  # neurons of the first layer, whose current is held
-WORDS = HELD * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10  # of 32 steps, that are counted for an image
+CONSTANT = 784 * 128  # neurons of the first layer, whose current is held
+WORDS = (
+    CONSTANT * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10
+)  # of 32 steps, that are counted for an image
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def memory_seconds(bytes_moved: float, card: Card) -> float:
 def chunk_seconds(kernels: dict[str, Compiled], images: int, steps: int, card: Card) -> Iterator[tuple[str, float]]:
     """(what, seconds on the GPU) of a chunk's launches."""
     words = ceil(steps / 32)
-    yield "scan", memory_seconds(images * HELD * (4 + 8 + 4 * words), card) + LAUNCH_S
+    yield "scan", memory_seconds(images * CONSTANT * (4 + 8 + 4 * words), card) + LAUNCH_S
     for layer in LAYERS:
         yield layer.name, max(layer_seconds(layer, kernels[layer.name], images, steps, card).values()) + LAUNCH_S
 
@@ -218,4 +220,4 @@ def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, host: 
 
 def held_seconds(images: int, card: Card) -> float:
     """Of the first layer's convolution, of one channel, 3 x 3, in float32."""
-    return 2 * 9 * images * HELD / card.float32
+    return 2 * 9 * images * CONSTANT / card.float32

@@ -34,7 +34,7 @@ NETS = {
 def run(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
-    from proxykernels.kernels.gpu.block_sizes import architecture  # needs Triton
+    from proxykernels.kernels.gpu.block_sizes import architecture
 
     rows = []
     for name in options.net:

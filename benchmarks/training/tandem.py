@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.layers import Neurons
-from proxykernels.simulation.carried import replace_neurons
+from proxykernels.simulation.prepared_network import replace_neurons
 
 
 class Tandem(nn.Module):

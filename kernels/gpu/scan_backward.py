@@ -27,7 +27,7 @@ def _scan_backward_kernel(
     v_pointer,  # [states, neurons] float32, before the first step
     neuron,  # the neurons' parameters: neurons.py
     before_pointer,  # [T, states, neurons] float32, scratch; may be grad_current_pointer
-    grad_current_pointer,  # [T, neurons] float32, written if HELD is not
+    grad_current_pointer,  # [T, neurons] float32, written if CONSTANT is not
     grad_start_pointer,  # [states, neurons] float32, written
     sums_pointer,  # [1 + PARAMETERS, neurons] float32, written: gradients of the currents' sum and of the parameters
     T,
@@ -43,7 +43,7 @@ def _scan_backward_kernel(
     BACK: tl.constexpr,
     DERIVATIVE: tl.constexpr,
     PARAMETERS: tl.constexpr,
-    HELD: tl.constexpr,
+    CONSTANT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * BLOCK
@@ -79,7 +79,7 @@ def _scan_backward_kernel(
         grad, grad_state, grown = BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         total += grad
         sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
-        if not HELD:
+        if not CONSTANT:
             tl.store(grad_current_pointer + row + offsets, grad, mask=mask)
     write_states(grad_start_pointer + start, neurons, offsets, grad_state, mask, STATES)
     sums_row = sums_pointer + start
@@ -127,7 +127,7 @@ def scan_backward(
                 **surrogates.arguments(surrogate),
                 BACK=back_of(neuron.model),
                 PARAMETERS=len(MODELS[neuron.model].channels),
-                HELD=held,
+                CONSTANT=held,
                 BLOCK=BLOCK,
                 num_warps=NUM_WARPS,
                 enable_fp_fusion=False,

@@ -3,7 +3,7 @@
 Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
 ``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
 0. Functions take C although the words show it: in the channel-packed layout of a CPU the words do
-not, and both layouts are called alike. Arguments are not checked here (any_neuron.py does that),
+not, and both layouts are called alike. Arguments are not checked here (neuron_ops.py does that),
 except for what depends on the layout.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 32  # steps in a word
-COUNTED = 16  # tensors of words whose spikes one launch counts (counters.py)
+COUNTED = 16  # tensors of words whose spikes one launch counts (simulation/synops.py)
 COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
 
 

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from .. import checks
 from ..kernels.cpu.words import pixel_bytes
 from ..sequences import is_sequence
-from ..simulation.early_exit import Stop
+from ..simulation.early_exit import Batch, Stop
 from ..simulation.quantize import round_input
-from ..simulation.state import Batch
-from ..simulation.summary import table
+from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
 from .follow import follow
-from .library import HELD, SPIKES, VALUES, Compiled, Session
+from .library import CONSTANT, SPIKES, VALUES, Compiled, Session
 from .plan import Plan, image_of
 from .result import Counted, Result
 from .stream import Stream
@@ -69,7 +68,7 @@ class Engine:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
         """
         T, given = checks.steps(T), self.given(x, None)
-        if given.kind != HELD and len(given.sequence) != T:
+        if given.kind != CONSTANT and len(given.sequence) != T:
             raise ValueError(f"x is a sequence of {len(given.sequence)} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
@@ -104,7 +103,7 @@ class Engine:
         plan, N = self.plan, given.N
         tally = torch.zeros(len(plan.operations), 2, dtype=torch.int64)
         y = self.advance(session, given, T, tally, fresh=True)
-        held = given.kind == HELD
+        held = given.kind == CONSTANT
         counted = Counted(tally, N * T, N, held, given.kind != SPIKES)
         return Result(plan, y, torch.full((N,), T), self.last_state(session, N), counted)
 
@@ -153,7 +152,7 @@ class Engine:
             y = outputs[0]._like(torch.cat([part._words for part in outputs]), (T, given.N, *self.plan.last.shape))
         else:
             y = torch.cat(outputs, 1)
-        counted = Counted(tally, sample_steps, given.N, given.kind == HELD, given.kind != SPIKES)
+        counted = Counted(tally, sample_steps, given.N, given.kind == CONSTANT, given.kind != SPIKES)
         return Result(self.plan, y, torch.cat(steps), torch.cat(states), counted)
 
     def _run_until(
@@ -165,7 +164,7 @@ class Engine:
         while start < T and len(batch.index):
             steps, index = min(STOP_STEPS, T - start), batch.index
             x = given.sequence[start : start + steps]
-            part = self.given(batch.of(x), given.kind == HELD)
+            part = self.given(batch.active(x), given.kind == CONSTANT)
             y = self.advance(session, part, steps, tally, fresh=start == 0)
             now = self.last_state(session, part.N)
             last = now if last is None else last.index_copy(0, index, now)
@@ -183,7 +182,7 @@ class Engine:
         if isinstance(x, Spikes):
             words = x._words[start:stop]
             return Given(words, SPIKES, stop - start, x._like(words, (x.T, stop - start, *x.shape[2:])))
-        return self.given(x[0, start:stop] if given.kind == HELD else x[:, start:stop], given.kind == HELD)
+        return self.given(x[0, start:stop] if given.kind == CONSTANT else x[:, start:stop], given.kind == CONSTANT)
 
     def given(self, x: Tensor | Spikes, held: bool | None) -> Given:
         """An input as the library takes it; ``held``: whether it is, None: as its shape says."""
@@ -216,7 +215,7 @@ class Engine:
         x = x.detach().float()
         if held:
             once = (x[0] if sequence else x).contiguous()
-            return Given(once, HELD, len(once), once.expand(STEPS, *once.shape))
+            return Given(once, CONSTANT, len(once), once.expand(STEPS, *once.shape))
         if not len(x):
             raise ValueError("x must have at least one step")
         x = x.contiguous()

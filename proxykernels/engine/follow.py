@@ -8,12 +8,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from .. import layers, window_checks
+from .. import layers
+from ..checks import window_checks
 from ..layers import Flatten, Neurons
+from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
-from ..parametrized import has_forward_hooks, with_plain_weights
 from ..simulation.quantize import Rounded, RoundedSum, quantized
 from .plan import (
     AVERAGE_POOL,

@@ -12,7 +12,7 @@ from ..kernels.cpu import abi, packing, sources
 from .plan import FIRE, KINDS, Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
-SPIKES, HELD, VALUES = range(3)  # kinds of inputs
+SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
 
 
 class Term(ctypes.Structure):

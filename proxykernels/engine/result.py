@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from torch import Tensor
 
 from ..neurons import IFNeuron
-from ..simulation.logits import logits
-from ..simulation.simulate import Result as SimulationResult
+from ..simulation.result import Result as SimulationResult
+from ..simulation.result import logits
 from ..simulation.synops import SynOps
 from ..spikes import Spikes
 from .plan import Plan
@@ -75,7 +75,7 @@ class Result(SimulationResult):
 
 
 def logits_of(plan: Plan, counts: Tensor, state: Tensor, steps: Tensor) -> Tensor:
-    """Of the ReLU network that a network was converted from: simulation/logits.py."""
+    """Of the ReLU network that a network was converted from: simulation/result.py."""
     neurons = plan.last.neurons
     if neurons is None or neurons.scale is None:
         layer = SimpleNamespace(scale=None)

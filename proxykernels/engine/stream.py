@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import checks
 from ..spikes import Spikes
-from .library import HELD
+from .library import CONSTANT
 from .plan import image_of
 from .result import logits_of
 
@@ -52,7 +52,7 @@ class Stream:
         given = self.engine.given(x, None)
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
-        T = 1 if given.kind == HELD else len(given.sequence)
+        T = 1 if given.kind == CONSTANT else len(given.sequence)
         y = self.engine.advance(self._session, given, T, self._tally, fresh=self._fresh)
         self._fresh, self.steps = False, self.steps + T
         if isinstance(y, Spikes):

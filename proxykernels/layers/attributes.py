@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import checks, neuron_checks
+from .. import checks
+from ..checks import neuron_checks
 from ..neurons import AnyNeuron
 
 SOFT = math.inf  # in a state_dict, of a v_reset that is None

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import checks, spike_tensor_functions, surrogates  # noqa: F401 - the second says what SpikeTensors can do
-from ..parametrized import parametrized_again, with_plain_weights
-from ..spike_tensor import dense_like, packed
+from .. import checks, surrogates
 from ..spikes import Spikes
+from ..spikes.spike_tensor import dense_like, packed
 from ..surrogates import Surrogate
 from .attributes import NeuronAttributes
+from .parametrized import parametrized_again, with_plain_weights
 from .synapses import Synapse
 
 UNPACKED_BYTES = 16 << 20  # of spikes as float32 values, at a time
@@ -147,7 +147,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function of [N, ...] to every step of x [T, N, ...]; once if x is one step repeated by expand."""
-    if x.shape[0] > 1 and checks.is_held(x):
+    if x.shape[0] > 1 and checks.is_constant(x):
         y = function(x[0])
         return y.expand(x.shape[0], *y.shape)
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..spike_tensor import dense_like, packed
 from ..spikes import Spikes
+from ..spikes.spike_tensor import dense_like, packed
 
 
 class Dropout(nn.Module):
@@ -68,7 +68,7 @@ class Dropout(nn.Module):
         if isinstance(x, Spikes):
             return x._of(kept, scale)
         factor = kept.to(x.dtype if x.is_floating_point() else torch.float32) * scale
-        if checks.is_held(x):
+        if checks.is_constant(x):
             once = x[0] * factor
             return once.expand(len(x), *once.shape)
         return x * factor

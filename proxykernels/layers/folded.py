@@ -6,8 +6,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .. import known
-from ..kernels import constants, heap
+from ..kernels import constants, heap, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights, can_be_kept
 
@@ -65,8 +64,8 @@ def fold_values(
     shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
     weights = times(weight, scale.view(-1, *[1] * (weight.ndim - 1)))
     return (
-        known.made_of(weights, weight, gain, variance),
-        known.made_of(shift.to(weight.dtype), offset, bias, mean, gain, variance),
+        value_checks_cache.computed_from(weights, weight, gain, variance),
+        value_checks_cache.computed_from(shift.to(weight.dtype), offset, bias, mean, gain, variance),
     )
 
 

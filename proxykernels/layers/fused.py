@@ -6,11 +6,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import any_neuron, checks, known, packed, window_checks
-from ..currents import batch_moments
-from ..kernels import unfused
+from .. import checks
+from ..calls import neuron_ops
+from ..calls.currents import batch_moments
+from ..checks import window_checks
+from ..kernels import unfused, value_checks_cache
 from ..neurons import AnyNeuron
-from ..spikes import Spikes
+from ..spikes import Spikes, word_ops
 from .base import Neurons, each_step
 from .folded import as_before, fold, fold_values
 from .synapses import Convolution, Convolution1d, Product
@@ -35,7 +37,7 @@ class Fused(Neurons):
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
-            return any_neuron.scan(currents, v, self.neuron, self.surrogate)
+            return neuron_ops.scan(currents, v, self.neuron, self.surrogate)
         return self._fire_with(*self._parameters_now(), x, v)
 
     def _parameters_now(self) -> tuple[Tensor, Tensor | None]:
@@ -44,7 +46,7 @@ class Fused(Neurons):
             return self.weight, self.bias
         weight, bias = self.weight, self.bias
         differentiable = self.surrogate is not None and torch.is_grad_enabled()
-        kept = not (differentiable or torch.jit.is_tracing()) and known.can_be_read(weight)
+        kept = not (differentiable or torch.jit.is_tracing()) and value_checks_cache.can_be_read(weight)
         if kept and "weight" not in self._parameters:  # computed anew at each look, by a parametrization or a hook
             weight = as_before(self, weight)
         return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=kept)
@@ -122,7 +124,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
 
     def _sums_up(self, x):
-        if torch.is_grad_enabled() or not isinstance(x, Spikes) or not packed.over_time(x._words):
+        if torch.is_grad_enabled() or not isinstance(x, Spikes) or not word_ops.over_time(x._words):
             return False
         return self.bn.training and self.bn.running_mean is not None
 
@@ -143,7 +145,7 @@ class FusedConv2d(Fused, nn.Conv2d):
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
         options = {"pool_follows": self.pool_follows, "surrogate": self.surrogate}
-        return any_neuron.conv2d(x, weight, bias, v, self.neuron, *window, **options)
+        return neuron_ops.conv2d(x, weight, bias, v, self.neuron, *window, **options)
 
 
 class FusedConv1d(Fused, nn.Conv1d):
@@ -192,8 +194,8 @@ class FusedConv1d(Fused, nn.Conv1d):
         v = v.unsqueeze(-2) if isinstance(v, Tensor) else v
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
-        weight = known.made_of(weight.unsqueeze(2), weight)
-        spikes, v = any_neuron.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
+        weight = value_checks_cache.computed_from(weight.unsqueeze(2), weight)
+        spikes, v = neuron_ops.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
         y = spikes._sized(spikes.shape[4]) if isinstance(spikes, Spikes) else spikes.squeeze(-2)
         return y, v.squeeze(-2)
 
@@ -229,7 +231,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         self.bn = nn.BatchNorm1d(out_features, device=device, dtype=dtype) if batch_norm else None
 
     def _fire_with(self, weight, bias, x, v):
-        return any_neuron.linear(x, weight, bias, v, self.neuron, self.surrogate)
+        return neuron_ops.linear(x, weight, bias, v, self.neuron, self.surrogate)
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
@@ -265,9 +267,9 @@ class Population(Neurons):
         x = checks.frames(x)
         if isinstance(x, Spikes):
             x = x.dense()
-        if isinstance(x, Tensor) and x.ndim > 1 and checks.is_held(x):
-            return any_neuron.hold(x[0], len(x), v, self.neuron, self.surrogate)
-        return any_neuron.scan(x, v, self.neuron, self.surrogate)
+        if isinstance(x, Tensor) and x.ndim > 1 and checks.is_constant(x):
+            return neuron_ops.hold(x[0], len(x), v, self.neuron, self.surrogate)
+        return neuron_ops.scan(x, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops, window_checks
-from ..spike_tensor import dense_like, found, keeps_packed
+from .. import checks
+from ..calls import spike_ops
+from ..checks import window_checks
 from ..spikes import Spikes, pack
+from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from .base import SpikingLayer, each_step, each_step_of_spikes
 
 
@@ -37,7 +39,7 @@ class MaxPool2d(nn.Module):
             return spike_ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
         if x.dtype == torch.bool:  # of which torch finds no maximum
             return self(x.to(torch.uint8)).bool()
-        spikes = None if checks.is_held(x) else found(x)
+        spikes = None if checks.is_constant(x) else found(x)
         if spikes is not None:
             return dense_like(self(spikes), x)
         window = self.kernel_size, self.stride, self.padding
@@ -124,7 +126,7 @@ class Flatten(nn.Module):
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
             return spike_ops.flatten(x)
-        return each_step(lambda image: image.flatten(1), x) if checks.is_held(x) else x.flatten(2)
+        return each_step(lambda image: image.flatten(1), x) if checks.is_constant(x) else x.flatten(2)
 
 
 class MaxRatePool2d(SpikingLayer):

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops, window_checks
-from ..spike_tensor import keeps_packed
+from .. import checks
+from ..calls import spike_ops
+from ..checks import window_checks
 from ..spikes import Spikes, pack
+from ..spikes.spike_tensor import keeps_packed
 from .base import SpikingLayer, each_step, each_step_of_spikes
 from .pooling import described, filled_up
 

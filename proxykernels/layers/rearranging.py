@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checks, spike_ops, window_checks
-from ..spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
+from .. import checks
+from ..calls import spike_ops
+from ..checks import window_checks
 from ..spikes import Spikes
+from ..spikes.spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
 from .base import each_step, each_step_of_spikes
 
 
@@ -191,7 +193,7 @@ def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
         return spike_ops.cat_channels(spikes)
     values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
-    if all(checks.is_held(part) for part in values):
+    if all(checks.is_constant(part) for part in values):
         once = torch.cat([part[0] for part in values], 1)
         return once.expand(len(values[0]), *once.shape)
     return torch.cat(values, 2)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import checks, window_checks
+from .. import checks
+from ..checks import window_checks
 from ..spikes import Spikes
 from .base import SpikingLayer
 from .pooling import described
@@ -44,7 +45,7 @@ class RunningMaxPool2d(SpikingLayer):
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 3 + self.dims, f"(T, N, C, {'H, W' if self.dims == 2 else 'L'})")
         x = x.dense() if isinstance(x, Spikes) else x if x.is_floating_point() else x.float()
-        if v is None and checks.is_held(x) and len(x):  # all maxima grow evenly
+        if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
             return y.expand(len(x), *y.shape), len(x) * x[0]
         sums = torch.zeros_like(x[0]) if v is None else v

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import any_neuron, known, spike_ops
-from ..gradients.calls import wants_gradient
-from ..kernels import unfused
+from ..calls import neuron_ops, spike_ops
+from ..calls.gradients.calls import wants_gradient
+from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..neurons import AnyNeuron
-from ..parametrized import with_plain_weights
-from ..spike_tensor import dense_like, packed
 from ..spikes import Spikes
+from ..spikes.spike_tensor import dense_like, packed
 from .base import Neurons, each_step
+from .parametrized import with_plain_weights
 from .rearranging import side_by_side
 from .synapses import Convolution, Product, Synapse, synapse_of
 
@@ -81,7 +81,7 @@ class FusedSum(Neurons):
         main = synapse_of(synapses[0])
         if isinstance(main, Product):
             joined = self._joined((0, 0), synapses)
-            return any_neuron.linear(side_by_side(parts), *joined, v, self.neuron, self.surrogate, shortcut)
+            return neuron_ops.linear(side_by_side(parts), *joined, v, self.neuron, self.surrogate, shortcut)
         if type(main) is not Convolution or main.module.groups > 1:
             return self._fire_stepwise(x, v)
         weight, padding, dilation = main.window(main.module.weight)
@@ -91,7 +91,7 @@ class FusedSum(Neurons):
         parts = [parts[0], *(_subsample(part, stride) for part, stride in zip(parts[1:], strides or [], strict=True))]
         joined = self._joined(center or (0, 0), synapses)
         window, options = (main.module.stride, padding, dilation), {"shortcut": shortcut, "surrogate": self.surrogate}
-        return any_neuron.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
+        return neuron_ops.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
 
     def _direct(self, x: Sequence[Spikes | Tensor], v) -> int | None:
         """The number of an identity whose spikes need no weights: the kernels add them to the currents as they are."""
@@ -99,7 +99,7 @@ class FusedSum(Neurons):
             return None
         for k, (synapse, part) in enumerate(zip(self.synapses, x, strict=True)):
             if isinstance(synapse, nn.Identity) and isinstance(part, Spikes):
-                if any_neuron.takes_shortcut(part, self.neuron):
+                if neuron_ops.takes_shortcut(part, self.neuron):
                     return k
         return None
 
@@ -139,7 +139,7 @@ class FusedSum(Neurons):
                 current = reduce(torch.add, (each_step(synapse, part) for synapse, part in synapses))
             else:
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
-            spikes, v = any_neuron.scan(current, v, self.neuron, self.surrogate)
+            spikes, v = neuron_ops.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
         return parts[0] if len(parts) == 1 else spike_ops.cat_steps(parts), v
 
@@ -211,16 +211,16 @@ def _join(
             weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
         weights.append(weight)
     joined = first if len(weights) == 1 else torch.cat(weights, 1)
-    weight = known.made_of(joined, *parameters[::2])
+    weight = value_checks_cache.computed_from(joined, *parameters[::2])
     biases = [bias.float() for bias in parameters[1::2] if bias is not None]
-    return weight, known.made_of(reduce(torch.add, biases), *parameters[1::2]) if biases else None
+    return weight, value_checks_cache.computed_from(reduce(torch.add, biases), *parameters[1::2]) if biases else None
 
 
 def _is_plain(parameter: Tensor) -> bool:
     """Whether it holds values of a CPU that can be looked at now."""
     if type(parameter) not in (Tensor, nn.Parameter) or parameter.device.type != "cpu":
         return False
-    return known.can_be_read(parameter) and known.plain(parameter) is parameter
+    return value_checks_cache.can_be_read(parameter) and value_checks_cache.plain(parameter) is parameter
 
 
 def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:

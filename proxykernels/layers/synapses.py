@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..currents import currents_of
+from ..calls.currents import currents_of
+from ..checks.window_checks import symmetric
 from ..kernels import unfused
-from ..padding import symmetric
 from ..spikes import Spikes
 
 Shape = tuple[int, ...]
@@ -49,7 +49,7 @@ class Synapse:
     def accumulates(self, x: Spikes) -> Tensor:
         """How often a weight is added to a potential because of the spikes x, of a CPU: int64, no dimensions.
 
-        Those of a GPU are counted all together: simulation/counters.py.
+        Those of a GPU are counted all together: simulation/synops.py.
         """
         reach = self.reach(x)
         totals = x._total_of_pixels()

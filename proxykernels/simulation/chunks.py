@@ -38,7 +38,7 @@ class Chunks:
         """What a layer gave in the first chunk."""
         if isinstance(y, Spikes):
             self.step_bytes += math.prod(y.shape[1:]) / 8
-        elif isinstance(y, Tensor) and not checks.is_held(y):
+        elif isinstance(y, Tensor) and not checks.is_constant(y):
             self.step_bytes += math.prod(y.shape[1:]) * y.element_size()
 
     def steps(self, start: int) -> int:

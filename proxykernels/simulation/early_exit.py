@@ -1,9 +1,14 @@
 """Early exit: when a sample need not be simulated any further."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 
+import torch
 from torch import Tensor
+
+from .. import checks
+from ..spikes import Spikes, word_ops
+from .state import States
 
 Stop = Callable[[Tensor, int], Tensor]  # output spikes so far [n, classes] and steps so far, to bool [n]
 
@@ -36,3 +41,48 @@ def margin(lead: float) -> Stop:
         return first - second >= lead
 
     return decided
+
+
+def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
+    """The samples ``index`` [n] of a sequence (T, N, ...)."""
+    if isinstance(x, Spikes):
+        return x._like(word_ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
+    if checks.is_constant(x):
+        once = x[0][index]
+        return once.expand(len(x), *once.shape)
+    return x[:, index]
+
+
+class Batch:
+    """The samples that are simulated: all of them, until ``stop`` finds some decided."""
+
+    def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
+        self.N, self.stop = N, stop
+        self.index = torch.arange(N, device=device)
+        self.steps = torch.full((N,), T, device=device)
+        self.counts: Tensor | int = 0
+
+    def active(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        """The samples of x (T, N, ...) that are still simulated."""
+        return x if len(self.index) == self.N else samples(x, self.index)
+
+    def whole(self, y: Spikes) -> Spikes:
+        """The output of all samples, silent where they are not simulated any more."""
+        if len(self.index) == self.N:
+            return y
+        return y._like(word_ops.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
+
+    def retire(self, y: Spikes, t: int, states: Iterable[States]) -> None:
+        """Stop the samples that are decided after step ``t``."""
+        if self.stop is None:
+            return
+        self.counts = self.counts + y.count()
+        decided = self.stop(self.counts, t)
+        if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != self.index.shape:
+            raise TypeError(f"stop must return a bool tensor [{len(self.index)}], one for each sample; got {decided!r}")
+        if not decided.any():
+            return
+        self.steps[self.index[decided]] = t
+        for state in states:
+            state.retire(decided, self.index)
+        self.index, self.counts = self.index[~decided], self.counts[~decided]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..kernels.cpu.cost_model import CLOCK_HZ
 from ..kernels.recording import Choice, recording
 from ..spikes import Spikes
-from .simulate import Result, run
+from .result import Result
+from .simulate import run
 
 # Of kernels, where a reader knows them by other names.
 NAMES = {"dense": "unfused", "shorts": "short rows", "bytes": "byte rows"}

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import any_neuron, known, spike_ops
-from ..kernels import constants
+from ..calls import neuron_ops, spike_ops
+from ..kernels import constants, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
 from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
 from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
 from ..layers.base import each_step
-from ..parametrized import shallow_copy
+from ..layers.parametrized import shallow_copy
 from ..spikes import Spikes
 
 
@@ -76,7 +76,7 @@ class RoundedSum(Neurons):
         for chunk in self.layer._chunks(x):
             dense = [part.dense(torch.float64) if isinstance(part, Spikes) else part.double() for part in chunk]
             currents = (each_step(synapse, part) for synapse, part in zip(exact, dense, strict=True))
-            spikes, v = any_neuron.scan(reduce(torch.add, currents).float(), v, self.neuron)
+            spikes, v = neuron_ops.scan(reduce(torch.add, currents).float(), v, self.neuron)
             parts.append(spikes)
         return spike_ops.cat_steps(parts), v
 
@@ -132,7 +132,7 @@ _rounded = PackedWeights(fingerprint)
 
 
 def _double(parameter: Tensor) -> Tensor:
-    return known.made_of(parameter.double(), parameter)
+    return value_checks_cache.computed_from(parameter.double(), parameter)
 
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import spike_ops
+from ..calls import spike_ops
 from ..layers import Neurons, SpikingLayer
 from ..spikes import Spikes
 

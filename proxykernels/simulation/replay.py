@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import constants
-from ..parametrized import has_forward_hooks
+from ..layers.parametrized import has_forward_hooks
 from ..spikes import Spikes
-from .carried import Carried
+from .prepared_network import PreparedNetwork
 
 FEWEST = 4  # chunks still to come that are worth a capture
 PLAIN = (nn.Sequential, nn.Identity)  # containers and modules of torch that do the same at every call
@@ -71,8 +71,8 @@ class Replay:
     statistics of the batch are run as they are.
     """
 
-    def __init__(self, carried: Carried, capture: Capture = capture_graph):
-        self.carried, self.capture = carried, capture
+    def __init__(self, prepared: PreparedNetwork, capture: Capture = capture_graph):
+        self.prepared, self.capture = prepared, capture
         self._warm: tuple | None = None  # shape of the last chunk that was run as it is
         self._x: Any = None  # where the graph reads its input
         self._given: Any = None  # and what it gives
@@ -91,12 +91,12 @@ class Replay:
         shape = tuple(x.shape)
         if self._again is not None and shape == tuple(self._x.shape):
             self._read(x)
-            for carrier, (places, products) in zip(self.carried.carriers.values(), self._counted, strict=True):
-                carrier.tally.places += places
-                carrier.tally.multiply_accumulates += products
+            for stateful, (places, products) in zip(self.prepared.stateful_layers.values(), self._counted, strict=True):
+                stateful.tally.places += places
+                stateful.tally.multiply_accumulates += products
         elif self._warm != shape or to_come < FEWEST or not self._is_safe(x) or not self._captured(x, start):
             self._warm = shape
-            return self.carried(x, start)
+            return self.prepared(x, start)
         self._again()  # type: ignore[misc]  # it is there now
         return _copy(self._given)
 
@@ -106,11 +106,11 @@ class Replay:
             return False
         if os.environ.get("PROXYKERNELS_CUDA_GRAPHS") == "0":
             return False
-        return self.carried.repeats and all(map(_is_plain, self.carried.modules()))
+        return self.prepared.repeats and all(map(_is_plain, self.prepared.modules()))
 
     def _captured(self, x: Spikes | Tensor, start: int) -> bool:
-        states = [carrier.states for carrier in self.carried.carriers.values()]
-        tallies = [carrier.tally for carrier in self.carried.carriers.values()]
+        states = [stateful.states for stateful in self.prepared.stateful_layers.values()]
+        tallies = [stateful.tally for stateful in self.prepared.stateful_layers.values()]
         before = [(tally.places, tally.multiply_accumulates) for tally in tallies]
         lasting = [[torch.empty_like(v) for v in state.now] for state in states]
         flat = [v for mine in lasting for v in mine]
@@ -121,7 +121,7 @@ class Replay:
                 state.now = list(mine)
 
         def step() -> Any:
-            y = self.carried(self._x, start)
+            y = self.prepared(self._x, start)
             write_back()
             return y
 
@@ -135,8 +135,8 @@ class Replay:
                 state.now = list(mine)
             for tally, counted in zip(tallies, before, strict=True):
                 tally.places, tally.multiply_accumulates = counted
-            self.carried.forget_chunk()
-            self.carried.repeats = False
+            self.prepared.forget_chunk()
+            self.prepared.repeats = False
             return False
         self._counted = [
             (tally.places - places, tally.multiply_accumulates - products)

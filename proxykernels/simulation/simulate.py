@@ -1,95 +1,25 @@
 """Simulate a whole network for T steps in bounded memory."""
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import checks, spike_ops
+from .. import checks
+from ..calls import spike_ops
 from ..kernels import constants
 from ..kernels.heap import keep_freed
-from ..layers import SpikingLayer
 from ..sequences import is_sequence
-from ..spike_tensor import packed
 from ..spikes import Spikes, is_binary, pack
-from .carried import Carried
-from .carrier import Carrier, unwatched
+from ..spikes.spike_tensor import packed
 from .chunks import Chunks
-from .early_exit import Stop
-from .logits import logits
+from .early_exit import Batch, Stop
+from .prepared_network import PreparedNetwork
 from .quantize import round_input
 from .replay import Replay
-from .state import Batch
-from .summary import summary
-from .synops import SynOps, Tally
-
-
-class Result:
-    """What a simulation leaves behind; ``print(result)`` shows its size, and rate and operations of each layer.
-
-    Attributes:
-        spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
-        potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
-            :class:`FusedLILinear`) that the network ends in.
-        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
-            nan for a readout.
-        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
-        steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
-        synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
-        records: what ``record`` asked for, by the same names: Spikes (T, N, ...), or potentials float32 [T, N, ...].
-    """
-
-    def __init__(
-        self,
-        output: Spikes | Tensor,
-        tallies: dict[str, Tally],
-        state: dict[str, list[Tensor]],
-        steps: Tensor,
-        records: dict[str, Spikes | Tensor],
-        last: tuple[SpikingLayer, Sequence[Tensor]],
-    ):
-        """``tallies``: layer name -> its counts. ``last``: the last layer of neurons, and the state it was given."""
-        self._tallies, self._last = tallies, last
-        self.output, self.state, self.steps, self.records = output, state, steps, records
-
-    @cached_property
-    def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
-        return {name: tally.rate for name, tally in self._tallies.items()}
-
-    @cached_property
-    def synops(self) -> SynOps:
-        return SynOps(
-            {name: tally.accumulates for name, tally in self._tallies.items()},
-            {name: tally.multiply_accumulates for name, tally in self._tallies.items()},
-        )
-
-    @property
-    def spikes(self) -> Spikes:
-        if isinstance(self.output, Tensor):
-            raise AttributeError("the network ends in a readout that does not fire: take result.potentials")
-        return self.output
-
-    @property
-    def potentials(self) -> Tensor:
-        if isinstance(self.output, Spikes):
-            raise AttributeError("the network ends in spikes: take result.spikes, or record=['layer.v']")
-        return self.output
-
-    @property
-    def logits(self) -> Tensor:
-        """Of a network that :func:`convert` made: the ReLU network's outputs before a last ReLU, float32 [N, ...],
-        as far as the steps tell them; negative ones too (:mod:`proxykernels.simulation.logits`)."""
-        layer, given = self._last
-        return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
-
-    def count(self, until: int | None = None) -> Tensor:
-        """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
-        return self.spikes.count(until)
-
-    def __repr__(self) -> str:
-        return summary(self)
+from .result import Result
+from .stateful_layer import StatefulLayer, unwatched
 
 
 @torch.no_grad()
@@ -184,38 +114,38 @@ def run(
             chunks.add(y)
 
     with constants.unchanging(*[x] * isinstance(x, Tensor)):
-        carried = Carried(
+        prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,
         )  # fmt: skip
         if on_gpu:
-            carried.look(x)
-        carriers, replay, start = carried.carriers, Replay(carried), 0
+            prepared.look(x)
+        stateful_layers, replay, start = prepared.stateful_layers, Replay(prepared), 0
         batch = Batch(x.shape[1], T, stop, x.device)
         while start < T:
             steps = chunks.steps(start)
             to_come = (T - start) // steps if stop is None else 0
-            part = replay(batch.of(x[start : start + steps]), start, to_come)
-            _check_output(part, carriers.values(), stop)
+            part = replay(batch.active(x[start : start + steps]), start, to_come)
+            _check_output(part, stateful_layers.values(), stop)
             if not parts:
                 checks.room(T, part.shape[1:], part.device)
             parts.append(batch.whole(part))
             start += len(part)
-            batch.retire(part, start, (carrier.states for carrier in carriers.values()))
+            batch.retire(part, start, (stateful.states for stateful in stateful_layers.values()))
             if stop is not None and not len(batch.index):
                 break
     silent = T - sum(map(len, parts))
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
-    last = list(carriers)[-1]
-    return _result(spike_ops.cat_steps(parts), carriers, batch, (state or {}).get(last, ()))
+    last = list(stateful_layers)[-1]
+    return _result(spike_ops.cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()))
 
 
-def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> None:
+def _check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop | None) -> None:
     """Spikes; or potentials, if there is a readout."""
     if isinstance(part, Spikes):
         return
-    if not isinstance(part, Tensor) or not any(carrier.is_readout for carrier in carriers):
+    if not isinstance(part, Tensor) or not any(stateful.is_readout for stateful in stateful_layers):
         raise TypeError(
             "net must end in a layer of neurons (or pooling or flattening of one), or in a readout such as LI; it gave "
             f"{type(part).__name__}"
@@ -224,15 +154,17 @@ def _check_output(part: Any, carriers: Iterable[Carrier], stop: Stop | None) -> 
         raise ValueError("stop counts output spikes, and net ends in a readout that does not fire; leave stop out")
 
 
-def _result(output: Spikes | Tensor, carriers: dict[str, Carrier], batch: Batch, given: Sequence[Tensor]) -> Result:
+def _result(
+    output: Spikes | Tensor, stateful_layers: dict[str, StatefulLayer], batch: Batch, given: Sequence[Tensor]
+) -> Result:
     """``given``: the state of the last layer at the start."""
     return Result(
         output,
-        {name: carrier.tally for name, carrier in carriers.items()},
-        {name: carrier.states.whole(batch.index) for name, carrier in carriers.items()},
+        {name: stateful.tally for name, stateful in stateful_layers.items()},
+        {name: stateful.states.whole(batch.index) for name, stateful in stateful_layers.items()},
         batch.steps,
-        {key: record for carrier in carriers.values() for key, record in carrier.records.whole().items()},
-        (list(carriers.values())[-1].firing.layer, given),
+        {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()},
+        (list(stateful_layers.values())[-1].firing.layer, given),
     )
 
 

@@ -1,15 +1,85 @@
-"""Synaptic operations: what a simulation would cost on hardware that works spike by spike."""
+"""Spikes and synaptic operations: what a simulation would cost on hardware that works spike by spike."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import checks
+from ..kernels import ops
 from ..layers import SpikingLayer
-from ..spikes import Spikes
-from .counters import Counters
+from ..spikes import Spikes, word_ops
+from ..spikes.storage import Words
+
+
+@dataclass
+class _Job:
+    """Words of a chunk that are read once.
+
+    Attributes:
+        reach: how many neurons a spike of a pixel reaches, int32 [P]; None: nobody asks.
+        claims: who wants which of both sums, 0 or 1, and how many times.
+    """
+
+    words: Tensor
+    reach: Tensor | None = None
+    claims: list[tuple[Hashable, int, int]] = field(default_factory=list)
+
+
+class Counters:
+    """Counts by whoever asked for them, over all chunks."""
+
+    def __init__(self):
+        self._jobs: list[_Job] = []
+        self._counts: dict[tuple, Tensor] = {}  # by the claims of a launch
+        self._totals: dict[Hashable, int] | None = None  # once they are read
+
+    @staticmethod
+    def take(x: Spikes) -> bool:
+        """Whether spikes are counted here: those packed over time."""
+        return isinstance(x._kept, Words) and word_ops.over_time(x._kept.words)
+
+    def add(self, x: Spikes, who: Hashable, times: int = 1, reach: Tensor | None = None) -> None:
+        """Count the spikes of a chunk for ``who``; with ``reach`` int32 [P] those of each pixel so many times."""
+        job = self._job(x._kept.words, reach)
+        job.claims.append((who, int(reach is not None), times))
+
+    def _job(self, words: Tensor, reach: Tensor | None) -> _Job:
+        for job in self._jobs:
+            if job.words is words and (reach is None or job.reach is None or job.reach is reach):
+                job.reach = reach if job.reach is None else job.reach
+                return job
+        self._jobs.append(_Job(words, reach))
+        return self._jobs[-1]
+
+    def end_chunk(self) -> None:
+        """Count what was added since the last chunk."""
+        for first in range(0, len(self._jobs), word_ops.COUNTED):
+            jobs = self._jobs[first : first + word_ops.COUNTED]
+            key = first, *(tuple(job.claims) for job in jobs)
+            words = [job.words for job in jobs]
+            if key not in self._counts:
+                self._counts[key] = word_ops.new_counts(len(words), words[0].device)
+            ops.add_counts(words, [job.reach for job in jobs], self._counts[key])
+        self._jobs, self._totals = [], None
+
+    def forget_chunk(self) -> None:
+        """Forget what was added since the last chunk."""
+        self._jobs = []
+
+    def total(self, who: Hashable) -> int:
+        """What was counted for ``who``; a GPU is waited for the first time that anyone asks."""
+        if self._totals is None:
+            self._totals = {}
+            sums = torch.cat([counts.sum(0) for counts in self._counts.values()]).tolist() if self._counts else []
+            for claims, found in zip((claims for _, *rows in self._counts for claims in rows), sums, strict=True):
+                for name, which, times in claims:
+                    self._totals[name] = self._totals.get(name, 0) + times * found[which]
+        return self._totals.get(who, 0)
+
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
 # energy problem (and what we can do about it)", ISSCC 2014, doi 10.1109/ISSCC.2014.6757323. Memory is not counted.
@@ -67,16 +137,16 @@ class Tally:
                 self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
             elif isinstance(part, Spikes):
                 self._accumulates.append(synapse.accumulates(part))
-            elif first or not checks.is_held(part):  # what is held is multiplied once
-                steps = 1 if checks.is_held(part) else len(part)
+            elif first or not checks.is_constant(part):  # what is held is multiplied once
+                steps = 1 if checks.is_constant(part) else len(part)
                 self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
 
     @property
     def rate(self) -> float:
         """Spikes a neuron and step; nan if there were none of these, or the layer does not fire."""
-        spikes = sum(map(int, self._spikes)) + self.counters.of((self.name, "spikes"))
+        spikes = sum(map(int, self._spikes)) + self.counters.total((self.name, "spikes"))
         return spikes / self.places if self.places else math.nan
 
     @property
     def accumulates(self) -> int:
-        return sum(map(int, self._accumulates)) + self.counters.of((self.name, "accumulates"))
+        return sum(map(int, self._accumulates)) + self.counters.total((self.name, "accumulates"))

@@ -13,12 +13,12 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
-from ..parametrized import shallow_copy, with_plain_weights
+from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence, mean_over_time
-from ..simulation.carried import replace_neurons
-from ..simulation.dropout import HeldDropout, Masks
+from ..simulation.early_exit import samples
+from ..simulation.prepared_network import replace_neurons
 from ..simulation.simulate import run
-from ..simulation.state import samples
+from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
 from .twin import OutputSwap, Twin
 

@@ -4,7 +4,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from .. import any_neuron, checks, surrogates
+from .. import checks, surrogates
+from ..calls import neuron_ops
 from ..layers import Neurons
 from ..neurons import IFNeuron
 from ..surrogates import Surrogate, Triangle
@@ -60,4 +61,4 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     """
     checks.no_gradient("v_threshold", v_threshold)
     neuron = IFNeuron(v_threshold, v_reset)
-    return any_neuron.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()
+    return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

@@ -11,11 +11,12 @@ from torch.utils.checkpoint import checkpoint
 from .. import checks, surrogates
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
-from ..parametrized import shallow_copy, with_plain_weights
+from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..sequences import is_sequence
-from ..simulation.carried import replace_neurons
-from ..simulation.dropout import HeldDropout, Masks
-from ..simulation.state import check_calls, check_layers, samples
+from ..simulation.early_exit import samples
+from ..simulation.prepared_network import replace_neurons
+from ..simulation.state import check_calls, check_layers
+from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
@@ -122,28 +123,28 @@ class _Part:
         self.states: State = {}
 
     def __call__(self, x: Tensor | Spikes) -> Tensor:
-        carriers: dict[str, _Carrier] = {}
+        stateful_layers: dict[str, _StatefulLayer] = {}
         dropouts: list[HeldDropout] = []
 
-        def carry(name: str, layer: SpikingLayer) -> _Carrier:
-            carriers[name] = _Carrier(self.model, name, layer, list(self.start.get(name, [])))
-            return carriers[name]
+        def make_stateful(name: str, layer: SpikingLayer) -> _StatefulLayer:
+            stateful_layers[name] = _StatefulLayer(self.model, name, layer, list(self.start.get(name, [])))
+            return stateful_layers[name]
 
         def hold(name: str, layer: Dropout) -> HeldDropout:
             dropouts.append(HeldDropout(name, layer, self.masks))
             return dropouts[-1]
 
-        carrying = replace_neurons(self.plain, carry, hold)
+        network = replace_neurons(self.plain, make_stateful, hold)
         count: Any = 0
         for first in range(0, self.model.T, self.steps):
-            for carrier in carriers.values():
-                carrier.start_chunk()
+            for stateful in stateful_layers.values():
+                stateful.start_chunk()
             for dropout in dropouts:
                 dropout.start_chunk()
-            y = carrying(checks.frames(x[first : first + self.steps]))
-            for name, carrier in carriers.items():
+            y = network(checks.frames(x[first : first + self.steps]))
+            for name, stateful in stateful_layers.items():
                 if not first:
-                    check_calls(name, len(self.start.get(name, [])), carrier.calls)
+                    check_calls(name, len(self.start.get(name, [])), stateful.calls)
             if not isinstance(y, Spikes) and self.model.readout != "potential":
                 raise TypeError(
                     f"net must end in a layer of neurons that fire, and gave {type(y).__name__}; readout='potential' "
@@ -152,15 +153,15 @@ class _Part:
             if self.model.readout != "potential":
                 count = count + y.count()
         if self.tally is not None:
-            self.tally.add(carriers)
+            self.tally.add(stateful_layers)
             self.tally = None  # not when it is computed again
-        self.states = {name: [v.detach() for v in carrier.states] for name, carrier in carriers.items()}
+        self.states = {name: [v.detach() for v in stateful.states] for name, stateful in stateful_layers.items()}
         if self.model.readout == "potential":
-            return carriers[self.model._last].potentials()
+            return stateful_layers[self.model._last].potentials()
         return count.float() / (self.model.T if self.model.readout == "rate" else 1)
 
 
-class _Carrier(nn.Module):
+class _StatefulLayer(nn.Module):
     """A layer that goes on from where its last call ended."""
 
     def __init__(self, model: SurrogateNet, name: str, layer: Any, states: list[Tensor]):
@@ -205,10 +206,10 @@ class _Tally:
         self.spikes: dict[str, Any] = {}
         self.neurons: dict[str, int] = {}
 
-    def add(self, carriers: dict[str, _Carrier]) -> None:
-        for name, carrier in carriers.items():
-            self.spikes[name] = self.spikes.get(name, 0) + carrier.spikes
-            self.neurons[name] = self.neurons.get(name, 0) + carrier.neurons
+    def add(self, stateful_layers: dict[str, _StatefulLayer]) -> None:
+        for name, stateful in stateful_layers.items():
+            self.spikes[name] = self.spikes.get(name, 0) + stateful.spikes
+            self.neurons[name] = self.neurons.get(name, 0) + stateful.neurons
 
     def rates(self) -> dict[str, float]:
         return {name: int(spikes) / max(1, self.neurons[name]) for name, spikes in self.spikes.items()}
@@ -231,10 +232,10 @@ class _Sizes:
             return
         with torch.no_grad():
             probed = x[:2]  # of two steps, for one is like an input that is held
-            carriers = self._probe(model, plain, samples(probed, every[:1]))
-        largest = max(carrier.neurons for carrier in carriers) // len(probed)
-        self.step_bytes = sum(carrier.kept_bytes for carrier in carriers) / len(probed)
-        self.state_bytes = 4 * sum(v.numel() for carrier in carriers for v in carrier.states)
+            stateful_layers = self._probe(model, plain, samples(probed, every[:1]))
+        largest = max(stateful.neurons for stateful in stateful_layers) // len(probed)
+        self.step_bytes = sum(stateful.kept_bytes for stateful in stateful_layers) / len(probed)
+        self.state_bytes = 4 * sum(v.numel() for stateful in stateful_layers for v in stateful.states)
         frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
         self.steps = min(model.T, MOST_STEPS, frames)
         if x.device.type != "cpu":
@@ -243,15 +244,15 @@ class _Sizes:
         self.groups = every.tensor_split(-(-N // size))
 
     @staticmethod
-    def _probe(model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes) -> "list[_Carrier]":
-        carriers: list[_Carrier] = []
+    def _probe(model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes) -> "list[_StatefulLayer]":
+        stateful_layers: list[_StatefulLayer] = []
 
-        def carry(name: str, layer: SpikingLayer) -> _Carrier:
-            carriers.append(_Carrier(model, name, layer, []))
-            return carriers[-1]
+        def make_stateful(name: str, layer: SpikingLayer) -> _StatefulLayer:
+            stateful_layers.append(_StatefulLayer(model, name, layer, []))
+            return stateful_layers[-1]
 
-        replace_neurons(plain, carry, lambda name, layer: HeldDropout(name, layer, None))(checks.frames(x))
-        return carriers
+        replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))(checks.frames(x))
+        return stateful_layers
 
     def kept(self, n: int) -> float:
         """Bytes that the backward pass of n samples needs."""
@@ -260,7 +261,7 @@ class _Sizes:
 
 def _bytes(x: Spikes | Tensor) -> float:
     """What is kept of an input: bits of spikes, real values; of what is held hardly anything."""
-    return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_held(x) else 4)
+    return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_constant(x) else 4)
 
 
 def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:

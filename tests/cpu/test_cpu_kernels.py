@@ -8,15 +8,14 @@ from cases import RESETS, dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import ops
-from proxykernels.kernels import backends, cpu, reference
+from proxykernels.kernels import backends, cpu, ops, reference
 from proxykernels.kernels.cpu import cost_model, packing
 from proxykernels.kernels.cpu.choice import choose
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.kernels.weight_cache import PackedWeights
-from proxykernels.storage import Periods, Words
+from proxykernels.spikes.storage import Periods, Words
 
 has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
 

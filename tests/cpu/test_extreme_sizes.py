@@ -5,7 +5,7 @@ import torch
 from cases import dyadic, spikes
 
 import proxykernels as pk
-from proxykernels import window_checks
+from proxykernels.checks import window_checks
 from proxykernels.kernels import reference
 from proxykernels.kernels.cpu import conv2d
 from proxykernels.kernels.cpu.cost_model import Layer

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels import channels_last
 from proxykernels.kernels import heap
+from proxykernels.spikes import channels_last
 
 MAPS, OFFERED = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -62,7 +62,7 @@ def test_windows_of_neurons_with_two_states(backend, generator, v_reset):
     weight, bias = dyadic(75, 20, 3, 3, generator=generator), dyadic(75, generator=generator, span=4)
     neuron = pk.neurons.RefractoryLIFNeuron(0.75, v_reset, decay=1.0, refractory=3)
     expected, v_expected = reference.conv2d(x, weight, bias, None, neuron.on(75, x.device), padding=1)
-    actual, v = pk.any_neuron.conv2d(pk.pack(x), weight, bias, None, neuron, padding=1)
+    actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, bias, None, neuron, padding=1)
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 

@@ -11,14 +11,14 @@ from neuron_cases import NAMES, TRACES, channelwise, state
 import proxykernels as pk
 from proxykernels import neurons
 from proxykernels.kernels import reference
-from proxykernels.storage import Periods, Words
+from proxykernels.spikes.storage import Periods, Words
 
 
 @pytest.mark.parametrize("neuron, current, spikes, states", TRACES)
 def test_hand_traces(instruction_set, neuron, current, spikes, states):
     current = torch.tensor(current).view(-1, 1, 1)
     for t in range(1, len(current) + 1):
-        s, v = pk.any_neuron.scan(current[:t], None, neuron)
+        s, v = pk.calls.neuron_ops.scan(current[:t], None, neuron)
         assert s.dense().flatten().tolist() == spikes[:t]
         expected = states[t - 1] if isinstance(states[t - 1], tuple) else (states[t - 1],)
         assert v.flatten().tolist() == list(expected)
@@ -31,7 +31,7 @@ def test_scan(instruction_set, generator, shape, name):
     current = torch.randn(40, *shape, generator=generator)
     v0 = state(neuron, shape, generator)
     expected, v_expected = reference.scan(current, v0, neuron.on(shape[1], current.device))
-    actual, v = pk.any_neuron.scan(current, v0, neuron)
+    actual, v = pk.calls.neuron_ops.scan(current, v0, neuron)
     assert expected.any() and v.shape == v0.shape
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
@@ -48,7 +48,7 @@ def test_convolution(backend, generator, case, name):
     shape = reference.conv2d(x[:1], weight, None, None, on, *window)[0].shape[1:]
     v0 = state(neuron, shape, generator)
     expected, v_expected = reference.conv2d(x, weight, bias, v0, on, *window)
-    actual, v = pk.any_neuron.conv2d(pk.pack(x), weight, bias, v0, neuron, *window)
+    actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, bias, v0, neuron, *window)
     assert expected.any()
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
@@ -58,10 +58,10 @@ def test_convolution(backend, generator, case, name):
 def test_time_may_be_cut_anywhere(backend, generator, chunks, name):
     neuron, x = channelwise(9, generator)[name], spikes(33, 2, 20, generator=generator)
     weight = dyadic(9, 20, generator=generator)
-    whole, v_whole = pk.any_neuron.linear(pk.pack(x), weight, None, None, neuron)
+    whole, v_whole = pk.calls.neuron_ops.linear(pk.pack(x), weight, None, None, neuron)
     v, parts, start = None, [], 0
     for steps in chunks:
-        part, v = pk.any_neuron.linear(pk.pack(x)[start : start + steps], weight, None, v, neuron)
+        part, v = pk.calls.neuron_ops.linear(pk.pack(x)[start : start + steps], weight, None, v, neuron)
         parts.append(part.dense())
         start += steps
     assert whole.rate() > 0
@@ -74,12 +74,12 @@ def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, 
     current = torch.randn(2, 9, 5, 3, generator=generator).abs()
     neuron = neurons.LIFNeuron(thresholds(9, generator), v_rest, torch.rand(9, generator=generator), v_rest)
     expected, v_expected = reference.hold(current, T, torch.full_like(current, v_rest), neuron.on(9, current.device))
-    actual, v = pk.any_neuron.hold(current, T, None, neuron)
+    actual, v = pk.calls.neuron_ops.hold(current, T, None, neuron)
     assert isinstance(actual._kept, Periods if current.device.type == "cpu" else Words)
     assert torch.equal(v, v_expected)
     weight = dyadic(12, 9, 3, 3, generator=generator)
     y_expected, u_expected = reference.conv2d(expected, weight, None, None, pk.IF().neuron.on(12, current.device))
-    y, u = pk.any_neuron.conv2d(actual, weight, None, None, pk.IF().neuron)
+    y, u = pk.calls.neuron_ops.conv2d(actual, weight, None, None, pk.IF().neuron)
     assert expected.any() and torch.equal(actual.dense(), expected)
     assert torch.equal(y.dense(), y_expected) and torch.equal(u, u_expected)
 
@@ -87,7 +87,7 @@ def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, 
 def test_a_decay_of_one_integrates_and_fires(generator):
     current = torch.randn(50, 3, 7, generator=generator)
     for v_reset in (0.0, None):
-        leaky = pk.any_neuron.scan(current, None, neurons.LIFNeuron(1.0, v_reset, 1.0))
+        leaky = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(1.0, v_reset, 1.0))
         plain = pk.if_scan(current, v_reset=v_reset)
         assert leaky[0].rate() > 0.05
         assert torch.equal(leaky[0].dense(), plain[0].dense()) and torch.equal(leaky[1], plain[1])
@@ -95,11 +95,13 @@ def test_a_decay_of_one_integrates_and_fires(generator):
 
 def test_neurons_that_never_adapt_or_rest_are_leaky(generator):
     current = torch.randn(50, 3, 7, generator=generator) + 0.3
-    expected = pk.any_neuron.scan(current, None, neurons.LIFNeuron(decay=0.9))[0].dense()
+    expected = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(decay=0.9))[0].dense()
     same = [
         neurons.CubaLIFNeuron(decay=0.9, current_decay=0.0),
         neurons.ALIFNeuron(decay=0.9, adaptation=0.0),
         neurons.RefractoryLIFNeuron(decay=0.9, refractory=0),
     ]
     for neuron in same:
-        assert expected.mean() > 0.05 and torch.equal(pk.any_neuron.scan(current, None, neuron)[0].dense(), expected)
+        assert expected.mean() > 0.05 and torch.equal(
+            pk.calls.neuron_ops.scan(current, None, neuron)[0].dense(), expected
+        )

@@ -34,7 +34,7 @@ def test_every_neuron(instruction_set, generator, name):
     x, weight = dyadic(19, 3, 21, generator=generator), dyadic(40, 21, generator=generator)
     v0 = state(neuron, (3, 40), generator)
     expected, v_expected = reference.linear(x, weight, None, v0, neuron.on(40, x.device))
-    actual, v = pk.any_neuron.linear(x, weight, None, v0, neuron)
+    actual, v = pk.calls.neuron_ops.linear(x, weight, None, v0, neuron)
     assert expected.any()
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
@@ -43,10 +43,10 @@ def test_every_neuron(instruction_set, generator, name):
 def test_time_may_be_cut_anywhere(generator, chunks, draw):
     """Also where sums are rounded: each step's is the same sum, but for a single step, which counts as a held input."""
     x, weight = draw(33, 2, 300, 3, 3, generator=generator), draw(70, 300, 1, 1, generator=generator)
-    whole, v_whole = pk.any_neuron.conv2d(x, weight, None, None, IFNeuron(4.0, None))
+    whole, v_whole = pk.calls.neuron_ops.conv2d(x, weight, None, None, IFNeuron(4.0, None))
     parts, v = [], None
     for part in x.split(chunks):
-        spikes, v = pk.any_neuron.conv2d(part, weight, None, v, IFNeuron(4.0, None))
+        spikes, v = pk.calls.neuron_ops.conv2d(part, weight, None, v, IFNeuron(4.0, None))
         parts.append(spikes.dense())
     assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole) and whole.dense().any()
 
@@ -59,7 +59,7 @@ def test_what_takes_it(generator):
         ("double", 1, 0, weight.double()),
     ):  # fmt: skip
         with recording() as choices:
-            pk.any_neuron.conv2d(x, taken, None, None, IFNeuron(), stride, padding)
+            pk.calls.neuron_ops.conv2d(x, taken, None, None, IFNeuron(), stride, padding)
         kernels[name] = choices[0].kernel
     if pk.kernels.cpu.load():
         assert kernels == {"one pixel": "product", "stride": "dense", "padding": "dense", "double": "dense"}

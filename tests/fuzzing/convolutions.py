@@ -138,13 +138,17 @@ class Convolution(Neurons, Case):
                 shortcut = pk.pack(added)
             if self.as_linear:
                 expected, v_expected = expected[..., 0, 0], v_expected[..., 0, 0]
-                given = pk.spike_ops.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
+                given = pk.calls.spike_ops.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
                 v = v[..., 0, 0] if isinstance(v, Tensor) else v
-                actual, v_actual = pk.any_neuron.linear(given, weight[..., 0, 0], bias, v, neuron, shortcut=shortcut)
+                actual, v_actual = pk.calls.neuron_ops.linear(
+                    given, weight[..., 0, 0], bias, v, neuron, shortcut=shortcut
+                )
             else:
                 v = draw.laid_out(v, self.layout) if isinstance(v, Tensor) else v
                 weight = draw.laid_out(weight, self.layout)
-                actual, v_actual = pk.any_neuron.conv2d(given, weight, bias, v, neuron, **window, shortcut=shortcut)
+                actual, v_actual = pk.calls.neuron_ops.conv2d(
+                    given, weight, bias, v, neuron, **window, shortcut=shortcut
+                )
         same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())

@@ -79,9 +79,9 @@ class ScanGradient(Derivative, Neurons, Case):
         mine = [draw.laid_out(current, self.layout).requires_grad_(), v0.clone().requires_grad_()]
         with ways.use(self.way, self.threads):
             if self.held:
-                actual, v = pk.any_neuron.hold(mine[0], self.T, mine[1], neuron, surrogate)
+                actual, v = pk.calls.neuron_ops.hold(mine[0], self.T, mine[1], neuron, surrogate)
             else:
-                actual, v = pk.any_neuron.scan(mine[0], mine[1], neuron, surrogate)
+                actual, v = pk.calls.neuron_ops.scan(mine[0], mine[1], neuron, surrogate)
             ours = torch.autograd.grad([actual.dense(), v], mine, [draw.laid_out(given[0], self.layout), given[1]])
             same("spikes", actual.dense().detach(), expected.detach())
         same("v", v.detach(), after.detach())
@@ -145,7 +145,7 @@ class LayerGradient(Derivative, Case):
         theirs = torch.autograd.grad(expected, leaves, grad)
         mine = [part.clone().requires_grad_() for part in (dense, weight, bias)]
         with ways.use(self.way, self.threads):
-            fired, _ = pk.any_neuron.conv2d(*mine, None, neuron, *window, surrogate=surrogate)
+            fired, _ = pk.calls.neuron_ops.conv2d(*mine, None, neuron, *window, surrogate=surrogate)
             actual = pk.max_pool2d(fired, *self.pool).dense()
             ours = torch.autograd.grad(actual, mine, grad)
             same("spikes", actual.detach(), expected.detach())

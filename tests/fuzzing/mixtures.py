@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels import spike_tensor
+from proxykernels.spikes import spike_tensor
 
 from . import draw, ways
 from .case import Case, same

@@ -69,10 +69,10 @@ class Scan(Neurons, Case):
         with ways.use(self.way, self.threads):
             if self.held:
                 expected, v_expected = reference.hold(current, self.T, v0, neuron.on(C, current.device))
-                actual, v_actual = pk.any_neuron.hold(given, self.T, v, neuron)
+                actual, v_actual = pk.calls.neuron_ops.hold(given, self.T, v, neuron)
             else:
                 expected, v_expected = reference.scan(current, v0, neuron.on(C, current.device))
-                actual, v_actual = pk.any_neuron.scan(given, v, neuron)
+                actual, v_actual = pk.calls.neuron_ops.scan(given, v, neuron)
             same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())

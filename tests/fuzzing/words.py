@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels import spike_ops
+from proxykernels.calls import spike_ops
 from proxykernels.kernels import reference
 
 from . import draw, ways
@@ -33,7 +33,7 @@ def of_every_kind(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words(Case):
+class WordCase(Case):
     """Packed spikes say what the dense ones do."""
 
     T: int = 1
@@ -46,7 +46,7 @@ class Words(Case):
     dtype: str = "bool"
 
     @classmethod
-    def draw(cls, random: Random, **common) -> "Words":
+    def draw(cls, random: Random, **common) -> "WordCase":
         shape = draw_shape(random)
         T = steps_for(random, torch.Size(shape).numel())
         begin = random.randint(0, T - 1)

@@ -6,7 +6,7 @@ from cases import OnGPU, dyadic, fine, spikes, thresholds
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import neuron_checks
+from proxykernels.checks import neuron_checks
 from proxykernels.kernels import reference
 from proxykernels.simulation import replay
 

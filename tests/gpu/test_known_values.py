@@ -10,7 +10,8 @@ from cases import OnGPU, dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import checks, known
+from proxykernels import checks
+from proxykernels.kernels import value_checks_cache
 
 NOT_FINITE = "weight must be finite .* holds NaN or infinite values; load or train it anew"
 
@@ -58,7 +59,7 @@ def test_a_capture_does_not_look(monkeypatch):
     weight = torch.full((3, 2), torch.nan).as_subclass(OnGPU)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     check(weight)
-    known.look_at_all([weight], [], weight.device)
+    value_checks_cache.look_at_all([weight], [], weight.device)
     assert OnGPU.reads == 0
 
 
@@ -82,7 +83,7 @@ def test_folded_weights_are_looked_at_when_what_they_are_made_of_changes(kind, c
         check(weight, bias)
         raise InterruptedError  # the rest would look at values of its own
 
-    monkeypatch.setattr(pk.any_neuron, "conv2d", stop)
+    monkeypatch.setattr(pk.calls.neuron_ops, "conv2d", stop)
 
     def run():
         with torch.inference_mode(inference), torch.no_grad(), contextlib.suppress(InterruptedError):
@@ -116,16 +117,16 @@ def test_joined_weights_are_looked_at_when_what_they_are_made_of_changes():
 
 def test_a_compiled_graph_remembers_nothing(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(known, "_sources", None)  # what would break the graph
+    monkeypatch.setattr(value_checks_cache, "_sources", None)  # what would break the graph
     source = torch.ones(3).as_subclass(OnGPU)
-    assert known.made_of(source + 1, source).sum() == 6
+    assert value_checks_cache.computed_from(source + 1, source).sum() == 6
     check(source + torch.nan)
     assert OnGPU.reads == 0
 
 
 def test_values_that_are_their_own_source_do_not_live_for_ever():
     values = torch.ones(3).as_subclass(OnGPU)
-    assert known.made_of(values, values) is values
+    assert value_checks_cache.computed_from(values, values) is values
     alive = weakref.ref(values)
     del values
     gc.collect()
@@ -135,13 +136,13 @@ def test_values_that_are_their_own_source_do_not_live_for_ever():
 def test_all_parameters_are_waited_for_together():
     net = on_gpu(nn.Sequential(pk.FusedIFLinear(4, 3), pk.FusedIFLinear(3, 2)))
     for _ in range(2):
-        assert known.look_at_all(net.parameters(), [], torch.device("cpu"))
+        assert value_checks_cache.look_at_all(net.parameters(), [], torch.device("cpu"))
         for layer in net:
             check(layer.weight, layer.bias)
     assert OnGPU.reads == 1
     with torch.no_grad():
         net[1].weight[0] = torch.nan
-    assert not known.look_at_all(net.parameters(), [], torch.device("cpu"))
+    assert not value_checks_cache.look_at_all(net.parameters(), [], torch.device("cpu"))
     check(net[0].weight, net[0].bias)
     with pytest.raises(ValueError, match=NOT_FINITE):
         check(net[1].weight, net[1].bias)

@@ -8,7 +8,7 @@ from torch import nn
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 import proxykernels as pk
-from proxykernels import currents as spike_currents
+from proxykernels.calls import currents as spike_currents
 from proxykernels.kernels import backends, reference
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]

@@ -9,14 +9,14 @@ from torch import nn
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 import proxykernels as pk
-from proxykernels import any_neuron
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import backends, reference, rounding, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.gpu import if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.neurons import IFNeuron
-from proxykernels.storage import PooledWords
+from proxykernels.spikes.storage import PooledWords
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
@@ -87,7 +87,7 @@ def test_pooled_operator(generator):
 @pytest.mark.parametrize("size, pools", [((6, 4), True), ((7, 4), False), ((6, 5), False)], ids=str)
 def test_only_even_outputs_are_pooled_in_the_launch(generator, size, pools):
     x, weight = spikes(7, 2, 3, *size, generator=generator), fine(5, 3, 3, 3, generator=generator)
-    y, _ = any_neuron.conv2d(pk.pack(x), weight, None, None, IFNeuron(), padding=1, pool_follows=True)
+    y, _ = neuron_ops.conv2d(pk.pack(x), weight, None, None, IFNeuron(), padding=1, pool_follows=True)
     assert isinstance(y._kept, PooledWords) == pools
     expected = reference.if_conv2d(x, weight, padding=1)[0]
     for window in ((2,), (2, 1), (3, 2, 1), (2, 2, 1)):

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
 @pytest.mark.parametrize("neuron, current, spikes, states", TRACES)
 def test_hand_traces(neuron, current, spikes, states):
-    s, v = pk.any_neuron.scan(torch.tensor(current).view(-1, 1, 1), None, neuron)
+    s, v = pk.calls.neuron_ops.scan(torch.tensor(current).view(-1, 1, 1), None, neuron)
     assert s.dense().flatten().tolist() == spikes
     assert v.flatten().tolist() == list(states[-1] if isinstance(states[-1], tuple) else (states[-1],))
 
@@ -24,7 +24,7 @@ def test_scan(generator, T, name):
     neuron, shape = channelwise(7, generator)[name], (2, 7, 3)
     current, v0 = 2 * torch.randn(T, *shape, generator=generator), state(neuron, shape, generator)
     expected, v_expected = reference.scan(current, v0, neuron.on(7, current.device))
-    actual, v = pk.any_neuron.scan(current, v0, neuron)
+    actual, v = pk.calls.neuron_ops.scan(current, v0, neuron)
     assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 
@@ -35,7 +35,7 @@ def test_convolution(generator, pool, name):
     x, weight = spikes(34, 2, 3, 4, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
     v0 = state(neuron, (2, 5, 4, 2), generator)
     expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
-    actual, v = pk.any_neuron.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
+    actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
     assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
     pooled = reference.max_pool2d(expected, 2)
     assert torch.equal(pk.max_pool2d(actual, 2).dense(), pooled)

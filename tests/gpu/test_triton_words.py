@@ -8,9 +8,9 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import words_over_time
 
-from proxykernels import packed
 from proxykernels.kernels import reference, unfused
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
+from proxykernels.spikes import word_ops
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -59,7 +59,7 @@ def test_add_counts(generator, T):
     dense[0][:, 0, 0, 0] = True
     reaches = [torch.randint(1, 10, (P,), generator=generator).int().to(DEVICE) for _, _, P in sizes]
     reaches[2] = None
-    counts = packed.new_counts(len(sizes), torch.device(DEVICE))
+    counts = word_ops.new_counts(len(sizes), torch.device(DEVICE))
     for _ in range(2):
         gpu.add_counts([words_over_time(part) for part in dense], reaches, counts)
     for part, reach, (spikes, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
@@ -71,7 +71,7 @@ def test_add_counts(generator, T):
 def test_add_counts_operator(generator):
     words = words_over_time(random_spikes(generator, 9, 2, 3, 4))
     reach = torch.ones(4, dtype=torch.int32, device=DEVICE)
-    arguments = [words, words], [reach, None], packed.new_counts(2, words.device)
+    arguments = [words, words], [reach, None], word_ops.new_counts(2, words.device)
     torch.library.opcheck(torch.ops.proxykernels.add_counts.default, arguments)
 
 

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from cases import CONVOLUTIONS, dyadic, spikes
 
-from proxykernels import ops
-from proxykernels.kernels import unfused, unfused_backward
+from proxykernels.kernels import ops, unfused, unfused_backward
 from proxykernels.kernels.neurons import if_neuron
 
 

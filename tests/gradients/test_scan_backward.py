@@ -5,8 +5,7 @@ import torch
 from cases import dyadic
 from gradient_cases import EXACT, SURROGATES, close, neuron_of, start_of
 
-from proxykernels import ops
-from proxykernels.kernels import reference_gradients
+from proxykernels.kernels import ops, reference_gradients
 from proxykernels.kernels.neurons import MODELS
 
 SHAPES = [(3, 2, 5, 13), (1, 2, 3, 4), (2, 1, 17, 64), (1, 3, 1, 10), (4, 1, 1, 700)]  # the last is over a strip

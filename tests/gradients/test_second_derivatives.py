@@ -107,7 +107,7 @@ def test_a_gradient_penalty_reaches_the_weights(generator):
 
 
 def test_without_create_graph_the_kernels_compute_the_gradient(generator, monkeypatch):
-    from proxykernels.gradients import again
+    from proxykernels.calls.gradients import again
 
     monkeypatch.setattr(again, "gradients", None)
     layer = pk.use_surrogate(pk.FusedIFLinear(6, 4, v_threshold=0.25), pk.ATan())

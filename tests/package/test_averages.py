@@ -6,7 +6,7 @@ from cases import dyadic
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.simulation import averages
+from proxykernels.simulation import pooling
 
 
 def make_net(pool: nn.Module, features: int, v_reset: float | None = None) -> nn.Sequential:
@@ -42,7 +42,7 @@ def test_spikes_are_those_with_averages(monkeypatch, generator, name, v_reset):
     net = make_net(pool, features, v_reset)
     x = dyadic(3, 2, size, size, generator=generator, span=8)
     found = [pk.simulate(net, x, 33, chunk=chunk) for chunk in (None, 8)]
-    monkeypatch.setattr("proxykernels.simulation.carried.without_averages", lambda net: net)
+    monkeypatch.setattr("proxykernels.simulation.prepared_network.without_averages", lambda net: net)
     expected = pk.simulate(net, x, 33)
     assert 0 < expected.spikes.dense().mean() < 1
     for result in found:
@@ -59,11 +59,11 @@ def test_what_else_reads_an_average_still_has_it(generator):
     net.append("mean", pk.AdaptiveAvgPool2d(4), ("conv",))
     net.append("flatten", pk.Flatten(), ("mean",))
     net.append("linear", pk.FusedIFLinear(128, 12), ("flatten",))
-    assert set(map(type, averages.without_averages(net)._modules.values())) >= {averages._Pool, averages._Product}
+    assert set(map(type, pooling.without_averages(net)._modules.values())) >= {pooling._Pool, pooling._Product}
     net.append("other", pk.FusedIFSum(nn.Linear(128, 12), nn.Identity()), ("flatten", "linear"))
-    assert averages.without_averages(net) is net
+    assert pooling.without_averages(net) is net
     twice = nn.Sequential(*make_net(pk.AdaptiveAvgPool2d(1), 8)[:3], linear := pk.FusedIFLinear(8, 8), linear)
-    assert averages.without_averages(twice) is twice
+    assert pooling.without_averages(twice) is twice
 
 
 def test_weights_that_change_are_merged_anew(generator):

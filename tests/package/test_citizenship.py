@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import proxykernels as pk
-from proxykernels import ops
+from proxykernels.kernels import ops
 
 
 class Residual(nn.Module):

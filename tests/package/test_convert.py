@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet, vgg
 
 import proxykernels as pk
-from proxykernels.conversion.scales import ROOM
+from proxykernels.conversion.relu.scales import ROOM
 
 
 def real_images(size: int, N: int, channels: int = 3) -> torch.Tensor:

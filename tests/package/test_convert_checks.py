@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.conversion import convert as conversion
-from proxykernels.conversion import functions
+from proxykernels.conversion.graph import functions
+from proxykernels.conversion.relu import convert as conversion
 
 
 def images() -> torch.Tensor:

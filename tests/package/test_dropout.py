@@ -7,8 +7,8 @@ from cases import dyadic, spikes, words_over_time
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import packed
-from proxykernels.simulation.state import samples
+from proxykernels.simulation.early_exit import samples
+from proxykernels.spikes import word_ops
 
 T, N = 40, 6
 
@@ -48,7 +48,10 @@ def test_same_units_at_every_step(generator, kind, p):
 def test_words_over_time(generator, steps):
     dense = spikes(steps, 2, 5, 6, generator=generator, rate=0.7).bool()
     chosen = spikes(2, 5, 6, generator=generator, rate=0.5).bool()
-    assert torch.equal(packed.of(words_over_time(dense), chosen), words_over_time(dense & chosen)) and dense.any()
+    assert (
+        torch.equal(word_ops.of_neurons(words_over_time(dense), chosen), words_over_time(dense & chosen))
+        and dense.any()
+    )
 
 
 OPERATIONS = {
@@ -60,8 +63,8 @@ OPERATIONS = {
     "device": (lambda x: x.to("cpu"), nn.Identity()),
     "samples": (lambda x: samples(x, torch.tensor([4, 1])), lambda x: x[:, [4, 1]]),
     "dropout": (pk.Dropout().eval(), nn.Identity()),
-    "joined": (lambda x: pk.spike_ops.cat_steps([x[:32], x[32:]]), nn.Identity()),
-    "channels": (lambda x: pk.spike_ops.cat_channels([x, x]), lambda x: torch.cat([x, x], 2)),
+    "joined": (lambda x: pk.calls.spike_ops.cat_steps([x[:32], x[32:]]), nn.Identity()),
+    "channels": (lambda x: pk.calls.spike_ops.cat_channels([x, x]), lambda x: torch.cat([x, x], 2)),
     "padding": (pk.ZeroPad2d(1), pk.ZeroPad2d(1)),
     "upsampling": (pk.Upsample(scale_factor=2), pk.Upsample(scale_factor=2)),
     "concatenation": (

@@ -281,25 +281,25 @@ def test_a_file_that_is_none(tmp_path):
 
 def test_a_translation_that_is_wrong_is_found(monkeypatch):
     """The comparison with the graph's own equations: defects that are planted."""
-    from proxykernels.conversion import nir_import
+    from proxykernels.conversion.nir import from_nir
 
     flat = nir.Flatten({"input": np.array([3, 4, 4])}, 0, -1)
     graph = chain((2, 8, 8), c=conv(), n=neurons(3, 8, 8), p=pool(), f=flat, m=neurons(48))
     pk.from_nir(graph)
-    right = nir_import.synapse
+    right = from_nir.synapse
 
     def wrong(nir, node):
         module = right(nir, node)
         module.weight.data *= 1.01
         return module
 
-    monkeypatch.setattr(nir_import, "synapse", wrong)
+    monkeypatch.setattr(from_nir, "synapse", wrong)
     with pytest.raises(
         ValueError, match="node 'n' is not what was made of it: .* of the currents that its neurons take"
     ):
         pk.from_nir(graph)
     monkeypatch.undo()
-    neuron = nir_import.neuron
-    monkeypatch.setattr(nir_import, "neuron", lambda nir, node, dt, reset: neuron(nir, node, dt, "subtract"))
+    neuron = from_nir.neuron
+    monkeypatch.setattr(from_nir, "neuron", lambda nir, node, dt, reset: neuron(nir, node, dt, "subtract"))
     with pytest.raises(ValueError, match="node 'n' is not what was made of it: .* of its spikes differ"):
         pk.from_nir(graph)

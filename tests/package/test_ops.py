@@ -4,7 +4,9 @@ import ast
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from cases import dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
-from proxykernels import ops
+from proxykernels.kernels import ops
 from proxykernels.kernels.neurons import if_neuron
 
 ROOT = Path(__file__).parents[2]
@@ -100,133 +102,24 @@ def test_an_operator_compiles(generator):
         assert torch.equal(actual, expected)
 
 
-# From the ground up; a folder stands where all of its files stand.
-LAYERS = [
+LAYERS = [  # from the ground up; a folder stands where all of its files stand
     "kernels",
-    "ops",
-    "packed",
-    "storage",
-    "channels_last",
-    "handles",
-    "known",
     "spikes",
-    "spike_tensor",
     "checks",
-    "neuron_checks",
-    "window_checks",
-    "padding",
     "surrogates",
     "neurons",
-    "gradients",
     "encode",
-    "spike_ops",
-    "spike_tensor_functions",
-    "currents",
-    "any_neuron",
+    "calls",
     "functional",
-    "parametrized",
     "layers",
     "network",
     "sequences",
+    "simulation",
+    "engine",
+    "training",
+    "conversion",
+    "plot",
 ]
-LAYERS += ["simulation", "engine", "training", "conversion", "plot"]
-ROOMS = {  # within a folder
-    "kernels": [
-        "heap",
-        "rounding",
-        "neurons",
-        "recording",
-        "constants",
-        "surrogates",
-        "reference",
-        "reference_gradients",
-        "weight_layouts",
-        "weight_cache",
-        "unfused",
-        "unfused_backward",
-        "max_rate_pool",
-        "cpu",
-        "gpu",
-        "backends",
-    ],
-    "layers": [
-        "synapses",
-        "attributes",
-        "base",
-        "folded",
-        "fused",
-        "pooling",
-        "pooling1d",
-        "running_max",
-        "rearranging",
-        "dropout",
-        "sums",
-        "other_names",
-        "integrate_and_fire",
-        "leaky",
-        "learnable",
-    ],
-    "simulation": [
-        "early_exit",
-        "logits",
-        "dropout",
-        "counters",
-        "synops",
-        "summary",
-        "one_step",
-        "pool_fusion",
-        "state",
-        "chunks",
-        "records",
-        "carrier",
-        "quantize",
-        "carried",
-        "replay",
-        "simulate",
-        "explain",
-    ],
-    "engine": ["plan", "follow", "file", "library", "result", "stream", "engine"],
-    "gradients": ["inputs", "again", "fire", "calls"],
-    "training": ["surrogate", "twin", "proxy", "surrogate_net"],
-    "conversion": [
-        "refusals",
-        "noted",
-        "functions",
-        "fx_calls",
-        "outputs",
-        "ranked_trace",
-        "time_loops",
-        "flow",
-        "folding",
-        "moves",
-        "rewrites",
-        "build_layers",
-        "port_check",
-        "port_runs",
-        "port_samples",
-        "nir_nodes",
-        "nir_graph",
-        "nir_neurons",
-        "populations",
-        "relu_graph",
-        "port_graph",
-        "scales",
-        "compared",
-        "report",
-        "checked",
-        "convert",
-        "described",
-        "learnt",
-        "spikingjelly_neurons",
-        "snntorch_neurons",
-        "port_proof",
-        "libraries",
-        "nir_export",
-        "nir_check",
-        "nir_import",
-        "nir",
-    ],
-}
 
 
 @cache
@@ -237,28 +130,40 @@ def modules() -> dict[tuple[str, ...], Path]:
     return {(*name.parent.parts, name.stem): path for name, path in found.items() if name != Path("__init__.py")}
 
 
-def rank(module: tuple[str, ...]) -> tuple[int, int]:
-    """How high a module stands: its folder's floor, and its own within the folder."""
-    rooms = ROOMS.get(module[0], [])
-    return LAYERS.index(module[0]), rooms.index(module[1]) if len(module) > 1 and module[1] in rooms else 0
+def imported(module: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """What a module imports of the package."""
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "proxykernels" for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level or node.module.split(".")[0] != "proxykernels"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module.split(".")] if node.module else [[alias.name] for alias in node.names]
+            yield from ((*module[: len(module) - node.level], *name) for name in names)
 
 
 @pytest.mark.parametrize("module", sorted(modules()), ids="/".join)
 def test_imports_run_downward(module):
-    tree = ast.parse(modules()[module].read_text())
-    absolute = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
-    absolute += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
-    assert not any(name.split(".")[0] == "proxykernels" for name in absolute)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = module[: len(module) - node.level]
-            names = [node.module.split(".")] if node.module else [[a.name] for a in node.names]
-            for name in names:
-                target = (*base, *name)
-                assert module[0] != "kernels" or target[0] == "kernels", f"{module} imports {target}"
-                same_folder = target[:-1] == module[:-1] and module[0] == "kernels" and len(module) == 3
-                if module[-1] != "__init__" and not same_folder:
-                    assert rank(target) < rank(module), f"{module} imports {target}"
+    for target in imported(module):
+        assert module[0] != "kernels" or target[0] == "kernels", f"{module} imports {target}"
+        if module[0] != target[0]:
+            assert LAYERS.index(target[0]) < LAYERS.index(module[0]), f"{module} imports {target}"
+
+
+def test_no_files_of_a_folder_import_each_other():
+    """At each level: neither files, nor folders by way of their files."""
+    levels = {}
+    for module in modules():
+        for target in imported(module):
+            k = next(k for k, (one, other) in enumerate(zip(module, (*target, ""), strict=False)) if one != other)
+            if module[k] != "__init__" and k < len(target):
+                levels.setdefault(module[:k], {}).setdefault(module[k], set()).add(target[k])
+    assert len(levels) > 10
+    for folder, graph in levels.items():
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            raise AssertionError(f"in {'/'.join(folder)}: {' -> '.join(error.args[1])}") from None
 
 
 @pytest.mark.slow

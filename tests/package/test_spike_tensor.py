@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import proxykernels as pk
-from proxykernels import spike_tensor
-from proxykernels.spike_tensor import SpikeTensor
+from proxykernels.spikes import spike_tensor
+from proxykernels.spikes.spike_tensor import SpikeTensor
 
 T, N, C, SIZE = 9, 3, 16, (10, 12)
 

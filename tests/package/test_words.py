@@ -27,16 +27,16 @@ class Twice(nn.Module):
         return self.neurons(self.neurons(x))
 
 
-HELD = r"without steps it is an input that is held: proxykernels.simulate\(net, x, T\)"
+CONSTANT = r"without steps it is an input that is held: proxykernels.simulate\(net, x, T\)"
 TURNS = {
     "channels": (lambda: CONV(torch.rand(5, 2, 3, 8, 8)), r"x must have C_in = 2, as weights .* in 2 groups .*, got 3"),
     "channels of spikes": (lambda: CONV(pk.pack(torch.ones(5, 2, 3, 8, 8))), "x must have C_in = 2, .* got 3 channels"),
     "features": (lambda: LINEAR(torch.rand(5, 2, 9)), r"x must have 10 features, as weights \[3, 10\] .* got 9"),
     "simulated": (lambda: pk.simulate(network(), torch.rand(2, 3, 8, 8), 4), "layer 0: x must have C_in = 1, .* got 3"),
-    "an image": (lambda: network()(IMAGES), rf"x must have the shape \[T, N, C_in, H, W\], got .*; {HELD}"),
-    "features without steps": (lambda: LINEAR(torch.rand(4, 10)), HELD),
-    "a signal": (lambda: pk.FusedIFConv1d(2, 3, 3)(torch.rand(2, 2, 9)), HELD),
-    "an image to pool": (lambda: pk.MaxPool2d(2)(IMAGES), HELD),
+    "an image": (lambda: network()(IMAGES), rf"x must have the shape \[T, N, C_in, H, W\], got .*; {CONSTANT}"),
+    "features without steps": (lambda: LINEAR(torch.rand(4, 10)), CONSTANT),
+    "a signal": (lambda: pk.FusedIFConv1d(2, 3, 3)(torch.rand(2, 2, 9)), CONSTANT),
+    "an image to pool": (lambda: pk.MaxPool2d(2)(IMAGES), CONSTANT),
     "stop": (lambda: pk.simulate(network(), IMAGES, 4, stop=3), "stop must be a rule .*margin.*, got 3"),
     "one class": (lambda: pk.simulate(network(1), IMAGES, 4, stop=pk.margin(3)), r"margin .* classes.*got \[4, 1\]"),
     "tau": (

@@ -1,0 +1,83 @@
+"""The currents that convolutions and matrix products make of spikes or real values, over all time steps."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..checks.window_checks import symmetric
+from ..kernels import constants, ops, unfused, value_checks_cache
+from ..neurons import IFNeuron
+from ..spikes import Spikes
+from ..spikes.channels_last import start
+from ..spikes.storage import Periods
+from ..surrogates import Surrogate
+from .gradients.calls import convolved, wants_gradient
+
+Pair = tuple[int, int]  # of height and width
+
+
+def currents_in_parts(
+    x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple, surrogate: Surrogate | None
+) -> Iterator[Tensor]:
+    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), of real values a chunk of steps at a time."""
+    if wants_gradient(surrogate, x, weight, bias):
+        yield convolved(x, weight, bias, window)
+        return
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
+    if isinstance(x, Spikes):
+        yield currents_of(x, weight, bias, *window).flatten(3)
+        return
+    if checks.is_constant(x):
+        current = unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)
+        yield current.expand(len(x), *current.shape[1:])
+        return
+    steps = len(x) if torch.compiler.is_compiling() else unfused.chunk_steps(math.prod(x.shape[1:]), x.device)
+    for first in range(0, len(x), steps):
+        yield unfused.conv2d(x[first : first + steps].detach(), weight, bias, *window).transpose(2, 3)
+
+
+def currents_of(
+    x: Spikes, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    """The currents [T, N, C_out, H_out, W_out], channels last in memory, of a convolution of spikes."""
+    T, N, _, *size = x.shape
+    shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
+    silent = IFNeuron(math.inf, None).on(shape[1], x.device)  # the kernels fire neurons as well
+    v = start(0.0, shape, x.device, silent)
+    operands = size, scaled(weight, x), None if bias is None else bias.float(), v, silent, stride, padding, dilation
+    kept = x._kept
+    if isinstance(kept, Periods) and groups == 1:
+        currents = ops.period_conv2d_currents(kept.periods, kept.start, T, *operands)
+    else:
+        currents = ops.conv2d_currents(kept.words, T, *operands, groups)
+    return currents.transpose(2, 3).unflatten(3, shape[2:])
+
+
+def batch_moments(
+    x: Spikes, weight: Tensor, bias: Tensor, stride: Pair, padding: Any, dilation: Pair, groups: int
+) -> tuple[Tensor, Tensor, int]:
+    """Mean and variance of a convolution's currents of spikes over time, float64 [C_out], and of how many they are.
+
+    One launch sums up currents and squares; ``bias`` should lie near the negative mean, or the variance loses digits.
+    The currents are never in memory. On a GPU only.
+    """
+    T, N, _, *size = x.shape
+    weight, padding, dilation = symmetric(weight, padding, stride, dilation)
+    pixels = math.prod(unfused.output_size(size, weight.shape[2:], stride, padding, dilation))
+    window = stride, padding, dilation, groups
+    sums = ops.conv2d_current_sums(x._kept.words, T, size, scaled(weight, x), bias, *window)
+    mean, square = sums / (T * N * pixels)
+    return mean, square - mean * mean, T * N * pixels
+
+
+def scaled(weight: Tensor, x: Spikes) -> Tensor:
+    """The weight by what a spike of x counts."""
+    return weight if x.scale == 1 else constants.made(_times, weight, x.scale)
+
+
+def _times(weight: Tensor, scale: float) -> Tensor:
+    return value_checks_cache.computed_from(weight * scale, weight)

@@ -1,0 +1,65 @@
+"""What neuron_ops.py asks before and does in a call whose result carries a gradient."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ... import checks
+from ...kernels import unfused
+from ...kernels.neurons import Neuron
+from ...neurons import AnyNeuron
+from ...spikes import Spikes, spike_autograd
+from ...spikes.channels_last import state_of
+from ...spikes.storage import Periods
+from ...surrogates import Surrogate
+from . import inputs
+from .fire import fire
+
+
+def wants_gradient(surrogate: Surrogate | None, *operands: Any) -> bool:
+    """Whether a call is to be differentiable: it has a surrogate derivative, and some operand requires a gradient."""
+    if surrogate is None or not torch.is_grad_enabled():
+        return False
+    return any(isinstance(x, Tensor | Spikes) and x.requires_grad for x in operands)
+
+
+def carrying(x: Spikes | Tensor, ndim: int, shape: str, surrogate: Surrogate | None) -> Spikes | Tensor:
+    """checks.sequence; spikes that it packs of a tensor that requires a gradient hand it on."""
+    y = checks.sequence(x, ndim, shape)
+    if y is not x and isinstance(x, Tensor) and isinstance(y, Spikes) and wants_gradient(surrogate, x):
+        return y._like(y._kept, y.shape, spike_autograd.Pack.apply(x))
+    return y
+
+
+def convolved(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple) -> Tensor:
+    """The currents [T, N, C_out, P] of inputs (T, N, C_in, H, W), differentiable; all of them, as torch has them.
+
+    ``window``: stride, padding, dilation and groups.
+    """
+    x = x.dense() if isinstance(x, Spikes) else x.float()
+    with unfused.exact(x.device):
+        images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        currents = F.conv2d(images, weight.float(), None if bias is None else bias.float(), *window)
+    return currents.unflatten(0, x.shape[:2]).flatten(3)
+
+
+def with_gradient(
+    given: inputs.Input,
+    handle: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    state: Tensor,
+    parameters: Neuron,
+    surrogate: Any,
+    shape: Sequence[int],
+    neuron: AnyNeuron,
+) -> tuple[Spikes, Tensor]:
+    """Spikes of ``shape`` (T, N, ...) that carry a gradient, and the state; the other arguments: those of fire."""
+    bias = None if bias is None else bias.float()
+    words, handle, after = fire(given, handle, x, weight, bias, state, parameters, surrogate.kernel)
+    kept = Periods(words, shape[0]) if getattr(given, "repeats", False) else words
+    return Spikes(kept, shape, handle=handle), state_of(after, shape[1:], neuron)

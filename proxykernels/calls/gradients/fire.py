@@ -1,0 +1,93 @@
+"""Neurons with a surrogate derivative as one function of autograd: packed spikes and states forward, gradients back.
+
+Kept for the backward pass: the input as it came (spikes as bits), the weights and the state before the first step. The
+currents are computed anew, then one scan goes forward and back through all steps (ops.scan_backward). A gradient that
+is to be differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone (again.py).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...kernels import ops
+from ...kernels.neurons import Neuron
+from ...kernels.surrogates import Surrogate
+from ...spikes.spike_autograd import Function, new_handle
+from . import again
+from .inputs import Input
+
+
+def fire(
+    given: Input,
+    handle: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    v: Tensor,
+    neuron: Neuron,
+    surrogate: Surrogate,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run neurons on an input.
+
+    Args:
+        given: what kind of input it is.
+        handle: of spikes, which has their gradient; None: they have none, or x are values.
+        x: the input, in the form that ``given`` takes.
+        weight, bias: of a convolution, [C_out, C_in / groups, kernel_h, kernel_w] and [C_out]; or None.
+        v: the state before the first step, [N, P, C] or [N, states, P, C].
+        neuron: its ``channels`` may have a gradient.
+
+    Returns:
+        Words (or periods), the handle of the spikes, and the state after the last step.
+    """
+    model = neuron.model, tuple(neuron.scalars)
+    kept, handle, after = _Fire.apply(handle, x, weight, bias, v, neuron.channels, model, given, surrogate)
+    return kept, handle, after
+
+
+class _Fire(Function):
+    @staticmethod
+    def forward(
+        handle, x, weight, bias, v, channels, model: tuple, given: Input, surrogate: Surrogate
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept, after = given.fire(x, weight, bias, v, Neuron(model[0], channels, model[1]))
+        return kept, new_handle((given.T, after.shape[0], *after.shape[-2:]), after.device), after
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        *tensors, ctx.model, ctx.given, ctx.surrogate = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[0])
+
+    @staticmethod
+    def backward(ctx: Any, _, grad_spikes: Tensor | None, grad_v: Tensor | None):
+        if grad_spikes is None and grad_v is None:
+            return (None,) * 9
+        given, wanted = ctx.given, ctx.needs_input_grad
+        handle, x, weight, bias, v, channels = ctx.saved_tensors
+        neuron = Neuron(ctx.model[0], channels, ctx.model[1])
+        if grad_spikes is None:
+            grad_spikes = torch.zeros((), device=v.device).expand(given.T, v.shape[0], *v.shape[-2:])
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            gradients = again.gradients(given, ctx.saved_tensors, neuron, ctx.surrogate, grad_spikes, grad_v)
+            return *(g if needed else None for g, needed in zip(gradients, wanted, strict=False)), None, None, None
+        current = given.currents(x, weight, bias, v, neuron)
+        grad_current, grad_start, sums = ops.scan_backward(grad_spikes, grad_v, current, v, neuron, ctx.surrogate)
+        del current, grad_spikes
+        of_input = given.input_gradient(grad_current, weight) if wanted[0] or wanted[1] else None
+        return (
+            of_input if wanted[0] else None,  # as float32 as handles are
+            _like(x, of_input) if wanted[1] else None,
+            _like(weight, given.weight_gradient(grad_current, weight, x)) if wanted[2] else None,
+            _like(bias, sums[0]) if wanted[3] else None,
+            _like(v, grad_start) if wanted[4] else None,
+            _like(channels, sums[1 : 1 + len(channels)]) if wanted[5] else None,
+            None, None, None,
+        )  # fmt: skip
+
+
+def _like(tensor: Tensor, gradient: Any) -> Tensor:
+    """A gradient in the type of its tensor."""
+    return gradient.to(tensor.dtype)

@@ -1,0 +1,125 @@
+"""Spikes of spikes, by no neuron: pooling, padding, flattening, other orders, and joining."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..checks import window_checks
+from ..kernels import ops, unfused
+from ..spikes import Spikes, pack_words, spike_autograd, word_ops
+from ..spikes.channels_last import from_channels_last, to_channels_last
+from ..spikes.storage import PooledWords
+
+Output = TypeVar("Output", Spikes, Tensor)
+
+
+def max_pool2d(
+    x: Spikes,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+) -> Spikes:
+    """Max pooling of spikes: at every step the OR over each window.
+
+    Args:
+        x: Spikes (T, N, C, H, W).
+        kernel_size, stride, padding: as in torch.nn.functional.max_pool2d (stride defaults to kernel_size; padding at
+            most half of the window).
+
+    Returns:
+        Spikes (T, N, C, H_out, W_out).
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
+    """
+    if not isinstance(x, Spikes):
+        raise TypeError(
+            f"x must be Spikes, got {type(x).__name__}; proxykernels.pack makes them of a tensor of 0 and 1"
+        )
+    if len(x.shape) != 5:
+        raise ValueError(f"x must have the shape (T, N, C, H, W), got {x.shape}")
+    kernel_size, stride, padding = window_checks.pooling(kernel_size, stride, padding)
+    T, N, C, *size = x.shape
+    window_checks.fits(size, kernel_size, padding, (1, 1))
+    kept = x._kept
+    if isinstance(kept, PooledWords) and (*kernel_size, *stride, *padding) == (2, 2, 2, 2, 0, 0):
+        words = kept.pooled
+    else:
+        words = ops.max_pool2d(kept.words, C, size, kernel_size, stride, padding)
+    out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
+    handle = None
+    if x._differentiable:
+        handle = spike_autograd.MaxPool.apply(x._handle, kept.words, size, out, (kernel_size, stride, padding))
+    return x._like(words, (T, N, C, *out), handle)
+
+
+def max_rate_pool2d(
+    x: Spikes, counts: Tensor, kernel_size: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[Spikes, Tensor]:
+    """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
+    checks.not_traced()
+    if x._differentiable:
+        raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
+    window_checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
+    T, N, C, *size = x.shape
+    words, after = ops.max_rate_pool2d(x._words, T, to_channels_last(counts), size, kernel_size, stride, padding)
+    y = x._like(words, (T, N, C, *unfused.output_size(size, kernel_size, stride, padding, (1, 1))))
+    return y, from_channels_last(after, (N, C, *size))
+
+
+def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)) -> Spikes:
+    """Spikes (T, N, C, H, W) with silent pixels around them, and ``spread`` steps apart; see
+    :class:`proxykernels.ZeroPad2d`."""
+    (height, width), (left, right, top, bottom) = x.shape[3:], padding
+    H, W = (
+        (before + step * (n - 1) + 1 if n else before) + after
+        for before, after, step, n in ((top, bottom, spread[0], height), (left, right, spread[1], width))
+    )
+    rows = slice(top, top + spread[0] * height, spread[0])
+    columns = slice(left, left + spread[1] * width, spread[1])
+    handle = None
+    if x._differentiable:
+        index = torch.arange(H * W, device=x.device).view(H, W)[rows, columns].flatten()
+        handle = spike_autograd.Placed.apply(x._handle, index, H * W)
+    return x._like(word_ops.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
+
+
+def flatten(x: Spikes) -> Spikes:
+    """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
+    T, N, *sizes = x.shape
+    if len(sizes) < 2:
+        return x
+    words = ops.flatten(x._words, sizes[0])
+    handle = spike_autograd.Flatten.apply(x._handle) if x._differentiable else None
+    return x._like(words, (T, N, torch.Size(sizes).numel()), handle)
+
+
+def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
+    """Spikes of ``shape`` (T, N, ...), each one of ``x``: ``move`` says of which in a dense tensor (T, N, ...)."""
+    bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
+    handle = None
+    if x._differentiable:
+        handle = spike_autograd.Pack.apply(
+            move(spike_autograd.Dense.apply(x._handle, x._words, x.shape, torch.float32))
+        )
+    return x._like(pack_words(bits), shape, handle)
+
+
+def cat_channels(parts: Sequence[Spikes]) -> Spikes:
+    """Spikes (T, N, C, ...) of the same T, N, size and scale, one after another along C."""
+    T, N, _, *size = parts[0].shape
+    C = [part.shape[2] for part in parts]
+    words = word_ops.cat_channels([part._words for part in parts], T, C)
+    return parts[0]._like(words, (T, N, sum(C), *size), spike_autograd.joined(3, parts))
+
+
+def cat_steps(parts: Sequence[Output]) -> Output:
+    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32. Or
+    potentials."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    words = word_ops.cat([part._words for part in parts], [part.T for part in parts])
+    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]), spike_autograd.joined(0, parts))

@@ -1,0 +1,228 @@
+"""What simulations and the functions of neuron_ops.py accept: each check names the argument and what it got."""
+
+import math
+import os
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels import value_checks_cache
+from ..kernels.rounding import PRECISIONS
+from ..kernels.value_checks_cache import can_be_read
+from ..kernels.weight_layouts import is_finite, refuse_infinite
+from ..spikes import Spikes, pack_if_binary
+from ..spikes.spike_tensor import packed
+from .tensors import as_float32, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
+
+MOST_STEPS = 2**31 - 1  # counts are int32
+
+
+def steps(T: int) -> int:
+    """A number of time steps."""
+    if not is_integer(T):
+        raise TypeError(f"T must be an integer number of steps, got {T!r}")
+    if T < 1:
+        raise ValueError(f"T must be at least 1 step, got {T}")
+    if T > MOST_STEPS:
+        raise ValueError(f"T must be at most 2**31 - 1 steps, got {T}")
+    return int(T)
+
+
+def precision(precision: str | None) -> None:
+    """A name of rounded weights, or None."""
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision must be None, 'int16' or 'int8', got {precision!r}")
+
+
+def module(name: str, module: nn.Module) -> None:
+    """A model of torch."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
+
+
+def neurons(name: str, layers: Collection[str]) -> None:
+    """A network must have layers of neurons: the names of those that it has."""
+    if not layers:
+        raise ValueError(
+            f"{name} must have at least one layer of neurons, such as FusedIFConv2d; proxykernels.convert makes a "
+            "spiking network of a ReLU network"
+        )
+
+
+def not_traced() -> None:
+    """torch.jit.trace would keep what holds for one input only: whether it is held, and whether it is spikes."""
+    if torch.jit.is_tracing():
+        raise TypeError("torch.jit.trace cannot follow a simulation of spikes; use torch.export or torch.compile")
+
+
+def values(name: str, x: Spikes | Tensor) -> None:
+    """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
+    not_traced()
+    place = "on meta" if x.device.type == "meta" else "a FakeTensor" if value_checks_cache.is_fake_mode() else None
+    if place:
+        raise TypeError(
+            f"{name} is {place}, which holds no spikes to simulate; for the shapes call the layers, "
+            "net(x.expand(T, *x.shape))"
+        )
+
+
+def start(name: str, v: float | Tensor, states: int = 1) -> None:
+    """The potential that all neurons start from, or one a channel [C], of neurons with no other state."""
+    if isinstance(v, Tensor):
+        floating(name, v)
+        if v.ndim != 1 or not len(v):
+            raise ValueError(f"{name} must be a number or one value a channel [C], got {list(v.shape)}")
+        if states > 1:
+            raise ValueError(f"{name} must be a number for neurons of {states} states, got {list(v.shape)}")
+        no_gradient(name, v)
+        finite(name, v)
+        return
+    if not is_number(v):
+        raise TypeError(f"{name} must be a number, got {v!r}")
+    if not -math.inf < as_float32(v) < math.inf:
+        raise ValueError(f"{name} must be finite in float32, got {v}")
+
+
+def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
+    """What neurons of ``shape`` [N, ...] start from: a potential, or [N, ...], with several states [N, states, ...]."""
+    if v is None:
+        return
+    if is_number(v):
+        start("v", v)
+        return
+    floating("v", v)
+    same_device("v", v, device)
+    wanted = tuple(shape) if states == 1 else (shape[0], states, *shape[1:])
+    if tuple(v.shape) != wanted:
+        raise ValueError(f"v must have the shape of the neurons' state, {list(wanted)}, got {list(v.shape)}")
+    finite("v", v)
+
+
+def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
+    """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it."""
+    not_traced()
+    x = packed(x)
+    if not isinstance(x, Spikes | Tensor):
+        raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
+    if isinstance(x, Tensor):
+        strided("x", x)
+    if len(x.shape) != ndim:
+        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}{_held(x, ndim)}")
+    if isinstance(x, Spikes):
+        return x
+    if x.shape[0] < 1:
+        raise ValueError(f"x must have at least one step, shape {shape}, got {list(x.shape)}")
+    if not x.is_floating_point():
+        return frames(x)
+    if not can_be_read(x):  # a tensor is taken as real values
+        return x
+    if is_constant(x):
+        finite("x", x[0])
+        return x
+    spikes = pack_if_binary(x) if x.device.type == "cpu" else None
+    if spikes is None:
+        finite("x", x)
+    return x if spikes is None else spikes
+
+
+def frames(x: Any) -> Any:
+    """Event frames [T, N, ...] of bool or integers: Spikes if they are 0 and 1, else float32; all else as it is.
+
+    One rule for both, since a spike counts 1: an integer is as many events of its pixel and step.
+    """
+    x = packed(x)
+    if not isinstance(x, Tensor) or x.is_floating_point():
+        return x
+    real("x", x)
+    looked_at = x.dtype == torch.bool or can_be_read(x)
+    spikes = pack_if_binary(x) if x.ndim > 1 and len(x) and looked_at else None
+    return x.float() if spikes is None else spikes
+
+
+def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
+    """The input of a layer that takes spikes and values alike; ``ndim`` None: three dimensions or more."""
+    if not isinstance(x, Spikes | Tensor):
+        raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
+    if len(x.shape) < 3 or ndim not in (None, len(x.shape)):
+        raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}{_held(x, ndim or 3)}")
+
+
+def _held(x: Spikes | Tensor, ndim: int) -> str:
+    """What to do with an input that lacks the steps."""
+    if isinstance(x, Spikes) or x.ndim != ndim - 1:
+        return ""
+    return (
+        "; without steps it is an input that is held: proxykernels.simulate(net, x, T) runs a network on it for T "
+        "steps, and x.expand(T, *x.shape) repeats it"
+    )
+
+
+def is_constant(x: Tensor) -> bool:
+    """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
+
+    Nothing is while a graph is exported: it must be right for other inputs too, and nothing guards their strides.
+    """
+    if torch.compiler.is_exporting():
+        return False
+    return x.shape[0] == 1 or x.stride(0) == 0
+
+
+def currents(current: Tensor, leading: str) -> None:
+    """Input currents of neurons, of the shape [T, N, ...] or [N, ...]; ``leading`` names the leading dimensions."""
+    not_traced()
+    if isinstance(current, Spikes):
+        raise TypeError("current must be a float tensor, got Spikes; .dense() makes them currents of 0 and 1")
+    floating("current", current)
+    names = leading.split(", ")
+    if current.ndim < len(names) or (names[0] == "T" and current.shape[0] < 1):
+        raise ValueError(f"current must have the shape [{leading}, ...] with T >= 1, got {list(current.shape)}")
+    finite("current", current)
+
+
+def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
+    """Weights and biases of a layer."""
+    floating("weight", weight)
+    same_device("weight", weight, device)
+    if weight.ndim != ndim or 0 in weight.shape:
+        raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
+    if bias is not None:
+        floating("bias", bias)
+        same_device("bias", bias, device)
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(
+                f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}"
+            )
+    if weight.is_cuda:  # a CPU looks when it packs them
+        _known_finite("weight", weight)
+    if bias is not None:
+        _known_finite("bias", bias)
+
+
+def _known_finite(name: str, values: Tensor) -> None:
+    """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
+    if can_be_read(values) and not value_checks_cache.look_once(is_finite, values):
+        refuse_infinite(name, values)
+
+
+def room(T: int, shape: Sequence[int], device: torch.device) -> None:
+    """The spikes and potentials of neurons of ``shape`` [N, ...] must fit the memory."""
+    if torch.compiler.is_compiling():
+        return
+    needed, there = math.prod(shape) * (4 + T / 8), _memory(device)
+    if needed > there:
+        raise ValueError(
+            f"T = {T} steps of {list(shape)} neurons take {needed / 2**30:.3g} GiB for spikes and potentials, and "
+            f"{device} has {there / 2**30:.3g} GiB; take fewer steps or samples at a time"
+        )
+
+
+@cache
+def _memory(device: torch.device) -> float:
+    """Bytes of memory that a device has; infinity where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    known = device.type == "cpu" and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if known else math.inf

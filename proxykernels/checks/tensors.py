@@ -1,0 +1,91 @@
+"""What tensors and numbers may be: each check names the argument, what was expected and what it got."""
+
+import ctypes
+import math
+import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..kernels import value_checks_cache
+from ..kernels.value_checks_cache import can_be_read
+from ..kernels.weight_layouts import fault, is_finite
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Errors say where: "node 'conv1': ..."."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{place}: {error}") from error
+
+
+def no_gradient(name: str, value: float | Tensor) -> None:
+    """A tensor that nothing here would give a gradient must not ask for one."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(f"{name} requires a gradient, and nothing gives thresholds one; pass {name}.detach()")
+
+
+def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """All tensors of a call live on one device."""
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device} and the input on {device}; move it with .to('{device}')")
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """A tensor of floating point."""
+    real(name, tensor)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
+
+
+def real(name: str, tensor: Tensor) -> None:
+    """A tensor of real numbers of any type: floating point, integers or bool."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_complex():
+        raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .real or .abs()")
+    strided(name, tensor)
+
+
+def strided(name: str, tensor: Tensor) -> None:
+    """A tensor that holds all its values."""
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; convert it with .to_dense()")
+
+
+def finite(name: str, tensor: Tensor) -> None:
+    """No NaN, no infinity, also in float32, and nothing whose sums would be infinite.
+
+    Not looked at where the values cannot be read.
+    """
+    if not can_be_read(tensor):
+        return
+    plain = value_checks_cache.plain(tensor)
+    if not is_finite(plain):
+        raise ValueError(f"{name} must be finite in float32, and holds {fault(plain)}")
+
+
+def as_float32(value: float) -> float:
+    """A number as float32 has it."""
+    if torch.compiler.is_compiling():
+        return value
+    try:
+        return ctypes.c_float(value).value
+    except OverflowError:  # an integer that not even float64 holds
+        return math.inf if value > 0 else -math.inf
+
+
+def is_integer(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value) -> "TypeIs[float]":
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

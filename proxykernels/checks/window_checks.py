@@ -1,0 +1,107 @@
+"""Windows of convolutions and pooling: what they may be, by checks that name the argument, and how they are padded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .tensors import is_integer
+
+LARGEST_WINDOW = 2**15  # strides, paddings and dilations: no sum or product of theirs leaves 32 bits
+
+
+def pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    """A window's height and width, each at least ``least``."""
+    height, width = _lengths(name, value, least, 2)
+    return height, width
+
+
+def single(name: str, value: Any, least: int) -> int:
+    """A window's length along one axis, at least ``least``."""
+    return _lengths(name, value, least, 1)[0]
+
+
+def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * axes
+    if len(values) != axes or not all(is_integer(v) for v in values):
+        raise TypeError(f"{name} must be an integer{' or two of them' if axes == 2 else ''}, got {value!r}")
+    if min(values) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if max(values) > LARGEST_WINDOW:
+        raise ValueError(f"{name} must be at most {LARGEST_WINDOW}, got {value}")
+    return values
+
+
+def groups(groups: int, channels: int, weight: Tensor) -> int:
+    """Groups that divide the outputs of weights [C_out, channels / groups, ...], and as many channels as they take."""
+    if not is_integer(groups):
+        raise TypeError(f"groups must be an integer, got {groups!r}")
+    outputs, each = weight.shape[:2]
+    if groups < 1 or outputs % groups or (groups > 1 and channels == each):
+        raise ValueError(
+            f"groups must be at least 1 and divide {channels} inputs and {outputs} outputs, for weights "
+            f"[C_out, C_in / groups, ...], got {groups}"
+        )
+    if channels != groups * each:
+        kind = f"weights {list(weight.shape)}" + (f" in {groups} groups" if groups > 1 else "")
+        raise ValueError(f"x must have C_in = {groups * each}, as {kind} take it, got {channels} channels")
+    return int(groups)
+
+
+def fits(size, kernel_size, padding, dilation) -> None:
+    """A window must lie inside the padded image."""
+    for n, k, p, d in zip(size, kernel_size, padding, dilation, strict=True):
+        if d * (k - 1) + 1 > n + 2 * p:
+            raise ValueError(
+                f"kernel_size {tuple(kernel_size)} with dilation {tuple(dilation)} is larger than the input "
+                f"{tuple(size)} padded by {tuple(padding)}"
+            )
+
+
+def pooling(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The windows of a pooling, in pairs; without a stride they lie side by side."""
+    kernel_size = pair("kernel_size", kernel_size, 1)
+    stride = kernel_size if stride is None else pair("stride", stride, 1)
+    padding = pair("padding", padding, 0)
+    if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
+        raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
+    return kernel_size, stride, padding
+
+
+Pair = tuple[int, int]
+
+
+def symmetric(
+    weight: Tensor, padding: int | Sequence[int] | str, stride: Pair, dilation: Pair
+) -> tuple[Tensor, Pair, Pair]:
+    """Padding in numbers, and the weight [C_out, C_in / groups, kernel_h, kernel_w] and dilation that go with it.
+
+    'same' pads one more on the right where the total is odd. We pad that much on both sides, and put a tap of weight 0
+    in front of the kernel (with its dilation written out), so that the output starts where torch's does.
+
+    Returns:
+        (weight, padding, dilation).
+
+    Raises:
+        TypeError, ValueError: padding is no number, pair of numbers, 'same' or 'valid', or is 'same' with a stride.
+    """
+    if not isinstance(padding, str):
+        return weight, pair("padding", padding, 0), dilation
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding must be a number, two numbers, 'same' or 'valid', got {padding!r}")
+    if padding == "valid":
+        return weight, (0, 0), dilation
+    if tuple(stride) != (1, 1):
+        raise ValueError(f"padding='same' needs stride 1, got stride {tuple(stride)}")
+    pads, steps = [], []
+    for axis, d in zip((2, 3), dilation, strict=True):
+        total = d * (weight.shape[axis] - 1)
+        if total % 2:
+            shape = list(weight.shape)
+            shape[axis] = total + 2
+            spread = weight.new_zeros(shape)
+            spread.narrow(axis, 1, total + 1)[(slice(None),) * axis + (slice(None, None, d),)] = weight
+            weight, d, total = spread, 1, total + 1
+        pads.append(total // 2)
+        steps.append(d)
+    return weight, (pads[0], pads[1]), (steps[0], steps[1])

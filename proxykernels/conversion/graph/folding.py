@@ -1,0 +1,47 @@
+"""The weights of a graph's layers: normalisations folded into them, and none that two layers share."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from .graph_values import Population
+
+
+def fold_norms(population: Population, root: nn.Module) -> None:
+    """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``."""
+    for projection in population.current.projections:
+        norm, module = projection.norm, projection.module
+        if norm is None:
+            continue
+        scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight.detach())
+        shift = 0.0 if norm.bias is None else norm.bias.detach()
+        bias = torch.zeros_like(norm.running_mean) if module.bias is None else module.bias.detach()
+        module.weight.data.mul_(scale.view(-1, *[1] * (module.weight.ndim - 1)))
+        module.bias = nn.Parameter((bias - norm.running_mean) * scale + shift, module.weight.requires_grad)
+        path = next((name for name, child in root.named_modules() if child is norm), None)
+        if path is not None:  # not of a module that is called twice
+            root.set_submodule(path, nn.Identity().train(norm.training))
+        projection.norm = None
+
+
+def tied(populations: Mapping[str, Population]) -> Iterator[str]:
+    """The paths of layers with a parameter that an earlier layer has, too; in order."""
+    seen: set[int] = set()
+    for population in populations.values():
+        for module in population.modules:
+            ids = {id(parameter) for parameter in module.parameters()}
+            if ids & seen:
+                yield population.current.path
+            seen |= ids
+
+
+def untie(populations: Mapping[str, Population]) -> None:
+    """Give every layer weights of its own, as each is scaled in its own way."""
+    seen: set[int] = set()
+    for population in populations.values():
+        for module in population.modules:
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if id(parameter) in seen:
+                    setattr(module, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+                seen.add(id(parameter))

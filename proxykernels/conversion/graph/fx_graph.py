@@ -1,0 +1,359 @@
+"""From a torch model to the layers of this package: torch.fx follows the forward pass, one layer for each neuron.
+
+What flows through a model is either a *signal*, the output of neurons or of another layer (or the model's input), or a
+*current*, a sum of projections that nothing has taken in yet. Convolutions make a current of a signal, additions join
+currents, and neurons make a signal of a current. A current that something else takes in, another convolution for
+example, or that is taken twice, is carried on as real values: a layer gives it, whose neurons forget all at each step.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from ... import checks
+from ...layers import Concatenate, Dropout
+from ...layers.synapses import WEIGHTED, synapse_of
+from ...network import Network, free_name
+from .build_layers import MAX_POOLS, MAX_RATE_POOLS, RUNNING_MAX_POOLS, shaping_layer
+from .functions import Add, Cat, Times
+from .fx_calls import arguments, as_module, needed, path_of
+from .graph_values import Current, Population, Projection, Signal
+from .index_ops import named
+from .refusals import remedy
+from .rewrites import Spread, as_convolution, norm_as_convolution
+
+NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # by running statistics where they are told to keep them
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
+MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
+SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+
+Values = dict[fx.Node, Signal | Current | list[Signal]]  # a list: the parts of a split
+
+
+class Graph:
+    """The layers of a model, before any layer is built: what ReLU networks and networks of other libraries share.
+
+    Attributes:
+        populations: name -> neurons, in the order of the forward pass.
+        others: name -> (pooling, flattening or the like, the layers it takes).
+        one_scale: groups of populations whose spikes are put side by side, and so must count the same.
+        values: node -> what gives its value; currents are those that no layer gives. carried: node -> the real values
+            that its current is carried on as.
+    """
+
+    rates: bool  # whether firing rates stand for the values of a ReLU network
+
+    def __init__(
+        self,
+        traced: fx.GraphModule,
+        model: str,
+        is_neuron: Callable[[nn.Module], bool],
+        negligible: tuple[type, ...] = (),
+    ):
+        """``negligible``: modules of another library that change nothing."""
+        self.traced, self.model, self.is_neuron = traced, model, is_neuron
+        self.negligible = (*NEGLIGIBLE, *negligible)
+        self.populations: dict[str, Population] = {}
+        self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
+        self.one_scale: list[set[str]] = []
+        self.order: list[str] = []
+        self.carried: dict[fx.Node, Signal] = {}
+        self._used: set[int] = set()  # modules that have weights or potentials
+        nodes = needed(traced, model)
+        readers = [node for node in nodes if not self._is_number(node)]
+        self._readers = Counter(argument for node in readers for argument in arguments(node))
+        self.values = values = Values()
+        for node in nodes:
+            if node.op == "placeholder":
+                values[node] = Signal(Network.INPUT, Network.INPUT, False, True, shape_of(node))
+            elif node.op == "output":
+                self._end(node, values)
+            elif node.op != "get_attr" and not self._is_number(node):
+                value = self._step(node, values)
+                if isinstance(value, Current) and self._readers[node] > 1:
+                    value = self._carry(node, value)
+                values[node] = value
+
+    def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
+        """The network, with ``layer(name, population)`` for each population."""
+        net = Network()
+        for name in self.order:
+            if name in self.populations:
+                population = self.populations[name]
+                sources = tuple(projection.source.layer for projection in population.current.projections)
+                net.append(name, layer(name, population), sources)
+            else:
+                net.append(name, *self.others[name])
+        return net
+
+    @property
+    def firing(self) -> dict[str, Population]:
+        """The populations that fire: all but the currents that are carried on."""
+        return {name: population for name, population in self.populations.items() if population.fires}
+
+    def _is_number(self, node: fx.Node) -> bool:
+        """Whether a node computes numbers, from shapes, and no values of the input."""
+        raise NotImplementedError
+
+    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        path, taken = path_of(node), arguments(node)
+        if taken and not any(argument in values for argument in taken):
+            raise TypeError(
+                f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
+                "leave it out and train on"
+            )
+        module = as_module(node, self.traced, self.model)
+        terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]
+        return self._value(node, module, terms, path)
+
+    def _before(self, node: fx.Node) -> fx.Node:
+        """The first of the nodes whose values a node takes."""
+        return next(argument for argument in arguments(node) if argument in self.values)
+
+    def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
+        """What ``module`` takes of a node's value."""
+        x = values[argument]
+        if isinstance(x, list):
+            raise TypeError(f"{self.model}: {path} takes all parts of a split; only single ones can be taken")
+        return x
+
+    def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
+        if isinstance(module, Add):
+            return self._add(node, module, terms, path)
+        if isinstance(module, Cat):
+            return self._cat(node, module, terms, path)
+        if isinstance(module, Times):
+            raise TypeError(f"{self.model}: {path} has no counterpart in spikes{remedy('mul')}")
+        if len(terms) != 1:
+            raise TypeError(
+                f"{self.model}: {path} takes {len(terms)} tensors; only additions and concatenations may join several"
+            )
+        return self._apply(node, terms[0], module, path)
+
+    def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        if isinstance(module, nn.Sequential):
+            for part in module:
+                x = self._apply(node, x, part, path)
+            return x
+        if self.is_neuron(module):
+            if not self.rates:
+                self._use(module, path)
+            return self._fire(node, x, module)
+        if type(module).__name__ == "Dropout" and not self.rates and isinstance(x, Signal):
+            dropout: Any = module
+            return self._other(self._name(node), Dropout(dropout.p), x, shape_of(node))
+        if isinstance(module, self.negligible):
+            return x
+        if isinstance(module, (*WEIGHTED, *TRANSPOSED)):
+            return self._synapse(node, x, module, path)
+        if isinstance(module, NORMS) or (isinstance(module, SAMPLE_NORMS) and module.track_running_stats):
+            return self._norm(node, x, module, path)
+        if isinstance(module, SHAPING):
+            return self._reshape(node, x, module, path)
+        kind = type(module).__name__
+        what_to_do = remedy(kind) or (
+            ". Supported: Conv2d, Conv1d, ConvTranspose2d and 1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, "
+            "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, "
+            "concatenations, views, channel shuffles, and Softmax or Sigmoid at the end"
+        )
+        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
+
+    def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
+        """A current as real values."""
+        if isinstance(x, Signal):
+            return x
+        self.order.append(x.name)
+        self.populations[x.name] = Population(x, node, None, fires=False)
+        signal = Signal(x.name, Network.INPUT, False, True, shape_of(node))
+        for name, pool, path in x.pools:
+            signal = self._pool(name, pool, signal, path, shape_of(node))
+        self.carried[node] = signal
+        return signal
+
+    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        x = self._carry(self._before(node), x)
+        module, shape = self._own(module, path), x.shape
+        if shape and len(shape) != module.weight.ndim:
+            wanted = {2: "[N, features]", 3: "[N, C, L]", 4: "[N, C, H, W]"}[module.weight.ndim]
+            raise TypeError(f"{self.model}: {path} takes {named(shape)}; only {wanted} is supported")
+        with checks.at(f"{self.model}: {path}"):
+            if isinstance(module, TRANSPOSED):
+                return self._transposed(node, x, module, path)
+            synapse_of(module)
+        for name, tensor in module.named_parameters():
+            with checks.at(f"{self.model}: {path}"):
+                checks.floating(name, tensor)
+                checks.finite(name, tensor)
+        return Current(self._name(node), path, [Projection(module, x)])
+
+    def _transposed(self, node: fx.Node, x: Signal, module: Any, path: str) -> Current:
+        """A transposed convolution: zeros between the values and around them, and a convolution."""
+        shape = node.meta.get("shape")
+        convolution, spread = as_convolution(module), Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
+        x = self._spread(free_name(f"{node.name}_input", self.order), x, spread)
+        return Current(self._name(node), path, [Projection(convolution, x, added=True)])
+
+    def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
+        if len(spread.stride) == 1:
+            raise ValueError("transposed convolutions along one axis are not supported")
+        return self._other(name, spread.layer(), x, x.shape)
+
+    def _own(self, module: nn.Module, path: str) -> nn.Module:
+        """A module for this call alone: each is scaled in its own way."""
+        if id(module) not in self._used:
+            self._used.add(id(module))
+            return module
+        return copy.deepcopy(module)
+
+    def _use(self, module: nn.Module, path: str) -> None:
+        if id(module) in self._used:
+            raise TypeError(f"{self.model}: {path} is called twice; give every call a layer of its own")
+        self._used.add(id(module))
+
+    def _norm(self, node: fx.Node, x: Signal | Current, norm: Any, path: str) -> Current:
+        if norm.running_mean is None:
+            raise ValueError(f"{self.model}: {path} keeps no running statistics, so it cannot be folded")
+        if isinstance(x, Current) and len(x.projections) == 1:
+            projection = x.projections[0]
+            turns = norm.weight is not None and not bool((norm.weight > 0).all())  # some channels' signs
+            if projection.norm is None and not projection.added and not isinstance(projection.module, nn.Identity):
+                if not (x.pools and turns):  # else it may not change places with a maximum
+                    projection.norm = norm
+                    return x
+        x = self._carry(self._before(node), x)
+        dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
+        convolution = norm_as_convolution(norm, dims)
+        return Current(self._name(node), path, [Projection(convolution, x, added=True)])
+
+    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
+        if len(terms) != 2:
+            raise TypeError(f"{self.model}: {path} must add two results of layers")
+        if add.factor != 1:
+            raise TypeError(f"{self.model}: {path} scales what it adds; scale the weights instead")
+        projections = []
+        for term in terms:
+            if isinstance(term, Current):
+                projections += term.projections
+            else:
+                projections.append(Projection(nn.Identity(), term))
+        # The largest kernel first: the others then join it in one pass (FusedIFSum).
+        projections.sort(key=lambda projection: -_taps(projection.module))
+        first = next((term for term in terms if isinstance(term, Current)), None)
+        return Current(first.name if first else self._name(node), first.path if first else path, projections)
+
+    def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
+        """Signals side by side. Spikes of several populations must count the same; beside real values they become
+        some themselves."""
+        shape = shape_of(node)
+        if cat.stack or cat.dim not in (1, 1 - len(shape) if shape else 1):
+            raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
+        parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
+        return parts[0] if len(parts) == 1 else self._side_by_side(node, parts, path, shape)
+
+    def _side_by_side(self, node: fx.Node, parts: list[Signal], path: str, shape) -> Signal:
+        scaled = [part for part in parts if part.neurons != Network.INPUT]
+        if len(scaled) < len(parts):
+            parts = [self._unscaled(node, part, path) for part in parts]
+        else:
+            self.one_scale.append({part.neurons for part in scaled})
+        binary, signed = all(part.binary for part in parts), any(part.signed for part in parts)
+        name = self._name(node)
+        self.order.append(name)
+        self.others[name] = Concatenate(), tuple(part.layer for part in parts)
+        return Signal(name, parts[0].neurons, binary, signed, shape)
+
+    def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:
+        if part.neurons == Network.INPUT or not self.rates:
+            return part
+        current = Current(free_name(f"{node.name}_{part.layer}", self.order), path, [Projection(nn.Identity(), part)])
+        self.order.append(current.name)
+        self.populations[current.name] = Population(current, node, None, fires=False)
+        return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
+
+    def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
+        if isinstance(x, Signal):
+            if self.rates and not x.signed and neuron is not None and not _limited(neuron):
+                return x  # a ReLU of what is not negative
+            x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
+        self.order.append(x.name)
+        self.populations[x.name] = Population(x, node, neuron)
+        signal = Signal(x.name, x.name, True, False, shape_of(node))
+        for name, pool, path in x.pools:
+            signal = self._pool(name, pool, signal, path, shape_of(node))
+        return signal
+
+    def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        if isinstance(x, Current):
+            if self.rates and isinstance(module, MAXIMA):  # a ReLU and a maximum may change places
+                return Current(x.name, x.path, x.projections, [*x.pools, (self._name(node), module, path)])
+            x = self._carry(self._before(node), x)
+        elif self.rates and isinstance(module, MAXIMA) and x.neurons != Network.INPUT and not (x.binary or x.signed):
+            x = self._fire(self._before(node), x, None)  # averages as spikes, whose counts have a maximum
+        return self._pool(self._name(node), module, x, path, shape_of(node))
+
+    def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
+        if not self.rates or x.layer == Network.INPUT:
+            maxima = MAX_POOLS
+        else:
+            maxima = MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS
+        layer = shaping_layer(module, maxima, f"{self.model}: {path}")
+        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
+        return replace(x, signed=True) if _overshoots(module) else x
+
+    def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
+        self.order.append(name)
+        self.others[name] = layer, (x.layer,)
+        return Signal(name, x.neurons, x.binary and keeps_spikes, x.signed, shape)
+
+    def _end(self, node: fx.Node, values: Values) -> None:
+        (result,) = node.args
+        if not isinstance(result, fx.Node) or result not in values:
+            raise TypeError(f"{self.model} must return one tensor, its forward returns {result}")
+        self._last(result, self._taken(result, values, nn.Identity(), path_of(result)))
+        if not self.populations or not self._weighted():
+            raise TypeError(f"{self.model} must have at least one Conv2d or Linear layer")
+
+    def _last(self, result: fx.Node, x: Signal | Current) -> None:
+        """Make the network's output of what ``result``, the last node, gives."""
+        raise NotImplementedError
+
+    def _weighted(self) -> bool:
+        """Whether any projection has weights."""
+        return any(not isinstance(module, nn.Identity) for p in self.populations.values() for module in p.modules)
+
+    def _name(self, node: fx.Node) -> str:
+        """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
+        name = str(node.target) if node.op == "call_module" else node.name
+        return free_name(name, self.order)
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of what a node gives here: [N, ...], where it is known."""
+    return node.meta.get("ours", node.meta.get("shape"))
+
+
+def _limited(neuron: nn.Module) -> bool:
+    return isinstance(neuron, nn.Hardtanh)  # and ReLU6, which is one
+
+
+def _blends(module: nn.Module) -> bool:
+    """Whether an upsampling gives values between those that it takes."""
+    return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
+
+
+def _overshoots(module: nn.Module) -> bool:
+    """Whether an upsampling gives values beyond those that it takes."""
+    return isinstance(module, nn.Upsample) and module.mode == "bicubic"
+
+
+def _taps(module: nn.Module) -> int:
+    """Weights from one input channel to one output channel; 0 for an identity."""
+    weight = getattr(module, "weight", None)
+    return 0 if weight is None else weight[0, 0].numel()

@@ -1,0 +1,234 @@
+"""Networks of other spiking libraries, taken over with their weights and neurons."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ... import checks
+from ...network import Network
+from ..graph.build_layers import CARRIED, build_layer, multiply
+from ..graph.compare import STEPS
+from ..graph.folding import fold_norms, untie
+from ..graph.fx_calls import path_of, trace
+from ..graph.graph_values import Population
+from . import snntorch_neurons, spikingjelly_neurons
+from .described import Described
+from .learnt import gain
+from .port_graph import Gate, PortGraph
+from .port_proof import Proof, neuron_paths
+from .port_runs import Original, takes_all_steps
+from .ranked_trace import rank_of_input, ranked
+from .time_loops import ONE_STEP, one_step
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
+
+def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
+    """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
+
+    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
+    residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
+    Flatten, Dropout, VotingLayer; nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx
+    can follow: SpikingJelly's model zoo. Where it ends without neurons, ``simulate(...).potentials`` are what it gives
+    at each step. An input that it repeats over time, and a mean over time at its end, are left to the caller.
+
+    SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
+    potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
+    Surrogate functions ATan, Sigmoid, PiecewiseQuadratic, SoftSign and SuperSpike come with their neurons, and
+    detach_reset: the network is trained on as it was, a normalisation behind a convolution and ParametricLIFNode's time
+    constant too.
+
+    The original and what was made of it run a few steps side by side, layer by layer, on currents on which they fire:
+    a difference beyond rounding is an error that names the first module where they part.
+
+    Args:
+        net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
+        sample: an input [N, ...] of one step to compare them on; None: one of random values, of a shape that fits. A
+            warning says where none is found.
+        check: whether they are compared.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        TypeError, ValueError: net holds something else, or computes something else than what it was taken for, such
+            as a subclass with a forward of its own; the message names its path, and what to do.
+        ImportError: spikingjelly is not installed.
+    """
+    from spikingjelly.activation_based import base, layer
+
+    def is_neuron(module: nn.Module) -> bool:
+        return any(map(spikingjelly_neurons.is_kind, type(module).__mro__))
+
+    checks.module("net", net)
+    described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
+    library = _Library("from_spikingjelly", is_neuron, described, (base.StepModule,), dropouts)
+    return _take_over(net, library, sample, check)
+
+
+def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
+    """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
+
+    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
+    spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step, or loops over steps that
+    are all alike and returns the spikes of its last neurons, ``torch.stack(spikes)``, alone or first. Of other modules
+    write one step: a module whose forward calls the same layers once, neurons without their potentials.
+
+    beta, alpha and threshold are one number or one value a channel; reset_mechanism is
+
+    - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold is set to the next larger
+      float32. Synaptic needs reset_delay=False.
+    - "subtract", with reset_delay=True: snnTorch takes the threshold off a step after the spike. Potentials that are
+      shifted, v = mem + v_rest, fire the same here (conversion/snntorch_neurons.py), for one beta and one threshold a
+      layer. A neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
+    - "none", but for Synaptic: the same spikes always.
+
+    spike_grad comes too, where it is snntorch.surrogate.atan, sigmoid or fast_sigmoid: the network is trained on as it
+    was, but for normalisations, which here take the statistics of all steps. With learn_beta, learn_alpha and
+    learn_threshold these are learnt on, unless the reset is "subtract", which leaves the threshold of beta = 1.
+
+    Args:
+        net: the network; it is taken in evaluation mode, copied, and not changed.
+        sample, check: the original and what was made of it are compared, as by :func:`from_spikingjelly`.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        TypeError, ValueError: net holds something else, such as recurrent neurons, or computes something else than what
+            it was taken for; the message names its path, and what to do.
+        ImportError: snntorch is not installed.
+    """
+    import snntorch
+
+    neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
+    checks.module("net", net)
+    described = snntorch_neurons.described
+    library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, neurons)
+    return _take_over(net, library, sample, check)
+
+
+@dataclass
+class _Library:
+    """What differs between the libraries.
+
+    Attributes:
+        caller: the function here that takes its networks over.
+        is_neuron: whether a module is one of its neurons.
+        described: such a neuron in our words, given how many axes are behind its channels.
+        leaves: types of modules that are not looked into. negligible: those that change nothing.
+    """
+
+    caller: str
+    is_neuron: Callable[[nn.Module], bool]
+    described: Callable[[Any, int | None], Described]
+    leaves: tuple[type, ...]
+    negligible: tuple[type, ...] = ()
+
+
+def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: bool) -> Network:
+    name, kept, is_neuron = type(net).__name__, _potentials(net), library.is_neuron
+    model = copy.deepcopy(net, dict(kept))
+    _compute_weights(model)
+    _refuse_patches(model, is_neuron)
+    multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
+    try:
+        rank = rank_of_input(model)
+        tracer = ranked(rank + multi_step if rank else None)
+        traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
+    except TypeError as error:
+        raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
+    graph = PortGraph(traced, name, is_neuron, library.negligible, steps_first=multi_step)
+    neurons = {}
+    for key, population in graph.firing.items():
+        with checks.at(f"{name}: {path_of(population.node)}"):
+            neurons[key] = _described(population, library.described)
+            neurons[key].neuron.check()
+    untie(graph.populations)
+    norms = {key: _kept_norm(graph.firing[key]) for key, described in neurons.items() if described.neuron.fires}
+    for key, population in graph.populations.items():
+        if norms.get(key) is None:
+            fold_norms(population, traced)
+
+    def layer(key: str, population: Population) -> nn.Module:
+        if not population.fires:
+            return build_layer(population.modules, CARRIED)
+        with checks.at(f"{name}: {path_of(population.node)}"):
+            multiply(population.modules, neurons[key].gain)
+        layer: Any = build_layer(population.modules, neurons[key].neuron, neurons[key].v_init)
+        layer.surrogate = neurons[key].surrogate
+        if norms.get(key) is not None:
+            layer.bn = norms[key]
+        if (learn := neurons[key].learn) is not None:
+            learn(layer)
+        return layer
+
+    built = graph.network(layer).eval()
+    if check:
+        paths = neuron_paths(model, graph.firing)
+        gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
+        sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
+        original = Original(net, kept, multi_step or loop.steps > 1, sequence, loop.states)
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS))
+        proof.check(built, sample)
+    return built
+
+
+def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:
+    """A forward that an instance has, in the place of its class's, is not what is followed."""
+    for path, module in model.named_modules():
+        if "forward" in vars(module) and (is_neuron(module) or not path):
+            place = f": module '{path}'" if path else ""
+            raise TypeError(
+                f"{type(model).__name__}{place} has a forward that was put there in the place of its class's, "
+                f"{type(module).__name__}.forward; write it in a class"
+            )
+
+
+@torch.no_grad()
+def _compute_weights(model: nn.Module) -> None:
+    """SpikingJelly's WSConv2d and WSLinear standardise their weights at each call."""
+    for module in model.modules():
+        if type(module).__name__ in ("WSConv2d", "WSLinear"):
+            standardised: Any = module
+            standardised.weight.copy_(standardised.get_weight())
+
+
+def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:
+    neuron = population.neuron
+    return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, _axes(population))
+
+
+def _kept_norm(population: Population) -> nn.Module | None:
+    """The normalisation that a layer of its own keeps, to be trained; None: there is none, or it must be folded."""
+    projection = population.current.projections[0]
+    norm = projection.norm
+    if (
+        len(population.modules) > 1
+        or norm is None
+        or not norm.affine
+        or not isinstance(projection.module, CONVOLUTIONS)
+    ):
+        return None
+    kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d  # not another library's
+    options = {"device": norm.weight.device, "dtype": norm.weight.dtype}
+    kept = kind(norm.num_features, norm.eps, norm.momentum, **options)
+    kept.load_state_dict(norm.state_dict())
+    return kept
+
+
+def _axes(population: Population) -> int | None:
+    """The axes behind the channels of what neurons take, where weights say how many: 2 of images, 0 of vectors."""
+    weight = getattr(population.modules[0], "weight", None)
+    return None if weight is None else weight.ndim - 2
+
+
+def _potentials(net: nn.Module) -> dict[int, Tensor]:
+    """For deepcopy: the results of the last run that the neurons hold, which torch does not copy."""
+    places = [place for m in net.modules() for place in (vars(m), m._buffers, vars(m).get("_memories", {}))]
+    held = [value for place in places for value in place.values() if isinstance(value, Tensor)]
+    return {id(value): value.detach() for value in held if not value.is_leaf}

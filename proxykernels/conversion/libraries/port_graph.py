@@ -1,0 +1,166 @@
+"""The layers of a spiking network of another library, before any layer is built."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx, nn
+
+from ...layers import Voting
+from ...network import Network, free_name
+from ...neurons import LIFNeuron
+from ..graph.functions import Scaled, Times
+from ..graph.fx_calls import path_of
+from ..graph.fx_graph import Graph, Values
+from ..graph.graph_values import Current, Projection, Signal
+from ..graph.rewrites import scaled_identity
+
+NUMBERS = ("size", "dim", "ndimension", "numel", "len")
+ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
+REPEATED = ("unsqueeze", "repeat", "expand")
+OVER_TIME = ("mean", "sum")
+
+
+class Gate(nn.Module):
+    """Neurons of one step's memory, which fire where their inputs add up to ``threshold``: a product of spikes."""
+
+    def __init__(self, threshold: float):
+        super().__init__()
+        self.neuron = LIFNeuron(threshold, 0.0, 0.0)
+
+
+class PortGraph(Graph):
+    """Pooling takes the OR of spikes, and what the model gives besides spikes is the network's output as it is."""
+
+    rates = False
+
+    def __init__(self, *arguments, steps_first: bool = False, **options):
+        """``steps_first``: the model is called with all steps, [T, N, ...], and not with one."""
+        self.axes = 2 if steps_first else 1  # in front of the channels
+        self.repeats_input = False  # whether the model does so itself, for all steps
+        super().__init__(*arguments, **options)
+
+    def _is_number(self, node: fx.Node) -> bool:
+        inputs = node.all_input_nodes
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if node.op in ("call_function", "call_method") and (
+            name in NUMBERS or (name == "getattr" and node.args[1] in ABOUT)
+        ):
+            return True
+        return bool(inputs) and node.op != "output" and all(map(self._is_number, inputs))
+
+    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        if node.op in ("call_function", "call_method"):
+            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            source = values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+            if isinstance(source, Signal | Current):
+                if self.axes == 2 and self._is_over_time(node, name, source):
+                    return source
+                if name in ("view", "reshape", "flatten"):
+                    return self._flattened(node, name, source)
+        elif self.axes == 2 and node.op == "call_module":
+            module = self.traced.get_submodule(str(node.target))
+            if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (2, -1):  # torch's, on all steps
+                x = self._taken(node.all_input_nodes[0], values, module, path_of(node))
+                return self._reshape(node, x, nn.Flatten(), path_of(node))
+        return super()._step(node, values)
+
+    def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
+        """Readouts give potentials, of all steps or, as their ``decode`` says, one value for all."""
+        signal = super()._fire(node, x, neuron)
+        if not hasattr(neuron, "decode"):
+            return signal
+        if neuron.decode is not None and any(user.op != "output" for user in node.users):
+            raise TypeError(
+                f"{self.model}: {path_of(node)} gives one value for all steps; with decode={neuron.decode!r} it must "
+                "be the last"
+            )
+        return replace(signal, neurons=Network.INPUT, binary=False, signed=True)
+
+    def _is_over_time(self, node: fx.Node, name: str, x: Signal | Current) -> bool:
+        """Whether a node repeats the input for all steps, or takes their mean at the end: both are the caller's."""
+        axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if name in REPEATED and isinstance(x, Signal) and x.layer == Network.INPUT:
+            self.repeats_input |= name != "unsqueeze"
+            return bool(name != "unsqueeze" or axis == 0)
+        if name == "stack":  # of the list of potentials that a readout gives
+            return isinstance(node.args[0], fx.Node) and axis in (0, None)
+        is_last = name == "getitem" and axis == -1
+        at_the_end = all(user.op == "output" for user in node.users)
+        return at_the_end and (is_last or name in OVER_TIME and axis in (0, [0], (0,)))
+
+    def _flattened(self, node: fx.Node, name: str, x: Signal | Current) -> Signal | Current:
+        """[N, C, H, W] as [N, features], of shapes that are not known; with the steps in front where it has them."""
+        sizes: list[Any] = list(node.args[1:])
+        if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+            sizes = list(sizes[0])
+        if name == "flatten":
+            start, end = sizes + [node.kwargs.get("start_dim", 0), node.kwargs.get("end_dim", -1)][len(sizes) :]
+            fits = start == self.axes and end in (-1, self.axes + 2)
+        else:
+            fits = len(sizes) == self.axes + 1
+        if not fits:
+            steps = "[T, N, C, H, W] to [T, N, " if self.axes == 2 else "[N, C, H, W] to [N, "
+            raise TypeError(
+                f"{self.model}: {name}() must flatten {steps}C * H * W]; use flatten({self.axes}) or the library's "
+                "Flatten"
+            )
+        return self._reshape(node, x, nn.Flatten(), f"{name}()")
+
+    def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
+        if isinstance(module, Times) and len(terms) == 2:
+            return self._product(node, terms, path)
+        return super()._value(node, module, terms, path)
+
+    def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        if isinstance(module, Scaled):
+            if isinstance(x, Signal) and x.binary and (module.factor, module.shift) == (-1, 1):
+                return replace(x, inverted=not x.inverted)
+            raise TypeError(f"{self.model}: {path} computes with a number; scale the weights or the input instead")
+        if type(module).__name__ == "VotingLayer":
+            voting: Any = module
+            x = self._carry(node.all_input_nodes[0], x)
+            return self._other(self._name(node), Voting(voting.voting_size), x, None, keeps_spikes=False)
+        return super()._apply(node, x, module, path)
+
+    def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
+        x = super()._taken(argument, values, module, path)
+        if isinstance(x, Signal) and x.inverted and not isinstance(module, Times | Scaled):
+            raise TypeError(f"{self.model}: {path} takes 1 - spikes; only products x * (1 - y) of spikes are supported")
+        return x
+
+    def _product(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Signal:
+        """x y, and x (1 - y), of spikes: neurons that fire where x + y reaches 2, or x - y reaches 1."""
+        plain = [x for x in terms if isinstance(x, Signal) and x.binary and not x.inverted]
+        inverted = [x for x in terms if isinstance(x, Signal) and x.binary and x.inverted]
+        if not plain or len(plain) + len(inverted) < 2:
+            raise TypeError(
+                f"{self.model}: {path} multiplies real values; only products x * y and x * (1 - y) of spikes "
+                "are supported"
+            )
+        projections = [Projection(nn.Identity(), x) for x in plain]
+        for x in inverted:
+            module: Any = scaled_identity(*self._channels(x, path))
+            module.requires_grad_(False).weight.neg_()
+            projections.insert(
+                0, Projection(module, replace(x, inverted=False), added=True)
+            )  # one with weights comes first
+        return self._fire(node, Current(self._name(node), path, projections), Gate(float(len(plain))))
+
+    def _channels(self, x: Signal, path: str) -> tuple[int, int]:
+        """Channels and axes [N, C, ...] of the spikes of a population."""
+        module: Any = nn.Identity()
+        while x.neurons and isinstance(module, nn.Identity):
+            current = self.populations[x.neurons].current
+            module, x = current.projections[0].module, current.projections[0].source
+        if isinstance(module, nn.Identity):
+            raise TypeError(f"{self.model}: {path} takes neurons without weights in front of them; give them a layer's")
+        return module.weight.shape[0], module.weight.ndim
+
+    def _last(self, result: fx.Node, x: Signal | Current) -> None:
+        if not self.populations or not self.firing:
+            raise TypeError(f"{self.model} must have neurons, it has none")
+        if isinstance(x, Signal) and not x.binary and x.layer not in self.populations:
+            name = free_name("output", self.order)
+            x = Current(name, "its output", [Projection(nn.Identity(), x)])
+        if isinstance(x, Current):
+            self._carry(result, x)

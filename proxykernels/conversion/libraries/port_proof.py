@@ -1,0 +1,102 @@
+"""Networks that have been taken over are compared with the originals before anybody gets them."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...network import Network
+from ..graph.compare import Difference, check_alone, check_output, compare
+from ..graph.fx_calls import path_of
+from ..graph.graph_values import Population
+from ..graph.samples import sample_of
+from .port_runs import Original
+
+
+@dataclass
+class Proof:
+    """What is compared: the original, and which of its modules each layer stands for.
+
+    Attributes:
+        model, caller: names for messages.
+        paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
+        gains: of each, what the weights in front of it have been multiplied by.
+        steps: that both run.
+    """
+
+    model: str
+    caller: str
+    original: Original
+    populations: Mapping[str, Population]
+    paths: Mapping[str, str]
+    gains: Mapping[str, float]
+    steps: int
+
+    def check(self, net: Network, sample: Tensor | None) -> None:
+        """Compare all layers of ``net``; a warning says where no input for it is found.
+
+        Raises:
+            ValueError: they differ by more than rounding; or the original cannot run ``sample``.
+        """
+        x = self._input(net, sample)
+        if x is None:
+            self._warn("no input was found that it takes")
+            return
+        try:
+            x, watched, output = self.original.watched(x, self.paths, self.gains)
+        except Exception as error:  # whatever another library raises
+            if sample is not None:
+                raise ValueError(f"sample: {self.model} cannot run {list(sample.shape)}: {error}") from error
+            self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
+            return
+        try:
+            for key, there in watched.items():
+                check_alone(key, net.get_submodule(key), there, partial(self.original.fires, self.paths[key]))
+            check_output(*compare(net, x, watched), output)
+        except Difference as difference:
+            raise ValueError(self._said(difference, x)) from difference
+
+    def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
+        """Steps [T, N, ...] for the original."""
+        like = next((p for p in self.original.net.parameters() if p.is_floating_point()), torch.empty(0))
+        if sample is not None:
+            return sample.detach().to(like).expand(self.steps, *sample.shape)
+        x = sample_of(net)
+        return None if x is None else x.to(like)[torch.arange(self.steps) % len(x)]
+
+    def _warn(self, why: str) -> None:
+        warnings.warn(
+            f"{self.model} was taken over and not compared with the original: {why}; {self.caller}(net, sample) takes "
+            "an input [N, ...] to compare them on",
+            UserWarning,
+            stacklevel=5,
+        )
+
+    def _said(self, difference: Difference, x: Tensor) -> str:
+        """The first module that differs: one that has a forward of its own, or those of the layer."""
+        place = difference.layer and f"layer '{difference.layer}'"
+        if difference.layer in self.populations:
+            population = self.populations[difference.layer]
+            place = path_of(population.node) if difference.alone else population.current.path
+        where = f"{self.model}: {place}" if place else self.model
+        own = self.original.with_a_forward_of_its_own(x, self.paths)
+        if own is not None:
+            path, kind, base = own
+            return (
+                f"{self.model}: module '{path}' is a {kind}, whose forward gives something else than {base}'s, for "
+                f"which it was taken; put {base} there, with weights that make up for it. Found at {place or 'its end'}"
+                f": {difference.what}"
+            )
+        return (
+            f"{where} is not what was made of it: {difference.what}; take it out or write it with the library's own "
+            "layers. check=False leaves this comparison out"
+        )
+
+
+def neuron_paths(model: nn.Module, populations: Mapping[str, Population]) -> dict[str, str]:
+    """The path of each layer's neurons in the model that they are taken from."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return {key: names[id(p.neuron)] for key, p in populations.items() if id(p.neuron) in names}

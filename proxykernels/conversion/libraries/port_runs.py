@@ -1,0 +1,169 @@
+"""A network of another library run for a few steps, with all that its neurons are given and give."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..graph.compare import RATE, Watched
+
+
+class Original:
+    """A copy of a network of another library, its weights shared, in evaluation mode.
+
+    Attributes:
+        net: the copy.
+        one_call: whether a call runs all steps, [T, N, ...]: of SpikingJelly's multi-step mode, or of a loop over time.
+        takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
+        states: whether it takes what its neurons give apart, spikes and potentials.
+    """
+
+    def __init__(self, net: nn.Module, kept: dict[int, Any], one_call: bool, takes_steps: bool, states: bool):
+        """``kept``: for deepcopy, what is not copied."""
+        shared = {id(parameter): parameter for parameter in net.parameters()}
+        self.net = copy.deepcopy(net, {**kept, **shared}).eval()
+        self.one_call, self.takes_steps, self.states = one_call, takes_steps, states
+        for module in self.net.modules():
+            if getattr(module, "backend", "torch") != "torch":
+                module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
+
+    @torch.no_grad()
+    def watched(
+        self, x: Tensor, neurons: Mapping[str, str], gains: Mapping[str, float]
+    ) -> tuple[Tensor, dict[str, Watched], Any]:
+        """Run it on x [T, N, ...] with random spikes in the place of those that its neurons give.
+
+        ``neurons``: the path of each layer's neurons; ``gains``: of each layer. Returns the input [T, N, ...] that has
+        been run, what the neurons of each layer were given and gave, and the output.
+        """
+        calls: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {path: [] for path in neurons.values()}
+        with self._spikes_at_random(calls):
+            output = self._run(x)
+        watched = {}
+        for name, path in neurons.items():
+            of_all_steps = takes_all_steps(self.net.get_submodule(path))
+            parts = zip(*calls[path], strict=True)
+            current, fired, given = (part[0] if of_all_steps else torch.stack(part) for part in parts)
+            watched[name] = Watched(current, fired, given, gains[name])
+        T = max(len(there.current) for there in watched.values())
+        ran = x[:T] if self.takes_steps or not self.one_call else x[:1].expand(T, *x.shape[1:])
+        return ran, watched, output
+
+    def _run(self, x: Tensor) -> Any:
+        self.reset()
+        self._states_given = False
+        if self.one_call:
+            return self.net(x if self.takes_steps else x[0])
+        steps = [_tensor(self.net(x[0]))]
+        if not self._states_given:  # else each call starts anew
+            steps += [_tensor(self.net(step)) for step in x[1:]]
+        return torch.stack(steps) if all(isinstance(step, Tensor) for step in steps) else None
+
+    @contextmanager
+    def _spikes_at_random(self, calls: Mapping[str, list[tuple[Tensor, Tensor, Tensor]]]) -> Iterator[None]:
+        """Neurons, by their paths, hand on random spikes; ``calls``: what they are given, what they give, what these
+        are."""
+        generator = torch.Generator().manual_seed(0)
+
+        def hook(path: str) -> Callable:
+            def watch(module: Any, arguments: tuple, given: Any) -> Any:
+                self._states_given |= len(arguments) > 1
+                fired = _first(module, arguments, given)
+                if hasattr(module, "decode"):  # a readout, which gives its potentials
+                    calls[path].append((arguments[0].clone(), fired, fired))
+                    return given
+                spikes = (torch.rand(fired.shape, generator=generator) < RATE).to(fired)
+                calls[path].append((arguments[0].clone(), fired, spikes))
+                spikes = spikes.clone()  # lest the net changes them
+                return (spikes, *given[1:]) if self.states and isinstance(given, tuple) else spikes
+
+            return watch
+
+        handles = [self.net.get_submodule(path).register_forward_hook(hook(path)) for path in calls]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def fires(self, path: str, current: Tensor) -> Tensor:
+        """What the neurons of that path, alone, give for currents [T, N, ...], from rest."""
+        self.reset()
+        module: Any = self.net.get_submodule(path)
+        if takes_all_steps(module):
+            return _first(module, (current,), module(current))
+        return torch.stack([_tensor(module(step)) for step in current])
+
+    @torch.no_grad()
+    def with_a_forward_of_its_own(self, x: Tensor, neurons: Mapping[str, str]) -> tuple[str, str, str] | None:
+        """The first module, in the order of calls, that gives something else than the class of torch that it is of.
+
+        Its path, its class and torch's. Only those are asked that have a forward of their own, or hooks.
+        """
+        found: list[tuple[str, str, str]] = []
+
+        def hook(path: str, base: Any) -> Callable:
+            def compare(module: Any, arguments: tuple, given: Any) -> None:
+                taken = arguments[0]
+                steps = getattr(module, "step_mode", "s") == "m"
+                try:
+                    plain = base.forward(module, taken.flatten(0, 1) if steps else taken)
+                    plain = plain.unflatten(0, taken.shape[:2]) if steps else plain
+                    same = plain.shape == given.shape and torch.allclose(plain, given, 1e-4, 1e-5)
+                except Exception:  # torch's class does not even run
+                    same = False
+                if not same:
+                    found.append((path, type(module).__name__, base.__name__))
+
+            return compare
+
+        handles = []
+        for path, module in self.net.named_modules():
+            base = next((kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules")), None)
+            if base not in (None, nn.Module, nn.Sequential, nn.ModuleList) and has_own_forward(module):
+                handles.append(module.register_forward_hook(hook(path, base)))
+        try:
+            if handles:
+                with self._spikes_at_random({path: [] for path in neurons.values()}):
+                    self._run(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else None
+
+    def reset(self) -> None:
+        for module in self.net.modules():
+            reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
+            if callable(reset):  # snnTorch's neurons have a tensor of that name
+                reset()
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a call of the module is not what its library's class does."""
+    definer = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    own = not definer.__module__.startswith(("torch.", "spikingjelly.", "snntorch."))
+    return own or "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def takes_all_steps(neurons: nn.Module) -> bool:
+    """Whether a call of them takes [T, N, ...]; else one step."""
+    return hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
+
+
+def _first(module: Any, arguments: tuple, given: Any) -> Tensor:
+    """What neurons gave: spikes, or all potentials of a readout, which may give a part of them only."""
+    if not hasattr(module, "decode"):
+        return _tensor(given)
+    decode, module.decode = module.decode, None
+    try:
+        return torch.stack(module.forward(*arguments))
+    finally:
+        module.decode = decode
+
+
+def _tensor(given: Any) -> Any:
+    return given[0] if isinstance(given, tuple | list) else given

@@ -1,0 +1,191 @@
+"""snnTorch's neurons as this package describes them.
+
+snnTorch fires at mem > threshold and resets in the step after: of its potentials mem[t], which it has before the reset,
+
+    mem[t] = beta mem[t-1] + I[t] - threshold (mem[t-1] > threshold)                   "subtract"
+    mem[t] = beta mem[t-1] (mem[t-1] <= threshold) + I[t]                              "zero"
+
+The second is the hard reset here, with a threshold that is the next larger float32. The first takes off the threshold,
+where the soft reset here takes off what beta leaves of it. Potentials that are counted from elsewhere make them equal:
+v = mem + v_rest with v_rest = threshold / beta - threshold has the threshold threshold / beta, which is what the reset
+then takes off, and the decay towards v_rest. A reset that comes a step later has no gradient.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
+from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
+from .described import Described
+from .learnt import Clamped, is_learnt, learn, parameter
+
+InUnits = tuple[IFNeuron, Value]  # neurons, and how many times larger their potentials are here
+RECURRENT = ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM")
+
+
+def described(module: Any, axes: int | None) -> Described:
+    """What fires as ``module`` does, step by step, but for rounding.
+
+    Args:
+        axes: behind the channels of the module's input: 0 of [N, C], 2 of [N, C, H, W]; None: not known.
+
+    Raises:
+        TypeError, ValueError: there is no such neuron here; the message says what to do.
+    """
+    kind = next(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("snntorch."))
+    if kind not in _KINDS:
+        *others, last = _KINDS
+        why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
+        raise TypeError(f"{kind} {why}; put {', '.join(others)} or {last} in its place and train on")
+    graded = torch.as_tensor(module.graded_spikes_factor)
+    if module.inhibition or module.state_quant or not bool((graded == 1).all()):
+        raise ValueError(f"{kind} with inhibition, state_quant or graded_spikes_factor is not supported")
+    if module.reset_mechanism == "subtract" and not getattr(module, "reset_delay", True):
+        raise ValueError(
+            f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
+            "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
+        )
+    neuron, unit = _KINDS[kind](module, axes)
+    return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
+
+
+def _leaky(module: Any, axes: int | None) -> InUnits:
+    beta = _share("beta", module.beta, axes)
+    threshold = _by_channel("threshold", module.threshold, axes)
+    if module.reset_mechanism == "none":
+        return _without_reset(threshold, beta), 1.0
+    if module.reset_mechanism == "zero":
+        neuron = LIFNeuron(_next(threshold), 0.0, beta)
+        return (neuron if is_learnt(module.beta) else _plain(neuron)), 1.0
+    return _plain(_delayed(LIFNeuron(threshold, None, beta))), 1.0
+
+
+def _lapicque(module: Any, axes: int | None) -> InUnits:
+    """Leaky, with other names; its "zero" drops the current of the step after a spike besides."""
+    values = (torch.as_tensor(getattr(module, name)).double() for name in ("R", "C", "time_step"))
+    R, C, step = values
+    decay, factor = _by_channel("1 - time_step / (R C)", 1 - step / (R * C), axes), _by_channel("C", C / step, axes)
+    threshold = _by_channel("threshold", module.threshold, axes)
+    if module.reset_mechanism == "none":
+        neuron: LIFNeuron = _without_reset(threshold, decay)
+    elif module.reset_mechanism == "zero":
+        neuron = RefractoryLIFNeuron(_next(threshold), 0.0, decay, refractory=1)
+    else:
+        neuron = _delayed(LIFNeuron(threshold, None, decay))
+    return neuron.scaled(factor), factor
+
+
+def _synaptic(module: Any, axes: int | None) -> InUnits:
+    beta, alpha = _share("beta", module.beta, axes), _share("alpha", module.alpha, axes)
+    threshold = _by_channel("threshold", module.threshold, axes)
+    if module.reset_mechanism == "none":
+        raise ValueError("Synaptic with reset_mechanism 'none' has no counterpart here; use 'zero' or 'subtract'")
+    if module.reset_mechanism == "subtract":
+        return _delayed(CubaLIFNeuron(threshold, None, beta, current_decay=alpha)), 1.0
+    if module.reset_delay:
+        raise ValueError(
+            "Synaptic with reset_mechanism 'zero' and reset_delay=True drops the current of the step after a spike, "
+            "as no neuron here does; use reset_delay=False, or 'subtract'"
+        )
+    return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
+
+
+def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], None] | None:
+    """Make its beta, alpha and threshold learnt where a field of ours stands for them alone."""
+    if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or kind == "Lapicque":
+        return None
+    names = {"alpha": "current_decay", "beta": "current_decay" if module.reset_mechanism == "none" else "decay"}
+    learnt: dict[str, Any] = {f: getattr(module, name, None) for name, f in names.items() if f in neuron.names()}
+
+    def learn_them(layer: nn.Module) -> None:
+        for field, value in learnt.items():
+            if is_learnt(value):
+                learn(layer, field, parameter(value), Clamped())
+        if is_learnt(module.threshold):
+            learn(layer, "v_threshold", parameter(torch.as_tensor(neuron.v_threshold)))
+
+    return learn_them
+
+
+def _surrogate(module: Any, unit: Value) -> Surrogate | None:
+    """Its spike_grad, of potentials that are ``unit`` times larger here, where it is one of this package's."""
+    function = module.spike_grad  # a function that snntorch.surrogate.atan(alpha), for example, has made
+    kind = getattr(function, "__qualname__", "").split(".")[0]
+    if getattr(function, "__module__", None) != "snntorch.surrogate" or isinstance(unit, Tensor):
+        return None
+    options = inspect.getclosurevars(function).nonlocals
+    detached = getattr(module, "reset_delay", True)
+    if kind == "atan":
+        return ATan(options["alpha"] / unit, detached)
+    if kind == "fast_sigmoid":
+        return FastSigmoid(options["slope"] / unit, 1 / unit, detached)
+    return Sigmoid(options["slope"] / unit, detached) if kind == "sigmoid" else None
+
+
+def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
+    """A filtered current alone, which no reset touches: of the potential nothing is left."""
+    return CubaLIFNeuron(_next(threshold), 0.0, 0.0, current_decay=beta)
+
+
+def _delayed(neuron: LIFNeuron) -> LIFNeuron:
+    """The neurons that subtract their threshold a step later: the same with potentials that are counted from elsewhere.
+
+    The threshold and what is left of what the reset takes off, beta times it, are then the same.
+    """
+    if torch.as_tensor(neuron.decay).min() == 0:
+        raise ValueError("a reset by 'subtract' a step later has no counterpart here where beta is 0; use 'zero'")
+    raised = neuron.v_threshold / neuron.decay
+    rest = raised - neuron.v_threshold
+    if isinstance(rest, Tensor):
+        if not bool((rest == rest[0]).all()):
+            raise ValueError(
+                "reset_mechanism 'subtract' needs one beta and one threshold for all neurons of a layer, unless beta "
+                "is 1; use them, or 'zero'"
+            )
+        rest = rest[0].item()
+    return replace(neuron, v_threshold=raised, v_rest=rest)
+
+
+def _plain(neuron: LIFNeuron) -> IFNeuron:
+    """Neurons of decay 1 are IF neurons."""
+    kept = torch.as_tensor(neuron.decay)
+    return IFNeuron(neuron.v_threshold, neuron.v_reset) if bool((kept == 1).all()) else neuron
+
+
+def _next(threshold: Value) -> Value:
+    """The next larger float32: h >= it where h > threshold."""
+    value = torch.as_tensor(threshold, dtype=torch.float32)
+    value = torch.nextafter(value, torch.full_like(value, torch.inf))
+    return value if value.ndim else value.item()
+
+
+def _share(name: str, value: Any, axes: int | None) -> Value:
+    return _by_channel(name, torch.as_tensor(value).clamp(0, 1), axes)
+
+
+def _by_channel(name: str, value: Any, axes: int | None) -> Value:
+    """A number, or float [C] of one value a channel."""
+    tensor = torch.as_tensor(value).detach()
+    if tensor.numel() == 1:
+        return tensor.item()
+    shape = tuple(tensor.shape)
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]  # of the batch
+    if axes is None or len(shape) != axes + 1 or any(n > 1 for n in shape[1:]):
+        wanted = "" if axes is None else f", in the shape {['C'] + [1] * axes}"
+        raise ValueError(
+            f"{name} must be one number, or behind weights one value a channel{wanted}; got {list(tensor.shape)}"
+        )
+    return tensor.flatten().clone()
+
+
+_KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
+    "Leaky": _leaky,
+    "Lapicque": _lapicque,
+    "Synaptic": _synaptic,
+}

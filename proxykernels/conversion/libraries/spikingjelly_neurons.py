@@ -1,0 +1,116 @@
+"""SpikingJelly's neurons as this package describes them.
+
+Where potentials are counted in units that are tau times smaller, a surrogate function of alpha has alpha / tau: its
+derivative by the potential in these units is tau times smaller and as much wider.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
+from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
+from .described import Described
+from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
+
+
+def is_kind(kind: type) -> bool:
+    """Whether a class is one of SpikingJelly's neurons."""
+    return kind.__module__.startswith("spikingjelly.activation_based.neuron")
+
+
+def described(node: Any, axes: int | None) -> Described:
+    """What fires as ``node`` does, step by step, but for rounding.
+
+    Raises:
+        TypeError, ValueError: there is no such neuron here; the message says what to do.
+    """
+    kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
+    if kind not in _KINDS:
+        raise TypeError(
+            f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; put one of them in its place and train on"
+        )
+    if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
+        raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
+    return _KINDS[kind](node)
+
+
+def _integrate_and_fire(node: Any) -> Described:
+    return Described(IFNeuron(node.v_threshold, node.v_reset), node.v_reset or 0.0, _surrogate(node))
+
+
+def _leaky(node: Any) -> Described:
+    return _of_tau(node, node.tau)
+
+
+def _parametric(node: Any) -> Described:
+    """Its w is learnt: then weights are divided by the time constant, where others have larger potentials."""
+    tau = 1 / node.w.detach().float().sigmoid().item()
+
+    def learn_tau(layer: Any) -> None:
+        makers = makers_of_currents(layer) if node.decay_input else []
+        if makers is None:
+            return
+        w = parameter(node.w)
+        neuron = _leaky_neuron(node, tau, decay_input=False)
+        layer._set_neurons(neuron)
+        layer.surrogate = _surrogate(node)
+        learn(layer, "decay", torch.tensor(neuron.decay), Left(w))
+        for maker in makers:
+            for name, value in list(maker.named_parameters(recurse=False)):
+                learn(maker, name, value, Divided(w))
+
+    return _of_tau(node, tau)._replace(learn=learn_tau if is_learnt(node.w) else None)
+
+
+def _current_based(node: Any) -> Described:
+    decays = {"decay": node.v_decay, "current_decay": node.c_decay}
+    return Described(CubaLIFNeuron(node.v_threshold, node.v_reset, **decays), node.v_reset or 0.0, _surrogate(node))
+
+
+def _readout(node: Any) -> Described:
+    """It integrates, and gives its potentials; what its ``decode`` makes of them is left to the caller."""
+    tau = getattr(node, "tau", None)
+    if tau is None:
+        return Described(LINeuron())
+    return Described(LINeuron(decay=1 - 1 / tau), gain=1 / tau)
+
+
+def _of_tau(node: Any, tau: float) -> Described:
+    neuron = _leaky_neuron(node, tau, node.decay_input)
+    return Described(neuron, surrogate=_surrogate(node, tau if node.decay_input else 1.0))
+
+
+def _leaky_neuron(node: Any, tau: float, decay_input: bool) -> LIFNeuron:
+    """It decays towards v_reset, from which it starts; both are 0 with soft reset."""
+    potentials = {"v_threshold": node.v_threshold, "v_reset": node.v_reset, "v_rest": node.v_reset or 0.0}
+    return LIFNeuron.from_tau(tau, decay_input=decay_input, **potentials)
+
+
+def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
+    """The surrogate derivative of potentials that are ``unit`` times larger here, where it is one of this package's."""
+    function, detached = node.surrogate_function, node.detach_reset
+    kind = type(function).__name__
+    alpha = float(getattr(function, "alpha", 0.0))
+    if kind == "ATan":
+        return ATan(alpha / unit, detached)
+    if kind == "Sigmoid":
+        return Sigmoid(alpha / unit, detached)
+    if kind == "PiecewiseQuadratic":  # whose base is counted in thresholds here
+        return Triangle(1 / (alpha * node.v_threshold), detached)
+    if kind == "SoftSign":
+        return FastSigmoid(alpha / unit, alpha / (2 * unit), detached)
+    return FastSigmoid(1 / unit, alpha / unit, detached) if kind == "SuperSpike" else None
+
+
+_KINDS: dict[str, Callable[[Any], Described]] = {
+    "IFNode": _integrate_and_fire,
+    "LIFNode": _leaky,
+    "SLTTLIFNode": _leaky,  # which differ in what they learn by alone
+    "OTTTLIFNode": _leaky,
+    "ParametricLIFNode": _parametric,
+    "CUBALIFNode": _current_based,
+    "NonSpikingIFNode": _readout,
+    "NonSpikingLIFNode": _readout,
+}

@@ -1,0 +1,157 @@
+"""A graph's own equations, node by node in float64, and the network that was made of it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...network import Network
+from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare
+from ..graph.samples import SAMPLES, sample_of
+from .graph import Nodes
+from .neurons import RESET, SUBTRACT, is_neuron
+from .nodes import Shape
+
+
+def compare_with(
+    nir, nodes: Nodes, net: Network, made: Mapping[str, str], shape: Shape | None, dt: float, reset: str | None
+) -> None:
+    """Run a graph for a few steps, with random spikes in the place of what its neurons fire, and compare ``net``.
+
+    ``made``: which node a layer of neurons is. A graph that tells no shape of its input is compared on one that fits;
+    where none is found, it is not.
+
+    Raises:
+        ValueError: they differ by more than rounding; the message names the node.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = sample_of(net) if shape is None else torch.rand(STEPS, SAMPLES, *shape, generator=generator)
+    if x is None:
+        return
+    values: dict[str, Tensor] = {}
+    watched: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    for name in nodes.order:
+        node, taken = nodes.by_name[name], [values[sender] for sender in nodes.senders[name]]
+        if isinstance(node, nir.Input):
+            values[name] = x.double()
+        elif is_neuron(nir, node):
+            current = _sum(taken)
+            given = fired = _solved(nir, node, current, dt, reset)
+            current = current * _gain(nir, node, dt, current)
+            if not isinstance(node, nir.I | nir.LI):
+                given = (torch.rand(fired.shape, generator=generator) < RATE).double()
+            values[name], watched[name] = given, (current, fired, given)
+        else:
+            values[name] = _value(nir, node, _sum(taken))
+    there = {}
+    for layer, name in made.items():
+        current, fired, given = (part.float() for part in watched[name])
+        there[layer] = Watched(current, fired, given)
+    try:
+        for layer, name in made.items():
+            if not isinstance(nodes.by_name[name], nir.I | nir.LI):
+                solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
+                check_alone(layer, net.get_submodule(layer), there[layer], solved)
+        check_output(*compare(net, x, there), values[nodes.order[-1]].float())
+    except Difference as difference:
+        place = f"node '{made[difference.layer]}'" if difference.layer in made else f"layer '{difference.layer}'"
+        raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _value(nir, node, x: Tensor) -> Tensor:
+    """What a node without neurons gives of x [T, N, ...]."""
+    return _of_samples(nir, node, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def _of_samples(nir, node, x: Tensor) -> Tensor:
+    if isinstance(node, nir.Conv1d | nir.Conv2d):
+        axes = 1 if isinstance(node, nir.Conv1d) else 2
+        padding = node.padding.decode() if isinstance(node.padding, bytes) else node.padding
+        padding = padding if isinstance(padding, str) else _integers(padding, axes)
+        stride, dilation, groups = _integers(node.stride, axes), _integers(node.dilation, axes), int(node.groups)
+        convolve: Any = F.conv1d if axes == 1 else F.conv2d
+        return convolve(x, _numbers(node.weight), _numbers(node.bias), stride, padding, dilation, groups)
+    if isinstance(node, nir.Linear):
+        return F.linear(x, _numbers(node.weight))
+    if isinstance(node, nir.Affine):
+        return F.linear(x, _numbers(node.weight), _numbers(node.bias))
+    if isinstance(node, nir.Scale):
+        return x * _spread(_numbers(node.scale), x)
+    if isinstance(node, nir.Flatten):
+        return x.flatten(1)
+    if isinstance(node, nir.Output):
+        return x
+    kernel_size, stride, padding = (_integers(value, 2) for value in (node.kernel_size, node.stride, node.padding))
+    divisor = None if isinstance(node, nir.AvgPool2d) else 1
+    return F.avg_pool2d(x, kernel_size, stride, padding, divisor_override=divisor)
+
+
+def _fired(nir, node, current: Tensor, *, dt: float, reset: str | None) -> Tensor:
+    """Spikes for currents [T, N, C, ...] of the first pixels."""
+    return _solved(nir, node, current.double(), dt, reset).float()
+
+
+def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
+    """What a readout multiplies its current by."""
+    if isinstance(node, nir.I | nir.LI):
+        tau = _spread(_numbers(node.tau), current[0]) if isinstance(node, nir.LI) else 1.0
+        return _spread(_numbers(node.r), current[0]) * dt / tau
+    return 1.0
+
+
+def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
+    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As neurons.py."""
+
+    def value(name: str) -> Tensor:
+        values = _spread(_numbers(getattr(node, name)), current[0])
+        for axis, n in enumerate(current.shape[3:], 1):
+            values = values.narrow(axis, 0, min(n, values.shape[axis])) if values.ndim > 1 else values
+        return values  # perhaps of the first pixels alone
+
+    fires, leaks = not isinstance(node, nir.I | nir.LI), not isinstance(node, nir.IF | nir.I)
+    rest = value("v_leak") if leaks else torch.zeros((), dtype=torch.float64)
+    tau = value("tau_mem" if isinstance(node, nir.CubaLIF) else "tau") if leaks else torch.ones((), dtype=torch.float64)
+    note = (node.metadata or {}).get(RESET)
+    subtract = SUBTRACT in (reset, note.decode() if isinstance(note, bytes) else note)
+    v_reset = torch.zeros((), dtype=torch.float64)
+    if getattr(node, "v_reset", None) is not None:
+        v_reset = value("v_reset")
+    v, i, given = rest.expand(current[0].shape), torch.zeros_like(current[0]), []
+    for step in current:
+        i = i + dt / value("tau_syn") * (value("w_in") * step - i) if isinstance(node, nir.CubaLIF) else step
+        v = v + dt / tau * ((rest - v if leaks else 0.0) + value("r") * i)
+        if fires:
+            theta = value("v_threshold")
+            spike = v >= theta
+            v = v - theta * spike if subtract else torch.where(spike, v_reset, v)
+            given.append(spike.double())
+        else:
+            given.append(v)
+    return torch.stack(given)
+
+
+def _spread(values: Tensor, x: Tensor) -> Tensor:
+    """Values of all neurons, of each channel or of each neuron, for x [N, C, ...]."""
+    if values.numel() == 1:
+        return values.reshape(())
+    return values.view(-1, *[1] * (x.ndim - 2)) if values.ndim == 1 else values
+
+
+def _numbers(value: Any) -> Any:
+    return None if value is None else torch.as_tensor(np.asarray(value).astype(np.float64))
+
+
+def _integers(value: Any, axes: int) -> tuple[int, ...]:
+    values = [int(n) for n in np.asarray(value).reshape(-1)]
+    return tuple(values * (axes // len(values)))

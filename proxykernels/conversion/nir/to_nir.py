@@ -1,0 +1,157 @@
+"""A network as a graph of NIR (Pedersen et al., Nature Communications 15:8122, 2024).
+
+A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and one of neurons (neurons.py).
+NIR adds up what several nodes send to one, which is how a :class:`FusedSum` is written.
+
+NIR's neurons reset to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the
+soft reset, which is noted in the node's metadata as ``reset = "subtract"``; others, who do not look there, reset to 0.
+NIR's equations fire at v > v_threshold, and so do most simulators, where this package (and SpikingJelly) fire at
+v >= v_threshold: the same spikes unless a potential equals the threshold exactly.
+"""
+
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ... import checks, layers
+from ...checks import neuron_checks
+from ...network import Network, free_name
+from .neurons import neuron_node
+from .nodes import Shape, output_shape, shaping_node, synapse_node
+
+SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
+
+
+def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
+    """A network as a nir.NIRGraph; ``nir.write(path, graph)`` saves it.
+
+    Args:
+        net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining
+            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling and flattening.
+            Normalisations are folded, and a Dropout is left out.
+        input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
+        dt: length of a step, the unit of the graph's time constants: 1.0 counts them in steps. snnTorch reads graphs
+            of dt = 1e-4 only, which is SpikingJelly's default too; Norse's is 1e-3.
+
+    Raises:
+        TypeError: NIR has no node for a layer or its neurons, max pooling or ALIF for example.
+        ValueError: NIR cannot say it: a potential to start from (``v_init``), a decay of 1 beside others or a filtered
+            current, some options of average pooling, and with a nir older than 1.0.6 a ``v_reset`` other than 0.
+            Weights that are not finite, shapes that do not fit; dt is not a positive number.
+        ImportError: nir is not installed.
+
+    What NIR keeps and what other simulators make of it: docs/exchange.md.
+    """
+    import nir
+
+    neuron_checks.above_zero("dt", dt)
+    shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
+    listed = _layers_of(net)
+    writer = _Writer(nir, [name for name, *_ in listed], dt)
+    writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
+    for name, layer, sources in listed:
+        with checks.at(f"layer {name}"):
+            taken = [shapes[source] for source in sources]
+            if isinstance(layer, layers.Dropout):  # which does nothing in evaluation
+                shapes[name], writer.last[name] = taken[0], writer.last[sources[0]]
+                continue
+            shapes[name] = output_shape(layer, taken)
+            if isinstance(layer, SHAPING):
+                writer.add_shaping(name, layer, sources[0], taken[0])
+            else:
+                writer.add_neurons(name, layer, sources, taken, shapes[name])
+    writer.nodes["output"] = nir.Output({"output": np.array(shapes[name])})
+    writer.link(writer.last[name], "output")
+    return nir.NIRGraph(writer.nodes, writer.edges)
+
+
+class _Writer:
+    """The nodes and edges of a graph that grows layer by layer.
+
+    Attributes:
+        first: a layer -> its first node, which has its name unless that is taken.
+        last: a layer -> the node that gives its output.
+    """
+
+    def __init__(self, nir, names: list[str], dt: float):
+        self.nir, self.dt = nir, dt
+        self.nodes: dict = {}
+        self.edges: list[tuple[str, str]] = []
+        self.last = {Network.INPUT: "input"}
+        self.first: dict[str, str] = {}
+        for name in names:
+            self.first[name] = self._free(name)
+
+    def add_shaping(self, name: str, layer: nn.Module, source: str, shape: Shape) -> None:
+        self.last[name] = self.first[name]
+        self.nodes[self.last[name]] = shaping_node(self.nir, layer, shape)
+        self.link(self.last[source], self.last[name])
+
+    def add_neurons(self, name: str, layer: Any, sources, taken: list[Shape], shape: Shape) -> None:
+        synapses = [synapse for synapse, _ in layer.terms(sources)]
+        weighted = [synapse.fan_in > 0 for synapse in synapses]
+        node = neuron_node(self.nir, layer, shape, self.dt)
+        self.last[name] = self._free(f"{name}_{type(node).__name__.lower()}") if weighted[0] else self.first[name]
+        self.nodes[self.last[name]] = node
+        for k, source in enumerate(sources):
+            start = self.last[source]
+            if weighted[k]:
+                key = self._free(f"{name}_{k}") if k else self.first[name]
+                self.nodes[key] = synapse_node(self.nir, synapses[k], taken[k], shape)
+                self.link(start, key)
+                start = key
+            self.link(start, self.last[name])
+
+    def link(self, start: str, end: str) -> None:
+        if (start, end) in self.edges:
+            raise ValueError(f"takes '{start}' twice without weights, which NIR cannot say")
+        self.edges.append((start, end))
+
+    def _free(self, name: str) -> str:
+        return free_name(name, ["input", "output", *self.first.values(), *self.nodes])
+
+
+def _sample_shape(shape: Sequence[int]) -> Shape:
+    shape = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    if not isinstance(shape, Sequence) or not all(isinstance(n, numbers.Integral) for n in shape):
+        raise TypeError(f"input_shape must be (C, H, W), (C, L) or (features,), got {shape!r}")
+    if len(shape) not in (1, 2, 3) or min(shape) < 1:
+        raise ValueError(f"input_shape must be (C, H, W), (C, L) or (features,) of one sample, got {tuple(shape)}")
+    return tuple(int(n) for n in shape)
+
+
+def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
+    """(name, layer, the layers it takes) of each layer; all have a counterpart in NIR."""
+    if isinstance(net, Network):
+        listed = net.layers()
+    elif isinstance(net, nn.Sequential):
+        listed, before = [], Network.INPUT
+        for path, module in _unnested(net):
+            name = free_name(path, [taken for taken, *_ in listed])
+            listed.append((name, module, (before,)))
+            before = name
+    else:
+        raise TypeError(f"net must be a proxykernels.Network or an nn.Sequential, got {type(net).__name__}")
+    if not listed:
+        raise ValueError("net must have at least one layer, it has none")
+    read = {source for *_, sources in listed for source in sources}
+    for name, layer, _ in listed:
+        if not isinstance(layer, (layers.Neurons, layers.Dropout, *SHAPING)):
+            raise TypeError(f"layer {name}: NIR has no node for {type(layer).__name__}")
+        if any(parameter.is_meta for parameter in layer.parameters()):
+            raise ValueError(f"layer {name} is on the meta device and has no weights; load them first")
+        if name not in read and name != listed[-1][0]:
+            raise ValueError(f"layer {name} leads to no output; remove it")
+    return listed
+
+
+def _unnested(net: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The layers of nested nn.Sequentials in the order of calls, one that is called twice twice."""
+    for name, module in net._modules.items():
+        if isinstance(module, nn.Sequential):
+            yield from _unnested(module, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", module

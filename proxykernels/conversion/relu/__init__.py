@@ -1,0 +1,1 @@
+"""Spiking networks of trained ReLU networks."""

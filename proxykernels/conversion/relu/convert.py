@@ -1,0 +1,284 @@
+"""Convert a trained ReLU network to a spiking one: an IF neuron's firing rate stands for a ReLU's activation.
+
+Data-based normalisation: with lambda the scale of a channel's activations on the calibration data (scales.py), weights
+are multiplied by lambda_in / lambda_out and biases divided by lambda_out, so that activations lie within 0 .. 1 and are
+rates of neurons of threshold 1. The potentials that neurons start from are calibrated besides (calibrate.py).
+"""
+
+import copy
+import itertools
+import numbers
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ... import checks
+from ...checks import neuron_checks
+from ...layers import SpikingLayer
+from ...layers.parametrized import has_forward_hooks, is_parametrized, with_plain_weights
+from ...network import Network
+from ...neurons import IFNeuron
+from ..graph.build_layers import CARRIED, build_layer
+from ..graph.folding import fold_norms, tied, untie
+from ..graph.fx_calls import needed, trace
+from ..graph.graph_values import Population, Projection
+from ..graph.noted import Notes
+from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
+from .check import Original, check, samples_of
+from .outputs import one_output, parts_of
+from .relu_graph import ReluGraph
+from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
+
+RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+BATCH = 32  # samples of a calibration tensor at a time
+
+
+def convert(
+    ann: nn.Module,
+    calibration: Tensor | Iterable,
+    *,
+    method: str = "percentile",
+    percentile: float = 99.9,
+    v_reset: float | None = None,
+    v_init: float | None = None,
+    share: bool = False,
+) -> Network:
+    """A spiking network whose firing rates stand for a ReLU network's activations.
+
+    Supported: Conv2d, Conv1d, their transposed ones, Linear, BatchNorm, InstanceNorm with running statistics, ReLU,
+    ReLU6, Hardtanh(0, a), LeakyReLU and PReLU, Max-, Avg- and AdaptiveAvgPool, means, Upsample, padding, Flatten,
+    Dropout, Identity, additions and concatenations, also of what is broadcast, what only puts a sample's values
+    elsewhere (views, permutations, slices, splits, channel shuffles), constants that are added or multiplied, a Softmax
+    or Sigmoid at the end, and the functions of the same names. Max pooling becomes :class:`MaxRatePool2d`, and
+    :class:`RunningMaxPool2d` of real values; in front of a ReLU it is moved behind it, where it gives the same. A
+    current that no ReLU follows, of a linear bottleneck for example, is carried on as real values, and so is what a
+    LeakyReLU adds to a ReLU. The model may end in a Conv2d or Linear: its outputs become neurons too, whose counts
+    stand for the positive part of the logits. Of several results, in tuples, lists and dicts, ``net.outputs(y)`` gives
+    each.
+
+    The translation checks itself: run as a ReLU network on some of the calibration data, each layer must give what
+    ``ann`` computes there, but for rounding.
+
+    Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale for each
+    channel Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
+    al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
+
+    Args:
+        ann: the trained network. It is taken in evaluation mode and left as it was (but see ``share``).
+        calibration: samples like those it was trained on: a tensor [N, ...], or a DataLoader (any iterable) of tensors
+            or of (tensor, label) pairs. A bar shows its progress if it takes more than two seconds.
+        method: how the scale of a layer's activations is measured: "max", their maximum, or "percentile", which ignores
+            a few large ones, so that the others fire more and need fewer steps; there the last layer's counts tell
+            which class is first, and may end at T for that one; ``logits`` do not. A channel's scale is one and a half
+            times its own largest activation, and at most the layer's.
+        percentile: for method "percentile": share of the activations at or below the scale, in percent, to 1/4096 of
+            its value. Fewer steps want a lower one.
+        v_reset: None is the soft reset, under which a rate is exact as T grows; a number resets to that potential.
+        v_init: potential that neurons start from, in thresholds. None: 1/2, at which counts are rounded to the nearest,
+            or with the soft reset in each channel that from which its counts err least in runs of eight steps on up to
+            64 of the samples, layer by layer.
+        share: use ``ann``'s own parameters instead of copies. ``ann`` is changed in place: normalisations are folded,
+            weights and biases rescaled; its outputs are those of before divided by the last layer's scale.
+
+    Returns:
+        A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, whose thresholds are all 1. Layers are
+        named as the Conv2d or Linear they come from, with underscores: ``layer1_0_conv2``. An addition becomes a
+        :class:`FusedIFSum`; the layers that an identity shortcut connects have one scale, the largest of theirs. A
+        layer's ``scale`` is the activation that a spike a step stands for; ``simulate(...).logits`` are ann's outputs.
+
+    Raises:
+        TypeError: the model does something that has no counterpart in spikes, or that the translation got wrong; the
+            message names the module's path.
+        ValueError: an argument is out of range, the calibration data are not finite, do not go through the model, or
+            leave a layer silent.
+    """
+    checks.module("ann", ann)
+    ann = getattr(ann, "_orig_mod", ann)  # of torch.compile
+    for path, module in ann.named_modules():
+        if isinstance(module, SpikingLayer):
+            raise TypeError(f"ann must be a ReLU network, its module '{path}' is a {type(module).__name__} already")
+        if has_forward_hooks(module):
+            where = f"ann's module '{path}'" if path else "ann"
+            raise TypeError(
+                f"{where} has a forward hook, which the spiking network would not have; remove it, and "
+                "register it on the network that convert gives"
+            )
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
+    neuron_checks.neuron(1.0, v_reset)
+    if v_init is not None:
+        checks.start("v_init", v_init)
+    if share and is_parametrized(ann):
+        raise ValueError(
+            "share=True rescales weights in place, and some of ann's are computed (parametrized, "
+            "normalised or pruned); use share=False"
+        )
+    modes = {module: module.training for module in ann.modules()}
+    ann.eval()
+    try:
+        with torch.no_grad():
+            model, name = ann if share else with_plain_weights(ann), type(ann).__name__
+            traced = trace(model) if share else copy.deepcopy(trace(model))
+        batches = _Batches(calibration)
+        needed(traced, name)
+        few = torch.cat([batches.first[:1], batches.first[-1:]])
+        followed = _run(fx.Interpreter(traced), few, name)
+        one_output(traced, name)
+        _run(Notes(traced), few, name)
+        graph = ReluGraph(traced, name, _is_relu)
+        _check_followed(model, few, followed)
+        if share:
+            _check_shareable(graph)
+        original = Original(traced, graph, samples_of(batches.first))
+        distributions, nodes = watched(graph)
+        watcher = _Watcher(traced, nodes)
+        samples = []
+        for batch in batches:
+            _run(watcher, batch, graph.model)
+            if sum(map(len, samples)) < SAMPLES:
+                samples.append(batch)
+        scales = scales_of(graph, distributions, method, percentile)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    untie(graph.populations)
+    for name, population in graph.populations.items():
+        fold_norms(population, model)
+        rescale(population, scales, name)
+    neuron = IFNeuron(1.0, v_reset)
+
+    def layer(name: str, population: Population) -> nn.Module:
+        if not population.fires:
+            return build_layer(population.modules, CARRIED)
+        built: Any = build_layer(population.modules, neuron, HALF if v_init is None else v_init)
+        built.scale = scales[name].item() if not scales[name].ndim else scales[name]
+        built.limit = limit(population.neuron)
+        built.rectifies = population.neuron is not None
+        return built
+
+    net = graph.network(layer).eval()
+    net.input_dims, net._parts = few.ndim, parts_of(followed)
+    check(net, graph, scales, original)
+    del original
+    if v_init is None and v_reset is None:
+        most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
+        calibrate_potentials(net, torch.cat(samples)[:most])
+    return net
+
+
+class _Batches:
+    """The calibration data as tensors [N, ...], to be gone through once: what was looked at first comes again."""
+
+    def __init__(self, calibration: Tensor | Iterable):
+        if isinstance(calibration, Tensor):
+            if not calibration.ndim:
+                raise ValueError("calibration must have the shape [N, ...], got []")
+            calibration = calibration.split(BATCH)
+        elif not isinstance(calibration, Iterable):
+            raise TypeError(f"calibration must be a tensor [N, ...] or a DataLoader, got {type(calibration).__name__}")
+        self.number = len(calibration) if isinstance(calibration, Sized) else None
+        self.rest = self._tensors(calibration)
+        self.first = next(self.rest, None)
+        if self.first is None:
+            raise ValueError("calibration must hold at least one sample, got none")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        from tqdm import tqdm
+
+        batches = itertools.chain([self.first], self.rest)
+        return iter(tqdm(batches, "calibration", self.number, unit="batch", delay=2, leave=False))
+
+    @staticmethod
+    def _tensors(source: Iterable) -> Iterator[Tensor]:
+        for batch in source:
+            batch = batch[0] if isinstance(batch, tuple | list) and batch else batch
+            checks.floating("calibration", batch)
+            if batch.is_meta or batch.layout != torch.strided:
+                raise TypeError(f"calibration must be dense tensors with values, got {batch.layout} on {batch.device}")
+            checks.finite("calibration", batch)
+            if batch.ndim and len(batch):
+                yield batch
+
+
+def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
+    try:
+        return interpreter.run(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:  # of torch's modules, in several lines
+        raise ValueError(
+            f"calibration of shape {list(batch.shape)} and {batch.dtype} does not go through {model}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+@torch.no_grad()
+def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
+    """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
+    for ours, y in zip(_tensors(followed), _tensors(model(samples.clone())), strict=True):
+        largest = y.nan_to_num().abs().max().item() if y.numel() else 0.0
+        if torch.allclose(ours, y, rtol=1e-3, atol=1e-4 * largest, equal_nan=True):
+            continue
+        raise TypeError(
+            f"torch.fx follows another forward pass than {type(model).__name__}'s, as it does where a tensor that is "
+            "used again is changed in place; write x = x + y for x += y"
+        )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return [tensor for item in items for tensor in _tensors(item)]
+
+
+class _Watcher(fx.Interpreter):
+    """Runs the network, and shows what the watched nodes give to their distributions."""
+
+    def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, list[Distribution]]):
+        super().__init__(traced)
+        self.watched = watched
+
+    @torch.no_grad()
+    def run_node(self, node: fx.Node):
+        value = super().run_node(node)
+        for distribution in self.watched.get(node, ()):
+            distribution.add(value)
+        return value
+
+
+def _is_relu(module: nn.Module) -> bool:
+    if isinstance(module, nn.Hardtanh) and module.min_val != 0:
+        return False
+    return isinstance(module, RELUS)
+
+
+def _keeps_scale(population: Population, projection: Projection) -> bool:
+    """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
+    return population.fires == (projection.source.neurons != Network.INPUT)
+
+
+def _check_shareable(graph: ReluGraph) -> None:
+    if path := next(tied(graph.populations), None):
+        raise ValueError(
+            f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
+        )
+    for population in graph.populations.values():
+        for projection in population.current.projections:
+            if projection.added or (
+                isinstance(projection.module, nn.Identity) and not _keeps_scale(population, projection)
+            ):
+                raise ValueError(
+                    f"share=True rescales {graph.model}, whose {population.current.path} has no weights that could be; "
+                    "use share=False"
+                )
+        if limit(population.neuron):
+            raise ValueError(
+                f"share=True rescales {graph.model}, whose {population.current.path} is limited (ReLU6) at a value "
+                "that cannot be rescaled; use ReLU, or share=False"
+            )

@@ -1,0 +1,361 @@
+"""The layers of a ReLU network, whose values firing rates stand for, before any layer is built."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...layers import Flatten
+from ...network import Network, free_name
+from ..graph import index_ops
+from ..graph.functions import Add, Cat, Mean, Scaled
+from ..graph.fx_calls import arguments, as_module, path_of
+from ..graph.fx_graph import Graph, Values, shape_of
+from ..graph.graph_values import Current, Projection, Signal
+from ..graph.noted import constant_of, is_constant
+from ..graph.rewrites import Spread, affine, by_channel, product_as_convolution, scaled_identity
+
+LEAKY = (nn.LeakyReLU, nn.PReLU)
+ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
+    nn.AdaptiveMaxPool1d: nn.MaxPool1d,
+    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
+}
+ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+OF_ROWS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)
+OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+class ReluGraph(Graph):
+    """What a forward pass has done on samples must be noted (noted.py): shapes, numbers and constants.
+
+    Neurons behind a max pooling may come before it, and pooling takes the highest rate. What only puts values elsewhere
+    is followed (index_ops.py), and layers are added where something else takes them.
+    """
+
+    rates = True
+
+    def _is_number(self, node: fx.Node) -> bool:
+        return is_constant(node)
+
+    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        taken = arguments(node)
+        if taken and taken[0] in values and index_ops.is_move(node, self.traced):
+            return self._moved(node, values)
+        if any("ours" in argument.meta for argument in taken):  # of a matrix product of [N, 1, features]
+            module = as_module(node, self.traced, self.model)
+            if self._is_elementwise(module):
+                node.meta["ours"] = taken[0].meta["ours"]
+            elif not isinstance(module, nn.Linear):
+                self._restore(taken, values)
+        if node.op == "call_module" and len(node.args) + len(node.kwargs) > 1:
+            if not isinstance(self.traced.get_submodule(str(node.target)), nn.ConvTranspose1d | nn.ConvTranspose2d):
+                raise TypeError(f"{self.model}: {path_of(node)} is called with more than its input")
+        return super()._step(node, values)
+
+    def _is_elementwise(self, module: nn.Module) -> bool:
+        """Whether a module does the same with each value of the one result that it takes, whatever their shape."""
+        if isinstance(module, Scaled):
+            return not any(isinstance(value, Tensor) and value.ndim for value in (module.factor, module.shift))
+        return self.is_neuron(module) or isinstance(module, (nn.LeakyReLU, *self.negligible))
+
+    def _restore(self, taken: list[fx.Node], values: Values) -> None:
+        """Give values the shape that the model sees, [N, 1, features] for [N, features]."""
+        for argument in taken:
+            if "ours" in argument.meta:
+                x = self._carry(argument, super()._taken(argument, values, nn.Identity(), path_of(argument)))
+                del argument.meta["ours"]
+                values[argument] = self._seen_as(argument, x, argument.meta["shape"])
+
+    def _moved(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        before = arguments(node)[0]
+        value = values[before]
+        if isinstance(value, list):  # one part of several, or some
+            number: Any = constant_of(node.args[1])
+            return value[number]
+        seen = None if isinstance(value, Current) else value.view
+        view = index_ops.as_given(before.meta["shape"]) if seen is None else seen
+        try:
+            given = index_ops.moved(node, self.traced, view)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise TypeError(f"{self.model}: {path_of(node)} cannot be followed: {reason}") from error
+        if isinstance(value, Current) and isinstance(given, Tensor) and torch.equal(given, view):
+            return value  # as it was: it need not be carried on
+        x = self._carry(before, value)
+        return [replace(x, view=part) for part in given] if isinstance(given, tuple | list) else replace(x, view=given)
+
+    def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
+        x = super()._taken(argument, values, module, path)
+        if isinstance(x, Current):
+            return x
+        if isinstance(module, nn.Linear):
+            x = self._as_vector(argument, x)
+        if x.view is None:
+            return x
+        values[argument] = x = self._laid_out(argument, x)
+        return x
+
+    def _laid_out(self, argument: fx.Node, x: Signal) -> Signal:
+        """The values as the model sees them, given by a layer."""
+        if x.view is None:
+            return x
+        try:
+            layers = index_ops.layers_to(x.view, x.shape)  # type: ignore[arg-type]  # shapes are known
+        except ValueError as error:
+            raise TypeError(f"{self.model}: {path_of(argument)} {error}") from error
+        shape = tuple(x.view.shape)
+        for layer in layers:
+            last = layer is layers[-1]
+            name = self._name(argument) if last else free_name(f"{argument.name}_input", self.order)
+            x = self._other(name, layer, x, shape)
+        return replace(x, view=None, shape=shape)
+
+    def _seen_as(self, argument: fx.Node, x: Signal, shape: Sequence[int]) -> Signal:
+        """The values in another shape, of the same order."""
+        view = index_ops.as_given(x.shape or ()) if x.view is None else x.view
+        return self._laid_out(argument, replace(x, view=view.reshape(*shape)))
+
+    def _as_vector(self, argument: fx.Node, x: Signal) -> Signal:
+        """[N, 1, features] as [N, features], which a matrix product takes."""
+        shape = tuple(x.view.shape) if x.view is not None else x.shape or ()
+        if len(shape) < 3 or max(shape[1:-1]) > 1:
+            return x
+        view = index_ops.as_given(shape) if x.view is None else x.view
+        return replace(x, view=view.flatten(1))
+
+    # Sums and concatenations
+
+    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
+        first, second = (arguments(node) * 2)[:2]
+        if len(terms) == 2:
+            shape = tuple(node.meta["shape"])
+            terms = [self._expanded(term, at, shape) for term, at in zip(terms, (first, second), strict=True)]
+            terms[1] = self._scaled(second, terms[1], Scaled(add.factor, 0), path)
+        return super()._add(node, Add(), terms, path)
+
+    def _expanded(self, x: Signal | Current, argument: fx.Node, shape: tuple[int, ...]) -> Signal | Current:
+        """Values that are repeated along axes where ``shape`` is larger, and joined to no other's sums before."""
+        seen = argument.meta["shape"]
+        if isinstance(x, Current) and not x.pools and seen == shape:
+            return x
+        x = self._carry(argument, x)
+        if seen == shape:
+            return x
+        return self._laid_out(argument, replace(x, view=index_ops.as_given(seen).expand(shape)))
+
+    def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
+        given = arguments(node)
+        if any(argument not in self.values and argument.meta["constant"].any() for argument in given):
+            raise TypeError(f"{self.model}: {path} takes values that are not its input's; only zeros can be joined")
+        shape = tuple(node.meta["shape"])
+        axis = cat.dim % len(shape)
+        if axis == 1 and not cat.stack and len(given) == len(terms):
+            return super()._cat(node, Cat(1), terms, path)
+        of_terms = iter(terms)
+        parts, views, start = list[Signal](), list[Tensor](), 0
+        for argument in given:
+            size = argument.meta["shape"]
+            if argument not in self.values:
+                views.append(torch.full((1, *size[1:]), index_ops.NOTHING))
+                continue
+            x = self._carry(argument, next(of_terms))
+            parts.append(self._seen_as(argument, x, (size[0], -1)))
+            places = index_ops.as_given((1, *size[1:]))
+            views.append(places + start)
+            start += places.numel()
+        view = torch.stack(views, axis) if cat.stack else torch.cat(views, axis)
+        flat = (shape[0], start)
+        x = replace(parts[0], shape=flat) if len(parts) == 1 else self._side_by_side(node, parts, path, flat)
+        return replace(x, view=index_ops.of_samples(view, shape[0], start))
+
+    # Products and activations
+
+    def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        before = self._before(node)
+        if isinstance(module, Scaled):
+            return self._scaled(before, x, module, path, node.meta["shape"])
+        if isinstance(module, LEAKY):
+            return self._leaky(node, x, module, path)
+        if isinstance(module, Mean):
+            return self._mean(node, x, module, path)
+        axes = 4 if isinstance(module, OF_IMAGES) else 3 if isinstance(module, OF_ROWS) else 0
+        if axes and len(before.meta["shape"]) != axes:
+            return self._unbatched(node, x, module, path, axes)
+        if isinstance(module, ADAPTIVE_AVERAGES) and not isinstance(module.output_size, int):
+            module = type(module)(node.meta["shape"][2:])  # None is the size that there is
+        if type(module) in ADAPTIVE_MAXIMA:
+            module = self._windows(module, shape_of(before), path)
+        if isinstance(module, nn.ConstantPad2d) and module.value == 0:
+            module = nn.ZeroPad2d(module.padding)
+        if isinstance(module, nn.Upsample):
+            return self._upsampled(node, x, module, path)
+        return super()._apply(node, x, module, path)
+
+    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        shape = self._before(node).meta["shape"]
+        if isinstance(module, nn.Linear) and len(shape) > 2:
+            if max(shape[1:-1]) > 1:
+                return self._product_of_rows(node, x, module, path)
+            x = self._carry(self._before(node), x)
+            x = x if len(x.shape or ()) == 2 else self._seen_as(self._before(node), x, (shape[0], shape[-1]))
+        current = super()._synapse(node, x, module, path)
+        if isinstance(module, nn.Linear) and len(shape) > 2:  # of [N, 1, features]
+            node.meta["ours"] = shape[0], node.meta["shape"][-1]
+        return current
+
+    def _product_of_rows(self, node: fx.Node, x: Signal | Current, module: nn.Linear, path: str) -> Signal:
+        """A matrix product of the last axis, [N, ..., features]: a convolution of one tap."""
+        before = self._before(node)
+        shape, out = before.meta["shape"], node.meta["shape"]
+        x = self._carry(before, x)
+        rows = index_ops.as_given(shape).flatten(1, -2).transpose(1, 2)
+        x = self._laid_out(before, replace(x, view=rows))
+        current = super()._synapse(node, x, product_as_convolution(module), path)
+        assert isinstance(current, Current)
+        current.projections[0].added = True
+        x = self._carried_in(node, current, (out[0], out[-1], rows.shape[2]))
+        return replace(x, view=index_ops.as_given(x.shape or ()).transpose(1, 2).reshape(out))
+
+    def _carried_in(self, node: fx.Node, x: Current, shape: tuple[int, ...]) -> Signal:
+        """A current as real values of a shape that the model does not see."""
+        signal = replace(self._carry(node, x), shape=shape)
+        del self.carried[node]
+        return signal
+
+    def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
+        if len(spread.stride) > 1:
+            return super()._spread(name, x, spread)
+        shape: Any = x.shape
+        view = spread.places(index_ops.as_given(shape), index_ops.NOTHING)
+        for layer in index_ops.layers_to(view, shape):
+            x = self._other(free_name(name, self.order), layer, x, tuple(view.shape))
+        return x
+
+    def _scaled(
+        self, before: fx.Node, x: Signal | Current, scaled: Scaled, path: str, shape: tuple[int, ...] | None = None
+    ) -> Signal | Current:
+        """A result of ``before`` times a factor, plus a shift, each of which may be one for each channel or value, and
+        larger than the result: of ``shape``."""
+        given = before.meta["shape"]
+        shape = shape or given
+        factor, shift = (by_channel(value, shape, f"{self.model}: {path}") for value in (scaled.factor, scaled.shift))
+        if isinstance(factor, float) and isinstance(shift, float):
+            if (factor, shift) == (1, 0) and shape == given:
+                return x
+        x = self._carry(before, x)
+        if shape != given:
+            x = self._expanded(x, before, shape)
+            assert isinstance(x, Signal)
+        name = self._free(f"{before.name}_scaled")
+        if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
+            return Current(name, path, [_weighted(x, factor, shift)])
+        x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
+        factor, shift = (v.expand(shape[1:]).flatten() if isinstance(v, Tensor) else v for v in (factor, shift))
+        current = Current(name, path, [_weighted(x, factor, shift)])
+        x = self._carried_in(before, current, x.shape or ())
+        return replace(x, view=index_ops.as_given(shape))
+
+    def _leaky(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        """y = slope x + (1 - slope) max(x, 0): what is carried on as real values, and neurons on it."""
+        x = self._carry(self._before(node), x)
+        if not x.signed:
+            return x
+        slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.weight.detach()
+        positive = self._fire(node, Current(self._name(node), path, [Projection(nn.Identity(), x)]), nn.ReLU())
+        name = self._free(f"{positive.layer}_leak")
+        return Current(name, path, [_weighted(positive, 1 - slope), _weighted(x, slope)])
+
+    def _free(self, wanted: str) -> str:
+        """A name that no other current has which waits for its neurons."""
+        waiting = [value.name for value in self.values.values() if isinstance(value, Current)]
+        return free_name(wanted, (*self.order, *waiting))
+
+    # Pooling
+
+    def _mean(self, node: fx.Node, x: Signal | Current, mean: Mean, path: str) -> Signal | Current:
+        before = self._before(node)
+        shape, result = before.meta["shape"], node.meta["shape"]
+        axes = sorted(axis % len(shape) for axis in mean.dims)
+        if not axes or axes[0] == 0:
+            raise TypeError(f"{self.model}: {path} takes the mean over samples; only a sample's own axes may be")
+        if axes == list(range(2, len(shape))) and len(shape) in (3, 4):
+            pool: nn.Module = nn.AdaptiveAvgPool2d(1) if len(shape) == 4 else nn.AdaptiveAvgPool1d(1)
+            return super()._apply(node, x, pool if mean.keepdim else nn.Sequential(pool, nn.Flatten()), path)
+        x = self._carry(before, x)
+        others = [axis for axis in range(1, len(shape)) if axis not in axes]
+        places = index_ops.as_given(shape).permute(0, *others, *axes)
+        count = torch.Size([shape[axis] for axis in axes]).numel()
+        x = self._laid_out(before, replace(x, view=places.reshape(shape[0], -1, count)))
+        rows = shape[0], places[0].numel() // count, 1
+        x = self._pool(self._name(node), nn.AdaptiveAvgPool1d(1), x, path, rows)
+        return replace(x, view=index_ops.as_given(rows).reshape(result))
+
+    def _unbatched(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str, axes: int) -> Signal:
+        """Pooling of one axis less than it has samples of, [N, C, L] as N images of one channel: as torch does it."""
+        before = self._before(node)
+        shape, result = before.meta["shape"], node.meta["shape"]
+        if len(shape) != axes - 1:
+            raise TypeError(f"{self.model}: {path} takes {index_ops.named(shape)}, which it does not pool")
+        x = self._seen_as(before, self._carry(before, x), (shape[0], 1, *shape[1:]))
+        if isinstance(module, ADAPTIVE_AVERAGES):
+            module = type(module)(result[1:] if axes == 4 else result[1])
+        elif type(module) in ADAPTIVE_MAXIMA:
+            module = self._windows(module, x.shape, path)
+        whole = result[0], 1, *result[1:]
+        x = self._pool(self._name(node), module, x, path, whole)
+        return replace(x, view=index_ops.as_given(whole).reshape(result))
+
+    def _windows(self, module: Any, shape: tuple[int, ...] | None, path: str) -> nn.Module:
+        """A max pooling to a given size as one by windows."""
+        size = (shape or ())[2:]
+        wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * len(size)
+        wanted = tuple(n if w is None else w for n, w in zip(size, wanted, strict=True))
+        if any(n % w for n, w in zip(size, wanted, strict=True)) or module.return_indices:
+            raise TypeError(
+                f"{self.model}: {path} takes windows of several sizes, of {list(size)}; use a size that divides it"
+            )
+        window = tuple(n // w for n, w in zip(size, wanted, strict=True))
+        return ADAPTIVE_MAXIMA[type(module)](window if len(window) > 1 else window[0])
+
+    def _upsampled(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        """An enlargement of images, and of rows as images of one row."""
+        before = self._before(node)
+        shape, result = before.meta["shape"], node.meta["shape"]
+        size, factor = module.size, module.scale_factor
+        if module.recompute_scale_factor:
+            size, factor = result[2:], None
+        if len(shape) == 4:
+            module = nn.Upsample(size, factor, module.mode, module.align_corners)
+            return super()._apply(node, x, module, path)
+        if len(shape) != 3 or module.mode != "linear":
+            raise TypeError(f"{self.model}: {path} takes {index_ops.named(shape)} by mode={module.mode!r}, no images")
+        if factor is not None:
+            factor = (1.0, *(factor if isinstance(factor, tuple) else (factor,)))
+        rows = nn.Upsample(None if factor else (1, result[2]), factor, "bilinear", module.align_corners)
+        x = self._seen_as(before, self._carry(before, x), (*shape[:2], 1, shape[2]))
+        whole = *result[:2], 1, result[2]
+        x = self._pool(self._name(node), rows, x, path, whole)
+        return replace(x, view=index_ops.as_given(whole).reshape(result))
+
+    def _last(self, result: fx.Node, x: Signal | Current) -> None:
+        """Neurons at the end, whose charges are the logits; of what is negative, too."""
+        if isinstance(x, Current) and x.pools:
+            x = self._carry(result, x)
+        if isinstance(x, Current) or (x.layer != Network.INPUT and not self._gives_neurons(x)):
+            signal = self._fire(result, x, None)
+            self.carried[result] = signal
+
+    def _gives_neurons(self, x: Signal) -> bool:
+        """Whether the values are spikes of a population, flattened or not."""
+        name = x.layer
+        while name in self.others and isinstance(self.others[name][0], Flatten):
+            (name,) = self.others[name][1]
+        return x.binary and name in self.populations
+
+
+def _weighted(x: Signal, factor: float | Tensor, shift: float | Tensor = 0.0) -> Projection:
+    """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
+    assert x.shape is not None
+    return Projection(affine(scaled_identity(x.shape[1], len(x.shape)), factor, shift), x, added=True)

@@ -1,0 +1,175 @@
+"""How large the activations of a ReLU network are: what a spike a step stands for in each channel.
+
+Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015. Percentile: Rueckauer et
+al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. A scale for each channel: Kim et al.,
+"Spiking-YOLO", AAAI 2020, arXiv:1903.06530.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ... import layers
+from ...network import Network
+from ..graph.graph_values import Population
+from ..graph.rewrites import scaled_identity
+from .relu_graph import ReluGraph
+
+METHODS = ("max", "percentile")
+ROOM = 1.5  # times a channel's largest activation: other data go beyond it, and what is clipped no steps bring back
+LEAST = 0.1  # of the layer's scale: no channel's is smaller, as other data may wake it
+ABOVE = 1.0625  # times the largest second output, so that it does not fire at every step as the first one does
+KEEP_CHANNELS = (
+    layers.MaxRatePool2d, layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.MaxRatePool1d, layers.AvgPool1d,
+    layers.AdaptiveAvgPool1d, layers.Flatten, layers.Upsample, layers.ZeroPad2d, layers.RunningMaxPool1d,
+    layers.RunningMaxPool2d,
+)  # fmt: skip
+
+Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all channels
+
+
+class Distribution:
+    """Maximum and percentiles of the positive part of values [N, C, ...] that come in parts, in one pass.
+
+    A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
+
+    Attributes:
+        maximum: of each channel, float32 [C]. lowest: of all values, at most 0.
+        second: the largest value that was second in its sample, of [N, C]; otherwise None.
+    """
+
+    SHIFT = 12
+
+    def __init__(self):
+        self.maximum, self.counts = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        self.second: float | None = None
+        self.lowest = 0.0
+
+    def add(self, values: Tensor) -> None:
+        values = values.detach().float()
+        self.lowest = min(self.lowest, values.amin().item())
+        values = values.clamp(min=0).abs()  # of -0.0, too
+        self.maximum = torch.maximum(values.amax([d for d in range(values.ndim) if d != 1]).cpu(), self.maximum)
+        if values.ndim == 2 and values.shape[1] > 1:
+            self.second = max(self.second or 0.0, values.topk(2, 1).values[:, 1].max().item())
+        bits = values.flatten().view(torch.int32) >> self.SHIFT
+        self.counts = self.counts.to(bits.device) + torch.bincount(bits, minlength=1 << (31 - self.SHIFT))
+
+    def percentile(self, percent: float) -> float:
+        below = self.counts.cumsum(0)
+        bin = torch.searchsorted(below, torch.tensor([below[-1] * (percent / 100)], device=below.device).ceil().long())
+        edge = ((bin + 1) << self.SHIFT).int().view(torch.float32).item()
+        return min(edge, self.maximum.max().item()) if bin else 0.0
+
+
+def watched(graph: ReluGraph) -> tuple[dict[str, Distribution], dict[fx.Node, list[Distribution]]]:
+    """A distribution for each population that fires, and those that each node's values go to."""
+    distributions = {name: Distribution() for name in graph.firing}
+    nodes: dict[fx.Node, list[Distribution]] = {}
+    for name, population in graph.firing.items():
+        nodes.setdefault(population.node, []).append(distributions[name])
+    return distributions, nodes
+
+
+def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: str, percentile: float) -> Scales:
+    """The scale of each population's activations; 1 for the model's input."""
+    last = list(distributions)[-1]
+    scales = {}
+    for name, distribution in distributions.items():
+        path, largest = graph.populations[name].current.path, distribution.maximum.max().item()
+        if not math.isfinite(largest):
+            raise ValueError(f"{graph.model}: {path} overflows on the calibration data")
+        whole = largest if method == "max" else distribution.percentile(percentile)
+        if name == last:
+            whole = largest if method == "max" else _range(distribution)
+            if largest == 0 and graph.populations[name].neuron is None:  # no neuron fires, and the charges are negative
+                whole = -distribution.lowest
+        if whole == 0:
+            remedy = "more samples, or other ones" if largest == 0 else "method='max'"
+            raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
+        one = torch.tensor(whole)
+        scales[name] = one if name == last else (ROOM * distribution.maximum).clamp(one * LEAST, one)
+    _tie(graph, scales, last)
+    return {**dict.fromkeys(graph.populations, torch.ones(())), **scales, Network.INPUT: torch.ones(())}
+
+
+def _range(outputs: Distribution) -> float:
+    """What the last layer's counts need to tell the first class: the largest output that was second in its sample, as
+    no two then fire at every step; of other outputs than classes the maximum. Counts of the first class may end there;
+    logits, which are made of potentials too, do not."""
+    largest = outputs.maximum.max().item()
+    return largest if outputs.second is None else min(largest, max(ABOVE * outputs.second, LEAST * largest))
+
+
+def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
+    """One scale a channel, the largest, for all populations that identity shortcuts connect, which have no weight; one
+    for all channels of those whose spikes are put side by side or elsewhere. Real values are scaled themselves."""
+    joined = {name: {name} for name in scales}
+    together = list(graph.one_scale)
+    for name, population in graph.firing.items():
+        for projection in population.current.projections:
+            if isinstance(projection.module, nn.Identity) and projection.source.neurons != Network.INPUT:
+                together.append({name, projection.source.neurons})
+    for group in together:
+        group = set().union(*(joined[member] for member in group))
+        joined.update({member: group for member in group})
+    uniform = set().union(*graph.one_scale, _rearranged(graph))
+    tied = {}
+    for name, group in joined.items():
+        members = [scales[member] for member in group]
+        if group & uniform or len({member.shape for member in members}) > 1:
+            members = [member.max() for member in members]
+        tied[name] = torch.stack(members).amax(0)
+        most = limit(graph.populations[name].neuron)
+        if most is not None and (tied[name] > most * (1 + 1e-6)).any():
+            path = graph.populations[name].current.path
+            raise TypeError(
+                f"{graph.model}: {path} is limited (ReLU6) at {most:g}, and an identity shortcut or a concatenation "
+                "joins it with neurons whose activations are larger; use ReLU there"
+            )
+    scales.update(tied)
+
+
+def _rearranged(graph: ReluGraph) -> set[str]:
+    """The populations whose spikes reach others in another order than that of their channels."""
+    found = set()
+    for layer, sources in graph.others.values():
+        if isinstance(layer, KEEP_CHANNELS):
+            continue
+        behind = list(sources)
+        while behind:
+            name = behind.pop()
+            found.add(name)
+            behind.extend(graph.others[name][1] if name in graph.others else ())
+    return found & set(graph.populations)
+
+
+@torch.no_grad()
+def rescale(population: Population, scales: Scales, name: str) -> None:
+    """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place."""
+    out = scales[name]
+    for projection in population.current.projections:
+        into = scales[projection.source.neurons]
+        if isinstance(projection.module, nn.Identity):
+            if torch.equal(into, out):
+                continue
+            shape: Any = projection.source.shape
+            projection.module = scaled_identity(shape[1], len(shape))
+        module = projection.module
+        weight, groups = module.weight, getattr(module, "groups", 1)
+        out_column = out.to(weight).view(-1, *[1] * (weight.ndim - 1))
+        if into.ndim:  # flattened, each channel has become several features
+            inputs = into.to(weight).repeat_interleave(weight.shape[1] * groups // len(into)).view(groups, 1, -1)
+            rows = weight.unflatten(0, (groups, -1))
+            rows.mul_(inputs.view(groups, 1, -1, *[1] * (weight.ndim - 2)))
+        else:
+            weight.mul_(into.to(weight))
+        weight.div_(out_column)
+        if module.bias is not None:
+            module.bias.div_(out.to(weight))
+
+
+def limit(relu: nn.Module | None) -> float | None:
+    return relu.max_val if isinstance(relu, nn.Hardtanh) else None  # ReLU6 is a Hardtanh

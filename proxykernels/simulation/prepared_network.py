@@ -1,0 +1,157 @@
+"""A network as it is simulated: its layers made ready and prepared from chunk to chunk, and what is counted of them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..kernels import constants, value_checks_cache
+from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers.fused import Fused
+from ..layers.parametrized import shallow_copy, with_plain_weights
+from ..spikes import Spikes
+from .plain_modules import with_path
+from .pooling import layers_before_pools, without_averages
+from .quantize import Rounded, quantized
+from .records import ask
+from .state import check_calls, check_layers
+from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
+from .synops import Counters, Tally
+
+
+class PreparedNetwork:
+    """A network whose layers go on, at each call, from where the last one ended.
+
+    Args:
+        state: of an earlier simulation, or None. ahead: as of :class:`StatefulLayer`.
+        record, precision: as of ``simulate``.
+        batch_statistics, masks, watch, with_synops: as of ``simulate.run``.
+        seen: is shown what each layer gives.
+
+    Attributes:
+        stateful_layers: layer name -> its stateful.
+        repeats: whether nobody looks into a chunk, and none changes anything but potentials and counts.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        state: dict[str, list[Tensor]] | None,
+        *,
+        ahead: int,
+        record: Iterable[str],
+        precision: str | None,
+        batch_statistics: bool,
+        masks: Masks | None,
+        watch: Watch,
+        with_synops: bool,
+        seen: Callable[[Any], None],
+    ):
+        self.net, self.state, self.stateful_layers = net, state or {}, dict[str, StatefulLayer]()
+        self._batch_statistics = batch_statistics
+        self._counters, self._dropouts = Counters(), list[HeldDropout]()
+        if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
+            net = without_averages(net)
+        before_pools = layers_before_pools(net)
+
+        def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
+            layer = _prepared(name, layer, layer in before_pools, precision)
+            tally = Tally(name, layer, self._counters, with_synops)
+            self.stateful_layers[name] = StatefulLayer(
+                name, layer, ahead, self.state.get(name), batch_statistics, tally, watch, seen
+            )
+            return self.stateful_layers[name]
+
+        def hold(name: str, layer: Dropout) -> HeldDropout:
+            self._dropouts.append(HeldDropout(name, layer, masks))
+            return self._dropouts[-1]
+
+        self.network = replace_neurons(net, make_stateful, hold, seen=seen)
+        checks.neurons("net", self.stateful_layers)
+        check_layers(self.state, self.stateful_layers)
+        ask({name: stateful.records for name, stateful in self.stateful_layers.items()}, record)
+        recorded = any(stateful.records for stateful in self.stateful_layers.values())
+        self.repeats = watch is unwatched and masks is None and not batch_statistics and not recorded
+
+    def __call__(self, x: Spikes | Tensor, start: int) -> Any:
+        """What the network gives for the chunk of steps from ``start``."""
+        for stateful in self.stateful_layers.values():
+            stateful.start_chunk(start)
+        for dropout in self._dropouts:
+            dropout.start_chunk()
+        y = self.network(checks.frames(x))
+        for name, stateful in self.stateful_layers.items():
+            if start == 0:
+                check_calls(name, len(self.state.get(name, ())), stateful.calls)
+        self._counters.end_chunk()
+        return y
+
+    def forget_chunk(self) -> None:
+        """Forget what was to be counted of a chunk that came to no end."""
+        self._counters.forget_chunk()
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All whose code runs in a chunk."""
+        yield from self.network.modules()
+        yield from (stateful.firing.layer for stateful in self.stateful_layers.values())
+
+    def look(self, x: Spikes | Tensor) -> None:
+        """Look at all values that a simulation on a GPU is given, which is waited for once: then no layer need look.
+
+        Where something is not finite they do, and name it.
+        """
+        layers = [stateful.firing.layer for stateful in self.stateful_layers.values()]
+        given = [v for vs in self.state.values() if isinstance(vs, list | tuple) for v in vs if isinstance(v, Tensor)]
+        values: list[Tensor] = [*self.net.parameters(), *given, *([x] if isinstance(x, Tensor) else [])]
+        folded = [layer for layer in layers if isinstance(layer, Fused) and not (layer.bn and self._batch_statistics)]
+        values += [p for layer in folded for p in layer.folded() if p is not None]
+        values += [p for layer in layers if isinstance(layer, Rounded) for p in layer.rounded if p is not None]
+        thresholds = [value for layer in layers if isinstance(layer, Neurons) for value in layer.neuron.tensors()]
+        if not value_checks_cache.look_at_all(values, thresholds, x.device):
+            if isinstance(x, Tensor):
+                checks.finite("x", x)
+            return
+        for name, stateful in self.stateful_layers.items():
+            layer = stateful.firing.layer
+            if isinstance(layer, Neurons):
+                with checks.at(f"layer {name}"):
+                    layer.neuron.check()
+        constants.looked_at()
+
+
+def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:
+    """The layer as it computes: plain weights, of 14 bits if so asked for, and told whether a pooling follows."""
+    layer = with_plain_weights(layer)
+    if pool_follows:
+        layer = shallow_copy(layer)
+        layer.pool_follows = True  # type: ignore[assignment]  # torch's modules are annotated as full of modules
+    return layer if precision is None else quantized(name, layer, precision)
+
+
+def replace_neurons(
+    net: nn.Module,
+    replacement: Callable[[str, SpikingLayer], nn.Module],
+    dropout: Callable[[str, Dropout], nn.Module] | None = None,
+    name: str = "",
+    seen: Callable[[Any], None] | None = None,
+) -> nn.Module:
+    """The network with each layer of neurons replaced by ``replacement(name, layer)``; errors of others name them.
+
+    ``dropout``: likewise for each Dropout; None: they stay. ``seen``: is shown what each other layer gives.
+
+    Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
+    threads may do this to one network.
+    """
+    if isinstance(net, SpikingLayer):
+        return replacement(name or type(net).__name__, net)
+    if dropout and isinstance(net, Dropout):
+        return dropout(name or type(net).__name__, net)
+    if not net._modules:
+        return with_path(name or type(net).__name__, net, seen)
+    clone = shallow_copy(net)
+    clone._modules = {
+        key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key, seen)
+        for key, child in net._modules.items()
+    }
+    return clone

@@ -1,0 +1,145 @@
+"""The outputs of a ReLU network, read from the spikes and potentials of the one that it was converted to.
+
+A soft reset loses no charge: over t steps the currents of a neuron add up to v_threshold times its spikes, plus what
+its potential has gained. Their mean, times what a spike a step stands for, is the logit; also where it is negative and
+no neuron fires.
+
+    logit = scale (v_threshold count + v[t] - v[0]) / t
+
+Where the ReLU network ends in a ReLU, its outputs are the positive part of this, up to the ReLU's limit.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..layers import SpikingLayer
+from ..neurons import IFNeuron
+from ..spikes import Spikes
+from .synops import SynOps, Tally
+
+
+class Result:
+    """What a simulation leaves behind; ``print(result)`` shows its size, and rate and operations of each layer.
+
+    Attributes:
+        spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
+        potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
+            :class:`FusedLILinear`) that the network ends in.
+        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
+            nan for a readout.
+        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
+        steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
+        synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
+        records: what ``record`` asked for, by the same names: Spikes (T, N, ...), or potentials float32 [T, N, ...].
+    """
+
+    def __init__(
+        self,
+        output: Spikes | Tensor,
+        tallies: dict[str, Tally],
+        state: dict[str, list[Tensor]],
+        steps: Tensor,
+        records: dict[str, Spikes | Tensor],
+        last: tuple[SpikingLayer, Sequence[Tensor]],
+    ):
+        """``tallies``: layer name -> its counts. ``last``: the last layer of neurons, and the state it was given."""
+        self._tallies, self._last = tallies, last
+        self.output, self.state, self.steps, self.records = output, state, steps, records
+
+    @cached_property
+    def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
+        return {name: tally.rate for name, tally in self._tallies.items()}
+
+    @cached_property
+    def synops(self) -> SynOps:
+        return SynOps(
+            {name: tally.accumulates for name, tally in self._tallies.items()},
+            {name: tally.multiply_accumulates for name, tally in self._tallies.items()},
+        )
+
+    @property
+    def spikes(self) -> Spikes:
+        if isinstance(self.output, Tensor):
+            raise AttributeError("the network ends in a readout that does not fire: take result.potentials")
+        return self.output
+
+    @property
+    def potentials(self) -> Tensor:
+        if isinstance(self.output, Spikes):
+            raise AttributeError("the network ends in spikes: take result.spikes, or record=['layer.v']")
+        return self.output
+
+    @property
+    def logits(self) -> Tensor:
+        """Of a network that :func:`convert` made: the ReLU network's outputs before a last ReLU, float32 [N, ...],
+        as far as the steps tell them; negative ones too (:mod:`proxykernels.simulation.result`)."""
+        layer, given = self._last
+        return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
+
+    def count(self, until: int | None = None) -> Tensor:
+        """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
+        return self.spikes.count(until)
+
+    def __repr__(self) -> str:
+        return summary(self)
+
+
+def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequence[Tensor], steps: Tensor) -> Tensor:
+    """float32 [N, ...] of the last layer of neurons; ``counts`` [N, ...], ``given``: the state at the start, if any.
+
+    Raises:
+        AttributeError: the layer was not made by convert, or it loses charge.
+    """
+    scale: Any = getattr(layer, "scale", None)
+    if scale is None:
+        raise AttributeError("logits are those of the network that convert was given; this network was not converted")
+    neuron: Any = layer.neuron
+    if type(neuron) is not IFNeuron or neuron.v_reset is not None or len(state) != 1:
+        raise AttributeError("logits need a last layer with the soft reset, v_reset=None, which loses no charge")
+    start: Any = given[0] if given else layer.v_init
+    if not given and isinstance(start, Tensor):  # one a channel
+        start = start.view(-1, *[1] * (state[0].ndim - 2))
+    gained = state[0] - start
+    theta = torch.as_tensor(neuron.v_threshold, device=counts.device)
+    theta = theta.view(-1, *[1] * (gained.ndim - 2)) if theta.ndim else theta
+    charge = theta * counts.view_as(gained) + gained
+    scale = torch.as_tensor(scale, device=charge.device)
+    scale = scale.view(-1, *[1] * (gained.ndim - 2)) if scale.ndim else scale
+    outputs = (scale * charge / steps.view(-1, *[1] * (gained.ndim - 1))).view_as(counts)
+    return outputs.clamp(0, layer.limit) if getattr(layer, "rectifies", False) else outputs
+
+
+COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
+
+
+def summary(result) -> str:
+    """The size of the output, the steps, and a row for each layer; no tensor's values."""
+    y = result.output
+    (T, N), kind = y.shape[:2], "spikes" if isinstance(y, Spikes) else "potentials"
+    lines = [f"Result of T = {T} steps, N = {N} samples: {kind} {tuple(y.shape)} on {y.device}"]
+    if N and result.steps.min() < T:
+        steps = result.steps
+        lines.append(f"stopped after {steps.min()} to {steps.max()} steps, {steps.float().mean():.1f} on average")
+    additions, products = result.synops.accumulates, result.synops.multiply_accumulates
+    rows = [
+        (name, f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
+        for name, rate in result.rates.items()
+    ]
+    lines += table([COLUMNS, *rows])
+    lines.append(f"{result.synops.total:,} synaptic operations, about {result.synops.joules:.2g} J (.synops)")
+    if result.records:
+        lines.append(f"records of {', '.join(result.records)}")
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Names to the left, numbers to the right."""
+    name, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([row[0].ljust(name), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
+        for row in rows
+    ]

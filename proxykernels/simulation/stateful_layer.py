@@ -1,0 +1,128 @@
+"""What takes the place of a network's layers in a simulation by chunks: neurons go on where the last call ended, and a
+dropout keeps its mask."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..layers import Dropout, Neurons, SpikingLayer
+from ..spikes import Spikes
+from .records import Records
+from .state import States
+from .synops import Tally
+
+Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
+
+
+def unwatched(name: str, x) -> AbstractContextManager:
+    return nullcontext()
+
+
+class StatefulLayer(nn.Module):
+    """Takes the layer's place in the network; what it learns of the layer is in the attributes.
+
+    Attributes:
+        states: the potentials. records: what was asked for. tally: rate and synaptic operations.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: SpikingLayer,
+        ahead: int,
+        states: list[Tensor] | None,
+        batch_statistics: bool,
+        tally: Tally,
+        watch: Watch = unwatched,
+        seen: Callable[[Any], None] = lambda y: None,
+    ):
+        """``ahead``: steps that neurons which repeat themselves are run at once; 0: they are not. ``seen``: is shown
+        what the layer gives."""
+        super().__init__()
+        self.name, self.watch, self.seen = name, watch, seen
+        self.firing = _Firing(layer, ahead, batch_statistics)
+        self.states, self.records, self.tally = States(states), Records(name, layer), tally
+        self.calls = self.start = 0
+
+    @property
+    def is_readout(self) -> bool:
+        """Whether the layer gives potentials."""
+        layer = self.firing.layer
+        return isinstance(layer, Neurons) and not layer.neuron.fires
+
+    def start_chunk(self, start: int) -> None:
+        self.calls, self.start = 0, start
+
+    def forward(self, x: Spikes | Tensor | tuple) -> Spikes | Tensor:
+        if self.records and self.calls:
+            raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
+        v = self.states.of_call(self.calls)
+        with checks.at(f"layer {self.name}"), self.watch(self.name, x):
+            may_repeat = v is None and not self.records
+            y, after = self.firing.spike(x, v, self.calls, self.start, may_repeat)
+        self.states.set(self.calls, after)
+        self.calls += 1
+        self.tally.add(x, y, first=self.start == 0)
+        self.records.add(x, v, y)
+        self.seen(y)
+        return y
+
+
+class _Firing:
+    """Computes the chunks of a layer's spikes: neurons that repeat themselves once, all steps, at the first chunk."""
+
+    def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: bool):
+        self.layer, self.ahead, self.batch_statistics = layer, ahead, batch_statistics
+        self.repeating: dict[int, Spikes] = {}  # call -> all steps
+
+    def spike(self, x, v: Tensor | None, call: int, start: int, may_repeat: bool) -> tuple[Spikes, Tensor]:
+        """The chunk from step ``start``, and the potentials after it: of neurons that repeat themselves, after all."""
+        held = isinstance(x, Tensor) and x.stride(0) == 0
+        if may_repeat and held and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
+            whole = x[:1].expand(self.ahead, *x.shape[1:])
+            self.repeating[call], v = self.layer.spike(whole, batch_statistics=self.batch_statistics)
+        if v is None or call not in self.repeating:  # those that repeat themselves have a state from then on
+            return self.layer.spike(x, v, batch_statistics=self.batch_statistics)
+        return self.repeating[call][start : start + len(x)], v
+
+
+class Masks:
+    """Which units the Dropouts of a network keep in one forward pass: drawn where first asked for, then the same."""
+
+    def __init__(self):
+        self._kept: dict[tuple[str, int], Tensor] = {}  # layer's name, call -> units that are kept, bool [N, ...]
+
+    def of_call(self, name: str, call: int, layer: Dropout, x: Spikes | Tensor) -> Tensor:
+        """Those of a layer's ``call``-th call in a step, on x (T, N, ...)."""
+        kept = self._kept.get((name, call))
+        if kept is None:
+            kept = self._kept[name, call] = layer.draw(x)
+        if tuple(kept.shape) != tuple(x.shape[1:]):
+            raise ValueError(
+                f"x has the shape {list(x.shape[1:])} a step, and had {list(kept.shape)} in the other twin"
+            )
+        return kept
+
+
+class HeldDropout(nn.Module):
+    """Takes the place of a :class:`Dropout` for a forward pass. ``masks`` None: nothing is dropped."""
+
+    def __init__(self, name: str, layer: Dropout, masks: Masks | None):
+        super().__init__()
+        self.name, self.layer, self.masks = name, layer, masks
+        self.calls = 0
+
+    def start_chunk(self) -> None:
+        self.calls = 0
+
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        with checks.at(f"layer {self.name}"):
+            checks.steps_of(x, None, "(T, N, ...)")
+            if self.masks is None or not self.layer.drops:
+                return x
+            kept = self.masks.of_call(self.name, self.calls, self.layer, x)
+            self.calls += 1
+            return self.layer.drop(x, kept)

@@ -1,0 +1,228 @@
+"""Spikes that carry a gradient, though no dense spikes exist.
+
+Beside its words such a Spikes has a handle: a float32 tensor [T, N, P, C] of one element, repeated without a copy,
+which autograd knows. Its values mean nothing; the gradient that it is given is that of the spikes, in the order of the
+kernels (channels last). What takes Spikes and gives Spikes takes the handle on by one of the functions below.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernels import ops
+from .channels_last import to_channels_last
+
+
+def new_handle(shape: Sequence[int], device: torch.device) -> Tensor:
+    """A handle [T, N, P, C] without a history."""
+    return torch.zeros((), device=device).expand(*shape)
+
+
+class Function(torch.autograd.Function):
+    """A function of autograd that torch.func takes too."""
+
+    generate_vmap_rule = True
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]  # asked for each call
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Nothing to keep."""
+
+
+class _OnHandle(Function):
+    """What all functions of handles share: a handle first, then what their backward pass needs besides it.
+
+    The backward passes are linear and of torch's operations: derivatives of any order go through them.
+    """
+
+
+class Pack(_OnHandle):
+    """The handle of spikes packed of a tensor (T, N, ...)."""
+
+    @staticmethod
+    def forward(dense: Tensor) -> Tensor:
+        return new_handle(to_channels_last(dense, 2).shape, dense.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        (dense,) = inputs
+        ctx.shape, ctx.dtype = dense.shape, dense.dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.transpose(2, 3).reshape(ctx.shape).to(ctx.dtype)
+
+
+class Dense(_OnHandle):
+    """The spikes as a tensor (T, N, ...) of 0 and 1."""
+
+    @staticmethod
+    def forward(handle: Tensor, words: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        T, _, _, C = handle.shape
+        return ops.unpack(words, T, C, dtype).view(shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return to_channels_last(gradient.float(), 2), None, None, None
+
+
+class Count(_OnHandle):
+    """Spikes of each neuron before a step, float32 [N, ...]."""
+
+    @staticmethod
+    def forward(handle: Tensor, words: Tensor, shape: tuple[int, ...], until: int) -> Tensor:
+        return ops.count(words, handle.shape[3], until).view(shape[1:]).float()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        handle, _, _, ctx.until = inputs
+        ctx.T = handle.shape[0]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        each = to_channels_last(gradient)
+        after = each.new_zeros(()).expand(ctx.T - ctx.until, *each.shape)
+        each = each.expand(ctx.until, *each.shape)
+        return torch.cat([each, after]) if len(after) else each, None, None, None
+
+
+class Masked(_OnHandle):
+    """The handle of the spikes of some neurons, bool [N, C, P], alone."""
+
+    @staticmethod
+    def forward(handle: Tensor, chosen: Tensor) -> Tensor:
+        return new_handle(handle.shape, handle.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.saved_tensors[0].transpose(1, 2), None
+
+
+class MaxPool(_OnHandle):
+    """The handle after max pooling; the gradient of a window goes to the first pixel that fired, or to the first."""
+
+    @staticmethod
+    def forward(handle: Tensor, words: Tensor, size, out_size, windows: tuple) -> Tensor:
+        T, N, _, C = handle.shape
+        return new_handle((T, N, out_size[0] * out_size[1], C), handle.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, words, ctx.size, _, ctx.windows = inputs
+        ctx.save_for_backward(words)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (words,) = ctx.saved_tensors
+        return _MaxPoolBack.apply(gradient, words, ctx.size, ctx.windows), None, None, None, None
+
+
+class _MaxPoolBack(Function):
+    """The gradient [T, N, P, C] of max pooling's input, of that of its output."""
+
+    @staticmethod
+    def forward(gradient: Tensor, words: Tensor, size, windows: tuple) -> Tensor:
+        return ops.max_pool2d_backward(words, gradient, size, *windows)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        gradient, words, size, windows = inputs
+        ctx.save_for_backward(words)
+        ctx.windows, ctx.shape = windows, (*output.shape[:2], output.shape[3], *size)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        """Of each window the value at the pixel that its gradient went to: torch takes the first of the largest too."""
+        (words,), (T, N, C, *size) = ctx.saved_tensors, ctx.shape
+        spikes = ops.unpack(words, T, C, torch.float32).view(T * N, C, *size)
+        _, chosen = F.max_pool2d(spikes, *ctx.windows, return_indices=True)
+        values = gradient.flatten(0, 1).transpose(1, 2).gather(2, chosen.flatten(2))
+        return values.transpose(1, 2).unflatten(0, (T, N)), None, None, None
+
+
+class Flatten(_OnHandle):
+    """P pixels of C channels as one pixel of C * P channels, in the order of torch's flatten."""
+
+    @staticmethod
+    def forward(handle: Tensor) -> Tensor:
+        T, N, P, C = handle.shape
+        return new_handle((T, N, 1, C * P), handle.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.P = inputs[0].shape[2]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.squeeze(2).unflatten(2, (-1, ctx.P)).transpose(2, 3)
+
+
+class Pixels(_OnHandle):
+    """The pixels ``index`` int64 [p]."""
+
+    @staticmethod
+    def forward(handle: Tensor, index: Tensor) -> Tensor:
+        return new_handle((*handle.shape[:2], len(index), handle.shape[3]), handle.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        handle, index = inputs
+        ctx.save_for_backward(index)
+        ctx.shape = handle.shape
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.new_zeros(ctx.shape).index_add(2, ctx.saved_tensors[0], gradient), None
+
+
+class Placed(_OnHandle):
+    """P pixels, of which those at ``index`` int64 [p] were there before."""
+
+    @staticmethod
+    def forward(handle: Tensor, index: Tensor, P: int) -> Tensor:
+        return new_handle((*handle.shape[:2], P, handle.shape[3]), handle.device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.index_select(2, ctx.saved_tensors[0]), None, None
+
+
+class Cat(_OnHandle):
+    """Several handles one after another, along the steps (0) or the channels (3)."""
+
+    @staticmethod
+    def forward(dim: int, *handles: Tensor) -> Tensor:
+        shape = list(handles[0].shape)
+        shape[dim] = sum(handle.shape[dim] for handle in handles)
+        return new_handle(shape, handles[0].device)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.dim, *handles = inputs
+        ctx.sizes = [handle.shape[ctx.dim] for handle in handles]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return None, *gradient.split(ctx.sizes, ctx.dim)
+
+
+def joined(dim: int, parts: Sequence[Any]) -> Tensor | None:
+    """The handle of Spikes ``parts`` joined along steps (0) or channels (3); None if none of them has a gradient."""
+    if not any(part.requires_grad for part in parts):
+        return None
+    return Cat.apply(dim, *(part._handle_or_new() for part in parts))

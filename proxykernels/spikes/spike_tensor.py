@@ -1,0 +1,219 @@
+"""A tensor of spikes that stays packed until somebody looks at it: what layers give for a tensor.
+
+It has the shape, type and device of the dense one. This package's layers, pooling and flattening take its bits, and so
+do the functions of torch in WITHOUT_A_LOOK (spike_tensor_functions.py). Every other function is called with the dense
+tensor, which is made at the first of these calls. From then on there are no bits, so nothing that anybody writes to the
+dense one, through a view, numpy or a pointer, is ever missed: a layer packs it anew.
+
+Views, such as ``y[a:b]``, share one :class:`Memory`. When one of them is looked at, all become views of its dense one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import swap_tensors
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+from ..kernels import value_checks_cache
+from .spikes import Spikes, pack_if_binary
+
+FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are dense at once
+
+METADATA = {
+    *(getattr(Tensor, name).__get__ for name in (
+        "shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_meta", "nbytes", "itemsize",
+    )),
+    *(getattr(Tensor, name) for name in (
+        "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
+        "element_size", "__len__", "get_device",
+    )),
+    torch.numel, torch.is_floating_point, torch.is_complex,
+}  # fmt: skip
+CHANGES = {  # what the tensor itself is, and not only its values
+    Tensor.requires_grad.__set__, Tensor.data.__set__,  # type: ignore[attr-defined]
+    *(getattr(Tensor, name + "_") for name in (
+        "requires_grad", "unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims", "resize", "resize_as", "set",
+        "as_strided", "share_memory",
+    )),
+}  # fmt: skip
+WITHOUT_A_LOOK: dict[Callable, Callable] = {}  # function of torch -> what takes the bits; NotImplemented: not these
+
+
+class SpikeTensor(Tensor):
+    """See above. Made by :func:`dense_like`."""
+
+    _memory: "Memory"
+    _spikes: Spikes
+    _view: Callable[[Tensor], Tensor] | None
+    _seen: Tensor | None
+
+    @staticmethod
+    def __new__(cls, spikes: Spikes, memory: "Memory", view: Callable[[Tensor], Tensor] | None = None):
+        """``view``: makes this tensor of the memory's dense one; None: it is this one."""
+        self = Tensor._make_wrapper_subclass(cls, spikes.shape, dtype=memory.dtype, device=spikes.device)
+        self._memory, self._spikes, self._view, self._seen = memory, spikes, view, None
+        return self
+
+    def packed(self) -> Spikes | None:
+        """The bits; None once somebody has looked at the dense tensor."""
+        return self._spikes if self._memory.dense is None else None
+
+    def dense(self) -> Tensor:
+        """The tensor as torch has it, made at the first call; the bits are gone then."""
+        if self._seen is None:
+            whole = self._memory.look()
+            self._seen = whole if self._view is None else self._view(whole)
+        return self._seen
+
+    def _become_dense(self) -> None:
+        """Be an ordinary tensor from now on, where nobody but Python refers to this one."""
+        with suppress(RuntimeError), torch._C.DisableTorchFunctionSubclass():
+            swap_tensors(self, self.dense().detach())
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if torch.compiler.is_compiling():  # a graph has the dense tensor, by the functions below
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        if func in CHANGES and args and isinstance(args[0], SpikeTensor):
+            args[0]._become_dense()
+        if func in WITHOUT_A_LOOK:
+            result = WITHOUT_A_LOOK[func](*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return _with_dense(func, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return _with_dense(func, args, kwargs or {})  # of callers in C++, which ask no __torch_function__
+
+    def __repr__(self, *, tensor_contents=None):
+        if torch.compiler.is_compiling() or value_checks_cache.is_fake_mode():
+            return f"SpikeTensor(shape={tuple(self.shape)})"
+        return repr(self.dense())
+
+    def __tensor_flatten__(self):
+        self.dense()
+        return ["_seen"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, _, size, stride):
+        dense = inner["_seen"]
+        self = Tensor._make_wrapper_subclass(SpikeTensor, size, strides=stride, dtype=dense.dtype, device=dense.device)
+        self._memory, self._view, self._seen = Memory(None, dense.dtype, dense), None, dense
+        return self
+
+    def _stable_hash_for_caching(self) -> str:
+        return type(self).__name__
+
+
+class Memory:
+    """What some SpikeTensors are views of: bits, and once there was a look, a dense tensor."""
+
+    __slots__ = ("_in_inference", "_lock", "_spikes", "dense", "dtype")
+
+    def __init__(self, spikes: Spikes | None, dtype: torch.dtype, dense: Tensor | None = None):
+        self._spikes, self.dense = spikes, dense
+        self.dtype, self._lock, self._in_inference = dtype, Lock(), torch.is_inference_mode_enabled()
+
+    def look(self) -> Tensor:
+        """The dense tensor."""
+        with self._lock:
+            if self.dense is None:
+                modes = (
+                    torch.inference_mode(self._in_inference),
+                    torch._C.DisableTorchFunction(),
+                    _disable_current_modes(),
+                )
+                with (
+                    modes[0],
+                    modes[1],
+                    modes[2],
+                ):  # of whoever looks: the tensor is as if it had been made with the bits
+                    self.dense = self._spikes.dense(self.dtype)  # type: ignore[union-attr]  # there until the first look
+                self._spikes = None
+        return self.dense
+
+
+def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
+    """Spikes as the tensor that a layer gives for ``x``, in its type: packed until somebody looks, if that can be."""
+    waits = not spikes.requires_grad and _may_wait(spikes, x)
+    return SpikeTensor(spikes, Memory(spikes, x.dtype)) if waits else spikes.dense(x.dtype)
+
+
+def view_of(x: SpikeTensor, spikes: Spikes, view: Callable[[Tensor], Tensor]) -> SpikeTensor:
+    """What ``view`` makes of a dense x, which shares its memory; ``spikes``: its bits, as long as there are any."""
+    before = x._view
+    return SpikeTensor(spikes, x._memory, view if before is None else lambda dense: view(before(dense)))
+
+
+def packed(x: Any) -> Any:
+    """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
+    if not isinstance(x, SpikeTensor):
+        return x
+    spikes = x.packed()
+    return x.dense() if spikes is None else spikes
+
+
+def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """The forward pass of a module that takes Spikes and tensors alike: of a SpikeTensor it takes the bits."""
+
+    @wraps(forward)
+    def taking_bits(self, x):
+        given = packed(x)
+        y = forward(self, given)
+        if given is x or not isinstance(given, Spikes):
+            return y
+        if isinstance(y, Spikes):
+            return x if y is given else dense_like(y, x)
+        return y if y.dtype == x.dtype else forward(self, x.dense())  # values that are computed in the type of x
+
+    return taking_bits
+
+
+def found(x: Tensor) -> Spikes | None:
+    """The Spikes of a tensor of 0 and 1 that :func:`dense_like` may wait for; else None."""
+    if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _may_wait(x, x):
+        return None
+    return x.packed() if isinstance(x, SpikeTensor) else pack_if_binary(x)
+
+
+def _may_wait(y: Spikes | Tensor, x: Tensor) -> bool:
+    """Whether y may be given for x packed: it is large, and nobody who follows operators (a compiler, a tracer, vmap, a
+    mode) would miss a dense tensor."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
+        return False
+    if y.device.type != "cpu" or math.prod(y.shape) < FEWEST:
+        return False
+    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The function called with dense tensors; what it gives back of its arguments is what was given."""
+    given: dict[int, SpikeTensor] = {}
+
+    def look(x: SpikeTensor) -> Tensor:
+        dense = x.dense()
+        given[id(dense)] = x
+        return dense
+
+    args, kwargs = tree_map_only(SpikeTensor, look, (tuple(args), kwargs))
+    result = func(*args, **kwargs)
+    if isinstance(result, Tensor):  # of x.add_(1), x
+        return given.get(id(result), result)
+    if isinstance(result, tuple | list):
+        return tree_map_only(Tensor, lambda y: given.get(id(y), y), result)
+    return result

@@ -1,0 +1,302 @@
+"""Spike trains as single bits."""
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..kernels import ops, value_checks_cache
+from ..kernels.cpu.words import PACKABLE
+from . import spike_autograd, word_ops
+from .storage import Periods, Words
+
+_COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
+
+
+class Spikes:
+    """T steps of spikes of N samples, one bit a spike, with the batch's shape ``(T, N, ...)``.
+
+    Made by :func:`pack`, by the functions of this package and by layers; how the bits are laid out is up to the device.
+
+    Attributes:
+        shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
+        scale: what each spike counts: 1, and 1 / (1 - p) behind a :class:`Dropout` in training. The layer that takes
+            them multiplies its weights by it.
+    """
+
+    __slots__ = ("_handle", "_kept", "scale", "shape")
+
+    def __init__(
+        self,
+        kept: Tensor | Words | Periods,
+        shape: Sequence[int],
+        scale: float = 1.0,
+        handle: Tensor | None = None,
+    ):
+        """``handle``: what has the spikes' gradient (spike_autograd.py)."""
+        self.shape, self.scale, self._handle = tuple(shape), scale, handle
+        self._kept = Words(kept, self.shape[0]) if isinstance(kept, Tensor) else kept
+
+    @property
+    def _words(self) -> Tensor:
+        return self._kept.words
+
+    @property
+    def T(self) -> int:
+        """Number of time steps."""
+        return self.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bits are."""
+        return self._kept.device
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32).
+
+        Spikes of neurons that repeat themselves are kept as their periods, two bytes a neuron, until their bits are
+        needed. A GPU's convolution in front of max pooling keeps the pooled spikes as well.
+        """
+        return self._kept.nbytes
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether they carry a gradient: those of layers with a surrogate derivative (:func:`use_surrogate`) do."""
+        return self._handle is not None and self._handle.requires_grad
+
+    def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32).
+
+        Where they have another ``scale``, of 0 and that. Differentiable where the spikes carry a gradient and ``dtype``
+        is floating point.
+        """
+        if not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
+        if self._differentiable and dtype.is_floating_point:
+            bits = spike_autograd.Dense.apply(self._handle, self._words, self.shape, dtype)
+        else:
+            kind = dtype if self.scale == 1 else torch.bool
+            bits = torch.ops.aten._unsafe_view(ops.unpack(self._words, self.T, self._channels, kind), self.shape)
+        return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
+
+    def count(self, until: int | None = None) -> Tensor:
+        """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
+
+        Where the spikes carry a gradient they are float32, and differentiable.
+
+        Raises:
+            TypeError, ValueError: ``until`` is not an integer within 0 .. T.
+        """
+        if until is None:
+            until = self.T
+        elif not isinstance(until, numbers.Integral) or isinstance(until, bool):
+            raise TypeError(f"until must be an integer number of steps, got {until!r}")
+        if not 0 <= until <= self.T:
+            raise ValueError(f"until must be within 0 .. T = {self.T}, got {until}")
+        if self._differentiable:
+            return spike_autograd.Count.apply(self._handle, self._words, self.shape, until)
+        return ops.count(self._words, self._channels, until).view(self.shape[1:])
+
+    def rate(self) -> float:
+        """Firing rate: spikes a neuron and step, between 0 and 1 (nan if there are no neurons)."""
+        size = math.prod(self.shape)
+        return int(self._total()) / size if size else math.nan
+
+    def to(self, device: torch.device | str) -> "Spikes":
+        """The same spikes on another device, repacked where its layout is another."""
+        if not isinstance(device, torch.device | str | int):
+            raise TypeError(
+                f"device must be a torch.device or its name, such as 'cuda', got {device!r}; .dense(dtype) gives a "
+                "tensor of any dtype"
+            )
+        device = torch.device(device)
+        if self._differentiable and device != self.device:
+            raise ValueError(f"spikes that carry a gradient stay on {self.device}; use .dense().to('{device}')")
+        if device.type == self.device.type:
+            return self._like(self._words.to(device), self.shape, self._handle)
+        starts = range(0, self.T, _COPY_STEPS)
+        parts = [self[t : t + _COPY_STEPS] for t in starts]
+        words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
+        return self._like(word_ops.cat(words, [part.T for part in parts]), self.shape)
+
+    def __getitem__(self, steps: slice) -> "Spikes":
+        """``spikes[a:b]``: the steps a .. b - 1."""
+        if not isinstance(steps, slice) or steps.step not in (None, 1):
+            raise TypeError(
+                f"Spikes are cut in time by a slice of step 1, such as spikes[0:16], and not iterated over; .dense() "
+                f"is a tensor that takes any index; got {steps!r}"
+            )
+        start, stop, _ = steps.indices(self.T)
+        if stop <= start:
+            raise ValueError(f"spikes[{steps.start}:{steps.stop}] holds no step of T = {self.T}")
+        handle = self._handle[start:stop] if self._handle is not None else None
+        return self._like(self._kept.cut(start, stop), (stop - start, *self.shape[1:]), handle)
+
+    def __len__(self) -> int:
+        return self.T
+
+    def __bool__(self) -> bool:
+        raise TypeError("Spikes are neither true nor false; ask spikes.rate() > 0, or spikes is not None")
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Spikes | Tensor):
+            return NotImplemented
+        raise TypeError("Spikes are not compared by == or !=; use torch.equal(a.dense(), b.dense()), or a is b")
+
+    __hash__ = object.__hash__
+
+    def __array__(self, dtype=None, copy=None):
+        """numpy.asarray(spikes): 0 and 1, float32 unless asked for otherwise."""
+        array = self.dense().cpu().numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise TypeError(_no_tensor(getattr(function, "__name__", str(function))))
+
+    def __getattr__(self, name: str):
+        if hasattr(Tensor, name) and not name.startswith("_"):
+            raise _NoTensorError(_no_tensor(name))
+        raise AttributeError(f"'Spikes' object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Spikes(shape={self.shape}, device='{self.device}')"
+
+    def _total(self) -> Tensor:
+        """All spikes: int64, no dimensions."""
+        return self._kept.total()
+
+    def _total_of_pixels(self) -> Tensor:
+        """Spikes of each pixel: int64 [P]."""
+        return self._kept.total_of_pixels()
+
+    def _at(self, pixels: Tensor) -> "Spikes":
+        """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
+        handle = spike_autograd.Pixels.apply(self._handle, pixels) if self._differentiable else None
+        return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)), handle)
+
+    def _sized(self, *size: int) -> "Spikes":
+        """The same spikes as images of another size of as many pixels."""
+        return self._like(self._kept, (*self.shape[:3], *size), self._handle)
+
+    def _of(self, neurons: Tensor, scale: float) -> "Spikes":
+        """The spikes of the neurons ``neurons`` bool [N, ...], each of which counts ``scale`` times as much."""
+        chosen = neurons.reshape(self.shape[1], self._channels, math.prod(self.shape[3:]))
+        handle = spike_autograd.Masked.apply(self._handle, chosen) if self._differentiable else None
+        return Spikes(self._kept.of_neurons(chosen), self.shape, self.scale * scale, handle)
+
+    def _like(self, kept: Tensor | Words | Periods, shape: Sequence[int], handle: Tensor | None = None) -> "Spikes":
+        """Other spikes that count as much as these."""
+        return Spikes(kept, shape, self.scale, handle)
+
+    @property
+    def _differentiable(self) -> bool:
+        return self.requires_grad and torch.is_grad_enabled()
+
+    def _handle_or_new(self) -> Tensor:
+        """The handle, or one without a gradient."""
+        if self._handle is not None:
+            return self._handle
+        size = (*self.shape[:2], math.prod(self.shape[3:]), self._channels)
+        return spike_autograd.new_handle(size, self.device)
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[2] if len(self.shape) > 2 else 1
+
+
+class _NoTensorError(AttributeError, TypeError):
+    """For hasattr a missing attribute; for whoever gave Spikes to a module of torch, the wrong type."""
+
+
+def _no_tensor(name: str) -> str:
+    """Why a function of torch does not take spikes, and what does."""
+    use = COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
+    return f"torch's {name} takes tensors, and got Spikes; use {use}"
+
+
+COUNTERPARTS = {  # function of torch -> what takes spikes in its place
+    "conv2d": "FusedIFConv2d",
+    "conv1d": "FusedIFConv1d",
+    "linear": "FusedIFLinear",
+    "flatten": "proxykernels.Flatten",
+    "max_pool2d": "proxykernels.MaxPool2d",
+    "max_pool1d": "proxykernels.MaxPool1d",
+    "avg_pool1d": "proxykernels.AvgPool1d",
+    "adaptive_avg_pool1d": "proxykernels.AdaptiveAvgPool1d",
+    "avg_pool2d": "proxykernels.AvgPool2d",
+    "adaptive_avg_pool2d": "proxykernels.AdaptiveAvgPool2d",
+    "relu": "no ReLU at all: neurons stand in its place, and convert makes a spiking network of a ReLU network",
+    "dim": "len(spikes.shape), or the layer of this package in place of the module that asks: FusedIFConv2d(..., "
+    "batch_norm=True) of an nn.BatchNorm2d, MaxPool2d of another library's",
+    "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
+    "dropout": "proxykernels.Dropout, which drops the same units at every step",
+}
+
+
+_NOT_BINARY = (
+    "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to if_scan, if_hold "
+    "or a layer"
+)
+
+
+def pack(dense: Tensor) -> Spikes:
+    """Pack spikes at one bit each.
+
+    Args:
+        dense: [T, N, ...] of 0 and 1, of any dtype, with at least one step.
+
+    Returns:
+        Spikes (T, N, ...) on the same device; ``.dense()`` gives the tensor back.
+
+    Raises:
+        TypeError: ``dense`` is not a tensor.
+        ValueError: it has fewer than two dimensions, no step, or values other than 0 and 1 (NaN included).
+    """
+    if not isinstance(dense, Tensor):
+        raise TypeError(f"dense must be a torch.Tensor [T, N, ...], got {type(dense).__name__}")
+    if dense.is_meta or dense.layout != torch.strided:
+        got = "on meta" if dense.is_meta else dense.layout
+        raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
+    if dense.ndim < 2 or dense.shape[0] < 1:
+        raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
+    bits = dense.packed() if hasattr(dense, "packed") else None  # a SpikeTensor, which stands above Spikes
+    if bits is not None:
+        return bits
+    if not value_checks_cache.can_be_read(dense):
+        if torch.compiler.is_compiling():  # the graph looks at the values that it gets
+            torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)
+        return Spikes(pack_words(dense.bool()), dense.shape)
+    spikes = pack_if_binary(dense)
+    if spikes is None:
+        raise ValueError(_NOT_BINARY)
+    return spikes
+
+
+def pack_if_binary(dense: Tensor) -> Spikes | None:
+    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass."""
+    in_one_pass = dense.device.type == "cpu" and dense.dtype in PACKABLE and value_checks_cache.can_be_read(dense)
+    if in_one_pass and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing():
+        images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
+        words, binary = ops.pack_binary(images if images.ndim == 5 else images.flatten(4))
+        return Spikes(words, dense.shape) if binary else None
+    return Spikes(pack_words(dense.bool()), dense.shape) if is_binary(dense) else None
+
+
+def is_binary(dense: Tensor) -> bool:
+    """Whether a tensor holds nothing but 0 and 1."""
+    dense = value_checks_cache.plain(dense)
+    if dense.dtype == torch.bool:
+        return True
+    first = dense[:1] if dense.ndim else dense  # of most real values it tells
+    return all(torch.equal(part, part.ne(0).to(dense.dtype)) for part in (first, dense))
+
+
+def pack_words(dense: Tensor) -> Tensor:
+    """The words of bool spikes [T, N, ...]."""
+    T, N = dense.shape[:2]
+    C = dense.shape[2] if dense.ndim > 2 else 1
+    return ops.pack(dense.reshape(T, N, C, math.prod(dense.shape[3:])))
