@@ -35,7 +35,7 @@ def strict_accuracy(counts: Tensor, labels: Tensor) -> float:
 
 def simulated(
     net: nn.Module, dataset: Dataset, T: int, device: torch.device, precision: str | None = None
-) -> Iterator[tuple[pk.simulation.simulate.Result, Tensor]]:
+) -> Iterator[tuple[pk.simulation.result.Result, Tensor]]:
     """The results of T steps and the labels, batch by batch of a data set."""
     for images, labels in DataLoader(dataset, BATCH):
         yield pk.simulate(net, images.to(device), T, precision=precision), labels
@@ -82,7 +82,7 @@ def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) ->
     return totals
 
 
-def logits_of(result: pk.simulation.simulate.Result) -> Tensor | None:
+def logits_of(result: pk.simulation.result.Result) -> Tensor | None:
     """A converted network's logits; None if spikes are all that a network has."""
     try:
         return result.logits

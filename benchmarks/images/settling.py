@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     logits: Tensor
     from_all: Tensor
     seconds: float
-    result: pk.simulation.simulate.Result
+    result: pk.simulation.result.Result
 
 
 def readings(net: pk.Network, x: Tensor, steps: Sequence[int]) -> Iterator[Reading]:
