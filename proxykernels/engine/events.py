@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from .. import checks
+from ..checks.window_checks import pair
 from ..spikes import Spikes
-from ..window_checks import pair
 
 FIELDS = "t", "x", "y", "p"
 
