@@ -4,6 +4,7 @@ Which of them must be chosen before the kernels are imported.
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
 
 HAS_GPU = torch.cuda.is_available()
+FLOAT32_SETTINGS = torch.backends.cudnn.conv, torch.backends.cuda.matmul
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 INSTRUCTION_SETS = [target for target in cpu.TARGETS if cpu.load(target)]
@@ -132,6 +134,17 @@ def pytest_collection_modifyitems(config, items):
 def seeded() -> None:
     """What a test draws without a generator, such as a layer's first weights, is the same in every run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch() -> Iterator[None]:
+    """A test that leaves another precision of float32 behind fails, not those that come after it."""
+    before = [setting.fp32_precision for setting in FLOAT32_SETTINGS]
+    yield
+    after = [setting.fp32_precision for setting in FLOAT32_SETTINGS]
+    for setting, precision in zip(FLOAT32_SETTINGS, before, strict=True):
+        setting.fp32_precision = precision
+    assert after == before, "torch.backends.*.fp32_precision"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import gpu_speed
 import pytest
 import torch
-from gpu import cards, kernel_speed, measure, self_check, timing
+from gpu import cards, kernel_speed, measure, rivals, self_check, timing
 from speed import options
 
 TINY = kernel_speed.Sizes(copy=5_000_000, matrix=64, scan=(8, 2, 1000), conv=(3, 2, 16, 4), repeats=2)
@@ -82,7 +82,7 @@ def pretended(kernels_can_run, monkeypatch, tmp_path):
 
         monkeypatch.setattr(kind, "to", moved)
 
-    with pretend_gpu(monkeypatch) as card:
+    with rivals.float32_precision("ieee"), pretend_gpu(monkeypatch) as card:  # what a command sets stays set
         to_card(torch.Tensor, card.on_card)
         to_card(torch.nn.Module, card.moved)
         for name, value in {
