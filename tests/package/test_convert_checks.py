@@ -58,9 +58,9 @@ def test_mistakes_of_convert_itself_are_found(monkeypatch, share):
     ann(images())
     rescale = conversion.rescale
 
-    def without_bias(population, scales, name):
+    def without_bias(population, scales, name, like):
         bias = population.modules[0].bias.clone()
-        rescale(population, scales, name)
+        rescale(population, scales, name, like)
         population.modules[0].bias.data.copy_(bias)
 
     monkeypatch.setattr(conversion, "rescale", without_bias)
@@ -103,6 +103,28 @@ def test_rounding_is_no_difference():
         deep(images())
     net = pk.convert(deep.eval(), images())
     assert len(net.layers()) == 32
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_layers_that_convert_adds_are_of_the_networks_type(dtype):
+    """Constants, a normalisation without a convolution, a leak and a shortcut become layers of weights of their own."""
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.a(x - 0.5).relu()
+            return F.leaky_relu(self.b(self.norm(F.max_pool2d(x, 2)) + 0.5)).flatten(1)
+
+    ann, x = Mixed().to(dtype).eval(), images().to(dtype)
+    net = pk.convert(ann, x, method="max")
+    assert {parameter.dtype for parameter in net.parameters()} == {dtype}
+    result, expected = pk.simulate(net, x, 512), ann(x)
+    assert result.count().any()
+    assert (result.logits - expected).abs().max() < 0.03 * expected.abs().max()
 
 
 def test_a_sample_alone():

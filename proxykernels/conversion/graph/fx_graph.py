@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from ... import checks
@@ -46,6 +47,7 @@ class Graph:
         one_scale: groups of populations whose spikes are put side by side, and so must count the same.
         values: node -> what gives its value; currents are those that no layer gives. carried: node -> the real values
             that its current is carried on as.
+        like: a parameter of the model, of whose type and on whose device all weights are.
     """
 
     rates: bool  # whether firing rates stand for the values of a ReLU network
@@ -60,6 +62,8 @@ class Graph:
         """``negligible``: modules of another library that change nothing."""
         self.traced, self.model, self.is_neuron = traced, model, is_neuron
         self.negligible = (*NEGLIGIBLE, *negligible)
+        weights = (value for value in (*traced.parameters(), *traced.buffers()) if value.is_floating_point())
+        self.like = next(weights, torch.zeros(()))
         self.populations: dict[str, Population] = {}
         self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
         self.one_scale: list[set[str]] = []

@@ -14,28 +14,32 @@ def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
     """A normalisation by running statistics, which no convolution stands before, of inputs of so many dimensions."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps) * (1.0 if norm.weight is None else norm.weight.double())
     shift = -norm.running_mean.double() * scale + (0.0 if norm.bias is None else norm.bias.double())
-    module = scaled_identity(len(scale), ndim)
+    module = scaled_identity(len(scale), ndim, norm.running_var)
     with torch.no_grad():
         module.weight.mul_(scale.to(module.weight.dtype).view(-1, *[1] * (module.weight.ndim - 1)))
-    module.bias = nn.Parameter(shift.detach().float())
+    module.bias = nn.Parameter(shift.detach().to(module.weight.dtype))
     return module
 
 
-def scaled_identity(channels: int, ndim: int) -> Any:
-    """A module whose weights of 1 can be scaled, for inputs [N, channels, ...] of ``ndim`` dimensions."""
+def scaled_identity(channels: int, ndim: int, like: Tensor) -> Any:
+    """A module whose weights of 1 can be scaled, for inputs [N, channels, ...] of ``ndim`` dimensions.
+
+    They are of the type, and on the device, that ``like`` is.
+    """
     if ndim == 2:
         module: Any = nn.Linear(channels, channels, bias=False)
         weight = torch.eye(channels)
     else:
         module = (nn.Conv1d if ndim == 3 else nn.Conv2d)(channels, channels, 1, groups=channels, bias=False)
         weight = torch.ones_like(module.weight)
-    module.weight = nn.Parameter(weight)
+    module.weight = nn.Parameter(weight.to(like))
     return module
 
 
 def affine(identity: Any, factor: float | Tensor, shift: float | Tensor) -> Any:
     """A scaled identity times a factor, plus a shift: numbers, or one for each channel."""
-    weight, bias = identity.weight, torch.zeros(len(identity.weight))
+    weight = identity.weight
+    bias = weight.new_zeros(len(weight))
     with torch.no_grad():
         weight.mul_(factor.view(-1, *[1] * (weight.ndim - 1)) if isinstance(factor, Tensor) else factor)
         bias += shift

@@ -139,7 +139,7 @@ class PortGraph(Graph):
             )
         projections = [Projection(nn.Identity(), x) for x in plain]
         for x in inverted:
-            module: Any = scaled_identity(*self._channels(x, path))
+            module: Any = scaled_identity(*self._channels(x, path), self.like)
             module.requires_grad_(False).weight.neg_()
             projections.insert(
                 0, Projection(module, replace(x, inverted=False), added=True)

@@ -148,7 +148,7 @@ def convert(
     untie(graph.populations)
     for name, population in graph.populations.items():
         fold_norms(population, model)
-        rescale(population, scales, name)
+        rescale(population, scales, name, graph.like)
     neuron = IFNeuron(1.0, v_reset)
 
     def layer(name: str, population: Population) -> nn.Module:

@@ -250,10 +250,10 @@ class ReluGraph(Graph):
             assert isinstance(x, Signal)
         name = self._free(f"{before.name}_scaled")
         if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
-            return Current(name, path, [_weighted(x, factor, shift)])
+            return Current(name, path, [self._times(x, factor, shift)])
         x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
         factor, shift = (v.expand(shape[1:]).flatten() if isinstance(v, Tensor) else v for v in (factor, shift))
-        current = Current(name, path, [_weighted(x, factor, shift)])
+        current = Current(name, path, [self._times(x, factor, shift)])
         x = self._carried_in(before, current, x.shape or ())
         return replace(x, view=index_ops.as_given(shape))
 
@@ -265,7 +265,13 @@ class ReluGraph(Graph):
         slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.weight.detach()
         positive = self._fire(node, Current(self._name(node), path, [Projection(nn.Identity(), x)]), nn.ReLU())
         name = self._free(f"{positive.layer}_leak")
-        return Current(name, path, [_weighted(positive, 1 - slope), _weighted(x, slope)])
+        return Current(name, path, [self._times(positive, 1 - slope), self._times(x, slope)])
+
+    def _times(self, x: Signal, factor: float | Tensor, shift: float | Tensor = 0.0) -> Projection:
+        """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
+        assert x.shape is not None
+        identity = scaled_identity(x.shape[1], len(x.shape), self.like)
+        return Projection(affine(identity, factor, shift), x, added=True)
 
     def _free(self, wanted: str) -> str:
         """A name that no other current has which waits for its neurons."""
@@ -353,9 +359,3 @@ class ReluGraph(Graph):
         while name in self.others and isinstance(self.others[name][0], Flatten):
             (name,) = self.others[name][1]
         return x.binary and name in self.populations
-
-
-def _weighted(x: Signal, factor: float | Tensor, shift: float | Tensor = 0.0) -> Projection:
-    """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
-    assert x.shape is not None
-    return Projection(affine(scaled_identity(x.shape[1], len(x.shape)), factor, shift), x, added=True)

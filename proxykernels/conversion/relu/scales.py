@@ -147,8 +147,11 @@ def _rearranged(graph: ReluGraph) -> set[str]:
 
 
 @torch.no_grad()
-def rescale(population: Population, scales: Scales, name: str) -> None:
-    """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place."""
+def rescale(population: Population, scales: Scales, name: str, like: Tensor) -> None:
+    """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place.
+
+    Weights of 1 that an identity shortcut gets are of the type of ``like``.
+    """
     out = scales[name]
     for projection in population.current.projections:
         into = scales[projection.source.neurons]
@@ -156,7 +159,7 @@ def rescale(population: Population, scales: Scales, name: str) -> None:
             if torch.equal(into, out):
                 continue
             shape: Any = projection.source.shape
-            projection.module = scaled_identity(shape[1], len(shape))
+            projection.module = scaled_identity(shape[1], len(shape), like)
         module = projection.module
         weight, groups = module.weight, getattr(module, "groups", 1)
         out_column = out.to(weight).view(-1, *[1] * (weight.ndim - 1))
