@@ -10,13 +10,24 @@
 
 namespace PK_TARGET {
 
+// What holds the bits of some channels of a pixel.
+template <class U>
+struct WordOf {
+    typedef U Word;
+};
+template <>
+struct WordOf<uint8_t> {
+    typedef uint64_t Word;  // stores of single bytes would take longer than all else
+};
+
 template <class U>
 struct Values {
-    static constexpr int width = 8 * sizeof(U);
+    typedef typename WordOf<U>::Word Word;
+    static constexpr int width = 8 * sizeof(Word);  // channels whose bits are put together
     const U one, sign;  // sign: of a zero, which may have either; 0 of integers
     const int place;  // of the lowest bit that is set in `one`
     explicit Values(const DenseSpikes& d)
-        : one((U)d.one), sign((U)(d.is_float ? (U)1 << (width - 1) : 0)), place(__builtin_ctzll(d.one)) {}
+        : one((U)d.one), sign((U)(d.is_float ? (U)1 << (8 * sizeof(U) - 1) : 0)), place(__builtin_ctzll(d.one)) {}
 
     inline U bit(U value) const { return (value >> place) & 1; }
     // Not 0 if the value, whose bit it is, is neither 0 nor 1.
@@ -30,43 +41,149 @@ struct Values {
 constexpr int64_t plane_bytes =
     1 << 13;  // of the words of pixels that are packed at a time: they stay in the first-level cache
 
-// Bits of up to as many channels as a word has, one word a pixel, to or from their bytes in packed spikes.
-template <class U>
-static inline void put_words(const U* __restrict words, uint8_t* __restrict spikes, int64_t pixels, int64_t bytes,
+// The low bytes of words, one word a pixel, to or from packed spikes.
+template <class Bytes, class Word>
+static inline void put_bytes(const Word* __restrict words, uint8_t* __restrict spikes, int64_t pixels, int64_t bytes) {
+    for (int64_t p = 0; p < pixels; p++) {
+        const Bytes low = (Bytes)words[p];
+        memcpy(spikes + p * bytes, &low, sizeof low);
+    }
+}
+template <class Bytes, class Word>
+static inline void get_bytes(Word* __restrict words, const uint8_t* __restrict spikes, int64_t pixels, int64_t bytes) {
+    for (int64_t p = 0; p < pixels; p++) {
+        Bytes low;
+        memcpy(&low, spikes + p * bytes, sizeof low);
+        words[p] = (Word)low;
+    }
+}
+
+// Bits of up to as many channels as a word has, one word a pixel, to or from their `used` bytes in packed spikes.
+template <class Word>
+static inline void put_words(const Word* __restrict words, uint8_t* __restrict spikes, int64_t pixels, int64_t bytes,
                              int64_t used) {
     if (bytes == 1)
         for (int64_t p = 0; p < pixels; p++) spikes[p] = (uint8_t)words[p];
-    else if (used == (int64_t)sizeof(U))
-        for (int64_t p = 0; p < pixels; p++) memcpy(spikes + p * bytes, words + p, sizeof(U));
+    else if (used == 1) put_bytes<uint8_t>(words, spikes, pixels, bytes);
+    else if (used == 2) put_bytes<uint16_t>(words, spikes, pixels, bytes);
+    else if (used == 4) put_bytes<uint32_t>(words, spikes, pixels, bytes);
+    else if (used == 8) put_bytes<uint64_t>(words, spikes, pixels, bytes);
     else
         for (int64_t p = 0; p < pixels; p++)
             for (int64_t i = 0; i < used; i++) spikes[p * bytes + i] = (uint8_t)((uint64_t)words[p] >> (8 * i));
 }
-template <class U>
-static inline void get_words(U* __restrict words, const uint8_t* __restrict spikes, int64_t pixels, int64_t bytes,
+template <class Word>
+static inline void get_words(Word* __restrict words, const uint8_t* __restrict spikes, int64_t pixels, int64_t bytes,
                              int64_t used) {
     if (bytes == 1)
         for (int64_t p = 0; p < pixels; p++) words[p] = spikes[p];
-    else if (used == (int64_t)sizeof(U))
-        for (int64_t p = 0; p < pixels; p++) memcpy(words + p, spikes + p * bytes, sizeof(U));
+    else if (used == 1) get_bytes<uint8_t>(words, spikes, pixels, bytes);
+    else if (used == 2) get_bytes<uint16_t>(words, spikes, pixels, bytes);
+    else if (used == 4) get_bytes<uint32_t>(words, spikes, pixels, bytes);
+    else if (used == 8) get_bytes<uint64_t>(words, spikes, pixels, bytes);
     else
         for (int64_t p = 0; p < pixels; p++) {
             uint64_t word = 0;
             for (int64_t i = 0; i < used; i++) word |= (uint64_t)spikes[p * bytes + i] << (8 * i);
-            words[p] = (U)word;
+            words[p] = (Word)word;
         }
 }
 
-// Some pixels that lie side by side, of one channel: their bits into words.
+// Bits of channels whose pixels lie side by side, into words; returns what is not 0 if some value is neither 0 nor 1.
 template <class U>
-static inline U add_channel(const Values<U>& values, const U* __restrict x, int64_t pixels, int channel, U* __restrict words) {
+static inline U join_channels(const Values<U>& values, const U* x, int64_t stride, int64_t channels, int64_t pixels,
+                              U* __restrict words) {
     U others = 0;
-    for (int64_t p = 0; p < pixels; p++) {
-        const U value = x[p], bit = values.bit(value);
-        others |= values.other(value, bit);
-        words[p] |= (U)(bit << channel);
+    memset(words, 0, pixels * sizeof(U));
+    for (int64_t c = 0; c < channels; c++) {
+        const U* const __restrict from = x + c * stride;
+        for (int64_t p = 0; p < pixels; p++) {
+            const U value = from[p], bit = values.bit(value);
+            others |= values.other(value, bit);
+            words[p] |= (U)(bit << c);
+        }
     }
     return others;
+}
+
+// And back.
+template <class U>
+static inline void part_channels(const Values<U>& values, const U* __restrict words, int64_t stride, int64_t channels,
+                                 int64_t pixels, U* x) {
+    for (int64_t c = 0; c < channels; c++) {
+        U* const __restrict to = x + c * stride;
+        for (int64_t p = 0; p < pixels; p++) to[p] = values.value((U)(words[p] >> c) & 1);
+    }
+}
+
+// The same of bytes, whose 1 is one bit. 64 pixels of eight channels make a register of bytes, by shifts of words, for no
+// instruction shifts bytes; then the bytes of eight such groups of channels come side by side, in three steps.
+typedef uint64_t Register __attribute__((vector_size(64)));
+constexpr uint64_t byte_ones = 0x0101010101010101u;
+
+template <class Half, class Whole>
+static inline void join_halves(const Half* __restrict low, const Half* __restrict high, int64_t n, Whole* __restrict joined) {
+    for (int64_t i = 0; i < n; i++) joined[i] = (Whole)(low[i] | (Whole)high[i] << (8 * sizeof(Half)));
+}
+template <class Half, class Whole>
+static inline void part_halves(const Whole* __restrict joined, int64_t n, Half* __restrict low, Half* __restrict high) {
+    for (int64_t i = 0; i < n; i++) low[i] = (Half)joined[i], high[i] = (Half)(joined[i] >> (8 * sizeof(Half)));
+}
+
+// Of some pixels the bytes of each group of channels, and what becomes of them.
+struct Groups {
+    static constexpr int64_t length = plane_bytes / (int64_t)sizeof(uint64_t);
+    uint8_t bytes[8][length];
+    uint16_t pairs[4][length];
+    uint32_t fours[2][length];
+};
+
+static inline uint8_t join_channels(const Values<uint8_t>& values, const uint8_t* x, int64_t stride, int64_t channels,
+                                    int64_t pixels, uint64_t* __restrict words) {
+    Groups groups;
+    Register others = {};
+    uint8_t rest = 0;
+    for (int64_t group = 0; group < 8; group++) {
+        const uint8_t* const from = x + 8 * group * stride;
+        const int64_t count = most(0, least(8, channels - 8 * group));
+        int64_t p = 0;
+        for (; p + (int64_t)sizeof(Register) <= pixels; p += sizeof(Register)) {
+            Register sum = {}, value;
+            for (int64_t c = 0; c < count; c++) {
+                memcpy(&value, from + c * stride + p, sizeof value);
+                others |= value;
+                sum |= (value & byte_ones) << c;
+            }
+            memcpy(groups.bytes[group] + p, &sum, sizeof sum);
+        }
+        rest |= join_channels<uint8_t>(values, from + p, stride, count, pixels - p, groups.bytes[group] + p);
+    }
+    for (int i = 0; i < 8; i++) rest |= (others[i] & ~byte_ones) != 0;
+    for (int i = 0; i < 4; i++) join_halves(groups.bytes[2 * i], groups.bytes[2 * i + 1], pixels, groups.pairs[i]);
+    for (int i = 0; i < 2; i++) join_halves(groups.pairs[2 * i], groups.pairs[2 * i + 1], pixels, groups.fours[i]);
+    join_halves(groups.fours[0], groups.fours[1], pixels, words);
+    return rest;
+}
+static inline void part_channels(const Values<uint8_t>& values, const uint64_t* __restrict words, int64_t stride,
+                                 int64_t channels, int64_t pixels, uint8_t* x) {
+    Groups groups;
+    part_halves(words, pixels, groups.fours[0], groups.fours[1]);
+    for (int i = 0; i < 2; i++) part_halves(groups.fours[i], pixels, groups.pairs[2 * i], groups.pairs[2 * i + 1]);
+    for (int i = 0; i < 4; i++) part_halves(groups.pairs[i], pixels, groups.bytes[2 * i], groups.bytes[2 * i + 1]);
+    for (int64_t group = 0; 8 * group < channels; group++) {
+        uint8_t* const to = x + 8 * group * stride;
+        const int64_t count = least(8, channels - 8 * group);
+        int64_t p = 0;
+        for (; p + (int64_t)sizeof(Register) <= pixels; p += sizeof(Register)) {
+            Register sum;
+            memcpy(&sum, groups.bytes[group] + p, sizeof sum);
+            for (int64_t c = 0; c < count; c++) {
+                const Register value = (sum >> c) & byte_ones;
+                memcpy(to + c * stride + p, &value, sizeof value);
+            }
+        }
+        part_channels<uint8_t>(values, groups.bytes[group] + p, stride, count, pixels - p, to + p);
+    }
 }
 
 // Images whose pixels lie side by side: channel by channel. Returns whether all values are 0 or 1.
@@ -75,14 +192,15 @@ static bool pack_planes(const Values<U>& values, const DenseSpikes& d, const U* 
     const int64_t bytes = (d.C + 7) / 8, channels = least(d.C - channel, values.width), used = (channels + 7) / 8;
     const bool whole = d.H == 1 || d.row == d.W;
     const int64_t runs = whole ? 1 : d.H, length = whole ? d.H * d.W : d.W;
-    constexpr int64_t most_pixels = plane_bytes / (int64_t)sizeof(U);
-    U words[most_pixels], others = 0;
+    typedef typename Values<U>::Word Word;
+    constexpr int64_t most_pixels = plane_bytes / (int64_t)sizeof(Word);
+    Word words[most_pixels];
+    U others = 0;
     for (int64_t run = 0; run < runs; run++)
         for (int64_t first = 0; first < length; first += most_pixels) {
             const int64_t pixels = least(length - first, most_pixels);
-            memset(words, 0, pixels * sizeof(U));
-            for (int64_t c = 0; c < channels; c++)
-                others |= add_channel(values, x + run * d.row + first + (channel + c) * d.channel, pixels, (int)c, words);
+            const U* const from = x + run * d.row + first + channel * d.channel;
+            others |= join_channels(values, from, d.channel, channels, pixels, words);
             put_words(words, spikes + (run * length + first) * bytes + channel / 8, pixels, bytes, used);
         }
     return !others;
@@ -159,11 +277,11 @@ static bool pack_scattered(const Values<U>& values, const DenseSpikes& d, const 
 template <class U>
 static bool pack_values(const DenseSpikes& d) {
     const Values<U> values(d);
-    const int64_t image_bytes = d.H * d.W * ((d.C + 7) / 8);
-    const bool planes = (d.W == 1 || d.pixel == 1) && d.H * d.W > 1, pixels = d.C == 1 || d.channel == 1;
+    const int64_t P = d.H * d.W, image_bytes = P * ((d.C + 7) / 8);
+    const bool planes = (d.W == 1 || d.pixel == 1) && P > 1, pixels = d.C == 1 || d.channel == 1;
     const int64_t parts = planes && d.C > 1 ? ceil_div(d.C, values.width) : 1;  // of an image's channels
     std::atomic<bool> binary{true};
-#pragma omp parallel for schedule(static) collapse(2)
+#pragma omp parallel for schedule(static) collapse(2) if (d.size * d.T * d.N * d.C * P > worth_threads)
     for (int64_t frame = 0; frame < d.T * d.N; frame++)  // frame = t * N + n
         for (int64_t part = 0; part < parts; part++) {
             if (!binary.load(std::memory_order_relaxed)) continue;
@@ -181,15 +299,13 @@ static bool pack_values(const DenseSpikes& d) {
 template <class U>
 static void unpack_planes(const Values<U>& values, const uint8_t* spikes, U* dense, int64_t C, int64_t P, int64_t channel) {
     const int64_t bytes = (C + 7) / 8, channels = least(C - channel, values.width);
-    constexpr int64_t most_pixels = plane_bytes / (int64_t)sizeof(U);
-    U words[most_pixels];
+    typedef typename Values<U>::Word Word;
+    constexpr int64_t most_pixels = plane_bytes / (int64_t)sizeof(Word);
+    Word words[most_pixels];
     for (int64_t first = 0; first < P; first += most_pixels) {
         const int64_t pixels = least(P - first, most_pixels);
         get_words(words, spikes + first * bytes + channel / 8, pixels, bytes, (channels + 7) / 8);
-        for (int64_t c = 0; c < channels; c++) {
-            U* const __restrict out = dense + (channel + c) * P + first;
-            for (int64_t p = 0; p < pixels; p++) out[p] = values.value((U)(words[p] >> c) & 1);
-        }
+        part_channels(values, words, P, channels, pixels, dense + channel * P + first);
     }
 }
 
@@ -216,7 +332,7 @@ template <class U>
 static void unpack_values(const DenseSpikes& d) {
     const Values<U> values(d);
     const int64_t P = d.H * d.W, image_bytes = P * ((d.C + 7) / 8), parts = P > 1 ? ceil_div(d.C, values.width) : 1;
-#pragma omp parallel for schedule(static) collapse(2)
+#pragma omp parallel for schedule(static) collapse(2) if (d.size * d.T * d.N * d.C * P > worth_threads)
     for (int64_t frame = 0; frame < d.T * d.N; frame++)
         for (int64_t part = 0; part < parts; part++) {
             const uint8_t* const spikes = d.spikes + (frame % d.N * d.T + frame / d.N) * image_bytes;

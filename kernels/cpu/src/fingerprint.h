@@ -53,7 +53,7 @@ static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
 static uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
     constexpr int64_t piece = 1 << 16;
     uint64_t sum = (uint64_t)n;
-#pragma omp parallel for schedule(static) reduction(+ : sum)
+#pragma omp parallel for schedule(static) reduction(+ : sum) if (n > worth_threads)
     for (int64_t i = 0; i < n; i += piece) sum += hash_piece(bytes + i, n - i < piece ? n - i : piece, (uint64_t)i);
     return sum;
 }

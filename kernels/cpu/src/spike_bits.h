@@ -18,7 +18,7 @@ static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
 
 static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
     const int64_t bytes = (C + 7) / 8;
-#pragma omp parallel for schedule(static) collapse(2)
+#pragma omp parallel for schedule(static) collapse(2) if (8 * N * P * until * bytes > worth_threads)
     for (int64_t n = 0; n < N; n++)
         for (int64_t p = 0; p < P; p++)
             for (int64_t t = 0; t < until; t++)
@@ -27,7 +27,7 @@ static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t unt
 
 static void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P) {
     const int64_t bytes = (C + 7) / 8, flat_bytes = (C * P + 7) / 8;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (8 * M * P * bytes > worth_threads)
     for (int64_t m = 0; m < M; m++)
         for (int64_t p = 0; p < P; p++)
             each_spike(spikes + (m * P + p) * bytes, C, [&](int64_t c) {
@@ -77,7 +77,7 @@ static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64
 static void max_pool2d(const Pool2d* pool) {
     const Pool2d q = *pool;
     const int64_t row_bytes = q.W * q.bytes;
-#pragma omp parallel
+#pragma omp parallel if (q.M * q.H * row_bytes > worth_threads)
     {
         Memory<uint8_t> rows(row_bytes);
         uint8_t* const any = rows.data;

@@ -70,6 +70,8 @@ struct Place {
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };
 
+constexpr int64_t worth_threads = 1 << 17;  // bytes of a pass over memory, or as long a work, that a second thread shortens
+
 static inline int64_t max_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();

@@ -175,7 +175,7 @@ struct Events : SpikeLists<4> {
 static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated) {
     constexpr int64_t span = Events::span;
     int64_t count = 0;
-#pragma omp parallel for schedule(static) reduction(+ : count)
+#pragma omp parallel for schedule(static) reduction(+ : count) if (2 * M * T * bytes > worth_threads)
     for (int64_t m = 0; m < M; m++)
         for (int64_t first = 0; first < T; first += span) {
             const uint8_t* const x = spikes + (m * T + first) * bytes;
