@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks, surrogates
+from ..calls import spike_tensor_functions  # noqa: F401 - says what SpikeTensors can do
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
 from ..surrogates import Surrogate

@@ -12,14 +12,14 @@ from .ports import LIBRARIES, Port
 from .rounding import Rounding
 from .scans import Scan
 from .translations import Translation
-from .words import Pool, Words
+from .words import Pool, WordCase
 
 KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases are of it
     "convolutions": (Convolution, 10),
     "scans": (Scan, 3),
     "scan gradients": (ScanGradient, 1),
     "layer gradients": (LayerGradient, 2),
-    "words": (Words, 2),
+    "words": (WordCase, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),
     "engines": (Compiled, 3),
