@@ -8,7 +8,8 @@
 rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 threads  1 and 2 threads, AVX2 and AVX-512
-drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking
+drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking; a model
+         of SpikingJelly with some layers swapped
 
 --fit: random layers, always the same, on one thread and by processor time: how often the choice of a kernel is right,
 and the costs that the model behind it (kernels/cpu/cost_model.py) should have on this machine.
@@ -34,7 +35,7 @@ from common.machine import device_name
 from common.printed import new_parser, positive, print_table
 from common.tables import save_figure, write_csv
 from rich.console import Console
-from speed import cost_fit, drop_in, ops_parts
+from speed import cost_fit, drop_in, ops_parts, swaps
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, CHOSEN, LOST, SPREAD
 from tqdm import tqdm
@@ -181,11 +182,13 @@ def run_threads(options: argparse.Namespace, console: Console) -> list[dict]:
 
 def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
     cases, size = (drop_in.QUICK_CASES, drop_in.QUICK_SIZE) if options.quick else (drop_in.CASES, drop_in.SIZE)
-    return [
-        {"rounds": options.rounds, **row}
+    rows = [
+        row
         for case in tqdm(cases, desc="drop_in", unit="case", leave=False, disable=None)
         for row in drop_in.one_case(*case, options.rounds, size)
     ]
+    rows += swaps.rows(options.rounds, swaps.QUICK_SIZE if options.quick else swaps.SIZE)
+    return [{"rounds": options.rounds, **row} for row in rows]
 
 
 RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads, "drop_in": run_drop_in}
@@ -292,7 +295,8 @@ def print_drop_in(console: Console, rows: list[dict]) -> None:
         for rival in ("loop_ms", "spikingjelly_ms"):
             times.append(f"{row[rival]:.3g} ({row[rival] / row['ours_ms']:.1f}x)" if row[rival] else "not run")
         speeds = [str(row[f"{name}_gb_s"]) for name in ("pack", "dense", "copy")]
-        lines.append([row["job"], str(row["T"]), str(row["N"]), f"{row['rate']:.0%}", *times, *speeds])
+        rate = f"{row['rate']:.0%}" if row["rate"] else ""
+        lines.append([row["job"], str(row["T"]), str(row["N"]), rate, *times, *speeds])
     print_table(
         console, "Layers called on dense spikes, 3x3 on 28x28 pixels, their output read by torch", headings, lines
     )

@@ -56,7 +56,7 @@ class Kernel:
     def look_for_steady(self, words: Tensor, weight: Tensor) -> None:
         """What an event kernel that is forced looks at by itself; otherwise the choice has done so already."""
         weight_rows, sample = self._rows_and_sample(words, weight)
-        rows.negates(weight_rows, sample, _neuron(len(weight)), weight_rows.widest())
+        rows.negates(weight_rows, sample, _neuron(len(weight)), weight_rows.widest)
 
     def _rows_and_sample(self, words: Tensor, weight: Tensor) -> tuple[rows.WeightRows, rows.SpikeSample]:
         table = self._kernels._table
