@@ -10,7 +10,6 @@ no such thing, its fields stand one after another.
 """
 
 from functools import partial, wraps
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -28,21 +27,22 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
     """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
 
     arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
-    kinds: list = [VALUES[part][0] if part in VALUES else None for part in arguments]
+    values: list = [(k, VALUES[part][0]) for k, part in enumerate(arguments) if part in VALUES]
     for part, (_, fields) in VALUES.items():
         schema = schema.replace(part, fields)
 
     def grouped(operands: tuple) -> tuple:
         """What the dispatcher hands over, fields one after another, with values whole."""
-        rest = iter(operands)
-        return tuple(next(rest) if kind is None else kind(*islice(rest, len(kind._fields))) for kind in kinds)
+        for k, kind in values:
+            stop = k + len(kind._fields)
+            operands = *operands[:k], kind(*operands[k:stop]), *operands[stop:]
+        return operands
 
-    def apart(operands: tuple) -> list:
+    def apart(operands: tuple) -> tuple:
         """And back."""
-        fields: list = []
-        for kind, operand in zip(kinds, operands, strict=True):
-            fields += [operand] if kind is None else operand
-        return fields
+        for k, _ in reversed(values):
+            operands = *operands[:k], *operands[k], *operands[k + 1 :]
+        return operands
 
     def register(fake):
         name = fake.__name__
@@ -57,7 +57,7 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*grouped(operands)))
         if "(a!)" not in schema:
             torch.library.register_vmap(f"proxykernels::{name}", partial(_one_after_another, operator))
-        if not any(kinds):
+        if not values:
             return operator
         return wraps(fake)(lambda *operands: operator(*apart(operands)))
 

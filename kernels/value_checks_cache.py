@@ -30,6 +30,13 @@ def can_be_read(tensor: Tensor) -> bool:
     return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
 
+def nobody_follows() -> bool:
+    """Whether no compiler, tracer, transform or mode follows the operators that are called now, and would miss one."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def is_fake_mode() -> bool:
     """Whether tensors have no values now: in a FakeTensorMode."""
     return torch._C._get_dispatch_mode(_FAKE) is not None

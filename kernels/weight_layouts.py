@@ -15,7 +15,8 @@ def is_finite(values: Tensor) -> bool:
     values = values.detach()
     single = values if values.dtype in (torch.float32, torch.float16, torch.bfloat16) else values.float()
     if single.dtype == torch.float32 and single.is_contiguous():  # a product starts sooner
-        norm = single.view(-1).dot(single.view(-1))
+        flat = single.view(-1)
+        norm = flat.dot(flat)
     else:
         norm = torch.linalg.vector_norm(single, dtype=torch.float32)
     # If it overflows, look closer.

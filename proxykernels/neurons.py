@@ -9,6 +9,7 @@ kernels/cpu/src/neurons.h and kernels/gpu/neurons.py.
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -18,6 +19,8 @@ from . import checks
 from .checks import neuron_checks
 from .kernels import backends, constants
 from .kernels.neurons import Neuron, neuron
+from .kernels.value_checks_cache import nobody_follows
+from .kernels.weight_cache import CONSTANTS
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
@@ -53,7 +56,10 @@ class AnyNeuron:
         """What the kernels take, for so many channels."""
         values = [getattr(self, name) for name in self.channelwise]
         others = tuple(float(getattr(self, name)) for name in self.scalars)
-        return constants.made(_ready, type(self), getattr(self, "v_reset", None), others, channels, device, *values)
+        operands = type(self), getattr(self, "v_reset", None), others, channels, device, *values
+        if device.type == "cpu" and nobody_follows() and not self.tensors():
+            return _of_numbers(*operands)
+        return constants.made(_ready, *operands)
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
@@ -76,6 +82,15 @@ def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels
     named = zip(kind.channelwise, values, strict=True)
     rows = [neuron_checks.per_channel(name, value, channels, device) for name, value in named]
     return neuron(kind.family, v_reset, rows, *others)
+
+
+@lru_cache(256)
+def _of_numbers(*operands) -> Neuron:
+    """:func:`_ready` of numbers alone, made once: nobody writes to it."""
+    with torch.inference_mode(False):
+        made = _ready(*operands)
+    CONSTANTS.add(made.channels.untyped_storage())
+    return made
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The C++ convolutions with IF neurons, and which of them takes a layer."""
 
 from math import inf, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +36,17 @@ MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes throug
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
 ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
+
+
+class _Call(NamedTuple):
+    """A convolution to come: its sizes, its weights as they are packed and in rows, a sample of its spikes, and the
+    kernel that takes it."""
+
+    layer: Layer
+    packed: Packed
+    rows: WeightRows
+    sample: SpikeSample
+    choice: Choice
 
 
 class Convolutions:
@@ -83,15 +95,15 @@ class Convolutions:
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
-        layer, packed, rows, sample, choice = self._look(words, T, size, weight, v, neuron, *window, groups)
-        kernel = choice.kernel
+        call = self._look(words, T, size, weight, v, neuron, *window, groups)
+        packed, kernel = call.packed, call.choice.kernel
         if kernel == "groups":
-            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, choice.joined)
-        note(choice)
+            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, call.choice.joined)
+        note(call.choice)
         if kernel == "im2col":
             with recording():  # which kernel takes the windows is a choice within this one
                 return self.if_conv2d(
-                    *im2col.gather(self._table, words, layer, packed), bias, v, neuron, *ONE_PIXEL, shortcut
+                    *im2col.gather(self._table, words, call.layer, packed), bias, v, neuron, *ONE_PIXEL, shortcut
                 )
         if kernel == "dense":
             operands = words, T, size, weight, bias, v, neuron, *window, groups, shortcut
@@ -119,7 +131,8 @@ class Convolutions:
             self._table.lookup_conv2d(conv)
         else:
             row = ROWS[kernel]
-            rows.set(conv, row, negated=kernel != "patterns" and negates(rows, sample, neuron, row))
+            negated = kernel != "patterns" and negates(call.rows, call.sample, neuron, row)
+            call.rows.set(conv, row, negated=negated)
             (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -166,10 +179,11 @@ class Convolutions:
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
         """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
         window = stride, padding, dilation, groups
-        layer, packed, _, _, choice = self._look(words, T, size, weight, v, neuron, *window, write_currents=True)
+        call = self._look(words, T, size, weight, v, neuron, *window, write_currents=True)
+        choice = call.choice
         if choice.kernel == "im2col":
             note(choice)
-            windows = im2col.gather(self._table, words, layer, packed)
+            windows = im2col.gather(self._table, words, call.layer, call.packed)
             with recording():
                 return self.conv2d_currents(*windows, bias, v, neuron, *ONE_PIXEL)
         if choice.kernel not in WRITE_CURRENTS:
@@ -208,7 +222,7 @@ class Convolutions:
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
         conv.currents = None if currents is None else currents.data_ptr()
         rows = WeightRows(self._table, self._forced, self._packed.of(weight), weight.shape)
-        row = rows.widest()
+        row = rows.widest
         names = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
         note(Choice("periods", "input spikes are periodic" + names[row]))
         conv.slice_rows = PERIOD_SLICE
@@ -256,34 +270,21 @@ class Convolutions:
 
     def _look(
         self, words, T, size, weight, v, neuron, stride, padding, dilation, groups, *, write_currents: bool = False
-    ):
-        """A layer, its weights as they are packed and in rows, a sample of its spikes, and the kernel that takes it."""
+    ) -> "_Call":
+        """What is known of a call, and the kernel that takes it (choice.py). Matrix tiles write no currents."""
         window = map(tuple, (stride, padding, dilation))
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
         packed, sample = self._packed.of(weight), SpikeSample(self._table, words, weight.shape[1] * groups)
         rows = WeightRows(self._table, self._forced, packed, weight.shape)
-        choice = self._choose(layer, packed, rows, sample, neuron, groups, write_currents)
-        return layer, packed, rows, sample, choice
-
-    def _choose(
-        self,
-        layer: Layer,
-        packed: Packed,
-        rows: WeightRows,
-        sample: SpikeSample,
-        neuron: Neuron,
-        groups: int,
-        write_currents: bool,
-    ) -> Choice:
-        """See choice.py. Matrix tiles write no currents."""
         tiles = self._tiles_hold(layer) and not write_currents
-        return choose(
+        choice = choose(
             layer, groups, self._forced, self.machine,
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed, neuron) if tiles else 0,
-            row=rows.widest,
+            row=lambda: rows.widest,
             rates=lambda: rates(rows, sample, neuron),
         )  # fmt: skip
+        return _Call(layer, packed, rows, sample, choice)
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 
 from .. import heap
 from ..neurons import MODELS, Neuron
-from ..weight_cache import Whole
+from ..weight_cache import CONSTANTS, Whole
 from . import abi
 from .choice import BLOCK, ROWS, WORD
 from .words import pixel_bytes
@@ -121,6 +122,20 @@ def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, T
 
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
+    storage = neuron.channels.untyped_storage()
+    if storage not in CONSTANTS:
+        return _for_library(neuron)
+    key = neuron.model, tuple(neuron.scalars), neuron.channels.storage_offset(), neuron.channels.shape
+    kept = _kept.setdefault(storage, {})
+    if key not in kept:
+        kept[key] = _for_library(neuron)
+    return kept[key]
+
+
+_kept: WeakKeyDictionary[UntypedStorage, dict] = WeakKeyDictionary()  # of constants
+
+
+def _for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     channels = torch.nn.functional.pad(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
     channels[0, neuron.channels.shape[1] :] = torch.inf
     model = list(MODELS).index(neuron.model)

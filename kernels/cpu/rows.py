@@ -30,6 +30,7 @@ class WeightRows:
     def __init__(self, table: abi.Kernels, forced: str | None, packed: Packed, shape: tuple[int, ...]):
         self._table, self._forced, self._packed, self._shape = table, forced, packed, tuple(shape)
 
+    @cached_property
     def widest(self) -> int:
         """Output channels of the widest row that the weights fit, where the next one is narrower."""
         C_out = self._shape[0]
@@ -109,9 +110,9 @@ class SpikeSample:
 
 def negates(rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> bool:
     """Whether the event kernel takes rows of so many channels with their negations."""
-    return rows.can_negate(neuron, row) and sample.worth_negating()
+    return sample.worth_negating() and rows.can_negate(neuron, row)
 
 
 def rates(rows: WeightRows, sample: SpikeSample, neuron: Neuron) -> tuple[float, float]:
     """Rows that the event and the pattern kernel add for each input and step, as the choice of a kernel takes them."""
-    return sample.rate(negated=negates(rows, sample, neuron, rows.widest())), sample.rate(PATTERN)
+    return sample.rate(negated=negates(rows, sample, neuron, rows.widest)), sample.rate(PATTERN)

@@ -5,6 +5,7 @@ spikes.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .. import checks
 from ..checks import window_checks
 from ..checks.window_checks import symmetric
 from ..kernels import constants, ops, reference, unfused
+from ..kernels.neurons import Neuron
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, word_ops
 from ..spikes.channels_last import channels, start, state_of, to_channels_last
@@ -21,29 +23,83 @@ from ..spikes.storage import Periods, PooledWords
 from ..surrogates import Surrogate
 from .currents import currents_in_parts, scaled
 from .gradients import inputs
-from .gradients.calls import carrying, wants_gradient, with_gradient
+from .gradients.calls import carrying, wants_gradient
+from .gradients.fire import Operands, fire
 
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
+
+
+@dataclass
+class _Neurons:
+    """The neurons of a call, and how they begin.
+
+    Attributes:
+        neuron: what they are.
+        shape: [N, ...].
+        v: what they start from, as the functions take it.
+        surrogate: what stands for their derivative, or None.
+        device: where they are.
+    """
+
+    neuron: AnyNeuron
+    shape: Sequence[int]
+    v: Tensor | float | None
+    surrogate: Surrogate | None
+    device: torch.device
+
+    @property
+    def start(self) -> Tensor:
+        """The state before the first step, as kernels take it."""
+        return start(self.v, self.shape, self.device, self.neuron)
+
+    @property
+    def parameters(self) -> Neuron:
+        """The neurons as kernels take them."""
+        return self.neuron.on(channels(self.shape), self.device)
+
+    def repeat(self, T: int) -> bool:
+        """Whether on a constant current they repeat themselves: they start at rest, and are reset to it."""
+        return self.v is None and self.neuron.repeats(self.device, T)
+
+    def check_state(self) -> None:
+        checks.state(self.v, self.shape, self.neuron.states, self.device)
+
+    def detach(self) -> "_Neurons":
+        """The same, without a gradient."""
+        v = self.v.detach() if isinstance(self.v, Tensor) else self.v
+        return _Neurons(self.neuron.detach(), self.shape, v, None, self.device)
+
+    def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
+        """What kernels gave, as users have it."""
+        return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
+
+    def with_gradient(
+        self, given: inputs.Input, handle: Tensor | None, x: Tensor, weight: Any = None, bias: Any = None
+    ) -> Fired:
+        """Run them on an input (gradients/fire.py), so that it, the weights and they have a gradient."""
+        parameters, bias = self.parameters, None if bias is None else bias.float()
+        operands = Operands(handle, x, weight, bias, self.start, parameters.channels)
+        surrogate: Any = self.surrogate
+        words, handle, after = fire(given, operands, parameters, surrogate.kernel)
+        kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
+        return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
     """:func:`proxykernels.if_scan`."""
     neuron.check()
     checks.currents(current, "T, N")
-    shape = current.shape
-    checks.room(shape[0], shape[1:], current.device)
-    checks.state(v, shape[1:], neuron.states, current.device)
-    parameters = neuron.on(channels(shape[1:]), current.device)
+    T, *shape = current.shape
+    neurons = _Neurons(neuron, shape, v, surrogate, current.device)
+    checks.room(T, shape, current.device)
+    neurons.check_state()
     if not neuron.fires:
-        return _integrate([current], shape[1:], v, neuron, surrogate)
-    state = start(v, shape[1:], current.device, neuron)
+        return _integrate([current], neurons)
     pixels = to_channels_last(current, 2)
-    if wants_gradient(surrogate, current, state, parameters.channels):
-        return with_gradient(
-            inputs.Currents(len(pixels)), None, pixels, None, None, state, parameters, surrogate, shape, neuron
-        )
-    words, after = ops.if_scan(pixels.detach(), state.detach(), parameters.detach())
-    return Spikes(words, shape), state_of(after, shape[1:], neuron)
+    if wants_gradient(surrogate, current, v, *neuron.tensors()):
+        return neurons.with_gradient(inputs.Currents(T), None, pixels)
+    neurons = neurons.detach()
+    return neurons.fired(T, *ops.if_scan(pixels.detach(), neurons.start, neurons.parameters))
 
 
 def hold(
@@ -53,17 +109,14 @@ def hold(
     T = checks.steps(T)
     neuron.check()
     checks.currents(current, "N")
-    shape = current.shape
-    checks.state(v, shape, neuron.states, current.device)
+    neurons = _Neurons(neuron, current.shape, v, surrogate, current.device)
+    neurons.check_state()
     if not neuron.fires:
-        return _integrate([current.expand(T, *shape)], shape, v, neuron, surrogate)
-    pixels, device = to_channels_last(current), current.device
-    state, parameters = start(v, shape, device, neuron), neuron.on(channels(shape), device)
-    if wants_gradient(surrogate, current, state, parameters.channels):
-        given = inputs.ConstantCurrents(T, v is None and neuron.repeats(device, T))
-        return with_gradient(given, None, pixels, None, None, state, parameters, surrogate, (T, *shape), neuron)
-    v = v.detach() if isinstance(v, Tensor) else v
-    return _fire_constant(pixels.detach(), T, shape, v, neuron.detach())
+        return _integrate([current.expand(T, *current.shape)], neurons)
+    pixels = to_channels_last(current)
+    if wants_gradient(surrogate, current, v, *neuron.tensors()):
+        return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels)
+    return _fire_constant(pixels.detach(), T, neurons.detach())
 
 
 def conv2d(
@@ -96,8 +149,9 @@ def conv2d(
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    window = stride, padding, dilation, groups
-    return _behind(weight, bias, window, x, size, shape, v, neuron, surrogate, shortcut, pool_follows)
+    window = inputs.Window(tuple(size), stride, padding, dilation, groups)
+    neurons = _Neurons(neuron, shape, v, surrogate, x.device)
+    return _behind(x, weight, bias, window, neurons, shortcut, pool_follows)
 
 
 def linear(
@@ -119,8 +173,8 @@ def linear(
             f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {features}"
         )
     x = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
-    window = (1, 1), (0, 0), (1, 1), 1
-    return _behind(weight, bias, window, x, (1, 1), (x.shape[1], len(weight)), v, neuron, surrogate, shortcut)
+    neurons = _Neurons(neuron, (x.shape[1], len(weight)), v, surrogate, x.device)
+    return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
@@ -128,54 +182,46 @@ def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
     return x.device.type == "cpu" and x.scale == 1 and neuron.fires
 
 
+_ONE_PIXEL = inputs.Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
+
+
 def _behind(
+    x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    window: tuple,
-    x: Spikes | Tensor,
-    size: Sequence[int],
-    shape: Sequence[int],
-    v: Tensor | float | None,
-    neuron: AnyNeuron,
-    surrogate: Surrogate | None,
-    shortcut: Spikes | None,
+    window: inputs.Window,
+    neurons: _Neurons,
+    shortcut: Spikes | None = None,
     pool_follows: bool = False,
 ) -> Fired:
-    """Neurons of ``shape`` [N, C, ...] behind a convolution of x (T, N, C_in, *size), whose arguments are good.
+    """Neurons behind a convolution of x (T, N, C_in, H, W), whose arguments are good.
 
-    ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel. ``window``: stride,
-    padding, dilation and groups.
+    ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel.
     """
-    T, device, (*pairs, groups) = x.shape[0], x.device, window
-    checks.room(T, shape, device)
-    checks.state(v, shape, neuron.states, device)
+    T, neuron, surrogate = x.shape[0], neurons.neuron, neurons.surrogate
+    checks.room(T, neurons.shape, neurons.device)
+    neurons.check_state()
     if not neuron.fires:
-        return _integrate(currents_in_parts(x, _taps(weight), bias, window, surrogate), shape, v, neuron, surrogate)
-    if wants_gradient(surrogate, x, weight, bias, v, *neuron.tensors()):
+        return _integrate(currents_in_parts(x, _taps(weight), bias, window.convolution, surrogate), neurons)
+    if wants_gradient(surrogate, x, weight, bias, neurons.v, *neuron.tensors()):
         weight = scaled(weight, x) if isinstance(x, Spikes) else weight
-        operands = _taps(weight), bias, start(v, shape, device, neuron), neuron.on(shape[1], device), surrogate
-        repeats = v is None and neuron.repeats(device, T)
-        given, handle, x = inputs.input_of(x, inputs.Window(tuple(size), *window), repeats)
-        return with_gradient(given, handle, x, *operands, (T, *shape), neuron)
-    weight, bias, neuron = weight.detach(), None if bias is None else bias.detach(), neuron.detach()
-    v = v.detach() if isinstance(v, Tensor) else v
+        return neurons.with_gradient(*inputs.input_of(x, window, neurons.repeat(T)), _taps(weight), bias)
+    weight, bias, neurons = weight.detach(), None if bias is None else bias.detach(), neurons.detach()
     if not isinstance(x, Spikes):
-        return _fire_real(x, _taps(weight), bias, window, shape, v, neuron)
-    weight, bias = scaled(weight, x), None if bias is None else bias.float()
-    state, parameters, kept = start(v, shape, device, neuron), neuron.on(shape[1], device), x._kept
-    layer = size, _taps(weight), bias, state, parameters, *pairs
+        return _fire_real(x, _taps(weight), bias, window, neurons)
+    weight, bias, kept = scaled(weight, x), None if bias is None else bias.float(), x._kept
+    state, parameters = neurons.start, neurons.parameters
+    if weight.ndim == 2 and shortcut is None and not isinstance(kept, Periods):
+        return neurons.fired(T, *ops.if_linear(kept.words, T, weight, bias, state, parameters))
+    layer = window.size, _taps(weight), bias, state, parameters, *window.pairs
     if shortcut is not None:
-        words, after = ops.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words)
-    elif isinstance(kept, Periods) and groups == 1:
-        words, after = ops.if_period_conv2d(kept.periods, kept.start, T, *layer)
-    elif weight.ndim == 2:
-        words, after = ops.if_linear(kept.words, T, weight, bias, state, parameters)
-    elif pool_follows and word_ops.over_time(kept.words) and shape[2] % 2 == shape[3] % 2 == 0:
-        words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *layer, groups)
-        return Spikes(PooledWords(words, T, pooled), (T, *shape)), state_of(after, shape, neuron)
-    else:
-        words, after = ops.if_conv2d(kept.words, T, *layer, groups)
-    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
+        return neurons.fired(T, *ops.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words))
+    if isinstance(kept, Periods) and window.groups == 1:
+        return neurons.fired(T, *ops.if_period_conv2d(kept.periods, kept.start, T, *layer))
+    if pool_follows and word_ops.over_time(kept.words) and neurons.shape[2] % 2 == neurons.shape[3] % 2 == 0:
+        words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *layer, window.groups)
+        return neurons.fired(T, PooledWords(words, T, pooled), after)
+    return neurons.fired(T, *ops.if_conv2d(kept.words, T, *layer, window.groups))
 
 
 def _taps(weight: Tensor) -> Tensor:
@@ -183,22 +229,17 @@ def _taps(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
-def _integrate(
-    currents: Iterable[Tensor],
-    shape: Sequence[int],
-    v: Tensor | float | None,
-    neuron: AnyNeuron,
-    surrogate: Surrogate | None,
-) -> tuple[Tensor, Tensor]:
-    """The potentials [T, N, ...] of neurons of ``shape`` that never fire, and the last ones.
+def _integrate(currents: Iterable[Tensor], neurons: _Neurons) -> tuple[Tensor, Tensor]:
+    """The potentials [T, N, ...] of neurons that never fire, and the last ones.
 
-    They are differentiable where the layer is, though no spike needs its ``surrogate``.
+    They are differentiable where the layer is, though no spike needs its surrogate derivative.
     """
+    neuron, shape, v = neurons.neuron, neurons.shape, neurons.v
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
     forgets = isinstance(neuron, LINeuron) and not isinstance(neuron.decay, Tensor) and neuron.decay == neuron.rest == 0
     for current in currents:
         current = current.reshape(len(current), *shape)
-        if not wants_gradient(surrogate, current, state, *neuron.tensors()):
+        if not wants_gradient(neurons.surrogate, current, state, *neuron.tensors()):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
@@ -209,37 +250,21 @@ def _integrate(
     return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1]
 
 
-def _fire_real(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    window: tuple,
-    shape: Sequence[int],
-    v: Tensor | float | None,
-    neuron: AnyNeuron,
-) -> tuple[Spikes, Tensor]:
-    """Spikes and potentials of neurons of ``shape`` for real-valued inputs x [T, N, C_in, H, W].
-
-    ``window``: stride, padding, dilation and groups of their convolution by ``weight``.
-    """
+def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: _Neurons) -> Fired:
+    """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
     if checks.is_constant(x):
-        operands = x[:1], weight, bias, *window
+        operands = x[:1], weight, bias, *window.convolution
         currents = constants.made(unfused.conv2d, *operands) if constants.include(x) else unfused.conv2d(*operands)
-        return _fire_constant(currents[0], T, shape, v, neuron)
-    parameters = neuron.on(shape[1], x.device)
-    words, after = ops.if_conv2d_real(x, weight, bias, start(v, shape, x.device, neuron), parameters, *window)
-    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
+        return _fire_constant(currents[0], T, neurons)
+    state, parameters = neurons.start, neurons.parameters
+    return neurons.fired(T, *ops.if_conv2d_real(x, weight, bias, state, parameters, *window.convolution))
 
 
-def _fire_constant(
-    currents: Tensor, T: int, shape: Sequence[int], v: Tensor | float | None, neuron: AnyNeuron
-) -> tuple[Spikes, Tensor]:
-    """Spikes and potentials of neurons of ``shape`` on currents [N, P, C] that are held for T steps."""
-    parameters = neuron.on(channels(shape), currents.device)
-    if v is None and neuron.repeats(currents.device, T):
-        periods, after = ops.find_periods(currents, T, parameters)
-        return Spikes(Periods(periods, T), (T, *shape)), state_of(after, shape, neuron)
-    checks.room(T, shape, currents.device)
-    words, after = ops.if_hold(currents, T, start(v, shape, currents.device, neuron), parameters)
-    return Spikes(words, (T, *shape)), state_of(after, shape, neuron)
+def _fire_constant(currents: Tensor, T: int, neurons: _Neurons) -> Fired:
+    """Spikes and potentials of neurons on currents [N, P, C] that are the same at all T steps."""
+    if neurons.repeat(T):
+        periods, after = ops.find_periods(currents, T, neurons.parameters)
+        return neurons.fired(T, Periods(periods, T), after)
+    checks.room(T, neurons.shape, neurons.device)
+    return neurons.fired(T, *ops.if_hold(currents, T, neurons.start, neurons.parameters))

@@ -101,7 +101,7 @@ def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[floa
 def per_channel(name: str, value: float | Tensor, channels: int, device: torch.device) -> Tensor:
     """The value of each channel: float32 [channels]."""
     if not isinstance(value, Tensor):
-        return torch.full((channels,), float(value), device=device)
+        return torch.full((channels,), float(value), dtype=torch.float32, device=device)
     if value.ndim == 1:
         same_device(name, value, device)
         if len(value) != channels:

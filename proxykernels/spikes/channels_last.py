@@ -1,9 +1,12 @@
 """From the shapes that users have, [N, C, ...], to the order of the kernels, [N, P, C] of P pixels, and back."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from ..kernels.value_checks_cache import nobody_follows
 
 
 def channels(shape: Sequence[int]) -> int:
@@ -24,6 +27,13 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
     return y if len(shape) > 1 else y.squeeze(1)
 
 
+@lru_cache(256)
+def _row(*operands, **options) -> Tensor:
+    """torch.full, made once: nobody writes to it."""
+    with torch.inference_mode(False):
+        return torch.full(*operands, **options)
+
+
 def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, neuron) -> Tensor:
     """The state to start from of neurons of ``shape`` [N, C, ...]: [N, P, C], with several states [N, states, P, C].
 
@@ -32,10 +42,11 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
     if not isinstance(v, Tensor):
         pixels = torch.Size(shape[2:]).numel()
         whole, rest = (shape[0], pixels, channels(shape)), float(neuron.rest if v is None else v)
-        if device.type == "cpu":  # kernels write to a copy; on a GPU this would be a launch more
-            potentials = torch.full((), rest, device=device).expand(whole)
-        else:
-            potentials = torch.full(whole, rest, device=device)
+        if device.type != "cpu":
+            potentials = torch.full(whole, rest, dtype=torch.float32, device=device)
+        else:  # kernels write to a copy; on a GPU this would be a launch more
+            row = (_row if nobody_follows() else torch.full)((whole[2],), rest, dtype=torch.float32, device=device)
+            potentials = row.expand(whole)
         if neuron.states == 1:
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)

@@ -10,18 +10,20 @@ Views, such as ``y[a:b]``, share one :class:`Memory`. When one of them is looked
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import wraps
 from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch
 from torch.utils import swap_tensors
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from ..kernels import value_checks_cache
+from ..kernels import heap
+from ..kernels.value_checks_cache import is_fake_mode, nobody_follows
 from .spikes import Spikes, pack_if_binary
 
 FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are dense at once
@@ -43,6 +45,7 @@ CHANGES = {  # what the tensor itself is, and not only its values
         "as_strided", "share_memory",
     )),
 }  # fmt: skip
+CONTAINERS = tuple, list, dict  # of arguments
 WITHOUT_A_LOOK: dict[Callable, Callable] = {}  # function of torch -> what takes the bits; NotImplemented: not these
 
 
@@ -80,7 +83,8 @@ class SpikeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():  # a graph has the dense tensor, by the functions below
+        followed = torch.compiler.is_compiling() or (func is Tensor.untyped_storage and is_fake_mode())
+        if followed:  # a graph has the dense tensor, by the functions below; the storage of this one is empty
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
@@ -99,7 +103,7 @@ class SpikeTensor(Tensor):
         return _with_dense(func, args, kwargs or {})  # of callers in C++, which ask no __torch_function__
 
     def __repr__(self, *, tensor_contents=None):
-        if torch.compiler.is_compiling() or value_checks_cache.is_fake_mode():
+        if torch.compiler.is_compiling() or is_fake_mode():
             return f"SpikeTensor(shape={tuple(self.shape)})"
         return repr(self.dense())
 
@@ -131,25 +135,25 @@ class Memory:
         """The dense tensor."""
         with self._lock:
             if self.dense is None:
-                modes = (
-                    torch.inference_mode(self._in_inference),
-                    torch._C.DisableTorchFunction(),
-                    _disable_current_modes(),
-                )
-                with (
-                    modes[0],
-                    modes[1],
-                    modes[2],
-                ):  # of whoever looks: the tensor is as if it had been made with the bits
-                    self.dense = self._spikes.dense(self.dtype)  # type: ignore[union-attr]  # there until the first look
+                spikes: Any = self._spikes  # there until the first look
+                with torch.inference_mode(self._in_inference), torch._C.DisableTorchFunction(), _without_modes():
+                    self.dense = spikes.dense(self.dtype)
                 self._spikes = None
         return self.dense
 
 
+def _without_modes() -> AbstractContextManager:
+    """Without the modes of whoever looks: the tensor is as if it had been made with the bits."""
+    modes = torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch()
+    return _disable_current_modes() if modes else nullcontext()  # which imports what takes a second
+
+
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
     """Spikes as the tensor that a layer gives for ``x``, in its type: packed until somebody looks, if that can be."""
-    waits = not spikes.requires_grad and _may_wait(spikes, x)
-    return SpikeTensor(spikes, Memory(spikes, x.dtype)) if waits else spikes.dense(x.dtype)
+    if spikes.requires_grad or not _may_wait(spikes, x):
+        return spikes.dense(x.dtype)
+    heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
+    return SpikeTensor(spikes, Memory(spikes, x.dtype))
 
 
 def view_of(x: SpikeTensor, spikes: Spikes, view: Callable[[Tensor], Tensor]) -> SpikeTensor:
@@ -162,6 +166,8 @@ def packed(x: Any) -> Any:
     """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
     if not isinstance(x, SpikeTensor):
         return x
+    if torch.compiler.is_exporting():  # the graph must take any tensor in its place, and not look into this one
+        return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes
 
@@ -192,13 +198,9 @@ def found(x: Tensor) -> Spikes | None:
 def _may_wait(y: Spikes | Tensor, x: Tensor) -> bool:
     """Whether y may be given for x packed: it is large, and nobody who follows operators (a compiler, a tracer, vmap, a
     mode) would miss a dense tensor."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
     if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
         return False
-    if y.device.type != "cpu" or math.prod(y.shape) < FEWEST:
-        return False
-    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
+    return y.device.type == "cpu" and math.prod(y.shape) >= FEWEST and nobody_follows()
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -210,7 +212,10 @@ def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> 
         given[id(dense)] = x
         return dense
 
-    args, kwargs = tree_map_only(SpikeTensor, look, (tuple(args), kwargs))
+    if kwargs or any(isinstance(arg, CONTAINERS) for arg in args):
+        args, kwargs = tree_map_only(SpikeTensor, look, (tuple(args), kwargs))
+    else:
+        args = [look(arg) if isinstance(arg, SpikeTensor) else arg for arg in args]
     result = func(*args, **kwargs)
     if isinstance(result, Tensor):  # of x.add_(1), x
         return given.get(id(result), result)

@@ -269,9 +269,17 @@ def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
     assert torch.equal(y, expected + 1)
 
 
-def test_parts_of_torch_are_exported_with_it(layer, x, expected):
-    exported = torch.export.export(nn.Flatten(2), (layer(x),), strict=True)
+@pytest.mark.parametrize("strict", [True, False])
+def test_it_is_an_example_for_export(layer, following, x, expected, strict):
+    """What was exported with it takes dense tensors, too, and it is taken by what was exported with one."""
+    exported = torch.export.export(nn.Flatten(2), (layer(x),), strict=strict)
     assert torch.equal(exported.module()(expected + 1), expected.flatten(2) + 1)
+    wanted = following(expected)
+    assert wanted.any()
+    for example in (layer(x), expected):
+        exported = torch.export.export(following, (example,), strict=strict).module()
+        for given in (expected, layer(x)):
+            assert torch.equal(exported(given), wanted)
 
 
 def test_a_network_called_on_its_own(generator):

@@ -1,6 +1,5 @@
 """What neuron_ops.py asks before and does in a call whose result carries a gradient."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,14 +8,8 @@ from torch import Tensor
 
 from ... import checks
 from ...kernels import unfused
-from ...kernels.neurons import Neuron
-from ...neurons import AnyNeuron
 from ...spikes import Spikes, spike_autograd
-from ...spikes.channels_last import state_of
-from ...spikes.storage import Periods
 from ...surrogates import Surrogate
-from . import inputs
-from .fire import fire
 
 
 def wants_gradient(surrogate: Surrogate | None, *operands: Any) -> bool:
@@ -44,22 +37,3 @@ def convolved(x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: t
         images = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         currents = F.conv2d(images, weight.float(), None if bias is None else bias.float(), *window)
     return currents.unflatten(0, x.shape[:2]).flatten(3)
-
-
-def with_gradient(
-    given: inputs.Input,
-    handle: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    state: Tensor,
-    parameters: Neuron,
-    surrogate: Any,
-    shape: Sequence[int],
-    neuron: AnyNeuron,
-) -> tuple[Spikes, Tensor]:
-    """Spikes of ``shape`` (T, N, ...) that carry a gradient, and the state; the other arguments: those of fire."""
-    bias = None if bias is None else bias.float()
-    words, handle, after = fire(given, handle, x, weight, bias, state, parameters, surrogate.kernel)
-    kept = Periods(words, shape[0]) if getattr(given, "repeats", False) else words
-    return Spikes(kept, shape, handle=handle), state_of(after, shape[1:], neuron)

@@ -5,7 +5,7 @@ currents are computed anew, then one scan goes forward and back through all step
 is to be differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone (again.py).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,31 +18,33 @@ from . import again
 from .inputs import Input
 
 
-def fire(
-    given: Input,
-    handle: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    v: Tensor,
-    neuron: Neuron,
-    surrogate: Surrogate,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run neurons on an input.
+class Operands(NamedTuple):
+    """What may have a gradient.
 
-    Args:
-        given: what kind of input it is.
+    Attributes:
         handle: of spikes, which has their gradient; None: they have none, or x are values.
-        x: the input, in the form that ``given`` takes.
+        x: the input, in the form that its kind (inputs.Input) takes.
         weight, bias: of a convolution, [C_out, C_in / groups, kernel_h, kernel_w] and [C_out]; or None.
         v: the state before the first step, [N, P, C] or [N, states, P, C].
-        neuron: its ``channels`` may have a gradient.
+        channels: parameters of the neurons, as kernels.neurons.Neuron has them.
+    """
+
+    handle: Tensor | None
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    v: Tensor
+    channels: Tensor
+
+
+def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate) -> tuple[Tensor, Tensor, Tensor]:
+    """Run neurons on an input; ``given``: what kind it is. The neuron's ``channels`` are those of the operands.
 
     Returns:
         Words (or periods), the handle of the spikes, and the state after the last step.
     """
     model = neuron.model, tuple(neuron.scalars)
-    kept, handle, after = _Fire.apply(handle, x, weight, bias, v, neuron.channels, model, given, surrogate)
+    kept, handle, after = _Fire.apply(*operands, model, given, surrogate)
     return kept, handle, after
 
 

@@ -30,15 +30,18 @@ class Window:
     def pairs(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         return self.stride, self.padding, self.dilation
 
+    @property
+    def convolution(self) -> tuple:
+        """Stride, padding, dilation and groups, as functions of convolutions take them."""
+        return *self.pairs, self.groups
+
     def back(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         """The gradient of the input, [T, N, P_in, C_in]."""
-        window = self.size, self.stride, self.padding, self.dilation, self.groups
-        return unfused_backward.conv2d_input_gradient(grad_current, weight, *window)
+        return unfused_backward.conv2d_input_gradient(grad_current, weight, self.size, *self.convolution)
 
     def of_values(self, grad_current: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         """The gradient of the weights, of real-valued inputs [T, N, C_in, H, W]."""
-        window = *self.pairs, self.groups
-        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight.shape, *window)
+        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight.shape, *self.convolution)
 
 
 @dataclass(frozen=True)
