@@ -245,7 +245,7 @@ class Card(TorchDispatchMode):
 @contextmanager
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Iterator[Card]:
     """The library believes in a GPU; ``card.on_card`` and ``card.moved`` bring tensors and modules there."""
-    from proxykernels import checks
+    from proxykernels.checks import inputs
     from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.layers import synapses
@@ -262,7 +262,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = checks._memory, architecture, synapses._reach_of_pixels  # of devices
+    caches = inputs._memory, architecture, synapses._reach_of_pixels  # of devices
     for cache in caches:
         cache.cache_clear()
     with card:

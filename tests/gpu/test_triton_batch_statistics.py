@@ -33,12 +33,14 @@ def test_moments(generator, T, groups):
     assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_operator(generator):
     words = pk.pack(spikes(5, 2, 3, 4, 4, generator=generator))._words
     arguments = words, 5, [4, 4], dyadic(2, 3, 3, 3, generator=generator), torch.zeros(2), [1, 1], [1, 1], [1, 1], 1
     torch.library.opcheck(torch.ops.proxykernels.conv2d_current_sums.default, arguments)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("bias", [True, False])
 def test_layer(generator, momentum, bias):

@@ -28,7 +28,7 @@ CONVOLUTIONS = [
     pytest.param((8, 4, 4, 32, (3, 3), 1, 1, 1, 1), id="whole-blocks"),
     pytest.param((5, 5, 3, 11, (3, 3), 1, 1, 1, 1), id="odd-channels"),
     pytest.param((16, 3, 3, 33, (1, 1), 1, 0, 1, 1), id="pointwise-one-over-a-block"),
-    pytest.param((64, 3, 5, 70, (3, 3), 2, 1, 1, 1), id="stride"),
+    pytest.param((64, 3, 5, 34, (3, 3), 2, 1, 1, 1), id="stride"),
     pytest.param((9, 6, 6, 40, (3, 2), (1, 2), (2, 0), (2, 3), 1), id="dilation"),
     pytest.param((24, 4, 4, 31, (5, 5), 1, 2, 1, 1), id="five-by-five"),
     pytest.param((72, 4, 4, 65, (4, 4), 1, 0, 1, 1), id="kernel-is-the-image"),
@@ -87,9 +87,11 @@ def layer(generator, T=33, C=5, size=(3, 3), C_out=7, kernel_size=(3, 3), N=2, r
 def test_shapes(generator, case, v_reset):
     C, H, W, C_out, kernel_size, stride, padding, dilation, groups = case
     options = dict(stride=pair(stride), padding=pair(padding), dilation=pair(dilation), groups=groups)
-    assert_exact(*layer(generator, 33, C, (H, W), C_out, kernel_size, options=options), v_reset, options)
+    T = 9 if stride == 1 else 33  # a second word where the output has another size than the input
+    assert_exact(*layer(generator, T, C, (H, W), C_out, kernel_size, options=options), v_reset, options)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
 @pytest.mark.parametrize("T", STEPS)
@@ -98,6 +100,7 @@ def test_steps(generator, T, has_bias, v_reset):
     assert_exact(x, weight, bias if has_bias else None, v, theta, v_reset)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T", STEPS)
 def test_counts_only(generator, T, v_reset):
@@ -114,7 +117,7 @@ def test_counts_only(generator, T, v_reset):
 @pytest.mark.parametrize("rate", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("C", [3, 64])
 def test_rates(generator, C, rate, v_reset):
-    assert_exact(*layer(generator, C=C, size=(4, 3), rate=rate), v_reset)
+    assert_exact(*layer(generator, C=C, size=(2, 3), rate=rate), v_reset)
 
 
 @pytest.mark.costly
@@ -123,7 +126,7 @@ def test_rates(generator, C, rate, v_reset):
 @pytest.mark.parametrize("C, groups", [(3, 1), (64, 1), (6, 3)])
 def test_weights_of_sixteen_bits(generator, C, groups, dtype, v_reset):
     options = PLAIN | dict(groups=groups)
-    x, weight, bias, v, theta = layer(generator, C=C, size=(4, 3), C_out=9, options=options)
+    x, weight, bias, v, theta = layer(generator, C=C, size=(2, 3), C_out=9, options=options)
     assert_exact(x, weight.to(dtype), bias.to(dtype), v, theta, v_reset, options)
 
 
@@ -157,7 +160,7 @@ def test_state_is_carried(generator, parts, v_reset):
 
 @pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (11, 130, 70), (19, 16, 33)])
+@pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (11, 130, 35), (19, 16, 33)])
 @pytest.mark.parametrize("T", [16, 45])
 def test_linear(generator, T, N, C, C_out, v_reset):
     x = spikes(T, N, C, generator=generator)

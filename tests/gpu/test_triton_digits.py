@@ -23,11 +23,11 @@ BITS = pytest.mark.parametrize("bits", [13, 7], ids=["two-digits", "one-digit"])
 # C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups
 LAYERS = [
     pytest.param((1, 4, 3, 3, (3, 3), (1, 1), (1, 1), (1, 1), 1), id="one-channel"),
-    pytest.param((64, 4, 4, 33, (3, 3), (1, 1), (1, 1), (1, 1), 1), id="whole-blocks"),
+    pytest.param((64, 2, 3, 33, (3, 3), (1, 1), (1, 1), (1, 1), 1), id="whole-blocks"),
     pytest.param((20, 5, 6, 17, (3, 2), (2, 1), (2, 0), (1, 2), 1), id="odd"),
     pytest.param((6, 4, 3, 9, (3, 3), (1, 1), (1, 1), (1, 1), 3), id="groups"),
     pytest.param((10, 3, 3, 10, (3, 3), (1, 1), (1, 1), (1, 1), 10), id="depthwise"),
-    pytest.param((200, 1, 1, 70, (1, 1), (1, 1), (0, 0), (1, 1), 1), id="linear"),
+    pytest.param((200, 1, 1, 35, (1, 1), (1, 1), (0, 0), (1, 1), 1), id="linear"),
 ]
 
 
@@ -82,6 +82,7 @@ def test_layers(generator, case, T, bits, v_reset):
     assert_exact(generator, case, T, bits, v_reset)
 
 
+@pytest.mark.slow
 @pytest.mark.costly
 @BITS
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -98,6 +99,7 @@ def test_random_layers(generator, draw, bits, v_reset):
     assert_exact(generator, case, pick(1, 15, 31, 32, 50), bits, v_reset)
 
 
+@pytest.mark.costly
 @BITS
 @pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
 @pytest.mark.parametrize("T", [1, 16, 17, 32, 64])
@@ -106,6 +108,7 @@ def test_steps(generator, T, counts_only, bits):
     assert_exact(generator, case, T, bits, None, counts_only=counts_only)
 
 
+@pytest.mark.costly
 @BITS
 @pytest.mark.parametrize("T", [5, 40])
 def test_pooled_words(generator, T, bits):

@@ -41,6 +41,7 @@ POOLED = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T", [1, 16, 31, 33, 64])
 @pytest.mark.parametrize("case", POOLED)

@@ -28,12 +28,13 @@ def test_scan(generator, T, name):
     assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pool", [False, True], ids=["plain", "pooled"])
 def test_convolution(generator, pool, name):
     neuron = channelwise(5, generator)[name]
-    x, weight = spikes(34, 2, 3, 4, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
-    v0 = state(neuron, (2, 5, 4, 2), generator)
+    x, weight = spikes(34, 2, 3, 2, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
+    v0 = state(neuron, (2, 5, 2, 2), generator)
     expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
     assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
@@ -41,6 +42,7 @@ def test_convolution(generator, pool, name):
     assert torch.equal(pk.max_pool2d(actual, 2).dense(), pooled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_in_chunks(generator, name):
     neuron = channelwise(6, generator)[name]

@@ -45,6 +45,7 @@ def assert_spikes(result, expected):
 
 
 # K is a multiple of 16 in some: there nothing is padded, and no copy is made in passing.
+@pytest.mark.costly
 @pytest.mark.parametrize("C", [16, 32, 33])
 @pytest.mark.parametrize("strides", [transposed, sparse, one_column])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -59,6 +60,7 @@ def test_linear_weights(generator, C, strides, dtype):
 ORDERS = [(1, 0, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize(
     "C, kernel, groups",
@@ -99,6 +101,7 @@ def test_everything_else_of_a_convolution(generator, v_reset):
         assert all(part.is_contiguous() for part in strided)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("order", [(0, 1, 3, 2), (1, 0, 2, 3), (3, 2, 1, 0)], ids=str)
 def test_scan(generator, order, v_reset):
