@@ -1,0 +1,35 @@
+"""Training on a GPU that is not there: forward and backward take the GPU's way, and give a CPU's gradients."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory) -> Path:
+    """pretend_cuda_guard.cpp, compiled against this torch."""
+    made, torch_folder = tmp_path_factory.mktemp("guard") / "guard.so", Path(torch.__file__).parent
+    options = ["-shared", "-fPIC", "-w", "-std=c++20", f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}"]
+    options += [f"-Wl,-rpath,{torch_folder / 'lib'}", "-o", made]
+    subprocess.run(["g++", FOLDER / "pretend_cuda_guard.cpp", *options, "-lc10", "-ltorch_cpu"], check=True)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs LD_PRELOAD")
+def test_gradients_are_those_of_a_cpu(guard):
+    environment = os.environ | {"LD_PRELOAD": str(guard), "TRITON_INTERPRET": "1"}
+    command = [sys.executable, FOLDER / "train_on_pretend_gpu.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr[-4000:]
+    proxy, surrogate = (line.split() for line in done.stdout.splitlines())
+    assert proxy[0] == "proxy" and {"_if_conv2d_kernel", "convolution_backward"} <= set(proxy)
+    assert surrogate[0] == "surrogate" and {"_if_conv2d_kernel", "_scan_backward_kernel"} <= set(surrogate)

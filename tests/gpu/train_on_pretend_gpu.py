@@ -1,0 +1,60 @@
+"""Gradients on a GPU that is not there (pretend_gpu.py), against those on a CPU: run by test_training_on_gpu.py.
+
+    LD_PRELOAD=GUARD.so python tests/gpu/train_on_pretend_gpu.py
+
+Autograd asks for a guard of the current device, which a build of torch for CPUs has not: GUARD.so brings one
+(pretend_cuda_guard.cpp), for the whole process.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path[:0] = [str(Path(__file__).parents[part]) for part in (0, 1, 2)]
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from cases import dyadic  # noqa: E402
+from pretend_gpu import OnCard, pretend_gpu  # noqa: E402
+from torch import nn  # noqa: E402
+
+import proxykernels as pk  # noqa: E402
+
+del OnCard.__getitem__  # with the guard torch's own indexing works, which autograd follows
+
+
+def network(kind: str) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 3, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(12, 4, v_reset=None)
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) / 2 + 0.125
+    return pk.ProxyNet(net, T=7) if kind == "proxy" else pk.SurrogateNet(net, T=7)
+
+
+def gradients(model: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """The output, and the gradients of a weighted sum of it."""
+    output = model(x)
+    (output * weights).sum().backward()
+    return [output.detach(), *(parameter.grad for parameter in model.parameters())]
+
+
+def main(kind: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weights = dyadic(2, 2, 4, 4, generator=generator).abs(), dyadic(2, 4, generator=generator)
+    expected = gradients(network(kind), x, weights)
+    assert all(values.any() for values in expected)
+    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch) as card:
+        found = gradients(card.moved(network(kind)), card.on_card(x), card.on_card(weights))
+        assert torch.equal(found[0].host, expected[0])
+        for ours, theirs in zip(found, expected, strict=True):
+            assert isinstance(ours, OnCard)
+            torch.testing.assert_close(ours.host, theirs)
+        print(kind, *sorted(card.launches))
+
+
+if __name__ == "__main__":
+    main("proxy")
+    main("surrogate")
