@@ -185,7 +185,7 @@ def exact(device: torch.device) -> Iterator[None]:
 
 
 _lock = threading.Lock()
-_convolving: list[str] = []  # precisions that were found, one for each thread that is at it
+_convolving: list[tuple[bool, str, str]] = []  # the settings that were found, once for each thread that is at it
 
 
 @contextmanager
@@ -194,17 +194,35 @@ def _full_float32() -> Iterator[None]:
 
     By default (``torch.backends.cudnn.allow_tf32``) PyTorch lets cuDNN round float32 weights to TF32 with its 10 bits,
     which changes sums and with them spikes. The setting is the process's: the last thread to leave restores it.
+
+    ``allow_tf32`` stands for the newer settings of convolutions and of recurrent networks together: a thread that reads
+    it while they differ gets an error, so all three are set.
     """
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # set by torch when it is imported
+    cudnn = torch.backends.cudnn
+    convolution, recurrent = cudnn.conv, cudnn.rnn  # type: ignore[attr-defined]  # set by torch when it is imported
     with _lock:
-        _convolving.append(convolution.fp32_precision)
-        convolution.fp32_precision = "ieee"
+        if _convolving:
+            _convolving.append(_convolving[0])
+        else:
+            _convolving.append((_allows_tf32(), convolution.fp32_precision, recurrent.fp32_precision))
+            if _convolving[0][0]:
+                cudnn.allow_tf32 = False
+                recurrent.fp32_precision = "ieee"
+            convolution.fp32_precision = "ieee"
     try:
         yield
     finally:
         with _lock:
-            if len(_convolving) == 1:
-                convolution.fp32_precision = _convolving[0]
-                _convolving.clear()
-            else:
-                _convolving.pop()
+            allowed, of_convolution, of_recurrent = _convolving.pop()
+            if not _convolving:
+                if allowed:
+                    cudnn.allow_tf32 = True
+                    recurrent.fp32_precision = of_recurrent
+                convolution.fp32_precision = of_convolution
+
+
+def _allows_tf32() -> bool:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # the newer settings differ, and nobody can read this one
+        return False

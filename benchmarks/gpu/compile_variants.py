@@ -19,7 +19,7 @@ from typing import Any
 
 from gpu import small_kernels
 from gpu.kernel_resources import TARGETS, resources
-from gpu.variants import NEURONS, PRODUCTS, conv_layer
+from gpu.variants import NEURONS, PRODUCTS, conv_layer, is_launched
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TENSOR_CORE_KERNELS = ("if_conv2d",)
@@ -115,8 +115,8 @@ def compile_variant(variant: str) -> dict:
     record = {"variant": variant, "triton": triton.__version__}
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
-    if kernel == "if_conv2d" and PRODUCTS[rest[1]].type == "i8" and not takes_digits(target):
-        return record | {"absent": f"{target} multiplies float16 parts"}
+    if kernel == "if_conv2d" and not is_launched(target, rest[1]):
+        return record | {"absent": f"{target} multiplies {'int8 digits' if takes_digits(target) else 'float16 parts'}"}
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}
         make = makers.get(kernel) or partial(_small, kernel)
@@ -124,7 +124,11 @@ def compile_variant(variant: str) -> dict:
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
         return record | {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
-    not_specialized = [parameter.name for parameter in source.fn.params if parameter.do_not_specialize]
+    not_specialized = [
+        parameter.name
+        for parameter in source.fn.params
+        if parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
+    ]
     stages = source.constants.get((source.fn.arg_names.index("NUM_STAGES"),), 1) if kernel in TENSOR_CORE_KERNELS else 1
     found = {"not_specialized": not_specialized, "stages": stages}
     return record | resources(compiled, TARGETS[target]) | found
@@ -234,6 +238,8 @@ def _source(
 
     constants = constants | (model_constants(NEURONS[neuron]) if neuron else {})
     backend = make_backend(GPUTarget(*TARGETS[target].gpu))
+    parameters = getattr(kernel, "params", ())  # Triton's interpreter has none
+    unaligned = {parameter.name for parameter in parameters if parameter.do_not_specialize_on_alignment}
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         is_pointer = name.endswith("_pointer")
@@ -260,7 +266,8 @@ def _source(
             continue
         if is_pointer:
             tensor = _Tensor(2**30 if small is None or name in small else 2**40)
-            attributes[(index,)] = backend.parse_attr(backend.get_tensor_specialization(tensor, align=True))
+            specialization = backend.get_tensor_specialization(tensor, align=name not in unaligned)
+            attributes[(index,)] = backend.parse_attr(specialization)
         elif name in multiples_of_16:
             attributes[(index,)] = backend.parse_attr(backend.get_int_specialization(16, align=True))
     return ASTSource(kernel, signature, constants, attributes)

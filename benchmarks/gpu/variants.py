@@ -78,6 +78,15 @@ PRODUCTS = {
     "one-product": Parts("fp16", 1),  # 16-bit weights
     "two-products": Parts("fp16", 2),  # float32 weights where digits are not faster
 }
+
+
+def is_launched(target: str, products: str) -> bool:
+    """Whether weights become such products on a target: float32 ones are digits, or float16 parts."""
+    from proxykernels.kernels.gpu.block_sizes import takes_digits
+
+    return products == "one-product" or (PRODUCTS[products].type == "i8") == takes_digits(target)
+
+
 LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
 CONV = list(LAYERS.values())
 CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps

@@ -29,13 +29,16 @@ class Blocks(NamedTuple):
 # and a bit once expanded is used by every column. With 64 columns the sums take 64 registers of a thread of 8 warps;
 # 128 registers in all let two programs run on a multiprocessor, of which one expands bits while the other multiplies.
 # What does not fit into them is a few numbers of the neurons' steps, never of the main loop. With 32 and 16 columns a
-# program has 4 warps, and there are three or four.
+# program has 4 warps, and there are three or four. 128 columns, where a layer fills most of them, use a bit twice as
+# often: half the rows on half the warps, each with twice the registers, and again two programs.
 #
 # BLOCK_K: 64 inputs take too many registers for that where a row is float16, and where the weights come to registers,
 # too, as they do in all but sm_90's tensor cores.
 FLOATS = {16: Blocks(8, 16, 32, 3, 4, 160), 32: Blocks(8, 32, 32, 3, 4, 160), 64: Blocks(8, 64, 32, 3, 8, 128)}
 DIGITS = {16: Blocks(8, 16, 64, 3, 4, 128), 32: Blocks(8, 32, 32, 3, 4, 128), 64: Blocks(8, 64, 32, 3, 8, 128)}
-HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)}
+DIGITS |= {128: Blocks(4, 128, 32, 3, 4, 255)}
+WIDE_HOPPER = {128: Blocks(4, 128, 64, 3, 4, 255)}
+HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)} | WIDE_HOPPER
 #
 # Three digits have sums of their own, three times as many registers: half the rows on half the warps, each with twice
 # the registers, and again two programs on a multiprocessor.
@@ -56,7 +59,8 @@ HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, b
 # By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86,
 # 89, 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
 TABLES = {
-    torch.float16: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL) | {"gfx11": HALF_K, "gfx": AMD, "": FLOATS},
+    torch.float16: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL)
+    | {"sm_90": FLOATS | WIDE_HOPPER, "gfx11": HALF_K, "gfx": AMD, "": FLOATS},
     torch.int8: {"sm_90": HOPPER, "": DIGITS},
 }
 TABLES_OF_THREE = {"sm_90": HOPPER_THREE, "": THREE_DIGITS}
@@ -83,7 +87,10 @@ def choose_blocks(
     """
     tables = TABLES_OF_THREE if three_digits else TABLES[parts]
     table = next(table for beginning, table in tables.items() if architecture.startswith(beginning))
-    blocks = table[min(max(table), max(min(table), triton.next_power_of_2(C_out)))]
+    columns = min(max(table), max(min(table), triton.next_power_of_2(C_out)))
+    if columns == 128 and 0 < C_out % 128 <= 64:  # the last 64 would be empty
+        columns = 64
+    blocks = table[columns]
 
     def fills_the_card() -> bool:
         return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= multiprocessors

@@ -8,8 +8,8 @@ from torch import Tensor
 BLOCK, NUM_WARPS = 512, 4  # neurons of a program
 
 
-# Neither T nor the size of a batch compiles anew.
-@triton.jit(do_not_specialize=["T", "N"])
+# Neither T nor the size of a batch compiles anew, nor a first step that lies elsewhere: bytes are loaded one by one.
+@triton.jit(do_not_specialize=["T", "N"], do_not_specialize_on_alignment=["dense_pointer"])
 def _pack_kernel(
     dense_pointer,  # bool [T, N, C, P], of any strides
     words_pointer,  # int32 [ceil(T / 32), N, P, C]

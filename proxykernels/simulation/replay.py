@@ -55,13 +55,30 @@ def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         graph.capture_begin(pool=handle, capture_error_mode="thread_local")
         try:
             given = step()
+            graph.capture_end()
         except BaseException:
             with suppress(RuntimeError):
                 graph.capture_end()
+            del _memory.of[current]
+            _end_failed_capture(handle)
             raise
-        graph.capture_end()
     current.wait_stream(stream)
     return given, graph.replay
+
+
+def _end_failed_capture(pool: Any) -> None:
+    """End what torch (to 2.13 at least: pytorch/pytorch#190308) leaves open where a capture fails.
+
+    It goes on to allocate from the graph's pool; and it holds the generator of random numbers for the capture, so that
+    torch.rand would raise from then on. A capture that succeeds, of nothing, lets the generator go.
+    """
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)  # type: ignore[attr-defined]
+    with suppress(RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is empty
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        graph.capture_end()
 
 
 class Replay:

@@ -121,11 +121,11 @@ def environment(path: Path | None, cache: Path | None = None) -> dict[str, str]:
 
 
 def convolutions() -> list[str]:
-    """All convolutions that benchmarks/gpu/variants.py lists."""
+    """All convolutions of benchmarks/gpu/variants.py that are launched on sm_90."""
     sys.path.append(str(CHECKOUT / "benchmarks"))
-    from gpu.variants import CONV
+    from gpu.variants import CONV, is_launched
 
-    return CONV
+    return [name for name in CONV if is_launched(TARGET, name.split("/")[1])]
 
 
 def read_in_child(

@@ -35,9 +35,9 @@ from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E
 
 LAYERS = {  # input channels, height and width, output channels, weights, blocks, pooled
     "three digits": (64, 3, 65, "float32", Blocks(4, 64, 32, 3, 4, 255), False),
-    "two digits": (64, 3, 65, "int16", Blocks(8, 64, 64, 3, 8, 128), False),
+    "two digits": (64, 2, 129, "int16", Blocks(4, 128, 64, 3, 4, 255), False),
     "pooled": (16, 4, 33, "float32", Blocks(4, 32, 64, 3, 4, 168), True),
-    "float16": (5, 3, 17, "float16", Blocks(8, 16, 16, 3, 4), False),
+    "float16": (64, 2, 129, "float16", Blocks(4, 128, 64, 3, 4, 255), False),
 }
 ORDER = (
     r"bar\.sync|bar\.warp\.sync|cp\.async\.wait_group|cp\.async\.c[ag]\.|wgmma\.wait_group|wgmma\.fence|fence\.proxy"

@@ -23,7 +23,7 @@ NOT_SPECIALIZED = {
     "count": ["words_of_neuron", "last_bits"],
     "float16_parts": ["C", "taps", "K"],
     "int8_digits": ["C", "taps", "K"],
-    "pack": ["T", "N"],
+    "pack": ["dense_pointer", "T", "N"],
 }
 
 

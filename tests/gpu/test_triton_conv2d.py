@@ -309,10 +309,18 @@ def test_choice_of_blocks(neurons, C_out, K, expected):
 
 def test_an_architecture_may_have_a_table_of_its_own():
     layer = 128 * 784, 128, 1152
-    assert if_conv2d.choose_blocks(*layer, "sm_90") == if_conv2d.choose_blocks(*layer)
-    assert if_conv2d.choose_blocks(*layer, "sm_90", torch.int8).BLOCK_K == 64
-    assert if_conv2d.choose_blocks(*layer, "sm_89", torch.int8).BLOCK_K == 32
+    assert if_conv2d.choose_blocks(*layer, "sm_90")[:3] == (4, 128, 64)
+    assert if_conv2d.choose_blocks(*layer, "sm_80") == if_conv2d.choose_blocks(*layer)
+    assert if_conv2d.choose_blocks(*layer, "sm_90", torch.int8)[:3] == (4, 128, 64)
+    assert if_conv2d.choose_blocks(*layer, "sm_89", torch.int8)[:3] == (4, 128, 32)
     assert block_sizes.architecture(torch.device("cpu")) in ("", "sm_80", "sm_90")  # interpreted, or emulated
+
+
+@pytest.mark.parametrize(
+    "C_out, columns", [(64, 64), (70, 128), (128, 128), (150, 64), (192, 64), (200, 128), (256, 128)]
+)
+def test_wide_blocks_have_no_empty_half(C_out, columns):
+    assert if_conv2d.choose_blocks(128 * 784, C_out, 1152, "sm_90", torch.int8).CHANNELS == columns
 
 
 def test_a_larger_card_takes_more_programs():

@@ -117,11 +117,14 @@ def test_pooled_words(generator, T, bits):
 
 @pytest.mark.slow
 @BITS
-@pytest.mark.parametrize("channels, block_k, C", [(16, 64, 70), (32, 32, 64), (64, 32, 96), (64, 64, 64)])
+@pytest.mark.parametrize(
+    "channels, block_k, C", [(16, 64, 70), (32, 32, 64), (64, 32, 96), (64, 64, 64), (128, 64, 64)]
+)
 @pytest.mark.parametrize("T", [16, 40])
 def test_block_sizes(generator, monkeypatch, channels, block_k, C, T, bits):
     """Sizes of the table that small layers do not choose, and more than one block of each."""
-    blocks = block_sizes.Blocks(8, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4, maxnreg=128)
+    pixels, warps, registers = {128: (4, 4, 255), 64: (8, 8, 128)}.get(channels, (8, 4, 128))
+    blocks = block_sizes.Blocks(pixels, channels, block_k, 3, warps, registers)
     monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
     assert_exact(generator, (C, 3, 3, channels + 1, (3, 3), (1, 1), (1, 1), (1, 1), 1), T, bits, None)
 

@@ -141,6 +141,19 @@ def test_the_last_thread_restores_the_precision():
     assert convolution.fp32_precision == before != "ieee"
 
 
+@pytest.mark.parametrize("rnn", ["tf32", "ieee"])
+def test_torchs_older_setting_can_be_read_meanwhile(monkeypatch, rnn):
+    """allow_tf32 stands for convolutions and recurrent networks, and is an error while they differ."""
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn.rnn, "fp32_precision", rnn)
+    with unfused._full_float32():
+        assert cudnn.conv.fp32_precision == "ieee"
+        assert cudnn.allow_tf32 is False if rnn == "tf32" else cudnn.rnn.fp32_precision == rnn
+    assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("tf32", rnn)
+    monkeypatch.undo()
+    assert cudnn.allow_tf32 is True
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
 def test_convolution_is_in_full_float32(monkeypatch, precision):
