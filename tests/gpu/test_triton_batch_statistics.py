@@ -23,7 +23,7 @@ def generator():
 
 @pytest.mark.parametrize("T, groups", [(5, 1), (33, 2)])
 def test_moments(generator, T, groups):
-    x = spikes(T, 2, 4, 5, 4, generator=generator)
+    x = spikes(T, 2, 4, 4, 3, generator=generator)
     weight, bias = dyadic(6, 4 // groups, 3, 3, generator=generator), dyadic(6, generator=generator)
     window = (1, 1), (1, 1), (1, 1), groups
     mean, variance, count = spike_currents.batch_moments(pk.pack(x), weight, bias, *window)

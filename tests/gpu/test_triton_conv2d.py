@@ -29,9 +29,9 @@ CONVOLUTIONS = [
     pytest.param((5, 5, 3, 11, (3, 3), 1, 1, 1, 1), id="odd-channels"),
     pytest.param((16, 3, 3, 33, (1, 1), 1, 0, 1, 1), id="pointwise-one-over-a-block"),
     pytest.param((64, 3, 5, 34, (3, 3), 2, 1, 1, 1), id="stride"),
-    pytest.param((9, 6, 6, 40, (3, 2), (1, 2), (2, 0), (2, 3), 1), id="dilation"),
-    pytest.param((24, 4, 4, 31, (5, 5), 1, 2, 1, 1), id="five-by-five"),
-    pytest.param((72, 4, 4, 65, (4, 4), 1, 0, 1, 1), id="kernel-is-the-image"),
+    pytest.param((9, 6, 6, 20, (3, 2), (1, 2), (2, 0), (2, 3), 1), id="dilation"),
+    pytest.param((24, 2, 3, 31, (5, 5), 1, 2, 1, 1), id="five-by-five"),
+    pytest.param((72, 4, 4, 33, (4, 4), 1, 0, 1, 1), id="kernel-is-the-image"),
     pytest.param((16, 4, 3, 8, (2, 7), (2, 1), (1, 3), 1, 1), id="padding-over-the-edge"),
     pytest.param((6, 4, 3, 9, (3, 3), 1, 1, 1, 3), id="groups"),
     pytest.param((10, 3, 3, 10, (3, 3), 1, 1, 1, 10), id="depthwise"),
@@ -160,7 +160,7 @@ def test_state_is_carried(generator, parts, v_reset):
 
 @pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
-@pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (11, 130, 35), (19, 16, 33)])
+@pytest.mark.parametrize("N, C, C_out", [(1, 64, 10), (3, 37, 11), (5, 130, 35), (9, 16, 33)])
 @pytest.mark.parametrize("T", [16, 45])
 def test_linear(generator, T, N, C, C_out, v_reset):
     x = spikes(T, N, C, generator=generator)
