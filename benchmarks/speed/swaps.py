@@ -10,7 +10,7 @@ import proxykernels as pk
 from .ops_parts import interleave, times
 
 T, N, SIZE, QUICK_SIZE = 16, 4, 32, 8
-BIAS = -0.6  # of the normalised currents, in units of the threshold: 12 % of the first layer fire at a step, 2 to 6 % of the others
+BIAS = -0.6  # of the normalised currents, in thresholds: 12 % of the first layer fire at a step, 2 to 6 % of the others
 SWAPS = {  # name -> which of the layers, counted from the images
     "none of ten layers": (),
     "the first two": (0, 1),

@@ -97,7 +97,7 @@ def pack_columns(weight: Tensor) -> Tensor:
 def padded(values: Tensor, fill: float) -> Tensor:
     """Per-channel values [C], filled up to whole blocks of channels."""
     missing = -values.shape[0] % BLOCK
-    return (torch.nn.functional.pad(values, (0, missing), value=fill) if missing else values).contiguous()
+    return (torch.constant_pad_nd(values, (0, missing), fill) if missing else values).contiguous()
 
 
 def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, Tensor, Tensor, tuple[Tensor, ...]]:
@@ -136,7 +136,7 @@ _kept: WeakKeyDictionary[UntypedStorage, dict] = WeakKeyDictionary()  # of const
 
 
 def _for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
-    channels = torch.nn.functional.pad(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
+    channels = torch.constant_pad_nd(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
     channels[0, neuron.channels.shape[1] :] = torch.inf
     model = list(MODELS).index(neuron.model)
     return abi.Neuron(channels.data_ptr(), channels.shape[1], model, tuple(neuron.scalars)), channels
