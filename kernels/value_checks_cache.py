@@ -32,7 +32,7 @@ def can_be_read(tensor: Tensor) -> bool:
 
 def nobody_follows() -> bool:
     """Whether no compiler, tracer, transform or mode follows the operators that are called now, and would miss one."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
 

@@ -63,7 +63,7 @@ class AnyNeuron:
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
-        return [value for value in (getattr(self, name) for name in self.channelwise) if isinstance(value, Tensor)]
+        return [value for name in self.channelwise if isinstance(value := getattr(self, name), Tensor)]
 
     def detach(self) -> "AnyNeuron":
         """The same, without a gradient."""

@@ -64,6 +64,10 @@ class _Neurons:
     def check_state(self) -> None:
         checks.state(self.v, self.shape, self.neuron.states, self.device)
 
+    def want_gradient(self, *operands: Any) -> bool:
+        """Whether a call on these operands is to be differentiable."""
+        return self.surrogate is not None and wants_gradient(self.surrogate, *operands, self.v, *self.neuron.tensors())
+
     def detach(self) -> "_Neurons":
         """The same, without a gradient."""
         v = self.v.detach() if isinstance(self.v, Tensor) else self.v
@@ -96,7 +100,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     if not neuron.fires:
         return _integrate([current], neurons)
     pixels = to_channels_last(current, 2)
-    if wants_gradient(surrogate, current, v, *neuron.tensors()):
+    if neurons.want_gradient(current):
         return neurons.with_gradient(inputs.Currents(T), None, pixels)
     neurons = neurons.detach()
     return neurons.fired(T, *ops.if_scan(pixels.detach(), neurons.start, neurons.parameters))
@@ -114,7 +118,7 @@ def hold(
     if not neuron.fires:
         return _integrate([current.expand(T, *current.shape)], neurons)
     pixels = to_channels_last(current)
-    if wants_gradient(surrogate, current, v, *neuron.tensors()):
+    if neurons.want_gradient(current):
         return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels)
     return _fire_constant(pixels.detach(), T, neurons.detach())
 
@@ -203,7 +207,7 @@ def _behind(
     neurons.check_state()
     if not neuron.fires:
         return _integrate(currents_in_parts(x, _taps(weight), bias, window.convolution, surrogate), neurons)
-    if wants_gradient(surrogate, x, weight, bias, neurons.v, *neuron.tensors()):
+    if neurons.want_gradient(x, weight, bias):
         weight = scaled(weight, x) if isinstance(x, Spikes) else weight
         return neurons.with_gradient(*inputs.input_of(x, window, neurons.repeat(T)), _taps(weight), bias)
     weight, bias, neurons = weight.detach(), None if bias is None else bias.detach(), neurons.detach()
