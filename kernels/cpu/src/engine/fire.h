@@ -1,96 +1,47 @@
-// Neurons behind their windows, for the steps of a segment: the rows of inputs that fired are listed once for a batch of pixels
-// and steps, added block by block of output channels, and the neurons walk the steps with their states in registers.
+// Neurons behind their windows, for the steps of a segment: the inputs that fired are listed once, their rows are added block
+// by block of output channels, and the neurons walk the steps with their states in registers.
 //
-// A task is a band of rows of one image, all channels; of layers of one pixel, or of few, a group of images and one block.
 // A pixel whose windows show what those of the pixel before it show, and whose neurons have always been like those, is
 // copied: of most images the background.
 #pragma once
+#include "tasks.h"
+#include "patterns.h"
 #include "rows.h"
-#include "session.h"
 
 namespace PK_TARGET {
-
-constexpr int64_t most_items = 128;  // sums of a block that are made side by side
-constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
-constexpr int64_t most_band_list = 1 << 19;  // entries of the lists of the pixels under a band, where it has more than one row
-
-// How a layer is cut into tasks.
-struct Cut2 {
-    int64_t steps, sums;  // of the segment; of a pixel: one, if all its inputs are held
-    int64_t rows, bands;  // of output rows of an image: of a band, how many
-    int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
-    int64_t spans;  // of blocks
-    int64_t pixels;  // of a batch, at most
-    bool one_pixel;
-
-    Cut2(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
-        one_pixel = step.P() == 1;
-        pixels = most(1, least(most_items, most_list_rows / most(1, step.rows)) / sums);
-        images = one_pixel ? least(pixels, most(N, 1)) : 1;
-        groups = ceil_div(N, images);
-        const int64_t wanted = 4 * threads;
-        rows = one_pixel ? 1 : most(1, step.H * most(N, 1) / wanted);
-        rows = least(rows, step.H);
-        for (; rows > 1; rows = ceil_div(rows, 2)) {
-            int64_t entries = 0;
-            for (int64_t i = 0; i < step.count; i++) {
-                const Window& w = step.windows[i];
-                entries += least(w.H, (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1) * w.W * w.C * steps;
-            }
-            if (entries <= most_band_list) break;
-        }
-        bands = ceil_div(step.H, rows);
-        spans = groups * bands < 2 * threads ? step.blocks() : 1;
-    }
-    int64_t tasks() const { return groups * bands * spans; }
-
-    // Memory that one thread needs.
-    Room room(const Step& step) const {
-        Room r;
-        r.items = pixels * sums, r.rows = r.items * step.rows, r.starts = r.items * step.count;
-        r.pixels = rows * step.W + images;
-        for (int64_t i = 0; i < step.count; i++) {
-            const Window& w = step.windows[i];
-            const int64_t in_rows = least(w.H, (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1);
-            r.alike += in_rows * w.W;
-            r.width = most(r.width, w.W);
-            if (!listed_by_pixel(step, w)) continue;
-            r.pixel_lists += in_rows * w.W * w.C * steps;
-            r.pixel_starts += in_rows * w.W * steps + 1;
-        }
-        return r;
-    }
-    static bool listed_by_pixel(const Step& step, const Window& w) { return w.rows && step.P() > 1 && w.taps() > 1; }
-};
 
 template <class Model>
 struct Firing {
     Session& session;
     const Step& step;
-    const Cut2& cut;
-    const int64_t number, first_step;  // of the operation; of the segment: 0, or else
+    const Tasks& cut;
+    const int64_t number;  // of the operation
     const bool fresh;
 
     Scratch* s = nullptr;
     int64_t image = 0, first_row = 0, last_row = 0, pixels = 0, copies = 0, first_pixel = 0;
-    int64_t input_row[8] = {}, input_rows[8] = {}, list_of[8] = {}, start_of[8] = {}, alike_of[8] = {};
+    int64_t input_row[8] = {}, input_rows[8] = {}, place_of[8] = {}, alike_of[8] = {};
 
     const View& view(const Window& w) const { return session.views[w.slot]; }
+    bool has_patterns(const Window& w) const { return w.rows && view(w).spikes; }
 
     void run(int64_t task, int64_t thread) {
         s = session.scratch + thread;
         const int64_t part = task / cut.spans, span = task % cut.spans, key = session.serial * Team::most_tasks + part;
         const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : step.blocks();
+        const bool listed = s->key == key;  // by this thread, for another block
+        s->key = key;
         if (cut.one_pixel) {
-            const int64_t first = part * cut.images;
-            pixels = least(cut.images, session.N - first), copies = 0, image = first;
-            for (int64_t i = 0; i < pixels; i++) s->pixels[i] = i;
-            if (s->key != key) list_batch();
-            s->key = key;
-            for (int64_t b = first_block; b < last_block; b++) run_block(b, b == 0);
+            image = part * cut.images, first_row = 0, last_row = 1;
+            pixels = least(cut.images, session.N - image), copies = 0;
+            if (!listed) {
+                for (int64_t i = 0; i < pixels; i++) s->pixels[i] = i;
+                list_input();
+                list_batch();
+            }
+            run_blocks(first_block, last_block);
             return;
         }
-        s->key = -1;
         image = part / cut.bands, first_row = part % cut.bands * cut.rows, last_row = least(first_row + cut.rows, step.H);
         first_pixel = first_row * step.W;
         list_input();
@@ -105,7 +56,7 @@ struct Firing {
         const auto flush = [&] {
             if (pixels) {
                 list_batch();
-                for (int64_t b = first_block; b < last_block; b++) run_block(b, b == 0);
+                run_blocks(first_block, last_block);
             }
             for (int64_t i = 0; i < copies; i++) copy(s->copies[i]);
             pixels = copies = 0;
@@ -113,45 +64,49 @@ struct Firing {
         for (int64_t y = first_row; y < last_row; y++)
             for (int64_t x = 0; x < step.W; x++) {
                 const int64_t pixel = y * step.W + x;
-                if (look) {
-                    if (x && alike[pixel] && windows_alike(y, x)) {
-                        s->copies[copies++] = pixel;
-                        continue;
-                    }
+                if (look && x && alike[pixel] && windows_alike(y, x)) {
+                    s->copies[copies++] = pixel;
+                    continue;
                 }
                 __atomic_store_n(alike + pixel, 0, __ATOMIC_RELAXED);  // of several blocks' tasks, all write the same
-                s->rows_of[pixel - first_pixel] = s->spikes_of[pixel - first_pixel] = 0;
                 s->pixels[pixels++] = pixel;
                 if (pixels == cut.pixels) flush();
             }
         flush();
     }
 
-    // Lists of what fired, of the input pixels under the band; and which of these are like the one a stride to their left.
+    // What fired under the band; and which of its pixels are like the one a stride to their left.
     void list_input() {
-        int64_t lists = 0, starts = 0, flags = 0;
-        for (int64_t i = 0; i < step.count; i++) {
-            const Window& w = step.windows[i];
+        int64_t n = 0, places = 0, flags = 0;
+        for (int64_t k = 0; k < step.count; k++) {
+            const Window& w = step.windows[k];
             const View& x = view(w);
             const int64_t top = first_row * w.stride_h - w.padding_h;
             const int64_t bottom = (last_row - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
-            input_row[i] = least(most(top, 0), w.H);
-            input_rows[i] = most(least(bottom, w.H) - input_row[i], 0);
-            alike_of[i] = flags;
-            const int64_t steps = x.held() ? 1 : cut.steps;
-            for (int64_t y = 0; y < input_rows[i]; y++)
-                for (int64_t c = 0; c < w.W; c++)
-                    s->alike[flags++] = c >= w.stride_w && pixel_alike(w, x, (input_row[i] + y) * w.W + c, steps);
-            if (!x.spikes || !Cut2::listed_by_pixel(step, w)) continue;
-            list_of[i] = lists, start_of[i] = starts;
-            const int64_t bytes = (w.C + 7) / 8;
-            for (int64_t p = input_row[i] * w.W; p < (input_row[i] + input_rows[i]) * w.W; p++)
-                for (int64_t t = 0; t < steps; t++) {
-                    s->pixel_start[starts++] = (uint32_t)lists;
-                    lists += append_set_bits(x.spikes_at(image, t, p), bytes, 1, -1, s->pixel_lists + lists);
+            input_row[k] = least(most(top, 0), w.H);
+            input_rows[k] = most(least(bottom, w.H) - input_row[k], 0);
+            alike_of[k] = flags, place_of[k] = places;
+            const int64_t first = input_row[k] * w.W, last = first + input_rows[k] * w.W;
+            const bool look = !cut.one_pixel && cut.spans == 1;
+            for (int64_t p = first; p < last && look; p++)
+                s->alike[flags++] = p % w.W >= w.stride_w && pixel_alike(w, x, p, x.held() ? 1 : cut.steps);
+            if (!has_patterns(w)) continue;
+            for (int64_t i = 0; i < (cut.one_pixel ? pixels : 1); i++)
+                for (int64_t p = first; p < last; p++, places++) {
+                    s->fired.start[places] = (uint32_t)n;
+                    s->fired.spikes[places] =
+                        look && s->alike[alike_of[k] + p - first] && w.stride_w == 1
+                            ? list_again(places - 1, n)
+                            : (uint32_t)list_fired(x, image + i, p, w.C, cut.steps, s->fired, n, s->patterns);
                 }
-            s->pixel_start[starts++] = (uint32_t)lists;
+            s->fired.start[places++] = (uint32_t)n;
         }
+    }
+    // The list of a pixel that is like the one before it.
+    uint32_t list_again(int64_t place, int64_t& n) {
+        const int64_t from = s->fired.start[place], count = n - from;
+        n += append(s->fired.channel + from, s->fired.pattern + from, count, 0, s->fired.channel + n, s->fired.pattern + n);
+        return s->fired.spikes[place];
     }
     bool pixel_alike(const Window& w, const View& x, int64_t pixel, int64_t steps) const {
         const int64_t left = pixel - w.stride_w;
@@ -185,28 +140,8 @@ struct Firing {
     // The image and pixel of a number of the batch.
     int64_t image_of(int64_t i) const { return cut.one_pixel ? image + s->pixels[i] : image; }
     int64_t pixel_of(int64_t i) const { return cut.one_pixel ? 0 : s->pixels[i]; }
+    int64_t in_band(int64_t i) const { return s->pixels[i] - first_pixel; }
 
-    void list_batch() {
-        int64_t n = 0, starts = 0;
-        for (int64_t i = 0; i < pixels; i++) {
-            const int64_t before = n;
-            int64_t values = 0, ones = 0;  // rows of real values; spikes that are added as they are
-            for (int64_t t = 0; t < cut.sums; t++)
-                for (int64_t k = 0; k < step.count; k++) {
-                    const Window& w = step.windows[k];
-                    s->start[starts++] = (uint32_t)n;
-                    const int64_t first = n;
-                    if (w.rows) n = list_window(w, k, i, t, n);
-                    if (!view(w).spikes) values += n - first;
-                    else if (w.span) ones += count_window(w, i, t) * (step.C / w.groups);
-                    else if (!w.rows) ones += count_bits(view(w).spikes_at(image_of(i), t, pixel_of(i)), (w.C + 7) / 8);
-                }
-            if (!cut.one_pixel) s->rows_of[s->pixels[i] - first_pixel] = (n - before - values) * step.C + ones;
-            else s->rows_of[i] = (n - before - values) * step.C + ones;
-        }
-        s->start[starts] = (uint32_t)n;
-        PK_ASSERT(n <= cut.room(step).rows);
-    }
     // Calls visit(tap, pixel) for the pixels of a window that lie in the image.
     template <class Visit>
     void each_tap(const Window& w, int64_t i, Visit visit) const {
@@ -221,47 +156,126 @@ struct Firing {
             }
         }
     }
+
+    // The rows of each pixel of the batch, sorted by their patterns.
+    void list_batch() {
+        Buckets buckets(*s);
+        int64_t n = 0, count = 0;
+        for (int64_t i = 0; i < pixels; i++) s->additions[in_band(i)] = s->spikes[in_band(i)] = 0;
+        for (int64_t k = 0; k < step.count; k++) {
+            const Window& w = step.windows[k];
+            for (int64_t i = 0; i < pixels; i++) {
+                s->buckets[bucket_place(k, i)] = (uint32_t)count;
+                int64_t& additions = s->additions[in_band(i)];
+                if (!view(w).spikes) continue;
+                if (has_patterns(w)) {
+                    int64_t spikes = 0;
+                    const int64_t found = list_window(w, k, i, spikes);
+                    additions += spikes * step.C;
+                    count += buckets.sort(found, n, count);
+                    n += found;
+                } else {
+                    for (int64_t t = 0; t < cut.sums; t++)
+                        additions += w.span ? count_window(w, i, t) * (step.C / w.groups)
+                                            : count_bits(view(w).spikes_at(image_of(i), t, pixel_of(i)), (w.C + 7) / 8);
+                }
+            }
+            s->buckets[bucket_place(k, pixels)] = (uint32_t)count;
+        }
+        s->start[count] = (uint32_t)n;
+        PK_ASSERT(n <= cut.room(step).rows);
+    }
+    int64_t list_window(const Window& w, int64_t k, int64_t i, int64_t& spikes) const {
+        int64_t n = 0;
+        const int64_t start = place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const int64_t place = start + at, first = s->fired.start[place];
+            spikes += s->fired.spikes[place];
+            n += append(s->fired.channel + first, s->fired.pattern + first, s->fired.start[place + 1] - first,
+                        (uint32_t)(tap * w.C), s->unsorted + n, s->unsorted_pattern + n);
+        });
+        return n;
+    }
     int64_t count_window(const Window& w, int64_t i, int64_t t) const {
         int64_t sum = 0;
         each_tap(w, i, [&](int64_t, int64_t at) { sum += count_bits(view(w).spikes_at(image_of(i), t, at), (w.C + 7) / 8); });
         return sum;
     }
-    int64_t list_window(const Window& w, int64_t k, int64_t i, int64_t t, int64_t n) const {
+
+    void run_blocks(int64_t first_block, int64_t last_block) {
+        for (int64_t b = first_block; b < last_block; b++) {
+            run_block(b);
+            if (b == 0)
+                for (int64_t i = 0; i < pixels; i++) s->tally[1] += s->additions[in_band(i)];
+        }
+    }
+
+    // Where a matrix is large, all pixels of the batch go through it part after part, so that it comes from far once.
+    void run_block(int64_t b) {
+        const int64_t row_bytes = step.vecs_of(b) * Vec::width * (int64_t)sizeof(float);
+        const Adders near = adders((int)step.vecs_of(b), false), far = adders((int)step.vecs_of(b), true);
+        const auto is_far = [&](const Window& w) { return has_patterns(w) && w.rows * row_bytes > near_bytes; };
+        if (in_double()) {
+            for (int64_t i = 0; i < pixels; i++)
+                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t);
+        } else {
+            for (int64_t i = 0; i < pixels; i++) {
+                for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, row_bytes);
+                for (int64_t k = 0; k < step.count; k++) {
+                    const Window& w = step.windows[k];
+                    if (w.rows && !view(w).spikes) add_values_of(w, b, i, near);
+                    else if (w.span) add_groups(w, b, i);
+                    else if (!w.rows) add_input(w, b, i);
+                    else if (!is_far(w) || pixels == 1)
+                        for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)
+                            (is_far(w) ? far : near)
+                                .rows(w.matrix + b * w.rows * columns, s->row + s->start[j], s->start[j + 1] - s->start[j],
+                                      s->pattern[j], sums(i, 0));
+                }
+            }
+            for (int64_t k = 0; k < step.count && pixels > 1; k++)
+                if (is_far(step.windows[k])) add_in_parts(step.windows[k], k, b, far, most(64, near_bytes / row_bytes));
+        }
+        fire_block(b);
+    }
+    int64_t bucket_place(int64_t k, int64_t i) const { return k * (cut.pixels + 1) + i; }
+    float* sums(int64_t i, int64_t t) const { return s->sums + (i * cut.sums + t) * columns; }
+    uint32_t first_bucket(int64_t k, int64_t i) const { return s->buckets[bucket_place(k, i)]; }
+    uint32_t last_bucket(int64_t k, int64_t i) const { return s->buckets[bucket_place(k, i + 1)]; }
+
+    void add_in_parts(const Window& w, int64_t k, int64_t b, const Adders& add, int64_t part) const {
+        const float* const matrix = w.matrix + b * w.rows * columns;
+        for (uint32_t j = first_bucket(k, 0); j < last_bucket(k, pixels - 1); j++) s->place[j] = s->start[j];
+        for (int64_t last = part; last < w.rows + part; last += part)
+            for (int64_t i = 0; i < pixels; i++)
+                for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++) {
+                    const uint32_t first = s->place[j], stop = s->start[j + 1];
+                    uint32_t next = first;
+                    while (next < stop && s->row[next] < last) next++;
+                    if (next > first) add.rows(matrix, s->row + first, next - first, s->pattern[j], sums(i, 0));
+                    s->place[j] = next;
+                }
+    }
+
+    // Real values: at each step others, so there are no patterns.
+    int64_t list_values(const Window& w, int64_t i, int64_t t) const {
         const View& x = view(w);
-        const bool listed = Cut2::listed_by_pixel(step, w);
+        int64_t n = 0;
         each_tap(w, i, [&](int64_t tap, int64_t at) {
-            const uint32_t base = (uint32_t)(tap * w.C);
-            if (!x.spikes) {
-                const float* const values = x.values_at(image_of(i), t, at);
-                for (int64_t c = 0; c < w.C; c++)
-                    if (values[c * x.channel] != 0) s->value[n] = values[c * x.channel], s->row[n++] = base + (uint32_t)c;
-            } else if (listed) {
-                const int64_t steps = x.held() ? 1 : cut.steps;
-                const uint32_t* const start = s->pixel_start + start_of[k] + (at - input_row[k] * w.W) * steps + t;
-                n = widen(s->pixel_lists + start[0], start[1] - start[0], base, s->row + n) - s->row;
-            } else {
-                n = list_pixel(x.spikes_at(image_of(i), t, at), (w.C + 7) / 8, base, s->row + n) - s->row;
+            const float* const values = x.values_at(image_of(i), t, at);
+            for (int64_t c = 0; c < w.C; c++) {
+                const float value = values[c * x.channel];
+                s->unsorted[n] = (uint32_t)(tap * w.C + c), s->value[n] = value;
+                n += value != 0;
             }
         });
         return n;
     }
-
-    void run_block(int64_t b, bool counts_rows) {
-        const int64_t items = pixels * cut.sums;
-        if (in_double()) {
-            for (int64_t item = 0; item < items; item++) sum_exactly(b, item);
-        } else {
-            for (int64_t item = 0; item < items; item++)
-                memcpy(s->sums + item * columns, step.bias + b * columns, columns * sizeof(float));
-            for (int64_t k = 0; k < step.count; k++) {
-                if (step.windows[k].rows) add_window(step.windows[k], k, b, items);
-                else if (step.windows[k].span) add_groups(step.windows[k], b, items);
-                else add_input(step.windows[k], b);
-            }
+    void add_values_of(const Window& w, int64_t b, int64_t i, const Adders& add) const {
+        for (int64_t t = 0; t < cut.sums; t++) {
+            const int64_t n = list_values(w, i, t);
+            add.values(w.matrix + b * w.rows * columns, s->unsorted, s->value, n, sums(i, t));
         }
-        if (counts_rows)
-            for (int64_t i = 0; i < pixels; i++) s->tally[1] += s->rows_of[cut.one_pixel ? i : s->pixels[i] - first_pixel];
-        fire_block(b);
     }
 
     bool in_double() const {
@@ -270,22 +284,25 @@ struct Firing {
         return false;
     }
 
-    // The current of an item, of which no addition is rounded but the last.
-    void sum_exactly(int64_t b, int64_t item) const {
+    // The current of a pixel, of which no addition is rounded but the last.
+    void sum_exactly(int64_t b, int64_t i, int64_t t) const {
         double* const sum = s->exact;
-        const int64_t i = item / cut.sums, t = item % cut.sums, width = step.vecs_of(b) * Vec::width;
-        const int64_t channels = least(columns, step.C - b * columns);
+        const int64_t width = step.vecs_of(b) * Vec::width, channels = least(columns, step.C - b * columns);
         for (int64_t c = 0; c < width; c++) sum[c] = step.bias[b * columns + c];
         for (int64_t k = 0; k < step.count; k++) {
             const Window& w = step.windows[k];
             const View& x = view(w);
-            if (w.rows) {
-                const float* const matrix = w.matrix + b * w.rows * columns;
-                for (uint32_t j = s->start[item * step.count + k]; j < s->start[item * step.count + k + 1]; j++) {
-                    const float* const row = matrix + s->row[j] * width;
-                    const double value = x.spikes ? 1.0 : s->value[j];
-                    for (int64_t c = 0; c < width; c++) sum[c] += value * row[c];
-                }
+            const float* const matrix = w.matrix + b * w.rows * columns;
+            const auto add = [&](const float* row, double value) {
+                for (int64_t c = 0; c < width; c++) sum[c] += value * row[c];
+            };
+            if (w.rows && !x.spikes) {
+                const int64_t n = list_values(w, i, t);
+                for (int64_t j = 0; j < n; j++) add(matrix + s->unsorted[j] * width, s->value[j]);
+            } else if (w.rows) {
+                for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)
+                    for (uint32_t r = s->start[j]; r < s->start[j + 1] && s->pattern[j] >> t & 1; r++)
+                        add(matrix + s->row[r] * width, 1.0);
             } else if (w.span) {
                 for (int64_t j = 0; j < step.vecs_of(b); j++)
                     each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
@@ -295,7 +312,7 @@ struct Firing {
                 for (int64_t c = 0; c < channels; c++) sum[c] += input_value(x, i, t, b * columns + c);
             }
         }
-        for (int64_t c = 0; c < width; c++) s->sums[item * columns + c] = (float)sum[c];
+        for (int64_t c = 0; c < width; c++) sums(i, t)[c] = (float)sum[c];
     }
     float input_value(const View& x, int64_t i, int64_t t, int64_t c) const {
         if (x.spikes) return (float)(x.spikes_at(image_of(i), t, pixel_of(i))[c / 8] >> c % 8 & 1);
@@ -326,59 +343,33 @@ struct Firing {
         });
     }
 
-    void add_groups(const Window& w, int64_t b, int64_t items) const {
+    void add_groups(const Window& w, int64_t b, int64_t i) const {
         const bool real = !view(w).spikes;
-        for (int64_t item = 0; item < items; item++)
+        for (int64_t t = 0; t < cut.sums; t++)
             for (int64_t j = 0; j < step.vecs_of(b); j++) {
-                float* const at = s->sums + item * columns + j * Vec::width;
+                float* const at = sums(i, t) + j * Vec::width;
                 Vec sum = load(at);
-                each_row(w, b * block_vecs + j, item / cut.sums, item % cut.sums, [&](const float* row, float value) {
+                each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
                     sum = real ? multiply_add(broadcast(value), load(row), sum) : sum + load(row);
                 });
                 store(at, sum);
             }
     }
 
-    // The rows of one window, of all items; where the matrix is large, part after part, so that it comes from far once.
-    void add_window(const Window& w, int64_t k, int64_t b, int64_t items) const {
-        const int64_t vecs_here = step.vecs_of(b), row_bytes = vecs_here * Vec::width * (int64_t)sizeof(float);
-        const float* const matrix = w.matrix + b * w.rows * columns;
-        const bool real = !view(w).spikes, far = w.rows * row_bytes > near_bytes;
-        const AddRows add = adder((int)vecs_here, real, far);
-        const auto list = [&](int64_t item) { return s->start[item * step.count + k]; };
-        const auto end = [&](int64_t item) { return s->start[item * step.count + k + 1]; };
-        const int64_t part = far && items > 1 ? most(64, near_bytes / row_bytes) : w.rows;
-        if (part >= w.rows) {
-            for (int64_t item = 0; item < items; item++)
-                add(matrix, s->row + list(item), s->value + list(item), end(item) - list(item), s->sums + item * columns);
-            return;
-        }
-        for (int64_t item = 0; item < items; item++) s->place[item] = list(item);
-        for (int64_t last = part; last < w.rows + part; last += part)
-            for (int64_t item = 0; item < items; item++) {
-                const uint32_t first = s->place[item], stop = end(item);
-                uint32_t next = first;
-                while (next < stop && s->row[next] < last) next++;
-                add(matrix, s->row + first, s->value + first, next - first, s->sums + item * columns);
-                s->place[item] = next;
-            }
-    }
-
     // What adds as it is.
-    void add_input(const Window& w, int64_t b) const {
+    void add_input(const Window& w, int64_t b, int64_t i) const {
         const View& x = view(w);
-        for (int64_t i = 0; i < pixels; i++)
-            for (int64_t t = 0; t < cut.sums; t++) {
-                float* const sum = s->sums + (i * cut.sums + t) * columns;
-                const int64_t channels = least(columns, step.C - b * columns);
-                if (x.spikes) {
-                    const uint8_t* const bytes = x.spikes_at(image_of(i), t, pixel_of(i)) + b * columns / 8;
-                    for (int64_t c = 0; c < channels; c++) sum[c] += (float)(bytes[c / 8] >> c % 8 & 1);
-                } else {
-                    const float* const values = x.values_at(image_of(i), t, pixel_of(i)) + b * columns * x.channel;
-                    for (int64_t c = 0; c < channels; c++) sum[c] += values[c * x.channel];
-                }
+        const int64_t channels = least(columns, step.C - b * columns);
+        for (int64_t t = 0; t < cut.sums; t++) {
+            float* const sum = sums(i, t);
+            if (x.spikes) {
+                const uint8_t* const bytes = x.spikes_at(image_of(i), t, pixel_of(i)) + b * columns / 8;
+                for (int64_t c = 0; c < channels; c++) sum[c] += (float)(bytes[c / 8] >> c % 8 & 1);
+            } else {
+                const float* const values = x.values_at(image_of(i), t, pixel_of(i)) + b * columns * x.channel;
+                for (int64_t c = 0; c < channels; c++) sum[c] += values[c * x.channel];
             }
+        }
     }
 
     Neurons neurons_of() const {
@@ -403,7 +394,7 @@ struct Firing {
                 const int64_t at = image_of(i), pixel = pixel_of(i);
                 States<Model::states, block> state;
                 load_states<Model>(state, n, 0, at, pixel, channel, count);
-                const float* sum = s->sums + i * cut.sums * columns + channel - b * columns;
+                const float* sum = sums(i, 0) + channel - b * columns;
                 int64_t spikes = 0;
                 for (int64_t t = 0; t < cut.steps; t++) {
                     const uint32_t fired = step_block(neurons, state, load_block<block>(sum));
@@ -415,7 +406,7 @@ struct Firing {
                 }
                 store_states(states_of<Model>(n, at, pixel, channel), n, state, count);
                 s->tally[0] += spikes;
-                if (!cut.one_pixel) s->spikes_of[pixel - first_pixel] += spikes;
+                s->spikes[in_band(i)] += spikes;
             }
         }
     }
@@ -433,8 +424,8 @@ struct Firing {
             memcpy(to, to - step.C, step.C * sizeof(float));
         }
         const int64_t at = pixel - first_pixel;
-        s->tally[0] += s->spikes_of[at] = s->spikes_of[at - 1];
-        s->tally[1] += s->rows_of[at] = s->rows_of[at - 1];
+        s->tally[0] += s->spikes[at] = s->spikes[at - 1];
+        s->tally[1] += s->additions[at] = s->additions[at - 1];
     }
 };
 

@@ -18,34 +18,43 @@ struct View {
     bool held() const { return !step; }
 };
 
-// Of one thread: lists of what fired, and sums of weights, of a batch of pixels.
+// Channels that fired under a band, pixel by pixel, and the steps at which they did.
+struct Fired {
+    uint32_t* channel;
+    uint32_t* pattern;
+    uint32_t* start;   // [pixel]; a pixel's end is the next one's start
+    uint32_t* spikes;  // [pixel], in all steps
+};
+
+// Of one thread.
 struct Scratch {
-    uint16_t* pixel_lists;    // channels that fired, of each pixel of the rows under a band, and step
-    uint32_t* pixel_start;
-    uint32_t* row;            // of weights, to be added: of all items of a batch
-    float* value;             // by which the row is multiplied, where the input is real
-    uint32_t* start;          // [item][window]: its rows; they end at the next
-    uint32_t* place;          // [item]: as far as it has come
-    float* sums;              // [item][columns]
-    int64_t* pixels;          // of the batch
-    int64_t* copies;          // pixels that are like the one before them
-    int64_t *rows_of, *spikes_of;  // [pixel of the batch, and before]
-    uint8_t* alike;           // [window][row of the band's input][x]: like the pixel a stride to the left
-    uint8_t* column;          // [x]: the whole column of a window is
-    Block* window_sums;       // of the inputs of a pooling's window
-    double* exact;            // [columns]
-    int64_t key;              // what the lists are of
+    Fired fired;
+    uint32_t* patterns;           // [64], zeros
+    uint32_t *unsorted, *unsorted_pattern, *bucket;  // of one pixel: rows of weights, their patterns and buckets
+    uint32_t* row;                // of weights, to be added: of all buckets of a batch
+    uint32_t *start, *pattern;    // [bucket]: its rows end at the next one's start; its steps
+    uint32_t* place;              // [bucket]: as far as it has come
+    uint32_t* buckets;            // [window][pixel of the batch]: its buckets end at the next one's start
+    float* value;                 // by which a row is multiplied
+    float* sums;                  // [pixel of the batch][step][columns]
+    int64_t* pixels;              // of the batch
+    int64_t* copies;              // pixels that are like the one before them
+    int64_t *additions, *spikes;  // [pixel of the band]
+    uint8_t* alike;               // [window][row of the band's input][x]: like the pixel a stride to the left
+    Block* window_sums;           // of the inputs of a pooling's window
+    double* exact;                // [columns]
+    int64_t key;                  // what the lists are of
     int64_t tally[2];
 };
 
 // How much of each a session has room for.
 struct Room {
-    int64_t pixel_lists = 0, pixel_starts = 0, rows = 0, starts = 0, items = 0, pixels = 0, alike = 0, width = 0, window = 0;
+    int64_t fired = 0, places = 0, rows = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0;
 
-    void include(const Room& other) {
-        pixel_lists = most(pixel_lists, other.pixel_lists), pixel_starts = most(pixel_starts, other.pixel_starts);
-        rows = most(rows, other.rows), starts = most(starts, other.starts), items = most(items, other.items);
-        pixels = most(pixels, other.pixels), alike = most(alike, other.alike), width = most(width, other.width);
+    void include(const Room& o) {
+        for (int64_t Room::* size : {&Room::fired, &Room::places, &Room::rows, &Room::items, &Room::pixels, &Room::alike,
+                                     &Room::buckets, &Room::window})
+            this->*size = most(this->*size, o.*size);
     }
 };
 
@@ -130,22 +139,22 @@ static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memor
 }
 
 static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
-    s.pixel_lists = carver.take<uint16_t>(room.pixel_lists + overhang);
-    s.pixel_start = carver.take<uint32_t>(room.pixel_starts + 1);
-    s.row = carver.take<uint32_t>(room.rows + overhang);
+    s.fired.channel = carver.take<uint32_t>(room.fired + overhang);
+    s.fired.pattern = carver.take<uint32_t>(room.fired + overhang);
+    s.fired.start = carver.take<uint32_t>(room.places);
+    s.fired.spikes = carver.take<uint32_t>(room.places);
+    s.patterns = carver.take<uint32_t>(64);
+    for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.bucket, &s.row, &s.start, &s.pattern, &s.place})
+        *list = carver.take<uint32_t>(room.rows + overhang);
+    s.buckets = carver.take<uint32_t>(room.buckets);
     s.value = carver.take<float>(room.rows + overhang);
-    s.start = carver.take<uint32_t>(room.starts + 1);
-    s.place = carver.take<uint32_t>(room.items);
     s.sums = carver.take<float>(room.items * columns);
-    s.pixels = carver.take<int64_t>(room.pixels);
-    s.copies = carver.take<int64_t>(room.pixels);
-    s.rows_of = carver.take<int64_t>(room.pixels);
-    s.spikes_of = carver.take<int64_t>(room.pixels);
+    for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
     s.alike = carver.take<uint8_t>(room.alike);
-    s.column = carver.take<uint8_t>(room.width);
     s.window_sums = carver.take<Block>(room.window);
     s.exact = carver.take<double>(columns);
     s.key = -1;
+    if (carver.memory) memset(s.patterns, 0, 64 * sizeof *s.patterns);
 }
 
 }  // namespace PK_TARGET

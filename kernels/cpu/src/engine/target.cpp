@@ -83,8 +83,8 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         const Step& step = plan.steps[k];
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
-        room.include(Cut2(step, N, steps, threads, false).room(step));
-        room.include(Cut2(step, N, steps, threads, true).room(step));
+        room.include(Tasks(step, N, steps, threads, false).room(step));
+        room.include(Tasks(step, N, steps, threads, true).room(step));
     }
     if (threads > session.threads) {
         delete[] session.scratch;
@@ -109,20 +109,20 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
 
 static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Step& step = session.plan.steps[k];
-    const Cut2 cut(step, N, steps, session.threads, all_held(session, step));
+    const Tasks cut(step, N, steps, session.threads, all_held(session, step));
     if (fresh) memset(session.states[k].alike, 1, N * step.P());
     session.serial++;
     with_model(step.neuron, [&](auto model) {
         struct Context {
             Session& session;
             const Step& step;
-            const Cut2& cut;
+            const Tasks& cut;
             int64_t k;
             bool fresh;
         } context{session, step, cut, k, fresh};
-        session.team->share(cut.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
+        session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
-            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, 0, c.fresh}.run(task, thread);
+            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, c.fresh}.run(task, thread);
         });
     });
 }

@@ -1,0 +1,60 @@
+// How a layer of neurons is cut into tasks: bands of rows of one image, all channels; of layers of one pixel groups of
+// images. Where there are few tasks, each is cut by blocks of channels as well.
+#pragma once
+#include "session.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t most_items = 128;          // sums of a block that are made side by side
+constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
+constexpr int64_t most_band_list = 1 << 19;  // channels that fired under a band, where it has more than one row
+
+struct Tasks {
+    int64_t steps, sums;     // of the segment; of a pixel: one, if all its inputs are held
+    int64_t rows, bands;     // of output rows of an image: of a band, how many
+    int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
+    int64_t spans;           // of blocks
+    int64_t pixels;          // of a batch, at most
+    bool one_pixel;
+
+    Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
+        one_pixel = step.P() == 1;
+        pixels = most(1, least(most_items, most_list_rows / most(1, step.rows)) / sums);
+        images = one_pixel ? least(pixels, most(N, 1)) : 1;
+        groups = ceil_div(N, images);
+        const int64_t wanted = threads > 1 ? 3 * threads : 1;
+        rows = one_pixel ? 1 : most(1, step.H * most(N, 1) / wanted);
+        rows = least(rows, step.H);
+        for (; rows > 1; rows = ceil_div(rows, 2)) {
+            int64_t entries = 0;
+            for (int64_t i = 0; i < step.count; i++)
+                if (step.windows[i].rows) entries += under_rows(step.windows[i]) * step.windows[i].W * step.windows[i].C;
+            if (entries <= most_band_list) break;
+        }
+        bands = ceil_div(step.H, rows);
+        spans = groups * bands < 2 * threads ? step.blocks() : 1;
+    }
+    int64_t count() const { return groups * bands * spans; }
+
+    // Rows of an input that lie under a band.
+    int64_t under_rows(const Window& w) const {
+        return least(w.H, (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1);
+    }
+
+    // Memory that one thread needs.
+    Room room(const Step& step) const {
+        Room r;
+        r.items = pixels * sums, r.rows = pixels * step.rows;
+        r.pixels = rows * step.W + images, r.buckets = step.count * (pixels + 1);
+        for (int64_t i = 0; i < step.count; i++) {
+            const Window& w = step.windows[i];
+            r.alike += under_rows(w) * w.W;
+            if (!w.rows) continue;
+            const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W;
+            r.fired += under * w.C, r.places += under + 1;
+        }
+        return r;
+    }
+};
+
+}  // namespace PK_TARGET
