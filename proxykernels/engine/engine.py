@@ -2,7 +2,8 @@
 
 import math
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,9 @@ from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
 from .follow import follow
-from .library import CONSTANT, SPIKES, VALUES, Compiled, Session
+from .library import CONSTANT, SPIKES, VALUES, Compiled, Session, Tally
 from .plan import Plan, image_of
-from .result import Counted, Result
+from .result import Counted, Output, Result
 from .stream import Stream
 
 STOP_STEPS = 8  # between two looks at which samples are decided, as simulate has them
@@ -26,13 +27,21 @@ MOST_SAMPLES = 64  # that go through the network side by side
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
 
 
-class Given(NamedTuple):
-    """An input as the library takes it: the tensor, its kind, and the same as simulate's helpers take it."""
+@dataclass(frozen=True)
+class Given:
+    """An input as the library takes it: the tensor, its kind, and how many samples it has."""
 
     x: Tensor
     kind: int
     N: int
-    sequence: Spikes | Tensor
+    whole: Spikes | None = None  # of packed ones
+
+    @property
+    def sequence(self) -> Spikes | Tensor:
+        """The same as simulate's helpers take it, (T, N, ...)."""
+        if self.whole is not None:
+            return self.whole
+        return self.x.expand(STEPS, *self.x.shape) if self.kind == CONSTANT else self.x
 
 
 class Engine:
@@ -50,6 +59,9 @@ class Engine:
         self._compiled = Compiled(plan, target)
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
+        last = plan.last.neurons
+        self._has_logits = last is not None and last.scale is not None
+        self.takes_floats = plan.precision is None and (plan.real or plan.takes_any)
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -100,31 +112,41 @@ class Engine:
             return self.new_session()
 
     def _run(self, session: Session, given: Given, T: int) -> Result:
-        plan, N = self.plan, given.N
-        tally = torch.zeros(len(plan.operations), 2, dtype=torch.int64)
-        y = self.advance(session, given, T, tally, fresh=True)
-        held = given.kind == CONSTANT
-        counted = Counted(tally, N * T, N, held, given.kind != SPIKES)
-        return Result(plan, y, torch.full((N,), T), self.last_state(session, N), counted)
+        tally, N = self.tally(), given.N
+        output, last = self.advance(session, given, T, tally, fresh=True, with_state=self._has_logits)
+        return Result(self.plan, output, None, last, Counted(tally, N * T, N, given.kind == CONSTANT))
 
-    def advance(self, session: Session, given: Given, T: int, tally: Tensor, *, fresh: bool) -> Spikes | Tensor:
-        """What T steps give, from where the session is."""
-        C, H, W = self.plan.last.image
-        spikes = values = None
-        if self.plan.last.real:
-            values = torch.empty(T, given.N, H * W, C)
+    def tally(self) -> Tally:
+        """For :meth:`advance` to count in."""
+        return self._compiled.tally()
+
+    def advance(
+        self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
+        with_state: bool = False,
+    ) -> tuple[Output, Tensor | None]:  # fmt: skip
+        """What T steps give, from where the session is, and the states of the last operation after them.
+
+        ``counts``: of the output's spikes so far, which are added to.
+        """
+        op, N = self.plan.last, given.N
+        C, H, W = op.image
+        spikes = values = last = None
+        if op.real:
+            values = torch.empty(T, N, H * W, C)
         else:
-            spikes = torch.empty(given.N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+            spikes = torch.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+            counts = torch.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
+        if with_state:
+            last = torch.empty(N, op.states, H * W, C)
         threads = torch.get_num_threads()
-        session.run(given.x, given.kind, T, given.N, threads, spikes, values, tally, fresh=fresh)
-        shape = (T, given.N, *self.plan.last.shape)
-        if spikes is not None:
-            return Spikes(spikes, shape)
-        return values.transpose(2, 3).reshape(shape)  # type: ignore[union-attr]
+        if not session.run(given.x, given.kind, T, N, threads, fresh, spikes, values, counts, last, tally):
+            checks.finite("x", given.x)
+        output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
+        return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
 
-    def last_state(self, session: Session, N: int) -> Tensor:
-        """The states of the last operation that has some, [N, ...]."""
-        return self.state_of(session, self.plan.stateful()[-1][0], N)
+    def last_state(self, session: Session, N: int) -> Tensor | None:
+        """The states of the last operation, if they tell logits."""
+        return self.state_of(session, len(self.plan.operations) - 1, N) if self._has_logits else None
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
@@ -138,44 +160,44 @@ class Engine:
 
     def _run_parts(self, session: Session, given: Given, T: int, stop: Stop | None) -> Result:
         """Some samples at a time; with ``stop`` some steps at a time, and only the samples that are not decided."""
-        parts, tally, sample_steps = [], torch.zeros(len(self.plan.operations), 2, dtype=torch.int64), 0
+        tally, shape = self.tally(), (T, given.N, *self.plan.last.shape)
+        parts: list[tuple[Output, Tensor, Tensor | None]] = []
         for first in range(0, given.N, MOST_SAMPLES):
             part = self._samples(given, first, min(first + MOST_SAMPLES, given.N))
             if stop is None:
-                y = self.advance(session, part, T, tally, fresh=True)
-                parts.append((y, torch.full((part.N,), T), self.last_state(session, part.N)))
+                output, last = self.advance(session, part, T, tally, fresh=True, with_state=self._has_logits)
+                parts.append((output, torch.full((part.N,), T), last))
             else:
                 parts.append(self._run_until(session, part, T, stop, tally))
-            sample_steps += int(parts[-1][1].sum())
         outputs, steps, states = zip(*parts, strict=True)
-        if isinstance(outputs[0], Spikes):
-            y = outputs[0]._like(torch.cat([part._words for part in outputs]), (T, given.N, *self.plan.last.shape))
+        if self.plan.last.real:
+            whole = Output(torch.cat([part.raw for part in outputs], 1), shape, None)
         else:
-            y = torch.cat(outputs, 1)
-        counted = Counted(tally, sample_steps, given.N, given.kind == CONSTANT, given.kind != SPIKES)
-        return Result(self.plan, y, torch.cat(steps), torch.cat(states), counted)
+            raw, counts = (torch.cat([getattr(part, name) for part in outputs]) for name in ("raw", "counts"))
+            whole = Output(raw, shape, counts)
+        counted = Counted(tally, int(torch.cat(steps).sum()), given.N, given.kind == CONSTANT)
+        return Result(self.plan, whole, torch.cat(steps), torch.cat(states) if self._has_logits else None, counted)
 
     def _run_until(
-        self, session: Session, given: Given, T: int, stop: Stop, tally: Tensor
-    ) -> tuple[Spikes, Tensor, Tensor]:
+        self, session: Session, given: Given, T: int, stop: Stop, tally: Tally
+    ) -> tuple[Output, Tensor, Tensor | None]:
         """Output, steps and last states; a sample is silent from where it was stopped."""
         batch, parts, start = Batch(given.N, T, stop, torch.device("cpu")), [], 0
         last: Tensor | None = None
         while start < T and len(batch.index):
             steps, index = min(STOP_STEPS, T - start), batch.index
-            x = given.sequence[start : start + steps]
-            part = self.given(batch.active(x), given.kind == CONSTANT)
-            y = self.advance(session, part, steps, tally, fresh=start == 0)
+            part = self.given(batch.active(given.sequence[start : start + steps]), given.kind == CONSTANT)
+            y: Any = self.advance(session, part, steps, tally, fresh=start == 0)[0].tensor()
             now = self.last_state(session, part.N)
-            last = now if last is None else last.index_copy(0, index, now)
-            parts.append(batch.whole(y))  # type: ignore[arg-type]
+            last = now if last is None or now is None else last.index_copy(0, index, now)
+            parts.append(batch.whole(y))
             start += steps
-            batch.retire(y, start, ())  # type: ignore[arg-type]
+            batch.retire(y, start, ())
             if 0 < len(batch.index) < len(index):
                 session.keep(torch.searchsorted(index, batch.index))
         words = torch.cat([part._words for part in parts], 1)
-        words = torch.nn.functional.pad(words, (0, 0, 0, 0, 0, T - start))
-        return Spikes(words, (T, given.N, *self.plan.last.shape)), batch.steps, last  # type: ignore[return-value]
+        spikes = Spikes(torch.nn.functional.pad(words, (0, 0, 0, 0, 0, T - start)), (T, given.N, *self.plan.last.shape))
+        return Output(spikes._words, spikes.shape, spikes.count()), batch.steps, last
 
     def _samples(self, given: Given, start: int, stop: int) -> Given:
         x = given.sequence
@@ -187,6 +209,9 @@ class Engine:
     def given(self, x: Tensor | Spikes, held: bool | None) -> Given:
         """An input as the library takes it; ``held``: whether it is, None: as its shape says."""
         plan, dims = self.plan, len(self.plan.shape)
+        if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and x.shape[1:] == plan.shape:
+            if x.device.type == "cpu" and x.is_contiguous() and not torch.jit.is_tracing():  # the usual case
+                return Given(x, CONSTANT, len(x))
         if not isinstance(x, Spikes):
             checks.real("x", x)
             checks.values("x", x)
@@ -210,16 +235,15 @@ class Engine:
             return Given(x._words.contiguous(), SPIKES, x.shape[1], x)
         if not plan.real and not plan.takes_any:
             raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
-        checks.finite("x", x)
         held = bool(held) or not sequence
         x = x.detach().float()
         if held:
             once = (x[0] if sequence else x).contiguous()
-            return Given(once, CONSTANT, len(once), once.expand(STEPS, *once.shape))
+            return Given(once, CONSTANT, len(once))
         if not len(x):
             raise ValueError("x must have at least one step")
         x = x.contiguous()
-        return Given(x, VALUES, x.shape[1], x)
+        return Given(x, VALUES, x.shape[1])
 
     def __repr__(self) -> str:
         return described(self)

@@ -44,7 +44,7 @@ class Run(ctypes.Structure):
     _fields_ = [
         ("x", c_void_p),
         *((name, c_int64) for name in ("kind", "T", "N", "threads", "fresh")),
-        *((name, c_void_p) for name in ("spikes", "values", "tally")),
+        *((name, c_void_p) for name in ("spikes", "values", "counts", "last", "tally")),
     ]
 
 
@@ -62,7 +62,7 @@ class Functions(ctypes.Structure):
         ("free_plan", _function(c_void_p)),
         ("make_session", _function(c_void_p, returns=c_void_p)),
         ("free_session", _function(c_void_p)),
-        ("run", _function(c_void_p, POINTER(Run))),
+        ("run", _function(c_void_p, POINTER(Run), returns=c_int64)),
         ("states", _function(c_void_p, c_int64, c_void_p, c_void_p, c_int64)),
         ("keep", _function(c_void_p, c_void_p, c_int64)),
         ("sizes", _function(c_void_p, POINTER(Sizes))),
@@ -99,11 +99,18 @@ class Compiled:
         kept: list[object] = []  # what the library copies must live until it has
         operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
-        self.operations = len(operations)
+        self._tally = c_int64 * (2 * len(operations))
+
+    def tally(self) -> "Tally":
+        """A new one."""
+        return self._tally()
 
     def __del__(self):
         if getattr(self, "_plan", None) and not sys.is_finalizing():
             self.functions.free_plan(self._plan)
+
+
+Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight to a potential
 
 
 class Session:
@@ -114,12 +121,13 @@ class Session:
         self._session = self._functions.make_session(compiled._plan)
 
     def run(
-        self, x: Tensor, kind: int, T: int, N: int, threads: int, spikes: Tensor | None, values: Tensor | None,
-        tally: Tensor, *, fresh: bool,
-    ) -> None:  # fmt: skip
-        """T steps of N samples; the last three tensors are written, see engine.h."""
-        pointers = (None if part is None else part.data_ptr() for part in (spikes, values, tally))
-        self._functions.run(self._session, Run(x.data_ptr(), kind, T, N, threads, fresh, *pointers))
+        self, x: Tensor, kind: int, T: int, N: int, threads: int, fresh: bool, spikes: Tensor | None,
+        values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally",
+    ) -> bool:  # fmt: skip
+        """T steps of N samples, as engine.h has it; False: x is not finite, and nothing ran."""
+        pointers = [None if part is None else part.data_ptr() for part in (spikes, values, counts, last)]
+        asked = Run(x.data_ptr(), kind, T, N, threads, fresh, *pointers, ctypes.addressof(tally))
+        return bool(self._functions.run(self._session, asked))
 
     def read(self, operation: int, to: Tensor) -> None:
         """The states [N, states, P, C] of an operation."""

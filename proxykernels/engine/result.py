@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import SimpleNamespace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..neurons import IFNeuron
@@ -18,32 +20,48 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class Counted:
-    """What the library counted: int64 [operations, 2], spikes and additions of a weight to a potential.
+    """What the library counted.
 
     Attributes:
+        tally: of each operation spikes, and additions of a weight to a potential, in turn.
         sample_steps: steps times samples. held: whether the input was, which is multiplied once.
     """
 
-    tally: Tensor
+    tally: Any
     sample_steps: int
     samples: int
     held: bool
-    values: bool  # whether the input was values
 
     def rates(self, plan: Plan) -> dict[str, float]:
-        spikes = self.tally[:, 0].tolist()
         return {
-            op.name: math.nan if op.real or not self.sample_steps else spikes[k] / (prod(op.shape) * self.sample_steps)
+            op.name: math.nan
+            if op.real or not self.sample_steps
+            else self.tally[2 * k] / (prod(op.shape) * self.sample_steps)
             for k, op in plan.stateful()
         }
 
     def synops(self, plan: Plan) -> SynOps:
-        additions, done = self.tally[:, 1].tolist(), SynOps()
+        done = SynOps()
         for k, op in plan.stateful():
-            done.accumulates[op.name] = additions[k]
+            done.accumulates[op.name] = self.tally[2 * k + 1]
             once = self.held and all(window.slot == 0 for window in op.windows)
             done.multiply_accumulates[op.name] = plan.products(op) * (self.samples if once else self.sample_steps)
         return done
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the last operation gave: packed spikes [N, T, P, bytes] or values [T, N, P, C]; and of spikes the counts."""
+
+    raw: Tensor
+    shape: tuple[int, ...]
+    counts: Tensor | None
+
+    def tensor(self) -> Spikes | Tensor:
+        """(T, N, ...)."""
+        if self.counts is not None:
+            return Spikes(self.raw, self.shape)
+        return self.raw.transpose(2, 3).reshape(self.shape)
 
 
 class Result(SimulationResult):
@@ -52,10 +70,23 @@ class Result(SimulationResult):
     It holds no states and no records: a run keeps none. :meth:`Engine.stream` goes on from call to call.
     """
 
-    def __init__(self, plan: Plan, output: Spikes | Tensor, steps: Tensor, last: Tensor, counted: Counted):
-        """``last``: the states of the last operation that has some, [N, ...]."""
-        self._plan, self.output, self.steps, self._last_state, self._counted = plan, output, steps, last, counted
+    def __init__(self, plan: Plan, output: Output, steps: Tensor | None, last: Tensor | None, counted: Counted):
+        """``steps``: of each sample, None: all. ``last``: the states of the last operation that has some, [N, ...]."""
+        self._plan, self._output, self._steps, self._last_state, self._counted = plan, output, steps, last, counted
         self.records: dict = {}
+
+    @cached_property
+    def output(self) -> Spikes | Tensor:  # type: ignore[override]  # made when it is asked for: a call may take less
+        return self._output.tensor()
+
+    @cached_property
+    def steps(self) -> Tensor:  # type: ignore[override]
+        T, N = self._output.shape[:2]
+        return torch.full((N,), T) if self._steps is None else self._steps
+
+    def count(self, until: int | None = None) -> Tensor:
+        counts = self._output.counts
+        return self.spikes.count(until) if until is not None or counts is None else counts.clone()
 
     @property
     def state(self):
@@ -74,7 +105,7 @@ class Result(SimulationResult):
         return logits_of(self._plan, self.count(), self._last_state, self.steps)
 
 
-def logits_of(plan: Plan, counts: Tensor, state: Tensor, steps: Tensor) -> Tensor:
+def logits_of(plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor) -> Tensor:
     """Of the ReLU network that a network was converted from: simulation/result.py."""
     neurons = plan.last.neurons
     if neurons is None or neurons.scale is None:
@@ -82,4 +113,4 @@ def logits_of(plan: Plan, counts: Tensor, state: Tensor, steps: Tensor) -> Tenso
     else:
         neuron = IFNeuron(neurons.channels[0], None)
         layer = SimpleNamespace(scale=neurons.scale, neuron=neuron, v_init=neurons.start[0])
-    return logits(layer, counts, [state], (), steps)  # type: ignore[arg-type]
+    return logits(layer, counts, [state], (), steps)  # type: ignore[arg-type, list-item]

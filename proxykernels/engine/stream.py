@@ -30,8 +30,9 @@ class Stream:
     def reset(self) -> None:
         """Start again from rest."""
         self.steps, self._fresh = 0, True
-        self._counts: Tensor | None = None
-        self._tally = torch.zeros(len(self.engine.plan.operations), 2, dtype=torch.int64)
+        op = self.engine.plan.last
+        self._counts = None if op.real else torch.zeros(self.batch, *op.shape, dtype=torch.int32)
+        self._tally = self.engine.tally()
 
     def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
         """Go on for a step, or for some.
@@ -46,27 +47,26 @@ class Stream:
         Raises:
             TypeError, ValueError: x has another shape or type; the message says which.
         """
-        plan = self.engine.plan
-        if isinstance(x, Tensor) and x.ndim == len(plan.shape) + 1:
-            x = x.unsqueeze(0)
-        given = self.engine.given(x, None)
+        given = self.engine.given(x if self._is_held(x) else x.unsqueeze(0), None)
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         T = 1 if given.kind == CONSTANT else len(given.sequence)
-        y = self.engine.advance(self._session, given, T, self._tally, fresh=self._fresh)
+        output, _ = self.engine.advance(
+            self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
+        )  # fmt: skip
         self._fresh, self.steps = False, self.steps + T
-        if isinstance(y, Spikes):
-            counts = y.count()
-            self._counts = counts if self._counts is None else self._counts + counts
-        return y
+        return output.tensor()
+
+    def _is_held(self, x: Tensor | Spikes) -> bool:
+        """Not one step of events, which the engine knows in a sequence alone."""
+        step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
+        return not step or (x.is_floating_point() and self.engine.takes_floats)
 
     def count(self) -> Tensor:
         """Output spikes so far: int32 [N, ...]."""
-        if self.engine.plan.last.real:
-            raise AttributeError("the network ends in a readout, which does not fire")
         if self._counts is None:
-            return torch.zeros(self.batch, *self.engine.plan.last.shape, dtype=torch.int32)
-        return self._counts
+            raise AttributeError("the network ends in a readout, which does not fire")
+        return self._counts.clone()
 
     @property
     def logits(self) -> Tensor:

@@ -51,6 +51,8 @@ struct Run {
     int64_t fresh;  // start at rest, rather than from where the last run of the session ended
     uint8_t* spikes;  // [N, T, P, bytes] of the last operation, written; of one that gives values null
     float* values;  // [T, N, P, C], likewise
+    int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null
+    float* last;  // the states of the last operation, [N, states, P, C], written; or null
     int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
 };
 
@@ -66,7 +68,8 @@ struct Functions {
     void (*free_plan)(Plan*);
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);
-    void (*run)(Session*, const Run*);
+    // Whether it ran: not with values that are not finite, or beyond 2^100.
+    int64_t (*run)(Session*, const Run*);
     // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run.
     void (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*keep)(Session*, const int64_t* samples, int64_t count);  // of the samples, only these, in ascending order

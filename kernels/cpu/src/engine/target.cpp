@@ -180,15 +180,28 @@ static void hand_over(const Session& session, const Run& run, int64_t start, int
     for (int64_t n = 0; n < run.N; n++) {
         const char* const from = slot + n * steps * frame;
         if (run.spikes) memcpy(run.spikes + (n * run.T + start) * frame, from, steps * frame);
+        for (int64_t t = 0; t < steps && run.counts; t++)
+            for (int64_t p = 0; p < last.P(); p++)
+                each_spike((const uint8_t*)from + t * frame + p * last.bytes(), last.C,
+                           [&](int64_t c) { run.counts[(n * last.C + c) * last.P() + p]++; });
         for (int64_t t = 0; t < steps && run.values; t++)
             memcpy((char*)run.values + ((start + t) * run.N + n) * frame, from + t * frame, frame);
     }
 }
 
-static void run(Session* given, const Run* asked) {
+static bool is_finite(const Input& in, const Run& run) {
+    const float* const values = (const float*)run.x;
+    const int64_t n = run.N * in.C * in.H * in.W * (run.kind == engine::HeldValues ? 1 : run.T);
+    int fits = 1;
+    for (int64_t i = 0; i < n; i++) fits &= fabsf(values[i]) <= 0x1p100f;
+    return fits;
+}
+
+static int64_t run(Session* given, const Run* asked) {
     Session& session = *given;
     const Run& run = *asked;
     const Plan& plan = session.plan;
+    if (run.kind != engine::PackedSpikes && !is_finite(plan.input, run)) return 0;
     const int64_t most_here = least(run.T, most_steps);
     cut_states(session, run.N);
     if (session.team && !session.team->fits(run.threads)) session.N = -1;
@@ -210,6 +223,10 @@ static void run(Session* given, const Run* asked) {
         }
         hand_over(session, run, start, steps);
     }
+    const Step& last = plan.steps[plan.count - 1];
+    if (run.last)
+        memcpy(run.last, session.states[plan.count - 1].v, run.N * last.states * last.state_P * last.C * sizeof(float));
+    return 1;
 }
 
 static Session* make_session(const Plan* plan) { return new Session(*plan); }
@@ -255,7 +272,7 @@ const engine::Functions functions = {
     [](engine::Plan* plan) { free_plan((Plan*)plan); },
     [](const engine::Plan* plan) { return (engine::Session*)make_session((const Plan*)plan); },
     [](engine::Session* session) { free_session((Session*)session); },
-    [](engine::Session* session, const Run* asked) { run((Session*)session, asked); },
+    [](engine::Session* session, const Run* asked) { return run((Session*)session, asked); },
     [](engine::Session* session, int64_t k, float* to, const float* from, int64_t N) {
         states((Session*)session, k, to, from, N);
     },
