@@ -20,6 +20,16 @@ from .graphs import UNIT, Graph
 from .networks import Input
 
 GIVEN = ("held", "spikes", "real", "counts")
+MOVES = (
+    "pad",
+    "upsample",
+    "shuffle",
+    "twice",
+    "rates",
+    "maxima",
+    "unflatten",
+    "adaptive",
+)  # between graph and last layer
 TARGETS = tuple(target for target in ways.TARGETS if target != "amx")
 
 
@@ -31,6 +41,8 @@ class Compiled(Input, Case):
     plain: bool = True
     sequential: bool = False
     lead: int = 0  # of early exit; 0: none
+    moves: tuple[str, ...] = ()
+    precision: str | None = None  # then against simulate, with weights that are not exact
     target: str = TARGETS[-1]
 
     @classmethod
@@ -39,7 +51,8 @@ class Compiled(Input, Case):
         return cls(
             **common, **cls.draw_input(random), plain=plain, given=random.choice(GIVEN),
             sequential=plain and random.random() < 0.5, lead=random.choice((0, 0, 0, random.randint(1, 4))),
-            target=random.choice(TARGETS),
+            moves=tuple(random.choices(MOVES, k=random.choice((0, 0, 1, 2, 3)))),
+            precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(TARGETS),
         )  # fmt: skip
 
     def check(self) -> bool:
@@ -53,6 +66,10 @@ class Compiled(Input, Case):
             x = (draw.whole(held, 4, g) * UNIT).expand(shape)
         given = {"spikes": pk.pack, "counts": Tensor.short, "held": lambda x: x[0]}.get(self.given, lambda x: x)(x)
         net = Graph(self.layers, self.seed, self.plain).build(x)
+        if self.moves:
+            self.add_moves(net, x)
+        if self.precision:
+            return self.check_precision(net, given)
         values, states = trace(net, x)
         tried: nn.Module = net
         if self.sequential:
@@ -72,6 +89,72 @@ class Compiled(Input, Case):
                 self.check_file(engine, given, expected)
             if self.lead and expected.ndim == 3 and expected.shape[2] > 1:
                 self.check_stop(engine, given, expected)
+        finally:
+            torch.set_num_threads(threads)
+        return bool(expected.any())
+
+    def add_moves(self, net: pk.Network, x: Tensor) -> None:
+        """What moves values behind the graph, and neurons that take what these give."""
+        random, g = Random(f"{self.seed}/moves"), draw.generator(self.seed)
+        name, last = list(net._modules)[-1], trace(net, x[:6])[0]
+        y = last[name]
+        for k, move in enumerate(self.moves):
+            C, *size = y.shape[2:]
+            images, spiking = len(size) == 2, bool(((y == 0) | (y == 1)).all())
+            layer: nn.Module | None = None
+            if move == "pad" and images:
+                layer = pk.ZeroPad2d(
+                    tuple(random.randint(0, 2) for _ in range(4)), (random.randint(1, 2), random.randint(1, 3))
+                )
+            elif move == "upsample" and images:
+                layer = pk.Upsample(size=tuple(n + random.randint(0, n) for n in size))
+            elif move == "shuffle":
+                layer = pk.Channels(torch.randint(-1, C, (random.choice((C, 2 * C, 7)),), generator=g))
+            elif move == "twice":
+                layer = pk.Concatenate()
+            elif move in ("rates", "maxima") and images and (spiking or move == "maxima"):
+                kind = pk.MaxRatePool2d if move == "rates" else pk.RunningMaxPool2d
+                kernel = min(random.choice((2, 3)), *size)
+                layer = kind(kernel, random.randint(1, 2), random.randint(0, kernel // 2), random.random() < 0.5)
+            elif move == "unflatten" and not size and C % 2 == 0:
+                layer = pk.Unflatten((C // 2, 2, 1) if random.random() < 0.5 else (2, C // 2))
+            elif move == "adaptive" and images:
+                powers = [2 ** random.randint(0, 1) for _ in size]  # whose averages are exact
+                if all(n % p == 0 for n, p in zip(size, powers, strict=True)):
+                    layer = pk.AdaptiveAvgPool2d(tuple(n // p for n, p in zip(size, powers, strict=True)))
+            if layer is None or y[0, 0].numel() > 20_000:
+                continue
+            sources = (name, name) if move == "twice" else (name,)
+            name = f"move{k}"
+            net.append(name, layer.eval(), sources)
+            y = trace(net, x[:6])[0][name]
+        C, *size = y.shape[2:]
+        make = (pk.FusedIFLinear, pk.FusedIFConv1d, pk.FusedIFConv2d)[len(size)]
+        last_layer = make(C, random.choice((3, 20, 140)), *[1] * bool(size), v_threshold=4 * UNIT)
+        with torch.no_grad():
+            for parameter in last_layer.parameters():
+                parameter.copy_(draw.whole(tuple(parameter.shape), 4, g) * UNIT)
+        net.append("last", last_layer, (name,))
+        net.eval()
+
+    @torch.no_grad()
+    def check_precision(self, net: pk.Network, given) -> bool:
+        """Rounded weights have the same sums in any order: simulate's spikes, whatever the weights are."""
+        g = draw.generator(self.seed)
+        for parameter in net.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=g)
+        if isinstance(given, Tensor) and given.is_floating_point():
+            given = given * 0.7
+        try:
+            expected = pk.simulate(net, given, self.T, precision=self.precision).spikes.dense()
+            plan = follow(net, tuple(self.shape[1:]), self.given != "spikes", self.precision)
+        except (TypeError, ValueError):  # an identity beside large weights, a readout
+            return False
+        ways.executed[self.target, "engine"] += 1
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            same("spikes", Engine(plan, target=self.target)(given, self.T).spikes.dense(), expected)
         finally:
             torch.set_num_threads(threads)
         return bool(expected.any())
