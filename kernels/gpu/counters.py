@@ -4,6 +4,7 @@ Nothing is waited for, and no two programs write to the same place: each adds to
 them sums up.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,10 +31,12 @@ def popcount(x):
     return (x + (x >> 16)) & 0x3F
 
 
-@triton.jit
+# Another number of images does not compile anew; in a tuple Triton specialises every number.
+@triton.jit(do_not_specialize=["images"])
 def _counters_kernel(
     words,  # a tuple of pointers to words int32 [rows, C]
-    sizes,  # of each, how many words there are
+    images,
+    sizes,  # of each, how many words an image has
     channels,  # C of each
     pixels,  # of each: row r is of pixel r % P
     reaches,  # of each a pointer int32 [P], how often a spike of a pixel counts; or None: not asked for
@@ -46,11 +49,11 @@ def _counters_kernel(
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     counts_pointer += program * TENSORS * 2
     for k in tl.static_range(TENSORS):
-        size, C, P = sizes[k], channels[k], pixels[k]
+        size, C, P = images.to(tl.int64) * sizes[k], channels[k], pixels[k]
         spikes = tl.zeros((ROWS, COLUMNS), tl.int32)  # of 32 bits: a program would need 2**26 turns to leave them
         reached = tl.zeros((ROWS, COLUMNS), tl.int32)
         across = tl.cdiv(C, COLUMNS)
-        turns = tl.cdiv(size, C * ROWS) * across
+        turns = (tl.cdiv(size, C * ROWS) * across).to(tl.int32)
         for turn in range(program, turns, tl.num_programs(0)):
             first_row = turn // across * ROWS  # fewer than 2**31: a division of 64 bits would be a call
             first_column = turn % across * COLUMNS
@@ -80,10 +83,12 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
     words = [part.contiguous() for part in words]
     rows = [_rows(part, reach) for part, reach in zip(words, reaches, strict=True)]
     turns = [triton.cdiv(w.numel(), C * ROWS) * triton.cdiv(C, COLUMNS) for w, (_, C) in zip(words, rows, strict=True)]
+    images = math.gcd(*(w.shape[0] * w.shape[1] for w in words)) or 1  # of all steps; in a simulation they are as many
     with torch.cuda.device_of(counts):
         _counters_kernel[(max(1, min(COUNTERS, max(turns))),)](
             words=tuple(words),
-            sizes=tuple(part.numel() for part in words),
+            images=images,
+            sizes=tuple(part.numel() // images for part in words),
             channels=tuple(C for _, C in rows),
             pixels=tuple(P for P, _ in rows),
             reaches=tuple(reaches),

@@ -19,7 +19,7 @@ NOT_SPECIALIZED = {
     "if_scan": ["T"],
     "scan_backward": ["T"],
     "if_conv2d": ["T", "N", "H", "W", "H_out", "W_out"],
-    "counters": [],
+    "counters": ["images"],
     "count": ["words_of_neuron", "last_bits"],
     "float16_parts": ["C", "taps", "K"],
     "int8_digits": ["C", "taps", "K"],

@@ -9,6 +9,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import words_over_time
 
 from proxykernels.kernels import reference, unfused
+from proxykernels.kernels.gpu import counters
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.spikes import word_ops
 
@@ -65,6 +66,21 @@ def test_add_counts(generator, T):
     for part, reach, (spikes, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
         assert spikes == 2 * part.sum() and reached == (0 if reach is None else 2 * (part.sum((0, 1, 2)) * reach).sum())
     assert counts.sum() > 0
+
+
+def test_counters_are_not_compiled_anew_as_images_become_fewer(generator, monkeypatch):
+    """What Triton specialises, all but do_not_specialize, is the same; simulate(..., stop=) ends images by and by."""
+
+    class Launched:
+        def __getitem__(self, grid):
+            return lambda **options: seen.append({k: v for k, v in options.items() if k in ("sizes", "channels")})
+
+    seen: list[dict] = []
+    monkeypatch.setattr(counters, "_counters_kernel", Launched())
+    for N in (16, 7, 1):
+        words = [words_over_time(random_spikes(generator, 8, N, *size)) for size in ((10, 1), (3, 4))]
+        gpu.add_counts(words, [None, None], word_ops.new_counts(2, words[0].device))
+    assert seen[0]["sizes"] == (10, 12) and seen == seen[:1] * 3
 
 
 @pytest.mark.usefixtures("triton_kernels")
