@@ -122,7 +122,7 @@ def scan(current: Tensor, v: Tensor | None, neuron: Neuron, fire: Callable = fir
     """The same for any neurons; ``v`` None: all states are 0; ``fire``: see :func:`step`."""
     neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *[1] * (current.ndim - 3)))
     current = current.float()
-    zero = torch.zeros(current.shape[1:], device=current.device)
+    zero = torch.zeros(current.shape[1:], dtype=torch.float32, device=current.device)
     state: State = (zero,) * neuron.states
     if v is not None:
         state = (v.float(),) if neuron.states == 1 else v.float().unbind(1)

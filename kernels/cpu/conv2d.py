@@ -165,7 +165,7 @@ class Convolutions:
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         C, inputs = len(weight), prod(weight.shape[1:])
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
-        rounded, unit = heap.empty(*weight.shape), torch.empty(C)
+        rounded, unit = heap.empty(*weight.shape), torch.empty(C, dtype=torch.float32)
         rounded_bias = None if bias is None else torch.empty_like(bias)
         pointers = (None if x is None else x.data_ptr() for x in (weight, bias, rounded, rounded_bias, unit))
         bounds = precision.largest, room, 0 if half_room == inf else half_room
@@ -190,7 +190,7 @@ class Convolutions:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
                 return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32)
         self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
         return currents
 
@@ -198,7 +198,7 @@ class Convolutions:
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32)
         window = stride, padding, dilation
         self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
         return currents
@@ -265,7 +265,7 @@ class Convolutions:
     def _neurons(self, T, v, bias, neuron):
         """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
         neurons, spikes, v, held = start_for_library(T, v, neuron)
-        bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
+        bias = padded(torch.zeros(v.shape[-1], dtype=torch.float32) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
 
     def _look(
@@ -302,6 +302,6 @@ class Convolutions:
     def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
         blocks = -(-len(weight) // TILE_CHANNELS)
         packed = torch.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
-        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
+        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK, dtype=torch.float32)
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit

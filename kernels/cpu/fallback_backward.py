@@ -99,7 +99,9 @@ def scan_backward(
         before.append(tuple(state))
     grad_state = _parts(torch.zeros_like(v) if grad_v is None else grad_v, neuron)
     gradients: list[Tensor] = []
-    sums: list[Tensor] = [torch.zeros(current.shape[1:], device=v.device)] * (1 + len(neuron.channels))
+    sums: list[Tensor] = [torch.zeros(current.shape[1:], dtype=torch.float32, device=v.device)] * (
+        1 + len(neuron.channels)
+    )
     for t in reversed(range(len(current))):
         given = before[t], current[t], grad_spikes[t].float(), grad_state, surrogate
         grad, grad_state, parameters = family(*given, *neuron.channels, **scalars)
