@@ -196,7 +196,7 @@ setup(
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
-            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", "interface", "target")],
+            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", "target")],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
             optional=True,

@@ -24,6 +24,7 @@ from common.checkout import commit
 from common.command import command
 from common.machine import device_name
 from common.nets import NETS, load
+from common.printed import new_parser, numbers, positive
 from common.tables import read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
@@ -78,10 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--net", choices=NETS, default="small")
-    parser.add_argument("--T", type=lambda text: [int(T) for T in text.split(",")], default=[1, 4, 16, 64])
-    parser.add_argument("--batch", type=int, default=1, help="images")
+    parser.add_argument("--T", type=numbers, default=[1, 4, 16, 64], help="steps")
+    parser.add_argument("--batch", type=positive, default=1, help="images")
     parser.add_argument("--reset", choices=("hard", "soft"), default="hard")
     parser.add_argument("--random", action="store_true", help="random weights, at rates of 5 to 30 %%")
     parser.add_argument("--fast", action="store_true", help="without the compiled loop, which takes a minute to make")

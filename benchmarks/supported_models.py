@@ -23,7 +23,7 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 from common.command import command
-from common.printed import new_parser, print_table
+from common.printed import new_parser, print_table, some_of
 from common.tables import read_csv, replace, write_csv
 from rich.console import Console
 from torch import Tensor, nn
@@ -66,14 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--nets", type=lambda text: text.split(","), help="names of the table; default: all")
+    text = "names of the table, with hyphens for all but letters, digits and dots: U-Net-bilinear; default: all"
+    parser.add_argument("--nets", type=some_of(names), help=text)
     parser.add_argument("--longest", type=int, choices=(SHORT, LONG), default=LONG, help="steps of the ReLU networks")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that holds the table")
-    options = parser.parse_args(arguments)
-    if unknown := set(options.nets or ()) - set(names):
-        parser.error(f"--nets: unknown {', '.join(sorted(unknown))}; known: {', '.join(names)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 def row_of(net: relu_nets.ReluNet | spiking_nets.SpikingNet, longest: int) -> dict:

@@ -20,6 +20,7 @@ C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data ev
 functions.
 """
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -41,12 +42,6 @@ def fire(h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | N
 def leak(v: Tensor, current: Tensor, decay: Tensor, v_rest: float) -> Tensor:
     """The potential before the comparison."""
     return v_rest + decay * (v - v_rest) + current
-
-
-def if_step(v: Tensor, current: Tensor, theta: Tensor, v_reset: float | None) -> tuple[Tensor, Tensor]:
-    """One step of integrate-and-fire neurons: returns (spikes, potentials), both shaped like ``v``."""
-    spike, v = fire(v + current, theta, v_reset)
-    return spike.float(), v
 
 
 def _integrate_and_fire(state: State, current: Tensor, theta, *, fire, v_reset=None) -> tuple[Tensor, State]:
@@ -107,22 +102,14 @@ def step(state: State, current: Tensor, neuron: Neuron, fire: Callable = fire) -
     return spike.float(), state
 
 
-def if_scan(
-    current: Tensor,
-    v: Tensor | None = None,
-    *,
-    v_threshold: float | Tensor = 1.0,
-    v_reset: float | None = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Run currents [T, N, C, ...] through IF neurons: spikes [T, N, C, ...] and the last potentials [N, C, ...]."""
-    return scan(current, v, _if_neuron(v_threshold, v_reset))
-
-
 def scan(current: Tensor, v: Tensor | None, neuron: Neuron, fire: Callable = fire) -> tuple[Tensor, Tensor]:
-    """The same for any neurons; ``v`` None: all states are 0; ``fire``: see :func:`step`."""
+    """Run currents [T, N, C, ...] through neurons: spikes [T, N, C, ...] and the last states [N, C, ...].
+
+    ``v`` None: all states are 0; ``fire``: see :func:`step`.
+    """
     neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *[1] * (current.ndim - 3)))
     current = current.float()
-    zero = torch.zeros(current.shape[1:], dtype=torch.float32, device=current.device)
+    zero = torch.zeros(current.shape[1:], device=current.device)
     state: State = (zero,) * neuron.states
     if v is not None:
         state = (v.float(),) if neuron.states == 1 else v.float().unbind(1)
@@ -149,60 +136,18 @@ def hold(current: Tensor, T: int, v: Tensor | None, neuron: Neuron) -> tuple[Ten
     return scan(current.unsqueeze(0).expand(T, *current.shape), v, neuron)
 
 
-def if_hold(
-    current: Tensor,
-    T: int,
-    v: Tensor | None = None,
-    *,
-    v_threshold: float | Tensor = 1.0,
-    v_reset: float | None = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Run a current [N, C, ...] that is held for ``T`` steps through IF neurons."""
-    return hold(current, T, v, _if_neuron(v_threshold, v_reset))
-
-
-def if_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    v: Tensor | None = None,
-    *,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups: int = 1,
-    v_threshold: float | Tensor = 1.0,
-    v_reset: float | None = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Convolve x [T, N, C_in, H, W] at every step, then fire: spikes [T, N, C_out, H_out, W_out] and potentials."""
-    return conv2d(x, weight, bias, v, _if_neuron(v_threshold, v_reset), stride, padding, dilation, groups)
-
-
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: Neuron,
     stride=1, padding=0, dilation=1, groups: int = 1,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The same for any neurons."""
+    """Convolve x [T, N, C_in, H, W] at every step, then fire: spikes [T, N, C_out, H_out, W_out] and states."""
     bias = None if bias is None else bias.float()
     current = F.conv2d(x.flatten(0, 1).float(), weight.float(), bias, stride, padding, dilation, groups)
     return scan(current.unflatten(0, x.shape[:2]), v, neuron)
 
 
-def if_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    v: Tensor | None = None,
-    *,
-    v_threshold: float | Tensor = 1.0,
-    v_reset: float | None = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Multiply x [T, N, in] by weight [out, in] at every step, then fire: spikes [T, N, out] and potentials."""
-    return linear(x, weight, bias, v, _if_neuron(v_threshold, v_reset))
-
-
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """The same for any neurons."""
+    """Multiply x [T, N, in] by weight [out, in] at every step, then fire: spikes [T, N, out] and states."""
     current = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
     return scan(current, v, neuron)
 
@@ -217,11 +162,16 @@ def avg_pool2d(x: Tensor, kernel_size, stride=None, padding=0) -> Tensor:
     return F.avg_pool2d(x.flatten(0, 1), kernel_size, stride, padding).unflatten(0, x.shape[:2])
 
 
-def _per_channel(v_threshold: float | Tensor, v: Tensor) -> Tensor:
-    """The threshold as a tensor that broadcasts against potentials [N, C, ...]."""
-    theta = torch.as_tensor(v_threshold, dtype=torch.float32, device=v.device)
-    return theta if theta.ndim == 0 else theta.view(-1, *[1] * (v.ndim - 2))
+def _of_if_neurons(function: Callable) -> Callable:
+    """The same of IF neurons, given by ``v_threshold``, a number or one a channel [C], and ``v_reset``."""
+
+    def run(*operands, v=None, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, **window):
+        neuron = if_neuron(torch.as_tensor(v_threshold, dtype=torch.float32).reshape(-1), v_reset)
+        names = [name for name in inspect.signature(function).parameters if name != "neuron"]
+        given = {"bias": None, "v": v} | dict(zip(names, operands, strict=False)) | window
+        return function(**{name: given[name] for name in names if name in given}, neuron=neuron)
+
+    return run
 
 
-def _if_neuron(v_threshold: float | Tensor, v_reset: float | None) -> Neuron:
-    return if_neuron(torch.as_tensor(v_threshold, dtype=torch.float32).reshape(-1), v_reset)
+if_scan, if_hold, if_conv2d, if_linear = map(_of_if_neurons, (scan, hold, conv2d, linear))

@@ -105,7 +105,7 @@ def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
     least, of so many bits (weight_cache.WHOLE). Three are for all: unit is the least in which the channel's largest
     weight m is at most MOST_OF_THREE. Weights are rounded to it, with an |error| of at most 2**-23 m where
     m >= 2**-103; none where all are multiples of it, as a dyadic grid of 23 bits is. These are the digits of the matrix
-    tiles of a CPU (cpu/src/conv2d/amx_digits.h).
+    tiles of a CPU (cpu/src/conv2d/amx_weights.h).
     """
     wide = F.pad(weight.float().contiguous(), (0, -weight.shape[1] % 16))
     most = wide.abs().amax(1)

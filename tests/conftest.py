@@ -25,11 +25,7 @@ INSTRUCTION_SETS = [target for target in cpu.TARGETS if cpu.load(target)]
 CONVOLUTIONS = [
     ("amx", "tiles"),
     ("avx512", "lookup"),
-    *(
-        (target, rows)
-        for target in ("avx512", "avx2", "portable")
-        for rows in ("events", "patterns", "shorts", "bytes", "im2col")
-    ),
+    *((target, rows) for target in ("avx512", "avx2", "portable") for rows in ("events", "shorts", "bytes", "im2col")),
     (None, "dense"),
     (None, None),
 ]

@@ -97,9 +97,6 @@ DEFECTS = {
     "byte rows: the offset of odd channels": Defect(
         f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
     ),
-    "patterns: the last window of a segment": Defect(
-        f"{CONV}/pattern.h", "if (first + t < steps) store_sums", "if (first + t + 1 < steps) store_sums"
-    ),
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
@@ -116,7 +113,7 @@ DEFECTS = {
         "tests/cpu/test_im2col.py",
     ),
     "tiles: the joined digits": Defect(
-        f"{CONV}/amx_fire.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
+        f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),
     "depthwise: the last steps": Defect(
         f"{CONV}/pixel.h",

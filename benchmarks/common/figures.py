@@ -58,7 +58,6 @@ LOOKS = {
     # kernels of ops_speed.py
     "chosen": Look("chosen", BLACK, width=4.5),
     "events": Look("events", VERMILION),
-    "patterns": Look("patterns of steps", VERMILION, "--"),
     "shorts": Look("short rows (int16)", ORANGE),
     "bytes": Look("byte rows (int8)", GRAY),
     "lookup": Look("lookup", PINK),

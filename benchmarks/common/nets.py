@@ -129,7 +129,8 @@ def _start_at_onset(net: nn.Sequential) -> None:
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
-TRAINABLE = {"small": small, "paper-fashion": paper, "paper-cifar": cifar10, "vgg": vgg}  # names of train.py's --net
+TRAINABLE = NETS | {"cifar10": cifar10, "vgg": vgg}  # names of train.py's --net
+FORMER_NAMES = {"paper-fashion": "paper", "paper-cifar": "cifar10"}  # in files of 0.1.0
 
 
 def load(
@@ -166,7 +167,7 @@ def net_of(path: Path | None, name: str | None = None) -> str:
     if path is None:
         return name or "small"
     _, about = load_file(path, NETS[name or "small"])
-    found = file_stem(about["net"]) if about.get("net") in TRAINABLE else name or "small"
+    found = about["net"] if about.get("net") in TRAINABLE else name or "small"
     if found not in NETS or name not in (None, found):
         raise ValueError(f"{path} is of the network {about['net']}; needed is {name or 'one of ' + ', '.join(NETS)}")
     return found
@@ -192,6 +193,8 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         FileNotFoundError: there is no such file. ValueError: it is damaged, or of another kind.
     """
     state, about = weights_file.read(Path(path))
+    if about.get("net") in FORMER_NAMES:
+        about["net"] = FORMER_NAMES[about["net"]]
     told = metadata.values(path, about, "v_threshold")
     state = {key: tensor for key, tensor in state.items() if not key.startswith(TWIN)}
     if about.get("net", "") not in TRAINABLE and make is None:
@@ -229,11 +232,6 @@ def _neuron_keys(net: nn.Module) -> set[str]:
     """The keys of a state_dict that are no weights, but the neurons' parameters."""
     layers = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, pk.layers.Neurons)]
     return {f"{name}.{attribute}" for name, layer in layers for attribute in layer.neuron_attributes}
-
-
-def file_stem(name: str) -> str:
-    """The name of the weights file, without its ending, for a name of TRAINABLE: what ``load`` looks for."""
-    return TRAINABLE[name].__name__
 
 
 @torch.no_grad()

@@ -115,9 +115,9 @@ def _counts(kernel: Kernel, shape: Shape, words: Tensor, weight: Tensor, seconds
     pairs = ((value, value) for value in (shape.stride, shape.padding, shape.dilation))
     pixels = math.prod(shape.out)
     layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, tuple(weight.shape), *pairs)
-    rates = kernel.rates(words, weight)
+    rate = kernel.rate(words, weight)
     digits = kernel.digits(weight) if "tiles" in seconds else 0
-    counts = counts_of(kernel.machine, layer, rates, has_lookup="lookup" in seconds, digits=digits, row=64)
+    counts = counts_of(kernel.machine, layer, rate, has_lookup="lookup" in seconds, digits=digits, row=64)
     return {name: counts[name] for name in seconds}
 
 

@@ -49,9 +49,9 @@ class Kernel:
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))
 
-    def rates(self, words: Tensor, weight: Tensor) -> tuple[float, float]:
+    def rate(self, words: Tensor, weight: Tensor) -> float:
         """Rows for each input and step, as the choice counts them."""
-        return rows.rates(*self._rows_and_sample(words, weight), _neuron(len(weight)))
+        return rows.rate_of_rows(*self._rows_and_sample(words, weight), _neuron(len(weight)))
 
     def look_for_steady(self, words: Tensor, weight: Tensor) -> None:
         """What an event kernel that is forced looks at by itself; otherwise the choice has done so already."""
@@ -173,7 +173,7 @@ def rates(shape: Shape, rounds: int, peak_gmac: float, macs_a_cycle: int) -> Ite
         contenders[name] = lambda kernel=kernel, weight=weight: kernel.run(shape, words, weight)
     threads = torch.get_num_threads()
     clock = peak_gmac / macs_a_cycle / threads  # GHz
-    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items() if name != "patterns"}
+    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items()}
     for name, seconds in interleave(contenders, rounds).items():
         cycles = median(seconds) * clock * 1e9 * threads
         yield {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from common import weights_file
+from common.nets import FORMER_NAMES
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -102,6 +103,7 @@ def _check(position) -> None:
 
 def same_options(saved: dict, given: dict) -> None:
     """ValueError if a run is to be resumed with options that would make another run of it."""
+    saved = saved | {"net": FORMER_NAMES.get(saved.get("net", ""), saved.get("net"))}
     changed = [key for key in given if json.loads(json.dumps(given[key])) != saved.get(key)]
     if changed:
         pairs = ", ".join(f"--{key.replace('_', '-')} {saved.get(key)}" for key in changed)

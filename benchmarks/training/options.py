@@ -29,10 +29,10 @@ PRESETS = {
     "recommended": RECOMMENDED,
     "plain": {},
     "authors-fashion": AUTHORS
-    | {"data": "fashion-mnist", "net": "paper-fashion", "T": 15, "threshold": 2.0, "weight_decay": 1e-6}
+    | {"data": "fashion-mnist", "net": "paper", "T": 15, "threshold": 2.0, "weight_decay": 1e-6}
     | {"eps": 1e-8, "augment": "authors"},
     "authors-cifar": AUTHORS
-    | {"data": "cifar10", "net": "paper-cifar", "T": 60, "threshold": 3.0, "weight_decay": 1e-5}
+    | {"data": "cifar10", "net": "cifar10", "T": 60, "threshold": 3.0, "weight_decay": 1e-5}
     | {"eps": 1e-7, "loss": "mse-rate", "augment": "shift-mirror"},
 }
 

@@ -97,7 +97,7 @@ class Run:
             if about.get("method") == "ann":
                 self.rescale(self.model)
         self.average = self.new_average()
-        self.weights = options.out / f"{nets.file_stem(options.net)}.safetensors"
+        self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
         self.stages.append(Stage(options.method, options.epochs, options.lr))
 

@@ -22,7 +22,7 @@ from .words import PACKABLE, pixel_bytes
 def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
     """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
 
-    ``kernel`` takes every convolution that it can take ("events", "patterns", "shorts", "bytes", "lookup", "tiles" or
+    ``kernel`` takes every convolution that it can take ("events", "shorts", "bytes", "lookup", "tiles" or
     "dense"; None: whichever is fastest). ``library``: the compiled file to load; None: the one built with this package.
     None if the library was not built, or if this machine cannot run the target.
     """

@@ -21,7 +21,7 @@ def choose(
     has_lookup: bool,
     digits: Callable[[], int],
     row: Callable[[], int],
-    rates: Callable[[], tuple[float, float]],
+    rate: Callable[[], float],
 ) -> Choice:
     """The kernel for a convolution: one of KERNELS, "depthwise", "groups", which are joined and chosen for apart, or
     "im2col", whose windows are chosen for.
@@ -32,8 +32,8 @@ def choose(
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
         row: output channels of the widest row that the weights fit.
-        rates: rows that the event and the pattern kernel add for each input and step; these, and the two before, are
-            asked for only if the choice depends on them.
+        rate: rows that the event kernel adds for each input and step; this, and the two before, are asked for only if
+            the choice depends on them.
     """
     if forced == "dense":
         return Choice("dense", "forced")
@@ -55,7 +55,7 @@ def choose(
         if forced in can and not can[forced]():
             return Choice("events", f"{forced} cannot take it")
         return Choice(forced, "forced")
-    found, widest = rates(), row()
+    found, widest = rate(), row()
     cycles = modelled_cycles(machine, layer, found, has_lookup=has_lookup, digits=digits(), row=widest)
     if im2col.is_possible(layer):
         windows = modelled_cycles(machine, im2col.gathered(layer), found, has_lookup=has_lookup, digits=0, row=widest)

@@ -25,7 +25,7 @@ from .packing import (
     padded,
     start_for_library,
 )  # fmt: skip
-from .rows import SpikeSample, WeightRows, negates, rates
+from .rows import SpikeSample, WeightRows, negates, rate_of_rows
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
@@ -57,7 +57,7 @@ class Convolutions:
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "patterns", "shorts", "bytes", "lookup",
+        forced: the kernel that takes every layer it can take ("events", "shorts", "bytes", "lookup",
             "tiles", "dense", or "im2col", with the events); None: whichever is fastest. "shorts" and "bytes" are the
             events with such rows of weights, which the periods then have too.
     """
@@ -131,9 +131,8 @@ class Convolutions:
             self._table.lookup_conv2d(conv)
         else:
             row = ROWS[kernel]
-            negated = kernel != "patterns" and negates(call.rows, call.sample, neuron, row)
-            call.rows.set(conv, row, negated=negated)
-            (self._table.pattern_conv2d if kernel == "patterns" else self._table.event_conv2d)(conv)
+            call.rows.set(conv, row, negated=negates(call.rows, call.sample, neuron, row))
+            self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
@@ -165,7 +164,7 @@ class Convolutions:
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         C, inputs = len(weight), prod(weight.shape[1:])
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
-        rounded, unit = heap.empty(*weight.shape), torch.empty(C, dtype=torch.float32)
+        rounded, unit = heap.empty(*weight.shape), torch.empty(C)
         rounded_bias = None if bias is None else torch.empty_like(bias)
         pointers = (None if x is None else x.data_ptr() for x in (weight, bias, rounded, rounded_bias, unit))
         bounds = precision.largest, room, 0 if half_room == inf else half_room
@@ -190,7 +189,7 @@ class Convolutions:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
                 return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32)
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
         self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
         return currents
 
@@ -198,7 +197,7 @@ class Convolutions:
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32)
+        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
         window = stride, padding, dilation
         self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
         return currents
@@ -265,7 +264,7 @@ class Convolutions:
     def _neurons(self, T, v, bias, neuron):
         """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
         neurons, spikes, v, held = start_for_library(T, v, neuron)
-        bias = padded(torch.zeros(v.shape[-1], dtype=torch.float32) if bias is None else bias.float(), 0.0)
+        bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
         return neurons, spikes, v, (bias, *held)
 
     def _look(
@@ -282,7 +281,7 @@ class Convolutions:
             has_lookup=self.has_lookup,
             digits=lambda: self._digits(packed, neuron) if tiles else 0,
             row=lambda: rows.widest,
-            rates=lambda: rates(rows, sample, neuron),
+            rate=lambda: rate_of_rows(rows, sample, neuron),
         )  # fmt: skip
         return _Call(layer, packed, rows, sample, choice)
 
@@ -302,6 +301,6 @@ class Convolutions:
     def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
         blocks = -(-len(weight) // TILE_CHANNELS)
         packed = torch.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
-        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK, dtype=torch.float32)
+        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit

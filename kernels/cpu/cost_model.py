@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 CLOCK_HZ = 3.06e9  # of the Zen 4 core below; the other's costs are in such cycles, too
 # Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
-ROWS = {"events": 16, "patterns": 16, "shorts": 32, "bytes": 64}
-PATTERN = 4  # steps of a pattern: src/conv2d/pattern.h
+ROWS = {"events": 16, "shorts": 32, "bytes": 64}
 CACHE_BYTES = 1 << 20  # weights that are more are fetched anew each time they are used
 ROW_BYTES = 64
 SCANNED = 32  # channels that a scan takes together
@@ -50,10 +49,6 @@ WITHOUT_TILES = Machine(event_slice=384, costs={
         "add": 1.3, "visit": 10, "fire": 0.28, "scan": 13, "list": 0.44, "list slice": 7.2, "list tap": 2.8,
         "list spike": 0.24, "start": 210, "start tap": 33, "fetch": 0.061, "call": 3.4e5,
     },
-    "patterns": {
-        "add": 1.8, "visit": 1.3, "fire": 2, "scan": 27, "list": 0.48, "list slice": 25, "list tap": 3.2,
-        "list spike": 3.9, "start": 744, "start tap": 11, "fetch": 0.14, "call": 3.3e5,
-    },
     "lookup": {
         "look up": 8.9, "block": 98, "table": 34, "read": 136, "read tap": 2.4, "fetch": 0.048, "call": 3.1e5,
     },
@@ -72,10 +67,6 @@ WITH_TILES = Machine(event_slice=1152, costs={
     "bytes": {
         "add": 1.8, "visit": 26, "fire": 0.37, "scan": 28, "list": 0.49, "list slice": 5.2, "list tap": 2,
         "list spike": 0.15, "start": 220, "start tap": 26, "fetch": 0.97, "call": 4.9e5,
-    },
-    "patterns": {
-        "add": 2.2, "visit": 3.9, "fire": 1.8, "scan": 39, "list": 0.51, "list slice": 40, "list tap": 4.7,
-        "list spike": 2.9, "start": 360, "start tap": 35, "fetch": 0.35, "call": 5.3e5,
     },
     "lookup": {"look up": 10, "block": 130, "table": 72, "read": 260, "read tap": 3, "fetch": 0.071, "call": 3.6e5},
     "tiles": {"multiply": 29, "fire": 180, "list": 38, "expand": 110, "fetch": 0.64, "call": 4.1e5},
@@ -158,16 +149,6 @@ def adding(layer: Layer, rate: float, row: int, slice_rows: int) -> Counts:
     }
 
 
-def patterns(layer: Layer, rate: float, slice_rows: int) -> Counts:
-    """The pattern kernel: a row for each input and window of four steps in which it fires, to one of 15 sums.
-
-    ``rate``: of such windows, a step.
-    """
-    counts = adding(layer, rate, ROWS["patterns"], slice_rows)
-    counts["visit"] *= 15 / PATTERN
-    return counts
-
-
 def lookup(layer: Layer) -> Counts:
     """The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel."""
     eights, fours = math.ceil(layer.weight[0] / 8), math.ceil(layer.inputs / 4)
@@ -219,15 +200,13 @@ def dense(layer: Layer) -> Counts:
 
 
 def counts_of(
-    machine: Machine, layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+    machine: Machine, layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, Counts]:
     """How often each kernel that can take a layer does what costs time; arguments as of :func:`modelled_cycles`."""
     counts = {"dense": dense(layer)}
     for kernel, width in ROWS.items():
-        if kernel == "patterns":
-            counts[kernel] = patterns(layer, rates[1], machine.event_slice)
-        elif width <= row:
-            counts[kernel] = adding(layer, rates[0], width, machine.event_slice)
+        if width <= row:
+            counts[kernel] = adding(layer, rate, width, machine.event_slice)
     if has_lookup:
         counts["lookup"] = lookup(layer)
     if digits:
@@ -236,17 +215,16 @@ def counts_of(
 
 
 def modelled_cycles(
-    machine: Machine, layer: Layer, rates: tuple[float, float], *, has_lookup: bool, digits: int, row: int
+    machine: Machine, layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, float]:
     """Cycles of each kernel that can take a layer: one of ROWS, "lookup", "tiles" or "dense".
 
-    ``rates``: rows that the event and the pattern kernel add for each input and step.
+    ``rate``: rows that the event kernel adds for each input and step.
     ``digits``: of the weights in tiles; 0 rules tiles out. ``row``: output channels of the widest row that the weights
     fit.
     """
     kernels = _at_both_ends(machine, layer, has_lookup, digits, row)
-    rate = dict.fromkeys(kernels, rates[0]) | {"patterns": rates[1]}
-    return {kernel: silent + rate[kernel] * (busy - silent) for kernel, (silent, busy) in kernels.items()}
+    return {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in kernels.items()}
 
 
 @lru_cache(1024)
@@ -254,7 +232,7 @@ def _at_both_ends(
     machine: Machine, layer: Layer, has_lookup: bool, digits: int, row: int
 ) -> dict[str, tuple[float, float]]:
     """Cycles at the rates 0 and 1; they lie on a line between."""
-    ends = [counts_of(machine, layer, (r, r), has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
+    ends = [counts_of(machine, layer, r, has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
     silent, busy = ({kernel: cycles(kernel, own, machine.costs) for kernel, own in end.items()} for end in ends)
     return {kernel: (silent[kernel], busy[kernel]) for kernel in silent}
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from .. import max_rate_pool, reference, rounding, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
+from ..reference_gradients import surrogate_scan
+from ..surrogates import Surrogate
 from . import words
-from .fallback_backward import scan_backward
 
 UNFUSED = Choice("dense", "no C++ kernels here")
 
@@ -94,9 +95,26 @@ class Fallback:
         words = self.expand_periods(periods, start, T)
         return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1)
 
-    def scan_backward(self, *operands) -> tuple[Tensor, Tensor, Tensor]:
-        """Back through all T steps; see backends.Backend."""
-        return scan_backward(*operands)
+    def scan_backward(
+        self,
+        grad_spikes: Tensor,
+        grad_v: Tensor | None,
+        current: Tensor,
+        v: Tensor,
+        neuron: Neuron,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Back through all T steps, by the definition's autograd; see backends.Backend."""
+        with torch.enable_grad():
+            given = [x.detach().float().requires_grad_() for x in (current, v, neuron.channels)]
+            currents = given[0].expand(grad_spikes.shape).transpose(2, 3)
+            state = given[1].transpose(-2, -1)
+            fired, after = surrogate_scan(currents, state, neuron._replace(channels=given[2]), surrogate)
+            last = torch.zeros_like(after) if grad_v is None else grad_v.float().transpose(-2, -1)
+            gradients = grad_spikes.float().transpose(2, 3), last
+            found = torch.autograd.grad((fired, after), given, gradients, materialize_grads=True)
+        of_bias = found[0].double().flatten(0, -2).sum(0)
+        return found[0], found[1], torch.cat([of_bias.unsqueeze(0), found[2].double().reshape(-1, len(of_bias))])
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents [T, N, P, C] of a convolution of packed spikes."""

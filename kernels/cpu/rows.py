@@ -1,4 +1,4 @@
-"""Rows of weights for the event, the pattern and the period kernel (src/conv2d/rows.h), and how many these add."""
+"""Rows of weights for the event and the period kernel (src/conv2d/rows.h), and how many these add."""
 
 from functools import cached_property
 from math import prod
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..neurons import Neuron
 from ..weight_cache import Packed
 from . import abi
-from .cost_model import PATTERN, ROW_BYTES
+from .cost_model import ROW_BYTES
 from .packing import BYTE_ROW, FLOAT_ROW, LARGEST_BYTE_SUM, SHORT_ROW, absolute_sums, byte_unit, known_unit, short_unit
 
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
@@ -87,16 +87,15 @@ class SpikeSample:
 
     def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
         self._table, self._words, self._channels = table, words, channels
-        self._rates: dict[tuple[int, bool], float] = {}
+        self._rates: dict[bool, float] = {}
 
-    def rate(self, window: int = 1, *, negated: bool = False) -> float:
-        """Rows that the event (window 1) or the pattern kernel adds, for each input and step."""
-        kind = window, negated
-        if kind not in self._rates:
+    def rate(self, *, negated: bool = False) -> float:
+        """Rows that the event kernel adds, for each input and step."""
+        if negated not in self._rates:
             N, P, T, width = self._pixels.shape
-            rows = self._table.count_rows(self._pixels.data_ptr(), N * P, T, width, *kind)
-            self._rates[kind] = rows / max(N * P * T * self._channels, 1)
-        return self._rates[kind]
+            rows = self._table.count_rows(self._pixels.data_ptr(), N * P, T, width, negated)
+            self._rates[negated] = rows / max(N * P * T * self._channels, 1)
+        return self._rates[negated]
 
     @cached_property
     def _pixels(self) -> Tensor:
@@ -113,6 +112,6 @@ def negates(rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> 
     return sample.worth_negating() and rows.can_negate(neuron, row)
 
 
-def rates(rows: WeightRows, sample: SpikeSample, neuron: Neuron) -> tuple[float, float]:
-    """Rows that the event and the pattern kernel add for each input and step, as the choice of a kernel takes them."""
-    return sample.rate(negated=negates(rows, sample, neuron, rows.widest)), sample.rate(PATTERN)
+def rate_of_rows(rows: WeightRows, sample: SpikeSample, neuron: Neuron) -> float:
+    """Rows that the event kernel adds for each input and step, as the choice of a kernel takes it."""
+    return sample.rate(negated=negates(rows, sample, neuron, rows.widest))

@@ -132,12 +132,12 @@ class Engine:
         C, H, W = op.image
         spikes = values = last = None
         if op.real:
-            values = torch.empty(T, N, H * W, C, dtype=torch.float32)
+            values = torch.empty(T, N, H * W, C)
         else:
             spikes = torch.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
             counts = torch.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
         if with_state:
-            last = torch.empty(N, op.states, H * W, C, dtype=torch.float32)
+            last = torch.empty(N, op.states, H * W, C)
         threads = torch.get_num_threads()
         if not session.run(given.x, given.kind, T, N, threads, fresh, spikes, values, counts, last, tally):
             checks.finite("x", given.x)
@@ -153,7 +153,7 @@ class Engine:
         op = self.plan.operations[k]
         shape = self.plan.state_shape(op)
         C, H, W = image_of(shape)
-        states = torch.empty(N, op.states, H * W, C, dtype=torch.float32)
+        states = torch.empty(N, op.states, H * W, C)
         session.read(k, states)
         several = (op.states,) if op.states > 1 else ()
         return states.transpose(2, 3).reshape(N, *several, *shape)

@@ -321,12 +321,12 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     neuron = layer.neuron
     neuron.check()
     ready = neuron.on(C, torch.device("cpu"))
-    start = torch.zeros(ready.states, C, dtype=torch.float32)
+    start = torch.zeros(ready.states, C)
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32).detach().cpu()
     scale = layer.scale
     if type(neuron) is not IFNeuron or neuron.v_reset is not None:
         scale = None  # logits need a reset that loses no charge
-    bias = torch.zeros(C, dtype=torch.float32) if bias is None else bias.detach().cpu()
+    bias = torch.zeros(C) if bias is None else bias.detach().cpu()
     if not bool(bias.isfinite().all()):
         raise ValueError(f"layer {path}: bias must be finite in float32, and holds NaN or infinite values")
     return Population(

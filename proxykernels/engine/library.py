@@ -1,76 +1,29 @@
-"""The compiled library of the engine, as ctypes sees it: each struct of kernels/cpu/src/engine/engine.h."""
+"""The compiled library of the engine, as ctypes sees it; kernels/cpu/src/engine/engine.h has the structs."""
 
 import ctypes
 import sys
-from ctypes import POINTER, c_char_p, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_int64
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from ..kernels.cpu import abi, packing, sources
+from ..kernels.cpu import abi, headers, packing, sources
 from .plan import FIRE, KINDS, Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
 
 
-class Term(ctypes.Structure):
-    _fields_ = [
-        ("slot", c_int64),
-        ("weight", c_void_p),
-        *((f"{name}_{axis}", c_int64) for name in ("kernel", "stride", "padding", "dilation") for axis in "hw"),
-        ("groups", c_int64),
-    ]
-
-
-class Operation(ctypes.Structure):
-    _fields_ = [
-        ("kind", c_int64),
-        ("terms", POINTER(Term)),
-        *((name, c_int64) for name in ("count", "C", "H", "W", "real")),
-        ("neuron", abi.Neuron),
-        *((name, c_void_p) for name in ("bias", "start")),
-        *((name, c_int64) for name in ("exact", "divisor", "count_padding", "adaptive")),
-        *((name, c_void_p) for name in ("pixels", "channels")),
-    ]
-
-
-class Input(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in "CHW"]
-
-
-class Run(ctypes.Structure):
-    _fields_ = [
-        ("x", c_void_p),
-        *((name, c_int64) for name in ("kind", "T", "N", "threads", "fresh")),
-        *((name, c_void_p) for name in ("spikes", "values", "counts", "last", "tally")),
-    ]
-
-
-class Sizes(ctypes.Structure):
-    _fields_ = [(name, c_int64) for name in ("weights", "arena")]
-
-
-def _function(*arguments, returns=None):
-    return ctypes.CFUNCTYPE(returns, *arguments)
-
-
-class Functions(ctypes.Structure):
-    _fields_ = [
-        ("make_plan", _function(POINTER(Input), POINTER(Operation), c_int64, returns=c_void_p)),
-        ("free_plan", _function(c_void_p)),
-        ("make_session", _function(c_void_p, returns=c_void_p)),
-        ("free_session", _function(c_void_p)),
-        ("run", _function(c_void_p, POINTER(Run), returns=c_int64)),
-        ("states", _function(c_void_p, c_int64, c_void_p, c_void_p, c_int64)),
-        ("keep", _function(c_void_p, c_void_p, c_int64)),
-        ("sizes", _function(c_void_p, POINTER(Sizes))),
-    ]
+STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
+Term, Operation, Input, Run, Sizes, Functions = map(
+    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
+)
 
 
 @cache
-def load(target: str | None = None) -> Functions:
+def load(target: str | None = None) -> Any:
     """The functions for an instruction set, or for the fastest one of this machine.
 
     Raises:
@@ -152,7 +105,7 @@ class Session:
             self._functions.free_session(self._session)
 
 
-def _operation(plan: Plan, operation, kept: list) -> Operation:
+def _operation(plan: Plan, operation, kept: list) -> Any:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()

@@ -158,7 +158,7 @@ class MaxRatePool2d(SpikingLayer):
     def _fire(self, x, v, batch_statistics):
         x = x if isinstance(x, Spikes) else pack(x)
         x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
-        counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device) if v is None else v
+        counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
         return spike_ops.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
 
     def affine(self, x: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class MaxRatePool1d(SpikingLayer):
         checks.steps_of(x, 4, "(T, N, C, L)")
         images, window = _images(x if isinstance(x, Spikes) else pack(x)), _of_one_row(self)
         images = filled_up(images, *window) if self.ceil_mode else images
-        counts = torch.zeros(images.shape[1:], dtype=torch.float32, device=x.device) if v is None else v.unsqueeze(-2)
+        counts = torch.zeros(images.shape[1:], device=x.device) if v is None else v.unsqueeze(-2)
         spikes, counts = spike_ops.max_rate_pool2d(images, counts, *window)
         return _row(spikes), counts.squeeze(-2)
 

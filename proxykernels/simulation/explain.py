@@ -27,7 +27,7 @@ class Row:
 
     Attributes:
         layer: its name.
-        kernel: what took it: "periods", "events", "patterns", "short rows", "byte rows", "lookup", "tiles",
+        kernel: what took it: "periods", "events", "short rows", "byte rows", "lookup", "tiles",
             "depthwise", "im2col" (windows of few channels, gathered first), "product" (of real values), "unfused"
             (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton convolution", "pooled
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took

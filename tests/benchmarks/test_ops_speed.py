@@ -248,7 +248,7 @@ def test_fitted_costs_are_those_that_made_the_times():
         weight = (shape.C_out, shape.C_in, shape.kernel, shape.kernel)
         pairs = ((n, n) for n in (shape.stride, shape.padding, 1))
         layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, weight, *pairs)
-        counts = counts_of(WITH_TILES, layer, (shape.rate, 0.6 * shape.rate), has_lookup=True, digits=2, row=64)
+        counts = counts_of(WITH_TILES, layer, shape.rate, has_lookup=True, digits=2, row=64)
         seconds = {kernel: cycles(kernel, own, true) / CLOCK_HZ for kernel, own in counts.items()}
         measured.append(cost_fit.Measured(shape, "int8", seconds, 1.0, "events", counts))
     fitted = cost_fit.fit(measured, known)

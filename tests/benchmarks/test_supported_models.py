@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import supported_models
 import torch
+from common.printed import written
 from torch import nn
 from zoo import relu_nets, spiking_nets
 
@@ -81,10 +82,14 @@ def test_the_error_is_that_of_the_logits_without_the_end():
     assert supported_models.relative(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])) == 0.5
 
 
-def test_unknown_networks_are_named(capsys):
+def test_each_network_can_be_chosen_by_name(capsys):
+    names = [net.name for net in relu_nets.ALL]
+    options = supported_models.parse_options(["--nets", "U-Net-bilinear,alexnet,M5-audio-1-d"], names)
+    assert options.nets == ["U-Net, bilinear", "alexnet", "M5, audio (1-d)"]
+    assert len({written(name) for name in names}) == len(names)
     with pytest.raises(SystemExit):
         supported_models.main(["--nets", "resnet19"])
-    assert "unknown resnet19; known: alexnet" in capsys.readouterr().err.replace("\n", " ")
+    assert "'resnet19' is none of alexnet" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_chirps_are_sounds():

@@ -163,7 +163,7 @@ struct Geometry {
     }
 };
 
-// One convolution by one kernel: "events", "patterns" or "periods", also with shorts or bytes, or "depthwise".
+// One convolution by one kernel: "events" or "periods", also with shorts or bytes, or "depthwise".
 void convolve(const std::string& kernel) {
     const bool depthwise = kernel == "depthwise", periods = kernel.rfind("period", 0) == 0;
     Geometry g;
@@ -234,7 +234,6 @@ void convolve(const std::string& kernel) {
         c.weight = packed;
         const PeriodConv2d p{c, period.data(), start, start + T};
         if (periods) kernels->period_conv2d(&p);
-        else if (has("patterns")) kernels->pattern_conv2d(&c);
         else kernels->event_conv2d(&c);
         free(packed);
     }
@@ -337,12 +336,12 @@ int main(int count, char** arguments) {
     state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
     const int64_t cases = count > 2 ? atoll(arguments[2]) : 1000;
     kernels = &portable::kernels;
-    const char* names[] = {"events",  "events, shorts",  "events, bytes",  "patterns", "patterns, bytes",
-                           "periods", "periods, shorts", "periods, bytes", "depthwise"};
+    const char* names[] = {"events",          "events, shorts", "events, bytes", "periods",
+                           "periods, shorts", "periods, bytes", "depthwise"};
     for (int64_t i = 0; i < cases; i++) {
-        const int64_t which = i % 7;
-        const std::string name = which < 5 ? names[which] : which == 5 ? "scan" : "words";
-        which < 5 ? convolve(name) : which == 5 ? scan() : words();
+        const int64_t which = i % 9;
+        const std::string name = which < 7 ? names[which] : which == 7 ? "scan" : "words";
+        which < 7 ? convolve(name) : which == 7 ? scan() : words();
         ran[name]++;
     }
     for (const auto& [name, n] : ran) printf("%s: %d cases, %d with spikes\n", name.c_str(), n, with_spikes[name]);

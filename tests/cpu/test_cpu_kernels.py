@@ -271,10 +271,10 @@ def test_packed_weights_live_as_long_as_the_weights():
 
 
 def test_the_choice_follows_rate_and_shape():
-    def fastest(layer, rate, *, has_lookup, digits, row, a_window=1.0):
+    def fastest(layer, rate, *, has_lookup, digits, row):
         chosen = choose(
             layer, 1, None, cost_model.WITH_TILES if digits else cost_model.WITHOUT_TILES,
-            has_lookup=has_lookup, digits=lambda: digits, row=lambda: row, rates=lambda: (rate, rate / a_window),
+            has_lookup=has_lookup, digits=lambda: digits, row=lambda: row, rate=lambda: rate,
         )  # fmt: skip
         assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
         return chosen.kernel
@@ -285,8 +285,6 @@ def test_the_choice_follows_rate_and_shape():
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16) == "events"
     assert fastest(conv, 0.5, has_lookup=True, digits=0, row=16) == "lookup"
     assert fastest(conv, 0.5, has_lookup=False, digits=0, row=16) == "events"
-    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16, a_window=3) == "patterns"
-    assert fastest(conv, 0.2, has_lookup=True, digits=0, row=16, a_window=1.2) == "events"
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=32) == "shorts"
     assert fastest(conv, 0.2, has_lookup=True, digits=0, row=64) == "bytes"
     one_step = cost_model.Layer(1, (32, 196, 128), (14, 14), (128, 128, 3, 3), (1, 1), (1, 1), (1, 1))
@@ -312,7 +310,7 @@ def test_the_choice_follows_rate_and_shape():
 )
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
     layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
-    options = {"digits": lambda: 0, "row": lambda: 16, "rates": lambda: pytest.fail("counted")}
+    options = {"digits": lambda: 0, "row": lambda: 16, "rate": lambda: pytest.fail("counted")}
     chosen = choose(layer, groups, forced, cost_model.WITHOUT_TILES, has_lookup=True, **options)
     assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
@@ -325,7 +323,7 @@ def test_the_choice_changes_no_spike(monkeypatch, generator):
         parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
     image = dyadic(3, 1, 8, 8, generator=generator).abs()
     results = []
-    for kernel in ("events", "patterns", "shorts", "bytes", "lookup", "tiles", "dense", "im2col", None):
+    for kernel in ("events", "shorts", "bytes", "lookup", "tiles", "dense", "im2col", None):
         force(monkeypatch, None, kernel)
         results.append(pk.simulate(net, image, 70).spikes.dense())
     assert all(torch.equal(result, results[0]) for result in results[1:])

@@ -1,6 +1,7 @@
 """A compiled library that was built from other sources is refused, in one sentence, before anything of it is called."""
 
 import ctypes
+import re
 import subprocess
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import backends
-from proxykernels.kernels.cpu import abi, elf, sources
+from proxykernels.kernels.cpu import abi, elf, headers, sources
+from proxykernels.kernels.neurons import MODELS
+from proxykernels.kernels.surrogates import SHAPES
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -22,66 +25,46 @@ def opened_again():
     abi._open.cache_clear()
 
 
-def fields():
-    for struct in abi.STRUCTS:
-        for k in range(len(struct._fields_)):
-            yield pytest.param(struct, k, id=f"{struct.__name__}.{struct._fields_[k][0]}")
+def test_the_structs_are_laid_out_as_the_compiler_has_them(tmp_path):
+    """Size and place of each field, and the type of each function of the table."""
+    lines = ['#include "abi.h"', "#include <cstddef>"]
+    for name, struct in abi.STRUCTS.items():
+        lines.append(f"static_assert(sizeof({name}) == {ctypes.sizeof(struct)});")
+        for field, *_ in struct._fields_:
+            place = getattr(struct, field)
+            lines.append(f"static_assert(offsetof({name}, {field}) == {place.offset});")
+            lines.append(f"static_assert(sizeof({name}::{field}) == {place.size});")
+    code = tmp_path / "layout.cpp"
+    for change, passes in (("", True), ("static_assert(sizeof(Neuron) == 1);", False)):
+        code.write_text("\n".join([*lines, change]))
+        command = ["c++", "-std=c++17", f"-I{sources.FOLDER}", "-fsyntax-only", str(code)]
+        assert (subprocess.run(command, capture_output=True).returncode == 0) == passes
+    assert len(lines) > 200
 
 
-def refused(monkeypatch, struct, fields):
-    """Load the library as if ``struct`` had these fields."""
-    other = type(struct.__name__, (ctypes.Structure,), {"_fields_": fields})
-    changed = [other if known is struct else known for known in abi.STRUCTS]
-    monkeypatch.setattr(abi, "STRUCTS", changed)
-    with pytest.raises(RuntimeError, match=REFUSED) as error:
-        abi.load(None)
-    return str(error.value)
+def test_functions_are_read_with_their_types():
+    kernels = dict(abi.Kernels._fields_)
+    count = kernels["count_digits"]
+    assert count._restype_ is ctypes.c_int64
+    assert count._argtypes_ == (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    assert kernels["period_conv2d"]._argtypes_ == (ctypes.POINTER(abi.PeriodConv2d),)
+    assert kernels["max_threads"]._argtypes_ == () and kernels["if_scan"]._restype_ is None
+    assert len(kernels) == (sources.FOLDER / "kernels.h").read_text().count("\nKERNEL(")
 
 
-def test_the_structs_are_those_of_the_library():
-    assert abi.load(None) is not None
-    described = sum(1 + len(struct._fields_) for struct in abi.STRUCTS) + len(abi.MODELS) + len(abi.SHAPES)
-    assert len(abi.interface()) == described
+def test_what_is_no_declaration_is_not_read():
+    with pytest.raises(KeyError, match="short"):
+        headers.structs("struct Odd {\n    short x;\n};\n")
+    with pytest.raises(AttributeError, match="no attribute 'Odd'"):
+        _ = abi.Odd
 
 
-@pytest.mark.parametrize("struct, k", list(fields()))
-def test_each_field_is_compared(monkeypatch, struct, k):
-    """Renamed, of another type, left out, doubled."""
-    name, kind = struct._fields_[k]
-    other = ctypes.c_void_p if kind is not ctypes.c_void_p else ctypes.c_int64
-    for there in ([("other", kind)], [(name, other)], [], [(name, kind), ("other", kind)]):
-        with monkeypatch.context() as patch:
-            changed = [*struct._fields_[:k], *there, *struct._fields_[k + 1 :]]
-            assert f"'{struct.__name__}" in refused(patch, struct, changed)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda models: models.reverse(),
-        lambda models: models.pop(),
-        lambda models: models.append(("Other", models[0][1])),
-        *(
-            lambda models, field=field: models.append((models[-1][0], models.pop()[1]._replace(**field)))
-            for field in ({"states": 3}, {"channels": ()}, {"scalars": ()})
-        ),
-    ],
-)
-def test_the_list_of_neuron_models_is_compared(monkeypatch, change):
-    models = list(abi.MODELS.items())
-    change(models)
-    monkeypatch.setattr(abi, "MODELS", dict(models))
-    with pytest.raises(RuntimeError, match=REFUSED):
-        abi.load(None)
-
-
-def test_the_order_of_functions_and_their_arguments_are_compared(monkeypatch):
-    table = list(abi.Kernels._fields_)
-    with monkeypatch.context() as patch:
-        assert "'Kernels." in refused(patch, abi.Kernels, [*table[:-2], table[-1], table[-2]])
-    name, function = table[-1]
-    longer = ctypes.CFUNCTYPE(function._restype_, *function._argtypes_, ctypes.c_int64)
-    refused(monkeypatch, abi.Kernels, [*table[:-1], (name, longer)])
+def test_models_and_surrogates_are_those_of_the_sources():
+    listed = re.findall(r"MODEL\((\w+), (\d), (\d), (\d)\)", (sources.FOLDER / "models.h").read_text())
+    expected = [(name, m.states, len(m.channels), len(m.scalars)) for name, m in MODELS.items()]
+    assert [(name, *map(int, numbers)) for name, *numbers in listed] == expected
+    shapes = re.findall(r"SURROGATE\((\w+)\)", (sources.FOLDER / "surrogate_names.h").read_text())
+    assert [shape for shape in shapes if shape not in ("SURROGATE", "name")] == list(SHAPES)
 
 
 def test_a_library_of_other_sources_is_refused_at_the_first_use(monkeypatch):

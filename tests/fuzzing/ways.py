@@ -19,7 +19,7 @@ FALLBACK = "fallback"
 
 # Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.
 WAYS = [
-    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "patterns", "shorts", "bytes", "im2col")),
+    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts", "bytes", "im2col")),
     *(f"{target} lookup" for target in TARGETS if target == "avx512"),
     *(f"{target} tiles" for target in TARGETS if target == "amx"),
     *TARGETS,

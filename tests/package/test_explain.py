@@ -35,7 +35,7 @@ def row(net, x, T=20):
     [
         ("portable", "events", "events"),
         ("portable", "shorts", "short rows"),
-        ("avx512", "patterns", "patterns"),
+        ("avx512", "events", "events"),
         ("avx2", "bytes", "byte rows"),
         ("avx512", "lookup", "lookup"),
         ("amx", "tiles", "tiles"),
@@ -79,7 +79,7 @@ def test_the_choice_by_time_is_explained(generator):
     if not cpu.load():
         pytest.skip("the C++ kernels are not built here")
     found = row(chain(pk.FusedIFConv2d(32, 40, 3)), pk.pack(spikes(20, 2, 32, 6, 6, generator=generator, rate=0.3)))
-    assert found.kernel in ("events", "patterns", "short rows", "byte rows", "lookup", "tiles", "unfused")
+    assert found.kernel in ("events", "short rows", "byte rows", "lookup", "tiles", "unfused")
     assert found.modelled_ms > 0 and found.why.endswith("x as long") and found.kernel not in found.why
 
 

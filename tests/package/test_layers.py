@@ -165,23 +165,3 @@ def test_copies_and_text(generator):
         assert torch.equal(other(x), layer(x))
     assert "v_threshold=[3], v_reset=None" in repr(layer)
     assert repr(pk.IF()) == "IF(v_threshold=1, v_reset=0.0)"
-
-
-def test_the_default_type_of_torch_changes_no_spike(generator):
-    """Thresholds, starts and biases that are numbers, or that are not there, are float32 whatever it is."""
-    net = nn.Sequential(
-        pk.FusedIFConv2d(2, 16, 3, bias=False, batch_norm=True, v_threshold=0.7, v_init=0.3), pk.MaxRatePool2d(2),
-        pk.FusedLIFConv2d(16, 16, 3, groups=4, bias=False, v_threshold=0.3), pk.Flatten(),
-        pk.FusedLinear(144, 5, bias=False, neuron=pk.neurons.LINeuron(0.9)),
-    ).eval()  # fmt: skip
-    images = torch.rand(3, 2, 12, 12, generator=generator)
-    frames = (torch.rand(8, 3, 2, 12, 12, generator=generator) < 0.3).float()
-    with torch.no_grad():
-        expected = [net(images.expand(8, *images.shape)), net(frames), pk.simulate(net, images, 8).potentials]
-        assert all(y.unique().numel() > 50 for y in expected)
-        torch.set_default_dtype(torch.float64)
-        try:
-            found = [net(images.expand(8, *images.shape)), net(frames), pk.simulate(net, images, 8).potentials]
-        finally:
-            torch.set_default_dtype(torch.float32)
-    assert all(y.dtype == torch.float32 and torch.equal(y, wanted) for y, wanted in zip(found, expected, strict=True))

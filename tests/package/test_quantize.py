@@ -113,11 +113,7 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
     assert 0.01 < expected.mean() < 0.9
     ways = [
         *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
-        *(
-            (target, kernel)
-            for target in ("avx512", "avx2", "portable")
-            for kernel in ("events", "patterns", "shorts", "bytes")
-        ),
+        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts", "bytes")),
     ]
     for kernels in [cpu.load(*way) for way in ways] + [Fallback()]:
         if kernels is None:

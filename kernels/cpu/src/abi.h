@@ -1,4 +1,4 @@
-// The C interface of the CPU kernels: what abi.py calls through ctypes. Each struct is mirrored there field by field.
+// The C interface of the CPU kernels: what abi.py calls through ctypes. headers.py reads the structs as they stand here.
 //
 // Spikes are packed over channels: uint8 [N, T, P, ceil(C / 8)], bit c % 8 of byte c / 8 is channel c, P = H * W pixels.
 // Bits at or above C are zero. States of neurons, the potentials first, are float [N, states, P, C].
@@ -58,7 +58,7 @@ struct Conv2d {
     const float* bias;     // [ceil(C_out / 32) * 32]
     // What a weight of 1 stands for, [ceil(C_out / 32) * 32]: of tile_conv2d, and of short and byte rows.
     const float* unit;
-    // [T, N, P, C], written by the event, the pattern, the period and the lookup kernel; null: not wanted.
+    // [T, N, P, C], written by the event, the period and the lookup kernel; null: not wanted.
     float* currents;
     // [N, T, P, ceil(C_out / 8)], spikes that add 1, each to its own neuron's current, after all that is summed up before;
     // null: none. All kernels of spikes take them but depthwise_conv2d.
@@ -141,48 +141,9 @@ struct DenseSpikes {
     int64_t step, image, channel, row, pixel;  // values from one to the next
 };
 
+// The table of functions of an instruction set.
 struct Kernels {
-    void (*if_scan)(const Scan*);
-    void (*scan_backward)(const ScanBackward*);
-    void (*conv2d_weight_gradient)(const WeightGradient*);
-    void (*max_pool2d_backward)(const PoolBackward*);
-    void (*event_conv2d)(const Conv2d*);
-    void (*pattern_conv2d)(const Conv2d*);
-    void (*period_conv2d)(const PeriodConv2d*);
-    void (*depthwise_conv2d)(const Conv2d*);
-    void (*lookup_conv2d)(const Conv2d*);  // null where registers are too short
-    void (*tile_conv2d)(const Conv2d*);  // null where there are no matrix tiles, like the two that prepare for it
-    void (*im2col)(const Conv2d*, uint8_t* y);  // only the shapes and x are looked at: conv2d/im2col.h
-    void (*real_product)(const Product*);
-    void (*round_weights)(const Rounding*);
-    void (*max_pool2d)(const Pool2d*);
-    void (*max_rate_pool2d)(const MaxRatePool*);
-    // weight [C_out, C_in, taps] -> rows of the event, the pattern and the period kernel: conv2d/rows.h
-    void (*pack_rows)(const float* weight, void* packed, const Conv2d*);
-    int64_t (*rows_size)(const Conv2d*);  // of a block of row_channels output channels, in bytes
-    // How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if no number of them will do.
-    int64_t (*count_digits)(const float* weight, const float* theta, int64_t C_out, int64_t K);
-    // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
-    void (*pack_tiles)(const float* weight, int8_t* packed, float* unit, const Conv2d*);
-    // The length of a channel block's weights in pack_tiles' order, in bytes.
-    int64_t (*tiles_size)(const Conv2d*);
-    int64_t (*pack)(const DenseSpikes*);  // whether all values are 0 and 1
-    void (*unpack)(const DenseSpikes*);  // contiguous, whatever the strides say
-    // counts [N, C, P] of the steps before `until`; counts must be zero on entry
-    void (*count)(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P);
-    // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
-    void (*flatten)(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P);
-    void (*total)(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes);  // of each pixel, [P], written
-    // What the event kernel (window = 1) and the pattern kernel (4) add for spikes [M, T, bytes]: an input counts once for a
-    // window of steps in which it fires, and once for a whole span in which it fires throughout; with `negated` rows, once for
-    // a span in which it fires at most steps, and for each at which it does not.
-    int64_t (*count_rows)(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated);
-    // The periods of neurons that are reset to 0 and start at rest.
-    void (*find_periods)(const Periods*);
-    // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry
-    void (*expand_periods)(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
-    // As total, of the steps from `start`.
-    void (*total_periods)(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C);
-    uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash
-    int64_t (*max_threads)();  // of a kernel that the calling thread starts; 1 without OpenMP
+#define KERNEL(result, name, ...) result (*name)(__VA_ARGS__);
+#include "kernels.h"
+#undef KERNEL
 };

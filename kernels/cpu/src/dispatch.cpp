@@ -29,6 +29,10 @@ const Target targets[] = {
 
 extern "C" {
 
+// What the library was built from. Never change this function's signature: Python files of any version call it before they
+// know the library.
+__attribute__((visibility("default"))) const char* proxykernels_interface() { return "sources: " PK_SOURCES "\n"; }
+
 // The kernels for an instruction set, or for the fastest one if `name` is null; null if this machine cannot run it.
 __attribute__((visibility("default"))) const Kernels* proxykernels_cpu(const char* name) {
     for (const Target& target : targets)

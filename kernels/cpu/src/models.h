@@ -1,5 +1,5 @@
 // The neuron models, which neurons.h defines: what Neuron.model counts. For each its name and how many states, parameters
-// of a channel and scalars it has. abi.py compares the list with its own.
+// of a channel and scalars it has. kernels/neurons.py has the same list; a test compares them.
 #pragma once
 #include <cstdint>
 

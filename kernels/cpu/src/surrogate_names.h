@@ -1,5 +1,5 @@
-// The surrogate derivatives, which surrogates.h defines, by their names: what Surrogate.shape counts. abi.py compares the list
-// with its own.
+// The surrogate derivatives, which surrogates.h defines, by their names: what Surrogate.shape counts.
+// kernels/surrogates.py has the same list; a test compares them.
 #pragma once
 #include <cstdint>
 

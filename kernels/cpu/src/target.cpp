@@ -7,7 +7,6 @@
 #include "conv2d/depthwise.h"
 #include "conv2d/event.h"
 #include "conv2d/im2col.h"
-#include "conv2d/pattern.h"
 #include "dense_spikes.h"
 #include "fingerprint.h"
 #include "if_scan.h"
@@ -35,11 +34,10 @@ constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
 #endif
 
 extern const Kernels kernels;
-// clang-format off
-const Kernels kernels = {if_scan, scan_backward, conv2d_weight_gradient, max_pool2d_backward, event_conv2d, pattern_conv2d, period_conv2d, depthwise_conv2d, lookup_conv2d,
-                         tile_conv2d, im2col, real_product, round_weights, max_pool2d, max_rate_pool2d, pack_rows, rows_size, count_digits, pack_tiles, tiles_size, pack,
-                         unpack, count, flatten, total, count_rows, find_periods, expand_periods, total_periods,
-                         fingerprint, max_threads};
-// clang-format on
+const Kernels kernels = {
+#define KERNEL(result, name, ...) name,
+#include "kernels.h"
+#undef KERNEL
+};
 
 }  // namespace PK_TARGET

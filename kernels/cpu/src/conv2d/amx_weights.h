@@ -1,10 +1,98 @@
-// Weights packed for the tile kernel: each digit a tile of its own, for 16 output channels at a time.
+// Weights as whole numbers, packed for the tile kernel: each digit a tile of its own, for 16 output channels at a time.
+//
+// A weight of output channel c is a whole number of units, unit[c] a power of two, written in balanced digits of base 256:
+// w = unit * sum_p digit[p] * 256^p with digits from -128 to 127. Products with spikes are then sums of bytes, exact in any
+// order.
+//
+// Weights that fewer digits hold exactly get so many; where the floats' own sums would be exact in any order (all of them whole
+// multiples of one power of two that fit 24 bits), four if need be. Others are rounded to a unit, if one is fine enough
+// beside the threshold (coarsest_unit) that this is as if sums of floats were rounded. The largest weight says nothing
+// of that: its input may never fire, and what it drowns is all that counts then.
 #pragma once
 #if defined(__AMX_INT8__)
-#include "amx_digits.h"
-#include "amx_layout.h"
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "amx_units.h"
 
 namespace PK_TARGET {
+
+constexpr int max_digits = 4, smallest_exponent = -126;  // of a unit, which is a normal number
+
+// The largest whole number of n balanced digits: 127 * (1 + 256 + ...).
+static inline double largest_number(int digits) { return 127.0 * ((double)(1ll << (8 * digits)) - 1.0) / 255.0; }
+
+// A float without its sign, as bits: they are ordered as the numbers are, and `infinite` and above are not finite.
+constexpr uint32_t infinite = 0x7f800000;
+static inline uint32_t magnitude(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits & 0x7fffffff;
+}
+static inline double to_number(uint32_t magnitude) {
+    float value;
+    memcpy(&value, &magnitude, sizeof value);
+    return value;
+}
+static inline uint32_t largest_magnitude(const float* weight, int64_t n) {
+    uint32_t largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = std::max(largest, magnitude(weight[i]));
+    return largest;
+}
+
+// The power of two of the lowest bit that is set in a float (which is not zero).
+static inline int lowest_bit(float value) {
+    const uint32_t bits = magnitude(value), exponent = bits >> 23;
+    const uint32_t mantissa = exponent > 0 ? (bits & 0x7fffff) | 0x800000 : bits;
+    return (int)std::max(exponent, 1u) - 150 + __builtin_ctz(mantissa);
+}
+
+// The finest unit in which n weights fit the digits.
+static float finest_unit(const float* weight, int64_t n, int digits) {
+    const double largest = to_number(largest_magnitude(weight, n));
+    if (largest == 0) return 1.0f;
+    int exponent;
+    frexp(largest / largest_number(digits), &exponent);
+    double unit = ldexp(1.0, exponent - 1);
+    if (largest / unit > largest_number(digits)) unit *= 2;
+    return (float)fmax(unit, ldexp(1.0, smallest_exponent));
+}
+
+// The coarsest unit to which n weights of a neuron may be rounded: if all their inputs fire, the sum of what was rounded is,
+// in the root mean square, 2^-19 of the threshold. Zero where there is no threshold to compare with: of a readout.
+static inline double coarsest_unit(float theta, int64_t n) {
+    return theta < INFINITY ? ldexp(theta, -17) / sqrt((double)n) : 0;
+}
+
+// How many digits hold one channel's n weights exactly; 0 if none do.
+static int exact_digits(const float* weight, int64_t n, double largest) {
+    const int coarse = ilogb(largest) - 24;  // with a finer grain 24 bits do not even hold the largest weight
+    int grain = 1 << 20;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (weight[i] == 0) continue;
+        sum += fabs(weight[i]);
+        grain = std::min(grain, lowest_bit(weight[i]));
+        if (grain < coarse || grain < smallest_exponent) return 0;
+    }
+    for (int digits = 1; digits < max_digits; digits++)
+        if (ldexp(largest, -grain) <= largest_number(digits)) return digits;
+    return ldexp(sum, -grain) <= (double)(1 << 24) ? max_digits : 0;
+}
+
+// How many digits one channel's n weights need; 0 if no number of them will do.
+static int digits_needed(const float* weight, int64_t n, float theta) {
+    const uint32_t most = largest_magnitude(weight, n);
+    if (most >= infinite) return 0;
+    if (most == 0) return 1;
+    if (const int digits = exact_digits(weight, n, to_number(most))) return digits;
+    const double coarsest = coarsest_unit(theta, n);
+    for (int digits = 1; digits <= max_digits; digits++)
+        if (finest_unit(weight, n, digits) <= coarsest) return digits;
+    return 0;
+}
 
 static int64_t tiles_size(const Conv2d* c) {
     const Layout layout(*c);

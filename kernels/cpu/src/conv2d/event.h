@@ -17,15 +17,14 @@
 
 namespace PK_TARGET {
 
-// Memory of one thread, and stages 1 and 2; `group`: rows that are added at a time. An output pixel has a sum for each
-// step, or for what else a kernel adds, then one for each span.
-template <int group_>
-struct SpikeLists {
-    static constexpr int group = group_;
+// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
+struct Events {
+    static constexpr int group = 4;  // rows that are added at a time
     static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
     static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 
     int64_t steps = 0, sums = 0;  // of the segment
+    int64_t negated = 0;          // rows from one to its negation; 0: there are none
     int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
     int64_t repeats = 0;          // input pixels that fire like the one before
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
@@ -33,10 +32,9 @@ struct SpikeLists {
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
     Grown<uint32_t> length;            // [sum]
 
-    // Calls list(spikes of a chunk's channels, bytes of a frame, bytes of these channels, where its starts go, entries
-    // before), which returns the number of entries after, for each pixel.
-    template <class List>
-    void list_pixels(const Conv2d& c, const Slices& slices, const Part& in, int64_t new_sums, List list) {
+    static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
+
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
         const uint8_t* const first = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
         int64_t spikes = 0;
@@ -45,7 +43,8 @@ struct SpikeLists {
                 spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
-        sums = new_sums;
+        sums = most_sums(steps);
+        negated = c.negated ? slices.inputs : 0;
         pixel_sums = slices.chunks * sums;
         input.reserve(spikes + overrun);
         uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
@@ -62,7 +61,7 @@ struct SpikeLists {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    n = list(x + byte, frame, chunk_bytes, start + chunk * sums, n);
+                    n = list_steps(x + byte, frame, chunk_bytes, start + chunk * sums, n);
                 }
             }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
@@ -126,17 +125,6 @@ struct SpikeLists {
 
     // Entries that the lists of one window's slice may have, filled up.
     int64_t most_entries(const Slices& slices) const { return steps * slices.inputs + sums * group; }
-};
-
-struct Events : SpikeLists<4> {
-    static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
-
-    int64_t negated = 0;  // rows from one to its negation; 0: there are none
-
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
-        negated = c.negated ? slices.inputs : 0;
-        list_pixels(c, slices, in, most_sums(in.steps), [&](auto... chunk) { return list_steps(chunk...); });
-    }
 
     // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
     int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
@@ -170,9 +158,9 @@ struct Events : SpikeLists<4> {
     void finish(typename Rows::Number*) const {}  // the sums are the currents
 };
 
-// How many rows the spikes [M, T, bytes] cost a kernel that adds an input once for each window of steps in which it fires:
-// those that are steady count once a span, and, with negated rows, once for each step at which they are silent.
-static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t window, int64_t negated) {
+// How many rows are added for the spikes [M, T, bytes]: those that are steady count once a span, and, with negated rows, once
+// for each step at which they are silent.
+static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {
     constexpr int64_t span = Events::span;
     int64_t count = 0;
 #pragma omp parallel for schedule(static) reduction(+ : count) if (2 * M * T * bytes > worth_threads)
@@ -185,12 +173,8 @@ static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t b
                 uint64_t steady;
                 find_steady(x + i, bytes, length, steps, most_silent(steps, negated), &steady);
                 count += __builtin_popcountll(steady);
-                for (int64_t t = 0; t < steps;) {
-                    uint64_t fires = 0;
-                    for (const int64_t last = least(t + window, steps); t < last; t++)
-                        fires |= load_bits(x + t * bytes + i, length);
-                    count += __builtin_popcountll(fires ^ steady);
-                }
+                for (int64_t t = 0; t < steps; t++)
+                    count += __builtin_popcountll(load_bits(x + t * bytes + i, length) ^ steady);
             }
         }
     return count;

@@ -1,4 +1,4 @@
-// The C interface of the engine: a network compiled once, and run by one function. proxykernels/engine/abi.py mirrors each struct.
+// The C interface of the engine: a network compiled once, and run by one function. library.py reads the structs as they stand here.
 //
 // A network is a list of operations on slots. A slot holds what an operation gives at each step: spikes, packed as in
 // ../abi.h, [N, steps, P, ceil(C / 8)], or real values, float [N, steps, P, C]. Slot 0 is the network's input. Weights are
