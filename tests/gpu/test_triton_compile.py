@@ -49,6 +49,14 @@ def variant(kernel: str = "if_conv2d", *, target: str, rest: str = "", layer: st
     return f"{kernel}/{target}/{rest or LAYERS[layer, products]}"
 
 
+@pytest.mark.triton
+def test_the_convolution_compiles_for_a_card_of_nvidia_and_of_amd(tmp_path):
+    """One of each in every run of the tests; all others are slow."""
+    names = ["if_conv2d/sm_90/paper/three-digits/hard/words", "if_conv2d/gfx942/one-neuron/two-products/hard/words"]
+    for record in compile_in_child(names, tmp_path):
+        check(record, NOT_SPECIALIZED["if_conv2d"])
+
+
 @pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.costly
