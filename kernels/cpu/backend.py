@@ -42,7 +42,7 @@ class CpuKernels(Convolutions, Gradients):
     def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
         """Values [T, N, C, H, W] of any strides to packed spikes, and whether they are all 0 and 1, in one pass."""
         T, N, C, H, W = dense.shape
-        words = torch.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+        words = heap.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
         pointers, sizes = (dense.data_ptr(), words.data_ptr()), (*dense.shape, *dense.stride())
         return words, bool(self._table.pack(abi.DenseSpikes(*pointers, *_type(dense.dtype), *sizes)))
 
