@@ -32,6 +32,14 @@ def chain(layer, neuron, **others) -> nn.Sequential:
     return net
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_other_types(layer, neuron, dtype):
+    """Here sums are of float32, which is no difference."""
+    net = chain(layer, neuron).to(dtype).eval()
+    taken = pk.from_spikingjelly(net)
+    assert {parameter.dtype for parameter in taken.parameters()} == {dtype}
+
+
 def test_a_subclass_with_a_forward_of_its_own_is_named(layer, neuron):
     """The batch normalisation of "Going deeper with directly-trained larger spiking neural networks"."""
 

@@ -220,7 +220,9 @@ def _over_time(y: Tensor) -> list[Tensor]:
 
 
 def _rounding(values: Tensor) -> float:
-    return ROUNDING * torch.finfo(values.dtype).eps / torch.finfo(torch.float32).eps
+    """Of values that others computed in their type, and this package in float32."""
+    single = torch.finfo(torch.float32).eps
+    return ROUNDING * max(torch.finfo(values.dtype).eps, single) / single
 
 
 def _share(wrong: Tensor) -> str:
