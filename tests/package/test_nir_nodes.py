@@ -94,6 +94,13 @@ def test_the_cnn_of_the_paper(generator):
         pk.from_nir(graph, reset="zero")
 
 
+def test_convolutions_along_one_axis_with_a_value_for_each_neuron(generator):
+    weight = dyadic(6, 3, 3, generator=generator, span=12, unit=1 / 32)
+    graph = chain((3, 20), conv=nir.Conv1d(20, array(weight), 1, 1, 1, 1, np.zeros(6)), sn=neurons(6, 20))
+    x = dyadic(4, 3, 20, generator=generator, span=8, unit=1 / 8)
+    assert_fires(graph, x, fired(F.conv1d(x, weight, padding=1).expand(T, -1, -1, -1)))
+
+
 def test_sum_pooling_of_every_kind_there_and_back(generator):
     net = nn.Sequential(pk.FusedIFConv2d(2, 4, 3), pk.SumPool2d((3, 2), (1, 2), (1, 0)), pk.FusedIFConv2d(4, 3, 3))
     for parameter in net.parameters():

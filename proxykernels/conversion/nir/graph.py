@@ -47,7 +47,7 @@ def nodes_of(nir, graph) -> Nodes:
 
 
 def input_shape(node) -> Shape | None:
-    """The shape (C, H, W) or (features,) of a nir.Input; None if it does not tell.
+    """The shape (C, H, W), (C, L) or (features,) of a nir.Input; None if it does not tell.
 
     Raises:
         TypeError, ValueError: it is none of a sample, or larger than any.
@@ -62,7 +62,7 @@ def input_shape(node) -> Shape | None:
     if any(n < 1 for n in values):
         raise ValueError(f"the shape of an input must be at least 1 along each axis, got {values}")
     check_size(values)
-    return values if len(values) in (1, 3) else None
+    return values if len(values) in (1, 2, 3) else None
 
 
 def _read(nir, path: str | Path):
