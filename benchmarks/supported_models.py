@@ -178,7 +178,7 @@ def write_page(page: Path, rows: list[dict]) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows in Markdown, a heading for each source."""
+    """The rows in Markdown, one table per source; of each reason the part before the remedy."""
     lines = []
     for source in dict.fromkeys(row["source"] for row in rows):
         named = "differing spikes" if "snnTorch" in source or "SpikingJelly" in source else "error, T = 64 | T = 1024"
@@ -186,7 +186,7 @@ def table(rows: list[dict]) -> str:
         for row in (row for row in rows if row["source"] == source):
             net, converts, *figures, reason = cells(row)
             figures = figures[2:] if named.startswith("differing") else figures[:2]
-            lines.append("| " + " | ".join([net, converts, *figures, _escaped(reason)]) + " |")
+            lines.append("| " + " | ".join([net, converts, *figures, _escaped(reason.split(";")[0])]) + " |")
     return "\n".join([*lines, "", ""])
 
 

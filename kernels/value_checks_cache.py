@@ -1,7 +1,8 @@
-"""What was found in the values of tensors on a GPU: each version of them is looked at once, as a look waits for it.
+"""Cached checks of tensor values on a GPU, such as "all values are finite".
 
-A version counter misses what is written past autograd, to ``weight.data`` or a view of numpy: such a write is seen
-with the next one that is counted. On a CPU a look is cheap, and nothing is remembered.
+Reading values waits for the GPU, so each version of a tensor is checked once. The version counter does not count writes
+past autograd, to ``weight.data`` or a numpy view. The next counted write makes them visible. On a CPU checks are cheap
+and are not cached.
 """
 
 import math
@@ -18,42 +19,49 @@ from .weight_layouts import is_finite
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 
-_sources = WeakTensorKeyDictionary()  # tensor -> those that it was computed from
-_found = WeakTensorKeyDictionary()  # first source -> what was asked -> the versions of all sources, and the answer
+_sources = WeakTensorKeyDictionary()  # tensor -> the tensors that it was computed from
+_found = WeakTensorKeyDictionary()  # first source -> check -> (versions of all sources, result)
 
 
 def can_be_read(tensor: Tensor) -> bool:
-    """Not of a graph that is traced or captured, nor on the meta device or of FakeTensorMode; on a GPU not while a
-    network is simulated, which has looked at all that it was given."""
+    """Whether the values of a tensor can be read now.
+
+    They cannot in a graph that is traced or captured, on the meta device or in FakeTensorMode. On a GPU they are not
+    read during a simulation, which has checked all its inputs at the start.
+    """
     if torch.compiler.is_compiling() or tensor.is_meta or is_fake_mode():
         return False
     return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
 
 def nobody_follows() -> bool:
-    """Whether no compiler, tracer, transform or mode follows the operators that are called now, and would miss one."""
+    """Whether no compiler, tracer, torch.func transform or dispatch mode records the operators that are called now."""
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def is_fake_mode() -> bool:
-    """Whether tensors have no values now: in a FakeTensorMode."""
+    """Whether a FakeTensorMode is active, in which tensors have no values."""
     return torch._C._get_dispatch_mode(_FAKE) is not None
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """What a tensor of torch.func holds, of vmap all samples; another tensor is itself."""
+    """The tensor inside a torch.func wrapper (for vmap with all samples); other tensors are returned as they are."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return tensor
 
 
 def computed_from(values: Tensor, *sources: Tensor | None) -> Tensor:
-    """``values``, which are computed anew at each call: of the same versions of ``sources`` they are the same."""
+    """Register that ``values`` were computed from ``sources``, and return ``values``.
+
+    A check of ``values`` is then cached under the versions of ``sources``. So it stays valid when the same values are
+    computed again as a new tensor.
+    """
     if not values.is_cuda or torch.compiler.is_compiling():  # a graph looks at no values
         return values
-    if not any(values is source for source in sources):  # which would keep itself alive
+    if not any(values is source for source in sources):  # an entry for itself would keep it alive
         _sources[values] = [
             first for source in sources if source is not None for first in _sources.get(source, [source])
         ]
@@ -61,7 +69,7 @@ def computed_from(values: Tensor, *sources: Tensor | None) -> Tensor:
 
 
 def look_once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
-    """``look(values)``."""
+    """``look(values)``; on a GPU cached for the current version of ``values``."""
     values = plain(values)
     if not values.is_cuda:
         return look(values)
@@ -73,14 +81,14 @@ def look_once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
 
 
 def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torch.device) -> bool:
-    """Look at all tensors on a GPU at once, which is waited for once, and not by each layer.
+    """Check all tensors on a GPU together, so that the GPU is waited for once and not once per layer.
 
     Args:
-        values: what must hold neither NaN nor infinity.
-        ranges: what :func:`limits` will be asked of.
+        values: tensors that must be finite.
+        ranges: tensors whose :func:`limits` will be needed.
 
     Returns:
-        Whether the values hold none; if not, a look at each tells which.
+        Whether all values are finite. If not, check each tensor to find out which is not.
     """
     if torch.cuda.is_current_stream_capturing():
         return True
@@ -100,13 +108,13 @@ def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torc
 
 
 def limits(value: Tensor) -> tuple[float, float]:
-    """The lowest and the highest value."""
+    """The lowest and the highest value of a tensor."""
     lowest, highest = torch.stack(value.detach().float().aminmax()).tolist()
     return lowest, highest
 
 
 def _sorted_out(look: Callable, values: Iterable[Tensor], device: torch.device) -> tuple[list, list[Tensor]]:
-    """What is known of the tensors on a GPU, and those that must be looked at."""
+    """The cached results of ``look`` for the tensors on ``device``, and the tensors that have none."""
     on_gpu = [value for value in values if value.is_cuda and value.device == device and value.is_floating_point()]
     found = [_recall(look, value) for value in on_gpu]
     new = [value for value, known in zip(on_gpu, found, strict=True) if known is None]
@@ -114,7 +122,7 @@ def _sorted_out(look: Callable, values: Iterable[Tensor], device: torch.device) 
 
 
 def _recall(look: Callable, values: Tensor) -> Any:
-    """What the look found at these versions; None if it is not known."""
+    """The cached result of ``look`` for the current versions; None if there is none."""
     sources = _sources.get(values, [values])
     versions, found = _found.get(sources[0], {}).get(look, ([], None))
     same = len(versions) == len(sources) and all(

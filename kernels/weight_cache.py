@@ -53,11 +53,11 @@ def require_finite_weight(weight: Tensor) -> None:
 
 
 class PackedWeights:
-    """Remembers what was made of which weights.
+    """A cache of packed weights.
 
-    A version counter misses writes that go past autograd (``weight.data``, a numpy view), so every use compares a
-    fingerprint of all values: reading them is cheap beside a layer's work, and what is remembered is never stale.
-    Threads may share it, also with one that writes to the weights.
+    A version counter misses writes past autograd (``weight.data``, a numpy view). So every use compares a
+    fingerprint of all values, which is cheap compared with a layer's work. A cached value is therefore never stale.
+    Threads may share the cache, even while one of them writes to the weights.
 
     Args:
         fingerprint: a hash of a contiguous tensor's bytes.
@@ -69,12 +69,16 @@ class PackedWeights:
         self._lock = RLock()  # of the dictionaries
 
     def of(self, weight: Tensor, *others: Tensor | None) -> "Packed":
-        """What is remembered of a weight, and of what is packed with it, as their values are when it is used: a bias,
-        then weights and biases of other synapses in turn."""
+        """The cache entry of a weight.
+
+        Args:
+            weight: the weight.
+            others: tensors that are packed with it: its bias, then weight and bias of each further synapse.
+        """
         return Packed(self, weight, *others)
 
     def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
-        """What was made, by kind, of a weight that had these fingerprints."""
+        """The packed forms, by kind, of a weight with these fingerprints."""
         key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
         with self._lock:
             known = self._known.setdefault(weight.untyped_storage(), {})
@@ -87,9 +91,9 @@ class PackedWeights:
 
 
 class Packed:
-    """A weight, what is packed with it, and what was made of them before. Used within a call: it keeps them alive.
+    """The cache entry of a weight and of the tensors that are packed with it, for the duration of a call.
 
-    Their values are those at the first :meth:`get`.
+    The packed values are those at the time of the first :meth:`get`.
     """
 
     def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None):
@@ -97,13 +101,18 @@ class Packed:
         self._given = weight, *others
         self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, *others)]
         self._constant = all(t is None or t.untyped_storage() in CONSTANTS for t in (weight, *others))
-        # Of constants where those beside the first are.
+        # Constants are identified by their addresses.
         self._fingerprints: list[int | None] = [None if t is None else t.data_ptr() for t in self._tensors[1:]]
         self._made: dict[Any, Any] | None = None
 
     def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
-        """``pack(weight, ...)`` of what :meth:`PackedWeights.of` was given, as contiguous float32 values, done once for
-        each ``kind``. On a GPU, whose values are far away, once a simulation, and not looked at for NaN."""
+        """``pack(weight, *others)``, from the cache if it was computed before.
+
+        Args:
+            kind: key of this packed form.
+            pack: called with contiguous float32 tensors. On a GPU it is called once per simulation, and the values are
+                not checked for NaN here.
+        """
         if self._weight.device.type != "cpu":
             return constants.made_as((self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given)
         if self._made is None:
@@ -112,7 +121,7 @@ class Packed:
             self._made = self._weights.known(self._weight, self._fingerprints)
         if kind not in self._made:
             packed = pack(*self._copies)
-            self._made.setdefault(kind, packed)  # what another thread has made meanwhile may be in use
+            self._made.setdefault(kind, packed)  # keep the value of another thread: it may be in use
         return self._made[kind]
 
     @property
@@ -122,12 +131,12 @@ class Packed:
 
     @cached_property
     def _copies(self) -> list[Tensor | None]:
-        """What is packed: copies, since another thread may write to the tensors at any time."""
+        """Copies of the tensors to pack, since another thread may write to the tensors at any time."""
         copies = self._tensors
         if not self._constant:
             copies = [t if t is None else heap.in_huge_pages(torch.empty_like(t)).copy_(t) for t in copies]
             if self._weights.fingerprints(copies) != self._fingerprints:
-                self._made = {}  # written to since the fingerprint was taken: for this call only
+                self._made = {}  # written to after the fingerprint: valid for this call only
         floats = [t if t is None else t.float() for t in copies]
         for index, values in enumerate(floats):
             if values is not None:

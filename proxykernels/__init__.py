@@ -1,4 +1,4 @@
-"""Spiking networks, simulated for all time steps in one launch, exactly and fast.
+"""Simulation and training of spiking networks in PyTorch; a layer computes all time steps in one call.
 
     import torch, proxykernels as pk
 
@@ -8,54 +8,54 @@
     result = pk.simulate(net, torch.rand(8, 1, 28, 28), T=256)
     result.count()                       # output spikes, int32 [8, 10]
 
-Shapes: T steps, N samples; in parentheses, (T, N, ...), where packed :class:`Spikes` or a tensor may stand, in brackets
-[N, ...] for a tensor. Currents, potentials and thresholds have one unit; time is counted in steps, rates are spikes a
-neuron and step. Equations and their source: ``help(pk.functional)``.
+Shapes: T steps, N samples. Brackets, [N, ...], mean a tensor. Parentheses, (T, N, ...), mean a tensor or packed
+:class:`Spikes`. Currents, potentials and thresholds have the same unit. Time is counted in steps. Rates are spikes per
+neuron and step. :mod:`proxykernels.functional` has the equations and their source.
 
 Networks
-    FusedIFConv2d, FusedIFConv1d   nn.Conv2d and nn.Conv1d with IF neurons behind them
-    FusedIFLinear                  nn.Linear with IF neurons behind it
+    FusedIFConv2d, FusedIFConv1d   nn.Conv2d and nn.Conv1d followed by integrate-and-fire (IF) neurons
+    FusedIFLinear                  nn.Linear followed by IF neurons
     FusedIFSum                     IF neurons on the sum of several inputs: residual blocks
     IF                             IF neurons alone
     FusedLIFConv2d, FusedLIFConv1d, FusedLIFLinear, FusedLIFSum, LIF
                                    the same with leaky neurons
     FusedConv2d, FusedConv1d, FusedLinear, FusedSum, Population
                                    the same with any neurons: current-based, adaptive, refractory
-    FusedLILinear, LI              a readout: leaky integrators, which give their potentials
-    neurons                        which neurons there are; time constants of other libraries
-    MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the count of the busiest input
+    FusedLILinear, LI              a readout: leaky integrators whose output are their potentials
+    neurons                        neuron models; time constants of other libraries
+    MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the input with the most spikes
     AvgPool2d, AdaptiveAvgPool2d   average pooling
     SumPool2d                      sum pooling
     RunningMaxPool2d               max pooling of real values over time
     MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
                                    the same along one axis
-    Dropout                        drops units, the same at every step and in both twins
+    Dropout                        drops the same units at every step, and in both networks of ProxyNet
     ZeroPad2d, Upsample            zeros around and between pixels; larger images
     Concatenate                    several inputs side by side
     Channels                       some channels, in any order: a shuffle, a split
     Flatten, Unflatten             (T, N, C, H, W) to (T, N, features), and back
-    Voting                         the mean of the neurons that vote for a class
-    Network                        layers in a graph: what conversion and import make
+    Voting                         the mean over the neurons of each class
+    Network                        a graph of layers, as made by conversion and import
 
 Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
-    conversion_report              a converted network beside its ReLU network, layer by layer
-    explain                        which kernel each layer took, and why
+    conversion_report              compares a converted network with its ReLU network, layer by layer
+    explain                        the kernel of each layer, and why it was chosen
     margin                         a rule for early exit
-    Shards                         a data set shared out among processes
+    Shards                         distributes a data set over processes
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
-    use_surrogate                  layers with a gradient of their own
+    use_surrogate                  makes layers differentiable by a surrogate derivative
     ATan, FastSigmoid, Sigmoid, Triangle
                                    surrogate derivatives
-    learn_neurons                  thresholds and decays that are learned
+    learn_neurons                  makes thresholds and decays learnable
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
-Compiled once
-    compile, Engine                a network run by one function of C++, fast from the first step on
-    Stream                         an engine that goes on from call to call
-    load                           an engine that was saved to a file
-    events                         the events of a camera as spikes
+Compiled networks
+    compile, Engine                a network run by one C++ function; fast for few steps too
+    Stream                         an engine that keeps its state between calls
+    load                           loads an engine from a file
+    events                         camera events as spikes
 
 In and out
     convert                        a trained ReLU network to a spiking one

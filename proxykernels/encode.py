@@ -1,7 +1,7 @@
-"""Values as spikes: packed :class:`Spikes` of T steps, made a step at a time, never as a float tensor [T, N, ...].
+"""Encodings of values as packed :class:`Spikes`, without a dense tensor [T, N, ...].
 
-Each function takes values x [N, ...] from 0 to 1 and gives Spikes (T, N, ...) on the same device. A held input,
-``simulate(net, x, T)``, needs no encoding: it is a constant current.
+Each function takes values x [N, ...] from 0 to 1 and returns Spikes (T, N, ...) on the same device. A constant input,
+``simulate(net, x, T)``, needs no encoding.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ STEPS = 32  # packed at a time: one word of a GPU
 
 
 def poisson(x: Tensor, T: int, generator: torch.Generator | None = None) -> Spikes:
-    """Random spikes, of each value with probability x at every step, all independent.
+    """Independent random spikes, at every step with probability x.
 
         s[t] = 1 if u[t] < x else 0,     u[t] uniform in [0, 1)
 
-    A Poisson process in discrete time, with at most one spike a step: 0 never fires, 1 fires at every step. Called
-    ``rate`` in snnTorch (``spikegen.rate``, which clips values to 0..1) and ``PoissonEncoder`` in SpikingJelly (where
-    u <= x, so that 0 fires once in 2**24 steps). Both draw other numbers from the same seed.
+    A Poisson process in discrete time, with at most one spike per step: 0 never fires, 1 fires at every step. snnTorch
+    calls it ``spikegen.rate`` and clips values to 0..1. SpikingJelly calls it ``PoissonEncoder``, with u <= x, so that
+    0 fires once in 2**24 steps. Both draw other numbers from the same seed.
 
-    The numbers are drawn a step at a time: 10 steps and then 20 with one generator are the spikes of 30.
+    Numbers are drawn step by step. With one generator, 10 steps and then 20 are the same spikes as 30 steps.
 
     Args:
         x: [N, ...] of any float dtype, values from 0 to 1.
         T: number of steps.
-        generator: source of the random numbers, on the device of x; default: torch's of that device. The same state
-            gives the same spikes, on one kind of device: for the same on a GPU, encode on a CPU, then ``.to("cuda")``.
+        generator: on the device of x; default: torch's generator of that device. The same state gives the same spikes
+            on the same kind of device. For equal spikes on a CPU and a GPU, encode on the CPU, then ``.to("cuda")``.
 
     Returns:
         Spikes (T, N, ...).
@@ -51,15 +51,15 @@ def poisson(x: Tensor, T: int, generator: torch.Generator | None = None) -> Spik
 
 
 def latency(x: Tensor, T: int) -> Spikes:
-    """One spike of each value, the earlier the larger it is; 0 never fires.
+    """At most one spike per value: larger values fire earlier, 0 never fires.
 
         t_f = round((T - 1) (1 - x)),     s[t] = 1 if t = t_f and x > 0 else 0
 
-    1 fires at step 0, the smallest values at step T - 1; halves are rounded to even. SpikingJelly's
-    ``LatencyEncoder(T, "linear")`` has the same steps, and lets 0 fire at the last one. snnTorch's
-    ``spikegen.latency(x, T, normalize=True, linear=True)`` has the same steps too, down to its ``threshold`` of 0.01:
-    all that is below fires when that would, or with ``clip=True`` never. Their logarithmic codes are not offered: take
-    the logarithm of x before.
+    1 fires at step 0, the smallest values at step T - 1; halves are rounded to even.
+
+    SpikingJelly's ``LatencyEncoder(T, "linear")`` is the same, except that 0 fires at the last step. snnTorch's
+    ``spikegen.latency(x, T, normalize=True, linear=True)`` is the same for values of at least its ``threshold``, 0.01;
+    smaller values fire as 0.01 would, or never with ``clip=True``. For a logarithmic code, pass the logarithm of x.
 
     Args:
         x: [N, ...] of any float dtype, values from 0 to 1.
@@ -78,13 +78,13 @@ def latency(x: Tensor, T: int) -> Spikes:
 
 
 def rate(x: Tensor, T: int) -> Spikes:
-    """Evenly spaced spikes, T x of them, rounded: no randomness.
+    """Evenly spaced spikes, round(T x) of them, without randomness.
 
         s[t] = floor((t + 1) x + 1/2) - floor(t x + 1/2)
 
-    After t steps floor(t x + 1/2) spikes have come, at most half a spike from t x, which is as even as spikes can be.
-    These are the spikes of an IF neuron with soft reset, threshold 1 and ``v_init=0.5`` on the current x, computed
-    without its rounding. Not ``rate`` of snnTorch, which is :func:`poisson`; SpikingJelly has no such code.
+    After t steps there are floor(t x + 1/2) spikes, at most half a spike from t x. These are the spikes of an IF neuron
+    with soft reset, threshold 1 and ``v_init=0.5`` on the current x, computed without rounding. snnTorch's ``rate`` is
+    :func:`poisson`. SpikingJelly has no such encoding.
 
     Args:
         x: [N, ...] of any float dtype, values from 0 to 1.
@@ -110,7 +110,7 @@ def rate(x: Tensor, T: int) -> Spikes:
 
 
 def _stepwise(x: Tensor, T: int, fire: Callable[[int], Tensor]) -> Spikes:
-    """The spikes (T, N, ...) of which ``fire(t)``, bool [N, ...], gives one step after the other."""
+    """Pack the spikes (T, N, ...); ``fire(t)`` returns those of step t, bool [N, ...], and is called in order."""
     T = checks.steps(T)
     checks.room(T, x.shape, x.device)
     words, sizes = [], []

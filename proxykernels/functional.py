@@ -34,7 +34,7 @@ def if_scan(
         current: [T, N, ...] of any float dtype, in units of the threshold. A channels-last memory order,
             [T, N, H, W, C] inside, saves a copy.
         v: potentials to start from, [N, ...] or one number for all; default: at rest, 0.
-        v_threshold: threshold > 0, a number or one value a channel [C].
+        v_threshold: threshold > 0, a number or one value per channel [C].
         v_reset: potential after a spike, below the threshold; None subtracts the threshold instead.
 
     Returns:

@@ -1,10 +1,9 @@
-"""Neurons as their owner describes them: one value that layers hold and hand on whole.
+"""Neuron models. Pass one to a layer:
 
     pk.FusedConv2d(1, 32, 3, neuron=pk.neurons.CubaLIFNeuron(decay=0.9, current_decay=0.8))
 
-All equations: ``help(proxykernels.kernels.reference)``. A decay is the share that is left after a step, from 0 (all is
-forgotten) to 1 (nothing is). A new model is one more class here, beside its step in kernels/reference.py,
-kernels/cpu/src/neurons.h and kernels/gpu/neurons.py.
+:mod:`proxykernels.kernels.reference` has all equations. A decay is a factor per step, from 0 to 1; 1 is no leak.
+CONTRIBUTING.md says how to add a model.
 """
 
 import math
@@ -27,33 +26,33 @@ Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
 @dataclass(frozen=True)
 class AnyNeuron:
-    """What all neurons have: fields that are their parameters, and what is made of them."""
+    """Base of all neuron models. The fields are the parameters."""
 
-    family: ClassVar[str]  # of models, in kernels/reference.py
-    channelwise: ClassVar[tuple[str, ...]]  # fields of which each channel may have a value
-    scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, but for v_reset
-    states: ClassVar[int] = 1  # values that a neuron keeps from step to step
-    fires: ClassVar[bool] = True  # or gives its potentials
+    family: ClassVar[str]  # name of the model in kernels/reference.py
+    channelwise: ClassVar[tuple[str, ...]]  # fields that may differ by channel
+    scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, except v_reset
+    states: ClassVar[int] = 1  # number of state variables
+    fires: ClassVar[bool] = True  # False: the output are the potentials
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all fields."""
-        return cls.__match_args__  # dataclasses.fields is nothing that torch.compile can follow
+        return cls.__match_args__  # torch.compile cannot trace dataclasses.fields
 
     @property
     def rest(self) -> float:
-        """The potential from which a call without a state starts."""
+        """The initial potential of a call without a state."""
         return 0.0
 
     def check(self) -> None:
-        """Refuse values that are not sound.
+        """Check the parameters.
 
         Raises:
-            TypeError, ValueError: the message names the value.
+            TypeError, ValueError: a parameter has the wrong type or value; the message names it.
         """
 
     def on(self, channels: int, device: torch.device) -> Neuron:
-        """What the kernels take, for so many channels."""
+        """The parameters as the kernels take them, for ``channels`` channels."""
         values = [getattr(self, name) for name in self.channelwise]
         others = tuple(float(getattr(self, name)) for name in self.scalars)
         operands = type(self), getattr(self, "v_reset", None), others, channels, device, *values
@@ -66,14 +65,14 @@ class AnyNeuron:
         return [value for name in self.channelwise if isinstance(value := getattr(self, name), Tensor)]
 
     def detach(self) -> "AnyNeuron":
-        """The same, without a gradient."""
+        """The same neuron with detached tensors."""
         if not any(value.requires_grad for value in self.tensors()):
             return self
         values = {name: getattr(self, name) for name in self.channelwise}
         return replace(self, **{name: v.detach() for name, v in values.items() if isinstance(v, Tensor)})
 
     def repeats(self, device: torch.device, T: int) -> bool:
-        """Whether, from rest on a held current, they repeat themselves and are kept as periods: if reset to rest."""
+        """Whether spikes from rest on a constant current are stored as periods: for neurons that reset to rest."""
         at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
         return at_rest and device.type == "cpu" and T <= backends.PERIODS
 
@@ -86,7 +85,7 @@ def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels
 
 @lru_cache(256)
 def _of_numbers(*operands) -> Neuron:
-    """:func:`_ready` of numbers alone, made once: nobody writes to it."""
+    """:func:`_ready` for numbers only, cached. The result is never written to."""
     with torch.inference_mode(False):
         made = _ready(*operands)
     CONSTANTS.add(made.channels.untyped_storage())
@@ -118,8 +117,8 @@ class LIFNeuron(IFNeuron):
 
     Attributes:
         v_threshold, v_reset: as in :class:`IFNeuron`.
-        decay: share of the potential that is left after a step, from 0 to 1: a number or one value a channel [C].
-        v_rest: the potential that neurons decay to, and start from; below the threshold.
+        decay: factor of the potential per step, from 0 to 1: a number or one value per channel [C].
+        v_rest: resting potential, which is also the initial potential; below the threshold.
     """
 
     decay: Value = 0.5
@@ -131,14 +130,14 @@ class LIFNeuron(IFNeuron):
 
     @classmethod
     def from_tau(cls, tau: Value, *, decay_input: bool = True, **others) -> "LIFNeuron":
-        """Of a time constant, as SpikingJelly, Norse and NIR have it: h = v + (v_rest - v + I) / tau.
+        """A neuron with a time constant, as in SpikingJelly, Norse and NIR: h = v + (v_rest - v + I) / tau.
 
-        The current is divided by tau there. Here potentials are counted in units that are tau times smaller, which
-        gives the same spikes: threshold, reset and rest are multiplied by tau, and weights stay what they are.
+        These libraries divide the current by tau. Here threshold, reset and resting potential are multiplied by tau
+        instead. Spikes and weights are the same; potentials are tau times as large.
 
         Args:
             tau: time constant in steps (tau_mem / dt), at least 1: decay = 1 - 1 / tau; a number or [C].
-            decay_input: whether the current is divided by tau; if not, no potential is scaled.
+            decay_input: whether the other library divides the current by tau. If not, nothing is multiplied.
             others: v_threshold, v_reset and v_rest, in the units of the other library.
 
         Raises:
@@ -150,16 +149,17 @@ class LIFNeuron(IFNeuron):
 
     @classmethod
     def from_beta(cls, beta: Value, **others) -> "LIFNeuron":
-        """Of a decay, as snnTorch has it, ``Leaky(beta)``: h = beta v + I. ``others``: v_threshold, v_reset."""
+        """A neuron with a decay, as snnTorch's ``Leaky(beta)``: h = beta v + I. ``others``: v_threshold, v_reset."""
         return cls(decay=beta, **others)
 
     @classmethod
     def from_tau_mem(cls, tau_mem: Value, dt: float = 1.0, *, norm_input: bool = True, **others) -> "LIFNeuron":
-        """Of a time constant whose step is solved exactly, as sinabs has it: decay = exp(-dt / tau_mem).
+        """A neuron with a time constant and exact integration, as in sinabs: decay = exp(-dt / tau_mem).
 
         Args:
             tau_mem: time constant, above 0; a number or [C]. dt: length of a step, in the same unit.
-            norm_input: whether the current is multiplied by 1 - decay; for how, see :meth:`from_tau`.
+            norm_input: whether sinabs multiplies the current by 1 - decay. Potentials are then scaled as in
+                :meth:`from_tau`.
             others: v_threshold, v_reset and v_rest, in the units of the other library.
 
         Raises:
@@ -172,7 +172,7 @@ class LIFNeuron(IFNeuron):
         return plain.scaled(1 / (1 - decay)) if norm_input else plain
 
     def scaled(self, factor: Value) -> "LIFNeuron":
-        """The neurons that fire as these would if their currents were divided by ``factor``."""
+        """Neurons with the spikes that these would have if their currents were divided by ``factor``."""
         shared = {name: getattr(self, name) for name in ("v_reset", "v_rest")}
         if isinstance(factor, Tensor) and factor.ndim:
             if any(shared.values()):
@@ -204,7 +204,7 @@ class CubaLIFNeuron(LIFNeuron):
 
     Attributes:
         v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
-        current_decay: share of the filtered current that is left after a step, from 0 to 1; a number or [C].
+        current_decay: factor of the filtered current per step, from 0 to 1; a number or [C].
     """
 
     current_decay: Value = 0.5
@@ -223,8 +223,8 @@ class ALIFNeuron(LIFNeuron):
 
     Attributes:
         v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
-        adaptation_decay: share of the adaptation that is left after a step, from 0 to 1; a number or [C].
-        adaptation: by how much a spike raises the threshold; at least 0, a number or [C].
+        adaptation_decay: factor of the adaptation per step, from 0 to 1; a number or [C].
+        adaptation: rise of the threshold per spike; at least 0, a number or [C].
     """
 
     adaptation_decay: Value = 0.9
@@ -241,13 +241,13 @@ class ALIFNeuron(LIFNeuron):
 
 @dataclass(frozen=True)
 class RefractoryLIFNeuron(LIFNeuron):
-    """Leaky neurons that rest after a spike: for ``refractory`` steps the potential stays and nothing fires.
+    """Leaky neurons with a refractory period: for ``refractory`` steps after a spike v stays and they cannot fire.
 
-    Their state is [N, 2, ...]: potentials v[:, 0] and steps left to rest v[:, 1].
+    Their state is [N, 2, ...]: potentials v[:, 0] and remaining refractory steps v[:, 1].
 
     Attributes:
         v_threshold, v_reset, decay, v_rest: as in :class:`LIFNeuron`.
-        refractory: whole steps, at least 0.
+        refractory: number of steps, at least 0.
     """
 
     refractory: int = 2

@@ -15,13 +15,13 @@ from .spikes import Spikes
 
 
 def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 200, ax=None):
-    """When each neuron of one sample fires: a dot for a spike, time to the right, neurons upward.
+    """Raster plot of one sample: a dot per spike, steps on the x axis, neurons on the y axis.
 
     Args:
         spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``.
         sample: which of the N samples.
-        neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
-            chosen among all. The axis says so where that is not all of them.
+        neurons: indices of the neurons in the order of torch's flatten; or their largest number, evenly chosen. The
+            label of the axis says if not all are drawn.
         ax: matplotlib axes.
 
     Raises:
@@ -42,7 +42,7 @@ def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 20
 
 
 def rates(result: Result, *, ax=None):
-    """The firing rate of each layer, in percent of the steps: a bar each.
+    """Bar plot of the firing rate of each layer, in percent of the steps.
 
     Args:
         result: what ``simulate`` returns.
@@ -64,7 +64,7 @@ def rates(result: Result, *, ax=None):
 
 
 def conversion(report: ConversionReport, *, ax=None):
-    """The error of each layer's rates against the ReLU network, and the rates themselves, in percent: two bars each.
+    """Bar plot of each layer's rate, and of its error compared with the ReLU network, in percent.
 
     Args:
         report: what ``conversion_report`` returns.
@@ -94,13 +94,13 @@ def conversion(report: ConversionReport, *, ax=None):
 def potential(
     v: Tensor, sample: int = 0, *, neurons: int | Sequence[int] = 5, v_threshold: float | None = None, ax=None
 ):
-    """The potentials of some neurons of one sample over time, each after its step: where it fired, already reset.
+    """Potentials of some neurons of one sample over time, after the reset of each step.
 
     Args:
         v: potentials after each step [T, N, ...], for example ``simulate(..., record=["fc.v"]).records["fc.v"]``.
         sample: which of the N samples.
-        neurons: which neurons are drawn, by their places in the order of torch's flatten; or how many at most, evenly
-            chosen among all. The axis says so where that is not all of them.
+        neurons: indices of the neurons in the order of torch's flatten; or their largest number, evenly chosen. The
+            label of the axis says if not all are drawn.
         v_threshold: draws a line there.
         ax: matplotlib axes.
 
@@ -124,9 +124,9 @@ def potential(
 
 
 def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=None):
-    """Accuracy if the simulation had been stopped at step t, for every t, all from one run.
+    """Accuracy after every number of steps, from one run.
 
-    A sample is right if its class fired more than every other one: a tie is wrong, and so is silence.
+    A sample is right if its class has more spikes than every other class. Ties and silence are wrong.
 
     Args:
         spikes: output Spikes (T, N, classes), ``result.spikes``; or several by name, for one curve each.

@@ -17,7 +17,9 @@ PATIENCE_S = 1800  # a process may take so much longer than the first one that i
 
 
 class Shards:
-    """This process among those that torchrun started; alone, where nobody did. A context manager.
+    """Distributes samples over the processes that torchrun started, and collects results. A context manager.
+
+    Without torchrun there is one process.
 
     Args:
         patience_s: seconds that :meth:`gather` waits for a process (default half an hour).

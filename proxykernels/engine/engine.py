@@ -47,11 +47,11 @@ class Given:
 class Engine:
     """A network compiled by :func:`compile` or loaded by :func:`load`.
 
-    ``engine(x, T)`` runs it; :meth:`stream` goes on from call to call; :meth:`save` writes it to a file; ``print``
-    shows its layers, how often each fired, and its memory. Several threads may call one engine at a time.
+    ``engine(x, T)`` runs it. :meth:`stream` keeps its state between calls. :meth:`save` writes it to a file. ``print``
+    shows its layers, their firing rates and its memory. Several threads may call an engine at the same time.
 
     Raises:
-        RuntimeError: the engine's library is not built here.
+        RuntimeError: the engine's library is not built on this machine.
     """
 
     def __init__(self, plan: Plan, *, target: str | None = None):
@@ -262,21 +262,21 @@ STEPS = 1 << 40  # of an input that is held: more than any run has
 
 @torch.no_grad()
 def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None) -> Engine:
-    """Compile a network once, so that each run is one call of C++.
+    """Compile a network for a CPU, so that each run is one call of a C++ function.
 
-    The weights are copied: later changes of ``net`` do not reach the engine. Spikes are those of
-    :func:`proxykernels.simulate`, bit for bit where sums of weights are exact. On a CPU.
+    The weights are copied; later changes of ``net`` do not affect the engine. Spikes equal those of
+    :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
 
     Args:
         net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
             make them.
-        x: a sample input as simulate takes it, held [N, ...] or a sequence (T, N, ...), of any number of samples; it is
-            run for a few steps, for the rates that ``print(engine)`` shows.
-        precision: None: float32. "int16", "int8": weights of 14 or 7 bits whose sums are exact, so that the spikes are
-            the same on any machine, those of simulate with this ``precision``.
+        x: a sample input as for simulate, constant [N, ...] or a sequence (T, N, ...), with any number of samples. It
+            is run for a few steps, for the rates that ``print(engine)`` shows.
+        precision: None: float32. "int16", "int8": weights rounded to 14 or 7 bits. Sums are then exact, and the spikes
+            are those of simulate with this ``precision``, on every machine.
 
     Raises:
-        TypeError: a module is none that the engine takes; the message has its path.
+        TypeError: a module is not supported; the message names its path.
         ValueError: an argument has a wrong value, or a weight is not finite.
     """
     checks.module("net", net)
@@ -294,15 +294,18 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
 
 
 def load(path: str | os.PathLike) -> Engine:
-    """The engine that :meth:`Engine.save` wrote to a file. Nothing in the file is executed.
+    """Load an engine that :meth:`Engine.save` wrote. Nothing in the file is executed.
 
     Args:
-        path: of the file. Its weights are packed for this machine; samples are of the shape [N, ...] that it was
-            compiled for.
+        path: of the file.
+
+    Returns:
+        The engine, with weights packed for this machine. It takes samples [N, ...] of the shape that it was compiled
+        for.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an engine's, of another version, or damaged; one sentence says so.
+        ValueError: the file is not an engine, is of another version, or is damaged.
     """
     return Engine(file.read(path))
 

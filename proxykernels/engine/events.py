@@ -1,4 +1,4 @@
-"""Events of a camera as spikes, packed without a dense frame."""
+"""Camera events as packed spikes, without dense frames."""
 
 from typing import Any
 
@@ -13,18 +13,17 @@ FIELDS = "t", "x", "y", "p"
 
 
 def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None, T: int | None = None) -> Spikes:
-    """The events of a camera as spikes: of each pixel, polarity and step one bit, whether there was an event or more.
+    """Pack camera events into spikes: one bit per pixel, polarity and step, 1 if there was at least one event.
 
-    Steps count from the first event. With both ``dt`` and ``T`` they count from t = 0: so the packets of a live camera,
-    each with times since its beginning, all become as many steps.
+    Steps are counted from the first event. With both ``dt`` and ``T`` they are counted from t = 0. Every packet of a
+    live camera then becomes T steps, if its times are relative to the start of the packet.
 
     Args:
-        t, x, y, p: of each event its time, in any unit, its column, its row and its polarity (above 0: ON), as
-            tensors, arrays or lists [events] in any order. Or t alone: a structured array with these fields, as those
-            of tonic and expelliarmus.
+        t, x, y, p: time in any unit, column, row and polarity (above 0: ON) of each event, as tensors, arrays or lists
+            [events] in any order. Or t alone: a structured array with these fields, as of tonic and expelliarmus.
         size: height and width of the sensor.
-        dt: duration of a step, in the unit of t. None: T steps of equal length that hold all events.
-        T: number of steps. None: as many of ``dt`` as hold all events.
+        dt: length of a step, in the unit of t. None: T steps of equal length that cover all events.
+        T: number of steps. None: as many steps of length ``dt`` as cover all events.
 
     Returns:
         Spikes (T, 1, 2, H, W) of one sample, on the CPU; channel 0 is OFF, 1 is ON.

@@ -11,10 +11,11 @@ from .result import logits_of
 
 
 class Stream:
-    """The states of some samples, and the network that moves them; made by :meth:`Engine.stream`.
+    """An engine with a state that is kept between calls; made by :meth:`Engine.stream`.
 
     Attributes:
-        batch: samples. steps: that it has taken since it was made or reset.
+        batch: number of samples.
+        steps: number of steps since it was made or reset.
 
     Raises:
         ValueError: ``batch`` is no integer of at least 1.

@@ -1,4 +1,4 @@
-"""Layers of any neurons, behind a convolution or a matrix product, or alone."""
+"""Layers of any neuron model: after a convolution, after a matrix product, or alone."""
 
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -19,10 +19,10 @@ from .synapses import Convolution, Convolution1d, Product
 
 
 class Fused(Neurons):
-    """Neurons behind weights of their own, those of nn.Conv2d or nn.Linear, which is the other base class.
+    """Base of layers with weights. The other base class, nn.Conv2d for example, defines the weights.
 
     Attributes:
-        bn: the normalisation of the currents, or None.
+        bn: batch normalisation of the currents, or None.
     """
 
     weight: Tensor
@@ -41,7 +41,7 @@ class Fused(Neurons):
         return self._fire_with(*self._parameters_now(), x, v)
 
     def _parameters_now(self) -> tuple[Tensor, Tensor | None]:
-        """:meth:`folded`; where no gradient goes there, what is made of the parameters is kept from call to call."""
+        """Weight and bias as :meth:`folded`. If no gradient is needed, the result is cached between calls."""
         if self.bn is None and "weight" in self._parameters:
             return self.weight, self.bias
         weight, bias = self.weight, self.bias
@@ -52,46 +52,49 @@ class Fused(Neurons):
         return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=kept)
 
     def _sums_up(self, x: Any) -> bool:
-        """Whether the statistics of a batch are sums that a launch makes, and currents are in memory at no time."""
+        """Whether batch statistics are computed from the packed spikes, so that no currents are stored."""
         return False
 
     def _folded_by_batch(self, x: Spikes) -> tuple[Tensor, Tensor]:
-        """Weight and bias with the batch's own statistics folded in; the running ones are updated."""
+        """Fold the statistics of this batch into weight and bias, and update the running statistics.
+
+        Returns:
+            The folded weight and bias.
+        """
         raise NotImplementedError
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
-        """The layer with other weights."""
+        """Run the layer with this weight and bias in place of its own."""
         raise NotImplementedError
 
     def affine(self, x: Tensor) -> Tensor:
         return self.synapse.plain_class.forward(self, x)
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with the batch normalisation's running statistics folded in (none: just weight and bias)."""
+        """Weight and bias, with the running statistics of ``bn`` folded in if there is one."""
         return (self.weight, self.bias) if self.bn is None else fold(self.weight, self.bias, self.bn)
 
 
 class FusedConv2d(Fused, nn.Conv2d):
-    """Convolution and neurons over all steps: in place of nn.Conv2d and multi-step neurons.
+    """Convolution followed by neurons, over all T steps. Replaces nn.Conv2d and a multi-step neuron module.
 
-    Equations: :mod:`proxykernels.kernels.reference`. Takes nn.Conv2d's arguments and parameters and loads its
-    state_dict (its own has the neurons' parameters besides, ``v_threshold`` for example: nn.Conv2d loads it with
-    strict=False), and then:
+    Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Its own state_dict also
+    has the parameters of the neurons, such as ``v_threshold``; nn.Conv2d loads it with strict=False. Equations:
+    :mod:`proxykernels.kernels.reference`.
 
     Args:
-        neuron: one of :mod:`proxykernels.neurons`. Its fields are the layer's attributes. They are saved in the
-            state_dict, and taken from there if they are there. A parameter, or a tensor that requires a gradient, is
-            refused.
-        v_init: potential at which a call without a state starts (default: at rest), a number or one value a channel
-            [C]; in the state_dict too. Half a threshold halves the rounding of a soft reset.
-        batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights; in
-            training it normalises by the statistics of all N * T steps, for which all currents are held in memory.
+        neuron: a neuron of :mod:`proxykernels.neurons`. Its fields become attributes of the layer and entries of the
+            state_dict. They must not be parameters or require a gradient (see :func:`proxykernels.learn_neurons`).
+        v_init: initial potential of a call without a state, a number or one value per channel [C]; default: at rest.
+            It is in the state_dict. With a soft reset, half a threshold halves the rounding error of rates.
+        batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights. In
+            training it uses the statistics of all N * T steps and keeps all currents in memory.
 
-    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out], of
-    neurons that keep several values [N, states, C_out, H_out, W_out].
+    Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out], or
+    [N, states, C_out, H_out, W_out] for neurons with several state variables.
 
     Raises:
-        TypeError, ValueError: as :func:`proxykernels.if_conv2d`; padding_mode other than 'zeros' is not offered.
+        TypeError, ValueError: as :func:`proxykernels.if_conv2d`; or padding_mode is not 'zeros'.
     """
 
     synapse = Convolution
@@ -149,7 +152,7 @@ class FusedConv2d(Fused, nn.Conv2d):
 
 
 class FusedConv1d(Fused, nn.Conv1d):
-    """Convolution along one axis and neurons over all steps: nn.Conv1d's arguments and parameters, and then:
+    """1-d convolution followed by neurons, over all T steps. Takes the arguments of nn.Conv1d, and:
 
     Args:
         neuron, v_init, batch_norm: as in :class:`FusedConv2d`.
@@ -157,7 +160,7 @@ class FusedConv1d(Fused, nn.Conv1d):
     Shapes: x (T, N, C_in, L), Spikes or a tensor; y (T, N, C_out, L_out); v [N, C_out, L_out].
 
     Raises:
-        TypeError, ValueError: as :class:`FusedConv2d`, by which it is computed, on images of one row.
+        TypeError, ValueError: as :class:`FusedConv2d`.
     """
 
     synapse = Convolution1d
@@ -201,7 +204,7 @@ class FusedConv1d(Fused, nn.Conv1d):
 
 
 class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations
-    """Fully connected layer of neurons over all steps: nn.Linear's arguments and parameters, and then:
+    """Fully connected layer followed by neurons, over all T steps. Takes the arguments of nn.Linear, and:
 
     Args:
         neuron, v_init, batch_norm: as in :class:`FusedConv2d`; ``bn`` is an nn.BatchNorm1d.
@@ -247,13 +250,13 @@ def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: s
 
 
 class Population(Neurons):
-    """Neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+    """Neurons without weights. The input are their currents, for example the output of :class:`AvgPool2d`.
 
     Args:
         neuron, v_init: as in :class:`FusedConv2d`.
 
-    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...],
-    or [N, states, ...].
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, where a spike is a current of 1;
+    y (T, N, ...); v [N, ...], or [N, states, ...].
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_scan`.

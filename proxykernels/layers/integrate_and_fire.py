@@ -1,4 +1,4 @@
-"""Layers of integrate-and-fire neurons: those of fused.py and sums.py with the fields of IFNeuron."""
+"""Layers of integrate-and-fire neurons: shorthands for the layers of fused.py and sums.py with an IFNeuron."""
 
 from typing import Literal
 
@@ -11,13 +11,13 @@ from .sums import FusedSum
 
 
 class FusedIFConv2d(FusedConv2d):
-    """Convolution and IF neurons over all steps: in place of nn.Conv2d and a multi-step IF neuron.
+    """Convolution followed by IF neurons, over all T steps. Replaces nn.Conv2d and a multi-step IF neuron module.
 
-    Equations and their source: :mod:`proxykernels.functional`. Takes nn.Conv2d's arguments and parameters and loads its
-    state_dict.
+    Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Equations and their
+    source: :mod:`proxykernels.functional`.
 
     Args:
-        v_threshold: threshold > 0, a number or one value an output channel.
+        v_threshold: threshold > 0, a number or one value per output channel.
         v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
         v_init, batch_norm: as in :class:`FusedConv2d`; the others as in nn.Conv2d.
 
@@ -54,7 +54,7 @@ class FusedIFConv2d(FusedConv2d):
 
 
 class FusedIFConv1d(FusedConv1d):
-    """Convolution along one axis and IF neurons over all steps, with nn.Conv1d's arguments and parameters.
+    """1-d convolution followed by IF neurons, over all T steps. Takes the arguments of nn.Conv1d.
 
     Args:
         v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init, batch_norm: as in :class:`FusedConv1d`.
@@ -92,7 +92,7 @@ class FusedIFConv1d(FusedConv1d):
 
 
 class FusedIFLinear(FusedLinear):
-    """Fully connected layer of IF neurons over all steps, with nn.Linear's arguments and parameters.
+    """Fully connected layer followed by IF neurons, over all T steps. Takes the arguments of nn.Linear.
 
     Args:
         v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init, batch_norm: as in :class:`FusedLinear`.
@@ -124,7 +124,7 @@ class FusedIFLinear(FusedLinear):
 
 
 class FusedIFSum(FusedSum):
-    """IF neurons on the sum of several synapses: the joining layer of a residual block.
+    """IF neurons on the sum of several inputs, as at the end of a residual block.
 
     Args:
         synapses: as in :class:`FusedSum`. v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init: as in
@@ -148,12 +148,13 @@ class FusedIFSum(FusedSum):
 
 
 class IF(Population):
-    """IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+    """IF neurons without weights. The input are their currents, for example the output of :class:`AvgPool2d`.
 
     Args:
         v_threshold, v_reset: as in :class:`FusedIFConv2d`. v_init: as in :class:`FusedConv2d`.
 
-    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes, which count as 1; y (T, N, ...); v [N, ...].
+    Shapes: x (T, N, ...), currents in units of the threshold, or Spikes (a spike is a current of 1);
+    y (T, N, ...); v [N, ...].
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.if_scan`.

@@ -1,4 +1,4 @@
-"""Layers of leaky neurons: those of fused.py and sums.py with the fields of LIFNeuron, or of LINeuron."""
+"""Layers of leaky neurons: shorthands for the layers of fused.py and sums.py with a LIFNeuron or LINeuron."""
 
 from typing import Literal
 
@@ -11,18 +11,18 @@ from .sums import FusedSum
 
 
 class FusedLIFConv2d(FusedConv2d):
-    """Convolution and leaky IF neurons over all steps: h = v_rest + decay (v - v_rest) + I.
+    """Convolution followed by leaky IF neurons, over all T steps: h = v_rest + decay (v - v_rest) + I.
 
-    Equations: :class:`proxykernels.neurons.LIFNeuron`. Takes nn.Conv2d's arguments and parameters and loads its
-    state_dict. The current I is added whole. Libraries that divide it by a time constant, as SpikingJelly's LIFNode
-    does, fire far less with the same weights: their neurons are
+    Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Equations:
+    :class:`proxykernels.neurons.LIFNeuron`. The current I is not divided by a time constant. For the neurons of
+    libraries that do so, such as SpikingJelly's LIFNode, use
     ``FusedConv2d(..., neuron=proxykernels.neurons.LIFNeuron.from_tau(tau))``.
 
     Args:
-        decay: share of the potential that is left after a step, from 0 to 1; a number or one value an output channel.
-        v_threshold: threshold > 0, a number or one value an output channel.
+        decay: factor of the potential per step, from 0 to 1; a number or one value per output channel.
+        v_threshold: threshold > 0, a number or one value per output channel.
         v_reset: potential after a spike, below the threshold; None subtracts the threshold (soft reset).
-        v_rest: the potential that neurons decay to, and start from; below the threshold.
+        v_rest: resting potential, which is also the initial potential; below the threshold.
         v_init, batch_norm: as in :class:`FusedConv2d`; the others as in nn.Conv2d.
 
     Shapes: those of :class:`FusedIFConv2d`.
@@ -162,7 +162,7 @@ class FusedLIFSum(FusedSum):
 
 
 class LIF(Population):
-    """Leaky IF neurons alone, on currents that come from elsewhere, such as :class:`AvgPool2d`.
+    """Leaky IF neurons without weights. The input are their currents, for example the output of :class:`AvgPool2d`.
 
     Args:
         decay, v_threshold, v_reset, v_rest: as in :class:`FusedLIFConv2d`. v_init: as in :class:`FusedConv2d`.
@@ -222,7 +222,7 @@ class FusedLILinear(FusedLinear):
 
 
 class LI(Population):
-    """Leaky integrators alone, on currents that come from elsewhere; for the last layer of a network.
+    """Leaky integrators without weights. The input are their currents. For the last layer of a network.
 
     Args:
         decay, v_rest: as in :class:`FusedLILinear`. v_init: as in :class:`FusedConv2d`.

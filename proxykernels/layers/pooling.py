@@ -50,9 +50,7 @@ class MaxPool2d(nn.Module):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Average pooling of every step.
-
-    A mean of spikes is not a spike: the result is a tensor, which the next layer takes as real-valued input.
+    """Average pooling of every step. The result is a tensor of real values, also for Spikes.
 
     Args: those of nn.AvgPool2d.
 
@@ -76,7 +74,7 @@ class AvgPool2d(nn.AvgPool2d):
 
 
 class SumPool2d(AvgPool2d):
-    """Sum pooling of every step: the average times the size of the window, for spikes their number in it.
+    """Sum pooling of every step: the sum over each window, for Spikes the number of spikes.
 
     Args:
         kernel_size, stride, padding: as in nn.AvgPool2d (stride defaults to kernel_size).
@@ -114,7 +112,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
 
 
 class Flatten(nn.Module):
-    """Each sample's neurons in a row, in the order of nn.Flatten.
+    """Flattens all dimensions after (T, N), in the order of nn.Flatten.
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C * H * W), of the same kind.
 
@@ -130,13 +128,14 @@ class Flatten(nn.Module):
 
 
 class MaxRatePool2d(SpikingLayer):
-    """Max pooling of spike counts: at every step its output has fired as often as the busiest input of its window.
+    """Max pooling of spike counts, for networks in which rates approximate activations.
 
-    :class:`MaxPool2d`, the OR of spikes, fires more often than any of its inputs where they fire at different steps. In
-    a network that stands for a ReLU network by its rates that is an error which no number of steps removes; this layer
-    makes none. With c_i[t] the spikes of input i so far, the output fires when max_i c_i grows:
+    c_i[t] is the number of spikes of input i up to step t. The output has as many spikes as the input with the most:
 
-        s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, as no count grows by more than 1)
+        s[t] = max_i c_i[t] - max_i c_i[t-1]      (0 or 1, since no count grows by more than 1)
+
+    :class:`MaxPool2d`, the OR of spikes, would fire more often than any input if inputs fire at different steps. This
+    error does not vanish for large T.
 
     Args:
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
@@ -177,7 +176,7 @@ def described(pool: Any) -> str:
 
 
 def filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
-    """Spikes with silent pixels behind them, as far as ``ceil_mode`` lets the last windows reach beyond the padding."""
+    """Append silent pixels for the windows that ``ceil_mode`` adds beyond the padding."""
     kernel_size, stride, padding = window_checks.pooling(kernel_size, stride, padding)
     missing = []
     for n, k, s, p in zip(x.shape[3:], kernel_size, stride, padding, strict=True):

@@ -17,12 +17,12 @@ from .base import each_step, each_step_of_spikes
 
 
 class ZeroPad2d(nn.ZeroPad2d):
-    """Zeros around every step's images, and between their pixels; spikes stay packed.
+    """Zero padding of every step's images, and zeros between their pixels. Spikes stay packed.
 
     Args:
         padding: as in nn.ZeroPad2d: a number, or (left, right, top, bottom); none below 0.
-        spread: height and width of the grid that a pixel becomes the first of (default 1, 1: pixels stay neighbours). A
-            transposed convolution is a convolution of pixels that its stride has spread.
+        spread: (a, b) puts a - 1 rows and b - 1 columns of zeros behind each pixel (default 1, 1: none). A transposed
+            convolution with a stride is a convolution of an image that is spread by the stride.
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out), of the same kind.
 
@@ -54,12 +54,12 @@ class ZeroPad2d(nn.ZeroPad2d):
 
 
 class Upsample(nn.Upsample):
-    """Larger images at every step. Spikes stay packed where each pixel is one that was there ("nearest").
+    """Upsampling of every step's images. Spikes stay packed in the modes "nearest".
 
     Args: those of nn.Upsample.
 
-    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out); of spikes between which mode
-    interpolates a tensor in float32.
+    Shapes: x (T, N, C, H, W), Spikes or a tensor; y (T, N, C, H_out, W_out), a float32 tensor for Spikes
+    in the other modes.
 
     Raises:
         TypeError, ValueError: as nn.Upsample.
@@ -78,7 +78,7 @@ class Upsample(nn.Upsample):
 
 
 class Concatenate(nn.Module):
-    """Several inputs side by side, along their channels.
+    """Concatenates several inputs along their channels.
 
     Shapes: the call takes a tuple of (T, N, C_k, ...), Spikes or tensors; y (T, N, sum of C_k, ...), Spikes if all are.
 
@@ -102,11 +102,11 @@ class Concatenate(nn.Module):
 
 
 class Channels(nn.Module):
-    """Some channels of every step, in any order: a shuffle, a part of a split, one several times. Spikes stay packed.
+    """Selects channels of every step, in any order, also several times. Spikes stay packed.
 
     Args:
-        index: the channel of the input that each channel of the output is, or -1 for one of zeros; int64 [C_out], a
-            buffer, which no state_dict holds.
+        index: the input channel of each output channel, or -1 for zeros; int64 [C_out]. A buffer that is not in the
+            state_dict.
 
     Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C_out, ...), of the same kind.
 
@@ -150,7 +150,7 @@ class Channels(nn.Module):
 
 
 class Unflatten(nn.Module):
-    """Each sample's features as an image, the reverse of :class:`Flatten`. Spikes stay packed.
+    """Reshapes the features of each sample to an image, the inverse of :class:`Flatten`. Spikes stay packed.
 
     Args:
         size: the shape of a sample of the output, (C, H, W) or (C, L).

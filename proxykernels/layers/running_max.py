@@ -14,14 +14,15 @@ from .pooling import described
 
 
 class RunningMaxPool2d(SpikingLayer):
-    """Max pooling of real values that stand for their mean over time: what currents are that no neuron takes in.
+    """Max pooling of real values whose mean over time matters, as of layers without neurons in converted networks.
 
-    The maximum at each step lies above that of the means, as values fluctuate from step to step. With c_i[t] the sum of
-    input i so far, what this layer gives adds up to max_i c_i, so that its mean is the maximum of the means:
+    c_i[t] is the sum of input i up to step t. The outputs add up to max_i c_i, so their mean is the maximum of the
+    means:
 
         y[t] = max_i c_i[t] - max_i c_i[t-1]
 
-    What :class:`MaxRatePool2d` is for spikes. No neuron fires here; the layer is stateful as neurons are.
+    A maximum of each step would be larger, since values fluctuate from step to step. :class:`MaxRatePool2d` is the same
+    for spikes. The layer has a state, but no neurons.
 
     Args:
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).

@@ -26,10 +26,10 @@ _remembered = PackedWeights(fingerprint)  # what sums make of their synapses' we
 
 
 class FusedSum(Neurons):
-    """Neurons on the sum of several synapses, each with an input of its own: I[t] = sum_k synapse_k(x_k[t]).
+    """Neurons on the sum of several inputs, each with its own synapses: I[t] = sum_k synapse_k(x_k[t]).
 
-    A residual block ends in one: ``FusedIFSum(nn.Conv2d(64, 64, 3, padding=1), nn.Identity())`` is called with the pair
-    ``(x, shortcut)``, and every spike of an identity shortcut adds 1 to the potential of its neuron.
+    Use it at the end of a residual block: ``FusedIFSum(nn.Conv2d(64, 64, 3, padding=1), nn.Identity())``. Call it with
+    the tuple ``(x, shortcut)``. A spike of an identity shortcut adds 1 to the potential of its neuron.
 
     Args:
         synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters

@@ -65,10 +65,10 @@ class Explanation:
 
 
 def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None = None) -> Explanation:
-    """Simulate a network once, and say which kernel each of its layers took and why.
+    """Simulate a network once, and report the kernel of each layer and why it was chosen.
 
     Args:
-        net, x, T, precision: as in :func:`simulate`: x is [N, ...], held, or (T, N, ...). ``net`` is not changed.
+        net, x, T, precision: as in :func:`simulate`: x is [N, ...], constant, or (T, N, ...). ``net`` is not changed.
 
     Returns:
         An :class:`Explanation`: ``.rows``, and a table when it is printed. Its times include the packing of weights

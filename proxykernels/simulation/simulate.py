@@ -36,31 +36,27 @@ def simulate(
 ) -> Result:
     """Run a network of this package's layers for ``T`` steps.
 
-    The steps go through the whole network a chunk at a time with the potentials handed on, so memory does not grow with
-    T beyond the output's packed spikes, and what the layers give in a chunk takes at most 256 MB, beside weights and
-    potentials. Normalisation uses its running statistics, and Dropout drops nothing, whatever ``net.training`` says.
-    With glibc up to 512 MB that a call on a CPU frees stay with the process, for the next one.
+    The network processes a chunk of steps at a time and keeps its potentials between chunks. Only the packed output
+    spikes grow with T. The outputs of all layers in a chunk take at most 256 MB. Normalisation uses its running
+    statistics and Dropout is inactive, whatever ``net.training`` says. On a CPU with glibc, the process keeps up to
+    512 MB of freed memory for the next call.
 
     Args:
-        net: an nn.Sequential or any nn.Module of the layers of this package; its output must be spikes, or the
-            potentials of a readout.
-        x: an input held for all steps, [N, features] or [N, C, H, W] (constant currents, an image for example), or a
-            sequence [T, N, features] or [T, N, C, H, W] of spikes, event counts (bool or integers) or real values, or
-            Spikes; :func:`time_first` makes it of frames [N, T, ...]. For a network with a FusedIFConv1d or a pooling
-            along one axis, C, L stand in the place of C, H, W.
+        net: an nn.Sequential or any nn.Module of this package's layers. Its last layer has neurons or is a readout.
+        x: a constant input, such as an image: [N, features], [N, C, L] or [N, C, H, W]. Or a sequence, with T in front:
+            :class:`Spikes`, or a tensor of spikes, event counts (bool or integers) or real values.
+            :func:`time_first` turns frames [N, T, ...] into a sequence.
         T: number of steps.
-        chunk: steps at a time (default 64, up to 256 for a small input, fewer for one whose spikes would take more than
-            256 MB, with ``stop`` 8; on a GPU rounded up to a multiple of 32). Any value gives
-            the same spikes, but for the rounding of sums of float weights.
-        state: ``result.state`` of an earlier call, to go on from there.
-        stop: a rule such as ``pk.margin(8)``, asked after every chunk, by which samples stop early; the others go on in
-            a smaller batch.
-        record: names of layers whose output spikes are kept, "conv1" for example; "conv1.v" keeps the potentials after
-            every step, float32, for which that layer is computed once more, step by step.
-        precision: None: the weights as they are, in float32. "int16": weights of 14 bits whose sums are exact, so that
-            the spikes are the same on any machine, in any batch and with any number of threads
-            (:mod:`proxykernels.simulation.quantize`), and a CPU adds 32 of them at a time. "int8": the same with
-            weights of 7 bits, as neuromorphic chips have them, 64 at a time.
+        chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
+            ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums.
+        state: ``result.state`` of an earlier call, to continue from it.
+        stop: a rule that stops samples early, such as ``pk.margin(8)``. It is applied after every chunk. The remaining
+            samples continue in a smaller batch.
+        record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
+            every step, float32; that layer is then computed a second time, step by step.
+        precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
+            rounded weights sums are exact, so spikes are the same on every machine, for every batch and number of
+            threads (:mod:`proxykernels.simulation.quantize`), and a CPU is faster.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,

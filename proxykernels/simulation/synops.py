@@ -1,4 +1,4 @@
-"""Spikes and synaptic operations: what a simulation would cost on hardware that works spike by spike."""
+"""Counts of spikes and synaptic operations: the cost of a simulation on event-driven hardware."""
 
 import math
 from collections.abc import Hashable
@@ -17,11 +17,13 @@ from ..spikes.storage import Words
 
 @dataclass
 class _Job:
-    """Words of a chunk that are read once.
+    """The spikes of one tensor of words, to be counted in one pass.
+
+    Two sums are computed: 0, the number of spikes; 1, the spikes weighted by ``reach``.
 
     Attributes:
-        reach: how many neurons a spike of a pixel reaches, int32 [P]; None: nobody asks.
-        claims: who wants which of both sums, 0 or 1, and how many times.
+        reach: number of target neurons of a spike, by pixel, int32 [P]; None if sum 1 is not needed.
+        claims: (who, sum, times): add ``times`` the sum 0 or 1 to the total of ``who``.
     """
 
     words: Tensor
@@ -30,20 +32,20 @@ class _Job:
 
 
 class Counters:
-    """Counts by whoever asked for them, over all chunks."""
+    """Totals over all chunks, by name."""
 
     def __init__(self):
         self._jobs: list[_Job] = []
-        self._counts: dict[tuple, Tensor] = {}  # by the claims of a launch
-        self._totals: dict[Hashable, int] | None = None  # once they are read
+        self._counts: dict[tuple, Tensor] = {}  # claims of a launch -> its sums
+        self._totals: dict[Hashable, int] | None = None  # None until they are read from the device
 
     @staticmethod
     def take(x: Spikes) -> bool:
-        """Whether spikes are counted here: those packed over time."""
+        """Whether these spikes are counted here: only spikes that are packed over time are."""
         return isinstance(x._kept, Words) and word_ops.over_time(x._kept.words)
 
     def add(self, x: Spikes, who: Hashable, times: int = 1, reach: Tensor | None = None) -> None:
-        """Count the spikes of a chunk for ``who``; with ``reach`` int32 [P] those of each pixel so many times."""
+        """Add ``times`` the spikes of a chunk to the total of ``who``; with ``reach``, int32 [P], weighted by it."""
         job = self._job(x._kept.words, reach)
         job.claims.append((who, int(reach is not None), times))
 
@@ -71,7 +73,7 @@ class Counters:
         self._jobs = []
 
     def total(self, who: Hashable) -> int:
-        """What was counted for ``who``; a GPU is waited for the first time that anyone asks."""
+        """The total of ``who``. The first call after a chunk waits for the GPU."""
         if self._totals is None:
             self._totals = {}
             sums = torch.cat([counts.sum(0) for counts in self._counts.values()]).tolist() if self._counts else []

@@ -1,4 +1,4 @@
-"""Spike trains as single bits."""
+"""Packed spikes: one bit per spike."""
 
 import math
 import numbers
@@ -16,14 +16,14 @@ _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices o
 
 
 class Spikes:
-    """T steps of spikes of N samples, one bit a spike, with the batch's shape ``(T, N, ...)``.
+    """Spikes of T steps and N samples, one bit per spike.
 
-    Made by :func:`pack`, by the functions of this package and by layers; how the bits are laid out is up to the device.
+    Made by :func:`pack`, by layers and by the functions of this package. The layout of the bits depends on the device.
 
     Attributes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
-        scale: what each spike counts: 1, and 1 / (1 - p) behind a :class:`Dropout` in training. The layer that takes
-            them multiplies its weights by it.
+        scale: the value of a spike: 1, or 1 / (1 - p) after a :class:`Dropout` in training. The next layer multiplies
+            its weights by it.
     """
 
     __slots__ = ("_handle", "_kept", "scale", "shape")
@@ -35,7 +35,7 @@ class Spikes:
         scale: float = 1.0,
         handle: Tensor | None = None,
     ):
-        """``handle``: what has the spikes' gradient (spike_autograd.py)."""
+        """``handle``: the tensor that carries the gradient of the spikes (spike_autograd.py)."""
         self.shape, self.scale, self._handle = tuple(shape), scale, handle
         self._kept = Words(kept, self.shape[0]) if isinstance(kept, Tensor) else kept
 
@@ -55,23 +55,26 @@ class Spikes:
 
     @property
     def nbytes(self) -> int:
-        """Memory in bytes: about one bit a spike (a CPU rounds the channels up to 8, a GPU T up to 32).
+        """Memory in bytes: about one bit per spike (a CPU rounds the channels up to 8, a GPU T up to 32).
 
-        Spikes of neurons that repeat themselves are kept as their periods, two bytes a neuron, until their bits are
-        needed. A GPU's convolution in front of max pooling keeps the pooled spikes as well.
+        Periodic spikes are stored as periods, two bytes per neuron, until their bits are needed. On a GPU, a
+        convolution before max pooling stores the pooled spikes too.
         """
         return self._kept.nbytes
 
     @property
     def requires_grad(self) -> bool:
-        """Whether they carry a gradient: those of layers with a surrogate derivative (:func:`use_surrogate`) do."""
+        """Whether the spikes carry a gradient, as those of layers with a surrogate derivative do
+        (:func:`use_surrogate`)."""
         return self._handle is not None and self._handle.requires_grad
 
     def dense(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The spikes as a tensor of 0 and 1, of the same shape; ``dtype``: any (default float32).
+        """The spikes as a tensor of the same shape, with the values 0 and ``scale`` (1 except after a Dropout).
 
-        Where they have another ``scale``, of 0 and that. Differentiable where the spikes carry a gradient and ``dtype``
-        is floating point.
+        Differentiable if the spikes carry a gradient and ``dtype`` is floating point.
+
+        Args:
+            dtype: any; default float32.
         """
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
@@ -83,9 +86,9 @@ class Spikes:
         return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
-        """Spikes of each neuron in the steps before ``until`` (default: all T): int32 [N, ...].
+        """Number of spikes per neuron in the first ``until`` steps (default: all T), int32 [N, ...].
 
-        Where the spikes carry a gradient they are float32, and differentiable.
+        If the spikes carry a gradient, the result is float32 and differentiable.
 
         Raises:
             TypeError, ValueError: ``until`` is not an integer within 0 .. T.
@@ -101,12 +104,12 @@ class Spikes:
         return ops.count(self._words, self._channels, until).view(self.shape[1:])
 
     def rate(self) -> float:
-        """Firing rate: spikes a neuron and step, between 0 and 1 (nan if there are no neurons)."""
+        """Firing rate: spikes per neuron and step, from 0 to 1 (nan if there are no neurons)."""
         size = math.prod(self.shape)
         return int(self._total()) / size if size else math.nan
 
     def to(self, device: torch.device | str) -> "Spikes":
-        """The same spikes on another device, repacked where its layout is another."""
+        """The same spikes on another device."""
         if not isinstance(device, torch.device | str | int):
             raise TypeError(
                 f"device must be a torch.device or its name, such as 'cuda', got {device!r}; .dense(dtype) gives a "
@@ -123,7 +126,7 @@ class Spikes:
         return self._like(word_ops.cat(words, [part.T for part in parts]), self.shape)
 
     def __getitem__(self, steps: slice) -> "Spikes":
-        """``spikes[a:b]``: the steps a .. b - 1."""
+        """``spikes[a:b]``: the spikes of the steps a .. b - 1."""
         if not isinstance(steps, slice) or steps.step not in (None, 1):
             raise TypeError(
                 f"Spikes are cut in time by a slice of step 1, such as spikes[0:16], and not iterated over; .dense() "
@@ -174,22 +177,22 @@ class Spikes:
         return self._kept.total_of_pixels()
 
     def _at(self, pixels: Tensor) -> "Spikes":
-        """The spikes (T, N, C, p) of the pixels ``pixels`` int64 [p], counted row by row."""
+        """The spikes (T, N, C, p) of the pixels ``pixels``, int64 [p], with row-major indices."""
         handle = spike_autograd.Pixels.apply(self._handle, pixels) if self._differentiable else None
         return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)), handle)
 
     def _sized(self, *size: int) -> "Spikes":
-        """The same spikes as images of another size of as many pixels."""
+        """The same spikes as images of another height and width with as many pixels."""
         return self._like(self._kept, (*self.shape[:3], *size), self._handle)
 
     def _of(self, neurons: Tensor, scale: float) -> "Spikes":
-        """The spikes of the neurons ``neurons`` bool [N, ...], each of which counts ``scale`` times as much."""
+        """The spikes of the neurons ``neurons``, bool [N, ...], with their scale multiplied by ``scale``."""
         chosen = neurons.reshape(self.shape[1], self._channels, math.prod(self.shape[3:]))
         handle = spike_autograd.Masked.apply(self._handle, chosen) if self._differentiable else None
         return Spikes(self._kept.of_neurons(chosen), self.shape, self.scale * scale, handle)
 
     def _like(self, kept: Tensor | Words | Periods, shape: Sequence[int], handle: Tensor | None = None) -> "Spikes":
-        """Other spikes that count as much as these."""
+        """Other spikes with the same scale."""
         return Spikes(kept, shape, self.scale, handle)
 
     @property
@@ -244,13 +247,13 @@ _NOT_BINARY = (
 
 
 def pack(dense: Tensor) -> Spikes:
-    """Pack spikes at one bit each.
+    """Pack a tensor of 0 and 1 into :class:`Spikes`, one bit per spike.
 
     Args:
         dense: [T, N, ...] of 0 and 1, of any dtype, with at least one step.
 
     Returns:
-        Spikes (T, N, ...) on the same device; ``.dense()`` gives the tensor back.
+        Spikes (T, N, ...) on the same device. ``.dense()`` unpacks them.
 
     Raises:
         TypeError: ``dense`` is not a tensor.

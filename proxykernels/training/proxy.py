@@ -27,52 +27,50 @@ NEVER = 1e30  # a threshold that no potential reaches
 
 
 class ProxyNet(nn.Module):
-    """A spiking network and its ReLU twin.
+    """Training by proxy: a spiking network and a ReLU network, its twin, that shares its weights.
 
-    The twins have the same architecture and share every weight; their forward passes are independent. In training the
-    output is the spiking network's, and the gradient of the loss with respect to it is handed to the ReLU network's
-    output, from where autograd goes back to the shared weights. No backpropagation through time, no surrogate gradient.
+    Both have the same architecture; their forward passes are independent. In training the output is that of the spiking
+    network. The gradient of the loss with respect to this output is passed to the output of the twin, and autograd
+    takes it back to the shared weights. This needs no backpropagation through time and no surrogate gradient.
+
     Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
-    arXiv:2109.13208; ``clip``, ``readout`` and ``precision`` are additions.
+    arXiv:2109.13208. ``clip``, ``readout`` and ``precision`` are additions.
 
     Args:
-        net: an nn.Sequential or any nn.Module of the layers of this package. In the twin every layer of IF neurons is a
-            ReLU, and every layer of leaky ones the rate at which they fire on such a current, from 0 to 1
-            (training/fi_curve.py), but for the last one (in the order of ``net.modules()``), which is linear.
-        T: steps that the spiking network is simulated for.
-        clip: clip the twin's ReLUs at ``v_threshold``, with zero gradient above it. An IF neuron fires at most once a
-            step, so a larger activation promises the loss what the spiking network cannot deliver, and training may
-            run away: rates go to 1. Clipping cures that. The paper's twin is not clipped. Leaky neurons' always is.
-        readout: what the spiking network gives: "count" (spikes of T steps, the paper's), "rate" (count / T), or
-            "potential": the last layer's neurons never fire, and their potential after T steps is the sum of their
-            currents (in units of the input; divide by T for the mean current, which is what the twin gives; of leaky
-            neurons what is left of that sum).
-        precision: None, or "int16" or "int8": the spiking network is simulated with its weights rounded, as
-            :func:`simulate` rounds them, in training too, for a chip of so many bits or for the time that it saves on a
-            CPU. The twin's weights, which learn, stay as they are. While batch normalisation learns its statistics,
-            nothing is rounded.
+        net: an nn.Sequential or any nn.Module of this package's layers. In the twin, IF neurons become ReLUs, and leaky
+            neurons their firing rate as a function of the current, from 0 to 1 (training/fi_curve.py). The last layer
+            of ``net.modules()`` becomes linear.
+        T: steps of the spiking network.
+        clip: clip the twin's ReLUs at ``v_threshold``; the gradient above is zero. An IF neuron fires at most once per
+            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. The
+            paper does not clip. Activations of leaky neurons are always clipped.
+        readout: the output of the spiking network. "count": spikes in T steps, as in the paper. "rate": count / T.
+            "potential": the potential after T steps of a last layer that never fires. It is the sum of the currents, in
+            units of the input, except for a leak; divided by T it corresponds to the twin's output.
+        precision: None, "int16" or "int8": the spiking network is simulated with rounded weights, as by
+            :func:`simulate`, in training too. The learnt weights are not rounded. While batch normalisation learns its
+            statistics, nothing is rounded.
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
-    [N, classes]; x [N, C, H, W] or [N, features], a current that is held for T steps, or a sequence of T steps
-    [T, N, C, H, W] or [T, N, features], a tensor or Spikes (event data: bool or integers count as as many spikes, and
-    :func:`time_first` makes a sequence of frames [N, T, ...]). The twin has no time: of a sequence it takes the mean
-    over the steps, of spikes their rate, since the mean current of the first layer is the current of the mean.
+    [N, classes]; x [N, C, H, W] or [N, features], an input that is constant for T steps, or a sequence of T steps
+    [T, N, C, H, W] or [T, N, features], a tensor or Spikes (:func:`time_first` turns frames [N, T, ...] into a
+    sequence). The input of the twin is the mean over the steps, since the first layer's mean current is the current of
+    the mean input.
 
-    With batch normalisation the twins share its weights, and each has running statistics of its own: the spiking
-    network's in the layer's ``bn``, taken over its own currents of all N * T steps, the twin's in ``model.statistics``.
-    ``model.freeze_batch_norm()`` ends the training of both. A :class:`Dropout` drops the same units in both twins.
+    Batch normalisation shares its weights. The two networks have separate running statistics: the spiking network's, of
+    the currents of all N * T steps, are in the layer's ``bn``, and the twin's in ``model.statistics``.
+    ``model.freeze_batch_norm()`` freezes both. A :class:`Dropout` drops the same units in both networks.
 
     Attributes:
-        rates: layer name -> firing rate of the spiking network's last pass.
-        ann_rates: layer name -> mean activation of the twin's last pass as a share of the threshold; scalars that
-            autograd knows, so that a regulariser may be made of them.
-        ann_output: the twin's output [N, classes] of its last pass, detached; None before that.
+        rates: layer name -> firing rate in the last forward pass of the spiking network.
+        ann_rates: layer name -> mean activation, divided by the threshold, in the last forward pass of the twin. The
+            values are differentiable, for use in a regularisation term.
+        ann_output: output [N, classes] of the last forward pass of the twin, detached; None before the first.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the message names it.
-        FloatingPointError: in training, the twin's output or the gradient that comes to it holds NaN or infinite
-            values. The spikes, of which the loss is made, do not show it. The twin's output is looked at once a forward
-            pass and the gradient once a backward pass, for which a GPU is waited for.
+        FloatingPointError: in training, the twin's output or its gradient has NaN or infinite values, which spikes do
+            not show. The check waits for a GPU once per forward and once per backward pass.
     """
 
     def __init__(

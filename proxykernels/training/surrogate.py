@@ -14,15 +14,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def use_surrogate(net: Net, surrogate: Surrogate | None) -> Net:
-    """Make every layer of neurons of a network differentiable, with a surrogate derivative for its spikes.
+    """Make all layers with neurons differentiable, by a surrogate derivative for their spikes.
 
-    A call of such a layer, where gradients are enabled, gives :class:`Spikes` (or a tensor) that carry a gradient: with
-    respect to the input, the weights, a state that is passed in, and neurons' parameters that are made learnable. No
-    dense spikes are kept for the backward pass, but the packed ones; currents are computed anew.
+    The output of such a layer, :class:`Spikes` or a tensor, carries a gradient if gradients are enabled: with respect
+    to the input, the weights, a state that is passed in, and learnable parameters of neurons. The backward pass keeps
+    the packed spikes only, and recomputes the currents.
 
     Args:
         net: a network of the layers of this package (T, N, ...), or a layer: its attribute ``surrogate`` is set.
-        surrogate: for example ``ATan(2.0)``; None: the layers have no gradient, as at first.
+        surrogate: for example ``ATan(2.0)``; None: no gradient, the default.
 
     Returns:
         ``net`` itself.

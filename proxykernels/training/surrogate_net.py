@@ -29,31 +29,27 @@ State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its c
 
 
 class SurrogateNet(nn.Module):
-    """A spiking network that is trained by backpropagation through time, with a surrogate derivative for its spikes.
+    """Training by backpropagation through time, with a surrogate derivative for the spikes and bounded memory.
 
-    The gradient is exact: that of all T steps. Samples and steps go through the network in parts, with the states
-    handed on; kept for the backward pass are the packed spikes and the states between the parts, so memory does not
-    grow with the currents of T steps. What is beyond ``memory`` is not kept but simulated once more in the backward
-    pass, a few samples at a time.
+    The gradient goes through all T steps. Samples and steps are processed in parts. For the backward pass only the
+    packed spikes and the states between parts are kept. What does not fit into ``memory`` is simulated again in the
+    backward pass, a few samples at a time.
 
     Args:
-        net: an nn.Sequential or any nn.Module of the layers of this package, ending in neurons. It is not changed.
-        T: steps that the network is simulated for.
-        surrogate: what stands for a spike's derivative in every layer; None: what each layer has
-            (:func:`use_surrogate`).
-        readout: what the call gives: "count" (spikes of T steps), "rate" (count / T), or "potential": the last layer's
-            neurons never fire, and it is their potential after T steps.
-        memory: bytes of packed spikes and states that are kept, about; default 128 MB.
+        net: an nn.Sequential or any nn.Module of this package's layers; the last one has neurons. It is not changed.
+        T: number of steps.
+        surrogate: surrogate derivative of all layers; None: the one that each layer has (:func:`use_surrogate`).
+        readout: the output. "count": spikes in T steps. "rate": count / T. "potential": the potential after T steps of
+            a last layer that never fires.
+        memory: approximate limit of the packed spikes and states that are kept, in bytes; default 128 MB.
 
     Shapes: ``model(x)``: the readout, float32 [N, classes], differentiable with respect to all parameters; x
-    [N, C, H, W] or [N, features], held for T steps, or a sequence of T steps [T, N, C, H, W] or [T, N, features], a
-    tensor or Spikes. ``model(x, state)`` goes on from ``state`` ({}: at rest) and returns (readout, state): for
-    truncated backpropagation, since the gradient does not go back into the call before.
+    [N, C, H, W] or [N, features], constant for T steps, or a sequence of T steps [T, N, C, H, W] or [T, N, features], a
+    tensor or Spikes. ``model(x, state)`` continues from ``state`` ({}: at rest) and returns (readout, state). The
+    gradient does not enter the previous call: truncated backpropagation.
 
-    On a CPU whose C library is glibc, from the first call with a gradient on the process keeps up to 512 MB of memory
-    that was freed, which the next part uses again.
-
-    In training, normalisation takes the statistics of all samples and steps of the call, which are one part then.
+    In training, batch normalisation uses the statistics of all samples and steps of the call, which is then one
+    part. On a CPU with glibc the process keeps up to 512 MB of freed memory for later parts.
 
     Attributes:
         rates: layer name -> firing rate of the last call.

@@ -43,7 +43,9 @@ def test_rows_and_page(run, capsys):
     assert float(rows[port]["differing_spikes"]) < 0.01 and float(rows[port]["rate"]) > 0.05
     assert rows[refused]["converts"] == "no" and "module 'features.0.2' is a Hardswish" in rows[refused]["reason"]
     assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
-    assert f"| {refused} | no |" in page and f"| {port} | yes |" in page and rows[refused]["reason"] in page
+    assert (
+        f"| {refused} | no |" in page and f"| {port} | yes |" in page and rows[refused]["reason"].split(";")[0] in page
+    )
     rows, page = run(relu)  # the others stay
     assert len(rows) == 3 and f"| {port} | yes |" in page
     assert "3 models, of which 2 convert" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What flows through a model that is followed: signals, currents, and the neurons that make the one of the other."""
+"""The values in a traced model: signals, currents, and the neurons that turn currents into signals."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,16 +8,18 @@ from torch import Tensor, fx, nn
 
 @dataclass(frozen=True)
 class Signal:
-    """What a layer gave.
+    """The output of a layer.
 
     Attributes:
-        layer: its name in the network; "" for the model's input.
-        neurons: the population whose scale the values have; "" for values as they are, of the input or carried on.
-        binary: whether they are spikes still (averages are not). signed: whether they may be negative.
-        shape: [N, ...], where it is known.
-        view: where the model sees the values: int64, of the shape that it sees, the place of each among those that the
-            layer gave; None: as the layer gave them.
-        inverted: whether the model sees 1 where there is no spike.
+        layer: name of the layer in the network; "" for the model's input.
+        neurons: name of the population whose scale the values have; "" for unscaled values: the input, and real values
+            that are passed on.
+        binary: whether the values are spikes (averages are not).
+        signed: whether the values may be negative.
+        shape: [N, ...] if it is known.
+        view: how the model rearranges the output: int64, the index into the output of each value that the model sees;
+            None: not at all.
+        inverted: whether the model uses 1 - s instead of the spikes s.
     """
 
     layer: str
@@ -31,17 +33,24 @@ class Signal:
 
 @dataclass
 class Projection:
-    """One term of a current: a convolution, matrix product or identity of a signal, and the normalisation after it."""
+    """One term of a current: a convolution, matrix product or identity of a signal.
 
-    module: Any  # of torch, with a weight and perhaps a bias; nn.Identity
+    Attributes:
+        module: torch module with a weight, or nn.Identity.
+        source: its input.
+        norm: the torch normalisation after it, or None.
+        added: whether the conversion made ``module``; False for a module of the model.
+    """
+
+    module: Any
     source: Signal
-    norm: Any = None  # of torch
-    added: bool = False  # the module is none of the model's
+    norm: Any = None
+    added: bool = False
 
 
 @dataclass
 class Current:
-    """A sum of projections, and pooling that comes between it and its neurons."""
+    """A sum of projections, and the pooling between it and the neurons."""
 
     name: str
     path: str
@@ -51,14 +60,21 @@ class Current:
 
 @dataclass
 class Population:
-    """The neurons of one layer: the current they take, the node that gives their output, and what they are."""
+    """The neurons of one layer.
+
+    Attributes:
+        current: their input.
+        node: the node of the model whose output they replace.
+        neuron: the model's activation; None: a last layer without one.
+        fires: whether they fire; False: real values are passed on.
+    """
 
     current: Current
     node: fx.Node
-    neuron: nn.Module | None  # None: the model's last layer has no neuron
-    fires: bool = True  # or carries its current on
+    neuron: nn.Module | None
+    fires: bool = True
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The projections' modules, first the one with the largest kernel."""
+        """The modules of the projections, the one with the largest kernel first."""
         return [projection.module for projection in self.current.projections]

@@ -28,35 +28,34 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
-    """A SpikingJelly network as one of this package: the same spikes, step by step, but for rounding.
+    """Import a SpikingJelly network. The spikes are the same, step by step, except for rounding.
 
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
     residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
     Flatten, Dropout, VotingLayer; nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx
-    can follow: SpikingJelly's model zoo. Where it ends without neurons, ``simulate(...).potentials`` are what it gives
-    at each step. An input that it repeats over time, and a mean over time at its end, are left to the caller.
+    can trace, such as SpikingJelly's model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its
+    values at each step. A repetition of the input over time, and a mean over time at the end, are left out.
 
-    SpikingJelly fires at h >= v_threshold, as this package does. Where it divides currents by tau (``decay_input``),
-    potentials are counted in units tau times smaller here, as :meth:`LIFNeuron.from_tau` says; weights stay the same.
-    Surrogate functions ATan, Sigmoid, PiecewiseQuadratic, SoftSign and SuperSpike come with their neurons, and
-    detach_reset: the network is trained on as it was, a normalisation behind a convolution and ParametricLIFNode's time
-    constant too.
+    With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
+    tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
+    PiecewiseQuadratic, SoftSign and SuperSpike and ``detach_reset`` are kept, so training can continue. A batch
+    normalisation behind a convolution and ParametricLIFNode's time constant stay learnable.
 
-    The original and what was made of it run a few steps side by side, layer by layer, on currents on which they fire:
-    a difference beyond rounding is an error that names the first module where they part.
+    The imported network is compared with the original for a few steps, layer by layer, on currents on which neurons
+    fire. A difference beyond rounding raises an error that names the first module that differs.
 
     Args:
-        net: the network, in single-step or multi-step mode; it is taken in evaluation mode, copied, and not changed.
-        sample: an input [N, ...] of one step to compare them on; None: one of random values, of a shape that fits. A
-            warning says where none is found.
-        check: whether they are compared.
+        net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
+        sample: input [N, ...] of one step for the comparison; None: random values. If no shape is found that fits, a
+            warning asks for a sample.
+        check: whether to compare.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: net holds something else, or computes something else than what it was taken for, such
-            as a subclass with a forward of its own; the message names its path, and what to do.
+        TypeError, ValueError: a module is not supported, or the imported one computes something else, as for a
+            subclass with its own forward. The message names the module's path and a remedy.
         ImportError: spikingjelly is not installed.
     """
     from spikingjelly.activation_based import base, layer
@@ -71,36 +70,36 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
 
 def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
-    """An snnTorch network as one of this package: the same spikes, step by step, but for rounding.
+    """Import an snnTorch network. The spikes are the same, step by step, except for rounding.
 
     Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
-    spikes, Flatten, Dropout, in nn.Sequential or any module whose forward computes one step, or loops over steps that
-    are all alike and returns the spikes of its last neurons, ``torch.stack(spikes)``, alone or first. Of other modules
-    write one step: a module whose forward calls the same layers once, neurons without their potentials.
+    spikes, Flatten, Dropout. The network is an nn.Sequential, a module whose forward computes one step, or a module
+    whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first.
+    Rewrite other modules as one step that calls each layer once, and neurons without their potentials.
 
-    beta, alpha and threshold are one number or one value a channel; reset_mechanism is
+    beta, alpha and threshold are one number, or one value per channel. The resets (``reset_mechanism``):
 
-    - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold is set to the next larger
+    - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold becomes the next larger
       float32. Synaptic needs reset_delay=False.
-    - "subtract", with reset_delay=True: snnTorch takes the threshold off a step after the spike. Potentials that are
-      shifted, v = mem + v_rest, fire the same here (conversion/snntorch_neurons.py), for one beta and one threshold a
-      layer. A neuron whose potential equals the threshold exactly fires here, and in snnTorch does not.
-    - "none", but for Synaptic: the same spikes always.
+    - "subtract", with reset_delay=True: snnTorch subtracts the threshold one step after the spike. Shifted potentials,
+      v = mem + v_rest, fire in the same steps here, for one beta and one threshold per layer. A neuron whose potential
+      equals the threshold exactly fires here, but not in snnTorch.
+    - "none", except for Synaptic: the same spikes always.
 
-    spike_grad comes too, where it is snntorch.surrogate.atan, sigmoid or fast_sigmoid: the network is trained on as it
-    was, but for normalisations, which here take the statistics of all steps. With learn_beta, learn_alpha and
-    learn_threshold these are learnt on, unless the reset is "subtract", which leaves the threshold of beta = 1.
+    ``spike_grad`` is kept if it is snntorch.surrogate.atan, sigmoid or fast_sigmoid, so training can continue; batch
+    normalisation then uses the statistics of all steps. Parameters of learn_beta, learn_alpha and learn_threshold stay
+    learnable, except with "subtract", where only the threshold does, and only if beta is 1.
 
     Args:
-        net: the network; it is taken in evaluation mode, copied, and not changed.
-        sample, check: the original and what was made of it are compared, as by :func:`from_spikingjelly`.
+        net: the network. It is copied, in evaluation mode, and not changed.
+        sample, check: comparison with the original, as in :func:`from_spikingjelly`.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: net holds something else, such as recurrent neurons, or computes something else than what
-            it was taken for; the message names its path, and what to do.
+        TypeError, ValueError: a module is not supported, such as recurrent neurons, or the imported one computes
+            something else. The message names the module's path and a remedy.
         ImportError: snntorch is not installed.
     """
     import snntorch

@@ -21,25 +21,25 @@ FEW = 1024  # features that a matrix scales; more are scaled as channels
 
 
 def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
-    """A network from a nir.NIRGraph or a file of one.
+    """Import a network from a NIR graph or file.
 
-    Before it is returned, the network is compared with the graph's own equations, node by node, in float64.
+    The network is compared with the equations of the graph, node by node, in float64, before it is returned.
 
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear
-            and Scale, IF, LIF and CubaLIF neurons, AvgPool2d, SumPool2d and Flatten, in any order and number, at the
-            end perhaps a readout, I or LI; several may send to one that adds up what it takes, neurons. Graphs among
-            the nodes are unfolded. Its values are copied, in float32.
-        dt: length of a step, in the graph's unit of time: LIF neurons keep 1 - dt / tau of their potential in a step.
-            1e-4 in graphs of snnTorch and, unless told otherwise, SpikingJelly.
-        reset: "subtract": all neurons subtract their threshold, which NIR has no word for, as in graphs of sinabs;
-            None: they do what the graph says, and are reset to ``v_reset``, 0 where it says nothing.
+            and Scale, IF, LIF and CubaLIF neurons, AvgPool2d, SumPool2d and Flatten, in any order and number, and a
+            readout, I or LI, at the end. Neurons may have several inputs, which are added. Graphs within the graph are
+            unfolded. Values are copied, in float32.
+        dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
+            have dt = 1e-4, which is SpikingJelly's default too.
+        reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.
+            None: a reset to the graph's ``v_reset``, or to 0 if there is none.
 
     Returns:
-        A :class:`Network`, its layers named as the synapse nodes, with underscores for dots, and a number behind names
-        that are taken. What multiplies the currents of neurons (r dt of an IF, r dt / tau of a LIF) divides their
-        thresholds, resets and rests, and weights stay what they are; those of readouts are multiplied. What no neurons
-        take is carried on as real values; at the end they are ``simulate(...).potentials``.
+        A :class:`Network`. Layers have the names of the synapse nodes, with underscores for dots, and a number if a
+        name is taken. Thresholds, resets and resting potentials are divided by the factor of the current (r dt for IF,
+        r dt / tau for LIF), so weights stay the same; weights of readouts are multiplied by it. Layers without neurons
+        pass real values on; those of a last layer are ``simulate(...).potentials``.
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.

@@ -26,7 +26,7 @@ SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
 
 
 def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
-    """A network as a nir.NIRGraph; ``nir.write(path, graph)`` saves it.
+    """Export a network as a nir.NIRGraph. ``nir.write(path, graph)`` saves it.
 
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining

@@ -60,11 +60,11 @@ class ConversionReport:
 
 @torch.no_grad()
 def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
-    """Compare a converted network with its ReLU network, whose activations its own layers give.
+    """Compare the firing rates of a converted network with the activations of its ReLU network, layer by layer.
 
     Args:
-        net: what :func:`convert` made; it is not changed.
-        x: samples [N, ...], held for all steps; the values of a few layers are in memory at a time.
+        net: a network from :func:`convert`; it is not changed.
+        x: samples [N, ...], constant for all steps.
         T: number of steps.
 
     Returns:
