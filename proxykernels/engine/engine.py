@@ -113,7 +113,7 @@ class Engine:
 
     def _run(self, session: Session, given: Given, T: int) -> Result:
         tally, N = self.tally(), given.N
-        output, last = self.advance(session, given, T, tally, fresh=True, with_state=self._has_logits)
+        output, last = self.advance(session, given, T, tally, fresh=True, with_state=self._has_logits, goes_on=False)
         return Result(self.plan, output, None, last, Counted(tally, N * T, N, given.kind == CONSTANT))
 
     def tally(self) -> Tally:
@@ -122,11 +122,12 @@ class Engine:
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        with_state: bool = False,
+        with_state: bool = False, goes_on: bool = True,
     ) -> tuple[Output, Tensor | None]:  # fmt: skip
         """What T steps give, from where the session is, and the states of the last operation after them.
 
-        ``counts``: of the output's spikes so far, which are added to.
+        ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
+        is after them.
         """
         op, N = self.plan.last, given.N
         C, H, W = op.image
@@ -139,7 +140,7 @@ class Engine:
         if with_state:
             last = torch.empty(N, op.states, H * W, C)
         threads = torch.get_num_threads()
-        if not session.run(given.x, given.kind, T, N, threads, fresh, spikes, values, counts, last, tally):
+        if not session.run(given.x, given.kind, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally):
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
         return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
@@ -165,7 +166,9 @@ class Engine:
         for first in range(0, given.N, MOST_SAMPLES):
             part = self._samples(given, first, min(first + MOST_SAMPLES, given.N))
             if stop is None:
-                output, last = self.advance(session, part, T, tally, fresh=True, with_state=self._has_logits)
+                output, last = self.advance(
+                    session, part, T, tally, fresh=True, with_state=self._has_logits, goes_on=False
+                )
                 parts.append((output, torch.full((part.N,), T), last))
             else:
                 parts.append(self._run_until(session, part, T, stop, tally))

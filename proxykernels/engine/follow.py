@@ -265,7 +265,7 @@ class _Follower:
         if weight is None:
             x = self.flattened(x, path)
             return Window(x.slot), x.shape
-        weight = weight.detach().float()
+        weight = weight.detach().float().cpu().clone()  # a later change of the network is none of the plan
         if not bool(weight.isfinite().all()):
             raise ValueError(f"layer {path}: weight must be finite in float32, and holds NaN or infinite values")
         if isinstance(synapse, Product):
@@ -326,11 +326,11 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     scale = layer.scale
     if type(neuron) is not IFNeuron or neuron.v_reset is not None:
         scale = None  # logits need a reset that loses no charge
-    bias = torch.zeros(C) if bias is None else bias.detach().cpu()
+    bias = torch.zeros(C) if bias is None else bias.detach().cpu().clone()
     if not bool(bias.isfinite().all()):
         raise ValueError(f"layer {path}: bias must be finite in float32, and holds NaN or infinite values")
     return Population(
-        ready.model, ready.channels.detach().float().contiguous(), tuple(float(s) for s in ready.scalars),
+        ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,
         None if scale is None else torch.as_tensor(scale, dtype=torch.float32).detach().cpu().clone(),
     )  # fmt: skip

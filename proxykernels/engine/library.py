@@ -74,12 +74,12 @@ class Session:
         self._session = self._functions.make_session(compiled._plan)
 
     def run(
-        self, x: Tensor, kind: int, T: int, N: int, threads: int, fresh: bool, spikes: Tensor | None,
+        self, x: Tensor, kind: int, T: int, N: int, threads: int, fresh: bool, goes_on: bool, spikes: Tensor | None,
         values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally",
     ) -> bool:  # fmt: skip
         """T steps of N samples, as engine.h has it; False: x is not finite, and nothing ran."""
         pointers = [None if part is None else part.data_ptr() for part in (spikes, values, counts, last)]
-        asked = Run(x.data_ptr(), kind, T, N, threads, fresh, *pointers, ctypes.addressof(tally))
+        asked = Run(x.data_ptr(), kind, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
         return bool(self._functions.run(self._session, asked))
 
     def read(self, operation: int, to: Tensor) -> None:

@@ -49,6 +49,7 @@ struct Run {
     int64_t T, N;
     int64_t threads;
     int64_t fresh;  // start at rest, rather than from where the last run of the session ended
+    int64_t goes_on;  // whether states are wanted after the run
     uint8_t* spikes;  // [N, T, P, bytes] of the last operation, written; of one that gives values null
     float* values;  // [T, N, P, C], likewise
     int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null

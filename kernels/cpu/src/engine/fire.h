@@ -4,7 +4,6 @@
 // A pixel whose windows show what those of the pixel before it show, and whose neurons have always been like those, is
 // copied: of most images the background.
 #pragma once
-#include "tasks.h"
 #include "patterns.h"
 #include "rows.h"
 
@@ -16,10 +15,12 @@ struct Firing {
     const Step& step;
     const Tasks& cut;
     const int64_t number;  // of the operation
-    const bool fresh;
+    const bool fresh, goes_on;  // from rest; and whether there are steps, or somebody, that states are kept for
 
     Scratch* s = nullptr;
     int64_t image = 0, first_row = 0, last_row = 0, pixels = 0, copies = 0, first_pixel = 0;
+    static constexpr int64_t most_offsets = 64;
+    int64_t offsets[most_offsets], offsets_of = -1;  // of the last window of values
     int64_t input_row[8] = {}, input_rows[8] = {}, place_of[8] = {}, alike_of[8] = {};
 
     const View& view(const Window& w) const { return session.views[w.slot]; }
@@ -172,7 +173,7 @@ struct Firing {
                     int64_t spikes = 0;
                     const int64_t found = list_window(w, k, i, spikes);
                     additions += spikes * step.C;
-                    count += buckets.sort(found, n, count);
+                    count += buckets.sort(found, cut.steps, n, count);
                     n += found;
                 } else {
                     for (int64_t t = 0; t < cut.sums; t++)
@@ -213,6 +214,8 @@ struct Firing {
     // Where a matrix is large, all pixels of the batch go through it part after part, so that it comes from far once.
     void run_block(int64_t b) {
         const int64_t row_bytes = step.vecs_of(b) * Vec::width * (int64_t)sizeof(float);
+        for (int64_t k = 0; k < step.count; k++)
+            if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
         const Adders near = adders((int)step.vecs_of(b), false), far = adders((int)step.vecs_of(b), true);
         const auto is_far = [&](const Window& w) { return has_patterns(w) && w.rows * row_bytes > near_bytes; };
         if (in_double()) {
@@ -223,7 +226,7 @@ struct Firing {
                 for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, row_bytes);
                 for (int64_t k = 0; k < step.count; k++) {
                     const Window& w = step.windows[k];
-                    if (w.rows && !view(w).spikes) add_values_of(w, b, i, near);
+                    if (w.rows && !view(w).spikes) add_values_of(w, k, b, i, near);
                     else if (w.span) add_groups(w, b, i);
                     else if (!w.rows) add_input(w, b, i);
                     else if (!is_far(w) || pixels == 1)
@@ -271,10 +274,33 @@ struct Firing {
         });
         return n;
     }
-    void add_values_of(const Window& w, int64_t b, int64_t i, const Adders& add) const {
+    void add_values_of(const Window& w, int64_t k, int64_t b, int64_t i, const Adders& add) const {
+        const float* const matrix = w.matrix + b * w.rows * columns;
+        const View& x = view(w);
+        if (k == offsets_of && w.rows <= most_offsets && lies_inside(w, i)) {
+            const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
+            const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+            for (int64_t t = 0; t < cut.sums; t++)
+                add.inside(matrix, x.values_at(image_of(i), t, top * w.W + left), offsets, w.rows, sums(i, t));
+            return;
+        }
         for (int64_t t = 0; t < cut.sums; t++) {
             const int64_t n = list_values(w, i, t);
-            add.values(w.matrix + b * w.rows * columns, s->unsorted, s->value, n, sums(i, t));
+            add.values(matrix, s->unsorted, s->value, n, sums(i, t));
+        }
+    }
+    bool lies_inside(const Window& w, int64_t i) const {
+        const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
+        const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+        return top >= 0 && left >= 0 && top + (w.kernel_h - 1) * w.dilation_h < w.H &&
+               left + (w.kernel_w - 1) * w.dilation_w < w.W;
+    }
+    // Where each row's value lies, seen from a window's first pixel.
+    void find_offsets(const Window& w) {
+        const View& x = view(w);
+        for (int64_t row = 0; row < w.rows && w.rows <= most_offsets; row++) {
+            const int64_t tap = row / w.C, y = tap / w.kernel_w * w.dilation_h, at = y * w.W + tap % w.kernel_w * w.dilation_w;
+            offsets[row] = at * x.pixel + row % w.C * x.channel;
         }
     }
 
@@ -404,7 +430,7 @@ struct Firing {
                     else store_spikes((uint8_t*)slot + frame * step.bytes() + channel / 8, fired, count);
                     spikes += __builtin_popcount(fired);
                 }
-                store_states(states_of<Model>(n, at, pixel, channel), n, state, count);
+                if (goes_on) store_states(states_of<Model>(n, at, pixel, channel), n, state, count);
                 s->tally[0] += spikes;
                 s->spikes[in_band(i)] += spikes;
             }
@@ -419,7 +445,7 @@ struct Firing {
             char* const to = slot + ((image * cut.steps + t) * P + pixel) * bytes;
             copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
         }
-        for (int64_t k = 0; k < step.states; k++) {
+        for (int64_t k = 0; k < step.states && goes_on; k++) {
             float* const to = session.states[number].v + ((image * step.states + k) * P + pixel) * step.C;
             memcpy(to, to - step.C, step.C * sizeof(float));
         }

@@ -58,8 +58,13 @@ public:
 
     // Of the rows and patterns [n] of a pixel, which stand in s.unsorted and s.unsorted_pattern: sorted rows behind
     // `first_row` in s.row, buckets behind `first` in s.start and s.pattern. Returns the number of buckets.
-    int64_t sort(int64_t n, int64_t first_row, int64_t first) {
+    int64_t sort(int64_t n, int64_t steps, int64_t first_row, int64_t first) {
         if (!n) return 0;
+        if (steps == 1) {
+            memcpy(s.row + first_row, s.unsorted, n * sizeof *s.row);
+            s.start[first] = (uint32_t)first_row, s.pattern[first] = 1;
+            return 1;
+        }
         memset(table, 0xff, sizeof table);
         int64_t count = 0;
         uint32_t *const size = s.start + first, *const pattern = s.pattern + first;

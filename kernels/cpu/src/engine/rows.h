@@ -1,10 +1,9 @@
 // Sums of chosen rows of weights, in registers.
 #pragma once
-#include "session.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t near_bytes = 5 << 17;  // of a matrix, or a part of one, that stays in a second-level cache
 constexpr int ahead = 8;                 // rows that are asked for before they are added, where they are not near
 
 // Adds up the rows of a list in registers, and their sum to the sums [step][columns] of the steps whose bits are set. Where
@@ -56,16 +55,33 @@ static void add_values(const float* matrix, const uint32_t* row, const float* va
     for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[j]);
 }
 
+// The same of all rows, whose values lie at offsets from x.
+template <int vecs_>
+static void add_inside(const float* matrix, const float* x, const int64_t* offset, int64_t n, float* sum) {
+    Vec total[2][vecs_];
+    for (int j = 0; j < vecs_; j++) total[0][j] = load(sum + j * Vec::width), total[1][j] = broadcast(0.0f);
+    const auto add = [&](int s, int64_t i) {
+        const float* const from = matrix + i * (vecs_ * Vec::width);
+        const Vec value = broadcast(x[offset[i]]);
+        for (int j = 0; j < vecs_; j++) total[s][j] = multiply_add(value, load(from + j * Vec::width), total[s][j]);
+    };
+    int64_t i = 0;
+    for (; i + 2 <= n; i += 2) add(0, i), add(1, i + 1);
+    if (i < n) add(0, i);
+    for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[0][j] + total[1][j]);
+}
+
 struct Adders {
     void (*rows)(const float*, const uint32_t*, int64_t, uint32_t, float*);
     void (*values)(const float*, const uint32_t*, const float*, int64_t, float*);
+    void (*inside)(const float*, const float*, const int64_t*, int64_t, float*);
 };
 
 static Adders adders(int vecs_wanted, bool far) {
     Adders found{};
     each<block_vecs>([&](auto i) {
         constexpr int n = decltype(i)::value + 1;
-        if (n == vecs_wanted) found = {far ? add_rows<n, true> : add_rows<n, false>, add_values<n>};
+        if (n == vecs_wanted) found = {far ? add_rows<n, true> : add_rows<n, false>, add_values<n>, add_inside<n>};
     });
     return found;
 }

@@ -84,6 +84,7 @@ struct Session {
     int64_t state_N = 0;                    // that the states are cut for
     View* views;       // of the slots: 0 is the input
     char** slots;      // where operations write
+    int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
     State* states;     // of the operations
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
@@ -91,6 +92,7 @@ struct Session {
     explicit Session(const Plan& plan) : plan(plan) {
         views = new View[plan.count + 1];
         slots = new char*[plan.count]();
+        slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
     }
     ~Session() {
@@ -98,6 +100,7 @@ struct Session {
         free(arena), free(state_arena);
         delete[] views;
         delete[] slots;
+        delete[] slot_at;
         delete[] states;
         delete[] scratch;
     }
@@ -112,8 +115,7 @@ static inline int64_t slot_bytes(const Step& step) {
 // Cuts the slots: one lies where another has lain that nothing reads any more.
 static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
     const Plan& plan = session.plan;
-    int64_t* const from = new int64_t[2 * plan.count];
-    int64_t *const at = from, *const last = from + plan.count, all = 0;
+    int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
     const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k]) + 1, 64) * 64; };
     for (int64_t k = 0; k < plan.count; k++) {
         last[k] = k;
@@ -134,7 +136,6 @@ static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memor
         all = most(all, at[k] + size(k));
         session.slots[k] = memory ? memory + at[k] : nullptr;
     }
-    delete[] from;
     return all;
 }
 

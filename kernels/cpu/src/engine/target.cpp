@@ -107,7 +107,7 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
     session.N = N, session.steps = steps, session.threads = threads;
 }
 
-static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
     const Tasks cut(step, N, steps, session.threads, all_held(session, step));
     if (fresh) memset(session.states[k].alike, 1, N * step.P());
@@ -118,11 +118,11 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
             const Step& step;
             const Tasks& cut;
             int64_t k;
-            bool fresh;
-        } context{session, step, cut, k, fresh};
+            bool fresh, goes_on;
+        } context{session, step, cut, k, fresh, goes_on};
         session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
-            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, c.fresh}.run(task, thread);
+            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, c.fresh, c.goes_on}.run(task, thread);
         });
     });
 }
@@ -153,21 +153,21 @@ struct Between {
 };
 
 // What stands between neurons: each step of each image by itself, or with states each image, in bands of rows.
-static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
-    if (step.kind == engine::Fire) return run_neurons(session, k, N, steps, fresh);
+    if (step.kind == engine::Fire) return run_neurons(session, k, N, steps, fresh, goes_on);
     if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_P * step.C * sizeof(float));
     Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
     if (session.threads > 1)
         between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
     session.team->share(N * between.parts, &between,
                         [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
-    if (!step.states) return;
     between.steps = steps;  // of the sums, also where what is given is held
-    session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
-        const Between& b = *(const Between*)given;
-        add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
-    });
+    if (step.states && goes_on)
+        session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
+            const Between& b = *(const Between*)given;
+            add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
+        });
     if (step.kind == engine::MaxRatePool)
         session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
@@ -217,7 +217,8 @@ static int64_t run(Session* given, const Run* asked) {
         for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
         for (int64_t k = 0; k < plan.count; k++) {
             for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
-            run_step(session, k, run.N, steps, run.fresh && !start);
+            const bool goes_on = run.goes_on || start + steps < run.T || (run.last && k + 1 == plan.count);
+            run_step(session, k, run.N, steps, run.fresh && !start, goes_on);
             for (int64_t i = 0; i < session.threads; i++)
                 for (int64_t j = 0; j < 2; j++) run.tally[2 * k + j] += session.scratch[i].tally[j];
         }

@@ -5,7 +5,9 @@
 
 namespace PK_TARGET {
 
+constexpr int64_t near_bytes = 5 << 17;      // of a matrix, or a part of one, that stays in a second-level cache
 constexpr int64_t most_items = 128;          // sums of a block that are made side by side
+constexpr int64_t near_items = 32;           // the same, where they are to stay in a first-level cache
 constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
 constexpr int64_t most_band_list = 1 << 19;  // channels that fired under a band, where it has more than one row
 
@@ -20,6 +22,7 @@ struct Tasks {
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
         one_pixel = step.P() == 1;
         pixels = most(1, least(most_items, most_list_rows / most(1, step.rows)) / sums);
+        if (!one_pixel && !has_far(step)) pixels = most(1, least(pixels, near_items / sums));
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
         const int64_t wanted = threads > 1 ? 3 * threads : 1;
@@ -33,6 +36,12 @@ struct Tasks {
         }
         bands = ceil_div(step.H, rows);
         spans = groups * bands < 2 * threads ? step.blocks() : 1;
+    }
+    // Whether pixels share a part of a matrix that is too large to be read for each.
+    static bool has_far(const Step& step) {
+        for (int64_t i = 0; i < step.count; i++)
+            if (step.windows[i].rows * columns * (int64_t)sizeof(float) > near_bytes) return true;
+        return false;
     }
     int64_t count() const { return groups * bands * spans; }
 
