@@ -1,8 +1,12 @@
 """Networks compiled once: the same spikes as the definition's, whatever the input, the batch and the cut in time."""
 
+import ast
 import copy
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +142,51 @@ def test_stream_goes_on(neuron):
     assert torch.equal(stream(x).dense(), expected.spikes.dense())
 
 
+COUNTER = """
+#include <atomic>
+#include <cstddef>
+extern "C" {
+void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_memalign(size_t, size_t);
+std::atomic<long> allocations{0};
+void* malloc(size_t n) { allocations++; return __libc_malloc(n); }
+void* calloc(size_t n, size_t m) { allocations++; return __libc_calloc(n, m); }
+void* aligned_alloc(size_t a, size_t n) { allocations++; return __libc_memalign(a, n); }
+}
+"""
+COUNTED_RUN = """
+import ctypes, torch, proxykernels as pk
+from test_engine import image, network
+torch.set_num_threads(2)
+engine, count = pk.compile(network(), image()), ctypes.c_long.in_dll(ctypes.CDLL(None), "allocations")
+session, given = engine.new_session(), engine.given(image(), None)
+run, made = session._functions.run, []
+class Functions:
+    def run(self, *arguments):
+        before = count.value
+        result = run(*arguments)
+        made.append(count.value - before)
+        return result
+session._functions = Functions()
+for T in (70, 70, 3, 3, 33, 70):  # once the memory for most steps is there
+    engine.advance(session, given, T, engine.tally(), fresh=True)
+session._functions = engine._compiled.functions
+print(made)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts glibc's allocations")
+def test_a_run_allocates_nothing(tmp_path):
+    (tmp_path / "count.cpp").write_text(COUNTER)
+    command = ["g++", "-shared", "-fPIC", "-O1", "-o", tmp_path / "count.so", tmp_path / "count.cpp"]
+    subprocess.run(command, check=True)
+    path = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"LD_PRELOAD": str(tmp_path / "count.so"), "PYTHONPATH": path}
+    ran = subprocess.run([sys.executable, "-c", COUNTED_RUN], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    first, *others = ast.literal_eval(ran.stdout)
+    assert first > 3 and set(others) == {0}
+
+
 def test_threads_and_sessions():
     net, x = network(), image(5)
     engine, before = pk.compile(net, x), torch.get_num_threads()
@@ -174,13 +223,16 @@ def test_a_forked_child_runs():
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_weights_are_copied():
+def test_weights_are_copied(tmp_path):
     net, x = network(), image()
     engine = pk.compile(net, x)
     expected = engine(x, 9).count()
     with torch.no_grad():
-        net.out.weight.zero_()
+        for parameter in net.parameters():
+            parameter.zero_()
     assert torch.equal(engine(x, 9).count(), expected) and expected.any()
+    engine.save(tmp_path / "net")
+    assert torch.equal(pk.load(tmp_path / "net")(x, 9).count(), expected)
 
 
 def test_print():
