@@ -1,12 +1,6 @@
-"""The shipped weights, and the script that made them: what it writes, how it stops and how it resumes."""
+"""The shipped weights, and the script that made them: what it writes."""
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -16,10 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
-from training import checkpoint as train_checkpoint
 from training import data as train_data
-from training import log as train_log
-from training import run as train_run
 from training import step as train_step
 from training import weights as train_weights
 from training.augment import AUGMENTATIONS, Augmented, augment
@@ -145,85 +136,6 @@ def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
     assert not any(torch.equal(one[key], always[key]) for key in statistics)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [3, 8, 12])  # in the first stage, in its second epoch, in the second stage
-def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
-    options = "--ann-epochs 2 --epochs 1 --augment shift-mirror-erase --linear-norm --dropout 0.3 --width 2"
-    options += " --smoothing 0.1 --average 0.9 --loss cross-entropy --schedule trapezoid"
-    unbroken = run(options, "unbroken")
-    done, watch = [], train_step.watch
-
-    def terminate(*arguments):
-        watch(*arguments)
-        done.append(True)
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train_step, "watch", terminate)
-    with pytest.raises(SystemExit) as stop:
-        run(options)
-    assert stop.value.code == 143 and len(done) == step
-    out = run(options + " --resume")
-    assert_same(out, unbroken)
-    published = load_file(out / "tiny.safetensors")
-    assert all(torch.equal(published[k], v) for k, v in load_file(unbroken / "tiny.safetensors").items())
-
-
-def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch):
-    options = "--ann-epochs 1 --epochs 1"
-    unbroken = run(options, "unbroken")
-    measure = train_run.ann_accuracy
-
-    def terminate(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("the run went on")
-
-    monkeypatch.setattr(train_run, "ann_accuracy", terminate)
-    with pytest.raises(SystemExit) as stop:
-        run(options)
-    assert stop.value.code == 143
-    monkeypatch.setattr(train_run, "ann_accuracy", measure)
-    assert_same(run(options + " --resume"), unbroken)
-
-
-def test_a_run_killed_after_its_log_was_written_logs_that_epoch_once(run, monkeypatch):
-    options = "--init random --epochs 2"
-    add = train_log.Log.add
-
-    def kill(*arguments):
-        add(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train_log.Log, "add", kill)
-    with pytest.raises(KeyboardInterrupt):
-        run(options)
-    monkeypatch.setattr(train_log.Log, "add", add)
-    rows = list(csv.DictReader((run(options + " --resume") / "log.csv").open()))
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
-
-
-def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(run, monkeypatch):
-    options = "--init random --epochs 2"
-    unbroken = run(options, "unbroken")
-    write = train_checkpoint.write_text
-    written = []
-
-    def kill(path, text):
-        written.append(path)
-        if len(written) == 3:  # the tensors of the second epoch are on the disk, and nothing names them
-            path.with_name("checkpoint.json.tmp").write_text(text[:50])
-            raise KeyboardInterrupt
-        write(path, text)
-
-    monkeypatch.setattr(train_checkpoint, "write_text", kill)
-    with pytest.raises(KeyboardInterrupt):
-        run(options)
-    monkeypatch.setattr(train_checkpoint, "write_text", write)
-    out = run(options + " --resume")
-    assert_same(out, unbroken)
-    assert len(list(out.glob("checkpoint-*.safetensors"))) == 1
-
-
 def test_tensorboard_has_the_figures_of_the_table(run):
     tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     out = run("--init random --epochs 2 --tensorboard")
@@ -234,49 +146,6 @@ def test_tensorboard_has_the_figures_of_the_table(run):
         shown = [(event.step, event.value) for event in events.Scalars(key)]
         assert shown == [(int(row["step"]), pytest.approx(float(row[key]), rel=1e-5)) for row in rows]
     assert {"rate/conv1", "rate/linear2"} <= set(events.Tags()["scalars"])
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_exactly(run, tmp_path):
-    options = "--init random --epochs 3 --augment shift-mirror"
-    unbroken = run(options, "unbroken")
-    given = (
-        f"--preset plain --net tiny --T 4 --batch 40 --validation 56 --root {run.root} --out {tmp_path}/out {options}"
-    )
-    script = f"""
-        import sys, time
-        sys.path.insert(0, {str(BENCHMARKS)!r})
-        import train
-        from common import nets
-        from training import step as train_step
-        def tiny(v_threshold=1.0, v_reset=0.0, **options):
-            return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, **options)
-        nets.TRAINABLE["tiny"] = tiny
-        steps, watch = [], train_step.watch
-        def stall(*arguments):
-            watch(*arguments)
-            steps.append(1)
-            while len(steps) == 8:
-                print("stalled", flush=True)
-                time.sleep(0.1)
-        train_step.watch = stall
-        train.main({given.split()!r})
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        assert any(line == b"stalled\n" for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    assert json.loads((tmp_path / "out" / "checkpoint.json").read_text())["done"] == 5
-    assert_same(run(options + " --resume"), unbroken)
-
-
-@pytest.mark.slow
-def test_more_epochs_go_on_from_a_finished_run(run):
-    run("--init random --epochs 1 --schedule constant")
-    out = run("--init random --epochs 2 --schedule constant --resume")
-    assert_same(out, run("--init random --epochs 2 --schedule constant", "unbroken"))
-    assert len(list(csv.DictReader((out / "log.csv").open()))) == 2
 
 
 def test_an_image_is_changed_by_seed_and_epoch_alone(run):

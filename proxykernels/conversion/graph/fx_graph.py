@@ -25,7 +25,7 @@ from .fx_calls import arguments, as_module, needed, path_of
 from .graph_values import Current, Population, Projection, Signal
 from .index_ops import named
 from .refusals import remedy
-from .rewrites import Spread, as_convolution, norm_as_convolution
+from .rewrites import Spread, as_convolution, blends, limited, norm_as_convolution, overshoots, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -248,7 +248,7 @@ class Graph:
             else:
                 projections.append(Projection(nn.Identity(), term))
         # The largest kernel first: the others then join it in one pass (FusedIFSum).
-        projections.sort(key=lambda projection: -_taps(projection.module))
+        projections.sort(key=lambda projection: -taps(projection.module))
         first = next((term for term in terms if isinstance(term, Current)), None)
         return Current(first.name if first else self._name(node), first.path if first else path, projections)
 
@@ -283,7 +283,7 @@ class Graph:
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
         if isinstance(x, Signal):
-            if self.rates and not x.signed and neuron is not None and not _limited(neuron):
+            if self.rates and not x.signed and neuron is not None and not limited(neuron):
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
         self.order.append(x.name)
@@ -308,8 +308,8 @@ class Graph:
         else:
             maxima = MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS
         layer = shaping_layer(module, maxima, f"{self.model}: {path}")
-        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not _blends(module))
-        return replace(x, signed=True) if _overshoots(module) else x
+        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not blends(module))
+        return replace(x, signed=True) if overshoots(module) else x
 
     def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
         self.order.append(name)
@@ -341,23 +341,3 @@ class Graph:
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of what a node gives here: [N, ...], where it is known."""
     return node.meta.get("ours", node.meta.get("shape"))
-
-
-def _limited(neuron: nn.Module) -> bool:
-    return isinstance(neuron, nn.Hardtanh)  # and ReLU6, which is one
-
-
-def _blends(module: nn.Module) -> bool:
-    """Whether an upsampling gives values between those that it takes."""
-    return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
-
-
-def _overshoots(module: nn.Module) -> bool:
-    """Whether an upsampling gives values beyond those that it takes."""
-    return isinstance(module, nn.Upsample) and module.mode == "bicubic"
-
-
-def _taps(module: nn.Module) -> int:
-    """Weights from one input channel to one output channel; 0 for an identity."""
-    weight = getattr(module, "weight", None)
-    return 0 if weight is None else weight[0, 0].numel()

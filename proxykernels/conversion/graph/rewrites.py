@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from ... import layers
 
+ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
+    nn.AdaptiveMaxPool1d: nn.MaxPool1d,
+    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
+}
+
 
 def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
     """A normalisation by running statistics, which no convolution stands before, of inputs of so many dimensions."""
@@ -131,3 +136,34 @@ def as_convolution(transposed: Any) -> nn.Module:
     if t.bias is not None:
         convolution.bias = nn.Parameter(t.bias.detach().clone())
     return convolution
+
+
+def limited(neuron: nn.Module) -> bool:
+    return isinstance(neuron, nn.Hardtanh)  # and ReLU6, which is one
+
+
+def blends(module: nn.Module) -> bool:
+    """Whether an upsampling gives values between those that it takes."""
+    return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
+
+
+def overshoots(module: nn.Module) -> bool:
+    """Whether an upsampling gives values beyond those that it takes."""
+    return isinstance(module, nn.Upsample) and module.mode == "bicubic"
+
+
+def taps(module: nn.Module) -> int:
+    """Weights from one input channel to one output channel; 0 for an identity."""
+    weight = getattr(module, "weight", None)
+    return 0 if weight is None else weight[0, 0].numel()
+
+
+def windows_of(module: Any, shape: tuple[int, ...] | None, where: str) -> nn.Module:
+    """A max pooling to a given size as one by windows."""
+    size = (shape or ())[2:]
+    wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * len(size)
+    wanted = tuple(n if w is None else w for n, w in zip(size, wanted, strict=True))
+    if any(n % w for n, w in zip(size, wanted, strict=True)) or module.return_indices:
+        raise TypeError(f"{where} takes windows of several sizes, of {list(size)}; use a size that divides it")
+    window = tuple(n // w for n, w in zip(size, wanted, strict=True))
+    return ADAPTIVE_MAXIMA[type(module)](window if len(window) > 1 else window[0])

@@ -15,13 +15,17 @@ from ..graph.fx_calls import arguments, as_module, path_of
 from ..graph.fx_graph import Graph, Values, shape_of
 from ..graph.graph_values import Current, Projection, Signal
 from ..graph.noted import constant_of, is_constant
-from ..graph.rewrites import Spread, affine, by_channel, product_as_convolution, scaled_identity
+from ..graph.rewrites import (
+    ADAPTIVE_MAXIMA,
+    Spread,
+    affine,
+    by_channel,
+    product_as_convolution,
+    scaled_identity,
+    windows_of,
+)  # fmt: skip
 
 LEAKY = (nn.LeakyReLU, nn.PReLU)
-ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
-    nn.AdaptiveMaxPool1d: nn.MaxPool1d,
-    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
-}
 ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 OF_ROWS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)
 OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -186,7 +190,7 @@ class ReluGraph(Graph):
         if isinstance(module, ADAPTIVE_AVERAGES) and not isinstance(module.output_size, int):
             module = type(module)(node.meta["shape"][2:])  # None is the size that there is
         if type(module) in ADAPTIVE_MAXIMA:
-            module = self._windows(module, shape_of(before), path)
+            module = windows_of(module, shape_of(before), f"{self.model}: {path}")
         if isinstance(module, nn.ConstantPad2d) and module.value == 0:
             module = nn.ZeroPad2d(module.padding)
         if isinstance(module, nn.Upsample):
@@ -308,22 +312,10 @@ class ReluGraph(Graph):
         if isinstance(module, ADAPTIVE_AVERAGES):
             module = type(module)(result[1:] if axes == 4 else result[1])
         elif type(module) in ADAPTIVE_MAXIMA:
-            module = self._windows(module, x.shape, path)
+            module = windows_of(module, x.shape, f"{self.model}: {path}")
         whole = result[0], 1, *result[1:]
         x = self._pool(self._name(node), module, x, path, whole)
         return replace(x, view=index_ops.as_given(whole).reshape(result))
-
-    def _windows(self, module: Any, shape: tuple[int, ...] | None, path: str) -> nn.Module:
-        """A max pooling to a given size as one by windows."""
-        size = (shape or ())[2:]
-        wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * len(size)
-        wanted = tuple(n if w is None else w for n, w in zip(size, wanted, strict=True))
-        if any(n % w for n, w in zip(size, wanted, strict=True)) or module.return_indices:
-            raise TypeError(
-                f"{self.model}: {path} takes windows of several sizes, of {list(size)}; use a size that divides it"
-            )
-        window = tuple(n // w for n, w in zip(size, wanted, strict=True))
-        return ADAPTIVE_MAXIMA[type(module)](window if len(window) > 1 else window[0])
 
     def _upsampled(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """An enlargement of images, and of rows as images of one row."""
