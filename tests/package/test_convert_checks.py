@@ -46,7 +46,7 @@ def test_what_convert_does_not_know_is_named(name):
         where = where.replace("'6'", "'4'")
     ann(images())
     with pytest.raises(
-        TypeError, match=f"Sequential: what {where} computes is not what convert makes of it, (off|.8, 4)"
+        TypeError, match=f"Sequential: what {where} computes is not what convert makes of it, (off|.4, 4)"
     ):
         pk.convert(ann.eval(), images())
 

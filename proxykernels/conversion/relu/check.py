@@ -19,7 +19,7 @@ from .calibrate import activation, relu_value
 from .relu_graph import ReluGraph
 from .scales import Scales
 
-SAMPLES, VALUES = 8, 1 << 16  # of the calibration data, and of numbers in them, at most
+SAMPLES, VALUES = 4, 1 << 16  # of the calibration data, and of numbers in them, at most
 TOLERANCE = 1e-4  # of a node's largest value; or of the sum of its terms' absolute values, which rounding grows with
 
 
