@@ -225,12 +225,15 @@ def after_relu(module):
 
 UNSUPPORTED = {
     "module": (after_relu(nn.Tanh()), r"Broken: module 'inner.0' is a Tanh"),
-    "sum": (Broken(lambda m, x: m.conv(x).relu().sum((2, 3))), r"sum\(\) has no counterpart in spikes; take the mean"),
+    "sum": (Broken(lambda m, x: m.conv(x).relu().sum((2, 3))), r"sum\(\) has no counterpart in spikes; use the mean"),
     "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
     "dilated-max": (after_relu(nn.MaxPool2d(2, dilation=2)), r"'inner.0': max pooling with dilation or return_indices"),
     "pad-value": (Broken(lambda m, x: m.conv(F.pad(x, [1] * 4, value=1.0))), r"pad\(\) is called in a way .* zeros"),
     "softmax-inside": (after_relu(nn.Sequential(nn.Softmax(1), nn.Conv2d(4, 4, 1))), r"'inner.0.0' is a Softmax"),
-    "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\) has .*: leave it out and train on"),
+    "product": (
+        Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())),
+        r"mul\(\) has .*: remove it and continue",
+    ),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
     "flatten": (after_relu(nn.Flatten(2)), r"only flattening of"),
     "reflect": (
@@ -246,8 +249,8 @@ UNSUPPORTED = {
         r"unflatten\(\) gives \[N, 2, 2, 26, 26\] where another module takes it",
     ),
     "parts": (Broken(lambda m, x: torch.cat(m.conv(x).relu().chunk(2, 1), 1)), "takes all parts of a split"),
-    "smooth": (after_relu(nn.GELU()), r"'inner.0' is a GELU.*put nn.ReLU in its place and train on"),
-    "sample's values": (after_relu(nn.GroupNorm(2, 4)), r"'inner.0' is a GroupNorm.*put BatchNorm in its place"),
+    "smooth": (after_relu(nn.GELU()), r"'inner.0' is a GELU.*replace it by nn.ReLU and continue training"),
+    "sample's values": (after_relu(nn.GroupNorm(2, 4)), r"'inner.0' is a GroupNorm.*replace it by BatchNorm"),
     "uneven windows": (after_relu(nn.AdaptiveMaxPool2d(4)), r"'inner.0' takes windows of several sizes"),
 }
 

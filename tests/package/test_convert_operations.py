@@ -276,7 +276,7 @@ REFUSED = {
     ),
     "samples mixed": (body(lambda m, y: y + y.flip(0)), r"flip\(\) gives \[2, 3, 8, 8\] of 2 samples, mixing"),
     "instance norm": (
-        body(lambda m, y: m.n(y), n=nn.InstanceNorm2d(3)), "'n' is a InstanceNorm2d.*put BatchNorm in its place"
+        body(lambda m, y: m.n(y), n=nn.InstanceNorm2d(3)), "'n' is a InstanceNorm2d.*replace it by BatchNorm"
     ),
     "ones around": (body(lambda m, y: m.p(y), p=nn.ConstantPad2d(1, 1.0)), "'p' is a ConstantPad2d, which has no"),
     "divided by 0": (body(lambda m, y: y / m.c, c=torch.zeros(3, 1, 1)), r"truediv\(\) divides by 0"),

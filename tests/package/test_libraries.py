@@ -328,8 +328,8 @@ def test_channels_of_snntorch_with_values_of_their_own(generator):
 @pytest.mark.parametrize(
     "kind, options, message",
     [
-        ("RLeaky", {"beta": 0.9, "all_to_all": False}, "module '2': RLeaky feeds its spikes back to itself; put Leaky"),
-        ("Alpha", {"alpha": 0.9, "beta": 0.8}, "module '2': Alpha has no counterpart here; put Leaky, Lapicque or Syn"),
+        ("RLeaky", {"beta": 0.9, "all_to_all": False}, "module '2': RLeaky feeds its spikes back to itself; replace"),
+        ("Alpha", {"alpha": 0.9, "beta": 0.8}, "module '2': Alpha has no counterpart here; replace it by Leaky"),
         ("Leaky", {"beta": 0.5, "reset_delay": False}, "needs two thresholds .* use reset_delay=True, or 'zero'"),
         ("Leaky", {"beta": 0.0}, "has no counterpart here where beta is 0; use 'zero'"),
         ("Leaky", {"beta": torch.full((8, 8), 0.5)}, r"beta must be one number.* shape \['C', 1, 1\]; got \[8, 8\]"),

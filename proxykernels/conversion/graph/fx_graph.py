@@ -111,7 +111,7 @@ class Graph:
         if taken and not any(argument in values for argument in taken):
             raise TypeError(
                 f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
-                "leave it out and train on"
+                "remove it and continue training"
             )
         module = as_module(node, self.traced, self.model)
         terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]

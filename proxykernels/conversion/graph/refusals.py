@@ -1,11 +1,11 @@
-"""What to do about what has no counterpart in spikes, for messages."""
+"""Remedies for modules and functions that have no counterpart in spikes, for error messages."""
 
-_SMOOTH = "; a rate of spikes is a ReLU's value: put nn.ReLU in its place and train on"
-_NORM = "; it normalises by each sample's own values: put BatchNorm in its place, whose statistics stay, and train on"
-_PRODUCT = "; no spikes multiply two results, as attention and squeeze-and-excitation do: leave it out and train on"
-_AXES = "; images have one or two axes here: fold the third into channels or samples"
-_LOOP = "; it keeps a state: put a convolution or matrix product in its place"
-_STEPS = "; where it repeats the input over time, call set_step_mode(net, 'm'), or take the layers of one step"
+_SMOOTH = "; a firing rate approximates a ReLU: replace it by nn.ReLU and continue training"
+_NORM = "; it normalises by the values of each sample: replace it by BatchNorm and continue training"
+_PRODUCT = "; spikes cannot multiply two results, as in attention: remove it and continue training"
+_AXES = "; only one or two axes are supported: move the third to channels or samples"
+_LOOP = "; it has a state: replace it by a convolution or linear layer"
+_STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
 _REMEDIES = {
     **dict.fromkeys(
         "gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign "
@@ -25,10 +25,10 @@ _REMEDIES = {
     **dict.fromkeys("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d".split(), _AXES),
     **dict.fromkeys("lstm gru rnn".split(), _LOOP),
     **dict.fromkeys("unsqueeze repeat expand".split(), _STEPS),
-    "sum": "; take the mean, which the weights behind it scale",
+    "sum": "; use the mean, and scale the weights behind it",
 }
 
 
 def remedy(name: str) -> str:
-    """What to do about a module or function of that name; nothing, where nothing is known."""
+    """The remedy for a module or function of this name; "" if none is known."""
     return _REMEDIES.get(name.lower(), "")

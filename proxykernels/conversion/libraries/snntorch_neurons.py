@@ -41,7 +41,7 @@ def described(module: Any, axes: int | None) -> Described:
     if kind not in _KINDS:
         *others, last = _KINDS
         why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
-        raise TypeError(f"{kind} {why}; put {', '.join(others)} or {last} in its place and train on")
+        raise TypeError(f"{kind} {why}; replace it by {', '.join(others)} or {last} and continue training")
     graded = torch.as_tensor(module.graded_spikes_factor)
     if module.inhibition or module.state_quant or not bool((graded == 1).all()):
         raise ValueError(f"{kind} with inhibition, state_quant or graded_spikes_factor is not supported")

@@ -29,7 +29,8 @@ def described(node: Any, axes: int | None) -> Described:
     kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
     if kind not in _KINDS:
         raise TypeError(
-            f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; put one of them in its place and train on"
+            f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; "
+            "replace it by one of them and continue training"
         )
     if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
