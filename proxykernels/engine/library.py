@@ -94,7 +94,7 @@ class Session:
         self._functions.keep(self._session, samples.data_ptr(), len(samples))
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> Any:
         """Bytes of the packed weights, and of what this session works on."""
         sizes = Sizes()
         self._functions.sizes(self._session, sizes)
