@@ -174,4 +174,4 @@ def _of_if_neurons(function: Callable) -> Callable:
     return run
 
 
-if_scan, if_hold, if_conv2d, if_linear = map(_of_if_neurons, (scan, hold, conv2d, linear))
+if_scan, if_hold, if_conv2d, if_linear = [_of_if_neurons(function) for function in (scan, hold, conv2d, linear)]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -198,8 +199,8 @@ def _full_float32() -> Iterator[None]:
     ``allow_tf32`` stands for the newer settings of convolutions and of recurrent networks together: a thread that reads
     it while they differ gets an error, so all three are set.
     """
-    cudnn = torch.backends.cudnn
-    convolution, recurrent = cudnn.conv, cudnn.rnn  # type: ignore[attr-defined]  # set by torch when it is imported
+    cudnn: Any = torch.backends.cudnn  # its settings are made when torch is imported
+    convolution, recurrent = cudnn.conv, cudnn.rnn
     with _lock:
         if _convolving:
             _convolving.append(_convolving[0])

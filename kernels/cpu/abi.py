@@ -14,7 +14,7 @@ from ctypes import POINTER
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: F401  its OpenMP runtime comes first
 
@@ -33,6 +33,8 @@ def _read() -> dict[str, Any]:
 
 
 STRUCTS = _read()
+if TYPE_CHECKING:
+    Kernels = Any  # types are not made by reading a header
 
 
 def __getattr__(name: str) -> Any:
