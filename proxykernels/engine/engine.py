@@ -324,5 +324,9 @@ def described(engine: Engine) -> str:
         rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
     about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {plan.precision or 'float32'}"
-    memory = f"{weights / 1e6:.1f} MB of packed weights, {arena / 1e6:.1f} MB that a run works on"
+    plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
+    memory = (
+        f"{weights / 1e6:.1f} MB of packed weights, {plain / 1e6:.1f} MB of weights that save writes, "
+        f"{arena / 1e6:.1f} MB that a run works on"
+    )
     return "\n".join([about, *table(rows), memory])

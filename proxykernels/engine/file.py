@@ -3,6 +3,7 @@
     "format"   "proxykernels-engine"
     "version"  "1"
     "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}
+    "crc32"    of the plan, and of each tensor's name and bytes, in the order of the names: 8 hexadecimal digits
 
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
                     "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
@@ -17,6 +18,7 @@ Nothing of a file is executed; what is not as described here is refused before a
 import json
 import os
 import tempfile
+import zlib
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -85,8 +87,17 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
             }
         )  # fmt: skip
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
-    metadata = {"format": FORMAT, "version": VERSION, "plan": json.dumps(described, sort_keys=True)}
+    text = json.dumps(described, sort_keys=True)
+    metadata = {"format": FORMAT, "version": VERSION, "plan": text, "crc32": checksum(text, tensors)}
     _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
+
+
+def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
+    """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
+    crc = zlib.crc32(plan.encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].contiguous().numpy(), zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -125,6 +136,8 @@ def read(path: str | os.PathLike) -> Plan:
             if metadata.get("version") != VERSION:
                 raise _Damaged(f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        if metadata["crc32"] != checksum(metadata["plan"], tensors):
+            raise _Damaged("it is damaged: its checksum differs")
         return _Reader(tensors).plan(json.loads(metadata["plan"]))
     except _Damaged as problem:
         raise ValueError(f"{path} cannot be loaded: {problem}") from None
