@@ -58,6 +58,7 @@ def is_neuron(module: nn.Module) -> bool:
 def _spikingjelly() -> list[SpikingNet]:
     from spikingjelly.activation_based import functional, neuron, surrogate
     from spikingjelly.activation_based.model import (
+        masnn,
         ms_resnet,
         parametric_lif_net,
         sew_resnet,
@@ -85,6 +86,8 @@ def _spikingjelly() -> list[SpikingNet]:
         net("sew_resnet18, AND", sew_resnet.sew_resnet18, cnf="AND", **classes),
         net("sew_resnet18, IAND", sew_resnet.sew_resnet18, cnf="IAND", **classes),
         net("ms_resnet18", ms_resnet.ms_resnet18, T=T, **classes),
+        net("max_resnet18", ms_resnet.max_resnet18, T=T, **classes),
+        net("att_ms_resnet18", masnn.att_ms_resnet18, T=T, **classes),
         net("CIFAR10Net, voting", parametric_lif_net.CIFAR10Net, **plif),
         net("DVSGestureNet, voting", parametric_lif_net.DVSGestureNet, _frames(128), **plif),
     ]
