@@ -84,7 +84,10 @@ class _Builder:
         node = self.nodes.by_name[name]
         if isinstance(node, self.nir.Input):
             with checks.at(f"node '{name}'"):
-                self.given[name], self.shapes[Network.INPUT] = Network.INPUT, input_shape(node)
+                shape = input_shape(node)
+            if len(shape or ()) == 2 and not self.nodes.any_of(self.nir.Conv1d):
+                shape = None  # Norse writes (N, features)
+            self.given[name], self.shapes[Network.INPUT] = Network.INPUT, shape
         elif isinstance(node, self.nir.Output):
             sender = self.nodes.only_sender(name)
             if self.given[sender] == Network.INPUT:

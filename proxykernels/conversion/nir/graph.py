@@ -25,6 +25,9 @@ class Nodes(NamedTuple):
     def receivers(self, name: str) -> list[str]:
         return [receiver for receiver, senders in self.senders.items() if name in senders]
 
+    def any_of(self, kind: type) -> bool:
+        return any(isinstance(node, kind) for node in self.by_name.values())
+
 
 def nodes_of(nir, graph) -> Nodes:
     """The nodes of a nir.NIRGraph or of a file of one, of one input and one output.
