@@ -68,19 +68,21 @@ struct FloatRows {
     using Number = float;  // of sums
     using Sums = Row;
 
-    // Sums of groups of rows. An addition waits for the one before to the same register, so the rows of a group are added
-    // side by side. The sum of what came before is added last: sums that stay short are rounded less.
+    // Sums of groups of rows, one group or more. An addition waits for the one before to the same register, so the rows of a
+    // group are added side by side. The sum of what came before is added last: sums that stay short are rounded less.
     template <int group>
     struct Adder {
         static constexpr int parts = Row::vecs > 2 || group < 4 ? 2 : 4;
         Row part[parts];
         const float* const from;
-        explicit inline Adder(const float* from) : from(from) {  // null: from zero
-            for (Row& sum : part) sum = broadcast_block<row>(0.0f);
+        inline Adder(const float* from, const char* const* rows) : from(from) {  // null: from zero
+            for (int i = 0; i < parts; i++) part[i] = load_block<row>((const float*)rows[i]);
+            for (int i = parts; i < group; i++) add_row(rows[i], i);
         }
         inline void add(const char* const* rows) {
-            for (int i = 0; i < group; i++) PK_TARGET::add(part[i % parts], load_block<row>((const float*)rows[i]));
+            for (int i = 0; i < group; i++) add_row(rows[i], i);
         }
+        inline void add_row(const char* line, int i) { PK_TARGET::add(part[i % parts], load_block<row>((const float*)line)); }
         inline void store(float* to, int64_t) {
             if constexpr (parts == 4) PK_TARGET::add(part[0], part[2]), PK_TARGET::add(part[1], part[3]);
             PK_TARGET::add(part[0], part[1]);
@@ -110,8 +112,9 @@ struct ShortRows {
     struct Adder {
         static_assert(group * largest_short <= INT16_MAX);
         Sums sums{};
-        explicit Adder(const int32_t* from) {
+        inline Adder(const int32_t* from, const char* const* rows) {
             if (from) load_sums(from, sums);
+            add(rows);
         }
         inline void add(const char* const* rows) {
             for (int i = 0; i < Sums::half; i++) {
@@ -147,8 +150,9 @@ struct ByteRows {
     struct Adder {
         static_assert(group % 2 == 0);
         Sums sums{};
-        explicit Adder(const int16_t* from) {
+        inline Adder(const int16_t* from, const char* const* rows) {
             if (from) load_sums(from, sums);
+            add(rows);
         }
         inline void add(const char* const* rows) {
             for (int i = 0; i < Sums::vecs; i++) {

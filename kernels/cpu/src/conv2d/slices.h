@@ -113,12 +113,18 @@ OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool 
             store_sums(sums + choice.visits[i].sum * Rows::channels, typename Rows::Sums{});
     for (const Visit* visit = choice.visits + choice.empty; visit < choice.visits + choice.count; visit++) {
         typename Rows::Number* const to = sums + visit->sum * Rows::channels;
-        typename Rows::template Adder<group> adder(first ? nullptr : to);
-        for (const uint16_t* const end = entry + visit->groups * group; entry < end; entry += group) {
+        const uint16_t* const end = entry + visit->groups * group;
+        const char* chosen[group];
+        const auto choose = [&] {
             uint64_t packed = 0;
             memcpy(&packed, entry, 2 * group);
-            const char* chosen[group];
             for (int i = 0; i < group; i++, packed >>= 16) chosen[i] = slice + (packed & 0xffff) * (row_line / entry_scale);
+            entry += group;
+        };
+        choose();
+        typename Rows::template Adder<group> adder(first ? nullptr : to, chosen);
+        while (entry < end) {
+            choose();
             adder.add(chosen);
         }
         adder.store(to, visit->groups * group);
