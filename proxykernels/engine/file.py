@@ -96,7 +96,7 @@ def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
     """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
     crc = zlib.crc32(plan.encode())
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].contiguous().numpy(), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(tensors[name].contiguous().numpy().data, zlib.crc32(name.encode(), crc))
     return f"{crc:08x}"
 
 
