@@ -3,6 +3,8 @@
 The layout is that of backend.CpuKernels. Nothing here is fast.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,16 +107,24 @@ class Fallback:
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Back through all T steps, by the definition's autograd; see backends.Backend."""
-        with torch.enable_grad():
+
+        def gradients() -> tuple[Tensor, ...]:
             given = [x.detach().float().requires_grad_() for x in (current, v, neuron.channels)]
             currents = given[0].expand(grad_spikes.shape).transpose(2, 3)
             state = given[1].transpose(-2, -1)
             fired, after = surrogate_scan(currents, state, neuron._replace(channels=given[2]), surrogate)
             last = torch.zeros_like(after) if grad_v is None else grad_v.float().transpose(-2, -1)
-            gradients = grad_spikes.float().transpose(2, 3), last
-            found = torch.autograd.grad((fired, after), given, gradients, materialize_grads=True)
+            outer = grad_spikes.float().transpose(2, 3), last
+            return torch.autograd.grad((fired, after), given, outer, materialize_grads=True)
+
+        with ThreadPoolExecutor(1) as thread:  # in this one a mode of torch, such as FlopCounterMode, may stop autograd
+            found = thread.submit(gradients).result()
         of_bias = found[0].double().flatten(0, -2).sum(0)
-        return found[0], found[1], torch.cat([of_bias.unsqueeze(0), found[2].double().reshape(-1, len(of_bias))])
+        return (
+            found[0].contiguous(),
+            found[1].contiguous(),
+            torch.cat([of_bias.unsqueeze(0), found[2].double().reshape(-1, len(of_bias))]),
+        )
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents [T, N, P, C] of a convolution of packed spikes."""

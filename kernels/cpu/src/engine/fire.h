@@ -415,6 +415,7 @@ struct Firing {
         const int64_t last = least((b + 1) * columns, step.C);
         for (int64_t channel = b * columns; channel < last; channel += block) {
             const int count = (int)least(block, step.C - channel);
+            const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
             const NeuronBlock<Model, block> neurons(n.neuron, channel);
             for (int64_t i = 0; i < pixels; i++) {
                 const int64_t at = image_of(i), pixel = pixel_of(i);
@@ -423,7 +424,7 @@ struct Firing {
                 const float* sum = sums(i, 0) + channel - b * columns;
                 int64_t spikes = 0;
                 for (int64_t t = 0; t < cut.steps; t++) {
-                    const uint32_t fired = step_block(neurons, state, load_block<block>(sum));
+                    const uint32_t fired = step_block(neurons, state, load_block<block>(sum)) & is_channel;
                     if (cut.sums > 1) sum += columns;
                     const int64_t frame = (at * cut.steps + t) * n.P + pixel;
                     if (step.real) store_block((float*)slot + frame * step.C + channel, state.part[0], count);
