@@ -7,7 +7,7 @@ the test is marked ``costly``, every value. ``--exhaustive`` runs the whole prod
 counts stay honest, and the choice is the same on every machine that has the same instruction sets.
 
 Tests marked ``slow`` take seconds each. They run where they are named, with ``--exhaustive`` or with ``--slow K/N``:
-.ci/run takes the N parts in turn.
+.ci/run takes one of twelve parts.
 """
 
 import random

@@ -95,7 +95,7 @@ class Convolutions:
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
-        call = self._look(words, T, size, weight, v, neuron, *window, groups)
+        call = self._look(words, T, size, weight, v, neuron, *window, groups, write_currents=currents is not None)
         packed, kernel = call.packed, call.choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, call.choice.joined)

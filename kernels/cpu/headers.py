@@ -43,17 +43,17 @@ def _fields(declaration: str, known: Mapping[str, Any]) -> list[tuple[str, Any]]
     if function := FUNCTION.fullmatch(declaration):
         result, name, arguments = function.groups()
         return [(name, _function(result, arguments, known))]
-    kind, rest = VALUE.fullmatch(declaration).groups()  # type: ignore[union-attr]  # or it is no declaration
+    kind, rest = _parts(VALUE, declaration)
     found = []
     for part in rest.split(","):
-        pointer, name, length = FIELD.fullmatch(part.strip()).groups()  # type: ignore[union-attr]
+        pointer, name, length = _parts(FIELD, part.strip())
         of = _type(kind, bool(pointer), known)
         found.append((name, of * int(length) if length else of))
     return found
 
 
 def _function(result: str, arguments: str, known: Mapping[str, Any]) -> Any:
-    kinds = [VALUE.fullmatch(" ".join(part.split())).groups() for part in arguments.split(",") if part.strip()]  # type: ignore[union-attr]
+    kinds = [_parts(VALUE, " ".join(part.split())) for part in arguments.split(",") if part.strip()]
     returned = _type(result.rstrip("*"), result.endswith("*"), known)
     return ctypes.CFUNCTYPE(returned, *(_type(kind, "*" in rest, known) for kind, rest in kinds))
 
@@ -62,3 +62,10 @@ def _type(kind: str, pointer: bool, known: Mapping[str, Any]) -> Any:
     if pointer:
         return POINTER(known[kind]) if kind in known else c_void_p
     return known[kind] if kind in known else NUMBERS[kind]
+
+
+def _parts(pattern: re.Pattern, declaration: str) -> tuple[Any, ...]:
+    found = pattern.fullmatch(declaration)
+    if not found:
+        raise ValueError(f"{declaration!r} cannot be read: write it as the declarations of src/abi.h are written")
+    return found.groups()

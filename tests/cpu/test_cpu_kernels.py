@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import RESETS, dyadic, spikes
 from torch import nn
 
@@ -35,12 +36,26 @@ def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, d
     number[:, 0] = 2**bits - 1  # needs all of them
     weight = number / 2**20
     kernels = force(monkeypatch, "amx", "tiles")
-    assert kernels._digits(kernels._packed.of(weight)) == digits
-    x = spikes(40, 2, weight.shape[1], generator=generator, rate=0.5)
     threshold = 2.0 ** (bits - 20)  # about the largest weight
+    assert kernels._digits(kernels._packed.of(weight), if_neuron(torch.full((5,), threshold), 0.0)) == digits
+    x = spikes(40, 2, weight.shape[1], generator=generator, rate=0.5)
     expected, v_expected = reference.if_linear(x, weight, v_threshold=threshold)
     actual, v = pk.if_linear(pk.pack(x), weight, v_threshold=threshold)
     assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+
+
+@has_tiles
+def test_tiles_are_not_asked_for_currents(generator):
+    """They write none: a layer of several convolutions took memory as it was for its currents."""
+    kernels = cpu.load("amx", "tiles")
+    x, weight = spikes(9, 2, 64, 6, 6, generator=generator), dyadic(32, 64, 3, 3, generator=generator)
+    v, bias, neuron = torch.zeros(2, 36, 32), torch.zeros(32), if_neuron(torch.ones(32), 0.0)
+    call = kernels.pack(x.flatten(3).bool()), 9, (6, 6), weight, bias, v, neuron, (1, 1), (1, 1), (1, 1), 1
+    with recording() as choices:
+        currents = kernels.conv2d_currents(*call)
+    assert choices and all(choice.kernel != "tiles" for choice in choices)
+    expected = F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (9, 2)).flatten(3).transpose(2, 3)
+    assert expected.any() and torch.equal(currents, expected)
 
 
 @has_tiles
