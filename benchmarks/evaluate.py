@@ -6,6 +6,7 @@
     python benchmarks/evaluate.py --converted
     python benchmarks/evaluate.py anytime      steps, energy, early exit
     python benchmarks/evaluate.py few-steps    remedies for few steps
+    python benchmarks/evaluate.py energy       energy against the ReLU network's
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
@@ -205,4 +206,4 @@ def draw(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    command(main, {"anytime": "accuracy.anytime", "few-steps": "accuracy.few_steps"})
+    command(main, {"anytime": "accuracy.anytime", "few-steps": "accuracy.few_steps", "energy": "accuracy.energy"})
