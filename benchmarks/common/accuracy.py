@@ -9,7 +9,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import proxykernels as pk
+from proxykernels.layers import Neurons, SpikingLayer
+from proxykernels.simulation.prepared_network import replace_neurons
 from proxykernels.simulation.synops import SynOps
+from proxykernels.training.proxy import silenced
 
 BATCH = 100
 PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # names of options -> pk.simulate's
@@ -45,7 +48,8 @@ def simulated(
 class Point:
     """What a network is after T steps: strict accuracy and ties, and what an image has cost up to there.
 
-    ``by_logits``: the accuracy of what spikes and potentials of the last layer say together, of a converted network.
+    ``by_potential``: the accuracy of what the last layer's potentials would be if it never fired: the sums of its
+    currents. Of a converted network they are its logits, read from spikes and potentials together.
     """
 
     T: int
@@ -53,33 +57,52 @@ class Point:
     ties: float
     synops: float
     joules: float
-    by_logits: float | None = None
+    by_potential: float = 0.0
 
 
 def points(net: nn.Module, dataset: Dataset, steps: Sequence[int], name: str) -> list[Point]:
     """A network after each number of ``steps``, from one run an image that stops at each of them to be read."""
     totals = [Point(T, 0, 0, 0, 0) for T in steps]
+    silent, last = _without_last_spikes(net)
     for images, labels in tqdm(DataLoader(dataset, BATCH), name, unit="batch", mininterval=1.0):
-        state, before, counts, logits, synops, joules = None, 0, 0, 0, 0, 0.0
+        state, of_silent, before, counts, charge, synops, joules = None, None, 0, 0, 0, 0, 0.0
         for total in totals:
-            result = pk.simulate(net, images, total.T - before, state=state)
+            part = total.T - before
+            result = pk.simulate(net, images, part, state=state)
             # The image is multiplied once, and every part of the run says so again.
             done = SynOps(result.synops.accumulates, {} if before else result.synops.multiply_accumulates)
             synops, joules = synops + done.total, joules + done.joules
             counts = counts + result.count()
-            if (of_part := logits_of(result)) is not None:
-                logits = logits + (total.T - before) * of_part  # the means of its own steps
-                total.by_logits = (total.by_logits or 0) + strict_correct(logits, labels).sum().item()
+            logits = logits_of(result)
+            if logits is None:
+                of_silent = pk.simulate(silent, images, part, state=of_silent).state
+                charge = of_silent[last][0]
+            else:
+                charge = charge + part * logits  # the means of its own steps
             state, before = result.state, total.T
             total.accuracy += strict_correct(counts, labels).sum().item()
             total.ties += tied(counts, labels).sum().item()
+            total.by_potential += strict_correct(charge, labels).sum().item()
             total.synops, total.joules = total.synops + synops, total.joules + joules
     count = len(dataset)
     for total in totals:
-        total.accuracy, total.ties = total.accuracy / count, total.ties / count
-        total.synops, total.joules = total.synops / count, total.joules / count
-        total.by_logits = None if total.by_logits is None else total.by_logits / count
+        for field in ("accuracy", "ties", "by_potential", "synops", "joules"):
+            setattr(total, field, getattr(total, field) / count)
     return totals
+
+
+def _without_last_spikes(net: nn.Module) -> tuple[nn.Module, str]:
+    """The network with a last layer that never fires, and that layer's name."""
+    names: list[str] = []
+
+    def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
+        if isinstance(layer, Neurons):
+            names.append(name)
+        return layer
+
+    replace_neurons(net, collect)
+    last = names[-1]
+    return replace_neurons(net, lambda name, layer: silenced(layer) if name == last else layer), last
 
 
 def logits_of(result: pk.simulation.result.Result) -> Tensor | None:

@@ -129,6 +129,7 @@ def _start_at_onset(net: nn.Sequential) -> None:
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
+NORMALISED = ("paper", "cifar10", "vgg")  # behind their convolutions
 TRAINABLE = NETS | {"cifar10": cifar10, "vgg": vgg}  # names of train.py's --net
 FORMER_NAMES = {"paper-fashion": "paper", "paper-cifar": "cifar10"}  # in files of 0.1.0
 
@@ -256,6 +257,8 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
         if not isinstance(layer, pk.layers.Fused):
             continue
         before = source.get_submodule(name).neuron
+        if layer is list(net)[-1] and type(layer.neuron) is type(before):  # it may have a threshold of its own
+            layer.v_threshold = before.v_threshold
         if type(before) is not pk.neurons.IFNeuron or before.v_threshold != layer.v_threshold:
             raise ValueError(f"the weights to start from are of {before}; needed are IFNeurons of {layer.v_threshold}")
         if isinstance(layer.neuron, pk.neurons.LIFNeuron):

@@ -21,6 +21,8 @@ from tqdm import tqdm
 from training import data as train_data
 from training import loop as train_loop
 from training import options as train_options
+from training import step as train_step
+from training.methods import METHODS
 from training.step import Breakdown
 
 import proxykernels as pk
@@ -76,7 +78,8 @@ def follow(options: argparse.Namespace, name: str, dataset: Dataset) -> list[dic
     rows: list[dict] = []
 
     def train(method: str, lr: float):
-        training = train_loop.steps(settings, method, lr, model, dataset, lambda: 0.0)
+        trained, optimizer = METHODS[method](model), train_step.make_optimizer(settings, model, lr)
+        training = train_loop.steps(settings, trained, optimizer, model, dataset, lambda step: lr)
         return tqdm(islice(training, options.steps), f"{name}: {method}", options.steps, mininterval=0.5)
 
     if settings.init == "ann":

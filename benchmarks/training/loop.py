@@ -6,23 +6,31 @@ train.py has stages and epochs, checkpoints and logs around the same steps (run.
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
+import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 import proxykernels as pk
 from training import data as train_data
 from training import step as train_step
 from training.augment import augment
-from training.methods import METHODS, RELU_TWINS
 
 
 def steps(
-    options: Namespace, name: str, lr: float, model: pk.ProxyNet, dataset: Dataset, progress: Callable[[], float]
+    options: Namespace,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    model: pk.ProxyNet,
+    dataset: Dataset,
+    learning_rate: Callable[[int], float],
+    done: int = 0,
 ) -> Iterator[dict[str, float]]:
-    """Train ``model`` by the method ``name`` (of METHODS or RELU_TWINS), a step for each turn of the caller's loop.
+    """Train ``model`` by ``method`` (of METHODS or RELU_TWINS), a step for each turn of the caller's loop.
 
     Args:
-        options: of train_options, for the loss, the batch, the schedule and so on.
-        lr: the highest learning rate; ``progress()``, from 0 to 1, is the place in its schedule.
+        options: of train_options, for the loss, the batch, the normalisation and so on.
+        learning_rate: of a step, counted from the start of the training.
+        done: steps that were done before.
 
     Yields:
         The running means of a step's figures (train_step.gradient).
@@ -31,15 +39,17 @@ def steps(
         Breakdown: the loss is not finite, or the firing rates have run away.
     """
     data = augment(dataset, options.augment, options.seed)
-    method = (METHODS | RELU_TWINS)[name](model.train())
-    optimizer = train_step.make_optimizer(options, model, lr)
+    data.epoch, first = divmod(done, len(data) // options.batch)
+    model.train()
     shown: dict[str, float] = {}
     while True:
-        for batch in train_data.batches(len(data), options.batch, options.seed, data.epoch):
+        model.freeze_batch_norm(options.batch_norm == "first-epoch" and data.epoch > 0)
+        for batch in train_data.batches(len(data), options.batch, options.seed, data.epoch)[first:]:
             for group in optimizer.param_groups:
-                group["lr"] = train_step.learning_rate(options.schedule, lr, progress())
+                group["lr"] = learning_rate(done)
             figures = train_step.gradient(options, method, model, *data.batch(batch))
-            train_step.watch(shown, figures, f"by {name}")
+            train_step.watch(shown, figures, "in a comparison")
             optimizer.step()
+            done += 1
             yield dict(shown)
-        data.epoch += 1
+        data.epoch, first = data.epoch + 1, 0

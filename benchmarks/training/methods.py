@@ -1,5 +1,6 @@
 """The ways to train: each takes images and gives the output that the loss is computed on, with its gradient."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from training.other_twins import ReluProxy
+from training.qcfs import Qcfs
 from training.surrogate import Surrogate
 from training.tandem import Tandem
+from training.unrolled import Unrolled
 
 LOGIT_SCALE = 10.0  # cross-entropy sees rates between 0 and 1 as logits between 0 and 10
 
@@ -37,7 +40,10 @@ class Proxy(nn.Module):
 
 
 METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
-RELU_TWINS = {"relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True)}
+COMPARED: dict[str, Callable[[pk.ProxyNet], nn.Module]] = METHODS | {  # by compare_methods.py
+    "qcfs": Qcfs, "unrolled": Unrolled,
+    "relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True),
+}  # fmt: skip
 
 
 def classes(labels: Tensor, count: int, smoothing: float) -> Tensor:
@@ -60,7 +66,19 @@ def cross_entropy(rate: Tensor, shares: Tensor, T: int, target: float) -> Tensor
     return F.cross_entropy(LOGIT_SCALE * rate, shares)
 
 
+def mean_cross_entropy(currents: Tensor, shares: Tensor, T: int, target: float) -> Tensor:
+    """Cross-entropy of the mean over the steps of the last layer's currents [T, N, classes]."""
+    return F.cross_entropy(currents.mean(0), shares)
+
+
+def step_cross_entropy(currents: Tensor, shares: Tensor, T: int, target: float) -> Tensor:
+    """The mean over the steps of the cross-entropy of each: TET, "Temporal efficient training of spiking neural network
+    via gradient re-weighting" (Deng et al., ICLR 2022, arXiv:2202.11946), without its regularising term."""
+    return F.cross_entropy(currents.flatten(0, 1), shares.repeat(len(currents), 1))
+
+
 LOSSES = {"mse-count": mse_count, "mse-rate": mse_rate, "cross-entropy": cross_entropy}
+STEP_LOSSES = {"mean-cross-entropy": mean_cross_entropy, "step-cross-entropy": step_cross_entropy}  # of Unrolled
 
 
 def mean_activation(model: pk.ProxyNet) -> Tensor:

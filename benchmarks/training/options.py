@@ -1,6 +1,7 @@
 """train.py's options, and the presets that give groups of them other defaults."""
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ RECOMMENDED = {
     "dropout": 0.3, "average": 0.999, "weight_decay": 0.05, "schedule": "trapezoid", "augment": "shift-mirror",
 }  # fmt: skip
 RESCALE = 98.0  # of "recommended", where weights can be rescaled
+# Of "recommended" with --init random, of normalised networks: without these proxy learning collapses or ties.
+FROM_RANDOM = {"linear_norm": True, "threshold": 3.0, "output_threshold": "data", "lr": 1e-3}
 PRESETS = {
     "recommended": RECOMMENDED,
     "plain": {},
@@ -48,6 +51,9 @@ def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespa
     parser = _parser(first, doc)
     parser.set_defaults(**PRESETS[preset])
     options = parser.parse_args(arguments)
+    if preset == "recommended" and _learns_by_proxy_from_random(options):
+        parser.set_defaults(**FROM_RANDOM)
+        options = parser.parse_args(arguments)
     if options.rescale is None:
         options.rescale = RESCALE if preset == "recommended" and _can_be_rescaled(options) else 0.0
     _check(parser, options)
@@ -56,6 +62,24 @@ def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespa
 
 def _can_be_rescaled(options: argparse.Namespace) -> bool:
     return options.neuron == "if" and options.twin == "clipped"
+
+
+def _learns_by_proxy_from_random(options: argparse.Namespace) -> bool:
+    from_random = options.init == "random" and options.method in ("proxy", "tandem")
+    return from_random and options.neuron == "if" and options.net in nets.NORMALISED
+
+
+def _output_threshold(text: str) -> float | str:
+    """The type of --output-threshold."""
+    if text == "data":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected data or a positive number, got {text!r}")
+    return value
 
 
 class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
@@ -81,6 +105,9 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--rescale", type=float, help=text)
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
+    text = "of the last layer; data: from its currents before the first step (default: --threshold; proxy and tandem "
+    text += "with --init random and a normalised net: data, --linear-norm, --threshold 3, --lr 1e-3)"
+    add("--output-threshold", type=_output_threshold, help=text)
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
     add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
     add("--reset", choices=["hard", "soft"], default="hard")
@@ -88,7 +115,12 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
     add("--twin", choices=["relu", "clipped"], default="clipped", help="of --neuron if; that of lif is its rate")
     add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
-    add("--linear-norm", action="store_true", help="normalise behind each linear layer but the last, too")
+    add(
+        "--linear-norm",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="normalise behind each linear layer but the last, too",
+    )
     add("--dropout", type=float, default=0.0, help="of the inputs of each linear layer but the last")
     add("--smoothing", type=float, default=0.0, help="share of the target that all classes get alike")
     add("--average", type=float, default=0.0, help="of the weights: what a step keeps of it, e.g. 0.999; 0: none")

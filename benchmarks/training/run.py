@@ -96,6 +96,8 @@ class Run:
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
             if about.get("method") == "ann":
                 self.rescale(self.model)
+        if options.output_threshold is not None:
+            self.set_output_threshold()
         self.average = self.new_average()
         self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -127,6 +129,15 @@ class Run:
             self.termination.safe = True
             if self.workers.rank == 0:
                 self.finish()
+
+    def set_output_threshold(self) -> None:
+        """Of the last layer, as asked for: a number, or what fits its currents."""
+        given = self.options.output_threshold
+        if given == "data":
+            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
+            self.model.train().fit_output_threshold(images.to(self.workers.device))
+        else:
+            list(self.model.net)[-1].v_threshold = given
 
     def rescale(self, model: pk.ProxyNet) -> None:
         """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""

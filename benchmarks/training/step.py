@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from training.methods import LOSSES, classes, mean_activation
+from training.methods import LOSSES, STEP_LOSSES, classes, mean_activation
 
 RUN_AWAY = 0.8  # firing rate at which a layer has stopped to compute anything: it fires whatever its input is
 SHARE = 0.05  # of the last step in the running means that are shown
@@ -54,8 +54,8 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
         with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
             output = method(images)
         output = output.float()
-        shares = classes(labels, output.shape[1], options.smoothing)
-        loss = LOSSES[options.loss](output, shares, options.T, options.target)
+        shares = classes(labels, output.shape[-1], options.smoothing)
+        loss = (LOSSES | STEP_LOSSES)[options.loss](output, shares, options.T, options.target)
         if options.rate_penalty and model.ann_rates:
             loss = loss + options.rate_penalty * mean_activation(model)
         if math.isfinite(loss.item()):

@@ -4,7 +4,9 @@
 arXiv:2109.13208).
 """
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -196,6 +198,42 @@ class ProxyNet(nn.Module):
         for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
             norm.momentum = momentum
             norm.train(mode)
+
+    @torch.no_grad()
+    def fit_output_threshold(self, x: Tensor | Spikes, rate: float = 0.5) -> float:
+        """Set the threshold of the last layer to the scale of its currents on x, and return it.
+
+        The last layer is linear in the twin, and with random or normalised weights its currents are much smaller than
+        the thresholds of the layers before. Its neurons are then silent, or all fire once: outputs tie. The threshold
+        becomes the mean over the samples of the highest output's mean current, divided by ``rate``, the firing rate
+        that this output then has on average (with a soft reset). While batch normalisation learns its statistics, the
+        currents are normalised by x, and the statistics learn from it.
+
+        Args:
+            x: samples as :meth:`forward` takes them; some hundred.
+            rate: spikes a step, above 0, at most 1.
+
+        Raises:
+            TypeError, ValueError: ``rate`` is not within (0, 1]; or the last layer's threshold is one value a channel,
+                it never fires, or its highest currents are not positive.
+        """
+        if isinstance(rate, bool) or not isinstance(rate, Real):
+            raise TypeError(f"rate must be a number, got {rate!r}")
+        if not 0 < rate <= 1:
+            raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
+        layer: Any = self.net.get_submodule(self._last)
+        if not layer.neuron.fires or isinstance(layer.v_threshold, Tensor):
+            raise ValueError(f"layer {self._last} must fire and have one number as v_threshold, got {layer.neuron}")
+        net = replace_neurons(self.net, self._silence_last)
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics, with_synops=False)
+        highest = result.state[self._last][0].amax(1).mean().item() / self.T
+        if not 0 < highest < math.inf:
+            raise ValueError(
+                f"the highest currents of layer {self._last} have the mean {highest:.3g}, which no threshold fits; "
+                "train the ReLU twin first, or set v_threshold yourself"
+            )
+        layer.v_threshold = highest / rate
+        return layer.v_threshold
 
     @property
     def _batch_statistics(self) -> bool:

@@ -1,0 +1,96 @@
+"""The ways to a spiking network that compare_methods.py compares, and what of each is chosen on held-out images."""
+
+import shlex
+from argparse import Namespace
+from dataclasses import dataclass
+
+import torch
+from common import nets
+from training import options as train_options
+
+import proxykernels as pk
+
+RATES = (1e-3, 3e-4, 3e-3)  # learning rates that are tried, the first one also with each threshold
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way.
+
+    Attributes:
+        method: of training.methods.METHODS or RELU_TWINS.
+        options: of train.py, after ``--preset plain``.
+        lrs: learning rates to choose from.
+        thresholds: to choose from, of the layers but the last.
+        output: the last layer's threshold: "data" (ProxyNet.fit_output_threshold, before the first step), "after" (the
+            same before each measurement: training does not use it), or "same" as the others'.
+        twin: share of the steps, from the start, in which the ReLU network is trained alone.
+        convert: options of pk.convert, which makes the spiking network of the trained ReLU network; None: it does not.
+        linear_norm: normalisation of the linear layers.
+        loss: of STEP_LOSSES, in the place of the options'.
+    """
+
+    method: str
+    options: str = "--reset soft --batch-norm always"
+    lrs: tuple[float, ...] = RATES
+    thresholds: tuple[float, ...] = (3.0, 1.0)
+    output: str = "data"
+    twin: float = 0.0
+    convert: dict | None = None
+    linear_norm: bool = True
+    loss: str | None = None
+
+
+THROUGH_TIME = "--T 4 --reset soft --batch-norm always"
+AUTHORS, TWIN_FIRST = "the authors' recipe", "ReLU network, then proxy"
+WAYS = {
+    "if": {
+        "conversion": Way("ann", convert={}, output="same"),
+        "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
+        AUTHORS: Way(
+            "proxy", "--preset authors-fashion", lrs=(1e-4,), thresholds=(2.0,), output="same", linear_norm=False
+        ),
+        "proxy": Way("proxy"),
+        "tandem": Way("tandem"),
+        TWIN_FIRST: Way("proxy", twin=0.5),
+        "bptt": Way("unrolled", THROUGH_TIME, loss="mean-cross-entropy", thresholds=(1.0, 0.5), output="after"),
+        "tet": Way("unrolled", THROUGH_TIME, loss="step-cross-entropy", thresholds=(1.0, 0.5), output="after"),
+    },
+    "lif": {
+        name: Way(method, "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,))
+        for name, method in (
+            ("proxy", "proxy"), ("clipped relu twin", "clipped relu twin"), ("relu twin", "relu twin"),
+            ("tandem", "tandem"), ("surrogate", "surrogate"),
+        )
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is chosen on held-out images."""
+
+    lr: float
+    threshold: float
+
+
+def settings_of(way: Way, options: Namespace, seed: int) -> Namespace:
+    """train.py's options of a way; what --T and --batch of the comparison say holds unless the way has its own."""
+    given = f"--preset plain --T {options.T} {way.options} --net {options.net} --seed {seed}"
+    if "authors" not in way.options:
+        given += f" --batch {options.batch}"
+    if "--neuron lif" in way.options:
+        given += f" --decay {options.decay}"
+    parsed = train_options.parse(shlex.split(given))
+    parsed.loss = way.loss or parsed.loss
+    return parsed
+
+
+def make(way: Way, settings: Settings, given: Namespace, width: float) -> pk.ProxyNet:
+    """The network with random weights, of the seed in ``given``."""
+    torch.manual_seed(given.seed)
+    v_reset = 0.0 if given.reset == "hard" else None
+    decay = given.decay if given.neuron == "lif" else None
+    make_net = nets.TRAINABLE[given.net]
+    net = make_net(settings.threshold, v_reset, decay=decay, width=width, linear_norm=way.linear_norm)
+    return pk.ProxyNet(net.to(memory_format=torch.channels_last), given.T, clip=given.twin == "clipped", readout="rate")
