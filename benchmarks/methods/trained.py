@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -93,7 +94,8 @@ class Training:
         if self.way.convert is not None or self.in_twin:
             return pk.convert(conversion.relu_network(self.model), self.images, **(self.way.convert or {}))
         if self.way.output == "after":
-            self.model.fit_output_threshold(self.images[:200])
+            with suppress(ValueError):  # a network that is silent so far has no scale; it ties, whatever its threshold
+                self.model.fit_output_threshold(self.images[:200])
         return self.model.net
 
     def measure(self, images: Dataset, steps: list[int]) -> tuple[list[Point], float | None]:
