@@ -30,7 +30,7 @@ class Qcfs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         model, index = self.model, 0
-        model.rates, model.ann_rates = {}, {}
+        model.rates, model.ann_rates, model.ann_output = {}, {}, None  # no other network runs
         for name, layer in model.net.named_children():
             if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
                 x = layer(x.unsqueeze(0)).squeeze(0)
@@ -46,7 +46,6 @@ class Qcfs(nn.Module):
                 layer.v_threshold = theta.item()  # where conversion and checkpoints find it
                 x = theta * _floor(LEVELS * x / theta + 0.5).div(LEVELS).clamp(0, 1)
                 index += 1
-        model.ann_output = x.detach()
         return x
 
 
