@@ -88,7 +88,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stop-at", type=positive, help="step at which this call stops; another call goes on")
     parser.add_argument("--T", type=positive, default=16, help="steps in training, of ways without their own")
     parser.add_argument("--batch", type=positive, default=100)
-    parser.add_argument("--tune-steps", type=positive, default=200, help="training steps of each setting that is tried")
+    text = "training steps of each setting that is tried; 0: none is, every way takes its first (methods/ways.py)"
+    parser.add_argument("--tune-steps", type=int, default=200, help=text)
     parser.add_argument("--held-out", type=positive, default=1000, help="images that are measured on the way")
     parser.add_argument("--test", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
@@ -101,6 +102,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(
             f"--methods of --neuron {options.neuron} are {', '.join(map(written, known))}; got {written(unknown[0])}"
         )
+    if options.tune_steps < 0:
+        parser.error(f"--tune-steps must be at least 0, got {options.tune_steps}")
     if not 0 <= options.decay <= 1:
         parser.error(f"--decay must be within 0 .. 1, got {options.decay}")
     if not 0 < options.width < math.inf:
@@ -168,9 +171,9 @@ def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out:
     """The learning rate, then the threshold, that are most accurate after --tune-steps steps, by strict counts."""
     way = WAYS[options.neuron][name]
     lr, threshold = way.lrs[0], way.thresholds[0]
-    if len(way.lrs) > 1:
+    if options.tune_steps and len(way.lrs) > 1:
         lr = max(way.lrs, key=lambda lr: tried(options, name, Settings(lr, threshold), train_set, held_out))
-    if len(way.thresholds) > 1:
+    if options.tune_steps and len(way.thresholds) > 1:
         threshold = max(
             way.thresholds, key=lambda theta: tried(options, name, Settings(lr, theta), train_set, held_out)
         )
