@@ -272,7 +272,7 @@ def draw(folder: Path, stem: str) -> None:
     for method in dict.fromkeys(row["method"] for row in rows):
         steps = sorted({int(row["step"]) for row in rows if row["method"] == method and row["T"] == "16"})
         means = [100 * statistics.mean(at(rows, method, step, 16, "strict")) for step in steps]
-        seconds = [statistics.mean(at(rows, method, step, 16, "cpu_seconds")) for step in steps]
+        seconds = [max(0.1, statistics.mean(at(rows, method, step, 16, "cpu_seconds"))) for step in steps]
         for axes, x in zip(panels, (steps, seconds), strict=True):
             axes.plot(x, means, marker="o", markersize=3, **figures.line(method))
     for axes, label in zip(panels, ("training steps", "CPU seconds"), strict=True):

@@ -7,8 +7,8 @@ import compare_methods
 import pytest
 import torch
 from common import data, nets
-from common.printed import written
-from training import conversion
+from methods import ways
+from training import checkpoint, conversion
 
 import proxykernels as pk
 
@@ -21,11 +21,14 @@ def tiny(v_threshold=1.0, v_reset=0.0, **options):
 def arguments(tmp_path, monkeypatch) -> list[str]:
     """The shipped images as training and as test set, and a quick network."""
     monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
+    monkeypatch.setattr(compare_methods, "FIRST_POINTS", (1, 2))
+    monkeypatch.setattr(conversion, "CALIBRATION", 50)
     for name in data.SAMPLE.glob("*.gz"):
         shutil.copy(name, tmp_path / name.name)
         shutil.copy(name, tmp_path / name.name.replace("t10k", "train"))
-    options = "--net tiny --minutes 0.005 --T 4 --longest 6 --batch 32 --test 40"
-    return [*options.split(), "--root", str(tmp_path), "--out", str(tmp_path / "results")]
+    options = "--net tiny --width 1 --epochs 1 --T 4 --batch 32 --held-out 40 --test 40 --tune-steps 1"
+    folders = f"--root {tmp_path} --out {tmp_path}/results --runs {tmp_path}/runs"
+    return [*options.split(), *folders.split()]
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -46,45 +49,71 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm, clip):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("neuron", ["if", "lif"])
-def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, monkeypatch, capsys, neuron):
-    monkeypatch.setattr(conversion, "CALIBRATION", 50)
+def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
     arguments += ["--neuron", neuron]
-    stem, names = f"{compare_methods.STEMS[neuron]}_tiny_1", compare_methods.NAMES[neuron]
-    for name in names:  # in this process: the memory is not looked at
-        compare_methods.main([*arguments, "--method", written(name), "--seeds", "0,3"])
-    compare_methods.main([*arguments, "--method", "proxy"])  # again: its rows are replaced
+    stem, names = "compare_methods_tiny_1" + "_lif" * (neuron == "lif"), ways.WAYS[neuron]
+    compare_methods.main([*arguments, "--stop-at", "2"])
+    compare_methods.main(arguments)  # goes on
     folder = tmp_path / "results"
     rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
-    lines = sorted(compare_methods._lines(stem))
-    assert len(lines) == {"if": 10, "lif": 5}[neuron]
-    assert sorted((row["method"], row["seed"]) for row in rows) == [(name, seed) for name in lines for seed in "03"]
-    assert all(int(row["steps"]) > 0 and float(row["seconds_an_epoch"]) > 0 for row in rows)
-    curves = list(csv.DictReader((folder / f"{stem}_curves.csv").open()))
-    assert [row["T"] for row in curves] == ["1", "2", "4", "6"] * len(rows)
-    assert all(float(row["microjoules"]) > 0 and int(row["synops"]) > 0 for row in curves)
-    last = {(row["method"], row["seed"]): row["accuracy"] for row in curves if row["T"] == "6"}
-    assert last == {(row["method"], row["seed"]): row["accuracy_longest"] for row in rows}
-    converted = {row["method"] for row in curves if row["by_logits"]}
-    assert converted == {line for line in lines if "conver" in line}
-    compare_methods.show(folder, stem)
-    shown = capsys.readouterr().out
-    assert "CPU minutes: right" in shown and ("by logits" in shown) == bool(converted)
-    compare_methods.draw(folder, stem)
+    assert {row["method"] for row in rows} == set(names)
+    for name in names:
+        of_it = [row for row in rows if row["method"] == name]
+        last = "1" if name == ways.AUTHORS else "4"  # its batches are its own
+        assert list(dict.fromkeys(row["step"] for row in of_it)) == ([last] if last == "1" else ["1", "2", "4"])
+        assert {row["split"] for row in of_it if row["step"] == last} == {"held-out", "test"}
+        for row in of_it:
+            assert 0 <= float(row["strict"]) <= float(row["lenient"]) <= 1 and 0 <= float(row["potential"]) <= 1
+    tried = list(csv.DictReader((folder / f"{stem}_settings.csv").open()))
+    for name, way in names.items():
+        found = {(float(row["lr"]), float(row["threshold"])) for row in tried if row["method"] == name}
+        several = len(way.lrs) * (len(way.lrs) > 1) + (len(way.thresholds) - 1)
+        assert len(found) == several
+    assert "Right at T = 16" in capsys.readouterr().out
     assert (folder / f"{stem}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("method", ["proxy", "bptt"])
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, method):
+    """The same accuracies, and the same weights."""
+    arguments += ["--methods", method, "--tune-steps", "0"]
+    whole = [*arguments, "--runs", str(tmp_path / "whole"), "--out", str(tmp_path / "whole")]
+    compare_methods.main(whole)
+    compare_methods.main([*arguments, "--stop-at", "1"])
+    compare_methods.main(arguments)
+    place = f"compare_methods_tiny_1/{method}-0"
+    one, two = (checkpoint.read(tmp_path / folder / place)[1] for folder in ("whole", "runs"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    columns = [*compare_methods.SHARES, "step", "T", "split", "output_threshold"]
+    tables = [
+        [
+            [row[key] for key in columns]
+            for row in csv.DictReader((tmp_path / folder / "compare_methods_tiny_1.csv").open())
+        ]
+        for folder in ("whole", "results")
+    ]
+    assert tables[0] == tables[1] and len(tables[0]) == 16  # three points, the last of two splits, each at four T
+
+
+def test_a_training_is_refused_where_another_one_stands(arguments):
+    arguments += ["--methods", "proxy", "--tune-steps", "0", "--stop-at", "1"]
+    compare_methods.main(arguments)
+    with pytest.raises(SystemExit, match="the checkpoint was written with --total 4"):
+        compare_methods.main([*arguments, "--epochs", "2", "--out", "/nowhere"])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--method nothing", " proxy,"),
-        ("--method conversion --neuron lif", "--method of --neuron lif is one of proxy, clipped-relu-twin,"),
+        ("--methods nothing", " proxy,"),
+        ("--methods conversion --neuron lif", "--methods of --neuron lif are proxy, clipped-relu-twin,"),
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", " small"),
         ("--T 0", "whole number of at least 1"),
-        ("--minutes 0", "--minutes must be positive, got [0.0]"),
-        ("--T 8 --longest 7", "--longest must be at least --T 8, got 7"),
-        ("--batch 257 --method proxy", "--batch must be at most the 256 training images, got 257"),
-        ("--root /nowhere --method proxy", "is in none of /nowhere"),
+        ("--width 0", "--width must be positive, got 0.0"),
+        ("--tune-steps -1", "--tune-steps must be at least 0, got -1"),
+        ("--batch 257", "--batch must be at most the 128 training images, got 257"),
+        ("--root /nowhere", "is in none of /nowhere"),
     ],
 )
 def test_bad_input_is_named(arguments, capsys, options, message):

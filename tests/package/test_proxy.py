@@ -122,3 +122,35 @@ def test_it_learns(generator):
         optimizer.step()
     counts = model.eval()(images)
     assert (counts[:, 0] > counts[:, 1]).eq(labels == 0).float().mean() > 0.95
+
+
+def test_output_threshold_is_the_scale_of_the_currents(generator):
+    """Random weights leave the output almost silent; then the highest output fires at the rate that is asked for."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFLinear(20, 40, bias=False, batch_norm=True, v_threshold=3.0, v_reset=None),
+        pk.FusedIFLinear(40, 8, bias=False, v_threshold=3.0, v_reset=None),
+    )
+    images = torch.rand(50, 20, generator=generator)
+    model = pk.ProxyNet(net, 32, readout="rate").train()
+    assert 0 <= model.snn(images).mean() < 0.02
+    theta = model.fit_output_threshold(images, 0.4)
+    assert theta == net[1].v_threshold and net[0].v_threshold == 3.0
+    assert model.snn(images).amax(1).mean().item() == pytest.approx(0.4, abs=0.04)
+    assert pk.ProxyNet(net, 32).net.state_dict()["1.v_threshold"] == theta
+
+
+@pytest.mark.parametrize(
+    ("rate", "weight", "error", "message"),
+    [
+        (0, 1.0, ValueError, "rate must be above 0 and at most 1, got 0"),
+        ("half", 1.0, TypeError, "rate must be a number, got 'half'"),
+        (0.5, -1.0, ValueError, "the highest currents of layer 0 have the mean -"),
+    ],
+)
+def test_output_threshold_says_what_does_not_fit(rate, weight, error, message):
+    net = nn.Sequential(pk.FusedIFLinear(3, 2, bias=False))
+    nn.init.constant_(net[0].weight, weight)
+    with pytest.raises(error, match=message):
+        pk.ProxyNet(net, 4).fit_output_threshold(torch.ones(5, 3), rate)
+    assert net[0].v_threshold == 1.0
