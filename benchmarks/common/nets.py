@@ -257,7 +257,7 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
         if not isinstance(layer, pk.layers.Fused):
             continue
         before = source.get_submodule(name).neuron
-        if layer is list(net)[-1] and type(layer.neuron) is type(before):  # it may have a threshold of its own
+        if layer is list(net)[-1] and type(layer.neuron) is type(before) is pk.neurons.IFNeuron:  # of its own
             layer.v_threshold = before.v_threshold
         if type(before) is not pk.neurons.IFNeuron or before.v_threshold != layer.v_threshold:
             raise ValueError(f"the weights to start from are of {before}; needed are IFNeurons of {layer.v_threshold}")

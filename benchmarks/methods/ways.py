@@ -18,7 +18,7 @@ class Way:
     """One way.
 
     Attributes:
-        method: of training.methods.METHODS or RELU_TWINS.
+        method: of training.methods.COMPARED.
         options: of train.py, after ``--preset plain``.
         lrs: learning rates to choose from.
         thresholds: to choose from, of the layers but the last.

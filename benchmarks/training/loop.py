@@ -25,7 +25,7 @@ def steps(
     learning_rate: Callable[[int], float],
     done: int = 0,
 ) -> Iterator[dict[str, float]]:
-    """Train ``model`` by ``method`` (of METHODS or RELU_TWINS), a step for each turn of the caller's loop.
+    """Train ``model`` by ``method`` (of methods.COMPARED), a step for each turn of the caller's loop.
 
     Args:
         options: of train_options, for the loss, the batch, the normalisation and so on.

@@ -33,6 +33,7 @@ def refused(run, options: str, out: str = "out") -> str:
         ("--method nothing", "choose from ann, proxy,"),
         ("--T 0", "--T must be at least 1, got 0"),
         ("--threshold 0", "--threshold must be positive, got 0.0"),
+        ("--output-threshold 0", "expected data or a positive number, got 0"),
         ("--decay 1.5", "--decay must be within 0 .. 1, got 1.5"),
         ("--neuron nothing", "choose from if, lif"),
         ("--loss nothing", "choose from cross-entropy, mse-count, mse-rate"),

@@ -75,6 +75,42 @@ def test_surrogate_is_autograd_through_all_steps(model, x):
     assert_gradients(model, s.mean(0).square().sum())
 
 
+def test_unrolled_is_autograd_through_all_steps_up_to_the_last_currents(model, x):
+    layers = dict(model.net.named_children())
+    output = train_methods.Unrolled(model)(x)
+    train_methods.step_cross_entropy(output, torch.eye(4)[[0, 1, 2, 3, 0]], T, 0.0).backward()
+
+    def convolve(name, spikes):
+        return F.conv2d(spikes.flatten(0, 1), layers[name].weight, layers[name].bias, padding=1).unflatten(0, (T, -1))
+
+    s = pk.if_scan_surrogate(convolve("conv1", x.expand(T, *x.shape)))
+    s = F.max_pool2d(s.flatten(0, 1), 2).unflatten(0, (T, -1))
+    s = pk.if_scan_surrogate(convolve("conv2", s)).flatten(2)
+    s = pk.if_scan_surrogate(F.linear(s, layers["linear1"].weight, layers["linear1"].bias))
+    currents = F.linear(s, layers["linear2"].weight, layers["linear2"].bias)
+    torch.testing.assert_close(output, currents)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    assert_gradients(model, sum(F.cross_entropy(step, labels) for step in currents) / T)
+    mean = train_methods.mean_cross_entropy(currents, torch.eye(4)[labels], T, 0.0)
+    torch.testing.assert_close(mean, F.cross_entropy(currents.mean(0), labels))
+
+
+def test_qcfs_is_what_neurons_do_from_half_a_threshold(generator):
+    """Bu et al.: on a constant current, in as many steps as there are levels."""
+    torch.manual_seed(0)
+    net = nets.build("64", 0.5, None, (1, 4, 4), 4, batch_norm=False)
+    x = 3 * torch.rand(20, 1, 4, 4, generator=generator)
+    qcfs = train_methods.Qcfs(pk.ProxyNet(net, 8, clip=True))
+    output = qcfs(x)
+    net.linear1.v_init = 0.25
+    spikes = pk.simulate(net, x, 8, record=["linear1"]).records["linear1"]
+    rates = spikes.count() / 8
+    assert rates.max() == 1 and 0.05 < rates.mean() < 0.9
+    torch.testing.assert_close(output, net.linear2.affine(0.5 * rates))
+    output.square().sum().backward()
+    assert qcfs.thresholds[0].grad.abs() > 0 and net.linear1.weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("method", ["tandem", "surrogate"])
 def test_it_learns(generator, method):
     """Which half of the image is bright, with batch normalisation."""
@@ -103,7 +139,7 @@ def test_relu_twins_of_leaky_neurons_have_the_gradient_of_relus(x, clip):
     for parameter in net.parameters():
         parameter.data *= 2
     model = pk.ProxyNet(net, T, readout="rate")
-    output = train_methods.RELU_TWINS["clipped relu twin" if clip else "relu twin"](model)(x)
+    output = train_methods.COMPARED["clipped relu twin" if clip else "relu twin"](model)(x)
     assert torch.equal(output, model.snn(x)) and output.sum() > 0 and net.conv1.decay == 0.5
     output.square().sum().backward()
     activation = (lambda y: F.hardtanh(y, 0.0, 1.0)) if clip else F.relu

@@ -110,6 +110,29 @@ def test_the_default_preset():
     assert options.parse(["--preset", "authors-cifar"]).smoothing == 0
 
 
+def test_proxy_from_random_weights_has_defaults_of_its_own():
+    """Of a normalised network: what it needs not to collapse; what the command line says holds."""
+    given = options.parse("--net paper --init random".split())
+    assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (True, 3.0, "data", 1e-3)
+    given = options.parse("--net paper --init random --lr 1e-4 --no-linear-norm --output-threshold 0.5".split())
+    assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (False, 3.0, 0.5, 1e-4)
+    for other in ("--net paper", "--net small --init random", "--net paper --init random --method ann"):
+        assert options.parse(other.split()).output_threshold is None
+    assert options.parse("--preset authors-fashion".split()).threshold == 2.0
+
+
+def test_an_output_threshold_of_its_own_is_trained_with_kept_and_taken_over(run):
+    found = {}
+    for name, given in (("number", "0.25"), ("data", "data")):
+        out = run(f"--init random --epochs 1 --output-threshold {given}", name)
+        net, about = nets.load_file(out / "tiny.safetensors")
+        found[name] = net[-1].v_threshold
+        assert net[0].v_threshold == 1.0 and about["v_threshold"] == "1.0"
+    assert found["number"] == 0.25 and 0 < found["data"] < 1 and found["data"] != 0.25
+    later = run(f"--init {out / 'tiny.safetensors'} --epochs 1 --lr 1e-9", "later")
+    assert nets.load_file(later / "tiny.safetensors")[0][-1].v_threshold == pytest.approx(found["data"])
+
+
 def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
     """Its own spiking network, whose weights nobody scaled, fires too little; epochs are compared by what is used."""
     monkeypatch.setattr(conversion, "CALIBRATION", 100)
