@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
         "recipes.csv": recipes.draw,
         "torchvision_rates.csv": torchvision_nets.draw,
     }
-    for table in sorted(folder.glob("compare_methods*.csv")):
-        if not table.stem.endswith("_curves"):
+    for table in sorted(folder.glob("compare_methods_*.csv")):
+        if not table.stem.endswith("_settings"):
             drawers[table.name] = partial(compare_methods.draw, stem=table.stem)
     if photographs.are_there():
         drawers["imagenet_answers.csv"] = picture.draw

@@ -7,7 +7,8 @@
 The shipped network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one run
 of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
 spikes, looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made
-of them (pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications.
+of them (pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications, those
+with 0 left out. What the margin costs and saves is in evaluate.py energy, where held-out images choose it.
 
 Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
 """
@@ -30,6 +31,7 @@ from training import weights as train_weights
 from training.conversion import relu_network
 
 import proxykernels as pk
+from accuracy.energy import relu_work
 from proxykernels.simulation.synops import SynOps
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -111,25 +113,10 @@ def exit_row(name: str, net: nn.Module, margin: int, dataset: TensorDataset, opt
 
 
 def relu_row(ann: nn.Module, dataset: TensorDataset) -> dict:
-    """The ReLU network's accuracy and multiplications."""
-    products = multiply_accumulates(ann, dataset[0][0].unsqueeze(0))
-    point = Point(1, ann_accuracy(ann, dataset), 0, products, SynOps({}, {RELU: products}).joules)
-    return row(RELU, "", "", point, len(dataset))
-
-
-@torch.no_grad()
-def multiply_accumulates(ann: nn.Module, image: Tensor) -> int:
-    """Of one image [1, C, H, W], in all convolutions and linear layers; zeros that pad it are counted."""
-    products: list[int] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, y: products.append(y.numel() * module.weight[0].numel()))
-        for module in ann.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    ann(image)
-    for hook in hooks:
-        hook.remove()
-    return sum(products)
+    """The ReLU network's accuracy and multiplications, those with 0 left out; what pads an image is none."""
+    _, sparse, _ = relu_work(ann, dataset)
+    joules = SynOps({}, {RELU: sparse.products}).joules
+    return row(RELU, "", "", Point(1, ann_accuracy(ann, dataset), 0, sparse.products, joules), len(dataset))
 
 
 def row(name: str, margin: int | str, steps: int | str, point: Point, images: int) -> dict:
@@ -181,7 +168,7 @@ def draw(folder: Path, net: str) -> None:
     steps = {int(row["steps"]) for row in rows if row["steps"] and not row["margin"]}
     figures.ticks(panels[0].xaxis, sorted({t for t in (4, 8, 16, 32, 64, 128, 256, 512, 1024) if t in steps} or steps))
     panels[0].set(ylim=(LEAST_SHOWN, 100), xlabel="steps, mean of the images", ylabel="right (a tie is wrong), %")
-    panels[1].set_xlabel("energy of the operations, estimated, µJ an image\n(star: the ReLU network)")
+    panels[1].set_xlabel("energy of the arithmetic, estimated, µJ an image\n(star: the ReLU network, zeros skipped)")
     figures.legend(figure, panels[0], columns=2)
     where = f"{net} network, {rows[0]['images']} test images of Fashion-MNIST; below {LEAST_SHOWN} % is left out"
     figures.title(figure, sentence(rows), where)

@@ -40,7 +40,7 @@ class Training:
         if saved is None and way.output == "data" and not self.change:
             self.model.train().fit_output_threshold(self.images[:200])
         self.start_stage()
-        if saved is not None:
+        if saved is not None and self.step != self.change:  # where the optimizer is new, and has no moments
             checkpoint.restore_optimizer(self.optimizer, *saved)
 
     @property
