@@ -1,9 +1,9 @@
 """Ways to a spiking network, from the same data, against steps, epochs and CPU time.
 
-    python benchmarks/compare_methods.py --net paper --width 0.25 --epochs 20 --seeds 0,1,2,3,4
-    python benchmarks/compare_methods.py --methods proxy,conversion --stop-at 300
+    python benchmarks/compare_methods.py --seeds 0,1,2,3,4
+    python benchmarks/compare_methods.py --methods proxy,tandem --stop-at 300
     python benchmarks/compare_methods.py --neuron lif --decay 0.5
-    python benchmarks/compare_methods.py recipes    which learn, which run away
+    python benchmarks/compare_methods.py recipes   which learn, which run away
 
 conversion          the ReLU network alone, clipped; then pk.convert
 qcfs                the same with the activations of a few steps (Bu et al., 2022), from half a threshold

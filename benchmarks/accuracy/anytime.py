@@ -31,7 +31,7 @@ from training import weights as train_weights
 from training.conversion import relu_network
 
 import proxykernels as pk
-from accuracy.energy import relu_work
+from accuracy.work import relu_work
 from proxykernels.simulation.synops import SynOps
 
 RESULTS = Path(__file__).parents[1] / "results"

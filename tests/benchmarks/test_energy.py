@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from accuracy import energy
+from accuracy import energy, work
 from common import nets
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -33,8 +33,8 @@ def test_products_leave_out_zeros_and_what_pads(generator):
     x = torch.rand(2, 3, 7, 7, generator=generator) * (torch.rand(2, 3, 7, 7, generator=generator) < 0.5)
     convolution, linear = nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.Linear(7, 11)
     windows = F.unfold((x != 0).float(), 3, padding=1, stride=2)
-    assert energy.products(convolution, x != 0) == 5 * windows.sum() > 0
-    assert energy.products(linear, x != 0) == 11 * (x != 0).sum()
+    assert work.products(convolution, x != 0) == 5 * windows.sum() > 0
+    assert work.products(linear, x != 0) == 11 * (x != 0).sum()
 
 
 def test_an_addition_for_each_product_where_all_neurons_fire_at_each_step(twins):
@@ -44,25 +44,25 @@ def test_an_addition_for_each_product_where_all_neurons_fire_at_each_step(twins)
         if isinstance(layer, pk.layers.Fused):
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.bias, layer.v_threshold)
-    dense, sparse, first = energy.relu_work(ann, dataset(torch.ones(3, 1, 8, 8)))
-    accuracy, steps, work = energy.spiking_work(net, dataset(torch.ones(3, 1, 8, 8)), 3, None, None, first)
+    dense, sparse, first = work.relu_work(ann, dataset(torch.ones(3, 1, 8, 8)))
+    accuracy, steps, found = work.spiking_work(net, dataset(torch.ones(3, 1, 8, 8)), 3, None, None, first)
     assert steps == 3 and accuracy == 0  # all outputs tie
-    assert work.products == first == 4 * (8 * 3 - 2) ** 2
-    assert work.additions == 3 * (dense.products - first)
-    assert work.updates == 2 * 3 * (4 * 64 + 3 * 16 + 12 + 5)
-    _, _, dark = energy.relu_work(ann, dataset(torch.zeros(3, 1, 8, 8)))
+    assert found.products == first == 4 * (8 * 3 - 2) ** 2
+    assert found.additions == 3 * (dense.products - first)
+    assert found.updates == 2 * 3 * (4 * 64 + 3 * 16 + 12 + 5)
+    _, _, dark = work.relu_work(ann, dataset(torch.zeros(3, 1, 8, 8)))
     assert dark == 0 and sparse.products < dense.products
 
 
 def test_work_of_a_network_that_fires_now_and_then(twins, generator):
     net, ann = twins
     images = torch.rand(4, 1, 8, 8, generator=generator)
-    dense, sparse, first = energy.relu_work(ann, dataset(images))
-    _, _, work = energy.spiking_work(net, dataset(images), 5, None, None, first)
-    assert 0 < work.additions < 5 * dense.products and 0 < sparse.products < dense.products
+    dense, sparse, first = work.relu_work(ann, dataset(images))
+    _, _, found = work.spiking_work(net, dataset(images), 5, None, None, first)
+    assert 0 < found.additions < 5 * dense.products and 0 < sparse.products < dense.products
     assert dense.weights == sum(p.numel() for p in ann.parameters() if p.ndim > 1)
-    row = work.row(energy.FLOAT32, energy.STATE_BYTES)
-    expected = 4.6e-6 * first + 0.9e-6 * work.additions
+    row = found.row(work.FLOAT32, work.STATE_BYTES)
+    expected = 4.6e-6 * first + 0.9e-6 * found.additions
     assert float(row["arithmetic_uj"]) == pytest.approx(expected, abs=1e-3)
     assert float(row["dram_uj"]) > float(row["sram_uj"]) > 0
 
@@ -74,7 +74,7 @@ def test_margins_are_judged_as_simulate_stops():
     counts, truth = energy.traced(net, data, 12, None)
     found = set()
     for margin in (1, 3):
-        accuracy, steps, _ = energy.spiking_work(net, data, 12, pk.margin(margin), None, 0.0)
+        accuracy, steps, _ = work.spiking_work(net, data, 12, pk.margin(margin), None, 0.0)
         assert energy._exit_accuracy(counts, truth, margin) == pytest.approx(accuracy)
         found.add(steps)
     assert len(found) == 2 and max(found) < 12

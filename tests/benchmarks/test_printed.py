@@ -16,6 +16,7 @@ COMMANDS = {path.stem: path.stem for path in sorted(BENCHMARKS.glob("*.py"))}  #
 PARTS = {
     "evaluate.py anytime": "accuracy.anytime",
     "evaluate.py few-steps": "accuracy.few_steps",
+    "evaluate.py energy": "accuracy.energy",
     "imagenet.py torchvision": "images.torchvision_nets",
     "compare_methods.py recipes": "methods.recipes",
     "train_iteration.py surrogate": "iteration.surrogate_step",
