@@ -22,6 +22,7 @@ from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which th
 from .cpu.fallback import Fallback
 from .neurons import Neuron
 from .rounding import Precision
+from .sigma_delta import Counts, SigmaDelta, Window
 from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
@@ -166,6 +167,12 @@ class CpuBackend(Backend, Protocol):
         neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
     ) -> Tensor:  # fmt: skip
         """The currents of if_period_conv2d."""
+
+    def sigma_delta(
+        self, x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
+        neuron: SigmaDelta | None, window: Window, /,
+    ) -> tuple[Tensor, Counts]:  # fmt: skip
+        """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
 
 
 class GpuBackend(Backend, Protocol):

@@ -14,6 +14,15 @@ Leaky neurons with a second state:
     s[t] = 1 if h[t] >= theta + a[t-1], and
     a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
     after a spike, for so many steps h[t] = v[t-1], s[t] = 0    refractory
+Sigma-delta neurons send what their activation has become, less what they have sent, in signed powers of two
+(``theta`` is the largest; ``f`` is a ReLU, clipped or not, or an identity):
+
+    z[t] = z[t-1] + what arrives at step t                      of a constant input all of it at t = 0, with the bias
+    s[t] = q(f(z[t]) - a[t-1])
+    a[t] = a[t-1] + s[t]
+
+q(x) is the one nearest to x of +-theta 2**-k, 0 <= k < K (3/4 of a power is rounded up to it), and 0 where |x| is less
+than 3/4 of the smallest. So a comes as near as that to the ReLU network's activation, and the neuron is silent then.
 
 Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; states are float32 whatever the input's type, ``[N,
 C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is bit-equal to these
@@ -21,6 +30,7 @@ functions.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 
 import torch
@@ -134,6 +144,35 @@ def integrate(current: Tensor, v: Tensor | float, neuron: Neuron) -> Tensor:
 def hold(current: Tensor, T: int, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Run a current [N, C, ...] that is held for ``T`` steps through any neurons."""
     return scan(current.unsqueeze(0).expand(T, *current.shape), v, neuron)
+
+
+def nearest_power(x: Tensor, exponents: int) -> Tensor:
+    """q(x) with theta = 1: the signed power of two, from 1 down to 2**(1 - exponents), that is nearest to x; or 0."""
+    mantissa, exponent = torch.frexp(x.abs())  # of which the first is from 1/2 to 1
+    k = torch.where(mantissa < 0.75, 1 - exponent, -exponent).clamp(min=0)
+    return torch.where((x != 0) & (k < exponents), torch.ldexp(x.sign(), -k), 0.0)
+
+
+def sigma_delta(
+    arrived: Tensor,
+    exponents: int,
+    theta: float | Tensor = 1.0,
+    lowest: float = 0.0,
+    highest: float | Tensor = math.inf,
+) -> Tensor:
+    """Sigma-delta neurons on what arrives, [T, N, C, ...]: what they send, of the same shape.
+
+    ``theta`` and ``highest``: numbers, or one a channel [C]; the activation is z, from ``lowest`` to ``highest``.
+    """
+    theta, highest = (torch.as_tensor(value).view(-1, *[1] * (arrived.ndim - 3)) for value in (theta, highest))
+    z = a = torch.zeros(arrived.shape[1:], device=arrived.device)
+    sent = []
+    for step in arrived.float():
+        z = z + step
+        s = theta * nearest_power((z.minimum(highest).clamp(min=lowest) - a) / theta, exponents)
+        a = a + s
+        sent.append(s)
+    return torch.stack(sent)
 
 
 def conv2d(

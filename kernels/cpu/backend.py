@@ -16,6 +16,7 @@ from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
 from .packing import for_library, start_for_library
+from .sigma_delta import SigmaDeltas
 from .words import PACKABLE, pixel_bytes
 
 
@@ -30,7 +31,7 @@ def load(target: str | None = None, kernel: str | None = None, library: Path | N
     return CpuKernels(table, kernel) if table else None
 
 
-class CpuKernels(Convolutions, Gradients):
+class CpuKernels(Convolutions, Gradients, SigmaDeltas):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import max_rate_pool, reference, rounding, unfused, unfused_backward
+from .. import max_rate_pool, reference, rounding, sigma_delta, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
 from ..reference_gradients import surrogate_scan
@@ -24,6 +24,7 @@ class Fallback:
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     round_weights = staticmethod(rounding.round_weights)
+    sigma_delta = staticmethod(sigma_delta.sigma_delta)
 
     def pack(self, dense: Tensor) -> Tensor:
         """Bool [T, N, C, P] to packed spikes uint8 [N, T, P, ceil(C / 8)]."""

@@ -13,6 +13,7 @@ from ..kernels.heap import keep_freed
 from ..sequences import is_sequence
 from ..spikes import Spikes, is_binary, pack
 from ..spikes.spike_tensor import packed
+from . import sigma_delta
 from .chunks import Chunks
 from .early_exit import Batch, Stop
 from .prepared_network import PreparedNetwork
@@ -94,6 +95,10 @@ def run(
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
+    if sigma_delta.has_sigma_delta(net):
+        seen_by = None if watch is unwatched else watch
+        options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
+        return sigma_delta.simulate(net, x, T, **options, explain=seen_by, training=batch_statistics or masks)
     if stop is not None and not callable(stop):
         raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
     if stop is not None and record:

@@ -80,6 +80,23 @@ struct Product {
     int64_t C_in;
 };
 
+// Sigma-delta neurons, and what arrives at them: sigma_delta/neurons.h has the codes of their spikes.
+struct SigmaDelta {
+    const void* x;        // [N, T_in, H * W, C_in]: codes int8, or float values if `real`; null: `added` is all that arrives
+    const float* weight;  // rows, or taps of a depthwise convolution: sigma_delta/synapses.h
+    const float* bias;    // [C], at the first step; null: none
+    const float* added;   // [N, T, P, C], what arrives besides; null: nothing
+    const float* limit;   // [C], the largest activation
+    int8_t* codes;        // [N, T, P, C], written
+    float* arrived;       // [N, T, P, C], written in their place, of a layer without neurons; null: codes are
+    int64_t* counts;      // [2], added to: spikes, and weights that were added to a sum
+    float lowest;         // activation: 0, or -infinity
+    int64_t exponents;    // at most 8
+    int64_t real;
+    int64_t N, T, T_in, P, C, C_in, H, W, W_out;
+    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+};
+
 // Weights to be rounded to whole multiples of a unit: rounding.h.
 struct Rounding {
     const float* weight;  // [C, inputs]

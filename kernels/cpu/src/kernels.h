@@ -11,6 +11,8 @@ KERNEL(void, depthwise_conv2d, const Conv2d*)
 KERNEL(void, lookup_conv2d, const Conv2d*)  // null where registers are too short
 KERNEL(void, tile_conv2d, const Conv2d*)  // null where there are no matrix tiles, like the two that prepare for it
 KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are looked at: conv2d/im2col.h
+KERNEL(void, sigma_delta_conv2d, const SigmaDelta*)
+KERNEL(void, sigma_delta_depthwise, const SigmaDelta*)
 KERNEL(void, real_product, const Product*)
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)

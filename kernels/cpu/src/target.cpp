@@ -18,6 +18,7 @@
 #include "periods.h"
 #include "rounding.h"
 #include "scan_backward.h"
+#include "sigma_delta/synapses.h"
 #include "spike_bits.h"
 #include "conv2d/amx.h"
 

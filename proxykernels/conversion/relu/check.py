@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ...layers import Neurons, SpikingLayer
+from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Signal
@@ -84,7 +85,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: Original) ->
 def _value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
     """What a layer gives in a ReLU network; the last one's currents are the logits."""
     value = relu_value(module, inputs)
-    if not isinstance(module, Neurons) or graph.populations[name].neuron is None:
+    if not isinstance(module, Neurons | SigmaDeltaNeurons) or graph.populations[name].neuron is None:
         return value
     return activation(module, value)
 

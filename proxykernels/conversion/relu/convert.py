@@ -19,12 +19,13 @@ from ...checks import neuron_checks
 from ...layers import SpikingLayer
 from ...layers.parametrized import has_forward_hooks, is_parametrized, with_plain_weights
 from ...network import Network
-from ...neurons import IFNeuron
+from ...neurons import IFNeuron, SigmaDelta
 from ..graph.build_layers import CARRIED, build_layer
 from ..graph.folding import fold_norms, tied, untie
 from ..graph.fx_calls import needed, trace
 from ..graph.graph_values import Population, Projection
 from ..graph.noted import Notes
+from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
 from .outputs import one_output, parts_of
@@ -44,8 +45,12 @@ def convert(
     v_reset: float | None = None,
     v_init: float | None = None,
     share: bool = False,
+    neuron: str | SigmaDelta = "if",
 ) -> Network:
     """Convert a ReLU network to a spiking network whose firing rates approximate its activations.
+
+    Or, with ``neuron="sigma-delta"``, to one whose neurons send their activations in signed powers of two, and which
+    gives the ReLU network's outputs after few steps.
 
     Supported modules, and the functions of the same names:
 
@@ -82,6 +87,12 @@ def convert(
         share: use ``ann``'s own parameters instead of copies. This changes ``ann``: normalisations are folded into the
             weights, weights and biases are rescaled, and outputs are divided by the last layer's scale.
 
+        neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
+            neurons. Their thresholds are the largest activation of each channel; ``method``, ``percentile``,
+            ``v_reset``, ``v_init`` and ``share`` are not for them. Max pooling becomes :class:`RunningMaxPool2d`. Such
+            networks are for :func:`simulate` on a CPU alone. Their ``result.potentials`` are the outputs of ``ann`` as
+            far as each step tells them, ``result.logits`` those of the last step.
+
     Returns:
         A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, with all thresholds 1. Layers have the
         name of their Conv2d or Linear, with underscores: ``layer1_0_conv2``. An addition becomes a :class:`FusedIFSum`;
@@ -109,6 +120,10 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     neuron_checks.neuron(1.0, v_reset)
+    signed = sigma_delta.neuron_of(
+        neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
+        v_init=(v_init, None),
+    )  # fmt: skip
     if v_init is not None:
         checks.start("v_init", v_init)
     if share and is_parametrized(ann):
@@ -140,7 +155,10 @@ def convert(
             _run(watcher, batch, graph.model)
             if sum(map(len, samples)) < SAMPLES:
                 samples.append(batch)
-        scales = scales_of(graph, distributions, method, percentile)
+        if signed:
+            scales = sigma_delta.thresholds(graph, distributions)
+        else:
+            scales = scales_of(graph, distributions, method, percentile)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -148,12 +166,15 @@ def convert(
     for name, population in graph.populations.items():
         fold_norms(population, model)
         rescale(population, scales, name, graph.like)
-    neuron = IFNeuron(1.0, v_reset)
+    if signed:
+        sigma_delta.use_running_maxima(graph)
 
     def layer(name: str, population: Population) -> nn.Module:
+        if signed:
+            return sigma_delta.layer_of(population, scales[name], signed)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
-        built: Any = build_layer(population.modules, neuron, HALF if v_init is None else v_init)
+        built: Any = build_layer(population.modules, IFNeuron(1.0, v_reset), HALF if v_init is None else v_init)
         built.scale = scales[name].item() if not scales[name].ndim else scales[name]
         built.limit = limit(population.neuron)
         built.rectifies = population.neuron is not None
@@ -163,7 +184,7 @@ def convert(
     net.input_dims, net._parts = few.ndim, parts_of(followed)
     check(net, graph, scales, original)
     del original
-    if v_init is None and v_reset is None:
+    if v_init is None and v_reset is None and not signed:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])
     return net

@@ -115,7 +115,7 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
     for group in together:
         group = set().union(*(joined[member] for member in group))
         joined.update({member: group for member in group})
-    uniform = set().union(*graph.one_scale, _rearranged(graph))
+    uniform = set().union(*graph.one_scale, rearranged(graph))
     tied = {}
     for name, group in joined.items():
         members = [scales[member] for member in group]
@@ -132,7 +132,7 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
     scales.update(tied)
 
 
-def _rearranged(graph: ReluGraph) -> set[str]:
+def rearranged(graph: ReluGraph) -> set[str]:
     """The populations whose spikes reach others in another order than that of their channels."""
     found = set()
     for layer, sources in graph.others.values():

@@ -1,0 +1,82 @@
+// Sigma-delta neurons (the definition: reference.py). A code is what a neuron sends at a step: 0 for nothing, +-(k + 1) for
+// +-2^-k. A power of two is the exponent of a float, so that the nearest one takes a sum of integers, and no logarithm.
+#pragma once
+#include "../simd.h"
+#include "../work.h"
+
+namespace PK_TARGET {
+
+typedef uint32_t VecBits __attribute__((vector_size(4 * Vec::width)));  // the bits of a Vec
+typedef int8_t VecCodes __attribute__((vector_size(Vec::width)));
+
+template <class To, class From>
+static inline To same_bits(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+constexpr uint32_t sign_bit = 1u << 31, exponent_bits = 0xffu << 23, half_a_power = 1u << 22, bits_of_1 = 127u << 23;
+
+// The values of as many codes as a Vec has lanes.
+static inline Vec values_of(const int8_t* codes) {
+    VecCodes narrow;
+    memcpy(&narrow, codes, sizeof narrow);
+    const Ints::Whole code = __builtin_convertvector(narrow, Ints::Whole);
+    const VecBits negative = (VecBits)(code < 0), size = ((VecBits)code ^ negative) - negative;
+    return same_bits<Vec>((((128u - size) << 23) | (negative & sign_bit)) & (VecBits)(code != 0));
+}
+
+// What neurons send of what they have not sent yet: the nearest signed power of two, from 1 down to `least`, the bits of a
+// float; three quarters of a power are rounded up to it.
+struct Sent {
+    Vec value;
+    Ints::Whole code;
+    explicit Sent(Vec left, uint32_t least) {
+        const VecBits bits = same_bits<VecBits>(left), rounded = ((bits & ~sign_bit) + half_a_power) & exponent_bits;
+        const VecBits large = (VecBits)(rounded > bits_of_1), power = (large & bits_of_1) | (rounded & ~large);
+        const VecBits fires = (VecBits)(power >= least), negative = (VecBits)((Ints::Whole)bits < 0);
+        const VecBits size = ((bits_of_1 - power) >> 23) + 1;
+        value = same_bits<Vec>((power | (bits & sign_bit)) & fires);
+        code = (Ints::Whole)(((size ^ negative) - negative) & fires);
+    }
+};
+
+// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent, in registers. arrive(t, sum)
+// adds what the synapses bring at a step. Returns the number of spikes.
+template <int channels, class Arrive>
+static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
+    const int n = (int)least(s.C - channel, channels);
+    const uint32_t smallest = (128u - (uint32_t)s.exponents) << 23;
+    const Lanes<channels> zero = broadcast_block<channels>(0.0f), limit = load_block<channels>(s.limit + channel, n);
+    const Vec lowest = broadcast(s.lowest);
+    Lanes<channels> z = zero, a = zero;
+    VecBits fired{};
+    int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
+    for (int64_t t = 0; t < s.T; t++, at += s.P * s.C) {
+        Lanes<channels> sum = t || !s.bias ? zero : load_block<channels>(s.bias + channel, n);
+        if (s.added) add(sum, load_block<channels>(s.added + at, n));
+        if (t < s.T_in) arrive(t, sum);
+        if (s.arrived) {
+            store_block(s.arrived + at, sum, n);
+            continue;
+        }
+        add(z, sum);
+        int8_t codes[channels];
+        for (int i = 0; i < z.vecs; i++) {
+            const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
+            a.v[i] = a.v[i] + sent.value;
+            fired -= (VecBits)(sent.code != 0);
+            const VecCodes narrow = __builtin_convertvector(sent.code, VecCodes);
+            memcpy(codes + i * Vec::width, &narrow, sizeof narrow);
+        }
+        if (n == channels) memcpy(s.codes + at, codes, channels);
+        else memcpy(s.codes + at, codes, n);
+    }
+    int64_t spikes = 0;
+    for (int i = 0; i < Vec::width; i++) spikes += fired[i];
+    return spikes;
+}
+
+}  // namespace PK_TARGET

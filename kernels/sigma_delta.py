@@ -1,0 +1,106 @@
+"""Spikes of sigma-delta neurons: at most one signed power of two a neuron and step, as a code of one byte.
+
+A code is 0 for silence, else +-(k + 1) for a spike of +-2**-k; thresholds are 1, for the weights hold all others
+(conversion/relu/sigma_delta.py). Codes are int8 ``[N, T, P, C]``. They are not packed over time or channels, as binary
+spikes are: such networks are run for few steps (T up to 8), in which every second neuron sends something, and a kernel
+finds what is not silent among 64 bytes in one comparison. Four planes of bits would hold as much in half the memory,
+and each spike would have to be put together from four places.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import reference
+
+MOST_EXPONENTS = 8
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
+
+
+class SigmaDelta(NamedTuple):
+    """Neurons of a layer: how many exponents, and between what values the activation is clipped.
+
+    Attributes:
+        exponents: K, spikes are from 2**-(K-1) to 1.
+        lowest: 0 for a ReLU, -infinity for an identity.
+        highest: float32 [C]; infinity: not clipped.
+    """
+
+    exponents: int
+    lowest: float
+    highest: Tensor
+
+
+class Counts(NamedTuple):
+    """Of a layer's call: the spikes that its neurons sent, and how often a weight was added to a neuron's sum."""
+
+    spikes: int
+    additions: int
+
+
+def values_of(codes: Tensor) -> Tensor:
+    """The values, float32, that codes stand for."""
+    powers = 2.0 ** -torch.arange(MOST_EXPONENTS, dtype=torch.float32)
+    table = torch.cat([-powers.flip(0), torch.zeros(1), powers])
+    return table[codes.int() + MOST_EXPONENTS]
+
+
+def codes_of(values: Tensor) -> Tensor:
+    """The codes of signed powers of two, 2**-7 to 1, and of zeros."""
+    size = 2 - torch.frexp(values).exponent
+    return torch.where(values == 0, 0, size * values.sign()).to(torch.int8)
+
+
+def arriving(
+    x: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, window: Window
+) -> tuple[Tensor, int]:
+    """What a convolution by torch brings, [N, steps, P_out, C_out], and the weights added for it.
+
+    Args:
+        x: [N, steps, P, C_in] of images of ``size`` (H, W): codes, or values in float32. weight: [C_out, C_in / groups,
+            kh, kw]. bias: [C_out], at the first step.
+    """
+    stride, padding, dilation, groups = window
+    values = values_of(x) if x.dtype == torch.int8 else x
+    images = values.transpose(2, 3).flatten(0, 1).unflatten(2, size)
+    y = F.conv2d(images, weight.float(), None, stride, padding, dilation, groups)
+    sent = torch.ones_like(weight, dtype=torch.float64)
+    reached = F.conv2d((images != 0).double(), sent, None, stride, padding, dilation, groups)
+    y = y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
+    if bias is not None:
+        y[:, :1] += bias.float()
+    return y, int(reached.sum())
+
+
+def sigma_delta(
+    x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
+    neuron: SigmaDelta | None, window: Window,
+) -> tuple[Tensor, Counts]:  # fmt: skip
+    """The definition, and any convolution: what a backend's ``sigma_delta`` computes.
+
+    Args:
+        x, size, weight, bias, window: as in :func:`arriving`; x has T steps, or fewer, after which nothing arrives.
+            None: ``added`` is all that arrives.
+        added: what arrives besides, float32 [N, T, P_out, C_out]; or None.
+        neuron: None: no neurons.
+
+    Returns:
+        Codes int8 [N, T, P_out, C_out]; without neurons what arrives, float32 of the same shape.
+    """
+    arrived, additions = None, 0
+    if x is not None:
+        assert weight is not None
+        arrived, additions = arriving(x, size, weight, bias, window)
+        arrived = F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
+    if added is not None:
+        arrived = added if arrived is None else arrived + added
+    assert arrived is not None
+    if neuron is None:
+        return arrived.contiguous(), Counts(0, additions)
+    spikes = reference.sigma_delta(
+        arrived.permute(1, 0, 3, 2), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest
+    )
+    codes = codes_of(spikes).permute(1, 0, 3, 2).contiguous()
+    return codes, Counts(int(codes.count_nonzero()), additions)

@@ -1,0 +1,173 @@
+"""Layers of sigma-delta neurons, as conversion makes them. Their equations: proxykernels/kernels/reference.py.
+
+What flows between them are changes: a spike changes what its neuron has sent by a signed power of two. Real values,
+such as images and what a layer without a ReLU passes on, are changes of themselves. A constant input changes once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels import backends, sigma_delta
+from ..kernels.sigma_delta import Counts
+from ..neurons import SigmaDelta
+from .base import SpikingLayer
+from .synapses import Convolution, Product, Synapse, synapse_of
+
+NO_WINDOW: sigma_delta.Window = ((1, 1), (0, 0), (1, 1), 1)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a layer gives at each of its first steps; nothing after them.
+
+    Attributes:
+        values: [N, steps, P, C]: codes of spikes (kernels/sigma_delta.py), or real values in float32.
+        size: (H, W), (L,) or () of the P pixels.
+    """
+
+    values: Tensor
+    size: tuple[int, ...]
+
+    @staticmethod
+    def of(dense: Tensor) -> "Changes":
+        """Real values [N, steps, C, ...]."""
+        return Changes(
+            dense.flatten(3).transpose(2, 3) if dense.ndim > 3 else dense.unsqueeze(2), tuple(dense.shape[3:])
+        )
+
+    @property
+    def are_spikes(self) -> bool:
+        return self.values.dtype == torch.int8
+
+    @property
+    def steps(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return (1, *self.size)[-2:] if self.size else (1, 1)  # type: ignore[return-value]
+
+    def dense(self) -> Tensor:
+        """Values [N, steps, C, ...], float32."""
+        values = sigma_delta.values_of(self.values) if self.are_spikes else self.values
+        return values.transpose(2, 3).unflatten(3, self.size) if self.size else values.squeeze(2)
+
+    def flatten(self) -> "Changes":
+        """The features of each sample, in torch's order."""
+        return Changes(self.values.transpose(2, 3).flatten(2).unsqueeze(2), ())
+
+
+@dataclass
+class Tally:
+    """What is counted of a layer.
+
+    Attributes:
+        spikes: those that it sent. places: neurons times steps and samples.
+        accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
+    """
+
+    spikes: int = 0
+    places: int = 0
+    accumulates: int = 0
+    multiply_accumulates: int = 0
+
+    def add(self, counts: Counts, x: Changes) -> None:
+        """Count a call for the changes x."""
+        self.spikes += counts.spikes
+        if x.are_spikes:
+            self.accumulates += counts.additions
+        else:
+            self.multiply_accumulates += counts.additions
+
+    @property
+    def rate(self) -> float:
+        """Spikes a neuron and step; nan without neurons."""
+        return self.spikes / self.places if self.places else math.nan
+
+
+class SigmaDeltaNeurons(SpikingLayer):
+    """Sigma-delta neurons on the sum of several inputs, each with its own synapses; :func:`convert` makes them.
+
+    Args:
+        synapses: one for each input: nn.Conv2d, nn.Conv1d, nn.Linear or nn.Identity. They hold the thresholds.
+        neuron: the neurons.
+        fires: False: no neurons; what arrives is passed on as real values.
+
+    Attributes:
+        scale: what a spike of 1 stands for in the ReLU network: the threshold, of all channels or one of each [C].
+        limit: of the activation in the ReLU network (ReLU6); None: it has none.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self, *synapses: nn.Module, neuron: SigmaDelta, scale: Tensor, limit: float | None = None, fires: bool = True
+    ):
+        super().__init__()
+        self.synapses = nn.ModuleList(synapses)
+        self.neuron, self.limit, self.fires = neuron, limit, fires
+        self.register_buffer("scale", scale.detach().clone())
+
+    def forward(self, x: Any, v: Tensor | None = None):
+        raise TypeError(
+            "layers of sigma-delta neurons are not called one by one: pass the network to proxykernels.simulate"
+        )
+
+    def affine(self, x: Any) -> Tensor:
+        """What arrives at the neurons of the ReLU network, of its values [N, ...]."""
+        parts = x if isinstance(x, tuple | list) else (x,)
+        return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, parts, strict=True)))
+
+    def run(self, inputs: Sequence[Changes], T: int, tally: Tally) -> Changes:
+        """What the layer gives in T steps; without neurons in as many as its inputs have."""
+        backend = backends.cpu_backend()
+        parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
+        synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
+        steps = T if self.fires else max(part.steps for part in inputs)
+        added = None
+        for other, part in parts:  # what they bring is added to what the one with the most weights does
+            brought, counts = backend.sigma_delta(*_operands(other, part), None, part.steps, None, _window(other, part))
+            brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, steps - part.steps))
+            added = brought if added is None else added.add_(brought)
+            tally.add(counts, part)
+        C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
+        neuron = self._neurons(C) if self.fires else None
+        y, counts = backend.sigma_delta(*_operands(synapse, x), added, steps, neuron, _window(synapse, x))
+        tally.add(counts, x)
+        tally.places += y.numel() if self.fires else 0
+        return Changes(y, tuple(size))
+
+    def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
+        highest = torch.full((channels,), torch.inf if self.limit is None else self.limit)
+        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0, highest / self.scale)
+
+    def extra_repr(self) -> str:
+        if not self.fires:
+            return "passes real values on"
+        return f"exponents={self.neuron.exponents}" + ("" if self.limit is None else f", limit={self.limit:g}")
+
+
+def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Tensor, Tensor | None]:
+    """Values, size, weight and bias of a convolution; an identity is one of each channel by itself."""
+    weight, bias = synapse.parameters()
+    if isinstance(synapse, Convolution):
+        weight = synapse.window(synapse.module.weight)[0]
+    elif isinstance(synapse, Product):
+        weight = synapse.module.weight[..., None, None]
+    else:
+        weight = torch.ones(x.values.shape[3], 1, 1, 1)
+    return x.values, x.image, weight.detach(), None if bias is None else bias.detach()
+
+
+def _window(synapse: Synapse, x: Changes) -> sigma_delta.Window:
+    if isinstance(synapse, Convolution):
+        _, padding, dilation = synapse.window(synapse.module.weight)
+        return synapse.stride, padding, dilation, synapse.module.groups
+    return NO_WINDOW if isinstance(synapse, Product) else (*NO_WINDOW[:3], x.values.shape[3])

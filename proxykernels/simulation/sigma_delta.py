@@ -1,0 +1,129 @@
+"""Networks of sigma-delta neurons: layer by layer, all steps of each in one call, whose state never leaves it."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..kernels.heap import keep_freed
+from ..layers import Flatten, RunningMaxPool1d, RunningMaxPool2d
+from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally
+from ..network import Network
+from ..sequences import is_sequence
+from ..spikes import Spikes
+from .result import Result
+from .synops import SynOps
+
+FIRST = 4  # samples that are run first, which tell how many more go at a time
+BYTES = 32 << 20  # of what the layers give that is needed at a time
+
+
+class SigmaDeltaResult(Result):
+    """A :class:`Result` whose ``potentials`` [T, N, ...] are the ReLU network's outputs as far as each step tells
+    them, ``logits`` [N, ...] those of the last step. It has no ``spikes``, and its ``state`` is empty."""
+
+    @cached_property
+    def synops(self) -> SynOps:
+        tallies: Any = self._tallies
+        return SynOps(
+            {name: tally.accumulates for name, tally in tallies.items()},
+            {name: tally.multiply_accumulates for name, tally in tallies.items()},
+        )
+
+    @property
+    def logits(self) -> Tensor:
+        return self.potentials[-1]
+
+
+def has_sigma_delta(net: nn.Module) -> bool:
+    return any(isinstance(module, SigmaDeltaNeurons) for module in net.modules())
+
+
+def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> SigmaDeltaResult:
+    """``T`` steps of a network from ``convert(..., neuron="sigma-delta")``.
+
+    Args:
+        x: constant [N, ...], or frames [T, N, ...], of which each step takes what has changed.
+        unknown: options of :func:`proxykernels.simulate` that these networks do not take.
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.simulate`.
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net has sigma-delta neurons: it must be what convert returned, got {type(net).__name__}")
+    for name, value in unknown.items():
+        if value:
+            raise ValueError(
+                f"{name} is not supported for networks of sigma-delta neurons, got {value!r}; leave it out"
+            )
+    if isinstance(x, Spikes) or not x.is_floating_point():
+        raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
+    if x.device.type != "cpu" or any(p.device.type != "cpu" for p in net.parameters()):
+        raise ValueError("networks of sigma-delta neurons run on a CPU only; move net and x there by .to('cpu')")
+    keep_freed()
+    sequence = is_sequence(net, x, T)
+    checks.finite("x", x)
+    x = x.detach().float()
+    frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
+    changes = torch.cat([frames[:, :1], frames[:, 1:] - frames[:, :-1]], 1)  # [N, steps, ...]
+    tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
+    outputs, start, samples = [], 0, FIRST
+    while start < len(x) if not sequence else start < x.shape[1]:
+        part = changes[start : start + samples]
+        output, needed = _run(net, Changes.of(part), T, tallies)
+        outputs.append(output)
+        start += len(part)
+        samples = max(1, BYTES * len(part) // needed)
+    if not outputs:
+        outputs = [_run(net, Changes.of(changes), T, tallies)[0]]
+    output = torch.cat(outputs, 1)
+    last: Any = net.layers()[-1][1]
+    tally: Any = tallies
+    return SigmaDeltaResult(output, tally, {}, torch.full((output.shape[1],), T), {}, (last, ()))
+
+
+def _run(net: Network, x: Changes, T: int, tallies: dict[str, Tally]) -> tuple[Tensor, int]:
+    """The outputs [T, N, ...] after each step, and the bytes of values that were needed at a time."""
+    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones(())}
+    last_use = {source: name for name, _, sources in net.layers() for source in sources}
+    most, name = 1, Network.INPUT
+    for name, layer, sources in net.layers():
+        inputs = [values[source] for source in sources]
+        scales[name] = scales[sources[0]]
+        with checks.at(f"layer {name}"):
+            if isinstance(layer, SigmaDeltaNeurons):
+                y = layer.run(inputs, T, tallies[name])
+                scales[name] = layer.scale
+            else:
+                y = _plain(layer, inputs)
+        values[name] = y
+        most = max(most, sum(v.values.numel() * v.values.element_size() for v in values.values()))
+        for source in set(sources):
+            if last_use[source] == name:
+                del values[source]
+    changes = values[name].dense().transpose(0, 1)
+    scale = scales[name]
+    if scale.ndim:
+        scale = scale.repeat_interleave(changes.shape[2] // len(scale)).view(-1, *[1] * (changes.ndim - 3))
+    outputs = changes.cumsum(0) * scale
+    if len(outputs) < T:
+        outputs = torch.cat([outputs, outputs[-1:].expand(T - len(outputs), *outputs.shape[1:])])
+    return outputs, most
+
+
+def _plain(layer: nn.Module, inputs: list[Changes]) -> Changes:
+    """A layer without neurons: linear, so that it takes changes as it takes values; or a maximum of their sums."""
+    if isinstance(layer, Flatten):
+        return inputs[0].flatten()
+    steps = max(x.steps for x in inputs)
+    dense = []
+    for x in inputs:
+        values = x.dense()
+        missing = values.new_zeros(len(values), steps - x.steps, *values.shape[2:])
+        dense.append(values if x.steps == steps else torch.cat([values, missing], 1))
+    if isinstance(layer, RunningMaxPool2d | RunningMaxPool1d):
+        y, _ = layer.spike(dense[0].transpose(0, 1))
+        return Changes.of(y.transpose(0, 1))  # type: ignore[union-attr]  # tensors of tensors
+    return Changes.of(layer(tuple(dense) if len(dense) > 1 else dense[0]))
