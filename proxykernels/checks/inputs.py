@@ -48,7 +48,7 @@ def neurons(name: str, layers: Collection[str]) -> None:
     if not layers:
         raise ValueError(
             f"{name} must have at least one layer of neurons, such as FusedIFConv2d; proxykernels.convert makes a "
-            "spiking network of a ReLU network"
+            "spiking network of a ReLU network. Sigma-delta neurons are for proxykernels.simulate alone"
         )
 
 

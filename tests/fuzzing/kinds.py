@@ -11,6 +11,7 @@ from .networks import Invariance, Network, Proxy
 from .ports import LIBRARIES, Port
 from .rounding import Rounding
 from .scans import Scan
+from .sigma_delta import SigmaDelta
 from .translations import Translation
 from .words import Pool, WordCase
 
@@ -28,6 +29,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "proxy": (Proxy, 1),
     "tensors": (Mixture, 2),
     "translations": (Translation, 2),
+    "sigma-delta": (SigmaDelta, 2),
 }
 
 if LIBRARIES:  # which need not be installed

@@ -78,7 +78,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     checks.finite("x", x)
     neurons = [layer for _, layer, _ in net.layers() if isinstance(layer, Neurons)] if isinstance(net, Network) else []
     if not any(layer.scale is not None for layer in neurons):
-        raise TypeError("net must be a network that convert made, whose layers have a scale")
+        raise TypeError("net must be a network of IF neurons that convert made, whose layers have a scale")
     rows: list[Row] = []
 
     def fire(name: str, layer: Neurons, current: Tensor, inputs: Any) -> tuple[Any, Tensor]:

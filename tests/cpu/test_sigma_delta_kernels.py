@@ -1,0 +1,117 @@
+"""Sigma-delta neurons: the definition's properties, and the C++ kernels bit for bit against it."""
+
+import math
+
+import pytest
+import torch
+from cases import CONVOLUTIONS, dyadic
+from conftest import INSTRUCTION_SETS
+
+from proxykernels.kernels import cpu, reference, sigma_delta
+
+
+def test_trace_by_hand():
+    arrived = torch.tensor([1.7, 0.0, -1.0, 0.0, 0.0, -5.0, 0.0]).view(-1, 1, 1)
+    sent = reference.sigma_delta(arrived, exponents=3)
+    # z: 1.7, 1.7, 0.7, 0.7, 0.7, -4.3, -4.3; left to send: 1.7, 0.7, -0.8, 0.2, -0.05, -0.75, 0.25
+    assert sent.flatten().tolist() == [1.0, 0.5, -1.0, 0.25, 0.0, -1.0, 0.25]
+
+
+def test_three_quarters_of_a_power_are_rounded_up_to_it():
+    below = torch.nextafter(torch.tensor(0.75), torch.tensor(0.0))
+    x = torch.tensor([0.75, below, -0.75, -below, 3 / 32, 3 / 32 * below, 0.0, -0.0, 9.0, math.inf])
+    assert reference.nearest_power(x, 4).tolist() == [1.0, 0.5, -1.0, -0.5, 0.125, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("exponents", [1, 3, 8])
+@pytest.mark.parametrize("lowest", [0.0, -math.inf])
+@pytest.mark.parametrize("highest", [math.inf, 0.75])
+def test_neurons_send_their_activation_and_are_silent_then(exponents, lowest, highest, generator):
+    theta = torch.tensor([0.5, 3.0, 1.0])
+    value = torch.randn(9, 3, 40, generator=generator)
+    arrived = torch.zeros(24, *value.shape)
+    arrived[0] = value
+    sent = reference.sigma_delta(arrived, exponents, theta, lowest, highest)
+    expected = value.clamp(lowest, highest)
+    smallest = theta.view(3, 1) * 2.0 ** (1 - exponents)
+    assert ((sent.sum(0) - expected).abs() <= 0.75 * smallest * (1 + 1e-5)).all()
+    assert sent[:8].any() and not sent[12:].any()
+    of_half = (sent != 0).sum(0)  # what is left is at most half as much after each spike that is smaller than theta
+    assert (of_half <= exponents + (expected.abs() / theta.view(3, 1)).ceil()).all()
+
+
+def test_a_change_costs_what_it_is_worth(generator):
+    """Where the input goes back to what it was, what was sent is taken back, and no more."""
+    arrived = torch.zeros(30, 1, 50)
+    arrived[0] = torch.randint(1, 200, (1, 50), generator=generator) / 128
+    arrived[10], arrived[20] = -arrived[0], 2 * arrived[0]
+    sent = reference.sigma_delta(arrived, 8)
+    assert torch.equal(sent[:10].sum(0), arrived[0]) and torch.equal(sent.sum(0), 2 * arrived[0])
+    assert torch.equal(sent[:20].sum(0), torch.zeros(1, 50))
+
+
+@pytest.mark.parametrize("exponents", range(1, 9))
+def test_codes_are_values(exponents):
+    codes = torch.arange(-exponents, exponents + 1, dtype=torch.int8)
+    assert torch.equal(sigma_delta.codes_of(sigma_delta.values_of(codes)), codes)
+    largest = sigma_delta.values_of(codes).abs().amax()
+    assert largest == 1 and sigma_delta.values_of(codes)[0] == -(2.0 ** (1 - exponents))
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
+@pytest.mark.parametrize("T", [1, 5])
+def test_kernels_equal_the_definition(target, case, given, T, generator):
+    C_in, H, W, C_out, kernel, stride, padding, dilation, groups = case
+    window = (*(v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation)), groups)
+    x = torch.randint(-8, 9, (2, T if given != "one step of values" else 1, H * W, C_in), generator=generator)
+    x[torch.rand(x.shape, generator=generator) < 0.6] = 0
+    x = x.to(torch.int8) if given == "spikes" else x / 8
+    weight, bias = dyadic(C_out, C_in // groups, *kernel, generator=generator), dyadic(C_out, generator=generator)
+    highest = torch.where(torch.rand(C_out, generator=generator) < 0.5, math.inf, 1.5)
+    neuron = sigma_delta.SigmaDelta(1 + T, 0.0 if T == 1 else -math.inf, highest)
+    kernels = cpu.load(target)
+    for added in (None, dyadic(*sigma_delta.arriving(x[:, :1], (H, W), weight, None, window)[0][:, 0].shape,
+                               generator=generator).unsqueeze(1).repeat(1, T, 1, 1)):  # fmt: skip
+        for neurons in (neuron, None):
+            operands = x, (H, W), weight, bias, added, T, neurons, window
+            expected, counts = sigma_delta.sigma_delta(*operands)
+            actual, counted = kernels.sigma_delta(*operands)
+            assert expected.count_nonzero() > 0
+            assert torch.equal(actual, expected) and actual.dtype == expected.dtype
+            assert counted == counts
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generator):
+    """Weights times theta of the sender, over that of the receiver: exact where these are powers of two."""
+    x = torch.randint(-8, 9, (2, 4, 1, 40), generator=generator).to(torch.int8)
+    weight, bias = dyadic(20, 40, generator=generator), dyadic(20, generator=generator)
+    before, after = (2.0 ** torch.randint(-2, 3, (C,), generator=generator) for C in (40, 20))
+    window = ((1, 1), (0, 0), (1, 1), 1)
+    neuron = sigma_delta.SigmaDelta(8, 0.0, torch.full((20,), math.inf))
+    folded = (weight * before / after[:, None])[..., None, None]
+    codes, _ = cpu.load(target).sigma_delta(x, (1, 1), folded, bias / after, None, 4, neuron, window)
+    arrived = (sigma_delta.values_of(x) * before) @ weight.T
+    arrived[:, 0] += bias
+    expected = reference.sigma_delta(arrived.permute(1, 0, 3, 2), 8, theta=after).permute(1, 0, 3, 2)
+    assert codes.any() and torch.equal(sigma_delta.values_of(codes) * after, expected)
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("size", [(1, 1), (9, 5)])
+def test_threads_share_images_and_channels(target, threads, size, generator):
+    x = torch.randint(-8, 9, (3, 3, math.prod(size), 20), generator=generator).to(torch.int8)
+    weight, neuron = torch.randn(200, 20, 1, 1, generator=generator), sigma_delta.SigmaDelta(8, 0.0, torch.ones(200))
+    operands = x, size, weight, None, None, 3, neuron, ((1, 1), (0, 0), (1, 1), 1)
+    kernels, before = cpu.load(target), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone, counts = kernels.sigma_delta(*operands)
+        torch.set_num_threads(threads)
+        together, counted = kernels.sigma_delta(*operands)
+    finally:
+        torch.set_num_threads(before)
+    assert alone.any() and torch.equal(alone, together) and counts == counted

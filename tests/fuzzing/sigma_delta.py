@@ -1,0 +1,90 @@
+"""Sigma-delta neurons behind convolutions of spikes, of values and of a constant input."""
+
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+from proxykernels.kernels import backends, sigma_delta
+
+from . import draw, ways
+from .case import Case, Mismatch, same
+from .convolutions import Convolution
+
+GIVEN = ("spikes", "values", "constant", "nothing")
+WORK = 1 << 23
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmaDelta(Case):
+    T: int = 1
+    N: int = 1
+    c_in: int = 1  # of a group
+    c_out: int = 1  # of a group
+    groups: int = 1
+    size: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    given: str = GIVEN[0]
+    rate: float = 0.5
+    most: int = 1  # units of the largest weight
+    exponents: int = 8
+    fires: bool = True
+    identity: bool = False  # in the place of a ReLU
+    clipped: bool = False
+    bias: bool = False
+    added: bool = False
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "SigmaDelta":
+        sizes = Convolution.draw_linear(random) if random.random() < 0.25 else Convolution.draw_window(random)
+        sizes = {key: value for key, value in sizes.items() if key != "as_linear"}
+        if isinstance(sizes.get("padding"), str):
+            del sizes["padding"]
+        kernel, (height, width) = sizes["kernel_size"], sizes["size"]
+        inputs = sizes["c_in"] * kernel[0] * kernel[1]
+        T, N = random.choice((1, 2, 3, 4, 8, random.randint(1, 20))), draw.samples(random)
+        pixel = sizes["groups"] * sizes["c_out"] * inputs
+        while T * N * height * width * pixel > WORK and T * N * height * width > 1:
+            height, width, T, N = (max(1, n // 2) for n in (height, width, T, N))
+        sizes["size"] = Convolution.image_that_fits(height, width, sizes)
+        most = random.choice((1, 8, 100))
+        return cls(
+            **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
+            most=max(1, min(most, draw.EXACT // (128 * T * (inputs + 2)))), exponents=random.randint(1, 8),
+            fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
+            bias=random.random() < 0.6, added=random.random() < 0.4,
+        )  # fmt: skip
+
+    def check(self) -> bool:
+        g, C_in, C_out = draw.generator(self.seed), self.c_in * self.groups, self.c_out * self.groups
+        window = self.stride, self.padding, self.dilation, self.groups
+        unit = 2.0 ** -((self.most * self.c_in * self.kernel_size[0]).bit_length() // 2)  # so that few are beyond 1
+        weight, bias = draw.whole((C_out, self.c_in, *self.kernel_size), self.most, g) * unit, None
+        if self.bias:
+            bias = draw.whole((C_out,), self.most, g) * unit
+        steps = 1 if self.given == "constant" else self.T
+        x = torch.randint(-8, 9, (self.N, steps, self.size[0] * self.size[1], C_in), generator=g)
+        x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
+        x = x.to(torch.int8) if self.given == "spikes" else x / 128
+        reached, _ = sigma_delta.arriving(x[:, :1], self.size, weight, None, window)
+        added = None
+        if self.added or self.given == "nothing":
+            added = draw.whole((self.N, self.T, *reached.shape[2:]), self.most, g) * unit
+        highest = torch.full((C_out,), torch.inf)
+        if self.clipped:
+            highest = torch.randint(1, 300, (C_out,), generator=g) / 128
+        neuron = sigma_delta.SigmaDelta(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        operands = x, self.size, weight, bias
+        if self.given == "nothing":
+            operands = None, self.size, None, None
+        operands = *operands, added, self.T, neuron if self.fires else None, window
+        expected, counts = sigma_delta.sigma_delta(*operands)
+        with ways.use(self.way, self.threads):
+            actual, counted = backends.cpu_backend().sigma_delta(*operands)
+        same("codes" if self.fires else "what arrives", actual, expected)
+        if counts != counted:
+            raise Mismatch(f"{counted}, expected {counts}")
+        return bool(expected.any())

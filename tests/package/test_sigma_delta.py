@@ -1,0 +1,201 @@
+"""Networks of sigma-delta neurons: conversion and simulation, against a plain step loop and the ReLU network."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.kernels import reference
+from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+
+
+class Residual(nn.Module):
+    """All that conversion makes of others: shortcuts, linear bottlenecks, depthwise and grouped convolutions, ReLU6,
+    normalisation, max and average pooling, concatenation, a leaky ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 12, 3, 2, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6())
+        self.depthwise = nn.Sequential(nn.Conv2d(12, 12, 3, padding=1, groups=12), nn.BatchNorm2d(12), nn.ReLU6())
+        self.bottleneck = nn.Sequential(nn.Conv2d(12, 6, 1, bias=False), nn.BatchNorm2d(6))
+        self.expand = nn.Sequential(nn.Conv2d(6, 12, 1), nn.ReLU6())
+        self.grouped = nn.Conv2d(12, 12, 3, padding=2, dilation=2, groups=3)
+        self.leaky, self.pool = nn.LeakyReLU(0.25), nn.MaxPool2d(2)
+        self.last = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24 * 4, 9), nn.ReLU(), nn.Linear(9, 5))
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.expand(self.bottleneck(self.depthwise(x)))
+        x = torch.relu(self.grouped(x) + x)
+        return self.last(torch.cat([self.pool(x), self.leaky(self.pool(x) - 0.5)], 1))
+
+
+@pytest.fixture
+def nets(generator):
+    ann = Residual()
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.uniform_(module.bias, -0.2, 0.2)
+    return ann.eval(), torch.randn(8, 2, 16, 16, generator=generator)
+
+
+def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
+    """What the last layer's values add up to after each step [T, N, ...], of frames [T, N, ...], by plain torch."""
+    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    values = {"": x - before}
+    for name, layer, sources in net.layers():
+        inputs = [values[source] for source in sources]
+        flat = [part.flatten(0, 1) for part in inputs]
+        if isinstance(layer, SigmaDeltaNeurons):
+            arrived = 0
+            for synapse, part in zip(layer.synapses, flat, strict=True):
+                y = synapse(part).unflatten(0, (T, -1))
+                if getattr(synapse, "bias", None) is not None:
+                    y[1:] -= synapse.bias.view(-1, *[1] * (y.ndim - 3))
+                arrived = arrived + y
+            if layer.fires:
+                highest = torch.inf if layer.limit is None else layer.limit / layer.scale
+                highest = torch.as_tensor(highest).expand(arrived.shape[2])
+                arrived = reference.sigma_delta(arrived, layer.neuron.exponents, highest=highest)
+            values[name] = arrived
+        elif isinstance(layer, pk.RunningMaxPool2d):
+            sums = inputs[0].cumsum(0).flatten(0, 1)
+            most = F.max_pool2d(sums, layer.kernel_size, layer.stride, layer.padding).unflatten(0, (T, -1))
+            values[name] = most - torch.cat([torch.zeros_like(most[:1]), most[:-1]])
+        else:
+            values[name] = layer(tuple(inputs) if len(inputs) > 1 else inputs[0])
+    return values[name].cumsum(0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [False, True])
+def test_simulation_is_the_step_loop(nets, frames, generator):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(4))
+    for parameter in net.parameters():
+        parameter.copy_((parameter * 16).round() / 16)
+    for layer in net.modules():
+        if isinstance(layer, SigmaDeltaNeurons):
+            layer.scale.fill_(1)
+    x = (x * 4).round() / 4
+    sequence = x.expand(5, *x.shape)
+    if frames:
+        moved = torch.randint(-4, 5, (5, *x.shape), generator=generator) / 4
+        x = sequence = torch.where(torch.rand(5, *x.shape, generator=generator) < 0.1, moved, sequence)
+    result = pk.simulate(net, x, 5)
+    assert all(rate > 0 for rate in result.rates.values() if rate == rate)
+    assert torch.equal(result.potentials, step_loop(net, sequence, 5))
+
+
+@torch.no_grad()
+def test_outputs_come_to_those_of_the_relu_network(nets):
+    ann, x = nets
+    expected = ann(x)
+    result = pk.simulate(pk.convert(ann, x, neuron="sigma-delta"), x, 24)
+    errors = (result.potentials - expected).abs().amax((1, 2)) / expected.abs().max()
+    assert errors[0] > 0.05 and errors[7] < 0.03
+    assert torch.equal(result.logits, result.potentials[-1])
+    assert torch.equal(result.potentials[-1], result.potentials[-2])  # settled, and so silent
+
+
+@torch.no_grad()
+def test_a_video_that_stands_still_costs_nothing(nets):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    constant, video = pk.simulate(net, x, 20), pk.simulate(net, x.expand(40, *x.shape).clone(), 40)
+    assert torch.equal(video.potentials[:20], constant.potentials)
+    assert constant.synops.total == video.synops.total > 0
+    assert constant.rates["stem_0"] == 2 * video.rates["stem_0"] > 0
+
+
+@torch.no_grad()
+def test_batches_are_their_samples(nets, monkeypatch):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    whole = pk.simulate(net, x, 4)
+    monkeypatch.setattr("proxykernels.simulation.sigma_delta.BYTES", 1)
+    one_by_one = pk.simulate(net, x, 4)
+    assert torch.equal(whole.potentials, one_by_one.potentials) and whole.rates == one_by_one.rates
+    assert pk.simulate(net, x[:0], 3).potentials.shape == (3, 0, 5)
+
+
+@torch.no_grad()
+def test_operations_are_counted():
+    ann = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU()).eval()
+    net = pk.convert(ann, torch.ones(1, 3), neuron=pk.neurons.SigmaDelta(1))
+    for parameter in net.parameters():
+        parameter.fill_(1)
+    result = pk.simulate(net, torch.ones(1, 3), 6)  # each of the four sends 1 four times
+    assert result.rates == {"0": 4 / 6, "2": 1.0}
+    assert result.synops.multiply_accumulates == {"0": 12, "2": 0}
+    assert result.synops.accumulates == {"0": 0, "2": 4 * 4 * 2}
+    assert "accumulates" in repr(result) and result.state == {} and result.steps.tolist() == [6]
+    assert (result.logits == 6 * net.get_submodule("2").scale).all()
+
+
+@torch.no_grad()
+def test_the_state_dict_is_the_network(nets):
+    ann, x = nets
+    net, other = (pk.convert(ann, part, neuron="sigma-delta") for part in (x, x[:2]))
+    expected = pk.simulate(net, x, 3).potentials
+    assert not torch.equal(pk.simulate(other, x, 3).potentials, expected)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(pk.simulate(other, x, 3).potentials, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neuron": "sigma"}, "neuron must be 'if', 'sigma-delta' or"),
+        ({"neuron": "sigma-delta", "v_init": 0.5}, "v_init is an option for IF neurons"),
+        ({"neuron": "sigma-delta", "method": "max"}, "method is an option for IF neurons"),
+        ({"neuron": "sigma-delta", "share": True}, "share=True is not supported"),
+    ],
+)
+def test_wrong_options_of_convert(options, message, nets):
+    with pytest.raises(ValueError, match=message):
+        pk.convert(*nets, **options)
+
+
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (9, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_wrong_exponents(value, error):
+    with pytest.raises(error, match="exponents must be"):
+        pk.neurons.SigmaDelta(value)
+
+
+def test_what_these_networks_do_not_take(nets):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    unknown = {"chunk": 2, "stop": pk.margin(1), "record": ["stem_0"], "precision": "int8", "state": {"stem_0": []}}
+    for name, value in unknown.items():
+        with pytest.raises(ValueError, match=f"{name} is not supported for networks of sigma-delta"):
+            pk.simulate(net, x, 2, **{name: value})
+    with pytest.raises(TypeError, match="x must be floating point for a network of sigma-delta"):
+        pk.simulate(net, pk.pack(torch.ones(2, 8, 2, 16, 16)), 2)
+    with pytest.raises(ValueError, match="x must be finite"):
+        pk.simulate(net, x / 0, 2)
+    with pytest.raises(ValueError, match="layer stem_0: weight must be finite"):
+        broken = pk.convert(ann, x, neuron="sigma-delta")
+        next(broken.parameters()).data.fill_(torch.nan)
+        pk.simulate(broken, x, 2)
+    with pytest.raises(TypeError, match="what convert returned"):
+        pk.simulate(nn.Sequential(net), x, 2)
+    with pytest.raises(TypeError, match="sigma-delta neurons.* proxykernels.simulate"):
+        net.stem_0(x)
+    for use in (pk.ProxyNet, pk.SurrogateNet):
+        with pytest.raises(ValueError, match="Sigma-delta neurons are for proxykernels.simulate"):
+            use(net, 2)
+    with pytest.raises(TypeError, match="NIR has no node for SigmaDelta"):
+        pk.to_nir(net, x.shape[1:])
+    with pytest.raises(TypeError, match="does not take module stem_0"):
+        pk.compile(net, x)
+    with pytest.raises(ValueError, match="explain is not supported for networks of sigma-delta"):
+        pk.explain(net, x, 2)
+    with pytest.raises(TypeError, match="of IF neurons"):
+        pk.conversion_report(net, x, 2)
+    with pytest.raises(TypeError, match="already"):
+        pk.convert(net, x)
+    with pytest.raises(AttributeError, match="potentials"):
+        _ = pk.simulate(net, x, 2).spikes
