@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...layers import Neurons, SpikingLayer
+from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 
 STEPS = 8  # of the calibration: as good as any for T from 4 to 1024 (docs/convert.md)
@@ -67,7 +68,7 @@ def relu_value(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
     return layer(once if len(once) > 1 else once[0]).squeeze(0)
 
 
-def activation(layer: Neurons, current: Tensor) -> Tensor:
+def activation(layer: Neurons | SigmaDeltaNeurons, current: Tensor) -> Tensor:
     """What the ReLU network makes of a current [N, C, ...], in scales, as the current is."""
     if not layer.neuron.fires:
         return current
