@@ -128,6 +128,8 @@ def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, 
         folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
         way, settings = WAYS[options.neuron][name], chosen[name]
         training = Training(way, settings, options, seed, train_set, total, folder)
+        if training.step > goal:
+            continue  # a row that is lost is not measured anew: its weights are gone
         try:
             training.advance(goal)
         except Breakdown as error:
@@ -236,31 +238,35 @@ def last_step(rows: list[dict], method: str) -> int:
     return min(of_seed.values())
 
 
-def markdown(rows: list[dict], step: int | None = None, T: int = 16) -> list[list[str]]:
-    """A row for each method, after ``step`` training steps, or as many as each has done."""
-    lines = []
-    for method in dict.fromkeys(row["method"] for row in rows):
-        now = last_step(rows, method) if step is None else step
-        read = min(T, *(int(row["T"]) for row in rows if row["method"] == method and int(row["T"]) >= T))
-        cells = [spread(at(rows, method, now, read, column)) for column in (*SHARES, "relu")]
-        if not cells[0]:
-            continue
-        of = next(row for row in rows if row["method"] == method and row["step"] == str(now))
-        seconds = at(rows, method, now, read, "cpu_seconds")
-        lines.append(
-            [method, str(len(seconds)), of["lr"], of["threshold"], str(now), of["epoch"], spread(seconds, 1), *cells]
-        )
-    return lines
-
-
 HEADINGS = ["", "seeds", "lr", "threshold", "steps", "epochs", "CPU s", "strict", "lenient", "potential", "ReLU"]
+
+
+def lines(rows: list[dict], T: int = 16) -> list[list[str]]:
+    """A method's accuracies at T after as many steps as all methods have done, and after as many as it has; in %."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    common = min((last_step(rows, method) for method in methods), default=0)
+    found = []
+    for method in methods:
+        for step in sorted({common, last_step(rows, method)}):
+            shares = [spread(at(rows, method, step, T, column)) for column in (*SHARES, "relu")]
+            seconds = at(rows, method, step, T, "cpu_seconds")
+            about = next(row for row in rows if (row["method"], row["step"]) == (method, str(step)))
+            settings = about["lr"], about["threshold"], str(step), about["epoch"], spread(seconds, 1)
+            found.append([figures.look(method).label, str(len(seconds)), *settings, *shares])
+    return found
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table of docs/paper.md."""
+    table = [HEADINGS, ["---"] * len(HEADINGS), *lines(rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table).replace("|  |", "| |").replace("| --- ", "|---")
 
 
 def show(folder: Path, stem: str) -> None:
     """Print the accuracies of the table."""
     rows = tables.read_csv(folder / f"{stem}.csv")
     if rows:
-        print_table(Console(), "Right at T = 16, held-out images, %", HEADINGS, markdown(rows))
+        print_table(Console(), "Right at T = 16, held-out images, %", HEADINGS, lines(rows))
 
 
 def draw(folder: Path, stem: str) -> None:

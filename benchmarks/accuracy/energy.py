@@ -210,7 +210,27 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _figures(microjoules: str) -> str:
+def summary(rows: list[dict]) -> str:
+    """The converted network with early exit beside the ReLU network with zeros skipped, for docs/paper.md."""
+    lines = ["| | weights | arithmetic and neurons | with memory on chip | with weights in DRAM |", "|---" * 5 + "|"]
+    found = {(row["net"], row["network"], row["precision"]): row for row in rows}
+    for net in sorted({row["net"] for row in rows}, reverse=True):
+        for precision in (FLOAT32.name, INT8.name):
+            ours = found[net, f"{CONVERTED}, early exit", precision]
+            theirs = found[net, f"{RELU}, zeros skipped", precision]
+            cells = []
+            for memory in ((), ("sram_uj",), ("dram_uj",)):
+                spikes, relu = (_joules(row, "arithmetic_uj", "neurons_uj", *memory) for row in (ours, theirs))
+                cells.append(f"{_figures(spikes)} and {_figures(relu)}: {spikes / relu:.2g} times")
+            lines.append(f"| {net} | {precision} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _joules(row: dict, *columns: str) -> float:
+    return sum(float(row[column]) for column in columns)
+
+
+def _figures(microjoules: float | str) -> str:
     """Three figures."""
     value = float(microjoules)
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

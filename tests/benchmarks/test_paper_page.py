@@ -4,6 +4,7 @@ import csv
 import re
 from pathlib import Path
 
+import compare_methods
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
@@ -34,3 +35,9 @@ def test_verdicts_are_in_the_csv():
     proxy, converted = curve("paper")[50], curve("paper_converted")
     assert f"close: {100 * proxy[0]:.2f} % at T = 50; by the paper's count {100 * sum(proxy):.2f} %" in PAGE
     assert f"no: {100 * converted[4][0]:.2f} % at T = 4, {100 * converted[8][0]:.2f} % at T = 8" in PAGE
+
+
+def test_the_table_of_methods_is_that_of_the_csv():
+    path = CHECKOUT / "benchmarks" / "results" / "compare_methods_paper_0.25.csv"
+    table = compare_methods.markdown(list(csv.DictReader(path.open())))
+    assert table in PAGE and table.count("\n") > 4
