@@ -40,4 +40,4 @@ def test_verdicts_are_in_the_csv():
 def test_the_table_of_methods_is_that_of_the_csv():
     path = CHECKOUT / "benchmarks" / "results" / "compare_methods_paper_0.25.csv"
     table = compare_methods.markdown(list(csv.DictReader(path.open())))
-    assert table in PAGE and table.count("\n") > 4
+    assert table in PAGE and table.count("\n") >= 4
