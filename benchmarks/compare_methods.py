@@ -46,6 +46,7 @@ from rich.console import Console
 from torch.utils.data import Dataset, Subset
 from training import data as train_data
 from training.step import Breakdown
+from training.termination import Termination
 
 RESULTS = Path(__file__).parent / "results"
 FIRST_POINTS = (50, 100, 200, 300, 400)  # steps that are measured in the first epoch
@@ -120,35 +121,43 @@ def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, 
     held_out = Subset(held_out, range(min(options.held_out, len(held_out))))
     test_set = Subset(test_set, range(min(options.test, len(test_set))))
     chosen = {name: choose(options, name, train_set, held_out) for name in options.methods}
-    table, measured = options.out / f"{stem_of(options)}.csv", done_points(options)
-    broken: set[tuple[str, int]] = set()
-    for _, seed, name, goal, total in sorted(turns(options, len(train_set))):
-        if (name, seed) in broken or (name, seed, goal) in measured:
-            continue
-        folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
-        way, settings = WAYS[options.neuron][name], chosen[name]
-        training = Training(way, settings, options, seed, train_set, total, folder)
-        if training.step > goal:
-            continue  # a row that is lost is not measured anew: its weights are gone
-        try:
-            training.advance(goal)
-        except Breakdown as error:
-            print(f"{name}, seed {seed}: {error}", file=sys.stderr)
-            broken.add((name, seed))
-            continue
-        splits = {"held-out": held_out} | ({"test": test_set} if goal == total else {})
-        for split, images in splits.items():
-            curve, relu = training.measure(images, sorted({*READ, training.options.T}))
-            about = {
-                "method": name, "seed": seed, "lr": settings.lr, "threshold": settings.threshold,
-                "output_threshold": f"{training.output_threshold:.4g}", "step": goal,
-                "epoch": f"{goal * training.options.batch / len(train_set):.2f}",
-                "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
-                "relu": "" if relu is None else f"{relu:.4f}", "threads": torch.get_num_threads(),
-                "torch": torch.__version__, "commit": commit(),
-            }  # fmt: skip
-            rows = [about | {"T": point.T} | shares(point) for point in curve]
-            tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
+    measured, broken = done_points(options), set()
+    with Termination("the same command goes on from here") as termination:
+        for _, seed, name, goal, total in sorted(turns(options, len(train_set))):
+            if (name, seed) in broken or (name, seed, goal) in measured:
+                continue
+            folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
+            training = Training(WAYS[options.neuron][name], chosen[name], options, seed, train_set, total, folder)
+            if training.step > goal:
+                continue  # a row that is lost is not measured anew: its weights are gone
+            termination.safe = False
+            try:
+                training.advance(goal, termination)
+            except Breakdown as error:
+                print(f"{name}, seed {seed}: {error}", file=sys.stderr)
+                broken.add((name, seed))
+                continue
+            termination.safe = True
+            splits = {"held-out": held_out} | ({"test": test_set} if goal == total else {})
+            add_rows(options, name, seed, training, splits)
+
+
+def add_rows(options: argparse.Namespace, name: str, seed: int, training: Training, splits: dict[str, Dataset]) -> None:
+    """Measure a network as it is now, and add its rows to the table, all at once."""
+    rows = []
+    for split, images in splits.items():
+        curve, relu = training.measure(images, sorted({*READ, training.options.T}))
+        about = {
+            "method": name, "seed": seed, "lr": training.settings.lr, "threshold": training.settings.threshold,
+            "output_threshold": f"{training.output_threshold:.4g}", "step": training.step,
+            "epoch": f"{training.step * training.options.batch / len(training.dataset):.2f}",
+            "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
+            "relu": "" if relu is None else f"{relu:.4f}", "threads": torch.get_num_threads(),
+            "torch": torch.__version__, "commit": commit(),
+        }  # fmt: skip
+        rows += [about | {"T": point.T} | shares(point) for point in curve]
+    table = options.out / f"{stem_of(options)}.csv"
+    tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
 
 
 def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int, str, int, int]]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from training import checkpoint, conversion, loop, rescale
 from training import step as train_step
 from training.methods import COMPARED
+from training.termination import Termination
 
 import proxykernels as pk
 from methods.ways import Settings, Way, make, settings_of
@@ -53,11 +54,11 @@ class Training:
         self.method = COMPARED[name](self.model)
         self.optimizer = train_step.make_optimizer(self.options, self.method, self.settings.lr)
 
-    def advance(self, goal: int) -> None:
-        """Train up to the step ``goal``, with a checkpoint there.
+    def advance(self, goal: int, termination: Termination | None = None) -> None:
+        """Train up to the step ``goal``, with a checkpoint there, or where ``termination`` comes, which ends it.
 
         Raises:
-            Breakdown: training cannot go on.
+            Breakdown: training cannot go on. SystemExit: ``termination`` came.
         """
         start = time.process_time()
         while self.step < goal:
@@ -69,10 +70,16 @@ class Training:
             for shown in bar:
                 self.step += 1
                 bar.set_postfix({key: f"{value:.3g}" for key, value in shown.items()}, refresh=False)
+                if termination is not None and termination.came:
+                    break
             if self.change and self.step == self.change:
                 self.turn_spiking()
+            if termination is not None and termination.came:
+                break
         self.cpu_seconds += time.process_time() - start
         self.save()
+        if termination is not None and termination.came:
+            termination.end()
 
     def learning_rate(self, step: int) -> float:
         """Of a step: the schedule of the options over the steps of its stage."""

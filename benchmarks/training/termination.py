@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 class Termination:
     """SIGTERM or Ctrl-C, within a ``with``: it ends the program at once where that is safe, and else waits to be asked
-    about. A second Ctrl-C does not wait."""
+    about. A second Ctrl-C does not wait. ``how``: to go on, said at the end."""
 
-    def __init__(self):
-        self.came, self.safe = 0, False
+    def __init__(self, how: str = "--resume goes on from here"):
+        self.came, self.safe, self.how = 0, False, how
 
     def __enter__(self) -> "Termination":
         self.before = {number: signal.signal(number, self.take) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -30,5 +30,5 @@ class Termination:
 
     def end(self) -> None:
         """End the program, with the exit status by which a shell knows the signal."""
-        tqdm.write("stopped; --resume goes on from here", file=sys.stderr)
+        tqdm.write(f"stopped; {self.how}", file=sys.stderr)
         raise SystemExit(128 + (self.came or signal.SIGTERM))

@@ -1,7 +1,9 @@
 """compare_methods.py on the shipped images, and the ReLU network that it converts."""
 
 import csv
+import os
 import shutil
+import signal
 
 import compare_methods
 import pytest
@@ -9,6 +11,7 @@ import torch
 from common import data, nets
 from methods import ways
 from training import checkpoint, conversion
+from training import step as train_step
 
 import proxykernels as pk
 
@@ -74,12 +77,26 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
 
 
 @pytest.mark.parametrize("method", ["proxy", "bptt"])
-def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, method):
-    """The same accuracies, and the same weights."""
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, monkeypatch, method):
+    """The same accuracies, and the same weights; stopped at a point, and by Ctrl-C on the way to another."""
     arguments += ["--methods", method, "--tune-steps", "0"]
     whole = [*arguments, "--runs", str(tmp_path / "whole"), "--out", str(tmp_path / "whole")]
     compare_methods.main(whole)
     compare_methods.main([*arguments, "--stop-at", "1"])
+    calls, gradient = [], train_step.gradient
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return gradient(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_step, "gradient", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            compare_methods.main(arguments)
+    assert stop.value.code == 128 + signal.SIGINT and len(calls) == 2  # after three steps of four
+    assert checkpoint.read(tmp_path / "runs" / f"compare_methods_tiny_1/{method}-0")[0]["step"] == 3
     compare_methods.main(arguments)
     place = f"compare_methods_tiny_1/{method}-0"
     one, two = (checkpoint.read(tmp_path / folder / place)[1] for folder in ("whole", "runs"))
