@@ -41,7 +41,7 @@ from common.checkout import commit
 from common.command import command
 from common.printed import new_parser, positive, print_table, shown, some_of, written
 from methods.trained import Training
-from methods.ways import WAYS, Settings
+from methods.ways import WAYS, Settings, settings_of
 from rich.console import Console
 from torch.utils.data import Dataset, Subset
 from training import data as train_data
@@ -163,8 +163,7 @@ def add_rows(options: argparse.Namespace, name: str, seed: int, training: Traini
 def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int, str, int, int]]:
     """(epochs done, seed, method, step, steps of the whole training) of everything to be measured."""
     for seed, name in itertools.product(options.seeds, options.methods):
-        batch = 100 if "authors" in WAYS[options.neuron][name].options else options.batch
-        an_epoch = images // batch
+        an_epoch = images // settings_of(WAYS[options.neuron][name], options, seed).batch
         total = options.epochs * an_epoch
         goals = {*(step for step in FIRST_POINTS if step < an_epoch), *range(an_epoch, total + 1, an_epoch)}
         for goal in goals:

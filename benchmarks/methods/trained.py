@@ -37,6 +37,7 @@ class Training:
         self.step, self.cpu_seconds = 0, 0.0
         self.change = round(way.twin * total)  # the first step of the method, after those of the ReLU network
         self.identity = {"settings": vars(settings), "total": total, "way": repr(way), "width": options.width}
+        self.identity |= {key: getattr(self.options, key) for key in ("net", "T", "batch", "decay", "seed")}
         saved = self.read()
         if saved is None and way.output == "data" and not self.change:
             self.model.train().fit_output_threshold(self.images[:200])

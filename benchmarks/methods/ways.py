@@ -19,7 +19,7 @@ class Way:
 
     Attributes:
         method: of training.methods.COMPARED.
-        options: of train.py, after ``--preset plain``.
+        options: of train.py, after ``--preset plain`` and --T and --batch of the comparison; or a preset, as it is.
         lrs: learning rates to choose from.
         thresholds: to choose from, of the layers but the last.
         output: the last layer's threshold: "data" (ProxyNet.fit_output_threshold, before the first step), "after" (the
@@ -57,7 +57,7 @@ WAYS = {
         "tet": Way("unrolled", THROUGH_TIME, loss="step-cross-entropy", thresholds=(1.0, 0.5), output="after"),
     },
     "lif": {
-        name: Way(method, "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,))
+        name: Way(method, "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), output="same")
         for name, method in (
             ("proxy", "proxy"), ("clipped relu twin", "clipped relu twin"), ("relu twin", "relu twin"),
             ("tandem", "tandem"), ("surrogate", "surrogate"),
@@ -75,10 +75,10 @@ class Settings:
 
 
 def settings_of(way: Way, options: Namespace, seed: int) -> Namespace:
-    """train.py's options of a way; what --T and --batch of the comparison say holds unless the way has its own."""
-    given = f"--preset plain --T {options.T} {way.options} --net {options.net} --seed {seed}"
-    if "authors" not in way.options:
-        given += f" --batch {options.batch}"
+    """train.py's options of a way."""
+    given = f"{way.options} --net {options.net} --seed {seed}"
+    if "--preset" not in way.options:  # which says what its authors took
+        given = f"--preset plain --T {options.T} --batch {options.batch} {given}"
     if "--neuron lif" in way.options:
         given += f" --decay {options.decay}"
     parsed = train_options.parse(shlex.split(given))

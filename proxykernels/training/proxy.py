@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from .. import checks
 from ..layers import Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
+from ..neurons import IFNeuron
 from ..sequences import is_sequence, mean_over_time
 from ..simulation.early_exit import samples
 from ..simulation.prepared_network import replace_neurons
@@ -214,16 +215,19 @@ class ProxyNet(nn.Module):
             rate: spikes a step, above 0, at most 1.
 
         Raises:
-            TypeError, ValueError: ``rate`` is not within (0, 1]; or the last layer's threshold is one value a channel,
-                it never fires, or its highest currents are not positive.
+            TypeError, ValueError: ``rate`` is not within (0, 1]; or the last layer has no IF neurons with one number as
+                their threshold, or its highest currents are not positive.
         """
         if isinstance(rate, bool) or not isinstance(rate, Real):
             raise TypeError(f"rate must be a number, got {rate!r}")
         if not 0 < rate <= 1:
             raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
         layer: Any = self.net.get_submodule(self._last)
-        if not layer.neuron.fires or isinstance(layer.v_threshold, Tensor):
-            raise ValueError(f"layer {self._last} must fire and have one number as v_threshold, got {layer.neuron}")
+        if type(layer.neuron) is not IFNeuron or isinstance(layer.v_threshold, Tensor):
+            raise ValueError(
+                f"layer {self._last} must have IF neurons with one number as v_threshold, got {layer.neuron}; set its "
+                "v_threshold yourself"
+            )
         net = replace_neurons(self.net, self._silence_last)
         result = run(net, x, self.T, batch_statistics=self._batch_statistics, with_synops=False)
         highest = result.state[self._last][0].amax(1).mean().item() / self.T

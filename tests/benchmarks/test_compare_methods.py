@@ -11,6 +11,7 @@ import torch
 from common import data, nets
 from methods import ways
 from training import checkpoint, conversion
+from training import options as train_options
 from training import step as train_step
 
 import proxykernels as pk
@@ -138,3 +139,14 @@ def test_bad_input_is_named(arguments, capsys, options, message):
         compare_methods.main([*arguments, *options.split()])
     said = capsys.readouterr().err.replace("'", "")  # with which argparse quotes choices before Python 3.12
     assert message in f"{stop.value.code} {said}"
+
+
+def test_the_authors_recipe_is_the_preset():
+    """Whatever the comparison asks of the others."""
+    options = compare_methods.parse_options(["--T", "8", "--batch", "7"])
+    theirs = ways.settings_of(ways.WAYS["if"][ways.AUTHORS], options, 3)
+    preset = train_options.parse("--preset authors-fashion --seed 3".split())
+    assert theirs == preset and (theirs.T, theirs.batch, theirs.threshold, theirs.lr) == (15, 100, 2.0, 1e-4)
+    others = ways.settings_of(ways.WAYS["if"]["proxy"], options, 3)
+    assert (others.T, others.batch, others.reset) == (8, 7, "soft")
+    assert ways.settings_of(ways.WAYS["if"]["tet"], options, 3).T == 4

@@ -154,3 +154,9 @@ def test_output_threshold_says_what_does_not_fit(rate, weight, error, message):
     with pytest.raises(error, match=message):
         pk.ProxyNet(net, 4).fit_output_threshold(torch.ones(5, 3), rate)
     assert net[0].v_threshold == 1.0
+
+
+def test_output_threshold_is_of_neurons_that_integrate_and_fire():
+    leaky = nn.Sequential(pk.FusedLIFLinear(3, 2, decay=0.5))
+    with pytest.raises(ValueError, match="layer 0 must have IF neurons with one number as v_threshold, got LIFNeuron"):
+        pk.ProxyNet(leaky, 4).fit_output_threshold(torch.ones(5, 3))
