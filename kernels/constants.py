@@ -31,17 +31,25 @@ _block: ContextVar[_Block | None] = ContextVar("block", default=None)
 
 
 @contextmanager
-def unchanging(*inputs: Tensor) -> Iterator[None]:
-    """In the block neither parameters nor ``inputs`` change."""
-    token = _block.set(_Block({x.untyped_storage().data_ptr() for x in inputs}))
+def unchanging(*inputs: Tensor) -> Iterator[_Block]:
+    """In the block neither parameters nor ``inputs`` change. What is made in it lives as long as what this gives."""
+    block = _Block({x.untyped_storage().data_ptr() for x in inputs})
+    token = _block.set(block)
     try:
-        yield
+        yield block
     finally:
         _block.reset(token)
 
 
 def _open() -> _Block | None:
     return None if torch.compiler.is_compiling() else _block.get()
+
+
+def hold(x: Tensor) -> None:
+    """Note in an open block that x does not change either."""
+    block = _open()
+    if block is not None:
+        block.memory.add(x.untyped_storage().data_ptr())
 
 
 def include(x: Tensor) -> bool:

@@ -93,7 +93,8 @@ from .conversion.nir.from_nir import from_nir  # noqa: E402
 from .conversion.nir.to_nir import to_nir  # noqa: E402
 from .conversion.relu.convert import convert  # noqa: E402
 from .conversion.relu.report import conversion_report  # noqa: E402
-from .engine.engine import Engine, compile, load  # noqa: E402
+from .engine.compiling import compile  # noqa: E402
+from .engine.engine import Engine, load  # noqa: E402
 from .engine.events import events  # noqa: E402
 from .engine.stream import Stream  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402

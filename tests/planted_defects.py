@@ -134,8 +134,8 @@ DEFECTS = {
     ),
     "Triton neurons: the second state": Defect(
         "kernels/gpu/neurons.py",
-        "(_reset(spike, h, neuron[0], loaded[0]), adapted)",
-        "(_reset(spike, h, neuron[0], loaded[0]), state[1])",
+        "(_reset(margin, h, neuron[0], h - loaded[0]), adapted)",
+        "(_reset(margin, h, neuron[0], h - loaded[0]), state[1])",
         "tests/gpu/test_triton_neurons.py",
     ),
     "Triton convolution: the border": Defect(

@@ -1,14 +1,14 @@
-"""Compile every Triton kernel in every variant that layers use, with no GPU, and print what each takes.
+"""Compile every Triton kernel, with no GPU, and print what each takes.
 
     python benchmarks/gpu_speed.py compile
-    python benchmarks/gpu_speed.py compile --quick
+    python benchmarks/gpu_speed.py compile --all
 
 For NVIDIA's sm_80, 86, 89, 90, 100 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers, spills,
-shared memory, tensor-core instructions and layout conversions. Writes benchmarks/results/compile_report.csv, where the
-rows of other versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills
-registers in its main loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor
-cores, or stores every block of a pipelined loop in one slot; on sm_80 and sm_90 also if a multiprocessor holds one
-program only, or a main loop is longer than it was.
+shared memory, tensor-core instructions and layout conversions. Without --all of each kernel the most important
+variants. Writes benchmarks/results/compile_report.csv, where the rows of other versions of Triton stay. Ends with
+status 1, naming the variants, if one does not compile, spills registers in its main loop (or many elsewhere), needs
+more shared memory than its target has, multiplies without tensor cores, or stores every block of a pipelined loop in
+one slot; on sm_80 and sm_90 also if a multiprocessor holds one program only, or a main loop is longer than it was.
 The compilation runs in a child process without Triton's interpreter, so TRITON_INTERPRET may be set or not.
 """
 
@@ -27,37 +27,40 @@ from gpu.variants import QUICK, VARIANTS
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
 COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
-# Registers a thread; spills, and those of them in the main loop; shared memory; tensor-core instructions; conversions
-# of layouts.
-HEADINGS = ["", "regs", "spills", "in\nloop", "shared\nbytes", "ten-\nsor", "lay-\nout"]
 
 
 def run(options: argparse.Namespace) -> None:
     if find_spec("triton") is None:
         sys.exit("compiling the Triton kernels needs: pip install triton")
-    variants = QUICK if options.quick else VARIANTS
+    variants = VARIANTS if options.all else QUICK
     try:
         with tqdm(compile_in_child(variants), total=len(variants), unit="variant", leave=False, disable=None) as bar:
-            records = []
-            for record in bar:
-                records.append(record)
-                bar.set_postfix_str(record["variant"])
+            records = list(bar)
     except RuntimeError as error:
         sys.exit(str(error))
-    rows = [to_row(record) for record in records]
-    console = Console()
-    print_table(console, rows)
+    rows, console = [to_row(record) for record in records], Console()
+    for target in dict.fromkeys(row["target"] for row in rows):
+        mine = [row for row in rows if row["target"] == target]
+        lines = [
+            [f"{row['kernel']}/{row['variant']}", *(str(row[name]) for name in [*MEASURES, "note"])] for row in mine
+        ]
+        printed.print_table(console, f"{target}, Triton {mine[0]['triton']}", ["", *MEASURES, ""], lines)
     others = [row for row in read_csv(options.out) if row["triton"] != rows[0]["triton"]]
     try:
         write_csv(options.out, COLUMNS, others + rows)
     except OSError as error:
         sys.exit(f"cannot write {options.out}: {error.strerror}")
     console.print(str(options.out), soft_wrap=True)
-    finish(console, records)
+    at_fault = {record["variant"]: faults(record) for record in records if faults(record)}
+    if at_fault:
+        lines = "\n".join(f"  {variant}: {'; '.join(found)}" for variant, found in at_fault.items())
+        sys.exit(f"{len(at_fault)} of {len(records)} variants at fault:\n{lines}")
+    compiled = sum("absent" not in record for record in records)
+    console.print(f"{compiled} variants compiled: no spills in a main loop, and tensor cores in every product.")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} of the {len(VARIANTS)} variants")
+    parser.add_argument("--all", action="store_true", help=f"{len(VARIANTS)} variants, in place of {len(QUICK)}")
     default = Path(__file__).parents[1] / "results" / "compile_report.csv"
     parser.add_argument("--out", type=Path, default=default, help="the CSV file")
 
@@ -73,27 +76,3 @@ def to_row(record: dict) -> dict:
         "note": record.get("absent") or "; ".join(faults(record)),
         "triton": record["triton"],
     }
-
-
-def print_table(console: Console, rows: list[dict]) -> None:
-    """A table for each kernel and target."""
-    for kernel, target in dict.fromkeys((row["kernel"], row["target"]) for row in rows):
-        mine = [row for row in rows if (row["kernel"], row["target"]) == (kernel, target)]
-        lines = [[row["variant"], *(str(row[measure]) for measure in MEASURES)] for row in mine]
-        printed.print_table(console, f"{kernel} for {target}, Triton {mine[0]['triton']}", HEADINGS, lines)
-        for row in mine:
-            if row["note"]:
-                console.print(f"{row['variant']}: {row['note']}")
-
-
-def finish(console: Console, records: list[dict]) -> None:
-    """Say how it went, and end with status 1 if a variant is at fault."""
-    absent = {record["variant"].split("/")[1]: record["absent"] for record in records if "absent" in record}
-    for target, reason in absent.items():
-        console.print(f"{target} is left out: {reason}")
-    at_fault = {record["variant"]: faults(record) for record in records if faults(record)}
-    if at_fault:
-        lines = "\n".join(f"  {variant}: {'; '.join(found)}" for variant, found in at_fault.items())
-        sys.exit(f"{len(at_fault)} of {len(records)} variants at fault:\n{lines}")
-    compiled = sum("absent" not in record for record in records)
-    console.print(f"{compiled} variants compiled: no spills in a main loop, and tensor cores in every product.")

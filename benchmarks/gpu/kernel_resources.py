@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, main_loop, programs
+from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, main_loop, programs
 
 
 class Target(NamedTuple):
@@ -47,12 +47,12 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     """What a kernel that triton.compile gave takes.
 
     registers (of a thread), spilled (NVIDIA: bytes of a thread's stack and local memory; AMD: registers), loop_spills
-    (see :func:`loop_spills`; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
+    (in the main loop; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
     of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
     loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`).
 
-    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, instructions, fused_or_flushed (of
-    floats) and loop (a main_loop.MainLoop as a dict, or None).
+    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats) and loop (a
+    main_loop.MainLoop as a dict, or None).
     """
     in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
@@ -72,8 +72,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
             code_of_gpu = {
                 "programs": programs(name, int(registers), compiled.metadata.shared, compiled.metadata.num_warps),
                 "num_warps": compiled.metadata.num_warps,
-                "instructions": len(re.findall(r"/\*[0-9a-f]{4,}\*/\s+\S", code)),
-                "fused_or_flushed": fused_or_flushed(code),
+                "fused_or_flushed": fused_or_flushed(code, compiled.asm["ttgir"], 32 * compiled.metadata.num_warps),
                 "loop": loop and asdict(loop),
             }
     return code_of_gpu | {
@@ -88,27 +87,6 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
         ),
         "one_slot_stores": one_slot_stores(compiled.asm["ttgir"]),
     }
-
-
-def loop_spills(sass: str, tensor_core: str) -> int | None:
-    """The loads and stores of local memory in the main loop: the innermost loops of tensor-core instructions.
-
-    A loop is what lies between a jump backwards and its destination. None if there is no tensor-core instruction; the
-    whole program counts as a loop if an instruction lies in none.
-    """
-    lines = [(int(place, 16), code) for place, code in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?;)", sass)]
-    jumps = [(re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", code), place) for place, code in lines]
-    loops = [(int(jump[1], 16), place) for jump, place in jumps if jump and int(jump[1], 16) <= place]
-    loops.append((0, len(sass)))
-    main = {
-        min((loop for loop in loops if loop[0] <= place <= loop[1]), key=lambda loop: loop[1] - loop[0])
-        for place, code in lines
-        if re.search(tensor_core, code)
-    }
-    if not main:
-        return None
-    spills = [place for place, code in lines if re.search(r"\b(?:STL|LDL)\b", code)]
-    return sum(any(first <= place <= last for first, last in main) for place in spills)
 
 
 def one_slot_stores(ttgir: str) -> int:

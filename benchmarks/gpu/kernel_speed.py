@@ -26,68 +26,29 @@ class Sizes(NamedTuple):
 
 
 @torch.no_grad()
-def kernels(device: torch.device, sizes: Sizes, card: str, time: Callable[[Callable[[], object]], float]) -> Iterator:
+def kernels(device: torch.device, sizes: Sizes, time: Callable[[Callable[[], object]], float]) -> Iterator[dict]:
     """A row for each figure. ``limit``: the card's own speed in the same unit, and ``share`` of it.
 
-    ``effective``: TFLOP/s of the dense convolution that the executed products stand for. ``predicted``: ``value`` by
-    time_model.py. ``card``: the name in cards.py, or "". ``time``: ms that a call takes.
+    ``effective``: TFLOP/s of the dense convolution that the executed products stand for. ``time``: ms of a call.
     """
     copy = copy_speed(device, sizes.copy, time)
     yield figure("copy", copy, "GB/s")
-    yield figure("IF scan", scan_speed(device, sizes.scan, time), "GB/s", copy, predicted=predicted_bandwidth(card))
+    yield figure("IF scan", scan_speed(device, sizes.scan, time), "GB/s", copy)
     peaks = {}
     for kind in ("float16", "int8"):
         peaks[kind] = matrix_speed(device, sizes.matrix, kind, time)
         yield figure(f"matrix product, {kind}", peaks[kind], "TFLOP/s")
-    predicted = predicted_convolutions(card, sizes.conv)
     C, size = sizes.conv[2:]
     for kind, products in WEIGHTS.items():
         name = f"conv {C}->{C} 3x3 at {size}x{size}, {kind} weights"
         effective = convolution_speed(device, sizes.conv, kind, time)
-        peak = peaks[PEAK_OF[kind]]
-        expected = products * predicted[kind] if kind in predicted else ""
-        yield figure(name, products * effective, "TFLOP/s", peak, effective, expected)
+        yield figure(name, products * effective, "TFLOP/s", peaks[PEAK_OF[kind]], effective)
 
 
-def figure(
-    name: str,
-    value: float,
-    unit: str,
-    limit: float | str = "",
-    effective: float | str = "",
-    predicted: float | str = "",
-) -> dict:
-    columns = {"limit": limit, "share": "", "effective": effective, "predicted": predicted}
-    if not isinstance(limit, str):
-        columns["share"] = round(value / limit, 3)
-    rounded = {name: x if isinstance(x, str) or name == "share" else round(x, 1) for name, x in columns.items()}
-    return {"figure": name, "value": round(value, 1), "unit": unit, **rounded}
-
-
-def predicted_bandwidth(card: str) -> float | str:
-    """GB/s of memory that the model has for the card; "" for one that it does not know."""
-    from gpu.cards import CARDS
-
-    return CARDS[card].memory / 1e9 if card else ""
-
-
-def predicted_convolutions(card: str, shape: tuple[int, int, int, int]) -> dict[str, float]:
-    """Effective TFLOP/s of the convolution by the model, for each kind of weights; {} for a card that it does not know.
-
-    The kernels are compiled once more for that, in a process of its own.
-    """
-    if not card:
-        return {}
-    from gpu.cards import CARDS
-    from gpu.time_model import WEIGHTS, Layer, compiled, layer_seconds
-
-    T, N, C, size = shape
-    layer = Layer("conv", size**2, size**2, C, C, 3)
-    launches = [(layer, N, CARDS[card], kind) for kind in WEIGHTS]
-    return {
-        kind: flops(shape) / max(layer_seconds(layer, kernel, N, T, CARDS[card]).values()) / 1e12
-        for (*_, kind), kernel in compiled(launches)
-    }
+def figure(name: str, value: float, unit: str, limit: float | None = None, effective: float | None = None) -> dict:
+    rounded = {"value": value, "limit": limit, "effective": effective}
+    row = {"figure": name, "unit": unit, "share": "" if limit is None else round(value / limit, 3)}
+    return row | {key: "" if number is None else round(number, 1) for key, number in rounded.items()}
 
 
 def flops(shape: tuple[int, int, int, int]) -> int:

@@ -12,6 +12,7 @@ of shared memory meet no bank conflict: the emulator, which knows addresses, cou
 import re
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 from typing import NamedTuple
 
 
@@ -48,6 +49,7 @@ class MainLoop:
         instructions: all. tensor_core, barriers, async_copies: instructions of these kinds.
         short_stores: stores of 2 bytes to shared memory. conversions: of numbers, and reciprocals, as divisions take.
         integer: on the integer lanes. shared_bytes: that a warp's loads and stores move in shared memory.
+        turn: outside of it, once in 32 steps: in the loop around it. once: of a program, outside of both.
     """
 
     instructions: int
@@ -58,6 +60,8 @@ class MainLoop:
     conversions: int
     integer: int
     shared_bytes: int
+    turn: int = 0
+    once: int = 0
 
     def cycles(self, num_warps: int, tensor: float, operand_bytes: int) -> dict[str, float]:
         """Clocks of a multiprocessor for one pass of a program, by unit.
@@ -77,21 +81,27 @@ class MainLoop:
 
 def main_loop(sass: str, tensor_core: str) -> MainLoop | None:
     """The largest innermost loop with ``tensor_core`` instructions (a regular expression); None if there is none."""
-    loops = innermost_loops(sass, tensor_core)
-    if not loops:
+    code, loops = _read(sass)
+    main = innermost_loops(sass, tensor_core)
+    if not main:
         return None
-    loop = max(loops, key=len)
-    names = [re.sub(r"^@!?U?P\w+\s+", "", code).split(" ")[0].rstrip(";") for code in loop]
+    first, last = max(main, key=lambda loop: loop[1] - loop[0])
+    around = min((loop[1] - loop[0] for loop in loops if loop[0] < first and last < loop[1]), default=last - first)
+    loop = code[first : last + 1]
+    runs = [line for line in loop if not line.startswith("@!PT")]  # which never does: it is there for its place
+    names = [re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0].rstrip(";") for line in runs]
     count = Counter(name.split(".")[0] for name in names)
     return MainLoop(
         instructions=len(loop),
-        tensor_core=sum(bool(re.search(tensor_core, code)) for code in loop),
+        tensor_core=sum(bool(re.search(tensor_core, line)) for line in loop),
         barriers=count["BAR"] + count["WARPSYNC"],
         async_copies=count["LDGSTS"] + count["UBLKCP"] + count["UTMALDG"],
         short_stores=sum(name.startswith(("STS.U16", "STS.S16", "STS.U8", "STS.S8")) for name in names),
         conversions=sum(count[name] for name in ("MUFU", "I2F", "F2I", "I2FP", "F2F", "F2FP")),
         integer=sum(not re.match(NO_ARITHMETIC, name) for name in names),
         shared_bytes=sum(map(_shared_bytes, names)),
+        turn=around - (last - first),
+        once=len(code) - (around + 1),
     )
 
 
@@ -105,17 +115,31 @@ def _shared_bytes(name: str) -> int:
     return 0
 
 
-def innermost_loops(sass: str, tensor_core: str) -> list[list[str]]:
-    """The instructions of each innermost loop, from a jump's destination to the jump, with tensor-core instructions."""
-    lines = [(int(place, 16), code) for place, code in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?;)", sass)]
-    jumps = [(re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", code), place) for place, code in lines]
-    loops = [(int(jump[1], 16), place) for jump, place in jumps if jump and int(jump[1], 16) < place]
-    main = set()
-    for place, code in lines:
-        around = [loop for loop in loops if loop[0] <= place <= loop[1]]
-        if around and re.search(tensor_core, code):
-            main.add(min(around, key=lambda loop: loop[1] - loop[0]))
-    return [[code for place, code in lines if first <= place <= last] for first, last in main]
+def innermost_loops(sass: str, tensor_core: str) -> set[tuple[int, int]]:
+    """The first and the last instruction of each innermost loop with tensor-core instructions, by their numbers; those
+    of the whole program for instructions that are in no loop."""
+    code, loops = _read(sass)
+    loops.append((0, len(code) - 1))
+    products = [place for place, line in enumerate(code) if re.search(tensor_core, line)]
+    around = ([loop for loop in loops if loop[0] <= place <= loop[1]] for place in products)
+    return {min(mine, key=lambda loop: loop[1] - loop[0]) for mine in around}
+
+
+def loop_spills(sass: str, tensor_core: str) -> int | None:
+    """The loads and stores of local memory in main loops, the innermost ones; None without tensor-core instructions."""
+    code, _ = _read(sass)
+    main = innermost_loops(sass, tensor_core)
+    spills = [place for place, line in enumerate(code) if re.search(r"\b(?:STL|LDL)\b", line)]
+    return sum(any(first <= place <= last for first, last in main) for place in spills) if main else None
+
+
+def _read(sass: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The instructions; and the first and last of each loop, a jump's destination and the jump, by their numbers."""
+    lines = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S.*?;)", sass)
+    numbers = {int(place, 16): number for number, (place, _) in enumerate(lines)}
+    jumps = [(re.search(r"\bBRA\b.*?\b0x([0-9a-f]+)", code), number) for number, (_, code) in enumerate(lines)]
+    loops = [(numbers.get(int(jump[1], 16), number), number) for jump, number in jumps if jump]
+    return [code for _, code in lines], [(first, last) for first, last in loops if first < last]
 
 
 def programs(target: str, registers: int, shared: int, num_warps: int) -> int:
@@ -130,7 +154,11 @@ def programs(target: str, registers: int, shared: int, num_warps: int) -> int:
     )
 
 
-def fused_or_flushed(sass: str) -> int:
-    """Float instructions that IEEE's steps have not: fused multiply-adds, and those that flush small numbers to 0."""
+def fused_or_flushed(sass: str, ttgir: str, threads: int) -> int:
+    """Float instructions that nobody asked for: fused multiply-adds, but for those of the source, which Triton's GPU IR
+    has; and those that flush small numbers to 0."""
     names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+)", sass)
-    return sum(bool(re.match(r"FFMA|F(ADD|MUL|SET|SETP|MNMX)\S*\.FTZ", name)) for name in names)
+    shapes = re.findall(r"\bmath\.fma\b.*: tensor<([\dx]+)xf32", ttgir)
+    asked = sum(max(1, prod(map(int, shape.split("x"))) // threads) for shape in shapes)
+    fused = sum(name.startswith("FFMA") for name in names)
+    return max(0, fused - asked) + sum(bool(re.match(r"F(ADD|MUL|SET|SETP|MNMX|FMA)\S*\.FTZ", name)) for name in names)

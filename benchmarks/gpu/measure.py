@@ -7,22 +7,23 @@
    kernels bit for bit (gpu/self_check.py).
 2. `pytest -m gpu --quick`, ten minutes at most.
 3. The kernels alone: the IF scan's bytes a second beside those of a copy, the FLOPs a second of the fused 128 -> 128
-   convolution beside those of a large matrix product, and what gpu/time_model.py predicts where it knows the card.
+   convolution beside those of a large matrix product.
 4. `sim_speed.py --device cuda --net paper --batch 128 --T 64,512`: the paper's network against every rival that runs;
    512 steps, because only then chunks are replayed as CUDA graphs. Then one image, 64 and 512 steps.
 
 Nothing ends it early: what fails is named, and rows that were measured after a failure are marked as not trusted. Each
-row is written as soon as it is measured, with the card's clock and power. All that came of it is in one archive:
+row is written as soon as it is measured, with its time; clocks.csv has the card's clocks and power all the while. All
+that came of it is in one archive:
 gpu_speed.csv, sim_speed.csv, clocks.csv, junit.xml, versions.txt, nvidia-smi.txt and log.txt.
 """
 
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,15 +32,14 @@ from common import printed
 from common.tables import read_csv
 from rich.console import Console
 
-from gpu import cards
-
 ROOT = Path(__file__).parents[2]
-COLUMNS = ["date", "commit", "device", "card", "torch", "triton", "proxykernels", "figure", "value", "unit", "limit"]
-COLUMNS += ["share", "effective", "predicted", "sm_mhz", "watts", "trusted"]
+COLUMNS = ["date", "commit", "device", "torch", "triton", "proxykernels", "figure", "value", "unit", "limit"]
+COLUMNS += ["share", "effective", "trusted"]
 NETWORKS = [["--net", "paper", "--batch", batch, "--T", "64,512"] for batch in ("128", "1")]  # of sim_speed.py
 LIMITS_S = {"self-check": 300.0, "tests": 600.0, "kernels": 900.0, "network": 3600.0}  # compilations among them
 PARTS = list(LIMITS_S)
 CSV = "gpu_speed.csv"
+SAMPLE_MS, REASONS = 100, "clocks_throttle_reasons.active"  # between two looks at the clocks, and why they are low
 
 
 def run(options: argparse.Namespace) -> None:
@@ -52,21 +52,20 @@ def run(options: argparse.Namespace) -> None:
     device = torch.device("cuda")
     properties = torch.cuda.get_device_properties(device)
     name = torch.cuda.get_device_name(device)
-    card = cards.known(name, properties.multi_processor_count)
-    folder = options.out / f"{(card or name).replace(' ', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = options.out / f"{name.replace(' ', '-')}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True)
     console = Console()
-    console.print(f"{name} ({card or 'no card that the model knows'}), torch {torch.__version__}; to {folder}")
-    (folder / "versions.txt").write_text(versions(name, card))
+    console.print(f"{name}, torch {torch.__version__}; to {folder}")
+    (folder / "versions.txt").write_text(versions())
     (folder / "nvidia-smi.txt").write_text(output_of("nvidia-smi", "-q") + output_of("nvidia-smi", "topo", "-m"))
     failures: list[str] = []
-    with cards.sampled(folder / "clocks.csv", f"GPU-{properties.uuid}"):
+    with sampled(folder / "clocks.csv", f"GPU-{properties.uuid}"):
         for part in PARTS:
             console.print(f"{part} ...")
             failures += run_part(part, folder, failures, options)
             console.print("\n".join(f"  {failure}" for failure in failures) or "  as it should be")
     print_table(name, read_csv(folder / CSV))
-    archive = pack(folder)
+    archive = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
     console.print(f"Not trusted: {'; '.join(failures)}" if failures else "All checks passed.")
     console.print(f"Please send us {archive}", soft_wrap=True)
     sys.exit(1 if failures else 0)
@@ -95,21 +94,15 @@ def networks(weights: Path | None, out: Path) -> list[list[str]]:
 
 def run_part(part: str, folder: Path, failures: list[str], options: argparse.Namespace) -> list[str]:
     """What is wrong after a part of PARTS, in words; its output is added to log.txt."""
-    arguments = [
-        "part",
-        part,
-        "--folder",
-        str(folder),
-        "--trusted",
-        "no: " + "; ".join(failures) if failures else "yes",
-    ]
+    trusted = "no: " + "; ".join(failures) if failures else "yes"
+    arguments = ["part", part, "--folder", str(folder), "--trusted", trusted]
     arguments += ["--weights", str(options.weights)] if options.weights else []
     try:
         status = in_child(arguments, folder / "log.txt", LIMITS_S[part])
     except subprocess.TimeoutExpired:
         return [f"{part} took more than {LIMITS_S[part]:.0f} s"]
-    wrong = [f"{row['figure']}: wrong in {row['value']} {row['unit']}" for row in self_checks(folder) if wrong_in(row)]
-    found = wrong if part == "self-check" else []
+    checks = [row for row in read_csv(folder / CSV) if row["figure"].startswith("self-check") and part == "self-check"]
+    found = [f"{row['figure']}: wrong in {row['value']} {row['unit']}" for row in checks if float(row["value"]) > 0]
     return found + ([f"{part} ended with status {status} (log.txt)"] if status and not found else [])
 
 
@@ -120,35 +113,33 @@ def in_child(arguments: list[str], log: Path, limit_s: float) -> int:
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s).returncode
 
 
-def self_checks(folder: Path) -> list[dict[str, str]]:
-    return [row for row in read_csv(folder / CSV) if row["figure"].startswith("self-check")]
+@contextmanager
+def sampled(path: Path, uuid: str) -> Iterator[None]:
+    """Have nvidia-smi, where it is, write clocks, power and temperature of a card to ``path`` during the block."""
+    query = ",".join(("timestamp", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", REASONS))
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,nounits", f"--id={uuid}", f"--loop-ms={SAMPLE_MS}"]
+    with path.open("w") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=file) if shutil.which("nvidia-smi") else None
+        try:
+            yield
+        finally:
+            if child is not None:
+                child.terminate()
+                child.wait()
 
 
-def wrong_in(row: dict[str, str]) -> bool:
-    return float(row["value"]) > 0
-
-
-# What is known of the machine
-
-
-def versions(name: str, card: str) -> str:
-    import torch
+def versions() -> str:
+    """Of all software that takes part, and the commit."""
     from common.checkout import commit
+    from torch.utils.collect_env import get_pretty_env_info
 
-    lines = {
-        "device": name,
-        "card": card or "unknown to the model",
-        "commit": commit(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": f"{torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}",
-        "triton": version_of("triton"),
-        "spikingjelly": version_of("spikingjelly"),
-        "driver": output_of("nvidia-smi", "--query-gpu=name,driver_version,power.limit,pci.bus_id", "--format=csv"),
-        "ptxas": ptxas(),
-        "gcc": output_of("gcc", "--version"),
-    }
-    return "".join(f"{key}: {text.strip()}\n" for key, text in lines.items())
+    try:
+        import triton
+
+        ptxas = output_of(triton.knobs.nvidia.ptxas.path, "--version")
+    except Exception as error:  # no Triton, or one without it: the archive says so
+        ptxas = f"{type(error).__name__}: {error}"
+    return f"commit: {commit()}\n\n{ptxas}\n{get_pretty_env_info()}\n"
 
 
 def version_of(package: str) -> str:
@@ -158,16 +149,6 @@ def version_of(package: str) -> str:
         return "absent"
 
 
-def ptxas() -> str:
-    """The version of the assembler that Triton carries."""
-    try:
-        import triton
-
-        return output_of(triton.knobs.nvidia.ptxas.path, "--version")
-    except Exception as error:  # no Triton, or one without it: the archive says so
-        return f"{type(error).__name__}: {error}"
-
-
 def output_of(*command: str) -> str:
     """What a command prints, or why there is nothing."""
     if shutil.which(command[0]) is None:
@@ -175,23 +156,7 @@ def output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"LC_ALL": "C"}).stdout
 
 
-def pack(folder: Path) -> Path:
-    """The folder's archive, beside it."""
-    archive = folder.with_suffix(".zip")
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in sorted(folder.iterdir()):
-            file.write(path, f"{folder.name}/{path.name}")
-    return archive
-
-
 def print_table(device: str, rows: list[dict]) -> None:
-    shown = ["limit", "share", "effective", "predicted", "sm_mhz", "watts", "trusted"]
-    lines = [
-        [
-            row["figure"],
-            f"{row['value']} {row['unit']}",
-            *(row[name][: 3 if name == "trusted" else None] for name in shown),
-        ]
-        for row in rows
-    ]
-    printed.print_table(Console(), device, ["", "measured", "of", *shown[1:]], lines)
+    shown = ["figure", "value", "unit", "limit", "share", "effective", "trusted"]
+    lines = [[row[name] for name in shown[:-1]] + [row["trusted"].partition(":")[0]] for row in rows]
+    printed.print_table(Console(), device, ["", "measured", "", "of", *shown[4:]], lines)

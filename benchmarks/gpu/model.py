@@ -5,9 +5,9 @@
 
 Compiles the convolution as it is launched for each layer and batch, and writes its registers, programs on a
 multiprocessor, instructions, and clocks of a pass by unit; then, for each batch, number of steps and kind of weights,
-modelled milliseconds, and those of a network that runs layer by layer, all steps at once, in cuDNN and a scan, as CUDA
-graphs (gpu/time_model.py and gpu/rival_model.py have the models and their assumptions). Writes gpu_model.csv and
-gpu_model_kernels.csv in benchmarks/results.
+modelled milliseconds of pk.compile's graph, and those of a network that runs layer by layer, all steps at once, in
+cuDNN and a scan, as CUDA graphs (time_model.py and rival_model.py have the models and their assumptions). Writes
+gpu_model.csv and gpu_model_kernels.csv in benchmarks/results.
 """
 
 import argparse
@@ -22,10 +22,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 KERNELS = ["card", "batch", "weights", "layer", "pixels", "channels", "block_k", "stages", "warps"]
-KERNELS += ["registers", "programs"]
-KERNELS += ["instructions", "issue", "integer", "shared", "tensor"]
-TIMES = ["card", "batch", "T", "weights", "layers_ms", "other_ms", "host_ms", "ms", "rival", "rival_ms", "ratio"]
-TIMES += ["goal", "met"]
+KERNELS += ["registers", "programs", "instructions", "turn", "once", "issue", "integer", "shared", "tensor"]
+TIMES = ["card", "batch", "T", "weights", "layers_ms", "other_ms", "ms", "rival", "rival_ms", "ratio", "goal", "met"]
 # The rival that computes as exactly, or else the fastest; and how many times as fast ours shall be, of GOAL_OF.
 RIVALS = {"float32": "float32", "float16": "float16", "int16": "float16", "int8": "float16"}
 GOALS = {"float32": 6.0, "float16": 1.7, "int8": 3.0}
@@ -35,11 +33,10 @@ GOAL_OF = {"card": "H100 SXM", "batch": 128, "T": 64}
 def run(options: argparse.Namespace) -> None:
     if find_spec("triton") is None:
         sys.exit("compiling the Triton kernels needs: pip install triton")
-    from gpu.cards import CARDS, MODELLED
+    from gpu.cards import CARDS
     from gpu.time_model import LAYERS, WEIGHTS, compiled
 
-    console = Console()
-    cases = [(name, images, weights) for name in MODELLED for images in options.batch for weights in WEIGHTS]
+    cases = [(name, images, weights) for name in CARDS for images in options.batch for weights in WEIGHTS]
     launches = [(layer, images, CARDS[name], weights) for name, images, weights in cases for layer in LAYERS]
     with tqdm(compiled(launches), total=len(launches), unit="launch", leave=False, disable=None) as bar:
         kernels = dict(bar)
@@ -47,12 +44,15 @@ def run(options: argparse.Namespace) -> None:
     for name, images, weights in cases:
         mine = {layer.name: kernels[layer, images, CARDS[name], weights] for layer in LAYERS}
         about = {"card": name, "batch": images, "weights": weights}
-        kernel_rows += of_kernels(about, mine)
+        kernel_rows += [about | {"layer": layer} | of_kernel(kernel, CARDS[name]) for layer, kernel in mine.items()]
         time_rows += [of_time(about, mine, T) for T in options.T]
-    time_rows.sort(key=lambda row: (MODELLED.index(row["card"]), row["batch"], row["T"]))
-    show(console, "a pass of the main loop: instructions of a warp, clocks by unit", KERNELS, kernel_rows)
-    show(console, "modelled, not measured", TIMES, time_rows)
-    for name, columns, rows in (("gpu_model_kernels", KERNELS, kernel_rows), ("gpu_model", TIMES, time_rows)):
+    time_rows.sort(key=lambda row: ([*CARDS].index(row["card"]), row["batch"], row["T"]))
+    console = Console()
+    for name, title, columns, rows in (
+        ("gpu_model_kernels", "a pass of the main loop: instructions of a warp, clocks by unit", KERNELS, kernel_rows),
+        ("gpu_model", "modelled, not measured", TIMES, time_rows),
+    ):
+        printed.print_table(console, title, columns, [[str(row[column]) for column in columns] for row in rows])
         path = options.out / f"{name}.csv"
         write_csv(path, columns, rows)
         console.print(str(path), soft_wrap=True)
@@ -65,41 +65,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=default, help="folder of the CSV files")
 
 
-def of_kernels(about: dict, kernels: dict) -> list[dict]:
-    """The rows of a card, a batch and weights: one a layer."""
-    from gpu.cards import CARDS
-
-    return [
-        about
-        | {"layer": layer, **dict(zip(KERNELS[4:9], kernel.blocks, strict=False))}
-        | {"registers": kernel.registers, "programs": kernel.programs, "instructions": kernel.loop.instructions}
-        | {unit: round(cycles) for unit, cycles in kernel.cycles(CARDS[about["card"]].target).items()}
-        for layer, kernel in kernels.items()
-    ]
+def of_kernel(kernel, card) -> dict:
+    """What a compiled kernel takes."""
+    row = dict(zip(KERNELS[4:9], kernel.blocks, strict=False)) | vars(kernel.loop) | kernel.cycles(card.target)
+    row |= {"registers": kernel.registers, "programs": kernel.programs}
+    return {column: round(row[column]) for column in KERNELS[4:]}
 
 
 def of_time(about: dict, kernels: dict, T: int) -> dict:
     """The row of a card, a batch, weights and a number of steps."""
-    from gpu import rival_model
+    from gpu import rival_model, time_model
     from gpu.cards import CARDS
-    from gpu.time_model import run_ms
 
-    card, images = CARDS[about["card"]], about["batch"]
-    ours = run_ms(kernels, images, T, card)
-    rival = RIVALS[about["weights"]]
-    rival_ms = rival_model.run_ms(images, T, card, rival)
-    row = about | {"T": T} | dict(zip(TIMES[4:8], map(three_digits, ours.values()), strict=True))
-    row |= {"rival": f"layers-graph-{rival}", "rival_ms": three_digits(rival_ms)}
+    card, images, weights = CARDS[about["card"]], about["batch"], about["weights"]
+    ours = time_model.run_ms(kernels, images, T, card, weights)
+    rival_ms = rival_model.run_ms(images, T, card, RIVALS[weights])
+    row = about | {"T": T} | {f"{part}_ms": three_digits(ms) for part, ms in ours.items()}
+    row |= {"ms": row.pop("total_ms"), "rival": f"layers-graph-{RIVALS[weights]}", "rival_ms": three_digits(rival_ms)}
     row |= {"ratio": round(rival_ms / ours["total"], 2), "goal": "", "met": ""}
-    if about["weights"] in GOALS and GOAL_OF.items() <= row.items():
-        goal = GOALS[about["weights"]]
-        row |= {"goal": goal, "met": "yes" if row["ratio"] >= goal else "no"}
+    if weights in GOALS and GOAL_OF.items() <= row.items():
+        row |= {"goal": GOALS[weights], "met": "yes" if row["ratio"] >= GOALS[weights] else "no"}
     return row
 
 
 def three_digits(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def show(console: Console, title: str, columns: list[str], rows: list[dict]) -> None:
-    printed.print_table(console, title, columns, [[str(row[name]) for name in columns] for row in rows])

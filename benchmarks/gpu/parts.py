@@ -14,7 +14,7 @@ import torch
 from common.checkout import commit
 from common.tables import read_csv, write_csv
 
-from gpu import cards, kernel_speed, self_check, timing
+from gpu import kernel_speed, self_check, timing
 from gpu.measure import COLUMNS, CSV, LIMITS_S, PARTS, ROOT, networks, version_of
 
 SIZES = kernel_speed.Sizes()
@@ -50,11 +50,9 @@ def run_tests(options: argparse.Namespace) -> None:
 
 
 def time_kernels(options: argparse.Namespace) -> None:
-    add, clocks, device = writer(options), cards.Clocks(options.folder / "clocks.csv"), torch.device("cuda")
-    properties = torch.cuda.get_device_properties(device)
-    card = cards.known(torch.cuda.get_device_name(device), properties.multi_processor_count)
-    for row in kernel_speed.kernels(device, SIZES, card, timing.milliseconds):
-        add(row | clocks.since_last())
+    add = writer(options)
+    for row in kernel_speed.kernels(torch.device("cuda"), SIZES, timing.milliseconds):
+        add(row)
 
 
 def time_network(options: argparse.Namespace) -> None:
@@ -62,27 +60,22 @@ def time_network(options: argparse.Namespace) -> None:
     import sim_speed
 
     add, path = writer(options), options.folder / "sim_speed.csv"
-    clocks = cards.Clocks(options.folder / "clocks.csv")
     for network in networks(options.weights, options.folder):
         before = len(read_csv(path))
         try:
             sim_speed.main(network)
         finally:
-            measured = clocks.since_last()
             for row in read_csv(path)[before:]:
                 name = f"{row['net']} net, batch {row['batch']}, T = {row['T']}: {row['contender']}"
                 ms = float(row["median_ms_per_image"]) * int(row["batch"])
-                add({"figure": name, "value": f"{ms:.4g}", "unit": "ms"} | measured)
+                add({"figure": name, "value": f"{ms:.4g}", "unit": "ms"})
 
 
 def writer(options: argparse.Namespace) -> Callable[[dict], None]:
     """A function that adds a row to the folder's table, with what all rows have."""
-    device = torch.device("cuda")
-    name = torch.cuda.get_device_name(device)
     about = {
         "commit": commit(),
-        "device": name,
-        "card": cards.known(name, torch.cuda.get_device_properties(device).multi_processor_count),
+        "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "triton": version_of("triton"),
         "proxykernels": version_of("proxykernels"),

@@ -4,14 +4,14 @@ A launch takes the longest of three, and then LAUNCH_S:
 
     arithmetic  its programs run in waves, as many at a time as the multiprocessors hold. A pass of the main loop takes
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
-                is alone its tensor cores and the rest take turns. Instructions outside the main loop are issued once
-                in 32 steps; at most 16 steps take half of all that. The whole is divided by EFFICIENCY.
+                is alone its tensor cores and the rest take turns. Other instructions are issued besides, those of the
+                neurons once in 32 steps; at most 16 steps take half of all that. All is divided by EFFICIENCY.
     L2          each pass reads its words and weights from there.
-    memory      words, weights, potentials and spikes are read or written once.
+    memory      words, potentials and spikes, and weights, are read or written once.
 
-A chunk of steps is its launches one after another. Python prepares a launch in HOST_S, ahead of the GPU; where
-something is waited for it cannot run ahead, and its time adds to the GPU's. Sustained clocks and L2 bandwidths are
-assumptions too (cards.py); no cache is modelled between launches. rival_model.py models the rival by the same rules.
+A run is that of pk.compile: its launches one after another in a CUDA graph, and RUN_S of Python before and after it.
+Sustained clocks and L2 bandwidths are assumptions too (cards.py); no cache is modelled between launches. rival_model.py
+models the rival by the same rules.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,26 +30,11 @@ from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 # What good kernels reach: of tensor cores the best GEMMs and convolutions have 60 to 65 %, of memory streams 90 %.
 EFFICIENCY, BANDWIDTH = 0.625, 0.9
 LAUNCH_S = 3e-6  # between two kernels of a stream
-HOST_S, WAIT_S = 12e-6, 25e-6  # of Python for an operator or a launch; for a wait
+RUN_S = 50e-6  # of Python: to copy the input and launch the graph, and to wait for its end
 CHUNK, STEPS = 64, 32  # steps: of a chunk, and of a pass of the main loop
-
-
-class Host(NamedTuple):
-    """What a simulation asks of the host and of torch's operators, counted by tests/gpu/pretend_gpu.py.
-
-    ``bytes``: that torch's operators read and write in a chunk, fixed and an image.
-    """
-
-    launches: float
-    waits: float
-    bytes: tuple[float, float]
-    launches_of_run: float
-    waits_of_run: float
-    bytes_of_run: float
-
-
-# Of the paper's network in chunks of 64 steps.
-HOST = Host(9, 0, (0.0, 0.3e6), 101, 2, 169e6)
+# Counted by tests/gpu/test_engine_on_gpu.py: launches of a chunk; and of a run besides, which for int16 and int8 rounds
+# its inputs.
+LAUNCHES_OF_CHUNK, LAUNCHES_OF_RUN = 9, {"float32": 15, "float16": 15, "int16": 33, "int8": 33}
 # What simulate has, and what it is multiplied as.
 WEIGHTS = {"float32": "three-digits", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
 
@@ -79,9 +64,8 @@ LAYERS = (
     Layer("linear4", 1, 1, 256, 10, 1),
 )
 CONSTANT = 784 * 128  # neurons of the first layer, whose current is held
-WORDS = (
-    CONSTANT * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10
-)  # of 32 steps, that are counted for an image
+# Of an image: words of 32 steps that are counted; bytes of a chunk that flattening reads and writes.
+WORDS, FLATTENED = CONSTANT * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10, 0.3e6
 
 
 @dataclass(frozen=True)
@@ -89,7 +73,6 @@ class Compiled:
     """A kernel as it is launched for a layer: its blocks, and what the compiler made of it.
 
     Attributes:
-        outside: instructions outside the main loop.
         parts: how many a weight has, each a product.
         type: of the parts, "fp16" or "i8".
     """
@@ -97,7 +80,6 @@ class Compiled:
     blocks: Blocks
     registers: int
     programs: int
-    outside: int
     loop: MainLoop
     parts: int = 2
     type: str = "fp16"
@@ -137,11 +119,8 @@ def compiled(launches: Iterable[Launch]) -> Iterator[tuple[Launch, Compiled]]:
         record = done[variant]
         if reason := record.get("error") or record.get("absent"):
             raise RuntimeError(f"{variant}: {reason}")
-        loop = MainLoop(**record["loop"])
-        parts = variants.PRODUCTS[WEIGHTS[launch[3]]]
-        outside = record["instructions"] - loop.instructions
-        of_kernel = record["registers"], record["programs"], outside, loop
-        yield launch, Compiled(blocks, *of_kernel, parts=parts.count, type=parts.type)
+        parts, loop = variants.PRODUCTS[WEIGHTS[launch[3]]], MainLoop(**record["loop"])
+        yield launch, Compiled(blocks, record["registers"], record["programs"], loop, parts.count, parts.type)
 
 
 def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, Blocks]:
@@ -163,12 +142,12 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     """Seconds of a launch by arithmetic, L2 and memory."""
     blocks = kernel.blocks
     units = kernel.cycles(card.target)
-    others = max(cycles for unit, cycles in units.items() if unit != "tensor")
-    alone = kernel.programs == 1
-    of_pass = units["tensor"] + others if alone else max(units.values())
+    alone = units["tensor"] + max(cycles for unit, cycles in units.items() if unit != "tensor")
+    of_pass = alone if kernel.programs == 1 else max(units.values())
     turns = ceil(steps / STEPS) if steps > 16 else 0.5
     passes = turns * ceil(layer.K / blocks.BLOCK_K)
-    of_program = passes * of_pass + turns * kernel.outside * blocks.num_warps / 4
+    others = turns * kernel.loop.turn + kernel.loop.once  # instructions of a warp
+    of_program = passes * of_pass + others * blocks.num_warps / 4
     programs = ceil(layer.pixels * images / blocks.PIXELS) * ceil(layer.C_out / blocks.CHANNELS)
     on_one = programs / card.multiprocessors  # programs that a multiprocessor runs, in whole waves but for the last
     waves = ceil(on_one) if on_one < kernel.programs else ceil(on_one / kernel.programs) * kernel.programs
@@ -189,33 +168,17 @@ def memory_seconds(bytes_moved: float, card: Card) -> float:
     return bytes_moved / card.memory / BANDWIDTH
 
 
-def chunk_seconds(kernels: dict[str, Compiled], images: int, steps: int, card: Card) -> Iterator[tuple[str, float]]:
-    """(what, seconds on the GPU) of a chunk's launches."""
-    words = ceil(steps / 32)
-    yield "scan", memory_seconds(images * CONSTANT * (4 + 8 + 4 * words), card) + LAUNCH_S
-    for layer in LAYERS:
-        yield layer.name, max(layer_seconds(layer, kernels[layer.name], images, steps, card).values()) + LAUNCH_S
-
-
-def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, host: Host = HOST) -> dict[str, float]:
-    """Milliseconds of a whole simulation: of convolutions, of everything else on the GPU, of the host, and in all."""
-    layers = other = host_s = 0.0
+def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, weights: str) -> dict[str, float]:
+    """Milliseconds of a run: of the layers that take spikes, of all else, and of the whole."""
+    layers, other = 0.0, RUN_S + held_seconds(images, card) + LAUNCHES_OF_RUN[weights] * LAUNCH_S
     for first in range(0, T, CHUNK):
         steps = min(CHUNK, T - first)
-        for name, seconds in chunk_seconds(kernels, images, steps, card):
-            layers += seconds if name != "scan" else 0
-            other += seconds if name == "scan" else 0
-        share = steps / CHUNK
-        swept = host.bytes[0] + share * images * host.bytes[1]
-        if not host.waits:  # words are counted by one kernel, which reads them once
-            swept += images * WORDS * 4 * ceil(steps / 32)
-        other += memory_seconds(swept, card) + max(0, host.launches - 7) * LAUNCH_S
-        host_s += host.launches * HOST_S + host.waits * WAIT_S
-    other += memory_seconds(host.bytes_of_run, card) + held_seconds(images, card)
-    host_s += host.launches_of_run * HOST_S + host.waits_of_run * WAIT_S
-    gpu = layers + other
-    total = gpu + host_s if host.waits else max(gpu, host_s)
-    return {"layers": 1e3 * layers, "other": 1e3 * other, "host": 1e3 * host_s, "total": 1e3 * total}
+        layers += sum(max(layer_seconds(one, kernels[one.name], images, steps, card).values()) for one in LAYERS)
+        words = ceil(steps / 32)
+        moved = images * CONSTANT * (4 + 8 + 4 * words)  # by the scan of the first layer
+        moved += images * (WORDS * 4 * words + steps / CHUNK * FLATTENED)  # by what counts, and flattens
+        other += memory_seconds(moved, card) + LAUNCHES_OF_CHUNK * LAUNCH_S
+    return {"layers": 1e3 * layers, "other": 1e3 * other, "total": 1e3 * (layers + other)}
 
 
 def held_seconds(images: int, card: Card) -> float:

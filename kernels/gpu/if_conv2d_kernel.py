@@ -71,6 +71,32 @@ def _or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def _with_step(word, margin, i: tl.constexpr, PTX: tl.constexpr):
+    """Words of the steps before i, with step i: a spike where the margin is at least 0.
+
+    PTX: the signs are shifted in from below, an instruction each. A bit that a comparison chooses takes two, and a
+    predicate, of which there are few.
+    """
+    if PTX:
+        word = tl.inline_asm_elementwise(
+            "shf.l.wrap.b32 $0, $1, $2, 1;", "=r,f,r", [margin, word], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        word |= (margin >= 0.0).to(tl.int32) << i
+    return word
+
+
+@triton.jit
+def _with_all_steps(word, left, STEPS: tl.constexpr, PTX: tl.constexpr):
+    """The words when STEPS steps are in them, of which only the first ``left`` count."""
+    if PTX:
+        word = ~tl.inline_asm_elementwise("brev.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
+        if STEPS == 16:
+            word = word >> 16
+    return word & tl.where(left < STEPS, (1 << (left % 32)) - 1, -1 if STEPS == 32 else 0xFFFF)
+
+
+@triton.jit
 def _join_digits(low, middle, high):
     """low + 256 middle + 65536 high of int32 as float32, rounded once where the sum has at most 40 bits.
 
@@ -79,7 +105,7 @@ def _join_digits(low, middle, high):
     middle += low >> 8
     high += middle >> 8
     low = (low & 0xFF) | ((middle & 0xFF) << 8)
-    return high.to(tl.float32) * 65536.0 + low.to(tl.float32)
+    return tl.fma(high.to(tl.float32), 65536.0, low.to(tl.float32))
 
 
 # Neither T nor the sizes of images and batches are in the specialisation key, so that no new value of them is compiled
@@ -231,13 +257,15 @@ def _if_conv2d_kernel(
         word_out = tl.zeros((PIXELS, CHANNELS), tl.int32)
         steps = _split_steps(current, PIXELS, CHANNELS, STEPS)
         for i in tl.static_range(STEPS):
-            step_current = steps[i // 16][i % 16].to(tl.float32) * unit
-            if bias_pointer is not None:
-                step_current += bias
-            next_state, fires = STEP(state, step_current, neuron, loaded)
-            exists = first + i < T
-            state = choose_states(exists, next_state, state, STATES)
-            word_out |= (fires & exists).to(tl.int32) << i
+            step_current = steps[i // 16][i % 16].to(tl.float32)
+            if bias_pointer is None:
+                step_current *= unit
+            else:  # rounded once, as by itself: a product with a power of two is exact
+                step_current = tl.fma(step_current, unit, bias)
+            next_state, margin = STEP(state, step_current, neuron, loaded)
+            state = choose_states(first + i < T, next_state, state, STATES)
+            word_out = _with_step(word_out, margin, i, PTX)
+        word_out = _with_all_steps(word_out, T - first, STEPS, PTX)
         if COUNTS_ONLY:  # kept in memory: the loop above needs the registers
             count = tl.load(spikes_pointer + output, mask=mask & (first > 0), other=0) + popcount(word_out)
             tl.store(spikes_pointer + output, count, mask=mask)

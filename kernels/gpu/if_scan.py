@@ -58,7 +58,8 @@ def _if_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            state, spike = STEP(state, current, neuron, loaded)
+            state, margin = STEP(state, current, neuron, loaded)
+            spike = margin >= 0.0
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
             else:

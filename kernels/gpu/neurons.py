@@ -5,7 +5,8 @@ inlines: so a new model is a new pair in this file (beside its C++ twin and its 
 kernel. A step may not touch memory: the kernel keeps the states in registers for all T steps.
 
     LOAD(neuron, first, channel, mask) -> loaded            a tuple of blocks, one value a channel; before the steps
-    STEP(state, current, neuron, loaded) -> (state, spike)  state: a tuple of blocks, the potentials first
+    STEP(state, current, neuron, loaded) -> (state, margin) state: a tuple of blocks, the potentials first; margin: what
+                                                            they are above the threshold, at least +0 where it fires
 """
 
 import triton
@@ -83,12 +84,12 @@ def _load_row(pointer, first, channel, mask):
 
 
 @triton.jit
-def _reset(spike, h, v_reset, theta):
-    """The potential after the comparison; v_reset None: a soft reset."""
+def _reset(margin, h, v_reset, lowered):
+    """The potential after the comparison; v_reset None: a soft reset, to h - theta, ``lowered``."""
     if v_reset is None:
-        v = tl.where(spike, h - theta, h)
+        v = tl.where(margin >= 0.0, lowered, h)
     else:
-        v = tl.where(spike, v_reset, h)
+        v = tl.where(margin >= 0.0, v_reset, h)
     return v
 
 
@@ -101,8 +102,8 @@ def load_if(neuron, first, channel, mask):
 @triton.jit
 def if_step(state, current, neuron, loaded):
     h = state[0] + current
-    spike = h >= loaded[0]
-    return (_reset(spike, h, neuron[0], loaded[0]),), spike
+    margin = h - loaded[0]
+    return (_reset(margin, h, neuron[0], margin),), margin
 
 
 @triton.jit
@@ -119,8 +120,8 @@ def _leak(v, current, decay, v_rest):
 @triton.jit
 def leaky_step(state, current, neuron, loaded):
     h = _leak(state[0], current, loaded[1], neuron[1])
-    spike = h >= loaded[0]
-    return (_reset(spike, h, neuron[0], loaded[0]),), spike
+    margin = h - loaded[0]
+    return (_reset(margin, h, neuron[0], margin),), margin
 
 
 @triton.jit
@@ -137,8 +138,8 @@ def load_synaptic(neuron, first, channel, mask):
 def synaptic_step(state, current, neuron, loaded):
     filtered = loaded[2] * state[1] + current
     h = _leak(state[0], filtered, loaded[1], neuron[1])
-    spike = h >= loaded[0]
-    return (_reset(spike, h, neuron[0], loaded[0]), filtered), spike
+    margin = h - loaded[0]
+    return (_reset(margin, h, neuron[0], margin), filtered), margin
 
 
 @triton.jit
@@ -155,10 +156,10 @@ def load_adaptive(neuron, first, channel, mask):
 @triton.jit
 def adaptive_step(state, current, neuron, loaded):
     h = _leak(state[0], current, loaded[1], neuron[1])
-    spike = h >= loaded[0] + state[1]
+    margin = h - (loaded[0] + state[1]) + 0.0  # not -0, where the threshold has become 0
     adapted = loaded[2] * state[1]
-    adapted = tl.where(spike, adapted + loaded[3], adapted)
-    return (_reset(spike, h, neuron[0], loaded[0]), adapted), spike
+    adapted = tl.where(margin >= 0.0, adapted + loaded[3], adapted)
+    return (_reset(margin, h, neuron[0], h - loaded[0]), adapted), margin
 
 
 @triton.jit
@@ -170,16 +171,17 @@ def load_refractory(neuron, first, channel, mask):
 @triton.jit
 def refractory_step(state, current, neuron, loaded):
     h = tl.where(state[1] > 0, state[0], _leak(state[0], current, loaded[1], neuron[1]))
-    spike = (h >= loaded[0]) & (state[1] <= 0)
-    left = tl.where(spike, neuron[2], tl.where(state[1] > 0, state[1] - 1.0, 0.0))
-    return (_reset(spike, h, neuron[0], loaded[0]), left), spike
+    lowered = h - loaded[0]
+    margin = tl.where(state[1] <= 0, lowered, -1.0)
+    left = tl.where(margin >= 0.0, neuron[2], tl.where(state[1] > 0, state[1] - 1.0, 0.0))
+    return (_reset(margin, h, neuron[0], lowered), left), margin
 
 
 @triton.jit
 def sums_step(state, current, neuron, loaded):
     """No neuron: the sum of the currents, and that of their squares."""
     squares = state[1] + current * current
-    return (state[0] + current, squares), squares < 0.0
+    return (state[0] + current, squares), -1.0 - squares
 
 
 class CurrentSums(Neuron):

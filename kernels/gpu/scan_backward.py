@@ -61,7 +61,7 @@ def _scan_backward_kernel(
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
         # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
         write_states(before_row, neurons, offsets, state, mask, STATES)
-        state, _spike = STEP(state, current, neuron, loaded)
+        state, _margin = STEP(state, current, neuron, loaded)
         current_row += current_stride
         before_row += STATES * neurons
         row += neurons

@@ -74,23 +74,26 @@ def expand(
             pack=2,
         )
     elif PTX and TYPE == tl.int8:
-        # The byte that has the step, of each of four words, then its bit.
-        byte = tl.broadcast_to((step // 8) * 0x11 + 0x40, SHAPE)
+        # Of four words the bytes that have a step and the step eight later: the next four numbers in the registers.
+        bytes = tl.broadcast_to((step // 8) * 0x1111 + 0x5140, SHAPE)
         shift = tl.broadcast_to(step % 8, SHAPE)
         spike = tl.inline_asm_elementwise(
             """{
             .reg .b32 low, high;
-            prmt.b32 low, $1, $2, $5;
-            prmt.b32 high, $3, $4, $5;
-            prmt.b32 low, low, high, 0x5410;
-            shr.u32 low, low, $9;
-            and.b32 $0, low, 0x01010101;
+            prmt.b32 low, $2, $3, $10;
+            prmt.b32 high, $4, $5, $10;
+            shr.u32 low, low, $18;
+            shr.u32 high, high, $18;
+            and.b32 low, low, 0x01010101;
+            and.b32 high, high, 0x01010101;
+            prmt.b32 $0, low, high, 0x5410;
+            prmt.b32 $1, low, high, 0x7632;
             }""",
-            "=r,r,r,r,r,r,r,r,r,r,r,r,r",
-            [word, byte, shift],
+            "=&r,=&r" + ",r" * 24,
+            [word, bytes, shift],
             dtype=tl.int8,
             is_pure=True,
-            pack=4,
+            pack=8,
         )
     elif PTX:
         # The half that has the step, of each of two words, turned until its bit is bit 14.

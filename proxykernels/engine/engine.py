@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import checks
 from ..kernels.cpu.words import pixel_bytes
-from ..sequences import is_sequence
 from ..simulation.early_exit import Batch, Stop
 from ..simulation.quantize import round_input
 from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
-from .follow import follow
 from .library import CONSTANT, SPIKES, VALUES, Compiled, Session, Tally
 from .plan import Plan, image_of
 from .result import Counted, Output, Result
@@ -261,39 +259,6 @@ class Engine:
 
 
 STEPS = 1 << 40  # of an input that is held: more than any run has
-
-
-@torch.no_grad()
-def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None) -> Engine:
-    """Compile a network for a CPU, so that each run is one call of a C++ function.
-
-    The weights are copied; later changes of ``net`` do not affect the engine. Spikes equal those of
-    :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
-
-    Args:
-        net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
-            make them.
-        x: a sample input as for simulate, constant [N, ...] or a sequence (T, N, ...), with any number of samples. It
-            is run for a few steps, for the rates that ``print(engine)`` shows.
-        precision: None: float32. "int16", "int8": weights rounded to 14 or 7 bits. Sums are then exact, and the spikes
-            are those of simulate with this ``precision``, on every machine.
-
-    Raises:
-        TypeError: a module is not supported; the message names its path.
-        ValueError: an argument has a wrong value, or a weight is not finite.
-    """
-    checks.module("net", net)
-    checks.precision(precision)
-    sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
-    checks.values("x", x)
-    if x.device.type != "cpu":
-        raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move both with .to('cpu')")
-    real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
-    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
-    T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
-    samples = x[:T] if sequence else x[:1]
-    engine._rates = engine(samples, T).rates
-    return engine
 
 
 def load(path: str | os.PathLike) -> Engine:

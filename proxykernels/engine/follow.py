@@ -67,15 +67,15 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if not plan.operations or value.slot != len(plan.operations):
-        _refuse("", net, "its output is not what its last layer gives")
+        refuse("", net, "its output is not what its last layer gives")
     if not any(op.neurons for op in plan.operations):
-        _refuse("", net, "it has no layer of neurons")
+        refuse("", net, "it has no layer of neurons")
     if value.real and not (plan.last.neurons and not plan.last.neurons.fires):
-        _refuse("", net, "it must end in spikes, or in a readout")
+        refuse("", net, "it must end in spikes, or in a readout")
     return plan
 
 
-def _refuse(path: str, module: nn.Module, why: str) -> NoReturn:
+def refuse(path: str, module: nn.Module, why: str) -> NoReturn:
     where = f"module {path} ({type(module).__name__})" if path else f"net ({type(module).__name__})"
     raise CannotFollowError(f"the engine does not take {where}: {why}; proxykernels.simulate may take it")
 
@@ -88,15 +88,15 @@ class _Follower:
     def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
         """What a module gives for what it is called with."""
         if has_forward_hooks(module):
-            _refuse(path, module, "it has hooks, which run in Python")
+            refuse(path, module, "it has hooks, which run in Python")
         if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
-            _refuse(path, module, "it takes several inputs")
+            refuse(path, module, "it takes several inputs")
         if isinstance(module, Neurons):
             return self._neurons(path or type(module).__name__, module, x if isinstance(x, tuple) else (x,))
         for kind, method in self._KINDS.items():
             if isinstance(module, kind) and type(module).forward is kind.forward:
                 return method(self, path, module, x)  # type: ignore[arg-type]
-        _refuse(path, module, "it knows no such module")
+        refuse(path, module, "it knows no such module")
 
     def _sequential(self, path: str, module: nn.Sequential, x: Value) -> Value:
         for name, child in module._modules.items():
@@ -147,7 +147,7 @@ class _Follower:
         """The window of a pooling, and the shape of what it gives."""
         one_axis = isinstance(module, _POOLS_1D)
         if len(x.shape) != (2 if one_axis else 3):
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
         kernel, stride, padding = (
             _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
@@ -160,7 +160,7 @@ class _Follower:
     def _sum_pool(self, path: str, module: Any, x: Value) -> Value:
         rates = isinstance(module, layers.MaxRatePool2d | layers.MaxRatePool1d)
         if rates and x.real:
-            _refuse(path, module, "its input holds values, and not spikes")
+            refuse(path, module, "its input holds values, and not spikes")
         if self.plan.precision is not None:
             quantized(path, module, self.plan.precision)  # refuses what simulate refuses
         window, shape = self._pooling(path, module, x)
@@ -169,7 +169,7 @@ class _Follower:
     def _adaptive_pool(self, path: str, module: Any, x: Value) -> Value:
         one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
         if len(x.shape) != (2 if one_axis else 3):
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         wanted = module.output_size
         out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
         C, *size = image_of(x.shape)
@@ -182,7 +182,7 @@ class _Follower:
         """The mean of neighbouring features: of an image of one channel and one row."""
         x = self.flattened(x, path)
         if len(x.shape) != 1 or x.shape[0] % module.voters:
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         classes, voters = x.shape[0] // module.voters, (1, module.voters)
         row = self._append(Operation(UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
         mean = self._append(Operation(AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
@@ -193,7 +193,7 @@ class _Follower:
     def _unflatten(self, path: str, module: Any, x: Value) -> Value:
         size, image = module.size, self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
         if len(x.shape) != 1 or prod(size) != x.shape[0]:
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         if image == image_of(size):  # as it lies
             return replace(x, shape=size, flat=False)
         x = self.flattened(x, path)
@@ -203,7 +203,7 @@ class _Follower:
         parts = [self.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
         shapes = [part.shape for part in parts]
         if len({shape[1:] for shape in shapes}) > 1:
-            _refuse(path, module, f"its inputs have the shapes {shapes}")
+            refuse(path, module, f"its inputs have the shapes {shapes}")
         shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         windows = tuple(Window(part.slot) for part in parts)
         return self._append(Operation(MOVE, path, windows, shape, any(part.real for part in parts)))
@@ -211,7 +211,7 @@ class _Follower:
     def _channels(self, path: str, module: Any, x: Value) -> Value:
         x = self.flattened(x, path)
         if x.shape[0] < module.needed:
-            _refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
+            refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
         shape = (len(module.index), *x.shape[1:])
         return self._append(
             Operation(MOVE, path, (Window(x.slot),), shape, x.real, channels=module.index.cpu().clone())
@@ -220,7 +220,7 @@ class _Follower:
     def _moved_pixels(self, path: str, module: Any, x: Value) -> Value:
         """Zeros around and between pixels, and larger images."""
         if len(x.shape) != 3:
-            _refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         C, height, width = x.shape
         places = torch.arange(1, height * width + 1, dtype=torch.float64).view(1, 1, height, width)
         if isinstance(module, layers.ZeroPad2d):
@@ -228,7 +228,7 @@ class _Follower:
         elif module.mode.startswith("nearest"):
             moved = nn.Upsample.forward(module, places)
         else:
-            _refuse(path, module, f"mode {module.mode!r}, which interpolates")
+            refuse(path, module, f"mode {module.mode!r}, which interpolates")
         pixels = moved.long().flatten() - 1
         return self._append(Operation(MOVE, path, (Window(x.slot),), (C, *moved.shape[2:]), x.real, pixels=pixels))
 
@@ -237,10 +237,10 @@ class _Follower:
     def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value, ...]) -> Value:
         layer = with_plain_weights(layer)
         if type(layer)._fire not in _FIRES:
-            _refuse(path, layer, "it computes in a way of its own")
+            refuse(path, layer, "it computes in a way of its own")
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
         if count != len(inputs) or count > MOST_WINDOWS:
-            _refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
+            refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
         rounded = quantized(path, layer, self.plan.precision) if self.plan.precision is not None else None
         if isinstance(rounded, RoundedSum):
             layer = rounded.layer
@@ -252,7 +252,7 @@ class _Follower:
             weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else synapse.parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
-                _refuse(path, layer, f"its synapses give {shape} and {its_shape}")
+                refuse(path, layer, f"its synapses give {shape} and {its_shape}")
             shape = its_shape
             windows.append(window)
             if its_bias is not None:
@@ -270,7 +270,7 @@ class _Follower:
             raise ValueError(f"layer {path}: weight must be finite in float32, and holds NaN or infinite values")
         if isinstance(synapse, Product):
             if len(x.shape) != 1 or weight.shape[1] != x.shape[0]:
-                _refuse(path, layer, f"{weight.shape[1]} features, and its input has the shape {x.shape}")
+                refuse(path, layer, f"{weight.shape[1]} features, and its input has the shape {x.shape}")
             image = self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
             kernel = image[1:] if x.flat else (1, 1)
             return Window(x.slot, kernel, weight=weight.view(len(weight), -1, *kernel)), (len(weight),)
@@ -278,12 +278,12 @@ class _Follower:
         x, module = self.flattened(x, path), synapse.module
         weight, padding, dilation = synapse.window(weight)
         if len(x.shape) != (2 if module.weight.ndim == 3 else 3):
-            _refuse(path, layer, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse(path, layer, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
         groups = module.groups
         if weight.shape[1] * groups != x.shape[0]:
-            _refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
+            refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
         if prod(weight.shape[1:]) > MOST_INPUTS:
-            _refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {MOST_INPUTS} are taken")
+            refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {MOST_INPUTS} are taken")
         window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], padding, dilation)
         shape = synapse.output_shape((1, 1, *x.shape))[2:]
         kernel = (weight.shape[2], weight.shape[3])

@@ -91,6 +91,17 @@ class PreparedNetwork:
         """Forget what was to be counted of a chunk that came to no end."""
         self._counters.forget_chunk()
 
+    def restart(self) -> None:
+        """Forget all states and counts: the next chunk is the first."""
+        self._counters.restart()
+        for stateful in self.stateful_layers.values():
+            stateful.restart()
+
+    def tallies(self) -> dict[str, Tally]:
+        """Of each layer, as counted so far: later chunks do not change them."""
+        counters = self._counters.copy()
+        return {name: stateful.tally.copy(counters) for name, stateful in self.stateful_layers.items()}
+
     def modules(self) -> Iterator[nn.Module]:
         """All whose code runs in a chunk."""
         yield from self.network.modules()

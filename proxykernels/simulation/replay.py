@@ -27,28 +27,40 @@ PLAIN = (nn.Sequential, nn.Identity)  # containers and modules of torch that do 
 Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]  # a step, to what it gives and its replay
 
 
+# Of graphs, by the stream on which they are replayed: where they are captured, and what memory they have.
+Memory = dict[Any, tuple["torch.cuda.Stream", "torch.cuda.MemPool"]]
+
+
 class _Memory(threading.local):
-    """Of the graphs of a thread: by the stream on which they are replayed, where they are captured and what memory they
-    have. A simulation's graph takes that of the one before, which the stream has ended by then."""
+    """Of the graphs of a thread: a simulation's takes that of the one before, which the stream has ended by then."""
 
     def __init__(self):
-        self.of: dict[torch.cuda.Stream, tuple[torch.cuda.Stream, torch.cuda.MemPool]] = {}
+        self.of: Memory = {}
 
 
 _memory = _Memory()
 
 
-def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+def are_allowed() -> bool:
+    """Whether anything may be captured now."""
+    return os.environ.get("PROXYKERNELS_CUDA_GRAPHS") != "0" and not torch.cuda.is_current_stream_capturing()
+
+
+def capture_graph(step: Callable[[], Any], memory: Memory | None = None) -> tuple[Any, Callable[[], None]]:
     """What ``step`` returns, and a function that does its work again, as a CUDA graph on the current device and stream;
     it is not done yet.
 
     torch.cuda.graph would empty the allocator's cache and wait for the device. A pool for each graph would keep its
     memory until somebody empties that cache.
+
+    Args:
+        memory: that graphs share which run one at a time; None: the thread's.
     """
+    memory = _memory.of if memory is None else memory
     current, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-    if current not in _memory.of:
-        _memory.of[current] = torch.cuda.Stream(), torch.cuda.MemPool()
-    stream, pool = _memory.of[current]
+    if current not in memory:
+        memory[current] = torch.cuda.Stream(), torch.cuda.MemPool()
+    stream, pool = memory[current]
     handle: Any = pool.id  # torch keeps the name of its type to itself
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -59,7 +71,7 @@ def capture_graph(step: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         except BaseException:
             with suppress(RuntimeError):
                 graph.capture_end()
-            del _memory.of[current]
+            del memory[current]
             _end_failed_capture(handle)
             raise
     current.wait_stream(stream)
@@ -115,15 +127,13 @@ class Replay:
             self._warm = shape
             return self.prepared(x, start)
         self._again()  # type: ignore[misc]  # it is there now
-        return _copy(self._given)
+        return copied(self._given)
 
     def _is_safe(self, x: Spikes | Tensor) -> bool:
         """Whether a chunk may be captured, and does the same every time."""
-        if x.device.type != "cuda" or torch.cuda.is_current_stream_capturing() or not constants.are_looked_at():
+        if x.device.type != "cuda" or not are_allowed() or not constants.are_looked_at():
             return False
-        if os.environ.get("PROXYKERNELS_CUDA_GRAPHS") == "0":
-            return False
-        return self.prepared.repeats and all(map(_is_plain, self.prepared.modules()))
+        return self.prepared.repeats and all(map(is_plain, self.prepared.modules()))
 
     def _captured(self, x: Spikes | Tensor, start: int) -> bool:
         states = [stateful.states for stateful in self.prepared.stateful_layers.values()]
@@ -143,7 +153,7 @@ class Replay:
             return y
 
         write_back()
-        self._x = x if isinstance(x, Tensor) and constants.include(x) and x.stride(0) == 0 else _copy(x)
+        self._x = x if isinstance(x, Tensor) and constants.include(x) and x.stride(0) == 0 else copied(x)
         try:
             self._given, self._again = self.capture(step)
         except RuntimeError as error:
@@ -169,11 +179,12 @@ class Replay:
             self._x.copy_(x)
 
 
-def _copy(y: Any) -> Any:
+def copied(y: Any) -> Any:
+    """Spikes or a tensor with memory of their own."""
     return Spikes(y._words.clone(), y.shape, y.scale) if isinstance(y, Spikes) else y.clone()
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> bool:
     """Whether nothing but this package's code runs in a module."""
     ours = type(module).__module__.startswith("proxykernels.") or type(module) in PLAIN
     return ours and not has_forward_hooks(module)

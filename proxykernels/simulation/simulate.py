@@ -103,7 +103,7 @@ def run(
         raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
-    x = _input(net, x, T, precision)
+    x = input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
     if not on_gpu:
         keep_freed()
@@ -127,7 +127,7 @@ def run(
             steps = chunks.steps(start)
             to_come = (T - start) // steps if stop is None else 0
             part = replay(batch.active(x[start : start + steps]), start, to_come)
-            _check_output(part, stateful_layers.values(), stop)
+            check_output(part, stateful_layers.values(), stop)
             if not parts:
                 checks.room(T, part.shape[1:], part.device)
             parts.append(batch.whole(part))
@@ -142,7 +142,7 @@ def run(
     return _result(spike_ops.cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()))
 
 
-def _check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop | None) -> None:
+def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop | None) -> None:
     """Spikes; or potentials, if there is a readout."""
     if isinstance(part, Spikes):
         return
@@ -169,7 +169,7 @@ def _result(
     )
 
 
-def _input(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
+def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
     """The input as a sequence of T steps; a held input is repeated without a copy."""
     sequence = is_sequence(net, x, T)
     checks.values("x", x)

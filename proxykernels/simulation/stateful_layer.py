@@ -56,6 +56,12 @@ class StatefulLayer(nn.Module):
     def start_chunk(self, start: int) -> None:
         self.calls, self.start = 0, start
 
+    def restart(self) -> None:
+        """Forget states and counts."""
+        self.states.now = []
+        self.firing.repeating.clear()
+        self.tally.restart()
+
     def forward(self, x: Spikes | Tensor | tuple) -> Spikes | Tensor:
         if self.records and self.calls:
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")

@@ -1,5 +1,6 @@
 """Counts of spikes and synaptic operations: the cost of a simulation on event-driven hardware."""
 
+import copy
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -35,9 +36,19 @@ class Counters:
     """Totals over all chunks, by name."""
 
     def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all totals."""
         self._jobs: list[_Job] = []
         self._counts: dict[tuple, Tensor] = {}  # claims of a launch -> its sums
         self._totals: dict[Hashable, int] | None = None  # None until they are read from the device
+
+    def copy(self) -> "Counters":
+        """The totals so far, which later chunks do not change."""
+        other = Counters()
+        other._counts = {claims: counts.clone() for claims, counts in self._counts.items()}
+        return other
 
     @staticmethod
     def take(x: Spikes) -> bool:
@@ -122,9 +133,19 @@ class Tally:
     def __init__(self, name: str, layer: SpikingLayer, counters: Counters, with_synops: bool = True):
         """``counters``: of all layers; they count on a GPU. ``with_synops``: whether operations are counted, too."""
         self.name, self.layer, self.counters, self.with_synops = name, layer, counters, with_synops
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all counts but those of ``counters``."""
         self.multiply_accumulates = self.places = 0
         self._spikes: list[Tensor] = []
         self._accumulates: list[Tensor] = []
+
+    def copy(self, counters: Counters) -> "Tally":
+        """The counts so far; ``counters``: those of its own."""
+        other = copy.copy(self)
+        other.counters, other._spikes, other._accumulates = counters, list(self._spikes), list(self._accumulates)
+        return other
 
     def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
         """A chunk of the layer's input, a tuple if it has several, and its output; ``first``: of the steps from 0."""

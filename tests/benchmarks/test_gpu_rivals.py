@@ -10,33 +10,6 @@ from speed import rivals
 import proxykernels as pk
 
 
-@pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
-@pytest.mark.parametrize("compiler", [None, lambda step: step], ids=["plain", "compiled"])
-def test_replayed_step_counts_the_same_spikes(generator, precision, v_reset, compiler):
-    """On a grid that 16 bits hold too; a second run starts at rest again."""
-    net = torch.nn.Sequential(
-        pk.FusedIFConv2d(1, 3, 3, v_reset=v_reset),
-        pk.MaxPool2d(2),
-        pk.Flatten(),
-        pk.FusedIFLinear(12, 4, v_reset=v_reset),
-    )
-    for parameter in net.parameters():
-        parameter.data = dyadic(*parameter.shape, generator=generator, span=8).abs()
-    images = dyadic(2, 1, 6, 6, generator=generator, span=2, unit=1 / 2)
-    steps = []
-
-    def capture(step):
-        steps.append(step)
-        return step
-
-    counts = gpu_rivals.replayed(net, images, precision, capture, compiler)
-    for batch, T in ((images, 9), (images.flip(0), 4)):
-        expected = pk.simulate(net, batch, T).count()
-        assert torch.equal(counts(batch, T).int(), expected)
-    assert expected.any() and len(steps) == 1
-
-
 @pytest.mark.costly
 @pytest.mark.triton
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])

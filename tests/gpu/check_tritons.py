@@ -1,29 +1,37 @@
-"""Compiles every convolution for sm_90 by each Triton that a supported torch asks for, and reads what came of it.
+"""Compiles every convolution by each Triton that a supported torch asks for, and reads what came of it.
 
-    python tests/gpu/check_tritons.py                    each of TRITONS, which are installed in a folder of their own
-    python tests/gpu/check_tritons.py --triton 3.6.0     one of them
-    python tests/gpu/check_tritons.py --turn 41          the one whose turn it is, as CI does
-    python tests/gpu/check_tritons.py --every 8          every eighth variant
+    python tests/gpu/check_tritons.py                                   each of TRITONS, for each of TARGETS
+    python tests/gpu/check_tritons.py --triton 3.6.0 --target sm_90     one of them
+    python tests/gpu/check_tritons.py --turn 41 --every 8               of the one whose turn it is every eighth variant
+    python tests/gpu/check_tritons.py --emulate sm_80 --emulate sm_90   the tests, too
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
 cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are
-then executed from what that Triton makes for a target, in the emulator. Ends with status 1 if something is wrong.
+then executed from what that Triton makes for a target, in the emulator, file by file.
+
+Each result is kept in --folder as soon as it is there, beside what Triton compiled: the same command goes on where it
+was interrupted, and does again only what has changed. Ends with status 1 if something is wrong.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # torch 2.10 and 2.11; 2.12.0; 2.12.1 and 2.13; and what 2.14 and 2.15 ask for.
 TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
-TARGET = "sm_90"
-COUNTS = ("variants", "errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
+TARGETS = ("sm_90", "sm_80")
+FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
+COMPILED = ("kernels/gpu", "benchmarks/gpu", "tests/gpu/tensor_core_hazards.py")  # what the result of a variant is of
+EXECUTED = ("kernels", "tests/gpu/emulator")  # and that of a file of tests, besides itself
 
 
 def main() -> None:
@@ -31,50 +39,122 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
     parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
-    parser.add_argument("--tests", nargs="+", default=["tests/gpu", "-m", "triton and not slow"], help="which ones")
+    parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all files of tests/gpu)")
     default = Path.home() / ".cache" / "proxykernels" / "tritons"
-    parser.add_argument(
-        "--folder", type=Path, default=default, help="where Tritons are installed (default: %(default)s)"
-    )
+    parser.add_argument("--folder", type=Path, default=default, help="of Tritons and results (default: %(default)s)")
     options = parser.parse_args()
     tritons = options.triton or TRITONS
     if options.turn is not None:
         tritons = (TRITONS[options.turn % len(TRITONS)],)
-    wrong = [version for version in tritons if not check(version, options)]
+    first = 0 if options.turn is None else options.turn // len(TRITONS) % options.every
+    wrong = []
+    for version in tritons:
+        triton = Triton(version, options.folder)
+        for target in options.target or TARGETS:
+            names = convolutions(target)[first :: options.every]
+            wrong += [] if triton.compiles(target, names) else [f"{version} for {target}"]
+        for target in options.emulate:
+            wrong += [] if triton.executes(target, options.tests) else [f"{version} on {target}"]
     sys.exit(f"wrong with Triton {', '.join(wrong)}" if wrong else 0)
 
 
-def check(version: str, options: argparse.Namespace) -> bool:
-    """Whether all is right with one Triton; prints a line of a table, and what is wrong."""
-    path = installed(version, options.folder)
-    right = True
-    with tempfile.TemporaryDirectory() as folder:
-        first = 0 if options.turn is None else options.turn // len(TRITONS) % options.every
-        names = convolutions()[first :: options.every]
-        records = read_in_child(names, Path(folder), Path(folder, "cache"), path)
-        counts = dict.fromkeys(
-            ("variants", "errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone"), 0
-        )
-        for name, record in records:
-            counts["variants"] += 1
-            counts["errors"] += "error" in record
-            if "error" not in record:
-                counts["spills in loops"] += bool(record["loop_spills"])
-                counts["hazards in PTX"] += record["hazards_of_ptx"]
-                counts["hazards in SASS"] += record["hazards_of_sass"]
-                counts["alone"] += record["programs"] < 2
-            bad = {key: record.get(key) for key in ("error", "loop_spills", "hazards_of_ptx", "hazards_of_sass")}
-            if any(bad.values()):
-                print(f"Triton {version}, {name}: {bad} {record.get('first', '')}", flush=True)
-        right &= counts["variants"] == len(names) and not sum(list(counts.values())[1:])
-        print(
-            f"Triton {version}, {TARGET}: {', '.join(f'{count} {what}' for what, count in counts.items())}", flush=True
-        )
-    for target in options.emulate:
-        right &= emulated(version, target, path, options.tests)
-    return right
+class Triton:
+    """One of TRITONS, and what was found of it: in files of ``folder``, a result each."""
+
+    def __init__(self, version: str, folder: Path):
+        self.version, self.path = version, installed(version, folder)
+        self._results, self._cache = folder / "results", folder / "cache" / version
+        self._results.mkdir(parents=True, exist_ok=True)
+
+    def compiles(self, target: str, names: Sequence[str]) -> bool:
+        """Whether all is right with convolutions for a target; prints a line of a table, and what is wrong."""
+        kept = {name: self._result(target, name, COMPILED) for name in names}
+        missing = [name for name in names if not kept[name].exists()]
+        with tempfile.TemporaryDirectory() as folder:
+            for name, record in read_in_child(missing, Path(folder), self._cache, self.path, target):
+                write(kept[name], {key: value for key, value in record.items() if key not in ("ptx", "sass")})
+        counts = Counter()
+        for name, path in kept.items():
+            record = json.loads(path.read_text())
+            found = faults(record)
+            counts += found
+            if found:
+                more = record.get("error") or record["first"]
+                print(f"Triton {self.version}, {target}, {name}: {dict(found)} {more}")
+        shown = ", ".join(f"{counts[fault]} {fault}" for fault in FAULTS)
+        print(f"Triton {self.version}, {target}: {len(names)} variants, {shown}", flush=True)
+        return not counts
+
+    def executes(self, target: str, tests: Sequence[str]) -> bool:
+        """Whether tests pass, executed from the PTX of that Triton; prints how many, and those that do not."""
+        counts = Counter()
+        for test in tests:
+            path = self._result(target, test, (*EXECUTED, test.partition("::")[0]))
+            if not path.exists():
+                command = [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-q",
+                    "--quick",
+                    "-n",
+                    "0",
+                    "-m",
+                    "triton and not slow",
+                    test,
+                ]
+                done = subprocess.run(
+                    [*command, "-m", "triton and not slow", "--emulate", target, test],
+                    cwd=CHECKOUT, env=environment(self.path, self._cache), capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                found = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+                if done.returncode not in (0, 1, 5):  # 5: there are none
+                    found["error"] = found.get("error", 0) + 1
+                write(path, {"counts": found, "shown": done.stdout[-4000:] + done.stderr[-2000:]})
+            result = json.loads(path.read_text())
+            counts += Counter(result["counts"])
+            if result["counts"].keys() - {"passed"}:
+                print(result["shown"], flush=True)
+        shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "error"))
+        print(f"Triton {self.version}, {target}, executed: {shown}", flush=True)
+        return counts["passed"] > 0 and not counts.keys() - {"passed"}
+
+    def _result(self, target: str, piece: str, sources: Iterable[str]) -> Path:
+        key = hashlib.sha256(f"{self.version} {target} {piece} {fingerprint(sources)}".encode()).hexdigest()[:24]
+        return self._results / f"{key}.json"
+
+
+def faults(record: dict) -> Counter:
+    """Those of FAULTS that a record has, and how many."""
+    if "error" in record:
+        return Counter(errors=1)
+    return +Counter(
+        {
+            "spills in loops": int(bool(record["loop_spills"])),
+            "hazards in PTX": record["hazards_of_ptx"],
+            "hazards in SASS": record["hazards_of_sass"],
+            "alone": int(record["programs"] < 2),
+        }
+    )
+
+
+def fingerprint(sources: Iterable[str]) -> str:
+    """Of the Python below folders, and of files."""
+    paths = [path for source in sources for path in [CHECKOUT / source, *sorted((CHECKOUT / source).rglob("*.py"))]]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()
+
+
+def write(path: Path, result: dict) -> None:
+    """Whole, or not at all."""
+    path.with_suffix(".part").write_text(json.dumps(result))
+    path.with_suffix(".part").replace(path)
+
+
+def tests() -> list[str]:
+    return [str(path.relative_to(CHECKOUT)) for path in sorted(Path(__file__).parent.glob("test_*.py"))]
 
 
 def installed(version: str, folder: Path) -> Path | None:
@@ -85,58 +165,36 @@ def installed(version: str, folder: Path) -> Path | None:
         return None
     path = folder / version
     if not (path / "triton" / "__init__.py").exists():
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--target",
-            str(path),
-            f"triton=={version}",
-        ]
-        subprocess.run(command, check=True)
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(path)]
+        subprocess.run([*command, f"triton=={version}"], check=True)
     return path
 
 
-def emulated(version: str, target: str, path: Path | None, tests: Sequence[str]) -> bool:
-    """Whether the tests of the kernels pass, executed from the PTX of that Triton."""
-    command = [sys.executable, "-m", "pytest", "-q", "--emulate", target, "-p", "no:cacheprovider", *tests]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment(path), capture_output=True, text=True, check=False)
-    print(f"Triton {version}, {target}: {done.stdout.strip().splitlines()[-1]}", flush=True)
-    if done.returncode:
-        print(done.stdout[-4000:], done.stderr[-2000:])
-    return done.returncode == 0
-
-
-def environment(path: Path | None, cache: Path | None = None) -> dict[str, str]:
+def environment(path: Path | None, cache: Path) -> dict[str, str]:
     """Of a process without Triton's interpreter, that imports the Triton of a folder."""
     result = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     paths = [path, CHECKOUT, CHECKOUT / "benchmarks", CHECKOUT / "tests" / "gpu", result.get("PYTHONPATH")]
     result["PYTHONPATH"] = os.pathsep.join(str(part) for part in paths if part)
-    if cache is not None:
-        result["TRITON_CACHE_DIR"] = str(cache)
-    return result
+    return result | {"TRITON_CACHE_DIR": str(cache)}
 
 
-def convolutions() -> list[str]:
-    """All convolutions of benchmarks/gpu/variants.py that are launched on sm_90."""
+def convolutions(target: str = "sm_90") -> list[str]:
+    """All convolutions of benchmarks/gpu/variants.py that are launched on a target."""
     sys.path.append(str(CHECKOUT / "benchmarks"))
     from gpu.variants import CONV, is_launched
 
-    return [name for name in CONV if is_launched(TARGET, name.split("/")[1])]
+    return [name for name in CONV if is_launched(target, name.split("/")[1])]
 
 
 def read_in_child(
-    names: Sequence[str], folder: Path, cache: Path, triton: Path | None = None
+    names: Sequence[str], folder: Path, cache: Path, triton: Path | None = None, target: str = "sm_90"
 ) -> Iterator[tuple[str, dict]]:
-    """(name, record) of convolutions for sm_90, compiled by a Triton in a process of its own.
+    """(name, record) of convolutions for a target, compiled by a Triton in a process of its own.
 
     A record has "error"; or loop_spills, programs, registers, the numbers hazards_of_ptx and hazards_of_sass, the first
     hazard, and where the texts are, "ptx" and "sass".
     """
-    command = [sys.executable, __file__, "--child", str(folder), *names]
+    command = [sys.executable, __file__, "--child", str(folder), *(f"if_conv2d/{target}/{name}" for name in names)]
     with subprocess.Popen(command, env=environment(triton, cache), stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             record = json.loads(line)
@@ -148,7 +206,7 @@ def read_in_child(
         raise RuntimeError(f"compiling with {triton or 'this Triton'} ended with status {child.returncode}")
 
 
-def child(folder: str, *names: str) -> None:
+def child(folder: str, *variants: str) -> None:
     """Prints the record of each variant, a line of JSON."""
     import triton
     from gpu import compile_variants
@@ -163,8 +221,8 @@ def child(folder: str, *names: str) -> None:
         return resources(compiled, target)
 
     compile_variants.resources = keep
-    for number, name in enumerate(names):
-        record = compile_variants.compile_variant(f"if_conv2d/{TARGET}/{name}")
+    for number, variant in enumerate(variants):
+        record = compile_variants.compile_variant(variant)
         if "error" not in record:
             ptx, cubin, sass = (Path(folder, f"{number}.{kind}") for kind in ("ptx", "cubin", "sass"))
             ptx.write_text(kept["compiled"].asm["ptx"])

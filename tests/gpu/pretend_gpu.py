@@ -245,6 +245,9 @@ class Card(TorchDispatchMode):
 @contextmanager
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Iterator[Card]:
     """The library believes in a GPU; ``card.on_card`` and ``card.moved`` bring tensors and modules there."""
+    import triton
+    from triton.runtime import driver
+
     from proxykernels.checks import inputs
     from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
@@ -252,8 +255,10 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from proxykernels.simulation import replay
 
     card = Card(executes)
-    properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=9, minor=0)
+    major, minor = (9, 0) if triton.knobs.runtime.interpret else divmod(driver.active.get_current_target().arch, 10)
+    properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=major, minor=minor)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(replay, "capture_graph", lambda step, memory: card.capture(step))
     monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (card.capture,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)

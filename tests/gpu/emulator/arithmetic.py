@@ -60,6 +60,13 @@ def permute_bytes(a, b, selector):
     return result
 
 
+def reversed_bits(a):
+    a = (a >> np.uint32(1) & np.uint32(0x55555555)) | (a & np.uint32(0x55555555)) << np.uint32(1)
+    a = (a >> np.uint32(2) & np.uint32(0x33333333)) | (a & np.uint32(0x33333333)) << np.uint32(2)
+    a = (a >> np.uint32(4) & np.uint32(0x0F0F0F0F)) | (a & np.uint32(0x0F0F0F0F)) << np.uint32(4)
+    return a.byteswap()
+
+
 def logic3(a, b, c, table):
     result = np.zeros(np.broadcast_shapes(a.shape, b.shape, c.shape), "u4")
     for i in range(8):

@@ -141,6 +141,10 @@ class ComputeInstructions(Operands):
         only(modifiers, {"b32"})
         return self._write(operands[0], f"np.bitwise_count({self._read(operands[1], 'u4')}).astype('u4')", "u4", guard)
 
+    def _op_brev(self, modifiers, operands, guard):
+        only(modifiers, {"b32"})
+        return self._write(operands[0], f"reversed_bits({self._read(operands[1], 'u4')})", "u4", guard)
+
     def _op_lop3(self, modifiers, operands, guard):
         a, b, c = (self._read(operand, "u4") for operand in operands[1:4])
         return self._write(operands[0], f"logic3({a}, {b}, {c}, {int(operands[4], 0)})", "u4", guard)

@@ -1,0 +1,46 @@
+"""What compiles a network: for a CPU (engine.py) or for a GPU (graph.py)."""
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..sequences import is_sequence
+from ..spikes import Spikes, is_binary
+from .engine import LOOK_STEPS, Engine
+from .follow import follow
+from .graph import GraphEngine
+
+
+@torch.no_grad()
+def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None) -> Engine:
+    """Compile a network, so that each run is one call of a C++ function, or on a GPU one CUDA graph.
+
+    The weights are copied; later changes of ``net`` do not affect the engine. Spikes equal those of
+    :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
+
+    Args:
+        net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
+            make them.
+        x: a sample input as for simulate, constant [N, ...] or a sequence (T, N, ...), with any number of samples. It
+            is run for a few steps, for the rates that ``print(engine)`` shows. The engine runs where x and ``net`` are.
+        precision: None: float32. "int16", "int8": weights rounded to 14 or 7 bits. Sums are then exact, and the spikes
+            are those of simulate with this ``precision``, on every machine.
+
+    Raises:
+        TypeError: a module is not supported; the message names its path.
+        ValueError: an argument has a wrong value, or a weight is not finite.
+    """
+    checks.module("net", net)
+    checks.precision(precision)
+    sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
+    checks.values("x", x)
+    T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
+    samples = x[:T] if sequence else x[:1]
+    if x.device.type == "cuda":
+        return GraphEngine(net, samples, T, precision)
+    if x.device.type != "cpu":
+        raise ValueError(f"x must be on a CPU or a GPU, where an engine can run, got {x.device}")
+    real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
+    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
+    engine._rates = engine(samples, T).rates
+    return engine

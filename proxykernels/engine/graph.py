@@ -1,0 +1,204 @@
+"""A network compiled for a GPU: a run of T steps is one CUDA graph, captured once and then replayed.
+
+A graph does its work again on the memory that it was captured with. So the input is copied to one place, and what the
+network gives is copied before the next run.
+"""
+
+import copy
+import math
+import os
+import threading
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..calls import spike_ops
+from ..kernels import constants
+from ..layers import SpikingLayer
+from ..layers.parametrized import with_plain_weights
+from ..simulation import replay
+from ..simulation.chunks import Chunks
+from ..simulation.early_exit import Stop
+from ..simulation.prepared_network import PreparedNetwork
+from ..simulation.quantize import round_input
+from ..simulation.result import Result as SimulationResult
+from ..simulation.result import logits, table
+from ..simulation.simulate import check_output, input_of, simulate
+from ..simulation.stateful_layer import unwatched
+from ..simulation.synops import Tally
+from ..spikes import Spikes
+from .engine import Engine
+from .follow import refuse
+
+MOST_GRAPHS = 16  # of an engine: those that were used last
+
+
+class GraphEngine(Engine):
+    """An engine on a GPU, made by :func:`compile`. It has no streams and no file.
+
+    The first run with a number of steps and a shape of inputs captures a graph, which takes longer than a run of
+    :func:`proxykernels.simulate`. The graphs of an engine share memory: runs of several threads come one after another.
+    """
+
+    def __init__(self, net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None):
+        """``x``: a sample input of T steps."""
+        net = with_plain_weights(net)
+        _check("", net)
+        self._net, self._precision, self.device = _copied(net), precision, x.device
+        self._graphs: dict[tuple, _Graph] = {}
+        self._memory: replay.Memory = {}
+        self._lock = threading.Lock()
+        self._rates = simulate(self._net, x, T, precision=precision).rates
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None
+    ) -> SimulationResult:
+        """Run ``T`` steps from rest; the arguments are those of an :class:`Engine` on a CPU.
+
+        With ``stop`` the layers are launched one by one, as simulate launches them. So they are where the environment
+        variable PROXYKERNELS_CUDA_GRAPHS is 0, and while a graph of the caller's is captured.
+        """
+        T = checks.steps(T)
+        given = input_of(self._net, x, T, None)  # rounded in the graph
+        if given.device != self.device:
+            raise ValueError(f"x must be on {self.device}, where the engine runs, got {given.device}")
+        if stop is not None or not replay.are_allowed():
+            return simulate(self._net, x, T, stop=stop, precision=self._precision)
+        with self._lock, torch.cuda.device_of(given._words if isinstance(given, Spikes) else given):
+            return self._graph(given)(given)
+
+    def _graph(self, x: Tensor | Spikes) -> "_Graph":
+        """That of inputs like x."""
+        kind = x.scale if isinstance(x, Spikes) else (x.dtype, checks.is_constant(x))
+        key = tuple(x.shape), kind
+        graph = self._graphs.pop(key, None) or _Graph(self._net, x, self._precision, self._memory)
+        self._graphs[key] = graph  # the last of them
+        if len(self._graphs) > MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
+        return graph
+
+    def stream(self, batch: int = 1) -> NoReturn:
+        raise NotImplementedError("an engine on a GPU has no streams: compile the network on the CPU, with .to('cpu')")
+
+    def save(self, path: str | os.PathLike) -> NoReturn:
+        raise NotImplementedError("an engine on a GPU has no file: compile the network on the CPU, with .to('cpu')")
+
+    @property
+    def sizes(self) -> NoReturn:
+        raise NotImplementedError("the memory of an engine on a GPU is known to torch.cuda.memory_summary()")
+
+    def __repr__(self) -> str:
+        about = f"Engine of {len(self._rates)} layers of neurons on {self.device}, {self._precision or 'float32'}"
+        rows = [("layer", "rate"), *((name, f"{rate:.4f}") for name, rate in self._rates.items())]
+        graphs = ", ".join(f"T = {shape[0]} of N = {shape[1]}" for shape, _ in self._graphs)
+        return "\n".join([about, *table(rows), f"captured: {graphs or 'nothing yet'}"])
+
+
+def _check(path: str, module: nn.Module) -> None:
+    """Refuse modules whose code may do something else at each run."""
+    if not replay.is_plain(module):
+        refuse(path, module, "it is not of this package, or has hooks, and may do something else at each run")
+    if not isinstance(module, SpikingLayer):  # what is within one is its own
+        for name, child in module.named_children():
+            _check(f"{path}.{name}" if path else name, child)
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    """A copy with weights of its own, which have no gradient."""
+    tensors: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), False) for p in net.parameters()}
+    return copy.deepcopy(net, tensors | {id(buffer): buffer.detach().clone() for buffer in net.buffers()})
+
+
+class Result(SimulationResult):
+    """As the result of :func:`proxykernels.simulate`, without states and records."""
+
+    def __init__(self, output: Spikes | Tensor, tallies: dict[str, Tally], layer: SpikingLayer, last: list[Tensor]):
+        """``layer``: the last one of neurons. ``last``: its states after the run, if they tell logits."""
+        self.output, self._tallies, self._layer, self._states = output, tallies, layer, last
+        self.records: dict = {}
+
+    @cached_property
+    def steps(self) -> Tensor:  # type: ignore[override]
+        T, N = self.output.shape[:2]
+        return torch.full((N,), T, device=self.output.device)
+
+    @property
+    def state(self):
+        raise AttributeError("a run of an engine keeps no states: take proxykernels.simulate")
+
+    @property
+    def logits(self) -> Tensor:
+        return logits(self._layer, self.count(), self._states, (), self.steps)
+
+
+class _Graph:
+    """All steps of a network on inputs like ``x``, captured."""
+
+    def __init__(self, net: nn.Module, x: Tensor | Spikes, precision: str | None, memory: replay.Memory):
+        self._x: Any = _place(x)
+        with constants.unchanging() as self._constants:
+            chunks, parts = Chunks(None, None, tuple(x.shape), x.device), list[range]()
+            self._prepared = PreparedNetwork(
+                net, None, ahead=len(x), record=(), precision=precision, batch_statistics=False, masks=None,
+                watch=unwatched, with_synops=True, seen=lambda y: None if parts else chunks.add(y),
+            )  # fmt: skip
+            self._prepared.look(x)
+            given, start = _rounded(x, precision), 0
+            while start < len(x):  # compiles the kernels, and makes what is made of the weights
+                part = self._prepared(given[start : start + chunks.steps(start)], start)
+                check_output(part, self._prepared.stateful_layers.values(), None)
+                parts.append(range(start, start + len(part)))
+                start = parts[-1].stop
+                checks.room(len(x), part.shape[1:], part.device)
+            self._prepared.restart()
+
+            def run() -> tuple[Any, Tensor]:
+                given = _rounded(self._x, precision)
+                outputs = [self._prepared(given[part.start : part.stop], part.start) for part in parts]
+                return spike_ops.cat_steps(outputs), _norm(self._x)
+
+            (self._output, self._end), self._again = replay.capture_graph(run, memory)
+        *_, last = self._prepared.stateful_layers.values()
+        self._layer = last.firing.layer
+        self._last = [] if getattr(self._layer, "scale", None) is None else last.states.now
+
+    def __call__(self, x: Any) -> Result:
+        if isinstance(x, Spikes):
+            self._x._words.copy_(x._words)
+        elif checks.is_constant(x):
+            self._x[0].copy_(x[0])
+        else:
+            self._x.copy_(x)
+        self._again()
+        last = [v.clone() for v in self._last]
+        result = Result(replay.copied(self._output), self._prepared.tallies(), self._layer, last)
+        # Waited for: then the next run, of whatever thread or stream, may overwrite the memory.
+        if not math.isfinite(self._end.item()):
+            checks.finite("x", x)
+        return result
+
+
+def _place(x: Tensor | Spikes) -> Spikes | Tensor:
+    """Memory for inputs like x."""
+    return x[0].clone().expand(x.shape) if isinstance(x, Tensor) and checks.is_constant(x) else replay.copied(x)
+
+
+def _rounded(x: Any, precision: str | None) -> Any:
+    """As simulate rounds an input with ``precision``; it does not change while what is made of weights is kept."""
+    if isinstance(x, Spikes):
+        return x
+    if precision is not None and x.is_floating_point():
+        x = round_input(x[0], 0).expand(x.shape) if checks.is_constant(x) else round_input(x, 1)
+    constants.hold(x)
+    return x
+
+
+def _norm(x: Tensor | Spikes) -> Tensor:
+    """Not finite where some value of x is not; it may also be so where they are large."""
+    if isinstance(x, Spikes) or not x.is_floating_point():
+        return torch.zeros((), device=x.device)
+    return torch.linalg.vector_norm((x[0] if checks.is_constant(x) else x).float())
