@@ -6,6 +6,7 @@ from pathlib import Path
 
 import compare_methods
 import pytest
+from accuracy import energy
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "paper.md").read_text()
@@ -41,3 +42,44 @@ def test_the_table_of_methods_is_that_of_the_csv():
     path = CHECKOUT / "benchmarks" / "results" / "compare_methods_paper_0.25.csv"
     table = compare_methods.markdown(list(csv.DictReader(path.open())))
     assert table in PAGE and table.count("\n") >= 4
+
+
+def read(name: str) -> list[dict]:
+    return list(csv.DictReader((CHECKOUT / "benchmarks" / "results" / name).open()))
+
+
+def test_energy_in_the_verdict_is_that_of_the_csv():
+    shares = re.findall(r": ([\d.]+) times", energy.summary(read("energy.csv")))
+    arithmetic, memory = shares[::3], shares[1::3] + shares[2::3]
+    arithmetic, memory = (sorted(of, key=float) for of in (arithmetic, memory))
+    assert f"arithmetic: yes, {arithmetic[0]} to {arithmetic[-1]} times" in PAGE
+    assert f"with memory: no, {memory[0]} to {memory[-1]} times" in PAGE
+
+
+def test_held_out_accuracy_before_and_after_proxy_learning_is_in_the_csv():
+    *_, last = read("training_paper.csv")
+    assert last["stage"].startswith("proxy") and f"the spiking network {100 * float(last['snn']):.2f} % after" in PAGE
+
+
+def test_a_step_of_proxy_learning_takes_ten_times_that_of_the_relu_network():
+    rows = read("compare_methods_paper_0.25.csv")
+    seconds = {}
+    for row in rows:
+        seconds.setdefault(row["method"], []).append(float(row["cpu_seconds"]) / int(row["step"]))
+    ours, theirs = (sum(of) / len(of) for of in (seconds["proxy"], seconds["conversion"]))
+    assert "takes ten times the CPU time" in PAGE and round(ours / theirs) == 10
+    assert "takes 1.2 s of CPU time" in " ".join(PAGE.split()) and 1.1 < ours < 1.35  # its T is 15, not 16
+
+
+def test_proxy_learning_beside_the_relu_network_alone_is_that_of_the_csv():
+    rows = read("compare_methods_paper_0.25.csv")
+
+    def mean(method: str, column: str) -> float:
+        found = compare_methods.at(rows, method, 50, 16, column)
+        assert len(found) == 5
+        return 100 * sum(found) / len(found)
+
+    lacks = mean("conversion", "relu") - mean("proxy", "strict")
+    ties = mean("proxy", "lenient") - mean("proxy", "strict")
+    assert mean("proxy", "potential") > mean("conversion", "relu")
+    assert f"it lacks {lacks:.1f} points after 50 steps: {ties:.1f} % of the outputs tie" in " ".join(PAGE.split())
