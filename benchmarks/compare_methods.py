@@ -29,20 +29,19 @@ last layer that never fires) and .png, and compare_methods_NET_WIDTH_settings.cs
 import argparse
 import itertools
 import math
-import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
-from common import figures, nets, tables
+from common import nets, tables
 from common.checkout import commit
 from common.command import command
-from common.printed import new_parser, positive, print_table, shown, some_of, written
+from common.printed import new_parser, positive, shown, some_of, written
+from methods.report import SHARES, draw, show
 from methods.trained import Training
 from methods.ways import WAYS, Settings, settings_of
-from rich.console import Console
 from torch.utils.data import Dataset, Subset
 from training import data as train_data
 from training.step import Breakdown
@@ -53,7 +52,6 @@ FIRST_POINTS = (50, 100, 200, 300, 400)  # steps that are measured in the first 
 HELD_OUT = 2000
 TUNE_SEED = 1000
 READ = (4, 8, 16, 32)
-SHARES = ("strict", "lenient", "potential")
 SETTINGS = ["method", "T", "lr", "threshold", "steps", *SHARES, "images", "commit"]
 COLUMNS = [
     "method", "seed", "lr", "threshold", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images", "T",
@@ -220,94 +218,6 @@ def shares(point) -> dict[str, str]:
 def stem_of(options: argparse.Namespace) -> str:
     """The first part of the tables' names."""
     return f"compare_methods_{options.net}_{options.width:g}" + ("_lif" if options.neuron == "lif" else "")
-
-
-def at(rows: list[dict], method: str, step: int, T: int, column: str, split: str = "held-out") -> list[float]:
-    """A column of all seeds of a method after a number of training steps, read at T."""
-    wanted = method, str(step), str(T), split
-    found = [row for row in rows if (row["method"], row["step"], row["T"], row["split"]) == wanted]
-    return [float(row[column]) for row in found if row[column]]
-
-
-def spread(values: list[float], scale: float = 100) -> str:
-    """The mean, and half of what lies between the least and the most."""
-    if not values:
-        return ""
-    half = f" ±{scale * (max(values) - min(values)) / 2:.1f}" if len(values) > 1 else ""
-    return f"{scale * statistics.mean(values):.1f}{half}"
-
-
-def last_step(rows: list[dict], method: str) -> int:
-    """The last measured step that all seeds of a method have reached."""
-    of_seed: dict[str, int] = {}
-    for row in rows:
-        if row["method"] == method:
-            of_seed[row["seed"]] = max(of_seed.get(row["seed"], 0), int(row["step"]))
-    return min(of_seed.values())
-
-
-HEADINGS = ["", "seeds", "lr", "threshold", "steps", "epochs", "CPU s", "strict", "lenient", "potential", "ReLU"]
-
-
-def lines(rows: list[dict], T: int = 16) -> list[list[str]]:
-    """A method's accuracies at T after as many steps as all methods have done, and after as many as it has; in %."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    common = min((last_step(rows, method) for method in methods), default=0)
-    found = []
-    for method in methods:
-        for step in sorted({common, last_step(rows, method)}):
-            shares = [spread(at(rows, method, step, T, column)) for column in (*SHARES, "relu")]
-            seconds = at(rows, method, step, T, "cpu_seconds")
-            about = next(row for row in rows if (row["method"], row["step"]) == (method, str(step)))
-            settings = about["lr"], about["threshold"], str(step), about["epoch"], spread(seconds, 1)
-            found.append([figures.look(method).label, str(len(seconds)), *settings, *shares])
-    return found
-
-
-def markdown(rows: list[dict]) -> str:
-    """The table of docs/paper.md."""
-    table = [HEADINGS, ["---"] * len(HEADINGS), *lines(rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in table).replace("|  |", "| |").replace("| --- ", "|---")
-
-
-def show(folder: Path, stem: str) -> None:
-    """Print the accuracies of the table."""
-    rows = tables.read_csv(folder / f"{stem}.csv")
-    if rows:
-        print_table(Console(), "Right at T = 16, held-out images, %", HEADINGS, lines(rows))
-
-
-def draw(folder: Path, stem: str) -> None:
-    """Strict accuracy at T = 16 against training steps and CPU seconds, the mean of the seeds."""
-    rows = [row for row in tables.read_csv(folder / f"{stem}.csv") if row["split"] == "held-out"]
-    if not rows:
-        return
-    figure, panels = figures.new_figure(4.8, 2, sharey=True)
-    for method in dict.fromkeys(row["method"] for row in rows):
-        steps = sorted({int(row["step"]) for row in rows if row["method"] == method and row["T"] == "16"})
-        means = [100 * statistics.mean(at(rows, method, step, 16, "strict")) for step in steps]
-        seconds = [max(0.1, statistics.mean(at(rows, method, step, 16, "cpu_seconds"))) for step in steps]
-        for axes, x in zip(panels, (steps, seconds), strict=True):
-            axes.plot(x, means, marker="o", markersize=3, **figures.line(method))
-    for axes, label in zip(panels, ("training steps", "CPU seconds"), strict=True):
-        axes.set_xscale("log")
-        axes.set_xlabel(label)
-    panels[0].set(ylim=(0, 100), ylabel="right (a tie is wrong), %")
-    figures.legend(figure, panels[0], columns=2)
-    _, net, width, *_ = stem.removeprefix("compare_").split("_")
-    where = f"{net} network, width {width}, {rows[0]['images']} held-out images of Fashion-MNIST, T = 16"
-    figures.title(figure, sentence(rows), where)
-    tables.save_figure(folder / f"{stem}.png", figure)
-
-
-def sentence(rows: list[dict]) -> str:
-    """The title: the most accurate after as many steps as all have done."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    step = min(last_step(rows, method) for method in methods)
-    found = {method: at(rows, method, step, 16, "strict") for method in methods}
-    means = {method: statistics.mean(values) for method, values in found.items() if values}
-    best = max(means, key=means.__getitem__)
-    return f"After {step} training steps {figures.look(best).label} is right most often: {100 * means[best]:.1f} %"
 
 
 if __name__ == "__main__":

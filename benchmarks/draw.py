@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import compare_methods
 import evaluate
 import ops_speed
 from accuracy import anytime
@@ -22,6 +21,7 @@ from common.printed import new_parser
 from common.tables import read_csv
 from images import picture, torchvision_nets
 from methods import recipes
+from methods import report as report_of_methods
 from speed import report
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     for table in sorted(folder.glob("compare_methods_*.csv")):
         if not table.stem.endswith("_settings"):
-            drawers[table.name] = partial(compare_methods.draw, stem=table.stem)
+            drawers[table.name] = partial(report_of_methods.draw, stem=table.stem)
     if photographs.are_there():
         drawers["imagenet_answers.csv"] = picture.draw
     for table, draw in drawers.items():

@@ -4,9 +4,9 @@ import csv
 import re
 from pathlib import Path
 
-import compare_methods
 import pytest
 from accuracy import energy
+from methods import report
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "paper.md").read_text()
@@ -40,7 +40,7 @@ def test_verdicts_are_in_the_csv():
 
 def test_the_table_of_methods_is_that_of_the_csv():
     path = CHECKOUT / "benchmarks" / "results" / "compare_methods_paper_0.25.csv"
-    table = compare_methods.markdown(list(csv.DictReader(path.open())))
+    table = report.markdown(list(csv.DictReader(path.open())))
     assert table in PAGE and table.count("\n") >= 4
 
 
@@ -75,7 +75,7 @@ def test_proxy_learning_beside_the_relu_network_alone_is_that_of_the_csv():
     rows = read("compare_methods_paper_0.25.csv")
 
     def mean(method: str, column: str) -> float:
-        found = compare_methods.at(rows, method, 50, 16, column)
+        found = report.at(rows, method, 50, 16, column)
         assert len(found) == 5
         return 100 * sum(found) / len(found)
 
