@@ -24,11 +24,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from gpu.timing import RATE, kernels_alone, milliseconds
 
-NETS = {
-    "small": (nets.small, (1, 28, 28)),
-    "paper": (nets.paper, (1, 28, 28)),
-    "cifar10": (nets.cifar10, (3, 32, 32)),
-}
+NETS = {"small": (nets.small, (1, 28, 28)), "paper": (nets.paper, (1, 28, 28)), "cifar10": (nets.cifar10, (3, 32, 32))}
 
 
 def run(options: argparse.Namespace) -> None:
