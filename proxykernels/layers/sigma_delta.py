@@ -19,6 +19,7 @@ from ..neurons import SigmaDelta
 from .base import SpikingLayer
 from .synapses import Convolution, Product, Synapse, synapse_of
 
+IDENTITY = Synapse(nn.Identity())
 NO_WINDOW: sigma_delta.Window = ((1, 1), (0, 0), (1, 1), 1)
 
 
@@ -54,9 +55,17 @@ class Changes:
         """Height and width of the pixels."""
         return (1, *self.size)[-2:] if self.size else (1, 1)  # type: ignore[return-value]
 
+    def real(self) -> Tensor:
+        """The values [N, steps, P, C] in float32."""
+        if not self.are_spikes:
+            return self.values
+        return backends.cpu_backend().sigma_delta(
+            *_operands(IDENTITY, self), None, self.steps, None, _window(IDENTITY, self)
+        )[0]
+
     def dense(self) -> Tensor:
-        """Values [N, steps, C, ...], float32."""
-        values = sigma_delta.values_of(self.values) if self.are_spikes else self.values
+        """The same as [N, steps, C, ...]."""
+        values = self.real()
         return values.transpose(2, 3).unflatten(3, self.size) if self.size else values.squeeze(2)
 
     def flatten(self) -> "Changes":

@@ -19,13 +19,26 @@ static inline To same_bits(const From& from) {
 
 constexpr uint32_t sign_bit = 1u << 31, exponent_bits = 0xffu << 23, half_a_power = 1u << 22, bits_of_1 = 127u << 23;
 
-// The values of as many codes as a Vec has lanes.
+// The values that codes stand for, by their lowest five bits.
+alignas(64) constexpr float code_values[32] = {
+    0, 1, 1.0f / 2,    1.0f / 4,   1.0f / 8,   1.0f / 16,  1.0f / 32, 1.0f / 64, 1.0f / 128, 0, 0,
+    0, 0, 0,           0,          0,          0,          0,         0,         0,          0, 0,
+    0, 0, -1.0f / 128, -1.0f / 64, -1.0f / 32, -1.0f / 16, -1.0f / 8, -1.0f / 4, -1.0f / 2,  -1};
+static inline float value_of(int8_t code) { return code_values[code & 31]; }
+static inline float value_of(float value) { return value; }
+
+// Those of as many codes as a Vec has lanes.
 static inline Vec values_of(const int8_t* codes) {
+#if defined(__AVX512F__)
+    const __m512i places = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes));
+    return {_mm512_permutex2var_ps(_mm512_load_ps(code_values), places, _mm512_load_ps(code_values + 16))};
+#else
     VecCodes narrow;
     memcpy(&narrow, codes, sizeof narrow);
     const Ints::Whole code = __builtin_convertvector(narrow, Ints::Whole);
     const VecBits negative = (VecBits)(code < 0), size = ((VecBits)code ^ negative) - negative;
     return same_bits<Vec>((((128u - size) << 23) | (negative & sign_bit)) & (VecBits)(code != 0));
+#endif
 }
 
 // What neurons send of what they have not sent yet: the nearest signed power of two, from 1 down to `least`, the bits of a

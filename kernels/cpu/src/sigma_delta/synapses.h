@@ -8,13 +8,6 @@ namespace PK_TARGET {
 constexpr int64_t sigma_delta_row = 64;  // channels of a row of weights, at most
 constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels whose sums have registers at a time
 
-// The values that codes from -8 to 8 stand for, from code -8 on.
-constexpr float code_values[17] = {-1.0f / 128, -1.0f / 64, -1.0f / 32, -1.0f / 16, -1.0f / 8, -1.0f / 4,
-                                   -1.0f / 2,   -1.0f,      0.0f,       1.0f,       1.0f / 2,  1.0f / 4,
-                                   1.0f / 8,    1.0f / 16,  1.0f / 32,  1.0f / 64,  1.0f / 128};
-static inline float value_of(int8_t code) { return code_values[code + 8]; }
-static inline float value_of(float value) { return value; }
-
 // Which of n values, 64 at most, are not zero.
 static inline uint64_t not_zero(const int8_t* codes, int64_t n) {
 #if defined(__AVX512BW__)
@@ -107,6 +100,30 @@ static void each_place(const SigmaDelta& s, TapWeights tap_weights, Fire fire) {
     s.counts[0] += spikes, s.counts[1] += additions;
 }
 
+// Adds the rows of all inputs of a window that are not silent, and returns their number. `row`: weights from one to the next.
+template <int channels, class Value>
+static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x, const float* weight, int64_t C_in,
+                                      int64_t row, Lanes<channels>& sums) {
+    Lanes<channels> sum = sums;
+    int64_t rows = 0;
+    for (int64_t tap = 0; tap < taps.count; tap++) {
+        const Value* const values = x + taps.x.data[tap];
+        const float* const of_tap = weight + taps.weight.data[tap];
+        for (int64_t i = 0; i < C_in; i += 64) {
+            uint64_t left = not_zero(values + i, least(64, C_in - i));
+            rows += __builtin_popcountll(left);
+            for (; left; left &= left - 1) {
+                const int64_t input = i + __builtin_ctzll(left);
+                const Vec value = broadcast(value_of(values[input]));
+                const float* const weights = of_tap + input * row;
+                for (int k = 0; k < sum.vecs; k++) sum.v[k] = multiply_add(value, load(weights + k * Vec::width), sum.v[k]);
+            }
+        }
+    }
+    sums = sum;
+    return rows;
+}
+
 // The weights are rows [tap][C_in][channels] of 64 output channels, then those of the next 64; the last ones' rows are filled
 // up to a multiple of 16.
 template <class Value>
@@ -120,23 +137,30 @@ static void rows_sigma_delta(const SigmaDelta& s) {
         const float* const weight = s.weight + block * s.kernel_h * s.kernel_w * s.C_in + (channel - block);
         int64_t rows = 0;
         const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto& sum) {
-            for (int64_t tap = 0; tap < taps.count; tap++) {
-                const Value* const values = x + t * frame + taps.x.data[tap];
-                const float* const of_tap = weight + taps.weight.data[tap];
-                for (int64_t i = 0; i < s.C_in; i += 64) {
-                    uint64_t left = not_zero(values + i, least(64, s.C_in - i));
-                    rows += __builtin_popcountll(left);
-                    for (; left; left &= left - 1) {
-                        const int64_t input = i + __builtin_ctzll(left);
-                        const Vec value = broadcast(value_of(values[input]));
-                        for (int k = 0; k < sum.vecs; k++)
-                            sum.v[k] = multiply_add(value, load(of_tap + input * row + k * Vec::width), sum.v[k]);
-                    }
-                }
-            }
+            rows += add_window(taps, x + t * frame, weight, s.C_in, row, sum);
         });
         return std::pair(rows * least(s.C - channel, channels), spikes);
     });
+}
+
+// Adds n channels of all pixels of a window times their weights, and returns how many were not silent.
+template <int channels, class Value>
+static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value* x, const float* weight, int64_t n,
+                                         Lanes<channels>& sums) {
+    Lanes<channels> sum = sums;
+    int64_t additions = 0;
+    for (int64_t tap = 0; tap < taps.count; tap++) {
+        const Value* const values = x + taps.x.data[tap];
+        const float* const weights = weight + taps.weight.data[tap];
+        const uint64_t any = not_zero(values, n);
+        if (!any) continue;
+        additions += __builtin_popcountll(any);
+        for (int k = 0; k < sum.vecs; k++)
+            sum.v[k] = multiply_add(load_values(values + k * Vec::width, n - k * Vec::width), load(weights + k * Vec::width),
+                                    sum.v[k]);
+    }
+    sums = sum;
+    return additions;
 }
 
 // Output channel c sees input channel c alone. The weights are [tap][C, filled up to a multiple of 16].
@@ -144,21 +168,13 @@ template <class Value>
 static void depthwise_sigma_delta(const SigmaDelta& s) {
     const int64_t filled = ceil_div(s.C, 16) * 16, frame = s.H * s.W * s.C;
     const auto tap_weights = [&](int64_t) { return filled; };
-    each_place<block>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
+    each_place<row_pass>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
         const int64_t n = least(s.C - channel, channels);
         const Value* const x = (const Value*)s.x + image * s.T_in * frame + channel;
         const float* const weight = s.weight + channel;
         int64_t additions = 0;
         const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto& sum) {
-            for (int64_t tap = 0; tap < taps.count; tap++) {
-                const Value* const values = x + t * frame + taps.x.data[tap];
-                const uint64_t any = not_zero(values, n);
-                if (!any) continue;
-                additions += __builtin_popcountll(any);
-                for (int k = 0; k < sum.vecs; k++)
-                    sum.v[k] = multiply_add(load_values(values + k * Vec::width, n - k * Vec::width),
-                                            load(weight + taps.weight.data[tap] + k * Vec::width), sum.v[k]);
-            }
+            additions += add_depthwise(taps, x + t * frame, weight, n, sum);
         });
         return std::pair(additions, spikes);
     });
