@@ -3,14 +3,13 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
 from ..kernels.cpu.words import pixel_bytes
-from ..simulation.early_exit import Batch, Stop
+from ..simulation.early_exit import Stop
 from ..simulation.quantize import round_input
 from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
@@ -18,28 +17,20 @@ from . import file
 from .library import CONSTANT, SPIKES, VALUES, Compiled, Session, Tally
 from .plan import Plan, image_of
 from .result import Counted, Output, Result
+from .stopping import Asked
 from .stream import Stream
 
-STOP_STEPS = 8  # between two looks at which samples are decided, as simulate has them
-MOST_SAMPLES = 64  # that go through the network side by side
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
 
 
 @dataclass(frozen=True)
 class Given:
-    """An input as the library takes it: the tensor, its kind, and how many samples it has."""
+    """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant."""
 
     x: Tensor
     kind: int
     N: int
-    whole: Spikes | None = None  # of packed ones
-
-    @property
-    def sequence(self) -> Spikes | Tensor:
-        """The same as simulate's helpers take it, (T, N, ...)."""
-        if self.whole is not None:
-            return self.whole
-        return self.x.expand(STEPS, *self.x.shape) if self.kind == CONSTANT else self.x
+    T: int | None = None
 
 
 class Engine:
@@ -77,18 +68,22 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
         """
-        T, given = checks.steps(T), self.given(x, None)
-        if given.kind != CONSTANT and len(given.sequence) != T:
-            raise ValueError(f"x is a sequence of {len(given.sequence)} steps, and T is {T}")
+        T, given = checks.steps(T), self.given(x)
+        if given.T not in (None, T):
+            raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
-        session = self.session()
+        session, tally = self.session(), self.tally()
+        asked = None if stop is None else Asked(stop, self.plan.last.shape, given.N, T)
         try:
-            if stop is None and given.N <= MOST_SAMPLES:
-                return self._run(session, given, T)
-            return self._run_parts(session, given, T, stop)
+            output, last = self.advance(
+                session, given, T, tally, fresh=True, with_state=self._has_logits, goes_on=False, asked=asked
+            )
         finally:
             self._sessions.append(session)
+        sample_steps = given.N * T if asked is None else int(asked.steps.sum())
+        counted = Counted(tally, sample_steps, given.N, given.kind == CONSTANT)
+        return Result(self.plan, output, None if asked is None else asked.steps, last, counted)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -109,23 +104,18 @@ class Engine:
         except IndexError:
             return self.new_session()
 
-    def _run(self, session: Session, given: Given, T: int) -> Result:
-        tally, N = self.tally(), given.N
-        output, last = self.advance(session, given, T, tally, fresh=True, with_state=self._has_logits, goes_on=False)
-        return Result(self.plan, output, None, last, Counted(tally, N * T, N, given.kind == CONSTANT))
-
     def tally(self) -> Tally:
         """For :meth:`advance` to count in."""
         return self._compiled.tally()
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        with_state: bool = False, goes_on: bool = True,
+        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None,
     ) -> tuple[Output, Tensor | None]:  # fmt: skip
         """What T steps give, from where the session is, and the states of the last operation after them.
 
         ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
-        is after them.
+        is after them. ``asked``: the rule by which samples stop.
         """
         op, N = self.plan.last, given.N
         C, H, W = op.image
@@ -133,12 +123,16 @@ class Engine:
         if op.real:
             values = torch.empty(T, N, H * W, C)
         else:
-            spikes = torch.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+            empty = torch.empty if asked is None else torch.zeros  # a sample is silent once it has stopped
+            spikes = empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
             counts = torch.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
         if with_state:
             last = torch.empty(N, op.states, H * W, C)
         threads = torch.get_num_threads()
-        if not session.run(given.x, given.kind, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally):
+        ran = session.run(
+            given.x, given.kind, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally, asked
+        )
+        if not ran:
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
         return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
@@ -157,58 +151,8 @@ class Engine:
         several = (op.states,) if op.states > 1 else ()
         return states.transpose(2, 3).reshape(N, *several, *shape)
 
-    def _run_parts(self, session: Session, given: Given, T: int, stop: Stop | None) -> Result:
-        """Some samples at a time; with ``stop`` some steps at a time, and only the samples that are not decided."""
-        tally, shape = self.tally(), (T, given.N, *self.plan.last.shape)
-        parts: list[tuple[Output, Tensor, Tensor | None]] = []
-        for first in range(0, given.N, MOST_SAMPLES):
-            part = self._samples(given, first, min(first + MOST_SAMPLES, given.N))
-            if stop is None:
-                output, last = self.advance(
-                    session, part, T, tally, fresh=True, with_state=self._has_logits, goes_on=False
-                )
-                parts.append((output, torch.full((part.N,), T), last))
-            else:
-                parts.append(self._run_until(session, part, T, stop, tally))
-        outputs, steps, states = zip(*parts, strict=True)
-        if self.plan.last.real:
-            whole = Output(torch.cat([part.raw for part in outputs], 1), shape, None)
-        else:
-            raw, counts = (torch.cat([getattr(part, name) for part in outputs]) for name in ("raw", "counts"))
-            whole = Output(raw, shape, counts)
-        counted = Counted(tally, int(torch.cat(steps).sum()), given.N, given.kind == CONSTANT)
-        return Result(self.plan, whole, torch.cat(steps), torch.cat(states) if self._has_logits else None, counted)
-
-    def _run_until(
-        self, session: Session, given: Given, T: int, stop: Stop, tally: Tally
-    ) -> tuple[Output, Tensor, Tensor | None]:
-        """Output, steps and last states; a sample is silent from where it was stopped."""
-        batch, parts, start = Batch(given.N, T, stop, torch.device("cpu")), [], 0
-        last: Tensor | None = None
-        while start < T and len(batch.index):
-            steps, index = min(STOP_STEPS, T - start), batch.index
-            part = self.given(batch.active(given.sequence[start : start + steps]), given.kind == CONSTANT)
-            y: Any = self.advance(session, part, steps, tally, fresh=start == 0)[0].tensor()
-            now = self.last_state(session, part.N)
-            last = now if last is None or now is None else last.index_copy(0, index, now)
-            parts.append(batch.whole(y))
-            start += steps
-            batch.retire(y, start, ())
-            if 0 < len(batch.index) < len(index):
-                session.keep(torch.searchsorted(index, batch.index))
-        words = torch.cat([part._words for part in parts], 1)
-        spikes = Spikes(torch.nn.functional.pad(words, (0, 0, 0, 0, 0, T - start)), (T, given.N, *self.plan.last.shape))
-        return Output(spikes._words, spikes.shape, spikes.count()), batch.steps, last
-
-    def _samples(self, given: Given, start: int, stop: int) -> Given:
-        x = given.sequence
-        if isinstance(x, Spikes):
-            words = x._words[start:stop]
-            return Given(words, SPIKES, stop - start, x._like(words, (x.T, stop - start, *x.shape[2:])))
-        return self.given(x[0, start:stop] if given.kind == CONSTANT else x[:, start:stop], given.kind == CONSTANT)
-
-    def given(self, x: Tensor | Spikes, held: bool | None) -> Given:
-        """An input as the library takes it; ``held``: whether it is, None: as its shape says."""
+    def given(self, x: Tensor | Spikes) -> Given:
+        """An input as the library takes it."""
         plan, dims = self.plan, len(self.plan.shape)
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and x.shape[1:] == plan.shape:
             if x.device.type == "cpu" and x.is_contiguous() and not torch.jit.is_tracing():  # the usual case
@@ -233,18 +177,15 @@ class Engine:
         if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
             x = x.dense()
         if isinstance(x, Spikes):
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], x)
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
         if not plan.real and not plan.takes_any:
             raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
-        held = bool(held) or not sequence
-        x = x.detach().float()
-        if held:
-            once = (x[0] if sequence else x).contiguous()
-            return Given(once, CONSTANT, len(once))
+        x = x.detach().float().contiguous()
+        if not sequence:
+            return Given(x, CONSTANT, len(x))
         if not len(x):
             raise ValueError("x must have at least one step")
-        x = x.contiguous()
-        return Given(x, VALUES, x.shape[1])
+        return Given(x, VALUES, x.shape[1], len(x))
 
     def __repr__(self) -> str:
         return described(self)
@@ -256,9 +197,6 @@ class Engine:
         sizes = session.sizes
         self._sessions.append(session)
         return sizes.weights, sizes.arena
-
-
-STEPS = 1 << 40  # of an input that is held: more than any run has
 
 
 def load(path: str | os.PathLike) -> Engine:

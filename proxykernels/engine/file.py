@@ -3,7 +3,7 @@
     "format"   "proxykernels-engine"
     "version"  "1"
     "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}
-    "crc32"    of the plan, and of each tensor's name and bytes, in the order of the names: 8 hexadecimal digits
+    "checksum" of the plan and all tensors: 16 hexadecimal digits. Another hash would be another version
 
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
                     "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
@@ -15,10 +15,10 @@ Weights lie in their plain layout and are packed for the machine that loads them
 Nothing of a file is executed; what is not as described here is refused before any of it is used.
 """
 
+import hashlib
 import json
 import os
 import tempfile
-import zlib
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,9 @@ from torch import Tensor
 
 from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
-from .follow import MOST_INPUTS, MOST_WINDOWS
-from .plan import (
-    AVERAGE_POOL,
-    FIRE,
-    FLATTEN,
-    KINDS,
-    MAX_RATE_POOL,
-    MOVE,
-    RUNNING_MAX_POOL,
-    UNFLATTEN,
-    Operation,
-    Plan,
-    Population,
-    Window,
-    image_of,
-)  # fmt: skip
+from .values import MOST_INPUTS, MOST_WINDOWS
+from .library import load
+from .plan import Kind, Operation, Plan, Population, Window, image_of
 
 FORMAT, VERSION = "proxykernels-engine", "1"
 MOST = 1 << 31  # of any size in a file
@@ -88,16 +75,18 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
         )  # fmt: skip
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
     text = json.dumps(described, sort_keys=True)
-    metadata = {"format": FORMAT, "version": VERSION, "plan": text, "crc32": checksum(text, tensors)}
+    metadata = {"format": FORMAT, "version": VERSION, "plan": text, "checksum": checksum(text, tensors)}
     _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
 
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
     """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
-    crc = zlib.crc32(plan.encode())
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].contiguous().numpy().data, zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
+    fingerprint, value = load().fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.contiguous()
+        of_bytes = fingerprint(tensor.data_ptr(), tensor.nbytes)
+        value.update(f"{name} {tensor.dtype} {list(tensor.shape)} {of_bytes:016x}\n".encode())
+    return value.hexdigest()
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -136,7 +125,7 @@ def read(path: str | os.PathLike) -> Plan:
             if metadata.get("version") != VERSION:
                 raise _Damaged(f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        if metadata["crc32"] != checksum(metadata["plan"], tensors):
+        if metadata["checksum"] != checksum(metadata["plan"], tensors):
             raise _Damaged("it is damaged: its checksum differs")
         return _Reader(tensors).plan(json.loads(metadata["plan"]))
     except _Damaged as problem:
@@ -172,29 +161,30 @@ class _Reader:
         return shape
 
     def _operation(self, plan: Plan, k: int, about: Any) -> Operation:
-        kind, name = about["kind"], about["name"]
-        _need(kind in KINDS, f"operation {kind!r} is not known")
+        name = about["name"]
+        _need(about["kind"] in list(Kind), f"operation {about['kind']!r} is not known")
+        kind = Kind(about["kind"])
         _need(isinstance(name, str), "an operation has no name")
         windows = about["windows"]
-        most = {FIRE: MOST_WINDOWS, MOVE: MOST_MOVED}.get(kind, 1)
+        most = {Kind.FIRE: MOST_WINDOWS, Kind.MOVE: MOST_MOVED}.get(kind, 1)
         _need(isinstance(windows, list) and 1 <= len(windows) <= most, "too many windows, or none")
         shape = self._shape(about["shape"])
         adaptive = _bool(about["adaptive"])
-        _need(not adaptive or kind == AVERAGE_POOL, "only an average is adaptive")
+        _need(not adaptive or kind == Kind.AVERAGE_POOL, "only an average is adaptive")
         made = tuple(self._window(plan, k, kind, image_of(shape), adaptive, window) for window in windows)
-        neurons = self._neurons(about["neurons"], shape[0]) if kind == FIRE else None
-        moved = self._moves(plan, about, made, image_of(shape)) if kind == MOVE else {}
+        neurons = self._neurons(about["neurons"], shape[0]) if kind == Kind.FIRE else None
+        moved = self._moves(plan, about, made, image_of(shape)) if kind == Kind.MOVE else {}
         op = Operation(
             kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 0),
             _bool(about["count_padding"]), adaptive, **moved,
         )  # fmt: skip
         reads_values = any(map(plan.is_real, made))
         expected = {
-            FIRE: neurons is not None and not neurons.fires, AVERAGE_POOL: True, MAX_RATE_POOL: False,
-            RUNNING_MAX_POOL: True,
+            Kind.FIRE: neurons is not None and not neurons.fires, Kind.AVERAGE_POOL: True, Kind.MAX_RATE_POOL: False,
+            Kind.RUNNING_MAX_POOL: True,
         }.get(kind, reads_values)  # fmt: skip
         _need(op.real == expected, f"operation {name!r} gives other values than it says")
-        _need(kind != MAX_RATE_POOL or not reads_values, f"operation {name!r} reads values, and not spikes")
+        _need(kind != Kind.MAX_RATE_POOL or not reads_values, f"operation {name!r} reads values, and not spikes")
         return op
 
     def _moves(self, plan: Plan, about: Any, windows: tuple[Window, ...], out: tuple[int, int, int]) -> dict:
@@ -213,7 +203,7 @@ class _Reader:
         return moved
 
     def _window(
-        self, plan: Plan, k: int, kind: str, out: tuple[int, int, int], adaptive: bool, about: Any
+        self, plan: Plan, k: int, kind: Kind, out: tuple[int, int, int], adaptive: bool, about: Any
     ) -> Window:  # fmt: skip
         slot = _int("slot", about["slot"], 0)
         _need(slot <= k, "an operation reads what comes later")
@@ -225,21 +215,21 @@ class _Reader:
         weight = self._tensor(about["weight"]) if about["weight"] is not None else None
         window = Window(slot, **sizes, weight=weight, groups=_int("groups", about["groups"], 1))  # type: ignore[arg-type]
         C, *size = plan.source(window)
-        if kind == FLATTEN:
+        if kind == Kind.FLATTEN:
             _need(out == (C * size[0] * size[1], 1, 1) and weight is None, "a flattening changes the size")
             return window
-        if kind == UNFLATTEN:
+        if kind == Kind.UNFLATTEN:
             _need((C, *size) == (prod(out), 1, 1) and weight is None, "an unflattening changes the size")
             return window
-        if kind == MOVE or adaptive:
+        if kind == Kind.MOVE or adaptive:
             _need(window == Window(slot), "a move, or an adaptive average, has a window")
-            _need(kind == MOVE or out[0] == C, "a pooling changes the channels")
+            _need(kind == Kind.MOVE or out[0] == C, "a pooling changes the channels")
             return window
-        if kind == FIRE and weight is None:
+        if kind == Kind.FIRE and weight is None:
             _need(out == (C, *size) and window == Window(slot), "an input has another size than what it adds to")
             return window
         if weight is not None:
-            _need(kind == FIRE, "a pooling has weights")
+            _need(kind == Kind.FIRE, "a pooling has weights")
             groups = window.groups
             _need(C % groups == 0 and out[0] % groups == 0, f"{groups} groups do not divide the channels")
             shape = out[0], C // groups, *window.kernel
@@ -253,7 +243,7 @@ class _Reader:
             n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
             first_of_last = (out[1 + axis] - 1) * stride
             _need(first_of_last < n + padding, "a window lies outside of what it reads")
-            if kind == FIRE:
+            if kind == Kind.FIRE:
                 rest = n + 2 * padding - first_of_last - span
                 _need(0 <= rest < stride, "an image has another size")
         return window
@@ -286,8 +276,12 @@ class _Reader:
     def _tensor(self, name: Any, finite: bool = True) -> Tensor:
         tensor = self._named(name)
         _need(tensor.dtype == torch.float32, f"tensor {name} is of {tensor.dtype}")
-        _need(not finite or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinite values")
+        _need(not finite or _is_finite(tensor), f"tensor {name} holds NaN or infinite values")
         return tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum is fast, and may be too large
 
 
 def _need(true: Any, problem: str) -> None:

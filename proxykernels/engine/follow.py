@@ -1,9 +1,9 @@
 """A network's modules, followed from the input to the output: what makes a plan of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,43 +16,9 @@ from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
 from ..simulation.quantize import Rounded, RoundedSum, quantized
-from .plan import (
-    AVERAGE_POOL,
-    FIRE,
-    FLATTEN,
-    MAX_POOL,
-    MAX_RATE_POOL,
-    MOVE,
-    RUNNING_MAX_POOL,
-    UNFLATTEN,
-    Operation,
-    Plan,
-    Population,
-    Shape,
-    Window,
-    image_of,
-)  # fmt: skip
-
-MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/fire.h
-MOST_INPUTS = 1 << 24  # of a neuron
-
-
-class CannotFollowError(TypeError):
-    """The engine does not take a network, and the message says which module, and why."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """What flows between modules: a slot, the shape of its samples, and whether it holds values.
-
-    ``flat``: its pixels are to be read as features, in torch's order, and still lie as images.
-    """
-
-    slot: int
-    shape: Shape
-    real: bool
-    flat: bool = False
-
+from . import between
+from .plan import Kind, Operation, Plan, Population, Shape, Window, image_of
+from .values import MOST_INPUTS, MOST_WINDOWS, Value, refuse, refuse_shape
 
 @torch.no_grad()
 def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None) -> Plan:
@@ -73,11 +39,6 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     if value.real and not (plan.last.neurons and not plan.last.neurons.fires):
         refuse("", net, "it must end in spikes, or in a readout")
     return plan
-
-
-def refuse(path: str, module: nn.Module, why: str) -> NoReturn:
-    where = f"module {path} ({type(module).__name__})" if path else f"net ({type(module).__name__})"
-    raise CannotFollowError(f"the engine does not take {where}: {why}; proxykernels.simulate may take it")
 
 
 class _Follower:
@@ -124,115 +85,16 @@ class _Follower:
         if not x.flat:
             return x
         if x.slot not in self._flattened:
-            self._flattened[x.slot] = self._append(Operation(FLATTEN, path, (Window(x.slot),), x.shape, x.real))
+            self._flattened[x.slot] = self.append(Operation(Kind.FLATTEN, path, (Window(x.slot),), x.shape, x.real))
         return self._flattened[x.slot]
 
-    def _append(self, operation: Operation) -> Value:
+    def append(self, operation: Operation) -> Value:
         self.plan.operations.append(operation)
         return Value(len(self.plan.operations), operation.shape, operation.real)
 
-    # -- pooling -----------------------------------------------------------------------------------------------------
-
-    def _pool(self, path: str, module: Any, x: Value) -> Value:
-        maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
-        window, shape = self._pooling(path, module, x)
-        operation = Operation(
-            MAX_POOL if maximum else AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
-            divisor=getattr(module, "divisor_override", None) or 0,
-            count_padding=getattr(module, "count_include_pad", True),
-        )  # fmt: skip
-        return self._append(operation)
-
-    def _pooling(self, path: str, module: Any, x: Value) -> tuple[Window, Shape]:
-        """The window of a pooling, and the shape of what it gives."""
-        one_axis = isinstance(module, _POOLS_1D)
-        if len(x.shape) != (2 if one_axis else 3):
-            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
-        kernel, stride, padding = (
-            _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
-            for v, default in zip(given, (1, 1, 0), strict=True)
-        )
-        C, *size = image_of(x.shape)
-        out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
-        return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)
-
-    def _sum_pool(self, path: str, module: Any, x: Value) -> Value:
-        rates = isinstance(module, layers.MaxRatePool2d | layers.MaxRatePool1d)
-        if rates and x.real:
-            refuse(path, module, "its input holds values, and not spikes")
-        if self.plan.precision is not None:
-            quantized(path, module, self.plan.precision)  # refuses what simulate refuses
-        window, shape = self._pooling(path, module, x)
-        return self._append(Operation(MAX_RATE_POOL if rates else RUNNING_MAX_POOL, path, (window,), shape, not rates))
-
-    def _adaptive_pool(self, path: str, module: Any, x: Value) -> Value:
-        one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
-        if len(x.shape) != (2 if one_axis else 3):
-            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        wanted = module.output_size
-        out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
-        C, *size = image_of(x.shape)
-        if tuple(out) == tuple(size) and not x.real:
-            return x
-        shape = (C, out[1]) if one_axis else (C, *out)
-        return self._append(Operation(AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
-
-    def _voting(self, path: str, module: Any, x: Value) -> Value:
-        """The mean of neighbouring features: of an image of one channel and one row."""
-        x = self.flattened(x, path)
-        if len(x.shape) != 1 or x.shape[0] % module.voters:
-            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        classes, voters = x.shape[0] // module.voters, (1, module.voters)
-        row = self._append(Operation(UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
-        mean = self._append(Operation(AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
-        return self._append(Operation(FLATTEN, path, (Window(mean.slot),), (classes,), True))
-
-    # -- moves -------------------------------------------------------------------------------------------------------
-
-    def _unflatten(self, path: str, module: Any, x: Value) -> Value:
-        size, image = module.size, self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
-        if len(x.shape) != 1 or prod(size) != x.shape[0]:
-            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        if image == image_of(size):  # as it lies
-            return replace(x, shape=size, flat=False)
-        x = self.flattened(x, path)
-        return self._append(Operation(UNFLATTEN, path, (Window(x.slot),), size, x.real))
-
-    def _concatenate(self, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
-        parts = [self.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
-        shapes = [part.shape for part in parts]
-        if len({shape[1:] for shape in shapes}) > 1:
-            refuse(path, module, f"its inputs have the shapes {shapes}")
-        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        windows = tuple(Window(part.slot) for part in parts)
-        return self._append(Operation(MOVE, path, windows, shape, any(part.real for part in parts)))
-
-    def _channels(self, path: str, module: Any, x: Value) -> Value:
-        x = self.flattened(x, path)
-        if x.shape[0] < module.needed:
-            refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
-        shape = (len(module.index), *x.shape[1:])
-        return self._append(
-            Operation(MOVE, path, (Window(x.slot),), shape, x.real, channels=module.index.cpu().clone())
-        )
-
-    def _moved_pixels(self, path: str, module: Any, x: Value) -> Value:
-        """Zeros around and between pixels, and larger images."""
-        if len(x.shape) != 3:
-            refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
-        C, height, width = x.shape
-        places = torch.arange(1, height * width + 1, dtype=torch.float64).view(1, 1, height, width)
-        if isinstance(module, layers.ZeroPad2d):
-            moved = module._pad(places)
-        elif module.mode.startswith("nearest"):
-            moved = nn.Upsample.forward(module, places)
-        else:
-            refuse(path, module, f"mode {module.mode!r}, which interpolates")
-        pixels = moved.long().flatten() - 1
-        return self._append(Operation(MOVE, path, (Window(x.slot),), (C, *moved.shape[2:]), x.real, pixels=pixels))
-
-    # -- neurons -----------------------------------------------------------------------------------------------------
+    def image(self, x: Value) -> tuple[int, int, int]:
+        """C, H, W of what lies in a value's slot."""
+        return self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
 
     def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value, ...]) -> Value:
         layer = with_plain_weights(layer)
@@ -259,7 +121,7 @@ class _Follower:
                 bias = its_bias.float() if bias is None else bias + its_bias.float()
         C = shape[0]
         neurons = _population(path, layer, C, bias)
-        return self._append(Operation(FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
+        return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
 
     def _window(self, path, layer, synapse: Synapse, x: Value, weight: Tensor | None) -> tuple[Window, Shape]:
         if weight is None:
@@ -271,14 +133,14 @@ class _Follower:
         if isinstance(synapse, Product):
             if len(x.shape) != 1 or weight.shape[1] != x.shape[0]:
                 refuse(path, layer, f"{weight.shape[1]} features, and its input has the shape {x.shape}")
-            image = self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
+            image = self.image(x)
             kernel = image[1:] if x.flat else (1, 1)
             return Window(x.slot, kernel, weight=weight.view(len(weight), -1, *kernel)), (len(weight),)
         assert isinstance(synapse, Convolution)
         x, module = self.flattened(x, path), synapse.module
         weight, padding, dilation = synapse.window(weight)
         if len(x.shape) != (2 if module.weight.ndim == 3 else 3):
-            refuse(path, layer, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")
+            refuse_shape(path, layer, x)
         groups = module.groups
         if weight.shape[1] * groups != x.shape[0]:
             refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
@@ -295,25 +157,24 @@ class _Follower:
         nn.Identity: _same,
         layers.Dropout: _same,
         Flatten: _flatten,
-        layers.MaxPool2d: _pool,
-        layers.MaxPool1d: _pool,
-        layers.AvgPool2d: _pool,
-        layers.AvgPool1d: _pool,
-        layers.AdaptiveAvgPool2d: _adaptive_pool,
-        layers.AdaptiveAvgPool1d: _adaptive_pool,
-        layers.MaxRatePool2d: _sum_pool,
-        layers.MaxRatePool1d: _sum_pool,
-        layers.RunningMaxPool2d: _sum_pool,
-        layers.Voting: _voting,
-        layers.Unflatten: _unflatten,
-        layers.Concatenate: _concatenate,
-        layers.Channels: _channels,
-        layers.ZeroPad2d: _moved_pixels,
-        layers.Upsample: _moved_pixels,
+        layers.MaxPool2d: between.pool,
+        layers.MaxPool1d: between.pool,
+        layers.AvgPool2d: between.pool,
+        layers.AvgPool1d: between.pool,
+        layers.AdaptiveAvgPool2d: between.adaptive_pool,
+        layers.AdaptiveAvgPool1d: between.adaptive_pool,
+        layers.MaxRatePool2d: between.sum_pool,
+        layers.MaxRatePool1d: between.sum_pool,
+        layers.RunningMaxPool2d: between.sum_pool,
+        layers.Voting: between.voting,
+        layers.Unflatten: between.unflatten,
+        layers.Concatenate: between.concatenate,
+        layers.Channels: between.channels,
+        layers.ZeroPad2d: between.moved_pixels,
+        layers.Upsample: between.moved_pixels,
     }
 
 
-_POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
 _FIRES = (layers.Fused._fire, layers.Population._fire, layers.FusedSum._fire)
 
 
@@ -334,24 +195,3 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
         bias.contiguous(), start, neuron.fires,
         None if scale is None else torch.as_tensor(scale, dtype=torch.float32).detach().cpu().clone(),
     )  # fmt: skip
-
-
-def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
-    """Windows of a pooling along one axis."""
-    rest = n + 2 * padding - kernel
-    windows = (-(-rest // stride) if ceil_mode else rest // stride) + 1
-    if ceil_mode and (windows - 1) * stride >= n + padding:  # it would lie in the padding alone
-        windows -= 1
-    if windows < 1:
-        raise ValueError(f"a pooling window of {kernel} is larger than its input of {n} padded by {padding}")
-    return windows
-
-
-def _pair(value: Any, before: int) -> tuple[int, int]:
-    """A window along one axis as one of two."""
-    return before, value if isinstance(value, int) else value[0]
-
-
-def _output_size(wanted: Any, shape: Shape) -> tuple[int, int]:
-    height, width = wanted if isinstance(wanted, tuple | list) else (wanted, wanted)
-    return height or shape[1], width or shape[2]

@@ -31,7 +31,7 @@ from ..simulation.stateful_layer import unwatched
 from ..simulation.synops import Tally
 from ..spikes import Spikes
 from .engine import Engine
-from .follow import refuse
+from .values import refuse
 
 MOST_GRAPHS = 16  # of an engine: those that were used last
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.cpu import abi, headers, packing, sources
-from .plan import FIRE, KINDS, Plan
+from .plan import Kind, Plan
+from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
@@ -20,6 +21,7 @@ STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), 
 Term, Operation, Input, Run, Sizes, Functions = map(
     STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
 )
+STOP = dict(Run._fields_)["stop"]
 
 
 @cache
@@ -75,12 +77,17 @@ class Session:
 
     def run(
         self, x: Tensor, kind: int, T: int, N: int, threads: int, fresh: bool, goes_on: bool, spikes: Tensor | None,
-        values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally",
+        values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally", asked: Asked | None = None,
     ) -> bool:  # fmt: skip
         """T steps of N samples, as engine.h has it; False: x is not finite, and nothing ran."""
         pointers = [None if part is None else part.data_ptr() for part in (spikes, values, counts, last)]
-        asked = Run(x.data_ptr(), kind, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
-        return bool(self._functions.run(self._session, asked))
+        run = Run(x.data_ptr(), kind, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
+        if asked is not None:
+            run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
+        ran = bool(self._functions.run(self._session, run))
+        if asked is not None and asked.error is not None:
+            raise asked.error
+        return ran
 
     def read(self, operation: int, to: Tensor) -> None:
         """The states [N, states, P, C] of an operation."""
@@ -88,10 +95,6 @@ class Session:
 
     def write(self, operation: int, states: Tensor) -> None:
         self._functions.states(self._session, operation, None, states.data_ptr(), len(states))
-
-    def keep(self, samples: Tensor) -> None:
-        """Go on with these samples alone, int64, ascending."""
-        self._functions.keep(self._session, samples.data_ptr(), len(samples))
 
     @property
     def sizes(self) -> Any:
@@ -113,7 +116,7 @@ def _operation(plan: Plan, operation, kept: list) -> Any:
         terms[k] = Term(window.slot, weight.data_ptr() if weight is not None else None, *sizes, window.groups)
         kept.append(weight)
     kept.append(terms)
-    made = Operation(KINDS.index(operation.kind), terms, len(terms), *operation.image, operation.real)
+    made = Operation(list(Kind).index(operation.kind), terms, len(terms), *operation.image, operation.real)
     made.exact, made.divisor = plan.precision is not None, operation.divisor
     made.count_padding, made.adaptive = operation.count_padding, operation.adaptive
     for name in ("pixels", "channels"):
@@ -121,7 +124,7 @@ def _operation(plan: Plan, operation, kept: list) -> Any:
         if moved is not None:
             kept.append(moved.contiguous())
             setattr(made, name, kept[-1].data_ptr())  # type: ignore[attr-defined]
-    if operation.kind == FIRE:
+    if operation.kind == Kind.FIRE:
         neurons = operation.neurons
         parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
         made.neuron, channels = packing.for_library(parameters)

@@ -5,6 +5,7 @@ Operations stand in the order in which they run. Each gives what lies in a slot 
 """
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import prod
 
 from torch import Tensor
@@ -13,10 +14,21 @@ from ..kernels.neurons import MODELS
 
 Shape = tuple[int, ...]
 
-FIRE, MAX_POOL, AVERAGE_POOL, MAX_RATE_POOL, RUNNING_MAX_POOL, FLATTEN, UNFLATTEN, MOVE = KINDS = (
-    "neurons", "max pool", "average pool", "max rate pool", "running max pool", "flatten", "unflatten", "move",
-)  # fmt: skip
-SUM_POOLS = MAX_RATE_POOL, RUNNING_MAX_POOL  # whose states are the sums of their inputs
+
+class Kind(StrEnum):
+    """Of an operation: what a file calls it. In the order of kernels/cpu/src/engine/engine.h."""
+
+    FIRE = "neurons"
+    MAX_POOL = "max pool"
+    AVERAGE_POOL = "average pool"
+    MAX_RATE_POOL = "max rate pool"
+    RUNNING_MAX_POOL = "running max pool"
+    FLATTEN = "flatten"
+    UNFLATTEN = "unflatten"
+    MOVE = "move"
+
+
+SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
 
 def image_of(shape: Shape) -> tuple[int, int, int]:
@@ -70,7 +82,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Operation:
-    """One of KINDS.
+    """A step of a plan.
 
     Attributes:
         name: of the module that it is made of.
@@ -82,7 +94,7 @@ class Operation:
             None: as they lie.
     """
 
-    kind: str
+    kind: Kind
     name: str
     windows: tuple[Window, ...]
     shape: Shape
@@ -130,7 +142,7 @@ class Plan:
     @property
     def takes_any(self) -> bool:
         """Whether the input may be values and spikes alike: only neurons read it, and they do not mind."""
-        return all(op.kind == FIRE or all(window.slot for window in op.windows) for op in self.operations)
+        return all(op.kind == Kind.FIRE or all(window.slot for window in op.windows) for op in self.operations)
 
     def source(self, window: Window) -> tuple[int, int, int]:
         """C, H, W of what a window reads."""
@@ -142,7 +154,7 @@ class Plan:
 
     def state_shape(self, operation: Operation) -> Shape:
         """Of a sample's states: those of its outputs, or of a pooling of sums those of its input."""
-        if operation.kind == FIRE:
+        if operation.kind == Kind.FIRE:
             return operation.shape
         slot = operation.windows[0].slot
         return self.operations[slot - 1].shape if slot else self.shape

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from .. import checks
 from ..spikes import Spikes
-from .library import CONSTANT
 from .plan import image_of
 from .result import logits_of
 
@@ -48,10 +47,10 @@ class Stream:
         Raises:
             TypeError, ValueError: x has another shape or type; the message says which.
         """
-        given = self.engine.given(x if self._is_held(x) else x.unsqueeze(0), None)
+        given = self.engine.given(x if self._is_held(x) else x.unsqueeze(0))
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
-        T = 1 if given.kind == CONSTANT else len(given.sequence)
+        T = given.T or 1
         output, _ = self.engine.advance(
             self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
         )  # fmt: skip

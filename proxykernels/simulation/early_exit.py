@@ -43,6 +43,14 @@ def margin(lead: float) -> Stop:
     return decided
 
 
+def decided_by(stop: Stop, counts: Tensor, t: int) -> Tensor:
+    """What a rule says of the samples with these spikes so far [n, ...], bool [n]."""
+    decided = stop(counts, t)
+    if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != counts.shape[:1]:
+        raise TypeError(f"stop must return a bool tensor [{len(counts)}], one for each sample; got {decided!r}")
+    return decided
+
+
 def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     """The samples ``index`` [n] of a sequence (T, N, ...)."""
     if isinstance(x, Spikes):
@@ -77,9 +85,7 @@ class Batch:
         if self.stop is None:
             return
         self.counts = self.counts + y.count()
-        decided = self.stop(self.counts, t)
-        if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != self.index.shape:
-            raise TypeError(f"stop must return a bool tensor [{len(self.index)}], one for each sample; got {decided!r}")
+        decided = decided_by(self.stop, self.counts, t)
         if not decided.any():
             return
         self.steps[self.index[decided]] = t

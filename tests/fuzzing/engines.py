@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import CannotFollowError, follow
+from proxykernels.engine.follow import follow
+from proxykernels.engine.values import CannotFollowError
 
 from . import draw, ways
 from .case import Case, same

@@ -61,6 +61,18 @@ def test_engine_is_the_definition(neuron, target):
     assert result.rates == pytest.approx({name: values[name].mean().item() for name in ("conv", "sum", "out")})
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_channel_that_is_not_there_never_fires(target):
+    """Behind the few currents of a layer lie infinite ones that another layer has left there."""
+    net = nn.Sequential(pk.FusedIFLinear(2, 128, bias=False), pk.FusedIFLinear(128, 4, bias=False, v_threshold=100.0))
+    nn.init.constant_(net[0].weight, 3e38)
+    nn.init.constant_(net[1].weight, 0.5)
+    x, T = torch.ones(1, 2), 8
+    result = Engine(follow(net.eval(), (2,), True), target=target)(x, T)
+    assert result.rates == {"0": 1.0, "1": 0.5}  # 64 a step, and 100 to fire
+    assert result.spikes._words.flatten().tolist() == [0, 15] * 4
+
+
 @pytest.mark.parametrize("given", ["held", "real", "spikes", "counts", "bool"])
 def test_inputs(given):
     net, T = network(), 33
@@ -158,7 +170,7 @@ import ctypes, torch, proxykernels as pk
 from test_engine import image, network
 torch.set_num_threads(2)
 engine, count = pk.compile(network(), image()), ctypes.c_long.in_dll(ctypes.CDLL(None), "allocations")
-session, given = engine.new_session(), engine.given(image(), None)
+session, given = engine.new_session(), engine.given(image())
 run, made = session._functions.run, []
 class Functions:
     def run(self, *arguments):

@@ -65,7 +65,7 @@ def change(path, edit=None, **metadata) -> None:
         plan = json.loads(about["plan"])
         edit(plan)
         about["plan"] = json.dumps(plan)
-    about["crc32"] = checksum(about["plan"], tensors)
+    about["checksum"] = checksum(about["plan"], tensors)
     save_file(tensors, path, about)
 
 

@@ -14,6 +14,8 @@ namespace engine {
 enum : int64_t { Fire, MaxPool, AveragePool, MaxRatePool, RunningMaxPool, Flatten, Unflatten, Move };
 enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
 
+constexpr int64_t stop_steps = 8;  // between two questions whether samples are decided
+
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
@@ -55,6 +57,11 @@ struct Run {
     int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null
     float* last;  // the states of the last operation, [N, states, P, C], written; or null
     int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
+    // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
+    // [n], zeros at first. counts [n, C, P]: of the n samples that have not ended, after t steps.
+    void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
+    void* context;   // of the rule
+    int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
 };
 
 struct Sizes {
@@ -73,8 +80,8 @@ struct Functions {
     int64_t (*run)(Session*, const Run*);
     // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run.
     void (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
-    void (*keep)(Session*, const int64_t* samples, int64_t count);  // of the samples, only these, in ascending order
     void (*sizes)(const Session*, Sizes*);
+    uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged
 };
 
 }  // namespace engine

@@ -16,23 +16,24 @@ using engine::Sizes;
 constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
 constexpr int64_t overhang = 64;  // elements past the end of lists, which are read and written in whole vectors
 
-// n zeros. Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost.
+// Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost.
 template <class T>
-static T* allocate_zeros(int64_t n) {
+static T* allocate_large(int64_t n) {
     constexpr size_t huge = 1 << 21;
     const size_t size = (size_t)n * sizeof(T);
-    if (size < huge || PK_IS_CHECKED) {
-        T* const data = allocate<T>(most(n, 1));
-        memset((void*)data, 0, size);
-        return data;
-    }
+    if (size < huge || PK_IS_CHECKED) return allocate<T>(most(n, 1));
     void* data = aligned_alloc(huge, (size + huge - 1) / huge * huge);
     if (!data) abort();
 #if defined(MADV_HUGEPAGE)
     madvise(data, size, MADV_HUGEPAGE);
 #endif
-    memset(data, 0, size);
     return (T*)data;
+}
+template <class T>
+static T* allocate_zeros(int64_t n) {
+    T* const data = allocate_large<T>(n);
+    memset((void*)data, 0, (size_t)n * sizeof(T));
+    return data;
 }
 
 // A Term, with its weights in rows: row tap * C_in + channel. With groups each register of output channels has rows of its
@@ -72,19 +73,20 @@ struct Plan {
 };
 
 static void pack_matrix(Window& w, const Step& step) {
-    const int64_t taps = w.taps();
-    w.matrix =
-        allocate_zeros<float>((step.blocks() - 1) * w.rows * columns + w.rows * step.vecs_of(step.blocks() - 1) * Vec::width);
-    constexpr int64_t together = 64;  // rows that are written side by side
-    for (int64_t b = 0; b < step.blocks(); b++) {
-        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns, channels = least(columns, step.C - first);
-        float* const rows = w.matrix + b * w.rows * columns;
-        for (int64_t start = 0; start < w.rows; start += together)
-            for (int64_t o = 0; o < channels; o++) {
-                const float* const from = w.weight + (first + o) * w.rows;
-                for (int64_t i = start; i < least(start + together, w.rows); i++)  // of a channel and tap
-                    rows[(i % taps * w.C + i / taps) * width + o] = from[i];
-            }
+    const int64_t taps = w.taps(), last = step.blocks() - 1;
+    w.matrix = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * w.rows);
+    for (int64_t b = 0; b <= last; b++) {
+        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
+        for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
+            const int64_t channels = most(0, least(Vec::width, step.C - o));
+            float* to = w.matrix + first * w.rows + o - first;
+            for (int64_t tap = 0; tap < taps; tap++)
+                for (int64_t c = 0; c < w.C; c++, to += width) {
+                    const float* const from = w.weight + o * w.rows + c * taps + tap;
+                    for (int64_t i = 0; i < channels; i++) to[i] = from[i * w.rows];
+                    for (int64_t i = channels; i < Vec::width; i++) to[i] = 0;
+                }
+        }
     }
     w.weight = w.matrix;  // the caller's is not ours
 }

@@ -58,18 +58,6 @@ struct Room {
     }
 };
 
-// Hands out parts of one piece of memory; without memory, only counts.
-struct Carver {
-    char* memory;
-    int64_t bytes = 0;
-    template <class T>
-    T* take(int64_t n) {
-        char* const at = memory ? memory + bytes : nullptr;
-        bytes += ceil_div(n * (int64_t)sizeof(T), 64) * 64;
-        return (T*)at;
-    }
-};
-
 struct State {
     float* v = nullptr;        // [N, states, P, C]; of a pooling the sums of its inputs
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
@@ -88,6 +76,7 @@ struct Session {
     State* states;     // of the operations
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
+    Grown<char> running;  // run.h
 
     explicit Session(const Plan& plan) : plan(plan) {
         views = new View[plan.count + 1];
@@ -110,52 +99,6 @@ struct Session {
 // Values of a slot at one step of one image: bytes of spikes, or of floats.
 static inline int64_t slot_bytes(const Step& step) {
     return step.P() * (step.real ? step.C * (int64_t)sizeof(float) : step.bytes());
-}
-
-// Cuts the slots: one lies where another has lain that nothing reads any more.
-static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
-    const Plan& plan = session.plan;
-    int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
-    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k]) + 1, 64) * 64; };
-    for (int64_t k = 0; k < plan.count; k++) {
-        last[k] = k;
-        for (int64_t reader = k + 1; reader < plan.count; reader++)
-            for (int64_t i = 0; i < plan.steps[reader].count; i++)
-                if (plan.steps[reader].windows[i].slot == k + 1) last[k] = reader;
-    }
-    for (int64_t k = 0; k < plan.count; k++) {
-        at[k] = 0;
-        for (bool moved = true; moved;) {
-            moved = false;
-            for (int64_t other = 0; other < k; other++)
-                if (last[other] >= k && at[k] < at[other] + size(other) && at[other] < at[k] + size(k)) {
-                    at[k] = at[other] + size(other);
-                    moved = true;
-                }
-        }
-        all = most(all, at[k] + size(k));
-        session.slots[k] = memory ? memory + at[k] : nullptr;
-    }
-    return all;
-}
-
-static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
-    s.fired.channel = carver.take<uint32_t>(room.fired + overhang);
-    s.fired.pattern = carver.take<uint32_t>(room.fired + overhang);
-    s.fired.start = carver.take<uint32_t>(room.places);
-    s.fired.spikes = carver.take<uint32_t>(room.places);
-    s.patterns = carver.take<uint32_t>(64);
-    for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.bucket, &s.row, &s.start, &s.pattern, &s.place})
-        *list = carver.take<uint32_t>(room.rows + overhang);
-    s.buckets = carver.take<uint32_t>(room.buckets);
-    s.value = carver.take<float>(room.rows + overhang);
-    s.sums = carver.take<float>(room.items * columns);
-    for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
-    s.alike = carver.take<uint8_t>(room.alike);
-    s.window_sums = carver.take<Block>(room.window);
-    s.exact = carver.take<double>(columns);
-    s.key = -1;
-    if (carver.memory) memset(s.patterns, 0, 64 * sizeof *s.patterns);
 }
 
 }  // namespace PK_TARGET

@@ -1,0 +1,117 @@
+// The operations of a plan, one after another, for a segment of steps of some samples.
+#pragma once
+#include "fire.h"
+#include "pools.h"
+
+namespace PK_TARGET {
+
+static bool all_held(const Session& session, const Step& step) {
+    for (int64_t i = 0; i < step.count; i++)
+        if (!session.views[step.windows[i].slot].held()) return false;
+    return true;
+}
+
+// Whether what an operation gives is the same at each step. Maxima of sums grow evenly from rest on.
+static bool gives_held(const Session& session, const Step& step, bool fresh) {
+    if (step.kind == engine::Fire || step.kind == engine::MaxRatePool) return false;
+    return all_held(session, step) && (fresh || step.kind != engine::RunningMaxPool);
+}
+
+// What the slots hold, and whether at each step; that of the input is set.
+static void look_at_slots(Session& session, int64_t steps, bool fresh) {
+    for (int64_t k = 0; k < session.plan.count; k++) {
+        const Step& step = session.plan.steps[k];
+        const int64_t frame = slot_bytes(step);
+        View& x = session.views[k + 1] = View{};
+        if (step.real) {
+            x.values = (const float*)session.slots[k];
+            x.step = step.P() * step.C, x.pixel = step.C;
+        } else {
+            x.spikes = (const uint8_t*)session.slots[k];
+            x.step = frame, x.pixel = step.bytes();
+        }
+        x.image = steps * x.step;
+        if (gives_held(session, step, fresh)) x.image = x.step, x.step = 0;
+    }
+}
+
+static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    const Tasks cut(step, N, steps, session.threads, all_held(session, step));
+    if (fresh) memset(session.states[k].alike, 1, N * step.P());
+    session.serial++;
+    with_model(step.neuron, [&](auto model) {
+        struct Context {
+            Session& session;
+            const Step& step;
+            const Tasks& cut;
+            int64_t k;
+            bool fresh, goes_on;
+        } context{session, step, cut, k, fresh, goes_on};
+        session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+            const Context& c = *(const Context*)given;
+            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, c.fresh, c.goes_on}.run(task, thread);
+        });
+    });
+}
+
+// An operation without neurons: what it reads, and where it writes. A task is a part of an image: of its steps, or of its
+// rows where sums are states.
+struct Between {
+    const Step& step;
+    const Session& session;
+    int64_t k, steps, parts;
+
+    void run(int64_t task, int64_t thread) const {
+        const int64_t along = step.states ? step.H : steps, image = task / parts, part = task % parts;
+        const int64_t first = along * part / parts, last = along * (part + 1) / parts;
+        const View* const views = session.views;
+        const View& from = views[step.windows[0].slot];
+        char* const slot = session.slots[k];
+        const Steps all{image, 0, steps, steps}, some{image, first, last, steps};
+        switch (step.kind) {
+            case engine::MaxPool: return max_pool(step, from, slot, some);
+            case engine::AveragePool: return average_pool(step, from, slot, some);
+            case engine::Flatten: return flatten_image(step, from, slot, some);
+            case engine::Unflatten: return unflatten_image(step, from, slot, some);
+            case engine::Move: return step.real ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
+        }
+    }
+};
+
+// What stands between neurons: each step of each image by itself, or with states each image, in bands of rows.
+static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_P * step.C * sizeof(float));
+    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
+    if (session.threads > 1)
+        between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
+    session.team->share(N * between.parts, &between,
+                        [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
+    between.steps = steps;  // of the sums, also where what is given is held
+    if (step.states && goes_on)
+        session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
+            const Between& b = *(const Between*)given;
+            add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
+        });
+    if (step.kind == engine::MaxRatePool)
+        session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
+}
+
+// All operations; `fresh`: from rest. `tally`: as Run has it. `goes_on`: whether states are wanted, `last_goes_on`: of the
+// last operation.
+static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, bool last_goes_on,
+                        int64_t* tally) {
+    look_at_slots(session, steps, fresh);
+    for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
+    for (int64_t k = 0; k < session.plan.count; k++, tally += 2) {
+        for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
+        const auto run = session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
+        run(session, k, N, steps, fresh, goes_on || (last_goes_on && k + 1 == session.plan.count));
+        for (int64_t i = 0; i < session.threads; i++)
+            for (int64_t j = 0; j < 2; j++) tally[j] += session.scratch[i].tally[j];
+    }
+}
+
+}  // namespace PK_TARGET

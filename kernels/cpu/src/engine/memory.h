@@ -1,0 +1,143 @@
+// Cuts the memory of a session: states, of so many samples, and an arena for what lives as long as a segment. Memory that is
+// there is cut anew, and only what is more is allocated.
+#pragma once
+#include "tasks.h"
+
+namespace PK_TARGET {
+
+// Hands out parts of one piece of memory; without memory, only counts.
+struct Carver {
+    char* memory;
+    int64_t bytes = 0;
+    template <class T>
+    T* take(int64_t n) {
+        char* const at = memory ? memory + bytes : nullptr;
+        bytes += ceil_div(n * (int64_t)sizeof(T), 64) * 64;
+        return (T*)at;
+    }
+};
+
+static State cut_state(const Step& step, int64_t N, Carver& carver) {
+    State state;
+    state.v = carver.take<float>(N * step.states * step.state_P * step.C);
+    if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
+    return state;
+}
+
+static void cut_states(Session& session, int64_t N) {
+    if (N == session.state_N) return;
+    const auto cut = [&](char* memory) {
+        Carver carver{memory};
+        for (int64_t k = 0; k < session.plan.count; k++) session.states[k] = cut_state(session.plan.steps[k], N, carver);
+        return carver.bytes;
+    };
+    const int64_t bytes = cut(nullptr);
+    if (bytes > session.state_bytes) {
+        free(session.state_arena);
+        session.state_arena = allocate_zeros<char>(bytes);
+        session.state_bytes = bytes;
+    }
+    cut(session.state_arena);
+    session.state_N = N;
+}
+
+// Of N samples, keeps the n that do not leave: the same memory, and each value moves down or stays.
+static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int64_t n) {
+    Carver before{session.state_arena}, after{session.state_arena};
+    for (int64_t k = 0; k < session.plan.count; k++) {
+        const Step& step = session.plan.steps[k];
+        const int64_t size = step.states * step.state_P * step.C;
+        const State from = cut_state(step, N, before), to = cut_state(step, n, after);
+        for (int64_t i = 0, kept = 0; i < N; i++)
+            if (!leaves[i]) memmove(to.v + kept++ * size, from.v + i * size, size * sizeof(float));
+        for (int64_t i = 0, kept = 0; i < N && to.alike; i++)
+            if (!leaves[i]) memmove(to.alike + kept++ * step.P(), from.alike + i * step.P(), step.P());
+        session.states[k] = to;
+    }
+    session.state_N = n;
+}
+
+// Cuts the slots: one lies where another has lain that nothing reads any more.
+static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
+    const Plan& plan = session.plan;
+    int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
+    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k]) + 1, 64) * 64; };
+    for (int64_t k = 0; k < plan.count; k++) {
+        last[k] = k;
+        for (int64_t reader = k + 1; reader < plan.count; reader++)
+            for (int64_t i = 0; i < plan.steps[reader].count; i++)
+                if (plan.steps[reader].windows[i].slot == k + 1) last[k] = reader;
+    }
+    for (int64_t k = 0; k < plan.count; k++) {
+        at[k] = 0;
+        for (bool moved = true; moved;) {
+            moved = false;
+            for (int64_t other = 0; other < k; other++)
+                if (last[other] >= k && at[k] < at[other] + size(other) && at[other] < at[k] + size(k)) {
+                    at[k] = at[other] + size(other);
+                    moved = true;
+                }
+        }
+        all = most(all, at[k] + size(k));
+        session.slots[k] = memory ? memory + at[k] : nullptr;
+    }
+    return all;
+}
+
+static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
+    s.fired.channel = carver.take<uint32_t>(room.fired + overhang);
+    s.fired.pattern = carver.take<uint32_t>(room.fired + overhang);
+    s.fired.start = carver.take<uint32_t>(room.places);
+    s.fired.spikes = carver.take<uint32_t>(room.places);
+    s.patterns = carver.take<uint32_t>(64);
+    for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.bucket, &s.row, &s.start, &s.pattern, &s.place})
+        *list = carver.take<uint32_t>(room.rows + overhang);
+    s.buckets = carver.take<uint32_t>(room.buckets);
+    s.value = carver.take<float>(room.rows + overhang);
+    s.sums = carver.take<float>(room.items * columns);
+    for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
+    s.alike = carver.take<uint8_t>(room.alike);
+    s.window_sums = carver.take<Block>(room.window);
+    s.exact = carver.take<double>(columns);
+    s.key = -1;
+    if (carver.memory) memset(s.patterns, 0, 64 * sizeof *s.patterns);
+}
+
+// Memory for so many images, steps and threads.
+static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads) {
+    const Plan& plan = session.plan;
+    if (N == session.N && steps == session.steps && threads == session.threads) return;
+    if (!session.team || !session.team->fits(threads)) {
+        delete session.team;
+        session.team = new Team(threads);
+    }
+    Room room;
+    for (int64_t k = 0; k < plan.count; k++) {
+        const Step& step = plan.steps[k];
+        if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
+        if (step.kind != engine::Fire) continue;
+        room.include(Tasks(step, N, steps, threads, false).room(step));
+        room.include(Tasks(step, N, steps, threads, true).room(step));
+    }
+    if (threads > session.threads) {
+        delete[] session.scratch;
+        session.scratch = new Scratch[threads];
+    }
+    const auto cut = [&](char* memory) {
+        Carver carver{memory};
+        char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
+        if (memory) cut_slots(session, N, steps, slots);
+        for (int64_t i = 0; i < threads; i++) cut_scratch(session.scratch[i], room, carver);
+        return carver.bytes;
+    };
+    const int64_t bytes = cut(nullptr);
+    if (bytes > session.arena_bytes) {
+        free(session.arena);
+        session.arena = allocate<char>(bytes);
+        session.arena_bytes = bytes;
+    }
+    cut(session.arena);
+    session.N = N, session.steps = steps, session.threads = threads;
+}
+
+}  // namespace PK_TARGET

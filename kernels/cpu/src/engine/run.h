@@ -1,0 +1,160 @@
+// A run: groups of samples, each through segments of steps; where a rule stops samples, the others go on side by side.
+#pragma once
+#include "layers.h"
+#include "memory.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t most_steps = 32;    // of a segment: more read weights less often, fewer stay in the cache
+constexpr int64_t most_samples = 64;  // of a group, if no states are kept
+
+// Values of the input of one sample at one step.
+static int64_t input_bytes(const Input& in, bool spikes) {
+    return in.H * in.W * (spikes ? (in.C + 7) / 8 : in.C * (int64_t)sizeof(float));
+}
+
+// N samples of T steps that lie at x, as Run says.
+static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int64_t T) {
+    View view;
+    const int64_t P = in.H * in.W;
+    if (kind == engine::PackedSpikes) {
+        view.spikes = (const uint8_t*)x;
+        view.pixel = (in.C + 7) / 8, view.step = P * view.pixel, view.image = T * view.step;
+    } else {
+        view.values = (const float*)x;
+        view.image = in.C * P, view.step = kind == engine::HeldValues ? 0 : N * in.C * P, view.pixel = 1, view.channel = P;
+    }
+    return view;
+}
+
+// The samples of a group that have not stopped.
+struct Running {
+    int64_t first, n;  // of the group; how many
+    int64_t* sample;   // [n], ascending, counted from `first`; without a rule null: all
+    int32_t* counts;   // [n, C, P]
+    uint8_t* decided;  // [n]
+    char* x;           // their input in a segment
+
+    int64_t at(int64_t i) const { return first + (sample ? sample[i] : i); }
+};
+
+static Running begin_group(Session& session, const Run& run, int64_t first, int64_t n) {
+    Running running{first, n, nullptr, nullptr, nullptr, nullptr};
+    if (!run.stop) return running;
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const auto cut = [&](char* memory) {
+        Carver carver{memory};
+        running.sample = carver.take<int64_t>(n);
+        running.counts = carver.take<int32_t>(n * last.C * last.P());
+        running.decided = carver.take<uint8_t>(n);
+        running.x = carver.take<char>(n * engine::stop_steps * input_bytes(session.plan.input, run.kind == engine::PackedSpikes));
+        return carver.bytes;
+    };
+    cut(session.running.reserve(cut(nullptr)));
+    for (int64_t i = 0; i < n; i++) running.sample[i] = i;
+    return running;
+}
+
+// The input of a segment; of samples that do not lie side by side a copy.
+static View input_of(const Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
+    const Input& in = session.plan.input;
+    View all = view_of(in, run.kind, run.x, run.N, run.T);
+    if (all.spikes) all.spikes += start * all.step;
+    else all.values += start * all.step;
+    if (running.at(running.n - 1) - running.at(0) == running.n - 1) {
+        if (all.spikes) all.spikes += running.at(0) * all.image;
+        else all.values += running.at(0) * all.image;
+        return all;
+    }
+    const View some = view_of(in, run.kind, running.x, running.n, steps);
+    const int64_t bytes = input_bytes(in, all.spikes);
+    for (int64_t i = 0; i < running.n; i++)
+        for (int64_t t = 0; t < (all.held() ? 1 : steps); t++) {
+            if (all.spikes) memcpy((void*)some.spikes_at(i, t, 0), all.spikes_at(running.at(i), t, 0), bytes);
+            else memcpy((void*)some.values_at(i, t, 0), all.values_at(running.at(i), t, 0), bytes);
+        }
+    return some;
+}
+
+// What the last operation gave in a segment goes to the caller.
+static void hand_over(const Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const char* const slot = session.slots[session.plan.count - 1];
+    const int64_t frame = slot_bytes(last);
+    for (int64_t i = 0; i < running.n; i++) {
+        const char* const from = slot + i * steps * frame;
+        const int64_t n = running.at(i);
+        if (run.spikes) memcpy(run.spikes + (n * run.T + start) * frame, from, steps * frame);
+        for (int64_t t = 0; t < steps && run.counts; t++)
+            for (int64_t p = 0; p < last.P(); p++)
+                each_spike((const uint8_t*)from + t * frame + p * last.bytes(), last.C,
+                           [&](int64_t c) { run.counts[(n * last.C + c) * last.P() + p]++; });
+        for (int64_t t = 0; t < steps && run.values; t++)
+            memcpy((char*)run.values + ((start + t) * run.N + n) * frame, from + t * frame, frame);
+    }
+}
+
+// The states of the last operation, of a sample that has run to its end.
+static void hand_over_state(const Session& session, const Run& run, const Running& running, int64_t i) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const int64_t size = last.states * last.state_P * last.C;
+    if (run.last) memcpy(run.last + running.at(i) * size, session.states[session.plan.count - 1].v + i * size, size * sizeof(float));
+}
+
+// Asks the rule after step t, and leaves the samples that go on.
+static void ask(Session& session, const Run& run, Running& running, int64_t t) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const int64_t size = last.C * last.P();
+    for (int64_t i = 0; i < running.n; i++) {
+        memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
+        running.decided[i] = 0;
+    }
+    run.stop(run.context, running.counts, running.n, t, running.decided);
+    int64_t n = 0;
+    for (int64_t i = 0; i < running.n; i++) n += !running.decided[i];
+    if (n == running.n || t == run.T) return;
+    for (int64_t i = 0; i < running.n; i++) {
+        if (!running.decided[i]) continue;
+        run.steps[running.at(i)] = t;
+        hand_over_state(session, run, running, i);
+    }
+    keep_states(session, running.decided, running.n, n);
+    for (int64_t i = 0, to = 0; i < running.n; i++)
+        if (!running.decided[i]) running.sample[to++] = running.sample[i];
+    running.n = n;
+}
+
+static void run_group(Session& session, const Run& run, int64_t first, int64_t n) {
+    const int64_t most_here = least(run.T, run.stop ? engine::stop_steps : most_steps);
+    Running running = begin_group(session, run, first, n);
+    cut_states(session, n);
+    for (int64_t start = 0; start < run.T && running.n; start += most_here) {
+        const int64_t steps = least(most_here, run.T - start);
+        cut_arena(session, running.n, steps, run.threads);
+        session.views[0] = input_of(session, run, running, start, steps);
+        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < run.T, run.last, run.tally);
+        hand_over(session, run, running, start, steps);
+        if (run.stop) ask(session, run, running, start + steps);
+    }
+    for (int64_t i = 0; i < running.n; i++) hand_over_state(session, run, running, i);
+}
+
+static bool is_finite(const Input& in, const Run& run) {
+    const float* const values = (const float*)run.x;
+    const int64_t n = run.N * in.C * in.H * in.W * (run.kind == engine::HeldValues ? 1 : run.T);
+    int fits = 1;
+    for (int64_t i = 0; i < n; i++) fits &= fabsf(values[i]) <= 0x1p100f;
+    return fits;
+}
+
+static int64_t run(Session* session, const Run* asked) {
+    const Run& run = *asked;
+    if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return 0;
+    if (session->team && !session->team->fits(run.threads)) session->N = -1;
+    const int64_t together = run.goes_on || !run.fresh ? run.N : most_samples;
+    for (int64_t first = 0; first < run.N; first += together)
+        run_group(*session, run, first, least(together, run.N - first));
+    return 1;
+}
+
+}  // namespace PK_TARGET
