@@ -61,9 +61,7 @@ def voting(follower, path: str, module: Any, x: Value) -> Value:
         refuse_shape(path, module, x)
     classes, voters = x.shape[0] // module.voters, (1, module.voters)
     row = follower.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
-    mean = follower.append(
-        Operation(Kind.AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True)
-    )
+    mean = follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
     return follower.append(Operation(Kind.FLATTEN, path, (Window(mean.slot),), (classes,), True))
 
 

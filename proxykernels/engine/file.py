@@ -30,9 +30,9 @@ from torch import Tensor
 
 from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
-from .values import MOST_INPUTS, MOST_WINDOWS
 from .library import load
 from .plan import Kind, Operation, Plan, Population, Window, image_of
+from .values import MOST_INPUTS, MOST_WINDOWS
 
 FORMAT, VERSION = "proxykernels-engine", "1"
 MOST = 1 << 31  # of any size in a file

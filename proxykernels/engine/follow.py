@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from ..simulation.quantize import Rounded, RoundedSum, quantized
 from . import between
 from .plan import Kind, Operation, Plan, Population, Shape, Window, image_of
 from .values import MOST_INPUTS, MOST_WINDOWS, Value, refuse, refuse_shape
+
 
 @torch.no_grad()
 def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None) -> Plan:

@@ -7,7 +7,7 @@ from torch import nn
 
 from .plan import Shape
 
-MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/fire.h
+MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/session.h
 MOST_INPUTS = 1 << 24  # of a neuron
 
 

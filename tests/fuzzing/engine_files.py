@@ -1,4 +1,4 @@
-"""Files of random engines, damaged: refused in one sentence, or the same engine; with a valid checksum, one that runs."""
+"""Damaged files of engines: refused in one sentence, or the same engine; with a valid checksum, one that runs."""
 
 import json
 import os
@@ -87,7 +87,8 @@ class Damaged(Input, Case):
         save_file(tensors, path, about)
         engine = loaded(path)
         if engine is not None and prod(engine.plan.shape) <= MOST_RUN:
-            engine(torch.ones(2, *engine.plan.shape) if engine.takes_floats else torch.ones(2, 2, *engine.plan.shape, dtype=torch.bool), 2)
+            held = engine.takes_floats
+            engine(torch.ones(2, *[2] * (not held), *engine.plan.shape, dtype=torch.float32 if held else torch.bool), 2)
 
 
 def write(path: str, content: bytes) -> None:

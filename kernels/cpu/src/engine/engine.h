@@ -60,7 +60,7 @@ struct Run {
     // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
     // [n], zeros at first. counts [n, C, P]: of the n samples that have not ended, after t steps.
     void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
-    void* context;   // of the rule
+    void* context;  // of the rule
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
 };
 

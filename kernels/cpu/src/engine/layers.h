@@ -50,7 +50,7 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
         } context{session, step, cut, k, fresh, goes_on};
         session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
-            Firing<decltype(model)>{c.session, c.step, c.cut, c.k, c.fresh, c.goes_on}.run(task, thread);
+            Firing<decltype(model)>(c.session, c.step, c.cut, c.k, c.fresh, c.goes_on).run(task, thread);
         });
     });
 }

@@ -2,11 +2,52 @@
 //
 // Rows of weights whose inputs have one pattern are added up once, and their sum goes to each step of the pattern. Neurons
 // with a constant current fire in periods, and few ones fire once in some steps: there are fewer patterns than inputs. And a
-// row whose pattern is its own is still read once for all steps.
+// row whose pattern is its own is still read once for all steps. Channels are sorted once for each pixel of the input, so that
+// windows, which share these, have segments to join and not channels.
 #pragma once
-#include "session.h"
+#include "located.h"
 
 namespace PK_TARGET {
+
+// Sorts what has numbers, few of them often: count all, place, then `next` in the order in which they were counted.
+class Sorter {
+public:
+    explicit Sorter(Scratch& s) : size(s.size), touched(s.touched) {}
+    inline void count(uint32_t id, uint32_t n) {
+        touched[ids] = id;
+        ids += !size[id];
+        size[id] += n;
+    }
+    // Calls visit(j, id, first, last) for the numbers, which have places from n on; returns where they end. Behind each are
+    // `gap` places.
+    template <class Visit>
+    inline int64_t place(int64_t n, int64_t gap, Visit visit) {
+        for (int64_t j = 0; j < ids; j++) {
+            uint32_t& mine = size[touched[j]];
+            const uint32_t first = (uint32_t)n;
+            n += mine;
+            visit(j, touched[j], first, (uint32_t)n);
+            n += gap;
+            mine = first;
+        }
+        return n;
+    }
+    // The first of n places.
+    inline uint32_t next(uint32_t id, uint32_t n) {
+        const uint32_t at = size[id];
+        size[id] += n;
+        return at;
+    }
+    // Returns how many numbers there were.
+    int64_t finish() {
+        for (int64_t j = 0; j < ids; j++) size[touched[j]] = 0;
+        return ids;
+    }
+
+private:
+    uint32_t *const size, *const touched;  // zeros, and so left
+    int64_t ids = 0;
+};
 
 // Writes the numbers of the bits that are set; returns how many. Up to `overhang` more are written past them.
 static inline int64_t list_bits(const uint8_t* bytes, int64_t n, uint32_t* to) {
@@ -22,83 +63,77 @@ static inline int64_t list_bits(const uint8_t* bytes, int64_t n, uint32_t* to) {
     return all;
 }
 
-// Lists the channels of one pixel that fired; `patterns` [64]: zeros, and so left. Returns the spikes.
-static inline int64_t list_fired(const View& x, int64_t image, int64_t pixel, int64_t C, int64_t steps, Fired& fired,
-                                 int64_t& n, uint32_t* patterns) {
-    const int64_t bytes = (C + 7) / 8, first = n;
-    int64_t spikes = 0;
-    if (steps == 1) {
-        n += list_bits(x.spikes_at(image, 0, pixel), bytes, fired.channel + n);
-        for (int64_t i = first; i < n; i++) fired.pattern[i] = 1;
-        return n - first;
-    }
-    for (int64_t byte = 0; byte < bytes; byte += 8) {
-        const int64_t here = least(8, bytes - byte);
-        uint64_t any = 0;
-        for (int64_t t = 0; t < steps; t++) {
-            uint64_t word = load_bits(x.spikes_at(image, t, pixel) + byte, here);
-            any |= word;
-            spikes += __builtin_popcountll(word);
-            for (; word; word &= word - 1) patterns[__builtin_ctzll(word)] |= 1u << t;
-        }
-        for (; any; any &= any - 1, n++) {
-            const int c = __builtin_ctzll(any);
-            fired.channel[n] = (uint32_t)(8 * byte + c);
-            fired.pattern[n] = patterns[c];
-            patterns[c] = 0;
-        }
-    }
-    return spikes;
-}
-
-// Sorts rows by their patterns. Patterns are found again by a table; two that meet there have rows of their own.
-class Buckets {
+// Lists the channels of pixels. Patterns have numbers, by a table; one that another has driven out of it has two.
+class PixelPatterns {
 public:
-    explicit Buckets(Scratch& s) : s(s) {}
+    PixelPatterns(Scratch& s, int64_t steps) : s(s), steps(steps) {
+        if (steps > 1) memset(table, 0xff, sizeof table);
+    }
 
-    // Of the rows and patterns [n] of a pixel, which stand in s.unsorted and s.unsorted_pattern: sorted rows behind
-    // `first_row` in s.row, buckets behind `first` in s.start and s.pattern. Returns the number of buckets.
-    int64_t sort(int64_t n, int64_t steps, int64_t first_row, int64_t first) {
-        if (!n) return 0;
+    // `alone`: with patterns, in their order; else in segments of one pattern each, or for one step as they are.
+    FiredPixel list(const View& x, int64_t image, int64_t pixel, int64_t C, bool alone) {
+        const int64_t first = n;
         if (steps == 1) {
-            memcpy(s.row + first_row, s.unsorted, n * sizeof *s.row);
-            s.start[first] = (uint32_t)first_row, s.pattern[first] = 1;
-            return 1;
+            n += list_bits(x.spikes_at(image, 0, pixel), (C + 7) / 8, s.channel + n);
+            return {(uint32_t)first, (uint32_t)n, (uint32_t)(n - first)};
         }
-        memset(table, 0xff, sizeof table);
-        int64_t count = 0;
-        uint32_t *const size = s.start + first, *const pattern = s.pattern + first;
-        for (int64_t i = 0; i < n; i++) {
-            const uint32_t mine = s.unsorted_pattern[i];
-            uint32_t& slot = table[(mine * 2654435769u) >> (32 - bits_of_table)];
-            uint32_t id = slot;
-            if (id == ~0u || pattern[id] != mine) {
-                if (id == ~0u) slot = (uint32_t)count;
-                id = (uint32_t)count++;
-                pattern[id] = mine, size[id] = 0;
-            }
-            s.bucket[i] = id;
-            size[id]++;
+        if (alone) {
+            const int64_t spikes = list_fired(x, image, pixel, C, s.channel + n, s.channel_pattern + n);
+            n += found;
+            return {(uint32_t)first, (uint32_t)n, (uint32_t)spikes};
         }
-        uint32_t at = (uint32_t)first_row;
-        for (int64_t i = 0; i < count; i++) {
-            const uint32_t here = size[i];
-            size[i] = at, at += here;
-        }
-        if (count == 1) memcpy(s.row + first_row, s.unsorted, n * sizeof *s.row);
-        else
-            for (int64_t i = 0; i < n; i++) s.row[size[s.bucket[i]]++] = s.unsorted[i];
-        if (count > 1) {  // each start has become its end
-            for (int64_t i = count - 1; i; i--) size[i] = size[i - 1];
-            size[0] = (uint32_t)first_row;
-        }
-        return count;
+        const int64_t spikes = list_fired(x, image, pixel, C, s.unsorted, s.unsorted_pattern);
+        const uint32_t first_segment = (uint32_t)segments;
+        if (!found) return {first_segment, first_segment, 0};
+        Sorter sorter(s);
+        for (int64_t i = 0; i < found; i++) sorter.count(s.unsorted_pattern[i] = number_of(s.unsorted_pattern[i]), 1);
+        n = sorter.place(n, 0, [&](int64_t j, uint32_t id, uint32_t first, uint32_t last) {
+            s.entries[first_segment + j] = {id, first, last};
+        });
+        for (int64_t i = 0; i < found; i++) s.channel[sorter.next(s.unsorted_pattern[i], 1)] = s.unsorted[i];
+        segments += sorter.finish();
+        return {first_segment, (uint32_t)segments, (uint32_t)spikes};
     }
 
 private:
-    static constexpr int bits_of_table = 8;
+    static constexpr int bits_of_table = 9;
     Scratch& s;
+    const int64_t steps;
+    int64_t n = 0, segments = 0, ids = 0, found = 0;
     uint32_t table[1 << bits_of_table];
+
+    uint32_t number_of(uint32_t pattern) {
+        uint32_t& id = table[(pattern * 2654435769u) >> (32 - bits_of_table)];
+        if (id == ~0u || s.pattern_of[id] != pattern) {
+            id = (uint32_t)ids++;
+            s.pattern_of[id] = pattern;
+        }
+        return id;
+    }
+
+    // The `found` channels that fired, and their patterns. Returns the spikes.
+    int64_t list_fired(const View& x, int64_t image, int64_t pixel, int64_t C, uint32_t* channel, uint32_t* pattern) {
+        const int64_t bytes = (C + 7) / 8;
+        int64_t spikes = 0;
+        found = 0;
+        for (int64_t byte = 0; byte < bytes; byte += 8) {
+            const int64_t here = least(8, bytes - byte);
+            uint64_t any = 0;
+            for (int64_t t = 0; t < steps; t++) {
+                uint64_t word = load_bits(x.spikes_at(image, t, pixel) + byte, here);
+                any |= word;
+                spikes += __builtin_popcountll(word);
+                for (; word; word &= word - 1) s.patterns[__builtin_ctzll(word)] |= 1u << t;
+            }
+            for (; any; any &= any - 1, found++) {
+                const int c = __builtin_ctzll(any);
+                channel[found] = (uint32_t)(8 * byte + c);
+                pattern[found] = s.patterns[c];
+                s.patterns[c] = 0;
+            }
+        }
+        return spikes;
+    }
 };
 
 }  // namespace PK_TARGET

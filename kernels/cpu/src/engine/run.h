@@ -47,7 +47,8 @@ static Running begin_group(Session& session, const Run& run, int64_t first, int6
         running.sample = carver.take<int64_t>(n);
         running.counts = carver.take<int32_t>(n * last.C * last.P());
         running.decided = carver.take<uint8_t>(n);
-        running.x = carver.take<char>(n * engine::stop_steps * input_bytes(session.plan.input, run.kind == engine::PackedSpikes));
+        running.x =
+            carver.take<char>(n * engine::stop_steps * input_bytes(session.plan.input, run.kind == engine::PackedSpikes));
         return carver.bytes;
     };
     cut(session.running.reserve(cut(nullptr)));
@@ -98,7 +99,8 @@ static void hand_over(const Session& session, const Run& run, const Running& run
 static void hand_over_state(const Session& session, const Run& run, const Running& running, int64_t i) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t size = last.states * last.state_P * last.C;
-    if (run.last) memcpy(run.last + running.at(i) * size, session.states[session.plan.count - 1].v + i * size, size * sizeof(float));
+    if (run.last)
+        memcpy(run.last + running.at(i) * size, session.states[session.plan.count - 1].v + i * size, size * sizeof(float));
 }
 
 // Asks the rule after step t, and leaves the samples that go on.
@@ -152,8 +154,7 @@ static int64_t run(Session* session, const Run* asked) {
     if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return 0;
     if (session->team && !session->team->fits(run.threads)) session->N = -1;
     const int64_t together = run.goes_on || !run.fresh ? run.N : most_samples;
-    for (int64_t first = 0; first < run.N; first += together)
-        run_group(*session, run, first, least(together, run.N - first));
+    for (int64_t first = 0; first < run.N; first += together) run_group(*session, run, first, least(together, run.N - first));
     return 1;
 }
 

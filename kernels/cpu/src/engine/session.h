@@ -6,6 +6,8 @@
 
 namespace PK_TARGET {
 
+constexpr int64_t most_windows = 8;  // of an operation: proxykernels/engine/values.py
+
 // How the values of a slot lie in memory: of image n, step t, pixel p and channel c at data[n image + t step + p pixel + c
 // channel]; spikes in bytes of eight channels.
 struct View {
@@ -18,21 +20,32 @@ struct View {
     bool held() const { return !step; }
 };
 
-// Channels that fired under a band, pixel by pixel, and the steps at which they did.
-struct Fired {
-    uint32_t* channel;
-    uint32_t* pattern;
-    uint32_t* start;   // [pixel]; a pixel's end is the next one's start
-    uint32_t* spikes;  // [pixel], in all steps
+// What fired at a pixel of the input: entries of a list or, where these are sorted, segments; and the spikes in all steps.
+struct FiredPixel {
+    uint32_t first, last, spikes;
+};
+
+// Entries of one pattern, which has a number.
+struct Entries {
+    uint32_t id, first, last;
+    uint32_t size() const { return last - first; }
+};
+
+// Rows of weights that are added up, and the steps that their sum goes to.
+struct Bucket {
+    uint32_t first, last, pattern;
 };
 
 // Of one thread.
 struct Scratch {
-    Fired fired;
-    uint32_t* patterns;           // [64], zeros
-    uint32_t *unsorted, *unsorted_pattern, *bucket;  // of one pixel: rows of weights, their patterns and buckets
-    uint32_t* row;                // of weights, to be added: of all buckets of a batch
-    uint32_t *start, *pattern;    // [bucket]: its rows end at the next one's start; its steps
+    FiredPixel* fired;  // of the pixels under a band
+    Entries* entries;
+    uint32_t *channel, *channel_pattern;  // that fired
+    uint32_t *size, *pattern_of;          // by numbers of patterns; zeros between uses; the patterns
+    uint32_t* patterns;                   // [64], zeros
+    uint32_t *unsorted, *unsorted_pattern, *touched;  // of one pixel: rows or channels, their patterns, numbers of these
+    uint32_t *row, *row_pattern;  // rows of weights, to be added, of a batch; with patterns of their own
+    Bucket* bucket;
     uint32_t* place;              // [bucket]: as far as it has come
     uint32_t* buckets;            // [window][pixel of the batch]: its buckets end at the next one's start
     float* value;                 // by which a row is multiplied
@@ -49,11 +62,11 @@ struct Scratch {
 
 // How much of each a session has room for.
 struct Room {
-    int64_t fired = 0, places = 0, rows = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0;
+    int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0;
 
     void include(const Room& o) {
-        for (int64_t Room::* size : {&Room::fired, &Room::places, &Room::rows, &Room::items, &Room::pixels, &Room::alike,
-                                     &Room::buckets, &Room::window})
+        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::items,
+                                     &Room::pixels, &Room::alike, &Room::buckets, &Room::window})
             this->*size = most(this->*size, o.*size);
     }
 };

@@ -5,11 +5,17 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t near_bytes = 5 << 17;      // of a matrix, or a part of one, that stays in a second-level cache
+constexpr int64_t near_bytes = 5 << 17;      // of a matrix that stays in a second-level cache
+constexpr int64_t part_bytes = 1 << 18;      // of a larger one, which many pixels go through part after part
 constexpr int64_t most_items = 128;          // sums of a block that are made side by side
+constexpr int64_t most_far_items = 512;      // the same, where the matrix comes from far
 constexpr int64_t near_items = 32;           // the same, where they are to stay in a first-level cache
 constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
 constexpr int64_t most_band_list = 1 << 19;  // channels that fired under a band, where it has more than one row
+constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
+
+// Whether pixels share a matrix, or a part of one, that is too large to be read for each.
+static bool is_far(const Window& w) { return w.rows * columns * (int64_t)sizeof(float) > near_bytes; }
 
 struct Tasks {
     int64_t steps, sums;     // of the segment; of a pixel: one, if all its inputs are held
@@ -21,8 +27,8 @@ struct Tasks {
 
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
         one_pixel = step.P() == 1;
-        pixels = most(1, least(most_items, most_list_rows / most(1, step.rows)) / sums);
-        if (!one_pixel && !has_far(step)) pixels = most(1, least(pixels, near_items / sums));
+        const int64_t items = has_far(step) ? most_far_items : one_pixel ? most_items : near_items;
+        pixels = most(1, least(items / sums, most_list_rows / most(1, step.rows)));
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
         const int64_t wanted = threads > 1 ? 3 * threads : 1;
@@ -37,12 +43,13 @@ struct Tasks {
         bands = ceil_div(step.H, rows);
         spans = groups * bands < 2 * threads ? step.blocks() : 1;
     }
-    // Whether pixels share a part of a matrix that is too large to be read for each.
     static bool has_far(const Step& step) {
         for (int64_t i = 0; i < step.count; i++)
-            if (step.windows[i].rows * columns * (int64_t)sizeof(float) > near_bytes) return true;
+            if (is_far(step.windows[i])) return true;
         return false;
     }
+    // Whether the rows of a window are added one by one, in their order, and not sorted by patterns.
+    bool is_alone(const Window& w) const { return pixels > 1 && is_far(w); }
     int64_t count() const { return groups * bands * spans; }
 
     // Rows of an input that lie under a band.
@@ -53,14 +60,16 @@ struct Tasks {
     // Memory that one thread needs.
     Room room(const Step& step) const {
         Room r;
-        r.items = pixels * sums, r.rows = pixels * step.rows;
+        r.items = pixels * sums, r.lists = pixels * step.rows;
         r.pixels = rows * step.W + images, r.buckets = step.count * (pixels + 1);
         for (int64_t i = 0; i < step.count; i++) {
             const Window& w = step.windows[i];
             r.alike += under_rows(w) * w.W;
             if (!w.rows) continue;
+            r.rows += pixels * w.rows * (steps > 1 && !is_alone(w) ? 1 + gap : 1);
             const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W;
-            r.fired += under * w.C, r.places += under + 1;
+            r.fired += under * w.C, r.places += under;
+            if (steps > 1 && !is_alone(w)) r.sorted += under * w.C;
         }
         return r;
     }

@@ -1,0 +1,202 @@
+// The currents of a batch: rows of weights of what fired, and what else adds, block by block of output channels.
+#pragma once
+#include "lists.h"
+#include "rows.h"
+
+namespace PK_TARGET {
+
+struct Currents : Lists {
+    static constexpr int64_t most_offsets = 64;
+    int64_t offsets[most_offsets], offsets_of = -1;  // of the last window of values
+
+    // Where a matrix is large, all pixels of the batch go through it part after part, so that it comes from far once.
+    OUT_OF_LINE void sum_up(int64_t b) {
+        const int64_t row_bytes = step.vecs_of(b) * Vec::width * (int64_t)sizeof(float);
+        for (int64_t k = 0; k < step.count; k++)
+            if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
+        const Adders near = adders((int)step.vecs_of(b), false), far = adders((int)step.vecs_of(b), true);
+        if (in_double()) {
+            for (int64_t i = 0; i < pixels; i++)
+                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t);
+            return;
+        }
+        for (int64_t i = 0; i < pixels; i++) {
+            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, row_bytes);
+            for (int64_t k = 0; k < step.count; k++) {
+                const Window& w = step.windows[k];
+                if (w.rows && !view(w).spikes) add_values_of(w, k, b, i, near);
+                else if (w.span) add_groups(w, b, i);
+                else if (!w.rows) add_input(w, b, i);
+                else if (!cut.is_alone(w))
+                    (is_far(w) ? far : near)
+                        .buckets(matrix_of(w, b), s->row, s->bucket + first_bucket(k, i), s->bucket + last_bucket(k, i),
+                                 sums(i, 0));
+            }
+        }
+        for (int64_t k = 0; k < step.count; k++)
+            if (is_listed(step.windows[k]) && cut.is_alone(step.windows[k]))
+                add_in_parts(step.windows[k], k, b, far, most(64, part_bytes / row_bytes));
+    }
+    float* sums(int64_t i, int64_t t) const { return s->sums + (i * cut.sums + t) * columns; }
+
+private:
+    static const float* matrix_of(const Window& w, int64_t b) { return w.matrix + b * w.rows * columns; }
+
+    void add_in_parts(const Window& w, int64_t k, int64_t b, const Adders& add, int64_t part) const {
+        const float* const matrix = matrix_of(w, b);
+        for (uint32_t j = first_bucket(k, 0); j < last_bucket(k, pixels - 1); j++) s->place[j] = s->bucket[j].first;
+        for (int64_t last = part; last < w.rows + part; last += part)
+            for (int64_t i = 0; i < pixels; i++) {
+                const uint32_t j = first_bucket(k, i);
+                if (j == last_bucket(k, i)) continue;
+                const uint32_t first = s->place[j], stop = s->bucket[j].last;
+                uint32_t next = first;
+                while (next < stop && s->row[next] < last) next++;
+                s->place[j] = next;
+                if (cut.steps > 1) add.alone(matrix, s->row + first, s->row_pattern + first, next - first, sums(i, 0));
+                else if (const Bucket here{first, next, 1}; next > first)
+                    add.buckets(matrix, s->row, &here, &here + 1, sums(i, 0));
+            }
+    }
+
+    // Real values: at each step others, so there are no patterns.
+    int64_t list_values(const Window& w, int64_t i, int64_t t) const {
+        const View& x = view(w);
+        int64_t n = 0;
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const float* const values = x.values_at(image_of(i), t, at);
+            for (int64_t c = 0; c < w.C; c++) {
+                const float value = values[c * x.channel];
+                s->unsorted[n] = (uint32_t)(tap * w.C + c), s->value[n] = value;
+                n += value != 0;
+            }
+        });
+        return n;
+    }
+    void add_values_of(const Window& w, int64_t k, int64_t b, int64_t i, const Adders& add) const {
+        const float* const matrix = matrix_of(w, b);
+        const View& x = view(w);
+        if (k == offsets_of && w.rows <= most_offsets && lies_inside(w, i)) {
+            const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
+            const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+            for (int64_t t = 0; t < cut.sums; t++)
+                add.inside(matrix, x.values_at(image_of(i), t, top * w.W + left), offsets, w.rows, sums(i, t));
+            return;
+        }
+        for (int64_t t = 0; t < cut.sums; t++) {
+            const int64_t n = list_values(w, i, t);
+            add.values(matrix, s->unsorted, s->value, n, sums(i, t));
+        }
+    }
+    bool lies_inside(const Window& w, int64_t i) const {
+        const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
+        const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+        return top >= 0 && left >= 0 && top + (w.kernel_h - 1) * w.dilation_h < w.H &&
+               left + (w.kernel_w - 1) * w.dilation_w < w.W;
+    }
+    // Where each row's value lies, seen from a window's first pixel.
+    void find_offsets(const Window& w) {
+        const View& x = view(w);
+        for (int64_t row = 0; row < w.rows && w.rows <= most_offsets; row++) {
+            const int64_t tap = row / w.C, y = tap / w.kernel_w * w.dilation_h, at = y * w.W + tap % w.kernel_w * w.dilation_w;
+            offsets[row] = at * x.pixel + row % w.C * x.channel;
+        }
+    }
+
+    bool in_double() const {
+        for (int64_t k = 0; k < step.count && step.exact; k++)
+            if (!view(step.windows[k]).spikes) return true;
+        return false;
+    }
+
+    // The current of a pixel, of which no addition is rounded but the last.
+    void sum_exactly(int64_t b, int64_t i, int64_t t) const {
+        double* const sum = s->exact;
+        const int64_t width = step.vecs_of(b) * Vec::width, channels = least(columns, step.C - b * columns);
+        for (int64_t c = 0; c < width; c++) sum[c] = step.bias[b * columns + c];
+        for (int64_t k = 0; k < step.count; k++) {
+            const Window& w = step.windows[k];
+            const View& x = view(w);
+            const float* const matrix = matrix_of(w, b);
+            const auto add = [&](const float* row, double value) {
+                for (int64_t c = 0; c < width; c++) sum[c] += value * row[c];
+            };
+            if (w.rows && !x.spikes) {
+                const int64_t n = list_values(w, i, t);
+                for (int64_t j = 0; j < n; j++) add(matrix + s->unsorted[j] * width, s->value[j]);
+            } else if (w.rows) {
+                const bool alone = cut.steps > 1 && cut.is_alone(w);
+                for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)
+                    for (uint32_t r = s->bucket[j].first; r < s->bucket[j].last; r++)
+                        if ((alone ? s->row_pattern[r] : s->bucket[j].pattern) >> t & 1) add(matrix + s->row[r] * width, 1.0);
+            } else if (w.span) {
+                for (int64_t j = 0; j < step.vecs_of(b); j++)
+                    each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
+                        for (int c = 0; c < Vec::width; c++) sum[j * Vec::width + c] += (double)value * row[c];
+                    });
+            } else {
+                for (int64_t c = 0; c < channels; c++) sum[c] += input_value(x, i, t, b * columns + c);
+            }
+        }
+        for (int64_t c = 0; c < width; c++) sums(i, t)[c] = (float)sum[c];
+    }
+    float input_value(const View& x, int64_t i, int64_t t, int64_t c) const {
+        if (x.spikes) return (float)(x.spikes_at(image_of(i), t, pixel_of(i))[c / 8] >> c % 8 & 1);
+        return x.values_at(image_of(i), t, pixel_of(i))[c * x.channel];
+    }
+
+    // Calls visit(row, value) for the inputs of a register of output channels whose value is not zero: of its groups alone.
+    template <class Visit>
+    void each_row(const Window& w, int64_t vec, int64_t i, int64_t t, Visit visit) const {
+        const View& x = view(w);
+        const int64_t first = w.first_input(vec, step.C), last = w.last_input(vec, step.C);
+        const float* const rows = w.matrix + vec * w.taps() * w.span * Vec::width;
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const float* const of_tap = rows + (tap * w.span - first) * Vec::width;
+            if (!x.spikes) {
+                const float* const values = x.values_at(image_of(i), t, at);
+                for (int64_t c = first; c < last; c++)
+                    if (values[c * x.channel] != 0) visit(of_tap + c * Vec::width, values[c * x.channel]);
+                return;
+            }
+            const uint8_t* const bytes = x.spikes_at(image_of(i), t, at);
+            for (int64_t from = first / 8 * 8; from < last; from += 64) {
+                uint64_t word = load_bits(bytes + from / 8, ceil_div(least(64, last - from), 8));
+                if (from < first) word &= ~(uint64_t)0 << (first - from);
+                if (last - from < 64) word &= ((uint64_t)1 << (last - from)) - 1;
+                for (; word; word &= word - 1) visit(of_tap + (from + __builtin_ctzll(word)) * Vec::width, 1.0f);
+            }
+        });
+    }
+
+    void add_groups(const Window& w, int64_t b, int64_t i) const {
+        const bool real = !view(w).spikes;
+        for (int64_t t = 0; t < cut.sums; t++)
+            for (int64_t j = 0; j < step.vecs_of(b); j++) {
+                float* const at = sums(i, t) + j * Vec::width;
+                Vec sum = load(at);
+                each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
+                    sum = real ? multiply_add(broadcast(value), load(row), sum) : sum + load(row);
+                });
+                store(at, sum);
+            }
+    }
+
+    // What adds as it is.
+    void add_input(const Window& w, int64_t b, int64_t i) const {
+        const View& x = view(w);
+        const int64_t channels = least(columns, step.C - b * columns);
+        for (int64_t t = 0; t < cut.sums; t++) {
+            float* const sum = sums(i, t);
+            if (x.spikes) {
+                const uint8_t* const bytes = x.spikes_at(image_of(i), t, pixel_of(i)) + b * columns / 8;
+                for (int64_t c = 0; c < channels; c++) sum[c] += (float)(bytes[c / 8] >> c % 8 & 1);
+            } else {
+                const float* const values = x.values_at(image_of(i), t, pixel_of(i)) + b * columns * x.channel;
+                for (int64_t c = 0; c < channels; c++) sum[c] += values[c * x.channel];
+            }
+        }
+    }
+};
+
+}  // namespace PK_TARGET

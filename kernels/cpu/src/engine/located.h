@@ -1,0 +1,41 @@
+// Where a task of neurons is: which samples, rows and pixels, and what lies under their windows.
+#pragma once
+#include "tasks.h"
+
+namespace PK_TARGET {
+
+struct Located {
+    Session& session;
+    const Step& step;
+    const Tasks& cut;
+
+    Scratch* s = nullptr;
+    int64_t image = 0, first_row = 0, last_row = 0, first_pixel = 0;  // of the band; of one pixel a group of images
+    int64_t pixels = 0, copies = 0;                                   // of the batch
+    int64_t input_row[most_windows] = {}, input_rows[most_windows] = {};  // of each window, under the band
+
+    const View& view(const Window& w) const { return session.views[w.slot]; }
+    bool is_listed(const Window& w) const { return w.rows && view(w).spikes; }
+
+    // The image and pixel of a number of the batch.
+    int64_t image_of(int64_t i) const { return cut.one_pixel ? image + s->pixels[i] : image; }
+    int64_t pixel_of(int64_t i) const { return cut.one_pixel ? 0 : s->pixels[i]; }
+    int64_t in_band(int64_t i) const { return s->pixels[i] - first_pixel; }
+
+    // Calls visit(tap, pixel) for the pixels of a window that lie in the image.
+    template <class Visit>
+    void each_tap(const Window& w, int64_t i, Visit visit) const {
+        const int64_t pixel = pixel_of(i), top = pixel / step.W * w.stride_h - w.padding_h;
+        const int64_t left = pixel % step.W * w.stride_w - w.padding_w;
+        for (int64_t ky = 0; ky < w.kernel_h; ky++) {
+            const int64_t y = top + ky * w.dilation_h;
+            if (y < 0 || y >= w.H) continue;
+            for (int64_t kx = 0; kx < w.kernel_w; kx++) {
+                const int64_t x = left + kx * w.dilation_w;
+                if (x >= 0 && x < w.W) visit(ky * w.kernel_w + kx, y * w.W + x);
+            }
+        }
+    }
+};
+
+}  // namespace PK_TARGET
