@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from random import Random
@@ -164,4 +165,4 @@ def change(random: Random, plan) -> None:
     elif isinstance(place[key], int) and random.random() < 0.5:
         place[key] = int(place[key]) + random.choice((-1, 1, 2))
     else:
-        place[key] = random.choice(VALUES)
+        place[key] = deepcopy(random.choice(VALUES))
