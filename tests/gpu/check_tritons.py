@@ -30,7 +30,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 TARGETS = ("sm_90", "sm_80")
 FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
-COMPILED = ("kernels/gpu", "benchmarks/gpu", "tests/gpu/tensor_core_hazards.py")  # what the result of a variant is of
+READERS = [f"benchmarks/gpu/{name}.py" for name in ("variants", "compile_variants", "kernel_resources", "main_loop")]
+COMPILED = ("kernels/gpu", "tests/gpu/tensor_core_hazards.py", *READERS)  # what the result of a variant is of
 EXECUTED = ("kernels", "tests/gpu/emulator")  # and that of a file of tests, besides itself
 
 
