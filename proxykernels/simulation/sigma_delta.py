@@ -59,7 +59,7 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
             raise ValueError(
                 f"{name} is not supported for networks of sigma-delta neurons, got {value!r}; leave it out"
             )
-    if isinstance(x, Spikes) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
     if x.device.type != "cpu" or any(p.device.type != "cpu" for p in net.parameters()):
         raise ValueError("networks of sigma-delta neurons run on a CPU only; move net and x there by .to('cpu')")
@@ -71,14 +71,12 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
     changes = torch.cat([frames[:, :1], frames[:, 1:] - frames[:, :-1]], 1)  # [N, steps, ...]
     tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     outputs, start, samples = [], 0, FIRST
-    while start < len(x) if not sequence else start < x.shape[1]:
+    while start < len(changes) or not outputs:  # of no samples, too
         part = changes[start : start + samples]
         output, needed = _run(net, Changes.of(part), T, tallies)
         outputs.append(output)
         start += len(part)
         samples = max(1, BYTES * len(part) // needed)
-    if not outputs:
-        outputs = [_run(net, Changes.of(changes), T, tallies)[0]]
     output = torch.cat(outputs, 1)
     last: Any = net.layers()[-1][1]
     tally: Any = tallies

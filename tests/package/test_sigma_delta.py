@@ -174,6 +174,8 @@ def test_what_these_networks_do_not_take(nets):
             pk.simulate(net, x, 2, **{name: value})
     with pytest.raises(TypeError, match="x must be floating point for a network of sigma-delta"):
         pk.simulate(net, pk.pack(torch.ones(2, 8, 2, 16, 16)), 2)
+    with pytest.raises(TypeError, match="x must be floating point for a network of sigma-delta"):
+        pk.simulate(net, x.numpy(), 2)
     with pytest.raises(ValueError, match="x must be finite"):
         pk.simulate(net, x / 0, 2)
     with pytest.raises(ValueError, match="layer stem_0: weight must be finite"):
