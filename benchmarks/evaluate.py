@@ -165,7 +165,9 @@ def report(name: str, curve: Curve, twin: float | None) -> None:
     rates = ", ".join(f"{name} {rate:.1%}" for name, rate in curve.rates.items())
     print(
         f"{name}: {curve.accuracy[-1]:.2%} at T = {len(curve.accuracy)} (a tie is wrong; {curve.ties[-1]:.2%} "
-        f"tie)" + ("" if twin is None else f", ReLU twin {twin:.2%}") + f", {curve.spikes:,.0f} spikes an image; "
+        f"tie: {curve.accuracy[-1] + curve.ties[-1]:.2%} if it were right)"
+        + ("" if twin is None else f", ReLU twin {twin:.2%}")
+        + f", {curve.spikes:,.0f} spikes an image; "
         f"firing rates {rates}"
     )
 
