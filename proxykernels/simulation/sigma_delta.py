@@ -70,7 +70,7 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     changes = torch.cat([frames[:, :1], frames[:, 1:] - frames[:, :-1]], 1)  # [N, steps, ...]
     tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
-    outputs, start, samples = [], 0, FIRST
+    outputs, start, samples = list[Tensor](), 0, FIRST
     while start < len(changes) or not outputs:  # of no samples, too
         part = changes[start : start + samples]
         output, needed = _run(net, Changes.of(part), T, tallies)
