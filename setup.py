@@ -11,6 +11,7 @@ import re
 import runpy
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, find_namespace_packages, setup
@@ -21,7 +22,7 @@ from setuptools.errors import CompileError, LinkError, OptionError
 # build_ext --checked: for tests/checked_build.py. The later -O wins; an error ends the process.
 CHECKED = [
     "-O1",
-    "-g",
+    "-g1",  # lines for reports; what a debugger asks of variables takes as long again
     "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
@@ -58,6 +59,11 @@ def readme():
     return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, text)
 
 
+def is_engine(extension):
+    """Whether it is the engine's library, not that of the kernels."""
+    return extension.name.endswith("_engine")
+
+
 def remove_libraries(folder, *names):
     """Those of former builds: where the compiler fails they would pass for this build's."""
     for name in names:
@@ -78,7 +84,6 @@ class BuildKernels(build_ext):
         super().initialize_options()
         self.target: str | None = None
         self.emulate_tiles = self.checked = False
-        self.openmp = ([], [])  # flags that compile with OpenMP, and flags that link
 
     def finalize_options(self):
         super().finalize_options()
@@ -90,14 +95,49 @@ class BuildKernels(build_ext):
             remove_libraries("kernels", "_cpu", "_engine")
         super().run()
 
-    def build_extension(self, extension):
+    def build_extensions(self):
+        """All objects of both libraries in one pool, those that take longest first: no core waits for a library."""
         if self.compiler.compiler_type == "msvc":
             raise SystemExit(
                 "proxykernels' C++ kernels are written for GCC and Clang and MSVC does not compile them: install "
                 "proxykernels under WSL 2, with a compiler from `apt-get install g++`"
             )
+        start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
+        jobs = {extension.name: self.jobs_of(extension) for extension in self.extensions}
+        say(f"compiling {sum(map(len, jobs.values()))} C++ files, which together take about four minutes of a core")
+
+        def compile_one(job):
+            files = self.compile(*job)
+            say(f"{job[1]}/{Path(job[0]).name} compiled, {time.monotonic() - start:.0f} s after the start")
+            return files
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiler
+            self.objects = {name: [pool.submit(compile_one, job) for job in of] for name, of in jobs.items()}
+            super().build_extensions()
+
+    def jobs_of(self, extension):
+        """What to compile for a library: sources, each with a folder, macros and flags."""
+        engine = is_engine(extension)
+        targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
+        targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
+        if engine and targets.pop("amx", None):  # it has no kernel of matrix tiles
+            targets["avx512"] = TARGETS["avx512"]
+        openmp, jobs = self.openmp(engine)[0], []
+        for source in extension.sources:
+            if Path(source).stem == "dispatch":
+                macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
+                macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
+                jobs.append((source, "common", macros, openmp, extension.depends))
+            else:
+                jobs += [
+                    (source, target, [("PK_TARGET", target)], [*openmp, *targets[target]], extension.depends)
+                    for target in reversed(targets)
+                ]
+        return jobs
+
+    def build_extension(self, extension):
         try:
-            self.build_library(extension)
+            self.link(extension)
         except (CompileError, LinkError) as error:  # which setuptools passes over: the library is optional
             self.warn(
                 f"proxykernels is installed WITHOUT its C++ kernels, for the compiler failed ({error}): CPU tensors "
@@ -106,54 +146,30 @@ class BuildKernels(build_ext):
             )
             raise
 
-    def build_library(self, extension):
-        library = Path(self.get_ext_fullpath(extension.name))
+    def link(self, extension):
+        library, openmp = Path(self.get_ext_fullpath(extension.name)), self.openmp(is_engine(extension))[1]
         library.parent.mkdir(parents=True, exist_ok=True)
         remove_libraries(library.parent, library.stem)
-        engine = library.stem == "_engine"  # which has threads of its own
-        probe = sources["SHARES_TORCH_RUNTIME"]
-        self.openmp = ([], ["-pthread"])
-        if not engine:
-            self.openmp = next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), ([], []))
-        targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
-        targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
-        if engine and targets.pop("amx", None):  # it has no kernel of matrix tiles
-            targets["avx512"] = TARGETS["avx512"]
-        jobs = []
-        for source in extension.sources:
-            if Path(source).stem == "target":
-                jobs += [(source, target, [("PK_TARGET", target)], flags) for target, flags in targets.items()]
-            else:
-                macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
-                macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
-                jobs.append((source, "common", macros, []))
-        objects = self.compile_all(jobs, extension.depends)
+        objects = [file for files in self.objects[extension.name] for file in files.result()]
         flags = CHECKED if self.checked else STRIPPED
-        self.compiler.link_shared_object(
-            objects, str(library), extra_postargs=[*self.openmp[1], *flags], target_lang="c++"
-        )
-        if not engine and not self.openmp[0]:
+        self.compiler.link_shared_object(objects, str(library), extra_postargs=[*openmp, *flags], target_lang="c++")
+        if not openmp:
             self.warn(
                 "the C++ kernels run on ONE thread, for this compiler's OpenMP is missing or is not the one that torch "
                 "brings: build them with g++ (CC=gcc CXX=g++) on Linux, install libomp on macOS"
             )
 
+    @cache  # noqa: B019 - of a command, which lives as long as the process
+    def openmp(self, engine):
+        """Flags that compile with OpenMP, and flags that link; the engine has threads of its own."""
+        probe, without = sources["SHARES_TORCH_RUNTIME"], ["-Wno-unknown-pragmas"]
+        if engine:
+            return without, ["-pthread"]
+        return next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), (without, []))
+
     def get_ext_filename(self, name):
         """Without the version of Python: the library does not depend on it."""
         return str(Path(*name.split(".")).with_suffix(".so"))
-
-    def compile_all(self, jobs, depends):
-        """The objects of sources, each with a folder, macros and flags; says what goes on, since it takes minutes."""
-        start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
-        say(f"compiling {len(jobs)} C++ files, which together take about three minutes of a core")
-
-        def compile_one(job):
-            files = self.compile(*job, depends)
-            say(f"{job[1]}/{Path(job[0]).name} compiled, {time.monotonic() - start:.0f} s after the start")
-            return files
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # each of them waits for a compiler
-            return [file for files in pool.map(compile_one, jobs) for file in files]
 
     def compile(self, source, folder, macros, flags, depends):
         output = str(Path(self.build_temp) / folder)
@@ -165,7 +181,7 @@ class BuildKernels(build_ext):
             [source],
             output_dir=output,
             macros=macros,
-            extra_postargs=[*sources["FLAGS"], *self.openmp[0], *flags],
+            extra_postargs=[*sources["FLAGS"], *flags],
             depends=depends,
         )
 
@@ -196,7 +212,7 @@ setup(
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
-            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", "target")],
+            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *sources["KERNELS"])],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
             optional=True,

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import heap
 from .neurons import Neuron
 from .recording import Choice, note
+from .value_checks_cache import is_plain
 from .weight_cache import require_finite_weight
 
 FEW_INPUTS = 64  # of a neuron
@@ -26,8 +27,9 @@ CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, sm
 
 def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
     """Height and width of a convolution's or a pooling's output for an input of ``size`` (H, W)."""
-    terms = zip(size, kernel_size, stride, padding, dilation, strict=True)
-    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in terms)
+    (H, W), (kernel_h, kernel_w), (dilation_h, dilation_w) = size, kernel_size, dilation
+    height = (H + 2 * padding[0] - dilation_h * (kernel_h - 1) - 1) // stride[0] + 1
+    return height, (W + 2 * padding[1] - dilation_w * (kernel_w - 1) - 1) // stride[1] + 1
 
 
 def chunk_steps(neurons: int, device: torch.device) -> int:
@@ -107,7 +109,12 @@ def _operator(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
     torch.library.define(name, f"(Tensor x, Tensor weight, Tensor? bias, {window}) -> Tensor")
     torch.library.impl(name, ("cpu", "cuda"), convolve)
     torch.library.register_fake(name, _shaped)
-    return wraps(convolve)(lambda *operands: torch.ops.proxykernels.conv2d(*operands))
+
+    @wraps(convolve)
+    def launch(*operands):
+        return convolve(*operands) if is_plain(operands) else torch.ops.proxykernels.conv2d(*operands)
+
+    return launch
 
 
 @_operator

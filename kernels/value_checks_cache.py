@@ -41,6 +41,16 @@ def nobody_follows() -> bool:
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
 
 
+def is_plain(operands: tuple) -> bool:
+    """Whether an operator's operands are tensors of a CPU as torch makes them, without a gradient, and nobody follows."""
+    if not nobody_follows():
+        return False
+    for x in operands:
+        if isinstance(x, Tensor) and (type(x) is not Tensor or x.requires_grad or not x.is_cpu):
+            return False
+    return isinstance(operands[0], Tensor)
+
+
 def is_fake_mode() -> bool:
     """Whether a FakeTensorMode is active, in which tensors have no values."""
     return torch._C._get_dispatch_mode(_FAKE) is not None

@@ -52,14 +52,23 @@ class AnyNeuron:
             TypeError, ValueError: a parameter has the wrong type or value; the message names it.
         """
 
+    def check_once(self) -> None:
+        """:meth:`check`; of numbers, which cannot change, only the first time."""
+        if torch.compiler.is_compiling() or "_checked" not in self.__dict__:
+            self.check()
+            if not (torch.compiler.is_compiling() or self.tensors()):
+                self.__dict__["_checked"] = True
+
     def on(self, channels: int, device: torch.device) -> Neuron:
         """The parameters as the kernels take them, for ``channels`` channels."""
+        if device.type == "cpu" and nobody_follows() and not self.tensors():
+            return _of_numbers(self, channels)
+        return constants.made(_ready, *self._operands(channels, device))
+
+    def _operands(self, channels: int, device: torch.device) -> tuple:
         values = [getattr(self, name) for name in self.channelwise]
         others = tuple(float(getattr(self, name)) for name in self.scalars)
-        operands = type(self), getattr(self, "v_reset", None), others, channels, device, *values
-        if device.type == "cpu" and nobody_follows() and not self.tensors():
-            return _of_numbers(*operands)
-        return constants.made(_ready, *operands)
+        return type(self), getattr(self, "v_reset", None), others, channels, device, *values
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
@@ -67,7 +76,8 @@ class AnyNeuron:
 
     def detach(self) -> "AnyNeuron":
         """The same neuron with detached tensors."""
-        if not any(value.requires_grad for value in self.tensors()):
+        tensors = self.tensors()
+        if not tensors or not any(value.requires_grad for value in tensors):
             return self
         values = {name: getattr(self, name) for name in self.channelwise}
         return replace(self, **{name: v.detach() for name, v in values.items() if isinstance(v, Tensor)})
@@ -75,7 +85,7 @@ class AnyNeuron:
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether spikes from rest on a constant current are stored as periods: for neurons that reset to rest."""
         at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
-        return at_rest and device.type == "cpu" and T <= backends.PERIODS
+        return at_rest and device.type == "cpu" and 1 < T <= backends.PERIODS
 
 
 def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels: int, device, *values) -> Neuron:
@@ -85,10 +95,10 @@ def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels
 
 
 @lru_cache(256)
-def _of_numbers(*operands) -> Neuron:
-    """:func:`_ready` for numbers only, cached. The result is never written to."""
+def _of_numbers(neuron: AnyNeuron, channels: int) -> Neuron:
+    """:func:`_ready` for numbers only, on a CPU, cached. The result is never written to."""
     with torch.inference_mode(False):
-        made = _ready(*operands)
+        made = _ready(*neuron._operands(channels, torch.device("cpu")))
     CONSTANTS.add(made.channels.untyped_storage())
     return made
 
@@ -288,6 +298,13 @@ class LINeuron(AnyNeuron):
     def check(self) -> None:
         neuron_checks.share("decay", self.decay)
         checks.start("v_rest", self.v_rest)
+
+    def check_once(self) -> None:
+        """:meth:`check`; of numbers, which cannot change, only the first time."""
+        if torch.compiler.is_compiling() or "_checked" not in self.__dict__:
+            self.check()
+            if not (torch.compiler.is_compiling() or self.tensors()):
+                self.__dict__["_checked"] = True
 
     def on(self, channels: int, device: torch.device) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""

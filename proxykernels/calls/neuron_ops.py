@@ -91,7 +91,7 @@ class _Neurons:
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
     """:func:`proxykernels.if_scan`."""
-    neuron.check()
+    neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
     neurons = _Neurons(neuron, shape, v, surrogate, current.device)
@@ -111,7 +111,7 @@ def hold(
 ) -> Fired:
     """:func:`proxykernels.if_hold`."""
     T = checks.steps(T)
-    neuron.check()
+    neuron.check_once()
     checks.currents(current, "N")
     neurons = _Neurons(neuron, current.shape, v, surrogate, current.device)
     neurons.check_state()
@@ -144,7 +144,7 @@ def conv2d(
     ``shortcut``, where :func:`takes_shortcut` allows it: spikes of the output's shape that each add 1 to their neuron's
     current.
     """
-    neuron.check()
+    neuron.check_once()
     x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate)
     C_in, *size = x.shape[2:]
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
@@ -168,7 +168,7 @@ def linear(
     shortcut: Spikes | None = None,
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
-    neuron.check()
+    neuron.check_once()
     x = carrying(x, 3, "[T, N, features]", surrogate)
     features = x.shape[2]
     checks.parameters(weight, bias, 2, "[out, in]", x.device)

@@ -41,7 +41,8 @@ def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 def floating(name: str, tensor: Tensor) -> None:
     """A tensor of floating point."""
-    real(name, tensor)
+    if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout != torch.strided:
+        real(name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
 

@@ -12,6 +12,9 @@ LARGEST_WINDOW = 2**15  # strides, paddings and dilations: no sum or product of 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     """A window's height and width, each at least ``least``."""
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:  # as layers have them
+        if least <= value[0] <= LARGEST_WINDOW and least <= value[1] <= LARGEST_WINDOW:
+            return value
     height, width = _lengths(name, value, least, 2)
     return height, width
 

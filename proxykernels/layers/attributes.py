@@ -1,6 +1,7 @@
 """The parameters of a layer's neurons as its attributes, which numbers and tensors may be, and in its state_dict."""
 
 import math
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -77,7 +78,16 @@ class NeuronAttributes(nn.Module):
     @property
     def neuron(self) -> AnyNeuron:
         """What a step of these neurons needs besides states and currents."""
-        return self._kind(*[self._now(name) for name in self._kind.names()])
+        values = [self._now(name) for name in self._kind.names()]
+        if torch.compiler.is_compiling():
+            return self._kind(*values)
+        made, its = self.__dict__.get("_made", (None, ()))
+        if type(made) is self._kind and all(map(operator.is_, values, its)):
+            return made
+        made = self._kind(*values)
+        if not made.tensors():  # numbers are checked once, and stay
+            self.__dict__["_made"] = made, values
+        return made
 
     def _now(self, name: str) -> Any:
         """The attribute ``name``; in a functional_call what it was given for that."""

@@ -343,7 +343,7 @@ static void unpack_values(const DenseSpikes& d) {
 }
 
 // Dense to packed spikes; whether all values are 0 or 1, else the spikes mean nothing.
-static int64_t pack(const DenseSpikes* d) {
+int64_t pack(const DenseSpikes* d) {
     if (d->T * d->N * d->C * d->H * d->W == 0) return true;
     switch (d->size) {
         case 1: return pack_values<uint8_t>(*d);
@@ -354,7 +354,7 @@ static int64_t pack(const DenseSpikes* d) {
 }
 
 // Packed to dense spikes, which are contiguous: strides are not looked at.
-static void unpack(const DenseSpikes* d) {
+void unpack(const DenseSpikes* d) {
     if (d->T * d->N * d->C * d->H * d->W == 0) return;
     switch (d->size) {
         case 1: return unpack_values<uint8_t>(*d);

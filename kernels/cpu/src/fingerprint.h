@@ -50,7 +50,7 @@ static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
     return hash.value();
 }
 
-static uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
+inline uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
     constexpr int64_t piece = 1 << 16;
     uint64_t sum = (uint64_t)n;
 #pragma omp parallel for schedule(static) reduction(+ : sum) if (n > worth_threads)

@@ -63,7 +63,7 @@ static void scan_pixels(const Scan& s, const int64_t* pixels, int64_t count) {
     });
 }
 
-static void if_scan(const Scan* scan) {
+void if_scan(const Scan* scan) {
     const Scan& s = *scan;
     const Neurons& n = s.neurons;
     const bool share_a_start = !n.start_image && !n.start_pixel;

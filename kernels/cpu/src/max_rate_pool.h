@@ -1,7 +1,7 @@
 // Max pooling of spike counts (max_rate_pool.py): an output fires when the highest count of its window grows. Lanes are
 // channels, as in conv2d/depthwise.h; the counts of a window's inputs stay in the first-level cache for all steps.
 #pragma once
-#include "simd.h"
+#include "neurons.h"
 #include "spike_bits.h"
 #include "work.h"
 
@@ -89,7 +89,7 @@ static void add_counts(const MaxRatePool& m, int64_t place) {
     }
 }
 
-static void max_rate_pool2d(const MaxRatePool* pool) {
+void max_rate_pool2d(const MaxRatePool* pool) {
     const MaxRatePool& m = *pool;
     const Pool2d& p = m.pool;
 #pragma omp parallel

@@ -242,7 +242,10 @@ static inline void store_spikes(uint8_t* bytes, uint32_t spikes, int n) {
         memcpy(bytes, &spikes, channels / 8);
         return;
     }
-    for (int i = 0; i * 8 < n; i++) bytes[i] = (uint8_t)(spikes >> (8 * i));
+    bytes[0] = (uint8_t)spikes;  // no loop: GCC 12 lost the last turn of one where this is inlined into a long function
+    if (n > 8) bytes[1] = (uint8_t)(spikes >> 8);
+    if (channels > 16 && n > 16) bytes[2] = (uint8_t)(spikes >> 16);
+    if (channels > 16 && n > 24) bytes[3] = (uint8_t)(spikes >> 24);
 }
 
 // Adds 1 to the sums of those of the first n of a block's channels that fired.

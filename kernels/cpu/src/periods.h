@@ -42,7 +42,7 @@ static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t 
     });
 }
 
-static void find_periods(const Periods* periods) {
+void find_periods(const Periods* periods) {
     const Periods p = *periods;
     const auto like_the_last = [&](int64_t i) {  // all start at rest
         return !memcmp(p.current + i * p.C, p.current + (i - 1) * p.C, p.C * sizeof(float));
@@ -65,8 +65,7 @@ static void find_periods(const Periods* periods) {
     });
 }
 
-static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P,
-                           int64_t C) {
+void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
     const int64_t bytes = (C + 7) / 8;
 #pragma omp parallel for schedule(static)
     for (int64_t pixel = 0; pixel < N * P; pixel++) {
@@ -80,7 +79,7 @@ static void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t sta
     }
 }
 
-static void total_periods(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
+void total_periods(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
     const int64_t end = least(start + T, UINT16_MAX);
     Memory<int32_t> spikes(end + 2);  // of a neuron of each period; those of longer ones, as the last, have none
     for (int64_t p = 1; p <= end; p++) spikes.data[p] = (int32_t)((start + T) / p - start / p);

@@ -49,7 +49,7 @@ static inline void round_values(const float* values, float* rounded, int64_t n, 
     for (int64_t i = 0; i < n; i++) rounded[i] = (float)((values[i] * units + to_whole - to_whole) * unit);
 }
 
-static void round_weights(const Rounding* rounding) {
+void round_weights(const Rounding* rounding) {
     const Rounding& r = *rounding;
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t channel = 0; channel < r.C; channel++) {

@@ -264,7 +264,7 @@ static void scan_backward_of(const ScanBackward& s) {
     }
 }
 
-static void scan_backward(const ScanBackward* s) {
+void scan_backward(const ScanBackward* s) {
     with_model(s->neuron, [&](auto model) { scan_backward_of<decltype(model)>(*s); });
 }
 

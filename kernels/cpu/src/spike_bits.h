@@ -16,7 +16,7 @@ static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
     }
 }
 
-static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
+inline void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
     const int64_t bytes = (C + 7) / 8;
 #pragma omp parallel for schedule(static) collapse(2) if (8 * N * P * until * bytes > worth_threads)
     for (int64_t n = 0; n < N; n++)
@@ -25,7 +25,7 @@ static void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t unt
                 each_spike(spikes + ((n * T + t) * P + p) * bytes, C, [&](int64_t c) { counts[(n * C + c) * P + p]++; });
 }
 
-static void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P) {
+inline void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P) {
     const int64_t bytes = (C + 7) / 8, flat_bytes = (C * P + 7) / 8;
 #pragma omp parallel for schedule(static) if (8 * M * P * bytes > worth_threads)
     for (int64_t m = 0; m < M; m++)
@@ -50,7 +50,7 @@ static void sum_up(int64_t n, int64_t P, int64_t* totals, Add add) {
     }
 }
 
-static void total(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes) {
+inline void total(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes) {
     sum_up(M, P, totals, [=](int64_t m, int64_t* sums) {
         for (int64_t p = 0; p < P; p++) sums[p] += count_bits(spikes + (m * P + p) * bytes, bytes);
     });
@@ -74,7 +74,7 @@ static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64
 }
 
 // The maximum of spikes is their OR, of rows first and then of what is side by side; padding adds zeros, which change nothing.
-static void max_pool2d(const Pool2d* pool) {
+inline void max_pool2d(const Pool2d* pool) {
     const Pool2d q = *pool;
     const int64_t row_bytes = q.W * q.bytes;
 #pragma omp parallel if (q.M * q.H * row_bytes > worth_threads)
@@ -148,7 +148,7 @@ static void pass_gradients(const PoolBackward& b) {
     }
 }
 
-static void max_pool2d_backward(const PoolBackward* b) {
+inline void max_pool2d_backward(const PoolBackward* b) {
     const bool apart = b->pool.stride_h >= b->pool.kernel_h && b->pool.stride_w >= b->pool.kernel_w;
     if (apart) pass_gradients<true>(*b);
     else pass_gradients<false>(*b);

@@ -1,37 +1,25 @@
-// Compiled once for each instruction set (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags.
-#if defined(__AMXINT8__) && !defined(__AMX_INT8__)  // as clang calls it before version 17
-#define __AMX_INT8__ 1
-#endif
-
+// The table of an instruction set's kernels. This file and those beside it are compiled once for each instruction set
+// (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags. A kernel is defined in one of them; here are
+// those that others are made of.
 #include "abi.h"
-#include "conv2d/depthwise.h"
-#include "conv2d/event.h"
-#include "conv2d/im2col.h"
-#include "dense_spikes.h"
+#include "conv2d/slices.h"
 #include "fingerprint.h"
-#include "if_scan.h"
-#include "conv2d/lookup.h"
-#include "conv2d/period.h"
-#include "conv2d/product.h"
-#include "conv2d/weight_gradient.h"
-#include "max_rate_pool.h"
-#include "periods.h"
-#include "rounding.h"
-#include "scan_backward.h"
-#include "sigma_delta/synapses.h"
 #include "spike_bits.h"
-#include "conv2d/amx.h"
 
 namespace PK_TARGET {
 
+#define KERNEL(result, name, ...) result name(__VA_ARGS__);
+#include "kernels.h"
+#undef KERNEL
+
 #if !defined(__AVX512F__)
-constexpr decltype(Kernels::lookup_conv2d) lookup_conv2d = nullptr;
+#define lookup_conv2d nullptr
 #endif
-#if !defined(__AMX_INT8__)
-constexpr decltype(Kernels::tile_conv2d) tile_conv2d = nullptr;
-constexpr decltype(Kernels::count_digits) count_digits = nullptr;
-constexpr decltype(Kernels::pack_tiles) pack_tiles = nullptr;
-constexpr decltype(Kernels::tiles_size) tiles_size = nullptr;
+#if !defined(__AMX_INT8__) && !defined(__AMXINT8__)
+#define tile_conv2d nullptr
+#define count_digits nullptr
+#define pack_tiles nullptr
+#define tiles_size nullptr
 #endif
 
 extern const Kernels kernels;

@@ -72,7 +72,7 @@ struct Place {
 
 constexpr int64_t worth_threads = 1 << 17;  // bytes of a pass over memory, or as long a work, that a second thread shortens
 
-static inline int64_t max_threads() {
+inline int64_t max_threads() {
 #if defined(_OPENMP)
     return omp_get_max_threads();
 #else

@@ -266,7 +266,7 @@ static void run_tiles(const Conv2d& c) {
     });
 }
 
-static void tile_conv2d(const Conv2d* c) {
+void tile_conv2d(const Conv2d* c) {
     switch (c->digits) {
         case 1: return run_tiles<1>(*c);
         case 2: return run_tiles<2>(*c);

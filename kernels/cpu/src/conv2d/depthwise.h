@@ -58,7 +58,7 @@ static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t 
 }
 
 // The weight is [tap][C, a multiple of 32].
-static void depthwise_conv2d(const Conv2d* conv) {
+void depthwise_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
     with_model(n.neuron, [&](auto model) {

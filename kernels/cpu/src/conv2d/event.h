@@ -160,7 +160,7 @@ struct Events {
 
 // How many rows are added for the spikes [M, T, bytes]: those that are steady count once a span, and, with negated rows, once
 // for each step at which they are silent.
-static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {
+int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {
     constexpr int64_t span = Events::span;
     int64_t count = 0;
 #pragma omp parallel for schedule(static) reduction(+ : count) if (2 * M * T * bytes > worth_threads)
@@ -180,6 +180,6 @@ static int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t b
     return count;
 }
 
-static void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
+void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
 
 }  // namespace PK_TARGET

@@ -59,7 +59,7 @@ private:
 };
 
 // y [N, T, P, ceil(C_in * kernel_h * kernel_w / 8)]; a pixel of x is one byte, and a row of a window 57 bits at most.
-static void im2col(const Conv2d* layer, uint8_t* y) {
+void im2col(const Conv2d* layer, uint8_t* y) {
     const Conv2d& c = *layer;
     const int64_t row_bits = c.kernel_w * c.C_in, bytes = ceil_div(c.kernel_h * row_bits, 8), words = ceil_div(bytes, 8);
     PK_ASSERT(c.C_in <= 8 && row_bits <= 57 && c.dilation_w == 1);

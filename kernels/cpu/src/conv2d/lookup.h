@@ -167,7 +167,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
 }
 
 // With groups, each has whole eights of output channels.
-static void lookup_conv2d(const Conv2d* conv) {
+void lookup_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
     const WindowWords words(c);

@@ -213,6 +213,6 @@ struct PeriodSource {
     }
 };
 
-static void period_conv2d(const PeriodConv2d* p) { rows_conv2d<PeriodSource>(p->conv, *p); }
+void period_conv2d(const PeriodConv2d* p) { rows_conv2d<PeriodSource>(p->conv, *p); }
 
 }  // namespace PK_TARGET

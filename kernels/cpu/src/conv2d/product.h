@@ -20,15 +20,15 @@ static inline void add_products(const float* x, int64_t next, const float* weigh
     }
 }
 
-static void real_product(const Product* product) {
+void real_product(const Product* product) {
     const Product& p = *product;
     const Neurons& n = p.neurons;
-    const int64_t next = n.N * n.P * p.C_in;
     with_model(n.neuron, [&](auto model) {
 #pragma omp parallel for schedule(dynamic, 4)
         for (int64_t place = 0; place < n.N * n.P; place++)
             for (int64_t channel = 0; channel < n.C; channel += block)
                 fire_pixel<product_steps>(n, p.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
+                    const int64_t next = p.neurons.N * p.neurons.P * p.C_in;  // here: clang, with OpenMP, captures no number
                     add_products<steps>(p.x + t * next + place * p.C_in, next, p.weight + channel * p.C_in, p.C_in, current);
                 });
     });

@@ -139,7 +139,7 @@ static void with_rows(const Conv2d& c, Run run) {
     else run(FloatRows{});
 }
 
-static int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
+inline int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
 
 template <class Rows>
 static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
@@ -166,7 +166,7 @@ static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
     }
 }
 
-static void pack_rows(const float* weight, void* packed, const Conv2d* c) {
+inline void pack_rows(const float* weight, void* packed, const Conv2d* c) {
     with_rows(*c, [&](auto rows) { pack_rows<decltype(rows)>(weight, (char*)packed, *c); });
 }
 

@@ -12,6 +12,7 @@
 //
 // Each thread has sums of its own, which are added in the order of the threads.
 #pragma once
+#include "../bit_lists.h"
 #include "rows.h"
 #include "../work.h"
 
@@ -121,7 +122,7 @@ static void add_frame(const Conv2d& c, const Spread& spread, const uint8_t* x, c
     }
 }
 
-static void conv2d_weight_gradient(const WeightGradient* gradient) {
+void conv2d_weight_gradient(const WeightGradient* gradient) {
     const Conv2d& c = gradient->conv;
     const Neurons& n = c.neurons;
     const Spread spread(c);

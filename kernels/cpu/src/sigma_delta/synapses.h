@@ -180,11 +180,11 @@ static void depthwise_sigma_delta(const SigmaDelta& s) {
     });
 }
 
-static void sigma_delta_conv2d(const SigmaDelta* s) {
+void sigma_delta_conv2d(const SigmaDelta* s) {
     if (s->real) rows_sigma_delta<float>(*s);
     else rows_sigma_delta<int8_t>(*s);
 }
-static void sigma_delta_depthwise(const SigmaDelta* s) {
+void sigma_delta_depthwise(const SigmaDelta* s) {
     if (s->real) depthwise_sigma_delta<float>(*s);
     else depthwise_sigma_delta<int8_t>(*s);
 }

@@ -1,0 +1,5 @@
+// Packing, pooling and windows of spikes, and rounded weights.
+#include "conv2d/im2col.h"
+#include "dense_spikes.h"
+#include "max_rate_pool.h"
+#include "rounding.h"
