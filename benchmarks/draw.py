@@ -7,76 +7,18 @@ Of sim_speed.csv: a picture for each network, reset, batch and neuron. At each T
 the most contenders the last, so that points at one T come from one run and a small run puts no large one out.
 """
 
-import re
-from functools import partial
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import evaluate
-import ops_speed
-from accuracy import anytime
-from common import photographs
-from common.command import command
+from common.checkout import RESULTS
+from common.command import command, work
 from common.printed import new_parser
-from common.tables import read_csv
-from images import picture, torchvision_nets
-from methods import recipes
-from methods import report as report_of_methods
-from speed import report
-
-PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
-README = ("paper", "soft", "32", "if")  # what README shows as bars, at T = 64
-GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
-RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables and pictures")
-    folder = parser.parse_args(arguments).results
-    draw_sim_speed(folder)
-    rates = read_csv(folder / "ops_speed_rates.csv")
-    if rates:
-        ops_speed.plot(folder / "ops_speed_rates.png", rates)
-    for table in sorted(folder.glob("accuracy_*.csv")):
-        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
-            evaluate.draw(folder, table.stem.removeprefix("accuracy_"))
-    drawers = {
-        "anytime_paper.csv": partial(anytime.draw, net="paper"),
-        "anytime_small.csv": partial(anytime.draw, net="small"),
-        "recipes.csv": recipes.draw,
-        "torchvision_rates.csv": torchvision_nets.draw,
-    }
-    for table in sorted(folder.glob("compare_methods_*.csv")):
-        if not table.stem.endswith("_settings"):
-            drawers[table.name] = partial(report_of_methods.draw, stem=table.stem)
-    if photographs.are_there():
-        drawers["imagenet_answers.csv"] = picture.draw
-    for table, draw in drawers.items():
-        if (folder / table).is_file():
-            draw(folder)
-    print(f"drew {len(list(folder.glob('*.png')))} pictures in {folder}")
-
-
-def draw_sim_speed(folder: Path) -> None:
-    """The pictures of sim_speed.csv: of each, the machine and threads that timed the most, trained weights first."""
-    runs: dict[tuple, list[dict]] = {}
-    for row in read_csv(folder / "sim_speed.csv"):
-        runs.setdefault(tuple(row[key] for key in ("date", "T", *PICTURE, *MACHINE)), []).append(row)
-    shown: dict[tuple, dict[tuple, dict[str, list[dict]]]] = {}
-    for (_, T, *about), rows in sorted(runs.items()):  # by date, so that the last of equals stays
-        picture, machine = tuple(about[: len(PICTURE)]), tuple(about[len(PICTURE) :])
-        kept = shown.setdefault(picture, {}).setdefault(machine, {})
-        if len(rows) >= len(kept.get(T, [])):
-            kept[T] = rows
-    for (net, reset, batch, neuron), machines in shown.items():
-        several = [sum(kept.values(), []) for kept in machines.values()]
-        rows = max(several, key=lambda rows: (rows[0]["trained"] == "True", len(rows)))
-        other = ([] if batch == "32" else [f"batch{batch}"]) + ([] if neuron == "if" else [neuron])
-        device = "cuda" if re.match(GPUS, rows[0]["device"]) else "cpu"
-        report.plot(folder / report.picture_name(net, reset, device, other), rows)
-        if (net, reset, batch, neuron) == README:
-            report.plot(folder / "speed.png", [row for row in rows if row["T"] == "64"])
+    work("common.pictures", parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

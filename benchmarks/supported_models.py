@@ -14,184 +14,33 @@ snnTorch, all with random weights and small real inputs; their normalisations ha
 Writes results/supported_models.csv, and the table in docs/models.md; rows of networks that are not run stay.
 """
 
-import argparse
-import re
-import warnings
-from datetime import date
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import torch
-from common.command import command
-from common.printed import new_parser, print_table, some_of
-from common.tables import read_csv, replace, write_csv
-from rich.console import Console
-from torch import Tensor, nn
-from tqdm import tqdm
-from zoo import relu_nets, spiking_nets
+from common import names
+from common.checkout import RESULTS
+from common.command import command, work
+from common.printed import new_parser, some_of
 
-import proxykernels as pk
-
-RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[1] / "docs" / "models.md"
-SHORT, LONG = 64, 1024
-COLUMNS = (
-    "source", "net", "converts", "error_64", "error_1024", "differing_spikes", "rate", "T", "input", "reason", "date",
-)  # fmt: skip
-REFUSALS = (TypeError, ValueError)
-BEGIN, END = "<!-- supported_models.py writes from here -->", "<!-- to here -->"
+PAGE = RESULTS.parents[1] / "docs" / "models.md"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    nets = [*relu_nets.ALL, *spiking_nets.spiking_nets()]
-    options = parse_options(arguments, [net.name for net in nets])
-    known = {row["net"]: row for row in read_csv(options.out / "supported_models.csv")}
-    chosen = [net for net in nets if not options.nets or net.name in options.nets]
-    warnings.filterwarnings("ignore", message=".*initialization of .* will be changed", category=FutureWarning)
-    bar = tqdm(chosen, unit="net", leave=False, disable=None)
-    for net in bar:
-        bar.set_description(net.name)
-        known[net.name] = row_of(net, options.longest) | {"date": date.today().isoformat()}
-        rows = [known[net.name] for net in nets if net.name in known]
-        write_csv(options.out / "supported_models.csv", list(COLUMNS), rows)
-    write_page(options.page, rows)
-    console = Console()
-    print_table(
-        console,
-        f"{len(rows)} models, of which {sum(row['converts'] == 'yes' for row in rows)} convert",
-        ["net", "converts", "error, T = 64", "T = 1024", "differing spikes"],
-        [[row["net"], *cells(row)[1:-1]] for row in rows],
-        left=2,
-    )
-
-
-def parse_options(arguments: list[str] | None, names: list[str]) -> argparse.Namespace:
     parser = new_parser(__doc__)
     text = "names of the table, with hyphens for all but letters, digits and dots: U-Net-bilinear; default: all"
-    parser.add_argument("--nets", type=some_of(names), help=text)
-    parser.add_argument("--longest", type=int, choices=(SHORT, LONG), default=LONG, help="steps of the ReLU networks")
+    parser.add_argument("--nets", type=nets, help=text)
+    longest = names.ZOO_STEPS[-1]
+    parser.add_argument("--longest", type=int, choices=names.ZOO_STEPS, default=longest, help="steps of ReLU networks")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that holds the table")
-    return parser.parse_args(arguments)
+    work("zoo.models_table", parser.parse_args(arguments))
 
 
-def row_of(net: relu_nets.ReluNet | spiking_nets.SpikingNet, longest: int) -> dict:
-    """The row of the table: figures, or the reason why there are none."""
-    row = dict.fromkeys(COLUMNS, "") | {"source": net.source, "net": net.name}
-    measure = relu_row if isinstance(net, relu_nets.ReluNet) else port_row
-    try:
-        return row | measure(net, longest) | {"converts": "yes"}
-    except REFUSALS as error:
-        return row | {"converts": "no", "reason": str(error)}
+def nets(text: str) -> list[str]:
+    """The type of --nets."""
+    from zoo import relu_nets, spiking_nets  # which import torch and the zoos
 
-
-def relu_row(net: relu_nets.ReluNet, longest: int) -> dict:
-    """How far the logits are off after some steps, of one run."""
-    torch.manual_seed(0)
-    ann, inputs = net.make(), net.inputs()
-    ann = relu_nets.see(ann, inputs) if takes(ann, inputs[:2]) else ann
-    calibration, x = inputs[: relu_nets.CALIBRATION], inputs[relu_nets.CALIBRATION :][: relu_nets.TESTED]
-    converted = pk.convert(ann, calibration)
-    with torch.no_grad():
-        expected = logits_of(ann)(x)
-    state, charge, done, errors = None, 0.0, 0, {}
-    for T in (T for T in (SHORT, LONG) if T <= longest):
-        result = pk.simulate(converted, x, T - done, state=state)
-        charge, state, done = charge + (T - done) * result.logits, result.state, T
-        errors[T] = relative(charge / T, expected)
-    rates = [rate for rate in result.rates.values() if rate == rate]
-    return {
-        "error_64": f"{errors[SHORT]:.4f}", "error_1024": f"{errors[LONG]:.4f}" if LONG in errors else "",
-        "rate": f"{sum(rates) / len(rates):.4f}", "T": longest, "input": size(x[0]),
-    }  # fmt: skip
-
-
-def takes(ann: nn.Module, inputs: Tensor) -> bool:
-    """Whether the model is of known parts, found out before it has run for long."""
-    try:
-        pk.convert(ann, inputs)
-    except TypeError:
-        return False
-    except ValueError:  # a layer is silent, whose normalisation has seen nothing yet
-        return True
-    return True
-
-
-def logits_of(ann: nn.Module) -> nn.Module:
-    """The network without a softmax or sigmoid at its end, which a spiking network leaves out."""
-    traced = torch.fx.symbolic_trace(ann)
-    (result,) = next(node for node in traced.graph.nodes if node.op == "output").args
-    target = traced.get_submodule(result.target) if result.op == "call_module" else result.target
-    if isinstance(target, nn.Softmax | nn.Sigmoid) or getattr(target, "__name__", "") == "log_softmax":
-        result.replace_all_uses_with(result.args[0])
-        traced.recompile()
-    return traced
-
-
-def relative(logits: Tensor, expected: Tensor) -> float:
-    return ((logits - expected.view_as(logits)).norm() / expected.norm()).item()
-
-
-def port_row(net: spiking_nets.SpikingNet, longest: int) -> dict:
-    """How many spikes differ from those of the library's own run, in all layers of neurons."""
-    theirs, x = spiking_nets.prepared(net)
-    ours = net.port(theirs)
-    sequence = x.ndim == 5
-    expected, _ = spiking_nets.fired(theirs, x, sequence)
-    layers = [name for name, layer, _ in ours.layers() if is_population(layer)]
-    result = pk.simulate(ours, x, spiking_nets.T, record=layers)
-    differing = spikes = neurons = 0
-    for name, fired in zip(layers, expected, strict=True):
-        differing += int((result.records[name].dense() != fired).sum())
-        spikes, neurons = spikes + int(fired.sum()), neurons + fired.numel()
-    return {
-        "differing_spikes": f"{differing / neurons:.2e}", "rate": f"{spikes / neurons:.4f}", "T": spiking_nets.T,
-        "input": size(x[0, 0] if sequence else x[0]),
-    }  # fmt: skip
-
-
-def is_population(layer: nn.Module) -> bool:
-    """Whether a layer has neurons of the library; products of spikes are such here that forget all at each step."""
-    return isinstance(layer, pk.layers.Neurons) and layer.neuron.fires and getattr(layer, "decay", 1.0) != 0.0
-
-
-def size(x: Tensor) -> str:
-    return " x ".join(map(str, x.shape))
-
-
-def cells(row: dict) -> list[str]:
-    """A row as the page has it: the net, whether it converts, three figures, and the reason."""
-    figures = [percent(float(row[key])) if row[key] else "" for key in ("error_64", "error_1024")]
-    share = float(row["differing_spikes"]) if row["differing_spikes"] else None
-    differing = "" if share is None else "none" if share == 0 else f"{1e6 * share:.2g} in a million"
-    return [row["net"], row["converts"], *figures, differing, row["reason"]]
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
-
-
-def write_page(page: Path, rows: list[dict]) -> None:
-    """Put the table in place of the one that the page holds."""
-    text = page.read_text()
-    between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    replace(page, between.sub(lambda _: f"{BEGIN}\n{table(rows)}{END}", text).encode())
-
-
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown, one table per source; of each reason the part before the remedy."""
-    lines = []
-    for source in dict.fromkeys(row["source"] for row in rows):
-        named = "differing spikes" if "snnTorch" in source or "SpikingJelly" in source else "error, T = 64 | T = 1024"
-        lines += ["", f"| {source} | converts | {named} | why not |", f"|---|---|{'---|' * (named.count('|') + 2)}"]
-        for row in (row for row in rows if row["source"] == source):
-            net, converts, *figures, reason = cells(row)
-            figures = figures[2:] if named.startswith("differing") else figures[:2]
-            lines.append("| " + " | ".join([net, converts, *figures, _escaped(reason.split(";")[0])]) + " |")
-    return "\n".join([*lines, "", ""])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return some_of([net.name for net in (*relu_nets.ALL, *spiking_nets.spiking_nets())])(text)
 
 
 if __name__ == "__main__":

@@ -10,57 +10,23 @@ The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. doc
 Writes results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence.
 """
 
-import argparse
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import torch
-import torch.nn.functional as F
-from common.accuracy import strict_accuracy, tied
-from common.command import command
-from common.data import fashion_mnist
+from common import names
+from common.checkout import RESULTS
+from common.command import command, work
 from common.printed import new_parser, shown, some_of
-from common.tables import read_csv, write_csv
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-from tqdm import tqdm
-
-import proxykernels as pk
-from proxykernels.samples import saccade_frames
-
-RESULTS = Path(__file__).parent / "results"
-COLUMNS = ["method", "epoch", "images", "T", "strict", "tied", "highest_rate"]
-METHODS: dict[str, Callable[[nn.Module, int], pk.SurrogateNet | pk.ProxyNet]] = {
-    "surrogate": lambda net, T: pk.SurrogateNet(net, T),
-    "proxy": lambda net, T: pk.ProxyNet(net, T, clip=True),
-}
-TARGET = 0.5  # firing rate of the true class
-TEST_BATCH = 100
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(arguments)
-    try:
-        train = events(*fashion_mnist("train", options.root), options.images, options.T)
-        test = events(*fashion_mnist("test", options.root), options.test_images, options.T)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"train_events.py: {error}") from error
-    table = options.out / "train_events.csv"
-    for method in options.methods:
-        rows = [row for row in read_csv(table) if row["method"] != method]
-        torch.manual_seed(options.seed)
-        model = METHODS[method](network(options.dropout), options.T)
-        for epoch in epochs(model, train, options):
-            row = {"method": method, "epoch": epoch, "images": len(train), "T": options.T}
-            rows.append(row | evaluate(model, test))
-            tqdm.write(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
-            write_csv(table, COLUMNS, rows)
-
-
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help=f"of {shown(METHODS)}")
+    parser.add_argument(
+        "--methods",
+        type=some_of(names.EVENT_METHODS),
+        default=list(names.EVENT_METHODS),
+        help=f"of {shown(names.EVENT_METHODS)}",
+    )
     parser.add_argument("--images", type=int, default=12_000, help="of the 60,000 to train on")
     parser.add_argument("--test-images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=4)
@@ -75,55 +41,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("images", "test_images", "epochs", "T", "batch"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    return options
-
-
-def events(images: Tensor, labels: Tensor, count: int, T: int) -> TensorDataset:
-    """Frames uint8 [N, T, 2, 34, 34] and labels of the first ``count`` images."""
-    return TensorDataset(saccade_frames(images[:count], T), labels[:count])
-
-
-def network(dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        pk.FusedIFConv2d(2, 16, 3, padding=1, v_reset=None),
-        pk.MaxPool2d(2),
-        pk.FusedIFConv2d(16, 32, 3, padding=1, v_reset=None),
-        pk.MaxPool2d(2),
-        pk.Flatten(),
-        pk.Dropout(dropout),
-        pk.FusedIFLinear(32 * 64, 10, v_reset=None),
-    )
-
-
-def epochs(model: nn.Module, train: TensorDataset, options: argparse.Namespace) -> Iterator[int]:
-    """Train; after each epoch, its number."""
-    loader = DataLoader(train, options.batch, shuffle=True)
-    optimizer = torch.optim.Adam(model.parameters(), options.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=options.epochs * len(loader))
-    for epoch in range(1, options.epochs + 1):
-        model.train()
-        for frames, labels in tqdm(loader, f"epoch {epoch}", mininterval=0.5):
-            rates = model(pk.time_first(frames > 0)) / options.T
-            loss = F.mse_loss(rates, TARGET * F.one_hot(labels, 10))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        yield epoch
-
-
-@torch.no_grad()
-def evaluate(model: pk.SurrogateNet | pk.ProxyNet, test: TensorDataset) -> dict[str, str]:
-    """Accuracy, and the highest firing rate of a layer in the last batch."""
-    model.eval()
-    batches = [(model(pk.time_first(frames > 0)), labels) for frames, labels in DataLoader(test, TEST_BATCH)]
-    counts, labels = map(torch.cat, zip(*batches, strict=True))
-    figures = {
-        "strict": strict_accuracy(counts, labels),
-        "tied": tied(counts, labels).float().mean().item(),
-        "highest_rate": max(model.rates.values()),
-    }
-    return {name: f"{figure:.4f}" for name, figure in figures.items()}
+    work("training.events", options)
 
 
 if __name__ == "__main__":

@@ -13,194 +13,37 @@ time, which other programs disturb less. Appends to results/train_iteration.csv.
 """
 
 import argparse
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import common.huge_pages  # noqa: F401 - before torch
 import common.interrupt  # noqa: F401 - first of all that takes time
-import torch
-import torch.nn.functional as F
-from common import nets, tables, weights_file
-from common.accuracy import PRECISIONS
-from common.checkout import commit
-from common.command import command
-from common.machine import check_precision, device_name
+from common import names
+from common.checkout import RESULTS
+from common.command import command, work
 from common.printed import new_parser, positive, shown, some_of
-from speed import rivals
-from torch import Tensor, nn
-from training import data as train_data
 
-import proxykernels as pk
-
-RESULTS = Path(__file__).parent / "results" / "train_iteration.csv"
-OURS = "proxykernels"
-LOOPS = ["plain", "compiled"]  # names of rivals.RIVALS
-COLUMNS = [
-    "date", "commit", "net", "weights", "batch", "T", "precision", "snn_precision", "contender", "wall_s", "cpu_s",
-    "snn_cpu_s", "rounds", "times_slower", "times_slower_cpu", "counts_different", "counts_total", "mean_rate",
-    "device", "threads", "torch",
-]  # fmt: skip
-
-Simulation = Callable[[Tensor], Tensor]  # images [N, C, H, W] to spike counts [N, classes] after T steps
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one iteration: of the wall, of the process's CPU time, and the T steps' part of the latter."""
-
-    wall_s: float
-    cpu_s: float
-    snn_cpu_s: float
+LOOPS = ["plain", "compiled"]  # of names.RIVALS
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(arguments)
-    try:
-        model, trained = load_model(options)
-        images, labels = load_batch(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"train_iteration.py: {error}") from error
-    simulations = {OURS: model.snn} | loops(options, model.net, images)
-    counts = {name: simulate(images) for name, simulate in simulations.items()}
-    times = measure(options, model, simulations, images, labels)
-    rows = [
-        common_columns(options, model, trained)
-        | time_columns(times[name], times[OURS])
-        | {
-            "contender": name,
-            "counts_different": int((counts[name] != counts[OURS]).sum()),
-            "counts_total": counts[name].numel(),
-        }
-        for name in simulations
-    ]
-    for row in rows:
-        print(f"{row['contender']}: {row['wall_s']} s ({row['times_slower']} times ours), CPU {row['cpu_s']} s")
-    tables.write_csv(options.out, COLUMNS, tables.read_csv(options.out) + rows)
+    work("iteration.proxy_step", parse(arguments))
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(nets.NETS), default="paper", help="with random weights, or shipped")
-    parser.add_argument("--weights", type=Path, help="a file of train.py, instead of --net")
-    parser.add_argument("--batch", type=positive, default=100)
-    parser.add_argument("--T", type=positive, default=50)
-    parser.add_argument("--rounds", type=positive, default=3)
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
+    add = parser.add_argument
+    add("--net", choices=sorted(names.NETS), default="paper", help="with random weights, or shipped")
+    add("--weights", type=Path, help="a file of train.py, instead of --net")
+    add("--batch", type=positive, default=100)
+    add("--T", type=positive, default=50)
+    add("--rounds", type=positive, default=3)
+    add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin")
     text = "of the weights that we simulate with; the loops' are float32"
-    parser.add_argument("--snn-precision", choices=list(PRECISIONS), default="float32", help=text)
-    parser.add_argument("--loops", type=some_of(LOOPS), default=LOOPS, help=f"of {shown(LOOPS)}; default: all")
-    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    check_precision(parser, options.precision, torch.device("cpu"))
-    return options
-
-
-def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:
-    """The network and its twin in training mode, normalisation frozen; and whether the weights are trained ones."""
-    net, trained = (nets.load_file(options.weights)[0], True) if options.weights else nets.load(options.net, 0.0)
-    net, precision = net.to(memory_format=torch.channels_last), PRECISIONS[options.snn_precision]
-    model = pk.ProxyNet(net, options.T, clip=True, precision=precision).train()
-    model.freeze_batch_norm()
-    return model, trained
-
-
-def load_batch(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The first test images [N, 1, 28, 28] and their labels [N]."""
-    dataset, _ = train_data.load("fashion-mnist", options.root, "test")
-    if options.batch > len(dataset):
-        raise ValueError(f"--batch must be at most the {len(dataset)} test images, got {options.batch}")
-    images, labels = zip(*(dataset[index] for index in range(options.batch)), strict=True)
-    return torch.stack(images), torch.stack(labels)
-
-
-def loops(options: argparse.Namespace, net: nn.Sequential, images: Tensor) -> dict[str, Simulation]:
-    """The T steps as the authors take them, for each of --loops that runs here."""
-    found = {}
-    for name in options.loops:
-        try:
-            rival = rivals.build(name, net, images)
-        except rivals.NotOffered as reason:
-            print(f"{name} is left out: {reason}", file=sys.stderr)
-            continue
-        # A result of inference mode: autograd takes a copy.
-        found[name] = lambda x, rival=rival: rival.counts(x, options.T).clone().float()
-    return found
-
-
-def measure(
-    options: argparse.Namespace, model: pk.ProxyNet, simulations: dict[str, Simulation], images: Tensor, labels: Tensor
-) -> dict[str, Times]:
-    """Median times of an iteration with each of the simulations, in rounds in which they take turns."""
-    optimizer = torch.optim.Adam(model.parameters(), 0.0, fused=True)  # it works, and leaves the weights as they are
-    target = 5.0 * F.one_hot(labels, model(images[:1]).shape[1])
-    seen: dict[str, list[Times]] = {name: [] for name in simulations}
-    for _ in range(options.rounds):
-        for name, simulate in simulations.items():
-            forget_packed(model)
-            model.snn = stopwatch = Stopwatch(simulate)
-            wall, cpu = time.perf_counter(), time.process_time()
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
-                output = model(images)
-            optimizer.zero_grad()
-            F.mse_loss(output, target).backward()
-            optimizer.step()
-            seen[name].append(Times(time.perf_counter() - wall, time.process_time() - cpu, stopwatch.cpu_s))
-    return {name: median(times) for name, times in seen.items()}
-
-
-def forget_packed(model: pk.ProxyNet) -> None:
-    """Move the weights: what was folded, rounded and packed of them is made anew, as after a step that changes them."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-
-
-class Stopwatch:
-    """A simulation, in float32 whatever the twin's precision is, and the CPU seconds of its last run."""
-
-    def __init__(self, simulate: Simulation):
-        self.simulate, self.cpu_s = simulate, 0.0
-
-    def __call__(self, x: Tensor, masks=None) -> Tensor:  # masks: of dropout, which these networks have not
-        start = time.process_time()
-        with torch.autocast("cpu", enabled=False):
-            counts = self.simulate(x)
-        self.cpu_s = time.process_time() - start
-        return counts
-
-
-def median(times: list[Times]) -> Times:
-    """The median of each clock."""
-    return Times(
-        statistics.median(t.wall_s for t in times),
-        statistics.median(t.cpu_s for t in times),
-        statistics.median(t.snn_cpu_s for t in times),
-    )
-
-
-def common_columns(options: argparse.Namespace, model: pk.ProxyNet, trained: bool) -> dict:
-    """The columns that all rows of this run share."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
-        "net": weights_file.stem(options.weights) if options.weights else options.net,
-        "weights": "trained" if trained else "random", "batch": options.batch, "T": options.T,
-        "precision": options.precision, "snn_precision": options.snn_precision, "rounds": options.rounds,
-        "mean_rate": f"{statistics.mean(model.rates.values()):.4f}", "device": device_name(torch.device("cpu")),
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
-    }  # fmt: skip
-
-
-def time_columns(times: Times, ours: Times) -> dict:
-    """A contender's times, and how many times ours they are."""
-    return {
-        "wall_s": f"{times.wall_s:.3f}", "cpu_s": f"{times.cpu_s:.3f}", "snn_cpu_s": f"{times.snn_cpu_s:.3f}",
-        "times_slower": f"{times.wall_s / ours.wall_s:.2f}", "times_slower_cpu": f"{times.cpu_s / ours.cpu_s:.2f}",
-    }  # fmt: skip
+    add("--snn-precision", choices=names.PRECISIONS, default="float32", help=text)
+    add("--loops", type=some_of(LOOPS), default=LOOPS, help=f"of {shown(LOOPS)}; default: all")
+    add("--root", type=Path, help="folder of Fashion-MNIST")
+    add("--out", type=Path, default=RESULTS / "train_iteration.csv")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def nobody_follows() -> bool:
 
 
 def is_plain(operands: tuple) -> bool:
-    """Whether an operator's operands are tensors of a CPU as torch makes them, without a gradient, and nobody follows."""
+    """Whether operands are plain tensors of a CPU, without a gradient, and nobody follows the operators on them."""
     if not nobody_follows():
         return False
     for x in operands:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import train
-from common import data, nets
+from common import data, names, nets
 from training import checkpoint as train_checkpoint
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -21,6 +21,7 @@ def tiny(v_threshold=1.0, v_reset=0.0, **options):
 def run_fixture(tmp_path, monkeypatch):
     """train.py on the shipped images, as training and as test set: run("--epochs 2 ...") gives the folder it wrote."""
     monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
+    monkeypatch.setattr(names, "TRAINABLE", list(nets.TRAINABLE))
     root = tmp_path / "data"
     root.mkdir()
     for name in data.SAMPLE.glob("*.gz"):

@@ -1,5 +1,10 @@
-"""How a benchmark's command runs: its main, or that of one of its parts, and one line when Ctrl-C ends it."""
+"""How a benchmark's command runs: its options first, then the work, and one line when Ctrl-C ends it.
 
+A command's own file has its options alone. What it does is in a module of a folder, which is imported when the options
+are known to be good: torch takes seconds, and --help should not.
+"""
+
+import argparse
 import importlib
 import signal
 import sys
@@ -25,3 +30,8 @@ def command(main: Callable[[], int | None], parts: dict[str, str] | None = None)
     except KeyboardInterrupt:
         interrupt.say()
         sys.exit(INTERRUPTED)
+
+
+def work(module: str, options: argparse.Namespace) -> int | None:
+    """``run(options)`` of a module, imported now; returns the exit status."""
+    return importlib.import_module(module).run(options)

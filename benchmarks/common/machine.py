@@ -1,4 +1,4 @@
-"""What a figure was measured on: the device, and what it would have to emulate."""
+"""What a figure was measured on: the device, what it would have to emulate, and the first line that commands print."""
 
 import platform
 import re
@@ -6,6 +6,15 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
+
+import proxykernels as pk
+
+
+def heading(net: str, data: str, out: Path | None, device: torch.device | str = "cpu", *more: str) -> str:
+    """What a command says first: network, data, device, where results go, and where it resumes (``more``)."""
+    torch_is = f"torch {torch.__version__}, proxykernels {pk.__version__}"
+    where = f"{device_name(torch.device(device))}, {torch.get_num_threads()} threads, {torch_is}"
+    return "; ".join([net, data, where, f"results: {out or 'printed'}", *more])
 
 
 def device_name(device: torch.device) -> str:

@@ -129,7 +129,6 @@ def _start_at_onset(net: nn.Sequential) -> None:
 
 
 NETS = {"small": small, "paper": paper}  # for Fashion-MNIST
-NORMALISED = ("paper", "cifar10", "vgg")  # behind their convolutions
 TRAINABLE = NETS | {"cifar10": cifar10, "vgg": vgg}  # names of train.py's --net
 FORMER_NAMES = {"paper-fashion": "paper", "paper-cifar": "cifar10"}  # in files of 0.1.0
 

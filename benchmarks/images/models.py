@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import photographs
+from common import names, photographs
 from torch import Tensor, nn
 
-DEFAULT = "efficientnet-lite0"
+DEFAULT = names.IMAGENET_MODEL
 
 
 class Model(NamedTuple):

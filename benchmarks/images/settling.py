@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from common import names
 from torch import Tensor
 
 import proxykernels as pk
 
-STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
+STEPS = names.IMAGENET_STEPS
 
 
 class Reading(NamedTuple):

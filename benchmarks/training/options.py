@@ -4,15 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-import torch
-from common import machine, nets
-from common.accuracy import PRECISIONS
+from common import names
 from common.printed import Help
-
-from training import step as train_step
-from training.augment import AUGMENTATIONS
-from training.data import LOADERS
-from training.methods import LOSSES, METHODS
 
 # Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/paper.md.
 AUTHORS = {
@@ -66,7 +59,7 @@ def _can_be_rescaled(options: argparse.Namespace) -> bool:
 
 def _learns_by_proxy_from_random(options: argparse.Namespace) -> bool:
     from_random = options.init == "random" and options.method in ("proxy", "tandem")
-    return from_random and options.neuron == "if" and options.net in nets.NORMALISED
+    return from_random and options.neuron == "if" and options.net in names.NORMALISED
 
 
 def _output_threshold(text: str) -> float | str:
@@ -92,11 +85,11 @@ class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
 def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(parents=[first], description=doc, formatter_class=_Help)
     add = parser.add_argument
-    add("--data", choices=sorted(LOADERS), default="fashion-mnist", help="its name")
+    add("--data", choices=sorted(names.DATA), default="fashion-mnist", help="its name")
     add("--root", type=Path, help="folder of the data")
-    add("--net", choices=sorted(nets.TRAINABLE), default="small")
+    add("--net", choices=sorted(names.TRAINABLE), default="small")
     add("--width", type=float, default=1.0, help="share of the net's channels and neurons in each layer but the last")
-    add("--method", choices=sorted(METHODS), default="proxy")
+    add("--method", choices=sorted(names.METHODS), default="proxy")
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
@@ -111,7 +104,7 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
     add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
     add("--reset", choices=["hard", "soft"], default="hard")
-    add("--loss", choices=sorted(LOSSES), default="mse-rate")
+    add("--loss", choices=sorted(names.LOSSES), default="mse-rate")
     add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
     add("--twin", choices=["relu", "clipped"], default="clipped", help="of --neuron if; that of lif is its rate")
     add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
@@ -125,18 +118,18 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--smoothing", type=float, default=0.0, help="share of the target that all classes get alike")
     add("--average", type=float, default=0.0, help="of the weights: what a step keeps of it, e.g. 0.999; 0: none")
     add("--rate-penalty", type=float, default=0.0, help="times the twin's mean activation, added to the loss")
-    names = ", ".join(AUGMENTATIONS)
-    add("--augment", choices=list(AUGMENTATIONS), metavar="NAME", default="mirror", help=f"random changes: {names}")
+    known = ", ".join(names.AUGMENTATIONS)
+    add("--augment", choices=names.AUGMENTATIONS, metavar="NAME", default="mirror", help=f"random changes: {known}")
     add("--batch", type=int, default=100, help="images a step, over all processes")
     add("--ann-lr", type=float, default=1e-3, help="highest learning rate of --init ann")
     add("--lr", type=float, default=3e-4, help="highest learning rate of --method")
-    add("--schedule", choices=train_step.SCHEDULES, default="cosine")
+    add("--schedule", choices=names.SCHEDULES, default="cosine")
     add("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam")
     add("--eps", type=float, default=1e-8, help="of Adam")
     add("--weight-decay", type=float, default=0.0)
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin (autocast)")
     text = "of the weights that the spiking network is simulated with"
-    add("--snn-precision", choices=list(PRECISIONS), default="float32", help=text)
+    add("--snn-precision", choices=names.PRECISIONS, default="float32", help=text)
     add("--validation", type=int, default=2000, help="training images held out to measure progress")
     add("--device", default="cpu")
     add("--seed", type=int, default=0)
@@ -147,6 +140,9 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    import torch  # not before --help has been looked for
+    from common import machine
+
     def refuse(name: str, wanted: str) -> None:
         parser.error(f"--{name.replace('_', '-')} must be {wanted}, got {getattr(options, name)}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from common import nets
 from common.accuracy import PRECISIONS, ann_accuracy, snn_accuracy
+from common.machine import heading
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -114,6 +115,7 @@ class Run:
     def train(self) -> None:
         saved = self.resume() if self.options.resume else None
         if self.workers.rank == 0:
+            self.say_what()
             folder.clean(self.options.out)
             # An epoch that ended, but was not measured to the end, will be measured again.
             last = self.place.done - (self.place.step > 0)
@@ -138,6 +140,13 @@ class Run:
             self.model.train().fit_output_threshold(images.to(self.workers.device))
         else:
             list(self.model.net)[-1].v_threshold = given
+
+    def say_what(self) -> None:
+        options, place = self.options, self.place
+        training = f"{len(self.data)} training images of {options.data}"
+        stage, step = self.stages[place.stage].method, f"step {place.step} of {self.steps} of epoch {place.epoch + 1}"
+        resumes = [f"goes on at {step} of stage {stage}"] if options.resume else []
+        print(heading(f"{options.net} net", training, options.out, self.workers.device, *resumes))
 
     def rescale(self, model: pk.ProxyNet) -> None:
         """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""

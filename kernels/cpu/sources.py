@@ -4,7 +4,15 @@ import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
-KERNELS = ("adding", "tiles", "gradients", "scans", "sigma_delta", "spikes", "target")  # compiled for each instruction set
+KERNELS = (
+    "adding",
+    "tiles",
+    "gradients",
+    "scans",
+    "sigma_delta",
+    "spikes",
+    "target",
+)  # compiled for each instruction set
 FLAGS = [
     "-O3",
     "-std=c++17",

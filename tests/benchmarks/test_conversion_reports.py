@@ -7,7 +7,7 @@ import pytest
 import torch
 from accuracy import anytime
 from common.printed import written
-from images import torchvision_nets
+from images import torchvision_nets, torchvision_nets_table
 
 import proxykernels as pk
 
@@ -32,7 +32,7 @@ def test_torchvision_nets(tmp_path, capsys):
 
 
 def test_another_count_than_the_step_loops_is_an_error(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torchvision_nets, "output_counts", lambda net, images, T: torch.ones(len(images), 10))
+    monkeypatch.setattr(torchvision_nets_table, "output_counts", lambda net, images, T: torch.ones(len(images), 10))
     arguments = "--nets resnet18 --parts equality --batch 1 --T 2".split()
     assert torchvision_nets.main([*arguments, "--out", str(tmp_path)]) == 1
     assert "counts differ from the step loop's" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 import evaluate
 import pytest
 import torch
+from accuracy import every_step
 from common import accuracy, data, nets, weights_file
 from training import checkpoint as train_checkpoint
 from training import conversion
@@ -67,7 +68,7 @@ def test_spikes_and_rates(monkeypatch):
     monkeypatch.setattr(accuracy, "BATCH", 7)  # the last batch is smaller
     dataset = torch.utils.data.TensorDataset(*(part[:30] for part in pk.samples.fashion_mnist()))
     net, _ = nets.load("small", 0.0)
-    curve = evaluate.evaluate(net, dataset, 8, torch.device("cpu"))
+    curve = every_step.evaluate(net, dataset, 8, torch.device("cpu"))
     rates = pk.simulate(net, dataset.tensors[0], 8).rates
     assert curve.rates == pytest.approx(rates, rel=1e-6)
     neurons = {"conv1": 32 * 784, "conv2": 64 * 784, "conv3": 64 * 196, "linear1": 256, "linear2": 10}
@@ -99,7 +100,7 @@ def test_a_record_is_of_the_precision_that_was_trained_with(arguments, tmp_path)
 @pytest.mark.slow
 def test_shipped_nets_are_found(arguments, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
-        evaluate, "evaluate", lambda *_, **__: evaluate.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
+        every_step, "evaluate", lambda *_, **__: every_step.Curve([1.0] * 32, [0.0] * 32, {"conv1": 0.1}, 5.0)
     )
     assert evaluate.main(arguments) == 0
     shown = capsys.readouterr().out

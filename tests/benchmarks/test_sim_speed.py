@@ -8,10 +8,11 @@ import pytest
 import sim_speed
 import torch
 from common import data, firing_rates, nets
+from common.checkout import RESULTS
 from common.machine import device_name
 from common.memory import PeakMemory
 from speed import options as speed_options
-from speed import report, timing
+from speed import prepare, report, timing
 from training.checkpoint import write_tensors
 
 import proxykernels as pk
@@ -125,7 +126,7 @@ def test_shared_thresholds_make_rates_of_conversion(v_reset):
 )
 def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
     given = speed_options.make_parser().parse_args(options.split())
-    others = speed_options.not_default(given, trained)
+    others = prepare.not_default(given, trained)
     assert report.picture_name(given.net or "small", given.reset or "soft", "cpu", others) == name
 
 
@@ -133,13 +134,18 @@ def test_the_reset_is_that_of_the_weights(tmp_path):
     path = tmp_path / "mine.safetensors"
     about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "soft"}
     write_tensors(path, nets.load("small", 0.0)[0].state_dict(), about)
-    assert speed_options.prepare(["--weights", str(path), "--out", str(tmp_path)])[0].reset == "soft"
-    assert speed_options.prepare(["--weights", str(path), "--reset", "hard", "--out", str(tmp_path)])[0].reset == "hard"
-    assert speed_options.prepare(["--neuron", "lif", "--out", str(tmp_path)])[0].reset == "hard"
-    assert speed_options.prepare(["--random", "--out", str(tmp_path)])[0].reset == "hard"
-    assert speed_options.prepare(["--net", "paper", "--out", str(tmp_path)])[0].reset == "soft"
+
+    def reset(*given: str) -> str:
+        options = speed_options.parse([*given, "--out", str(tmp_path)])
+        prepare.prepare(options)
+        return options.reset
+
+    assert reset("--weights", str(path)) == "soft"
+    assert reset("--weights", str(path), "--reset", "hard") == "hard"
+    assert reset("--neuron", "lif") == reset("--random") == "hard"
+    assert reset("--net", "paper") == "soft"
     with pytest.raises(SystemExit):
-        speed_options.prepare(["--random", "--weights", str(path), "--out", str(tmp_path)])
+        reset("--random", "--weights", str(path))
 
 
 @pytest.mark.slow
@@ -153,7 +159,7 @@ def test_headline_picture_survives_another_run(tmp_path):
 @pytest.mark.slow
 def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     """Of runs with equal T the one with the most contenders is shown, and of these the last."""
-    for table in (draw.RESULTS).glob("*.csv"):
+    for table in RESULTS.glob("*.csv"):
         shutil.copy(table, tmp_path)
     rows = list(csv.DictReader((tmp_path / "sim_speed.csv").open()))
     mine = [row for row in rows if (row["net"], row["reset"], row["T"]) == ("small", "hard", "64")]
@@ -164,7 +170,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     plot = report.plot
     monkeypatch.setattr(report, "plot", lambda path, rows: (drawn.update({path.name: rows}), plot(path, rows)))
     draw.main(["--results", str(tmp_path)])
-    pictures = [{path.name for path in folder.glob("*.png")} for folder in (tmp_path, draw.RESULTS)]
+    pictures = [{path.name for path in folder.glob("*.png")} for folder in (tmp_path, RESULTS)]
     assert len(pictures[1]) > 10 and pictures[1] <= pictures[0] | {
         "imagenet.png"
     }  # which shows photographs, of packages that may be missing

@@ -8,12 +8,12 @@ import supported_models
 import torch
 from common.printed import written
 from torch import nn
-from zoo import relu_nets, spiking_nets
+from zoo import models_table, relu_nets, spiking_nets
 
 import proxykernels as pk
 
 ROOT = Path(__file__).parents[2]
-PAGE = f"before\n{supported_models.BEGIN}\nold\n{supported_models.END}\nafter\n"
+PAGE = f"before\n{models_table.BEGIN}\nold\n{models_table.END}\nafter\n"
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_rows_and_page(run, capsys):
 
 
 def test_the_page_holds_the_table():
-    rows = supported_models.read_csv(ROOT / "benchmarks" / "results" / "supported_models.csv")
-    assert supported_models.table(rows) in (ROOT / "docs" / "models.md").read_text()
+    rows = models_table.read_csv(ROOT / "benchmarks" / "results" / "supported_models.csv")
+    assert models_table.table(rows) in (ROOT / "docs" / "models.md").read_text()
     assert len(rows) >= 40 and len({row["net"] for row in rows}) == len(rows)
     for row in rows:
         figures = [
@@ -66,7 +66,7 @@ def test_spikes_that_differ_are_counted(monkeypatch):
     """A network whose first weights are larger than the library's."""
     pytest.importorskip("snntorch")
     net = next(net for net in spiking_nets.spiking_nets() if net.name == "tutorial 6, nn.Sequential")
-    assert float(supported_models.port_row(net, 64)["differing_spikes"]) < 1e-4
+    assert float(models_table.port_row(net, 64)["differing_spikes"]) < 1e-4
 
     def port(theirs: nn.Module) -> pk.Network:
         ours = pk.from_snntorch(theirs)
@@ -74,20 +74,23 @@ def test_spikes_that_differ_are_counted(monkeypatch):
         return ours
 
     other = spiking_nets.SpikingNet(net.source, net.name, net.make, net.inputs, port)
-    assert float(supported_models.port_row(other, 64)["differing_spikes"]) > 1e-4
+    assert float(models_table.port_row(other, 64)["differing_spikes"]) > 1e-4
 
 
 def test_the_error_is_that_of_the_logits_without_the_end():
     ann = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Sigmoid())
     x = torch.randn(2, 1, 2, 2)
-    assert torch.equal(supported_models.logits_of(ann)(x), ann[:2](x))
-    assert supported_models.relative(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])) == 0.5
+    assert torch.equal(models_table.logits_of(ann)(x), ann[:2](x))
+    assert models_table.relative(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])) == 0.5
 
 
 def test_each_network_can_be_chosen_by_name(capsys):
     names = [net.name for net in relu_nets.ALL]
-    options = supported_models.parse_options(["--nets", "U-Net-bilinear,alexnet,M5-audio-1-d"], names)
-    assert options.nets == ["U-Net, bilinear", "alexnet", "M5, audio (1-d)"]
+    assert supported_models.nets("U-Net-bilinear,alexnet,M5-audio-1-d") == [
+        "U-Net, bilinear",
+        "alexnet",
+        "M5, audio (1-d)",
+    ]
     assert len({written(name) for name in names}) == len(names)
     with pytest.raises(SystemExit):
         supported_models.main(["--nets", "resnet19"])

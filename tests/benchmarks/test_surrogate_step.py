@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from iteration import surrogate_step
+from iteration import surrogate_step, surrogate_step_table
 
 
 @pytest.mark.slow
@@ -27,6 +27,6 @@ def test_contenders_are_compared(tmp_path):
 
 
 def test_a_contender_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(surrogate_step, "in_a_process", lambda options, name: {"error": "no such module"})
+    monkeypatch.setattr(surrogate_step_table, "in_a_process", lambda options, name: {"error": "no such module"})
     surrogate_step.main([f"--out={tmp_path / 'step.csv'}", "--contenders", "snnTorch"])
     assert "snnTorch is left out: no such module" in capsys.readouterr().err

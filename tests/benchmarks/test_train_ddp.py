@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import train
-from common import data, nets
+from common import data, names, nets
 from safetensors.torch import load_file
 from training import checkpoint as train_checkpoint
 from training import run as train_run
@@ -25,6 +25,7 @@ def net(v_threshold=1.0, v_reset=0.0, **options):
 def main(arguments: list[str], gradients: Path) -> None:
     """Train one step, and have every process save the gradients that it stepped by."""
     nets.TRAINABLE["net"] = net
+    names.TRAINABLE = list(nets.TRAINABLE)
     kept = {}
 
     def watch(*_):

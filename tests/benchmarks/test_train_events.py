@@ -8,6 +8,7 @@ import pytest
 import torch
 import train_events
 from common import data
+from training import events
 
 import proxykernels as pk
 from proxykernels.samples import saccades
@@ -65,7 +66,7 @@ def test_it_learns(arguments, tmp_path):
     train_events.main(options)
     train_events.main([*options, "--methods", "proxy"])  # again: its rows are replaced
     rows = list(csv.DictReader((tmp_path / "train_events.csv").open()))
-    assert list(rows[0]) == train_events.COLUMNS
+    assert list(rows[0]) == events.COLUMNS
     assert [(row["method"], row["epoch"]) for row in rows] == [
         (method, str(epoch)) for method in ("surrogate", "proxy") for epoch in range(1, 7)
     ]
@@ -85,6 +86,6 @@ def test_the_guide_has_the_tables_figures():
     rows = list(csv.DictReader((root / "benchmarks" / "results" / "train_events.csv").open()))
     page = (root / "docs" / "events.md").read_text()
     last = {row["method"]: row for row in rows}
-    for method in train_events.METHODS:
+    for method in events.METHODS:
         figures = (f"{100 * float(last[method][name]):.2f} %" for name in ("strict", "tied"))
         assert f"| {method} | {last[method]['epoch']} | {' | '.join(figures)} |" in page

@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 import train_iteration
-from common import data, nets
+from common import data, names, nets
+from iteration import proxy_step
 from speed import rivals
 
 import proxykernels as pk
@@ -19,6 +20,7 @@ def tiny(v_threshold=2.0, v_reset=0.0, *, decay=None):
 @pytest.fixture
 def arguments(tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setitem(nets.NETS, "tiny", tiny)
+    monkeypatch.setattr(names, "NETS", list(nets.NETS))
     for name in data.SAMPLE.glob("*.gz"):
         shutil.copy(name, tmp_path / name.name)
     options = "--net tiny --loops plain --batch 6 --T 9 --rounds 2"
@@ -45,14 +47,14 @@ def test_rows_are_appended(arguments, tmp_path, monkeypatch):
 
 def test_every_contender_takes_the_same_step(arguments):
     """The same gradient, from their own spikes; the weights and the statistics stay as they are."""
-    options = train_iteration.parse_options(arguments)
-    model, _ = train_iteration.load_model(options)
-    images, labels = train_iteration.load_batch(options)
+    options = train_iteration.parse(arguments)
+    model, _ = proxy_step.load_model(options)
+    images, labels = proxy_step.load_batch(options)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    simulations = {"ours": model.snn} | train_iteration.loops(options, model.net, images)
+    simulations = {"ours": model.snn} | proxy_step.loops(options, model.net, images)
     gradients = []
     for name, simulate in simulations.items():
-        times = train_iteration.measure(options, model, {name: simulate}, images, labels)
+        times = proxy_step.measure(options, model, {name: simulate}, images, labels)
         assert times[name].snn_cpu_s > 0
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for ours, theirs in zip(*gradients, strict=True):

@@ -108,11 +108,12 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
         import sys, time
         sys.path.insert(0, {str(BENCHMARKS)!r})
         import train
-        from common import nets
+        from common import names, nets
         from training import step as train_step
         def tiny(v_threshold=1.0, v_reset=0.0, **options):
             return nets.build("4C3-P4-8C3-P2-24", v_threshold, v_reset, **options)
         nets.TRAINABLE["tiny"] = tiny
+        names.TRAINABLE = list(nets.TRAINABLE)
         steps, watch = [], train_step.watch
         def stall(*arguments):
             watch(*arguments)

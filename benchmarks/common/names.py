@@ -1,0 +1,34 @@
+"""What options can be: the names alone, so that --help imports nothing that takes time.
+
+A test compares them with what they name.
+"""
+
+NETS = ("small", "paper")  # common/nets.py
+TRAINABLE = (*NETS, "cifar10", "vgg")
+NORMALISED = ("paper", "cifar10", "vgg")  # behind their convolutions
+PRECISIONS = ("float32", "int16", "int8")  # common/accuracy.py
+DATA = ("fashion-mnist", "cifar10", "folder")  # training/data.py
+METHODS = ("ann", "proxy", "tandem", "surrogate")  # training/methods.py
+LOSSES = ("mse-count", "mse-rate", "cross-entropy")
+AUGMENTATIONS = (
+    "none",
+    "mirror",
+    "shift-mirror",
+    "shift-mirror-erase",
+    "crop-mirror-erase",
+    "authors",
+)  # training/augment.py
+SCHEDULES = ("constant", "cosine", "one-cycle", "trapezoid")  # training/step.py
+RIVALS = ("plain", "compiled", "spikingjelly-s", "spikingjelly-m", "snntorch", "norse", "sinabs")  # speed/rivals.py
+GPU_RIVALS = (
+    "layers-fp16",
+    "layers-graph-fp32",
+    "layers-graph-tf32",
+    "layers-graph-fp16",
+    "layers-graph-bf16",
+)  # gpu/rivals.py
+IMAGENET_MODEL = "efficientnet-lite0"
+IMAGENET_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
+ZOO_STEPS = (64, 1024)  # of supported_models.py
+EVENT_METHODS = ("surrogate", "proxy")  # training/events.py
+SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")  # speed/surrogate_models.py

@@ -1,0 +1,136 @@
+"""The kernels of a CPU, measured part by part: what ops_speed.py does."""
+
+import argparse
+import os
+import time
+from datetime import UTC, datetime
+
+import torch
+from common.checkout import commit
+from common.machine import device_name, heading
+from common.tables import write_csv
+from rich.console import Console
+from tqdm import tqdm
+
+from proxykernels.kernels import cpu
+from speed import cost_fit, drop_in, ops_parts, swaps
+from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
+from speed.ops_parts import BF16, SPREAD
+from speed.ops_report import PRINT, plot, print_fit
+
+QUICK_RATES = [0.05, 0.4]
+THREAD_RATES = [0.05, 0.4]
+THREADS = [1, 2]
+PEAK_SIZE, QUICK_PEAK_SIZE = 2048, 256
+SHAPE = ["T", "N", "C_in", "size", "C_out", "kernel_size", "stride", "padding", "dilation", "groups"]
+COMMON = ["date", "commit", "layer", *SHAPE, "rate"]
+MACHINE = ["device", "threads", "torch"]
+RATE_FIGURES = ["gmac_s", "cycles_row_add", "clock_ghz", "peak_gmac_s"]
+SHAPE_TIMES = [f"{who}_{name}" for who in ("ours", "rival") for name in SPREAD]
+THREAD_FIGURES = ["gmac_s", "speed_over_1_thread", "speed_over_avx512"]
+DROP_IN_FIGURES = ["ours_ms", "loop_ms", "spikingjelly_ms", "pack_gb_s", "dense_gb_s", "copy_gb_s"]
+COLUMNS = {
+    "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
+    "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
+    "threads": [*COMMON, "target", "kernel", "taken", *SPREAD, "rounds", *THREAD_FIGURES, *MACHINE],
+    "drop_in": ["date", "commit", "job", "T", "N", "rate", "rate_out", *DROP_IN_FIGURES, "rounds", *MACHINE],
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    start = time.perf_counter()
+    if cpu.load() is None:
+        raise SystemExit(
+            "ops_speed.py: the C++ kernels were not built: install a C++ compiler, then proxykernels again"
+        )
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = Console()
+    machine = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    if options.fit:
+        torch.set_num_threads(1)
+        print_fit(
+            console, list(tqdm(cost_fit.sweep(options.layers, 0, options.rounds), total=options.layers, leave=False))
+        )
+        return
+    console.print(heading("single layers", "random spikes", options.out))
+    for part in options.parts:
+        rows = [{**machine, **row} for row in RUN[part](options, console)]
+        PRINT[part](console, rows)
+        if options.out is None:
+            continue
+        path = options.out / f"ops_speed_{part}.csv"
+        write_csv(path, COLUMNS[part], rows)
+        console.print(str(path), soft_wrap=True)
+        if part == "rates":
+            path = path.with_suffix(".png")
+            plot(path, rows)
+            console.print(str(path), soft_wrap=True)
+    console.print(f"ended after {time.perf_counter() - start:.0f} s")
+
+
+def bar(part: str, cases: list[Shape]) -> tqdm:
+    """The cases, with a progress bar."""
+    return tqdm(cases, desc=part, unit="case", leave=False, disable=None)
+
+
+def case_columns(shape: Shape) -> dict:
+    columns = {name: getattr(shape, "kernel" if name == "kernel_size" else name) for name in [*SHAPE, "rate"]}
+    return {"layer": str(shape), **columns}
+
+
+def run_rates(options: argparse.Namespace, console: Console) -> list[dict]:
+    for reason in ops_parts.absent().values():
+        console.print(reason)
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        console.print(f"{BF16}: not run, oneDNN has no bf16 on this processor")
+    peak = ops_parts.peak(QUICK_PEAK_SIZE if options.quick else PEAK_SIZE)
+    found = QUICK_RATES if options.quick else RATES
+    cases = [layer.at(rate) for layer in (QUICK_LAYERS if options.quick else LAYERS) for rate in found]
+    return [
+        {**case_columns(shape), **row}
+        for shape in bar("rates", cases)
+        for row in ops_parts.rates(shape, options.rounds, peak, options.macs_a_cycle)
+    ]
+
+
+def run_shapes(options: argparse.Namespace, console: Console) -> list[dict]:
+    cases = QUICK_SHAPES if options.quick else SHAPES
+    return [{**case_columns(shape), **ops_parts.one_shape(shape, options.rounds)} for shape in bar("shapes", cases)]
+
+
+def run_threads(options: argparse.Namespace, console: Console) -> list[dict]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    counts = [count for count in THREADS if count <= cores]
+    if len(counts) < len(THREADS):
+        console.print(f"{THREADS[-1]} threads: not run, this process has {cores} core")
+    targets = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+    for target in {"avx512", "avx2"} - set(targets):
+        console.print(f"{target}: not run, this processor lacks it")
+    targets = targets[:2]  # without AVX2 the portable code is the only one
+    cases = [layer.at(rate) for layer in (QUICK_LAYERS if options.quick else LAYERS) for rate in THREAD_RATES]
+    return [
+        {**case_columns(shape), **row}
+        for shape in bar("threads", cases)
+        for row in ops_parts.threads(shape, counts, targets, options.rounds)
+    ]
+
+
+def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
+    cases, size = (drop_in.QUICK_CASES, drop_in.QUICK_SIZE) if options.quick else (drop_in.CASES, drop_in.SIZE)
+    rows = [
+        row
+        for case in tqdm(cases, desc="drop_in", unit="case", leave=False, disable=None)
+        for row in drop_in.one_case(*case, options.rounds, size)
+    ]
+    rows += swaps.rows(options.rounds, swaps.QUICK_SIZE if options.quick else swaps.SIZE)
+    return [{"rounds": options.rounds, **row} for row in rows]
+
+
+RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads, "drop_in": run_drop_in}

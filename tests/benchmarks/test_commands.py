@@ -1,0 +1,66 @@
+"""All commands: --help imports nothing that takes time, and options name what there is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from common import accuracy, names, nets
+from gpu import rivals as gpu_rivals
+from speed import rivals, surrogate_models
+from training import augment, data, events, methods, step
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PARTS = {  # first words of a command line
+    "evaluate": ["few-steps"],
+    "imagenet": ["torchvision"],
+    "train_iteration": ["surrogate"],
+}
+LATER = {"compare_methods"}  # whose methods are modules
+COMMANDS = [
+    f"{path.name} {part}"
+    for path in sorted(BENCHMARKS.glob("*.py"))
+    if path.stem not in LATER
+    for part in ["", *PARTS.get(path.stem, [])]
+]
+SLOW = ("torch", "numpy", "matplotlib", "proxykernels")
+
+
+def test_help_imports_nothing_that_takes_time():
+    """In one process, each command after the other; alone each takes a third of a second."""
+    script = f"""
+import runpy, sys
+for command in sys.argv[1:]:
+    sys.argv = [*command.split(), "--help"]
+    sys.path[0] = "."
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        assert stop.code == 0, command
+    slow = {set(SLOW)!r} & set(sys.modules)
+    assert not slow, (command, slow)
+"""
+    done = subprocess.run([sys.executable, "-c", script, *COMMANDS], cwd=BENCHMARKS, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage:") == len(COMMANDS) > 13
+
+
+@pytest.mark.parametrize(
+    ("named", "there"),
+    [
+        (names.NETS, nets.NETS),
+        (names.TRAINABLE, nets.TRAINABLE),
+        (names.PRECISIONS, accuracy.PRECISIONS),
+        (names.DATA, data.LOADERS),
+        (names.METHODS, methods.METHODS),
+        (names.LOSSES, methods.LOSSES),
+        (names.AUGMENTATIONS, augment.AUGMENTATIONS),
+        (names.SCHEDULES, step.SCHEDULES),
+        (names.RIVALS, rivals.RIVALS),
+        (names.GPU_RIVALS, gpu_rivals.GPU_RIVALS),
+        (names.EVENT_METHODS, events.METHODS),
+        (names.SURROGATE_CONTENDERS, surrogate_models.CONTENDERS),
+    ],
+)
+def test_options_name_what_there_is(named, there):
+    assert list(named) == list(there)
