@@ -12,7 +12,6 @@ from training import augment, data, events, methods, step
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PARTS = {  # first words of a command line
-    "evaluate": ["few-steps"],
     "imagenet": ["torchvision"],
     "train_iteration": ["surrogate"],
 }

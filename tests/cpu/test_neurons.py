@@ -75,7 +75,7 @@ def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, 
     neuron = neurons.LIFNeuron(thresholds(9, generator), v_rest, torch.rand(9, generator=generator), v_rest)
     expected, v_expected = reference.hold(current, T, torch.full_like(current, v_rest), neuron.on(9, current.device))
     actual, v = pk.calls.neuron_ops.hold(current, T, None, neuron)
-    assert isinstance(actual._kept, Periods if current.device.type == "cpu" else Words)
+    assert isinstance(actual._kept, Periods if current.device.type == "cpu" and T > 1 else Words)
     assert torch.equal(v, v_expected)
     weight = dyadic(12, 9, 3, 3, generator=generator)
     y_expected, u_expected = reference.conv2d(expected, weight, None, None, pk.IF().neuron.on(12, current.device))
