@@ -83,8 +83,8 @@ class SpikeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        followed = torch.compiler.is_compiling() or (func is Tensor.untyped_storage and is_fake_mode())
-        if followed:  # a graph has the dense tensor, by the functions below; the storage of this one is empty
+        followed = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if followed or (func is Tensor.untyped_storage and is_fake_mode()):  # a graph has the dense tensor, by the functions below; the storage of this one is empty
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
@@ -166,7 +166,7 @@ def packed(x: Any) -> Any:
     """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
     if not isinstance(x, SpikeTensor):
         return x
-    if torch.compiler.is_exporting():  # the graph must take any tensor in its place, and not look into this one
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # the graph must take any tensor in its place, and not look into this one
         return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes
