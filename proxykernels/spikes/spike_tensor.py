@@ -83,8 +83,8 @@ class SpikeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        followed = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if followed or (func is Tensor.untyped_storage and is_fake_mode()):  # a graph has the dense tensor, by the functions below; the storage of this one is empty
+        if torch.compiler.is_compiling() or _is_traced() or (func is Tensor.untyped_storage and is_fake_mode()):
+            # a graph has the dense tensor, by the functions below; the storage of this one is empty
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
@@ -142,6 +142,11 @@ class Memory:
         return self.dense
 
 
+def _is_traced() -> bool:
+    """Whether torch.jit.trace or make_fx follows operators: it keeps a tensor that it was not given as a constant."""
+    return torch._C._is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
 def _without_modes() -> AbstractContextManager:
     """Without the modes of whoever looks: the tensor is as if it had been made with the bits."""
     modes = torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch()
@@ -166,7 +171,9 @@ def packed(x: Any) -> Any:
     """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
     if not isinstance(x, SpikeTensor):
         return x
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # the graph must take any tensor in its place, and not look into this one
+    if (
+        torch.compiler.is_exporting() or _is_traced()
+    ):  # the graph must take any tensor in its place, and not look into this one
         return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes
@@ -200,7 +207,7 @@ def _may_wait(y: Spikes | Tensor, x: Tensor) -> bool:
     mode) would miss a dense tensor."""
     if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
         return False
-    return y.device.type == "cpu" and math.prod(y.shape) >= FEWEST and nobody_follows()
+    return nobody_follows() and y.device.type == "cpu" and math.prod(y.shape) >= FEWEST
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -25,7 +25,16 @@ def run(tmp_path, monkeypatch):
         if not page.exists():
             page.write_text(PAGE)
         supported_models.main(
-            ["--nets", ",".join(names), "--longest", "64", "--out", str(tmp_path), "--page", str(page)]
+            [
+                "--nets",
+                ",".join(name.replace(" ", "-") for name in names),
+                "--longest",
+                "64",
+                "--out",
+                str(tmp_path),
+                "--page",
+                str(page),
+            ]
         )
         with (tmp_path / "supported_models.csv").open() as file:
             return {row["net"]: row for row in csv.DictReader(file)}, page.read_text()

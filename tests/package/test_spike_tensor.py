@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from cases import spikes
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 import proxykernels as pk
@@ -304,3 +305,24 @@ def test_a_network_called_on_its_own(generator):
             made.clear()
     finally:
         spike_tensor.Memory.look = whole
+
+
+@pytest.mark.parametrize("how", ["jit", "fx"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y * 2,
+        lambda y: y[1:3].sum(0),
+        lambda y: torch.cat([y, y]),
+        lambda y: pk.MaxPool2d(2)(y),
+        lambda y: y.flatten(2).mean(0),
+        lambda y: y.clone().half(),
+    ],
+    ids=["times", "slice", "cat", "pool", "mean", "clone"],
+)
+def test_a_traced_graph_takes_other_values_than_its_example(generator, layer, x, function, how):
+    example = layer(x)
+    assert isinstance(example, SpikeTensor)
+    traced = torch.jit.trace(function, (example,), check_trace=False) if how == "jit" else make_fx(function)(example)
+    other = (torch.rand(example.shape, generator=generator) < 0.3).float()
+    assert torch.equal(traced(other), function(other)) and not torch.equal(function(other), function(example))
