@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import window_checks
 from ..kernels import backends, sigma_delta
 from ..kernels.sigma_delta import Counts
 from ..neurons import SigmaDelta
@@ -140,13 +141,18 @@ class SigmaDeltaNeurons(SpikingLayer):
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
         steps = T if self.fires else max(part.steps for part in inputs)
+        C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         added = None
         for other, part in parts:  # what they bring is added to what the one with the most weights does
             brought, counts = backend.sigma_delta(*_operands(other, part), None, part.steps, None, _window(other, part))
+            if brought.shape[2:] != (math.prod(size), C):
+                raise ValueError(
+                    f"inputs must give sums of one shape, {(C, *size)}; got {brought.shape[3]} channels "
+                    f"of {brought.shape[2]} pixels"
+                )
             brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, steps - part.steps))
             added = brought if added is None else added.add_(brought)
             tally.add(counts, part)
-        C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         neuron = self._neurons(C) if self.fires else None
         y, counts = backend.sigma_delta(*_operands(synapse, x), added, steps, neuron, _window(synapse, x))
         tally.add(counts, x)
@@ -172,6 +178,11 @@ def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Te
         weight = synapse.module.weight[..., None, None]
     else:
         weight = torch.ones(x.values.shape[3], 1, 1, 1)
+    _, padding, dilation, groups = _window(synapse, x)
+    window_checks.groups(groups, x.values.shape[3], weight)
+    window_checks.fits(x.image, weight.shape[2:], padding, dilation)
+    if isinstance(synapse, Product) and x.size:
+        raise ValueError(f"x must be [N, features] for a linear layer, got pixels {x.size}: flatten it before")
     return x.values, x.image, weight.detach(), None if bias is None else bias.detach()
 
 

@@ -201,3 +201,15 @@ def test_what_these_networks_do_not_take(nets):
         pk.convert(net, x)
     with pytest.raises(AttributeError, match="potentials"):
         _ = pk.simulate(net, x, 2).spikes
+
+
+def test_inputs_that_the_weights_do_not_fit(nets):
+    ann, images = nets
+    net = pk.convert(ann, images, neuron="sigma-delta")
+    with pytest.raises(ValueError, match="layer stem.*x must have C_in = 2.* got 3 channels"):
+        pk.simulate(net, torch.cat([images, images[:, :1]], 1), T=2)
+    with pytest.raises(ValueError, match="layer last.*x must have C_in = 96.* got"):
+        pk.simulate(net, F.pad(images, (0, 16, 0, 16)), T=2)
+    small = pk.convert(nn.Sequential(nn.Conv2d(2, 3, 5), nn.ReLU()), images, neuron="sigma-delta")
+    with pytest.raises(ValueError, match=r"layer 0.*kernel_size \(5, 5\).*is larger than the input \(4, 4\)"):
+        pk.simulate(small, images[..., :4, :4], T=2)
