@@ -53,6 +53,8 @@ def ask(records: Mapping[str, Records], wanted: Iterable[str]) -> None:
     """Tell the layers' records, by the layers' names, what ``record`` names."""
     if isinstance(wanted, str):
         raise TypeError(f"record must be a list of layer names, got the string {wanted!r}; write [{wanted!r}]")
+    if not isinstance(wanted, Iterable):
+        raise TypeError(f"record must be a list of layer names, got {wanted!r}; net has {sorted(records)}")
     for key in wanted:
         if not isinstance(key, str):
             raise TypeError(f"record must be a list of layer names, got {key!r} in it")
