@@ -79,10 +79,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_network(options: argparse.Namespace) -> None:
-    from speed.options import prepare
+    from speed.options import parse
+    from speed.prepare import prepare
 
     for network in networks(options.weights, options.out):
-        prepare(network)
+        prepare(parse(network))
 
 
 def networks(weights: Path | None, out: Path) -> list[list[str]]:

@@ -8,7 +8,7 @@ import signal
 import compare_methods
 import pytest
 import torch
-from common import data, nets
+from common import data, names, nets
 from methods import ways
 from training import checkpoint, conversion
 from training import options as train_options
@@ -25,6 +25,7 @@ def tiny(v_threshold=1.0, v_reset=0.0, **options):
 def arguments(tmp_path, monkeypatch) -> list[str]:
     """The shipped images as training and as test set, and a quick network."""
     monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
+    monkeypatch.setattr(names, "TRAINABLE", (*names.TRAINABLE, "tiny"))
     monkeypatch.setattr(compare_methods, "FIRST_POINTS", (1, 2))
     monkeypatch.setattr(conversion, "CALIBRATION", 50)
     for name in data.SAMPLE.glob("*.gz"):

@@ -10,7 +10,7 @@ import gpu_speed
 import pytest
 import torch
 from gpu import kernel_speed, measure, rivals, self_check, timing
-from speed import options
+from speed import prepare
 
 TINY = kernel_speed.Sizes(copy=5_000_000, matrix=64, scan=(8, 2, 1000), conv=(3, 2, 16, 4), repeats=2)
 
@@ -226,7 +226,7 @@ def test_without_a_gpu_it_says_so():
 
 def test_a_bad_option_ends_before_any_work(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(options, "set_float32_precision", lambda precision: None)
+    monkeypatch.setattr(prepare, "set_float32_precision", lambda precision: None)
     monkeypatch.setattr(measure, "in_child", lambda *_: pytest.fail("a part was started"))
     with pytest.raises(SystemExit):
         gpu_speed.main(["--weights", str(tmp_path / "nowhere.safetensors"), "--out", str(tmp_path)])
