@@ -162,7 +162,8 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     for table in RESULTS.glob("*.csv"):
         shutil.copy(table, tmp_path)
     rows = list(csv.DictReader((tmp_path / "sim_speed.csv").open()))
-    mine = [row for row in rows if (row["net"], row["reset"], row["T"]) == ("small", "hard", "64")]
+    mine = [row for row in rows if (row["net"], row["reset"], row["T"], row["batch"]) == ("small", "hard", "64", "32")]
+    mine = max(([row for row in mine if row["date"] == date] for date in {row["date"] for row in mine}), key=len)
     small_run = [{**mine[0], "date": "2099-01-01", "median_ms_per_image": "1e6"}]
     last = [{**row, "date": "2099-01-02", "median_ms_per_image": str(7.0 + k)} for k, row in enumerate(mine)]
     report.append_csv(tmp_path / "sim_speed.csv", small_run + last)
@@ -176,8 +177,8 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     }  # which shows photographs, of packages that may be missing
     shown = drawn["sim_speed_small_hard_cpu.png"]
     assert [row["median_ms_per_image"] for row in shown if row["T"] == "64"] == [str(7.0 + k) for k in range(len(mine))]
-    assert {row["T"] for row in shown} == {"16", "64", "256"}
-    assert {row["T"] for row in drawn["sim_speed_paper_hard_cpu.png"]} == {"16", "64", "256"}  # of two runs
+    assert {row["T"] for row in shown} >= {"16", "64"}
+    assert {row["T"] for row in drawn["sim_speed_paper_hard_cpu.png"]} >= {"16", "64"}  # of two runs
 
 
 @pytest.mark.parametrize(
