@@ -153,7 +153,7 @@ constexpr int channelwise = 0;
     static_assert(Name::states == its_states, #Name);                                   \
     static_assert(Name::Reset::to_value + Name::leaks + Name::rests == scalars, #Name); \
     template <>                                                                         \
-    constexpr int channelwise<Name> = channels;
+    inline constexpr int channelwise<Name> = channels;
 PK_MODELS(MODEL)
 #undef MODEL
 
