@@ -54,9 +54,12 @@ def learn_neurons(net: Net, *names: str) -> Net:
         ``net`` itself.
 
     Raises:
-        TypeError: ``net`` is no module. ValueError: no layer has a parameter of that name, or it is learned already.
+        TypeError: ``net`` is no module, or no names are given. ValueError: no layer has a parameter of that name, or it is
+            learned already.
     """
     checks.module("net", net)
+    if not names:
+        raise TypeError('names must say what is learned, got none; write learn_neurons(net, "decay"), for example')
     layers = [layer for layer in net.modules() if isinstance(layer, Neurons)]
     for name in names:
         having = [layer for layer in layers if name in layer.neuron.channelwise]

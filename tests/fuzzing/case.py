@@ -38,6 +38,22 @@ class Case:
                 yield replace(self, **{field.name: simpler})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The fields of a case that say what images and what windows a convolution has."""
+
+    T: int = 1
+    N: int = 1
+    c_in: int = 1  # of a group
+    c_out: int = 1  # of a group
+    groups: int = 1
+    size: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] | str = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+
 def _simpler(value, default) -> Iterator:
     """Values on the way from ``value`` to ``default``."""
     if value == default and type(value) is type(default):

@@ -11,7 +11,7 @@ import proxykernels as pk
 from proxykernels.kernels import reference
 
 from . import draw, ways
-from .case import Case, same
+from .case import Case, Windows, same
 from .neurons import Neurons
 
 GIVEN = ("spikes", "dense", "real", "held", "periods", "part of periods")
@@ -20,17 +20,7 @@ LARGE = 1 << 27
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convolution(Neurons, Case):
-    T: int = 1
-    N: int = 1
-    c_in: int = 1  # of a group
-    c_out: int = 1  # of a group
-    groups: int = 1
-    size: tuple[int, int] = (1, 1)
-    kernel_size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] | str = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+class Convolution(Neurons, Windows, Case):
     given: str = GIVEN[0]
     train: str = draw.TRAINS[0]
     rate: float = 0.5

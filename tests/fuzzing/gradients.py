@@ -11,7 +11,7 @@ import proxykernels as pk
 from proxykernels.kernels import reference_gradients
 
 from . import draw, ways
-from .case import Case, Mismatch, same
+from .case import Case, Mismatch, Windows, same
 from .neurons import Neurons
 from .scans import draw_shape, steps_for
 
@@ -91,19 +91,9 @@ class ScanGradient(Derivative, Neurons, Case):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerGradient(Derivative, Case):
+class LayerGradient(Derivative, Windows, Case):
     """Of a convolution's input, weights and bias, with max pooling behind it."""
 
-    T: int = 1
-    N: int = 1
-    c_in: int = 1  # of a group
-    c_out: int = 1  # of a group
-    groups: int = 1
-    size: tuple[int, int] = (1, 1)
-    kernel_size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
     pool: tuple[int, int, int] = (1, 1, 0)  # window, stride and padding
     rate: float = 0.5
     soft: bool = False

@@ -8,7 +8,7 @@ import torch
 from proxykernels.kernels import backends, sigma_delta
 
 from . import draw, ways
-from .case import Case, Mismatch, same
+from .case import Case, Mismatch, Windows, same
 from .convolutions import Convolution
 
 GIVEN = ("spikes", "values", "constant", "nothing")
@@ -16,17 +16,7 @@ WORK = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
-class SigmaDelta(Case):
-    T: int = 1
-    N: int = 1
-    c_in: int = 1  # of a group
-    c_out: int = 1  # of a group
-    groups: int = 1
-    size: tuple[int, int] = (1, 1)
-    kernel_size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+class SigmaDelta(Windows, Case):
     given: str = GIVEN[0]
     rate: float = 0.5
     most: int = 1  # units of the largest weight

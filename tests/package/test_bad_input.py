@@ -215,6 +215,7 @@ CASES = {
     "simulate-state-list": (lambda: pk.simulate(NET, IMAGES, 4, state=[]), TypeError, "state must be the .state of"),
     "simulate-record": (lambda: pk.simulate(NET, IMAGES, 4, record=[3]), TypeError, "record must be a list .* got 3"),
     "simulate-record-true": (lambda: pk.simulate(NET, IMAGES, 4, record=True), TypeError, "record must be a list of layer names, got True; net has"),
+    "learn-nothing": (lambda: pk.learn_neurons(NET), TypeError, "names must say what is learned, got none; write learn_neurons"),
     "simulate-memory": (
         lambda: pk.simulate(pk.IF(), torch.zeros(9, 10**4), 2**31 - 1, chunk=1), ValueError, "GiB for spikes and potentials"
     ),
