@@ -54,8 +54,8 @@ def learn_neurons(net: Net, *names: str) -> Net:
         ``net`` itself.
 
     Raises:
-        TypeError: ``net`` is no module, or no names are given. ValueError: no layer has a parameter of that name, or it is
-            learned already.
+        TypeError: ``net`` is no module, or there are no names. ValueError: no layer has a parameter of that name, or it
+            is learned already.
     """
     checks.module("net", net)
     if not names:
