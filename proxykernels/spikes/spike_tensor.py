@@ -83,7 +83,7 @@ class SpikeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling() or _is_traced() or (func is Tensor.untyped_storage and is_fake_mode()):
+        if torch.compiler.is_compiling() or _is_traced() or (func is Tensor.untyped_storage and _is_described()):
             # a graph has the dense tensor, by the functions below; the storage of this one is empty
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
@@ -147,6 +147,11 @@ def _is_traced() -> bool:
     return torch._C._is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
+def _is_described() -> bool:
+    """Whether torch.compile makes a fake of this tensor; torch 2.10 asks for its storage outside of the fake mode."""
+    return is_fake_mode() or torch._guards.TracingContext.try_get() is not None
+
+
 def _without_modes() -> AbstractContextManager:
     """Without the modes of whoever looks: the tensor is as if it had been made with the bits."""
     modes = torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch()
@@ -171,9 +176,7 @@ def packed(x: Any) -> Any:
     """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
     if not isinstance(x, SpikeTensor):
         return x
-    if (
-        torch.compiler.is_exporting() or _is_traced()
-    ):  # the graph must take any tensor in its place, and not look into this one
+    if torch.compiler.is_exporting() or _is_traced():  # the graph takes any tensor in its place: no look into this one
         return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes

@@ -264,7 +264,9 @@ def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
     y = layer(x)
     for _ in range(2):  # packed, and seen
         assert torch.equal(compiled(y), head(expected))
-    assert torch.equal(compiled(layer(x)[:4]), head(expected[:4]))
+    if not torch.__version__.startswith("2.10."):  # which cannot make a fake view of a tensor's subclass: drop_in.md
+        assert torch.equal(compiled(layer(x)[:4]), head(expected[:4]))
+    assert torch.equal(compiled(layer(x)[:4].clone()), head(expected[:4]))
     y = layer(x)
     torch.compile(lambda y: y.add_(1), backend=backend, fullgraph=True)(y)
     assert torch.equal(y, expected + 1)
