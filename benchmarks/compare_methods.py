@@ -27,61 +27,30 @@ last layer that never fires) and .png, and compare_methods_NET_WIDTH_settings.cs
 """
 
 import argparse
-import itertools
 import math
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import torch
-from common import nets, tables
-from common.checkout import commit
-from common.command import command
+from common import names
+from common.checkout import RESULTS
+from common.command import command, work
 from common.printed import new_parser, positive, shown, some_of, written
-from methods.report import SHARES, draw, show
-from methods.trained import Training
-from methods.ways import WAYS, Settings, settings_of
-from torch.utils.data import Dataset, Subset
-from training import data as train_data
-from training.step import Breakdown
-from training.termination import Termination
-
-RESULTS = Path(__file__).parent / "results"
-FIRST_POINTS = (50, 100, 200, 300, 400)  # steps that are measured in the first epoch
-HELD_OUT = 2000
-TUNE_SEED = 1000
-READ = (4, 8, 16, 32)
-SETTINGS = ["method", "T", "lr", "threshold", "steps", *SHARES, "images", "commit"]
-COLUMNS = [
-    "method", "seed", "lr", "threshold", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images", "T",
-    *SHARES, "relu", "threads", "torch", "commit",
-]  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(arguments)
-    try:
-        train_set, _ = train_data.load("fashion-mnist", options.root, "train")
-        test_set, _ = train_data.load("fashion-mnist", options.root, "test")
-        train_set, held_out = train_data.held_out(train_set, min(HELD_OUT, len(train_set) // 2))
-        if options.batch > len(train_set):
-            raise ValueError(f"--batch must be at most the {len(train_set)} training images, got {options.batch}")
-        compare(options, train_set, held_out, test_set)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"compare_methods.py: {error}") from error
-    show(options.out, stem_of(options))
-    draw(options.out, stem_of(options))
+    work("methods.compare", parse_options(arguments))
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(nets.TRAINABLE), default="paper")
+    parser.add_argument("--net", choices=sorted(names.TRAINABLE), default="paper")
     parser.add_argument("--width", type=float, default=0.25, help="share of the net's channels and neurons")
-    parser.add_argument("--neuron", choices=sorted(WAYS), default="if", help="integrate and fire, or leak besides")
+    parser.add_argument(
+        "--neuron", choices=sorted(names.WAYS), default="if", help="integrate and fire, or leak besides"
+    )
     parser.add_argument("--decay", type=float, default=0.5, help="share of the potential that a step leaves, of lif")
-    names = {name for ways in WAYS.values() for name in ways}
-    parser.add_argument("--methods", type=some_of(sorted(names)), help=f"of {shown(sorted(names))}; default: all")
+    ways = sorted({name for ways in names.WAYS.values() for name in ways})
+    parser.add_argument("--methods", type=some_of(ways), help=f"of {shown(ways)}; default: all")
     parser.add_argument("--seeds", type=seeds, default=[0], help="such as 0,1,2")
     parser.add_argument("--epochs", type=positive, default=20, help="of each training")
     parser.add_argument("--stop-at", type=positive, help="step at which this call stops; another call goes on")
@@ -95,7 +64,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    known = WAYS[options.neuron]
+    known = names.WAYS[options.neuron]
     options.methods = list(known) if options.methods is None else options.methods
     if unknown := [name for name in options.methods if name not in known]:
         parser.error(
@@ -112,112 +81,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 def seeds(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
-
-
-def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, test_set: Dataset) -> None:
-    """Choose settings, then train in turns, and put what is measured into the tables."""
-    held_out = Subset(held_out, range(min(options.held_out, len(held_out))))
-    test_set = Subset(test_set, range(min(options.test, len(test_set))))
-    chosen = {name: choose(options, name, train_set, held_out) for name in options.methods}
-    measured, broken = done_points(options), set()
-    with Termination("the same command goes on from here") as termination:
-        for _, seed, name, goal, total in sorted(turns(options, len(train_set))):
-            if (name, seed) in broken or (name, seed, goal) in measured:
-                continue
-            folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
-            training = Training(WAYS[options.neuron][name], chosen[name], options, seed, train_set, total, folder)
-            if training.step > goal:
-                continue  # a row that is lost is not measured anew: its weights are gone
-            termination.safe = False
-            try:
-                training.advance(goal, termination)
-            except Breakdown as error:
-                print(f"{name}, seed {seed}: {error}", file=sys.stderr)
-                broken.add((name, seed))
-                continue
-            termination.safe = True
-            splits = {"held-out": held_out} | ({"test": test_set} if goal == total else {})
-            add_rows(options, name, seed, training, splits)
-
-
-def add_rows(options: argparse.Namespace, name: str, seed: int, training: Training, splits: dict[str, Dataset]) -> None:
-    """Measure a network as it is now, and add its rows to the table, all at once."""
-    rows = []
-    for split, images in splits.items():
-        curve, relu = training.measure(images, sorted({*READ, training.options.T}))
-        about = {
-            "method": name, "seed": seed, "lr": training.settings.lr, "threshold": training.settings.threshold,
-            "output_threshold": f"{training.output_threshold:.4g}", "step": training.step,
-            "epoch": f"{training.step * training.options.batch / len(training.dataset):.2f}",
-            "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
-            "relu": "" if relu is None else f"{relu:.4f}", "threads": torch.get_num_threads(),
-            "torch": torch.__version__, "commit": commit(),
-        }  # fmt: skip
-        rows += [about | {"T": point.T} | shares(point) for point in curve]
-    table = options.out / f"{stem_of(options)}.csv"
-    tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
-
-
-def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int, str, int, int]]:
-    """(epochs done, seed, method, step, steps of the whole training) of everything to be measured."""
-    for seed, name in itertools.product(options.seeds, options.methods):
-        an_epoch = images // settings_of(WAYS[options.neuron][name], options, seed).batch
-        total = options.epochs * an_epoch
-        goals = {*(step for step in FIRST_POINTS if step < an_epoch), *range(an_epoch, total + 1, an_epoch)}
-        for goal in goals:
-            if options.stop_at is None or goal <= options.stop_at:
-                yield goal / an_epoch, seed, name, goal, total
-
-
-def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:
-    """(method, seed, step) of what is in the table."""
-    rows = tables.read_csv(options.out / f"{stem_of(options)}.csv")
-    return {(row["method"], int(row["seed"]), int(row["step"])) for row in rows}
-
-
-def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out: Dataset) -> Settings:
-    """The learning rate, then the threshold, that are most accurate after --tune-steps steps, by strict counts."""
-    way = WAYS[options.neuron][name]
-    lr, threshold = way.lrs[0], way.thresholds[0]
-    if options.tune_steps and len(way.lrs) > 1:
-        lr = max(way.lrs, key=lambda lr: tried(options, name, Settings(lr, threshold), train_set, held_out))
-    if options.tune_steps and len(way.thresholds) > 1:
-        threshold = max(
-            way.thresholds, key=lambda theta: tried(options, name, Settings(lr, theta), train_set, held_out)
-        )
-    return Settings(lr, threshold)
-
-
-def tried(options: argparse.Namespace, name: str, settings: Settings, train_set: Dataset, held_out: Dataset) -> float:
-    """Strict accuracy on the held-out images of a short training, which the table of settings keeps."""
-    table = options.out / f"{stem_of(options)}_settings.csv"
-    way = WAYS[options.neuron][name]
-    for row in tables.read_csv(table):
-        found = Settings(float(row["lr"]), float(row["threshold"]))
-        if (row["method"], int(row["steps"]), found) == (name, options.tune_steps, settings):
-            return float(row["strict"])
-    training = Training(way, settings, options, TUNE_SEED, train_set, options.tune_steps)
-    T = training.options.T
-    about = {"method": name, "T": T, "lr": settings.lr, "threshold": settings.threshold, "commit": commit()}
-    about |= {"steps": options.tune_steps, "images": len(held_out)} | dict.fromkeys(SHARES, "0")
-    try:
-        training.advance(options.tune_steps)
-        about |= shares(training.measure(held_out, [T])[0][0])
-    except Breakdown as error:
-        print(f"{name}, {settings}: {error}", file=sys.stderr)
-    tables.write_csv(table, SETTINGS, [*tables.read_csv(table), about])
-    return float(about["strict"])
-
-
-def shares(point) -> dict[str, str]:
-    """The three ways to read an output."""
-    found = point.accuracy, point.accuracy + point.ties, point.by_potential
-    return {key: f"{share:.4f}" for key, share in zip(SHARES, found, strict=True)}
-
-
-def stem_of(options: argparse.Namespace) -> str:
-    """The first part of the tables' names."""
-    return f"compare_methods_{options.net}_{options.width:g}" + ("_lif" if options.neuron == "lif" else "")
 
 
 if __name__ == "__main__":

@@ -31,4 +31,25 @@ IMAGENET_MODEL = "efficientnet-lite0"
 IMAGENET_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
 ZOO_STEPS = (64, 1024)  # of supported_models.py
 EVENT_METHODS = ("surrogate", "proxy")  # training/events.py
+WAYS = {  # of compare_methods.py, by its --neuron: methods/ways.py
+    "if": (
+        "conversion", "qcfs", "the authors' recipe", "proxy", "tandem", "ReLU network, then proxy", "bptt", "tet",
+    ),
+    "lif": ("proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"),
+}  # fmt: skip
+RECIPES = (  # methods/recipes_table.py
+    "the authors' loss",
+    "cross-entropy",
+    "cross-entropy, clipped twin",
+    "from a ReLU network",
+    "from a ReLU network, clipped twin",
+)
+ANYTIME = (  # accuracy/anytime_table.py
+    "trained by proxy",
+    "converted, max",
+    "converted, max, half a threshold to start",
+    "converted, percentile",
+    "converted, percentile, half a threshold to start",
+    "converted, calibrated",
+)
 SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")  # speed/surrogate_models.py

@@ -5,9 +5,9 @@ import re
 from functools import partial
 from pathlib import Path
 
-from accuracy import anytime, every_step
+from accuracy import anytime_table, every_step
 from images import picture, torchvision_nets_table
-from methods import recipes
+from methods import recipes_table
 from methods import report as report_of_methods
 from speed import ops_report, report
 
@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> None:
         if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
             every_step.draw(folder, table.stem.removeprefix("accuracy_"))
     drawers = {
-        "anytime_paper.csv": partial(anytime.draw, net="paper"),
-        "anytime_small.csv": partial(anytime.draw, net="small"),
-        "recipes.csv": recipes.draw,
+        "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
+        "anytime_small.csv": partial(anytime_table.draw, net="small"),
+        "recipes.csv": recipes_table.draw,
         "torchvision_rates.csv": torchvision_nets_table.draw,
     }
     for table in sorted(folder.glob("compare_methods_*.csv")):

@@ -5,22 +5,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from accuracy import anytime_table
 from common import accuracy, names, nets
 from gpu import rivals as gpu_rivals
+from methods import recipes_table, ways
 from speed import rivals, surrogate_models
 from training import augment, data, events, methods, step
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PARTS = {  # first words of a command line
+    "compare_methods": ["recipes"],
+    "evaluate": ["anytime", "energy"],
     "imagenet": ["torchvision"],
     "train_iteration": ["surrogate"],
 }
-LATER = {"compare_methods"}  # whose methods are modules
 COMMANDS = [
-    f"{path.name} {part}"
-    for path in sorted(BENCHMARKS.glob("*.py"))
-    if path.stem not in LATER
-    for part in ["", *PARTS.get(path.stem, [])]
+    f"{path.name} {part}" for path in sorted(BENCHMARKS.glob("*.py")) for part in ["", *PARTS.get(path.stem, [])]
 ]
 SLOW = ("torch", "numpy", "matplotlib", "proxykernels")
 
@@ -58,6 +58,10 @@ for command in sys.argv[1:]:
         (names.RIVALS, rivals.RIVALS),
         (names.GPU_RIVALS, gpu_rivals.GPU_RIVALS),
         (names.EVENT_METHODS, events.METHODS),
+        (names.WAYS["if"], ways.WAYS["if"]),
+        (names.WAYS["lif"], ways.WAYS["lif"]),
+        (names.RECIPES, recipes_table.RECIPES),
+        (names.ANYTIME, [anytime_table.PROXY, *anytime_table.CONVERSIONS]),
         (names.SURROGATE_CONTENDERS, surrogate_models.CONTENDERS),
     ],
 )

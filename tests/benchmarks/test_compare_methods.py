@@ -9,7 +9,7 @@ import compare_methods
 import pytest
 import torch
 from common import data, names, nets
-from methods import ways
+from methods import compare, ways
 from training import checkpoint, conversion
 from training import options as train_options
 from training import step as train_step
@@ -26,7 +26,7 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
     """The shipped images as training and as test set, and a quick network."""
     monkeypatch.setitem(nets.TRAINABLE, "tiny", tiny)
     monkeypatch.setattr(names, "TRAINABLE", (*names.TRAINABLE, "tiny"))
-    monkeypatch.setattr(compare_methods, "FIRST_POINTS", (1, 2))
+    monkeypatch.setattr(compare, "FIRST_POINTS", (1, 2))
     monkeypatch.setattr(conversion, "CALIBRATION", 50)
     for name in data.SAMPLE.glob("*.gz"):
         shutil.copy(name, tmp_path / name.name)
@@ -103,7 +103,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
     place = f"compare_methods_tiny_1/{method}-0"
     one, two = (checkpoint.read(tmp_path / folder / place)[1] for folder in ("whole", "runs"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    columns = [*compare_methods.SHARES, "step", "T", "split", "output_threshold"]
+    columns = [*compare.SHARES, "step", "T", "split", "output_threshold"]
     tables = [
         [
             [row[key] for key in columns]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accuracy import anytime
+from accuracy import anytime, anytime_table
 from common.printed import written
 from images import torchvision_nets, torchvision_nets_table
 
@@ -48,9 +48,9 @@ def test_images_must_not_vanish(capsys):
 def few_images(monkeypatch):
     """The shipped images in place of the data set, and few of them."""
     sample = pk.samples.fashion_mnist()
-    monkeypatch.setattr(anytime, "fashion_mnist", lambda split, root: sample)
-    monkeypatch.setattr(anytime, "CALIBRATION_IMAGES", 32)
-    monkeypatch.setattr(anytime, "MARGINS", (2, 4))
+    monkeypatch.setattr(anytime_table, "fashion_mnist", lambda split, root: sample)
+    monkeypatch.setattr(anytime_table, "CALIBRATION_IMAGES", 32)
+    monkeypatch.setattr(anytime_table, "MARGINS", (2, 4))
     return sample[0][:20], sample[1][:20]
 
 
@@ -61,34 +61,34 @@ def test_anytime(tmp_path, capsys, few_images):
     table = rows(tmp_path / "anytime_small.csv")
     assert len({row["network"] for row in table}) == 7  # the ReLU network, one by proxy, five conversions
     assert (tmp_path / "anytime_small.png").stat().st_size > 10_000
-    ours = [row for row in table if row["network"] == anytime.PROXY]
+    ours = [row for row in table if row["network"] == anytime_table.PROXY]
     assert [row["margin"] or row["steps"] for row in ours] == ["1", "2", "4", "8", "12", "2", "4"]
-    net, _ = anytime.nets.load("small", None)
+    net, _ = anytime_table.nets.load("small", None)
     for row in ours:
         if row["margin"]:
             result = pk.simulate(net, images, 16, chunk=2, stop=pk.margin(int(row["margin"])))
         else:
             result = pk.simulate(net, images, int(row["steps"]))
         assert float(row["steps"]) == pytest.approx(result.steps.float().mean().item(), abs=0.01)
-        assert float(row["accuracy"]) == pytest.approx(anytime.strict_accuracy(result.count(), labels), abs=1e-4)
+        assert float(row["accuracy"]) == pytest.approx(anytime_table.strict_accuracy(result.count(), labels), abs=1e-4)
         assert float(row["synops"]) == pytest.approx(result.synops.total / 20, abs=1)
         assert float(row["microjoules"]) == pytest.approx(1e6 * result.synops.joules / 20, abs=1e-3)
     assert "every image would need" in capsys.readouterr().out
     better = {"margin": "2", "steps": "9", "accuracy": "0.99", "microjoules": "1"}
-    anytime.report("mine", [{"margin": "", "steps": "8", "accuracy": "0.9", "microjoules": "1"}, better])
+    anytime_table.report("mine", [{"margin": "", "steps": "8", "accuracy": "0.9", "microjoules": "1"}, better])
     assert "no fixed number of steps reaches that" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
-    monkeypatch.setattr(anytime, "EXITS", ())
-    names = [anytime.PROXY, anytime.DEFAULT]
+    monkeypatch.setattr(anytime_table, "EXITS", ())
+    names = [anytime_table.PROXY, anytime_table.DEFAULT]
     anytime.main(
         [*f"--net paper --images 4 --longest 1 --out {tmp_path} --networks".split(), ",".join(map(written, names))]
     )
     relu, *spiking = rows(tmp_path / "anytime_paper.csv")
     dense = 82**2 * 128 * (1 + 128) + 40**2 * 128 * 128 + 7**2 * 128 * 2560 + 2560 * 1152 + 1152 * 256 + 256 * 10
-    assert 0 < float(relu["synops"]) < dense / 2 and relu["network"] == anytime.RELU and not relu["steps"]
+    assert 0 < float(relu["synops"]) < dense / 2 and relu["network"] == anytime_table.RELU and not relu["steps"]
     assert [row["network"] for row in spiking] == names
 
 

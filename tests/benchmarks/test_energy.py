@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from accuracy import energy, work
+from accuracy import energy_table as energy
+from accuracy import work
 from common import nets
 from torch import nn
 from torch.utils.data import TensorDataset

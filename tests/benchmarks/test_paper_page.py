@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from accuracy import energy
+from accuracy import energy_table as energy
 from methods import report
 
 CHECKOUT = Path(__file__).parents[2]

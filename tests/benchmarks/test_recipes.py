@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from common import data, nets
-from methods import recipes
+from methods import recipes, recipes_table
 from training import step as train_step
 
 
@@ -21,7 +21,7 @@ def test_every_recipe_leaves_its_curve(arguments, tmp_path):
     recipes.main(arguments)
     recipes.main([*arguments, "--recipes", "cross-entropy"])  # again: its rows are replaced
     rows = list(csv.DictReader((tmp_path / "recipes.csv").open()))
-    assert {row["recipe"] for row in rows} == set(recipes.RECIPES) and len(rows) == 3 * len(recipes.RECIPES)
+    assert {row["recipe"] for row in rows} == set(recipes_table.RECIPES) and len(rows) == 3 * len(recipes_table.RECIPES)
     assert all(0 <= float(row["snn"]) <= 1 and 0 <= float(row["highest"]) <= 1 for row in rows)
     assert (tmp_path / "recipes.png").stat().st_size > 10_000
 
@@ -44,6 +44,6 @@ def test_a_run_away_is_marked_where_it_stops(arguments, tmp_path, monkeypatch):
 def test_bad_input_is_named(arguments, capsys):
     with pytest.raises(SystemExit):
         recipes.main([*arguments, "--steps", "0"])
-    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
+    assert "expected a whole number of at least 1, got '0'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="compare_methods.py recipes: .*is in none of /nowhere"):
         recipes.main([*arguments, "--root", "/nowhere"])

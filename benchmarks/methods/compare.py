@@ -1,0 +1,154 @@
+"""Trainings of several methods, compared: the work of compare_methods.py."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+
+import torch
+from common import tables
+from common.checkout import commit
+from common.machine import heading
+from common.printed import written
+from torch.utils.data import Dataset, Subset
+from training import data as train_data
+from training.step import Breakdown
+from training.termination import Termination
+
+from methods.report import SHARES, draw, show
+from methods.trained import Training
+from methods.ways import WAYS, Settings, settings_of
+
+FIRST_POINTS = (50, 100, 200, 300, 400)  # steps that are measured in the first epoch
+HELD_OUT = 2000
+TUNE_SEED = 1000
+READ = (4, 8, 16, 32)
+SETTINGS = ["method", "T", "lr", "threshold", "steps", *SHARES, "images", "commit"]
+COLUMNS = [
+    "method", "seed", "lr", "threshold", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images", "T",
+    *SHARES, "relu", "threads", "torch", "commit",
+]  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    try:
+        train_set, _ = train_data.load("fashion-mnist", options.root, "train")
+        test_set, _ = train_data.load("fashion-mnist", options.root, "test")
+        train_set, held_out = train_data.held_out(train_set, min(HELD_OUT, len(train_set) // 2))
+        if options.batch > len(train_set):
+            raise ValueError(f"--batch must be at most the {len(train_set)} training images, got {options.batch}")
+        compare(options, train_set, held_out, test_set)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"compare_methods.py: {error}") from error
+    show(options.out, stem_of(options))
+    draw(options.out, stem_of(options))
+
+
+def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, test_set: Dataset) -> None:
+    """Choose settings, then train in turns, and put what is measured into the tables."""
+    network, folder = f"{options.net} net, {options.width:g} of its width", options.runs / stem_of(options)
+    resumes = (f"goes on from {folder}",) if folder.exists() else ()
+    images = f"{len(train_set)} training images of Fashion-MNIST"
+    print(heading(network, images, options.out / f"{stem_of(options)}.csv", "cpu", *resumes))
+    held_out = Subset(held_out, range(min(options.held_out, len(held_out))))
+    test_set = Subset(test_set, range(min(options.test, len(test_set))))
+    chosen = {name: choose(options, name, train_set, held_out) for name in options.methods}
+    measured, broken = done_points(options), set()
+    with Termination("the same command goes on from here") as termination:
+        for _, seed, name, goal, total in sorted(turns(options, len(train_set))):
+            if (name, seed) in broken or (name, seed, goal) in measured:
+                continue
+            folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
+            training = Training(WAYS[options.neuron][name], chosen[name], options, seed, train_set, total, folder)
+            if training.step > goal:
+                continue  # a row that is lost is not measured anew: its weights are gone
+            termination.safe = False
+            try:
+                training.advance(goal, termination)
+            except Breakdown as error:
+                print(f"{name}, seed {seed}: {error}", file=sys.stderr)
+                broken.add((name, seed))
+                continue
+            termination.safe = True
+            splits = {"held-out": held_out} | ({"test": test_set} if goal == total else {})
+            add_rows(options, name, seed, training, splits)
+
+
+def add_rows(options: argparse.Namespace, name: str, seed: int, training: Training, splits: dict[str, Dataset]) -> None:
+    """Measure a network as it is now, and add its rows to the table, all at once."""
+    rows = []
+    for split, images in splits.items():
+        curve, relu = training.measure(images, sorted({*READ, training.options.T}))
+        about = {
+            "method": name, "seed": seed, "lr": training.settings.lr, "threshold": training.settings.threshold,
+            "output_threshold": f"{training.output_threshold:.4g}", "step": training.step,
+            "epoch": f"{training.step * training.options.batch / len(training.dataset):.2f}",
+            "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
+            "relu": "" if relu is None else f"{relu:.4f}", "threads": torch.get_num_threads(),
+            "torch": torch.__version__, "commit": commit(),
+        }  # fmt: skip
+        rows += [about | {"T": point.T} | shares(point) for point in curve]
+    table = options.out / f"{stem_of(options)}.csv"
+    tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
+
+
+def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int, str, int, int]]:
+    """(epochs done, seed, method, step, steps of the whole training) of everything to be measured."""
+    for seed, name in itertools.product(options.seeds, options.methods):
+        an_epoch = images // settings_of(WAYS[options.neuron][name], options, seed).batch
+        total = options.epochs * an_epoch
+        goals = {*(step for step in FIRST_POINTS if step < an_epoch), *range(an_epoch, total + 1, an_epoch)}
+        for goal in goals:
+            if options.stop_at is None or goal <= options.stop_at:
+                yield goal / an_epoch, seed, name, goal, total
+
+
+def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:
+    """(method, seed, step) of what is in the table."""
+    rows = tables.read_csv(options.out / f"{stem_of(options)}.csv")
+    return {(row["method"], int(row["seed"]), int(row["step"])) for row in rows}
+
+
+def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out: Dataset) -> Settings:
+    """The learning rate, then the threshold, that are most accurate after --tune-steps steps, by strict counts."""
+    way = WAYS[options.neuron][name]
+    lr, threshold = way.lrs[0], way.thresholds[0]
+    if options.tune_steps and len(way.lrs) > 1:
+        lr = max(way.lrs, key=lambda lr: tried(options, name, Settings(lr, threshold), train_set, held_out))
+    if options.tune_steps and len(way.thresholds) > 1:
+        threshold = max(
+            way.thresholds, key=lambda theta: tried(options, name, Settings(lr, theta), train_set, held_out)
+        )
+    return Settings(lr, threshold)
+
+
+def tried(options: argparse.Namespace, name: str, settings: Settings, train_set: Dataset, held_out: Dataset) -> float:
+    """Strict accuracy on the held-out images of a short training, which the table of settings keeps."""
+    table = options.out / f"{stem_of(options)}_settings.csv"
+    way = WAYS[options.neuron][name]
+    for row in tables.read_csv(table):
+        found = Settings(float(row["lr"]), float(row["threshold"]))
+        if (row["method"], int(row["steps"]), found) == (name, options.tune_steps, settings):
+            return float(row["strict"])
+    training = Training(way, settings, options, TUNE_SEED, train_set, options.tune_steps)
+    T = training.options.T
+    about = {"method": name, "T": T, "lr": settings.lr, "threshold": settings.threshold, "commit": commit()}
+    about |= {"steps": options.tune_steps, "images": len(held_out)} | dict.fromkeys(SHARES, "0")
+    try:
+        training.advance(options.tune_steps)
+        about |= shares(training.measure(held_out, [T])[0][0])
+    except Breakdown as error:
+        print(f"{name}, {settings}: {error}", file=sys.stderr)
+    tables.write_csv(table, SETTINGS, [*tables.read_csv(table), about])
+    return float(about["strict"])
+
+
+def shares(point) -> dict[str, str]:
+    """The three ways to read an output."""
+    found = point.accuracy, point.accuracy + point.ties, point.by_potential
+    return {key: f"{share:.4f}" for key, share in zip(SHARES, found, strict=True)}
+
+
+def stem_of(options: argparse.Namespace) -> str:
+    """The first part of the tables' names."""
+    return f"compare_methods_{options.net}_{options.width:g}" + ("_lif" if options.neuron == "lif" else "")
