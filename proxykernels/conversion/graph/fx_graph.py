@@ -9,28 +9,26 @@ example, or that is taken twice, is carried on as real values: a layer gives it,
 import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from ... import checks
-from ...layers import Concatenate, Dropout
+from ...layers import Dropout
 from ...layers.synapses import WEIGHTED, synapse_of
 from ...network import Network, free_name
-from .build_layers import MAX_POOLS, MAX_RATE_POOLS, RUNNING_MAX_POOLS, shaping_layer
 from .functions import Add, Cat, Times
 from .fx_calls import arguments, as_module, needed, path_of
-from .graph_values import Current, Population, Projection, Signal
+from .graph_layers import AVERAGES, GraphLayers, shape_of
+from .graph_values import Current, Projection, Signal
 from .index_ops import named
 from .refusals import remedy
-from .rewrites import Spread, as_convolution, blends, limited, norm_as_convolution, overshoots, taps
+from .rewrites import Spread, as_convolution, norm_as_convolution, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # by running statistics where they are told to keep them
-AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
 SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -38,19 +36,13 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 Values = dict[fx.Node, Signal | Current | list[Signal]]  # a list: the parts of a split
 
 
-class Graph:
-    """The layers of a model, before any layer is built: what ReLU networks and networks of other libraries share.
+class Graph(GraphLayers):
+    """What ReLU networks and networks of other libraries share: which layers a forward pass asks for.
 
     Attributes:
-        populations: name -> neurons, in the order of the forward pass.
-        others: name -> (pooling, flattening or the like, the layers it takes).
-        one_scale: groups of populations whose spikes are put side by side, and so must count the same.
-        values: node -> what gives its value; currents are those that no layer gives. carried: node -> the real values
-            that its current is carried on as.
+        values: node -> what gives its value; currents are those that no layer gives.
         like: a parameter of the model, of whose type and on whose device all weights are.
     """
-
-    rates: bool  # whether firing rates stand for the values of a ReLU network
 
     def __init__(
         self,
@@ -60,15 +52,11 @@ class Graph:
         negligible: tuple[type, ...] = (),
     ):
         """``negligible``: modules of another library that change nothing."""
+        super().__init__()
         self.traced, self.model, self.is_neuron = traced, model, is_neuron
         self.negligible = (*NEGLIGIBLE, *negligible)
         weights = (value for value in (*traced.parameters(), *traced.buffers()) if value.is_floating_point())
         self.like = next(weights, torch.zeros(()))
-        self.populations: dict[str, Population] = {}
-        self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
-        self.one_scale: list[set[str]] = []
-        self.order: list[str] = []
-        self.carried: dict[fx.Node, Signal] = {}
         self._used: set[int] = set()  # modules that have weights or potentials
         nodes = needed(traced, model)
         readers = [node for node in nodes if not self._is_number(node)]
@@ -84,23 +72,6 @@ class Graph:
                 if isinstance(value, Current) and self._readers[node] > 1:
                     value = self._carry(node, value)
                 values[node] = value
-
-    def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
-        """The network, with ``layer(name, population)`` for each population."""
-        net = Network()
-        for name in self.order:
-            if name in self.populations:
-                population = self.populations[name]
-                sources = tuple(projection.source.layer for projection in population.current.projections)
-                net.append(name, layer(name, population), sources)
-            else:
-                net.append(name, *self.others[name])
-        return net
-
-    @property
-    def firing(self) -> dict[str, Population]:
-        """The populations that fire: all but the currents that are carried on."""
-        return {name: population for name, population in self.populations.items() if population.fires}
 
     def _is_number(self, node: fx.Node) -> bool:
         """Whether a node computes numbers, from shapes, and no values of the input."""
@@ -168,18 +139,6 @@ class Graph:
             "concatenations, views, channel shuffles, and Softmax or Sigmoid at the end"
         )
         raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
-
-    def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
-        """A current as real values."""
-        if isinstance(x, Signal):
-            return x
-        self.order.append(x.name)
-        self.populations[x.name] = Population(x, node, None, fires=False)
-        signal = Signal(x.name, Network.INPUT, False, True, shape_of(node))
-        for name, pool, path in x.pools:
-            signal = self._pool(name, pool, signal, path, shape_of(node))
-        self.carried[node] = signal
-        return signal
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         x = self._carry(self._before(node), x)
@@ -261,38 +220,6 @@ class Graph:
         parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
         return parts[0] if len(parts) == 1 else self._side_by_side(node, parts, path, shape)
 
-    def _side_by_side(self, node: fx.Node, parts: list[Signal], path: str, shape) -> Signal:
-        scaled = [part for part in parts if part.neurons != Network.INPUT]
-        if len(scaled) < len(parts):
-            parts = [self._unscaled(node, part, path) for part in parts]
-        else:
-            self.one_scale.append({part.neurons for part in scaled})
-        binary, signed = all(part.binary for part in parts), any(part.signed for part in parts)
-        name = self._name(node)
-        self.order.append(name)
-        self.others[name] = Concatenate(), tuple(part.layer for part in parts)
-        return Signal(name, parts[0].neurons, binary, signed, shape)
-
-    def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:
-        if part.neurons == Network.INPUT or not self.rates:
-            return part
-        current = Current(free_name(f"{node.name}_{part.layer}", self.order), path, [Projection(nn.Identity(), part)])
-        self.order.append(current.name)
-        self.populations[current.name] = Population(current, node, None, fires=False)
-        return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
-
-    def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
-        if isinstance(x, Signal):
-            if self.rates and not x.signed and neuron is not None and not limited(neuron):
-                return x  # a ReLU of what is not negative
-            x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
-        self.order.append(x.name)
-        self.populations[x.name] = Population(x, node, neuron)
-        signal = Signal(x.name, x.name, True, False, shape_of(node))
-        for name, pool, path in x.pools:
-            signal = self._pool(name, pool, signal, path, shape_of(node))
-        return signal
-
     def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(x, Current):
             if self.rates and isinstance(module, MAXIMA):  # a ReLU and a maximum may change places
@@ -301,20 +228,6 @@ class Graph:
         elif self.rates and isinstance(module, MAXIMA) and x.neurons != Network.INPUT and not (x.binary or x.signed):
             x = self._fire(self._before(node), x, None)  # averages as spikes, whose counts have a maximum
         return self._pool(self._name(node), module, x, path, shape_of(node))
-
-    def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
-        if not self.rates or x.layer == Network.INPUT:
-            maxima = MAX_POOLS
-        else:
-            maxima = MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS
-        layer = shaping_layer(module, maxima, f"{self.model}: {path}")
-        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not blends(module))
-        return replace(x, signed=True) if overshoots(module) else x
-
-    def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
-        self.order.append(name)
-        self.others[name] = layer, (x.layer,)
-        return Signal(name, x.neurons, x.binary and keeps_spikes, x.signed, shape)
 
     def _end(self, node: fx.Node, values: Values) -> None:
         (result,) = node.args
@@ -327,17 +240,3 @@ class Graph:
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
         """Make the network's output of what ``result``, the last node, gives."""
         raise NotImplementedError
-
-    def _weighted(self) -> bool:
-        """Whether any projection has weights."""
-        return any(not isinstance(module, nn.Identity) for p in self.populations.values() for module in p.modules)
-
-    def _name(self, node: fx.Node) -> str:
-        """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
-        name = str(node.target) if node.op == "call_module" else node.name
-        return free_name(name, self.order)
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what a node gives here: [N, ...], where it is known."""
-    return node.meta.get("ours", node.meta.get("shape"))

@@ -1,6 +1,5 @@
 """The layers of a ReLU network, whose values firing rates stand for, before any layer is built."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,18 +11,19 @@ from ...network import Network, free_name
 from ..graph import index_ops
 from ..graph.functions import Add, Cat, Mean, Scaled
 from ..graph.fx_calls import arguments, as_module, path_of
-from ..graph.fx_graph import Graph, Values, shape_of
+from ..graph.fx_graph import Values
+from ..graph.graph_layers import shape_of
 from ..graph.graph_values import Current, Projection, Signal
-from ..graph.noted import constant_of, is_constant
+from ..graph.noted import is_constant
 from ..graph.rewrites import (
     ADAPTIVE_MAXIMA,
-    Spread,
     affine,
     by_channel,
     product_as_convolution,
     scaled_identity,
     windows_of,
 )  # fmt: skip
+from .viewed_graph import ViewedGraph
 
 LEAKY = (nn.LeakyReLU, nn.PReLU)
 ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -31,11 +31,10 @@ OF_ROWS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1
 OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-class ReluGraph(Graph):
+class ReluGraph(ViewedGraph):
     """What a forward pass has done on samples must be noted (noted.py): shapes, numbers and constants.
 
-    Neurons behind a max pooling may come before it, and pooling takes the highest rate. What only puts values elsewhere
-    is followed (index_ops.py), and layers are added where something else takes them.
+    Neurons behind a max pooling may come before it, and pooling takes the highest rate.
     """
 
     rates = True
@@ -64,71 +63,6 @@ class ReluGraph(Graph):
             return not any(isinstance(value, Tensor) and value.ndim for value in (module.factor, module.shift))
         return self.is_neuron(module) or isinstance(module, (nn.LeakyReLU, *self.negligible))
 
-    def _restore(self, taken: list[fx.Node], values: Values) -> None:
-        """Give values the shape that the model sees, [N, 1, features] for [N, features]."""
-        for argument in taken:
-            if "ours" in argument.meta:
-                x = self._carry(argument, super()._taken(argument, values, nn.Identity(), path_of(argument)))
-                del argument.meta["ours"]
-                values[argument] = self._seen_as(argument, x, argument.meta["shape"])
-
-    def _moved(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
-        before = arguments(node)[0]
-        value = values[before]
-        if isinstance(value, list):  # one part of several, or some
-            number: Any = constant_of(node.args[1])
-            return value[number]
-        seen = None if isinstance(value, Current) else value.view
-        view = index_ops.as_given(before.meta["shape"]) if seen is None else seen
-        try:
-            given = index_ops.moved(node, self.traced, view)
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise TypeError(f"{self.model}: {path_of(node)} cannot be followed: {reason}") from error
-        if isinstance(value, Current) and isinstance(given, Tensor) and torch.equal(given, view):
-            return value  # as it was: it need not be carried on
-        x = self._carry(before, value)
-        return [replace(x, view=part) for part in given] if isinstance(given, tuple | list) else replace(x, view=given)
-
-    def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
-        x = super()._taken(argument, values, module, path)
-        if isinstance(x, Current):
-            return x
-        if isinstance(module, nn.Linear):
-            x = self._as_vector(argument, x)
-        if x.view is None:
-            return x
-        values[argument] = x = self._laid_out(argument, x)
-        return x
-
-    def _laid_out(self, argument: fx.Node, x: Signal) -> Signal:
-        """The values as the model sees them, given by a layer."""
-        if x.view is None:
-            return x
-        try:
-            layers = index_ops.layers_to(x.view, x.shape)  # type: ignore[arg-type]  # shapes are known
-        except ValueError as error:
-            raise TypeError(f"{self.model}: {path_of(argument)} {error}") from error
-        shape = tuple(x.view.shape)
-        for layer in layers:
-            last = layer is layers[-1]
-            name = self._name(argument) if last else free_name(f"{argument.name}_input", self.order)
-            x = self._other(name, layer, x, shape)
-        return replace(x, view=None, shape=shape)
-
-    def _seen_as(self, argument: fx.Node, x: Signal, shape: Sequence[int]) -> Signal:
-        """The values in another shape, of the same order."""
-        view = index_ops.as_given(x.shape or ()) if x.view is None else x.view
-        return self._laid_out(argument, replace(x, view=view.reshape(*shape)))
-
-    def _as_vector(self, argument: fx.Node, x: Signal) -> Signal:
-        """[N, 1, features] as [N, features], which a matrix product takes."""
-        shape = tuple(x.view.shape) if x.view is not None else x.shape or ()
-        if len(shape) < 3 or max(shape[1:-1]) > 1:
-            return x
-        view = index_ops.as_given(shape) if x.view is None else x.view
-        return replace(x, view=view.flatten(1))
-
     # Sums and concatenations
 
     def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
@@ -138,16 +72,6 @@ class ReluGraph(Graph):
             terms = [self._expanded(term, at, shape) for term, at in zip(terms, (first, second), strict=True)]
             terms[1] = self._scaled(second, terms[1], Scaled(add.factor, 0), path)
         return super()._add(node, Add(), terms, path)
-
-    def _expanded(self, x: Signal | Current, argument: fx.Node, shape: tuple[int, ...]) -> Signal | Current:
-        """Values that are repeated along axes where ``shape`` is larger, and joined to no other's sums before."""
-        seen = argument.meta["shape"]
-        if isinstance(x, Current) and not x.pools and seen == shape:
-            return x
-        x = self._carry(argument, x)
-        if seen == shape:
-            return x
-        return self._laid_out(argument, replace(x, view=index_ops.as_given(seen).expand(shape)))
 
     def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
         given = arguments(node)
@@ -221,21 +145,6 @@ class ReluGraph(Graph):
         current.projections[0].added = True
         x = self._carried_in(node, current, (out[0], out[-1], rows.shape[2]))
         return replace(x, view=index_ops.as_given(x.shape or ()).transpose(1, 2).reshape(out))
-
-    def _carried_in(self, node: fx.Node, x: Current, shape: tuple[int, ...]) -> Signal:
-        """A current as real values of a shape that the model does not see."""
-        signal = replace(self._carry(node, x), shape=shape)
-        del self.carried[node]
-        return signal
-
-    def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
-        if len(spread.stride) > 1:
-            return super()._spread(name, x, spread)
-        shape: Any = x.shape
-        view = spread.places(index_ops.as_given(shape), index_ops.NOTHING)
-        for layer in index_ops.layers_to(view, shape):
-            x = self._other(free_name(name, self.order), layer, x, tuple(view.shape))
-        return x
 
     def _scaled(
         self, before: fx.Node, x: Signal | Current, scaled: Scaled, path: str, shape: tuple[int, ...] | None = None

@@ -1,106 +1,17 @@
-"""Neuron models. Pass one to a layer:
-
-    pk.FusedConv2d(1, 32, 3, neuron=pk.neurons.CubaLIFNeuron(decay=0.9, current_decay=0.8))
-
-:mod:`proxykernels.kernels.reference` has all equations. A decay is a factor per step, from 0 to 1; 1 is no leak.
-CONTRIBUTING.md says how to add a model.
-"""
+"""The models, each with its equation."""
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from . import checks
-from .checks import neuron_checks
-from .kernels import backends, constants
-from .kernels.neurons import Neuron, neuron
-from .kernels.sigma_delta import MOST_EXPONENTS
-from .kernels.value_checks_cache import nobody_follows
-from .kernels.weight_cache import CONSTANTS
-
-Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
-
-
-@dataclass(frozen=True)
-class AnyNeuron:
-    """Base of all neuron models. The fields are the parameters."""
-
-    family: ClassVar[str]  # name of the model in kernels/reference.py
-    channelwise: ClassVar[tuple[str, ...]]  # fields that may differ by channel
-    scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, except v_reset
-    states: ClassVar[int] = 1  # number of state variables
-    fires: ClassVar[bool] = True  # False: the output are the potentials
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names of all fields."""
-        return cls.__match_args__  # torch.compile cannot trace dataclasses.fields
-
-    @property
-    def rest(self) -> float:
-        """The initial potential of a call without a state."""
-        return 0.0
-
-    def check(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            TypeError, ValueError: a parameter has the wrong type or value; the message names it.
-        """
-
-    def check_once(self) -> None:
-        """:meth:`check`; of numbers, which cannot change, only the first time."""
-        if torch.compiler.is_compiling() or "_checked" not in self.__dict__:
-            self.check()
-            if not (torch.compiler.is_compiling() or self.tensors()):
-                self.__dict__["_checked"] = True
-
-    def on(self, channels: int, device: torch.device) -> Neuron:
-        """The parameters as the kernels take them, for ``channels`` channels."""
-        if device.type == "cpu" and nobody_follows() and not self.tensors():
-            return _of_numbers(self, channels)
-        return constants.made(_ready, *self._operands(channels, device))
-
-    def _operands(self, channels: int, device: torch.device) -> tuple:
-        values = [getattr(self, name) for name in self.channelwise]
-        others = tuple(float(getattr(self, name)) for name in self.scalars)
-        return type(self), getattr(self, "v_reset", None), others, channels, device, *values
-
-    def tensors(self) -> list[Tensor]:
-        """The fields that are tensors."""
-        return [value for name in self.channelwise if isinstance(value := getattr(self, name), Tensor)]
-
-    def detach(self) -> "AnyNeuron":
-        """The same neuron with detached tensors."""
-        tensors = self.tensors()
-        if not tensors or not any(value.requires_grad for value in tensors):
-            return self
-        values = {name: getattr(self, name) for name in self.channelwise}
-        return replace(self, **{name: v.detach() for name, v in values.items() if isinstance(v, Tensor)})
-
-    def repeats(self, device: torch.device, T: int) -> bool:
-        """Whether spikes from rest on a constant current are stored as periods: for neurons that reset to rest."""
-        at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
-        return at_rest and device.type == "cpu" and 1 < T <= backends.PERIODS
-
-
-def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels: int, device, *values) -> Neuron:
-    named = zip(kind.channelwise, values, strict=True)
-    rows = [neuron_checks.per_channel(name, value, channels, device) for name, value in named]
-    return neuron(kind.family, v_reset, rows, *others)
-
-
-@lru_cache(256)
-def _of_numbers(neuron: AnyNeuron, channels: int) -> Neuron:
-    """:func:`_ready` for numbers only, on a CPU, cached. The result is never written to."""
-    with torch.inference_mode(False):
-        made = _ready(*neuron._operands(channels, torch.device("cpu")))
-    CONSTANTS.add(made.channels.untyped_storage())
-    return made
+from .. import checks
+from ..checks import neuron_checks
+from ..kernels import constants
+from ..kernels.neurons import Neuron, neuron
+from .base import AnyNeuron, Value
 
 
 @dataclass(frozen=True)
@@ -299,13 +210,6 @@ class LINeuron(AnyNeuron):
         neuron_checks.share("decay", self.decay)
         checks.start("v_rest", self.v_rest)
 
-    def check_once(self) -> None:
-        """:meth:`check`; of numbers, which cannot change, only the first time."""
-        if torch.compiler.is_compiling() or "_checked" not in self.__dict__:
-            self.check()
-            if not (torch.compiler.is_compiling() or self.tensors()):
-                self.__dict__["_checked"] = True
-
     def on(self, channels: int, device: torch.device) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""
         return constants.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
@@ -314,35 +218,3 @@ class LINeuron(AnyNeuron):
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:
     never = torch.full((channels,), math.inf, device=device)
     return neuron("Leaky", 0.0, [never, neuron_checks.per_channel("decay", decay, channels, device)], v_rest)
-
-
-@dataclass(frozen=True)
-class SigmaDelta:
-    """Sigma-delta neurons, for :func:`convert`: each sends the change of its activation in signed powers of two.
-
-    z adds up what arrives; a is what the neuron has sent; the threshold theta is a channel's largest activation on the
-    calibration data:
-
-        s[t] = the one of +-theta 2**-k, 0 <= k < exponents, nearest to relu(z[t]) - a[t-1]; 0 if that is too small
-        a[t] = a[t-1] + s[t]
-
-    So a neuron is silent once it has sent its activation, up to 3/4 of the smallest power. Sources: the sigma-delta
-    neurons of Intel's Lava and Loihi 2; O'Connor and Welling, "Sigma delta quantized networks", ICLR 2017,
-    arXiv:1611.02024. No layer takes them as its ``neuron``.
-
-    Attributes:
-        exponents: K, from 1 to 8.
-
-    Raises:
-        TypeError, ValueError: exponents is no such integer.
-    """
-
-    exponents: int = 8
-
-    fires: ClassVar[bool] = True
-
-    def __post_init__(self):
-        if not checks.is_integer(self.exponents):
-            raise TypeError(f"exponents must be an integer, got {self.exponents!r}")
-        if not 1 <= self.exponents <= MOST_EXPONENTS:
-            raise ValueError(f"exponents must be from 1 to {MOST_EXPONENTS}, got {self.exponents}")

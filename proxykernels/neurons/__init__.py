@@ -1,0 +1,23 @@
+"""Neuron models. Pass one to a layer:
+
+    pk.FusedConv2d(1, 32, 3, neuron=pk.neurons.CubaLIFNeuron(decay=0.9, current_decay=0.8))
+
+:mod:`proxykernels.kernels.reference` has all equations. A decay is a factor per step, from 0 to 1; 1 is no leak.
+CONTRIBUTING.md says how to add a model.
+"""
+
+from .base import AnyNeuron, Value
+from .models import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
+from .sigma_delta import SigmaDelta
+
+__all__ = [
+    "ALIFNeuron",
+    "AnyNeuron",
+    "CubaLIFNeuron",
+    "IFNeuron",
+    "LIFNeuron",
+    "LINeuron",
+    "RefractoryLIFNeuron",
+    "SigmaDelta",
+    "Value",
+]

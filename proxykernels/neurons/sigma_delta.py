@@ -1,0 +1,39 @@
+"""Sigma-delta neurons, which conversion alone makes."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .. import checks
+from ..kernels.sigma_delta import MOST_EXPONENTS
+
+
+@dataclass(frozen=True)
+class SigmaDelta:
+    """Sigma-delta neurons, for :func:`convert`: each sends the change of its activation in signed powers of two.
+
+    z adds up what arrives; a is what the neuron has sent; the threshold theta is a channel's largest activation on the
+    calibration data:
+
+        s[t] = the one of +-theta 2**-k, 0 <= k < exponents, nearest to relu(z[t]) - a[t-1]; 0 if that is too small
+        a[t] = a[t-1] + s[t]
+
+    So a neuron is silent once it has sent its activation, up to 3/4 of the smallest power. Sources: the sigma-delta
+    neurons of Intel's Lava and Loihi 2; O'Connor and Welling, "Sigma delta quantized networks", ICLR 2017,
+    arXiv:1611.02024. No layer takes them as its ``neuron``.
+
+    Attributes:
+        exponents: K, from 1 to 8.
+
+    Raises:
+        TypeError, ValueError: exponents is no such integer.
+    """
+
+    exponents: int = 8
+
+    fires: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if not checks.is_integer(self.exponents):
+            raise TypeError(f"exponents must be an integer, got {self.exponents!r}")
+        if not 1 <= self.exponents <= MOST_EXPONENTS:
+            raise ValueError(f"exponents must be from 1 to {MOST_EXPONENTS}, got {self.exponents}")
