@@ -1,7 +1,7 @@
 """Layers of any neuron model: after a convolution, after a matrix product, or alone."""
 
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,41 @@ class Fused(Neurons):
         return (self.weight, self.bias) if self.bn is None else fold(self.weight, self.bias, self.bn)
 
 
-class FusedConv2d(Fused, nn.Conv2d):
+class FusedConvolution(Fused):
+    """Base of convolutions followed by neurons, of any number of axes."""
+
+    axes: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        neuron: AnyNeuron,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        check = window_checks.single if self.axes == 1 else window_checks.pair
+        _check_window(check, kernel_size, stride, padding, dilation, padding_mode)
+        self.synapse.plain_class.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype,
+        )  # fmt: skip
+        self._set_neurons(neuron, v_init)
+        norm = nn.BatchNorm1d if self.axes == 1 else nn.BatchNorm2d
+        self.bn = norm(out_channels, device=device, dtype=dtype) if batch_norm else None
+
+
+class FusedConv2d(FusedConvolution, nn.Conv2d):
     """Convolution followed by neurons, over all T steps. Replaces nn.Conv2d and a multi-step neuron module.
 
     Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Its own state_dict also
@@ -97,34 +131,8 @@ class FusedConv2d(Fused, nn.Conv2d):
         TypeError, ValueError: as :func:`proxykernels.if_conv2d`; or padding_mode is not 'zeros'.
     """
 
-    synapse = Convolution
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        neuron: AnyNeuron,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        _check_window(window_checks.pair, kernel_size, stride, padding, dilation, padding_mode)
-        nn.Conv2d.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode, device, dtype,
-        )  # fmt: skip
-        self._set_neurons(neuron, v_init)
-        self.pool_follows = False  # what simulate finds out of the network
-        self.bn = nn.BatchNorm2d(out_channels, device=device, dtype=dtype) if batch_norm else None
+    synapse, axes = Convolution, 2
+    pool_follows = False  # what simulate finds out of the network
 
     def _sums_up(self, x):
         if torch.is_grad_enabled() or not isinstance(x, Spikes) or not word_ops.over_time(x._words):
@@ -151,7 +159,7 @@ class FusedConv2d(Fused, nn.Conv2d):
         return neuron_ops.conv2d(x, weight, bias, v, self.neuron, *window, **options)
 
 
-class FusedConv1d(Fused, nn.Conv1d):
+class FusedConv1d(FusedConvolution, nn.Conv1d):
     """1-d convolution followed by neurons, over all T steps. Takes the arguments of nn.Conv1d, and:
 
     Args:
@@ -163,33 +171,7 @@ class FusedConv1d(Fused, nn.Conv1d):
         TypeError, ValueError: as :class:`FusedConv2d`.
     """
 
-    synapse = Convolution1d
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        neuron: AnyNeuron,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        _check_window(window_checks.single, kernel_size, stride, padding, dilation, padding_mode)
-        nn.Conv1d.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode, device, dtype,
-        )  # fmt: skip
-        self._set_neurons(neuron, v_init)
-        self.bn = nn.BatchNorm1d(out_channels, device=device, dtype=dtype) if batch_norm else None
+    synapse, axes = Convolution1d, 1
 
     def _fire_with(self, weight, bias, x, v):
         checks.steps_of(x, 4, "(T, N, C_in, L)")

@@ -5,12 +5,41 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..neurons import IFNeuron
-from .fused import FusedConv1d, FusedConv2d, FusedLinear, Population
+from .fused import FusedConv1d, FusedConv2d, FusedConvolution, FusedLinear, Population
 from .other_names import explain_other_names
 from .sums import FusedSum
 
 
-class FusedIFConv2d(FusedConv2d):
+class _Convolution(FusedConvolution):
+    """The arguments of both convolutions."""
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedIFConv2d(_Convolution, FusedConv2d):
     """Convolution followed by IF neurons, over all T steps. Replaces nn.Conv2d and a multi-step IF neuron module.
 
     Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Equations and their
@@ -27,33 +56,8 @@ class FusedIFConv2d(FusedConv2d):
         TypeError, ValueError: as :class:`FusedConv2d`.
     """
 
-    @explain_other_names
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
-        )  # fmt: skip
 
-
-class FusedIFConv1d(FusedConv1d):
+class FusedIFConv1d(_Convolution, FusedConv1d):
     """1-d convolution followed by IF neurons, over all T steps. Takes the arguments of nn.Conv1d.
 
     Args:
@@ -64,31 +68,6 @@ class FusedIFConv1d(FusedConv1d):
     Raises:
         TypeError, ValueError: as :class:`FusedConv1d`.
     """
-
-    @explain_other_names
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
-        )  # fmt: skip
 
 
 class FusedIFLinear(FusedLinear):

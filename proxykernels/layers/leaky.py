@@ -5,12 +5,43 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..neurons import LIFNeuron, LINeuron
-from .fused import FusedConv1d, FusedConv2d, FusedLinear, Population
+from .fused import FusedConv1d, FusedConv2d, FusedConvolution, FusedLinear, Population
 from .other_names import explain_other_names
 from .sums import FusedSum
 
 
-class FusedLIFConv2d(FusedConv2d):
+class _Convolution(FusedConvolution):
+    """The arguments of both convolutions."""
+
+    @explain_other_names
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        decay: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        v_rest: float = 0.0,
+        v_init: float | Tensor | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
+        )  # fmt: skip
+
+
+class FusedLIFConv2d(_Convolution, FusedConv2d):
     """Convolution followed by leaky IF neurons, over all T steps: h = v_rest + decay (v - v_rest) + I.
 
     Takes the arguments of nn.Conv2d, has the same parameters, and loads the same state_dict. Equations:
@@ -31,35 +62,8 @@ class FusedLIFConv2d(FusedConv2d):
         TypeError, ValueError: as :class:`FusedConv2d`.
     """
 
-    @explain_other_names
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        decay: float | Tensor = 0.5,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_rest: float = 0.0,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
-        )  # fmt: skip
 
-
-class FusedLIFConv1d(FusedConv1d):
+class FusedLIFConv1d(_Convolution, FusedConv1d):
     """Convolution along one axis and leaky IF neurons, with nn.Conv1d's arguments and parameters.
 
     Args:
@@ -71,33 +75,6 @@ class FusedLIFConv1d(FusedConv1d):
     Raises:
         TypeError, ValueError: as :class:`FusedConv1d`.
     """
-
-    @explain_other_names
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size,
-        stride=1,
-        padding=0,
-        dilation=1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros"] = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        decay: float | Tensor = 0.5,
-        v_threshold: float | Tensor = 1.0,
-        v_reset: float | None = 0.0,
-        v_rest: float = 0.0,
-        v_init: float | Tensor | None = None,
-        batch_norm: bool = False,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
-        )  # fmt: skip
 
 
 class FusedLIFLinear(FusedLinear):

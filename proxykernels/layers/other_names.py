@@ -31,12 +31,12 @@ OTHERS = {
 def explain_other_names(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """An ``__init__`` of a layer that says what stands in the place of an argument that it does not have."""
     names = list(inspect.signature(init).parameters)[1:]
-    layer = init.__qualname__.split(".")[-2]
 
     @wraps(init)
     def explained(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         for name in kwargs:
             if name not in names:
+                layer = next(kind for kind in type(args[0]).__mro__ if kind.__module__.startswith(__package__)).__name__
                 raise TypeError(f"{layer} has no argument {name!r}: {_remedy(layer, name, names)}")
         init(*args, **kwargs)
 
