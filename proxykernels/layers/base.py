@@ -146,6 +146,16 @@ class Neurons(NeuronAttributes, SpikingLayer):
         return ", ".join(parts + ([] if self.at_rest else [f"v_init={start}"]))
 
 
+def as_images(x: Any) -> Any:
+    """Rows (T, N, C, L) as images of one row."""
+    return x._sized(1, x.shape[3]) if isinstance(x, Spikes) else x.unsqueeze(3)
+
+
+def as_row(x: Any) -> Any:
+    """Images of one row as rows (T, N, C, L)."""
+    return x._sized(x.shape[4]) if isinstance(x, Spikes) else x.squeeze(3)
+
+
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function of [N, ...] to every step of x [T, N, ...]; once if x is one step repeated by expand."""
     if x.shape[0] > 1 and checks.is_constant(x):

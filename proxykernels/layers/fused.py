@@ -13,7 +13,7 @@ from ..checks import window_checks
 from ..kernels import unfused, value_checks_cache
 from ..neurons import AnyNeuron
 from ..spikes import Spikes, word_ops
-from .base import Neurons, each_step
+from .base import Neurons, as_images, as_row, each_step
 from .folded import as_before, fold, fold_values
 from .synapses import Convolution, Convolution1d, Product
 
@@ -175,14 +175,12 @@ class FusedConv1d(FusedConvolution, nn.Conv1d):
 
     def _fire_with(self, weight, bias, x, v):
         checks.steps_of(x, 4, "(T, N, C_in, L)")
-        images = x._sized(1, x.shape[3]) if isinstance(x, Spikes) else x.unsqueeze(3)
         v = v.unsqueeze(-2) if isinstance(v, Tensor) else v
         padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
         window = (1, *self.stride), padding, (1, *self.dilation), self.groups
         weight = value_checks_cache.computed_from(weight.unsqueeze(2), weight)
-        spikes, v = neuron_ops.conv2d(images, weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
-        y = spikes._sized(spikes.shape[4]) if isinstance(spikes, Spikes) else spikes.squeeze(-2)
-        return y, v.squeeze(-2)
+        spikes, v = neuron_ops.conv2d(as_images(x), weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
+        return as_row(spikes), v.squeeze(-2)
 
 
 class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is never None to torch's annotations

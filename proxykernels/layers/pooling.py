@@ -34,16 +34,9 @@ class MaxPool2d(nn.Module):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        if isinstance(x, Spikes):
-            x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
-            return spike_ops.max_pool2d(x, self.kernel_size, self.stride, self.padding)
-        if x.dtype == torch.bool:  # of which torch finds no maximum
-            return self(x.to(torch.uint8)).bool()
-        spikes = None if checks.is_constant(x) else found(x)
-        if spikes is not None:
-            return dense_like(self(spikes), x)
-        window = self.kernel_size, self.stride, self.padding
-        return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=self.ceil_mode), x)
+        spikes = None if isinstance(x, Spikes) or checks.is_constant(x) else found(x)
+        y = max_pool(x if spikes is None else spikes, (self.kernel_size, self.stride, self.padding), self.ceil_mode)
+        return y if spikes is None else dense_like(y, x)
 
     def extra_repr(self) -> str:
         return described(self)
@@ -155,10 +148,8 @@ class MaxRatePool2d(SpikingLayer):
         self.padding = window_checks.pair("padding", padding, 0)
 
     def _fire(self, x, v, batch_statistics):
-        x = x if isinstance(x, Spikes) else pack(x)
-        x = filled_up(x, self.kernel_size, self.stride, self.padding) if self.ceil_mode else x
-        counts = torch.zeros(x.shape[1:], device=x.device) if v is None else v
-        return spike_ops.max_rate_pool2d(x, counts, self.kernel_size, self.stride, self.padding)
+        window = self.kernel_size, self.stride, self.padding
+        return max_rate_pool(x if isinstance(x, Spikes) else pack(x), v, window, self.ceil_mode)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
@@ -175,7 +166,23 @@ def described(pool: Any) -> str:
     return f"kernel_size={pool.kernel_size}, stride={pool.stride}, padding={pool.padding}{ceil}"
 
 
-def filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
+def max_pool(x: Any, window: tuple, ceil_mode: bool) -> Any:
+    """The maximum of windows (kernel size, stride, padding) of images: Spikes, or a tensor."""
+    if isinstance(x, Spikes):
+        return spike_ops.max_pool2d(_filled_up(x, *window) if ceil_mode else x, *window)
+    if x.dtype == torch.bool:  # of which torch finds no maximum
+        return max_pool(x.to(torch.uint8), window, ceil_mode).bool()
+    return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=ceil_mode), x)
+
+
+def max_rate_pool(x: Spikes, counts: Tensor | None, window: tuple, ceil_mode: bool) -> tuple[Spikes, Tensor]:
+    """The largest count of windows of images, as spikes, and the counts."""
+    x = _filled_up(x, *window) if ceil_mode else x
+    counts = torch.zeros(x.shape[1:], device=x.device) if counts is None else counts
+    return spike_ops.max_rate_pool2d(x, counts, *window)
+
+
+def _filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
     """Append silent pixels for the windows that ``ceil_mode`` adds beyond the padding."""
     kernel_size, stride, padding = window_checks.pooling(kernel_size, stride, padding)
     missing = []

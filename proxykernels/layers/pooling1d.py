@@ -1,16 +1,14 @@
 """Pooling along one axis: what pooling.py does, on images of one row; and over the features of a class."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
 from ..checks import window_checks
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import keeps_packed
-from .base import SpikingLayer, each_step, each_step_of_spikes
-from .pooling import described, filled_up
+from .base import SpikingLayer, as_images, as_row, each_step_of_spikes
+from .pooling import described, max_pool, max_rate_pool
 
 
 class MaxPool1d(nn.Module):
@@ -33,13 +31,7 @@ class MaxPool1d(nn.Module):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 4, "(T, N, C, L)")
-        if isinstance(x, Spikes):
-            images, rows = _images(x), _of_one_row(self)
-            return _row(spike_ops.max_pool2d(filled_up(images, *rows) if self.ceil_mode else images, *rows))
-        if x.dtype == torch.bool:  # of which torch finds no maximum
-            return self(x.to(torch.uint8)).bool()
-        rows = _of_one_row(self)  # integers too, whose maximum torch's max_pool1d does not find
-        return each_step(lambda step: F.max_pool2d(step.unsqueeze(2), *rows, ceil_mode=self.ceil_mode).squeeze(2), x)
+        return as_row(max_pool(as_images(x), _of_one_row(self), self.ceil_mode))
 
     def extra_repr(self) -> str:
         return described(self)
@@ -65,11 +57,9 @@ class MaxRatePool1d(SpikingLayer):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 4, "(T, N, C, L)")
-        images, window = _images(x if isinstance(x, Spikes) else pack(x)), _of_one_row(self)
-        images = filled_up(images, *window) if self.ceil_mode else images
-        counts = torch.zeros(images.shape[1:], device=x.device) if v is None else v.unsqueeze(-2)
-        spikes, counts = spike_ops.max_rate_pool2d(images, counts, *window)
-        return _row(spikes), counts.squeeze(-2)
+        images, counts = as_images(x if isinstance(x, Spikes) else pack(x)), None if v is None else v.unsqueeze(-2)
+        spikes, counts = max_rate_pool(images, counts, _of_one_row(self), self.ceil_mode)
+        return as_row(spikes), counts.squeeze(-2)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool1d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
@@ -168,11 +158,3 @@ def _window(kernel_size, stride, padding) -> tuple[int, int, int]:
 
 def _of_one_row(pool: MaxPool1d | MaxRatePool1d) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     return (1, pool.kernel_size), (1, pool.stride), (0, pool.padding)
-
-
-def _images(x: Spikes) -> Spikes:
-    return x._sized(1, x.shape[3])
-
-
-def _row(x: Spikes) -> Spikes:
-    return x._sized(x.shape[4])
