@@ -34,9 +34,10 @@ class MaxPool2d(nn.Module):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        spikes = None if isinstance(x, Spikes) or checks.is_constant(x) else found(x)
-        y = max_pool(x if spikes is None else spikes, (self.kernel_size, self.stride, self.padding), self.ceil_mode)
-        return y if spikes is None else dense_like(y, x)
+        window = self.kernel_size, self.stride, self.padding
+        if isinstance(x, Tensor) and not checks.is_constant(x) and (spikes := found(x)) is not None:
+            return dense_like(max_pool(spikes, window, self.ceil_mode), x)
+        return max_pool(x, window, self.ceil_mode)
 
     def extra_repr(self) -> str:
         return described(self)
@@ -166,7 +167,7 @@ def described(pool: Any) -> str:
     return f"kernel_size={pool.kernel_size}, stride={pool.stride}, padding={pool.padding}{ceil}"
 
 
-def max_pool(x: Any, window: tuple, ceil_mode: bool) -> Any:
+def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
     """The maximum of windows (kernel size, stride, padding) of images: Spikes, or a tensor."""
     if isinstance(x, Spikes):
         return spike_ops.max_pool2d(_filled_up(x, *window) if ceil_mode else x, *window)
@@ -175,7 +176,7 @@ def max_pool(x: Any, window: tuple, ceil_mode: bool) -> Any:
     return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=ceil_mode), x)
 
 
-def max_rate_pool(x: Spikes, counts: Tensor | None, window: tuple, ceil_mode: bool) -> tuple[Spikes, Tensor]:
+def max_rate_pool(x: Spikes, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
     """The largest count of windows of images, as spikes, and the counts."""
     x = _filled_up(x, *window) if ceil_mode else x
     counts = torch.zeros(x.shape[1:], device=x.device) if counts is None else counts

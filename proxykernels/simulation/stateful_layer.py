@@ -12,7 +12,6 @@ from ..layers import Dropout, Neurons, SpikingLayer
 from ..spikes import Spikes
 from .records import Records
 from .state import States
-from .synops import Tally
 
 Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
 
@@ -35,12 +34,16 @@ class StatefulLayer(nn.Module):
         ahead: int,
         states: list[Tensor] | None,
         batch_statistics: bool,
-        tally: Tally,
+        tally: Any,
         watch: Watch = unwatched,
         seen: Callable[[Any], None] = lambda y: None,
     ):
-        """``ahead``: steps that neurons which repeat themselves are run at once; 0: they are not. ``seen``: is shown
-        what the layer gives."""
+        """
+        Args:
+            ahead: steps that neurons which repeat themselves are run at once; 0: they are not.
+            tally: counts what goes in and comes out; here or in training/surrogate_net.py.
+            seen: is shown what the layer gives.
+        """
         super().__init__()
         self.name, self.watch, self.seen = name, watch, seen
         self.firing = _Firing(layer, ahead, batch_statistics)

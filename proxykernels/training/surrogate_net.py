@@ -16,7 +16,7 @@ from ..sequences import is_sequence
 from ..simulation.early_exit import samples
 from ..simulation.prepared_network import replace_neurons
 from ..simulation.state import check_calls, check_layers
-from ..simulation.stateful_layer import HeldDropout, Masks
+from ..simulation.stateful_layer import HeldDropout, Masks, StatefulLayer
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
@@ -95,9 +95,9 @@ class SurrogateNet(nn.Module):
         outputs: list[Tensor] = []
         states: list[State] = []
         kept = 0.0
-        tally = _Tally()
+        tallies: dict[str, _Tally] = {}
         for index in sizes.groups:
-            part = _Part(self, plain, sizes.steps, tally, _of(state, index))
+            part = _Part(self, plain, sizes.steps, tallies, _of(state, index))
             group = samples(x, index) if len(index) < x.shape[1] else x
             kept += sizes.kept(len(index))
             if torch.is_grad_enabled() and kept > self.memory and len(sizes.groups) > 1:
@@ -105,25 +105,37 @@ class SurrogateNet(nn.Module):
             else:
                 outputs.append(part(group))
             states.append(part.states)
-        self.rates = tally.rates()
+        self.rates = {name: int(tally.spikes) / max(1, tally.neurons) for name, tally in tallies.items()}
         output = torch.cat(outputs)
         return output if state is None else (output, _joined(states))
+
+    def _stateful(self, name: str, layer: Any, states: list[Tensor], tally: "_Tally") -> StatefulLayer:
+        """What takes a layer's place: the same with the model's surrogate derivative, from ``states``."""
+        layer = shallow_copy(layer)
+        if isinstance(layer, Neurons):
+            if self.readout == "potential" and name == self._last and layer.neuron.fires:
+                layer = silenced(layer)
+            if self.surrogate is not None:
+                layer.surrogate = self.surrogate
+        return StatefulLayer(name, layer, 0, states, self.training, tally)
 
 
 class _Part:
     """Some samples through all steps. Called again, it computes the same."""
 
-    def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tally: "_Tally | None", state: State):
-        self.model, self.plain, self.steps, self.tally = model, plain, steps, tally
+    def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, "_Tally"], state: State):
+        self.model, self.plain, self.steps, self.tallies = model, plain, steps, tallies
         self.start, self.masks = state, Masks()
         self.states: State = {}
 
     def __call__(self, x: Tensor | Spikes) -> Tensor:
-        stateful_layers: dict[str, _StatefulLayer] = {}
+        stateful_layers: dict[str, StatefulLayer] = {}
         dropouts: list[HeldDropout] = []
+        tallies, self.tallies = self.tallies, {}  # where it is computed again, nobody counts
 
-        def make_stateful(name: str, layer: SpikingLayer) -> _StatefulLayer:
-            stateful_layers[name] = _StatefulLayer(self.model, name, layer, list(self.start.get(name, [])))
+        def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
+            tally = tallies.setdefault(name, _Tally())
+            stateful_layers[name] = self.model._stateful(name, layer, self.start.get(name, []), tally)
             return stateful_layers[name]
 
         def hold(name: str, layer: Dropout) -> HeldDropout:
@@ -134,7 +146,7 @@ class _Part:
         count: Any = 0
         for first in range(0, self.model.T, self.steps):
             for stateful in stateful_layers.values():
-                stateful.start_chunk()
+                stateful.start_chunk(first)
             for dropout in dropouts:
                 dropout.start_chunk()
             y = network(checks.frames(x[first : first + self.steps]))
@@ -148,67 +160,29 @@ class _Part:
                 )
             if self.model.readout != "potential":
                 count = count + y.count()
-        if self.tally is not None:
-            self.tally.add(stateful_layers)
-            self.tally = None  # not when it is computed again
-        self.states = {name: [v.detach() for v in stateful.states] for name, stateful in stateful_layers.items()}
+        self.states = {name: [v.detach() for v in stateful.states.now] for name, stateful in stateful_layers.items()}
         if self.model.readout == "potential":
-            return stateful_layers[self.model._last].potentials()
+            last: Any = stateful_layers[self.model._last]
+            v = last.states.now[0]
+            return v if last.firing.layer.neuron.states == 1 else v[:, 0]
         return count.float() / (self.model.T if self.model.readout == "rate" else 1)
 
 
-class _StatefulLayer(nn.Module):
-    """A layer that goes on from where its last call ended."""
+class _Tally:
+    """Spikes of one layer, its neurons in all steps, and the bytes of spikes that a backward pass keeps of it."""
 
-    def __init__(self, model: SurrogateNet, name: str, layer: Any, states: list[Tensor]):
-        super().__init__()
-        layer = shallow_copy(layer)
-        if isinstance(layer, Neurons):
-            if model.readout == "potential" and name == model._last and layer.neuron.fires:
-                layer = silenced(layer)
-            if model.surrogate is not None:
-                layer.surrogate = model.surrogate
-        self.name, self.layer, self.states = name, layer, states
-        self.training = model.training
+    def __init__(self):
         self.spikes: Any = 0
-        self.calls = self.neurons = 0
+        self.neurons = 0
         self.kept_bytes = 0.0
 
-    def start_chunk(self) -> None:
-        self.calls = 0
-
-    def forward(self, x: Any) -> Spikes | Tensor:
-        v = self.states[self.calls] if self.calls < len(self.states) else None
-        with checks.at(f"layer {self.name}"):
-            y, after = self.layer.spike(x, v, batch_statistics=self.training)
-        self.states[self.calls : self.calls + 1] = [after]
-        self.calls += 1
+    def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
+        """A chunk of the layer's input, a tuple if it has several, and its output."""
         if isinstance(y, Spikes):
             self.spikes = self.spikes + y._total()
         self.neurons += math.prod(y.shape)
         # What comes in, and what goes out: a pooling keeps its own input.
         self.kept_bytes += sum(_bytes(part) for part in (*(x if isinstance(x, tuple) else (x,)), y))
-        return y
-
-    def potentials(self) -> Tensor:
-        v = self.states[0]
-        return v if self.layer.neuron.states == 1 else v[:, 0]
-
-
-class _Tally:
-    """Spikes of each layer, over all samples and steps."""
-
-    def __init__(self):
-        self.spikes: dict[str, Any] = {}
-        self.neurons: dict[str, int] = {}
-
-    def add(self, stateful_layers: dict[str, _StatefulLayer]) -> None:
-        for name, stateful in stateful_layers.items():
-            self.spikes[name] = self.spikes.get(name, 0) + stateful.spikes
-            self.neurons[name] = self.neurons.get(name, 0) + stateful.neurons
-
-    def rates(self) -> dict[str, float]:
-        return {name: int(spikes) / max(1, self.neurons[name]) for name, spikes in self.spikes.items()}
 
 
 class _Sizes:
@@ -229,9 +203,9 @@ class _Sizes:
         with torch.no_grad():
             probed = x[:2]  # of two steps, for one is like an input that is held
             stateful_layers = self._probe(model, plain, samples(probed, every[:1]))
-        largest = max(stateful.neurons for stateful in stateful_layers) // len(probed)
-        self.step_bytes = sum(stateful.kept_bytes for stateful in stateful_layers) / len(probed)
-        self.state_bytes = 4 * sum(v.numel() for stateful in stateful_layers for v in stateful.states)
+        largest = max(stateful.tally.neurons for stateful in stateful_layers) // len(probed)
+        self.step_bytes = sum(stateful.tally.kept_bytes for stateful in stateful_layers) / len(probed)
+        self.state_bytes = 4 * sum(v.numel() for stateful in stateful_layers for v in stateful.states.now)
         frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
         self.steps = min(model.T, MOST_STEPS, frames)
         if x.device.type != "cpu":
@@ -240,11 +214,11 @@ class _Sizes:
         self.groups = every.tensor_split(-(-N // size))
 
     @staticmethod
-    def _probe(model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes) -> "list[_StatefulLayer]":
-        stateful_layers: list[_StatefulLayer] = []
+    def _probe(model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes) -> list[StatefulLayer]:
+        stateful_layers: list[StatefulLayer] = []
 
-        def make_stateful(name: str, layer: SpikingLayer) -> _StatefulLayer:
-            stateful_layers.append(_StatefulLayer(model, name, layer, []))
+        def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
+            stateful_layers.append(model._stateful(name, layer, [], _Tally()))
             return stateful_layers[-1]
 
         replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))(checks.frames(x))
