@@ -173,7 +173,8 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
         return spike_ops.max_pool2d(_filled_up(x, *window) if ceil_mode else x, *window)
     if x.dtype == torch.bool:  # of which torch finds no maximum
         return max_pool(x.to(torch.uint8), window, ceil_mode).bool()
-    return each_step(lambda image: F.max_pool2d(image, *window, ceil_mode=ceil_mode), x)
+    kernel_size, stride, padding = window
+    return each_step(lambda image: F.max_pool2d(image, kernel_size, stride, padding, ceil_mode=ceil_mode), x)
 
 
 def max_rate_pool(x: Spikes, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
