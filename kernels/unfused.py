@@ -6,7 +6,7 @@ For every case that has no kernel of its own yet. Memory does not grow with T be
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Any
 
@@ -185,11 +185,9 @@ def pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[T
     return F.pad(images, (padding[1], padding[1], padding[0], padding[0])), (0, 0)
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def exact(device: torch.device) -> AbstractContextManager:
     """Convolve float32 in float32, whatever autocast and the settings of a GPU say."""
-    with _full_float32() if device.type == "cuda" else nullcontext(), torch.autocast(device.type, enabled=False):
-        yield
+    return _full_float32() if device.type == "cuda" else torch.autocast(device.type, enabled=False)
 
 
 _lock = threading.Lock()
@@ -218,7 +216,8 @@ def _full_float32() -> Iterator[None]:
                 recurrent.fp32_precision = "ieee"
             convolution.fp32_precision = "ieee"
     try:
-        yield
+        with torch.autocast("cuda", enabled=False):
+            yield
     finally:
         with _lock:
             allowed, of_convolution, of_recurrent = _convolving.pop()

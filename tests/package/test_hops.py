@@ -29,8 +29,8 @@ def functions(call) -> int:
 @pytest.mark.parametrize(
     ("layer", "shape", "packed", "most"),
     [
-        (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 172),
-        (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 200),
+        (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 168),
+        (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 192),
         (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 230),
     ],
 )
