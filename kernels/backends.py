@@ -131,6 +131,12 @@ class Backend(Protocol):
     def fingerprint(self, values: Tensor, /) -> int:
         """A hash of the bytes of a contiguous tensor."""
 
+    def conv2d_current_sums(
+        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
+    ) -> Tensor:  # fmt: skip
+        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
+
 
 class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.
@@ -189,12 +195,6 @@ class GpuBackend(Backend, Protocol):
         stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """if_conv2d: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
-
-    def conv2d_current_sums(
-        self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor,
-        stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
-    ) -> Tensor:  # fmt: skip
-        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
 
 
 def backend_of(device: str) -> Backend:

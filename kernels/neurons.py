@@ -83,6 +83,22 @@ class Neuron(NamedTuple):
         return (self._replace(channels=channels) for channels in self.channels.chunk(parts, 1))
 
 
+class CurrentSums(Neuron):
+    """In the place of neurons: sums of the currents [N, 2, P, C], and of their squares, and no spikes.
+
+    ``channels`` [1, C] are infinite thresholds.
+    """
+
+    __slots__ = ()
+    states = 2  # type: ignore[assignment]
+    v_reset = None  # type: ignore[assignment]
+
+
+def current_sums(C: int, device: torch.device) -> CurrentSums:
+    """Of so many channels."""
+    return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, device=device), ())
+
+
 def neuron(family: str, v_reset: float | None, channels: Sequence[Tensor], *others: float) -> Neuron:
     """A Neuron of a family of models ("" integrates and fires; "Leaky", ...), with the reset that ``v_reset`` asks for.
 

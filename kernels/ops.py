@@ -241,7 +241,7 @@ def if_conv2d_pooled(words, T, size, weight, bias, v, neuron, stride, padding, d
     " int groups) -> Tensor"
 )
 def conv2d_current_sums(words, T, size, weight, bias, stride, padding, dilation, groups):
-    """Of the currents of if_conv2d on words over time: sums in each channel, and of their squares, float64 [2, C]."""
+    """Sums of the currents of if_conv2d in each channel, and of their squares, float64 [2, C]."""
     return weight.new_empty(2, weight.shape[0], dtype=torch.float64)
 
 

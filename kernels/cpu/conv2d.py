@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neurons import Neuron
+from ..neurons import CurrentSums, Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
@@ -95,7 +95,8 @@ class Convolutions:
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
-        call = self._look(words, T, size, weight, v, neuron, *window, groups, write_currents=currents is not None)
+        exact = currents is not None or isinstance(neuron, CurrentSums)
+        call = self._look(words, T, size, weight, v, neuron, *window, groups, write_currents=exact)
         packed, kernel = call.packed, call.choice.kernel
         if kernel == "groups":
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, call.choice.joined)
@@ -192,6 +193,13 @@ class Convolutions:
         currents = torch.empty(T, v.shape[0], *v.shape[-2:])
         self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
         return currents
+
+    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
+        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
+        pixels = prod(unfused.output_size(size, weight.shape[2:], *window[:3]))
+        v = torch.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
+        _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
+        return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
 
     def period_conv2d_currents(
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation

@@ -127,6 +127,11 @@ class Fallback:
             torch.cat([of_bias.unsqueeze(0), found[2].double().reshape(-1, len(of_bias))]),
         )
 
+    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
+        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
+        currents = unfused.conv2d_currents(self, words, T, words.shape[0], size, weight, bias, *window).double()
+        return torch.stack([x.sum((0, 1, 2)) for x in (currents, currents * currents)])
+
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents [T, N, P, C] of a convolution of packed spikes."""
         note(UNFUSED)

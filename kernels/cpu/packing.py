@@ -138,5 +138,5 @@ _kept: WeakKeyDictionary[UntypedStorage, dict] = WeakKeyDictionary()  # of const
 def _for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     channels = torch.constant_pad_nd(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
     channels[0, neuron.channels.shape[1] :] = torch.inf
-    model = list(MODELS).index(neuron.model)
+    model = [*MODELS, "CurrentSums"].index(neuron.model)
     return abi.Neuron(channels.data_ptr(), channels.shape[1], model, tuple(neuron.scalars)), channels

@@ -4,11 +4,11 @@ import torch
 import triton
 from torch import Tensor
 
-from ..neurons import Neuron
+from ..neurons import Neuron, current_sums
 from ..unfused import output_size
 from .block_sizes import architecture, choose_blocks, instructions, launch_options, multiprocessors, takes_digits
 from .if_conv2d_kernel import _if_conv2d_kernel
-from .neurons import CurrentSums, arguments, by_sample, by_state
+from .neurons import arguments, by_sample, by_state
 from .parts import parts_of
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**23  # elements of an image, and of one channel's weights
@@ -151,7 +151,7 @@ def conv2d_current_sums(words: Tensor, T: int, size, weight: Tensor, bias: Tenso
     """Sums of the currents of each channel and of their squares, float64 [2, C_out]: all steps in one launch."""
     H_out, W_out = output_size(size, weight.shape[2:], stride, padding, dilation)
     v = torch.zeros(words.shape[1], 2, H_out * W_out, len(weight), device=words.device)
-    sums = CurrentSums("", bias.float()[None], ())
+    sums = current_sums(len(weight), words.device)
     _, v_last = if_conv2d(
         words, T, size, weight, bias, v, sums, stride, padding, dilation, groups, counts_only=True
     )  # fmt: skip

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neurons import MODELS, Neuron
+from ..neurons import MODELS, CurrentSums, Neuron
 
 
 def arguments(neuron: Neuron) -> dict:
@@ -182,14 +182,6 @@ def sums_step(state, current, neuron, loaded):
     """No neuron: the sum of the currents, and that of their squares."""
     squares = state[1] + current * current
     return (state[0] + current, squares), -1.0 - squares
-
-
-class CurrentSums(Neuron):
-    """In the place of neurons: sums of the currents and of their squares, and no spikes; ``channels`` mean nothing."""
-
-    __slots__ = ()
-    states = 2  # type: ignore[assignment]
-    v_reset = None  # type: ignore[assignment]
 
 
 FAMILIES = {

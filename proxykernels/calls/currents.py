@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..checks import window_checks
 from ..checks.window_checks import symmetric
 from ..kernels import constants, ops, unfused, value_checks_cache
 from ..neurons import IFNeuron
@@ -60,18 +61,27 @@ def currents_of(
 def batch_moments(
     x: Spikes, weight: Tensor, bias: Tensor, stride: Pair, padding: Any, dilation: Pair, groups: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Mean and variance of a convolution's currents of spikes over time, float64 [C_out], and of how many they are.
+    """Mean and variance of a convolution's currents of spikes, float64 [C_out], and of how many they are.
 
     One launch sums up currents and squares; ``bias`` should lie near the negative mean, or the variance loses digits.
-    The currents are never in memory. On a GPU only.
+    The currents are never in memory. A matrix product is a convolution of images of one pixel.
     """
     T, N, _, *size = x.shape
+    size, weight = size or [1, 1], weight.view(*weight.shape, *[1] * (4 - weight.ndim))
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
+    window_checks.groups(groups, x.shape[2], weight)
+    window_checks.fits(size, weight.shape[2:], padding, dilation)
     pixels = math.prod(unfused.output_size(size, weight.shape[2:], stride, padding, dilation))
+    count = T * N * pixels
+    if count < 2:
+        raise ValueError(
+            f"x must have at least two values for each channel of its currents, whose statistics this call normalises "
+            f"by, got {count}: {T} steps of {N} samples of {pixels} pixels"
+        )
     window = stride, padding, dilation, groups
-    sums = ops.conv2d_current_sums(x._kept.words, T, size, scaled(weight, x), bias, *window)
-    mean, square = sums / (T * N * pixels)
-    return mean, square - mean * mean, T * N * pixels
+    sums = ops.conv2d_current_sums(x._words, T, size, scaled(weight, x), bias, *window)
+    mean, square = sums / count
+    return mean, square - mean * mean, count
 
 
 def scaled(weight: Tensor, x: Spikes) -> Tensor:

@@ -170,12 +170,8 @@ def linear(
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     neuron.check_once()
     x = carrying(x, 3, "[T, N, features]", surrogate)
-    features = x.shape[2]
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
-    if weight.shape[1] != features:
-        raise ValueError(
-            f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {features}"
-        )
+    checks.features(x, weight)
     x = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
     neurons = _Neurons(neuron, (x.shape[1], len(weight)), v, surrogate, x.device)
     return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)

@@ -3,6 +3,7 @@
 from .inputs import (
     MOST_STEPS,
     currents,
+    features,
     frames,
     is_constant,
     module,
@@ -25,6 +26,7 @@ __all__ = [
     "as_float32",
     "at",
     "currents",
+    "features",
     "finite",
     "floating",
     "frames",

@@ -201,6 +201,14 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
         _known_finite("bias", bias)
 
 
+def features(x: Spikes | Tensor, weight: Tensor) -> None:
+    """Of inputs [T, N, features] of a matrix product by weights [out, in]."""
+    if x.shape[2] != weight.shape[1]:
+        raise ValueError(
+            f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {x.shape[2]}"
+        )
+
+
 def _known_finite(name: str, values: Tensor) -> None:
     """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
     if can_be_read(values) and not value_checks_cache.look_once(is_finite, values):

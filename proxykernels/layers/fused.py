@@ -1,7 +1,7 @@
 """Layers of any neuron model: after a convolution, after a matrix product, or alone."""
 
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from ..calls.currents import batch_moments
 from ..checks import window_checks
 from ..kernels import unfused, value_checks_cache
 from ..neurons import AnyNeuron
-from ..spikes import Spikes, word_ops
+from ..spikes import Spikes
+from ..surrogates import Surrogate
 from .base import Neurons, as_images, as_row, each_step
 from .folded import as_before, fold, fold_values
 from .synapses import Convolution, Convolution1d, Product
@@ -32,12 +33,12 @@ class Fused(Neurons):
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
             x = checks.frames(x)
-            if self._sums_up(x):
+            if isinstance(x, Spikes) and self._takes_sums():
                 return self._fire_with(*self._folded_by_batch(x), x, v)
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
-            return neuron_ops.scan(currents, v, self.neuron, self.surrogate)
+            return _scan(currents, v, self.neuron, self.surrogate)
         return self._fire_with(*self._parameters_now(), x, v)
 
     def _parameters_now(self) -> tuple[Tensor, Tensor | None]:
@@ -51,16 +52,30 @@ class Fused(Neurons):
             weight = as_before(self, weight)
         return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=kept)
 
-    def _sums_up(self, x: Any) -> bool:
-        """Whether batch statistics are computed from the packed spikes, so that no currents are stored."""
-        return False
+    def _takes_sums(self) -> bool:
+        """Whether batch statistics are computed from packed spikes, so that no currents are stored."""
+        return not torch.is_grad_enabled() and self.bn.training and self.bn.running_mean is not None
 
+    @torch.no_grad()
     def _folded_by_batch(self, x: Spikes) -> tuple[Tensor, Tensor]:
         """Fold the statistics of this batch into weight and bias, and update the running statistics.
 
         Returns:
             The folded weight and bias.
         """
+        bn, weight = self.bn, self.weight.detach()
+        bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
+        near = bn.running_mean - bias  # what a first look at the mean is
+        mean, variance, count = self._batch_moments(x, weight, -near)
+        mean = mean + near.double() + bias.double()
+        bn.num_batches_tracked += 1
+        momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
+        for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
+            running.copy_(running.double() + (now - running.double()) * momentum)
+        return fold_values(weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
+
+    def _batch_moments(self, x: Spikes, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Mean and variance of the currents with this weight and bias, and of how many."""
         raise NotImplementedError
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
@@ -122,7 +137,8 @@ class FusedConv2d(FusedConvolution, nn.Conv2d):
         v_init: initial potential of a call without a state, a number or one value per channel [C]; default: at rest.
             It is in the state_dict. With a soft reset, half a threshold halves the rounding error of rates.
         batch_norm: adds ``bn``, an nn.BatchNorm2d on the currents. In evaluation it is folded into the weights. In
-            training it uses the statistics of all N * T steps and keeps all currents in memory.
+            training it uses the statistics of all N * T steps. For that all currents are kept in memory where
+            gradients are wanted, and of real-valued inputs.
 
     Shapes: x (T, N, C_in, H, W), Spikes or a tensor; y (T, N, C_out, H_out, W_out); v [N, C_out, H_out, W_out], or
     [N, states, C_out, H_out, W_out] for neurons with several state variables.
@@ -134,24 +150,10 @@ class FusedConv2d(FusedConvolution, nn.Conv2d):
     synapse, axes = Convolution, 2
     pool_follows = False  # what simulate finds out of the network
 
-    def _sums_up(self, x):
-        if torch.is_grad_enabled() or not isinstance(x, Spikes) or not word_ops.over_time(x._words):
-            return False
-        return self.bn.training and self.bn.running_mean is not None
-
-    @torch.no_grad()
-    def _folded_by_batch(self, x):
-        bn, window = self.bn, (self.stride, self.padding, self.dilation, self.groups)
-        checks.parameters(self.weight, self.bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
-        bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
-        near = bn.running_mean - bias  # what a first look at the mean is
-        mean, variance, count = batch_moments(x, self.weight.detach(), -near, *window)
-        mean = mean + near.double() + bias.double()
-        bn.num_batches_tracked += 1
-        momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
-        for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
-            running.copy_(running.double() + (now - running.double()) * momentum)
-        return fold_values(self.weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
+    def _batch_moments(self, x, weight, bias):
+        checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
+        checks.steps_of(x, 5, "[T, N, C_in, H, W]")
+        return batch_moments(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def _fire_with(self, weight, bias, x, v):
         window = self.stride, self.padding, self.dilation, self.groups
@@ -173,11 +175,20 @@ class FusedConv1d(FusedConvolution, nn.Conv1d):
 
     synapse, axes = Convolution1d, 1
 
+    def _of_images(self) -> tuple:
+        """Stride, padding, dilation and groups for images of one row."""
+        padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
+        return (1, *self.stride), padding, (1, *self.dilation), self.groups
+
+    def _batch_moments(self, x, weight, bias):
+        checks.parameters(weight, bias, 3, "[C_out, C_in / groups, kernel]", x.device)
+        checks.steps_of(x, 4, "(T, N, C_in, L)")
+        return batch_moments(as_images(x), weight.unsqueeze(2), bias, *self._of_images())
+
     def _fire_with(self, weight, bias, x, v):
         checks.steps_of(x, 4, "(T, N, C_in, L)")
         v = v.unsqueeze(-2) if isinstance(v, Tensor) else v
-        padding = self.padding if isinstance(self.padding, str) else (0, *self.padding)
-        window = (1, *self.stride), padding, (1, *self.dilation), self.groups
+        window = self._of_images()
         weight = value_checks_cache.computed_from(weight.unsqueeze(2), weight)
         spikes, v = neuron_ops.conv2d(as_images(x), weight, bias, v, self.neuron, *window, surrogate=self.surrogate)
         return as_row(spikes), v.squeeze(-2)
@@ -213,8 +224,21 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         self._set_neurons(neuron, v_init)
         self.bn = nn.BatchNorm1d(out_features, device=device, dtype=dtype) if batch_norm else None
 
+    def _batch_moments(self, x, weight, bias):
+        checks.parameters(weight, bias, 2, "[out, in]", x.device)
+        checks.steps_of(x, 3, "[T, N, features]")
+        checks.features(x, weight)
+        return batch_moments(x, weight, bias, (1, 1), (0, 0), (1, 1), 1)
+
     def _fire_with(self, weight, bias, x, v):
         return neuron_ops.linear(x, weight, bias, v, self.neuron, self.surrogate)
+
+
+def _scan(currents: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None):
+    """Neurons on currents of each step; of constant currents they are not copied for each."""
+    if isinstance(currents, Tensor) and currents.ndim > 1 and checks.is_constant(currents):
+        return neuron_ops.hold(currents[0], len(currents), v, neuron, surrogate)
+    return neuron_ops.scan(currents, v, neuron, surrogate)
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
@@ -250,9 +274,7 @@ class Population(Neurons):
         x = checks.frames(x)
         if isinstance(x, Spikes):
             x = x.dense()
-        if isinstance(x, Tensor) and x.ndim > 1 and checks.is_constant(x):
-            return neuron_ops.hold(x[0], len(x), v, self.neuron, self.surrogate)
-        return neuron_ops.scan(x, v, self.neuron, self.surrogate)
+        return _scan(x, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

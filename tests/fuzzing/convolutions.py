@@ -139,9 +139,26 @@ class Convolution(Neurons, Windows, Case):
                 actual, v_actual = pk.calls.neuron_ops.conv2d(
                     given, weight, bias, v, neuron, **window, shortcut=shortcut
                 )
+            if isinstance(given, pk.Spikes):
+                self.check_moments(x, given, weight[..., 0, 0] if self.as_linear else weight, window)
         same("spikes", actual.dense(), expected)
         same("v", v_actual, v_expected)
         return bool(expected.any())
+
+    def check_moments(self, x: Tensor, given: pk.Spikes, weight: Tensor, window: dict) -> None:
+        """Mean and variance of the currents, which batch normalisation takes of the sums that a kernel leaves."""
+        kernel = weight if weight.ndim == 4 else weight[..., None, None]
+        currents = F.conv2d(x.flatten(0, 1).double(), kernel.double(), **window).transpose(0, 1).flatten(1)
+        if currents.shape[1] < 2:
+            return
+        operands = given, weight, torch.zeros(len(weight)), *window.values()
+        mean, variance, count = pk.calls.currents.batch_moments(*operands)
+        assert count == currents.shape[1]
+        largest = currents.abs().amax(1)
+        rounding = 2.0**-24 * (self.T + 64)  # a neuron's squares are added step by step, in float32
+        assert ((mean - currents.mean(1)).abs() <= rounding * largest).all(), "mean of the currents"
+        off = (variance - currents.var(1, correction=0)).abs()
+        assert (off <= rounding * largest**2).all(), "variance of the currents"
 
     def inputs(self, shape: tuple[int, ...], g) -> tuple[Tensor, Tensor | pk.Spikes]:
         """The input [T, N, C, H, W] of the oracle, and what the library gets."""

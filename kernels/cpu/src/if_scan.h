@@ -53,7 +53,7 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
 // Of some pixels, by their numbers among those of all images; null: of all.
 static void scan_pixels(const Scan& s, const int64_t* pixels, int64_t count) {
     const int64_t blocks = count * ceil_div(s.neurons.C, block);
-    with_model(s.neurons.neuron, [&](auto model) {
+    with_model_or_sums(s.neurons.neuron, [&](auto model) {
 #pragma omp parallel for schedule(static)
         for (int64_t first = 0; first < blocks; first += side_by_side) {
             if (first + side_by_side <= blocks) scan_blocks<side_by_side>(s, pixels, first, model);
@@ -74,7 +74,7 @@ void if_scan(const Scan* scan) {
     const Repeats repeats(n.N * n.P, like_the_last);
     scan_pixels(s, repeats.pixels.data, repeats.count);
     int64_t states = 0;
-    with_model(n.neuron, [&](auto model) { states = model.states; });
+    with_model_or_sums(n.neuron, [&](auto model) { states = model.states; });
     const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
     repeats.each_copy([&](int64_t from, int64_t to) {
         const auto spikes_of = [&](int64_t i) { return n.spikes + (i / n.P * n.T * n.P + i % n.P) * bytes; };

@@ -1,5 +1,6 @@
 // The neuron models, which neurons.h defines: what Neuron.model counts. For each its name and how many states, parameters
-// of a channel and scalars it has. kernels/neurons.py has the same list; a test compares them.
+// of a channel and scalars it has. kernels/neurons.py has the same list; a test compares them. After them comes what stands in
+// the place of neurons in a convolution: the sums of its currents.
 #pragma once
 #include <cstdint>
 
@@ -14,6 +15,6 @@
 
 namespace models {
 #define MODEL(name, ...) name,
-enum : int64_t { PK_MODELS(MODEL) };
+enum : int64_t { PK_MODELS(MODEL) CurrentSums };
 #undef MODEL
 }  // namespace models

@@ -146,6 +146,19 @@ struct Refractory {
 using RefractoryHardReset = Refractory<Hard>;
 using RefractorySoftReset = Refractory<Soft>;
 
+// No neuron: the sum of the currents, and that of their squares.
+struct CurrentSums {
+    using Reset = Soft;
+    static constexpr int states = 2;
+    static constexpr bool leaks = false, rests = false;
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        state[0] = state[0] + current;
+        state[1] = state[1] + current * current;
+        return {current, p.theta, current >= p.theta};  // which is infinite
+    }
+};
+
 // How many parameters of a channel a model has.
 template <class Model>
 constexpr int channelwise = 0;
@@ -156,6 +169,8 @@ constexpr int channelwise = 0;
     inline constexpr int channelwise<Name> = channels;
 PK_MODELS(MODEL)
 #undef MODEL
+template <>
+inline constexpr int channelwise<CurrentSums> = 1;
 
 // Calls `run` with the model that a layer's neurons have.
 template <class Run>
@@ -166,6 +181,13 @@ static inline void with_model(const Neuron& n, Run run) {
         PK_MODELS(MODEL)
 #undef MODEL
     }
+}
+
+// The same, where sums of the currents may be wanted in their place.
+template <class Run>
+static inline void with_model_or_sums(const Neuron& n, Run run) {
+    if (n.model == models::CurrentSums) run(CurrentSums{});
+    else with_model(n, run);
 }
 
 // The parameters that all neurons of a layer share; the others are not set.

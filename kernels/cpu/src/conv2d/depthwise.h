@@ -61,7 +61,7 @@ static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t 
 void depthwise_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Neurons& n = c.neurons;
-    with_model(n.neuron, [&](auto model) {
+    with_model_or_sums(n.neuron, [&](auto model) {
 #pragma omp parallel
         {
             DepthwiseTaps taps(c);

@@ -37,7 +37,7 @@ private:
 class EqualWindows {
 public:
     explicit EqualWindows(const Conv2d& c) : c(c) {
-        with_model(c.neurons.neuron, [&](auto model) { states = model.states; });
+        with_model_or_sums(c.neurons.neuron, [&](auto model) { states = model.states; });
     }
     EqualWindows(const EqualWindows&) = delete;
 

@@ -75,7 +75,7 @@ template <class Rows>
 static void fire(const Conv2d& c, const Part& segment, const Place* places, int64_t count, int64_t channel,
                  const typename Rows::Number* sums, int64_t size, int64_t span) {
     const auto fire_pixels = [&](auto pixels, auto bare) {
-        with_model(c.neurons.neuron, [&](auto model) {
+        with_model_or_sums(c.neurons.neuron, [&](auto model) {
             fire_as<Rows, pixels, bare, decltype(model)>(c, segment, places, channel, sums, size, span);
         });
     };

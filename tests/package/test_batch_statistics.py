@@ -1,0 +1,98 @@
+"""Statistics of a batch of spikes in training: sums that a kernel leaves, in the place of all currents in memory."""
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.calls.currents import batch_moments
+from proxykernels.kernels import backends, reference
+
+
+@pytest.mark.parametrize("channels, groups", [((4, 6), 1), ((8, 70), 2), ((33, 33), 33), ((40, 100), 1)])
+@pytest.mark.parametrize("T, stride, dilation", [(1, 1, 1), (33, 2, 1), (5, 1, 2)])
+def test_moments(channels, groups, T, stride, dilation, backend, generator):
+    (c_in, c_out), window = channels, ((stride, stride), (1, 1), (dilation, dilation), groups)
+    x = spikes(T, 3, c_in, 7, 6, generator=generator)
+    weight, bias = dyadic(c_out, c_in // groups, 3, 3, generator=generator), dyadic(c_out, generator=generator)
+    mean, variance, count = batch_moments(pk.pack(x), weight, bias, *window)
+    currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double(), bias.double(), *window)
+    assert count == currents[:, 0].numel() and currents.std() > 0.1
+    assert torch.equal(mean, currents.mean((0, 2, 3)))
+    assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-6)
+
+
+def test_the_variance_keeps_its_digits_far_from_zero(generator):
+    """The mean is a hundred times the deviation; a bias near its negative takes it off before the squares are added."""
+    x = spikes(16, 8, 64, 1, 1, generator=generator, rate=0.5)
+    weight = 1 + 0.01 * torch.randn(32, 64, 1, 1, generator=generator)
+    currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double())
+    near = -currents.mean((0, 2, 3)).float()
+    _, variance, _ = batch_moments(pk.pack(x), weight, near, (1, 1), (0, 0), (1, 1), 1)
+    assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["convolution", "1-d convolution", "product"])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_layer(kind, bias, momentum, periodic, generator):
+    """Spikes, potentials and running statistics are those of torch normalising all currents, but for rounding."""
+    size = {"convolution": (4, 5, 4), "1-d convolution": (4, 20), "product": (40,)}[kind]
+    x = pk.pack(spikes(9, 3, *size, generator=generator))
+    if periodic:
+        x, _ = pk.if_hold(torch.rand(3, *size, generator=generator), 9)
+    if kind == "convolution":
+        layer, norm = pk.FusedIFConv2d(4, 6, 3, padding=1, bias=bias, batch_norm=True), nn.BatchNorm2d(6)
+    elif kind == "1-d convolution":
+        layer, norm = pk.FusedIFConv1d(4, 6, 3, padding="same", bias=bias, batch_norm=True), nn.BatchNorm1d(6)
+    else:
+        layer, norm = pk.FusedIFLinear(40, 6, bias=bias, batch_norm=True), nn.BatchNorm1d(6)
+    layer.train().bn.momentum = norm.momentum = momentum
+    layer.bn.running_mean[:] = 0.25
+    layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
+    norm.load_state_dict(layer.bn.state_dict())
+    with torch.no_grad():
+        currents = norm(layer.affine(x.dense().flatten(0, 1))).unflatten(0, (9, 3))
+        expected, v_expected = reference.if_scan(currents)
+        y, v = layer.spike(x, batch_statistics=True)
+    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
+    assert torch.isclose(v, v_expected, atol=1e-4).float().mean() > 0.99
+    for name, values in norm.state_dict().items():
+        assert torch.allclose(layer.bn.state_dict()[name], values, rtol=1e-5, atol=1e-6), name
+
+
+def test_no_currents_are_kept_in_training(monkeypatch, generator):
+    """ProxyNet's spiking network unpacks no spikes after its first layer, and scans no currents but of that one."""
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 3, 3, batch_norm=True), pk.FusedIFConv2d(3, 4, 3, batch_norm=True), pk.Flatten(),
+        pk.FusedIFLinear(16, 2, batch_norm=True),
+    )  # fmt: skip
+    kernels = backends.cpu_backend()
+    monkeypatch.setattr(type(kernels), "unpack", lambda *_: pytest.fail("spikes were unpacked"))
+    monkeypatch.setattr(type(kernels), "if_scan", lambda *_: pytest.fail("currents of each step were scanned"))
+    pk.ProxyNet(net, T=5).train()(torch.rand(4, 2, 6, 6, generator=generator))[:, 0].square().sum().backward()
+    assert net[1].bn.num_batches_tracked == net[3].bn.num_batches_tracked == 1 and net[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "layer, shape, message",
+    [
+        (pk.FusedIFConv2d(4, 6, 3, batch_norm=True), (3, 2, 5, 4, 4), "x must have C_in = 4.*got 5 channels"),
+        (pk.FusedIFConv2d(4, 6, 3, batch_norm=True), (3, 2, 4, 2, 2), "kernel_size"),
+        (
+            pk.FusedIFConv2d(4, 6, 3, batch_norm=True),
+            (1, 1, 4, 3, 3),
+            "x must have at least two values.*got 1: 1 steps",
+        ),
+        (pk.FusedIFConv2d(4, 6, 3, batch_norm=True), (3, 0, 4, 4, 4), "x must have at least two values.*got 0"),
+        (pk.FusedIFLinear(40, 6, batch_norm=True), (3, 2, 41), "x must have 40 features.*got 41"),
+        (pk.FusedIFLinear(40, 6, batch_norm=True), (1, 1, 40), "x must have at least two values.*got 1"),
+    ],
+)
+def test_bad_input(layer, shape, message, generator):
+    x = pk.pack(spikes(*shape, generator=generator))
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        layer.spike(x, batch_statistics=True)
+    assert layer.bn.num_batches_tracked == 0
