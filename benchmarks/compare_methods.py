@@ -7,7 +7,8 @@
 
 conversion          the ReLU network alone, clipped; then pk.convert
 qcfs                the same with the activations of a few steps (Bu et al., 2022), from half a threshold
-the authors' recipe proxy learning with the settings of the paper's notebook
+the authors' recipe         proxy learning with the settings of the paper's notebook
+    with statistics of each step    as the notebook normalises: its loop over the steps calls the layers for each
 proxy               proxy learning, repaired: normalised linear layers, thresholds of its own
 tandem              the same, every layer of the ReLU network fed with the spiking network's rates
 ReLU network, then proxy    half of the steps each

@@ -75,6 +75,7 @@ LOOKS = {
     "conversion": Look("ReLU network, converted", BLUE, width=2.6),
     "qcfs": Look("QCFS, converted", GREEN),
     "the authors' recipe": Look("proxy, the authors' recipe", GRAY, "--", width=2.6),
+    "the authors' recipe with statistics of each step": Look("the same, statistics of each step", GRAY, ":"),
     "ReLU network, then proxy": Look("ReLU network, then proxy", SKY),
     "clipped conversion": Look("clipped ReLUs, converted", PINK, width=2.6),
     "tuned conversion": Look("converted, tuned by proxy", SKY),

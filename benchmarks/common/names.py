@@ -33,7 +33,8 @@ ZOO_STEPS = (64, 1024)  # of supported_models.py
 EVENT_METHODS = ("surrogate", "proxy")  # training/events.py
 WAYS = {  # of compare_methods.py, by its --neuron: methods/ways.py
     "if": (
-        "conversion", "qcfs", "the authors' recipe", "proxy", "tandem", "ReLU network, then proxy", "bptt", "tet",
+        "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
+        "tandem", "ReLU network, then proxy", "bptt", "tet",
     ),
     "lif": ("proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"),
 }  # fmt: skip

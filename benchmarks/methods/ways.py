@@ -2,10 +2,12 @@
 
 import shlex
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from common import nets
+from torch import Tensor, nn
 from training import options as train_options
 
 import proxykernels as pk
@@ -28,6 +30,7 @@ class Way:
         convert: options of pk.convert, which makes the spiking network of the trained ReLU network; None: it does not.
         linear_norm: normalisation of the linear layers.
         loss: of STEP_LOSSES, in the place of the options'.
+        each_step: whether training normalises each step by its own statistics.
     """
 
     method: str
@@ -39,17 +42,18 @@ class Way:
     convert: dict | None = None
     linear_norm: bool = True
     loss: str | None = None
+    each_step: bool = False
 
 
 THROUGH_TIME = "--T 4 --reset soft --batch-norm always"
 AUTHORS, TWIN_FIRST = "the authors' recipe", "ReLU network, then proxy"
+AUTHORS_WAY = Way("proxy", "--preset authors-fashion", lrs=(1e-4,), thresholds=(2.0,), output="same", linear_norm=False)
 WAYS = {
     "if": {
         "conversion": Way("ann", convert={}, output="same"),
         "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
-        AUTHORS: Way(
-            "proxy", "--preset authors-fashion", lrs=(1e-4,), thresholds=(2.0,), output="same", linear_norm=False
-        ),
+        AUTHORS: AUTHORS_WAY,
+        f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
         "proxy": Way("proxy"),
         "tandem": Way("tandem"),
         TWIN_FIRST: Way("proxy", twin=0.5),
@@ -93,4 +97,27 @@ def make(way: Way, settings: Settings, given: Namespace, width: float) -> pk.Pro
     decay = given.decay if given.neuron == "lif" else None
     make_net = nets.TRAINABLE[given.net]
     net = make_net(settings.threshold, v_reset, decay=decay, width=width, linear_norm=way.linear_norm)
+    if way.each_step:
+        normalise_each_step(net)
     return pk.ProxyNet(net.to(memory_format=torch.channels_last), given.T, clip=given.twin == "clipped", readout="rate")
+
+
+def normalise_each_step(net: nn.Module) -> None:
+    """Make batch normalisation take the statistics of each step alone, as a loop over the steps does.
+
+    The layers normalise by those of all steps. Running statistics are then updated at each step.
+    """
+    for layer in net.modules():
+        if isinstance(layer, pk.layers.Fused) and layer.bn is not None:
+            layer._fire = partial(step_by_step, layer._fire)
+
+
+def step_by_step(fire, x: Tensor | pk.Spikes, v: Tensor | float | None, batch_statistics: bool):
+    """What ``fire`` computes, in training one step after another."""
+    if not batch_statistics:
+        return fire(x, v, False)
+    spikes = []
+    for t in range(len(x)):
+        y, v = fire(x[t : t + 1], v, True)
+        spikes.append(y.dense())
+    return pk.pack(torch.cat(spikes)), v

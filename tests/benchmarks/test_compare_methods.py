@@ -8,13 +8,16 @@ import signal
 import compare_methods
 import pytest
 import torch
+from cases import spikes
 from common import data, names, nets
 from methods import compare, ways
+from torch import nn
 from training import checkpoint, conversion
 from training import options as train_options
 from training import step as train_step
 
 import proxykernels as pk
+from proxykernels.kernels import reference
 
 
 def tiny(v_threshold=1.0, v_reset=0.0, **options):
@@ -151,3 +154,15 @@ def test_the_authors_recipe_is_the_preset():
     others = ways.settings_of(ways.WAYS["if"]["proxy"], options, 3)
     assert (others.T, others.batch, others.reset) == (8, 7, "soft")
     assert ways.settings_of(ways.WAYS["if"]["tet"], options, 3).T == 4
+
+
+def test_statistics_of_each_step(generator):
+    """In training a layer normalises each step by its own batch, as torch called for each step does."""
+    x = spikes(5, 6, 3, 4, 4, generator=generator)
+    layer, norm = pk.FusedIFConv2d(3, 4, 3, batch_norm=True), nn.BatchNorm2d(4)
+    ways.normalise_each_step(nn.Sequential(layer))
+    with torch.no_grad():
+        expected, _ = reference.if_scan(torch.stack([norm(layer.affine(step)) for step in x]))
+        y, _ = layer.spike(pk.pack(x), batch_statistics=True)
+    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-2
+    assert torch.allclose(layer.bn.running_var, norm.running_var, rtol=1e-4) and layer.bn.num_batches_tracked == 5
