@@ -54,7 +54,8 @@ class Fused(Neurons):
 
     def _takes_sums(self) -> bool:
         """Whether batch statistics are computed from packed spikes, so that no currents are stored."""
-        return not torch.is_grad_enabled() and self.bn.training and self.bn.running_mean is not None
+        bn, plain = self.bn, (nn.BatchNorm1d, nn.BatchNorm2d)  # another class may normalise otherwise
+        return not torch.is_grad_enabled() and type(bn) in plain and bn.training and bn.running_mean is not None
 
     @torch.no_grad()
     def _folded_by_batch(self, x: Spikes) -> tuple[Tensor, Tensor]:

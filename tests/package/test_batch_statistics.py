@@ -76,6 +76,24 @@ def test_no_currents_are_kept_in_training(monkeypatch, generator):
     assert net[1].bn.num_batches_tracked == net[3].bn.num_batches_tracked == 1 and net[0].weight.grad.any()
 
 
+class Halved(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize(
+    "norm", [Halved(6), nn.BatchNorm2d(6, affine=False), nn.BatchNorm2d(6, track_running_stats=False)]
+)
+def test_other_normalisation(norm, generator):
+    x = spikes(9, 3, 4, 5, 4, generator=generator)
+    layer = pk.FusedIFConv2d(4, 6, 3, padding=1, batch_norm=True)
+    layer.bn = norm
+    with torch.no_grad():
+        expected, _ = reference.if_scan(norm(layer.affine(x.flatten(0, 1))).unflatten(0, (9, 3)))
+        y, _ = layer.spike(pk.pack(x), batch_statistics=True)
+    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
+
+
 @pytest.mark.parametrize(
     "layer, shape, message",
     [
