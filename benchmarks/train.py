@@ -15,6 +15,8 @@ one (on a CPU). Several processes share each batch under
     torchrun --nproc-per-node 2 benchmarks/train.py --net small
 
 where each normalises by, and only the first keeps, the statistics of its own share of a batch while statistics learn.
+
+    python benchmarks/train.py relu    a deep ReLU network, which few steps are measured on
 """
 
 import common.huge_pages  # noqa: F401 - before torch
@@ -29,4 +31,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, {"relu": "training.relu"})
