@@ -6,6 +6,7 @@
     python benchmarks/evaluate.py --converted
     python benchmarks/evaluate.py anytime      steps, energy, early exit
     python benchmarks/evaluate.py few-steps    remedies for few steps
+    python benchmarks/evaluate.py sigma-delta  neurons that need few steps
     python benchmarks/evaluate.py energy       energy against the ReLU network's
 
 For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
@@ -43,4 +44,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    command(main, {"anytime": "accuracy.anytime", "few-steps": "accuracy.few_steps", "energy": "accuracy.energy"})
+    parts = ("anytime", "few-steps", "sigma-delta", "energy")
+    command(main, {name: f"accuracy.{name.replace('-', '_')}" for name in parts})

@@ -2,7 +2,6 @@
 
     python benchmarks/evaluate.py few-steps
     python benchmarks/evaluate.py few-steps --net resnet20 --epochs 3 --lr 3e-3
-    python benchmarks/evaluate.py few-steps --neuron sigma-delta --net lite0
 
 The shipped small ReLU network is trained for --epochs more with its ReLUs left alone, clipped at thresholds that learn
 ("TCL", Ho and Chang, DAC 2021, arXiv:2008.04509), or clipped and quantised to L levels (QCFS, Bu et al., ICLR 2022,
@@ -12,11 +11,6 @@ to start from. The network as shipped is run with signed neurons too ("Signed ne
 their accuracy, not their speed. A deep network, ResNet-20, is trained from random weights, and converted by the default
 and with half a threshold to start from. Writes results/few_steps.csv, or few_steps_resnet20.csv: for each T the
 accuracy of the test images by counts (a tie is wrong) and by logits, beside the ReLU network's.
-
-``--neuron sigma-delta`` runs sigma-delta neurons instead, on the twins of the shipped networks, the trained ResNet-20,
-or EfficientNet-Lite0 with ImageNet weights and the photographs of imagenet.py: accuracy, agreement with the ReLU
-network, spikes, operations and processor time, beside those of the ReLU network and of IF neurons after 128 steps.
-Writes results/few_steps_sigma_delta.csv, in which the other networks' rows stay.
 """
 
 import argparse
@@ -28,19 +22,16 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 import torch
 import torch.nn.functional as F
-from common import nets, resnet20, tables
+from common import tables
 from common.accuracy import ann_accuracy, strict_accuracy
 from common.command import command
 from common.data import fashion_mnist
 from common.printed import new_parser, positive
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from tqdm import tqdm
-from training import conversion, weights
+from training import relu
 
 import proxykernels as pk
-
-from . import sigma_delta
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS = (4, 8, 16, 32, 64)
@@ -67,52 +58,24 @@ class ClippedReLU(nn.Module):
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=["small", "paper", "resnet20", "lite0"], default="small")
-    parser.add_argument("--neuron", choices=["if", "sigma-delta"], default="if", help="paper and lite0: sigma-delta")
+    parser.add_argument("--net", choices=["small", "resnet20"], default="small")
     parser.add_argument("--epochs", type=positive, default=1)
     parser.add_argument("--lr", type=float, default=2e-4, help="highest learning rate; it goes down to 0")
     parser.add_argument("--images", type=positive, default=2000, help="test images, the first ones")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    if options.neuron == "if" and options.net in ("paper", "lite0"):
-        parser.error(f"--net {options.net} is for --neuron sigma-delta")
     try:
-        if options.net == "lite0":
-            sigma_delta_rows(options, sigma_delta.lite0(), None)
-            return
         train_set = fashion_mnist("train", options.root)
         test_set = tuple(part[: options.images] for part in fashion_mnist("test", options.root))
     except (ValueError, OSError) as error:
         raise SystemExit(f"evaluate.py few-steps: {error}") from error
-    if options.neuron == "sigma-delta":
-        ann = relu_twin(options.net) if options.net != "resnet20" else random_resnet20()
-        if options.net == "resnet20":
-            train(ann, train_set, options.epochs, options.lr, options.net)
-        sigma_delta_rows(options, (ann, train_set[0][:CALIBRATION], test_set[0]), test_set[1])
-        return
     rows: list[dict] = []
     for row in measure(options, train_set, test_set):
         rows.append(row)
         print(", ".join(f"{key} {row[key]}" for key in COLUMNS[:6]))
         name = "few_steps.csv" if options.net == "small" else f"few_steps_{options.net}.csv"
         tables.write_csv(options.out / name, COLUMNS, rows)  # so far
-
-
-def sigma_delta_rows(options: argparse.Namespace, of: tuple[nn.Module, Tensor, Tensor], labels: Tensor | None) -> None:
-    """Measure a network, and put its rows in the place of those that the table has of it."""
-    path = options.out / "few_steps_sigma_delta.csv"
-    rows = [row for row in tables.read_csv(path) if row["net"] != options.net]
-    for row in sigma_delta.rows(options.net, *of, labels):
-        print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""))
-        rows.append({**dict.fromkeys(sigma_delta.COLUMNS, ""), **row})
-    tables.write_csv(path, sigma_delta.COLUMNS, rows)
-
-
-def relu_twin(name: str) -> nn.Module:
-    """The ReLU twin of a shipped network."""
-    model, _, _ = weights.load_twins(nets.shipped()[name], nets.NETS[name])
-    return conversion.relu_network(model.eval())
 
 
 def measure(
@@ -124,7 +87,7 @@ def measure(
         ann, start = make(), time.process_time()
         epochs = 0 if ann is shipped else options.epochs
         if epochs:
-            train(ann, train_set, epochs, options.lr, name)
+            relu.train(ann, train_set, epochs, options.lr, name)
         seconds = time.process_time() - start
         about = {
             "trained": name, "relu": f"{ann_accuracy(ann, TensorDataset(*test_set)):.4f}", "images": len(test_set[0]),
@@ -149,14 +112,9 @@ def measure(
 def networks(name: str, shipped: nn.Sequential, calibration: Tensor) -> dict[str, Callable[[], nn.Sequential]]:
     """How each network is made that is trained and converted."""
     if name == "resnet20":
-        return {"from random weights": random_resnet20}
+        return {"from random weights": lambda: relu.random("resnet20")}
     made = {"as shipped": lambda: shipped, "an epoch more": lambda: copy.deepcopy(shipped)}
     return made | {name: lambda n=levels: clipped(shipped, calibration, n) for name, levels in TUNED.items()}
-
-
-def random_resnet20() -> nn.Sequential:
-    torch.manual_seed(0)
-    return resnet20.ResNet20(channels=1)
 
 
 def clipped(ann: nn.Sequential, calibration: Tensor, levels: int | None) -> nn.Sequential:
@@ -170,28 +128,6 @@ def clipped(ann: nn.Sequential, calibration: Tensor, levels: int | None) -> nn.S
                 threshold = above[int(len(above) * PERCENTILE / 100)].item()
                 setattr(ann, name, ClippedReLU(threshold, levels))
     return ann
-
-
-def train(ann: nn.Module, dataset: tuple[Tensor, Tensor], epochs: int, lr: float, name: str) -> None:
-    """Some epochs, images mirrored at random."""
-    torch.manual_seed(1)
-    images, labels = dataset
-    ann.train()
-    optimizer = torch.optim.Adam(ann.parameters(), lr)
-    steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    with tqdm(total=steps, desc=name, unit="batch", mininterval=0.5) as bar:
-        for _ in range(epochs):
-            for indices in torch.randperm(len(images))[: len(images) // BATCH * BATCH].split(BATCH):
-                x = images[indices]
-                x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-                loss = F.cross_entropy(ann(x), labels[indices])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar.update()
-    ann.eval()
 
 
 def as_hardtanh(ann: nn.Sequential) -> nn.Sequential:

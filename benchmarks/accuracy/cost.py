@@ -1,0 +1,70 @@
+"""What an image costs a network of any shape: the operations of its ReLU network, and those of a simulation.
+
+As accuracy/work.py counts them for chains. Left out on both sides: additions of shortcuts, pooling, and the memory of
+values that are no neurons'.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accuracy.work import Work
+
+CODE_BITS = 8  # of a sigma-delta spike, as the kernels keep it
+
+
+@torch.no_grad()
+def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
+    """Dense, and with products with zeros skipped; means of ``images``."""
+    dense, sparse = Work(), Work()
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ones: Any = copy.deepcopy(module).double()
+        for parameter in ones.parameters():
+            parameter.fill_(1.0)
+        if ones.bias is not None:
+            ones.bias.zero_()
+        used = (inputs[0] != 0).double()
+        # forward, not a call: copies have this hook too
+        nonzero = ones.forward(used).sum().item()
+        dense.products += ones.forward(torch.ones_like(used)).sum().item()
+        sparse.products += nonzero
+        weights: Any = module.weight
+        dense.weights += weights.numel() * len(used)
+        sparse.weights += min(nonzero, weights.numel() * len(used))
+        for work in (dense, sparse):
+            work.updates += 2 * output.numel()
+            work.values += 2 * output.numel()
+
+    hooks = [m.register_forward_hook(count) for m in ann.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Linear)]
+    try:
+        ann(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for work in (dense, sparse):
+        for name, total in vars(work).items():
+            setattr(work, name, total / len(images))
+    return dense, sparse
+
+
+def of_simulation(net: nn.Module, result: Any, T: int, images: int, values: int, bits: int) -> Work:
+    """Of ``images`` for ``T`` steps.
+
+    Args:
+        values: the state of a neuron. bits: of a spike or its absence.
+    """
+    additions, products = result.synops.accumulates, result.synops.multiply_accumulates
+    places = sum(tally.places for tally in result._tallies.values()) / images
+    sizes = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in net.named_modules()}
+    read = sum(min((additions[name] + products[name]) / images, sizes[name] * T) for name in additions)
+    return Work(
+        products=sum(products.values()) / images,
+        additions=sum(additions.values()) / images,
+        updates=(values + 1) * places,  # each value is added to, and one is compared
+        weights=read,
+        values=2 * values * places,
+        bits=2 * bits * places,
+    )

@@ -1,0 +1,75 @@
+"""The networks that sigma-delta neurons are measured on: trained ReLU networks, what scales them, and test images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from common import nets, photographs
+from torch import Tensor, nn
+from training import conversion, relu, weights
+
+NAMES = ("small", "paper", *relu.NETS, "lite0")
+CALIBRATION = 1000  # training images, the first ones
+CROPS, SEED = 210, 1  # of photographs that nothing was calibrated on
+PIXELS = 224
+
+
+class Subject(NamedTuple):
+    """A ReLU network with its images.
+
+    Attributes:
+        right: bool [N, classes], the classes that are right of an image; those without any count in no accuracy.
+    """
+
+    name: str
+    ann: nn.Module
+    calibration: Tensor
+    images: Tensor
+    right: Tensor
+
+    def accuracy(self, logits: Tensor) -> float:
+        """The share of labelled images, the first ones of ``images``, whose first class is right."""
+        right = self.right[: len(logits)]
+        found = right.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
+        return found[right.any(1)].float().mean().item()
+
+
+def load(name: str, root: Path | None) -> Subject:
+    """A subject by its name.
+
+    Args:
+        root: folder of Fashion-MNIST, or of CIFAR-10's images as train.py relu takes them.
+
+    Raises:
+        ValueError, FileNotFoundError: weights or images are missing or damaged.
+    """
+    if name == "lite0":
+        return _lite0()
+    if name in relu.NETS:
+        ann, data = relu.load(name), name
+    else:
+        ann, data = _twin(name), "resnet20"  # which is trained on the same images
+    calibration = relu.images(data, root, "train")[0][:CALIBRATION]
+    images, labels = relu.images(data, root, "test")
+    return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool())
+
+
+def _twin(name: str) -> nn.Module:
+    """The ReLU twin of a shipped network."""
+    model, _, _ = weights.load_twins(nets.shipped()[name], nets.NETS[name])
+    return conversion.relu_network(model.eval())
+
+
+def _lite0() -> Subject:
+    """EfficientNet-Lite0: scaled by crops of seven photographs, and tested on crops of fourteen others."""
+    mean, deviation = photographs.NORMALISATION
+    _, seven = photographs.photographs(PIXELS)
+    names, others, classes = photographs.others(2 * PIXELS)
+    images = photographs.crops(others, CROPS, SEED, PIXELS)
+    right = torch.zeros(len(names), 1000, dtype=torch.bool)
+    for k, of_photograph in enumerate(classes):
+        right[k, list(of_photograph)] = True
+    right = right[torch.arange(CROPS) % len(names)]
+    calibration = torch.cat([seven, photographs.crops(seven, 24)])
+    ann = photographs.efficientnet_lite0()
+    return Subject("lite0", ann, (calibration - mean) / deviation, (images - mean) / deviation, right)
