@@ -16,7 +16,7 @@ one (on a CPU). Several processes share each batch under
 
 where each normalises by, and only the first keeps, the statistics of its own share of a batch while statistics learn.
 
-    python benchmarks/train.py relu    a deep ReLU network, which few steps are measured on
+    python benchmarks/train.py relu    a deep ReLU network
 """
 
 import common.huge_pages  # noqa: F401 - before torch

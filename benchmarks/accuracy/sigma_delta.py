@@ -1,7 +1,7 @@
 """Sigma-delta neurons after few steps, against the ReLU network and IF neurons: accuracy, operations, energy, time.
 
     python benchmarks/evaluate.py sigma-delta --net lite0
-    python benchmarks/evaluate.py sigma-delta --net resnet20-cifar10 --root cifar10
+    python benchmarks/evaluate.py sigma-delta --net vgg11-cifar10 --root images
     python benchmarks/evaluate.py sigma-delta --net resnet20 --time
 
 The ReLU twins of the shipped networks and ResNet-20 (weights in benchmarks/weights) on test images of Fashion-MNIST;
@@ -11,8 +11,8 @@ is scaled by crops of seven other photographs, the other networks by 1,000 train
 
 For each T: right answers of the labelled images, the correlation of logits with the ReLU network's, images with its
 class, spikes, operations and estimated energy an image (accuracy/cost.py; 45 nm). IF neurons, on the first --few
-images: logits of all steps, or of their second half if these correlate better. Writes results/few_steps_sigma_delta.csv, in
-which the other networks' rows stay. --time: processor time of one thread, and that of a step loop in plain torch
+images: logits of all steps, or of their second half if these correlate better. Writes results/few_steps_sigma_delta.csv
+and leaves other networks' rows there. --time: processor time of one thread, and that of a step loop in plain torch
 (few_steps_time.csv). draw.py draws few_steps.png.
 """
 
@@ -48,7 +48,8 @@ COLUMNS = [
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=subjects.NAMES, default="small")
+    text = ", ".join(subjects.NAMES)
+    parser.add_argument("--net", choices=subjects.NAMES, default="small", metavar="NAME", help=text)
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--few", type=positive, default=500, help="of them, for IF neurons and operations")
     parser.add_argument("--time", action="store_true", help="time alone")

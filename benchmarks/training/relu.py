@@ -1,8 +1,8 @@
 """Train a deep ReLU network for a few epochs: what conversion in few steps is measured on.
 
-    python benchmarks/train.py relu --net resnet20 --epochs 3 --lr 3e-3
-    python benchmarks/train.py relu --net resnet20-cifar10 --epochs 6 --lr 3e-3 --root cifar10
-    python benchmarks/train.py relu --net vgg11-cifar10 --epochs 3 --lr 1e-3 --root cifar10
+    python benchmarks/train.py relu --net resnet20
+    python benchmarks/train.py relu --net resnet20-cifar10 --root images
+    python benchmarks/train.py relu --net vgg11-cifar10 --lr 1e-3 --root images
 
 Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. ResNet-20 is trained on
 Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and <root>/test/<class>/.
@@ -38,7 +38,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # and what they are tr
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=list(NETS), default="resnet20")
+    parser.add_argument("--net", choices=list(NETS), default="resnet20", metavar="NAME", help=", ".join(NETS))
     parser.add_argument("--epochs", type=positive, default=3)
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--root", type=Path, help="folder of the images")

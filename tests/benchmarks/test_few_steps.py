@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from accuracy import few_steps, sigma_delta
+from accuracy import few_steps
 from common import data
 from torch import nn
 
@@ -41,18 +41,6 @@ def test_signed_neurons_take_spikes_back(generator):
     nn.init.zeros_(neuron.linear.bias)
     counts = [few_steps.signed_counts(neuron, torch.tensor([[1.5], [0.0]]), T).flatten().tolist() for T in (1, 2, 3, 5)]
     assert counts == [[1.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 3.0]]  # one back, and none that was never fired
-
-
-def test_sigma_delta_neurons_have_their_rows(monkeypatch, generator):
-    monkeypatch.setattr(sigma_delta, "IF_STEPS", 8)
-    ann = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 5))
-    images = torch.rand(20, 1, 8, 8, generator=generator)
-    with torch.no_grad():
-        labels = ann(images).argmax(1)
-    rows = list(sigma_delta.rows("net", ann, images, images, labels))
-    assert [row["neurons"] for row in rows[::5]] == ["ReLU", "sigma-delta, K = 8", "sigma-delta, K = 4"]
-    assert rows[-1]["neurons"] == "IF" and len(rows) == 12 and float(rows[5]["right"]) >= 0.9
-    assert float(rows[5]["spikes_a_neuron"]) > float(rows[1]["spikes_a_neuron"]) > 0
 
 
 @pytest.mark.slow

@@ -16,9 +16,11 @@ COMMANDS = {path.stem: path.stem for path in sorted(BENCHMARKS.glob("*.py"))}  #
 PARTS = {
     "evaluate.py anytime": "accuracy.anytime",
     "evaluate.py few-steps": "accuracy.few_steps",
+    "evaluate.py sigma-delta": "accuracy.sigma_delta",
     "evaluate.py energy": "accuracy.energy",
     "imagenet.py torchvision": "images.torchvision_nets",
     "compare_methods.py recipes": "methods.recipes",
+    "train.py relu": "training.relu",
     "train_iteration.py surrogate": "iteration.surrogate_step",
 }
 ROW = {

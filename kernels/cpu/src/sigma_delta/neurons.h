@@ -45,6 +45,22 @@ static inline Vec values_of(const int8_t* codes) {
 // float; three quarters of a power are rounded up to it.
 struct Sent {
     Vec value;
+#if defined(__AVX512F__)
+    __m512i code;
+    __mmask16 fires;
+    explicit Sent(Vec left, uint32_t least) {
+        const __m512i bits = _mm512_castps_si512(left.x), sign = _mm512_set1_epi32((int)sign_bit);
+        const __m512i size = _mm512_add_epi32(_mm512_andnot_si512(sign, bits), _mm512_set1_epi32((int)half_a_power));
+        const __m512i one = _mm512_set1_epi32((int)bits_of_1);
+        const __m512i power = _mm512_min_epu32(_mm512_and_si512(size, _mm512_set1_epi32((int)exponent_bits)), one);
+        fires = _mm512_cmpge_epu32_mask(power, _mm512_set1_epi32((int)least));
+        value.x = _mm512_castsi512_ps(_mm512_mask_or_epi32(_mm512_setzero_si512(), fires, power, _mm512_and_si512(bits, sign)));
+        code = _mm512_sub_epi32(_mm512_set1_epi32(128), _mm512_srli_epi32(power, 23));
+        code = _mm512_mask_sub_epi32(code, _mm512_movepi32_mask(bits), _mm512_setzero_si512(), code);
+    }
+    void store_codes(int8_t* codes) const { _mm_storeu_si128((__m128i*)codes, _mm512_maskz_cvtepi32_epi8(fires, code)); }
+    VecBits fired() const { return (VecBits)_mm512_maskz_set1_epi32(fires, 1); }
+#else
     Ints::Whole code;
     explicit Sent(Vec left, uint32_t least) {
         const VecBits bits = same_bits<VecBits>(left), rounded = ((bits & ~sign_bit) + half_a_power) & exponent_bits;
@@ -54,10 +70,18 @@ struct Sent {
         value = same_bits<Vec>((power | (bits & sign_bit)) & fires);
         code = (Ints::Whole)(((size ^ negative) - negative) & fires);
     }
+    void store_codes(int8_t* codes) const {
+        const VecCodes narrow = __builtin_convertvector(code, VecCodes);
+        memcpy(codes, &narrow, sizeof narrow);
+    }
+    VecBits fired() const { return -(VecBits)(code != 0); }
+#endif
 };
 
-// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent, in registers. arrive(t, sum)
-// adds what the synapses bring at a step. Returns the number of spikes.
+constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
+
+// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent. arrive(t, steps, sums) adds
+// what the synapses bring at some steps, an integral constant, at a time. Returns the number of spikes.
 template <int channels, class Arrive>
 static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
     const int n = (int)least(s.C - channel, channels);
@@ -67,26 +91,37 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
     Lanes<channels> z = zero, a = zero;
     VecBits fired{};
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
-    for (int64_t t = 0; t < s.T; t++, at += s.P * s.C) {
-        Lanes<channels> sum = t || !s.bias ? zero : load_block<channels>(s.bias + channel, n);
-        if (s.added) add(sum, load_block<channels>(s.added + at, n));
-        if (t < s.T_in) arrive(t, sum);
-        if (s.arrived) {
-            store_block(s.arrived + at, sum, n);
-            continue;
+    const auto part = [&](int64_t t, auto steps) {
+        Lanes<channels> sums[steps];
+        for (int k = 0; k < steps; k++) {
+            sums[k] = t + k || !s.bias ? zero : load_block<channels>(s.bias + channel, n);
+            if (s.added) add(sums[k], load_block<channels>(s.added + at + k * s.P * s.C, n));
         }
-        add(z, sum);
-        int8_t codes[channels];
-        for (int i = 0; i < z.vecs; i++) {
-            const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
-            a.v[i] = a.v[i] + sent.value;
-            fired -= (VecBits)(sent.code != 0);
-            const VecCodes narrow = __builtin_convertvector(sent.code, VecCodes);
-            memcpy(codes + i * Vec::width, &narrow, sizeof narrow);
+        if (t + steps <= s.T_in) arrive(t, steps, sums);
+        else
+            for (int k = 0; t + k < s.T_in; k++) arrive(t + k, std::integral_constant<int, 1>(), sums + k);
+        for (int k = 0; k < steps; k++, at += s.P * s.C) {
+            if (s.arrived) {
+                store_block(s.arrived + at, sums[k], n);
+                continue;
+            }
+            add(z, sums[k]);
+            int8_t last[channels];
+            int8_t* const codes = n == channels ? s.codes + at : last;
+            for (int i = 0; i < z.vecs; i++) {
+                const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
+                a.v[i] = a.v[i] + sent.value;
+                fired += sent.fired();
+                sent.store_codes(codes + i * Vec::width);
+            }
+            if (n < channels) memcpy(s.codes + at, last, n);
         }
-        if (n == channels) memcpy(s.codes + at, codes, channels);
-        else memcpy(s.codes + at, codes, n);
-    }
+    };
+    int64_t t = 0;
+    for (; t + steps_together <= s.T; t += steps_together) part(t, std::integral_constant<int, steps_together>());
+    if constexpr (steps_together > 2)
+        for (; t + 2 <= s.T; t += 2) part(t, std::integral_constant<int, 2>());
+    for (; t < s.T; t++) part(t, std::integral_constant<int, 1>());
     int64_t spikes = 0;
     for (int i = 0; i < Vec::width; i++) spikes += fired[i];
     return spikes;

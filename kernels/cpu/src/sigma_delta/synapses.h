@@ -34,8 +34,12 @@ static inline uint64_t not_zero(const float* values, int64_t n) {
     const Vec zero = broadcast(0.0f);
     for (int64_t i = 0; i < n; i += Vec::width) {
         const Vec x = load_first(values + i, (int)least(n - i, Vec::width));
+#if defined(__AVX512F__)
+        found |= (uint64_t)_mm512_cmp_ps_mask(x.x, zero.x, _CMP_NEQ_UQ) << i;
+#else
         const uint32_t all = (uint32_t)((1ull << Vec::width) - 1);
         found |= (uint64_t)(~(bits(x >= zero) & bits(zero >= x)) & all) << i;  // NaN is not zero, either
+#endif
     }
     return found;
 }
@@ -48,18 +52,23 @@ static inline Vec load_values(const int8_t* codes, int64_t n) {
 }
 static inline Vec load_values(const float* values, int64_t n) { return load_first(values, (int)least(n, Vec::width)); }
 
-// The taps of a window that lie inside the image: where their values and their weights are.
+// The taps of a window that lie inside the image: where their values, from `first` on, and their weights are.
 struct SigmaDeltaTaps {
     Memory<int64_t> x, weight;
-    int64_t count = 0;
+    int64_t first = 0, count = 0, inside = -1;  // whose weights the taps of a whole window are, if these are kept
     explicit SigmaDeltaTaps(const SigmaDelta& s) : x(s.kernel_h * s.kernel_w), weight(s.kernel_h * s.kernel_w) {}
     void find(const SigmaDelta& s, int64_t row, int64_t column, int64_t tap_weights) {
         const int64_t top = row * s.stride_h - s.padding_h, left = column * s.stride_w - s.padding_w;
+        const bool whole = top >= 0 && top + (s.kernel_h - 1) * s.dilation_h < s.H && left >= 0 &&
+                           left + (s.kernel_w - 1) * s.dilation_w < s.W;
+        first = (top * s.W + left) * s.C_in;
+        if (whole && inside == tap_weights) return;
+        inside = whole ? tap_weights : -1;
         count = 0;
-        for (int64_t ky = 0, y = top; ky < s.kernel_h; ky++, y += s.dilation_h) {
-            if (y < 0 || y >= s.H) continue;
-            for (int64_t kx = 0, x_ = left; kx < s.kernel_w; kx++, x_ += s.dilation_w) {
-                if (x_ < 0 || x_ >= s.W) continue;
+        for (int64_t ky = 0, y = 0; ky < s.kernel_h; ky++, y += s.dilation_h) {
+            if (top + y < 0 || top + y >= s.H) continue;
+            for (int64_t kx = 0, x_ = 0; kx < s.kernel_w; kx++, x_ += s.dilation_w) {
+                if (left + x_ < 0 || left + x_ >= s.W) continue;
                 x.data[count] = (y * s.W + x_) * s.C_in;
                 weight.data[count++] = (ky * s.kernel_w + kx) * tap_weights;
             }
@@ -100,27 +109,56 @@ static void each_place(const SigmaDelta& s, TapWeights tap_weights, Fire fire) {
     s.counts[0] += spikes, s.counts[1] += additions;
 }
 
-// Adds the rows of all inputs of a window that are not silent, and returns their number. `row`: weights from one to the next.
-template <int channels, class Value>
-static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x, const float* weight, int64_t C_in,
-                                      int64_t row, Lanes<channels>& sums) {
-    Lanes<channels> sum = sums;
+// Whether inputs that have `events` events in some steps, `any` of them at least one, are better multiplied at all these
+// steps: a row is loaded once, and its products wait for no others. An event alone takes a product's latency.
+template <int vecs, int steps>
+static inline bool dense(int64_t events, int64_t any) {
+    constexpr int64_t halves = steps == 4 ? (vecs > 2 ? 4 : 3) : 2;
+    return steps > 1 && 2 * events > halves * any;
+}
+
+// Adds the rows of all inputs of a window that are not silent, at some steps, and returns their number. `frame`: values from
+// one step to the next; `row`: weights from one row to the next.
+template <int channels, int steps, class Value>
+static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x, int64_t frame, const float* weight,
+                                      int64_t C_in, int64_t row, Lanes<channels>* sums) {
+    Lanes<channels> sum[steps];
+    each<steps>([&](auto t) { sum[t] = sums[t]; });
     int64_t rows = 0;
     for (int64_t tap = 0; tap < taps.count; tap++) {
-        const Value* const values = x + taps.x.data[tap];
+        const Value* const values = x + taps.first + taps.x.data[tap];
         const float* const of_tap = weight + taps.weight.data[tap];
         for (int64_t i = 0; i < C_in; i += 64) {
-            uint64_t left = not_zero(values + i, least(64, C_in - i));
-            rows += __builtin_popcountll(left);
-            for (; left; left &= left - 1) {
-                const int64_t input = i + __builtin_ctzll(left);
-                const Vec value = broadcast(value_of(values[input]));
-                const float* const weights = of_tap + input * row;
-                for (int k = 0; k < sum.vecs; k++) sum.v[k] = multiply_add(value, load(weights + k * Vec::width), sum.v[k]);
-            }
+            uint64_t found[steps], any = 0;
+            int64_t events = 0;
+            each<steps>([&](auto t) {
+                found[t] = not_zero(values + t * frame + i, least(64, C_in - i));
+                any |= found[t];
+                events += __builtin_popcountll(found[t]);
+            });
+            rows += events;
+            if (dense<Lanes<channels>::vecs, steps>(events, __builtin_popcountll(any)))
+                for (; any; any &= any - 1) {
+                    const int64_t input = i + __builtin_ctzll(any);
+                    const Lanes<channels> weights = load_block<channels>(of_tap + input * row);
+                    each<steps>([&](auto t) {
+                        const Vec value = broadcast(value_of(values[t * frame + input]));
+                        for (int k = 0; k < weights.vecs; k++) sum[t].v[k] = multiply_add(value, weights.v[k], sum[t].v[k]);
+                    });
+                }
+            else
+                each<steps>([&](auto t) {
+                    for (uint64_t left = found[t]; left; left &= left - 1) {
+                        const int64_t input = i + __builtin_ctzll(left);
+                        const Vec value = broadcast(value_of(values[t * frame + input]));
+                        const float* const weights = of_tap + input * row;
+                        for (int k = 0; k < sum[t].vecs; k++)
+                            sum[t].v[k] = multiply_add(value, load(weights + k * Vec::width), sum[t].v[k]);
+                    }
+                });
         }
     }
-    sums = sum;
+    each<steps>([&](auto t) { sums[t] = sum[t]; });
     return rows;
 }
 
@@ -136,30 +174,39 @@ static void rows_sigma_delta(const SigmaDelta& s) {
         const Value* const x = (const Value*)s.x + image * s.T_in * frame;
         const float* const weight = s.weight + block * s.kernel_h * s.kernel_w * s.C_in + (channel - block);
         int64_t rows = 0;
-        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto& sum) {
-            rows += add_window(taps, x + t * frame, weight, s.C_in, row, sum);
+        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
+            rows += add_window<channels, steps>(taps, x + t * frame, frame, weight, s.C_in, row, sums);
         });
         return std::pair(rows * least(s.C - channel, channels), spikes);
     });
 }
 
-// Adds n channels of all pixels of a window times their weights, and returns how many were not silent.
-template <int channels, class Value>
-static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value* x, const float* weight, int64_t n,
-                                         Lanes<channels>& sums) {
-    Lanes<channels> sum = sums;
+// Adds n channels of all pixels of a window times their weights, at some steps, and returns how many were not silent.
+template <int channels, int steps, class Value>
+static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value* x, int64_t frame, const float* weight,
+                                         int64_t n, Lanes<channels>* sums) {
+    Lanes<channels> sum[steps];
+    each<steps>([&](auto t) { sum[t] = sums[t]; });
     int64_t additions = 0;
     for (int64_t tap = 0; tap < taps.count; tap++) {
-        const Value* const values = x + taps.x.data[tap];
+        const Value* const values = x + taps.first + taps.x.data[tap];
         const float* const weights = weight + taps.weight.data[tap];
-        const uint64_t any = not_zero(values, n);
+        uint64_t any = 0;
+        each<steps>([&](auto t) {
+            const uint64_t found = not_zero(values + t * frame, n);
+            any |= found;
+            additions += __builtin_popcountll(found);
+        });
         if (!any) continue;
-        additions += __builtin_popcountll(any);
-        for (int k = 0; k < sum.vecs; k++)
-            sum.v[k] = multiply_add(load_values(values + k * Vec::width, n - k * Vec::width), load(weights + k * Vec::width),
-                                    sum.v[k]);
+        for (int k = 0; k < Lanes<channels>::vecs; k++) {
+            const Vec w = load(weights + k * Vec::width);
+            each<steps>([&](auto t) {
+                const Vec value = load_values(values + t * frame + k * Vec::width, n - k * Vec::width);
+                sum[t].v[k] = multiply_add(value, w, sum[t].v[k]);
+            });
+        }
     }
-    sums = sum;
+    each<steps>([&](auto t) { sums[t] = sum[t]; });
     return additions;
 }
 
@@ -173,8 +220,8 @@ static void depthwise_sigma_delta(const SigmaDelta& s) {
         const Value* const x = (const Value*)s.x + image * s.T_in * frame + channel;
         const float* const weight = s.weight + channel;
         int64_t additions = 0;
-        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto& sum) {
-            additions += add_depthwise(taps, x + t * frame, weight, n, sum);
+        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
+            additions += add_depthwise<channels, steps>(taps, x + t * frame, frame, weight, n, sums);
         });
         return std::pair(additions, spikes);
     });
