@@ -27,9 +27,16 @@ def fold(
     """
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
-    values = weight, bias, bn.weight, bn.bias, bn.running_mean, bn.running_var
+    values = weight, bias, *gain_and_offset(bn), bn.running_mean, bn.running_var
     once = (kept or constants.are_kept()) and all(p is None or can_be_kept(p) for p in values)
     return constants.made(_fold_once if once else fold_values, *values, bn.eps)
+
+
+def gain_and_offset(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Of a normalisation that keeps running statistics; 1 and 0 if it has none of its own."""
+    if bn.affine:
+        return bn.weight, bn.bias
+    return torch.ones_like(bn.running_mean), torch.zeros_like(bn.running_mean)
 
 
 def _times(weight: Tensor, scale: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .base import Neurons, as_images, as_row, each_step
-from .folded import as_before, fold, fold_values
+from .folded import as_before, fold, fold_values, gain_and_offset
 from .synapses import Convolution, Convolution1d, Product
 
 
@@ -73,7 +73,7 @@ class Fused(Neurons):
         momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
         for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
             running.copy_(running.double() + (now - running.double()) * momentum)
-        return fold_values(weight, self.bias, bn.weight, bn.bias, mean, variance, bn.eps)
+        return fold_values(weight, self.bias, *gain_and_offset(bn), mean, variance, bn.eps)
 
     def _batch_moments(self, x: Spikes, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, int]:
         """Mean and variance of the currents with this weight and bias, and of how many."""
