@@ -97,10 +97,11 @@ def test_other_normalisation(norm, generator):
 def test_a_normalisation_without_gain_is_folded(generator):
     layer = pk.FusedIFConv2d(4, 6, 3, batch_norm=True).eval()
     layer.bn = nn.BatchNorm2d(6, affine=False).eval()
-    layer.bn.running_mean[:], layer.bn.running_var[:] = 0.25, 0.5
+    layer.bn.running_mean[:], layer.bn.running_var[:] = 0.1, 0.02
     x = spikes(9, 3, 4, 5, 4, generator=generator)
     expected, _ = reference.if_scan(layer.bn(layer.affine(x.flatten(0, 1))).unflatten(0, (9, 3)).detach())
-    assert expected.any() and (layer.spike(pk.pack(x))[0].dense() != expected).float().mean() < 1e-2
+    y, _ = layer.spike(pk.pack(x))
+    assert expected.any() and (y.dense() != expected).float().mean() < 1e-2
 
 
 @pytest.mark.parametrize(
