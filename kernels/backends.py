@@ -69,7 +69,7 @@ class Backend(Protocol):
         """IF on currents."""
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron, /) -> Fired:
-        """IF on a current [N, P, C] held for T steps."""
+        """IF on a constant current [N, P, C], for T steps."""
 
     def scan_backward(
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
@@ -79,7 +79,7 @@ class Backend(Protocol):
 
         Args:
             grad_spikes: [T, N, P, C]. grad_v: of the state after the last step; None: zero.
-            current: [T, N, P, C], or [N, P, C] if it is held.
+            current: [T, N, P, C], or [N, P, C] if it is constant.
             v: the state before the first step.
 
         Returns:
@@ -148,7 +148,7 @@ class CpuBackend(Backend, Protocol):
         """Values [T, N, C, H, W] to words, and whether they are all 0 and 1, without which the words mean nothing."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
-        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: periods, and potentials."""
+        """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: periods, and potentials."""
 
     def expand_periods(self, periods: Tensor, start: int, T: int, /) -> Tensor:
         """Periods to the words of the steps start .. start + T - 1."""

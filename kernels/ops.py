@@ -168,7 +168,7 @@ def if_scan(current, v, neuron):
 
 @_operator("(Tensor current, SymInt T, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_hold(current, T, v, neuron):
-    """IF on a current [N, P, C] held for T steps."""
+    """IF on a constant current [N, P, C], for T steps."""
     return _layer(current, T, v)
 
 
@@ -253,7 +253,7 @@ def if_linear(words, T, weight, bias, v, neuron):
 
 @_operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
 def find_periods(current, T, neuron):
-    """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, and potentials."""
+    """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, and potentials."""
     return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
 
 

@@ -142,7 +142,7 @@ def integrate(current: Tensor, v: Tensor | float, neuron: Neuron) -> Tensor:
 
 
 def hold(current: Tensor, T: int, v: Tensor | None, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """Run a current [N, C, ...] that is held for ``T`` steps through any neurons."""
+    """Run a constant current [N, C, ...] for ``T`` steps through any neurons."""
     return scan(current.unsqueeze(0).expand(T, *current.shape), v, neuron)
 
 

@@ -131,7 +131,7 @@ def conv2d(
 
     They are computed in float32, or in float64 if the weights are float64; the result is float32, without a gradient.
     """
-    note(Choice("dense", "input held, convolved once" if x.shape[0] == 1 else "real-valued input"))
+    note(Choice("dense", "constant input, convolved once" if x.shape[0] == 1 else "real-valued input"))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if x.device.type == "cpu":  # a GPU would have to be waited for

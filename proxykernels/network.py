@@ -30,7 +30,7 @@ class Network(nn.Module):
     """
 
     INPUT = ""  # the name of the network's own input among a layer's sources
-    input_dims: int | None = None  # of a held input [N, ...], where it is known
+    input_dims: int | None = None  # of a constant input [N, ...], where it is known
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Inputs over time: what is a sequence (T, N, ...) and what is held, and the frames of loaders, [N, T, ...]."""
+"""Inputs over time: what is a sequence (T, N, ...) and what is constant, and the frames of loaders, [N, T, ...]."""
 
 import warnings
 from collections.abc import Iterator
@@ -63,24 +63,25 @@ def time_first(frames: Tensor) -> Tensor:
 
 
 def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
-    """Whether x is a sequence of T steps, rather than an input that is held for them.
+    """Whether x is a sequence of T steps, rather than a constant input.
 
     Of three and of four dimensions it may be either: a network whose first layer is a convolution or pooling along one
     axis takes [N, C, L], and one that was converted what it was calibrated with.
     """
     if not isinstance(x, Spikes):
         checks.real("x", x)
-    dims, held = len(x.shape), constant_dims(net)
-    if dims in held and isinstance(x, Tensor):
+    dims, constant = len(x.shape), constant_dims(net)
+    if dims in constant and isinstance(x, Tensor):
         if not x.is_floating_point():
             raise TypeError(
-                f"x must be floating point, got {x.dtype} {list(x.shape)}, which is held for all steps: convert it "
-                f"with .float(). Integers are spikes and event counts in a sequence, {_shapes('T, N', held)}"
+                f"x must be floating point, got {x.dtype} {list(x.shape)}, which is a constant input: convert it "
+                f"with .float(). Integers are spikes and event counts in a sequence, {_shapes('T, N', constant)}"
             )
         return False
-    if dims - 1 not in held:
+    if dims - 1 not in constant:
         raise ValueError(
-            f"x must be held, {_shapes('N', held)}, or a sequence, {_shapes('T, N', held)}; got {list(x.shape)}"
+            f"x must be a constant input, {_shapes('N', constant)}, or a sequence, {_shapes('T, N', constant)}; "
+            f"got {list(x.shape)}"
         )
     if x.shape[0] != T:
         loader = isinstance(x, Tensor) and x.shape[1] == T
@@ -96,7 +97,7 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
 
 
 def constant_dims(net: nn.Module) -> tuple[int, ...]:
-    """How many dimensions a held input of a network may have: [N, features], [N, C, L] or [N, C, H, W]."""
+    """How many dimensions a constant input of a network may have: [N, features], [N, C, L] or [N, C, H, W]."""
     if getattr(net, "input_dims", None):
         return (net.input_dims,)  # type: ignore[return-value]  # torch's modules are annotated as full of modules
     for module in _first(net):
@@ -120,8 +121,8 @@ def _first(net: nn.Module) -> Iterator[Any]:
             taken |= {name} if isinstance(layer, ANY_SHAPE) else set()
 
 
-def _shapes(leading: str, held: tuple[int, ...]) -> str:
-    return " or ".join(f"[{leading}, {SAMPLES.get(dims, '...')}]" for dims in held)
+def _shapes(leading: str, constant: tuple[int, ...]) -> str:
+    return " or ".join(f"[{leading}, {SAMPLES.get(dims, '...')}]" for dims in constant)
 
 
 def mean_over_time(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The step loop for networks of any shape (pk.Network), in plain torch: what torchvision's networks are compared with.
 
 As fast as we could make it: channels last, nothing allocated by the neurons, and the first layer's currents, which are
-those of a held image, computed once.
+those of a constant image, computed once.
 """
 
 import torch
@@ -13,7 +13,7 @@ import proxykernels as pk
 
 @torch.inference_mode()
 def output_counts(net: pk.Network, images: Tensor, T: int) -> Tensor:
-    """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are held."""
+    """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are constant inputs."""
     held, layers = held_values(net, images)
     steps = [(name, step_of(layer, sources, sources[0] in held), sources) for name, layer, sources in layers]
     counts = 0
@@ -26,7 +26,7 @@ def output_counts(net: pk.Network, images: Tensor, T: int) -> Tensor:
 
 
 def held_values(net: pk.Network, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[str, nn.Module, tuple]]]:
-    """What layers without neurons make of held images, by name; and the other layers, as ``net.layers()`` has them."""
+    """What layers without neurons make of constant images, by name; the other layers, as ``net.layers()`` has them."""
     held, others = {pk.Network.INPUT: images.contiguous(memory_format=torch.channels_last)}, []
     for name, layer, sources in net.layers():
         if isinstance(layer, pk.layers.SpikingLayer) or not all(source in held for source in sources):

@@ -11,7 +11,7 @@ from common.network_loop import first_potentials, held_values, step_of
 
 @torch.inference_mode()
 def output_counts(net: pk.Network, images: Tensor, T: int, at_once: int = 1) -> Tensor:
-    """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are held.
+    """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are constant inputs.
 
     ``at_once``: steps that go through the network together, as so many images of one batch; 1: step mode "s".
     """
@@ -28,7 +28,7 @@ def output_counts(net: pk.Network, images: Tensor, T: int, at_once: int = 1) -> 
 
 
 def _step_of(layer: nn.Module, sources: tuple[str, ...], held: bool, at_once: int):
-    """Some steps of a layer: a function of their number and of inputs [steps * N, ...], [N, ...] if they are held."""
+    """Some steps of a layer: a function of their number and of inputs [steps * N, ...], [N, ...] if constant."""
     if isinstance(layer, pk.layers.Neurons) and layer.neuron.fires:
         return _Neurons(layer, sources, held, at_once)
     if isinstance(layer, pk.MaxRatePool2d) and at_once > 1:

@@ -2,8 +2,8 @@
 
 A layer is a product of dense spikes by cuDNN or cuBLAS, which writes currents; a scan of the neurons over the steps,
 which reads them and writes spikes; and pooling, which reads and writes spikes. Each launch takes the longer of its
-arithmetic and its memory traffic, by the rules of time_model.py: no cache, launches one after another. A held image is
-convolved once, bias and batch normalisation are part of a product, flattening and counting cost nothing.
+arithmetic and its memory traffic, by the rules of time_model.py: no cache, launches one after another. A constant image
+is convolved once, bias and batch normalisation are part of a product, flattening and counting cost nothing.
 """
 
 from collections.abc import Iterator

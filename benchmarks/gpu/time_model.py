@@ -63,7 +63,7 @@ LAYERS = (
     Layer("linear3", 1, 1, 1152, 256, 1),
     Layer("linear4", 1, 1, 256, 10, 1),
 )
-CONSTANT = 784 * 128  # neurons of the first layer, whose current is held
+CONSTANT = 784 * 128  # neurons of the first layer, whose current is constant
 # Of an image: words of 32 steps that are counted; bytes of a chunk that flattening reads and writes.
 WORDS, FLATTENED = CONSTANT * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10, 0.3e6
 

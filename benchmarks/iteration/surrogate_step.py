@@ -3,7 +3,7 @@
     python benchmarks/train_iteration.py surrogate
     python benchmarks/train_iteration.py surrogate --T 1000 --rounds 1
 
-A step is the forward pass on images that are held for T steps, the mean squared error of the spike counts, and the
+A step is the forward pass on images that are constant for T steps, the mean squared error of the spike counts, and the
 backward pass to all weights. Each contender runs in a process of its own: its peak memory is the growth of the process
 over all rounds, the first one included; the times are medians without it, of the wall and of the process's CPU time,
 which other programs disturb less. Appends to results/surrogate_step.csv.

@@ -49,7 +49,7 @@ class PlainNeurons:
 
 
 def whole_step(parts: list[Stage]) -> Callable[[Tensor, list[Tensor]], Tensor]:
-    """A function (held currents, potentials, updated in place) -> output spikes: one step of all layers."""
+    """A function (constant currents, potentials, updated in place) -> output spikes: one step of all layers."""
 
     def step(held: Tensor, potentials: list[Tensor]) -> Tensor:
         currents = held

@@ -1,7 +1,7 @@
 """The contenders of train_iteration.py surrogate: the small network with its weights, as each library's users write it.
 
 All have IF neurons with hard reset and the arcus tangent of alpha = 2 as the derivative of a spike. A model takes
-images [N, C, H, W], which are held for T steps, and gives spike counts [N, classes], differentiable.
+images [N, C, H, W], which are constant for T steps, and gives spike counts [N, classes], differentiable.
 """
 
 from collections.abc import Callable, Iterator

@@ -38,7 +38,7 @@ class Tandem(nn.Module):
 
 
 class _Recorder(Neurons):
-    """A layer that counts the spikes of its input; a first layer, fed with held currents, has none."""
+    """A layer that counts the spikes of its input; a first layer, fed with constant currents, has none."""
 
     def __init__(self, layer: Neurons):
         super().__init__()

@@ -163,7 +163,9 @@ def table(rows: list[dict]) -> str:
         for row in (row for row in rows if row["source"] == source):
             net, converts, *figures, reason = cells(row)
             figures = figures[2:] if named.startswith("differing") else figures[:2]
-            lines.append("| " + " | ".join([net, converts, *figures, _escaped(re.split(r";|\. Supported:", reason)[0])]) + " |")
+            lines.append(
+                "| " + " | ".join([net, converts, *figures, _escaped(re.split(r";|\. Supported:", reason)[0])]) + " |"
+            )
     return "\n".join([*lines, "", ""])
 
 

@@ -18,7 +18,7 @@ SEEN = 8  # inputs that normalisations see
 
 @dataclass(frozen=True)
 class SpikingNet:
-    """A network, the inputs that it takes, [N, ...] held or [T, N, ...], and what takes it over."""
+    """A network, the inputs that it takes, [N, ...] constant or [T, N, ...], and what takes it over."""
 
     source: str
     name: str

@@ -109,7 +109,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         return self._scan(current.float().contiguous(), current.shape[0], v, neuron)
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on a current [N, P, C] held for T steps."""
+        """IF on a constant current [N, P, C], for T steps."""
         return self._scan(current.float().contiguous(), T, v, neuron)
 
     def _scan(self, current, T, v, neuron):
@@ -121,7 +121,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         return words, v
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials.
+        """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.
 
         A neuron fires at the steps t where its period divides t + 1; 0: it never does.
         """

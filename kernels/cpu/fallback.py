@@ -68,7 +68,7 @@ class Fallback:
         return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on a current [N, P, C] held for T steps."""
+        """IF on a constant current [N, P, C], for T steps."""
         return self.if_scan(current.expand(T, *current.shape), v, neuron)
 
     def fingerprint(self, values: Tensor) -> int:
@@ -76,7 +76,7 @@ class Fallback:
         return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """Neurons from v_reset, with hard reset, on a current [N, P, C] held for T steps: int16 periods, potentials."""
+        """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials."""
         words, v = self.if_hold(current, T, torch.full_like(current, neuron.scalars[0], dtype=torch.float32), neuron)
         spikes = self.unpack(words, T, current.shape[2]).permute(0, 1, 3, 2).byte()
         return torch.where(spikes.any(0).bool(), spikes.argmax(0) + 1, 0).short(), v

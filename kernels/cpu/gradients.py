@@ -30,7 +30,7 @@ class Gradients:
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """See backends.Backend."""
-        (T, N, P, C), held = grad_spikes.shape, current.ndim == 3
+        (T, N, P, C), constant = grad_spikes.shape, current.ndim == 3
         grad_spikes, v = grad_spikes.float().contiguous(), v.float().contiguous()
         current = current.float().contiguous()
         grad_v = None if grad_v is None else grad_v.float().contiguous()
@@ -40,7 +40,7 @@ class Gradients:
         shape = abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
         self._table.scan_backward(
             abi.ScanBackward(
-                its, shape, v.data_ptr(), current.data_ptr(), 0 if held else N * P * C, grad_spikes.data_ptr(),
+                its, shape, v.data_ptr(), current.data_ptr(), 0 if constant else N * P * C, grad_spikes.data_ptr(),
                 None if grad_v is None else grad_v.data_ptr(), grad_current.data_ptr(), grad_start.data_ptr(),
                 sums.data_ptr(), T, N, P, C,
             )

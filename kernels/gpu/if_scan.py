@@ -124,7 +124,7 @@ def if_scan(
             T=T,
             neurons=neurons,
             channels=channels,
-            # With one step the stride means nothing; 0 shares the kernel of held currents.
+            # With one step the stride means nothing; 0 shares the kernel of constant currents.
             current_stride=current.stride(0) if T > 1 else 0,
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
@@ -144,10 +144,10 @@ def if_hold(
     *,
     counts_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Run T steps of neurons on a current [N, P, C] that is held for all of them.
+    """Run T steps of neurons on a constant current [N, P, C].
 
     The other arguments and the result are those of :func:`if_scan`, and so is the kernel: it reads
     the current through a time stride of 0.
     """
-    held = current.unsqueeze(0).expand(T, *current.shape)
-    return if_scan(held, v, neuron, counts_only=counts_only)
+    constant = current.unsqueeze(0).expand(T, *current.shape)
+    return if_scan(constant, v, neuron, counts_only=counts_only)

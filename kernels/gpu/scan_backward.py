@@ -97,7 +97,7 @@ def scan_backward(
     grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron, surrogate: Surrogate
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See backends.Backend: gradients of the currents, of the state before the first step, and of the parameters."""
-    (T, *shape), held = grad_spikes.shape, current.ndim == 3
+    (T, *shape), constant = grad_spikes.shape, current.ndim == 3
     grad_spikes = grad_spikes.float().contiguous()
     current = current.float().contiguous()
     v = by_state(v.float(), neuron)
@@ -107,7 +107,7 @@ def scan_backward(
     parameters = len(neuron.channels)
     sums = current.new_empty(1 + parameters, *shape)
     if neurons:
-        alone = neuron.states == 1 and not held
+        alone = neuron.states == 1 and not constant
         before = grad_current if alone else current.new_empty(T, neuron.states, neurons)
         with torch.cuda.device_of(current):
             _scan_backward_kernel[(triton.cdiv(neurons, BLOCK),)](
@@ -122,15 +122,15 @@ def scan_backward(
                 T=T,
                 neurons=neurons,
                 channels=C,
-                current_stride=0 if held else neurons,
+                current_stride=0 if constant else neurons,
                 **arguments(neuron),
                 **surrogates.arguments(surrogate),
                 BACK=back_of(neuron.model),
                 PARAMETERS=len(MODELS[neuron.model].channels),
-                CONSTANT=held,
+                CONSTANT=constant,
                 BLOCK=BLOCK,
                 num_warps=NUM_WARPS,
                 enable_fp_fusion=False,
             )
-    grad_current = sums[0].clone() if held else grad_current
+    grad_current = sums[0].clone() if constant else grad_current
     return grad_current, by_sample(grad_start, neuron), sums.flatten(1, -2).sum(1, dtype=torch.float64)

@@ -53,7 +53,7 @@ def neurons(name: str, layers: Collection[str]) -> None:
 
 
 def not_traced() -> None:
-    """torch.jit.trace would keep what holds for one input only: whether it is held, and whether it is spikes."""
+    """torch.jit.trace would keep what holds for one input only: whether it is constant, and whether it is spikes."""
     if torch.jit.is_tracing():
         raise TypeError("torch.jit.trace cannot follow a simulation of spikes; use torch.export or torch.compile")
 
@@ -155,7 +155,7 @@ def _held(x: Spikes | Tensor, ndim: int) -> str:
     if isinstance(x, Spikes) or x.ndim != ndim - 1:
         return ""
     return (
-        "; without steps it is an input that is held: proxykernels.simulate(net, x, T) runs a network on it for T "
+        "; without steps it is a constant input: proxykernels.simulate(net, x, T) runs a network on it for T "
         "steps, and x.expand(T, *x.shape) repeats it"
     )
 

@@ -79,7 +79,7 @@ class SpikingLayer(nn.Module):
         return [(self.synapse(self), x)]
 
     def repeats(self, device: torch.device, T: int) -> bool:
-        """Whether on an input that is held for T steps its spikes are kept as periods."""
+        """Whether its spikes on a constant input of T steps are kept as periods."""
         return False
 
 

@@ -170,7 +170,7 @@ def _result(
 
 
 def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
-    """The input as a sequence of T steps; a held input is repeated without a copy."""
+    """The input as a sequence of T steps; a constant input is repeated without a copy."""
     sequence = is_sequence(net, x, T)
     checks.values("x", x)
     x = packed(x)

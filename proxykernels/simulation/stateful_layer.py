@@ -89,8 +89,8 @@ class _Firing:
 
     def spike(self, x, v: Tensor | None, call: int, start: int, may_repeat: bool) -> tuple[Spikes, Tensor]:
         """The chunk from step ``start``, and the potentials after it: of neurons that repeat themselves, after all."""
-        held = isinstance(x, Tensor) and x.stride(0) == 0
-        if may_repeat and held and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
+        constant = isinstance(x, Tensor) and x.stride(0) == 0
+        if may_repeat and constant and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
             whole = x[:1].expand(self.ahead, *x.shape[1:])
             self.repeating[call], v = self.layer.spike(whole, batch_statistics=self.batch_statistics)
         if v is None or call not in self.repeating:  # those that repeat themselves have a state from then on

@@ -108,7 +108,7 @@ class SynOps:
         accumulates: layer name -> additions of a weight to a potential: one for each spike and each neuron that it
             reaches (padding is not reached).
         multiply_accumulates: layer name -> multiplications of a real-valued input (an image, averages) by a weight,
-            with the addition; an input that is held is multiplied once for all steps.
+            with the addition; a constant input is multiplied once for all steps.
     """
 
     accumulates: dict[str, int] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Tally:
                 self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
             elif isinstance(part, Spikes):
                 self._accumulates.append(synapse.accumulates(part))
-            elif first or not checks.is_constant(part):  # what is held is multiplied once
+            elif first or not checks.is_constant(part):  # a constant input is multiplied once
                 steps = 1 if checks.is_constant(part) else len(part)
                 self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
 

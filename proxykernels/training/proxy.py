@@ -244,7 +244,7 @@ class ProxyNet(nn.Module):
         return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
-        """What the twin sees: the input that is held, or the mean of a sequence over its steps."""
+        """What the twin sees: a constant input, or the mean of a sequence over its steps."""
         if not is_sequence(self.net, x, self.T):
             return x  # type: ignore[return-value]  # Spikes are a sequence
         mean = x.count() / self.T if isinstance(x, Spikes) else mean_over_time(x)

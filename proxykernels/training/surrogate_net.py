@@ -201,7 +201,7 @@ class _Sizes:
         if N < 1 or (model.training and statistics):
             return
         with torch.no_grad():
-            probed = x[:2]  # of two steps, for one is like an input that is held
+            probed = x[:2]  # of two steps, for one is like a constant input
             stateful_layers = self._probe(model, plain, samples(probed, every[:1]))
         largest = max(stateful.tally.neurons for stateful in stateful_layers) // len(probed)
         self.step_bytes = sum(stateful.tally.kept_bytes for stateful in stateful_layers) / len(probed)
@@ -230,7 +230,7 @@ class _Sizes:
 
 
 def _bytes(x: Spikes | Tensor) -> float:
-    """What is kept of an input: bits of spikes, real values; of what is held hardly anything."""
+    """What is kept of an input: bits of spikes, real values; of a constant input hardly anything."""
     return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_constant(x) else 4)
 
 

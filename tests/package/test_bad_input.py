@@ -198,7 +198,7 @@ CASES = {
     "simulate-chunk": (lambda: pk.simulate(NET, IMAGES, 4, chunk=0), ValueError, "chunk must be at least 1"),
     "simulate-nan": (lambda: pk.simulate(NET, with_value(IMAGES, NAN), 4), ValueError, "x must be finite"),
     "simulate-integer": (
-        lambda: pk.simulate(NET, IMAGES.int(), 4), TypeError, "x must be floating point, .* held .* Integers are spikes and"
+        lambda: pk.simulate(NET, IMAGES.int(), 4), TypeError, "x must be floating point, .* constant input.* Integers are spikes and"
     ),
     "simulate-complex": (lambda: pk.simulate(NET, CURRENT.to(torch.complex64), 4), TypeError, "x must be floating point"),
     "simulate-batch-first": (
@@ -207,7 +207,7 @@ CASES = {
     "time-first-spikes": (lambda: pk.time_first(SPIKES), TypeError, "got Spikes, which are .T, N, .... already"),
     "time-first-array": (lambda: pk.time_first(CURRENT.numpy()), TypeError, "got ndarray; torch.as_tensor makes"),
     "time-first-samples": (lambda: pk.time_first(torch.zeros(3, 4)), ValueError, r"frames must have the shape \[N, T, feat"),
-    "simulate-dimensions": (lambda: pk.simulate(NET, torch.zeros(3), 4), ValueError, "x must be held"),
+    "simulate-dimensions": (lambda: pk.simulate(NET, torch.zeros(3), 4), ValueError, "x must be a constant input"),
     "simulate-steps": (lambda: pk.simulate(NET, CURRENT, 5), ValueError, "x is a sequence of 4 steps, and T is 5"),
     "simulate-layer": (lambda: pk.simulate(NET, IMAGES[:, :2], 4), ValueError, "layer 0: x must have C_in = .*, as weights .* take it, got 2 channels"),
     "simulate-state": (lambda: pk.simulate(NET, IMAGES, 4, state={"9": []}), ValueError, r"state holds layers .*\['9'\]"),

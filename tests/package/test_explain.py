@@ -59,7 +59,7 @@ IMAGE = torch.rand(2, 8, 8, 8, generator=torch.Generator().manual_seed(1))
 @pytest.mark.parametrize(
     "net, x, kernel, why",
     [
-        (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE, "unfused", "held"),
+        (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE, "unfused", "constant"),
         (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "unfused", "real-valued"),
         (chain(pk.FusedIFConv2d(8, 16, 3), pk.FusedIFConv2d(16, 16, 3)), IMAGE, "periods", "periodic"),
         (chain(pk.IF(0.5)), IMAGE, "scan", "neurons alone"),
@@ -121,7 +121,7 @@ def test_the_table_fits_the_terminal(monkeypatch, columns):
     "net, x, T, message",
     [
         (network(), IMAGE, 0, "T must be"),
-        (network(), IMAGE[0], 5, "x is a sequence of 8 steps, and T is 5|x must be held"),
+        (network(), IMAGE[0], 5, "x is a sequence of 8 steps, and T is 5|x must be a constant input"),
         (nn.ReLU(), IMAGE, 5, "net must have at least one layer of neurons"),
         (network(), torch.rand(2, 3, 8, 8), 5, "layer a: "),
     ],

@@ -67,10 +67,10 @@ def test_other_shapes_are_refused_before_any_work(generator, monkeypatch):
         model.train(training)
         with pytest.raises(ValueError, match="x is a sequence of 19 steps, and T is 20"):
             model(torch.rand(19, 5, 1, 8, 8, generator=generator))
-        with pytest.raises(ValueError, match=r"x must be held, .* or a sequence, .*; got \[8\]"):
+        with pytest.raises(ValueError, match=r"x must be a constant input, .* or a sequence, .*; got \[8\]"):
             model(torch.rand(8, generator=generator))
     model.train()
-    with pytest.raises(TypeError, match="x must be floating point, got torch.uint8 .* held for all steps"):
+    with pytest.raises(TypeError, match="x must be floating point, got torch.uint8 .* a constant input"):
         model(torch.ones(5, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(
         ValueError, match=r"x is a sequence of 5 steps, and T is 20; .* pass proxykernels.time_first\(x\)"

@@ -27,7 +27,7 @@ class Twice(nn.Module):
         return self.neurons(self.neurons(x))
 
 
-CONSTANT = r"without steps it is an input that is held: proxykernels.simulate\(net, x, T\)"
+CONSTANT = r"without steps it is a constant input: proxykernels.simulate\(net, x, T\)"
 TURNS = {
     "channels": (lambda: CONV(torch.rand(5, 2, 3, 8, 8)), r"x must have C_in = 2, as weights .* in 2 groups .*, got 3"),
     "channels of spikes": (lambda: CONV(pk.pack(torch.ones(5, 2, 3, 8, 8))), "x must have C_in = 2, .* got 3 channels"),

@@ -27,7 +27,7 @@ struct Neurons {
 struct Scan {
     Neurons neurons;
     const float* current;  // [T, N, P, C]
-    int64_t time_stride;   // floats from one step to the next; 0 for a current that is held
+    int64_t time_stride;   // floats from one step to the next; 0 for a constant current
 };
 
 // What stands for the derivative of a spike by the potential.
@@ -42,10 +42,10 @@ struct ScanBackward {
     Surrogate surrogate;
     const float* v;            // [N, states, P, C], before the first step
     const float* current;      // [T, N, P, C]
-    int64_t time_stride;       // floats from one step to the next; 0 for a current that is held
+    int64_t time_stride;       // floats from one step to the next; 0 for a constant current
     const float* grad_spikes;  // [T, N, P, C]
     const float* grad_v_last;  // [N, states, P, C], of the states after the last step; null: zero
-    float* grad_current;       // [T, N, P, C], written; of a held current [N, P, C]. May be `current` itself
+    float* grad_current;       // [T, N, P, C], written; of a constant current [N, P, C]. May be `current` itself
     float* grad_v;             // [N, states, P, C], written
     double* grad_parameters;   // [5][C], written: of a bias, and of the parameters of a channel
     int64_t T, N, P, C;
@@ -115,7 +115,7 @@ struct WeightGradient {
 };
 
 struct Periods {
-    const float* current;  // [M, C], held
+    const float* current;  // [M, C], constant
     Neuron neuron;         // of one state, and reset to the potential that it starts from
     float* v;              // [M, C], updated in place
     uint16_t* periods;     // [M, C], written: 0 for a neuron that does not fire in T steps

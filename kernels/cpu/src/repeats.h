@@ -1,4 +1,4 @@
-// Pixels whose neurons get the same held currents as those of the pixel before, as on a plain background: where these start
+// Pixels whose neurons get the same constant currents as those of the pixel before, as on a plain background: where these start
 // alike, they fire alike. They are not computed but copied.
 #pragma once
 #include "work.h"
@@ -7,7 +7,7 @@ namespace PK_TARGET {
 
 struct Repeats {
     const int64_t all;
-    Memory<int64_t> first;   // of each pixel: the one that it repeats, or itself
+    Memory<int64_t> first;  // of each pixel: the one that it repeats, or itself
     Memory<int64_t> pixels;  // those to compute
     int64_t count = 0;
 

@@ -132,7 +132,7 @@ struct Strip {
     alignas(64) float parameter[most_channelwise][strip_neurons];
     alignas(64) float state[most_states][strip_neurons], grad_state[most_states][strip_neurons];
     alignas(64) float sum[1 + most_channelwise][strip_neurons];  // gradients of a bias, and of the parameters
-    alignas(64) float held[strip_neurons];                       // of a current that is held, in one step
+    alignas(64) float held[strip_neurons];                       // of a constant current, in one step
 
     Parameters<float> of(int i, const Parameters<float>& shared) const {
         Parameters<float> p = shared;

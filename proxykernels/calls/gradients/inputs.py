@@ -1,4 +1,4 @@
-"""What makes the currents of a layer's neurons, forward and back: spikes, real values, or what is held.
+"""What makes the currents of a layer's neurons, forward and back: spikes, real values, or constant ones.
 
 None of these holds a tensor: what they need of the forward pass is handed to them, as autograd keeps it.
 """
@@ -179,7 +179,7 @@ Input = SpikeWords | SpikePeriods | Values | ConstantImage | Currents | Constant
 def input_of(x: Any, window: Window, repeats: bool) -> tuple[Input, Tensor | None, Tensor]:
     """What kind of input x (T, N, C_in, H, W) is, Spikes or a tensor; the handle of spikes; and its tensor.
 
-    ``repeats``: whether the neurons, on a held input, repeat themselves.
+    ``repeats``: whether the neurons, on a constant input, repeat themselves.
     """
     if isinstance(x, Tensor):
         if checks.is_constant(x):

@@ -35,8 +35,11 @@ Fire = Callable[[str, Neurons, Tensor, Any], tuple[Any, Tensor]]
 
 @torch.no_grad()
 def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
-    """Go through both networks, on x [N, ...] that is held for T steps. ``fire(name, layer, current, inputs)`` has the
-    ReLU network's currents [N, ...] and the spiking network's inputs (T, N, ...), and gives spikes and potentials."""
+    """Go through both networks, on a constant input x [N, ...].
+
+    ``fire(name, layer, current, inputs)`` has the ReLU network's currents [N, ...] and the spiking network's inputs
+    (T, N, ...), and gives spikes and potentials.
+    """
     layers = net.layers()
     last_use = {source: k for k, (_, _, sources) in enumerate(layers) for source in sources}
     values: dict[str, tuple[Any, Any]] = {Network.INPUT: (x, x.expand(T, *x.shape))}
