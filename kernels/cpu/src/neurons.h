@@ -53,12 +53,17 @@ struct Soft {
     }
 };
 
-// h = v + I;  s = h >= theta
-template <class Reset_>
-struct IntegrateAndFire {
+// What every model says of itself.
+template <class Reset_, int states_, bool leaks_, bool rests_>
+struct Traits {
     using Reset = Reset_;
-    static constexpr int states = 1;
-    static constexpr bool leaks = false, rests = false;
+    static constexpr int states = states_;
+    static constexpr bool leaks = leaks_, rests = rests_;
+};
+
+// h = v + I;  s = h >= theta
+template <class Reset>
+struct IntegrateAndFire : Traits<Reset, 1, false, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         const V h = state[0] + current;
@@ -77,11 +82,8 @@ static inline V leak(V v, V current, const Parameters<V>& p) {
 }
 
 // h = v_rest + decay (v - v_rest) + I;  s = h >= theta
-template <class Reset_>
-struct Leaky {
-    using Reset = Reset_;
-    static constexpr int states = 1;
-    static constexpr bool leaks = true, rests = false;
+template <class Reset>
+struct Leaky : Traits<Reset, 1, true, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         const V h = leak(state[0], current, p);
@@ -94,11 +96,8 @@ using LeakyHardReset = Leaky<Hard>;
 using LeakySoftReset = Leaky<Soft>;
 
 // i = current_decay i + I, which takes the place of I. `third`: current_decay.
-template <class Reset_>
-struct Synaptic {
-    using Reset = Reset_;
-    static constexpr int states = 2;
-    static constexpr bool leaks = true, rests = false;
+template <class Reset>
+struct Synaptic : Traits<Reset, 2, true, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         state[1] = p.third * state[1] + current;
@@ -109,11 +108,8 @@ using SynapticHardReset = Synaptic<Hard>;
 using SynapticSoftReset = Synaptic<Soft>;
 
 // s = h >= theta + a;  a = adaptation_decay a + adaptation s. `third`: adaptation_decay, `fourth`: adaptation.
-template <class Reset_>
-struct Adaptive {
-    using Reset = Reset_;
-    static constexpr int states = 2;
-    static constexpr bool leaks = true, rests = false;
+template <class Reset>
+struct Adaptive : Traits<Reset, 2, true, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         const V h = leak(state[0], current, p), bar = p.theta + state[1], decayed = p.third * state[1];
@@ -127,11 +123,8 @@ using AdaptiveHardReset = Adaptive<Hard>;
 using AdaptiveSoftReset = Adaptive<Soft>;
 
 // After a spike, for so many steps the potential stays and nothing fires.
-template <class Reset_>
-struct Refractory {
-    using Reset = Reset_;
-    static constexpr int states = 2;
-    static constexpr bool leaks = true, rests = true;
+template <class Reset>
+struct Refractory : Traits<Reset, 2, true, true> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         const V v = state[0], left = state[1], zero = all<V>(0.0f);
