@@ -137,12 +137,12 @@ def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
     """Its own spiking network, whose weights nobody scaled, fires too little; epochs are compared by what is used."""
     monkeypatch.setattr(conversion, "CALIBRATION", 100)
     net_options = "--threshold 3 --linear-norm --dropout 0.1"
-    out = run(f"--init random --method ann --epochs 8 --lr 5e-3 --loss cross-entropy --T 32 {net_options}")
+    out = run(f"--init random --method ann --epochs 5 --lr 1e-2 --loss cross-entropy --T 16 {net_options}")
     model, whole, about = train_weights.load_twins(out / "tiny.safetensors")
     assert whole and about["method"] == "ann"
     images = TensorDataset(*data.fashion_mnist("test", run.root))  # and those that were trained on
     net = conversion.converted(model, conversion.calibration(images))
-    tested, own = (accuracy.snn_accuracy(each, images, 32, torch.device("cpu"))[0] for each in (net, model.net))
+    tested, own = (accuracy.snn_accuracy(each, images, 16, torch.device("cpu"))[0] for each in (net, model.net))
     assert tested > own + 0.1 and float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4)
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert max(float(row["snn"]) for row in rows) == pytest.approx(float(about["validation_accuracy"]), abs=1e-4)
