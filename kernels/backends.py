@@ -137,6 +137,12 @@ class Backend(Protocol):
     ) -> Tensor:  # fmt: skip
         """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
 
+    def sigma_delta(
+        self, x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
+        neuron: SigmaDelta | None, window: Window, /,
+    ) -> tuple[Tensor, Counts]:  # fmt: skip
+        """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
+
 
 class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.
@@ -173,12 +179,6 @@ class CpuBackend(Backend, Protocol):
         neuron: Neuron, stride: Pair, padding: Pair, dilation: Pair, /,
     ) -> Tensor:  # fmt: skip
         """The currents of if_period_conv2d."""
-
-    def sigma_delta(
-        self, x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-        neuron: SigmaDelta | None, window: Window, /,
-    ) -> tuple[Tensor, Counts]:  # fmt: skip
-        """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
 
 
 class GpuBackend(Backend, Protocol):

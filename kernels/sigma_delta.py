@@ -7,6 +7,7 @@ finds what is not silent among 64 bytes in one comparison. Four planes of bits w
 and each spike would have to be put together from four places.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
+from .unfused import exact
 
 MOST_EXPONENTS = 8
-Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]  # stride, padding, dilation, groups
+Pair = tuple[int, int]
+Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
 
 class SigmaDelta(NamedTuple):
@@ -42,8 +45,8 @@ class Counts(NamedTuple):
 
 def values_of(codes: Tensor) -> Tensor:
     """The values, float32, that codes stand for."""
-    powers = 2.0 ** -torch.arange(MOST_EXPONENTS, dtype=torch.float32)
-    table = torch.cat([-powers.flip(0), torch.zeros(1), powers])
+    powers = 2.0 ** -torch.arange(MOST_EXPONENTS, dtype=torch.float32, device=codes.device)
+    table = torch.cat([-powers.flip(0), torch.zeros_like(powers[:1]), powers])
     return table[codes.int() + MOST_EXPONENTS]
 
 
@@ -65,13 +68,54 @@ def arriving(
     stride, padding, dilation, groups = window
     values = values_of(x) if x.dtype == torch.int8 else x
     images = values.transpose(2, 3).flatten(0, 1).unflatten(2, size)
-    y = F.conv2d(images, weight.float(), None, stride, padding, dilation, groups)
-    sent = torch.ones_like(weight, dtype=torch.float64)
-    reached = F.conv2d((images != 0).double(), sent, None, stride, padding, dilation, groups)
+    with exact(x.device):
+        y = F.conv2d(images, weight.float(), None, stride, padding, dilation, groups)
+    not_zero = torch.count_nonzero(images, (0, 1))  # of each pixel
+    reach = _windows_of_pixels(size, tuple(weight.shape[2:]), stride, padding, dilation)
+    additions = int((not_zero * reach.to(x.device)).sum()) * (len(weight) // groups)
     y = y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
     if bias is not None:
         y[:, :1] += bias.float()
-    return y, int(reached.sum())
+    return y, additions
+
+
+@cache
+def _windows_of_pixels(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    """How many windows of a convolution have each pixel: int64 [H, W]."""
+    rows, columns = (_windows_of_places(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True))
+    return rows[:, None] * columns
+
+
+def _windows_of_places(places: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """The same along one axis."""
+    found = torch.zeros(places, dtype=torch.int64)
+    for first in range(-padding, places + padding - dilation * (kernel - 1), stride):
+        for place in range(first, first + dilation * (kernel - 1) + 1, dilation):
+            if 0 <= place < places:
+                found[place] += 1
+    return found
+
+
+def all_that_arrives(
+    x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, window: Window
+) -> tuple[Tensor, int]:
+    """What a convolution brings, and what is added to it, in as many steps as there are; and the weights added.
+
+    Args: those of :func:`sigma_delta`.
+    """
+    arrived, additions = None, 0
+    if x is not None:
+        assert weight is not None
+        arrived, additions = arriving(x, size, weight, bias, window)
+    if added is not None:
+        arrived = added if arrived is None else padded(arrived, added.shape[1]) + added
+    assert arrived is not None
+    return arrived, additions
+
+
+def padded(arrived: Tensor, T: int) -> Tensor:
+    """Zeros behind the last step, so that there are T."""
+    return F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
 
 
 def sigma_delta(
@@ -89,14 +133,8 @@ def sigma_delta(
     Returns:
         Codes int8 [N, T, P_out, C_out]; without neurons what arrives, float32 of the same shape.
     """
-    arrived, additions = None, 0
-    if x is not None:
-        assert weight is not None
-        arrived, additions = arriving(x, size, weight, bias, window)
-        arrived = F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
-    if added is not None:
-        arrived = added if arrived is None else arrived + added
-    assert arrived is not None
+    arrived, additions = all_that_arrives(x, size, weight, bias, added, window)
+    arrived = padded(arrived, T)
     if neuron is None:
         return arrived.contiguous(), Counts(0, additions)
     spikes = reference.sigma_delta(

@@ -23,7 +23,8 @@ from gpu.variants import NEURONS, PRODUCTS, conv_layer, is_launched
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TENSOR_CORE_KERNELS = ("if_conv2d",)
-STEPS_OF_IEEE = ("if_conv2d", "if_scan")  # whose floats are the neurons' alone: each operation rounded by itself
+# Whose floats are the neurons' alone: each operation rounded by itself.
+STEPS_OF_IEEE = ("if_conv2d", "if_scan", "sigma_delta")
 # Of a warp in a pass, of the targets of main_loop.py, which says what is bound by them: some more than there are today.
 MOST_IN_LOOP = {"instructions": 260, "barriers": 4, "short_stores": 0, "conversions": 0}
 MOST_CONVERSIONS_IN_LOOP = 6  # of layouts, in Triton's GPU IR

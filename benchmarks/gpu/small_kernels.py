@@ -1,4 +1,5 @@
-"""The variants of the Triton kernels that have no neurons: counting spikes, packing them, and parts of weights.
+"""The variants of the Triton kernels without a neuron of neurons.py: counting and packing spikes, parts of weights, and
+sigma-delta neurons.
 
 Each as variants.py has them: kernel -> variant -> the types of its arguments, its constants, and which integers
 are multiples of 16. A type is a tuple of types where the kernel takes a tuple of arguments.
@@ -25,6 +26,8 @@ def _counters(*reaches: bool) -> Arguments:
 
 DIGITS = ("first_pointer", "second_pointer", "third_pointer")
 _PAPER = (True, False, True, False, False, False, False, False, False)  # what simulate counts of the paper's network
+_SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
+_SIGMA_DELTA |= {"lowest": "fp32"}
 VARIANTS: dict[str, dict[str, Arguments]] = {
     "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
     "count": {
@@ -45,6 +48,10 @@ VARIANTS: dict[str, dict[str, Arguments]] = {
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
+    "sigma_delta": {
+        "aligned": Arguments(_SIGMA_DELTA, {"BLOCK": 512}, ("places", "channels")),
+        "odd": Arguments(_SIGMA_DELTA, {"BLOCK": 512}),
+    },
     "pack": {
         "channels-first": Arguments({"dense_pointer": "u8", "words_pointer": "i32"}, {"BLOCK": 512, "stride_p": 1}),
         "channels-last": Arguments({"dense_pointer": "u8", "words_pointer": "i32"}, {"BLOCK": 512, "stride_c": 1}),
@@ -56,5 +63,6 @@ MODULES = {
     "float16_parts": "weight_parts",
     "int8_digits": "weight_parts",
     "pack": "packing",
+    "sigma_delta": "sigma_delta",
 }
 NUM_WARPS = 4

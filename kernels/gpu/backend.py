@@ -14,6 +14,7 @@ from . import counters, packing, words
 from .if_conv2d import conv2d_current_sums, if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
+from .sigma_delta import sigma_delta
 
 
 def _noting(function: Callable, kernel: str) -> Any:
@@ -43,6 +44,8 @@ class GpuKernels:
     scan_backward = staticmethod(scan_backward)
     if_conv2d, if_linear = _noting(if_conv2d, "Triton convolution"), _noting(if_linear, "Triton convolution")
     if_conv2d_pooled = _noting(if_conv2d_pooled, "pooled Triton convolution")
+
+    sigma_delta = _noting(sigma_delta, "Triton scan")
 
     def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
         """Max pooling of spike counts."""

@@ -60,7 +60,7 @@ class Changes:
         """The values [N, steps, P, C] in float32."""
         if not self.are_spikes:
             return self.values
-        return backends.cpu_backend().sigma_delta(
+        return backends.backend_of(self.values.device.type).sigma_delta(
             *_operands(IDENTITY, self), None, self.steps, None, _window(IDENTITY, self)
         )[0]
 
@@ -137,7 +137,7 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def run(self, inputs: Sequence[Changes], T: int, tally: Tally) -> Changes:
         """What the layer gives in T steps; without neurons in as many as its inputs have."""
-        backend = backends.cpu_backend()
+        backend = backends.backend_of(inputs[0].values.device.type)
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
         steps = T if self.fires else max(part.steps for part in inputs)
@@ -160,7 +160,8 @@ class SigmaDeltaNeurons(SpikingLayer):
         return Changes(y, tuple(size))
 
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
-        highest = torch.full((channels,), torch.inf if self.limit is None else self.limit)
+        limit = torch.inf if self.limit is None else self.limit
+        highest = torch.full((channels,), limit, device=self.scale.device)
         return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0, highest / self.scale)
 
     def extra_repr(self) -> str:
@@ -177,7 +178,7 @@ def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Te
     elif isinstance(synapse, Product):
         weight = synapse.module.weight[..., None, None]
     else:
-        weight = torch.ones(x.values.shape[3], 1, 1, 1)
+        weight = torch.ones(x.values.shape[3], 1, 1, 1, device=x.values.device)
     _, padding, dilation, groups = _window(synapse, x)
     window_checks.groups(groups, x.values.shape[3], weight)
     window_checks.fits(x.image, weight.shape[2:], padding, dilation)

@@ -18,7 +18,7 @@ from .result import Result
 from .synops import SynOps
 
 FIRST = 4  # samples that are run first, which tell how many more go at a time
-BYTES = 32 << 20  # of what the layers give that is needed at a time
+BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
 class SigmaDeltaResult(Result):
@@ -61,9 +61,12 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
             )
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
-    if x.device.type != "cpu" or any(p.device.type != "cpu" for p in net.parameters()):
-        raise ValueError("networks of sigma-delta neurons run on a CPU only; move net and x there by .to('cpu')")
-    keep_freed()
+    if x.device.type not in BYTES:
+        raise ValueError(f"networks of sigma-delta neurons run on a CPU or a CUDA GPU, got x on {x.device}")
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        checks.same_device(name, tensor, x.device)
+    if x.device.type == "cpu":
+        keep_freed()
     sequence = is_sequence(net, x, T)
     checks.finite("x", x)
     x = x.detach().float()
@@ -76,7 +79,7 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
         output, needed = _run(net, Changes.of(part), T, tallies)
         outputs.append(output)
         start += len(part)
-        samples = max(1, BYTES * len(part) // needed)
+        samples = max(1, BYTES[x.device.type] * len(part) // needed)
     output = torch.cat(outputs, 1)
     last: Any = net.layers()[-1][1]
     tally: Any = tallies

@@ -32,6 +32,7 @@ KERNELS = (
     "_int8_digits_kernel",
     "_pack_kernel",
     "_scan_backward_kernel",
+    "_sigma_delta_kernel",
 )
 
 
@@ -249,7 +250,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from triton.runtime import driver
 
     from proxykernels.checks import inputs
-    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, weight_parts
+    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, sigma_delta, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.layers import synapses
     from proxykernels.simulation import replay
@@ -263,7 +264,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    for module in (if_conv2d, if_scan, counters, packing, scan_backward, weight_parts):
+    for module in (if_conv2d, if_scan, counters, packing, scan_backward, sigma_delta, weight_parts):
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))

@@ -24,6 +24,7 @@ NOT_SPECIALIZED = {
     "float16_parts": ["C", "taps", "K"],
     "int8_digits": ["C", "taps", "K"],
     "pack": ["dense_pointer", "T", "N"],
+    "sigma_delta": ["T", "T_in", "exponents"],
 }
 
 

@@ -1,5 +1,7 @@
 """Networks of sigma-delta neurons: conversion and simulation, against a plain step loop and the ReLU network."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -115,7 +117,7 @@ def test_batches_are_their_samples(nets, monkeypatch):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
     whole = pk.simulate(net, x, 4)
-    monkeypatch.setattr("proxykernels.simulation.sigma_delta.BYTES", 1)
+    monkeypatch.setattr("proxykernels.simulation.sigma_delta.BYTES", {"cpu": 1})
     one_by_one = pk.simulate(net, x, 4)
     assert torch.equal(whole.potentials, one_by_one.potentials) and whole.rates == one_by_one.rates
     assert pk.simulate(net, x[:0], 3).potentials.shape == (3, 0, 5)
@@ -178,6 +180,10 @@ def test_what_these_networks_do_not_take(nets):
         pk.simulate(net, x.numpy(), 2)
     with pytest.raises(ValueError, match="x must be finite"):
         pk.simulate(net, x / 0, 2)
+    with pytest.raises(ValueError, match="run on a CPU or a CUDA GPU, got x on meta"):
+        pk.simulate(net, x.to("meta"), 2)
+    with pytest.raises(ValueError, match=r"synapses.0.weight is on meta and the input on cpu; move it with"):
+        pk.simulate(copy.deepcopy(net).to("meta"), x, 2)
     with pytest.raises(ValueError, match="layer stem_0: weight must be finite"):
         broken = pk.convert(ann, x, neuron="sigma-delta")
         next(broken.parameters()).data.fill_(torch.nan)

@@ -90,7 +90,7 @@ def convert(
         neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
             neurons. Their thresholds are the largest activation of each channel; ``method``, ``percentile``,
             ``v_reset``, ``v_init`` and ``share`` are not for them. Max pooling becomes :class:`RunningMaxPool2d`. Such
-            networks are for :func:`simulate` on a CPU alone. Their ``result.potentials`` are the outputs of ``ann`` as
+            networks are for :func:`simulate` alone. Their ``result.potentials`` are the outputs of ``ann`` as
             far as each step tells them, ``result.logits`` those of the last step.
 
     Returns:

@@ -1,0 +1,98 @@
+"""Sigma-delta neurons by Triton against the definition, bit for bit; and a network of them on a pretended GPU."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import dyadic
+from pretend_gpu import pretend_gpu
+
+import proxykernels as pk
+from proxykernels.kernels import reference, sigma_delta
+from proxykernels.kernels.gpu import sigma_delta as gpu
+from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta.SigmaDelta) -> torch.Tensor:
+    steps = sigma_delta.padded(arrived, T).permute(1, 0, 3, 2)
+    sent = reference.sigma_delta(steps, neuron.exponents, lowest=neuron.lowest, highest=neuron.highest)
+    return sigma_delta.codes_of(sent).permute(1, 0, 3, 2)
+
+
+@pytest.mark.parametrize("T, T_in", [(1, 1), (4, 4), (8, 1), (7, 3)])
+@pytest.mark.parametrize("exponents", [1, 3, 8])
+@pytest.mark.parametrize("lowest", [0.0, -math.inf])
+@pytest.mark.parametrize("places", [(1, 1), (5, 7), (3, 300), (2, 256)])
+def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
+    """Sums go on in one order: all data give equal bits."""
+    arrived = (torch.randn(2, T_in, *places, generator=generator) * 0.6).to(DEVICE)
+    highest = torch.where(torch.rand(places[1], generator=generator) < 0.5, math.inf, 0.8).to(DEVICE)
+    neuron = sigma_delta.SigmaDelta(exponents, lowest, highest)
+    codes, spikes = gpu.scan(arrived, T, neuron)
+    expected = definition(arrived, T, neuron)
+    assert expected.any() or places == (1, 1)
+    assert torch.equal(codes, expected) and spikes == expected.count_nonzero()
+
+
+def test_what_lies_on_an_edge(generator):
+    """Three quarters of each power, and one number below and above: of both signs."""
+    edges = 0.75 * 2.0 ** -torch.arange(10)
+    values = torch.cat([edges, edges.nextafter(torch.tensor(0.0)), edges.nextafter(torch.tensor(1.0))])
+    values = torch.cat([values, -values, torch.tensor([0.0, -0.0, 1e30, -1e30, math.inf])]).to(DEVICE)
+    for exponents in range(1, 9):
+        neuron = sigma_delta.SigmaDelta(exponents, -math.inf, torch.full((1,), math.inf, device=DEVICE))
+        codes, _ = gpu.scan(values.view(1, 1, -1, 1), 1, neuron)
+        assert torch.equal(codes, definition(values.view(1, 1, -1, 1), 1, neuron))
+
+
+@pytest.mark.parametrize("given", ["spikes", "values", "one step of values", "nothing"])
+@pytest.mark.parametrize("fires", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_layers_equal_the_definition(given, fires, groups, generator):
+    steps, size, window = 1 if given.startswith("one") else 5, (6, 5), ((2, 1), (1, 2), (1, 1), groups)
+    x = torch.randint(-8, 9, (2, steps, 30, 6), generator=generator)
+    x = x.to(torch.int8) if given == "spikes" else x / 8
+    weight, bias = dyadic(12, 6 // groups, 3, 3, generator=generator), dyadic(12, generator=generator)
+    added = dyadic(2, 5, 21, 12, generator=generator)
+    neuron = sigma_delta.SigmaDelta(6, 0.0, torch.full((12,), 1.5)) if fires else None
+    operands = (None, size, None, None) if given == "nothing" else (x, size, weight, bias)
+    expected, counts = sigma_delta.sigma_delta(*operands, added, 5, neuron, window)
+    on_device = [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in (*operands, added)]
+    actual, counted = gpu.sigma_delta(*on_device, 5, neuron, window)
+    assert expected.any() and torch.equal(actual.cpu(), expected) and counted == counts
+
+
+def test_of_nothing():
+    neuron = sigma_delta.SigmaDelta(8, 0.0, torch.ones(3, device=DEVICE))
+    codes, spikes = gpu.scan(torch.zeros(0, 2, 4, 3, device=DEVICE), 5, neuron)
+    assert codes.shape == (0, 5, 4, 3) and spikes == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
+    ann = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(),
+        nn.Conv2d(8, 4, 1), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5),
+    )  # fmt: skip
+    x = dyadic(3, 2, 8, 8, generator=generator)
+    net = pk.convert(ann.eval(), x, neuron="sigma-delta")
+    for parameter in net.parameters():
+        parameter.data = (parameter.data * 16).round() / 16
+    for layer in net.modules():
+        if isinstance(layer, SigmaDeltaNeurons):
+            layer.scale.fill_(1)
+    expected = pk.simulate(net, x, 5)
+    with pretend_gpu(monkeypatch) as card:
+        result = pk.simulate(card.moved(net), card.on_card(x), 5)
+        assert torch.equal(result.potentials.host, expected.potentials) and expected.potentials.any()
+        assert result.rates == expected.rates
+        assert result.synops.accumulates == expected.synops.accumulates
+        assert card.launches["_sigma_delta_kernel"] == 3
