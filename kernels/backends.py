@@ -1,4 +1,4 @@
-"""What runs the operators on each kind of device: one protocol, and which backend a device has.
+"""The backends: the protocol that each implements, and the choice by device.
 
 Shapes: T steps, N images, P pixels, C channels. How spikes are packed into words is the backend's own business
 (cpu/words.py, gpu/words.py). States ``v`` are float32 [N, P, C], of neurons with several [N, states, P, C] and the

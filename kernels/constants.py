@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class _Block:
-    """What is known in a block of :func:`unchanging`.
+    """The cache of a block of :func:`unchanging`.
 
     Attributes:
         memory: addresses of the inputs. made: key -> what was made, and of what. looked_at: whether all values were.
@@ -32,7 +32,7 @@ _block: ContextVar[_Block | None] = ContextVar("block", default=None)
 
 @contextmanager
 def unchanging(*inputs: Tensor) -> Iterator[_Block]:
-    """In the block neither parameters nor ``inputs`` change. What is made in it lives as long as what this gives."""
+    """Open a cache: in this block neither parameters nor ``inputs`` change."""
     block = _Block({x.untyped_storage().data_ptr() for x in inputs})
     token = _block.set(block)
     try:
@@ -53,31 +53,31 @@ def hold(x: Tensor) -> None:
 
 
 def include(x: Tensor) -> bool:
-    """Whether x is of the memory of a block's ``inputs``."""
+    """Whether x shares its memory with an input of the open block."""
     block = _open()
     return block is not None and x.untyped_storage().data_ptr() in block.memory
 
 
 def are_kept() -> bool:
-    """Whether what :func:`made` makes is kept: in an open block, and without a gradient."""
+    """Whether :func:`made` caches: a block is open, and no gradient is computed."""
     return _open() is not None and not torch.is_grad_enabled()
 
 
 def looked_at() -> None:
-    """Note in an open block that all values were looked at for NaN and infinity: nobody need wait for a GPU again."""
+    """Note in an open block that all values were checked for NaN and infinity, so that later checks wait for no GPU."""
     block = _open()
     if block is not None:
         block.looked_at = True
 
 
 def are_looked_at() -> bool:
-    """Whether in an open block all values were looked at."""
+    """Whether all values were checked, in an open block."""
     block = _open()
     return block is not None and block.looked_at
 
 
 def made(make: Callable[..., Any], *operands: Any) -> Any:
-    """``make(*operands)``, of parameters and of numbers; in a block of :func:`unchanging` once for the same operands.
+    """``make(*operands)``, cached in a block of :func:`unchanging`. Operands are parameters and numbers.
 
     Tensors are the same if they are the same memory in the same shape. With a gradient nothing is kept.
     """
@@ -85,7 +85,7 @@ def made(make: Callable[..., Any], *operands: Any) -> Any:
 
 
 def made_as(kind: Hashable, make: Callable[..., Any], *operands: Any) -> Any:
-    """:func:`made`, where ``kind`` says what ``make`` makes."""
+    """:func:`made` with ``kind`` as the key in the place of ``make``."""
     block = _open()
     if block is None or torch.is_grad_enabled():
         return make(*operands)

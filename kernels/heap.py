@@ -1,4 +1,4 @@
-"""Memory of large tensors: the system clears every page that it hands out, which costs more than most passes over it.
+"""Memory of large tensors. The system clears every page that it hands out, which takes longer than most passes.
 
 What simulations and training free is kept for the next call, and large tensors come in huge pages. Of glibc on
 Linux, which otherwise gives the top of its heap back as soon as a few MB of it are free.

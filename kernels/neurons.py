@@ -1,4 +1,4 @@
-"""A layer's neurons as one value, which travels whole from the layers down to the kernels.
+"""The neurons of a layer as one value, which is passed from the layers to the kernels.
 
 A new model is a line in MODELS, as in cpu/src/models.h, and a step in reference.py, cpu/src/neurons.h and
 gpu/neurons.py. Operators and kernels take any of them.

@@ -33,14 +33,14 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         schema = schema.replace(part, fields)
 
     def grouped(operands: tuple) -> tuple:
-        """What the dispatcher hands over, fields one after another, with values whole."""
+        """The dispatcher's flat list of fields, with the fields of a value put together."""
         for k, kind in values:
             stop = k + len(kind._fields)
             operands = *operands[:k], kind(*operands[k:stop]), *operands[stop:]
         return operands
 
     def apart(operands: tuple) -> tuple:
-        """And back."""
+        """The inverse of :func:`grouped`."""
         for k, _ in reversed(values):
             operands = *operands[:k], *operands[k], *operands[k + 1 :]
         return operands

@@ -1,4 +1,4 @@
-"""Which kernels a call took, for whoever asks: :func:`recording`."""
+"""Records which kernels a call used: :func:`recording`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Weights of few bits, each output channel's in whole multiples of a power of two, so that every sum of them is exact.
+"""Weights with few bits: multiples of a power of two for each output channel, so that every sum is exact.
 
 Here is the definition, in torch; cpu/src/rounding.h does the same on a CPU in one pass. What for: quantize.py.
 """
@@ -81,7 +81,7 @@ def unit_of(rows: Tensor, biases: Tensor | None, precision: Precision, ones: int
 
 
 def room_for(inputs: int, biases: int) -> int:
-    """The bound of a neuron's sum before rounding, which adds half a unit to each weight and bias.
+    """The largest sum of a neuron before rounding, since rounding adds up to half a unit to each weight and bias.
 
     Raises:
         ValueError: there is none.

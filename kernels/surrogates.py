@@ -1,4 +1,4 @@
-"""What stands for the derivative of a spike by its neuron's potential, as one value that travels down to the kernels.
+"""A surrogate derivative as one value, which is passed from the layers to the kernels.
 
 A new shape is a line in SHAPES, and its derivative in reference_gradients.py, cpu/src/surrogates.h and
 gpu/surrogates.py.

@@ -18,7 +18,7 @@ def _images(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _pixels(images: Tensor, steps: int) -> Tensor:
-    """And back."""
+    """The inverse of :func:`_images`."""
     return images.movedim(1, -1).flatten(1, 2).unflatten(0, (steps, -1))
 
 

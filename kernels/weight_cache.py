@@ -1,4 +1,4 @@
-"""Weights in a kernel's own order, kept as long as the weights live and packed anew whenever their values change."""
+"""A cache of weights in the order of a kernel. They are packed anew when their values change."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _FINITE: WeakSet[UntypedStorage] = WeakSet()  # of these, where all values were 
 
 @dataclass(frozen=True)
 class Whole:
-    """Of weights that are, in each output channel, whole multiples of a power of two that is 2**-126 at least.
+    """Weights that are, in each output channel, whole multiples of a power of two of at least 2**-126.
 
     Attributes:
         bits: of a multiple, without its sign. unit: such powers, float32 [C_out]; None: not known.
@@ -36,7 +36,7 @@ WHOLE: WeakKeyDictionary[UntypedStorage, Whole] = WeakKeyDictionary()  # weights
 
 
 def can_be_kept(values: Tensor) -> bool:
-    """Whether what is made of some values may be kept: float32 of a CPU, and no subclass that stands for others."""
+    """Whether results computed from these values may be cached: float32 tensors of a CPU, no wrappers or subclasses."""
     if type(values) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(values):
         return False
     return (values.device.type, values.dtype) == ("cpu", torch.float32)
@@ -126,7 +126,7 @@ class Packed:
 
     @property
     def whole(self) -> Whole | None:
-        """What is known of the weight, if its multiples are."""
+        """The :class:`Whole` of the weight, or None if it is not known."""
         return WHOLE.get(self._weight.untyped_storage())
 
     @cached_property

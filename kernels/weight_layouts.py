@@ -1,4 +1,4 @@
-"""What kernels make of a convolution's weights before they start, in plain torch operations on their device."""
+"""The layouts of convolution weights that kernels take, computed in plain torch on the weights' device."""
 
 import math
 from typing import NoReturn
@@ -24,14 +24,14 @@ def is_finite(values: Tensor) -> bool:
 
 
 def fault(values: Tensor) -> str:
-    """What values hold that are not finite (is_finite)."""
+    """What values that are not finite contain, for messages."""
     if bool(torch.isfinite(values.detach().float()).all()):
         return f"values beyond 2**100 = {LARGEST:.2g}, whose sums would be infinite"
     return "NaN or infinite values"
 
 
 def require_finite(name: str, values: Tensor) -> None:
-    """Refuse parameters of which no neuron would ever fire, or every one."""
+    """Refuse parameters with which no neuron, or every neuron, would fire."""
     if not is_finite(values):
         refuse_infinite(name, values)
 

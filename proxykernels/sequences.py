@@ -1,4 +1,4 @@
-"""Inputs over time: what is a sequence (T, N, ...) and what is constant, and the frames of loaders, [N, T, ...]."""
+"""Inputs over time: sequences (T, N, ...), constant inputs, and the frames [N, T, ...] of loaders."""
 
 import warnings
 from collections.abc import Iterator

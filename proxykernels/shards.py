@@ -1,4 +1,4 @@
-"""A data set shared out among the processes that torchrun starts, and what they found, put together once.
+"""Splits a data set among the processes that torchrun starts, and collects their results.
 
     torchrun --nproc-per-node 4 script.py
 

@@ -125,7 +125,7 @@ Surrogate = ATan | FastSigmoid | Sigmoid | Triangle
 
 
 def check(surrogate: Surrogate | None) -> None:
-    """Refuse what is no surrogate derivative, nor None.
+    """Refuse everything but a surrogate derivative or None.
 
     Raises:
         TypeError: it is something else.

@@ -1,4 +1,4 @@
-"""Which kernel of a CPU takes a convolution of spikes: the one place where that is decided."""
+"""Chooses the CPU kernel for a convolution of spikes."""
 
 from collections.abc import Callable
 from operator import itemgetter

@@ -1,4 +1,4 @@
-"""The C++ convolutions with IF neurons, and which of them takes a layer."""
+"""The C++ convolutions with neurons, and the choice between them."""
 
 from math import inf, prod
 from typing import NamedTuple
@@ -39,8 +39,8 @@ LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
 class _Call(NamedTuple):
-    """A convolution to come: its sizes, its weights as they are packed and in rows, a sample of its spikes, and the
-    kernel that takes it."""
+    """The description of a convolution: sizes, packed weights, rows of weights, a sample of the spikes, and the chosen
+    kernel."""
 
     layer: Layer
     packed: Packed
@@ -50,7 +50,7 @@ class _Call(NamedTuple):
 
 
 class Convolutions:
-    """The part of backend.CpuKernels that convolves.
+    """The convolutions of backend.CpuKernels.
 
     Attributes:
         machine: what the choice knows of this core.
@@ -278,7 +278,7 @@ class Convolutions:
     def _look(
         self, words, T, size, weight, v, neuron, stride, padding, dilation, groups, *, write_currents: bool = False
     ) -> "_Call":
-        """What is known of a call, and the kernel that takes it (choice.py). Matrix tiles write no currents."""
+        """Describe a call, and choose its kernel (choice.py). Matrix tiles write no currents."""
         window = map(tuple, (stride, padding, dilation))
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
         packed, sample = self._packed.of(weight), SpikeSample(self._table, words, weight.shape[1] * groups)
@@ -298,7 +298,7 @@ class Convolutions:
         return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
     def _digits(self, packed: Packed, neuron: Neuron) -> int:
-        """How many int8 digits hold the weights, as far as it matters beside the thresholds; 0: none do."""
+        """The number of int8 digits that hold the weights exactly enough beside the thresholds; 0 if none do."""
         theta = neuron.theta.contiguous()
 
         def count(weight: Tensor) -> int:

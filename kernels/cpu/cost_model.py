@@ -1,4 +1,4 @@
-"""Which kernel of a CPU is fastest for a layer: a model of the time each takes, in clock cycles of one core.
+"""A cost model of the CPU kernels: the clock cycles that each takes for a layer on one core.
 
 A kernel's time is a sum: how often it does something, which the functions below count, times what that costs there.
 `python benchmarks/ops_speed.py --fit` measures what it costs on another machine; only the ratios matter.

@@ -1,4 +1,4 @@
-"""How long a shared library of Linux, an ELF file, must be.
+"""The length that a shared library of Linux (an ELF file) must have.
 
 The system maps a library into memory without reading it: where the file ends too soon, since a disk was full or a copy
 was broken off, the first access to what is missing ends the process with SIGBUS.

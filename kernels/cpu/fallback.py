@@ -1,4 +1,4 @@
-"""The oracle on packed spikes, in plain torch: what CPU tensors take where the C++ library was not built.
+"""The reference on packed spikes, in plain torch. CPU tensors use it if the C++ library was not built.
 
 The layout is that of backend.CpuKernels. Nothing here is fast.
 """

@@ -1,4 +1,4 @@
-"""Forks: a child has its parent's OpenMP runtime and not its threads, for which it would wait for ever.
+"""Forks: a child inherits the OpenMP runtime without its threads, and would wait for them for ever.
 
 So the parent lets its threads go before it forks, torch's with ours, for the runtime is one; the next parallel loop
 starts new ones.

@@ -19,7 +19,7 @@ MOST_SUMS = 5  # of a bias and of four parameters of a channel: src/scan_backwar
 
 
 class Gradients:
-    """The part of backend.CpuKernels that goes back."""
+    """The backward passes of backend.CpuKernels."""
 
     _table: abi.Kernels
     unpack: Callable[[Tensor, int, int], Tensor]

@@ -1,4 +1,4 @@
-"""C headers as ctypes sees them: their structs, and pointers to functions, so that each is declared in one place.
+"""Reads C headers: structs and function pointers become ctypes types, so that each is declared in one place.
 
 Read are declarations as src/abi.h has them: numbers, pointers, arrays of known length, other structs, and functions.
 """

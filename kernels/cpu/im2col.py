@@ -1,4 +1,4 @@
-"""Convolutions of few channels as those of 1x1 kernels, of windows that were gathered into pixels.
+"""Convolutions with few channels as 1x1 convolutions: the inputs of a window are gathered into one pixel.
 
 A byte of packed spikes holds eight channels. A window of 7 x 7 pixels with two or three is 49 bytes that are nearly
 empty, and the kernels visit each; gathered it is 13 or 19 full ones.
@@ -38,13 +38,13 @@ def output_of(layer: Layer) -> tuple[int, int]:
 
 
 def gathered(layer: Layer) -> Layer:
-    """The layer that takes gathered windows."""
+    """The layer that a 1x1 convolution of gathered windows computes."""
     one, none = (1, 1), (0, 0)
     return Layer(layer.T, layer.neurons, output_of(layer), (layer.weight[0], layer.inputs, 1, 1), one, none, one)
 
 
 def cycles(layer: Layer) -> float:
-    """Of one core, for gathering alone."""
+    """Cycles of one core for the gathering alone."""
     window = ROW_CYCLES * layer.weight[2] + BYTE_CYCLES * gathered_bytes(layer)
     return window * layer.pixels * layer.T
 

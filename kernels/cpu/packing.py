@@ -21,7 +21,7 @@ LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
 
 
 def known_unit(weight: Tensor, whole: Whole | None, row: int) -> Tensor | None:
-    """The units that are known of a weight, as those below; None if there are none for such rows."""
+    """The units of a weight where they are known, as :func:`short_unit` has them; None if such rows have none."""
     if whole is None or whole.unit is None or len(whole.unit) != len(weight):  # a part of the channels
         return None
     bits, largest_half = (SHORT_BITS, math.inf) if row == SHORT_ROW else (BYTE_BITS, LARGEST_BYTE_SUM)

@@ -1,4 +1,4 @@
-"""Rows of weights for the event and the period kernel (src/conv2d/rows.h), and how many these add."""
+"""Rows of weights for the event and the period kernel (src/conv2d/rows.h), and the number of rows that a call adds."""
 
 from functools import cached_property
 from math import prod

@@ -1,4 +1,4 @@
-"""Spikes packed over channels, uint8 [N, T, P, ceil(C / 8)]: what needs no kernel."""
+"""Operations on spikes packed over channels, uint8 [N, T, P, ceil(C / 8)], that need no kernel."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How many spikes there are in several tensors of words, and how many neurons these reach: one launch for all.
+"""Counts the spikes in several tensors of words, and the neurons that they reach, in one launch.
 
 Nothing is waited for, and no two programs write to the same place: each adds to counts of its own, which whoever reads
 them sums up.

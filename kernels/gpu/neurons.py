@@ -39,7 +39,7 @@ def by_state(v: Tensor, neuron: Neuron) -> Tensor:
 
 
 def by_sample(v: Tensor, neuron: Neuron) -> Tensor:
-    """And back."""
+    """The inverse of :func:`by_state`."""
     return v if neuron.states == 1 else v.transpose(0, 1).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Which parts of weights the Triton convolution multiplies: digits where they can be, else float16 numbers."""
+"""Chooses the parts into which the Triton convolution splits weights: int8 digits where possible, else float16."""
 
 from typing import NamedTuple
 

@@ -31,7 +31,7 @@ Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons t
 
 @dataclass
 class _Neurons:
-    """The neurons of a call, and how they begin.
+    """The neurons of a call, and their initial state.
 
     Attributes:
         neuron: what they are.
@@ -58,7 +58,7 @@ class _Neurons:
         return self.neuron.on(channels(self.shape), self.device)
 
     def repeat(self, T: int) -> bool:
-        """Whether on a constant current they repeat themselves: they start at rest, and are reset to it."""
+        """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
         return self.v is None and self.neuron.repeats(self.device, T)
 
     def check_state(self) -> None:
@@ -74,13 +74,13 @@ class _Neurons:
         return _Neurons(self.neuron.detach(), self.shape, v, None, self.device)
 
     def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
-        """What kernels gave, as users have it."""
+        """The results of kernels in the form that users get."""
         return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
 
     def with_gradient(
         self, given: inputs.Input, handle: Tensor | None, x: Tensor, weight: Any = None, bias: Any = None
     ) -> Fired:
-        """Run them on an input (gradients/fire.py), so that it, the weights and they have a gradient."""
+        """Run the neurons on an input (gradients/fire.py) with gradients for the input, the weights and the neurons."""
         parameters, bias = self.parameters, None if bias is None else bias.float()
         operands = Operands(handle, x, weight, bias, self.start, parameters.channels)
         surrogate: Any = self.surrogate
@@ -194,7 +194,7 @@ def _behind(
     shortcut: Spikes | None = None,
     pool_follows: bool = False,
 ) -> Fired:
-    """Neurons behind a convolution of x (T, N, C_in, H, W), whose arguments are good.
+    """Neurons behind a convolution of x (T, N, C_in, H, W). The arguments are already checked.
 
     ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel.
     """

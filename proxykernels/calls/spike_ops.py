@@ -1,4 +1,4 @@
-"""Spikes of spikes, by no neuron: pooling, padding, flattening, other orders, and joining."""
+"""Operations from spikes to spikes without neurons: pooling, padding, flattening, reordering, joining."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -98,7 +98,8 @@ def flatten(x: Spikes) -> Spikes:
 
 
 def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
-    """Spikes of ``shape`` (T, N, ...), each one of ``x``: ``move`` says of which in a dense tensor (T, N, ...)."""
+    """Spikes of ``shape`` (T, N, ...) that are a selection of those of ``x``. ``move`` makes the selection on a dense
+    tensor."""
     bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
     handle = None
     if x._differentiable:

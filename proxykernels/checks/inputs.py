@@ -53,13 +53,13 @@ def neurons(name: str, layers: Collection[str]) -> None:
 
 
 def not_traced() -> None:
-    """torch.jit.trace would keep what holds for one input only: whether it is constant, and whether it is spikes."""
+    """Refuse torch.jit.trace: it would record what is true for one input only (constant or not, spikes or not)."""
     if torch.jit.is_tracing():
         raise TypeError("torch.jit.trace cannot follow a simulation of spikes; use torch.export or torch.compile")
 
 
 def values(name: str, x: Spikes | Tensor) -> None:
-    """What is simulated has values, which neither the meta device nor torch.jit.trace lets anyone look at."""
+    """Refuse inputs without values: on the meta device, and under torch.jit.trace."""
     not_traced()
     place = "on meta" if x.device.type == "meta" else "a FakeTensor" if value_checks_cache.is_fake_mode() else None
     if place:
@@ -151,7 +151,7 @@ def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
 
 
 def _held(x: Spikes | Tensor, ndim: int) -> str:
-    """What to do with an input that lacks the steps."""
+    """A remedy for an input that lacks the dimension of steps."""
     if isinstance(x, Spikes) or x.ndim != ndim - 1:
         return ""
     return (
@@ -202,7 +202,7 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
 
 
 def features(x: Spikes | Tensor, weight: Tensor) -> None:
-    """Of inputs [T, N, features] of a matrix product by weights [out, in]."""
+    """Check the inputs [T, N, features] of a matrix product by weights [out, in]."""
     if x.shape[2] != weight.shape[1]:
         raise ValueError(
             f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {x.shape[2]}"

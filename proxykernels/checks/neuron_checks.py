@@ -55,7 +55,7 @@ def resting(v_rest: float, v_threshold: float | Tensor) -> float:
 
 
 def share(name: str, value: float | Tensor) -> None:
-    """What is left after a step: from 0 to 1."""
+    """A factor per step, from 0 to 1."""
     _within(name, value, "from 0 to 1", lambda low, high: low >= 0 and high <= 1)
 
 
@@ -81,7 +81,7 @@ def whole_steps(name: str, value: int) -> None:
 
 
 def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:
-    """A parameter of neurons, a number or one value a channel, of which the lowest and the highest are looked at."""
+    """Check the lowest and the highest value of a neuron parameter, a number or one value a channel."""
     if isinstance(value, Tensor):
         if not value.is_floating_point() or value.ndim > 1 or not value.numel():
             raise TypeError(

@@ -28,7 +28,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:
-    """A tensor that nothing here would give a gradient must not ask for one."""
+    """A tensor must not require a gradient where none is computed for it."""
     if isinstance(value, Tensor) and value.requires_grad:
         raise ValueError(f"{name} requires a gradient, and nothing gives thresholds one; pass {name}.detach()")
 
@@ -63,7 +63,7 @@ def strided(name: str, tensor: Tensor) -> None:
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    """No NaN, no infinity, also in float32, and nothing whose sums would be infinite.
+    """Neither NaN nor infinity, also in float32, and no values so large that sums overflow.
 
     Not looked at where the values cannot be read.
     """

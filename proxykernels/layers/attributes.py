@@ -1,4 +1,4 @@
-"""The parameters of a layer's neurons as its attributes, which numbers and tensors may be, and in its state_dict."""
+"""The parameters of a layer's neurons: attributes of the layer, numbers or tensors, and entries of its state_dict."""
 
 import math
 import operator
@@ -77,7 +77,7 @@ class NeuronAttributes(nn.Module):
 
     @property
     def neuron(self) -> AnyNeuron:
-        """What a step of these neurons needs besides states and currents."""
+        """The neuron value that a step needs besides states and currents."""
         values = [self._now(name) for name in self._kind.names()]
         if torch.compiler.is_compiling():
             return self._kind(*values)
@@ -90,14 +90,14 @@ class NeuronAttributes(nn.Module):
         return made
 
     def _now(self, name: str) -> Any:
-        """The attribute ``name``; in a functional_call what it was given for that."""
+        """The value of the attribute ``name``; in a functional_call the value that was passed to it."""
         given = self._buffers.get(name)
         if given is None:
             return getattr(self, name)
         return given if given.ndim or name in self._kind.channelwise else self._number(name, given)
 
     def _number(self, name: str, saved: Tensor) -> float | int | None:
-        """What a state_dict holds for an attribute that is a number."""
+        """A number from its tensor in a state_dict."""
         if saved.numel() != 1:
             raise ValueError(f"{name} must be one number, got {list(saved.shape)}")
         value = saved.item()

@@ -96,7 +96,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     @property
     def surrogate(self) -> Surrogate | None:  # type: ignore[override]
-        """What stands for its spikes' derivative, such as ATan(2.0): the layer is differentiable; None: it is not."""
+        """The surrogate derivative of the spikes, such as ATan(2.0); None: the layer is not differentiable."""
         return self.__dict__.get("_surrogate")
 
     @surrogate.setter

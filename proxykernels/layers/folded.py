@@ -1,6 +1,7 @@
 """Batch normalisation folded into the weights in front of it."""
 
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +17,7 @@ CACHED_BYTES = 1 << 20  # of float64 products at a time
 def fold(
     weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d, *, kept: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias by which currents are what ``bn`` makes of them with its running statistics.
+    """Weight and bias with which the layer computes its currents after ``bn`` with the running statistics.
 
     Computed in float64 by operations that IEEE rounds, so that they are the same on every machine. In a simulation on a
     CPU, and with ``kept``, what was folded before is kept, and so is what kernels packed of it, as long as all values
@@ -33,10 +34,11 @@ def fold(
 
 
 def gain_and_offset(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Of a normalisation that keeps running statistics; 1 and 0 if it has none of its own."""
+    """The gain and offset of a normalisation with running statistics; 1 and 0 if it has no parameters."""
     if bn.affine:
         return bn.weight, bn.bias
-    return torch.ones_like(bn.running_mean), torch.zeros_like(bn.running_mean)
+    mean: Any = bn.running_mean
+    return torch.ones_like(mean), torch.zeros_like(mean)
 
 
 def _times(weight: Tensor, scale: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def fold_values(
     eps: float,
     times: Callable[[Tensor, Tensor], Tensor] = _times,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias by which currents are what gain (current - mean) / sqrt(variance + eps) + offset is.
+    """Weight and bias with which the currents are gain (current - mean) / sqrt(variance + eps) + offset.
 
     ``times``: gives the products of weights and scale.
     """

@@ -1,7 +1,7 @@
 """Layers of any neuron model: after a convolution, after a matrix product, or alone."""
 
 from contextlib import nullcontext
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,8 @@ class Fused(Neurons):
 
     def _takes_sums(self) -> bool:
         """Whether batch statistics are computed from packed spikes, so that no currents are stored."""
-        bn, plain = self.bn, (nn.BatchNorm1d, nn.BatchNorm2d)  # another class may normalise otherwise
+        bn: Any = self.bn
+        plain = nn.BatchNorm1d, nn.BatchNorm2d  # another class may normalise otherwise
         return not torch.is_grad_enabled() and type(bn) in plain and bn.training and bn.running_mean is not None
 
     @torch.no_grad()
@@ -64,7 +65,8 @@ class Fused(Neurons):
         Returns:
             The folded weight and bias.
         """
-        bn, weight = self.bn, self.weight.detach()
+        bn: Any = self.bn
+        weight = self.weight.detach()
         bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
         near = bn.running_mean - bias  # what a first look at the mean is
         mean, variance, count = self._batch_moments(x, weight, -near)

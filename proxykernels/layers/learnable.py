@@ -1,4 +1,4 @@
-"""Parameters of neurons that are learned, and stay valid whatever the optimiser does to them."""
+"""Learnable parameters of neurons, which stay valid whatever the optimizer does to them."""
 
 from typing import TypeVar
 

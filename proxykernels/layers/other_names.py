@@ -1,4 +1,4 @@
-"""Arguments that neurons have in other libraries, and what stands in their place here."""
+"""Arguments of neurons in other libraries, and what to use instead of them here."""
 
 import inspect
 from collections.abc import Callable
@@ -29,7 +29,7 @@ OTHERS = {
 
 
 def explain_other_names(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """An ``__init__`` of a layer that says what stands in the place of an argument that it does not have."""
+    """Decorate a layer's ``__init__`` so that the error for an unknown argument says what to use instead."""
     names = list(inspect.signature(init).parameters)[1:]
 
     @wraps(init)

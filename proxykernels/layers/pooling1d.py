@@ -1,4 +1,4 @@
-"""Pooling along one axis: what pooling.py does, on images of one row; and over the features of a class."""
+"""Pooling along one axis, as in pooling.py on images of one row; and the mean over the neurons of a class."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

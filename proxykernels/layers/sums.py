@@ -165,7 +165,7 @@ class FusedSum(Neurons):
 
 
 def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
-    """The tap of a kernel that reads the pixel at the output's own place (times the stride); None if there is none."""
+    """The tap that reads the pixel at the output's own place (times the stride); None if there is none."""
     taps = []
     for p, d, k in zip(padding, dilation, weight.shape[2:], strict=True):
         if p % d or p // d >= k:
@@ -175,7 +175,7 @@ def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int])
 
 
 def _shortcut_strides(synapses: Sequence[nn.Module]) -> list[tuple[int, ...]] | None:
-    """By how much each input but the first is thinned out before it joins the first one's convolution.
+    """The strides of all inputs but the first, so that they can join the first one's convolution.
 
     A 1x1 convolution reads single pixels: it is one tap of the first one's kernel, the tap that is not displaced.
     None if some synapse is of another kind.

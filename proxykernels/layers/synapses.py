@@ -74,7 +74,7 @@ class Synapse:
 
 
 class _Weighted(Synapse):
-    """What has a weight [outputs, inputs, ...] and a bias."""
+    """Synapses with a weight [outputs, inputs, ...] and a bias."""
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
@@ -86,7 +86,7 @@ class _Weighted(Synapse):
         return folded() if folded else (self.module.weight, self.module.bias)
 
     def arguments(self) -> tuple:
-        """What its class is made with."""
+        """The arguments of its class."""
         raise NotImplementedError
 
     def into(self, module: type[nn.Module], **options) -> Any:

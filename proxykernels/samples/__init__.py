@@ -1,4 +1,4 @@
-"""Images, events and a trained network that come with the package: what the guides run on.
+"""Images, events and a trained network that are part of the package. The guides use them.
 
 images, labels = pk.samples.fashion_mnist()
 net = pk.convert(pk.samples.relu_network(), images)

@@ -1,4 +1,4 @@
-"""Images as an event camera sees them that moves: three saccades along the sides of a triangle.
+"""Images seen by a moving event camera: three saccades along the sides of a triangle.
 
 N-MNIST was recorded so, by a camera on a platform that moved before a screen: 34 x 34 pixels, three movements of 100 ms
 each (Orchard, Jayawant, Cohen and Thakor, "Converting static image datasets to spiking neuromorphic datasets using

@@ -1,4 +1,4 @@
-"""How many steps go through a network at a time: each launch has its cost, and what the layers give takes memory.
+"""Chooses how many steps go through a network at a time. Each launch has a cost, and outputs of layers take memory.
 
 How much a step takes is known after the first chunk, which is a short one where the input is large.
 """
@@ -24,7 +24,7 @@ FIRST_CHUNK = WHOLE  # steps, of a large input
 
 
 class Chunks:
-    """The number of steps of each chunk; the layers tell by :meth:`add` what they give."""
+    """The number of steps of each chunk. Layers report their outputs by :meth:`add`."""
 
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""

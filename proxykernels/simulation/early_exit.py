@@ -44,7 +44,7 @@ def margin(lead: float) -> Stop:
 
 
 def decided_by(stop: Stop, counts: Tensor, t: int) -> Tensor:
-    """What a rule says of the samples with these spikes so far [n, ...], bool [n]."""
+    """Which samples a rule stops, bool [n], given their spikes so far [n, ...]."""
     decided = stop(counts, t)
     if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != counts.shape[:1]:
         raise TypeError(f"stop must return a bool tensor [{len(counts)}], one for each sample; got {decided!r}")
@@ -62,7 +62,7 @@ def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
 
 
 class Batch:
-    """The samples that are simulated: all of them, until ``stop`` finds some decided."""
+    """The samples that are simulated: all at first, fewer after ``stop`` has decided some."""
 
     def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
         self.N, self.stop = N, stop

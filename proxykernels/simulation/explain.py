@@ -1,4 +1,4 @@
-"""Why a network takes the time it takes: which kernel each layer took, at which firing rates, and for what reason."""
+"""Explains the time of a network: the kernel of each layer, its firing rates, and why the kernel was chosen."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""Modules of torch among a network's layers: those that have no time steps are refused, with what to use instead."""
+"""Modules of torch in a network: those without time steps raise an error that names what to use instead."""
 
 from collections.abc import Callable
 from functools import partial
@@ -60,7 +60,7 @@ def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *
 
 
 def _refuse_derived(name: str, module: nn.Module, error: TypeError) -> None:
-    """What is derived of a module of torch, as another library's layers are, has failed on Spikes: what takes them."""
+    """Refuse modules derived from torch's, such as layers of other libraries, that fail on Spikes."""
     kind = next((kind for kind in type(module).__mro__ if kind in FUNCTIONS), None)
     library = type(module).__module__.split(".")[0]
     if kind is not None and library != "proxykernels":

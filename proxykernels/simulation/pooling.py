@@ -1,4 +1,4 @@
-"""Poolings in a network that is simulated: averages made part of the weights behind them, maxima of the launch before.
+"""Pooling in simulations: averages become part of the next layer's weights, maxima part of the launch before.
 
 Averages of spikes that a matrix product follows, where they have no fewer pixels than the spikes: VGG's, of small
 images. A mean is a product with a matrix of its own, so both are one product with other weights, of the spikes

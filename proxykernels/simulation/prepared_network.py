@@ -1,4 +1,4 @@
-"""A network as it is simulated: its layers made ready and prepared from chunk to chunk, and what is counted of them."""
+"""A network prepared for simulation: its layers keep their state from chunk to chunk, and spikes are counted."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from .synops import Counters, Tally
 
 
 class PreparedNetwork:
-    """A network whose layers go on, at each call, from where the last one ended.
+    """A network whose layers continue, at each call, from the state after the last call.
 
     Args:
         state: of an earlier simulation, or None. ahead: as of :class:`StatefulLayer`.
@@ -98,7 +98,7 @@ class PreparedNetwork:
             stateful.restart()
 
     def tallies(self) -> dict[str, Tally]:
-        """Of each layer, as counted so far: later chunks do not change them."""
+        """The counts of each layer so far; later chunks do not change them."""
         counters = self._counters.copy()
         return {name: stateful.tally.copy(counters) for name, stateful in self.stateful_layers.items()}
 
@@ -108,7 +108,7 @@ class PreparedNetwork:
         yield from (stateful.firing.layer for stateful in self.stateful_layers.values())
 
     def look(self, x: Spikes | Tensor) -> None:
-        """Look at all values that a simulation on a GPU is given, which is waited for once: then no layer need look.
+        """Check all values of a simulation on a GPU at once, with one wait, so that no layer has to check its own.
 
         Where something is not finite they do, and name it.
         """

@@ -14,7 +14,7 @@ POTENTIALS = ".v"  # behind a layer's name: its potentials
 
 
 class Records:
-    """Of one layer; false if nothing was asked for."""
+    """The records of one layer; false if nothing was asked for."""
 
     def __init__(self, name: str, layer: SpikingLayer):
         self.name, self.layer = name, layer

@@ -1,4 +1,4 @@
-"""A chunk of a simulation as a CUDA graph: captured once, then replayed without the Python and the launches it took.
+"""A chunk of a simulation as a CUDA graph: captured once, then replayed without Python and single launches.
 
 A graph does its work again on the memory that it was captured with: the input lies in one place, potentials are written
 back to where they were read, counters go on, and what the network gives is copied before the next chunk.
@@ -32,7 +32,8 @@ Memory = dict[Any, tuple["torch.cuda.Stream", "torch.cuda.MemPool"]]
 
 
 class _Memory(threading.local):
-    """Of the graphs of a thread: a simulation's takes that of the one before, which the stream has ended by then."""
+    """The memory of a thread's graphs. A simulation reuses that of the one before, which has ended on the stream by
+    then."""
 
     def __init__(self):
         self.of: Memory = {}

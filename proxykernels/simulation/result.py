@@ -23,7 +23,7 @@ from .synops import SynOps, Tally
 
 
 class Result:
-    """What a simulation leaves behind; ``print(result)`` shows its size, and rate and operations of each layer.
+    """The result of a simulation; ``print(result)`` shows its size, and the rate and operations of each layer.
 
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.

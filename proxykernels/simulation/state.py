@@ -1,4 +1,4 @@
-"""What goes on from chunk to chunk of a simulation: potentials, and the samples that are still simulated."""
+"""The state that is carried from chunk to chunk: potentials, and the samples that are still simulated."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

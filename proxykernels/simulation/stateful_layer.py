@@ -1,5 +1,4 @@
-"""What takes the place of a network's layers in a simulation by chunks: neurons go on where the last call ended, and a
-dropout keeps its mask."""
+"""Replaces layers in a simulation by chunks: neurons keep their state from call to call, a dropout keeps its mask."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +20,7 @@ def unwatched(name: str, x) -> AbstractContextManager:
 
 
 class StatefulLayer(nn.Module):
-    """Takes the layer's place in the network; what it learns of the layer is in the attributes.
+    """Takes a layer's place in the network, and keeps its state, records and counts.
 
     Attributes:
         states: the potentials. records: what was asked for. tally: rate and synaptic operations.
@@ -81,7 +80,7 @@ class StatefulLayer(nn.Module):
 
 
 class _Firing:
-    """Computes the chunks of a layer's spikes: neurons that repeat themselves once, all steps, at the first chunk."""
+    """Computes the spikes of a layer for each chunk. Periodic neurons compute all steps in the first chunk."""
 
     def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: bool):
         self.layer, self.ahead, self.batch_statistics = layer, ahead, batch_statistics

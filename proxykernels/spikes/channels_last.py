@@ -1,4 +1,4 @@
-"""From the shapes that users have, [N, C, ...], to the order of the kernels, [N, P, C] of P pixels, and back."""
+"""Converts between the shapes of users, [N, C, ...], and the order of the kernels, [N, P, C] with P pixels."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -54,7 +54,7 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
 
 
 def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:
-    """What the kernels gave, as users have it: [N, C, ...], with several states [N, states, C, ...]."""
+    """The state in the shape of users: [N, C, ...], with several states [N, states, C, ...]."""
     if neuron.states == 1:
         return from_channels_last(v, shape)
     flat = from_channels_last(v.flatten(0, 1), (v.shape[0] * neuron.states, *shape[1:]))

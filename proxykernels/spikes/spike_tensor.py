@@ -1,4 +1,4 @@
-"""A tensor of spikes that stays packed until somebody looks at it: what layers give for a tensor.
+"""A tensor of spikes that stays packed until its values are read. Layers return it for a tensor.
 
 It has the shape, type and device of the dense one. This package's layers, pooling and flattening take its bits, and so
 do the functions of torch in WITHOUT_A_LOOK (spike_tensor_functions.py). Every other function is called with the dense
@@ -123,7 +123,7 @@ class SpikeTensor(Tensor):
 
 
 class Memory:
-    """What some SpikeTensors are views of: bits, and once there was a look, a dense tensor."""
+    """The memory that several SpikeTensors share: bits, and a dense tensor once its values have been read."""
 
     __slots__ = ("_in_inference", "_lock", "_spikes", "dense", "dtype")
 
@@ -132,7 +132,7 @@ class Memory:
         self.dtype, self._lock, self._in_inference = dtype, Lock(), torch.is_inference_mode_enabled()
 
     def look(self) -> Tensor:
-        """The dense tensor."""
+        """The dense tensor, for reading."""
         with self._lock:
             if self.dense is None:
                 spikes: Any = self._spikes  # there until the first look
@@ -159,7 +159,7 @@ def _without_modes() -> AbstractContextManager:
 
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
-    """Spikes as the tensor that a layer gives for ``x``, in its type: packed until somebody looks, if that can be."""
+    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
     if spikes.requires_grad or not _may_wait(spikes, x):
         return spikes.dense(x.dtype)
     heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
@@ -173,7 +173,8 @@ def view_of(x: SpikeTensor, spikes: Spikes, view: Callable[[Tensor], Tensor]) ->
 
 
 def packed(x: Any) -> Any:
-    """The Spikes of a SpikeTensor that nobody has looked at; its dense tensor if somebody has; else x itself."""
+    """The Spikes of a SpikeTensor whose values were not read yet; otherwise its dense tensor. Other x are returned as
+    they are."""
     if not isinstance(x, SpikeTensor):
         return x
     if torch.compiler.is_exporting() or _is_traced():  # the graph takes any tensor in its place: no look into this one

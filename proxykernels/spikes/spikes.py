@@ -216,7 +216,7 @@ class _NoTensorError(AttributeError, TypeError):
 
 
 def _no_tensor(name: str) -> str:
-    """Why a function of torch does not take spikes, and what does."""
+    """The error for a torch function that does not take spikes; it names what does."""
     use = COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
     return f"torch's {name} takes tensors, and got Spikes; use {use}"
 

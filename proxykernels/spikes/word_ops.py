@@ -1,4 +1,4 @@
-"""Words of spikes rearranged without a kernel: in time, samples, pixels and channels; in any backend's layout.
+"""Rearranges words of spikes without a kernel: steps, samples, pixels and channels, in any backend's layout.
 
 Of plain torch and the operators, so that torch.compile traces them.
 """

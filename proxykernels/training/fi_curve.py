@@ -1,4 +1,4 @@
-"""The rate at which leaky neurons fire on a current: what stands for them in the twin of ProxyNet.
+"""The firing rate of leaky neurons as a function of a constant current: their activation in the twin of ProxyNet.
 
 A neuron that starts at u0 above v_rest, on a current I that stays the same, comes to the threshold after n steps,
 

@@ -244,7 +244,7 @@ class ProxyNet(nn.Module):
         return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
-        """What the twin sees: a constant input, or the mean of a sequence over its steps."""
+        """The input of the twin: a constant input, or the mean of a sequence over its steps."""
         if not is_sequence(self.net, x, self.T):
             return x  # type: ignore[return-value]  # Spikes are a sequence
         mean = x.count() / self.T if isinstance(x, Spikes) else mean_over_time(x)
@@ -253,7 +253,7 @@ class ProxyNet(nn.Module):
         return mean.to(next((p.dtype for p in self.net.parameters()), torch.float32))
 
     def _culprit(self, x: Tensor | Spikes) -> str:
-        """Where NaN or infinity came into the twin's output; ValueError if it came with x."""
+        """The layer in which NaN or infinity came into the twin's output; ValueError if x contains it."""
         if isinstance(x, Tensor) and x.is_floating_point():
             checks.finite("x", x)
         for name, parameter in self.net.named_parameters():

@@ -121,7 +121,7 @@ class SurrogateNet(nn.Module):
 
 
 class _Part:
-    """Some samples through all steps. Called again, it computes the same."""
+    """Some samples through all steps. A second call computes the same."""
 
     def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, "_Tally"], state: State):
         self.model, self.plain, self.steps, self.tallies = model, plain, steps, tallies
@@ -186,7 +186,7 @@ class _Tally:
 
 
 class _Sizes:
-    """How many samples and steps make a part, and what is kept of it; found by two steps of one sample.
+    """The number of samples and steps of a part, and the memory that it keeps; found by two steps of one sample.
 
     Attributes:
         steps: of a part. groups: the samples, int64 [n], of each part.
@@ -246,7 +246,7 @@ def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:
 
 
 def _plain(net: nn.Module) -> nn.Module:
-    """The network with all weights that are computed from others computed once, for all parts."""
+    """The network with all computed weights (parametrizations) computed once, for all parts."""
     return replace_neurons(net, lambda name, layer: with_plain_weights(layer))
 
 

@@ -105,7 +105,7 @@ class Twin(nn.Module):
         return self.relu(current, neuron.v_threshold)
 
     def relu(self, current: Tensor, theta: float | Tensor) -> Tensor:
-        """What stands for integrate-and-fire neurons of the threshold theta, a number or [C]."""
+        """The twin's activation for integrate-and-fire neurons of the threshold theta, a number or [C]."""
         if isinstance(theta, Tensor):
             theta = theta.to(current.dtype).view(-1, *[1] * (current.ndim - 2)) if theta.ndim else theta.item()
         if not self.clip:

@@ -1,4 +1,4 @@
-"""Gradients that can be differentiated in their turn: those of fire.py by torch's operations, step by step.
+"""Gradients that can be differentiated again: those of fire.py, computed by torch's operations step by step.
 
 With create_graph=True, or in torch.func, a gradient is a function that autograd follows: the steps of
 kernels/reference_gradients.py, in which the derivative of a surrogate's derivative is that of its formula. Memory and

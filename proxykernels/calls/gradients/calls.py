@@ -1,4 +1,4 @@
-"""What neuron_ops.py asks before and does in a call whose result carries a gradient."""
+"""Helpers of neuron_ops.py for calls whose result carries a gradient."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def wants_gradient(surrogate: Surrogate | None, *operands: Any) -> bool:
 
 
 def carrying(x: Spikes | Tensor, ndim: int, shape: str, surrogate: Surrogate | None) -> Spikes | Tensor:
-    """checks.sequence; spikes that it packs of a tensor that requires a gradient hand it on."""
+    """checks.sequence. If it packs a tensor that requires a gradient, the spikes pass the gradient on."""
     y = checks.sequence(x, ndim, shape)
     if y is not x and isinstance(x, Tensor) and isinstance(y, Spikes) and wants_gradient(surrogate, x):
         return y._like(y._kept, y.shape, spike_autograd.Pack.apply(x))

@@ -28,7 +28,7 @@ ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands
 
 @dataclass
 class Watched:
-    """What neurons of the original were given and what they gave, [T, N, ...] each.
+    """Inputs and outputs [T, N, ...] of neurons in the original.
 
     Attributes:
         current: what they were given.
@@ -44,7 +44,7 @@ class Watched:
 
 
 class Difference(Exception):
-    """The layer of this name computes something else; ``what`` says it, ``alone``: its neurons do."""
+    """An error: the layer of this name computes something else. ``what`` says what; ``alone``: its neurons alone do."""
 
     def __init__(self, layer: str, what: str, alone: bool = False):
         super().__init__(what)
@@ -53,7 +53,7 @@ class Difference(Exception):
 
 @torch.no_grad()
 def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> tuple[Tensor, Tensor]:
-    """What ``net`` gives for x [T, N, ...] where each layer in ``watched`` has been given what it is there.
+    """The output of ``net`` for x [T, N, ...], where each layer in ``watched`` gets the inputs that are given there.
 
     Also the sums of the sizes of all terms of that, of which rounding is a part.
 
@@ -124,7 +124,7 @@ def _sizes(layer: Any, sizes: Any) -> Any:
 
 
 def _absolute(module: nn.Module) -> nn.Module:
-    """A module with the sizes of its weights, which it shares with none."""
+    """A copy of a module with the absolute values of its weights."""
     absolute = copy.copy(module)
     absolute._parameters = {
         key: None if value is None else nn.Parameter(value.detach().float().abs(), False)
@@ -158,7 +158,7 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
 
 
 def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
-    """The neurons on currents of their own, on which they fire; ``fires``: what the others make of these."""
+    """Compare the neurons on currents on which they fire; ``fires``: the other library's spikes for these currents."""
     like = there.current
     threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
     shape = PROBED, 1, like.shape[2], *(min(n, MOST_PIXELS) for n in like.shape[3:])
@@ -220,7 +220,7 @@ def _over_time(y: Tensor) -> list[Tensor]:
 
 
 def _rounding(values: Tensor) -> float:
-    """Of values that others computed in their type, and this package in float32."""
+    """The rounding error of values that others compute in their type, and this package in float32."""
     single = torch.finfo(torch.float32).eps
     return ROUNDING * max(torch.finfo(values.dtype).eps, single) / single
 

@@ -102,7 +102,8 @@ def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter |
 
 
 def _arithmetic(node: fx.Node, name: str, where: str) -> nn.Module | None:
-    """What the four operations do, with two results or with one and a constant; None: it is none of them."""
+    """The module for one of the four operations, of two results or of one and a constant; None if it is another
+    function."""
     name = name.strip("_")
     name = name[1:] if name in _IN_PLACE else name
     name = _OTHER_NAMES.get(name, name)

@@ -7,7 +7,7 @@ from .functions import FIRST, function_as_module
 
 
 def arguments(node: fx.Node) -> list[fx.Node]:
-    """The results that a node takes, in their order, one that it takes twice twice; of a list, those in it."""
+    """The results that a node takes, in order, with repetitions; also those in a list."""
     first, *rest = node.args or (next((node.kwargs[name] for name in FIRST if name in node.kwargs), None),)
     many = list(first) if isinstance(first, list | tuple) else [first]
     named = [value for name, value in node.kwargs.items() if name not in FIRST]
@@ -15,7 +15,7 @@ def arguments(node: fx.Node) -> list[fx.Node]:
 
 
 def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
-    """torch.fx's account of the forward pass; ``leaves``: module types that are not looked into.
+    """torch.fx's graph of the forward pass; ``leaves``: types of modules that are not traced into.
 
     Without ``leaves`` a forward that was put in the place of its class's is followed; with them the caller compares.
     """
@@ -48,7 +48,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
 
 
 def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
-    """The nodes that lead to the output, of a model of one input that changes nothing which is looked at afterwards."""
+    """The nodes that lead to the output. The model has one input, and changes nothing in place that is used later."""
     nodes = list(traced.graph.nodes)
     inputs = [node.name for node in nodes if node.op == "placeholder"]
     if len(inputs) != 1:

@@ -93,7 +93,7 @@ class Graph(GraphLayers):
         return next(argument for argument in arguments(node) if argument in self.values)
 
     def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
-        """What ``module`` takes of a node's value."""
+        """The value of a node, as ``module`` takes it."""
         x = values[argument]
         if isinstance(x, list):
             raise TypeError(f"{self.model}: {path} takes all parts of a split; only single ones can be taken")
@@ -169,7 +169,7 @@ class Graph(GraphLayers):
         return self._other(name, spread.layer(), x, x.shape)
 
     def _own(self, module: nn.Module, path: str) -> nn.Module:
-        """A module for this call alone: each is scaled in its own way."""
+        """A module for this call alone, since each call is scaled in its own way."""
         if id(module) not in self._used:
             self._used.add(id(module))
             return module
@@ -238,5 +238,5 @@ class Graph(GraphLayers):
             raise TypeError(f"{self.model} must have at least one Conv2d or Linear layer")
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
-        """Make the network's output of what ``result``, the last node, gives."""
+        """Make the network's output from the value of ``result``, the last node."""
         raise NotImplementedError

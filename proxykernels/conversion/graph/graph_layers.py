@@ -54,7 +54,7 @@ class GraphLayers:
         return {name: population for name, population in self.populations.items() if population.fires}
 
     def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
-        """A current as real values."""
+        """Turn a current into a signal of real values."""
         if isinstance(x, Signal):
             return x
         self.order.append(x.name)

@@ -86,7 +86,7 @@ def _places(numbers: Tensor) -> Tensor:
 
 
 def as_given(shape: tuple[int, ...]) -> Tensor:
-    """The view of values as they are: int64 of ``shape`` [N, ...]."""
+    """The identity view: int64 indices of ``shape`` [N, ...]."""
     return torch.arange(torch.Size(shape).numel()).view(shape)
 
 

@@ -1,4 +1,4 @@
-"""What a forward pass has done on two samples: shapes, numbers, and the tensors that no sample changes."""
+"""What a forward pass did on two samples: shapes, numbers, and the tensors that do not depend on the sample."""
 
 from typing import Any
 

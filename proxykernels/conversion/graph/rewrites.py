@@ -16,7 +16,7 @@ ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
 
 
 def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
-    """A normalisation by running statistics, which no convolution stands before, of inputs of so many dimensions."""
+    """A normalisation by running statistics as a convolution of its own, for inputs of so many dimensions."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps) * (1.0 if norm.weight is None else norm.weight.double())
     shift = -norm.running_mean.double() * scale + (0.0 if norm.bias is None else norm.bias.double())
     module = scaled_identity(len(scale), ndim, norm.running_var)
@@ -143,12 +143,12 @@ def limited(neuron: nn.Module) -> bool:
 
 
 def blends(module: nn.Module) -> bool:
-    """Whether an upsampling gives values between those that it takes."""
+    """Whether an upsampling interpolates between values."""
     return isinstance(module, nn.Upsample) and not module.mode.startswith("nearest")
 
 
 def overshoots(module: nn.Module) -> bool:
-    """Whether an upsampling gives values beyond those that it takes."""
+    """Whether an upsampling can give values outside the range of its inputs."""
     return isinstance(module, nn.Upsample) and module.mode == "bicubic"
 
 

@@ -1,4 +1,4 @@
-"""An input that a translated network takes, made up where none is given."""
+"""A sample input for a translated network, generated if none is given."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def sample_of(net: Network) -> Tensor | None:
 
 
 def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
-    """Shapes of one sample and step that the first layers with weights may have in mind."""
+    """Candidate shapes of one sample and step for the first layers with weights."""
     for kind, channels in dict.fromkeys(_first_weights(net)):
         if kind is Product:
             yield (channels,)
@@ -39,7 +39,7 @@ def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
 
 
 def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
-    """What the first layers with weights are, and their inputs' channels; behind a Flatten its features."""
+    """The first layers with weights and their input channels; behind a Flatten the features."""
     from_input = {Network.INPUT}
     layer: Any
     sources: Any
@@ -58,7 +58,7 @@ def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
 
 
 def _takes(net: Network, shape: tuple[int, ...]) -> bool:
-    """Whether every layer takes what those before it give of a sample of that shape."""
+    """Whether all layers accept a sample of that shape."""
     values = {Network.INPUT: _zeros(1, 1, *shape)}
     try:
         for name, layer, sources in net.layers():

@@ -1,4 +1,4 @@
-"""What a neuron of another library is in the words of this one."""
+"""The description of another library's neuron in terms of this package."""
 
 from collections.abc import Callable
 from typing import NamedTuple

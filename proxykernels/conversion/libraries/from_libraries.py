@@ -178,7 +178,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
 
 
 def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:
-    """A forward that an instance has, in the place of its class's, is not what is followed."""
+    """Refuse a forward that was replaced on an instance, which cannot be followed."""
     for path, module in model.named_modules():
         if "forward" in vars(module) and (is_neuron(module) or not path):
             place = f": module '{path}'" if path else ""
@@ -227,7 +227,7 @@ def _axes(population: Population) -> int | None:
 
 
 def _potentials(net: nn.Module) -> dict[int, Tensor]:
-    """For deepcopy: the results of the last run that the neurons hold, which torch does not copy."""
+    """A memo for deepcopy: the potentials that neurons keep of the last run, which torch cannot copy."""
     places = [place for m in net.modules() for place in (vars(m), m._buffers, vars(m).get("_memories", {}))]
     held = [value for place in places for value in place.values() if isinstance(value, Tensor)]
     return {id(value): value.detach() for value in held if not value.is_leaf}

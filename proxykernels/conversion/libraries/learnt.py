@@ -1,4 +1,4 @@
-"""Parameters of neurons that are learnt: what they were in the other library, and what is computed of it here."""
+"""Learnable parameters of neurons: what they are in the other library, and what is computed from them here."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Left(nn.Module):
 
 
 class Divided(nn.Module):
-    """What makes currents, weights and biases, divided by the time constant 1 / sigmoid(w)."""
+    """Weights and biases divided by the time constant 1 / sigmoid(w)."""
 
     def __init__(self, w: nn.Parameter):
         super().__init__()
@@ -38,7 +38,7 @@ class Clamped(nn.Module):
 
 
 def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = None) -> None:
-    """Make a layer's parameter learnt: ``value``, or what ``rule`` computes of it.
+    """Make a layer's parameter learnable: ``value``, or what ``rule`` computes from it.
 
     Args:
         value: of the shape [] or [C]; an nn.Parameter is learnt itself, another tensor is a constant of the rule's.
@@ -56,7 +56,7 @@ def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = N
 
 
 def makers_of_currents(layer: Any) -> list[nn.Module] | None:
-    """The modules by whose weight and bias a layer's currents are proportional; None: it takes some without weights."""
+    """The modules whose weights and biases scale a layer's currents; None if it also takes inputs without weights."""
     if getattr(layer, "bn", None) is not None:
         return [layer.bn]
     if isinstance(layer, FusedSum):
@@ -66,7 +66,7 @@ def makers_of_currents(layer: Any) -> list[nn.Module] | None:
 
 
 def gain(layer: Any) -> float:
-    """What the currents of a layer are multiplied by since its neurons' time constant is learnt."""
+    """The factor of a layer's currents, after its neurons' time constant was made learnable."""
     for maker in makers_of_currents(layer) or ():
         for rules in getattr(maker, "parametrizations", {}).values():
             for rule in rules:

@@ -1,4 +1,4 @@
-"""Networks that have been taken over are compared with the originals before anybody gets them."""
+"""Compares imported networks with their originals before they are returned."""
 
 import warnings
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from .port_runs import Original
 
 @dataclass
 class Proof:
-    """What is compared: the original, and which of its modules each layer stands for.
+    """A comparison: the original, and the modules that each layer stands for.
 
     Attributes:
         model, caller: names for messages.

@@ -1,4 +1,4 @@
-"""A network of another library run for a few steps, with all that its neurons are given and give."""
+"""Runs a network of another library for a few steps, and records the inputs and outputs of its neurons."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -91,7 +91,7 @@ class Original:
 
     @torch.no_grad()
     def fires(self, path: str, current: Tensor) -> Tensor:
-        """What the neurons of that path, alone, give for currents [T, N, ...], from rest."""
+        """The output of the neurons of that path alone, from rest, for currents [T, N, ...]."""
         self.reset()
         module: Any = self.net.get_submodule(path)
         if takes_all_steps(module):
@@ -100,7 +100,7 @@ class Original:
 
     @torch.no_grad()
     def with_a_forward_of_its_own(self, x: Tensor, neurons: Mapping[str, str]) -> tuple[str, str, str] | None:
-        """The first module, in the order of calls, that gives something else than the class of torch that it is of.
+        """The first module, in the order of calls, whose output differs from that of the torch class it is based on.
 
         Its path, its class and torch's. Only those are asked that have a forward of their own, or hooks.
         """

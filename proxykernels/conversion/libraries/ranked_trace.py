@@ -1,4 +1,4 @@
-"""torch.fx that knows how many dimensions the input has, and what modules give: a forward pass may ask ``x.ndim``."""
+"""A torch.fx trace that knows the number of dimensions of all values: a forward pass may ask ``x.ndim``."""
 
 from typing import Any
 

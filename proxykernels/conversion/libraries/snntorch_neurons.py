@@ -29,7 +29,7 @@ RECURRENT = ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM")
 
 
 def described(module: Any, axes: int | None) -> Described:
-    """What fires as ``module`` does, step by step, but for rounding.
+    """Neurons that fire in the same steps as ``module``, except for rounding.
 
     Args:
         axes: behind the channels of the module's input: 0 of [N, C], 2 of [N, C, H, W]; None: not known.
@@ -133,7 +133,7 @@ def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
 
 
 def _delayed(neuron: LIFNeuron) -> LIFNeuron:
-    """The neurons that subtract their threshold a step later: the same with potentials that are counted from elsewhere.
+    """Neurons that subtract their threshold one step later: the same neurons with shifted potentials.
 
     The threshold and what is left of what the reset takes off, beta times it, are then the same.
     """

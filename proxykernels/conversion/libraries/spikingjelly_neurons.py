@@ -21,7 +21,7 @@ def is_kind(kind: type) -> bool:
 
 
 def described(node: Any, axes: int | None) -> Described:
-    """What fires as ``node`` does, step by step, but for rounding.
+    """Neurons that fire in the same steps as ``node``, except for rounding.
 
     Raises:
         TypeError, ValueError: there is no such neuron here; the message says what to do.

@@ -1,4 +1,4 @@
-"""One step of a forward pass that loops over time with its neurons' potentials in its hands, as snnTorch's tutorials.
+"""Extracts one step of a forward pass that loops over time and keeps the potentials itself (snnTorch's tutorials).
 
 torch.fx unrolls such a loop: each neuron is called once a step, with the potentials of its last call. Where all steps
 are the same but for that, the first stands for them.
@@ -19,7 +19,7 @@ ONE_STEP = (
 
 
 class Loop(NamedTuple):
-    """How a forward pass goes over time.
+    """The loop over time of a forward pass.
 
     Attributes:
         steps: that a call runs; 1: it is one step.
@@ -126,7 +126,7 @@ class _Loop:
         )
 
     def same(self, node: Any, first: Any, step: int) -> bool:
-        """Whether a value of one step is computed as one of the first step is."""
+        """Whether a value of one step is computed in the same way as one of the first step."""
         if isinstance(node, tuple | list) and isinstance(first, tuple | list):
             pairs = zip(node, first, strict=False)
             return len(node) == len(first) and all(self.same(a, b, step) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""A graph's own equations, node by node in float64, and the network that was made of it."""
+"""Computes a graph's own equations, node by node in float64, and compares the network that was made of it."""
 
 from collections.abc import Mapping
 from functools import partial

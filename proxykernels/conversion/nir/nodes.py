@@ -43,7 +43,7 @@ def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | No
 
 
 def check_size(shape: Shape) -> None:
-    """Refuse what no network has, before its memory is asked for."""
+    """Refuse sizes beyond any network, before memory is allocated."""
     total = math.prod(shape)
     if total > MOST_VALUES:
         raise ValueError(f"a sample of the shape {shape} has {total:.3g} values; at most {MOST_VALUES:.3g} are taken")

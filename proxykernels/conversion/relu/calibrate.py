@@ -1,4 +1,4 @@
-"""A converted network beside its ReLU network, layer by layer: what the potentials to start from are taken from.
+"""Runs a converted network beside its ReLU network, layer by layer, to calibrate the initial potentials.
 
 The weights of both are the same, so that the ReLU network is computed by the converted one's layers. Where a neuron's
 currents come early or late, it fires too often or too rarely, mostly within the first steps, and spikes cannot be
@@ -63,7 +63,7 @@ def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
 
 
 def relu_value(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-    """What a layer gives in the ReLU network, of neurons their currents: [N, ...] of inputs [N, ...]."""
+    """The output of a layer in the ReLU network; of neurons, their currents [N, ...]."""
     if isinstance(layer, SpikingLayer):
         taken: Any = inputs if len(inputs) > 1 else inputs[0]
         return layer.affine(taken)
@@ -72,7 +72,7 @@ def relu_value(layer: Any, inputs: tuple[Tensor, ...]) -> Tensor:
 
 
 def activation(layer: Neurons | SigmaDeltaNeurons, current: Tensor) -> Tensor:
-    """What the ReLU network makes of a current [N, C, ...], in scales, as the current is."""
+    """The activation of the ReLU network for a current [N, C, ...], both in scales."""
     if not layer.neuron.fires:
         return current
     rectified = current.relu()

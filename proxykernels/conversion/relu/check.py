@@ -1,4 +1,4 @@
-"""A translation beside its original: both run on samples as ReLU networks, and are compared node by node.
+"""Compares a translation with its original, node by node: both run on samples as ReLU networks.
 
 Each layer is given what the original computes at its place, not what the layers before it made of rounding: so what
 differs is named where it arises. An option that is passed over, a forward pass that is not followed, or a mistake of
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4  # of a node's largest value; or of the sum of its terms' absol
 
 
 def samples_of(batch: Tensor) -> Tensor:
-    """So many samples that the check is no large part of the conversion."""
+    """As many samples as keep the check a small part of the conversion."""
     return batch[: max(1, min(SAMPLES, VALUES // max(1, batch[0].numel())))]
 
 

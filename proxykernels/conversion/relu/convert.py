@@ -191,7 +191,7 @@ def convert(
 
 
 class _Batches:
-    """The calibration data as tensors [N, ...], to be gone through once: what was looked at first comes again."""
+    """The calibration data as tensors [N, ...]. It is read once; batches that were looked at first are given again."""
 
     def __init__(self, calibration: Tensor | Iterable):
         if isinstance(calibration, Tensor):

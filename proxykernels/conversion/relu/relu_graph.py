@@ -1,4 +1,4 @@
-"""The layers of a ReLU network, whose values firing rates stand for, before any layer is built."""
+"""The layers of a ReLU network before any layer is built. Firing rates stand for its values."""
 
 from dataclasses import replace
 from typing import Any
@@ -187,7 +187,7 @@ class ReluGraph(ViewedGraph):
         return Projection(affine(identity, factor, shift), x, added=True)
 
     def _free(self, wanted: str) -> str:
-        """A name that no other current has which waits for its neurons."""
+        """A name that no other current has."""
         waiting = [value.name for value in self.values.values() if isinstance(value, Current)]
         return free_name(wanted, (*self.order, *waiting))
 
@@ -247,7 +247,7 @@ class ReluGraph(ViewedGraph):
         return replace(x, view=index_ops.as_given(whole).reshape(result))
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
-        """Neurons at the end, whose charges are the logits; of what is negative, too."""
+        """Add neurons at the end, whose charges are the logits, also negative ones."""
         if isinstance(x, Current) and x.pools:
             x = self._carry(result, x)
         if isinstance(x, Current) or (x.layer != Network.INPUT and not self._gives_neurons(x)):

@@ -1,4 +1,4 @@
-"""What conversion costs, layer by layer: the rates of a converted network beside its ReLU network's activations."""
+"""The error of a conversion, layer by layer: rates of the converted network beside activations of the ReLU network."""
 
 from dataclasses import dataclass
 from typing import Any

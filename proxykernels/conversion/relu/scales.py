@@ -1,4 +1,4 @@
-"""How large the activations of a ReLU network are: what a spike a step stands for in each channel.
+"""The scale of each channel: the activation of the ReLU network that one spike per step stands for.
 
 Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015. Percentile: Rueckauer et
 al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. A scale for each channel: Kim et al.,
