@@ -17,7 +17,7 @@ from torch import Tensor
 from . import reference
 from .unfused import exact
 
-MOST_EXPONENTS = 8
+MOST_EXPONENTS = 12
 Pair = tuple[int, int]
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 
@@ -51,7 +51,7 @@ def values_of(codes: Tensor) -> Tensor:
 
 
 def codes_of(values: Tensor) -> Tensor:
-    """The codes of signed powers of two, 2**-7 to 1, and of zeros."""
+    """The codes of signed powers of two, 2**-11 to 1, and of zeros."""
     size = 2 - torch.frexp(values).exponent
     return torch.where(values == 0, 0, size * values.sign()).to(torch.int8)
 

@@ -36,7 +36,7 @@ from . import cost, sigma_delta_time, subjects
 from .work import FLOAT32, Work
 
 STEPS = (1, 2, 3, 4, 6, 8)
-EXPONENTS = (8, 6, 4)
+EXPONENTS = (9, 12, 6)
 IF_STEPS = (2, 4, 8, 16, 32, 64, 128)  # each twice the one before
 BATCH = 50
 TABLE, TIME_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv"

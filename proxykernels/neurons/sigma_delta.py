@@ -12,7 +12,7 @@ class SigmaDelta:
     """Sigma-delta neurons, for :func:`convert`: each sends the change of its activation in signed powers of two.
 
     z adds up what arrives; a is what the neuron has sent; the threshold theta is a channel's largest activation on the
-    calibration data:
+    calibration data, at least a quarter of its layer's:
 
         s[t] = the one of +-theta 2**-k, 0 <= k < exponents, nearest to relu(z[t]) - a[t-1]; 0 if that is too small
         a[t] = a[t-1] + s[t]
@@ -22,13 +22,13 @@ class SigmaDelta:
     arXiv:1611.02024. No layer takes them as its ``neuron``.
 
     Attributes:
-        exponents: K, from 1 to 8.
+        exponents: K, from 1 to 12.
 
     Raises:
         TypeError, ValueError: exponents is no such integer.
     """
 
-    exponents: int = 8
+    exponents: int = 9
 
     fires: ClassVar[bool] = True
 

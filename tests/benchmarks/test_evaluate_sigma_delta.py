@@ -34,13 +34,13 @@ def fashion(tmp_path):
 def test_every_network_and_step_has_its_row(subject, monkeypatch):
     monkeypatch.setattr(sigma_delta, "IF_STEPS", (4, 8))
     rows = list(sigma_delta.rows(subject, 10))
-    assert [row["neurons"] for row in rows[:3]] == ["ReLU", "ReLU, zeros skipped", "sigma-delta, K = 8"]
+    assert [row["neurons"] for row in rows[:3]] == ["ReLU", "ReLU, zeros skipped", "sigma-delta, K = 9"]
     of = {K: [row for row in rows if row["neurons"] == f"sigma-delta, K = {K}"] for K in sigma_delta.EXPONENTS}
     assert all([row["T"] for row in part] == list(sigma_delta.STEPS) for part in of.values())
-    assert float(rows[0]["right"]) == 1 and float(of[8][3]["right"]) >= 0.9
-    assert float(of[8][-1]["correlation"]) > float(of[4][-1]["correlation"])
+    assert float(rows[0]["right"]) == 1 and float(of[9][3]["right"]) >= 0.9
+    assert float(of[9][-1]["correlation"]) > float(of[6][-1]["correlation"])
     assert [(row["neurons"], row["T"], row["images"]) for row in rows[-2:]] == [("IF", 4, 10), ("IF", 8, 10)]
-    assert float(of[8][3]["spikes_a_neuron"]) > float(of[8][0]["spikes_a_neuron"]) > 0
+    assert float(of[9][3]["spikes_a_neuron"]) > float(of[9][0]["spikes_a_neuron"]) > 0
     assert float(rows[1]["arithmetic_uj"]) <= float(rows[0]["arithmetic_uj"])
 
 

@@ -50,7 +50,7 @@ def test_a_change_costs_what_it_is_worth(generator):
     assert torch.equal(sent[:20].sum(0), torch.zeros(1, 50))
 
 
-@pytest.mark.parametrize("exponents", range(1, 9))
+@pytest.mark.parametrize("exponents", range(1, sigma_delta.MOST_EXPONENTS + 1))
 def test_codes_are_values(exponents):
     codes = torch.arange(-exponents, exponents + 1, dtype=torch.int8)
     assert torch.equal(sigma_delta.codes_of(sigma_delta.values_of(codes)), codes)
@@ -65,7 +65,8 @@ def test_codes_are_values(exponents):
 def test_kernels_equal_the_definition(target, case, given, T, generator):
     C_in, H, W, C_out, kernel, stride, padding, dilation, groups = case
     window = (*(v if isinstance(v, tuple) else (v, v) for v in (stride, padding, dilation)), groups)
-    x = torch.randint(-8, 9, (2, T if given != "one step of values" else 1, H * W, C_in), generator=generator)
+    steps = T if given != "one step of values" else 1
+    x = torch.randint(-12, 13, (2, steps, H * W, C_in), generator=generator)
     x[torch.rand(x.shape, generator=generator) < 0.6] = 0
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(C_out, C_in // groups, *kernel, generator=generator), dyadic(C_out, generator=generator)

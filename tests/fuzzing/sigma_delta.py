@@ -43,7 +43,7 @@ class SigmaDelta(Windows, Case):
         most = random.choice((1, 8, 100))
         return cls(
             **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
-            most=max(1, min(most, draw.EXACT // (128 * T * (inputs + 2)))), exponents=random.randint(1, 8),
+            most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))), exponents=random.randint(1, sigma_delta.MOST_EXPONENTS),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
             bias=random.random() < 0.6, added=random.random() < 0.4,
         )  # fmt: skip
@@ -56,7 +56,8 @@ class SigmaDelta(Windows, Case):
         if self.bias:
             bias = draw.whole((C_out,), self.most, g) * unit
         steps = 1 if self.given == "constant" else self.T
-        x = torch.randint(-8, 9, (self.N, steps, self.size[0] * self.size[1], C_in), generator=g)
+        most = sigma_delta.MOST_EXPONENTS
+        x = torch.randint(-most, most + 1, (self.N, steps, self.size[0] * self.size[1], C_in), generator=g)
         x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
         x = x.to(torch.int8) if self.given == "spikes" else x / 128
         reached, _ = sigma_delta.arriving(x[:, :1], self.size, weight, None, window)

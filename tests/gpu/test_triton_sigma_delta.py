@@ -47,7 +47,7 @@ def test_what_lies_on_an_edge(generator):
     edges = 0.75 * 2.0 ** -torch.arange(10)
     values = torch.cat([edges, edges.nextafter(torch.tensor(0.0)), edges.nextafter(torch.tensor(1.0))])
     values = torch.cat([values, -values, torch.tensor([0.0, -0.0, 1e30, -1e30, math.inf])]).to(DEVICE)
-    for exponents in range(1, 9):
+    for exponents in range(1, 13):
         neuron = sigma_delta.SigmaDelta(exponents, -math.inf, torch.full((1,), math.inf, device=DEVICE))
         codes, _ = gpu.scan(values.view(1, 1, -1, 1), 1, neuron)
         assert torch.equal(codes, definition(values.view(1, 1, -1, 1), 1, neuron))
@@ -58,7 +58,7 @@ def test_what_lies_on_an_edge(generator):
 @pytest.mark.parametrize("groups", [1, 2, 6])
 def test_layers_equal_the_definition(given, fires, groups, generator):
     steps, size, window = 1 if given.startswith("one") else 5, (6, 5), ((2, 1), (1, 2), (1, 1), groups)
-    x = torch.randint(-8, 9, (2, steps, 30, 6), generator=generator)
+    x = torch.randint(-12, 13, (2, steps, 30, 6), generator=generator)
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(12, 6 // groups, 3, 3, generator=generator), dyadic(12, generator=generator)
     added = dyadic(2, 5, 21, 12, generator=generator)

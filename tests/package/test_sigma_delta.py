@@ -161,7 +161,7 @@ def test_wrong_options_of_convert(options, message, nets):
         pk.convert(*nets, **options)
 
 
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (9, ValueError), (2.5, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (13, ValueError), (2.5, TypeError), (True, TypeError)])
 def test_wrong_exponents(value, error):
     with pytest.raises(error, match="exponents must be"):
         pk.neurons.SigmaDelta(value)

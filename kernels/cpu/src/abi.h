@@ -91,7 +91,7 @@ struct SigmaDelta {
     float* arrived;       // [N, T, P, C], written in their place, of a layer without neurons; null: codes are
     int64_t* counts;      // [2], added to: spikes, and weights that were added to a sum
     float lowest;         // activation: 0, or -infinity
-    int64_t exponents;    // at most 8
+    int64_t exponents;    // at most 12
     int64_t real;
     int64_t N, T, T_in, P, C, C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;

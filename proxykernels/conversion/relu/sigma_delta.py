@@ -21,7 +21,9 @@ from .relu_graph import ReluGraph
 from .scales import Distribution, Scales, limit, rearranged
 
 NAME = "sigma-delta"
-LEAST = 1 / 64  # of the layer's largest activation: no channel's threshold is smaller, as other data may wake it
+# Of the layer's largest activation: no channel's threshold is smaller. A channel that the calibration data hardly wake
+# would take many spikes on others.
+LEAST = 1 / 4
 MAX_POOLS: dict[type, Any] = {
     layers.MaxPool1d: layers.RunningMaxPool1d,
     layers.MaxPool2d: layers.RunningMaxPool2d,

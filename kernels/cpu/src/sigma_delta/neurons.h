@@ -21,9 +21,10 @@ constexpr uint32_t sign_bit = 1u << 31, exponent_bits = 0xffu << 23, half_a_powe
 
 // The values that codes stand for, by their lowest five bits.
 alignas(64) constexpr float code_values[32] = {
-    0, 1, 1.0f / 2,    1.0f / 4,   1.0f / 8,   1.0f / 16,  1.0f / 32, 1.0f / 64, 1.0f / 128, 0, 0,
-    0, 0, 0,           0,          0,          0,          0,         0,         0,          0, 0,
-    0, 0, -1.0f / 128, -1.0f / 64, -1.0f / 32, -1.0f / 16, -1.0f / 8, -1.0f / 4, -1.0f / 2,  -1};
+    0,          1,          1.0f / 2,     1.0f / 4,     1.0f / 8,    1.0f / 16,   1.0f / 32,   1.0f / 64,  1.0f / 128,
+    1.0f / 256, 1.0f / 512, 1.0f / 1024,  1.0f / 2048,  0,           0,           0,           0,          0,
+    0,          0,          -1.0f / 2048, -1.0f / 1024, -1.0f / 512, -1.0f / 256, -1.0f / 128, -1.0f / 64, -1.0f / 32,
+    -1.0f / 16, -1.0f / 8,  -1.0f / 4,    -1.0f / 2,    -1};
 static inline float value_of(int8_t code) { return code_values[code & 31]; }
 static inline float value_of(float value) { return value; }
 
