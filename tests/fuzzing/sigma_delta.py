@@ -43,7 +43,8 @@ class SigmaDelta(Windows, Case):
         most = random.choice((1, 8, 100))
         return cls(
             **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
-            most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))), exponents=random.randint(1, sigma_delta.MOST_EXPONENTS),
+            most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))),
+            exponents=random.randint(1, sigma_delta.MOST_EXPONENTS),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
             bias=random.random() < 0.6, added=random.random() < 0.4,
         )  # fmt: skip
