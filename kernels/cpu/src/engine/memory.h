@@ -107,14 +107,18 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     memset(s.size, 0, room.sorted * sizeof *s.size);
 }
 
-// Memory for so many images, steps and threads.
-static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads) {
-    const Plan& plan = session.plan;
-    if (N == session.N && steps == session.steps && threads == session.threads) return;
+static Team& team_of(Session& session, int64_t threads) {
     if (!session.team || !session.team->fits(threads)) {
         delete session.team;
         session.team = new Team(threads);
     }
+    return *session.team;
+}
+
+// Memory for so many images, steps and threads.
+static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads) {
+    const Plan& plan = session.plan;
+    if (N == session.N && steps == session.steps && threads == session.threads) return;
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
         const Step& step = plan.steps[k];

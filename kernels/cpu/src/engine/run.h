@@ -152,9 +152,12 @@ static bool is_finite(const Input& in, const Run& run) {
 static int64_t run(Session* session, const Run* asked) {
     const Run& run = *asked;
     if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return 0;
-    if (session->team && !session->team->fits(run.threads)) session->N = -1;
+    Team& team = team_of(*session, run.threads);
+    const int64_t work = run.N * run.T;
+    team.begin(session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0);
     const int64_t together = run.goes_on || !run.fresh ? run.N : most_samples;
     for (int64_t first = 0; first < run.N; first += together) run_group(*session, run, first, least(together, run.N - first));
+    session->last_time = team.end(), session->last_work = work;
     return 1;
 }
 

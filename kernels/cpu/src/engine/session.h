@@ -89,6 +89,7 @@ struct Session {
     State* states;     // of the operations
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
+    int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
     Grown<char> running;  // run.h
 
     explicit Session(const Plan& plan) : plan(plan) {

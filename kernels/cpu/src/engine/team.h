@@ -1,8 +1,11 @@
-// Threads that share the tasks of one run. The caller is one of them, and never waits for another to wake: whoever is there
-// takes tasks, and a part is over when its tasks are done. Between parts threads spin for a bounded time, then sleep.
+// Threads that share the tasks of runs. The caller is one of them, and never waits for another to wake: whoever is there
+// takes tasks, and a part is over when its tasks are done. Threads without tasks spin for a bounded time, then sleep. To wake
+// one takes the caller some microseconds, and the thread, whose core has slept as well, a good part of a millisecond: it is
+// done once a run, and only for runs that are long or come one after another.
 #pragma once
 #include <atomic>
 #include <pthread.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../work.h"
@@ -21,6 +24,28 @@ static inline void pause_thread() {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+static inline int64_t nanoseconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
+}
+
+// Spins until there() or for so many nanoseconds; whether it is there.
+template <class There>
+static inline bool spin(int64_t limit, There there) {
+    constexpr int pauses = 32;  // between two looks at the clock
+    int64_t start = 0;
+    for (;;) {
+        for (int i = 0; i < pauses; i++) {
+            if (there()) return true;
+            pause_thread();
+        }
+        const int64_t now = nanoseconds();
+        if (!start) start = now;
+        if (now - start > limit) return false;
+    }
 }
 
 class Team {
@@ -58,10 +83,24 @@ public:
     // Whether these are as many threads as are wanted, and alive.
     bool fits(int64_t wanted) const { return asked == wanted && pid == getpid(); }
 
+    // Around each run. `expected`: nanoseconds that it takes the caller alone.
+    void begin(int64_t expected) {
+        began = nanoseconds();
+        in_a_row = began - ended < pause_between ? in_a_row + 1 : 0;
+        wakes = expected >= worth_waking || in_a_row >= most_alone;
+        helped.store(false, std::memory_order_relaxed);
+        woken = began - wake_again;
+    }
+    // Returns about how long the run would have taken the caller alone, from above.
+    int64_t end() {
+        ended = nanoseconds();
+        return (ended - began) * (helped.load(std::memory_order_relaxed) ? size : 1);
+    }
+
     // Calls work(context, task, thread) for each task below count.
     void share(int64_t count, void* context, Work work) {
         PK_ASSERT(count < most_tasks);
-        if (count <= 1 || size == 1) {
+        if (count <= 1 || size == 1 || (!wakes && sleepers.load() == size - 1)) {
             for (int64_t task = 0; task < count; task++) work(context, task, 0);
             return;
         }
@@ -70,17 +109,12 @@ public:
         done.store(0, std::memory_order_relaxed);
         publish(count, false);
         take(epoch, 0);
-        for (int64_t spin = 0; done.load(std::memory_order_acquire) < count; spin++) {
-            if (spin < spins) {
-                pause_thread();
-                continue;
-            }
-            pthread_mutex_lock(&mutex);
-            waits.store(true);
-            while (done.load() < count) pthread_cond_wait(&all_done, &mutex);
-            waits.store(false);
-            pthread_mutex_unlock(&mutex);
-        }
+        if (spin(spin_time, [&] { return done.load(std::memory_order_acquire) >= count; })) return;
+        pthread_mutex_lock(&mutex);
+        waits.store(true);
+        while (done.load() < count) pthread_cond_wait(&all_done, &mutex);
+        waits.store(false);
+        pthread_mutex_unlock(&mutex);
     }
 
     static constexpr int64_t most_tasks = (1 << 20) - 4096;  // with room for each thread's last, vain look
@@ -94,7 +128,10 @@ private:
         Team* team;
         int64_t thread;
     };
-    static constexpr int64_t spins = 2000;  // about 100 microseconds
+    // In nanoseconds. A run that is worth waking others for; runs that come so soon after the last stand in a row, and wake
+    // after so many.
+    static constexpr int64_t spin_time = 150000, worth_waking = 1000000, wake_again = 500000;
+    static constexpr int64_t pause_between = 150000, most_alone = 4;
 
     const int64_t asked;
     int64_t size;
@@ -103,12 +140,14 @@ private:
     Seat* seats;
     Job jobs[2];
     uint64_t epoch = 0;
+    int64_t began = 0, ended = 0, woken = 0, in_a_row = 0;
+    bool wakes = true;
     // The part that is shared: its number, how many tasks it has, and the next one; in one word, so that a thread that comes
     // late cannot take the task of one part for that of another.
     alignas(64) std::atomic<uint64_t> ticket{0};
     alignas(64) std::atomic<int64_t> done{0};
     alignas(64) std::atomic<int64_t> sleepers{0};
-    std::atomic<bool> ends{false}, waits{false};
+    std::atomic<bool> ends{false}, waits{false}, helped{false};
     pthread_mutex_t mutex;
     pthread_cond_t work_there, all_done;
 
@@ -118,11 +157,18 @@ private:
         epoch = (epoch + 1) & 0xffffff;
         if (last) ends.store(true);
         ticket.store(epoch << 40 | (uint64_t)count << 20);
-        if (sleepers.load()) {
-            pthread_mutex_lock(&mutex);
-            pthread_cond_broadcast(&work_there);
-            pthread_mutex_unlock(&mutex);
-        }
+        if (!sleepers.load() || !(last || may_wake())) return;
+        pthread_mutex_lock(&mutex);
+        pthread_cond_broadcast(&work_there);
+        pthread_mutex_unlock(&mutex);
+    }
+    // In a long run once in a while: those who sleep again, or have not come yet.
+    bool may_wake() {
+        if (!wakes) return false;
+        const int64_t now = nanoseconds();
+        if (now - woken < wake_again) return false;
+        woken = now;
+        return true;
     }
 
     // Takes tasks of a part until there are none left.
@@ -134,6 +180,7 @@ private:
             if (task >= count) return;
             const uint64_t at = epoch_of(mine);  // a new part may have begun: its task is as good
             const Job job = jobs[at % 2];
+            if (thread && !helped.load(std::memory_order_relaxed)) helped.store(true, std::memory_order_relaxed);
             job.work(job.context, task, thread);
             if (done.fetch_add(1) + 1 == count && waits.load()) {
                 pthread_mutex_lock(&mutex);
@@ -149,11 +196,8 @@ private:
         const int64_t thread = ((Seat*)seat)->thread;
         uint64_t seen = 0;
         for (;;) {
-            uint64_t now = epoch_of(team.ticket.load(std::memory_order_acquire));
-            for (int64_t spin = 0; now == seen && spin < spins; spin++) {
-                pause_thread();
-                now = epoch_of(team.ticket.load(std::memory_order_acquire));
-            }
+            uint64_t now = seen;
+            spin(spin_time, [&] { return (now = epoch_of(team.ticket.load(std::memory_order_acquire))) != seen; });
             if (now == seen) {
                 pthread_mutex_lock(&team.mutex);
                 team.sleepers.fetch_add(1);
