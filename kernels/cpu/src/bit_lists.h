@@ -106,6 +106,29 @@ static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t 
     return out - start;
 }
 
+// The patterns of 64 channels in up to 32 steps, one bit a step: of bit c of the words that load(t) gives. Returns which fired
+// at all.
+template <class Load>
+static inline uint64_t patterns_of(int64_t steps, Load load_word, uint32_t* patterns) {
+    constexpr int all = 64 / Vec::width, some = all < 8 ? all : 8;  // registers
+    uint64_t any = 0;
+    for (int first = 0; first < all; first += some) {
+        Ints found[some];
+        for (Ints& f : found) f = broadcast_whole(0);
+        for (int64_t t = 0; t < steps; t++) {
+            const uint64_t word = load_word(t);
+            any |= word;
+            const Ints bit = broadcast_whole((int32_t)(1u << t));
+            for (int i = 0; i < some; i++) {
+                const uint32_t here = (uint32_t)(word >> ((first + i) * Vec::width)) & (uint32_t)((1ull << Vec::width) - 1);
+                found[i] = or_where(mask_of(here), found[i], bit);
+            }
+        }
+        for (int i = 0; i < some; i++) store((int32_t*)patterns + (first + i) * Vec::width, found[i]);
+    }
+    return any;
+}
+
 // Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
 // short list costs no branch. Returns the end of what counts.
 static inline uint16_t* append_shifted(const uint16_t* from, int64_t n, uint16_t base, uint16_t* out) {

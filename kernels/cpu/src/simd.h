@@ -207,6 +207,14 @@ static inline Ints low_half(Ints a) {  // x86 has a product of halves that is no
     return {(Ints::Whole)((Ints::Whole)(a.x << 16) >> 16)};
 #endif
 }
+static inline Ints broadcast_whole(int32_t a) { return {Ints::Whole{} + a}; }
+static inline Ints or_where(Vec::Mask m, Ints a, Ints b) {
+#if defined(__AVX512F__)
+    return {(Ints::Whole)_mm512_mask_or_epi32((__m512i)a.x, m, (__m512i)a.x, (__m512i)b.x)};
+#else
+    return {a.x | ((Ints::Whole)m & b.x)};
+#endif
+}
 static inline Vec to_floats(Ints a) { return {(decltype(Vec::x))__builtin_convertvector(a.x, Ints::Floats)}; }
 
 // Channels side by side: 32 of them, whose spikes are four bytes, or the 16 of a row of weights.

@@ -157,22 +157,47 @@ struct Memory {
     Memory(const Memory&) = delete;
 };
 
+// Hands out parts of one piece of memory; without memory, only counts.
+struct Carver {
+    char* memory;
+    int64_t bytes = 0;
+    template <class T>
+    T* take(int64_t n) {
+        char* const at = memory ? memory + bytes : nullptr;
+        bytes += ceil_div(n * (int64_t)sizeof(T), 64) * 64;
+        return (T*)at;
+    }
+};
+
 // Memory of one thread that grows when needed; what it held is lost then (in the checked build, always).
 template <class T>
 struct Grown {
     T* data = nullptr;
-    int64_t size = 0;
+    int64_t size = 0, lent = 0;
     T* reserve(int64_t n) {
+        PK_ASSERT(!lent || n <= lent);
         if (n > size || PK_IS_CHECKED) {
-            free((void*)data);
+            if (data && !is_lent) free((void*)data);
+            is_lent = false;
             data = allocate<T>(n);
             size = n;
         }
         return data;
     }
+    // Somebody else's memory, which is as much as will be asked for.
+    void borrow(Carver& carver, int64_t n) {
+        data = carver.take<T>(n);
+        size = lent = n;
+        is_lent = true;
+    }
     Grown() = default;
-    ~Grown() { free((void*)data); }
+    ~Grown() {
+        if (!is_lent) free((void*)data);
+    }
     Grown(const Grown&) = delete;
+
+private:
+    bool is_lent = false;
 };
 
 }  // namespace PK_TARGET

@@ -25,6 +25,8 @@ public:
         }
     }
 
+    void borrow(Carver& carver, int64_t most_items) { slots.borrow(carver, most(16, 4 * most_items)); }
+
 private:
     struct Slot {
         uint64_t hash;
@@ -63,6 +65,14 @@ public:
             if (first == i) places.data[count++] = place;
             else copies.data[copied++] = {Place(c, out, first), place};
         }
+    }
+
+    // Memory for so many pixels of the input and of the output.
+    void borrow(Carver& carver, int64_t most_in, int64_t most_out) {
+        places.borrow(carver, most_out);
+        copies.borrow(carver, most_out);
+        numbers.borrow(carver, most_in);
+        firsts.borrow(carver, most(most_in, most_out));
     }
 
     void copy() const {

@@ -8,8 +8,9 @@
 namespace PK_TARGET {
 
 // What one thread has.
-template <class Source>
+template <class Source_>
 struct Worker {
+    using Source = Source_;
     Source source;
     WindowLists<Source> lists;
     EqualWindows windows;
@@ -90,10 +91,11 @@ static void fire(const Conv2d& c, const Part& segment, const Place* places, int6
 }
 
 // A group of output pixels.
-template <class Rows, class Source>
+template <class Rows, class Worker>
 static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Place* at, int64_t places,
-                      int64_t first_channel, int64_t last_channel, Worker<Source>& worker) {
+                      int64_t first_channel, int64_t last_channel, Worker& worker) {
     using Number = typename Rows::Number;
+    using Source = typename Worker::Source;
     const int64_t size = worker.source.sums * Rows::channels;
     const Choice* const choices = worker.lists.of(at, places);
     Number* const all_sums = (Number*)worker.sums.reserve(places * size * sizeof(Number));

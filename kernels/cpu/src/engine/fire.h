@@ -75,19 +75,8 @@ struct Firing : Currents {
         }
     }
 
-    Neurons neurons_of() const {
-        Neurons n{};
-        n.neuron = step.neuron, n.v = session.states[number].v;
-        n.T = cut.steps, n.N = session.N, n.P = step.P(), n.C = step.C;
-        n.start = fresh ? step.start : n.v;
-        n.start_image = fresh ? 0 : step.states * n.P * n.C;
-        n.start_state = fresh ? n.C : n.P * n.C;
-        n.start_pixel = fresh ? 0 : n.C;
-        return n;
-    }
-
     OUT_OF_LINE void fire_block(int64_t b) const {
-        const Neurons n = neurons_of();
+        const Neurons n = neurons_of(session, number, session.N, cut.steps, fresh);
         char* const slot = session.slots[number];
         const int64_t last = least((b + 1) * columns, step.C);
         for (int64_t channel = b * columns; channel < last; channel += block) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "fire.h"
 #include "pools.h"
+#include "sliced.h"
 
 namespace PK_TARGET {
 
@@ -35,8 +36,27 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     }
 }
 
+static void run_sliced(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+    const Step& step = session.plan.steps[k];
+    Neurons neurons = neurons_of(session, k, N, steps, fresh);
+    neurons.spikes = (uint8_t*)session.slots[k];
+    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.sliced_window].slot].spikes : nullptr;
+    const Sliced sliced(step, neurons, shortcut, session.threads);
+    memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
+    struct Context {
+        const Sliced& sliced;
+        const View& x;
+        Scratch* scratch;
+    } context{sliced, session.views[step.windows[step.sliced_window].slot], session.scratch};
+    session.team->share(sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        c.sliced.run(c.x, task, c.scratch[thread].sliced, c.scratch[thread].tally);
+    });
+}
+
 static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
+    if (Sliced::fits(session, step, N, steps)) return run_sliced(session, k, N, steps, fresh);
     const Tasks cut(step, N, steps, session.threads, all_held(session, step));
     if (fresh) memset(session.states[k].alike, 1, N * step.P());
     session.serial++;

@@ -1,21 +1,10 @@
 // Cuts the memory of a session: states, of so many samples, and an arena for what lives as long as a segment. Memory that is
 // there is cut anew, and only what is more is allocated.
 #pragma once
+#include "sliced.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
-
-// Hands out parts of one piece of memory; without memory, only counts.
-struct Carver {
-    char* memory;
-    int64_t bytes = 0;
-    template <class T>
-    T* take(int64_t n) {
-        char* const at = memory ? memory + bytes : nullptr;
-        bytes += ceil_div(n * (int64_t)sizeof(T), 64) * 64;
-        return (T*)at;
-    }
-};
 
 static State cut_state(const Step& step, int64_t N, Carver& carver) {
     State state;
@@ -101,9 +90,9 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.alike = carver.take<uint8_t>(room.alike);
     s.window_sums = carver.take<Block>(room.window);
     s.exact = carver.take<double>(columns);
+    s.sliced = carver.take<char>(room.sliced);
     s.key = -1;
     if (!carver.memory) return;
-    memset(s.patterns, 0, 64 * sizeof *s.patterns);
     memset(s.size, 0, room.sorted * sizeof *s.size);
 }
 
@@ -126,6 +115,7 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         if (step.kind != engine::Fire) continue;
         room.include(Tasks(step, N, steps, threads, false).room(step));
         room.include(Tasks(step, N, steps, threads, true).room(step));
+        room.sliced = most(room.sliced, Sliced::room(step, N, steps, threads));
     }
     if (threads > session.threads) {
         delete[] session.scratch;

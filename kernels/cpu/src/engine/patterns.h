@@ -118,18 +118,12 @@ private:
         found = 0;
         for (int64_t byte = 0; byte < bytes; byte += 8) {
             const int64_t here = least(8, bytes - byte);
-            uint64_t any = 0;
-            for (int64_t t = 0; t < steps; t++) {
-                uint64_t word = load_bits(x.spikes_at(image, t, pixel) + byte, here);
-                any |= word;
-                spikes += __builtin_popcountll(word);
-                for (; word; word &= word - 1) s.patterns[__builtin_ctzll(word)] |= 1u << t;
-            }
-            for (; any; any &= any - 1, found++) {
+            const auto word_at = [&](int64_t t) { return load_bits(x.spikes_at(image, t, pixel) + byte, here); };
+            for (uint64_t any = patterns_of(steps, word_at, s.patterns); any; any &= any - 1, found++) {
                 const int c = __builtin_ctzll(any);
                 channel[found] = (uint32_t)(8 * byte + c);
                 pattern[found] = s.patterns[c];
-                s.patterns[c] = 0;
+                spikes += __builtin_popcount(s.patterns[c]);
             }
         }
         return spikes;

@@ -3,6 +3,7 @@
 #pragma once
 #include <sys/mman.h>
 
+#include "../conv2d/slices.h"
 #include "../neurons.h"
 #include "engine.h"
 
@@ -57,6 +58,10 @@ struct Step : Operation {
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
+    // Of a convolution of more than one pixel: its weights in slices (sliced.h), or null; the window that has them.
+    char* sliced = nullptr;
+    int64_t sliced_window = 0;
+    Conv2d conv{};  // without its neurons
 
     int64_t P() const { return H * W; }
     int64_t bytes() const { return (C + 7) / 8; }
@@ -105,6 +110,35 @@ static void pack_groups(Window& w, const Step& step) {
     w.weight = w.matrix;
 }
 
+// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one.
+static int64_t slice_rows_of(const Window& w) {
+    constexpr int64_t most_rows = 384;  // of 64 bytes
+    if (w.rows <= most_rows || w.C > most_rows) return most_rows;
+    int64_t taps = w.kernel_w;
+    while (w.kernel_w % taps || taps * w.C > most_rows) taps--;
+    return taps * w.C;
+}
+
+// Packs the weights of a convolution in slices; returns their bytes. The others of its inputs, one at most, add as they are.
+static int64_t pack_slices(Step& step) {
+    if (step.kind != engine::Fire || step.real || step.P() == 1 || step.count > 2) return 0;
+    int64_t weighted = 0;
+    for (int64_t i = 0; i < step.count; i++)
+        if (step.windows[i].weight) step.sliced_window = i, weighted++;
+    const Window& w = step.windows[step.sliced_window];
+    if (weighted != 1 || w.groups > 1) return 0;
+    Conv2d& c = step.conv;
+    c.neurons.C = step.C, c.neurons.P = step.P();
+    c.row_channels = row, c.slice_rows = slice_rows_of(w), c.groups = 1;
+    c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = step.W;
+    c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
+    c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
+    const int64_t bytes = ceil_div(step.C, row) * rows_size(&c);
+    c.weight = step.sliced = allocate<char>(bytes);
+    pack_rows(w.weight, step.sliced, &c);
+    return bytes;
+}
+
 static int64_t* copy_of(const int64_t* from, int64_t n) {
     if (!from) return nullptr;
     int64_t* const copy = allocate<int64_t>(n);
@@ -123,11 +157,15 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             (engine::Term&)w = operations[k].terms[i];
             if (w.slot) w.C = plan->steps[w.slot - 1].C, w.H = plan->steps[w.slot - 1].H, w.W = plan->steps[w.slot - 1].W;
             else w.C = input->C, w.H = input->H, w.W = input->W;
+            if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
+        }
+        plan->bytes += pack_slices(step);
+        for (int64_t i = 0; i < step.count; i++) {
+            Window& w = step.windows[i];
             if (step.kind == engine::Fire && w.weight && w.groups > 1) {
                 pack_groups(w, step);
                 plan->bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
             } else if (step.kind == engine::Fire && w.weight) {
-                w.rows = w.C * w.taps();
                 pack_matrix(w, step);
                 plan->bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
             }
@@ -157,7 +195,7 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
         step.start = step.start_copy;
         step.bias_copy = allocate_zeros<float>(step.blocks() * columns);
         memcpy(step.bias_copy, step.bias, step.C * sizeof(float));
-        step.bias = step.bias_copy;
+        step.conv.bias = step.bias = step.bias_copy;
     }
     return plan;
 }
@@ -166,7 +204,8 @@ static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
         for (int64_t i = 0; i < step.count; i++) free(step.windows[i].matrix);
-        free(step.parameters), free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy);
+        free(step.sliced), free(step.parameters), free(step.start_copy), free(step.bias_copy), free(step.pixels_copy),
+            free(step.channels_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;

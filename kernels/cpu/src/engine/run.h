@@ -77,22 +77,49 @@ static View input_of(const Session& session, const Run& run, const Running& runn
     return some;
 }
 
-// What the last operation gave in a segment goes to the caller.
-static void hand_over(const Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
-    const char* const slot = session.slots[session.plan.count - 1];
-    const int64_t frame = slot_bytes(last);
-    for (int64_t i = 0; i < running.n; i++) {
-        const char* const from = slot + i * steps * frame;
-        const int64_t n = running.at(i);
-        if (run.spikes) memcpy(run.spikes + (n * run.T + start) * frame, from, steps * frame);
-        for (int64_t t = 0; t < steps && run.counts; t++)
-            for (int64_t p = 0; p < last.P(); p++)
-                each_spike((const uint8_t*)from + t * frame + p * last.bytes(), last.C,
-                           [&](int64_t c) { run.counts[(n * last.C + c) * last.P() + p]++; });
-        for (int64_t t = 0; t < steps && run.values; t++)
-            memcpy((char*)run.values + ((start + t) * run.N + n) * frame, from + t * frame, frame);
+// What the last operation gave in a segment goes to the caller. A task is a part of a sample's pixels.
+struct HandOver {
+    const Session& session;
+    const Run& run;
+    const Running& running;
+    const int64_t start, steps, parts;
+
+    void hand_over(int64_t task) const {
+        const Step& last = session.plan.steps[session.plan.count - 1];
+        const int64_t frame = slot_bytes(last), pixel = frame / last.P(), i = task / parts, n = running.at(i);
+        const int64_t p0 = last.P() * (task % parts) / parts, p1 = last.P() * (task % parts + 1) / parts;
+        const char* const from = session.slots[session.plan.count - 1] + i * steps * frame;
+        for (int64_t t = 0; t < steps; t++) {
+            const char* const at = from + t * frame + p0 * pixel;
+            if (run.spikes) memcpy(run.spikes + (n * run.T + start + t) * frame + p0 * pixel, at, (p1 - p0) * pixel);
+            if (run.values) memcpy((char*)run.values + ((start + t) * run.N + n) * frame + p0 * pixel, at, (p1 - p0) * pixel);
+        }
+        for (int64_t p = p0; p < p1 && run.counts; p++)
+            for (int64_t c = 0; c < last.C; c += 64) count(last, n, p, c, (const uint8_t*)from + p * pixel + c / 8);
     }
+    // The spikes of up to 64 channels.
+    void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
+        const int64_t frame = slot_bytes(last), bytes = least(8, last.bytes() - channel / 8);
+        uint32_t patterns[64];
+        for (int64_t t = 0; t < steps; t += 32) {
+            const auto word = [&](int64_t i) { return load_bits(x + (t + i) * frame, bytes); };
+            for (uint64_t any = patterns_of(least(32, steps - t), word, patterns); any; any &= any - 1) {
+                const int c = __builtin_ctzll(any);
+                run.counts[(n * last.C + channel + c) * last.P() + p] += __builtin_popcount(patterns[c]);
+            }
+        }
+    }
+};
+
+static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const int64_t bytes = running.n * steps * slot_bytes(last);
+    const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
+    HandOver over{session, run, running, start, steps, parts};
+    const auto work = [](void* given, int64_t task, int64_t) { ((const HandOver*)given)->hand_over(task); };
+    if (bytes > worth_threads / 8) session.team->share(running.n * parts, &over, work);
+    else
+        for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
 }
 
 // The states of the last operation, of a sample that has run to its end.

@@ -42,7 +42,7 @@ struct Scratch {
     Entries* entries;
     uint32_t *channel, *channel_pattern;  // that fired
     uint32_t *size, *pattern_of;          // by numbers of patterns; zeros between uses; the patterns
-    uint32_t* patterns;                   // [64], zeros
+    uint32_t* patterns;                   // [64]
     uint32_t *unsorted, *unsorted_pattern, *touched;  // of one pixel: rows or channels, their patterns, numbers of these
     uint32_t *row, *row_pattern;  // rows of weights, to be added, of a batch; with patterns of their own
     Bucket* bucket;
@@ -57,16 +57,18 @@ struct Scratch {
     Block* window_sums;           // of the inputs of a pooling's window
     double* exact;                // [columns]
     int64_t key;                  // what the lists are of
+    char* sliced;                 // sliced.h
     int64_t tally[2];
 };
 
 // How much of each a session has room for.
 struct Room {
-    int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0;
+    int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0,
+            sliced = 0;
 
     void include(const Room& o) {
         for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::items,
-                                     &Room::pixels, &Room::alike, &Room::buckets, &Room::window})
+                                     &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::sliced})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -113,6 +115,19 @@ struct Session {
 // Values of a slot at one step of one image: bytes of spikes, or of floats.
 static inline int64_t slot_bytes(const Step& step) {
     return step.P() * (step.real ? step.C * (int64_t)sizeof(float) : step.bytes());
+}
+
+// The neurons of an operation; `fresh`: from rest, else from where they are.
+static inline Neurons neurons_of(const Session& session, int64_t number, int64_t N, int64_t steps, bool fresh) {
+    const Step& step = session.plan.steps[number];
+    Neurons n{};
+    n.neuron = step.neuron, n.v = session.states[number].v;
+    n.T = steps, n.N = N, n.P = step.P(), n.C = step.C;
+    n.start = fresh ? step.start : n.v;
+    n.start_image = fresh ? 0 : step.states * n.P * n.C;
+    n.start_state = fresh ? n.C : n.P * n.C;
+    n.start_pixel = fresh ? 0 : n.C;
+    return n;
 }
 
 }  // namespace PK_TARGET

@@ -1,0 +1,151 @@
+// Which inputs fired at each step: stages 1 and 2 of event.h.
+#pragma once
+#include "slices.h"
+#include "steady.h"
+#include "window_lists.h"
+#include "../fingerprint.h"
+
+namespace PK_TARGET {
+
+// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
+struct Events {
+    static constexpr int group = 4;  // rows that are added at a time
+    static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
+    static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
+
+    int64_t steps = 0, sums = 0;  // of the segment
+    int64_t negated = 0;          // rows from one to its negation; 0: there are none
+    int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
+    int64_t repeats = 0;          // input pixels that fire like the one before
+    Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
+    Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
+    Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
+    Grown<uint32_t> length;            // [sum]
+
+    static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
+
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
+        const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
+        const uint8_t* const first = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
+        int64_t spikes = 0;
+        for (int64_t image = 0; image < in.images; image++)
+            for (int64_t t = 0; t < in.steps; t++)
+                spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
+        if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
+        steps = in.steps;
+        sums = most_sums(steps);
+        negated = c.negated ? slices.inputs : 0;
+        pixel_sums = slices.chunks * sums;
+        input.reserve(spikes + overrun);
+        uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
+        int64_t n = 0;
+        repeats = 0;
+        for (int64_t image = 0; image < in.images; image++)
+            for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
+                const uint8_t* const x = first + image * c.neurons.T * frame + pixel * bytes;
+                if (pixel && fires_like_the_last(x, bytes, frame)) {
+                    n = copy_lists(start, n);
+                    repeats++;
+                    continue;
+                }
+                for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
+                    const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
+                    const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
+                    n = list_steps(x + byte, frame, chunk_bytes, start + chunk * sums, n);
+                }
+            }
+        PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
+        *start = (uint32_t)n;
+    }
+
+    bool fires_like_the_last(const uint8_t* x, int64_t bytes, int64_t frame) const {
+        for (int64_t t = 0; t < steps; t++, x += frame)
+            if (!equal_bytes(x, x - bytes, bytes)) return false;
+        return true;
+    }
+    // The lists of the last pixel are this one's, too, from entry n of `input`; returns where they end.
+    int64_t copy_lists(uint32_t* start, int64_t n) const {
+        const uint32_t *const last = start - pixel_sums, length = (uint32_t)n - last[0];
+        for (int64_t i = 0; i < pixel_sums; i++) start[i] = last[i] + length;
+        memcpy(input.data + n, input.data + last[0], length * sizeof(uint16_t));
+        return n + length;
+    }
+
+    // Two pixels of the input fire alike if their lists are equal (equal_windows.h).
+    uint64_t hash_of(int64_t pixel) const {
+        const uint32_t *const start = input_start.data + pixel * pixel_sums, length = start[pixel_sums] - start[0];
+        uint32_t starts = 0;
+        for (int64_t i = 1; i <= pixel_sums; i++) starts += (start[i] - start[0]) * (uint32_t)(2 * i + 1);
+        return mix(starts, hash_piece((const uint8_t*)(input.data + start[0]), length * sizeof(uint16_t), length));
+    }
+    bool are_alike(int64_t a, int64_t b) const {
+        const uint32_t *const start = input_start.data + a * pixel_sums, *const other = input_start.data + b * pixel_sums;
+        for (int64_t i = 1; i <= pixel_sums; i++)
+            if (start[i] - start[0] != other[i] - other[0]) return false;
+        return !memcmp(input.data + start[0], input.data + other[0], (start[pixel_sums] - start[0]) * sizeof(uint16_t));
+    }
+
+    // The lists of a window's slice; `end` is where they go, and their end is returned.
+    OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
+        const uint32_t** const starts = tap_start.reserve(count);
+        uint32_t* const lengths = length.reserve(sums);
+        memset(lengths, 0, sums * sizeof *lengths);
+        for (int64_t tap = 0; tap < count; tap++) {
+            const uint32_t* const start = starts[tap] = input_start.data + taps[tap].list * sums;
+            for (int64_t i = 0; i < sums; i++) lengths[i] += start[i + 1] - start[i];
+        }
+        choice = sort_sums<group>(lengths, sums, visits, end);
+        for (int64_t i = choice.empty; i < sums; i++) {
+            uint16_t* const full = end + visits[i].groups * group;
+            const int64_t sum = visits[i].sum;
+            for (int64_t tap = 0; tap < count; tap++) {
+                const uint32_t first = starts[tap][sum], last = starts[tap][sum + 1];
+                end = append_shifted(input.data + first, last - first, taps[tap].base, end);
+            }
+            memset(end, 0, group * sizeof *end);
+            end = full;
+        }
+        return end;
+    }
+
+    // Entries of all lists of some pixels and chunks.
+    int64_t length_of(int64_t first, int64_t last) const {
+        return input_start.data[last * sums] - input_start.data[first * sums];
+    }
+
+    // Entries that the lists of one window's slice may have, filled up.
+    int64_t most_entries(const Slices& slices) const { return steps * slices.inputs + sums * group; }
+
+    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
+        uint64_t steady[most_spans][most_slice_rows / 64], others[most_slice_rows / 64], silent[most_slice_rows / 64];
+        const auto list_bits = [&](const void* bits, int64_t rows_before) {
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, rows_before, input.data + n);
+        };
+        for (int64_t first = 0; first < steps; first += span) {
+            const int64_t length = least(span, steps - first);
+            uint64_t* const all = steady[first / span];
+            const bool any = find_steady(x + first * frame, frame, bytes, length, most_silent(length, negated), all);
+            for (int64_t t = first; t < first + length; t++) {
+                *start++ = (uint32_t)n;
+                if (any)
+                    for (int64_t i = 0; i < bytes; i += 8) {
+                        const uint64_t fires = load_bits(x + t * frame + i, bytes - i);
+                        others[i / 8] = fires & ~all[i / 8], silent[i / 8] = all[i / 8] & ~fires;
+                    }
+                list_bits(any ? (const void*)others : x + t * frame, 0);
+                if (any && negated) list_bits(silent, negated);
+            }
+        }
+        for (int64_t i = 0; i < sums - steps; i++) {
+            *start++ = (uint32_t)n;
+            list_bits(steady[i], 0);
+        }
+        return n;
+    }
+
+    template <class Rows>
+    void finish(typename Rows::Number*) const {}  // the sums are the currents
+};
+
+}  // namespace PK_TARGET

@@ -1,0 +1,155 @@
+// What fired under a band of a convolution, in lists of the sums that it goes to: one of each step, as in
+// ../conv2d/event_lists.h, and one of each pattern that many inputs share. A pattern is the steps at which an input fires, one
+// bit a step. A row of weights is added to the sum of its pattern once, and that sum then to each of its steps. Neurons with a
+// constant current fire in periods, so that few patterns hold nearly all spikes; where all fire as they like, none is shared.
+#pragma once
+#include "../conv2d/event_lists.h"
+#include "session.h"
+
+namespace PK_TARGET {
+
+struct SharedPatterns : Events {
+    static constexpr int64_t span = 0, uses = 512, most_shared = 32;
+    uint32_t pattern[most_shared];
+    int64_t shared = 0;
+
+    static int64_t most_sums(int64_t steps) { return steps > 1 ? steps + most_shared : 1; }
+
+    // `spikes`: under the band, at most; `blocks`: for how many blocks of channels lists are made.
+    void list_inputs(const View& x, const Conv2d& c, const Slices& slices, const Part& in, int64_t spikes, int64_t blocks) {
+        steps = in.steps;
+        find_shared(x, c, slices, in, blocks);
+        sums = steps + shared;
+        pixel_sums = slices.chunks * sums;
+        repeats = 0;
+        const int64_t bytes = (c.C_in + 7) / 8, pixels = in.rows * c.W;
+        input.reserve(spikes + overrun);
+        uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
+        int64_t n = 0;
+        for (int64_t image = 0; image < in.images; image++)
+            for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
+                const uint8_t* const at = x.spikes_at(in.image + image, 0, in.row * c.W + pixel);
+                if (pixel && fires_like_the_last(at, bytes, x.step)) {
+                    n = copy_lists(start, n);
+                    repeats++;
+                    continue;
+                }
+                for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
+                    const int64_t byte = chunk * slices.chunk / 8, length = least(slices.chunk / 8, bytes - byte);
+                    n = list_chunk(at + byte, x.step, slices.chunks == 1 ? bytes : length, start + chunk * sums, n);
+                }
+            }
+        PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
+        *start = (uint32_t)n;
+    }
+
+    // The sums of patterns go to their steps.
+    template <class Rows>
+    void finish(typename Rows::Number* all) const {
+        for (int64_t k = 0; k < shared; k++) {
+            typename Rows::Sums of_pattern, sum;
+            load_sums(all + (steps + k) * Rows::channels, of_pattern);
+            for (uint32_t left = pattern[k]; left; left &= left - 1) {
+                typename Rows::Number* const at = all + __builtin_ctz(left) * Rows::channels;
+                load_sums(at, sum);
+                add(sum, of_pattern);
+                store_sums(at, sum);
+            }
+        }
+    }
+
+private:
+    static constexpr int slot_bits = 7, seen_bits = 9;
+    int8_t slot[1 << slot_bits];  // numbers of patterns by their hash, or the next free place; -1: none
+
+    static uint32_t hash_of_pattern(uint32_t pattern, int bits) { return (pattern * 2654435769u) >> (32 - bits); }
+
+    // Calls visit(channel of 64, pattern) for those that fired.
+    template <class Visit>
+    void each_pattern(const uint8_t* x, int64_t frame, int64_t bytes, Visit visit) const {
+        uint32_t patterns[64];
+        uint64_t any = patterns_of(steps, [=](int64_t t) { return load_bits(x + t * frame, bytes); }, patterns);
+        for (; any; any &= any - 1) visit(__builtin_ctzll(any), patterns[__builtin_ctzll(any)]);
+    }
+
+    int64_t number_of(uint32_t wanted) const {
+        for (uint32_t i = hash_of_pattern(wanted, slot_bits);; i = (i + 1) % (1 << slot_bits))
+            if (slot[i] < 0 || pattern[slot[i]] == wanted) return slot[i];
+    }
+
+    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    int64_t list_chunk(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
+        const auto list = [&](const void* bits) {
+            *start++ = (uint32_t)n;
+            n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, 0, input.data + n);
+        };
+        if (!shared) {
+            for (int64_t t = 0; t < steps; t++) list(x + t * frame);
+            return n;
+        }
+        constexpr int64_t most_words = most_slice_rows / 64;
+        uint64_t of_pattern[most_shared][most_words], all[most_words], others[most_words];
+        for (int64_t i = 0; i < bytes; i += 8) {
+            uint64_t& here = all[i / 8] = 0;
+            for (int64_t k = 0; k < shared; k++) of_pattern[k][i / 8] = 0;
+            each_pattern(x + i, frame, least(8, bytes - i), [&](int c, uint32_t found) {
+                const int64_t k = number_of(found);
+                if (k < 0) return;
+                of_pattern[k][i / 8] |= (uint64_t)1 << c;
+                here |= (uint64_t)1 << c;
+            });
+        }
+        for (int64_t t = 0; t < steps; t++) {
+            for (int64_t i = 0; i < bytes; i += 8)
+                others[i / 8] = load_bits(x + t * frame + i, least(8, bytes - i)) & ~all[i / 8];
+            list(others);
+        }
+        for (int64_t k = 0; k < shared; k++) list(of_pattern[k]);
+        return n;
+    }
+
+    // Patterns that save more additions than a sum of their own costs, as some of the pixels tell.
+    void find_shared(const View& x, const Conv2d& c, const Slices& slices, const Part& in, int64_t blocks) {
+        constexpr int64_t looks = 32;
+        struct Seen {
+            uint32_t pattern;
+            int32_t count;
+        } seen[1 << seen_bits];
+        shared = 0;
+        if (steps == 1) return;
+        memset(seen, 0, sizeof seen);
+        const int64_t pixels = in.rows * c.W, all = in.images * pixels, apart = most(1, all / looks) | 1,
+                      bytes = (c.C_in + 7) / 8;
+        int64_t looked = 0;
+        for (int64_t i = 0; i < all; i += apart, looked++)
+            for (int64_t byte = 0; byte < bytes; byte += 8) {
+                const uint8_t* const at = x.spikes_at(in.image + i / pixels, 0, in.row * c.W + i % pixels) + byte;
+                each_pattern(at, x.step, least(8, bytes - byte), [&](int, uint32_t found) {
+                    if (!(found & (found - 1))) return;  // of one step
+                    Seen& s = seen[hash_of_pattern(found, seen_bits)];
+                    if (s.pattern == found) s.count++;
+                    else if (--s.count < 0) s = {found, 1};
+                });
+            }
+        const int64_t taps = c.kernel_h * c.kernel_w;
+        float gains[most_shared];
+        for (const Seen& s : seen) {  // additions, and what costs as much
+            const int of = __builtin_popcount(s.pattern);
+            const float saved = (float)(s.count * taps * (of - 1)) / (float)most(1, looked);
+            const float gain = saved - (float)(slices.count * 8 + 2 * of) - (float)(2 * taps) / (float)blocks;
+            if (s.count <= 0 || gain <= 0) continue;
+            int64_t k = shared < most_shared ? shared++ : most_shared;
+            for (; k > 0 && gains[k - 1] < gain; k--)
+                if (k < most_shared) gains[k] = gains[k - 1], pattern[k] = pattern[k - 1];
+            if (k < most_shared) gains[k] = gain, pattern[k] = s.pattern;
+        }
+        memset(slot, -1, sizeof slot);
+        for (int64_t k = 0; k < shared; k++) {
+            uint32_t i = hash_of_pattern(pattern[k], slot_bits);
+            while (slot[i] >= 0) i = (i + 1) % (1 << slot_bits);
+            slot[i] = (int8_t)k;
+        }
+    }
+};
+
+}  // namespace PK_TARGET
