@@ -263,5 +263,9 @@ template <int channels>
 static inline void add(Lanes<channels>& a, const Lanes<channels>& b) {
     for (int i = 0; i < a.vecs; i++) a.v[i] = a.v[i] + b.v[i];
 }
+template <int channels>
+static inline void subtract(Lanes<channels>& a, const Lanes<channels>& b) {
+    for (int i = 0; i < a.vecs; i++) a.v[i] = a.v[i] - b.v[i];
+}
 
 }  // namespace PK_TARGET

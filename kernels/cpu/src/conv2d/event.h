@@ -17,6 +17,8 @@
 
 namespace PK_TARGET {
 
+using Events = EventLists<4>;
+
 // How many rows are added for the spikes [M, T, bytes]: those that are steady count once a span, and, with negated rows, once
 // for each step at which they are silent.
 int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {

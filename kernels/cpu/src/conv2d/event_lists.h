@@ -8,8 +8,9 @@
 namespace PK_TARGET {
 
 // Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
-struct Events {
-    static constexpr int group = 4;  // rows that are added at a time
+template <int group_>
+struct EventLists {
+    static constexpr int group = group_;  // rows that are added at a time
     static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
     static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 

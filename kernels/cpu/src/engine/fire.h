@@ -10,11 +10,14 @@ namespace PK_TARGET {
 
 template <class Model>
 struct Firing : Currents {
-    const int64_t number;     // of the operation
+    const int64_t number, start, all_steps;  // of the operation; its first step in the segment, which has so many
     const bool fresh, goes_on;  // from rest; and whether there are steps, or somebody, that states are kept for
 
-    Firing(Session& session, const Step& step, const Tasks& cut, int64_t number, bool fresh, bool goes_on)
-        : Currents{{{session, step, cut}}}, number(number), fresh(fresh), goes_on(goes_on) {}
+    Firing(Session& session, const Step& step, const Tasks& cut, int64_t number, int64_t start, int64_t all_steps, bool fresh,
+           bool goes_on)
+        : Currents{{{session, step, cut}}}, number(number), start(start), all_steps(all_steps), fresh(fresh), goes_on(goes_on) {
+        for (int64_t i = 0; i < step.count; i++) views[i] = session.views[step.windows[i].slot].from(start);
+    }
 
     void run(int64_t task, int64_t thread) {
         s = session.scratch + thread;
@@ -76,32 +79,49 @@ struct Firing : Currents {
     }
 
     OUT_OF_LINE void fire_block(int64_t b) const {
+        constexpr int together = most(1, 8 / vecs);  // pixels: each step of a neuron waits for the one before
         const Neurons n = neurons_of(session, number, session.N, cut.steps, fresh);
-        char* const slot = session.slots[number];
         const int64_t last = least((b + 1) * columns, step.C);
         for (int64_t channel = b * columns; channel < last; channel += block) {
-            const int count = (int)least(block, step.C - channel);
-            const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
             const NeuronBlock<Model, block> neurons(n.neuron, channel);
-            for (int64_t i = 0; i < pixels; i++) {
-                const int64_t at = image_of(i), pixel = pixel_of(i);
-                States<Model::states, block> state;
-                load_states<Model>(state, n, 0, at, pixel, channel, count);
-                const float* sum = sums(i, 0) + channel - b * columns;
-                int64_t spikes = 0;
-                for (int64_t t = 0; t < cut.steps; t++) {
-                    const uint32_t fired = step_block(neurons, state, load_block<block>(sum)) & is_channel;
-                    if (cut.sums > 1) sum += columns;
-                    const int64_t frame = (at * cut.steps + t) * n.P + pixel;
-                    if (step.real) store_block((float*)slot + frame * step.C + channel, state.part[0], count);
-                    else store_spikes((uint8_t*)slot + frame * step.bytes() + channel / 8, fired, count);
-                    spikes += __builtin_popcount(fired);
-                }
-                if (goes_on) store_states(states_of<Model>(n, at, pixel, channel), n, state, count);
-                s->tally[0] += spikes;
-                s->spikes[in_band(i)] += spikes;
-            }
+            int64_t i = 0;
+            for (; i + together <= pixels; i += together) fire_pixels<together>(neurons, n, b, i, channel);
+            for (; i < pixels; i++) fire_pixels<1>(neurons, n, b, i, channel);
         }
+    }
+
+    template <int together>
+    void fire_pixels(const NeuronBlock<Model, block> neurons, const Neurons& n, int64_t b, int64_t first,
+                     int64_t channel) const {
+        const bool real = step.real;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+        const int64_t steps = cut.steps, next_sum = cut.sums > 1 ? columns : 0, bytes = slot_bytes(step) / n.P,
+                      next = n.P * bytes;
+        const int count = (int)least(block, step.C - channel);
+        const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
+        States<Model::states, block> state[together];
+        const float* sum[together];
+        char* out[together];
+        int64_t spikes[together] = {};
+        each<together>([&](auto k) {
+            const int64_t at = image_of(first + k), pixel = pixel_of(first + k);
+            load_states<Model>(state[k], n, 0, at, pixel, channel, count);
+            sum[k] = sums(first + k, 0) + channel - b * columns;
+            out[k] = session.slots[number] + (at * all_steps + start) * next + pixel * bytes +
+                     (real ? channel * (int64_t)sizeof(float) : channel / 8);
+        });
+        for (int64_t t = 0; t < steps; t++)
+            each<together>([&](auto k) {
+                const uint32_t fired = step_block(neurons, state[k], load_block<block>(sum[k] + t * next_sum)) & is_channel;
+                if (real) store_block((float*)(out[k] + t * next), state[k].part[0], count);
+                else store_spikes((uint8_t*)out[k] + t * next, fired, count);
+                spikes[k] += __builtin_popcount(fired);
+            });
+        each<together>([&](auto k) {
+            if (goes_on)
+                store_states(states_of<Model>(n, image_of(first + k), pixel_of(first + k), channel), n, state[k], count);
+            s->tally[0] += spikes[k];
+            s->spikes[in_band(first + k)] += spikes[k];
+        });
     }
 
     // A pixel takes over what the one before it has.
@@ -109,7 +129,7 @@ struct Firing : Currents {
         char* const slot = session.slots[number];
         const int64_t P = step.P(), bytes = slot_bytes(step) / P;
         for (int64_t t = 0; t < cut.steps; t++) {
-            char* const to = slot + ((image * cut.steps + t) * P + pixel) * bytes;
+            char* const to = slot + ((image * all_steps + start + t) * P + pixel) * bytes;
             copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
         }
         for (int64_t k = 0; k < step.states && goes_on; k++) {

@@ -54,11 +54,11 @@ static void run_sliced(Session& session, int64_t k, int64_t N, int64_t steps, bo
     });
 }
 
-static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+// Some steps of a segment that has all_steps, as many as patterns have bits.
+static void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
+                       bool goes_on) {
     const Step& step = session.plan.steps[k];
-    if (Sliced::fits(session, step, N, steps)) return run_sliced(session, k, N, steps, fresh);
     const Tasks cut(step, N, steps, session.threads, all_held(session, step));
-    if (fresh) memset(session.states[k].alike, 1, N * step.P());
     session.serial++;
     with_model(step.neuron, [&](auto model) {
         struct Context {
@@ -66,13 +66,24 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
             const Step& step;
             const Tasks& cut;
             int64_t k;
+            int64_t start, all_steps;
             bool fresh, goes_on;
-        } context{session, step, cut, k, fresh, goes_on};
+        } context{session, step, cut, k, start, all_steps, fresh, goes_on};
         session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
-            Firing<decltype(model)>(c.session, c.step, c.cut, c.k, c.fresh, c.goes_on).run(task, thread);
+            Firing<decltype(model)>(c.session, c.step, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
         });
     });
+}
+
+static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    if (Sliced::fits(session, step, N, steps)) return run_sliced(session, k, N, steps, fresh);
+    if (fresh) memset(session.states[k].alike, 1, N * step.P());
+    for (int64_t start = 0; start < steps; start += most_pattern_steps) {
+        const int64_t some = least(most_pattern_steps, steps - start);
+        fire_steps(session, k, N, start, some, steps, fresh && !start, goes_on || start + some < steps);
+    }
 }
 
 // An operation without neurons: what it reads, and where it writes. A task is a part of an image: of its steps, or of its

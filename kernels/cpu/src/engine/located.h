@@ -14,7 +14,9 @@ struct Located {
     int64_t pixels = 0, copies = 0;                                   // of the batch
     int64_t input_row[most_windows] = {}, input_rows[most_windows] = {};  // of each window, under the band
 
-    const View& view(const Window& w) const { return session.views[w.slot]; }
+    View views[most_windows];  // of the windows, from the first of these steps on
+
+    const View& view(const Window& w) const { return views[&w - step.windows]; }
     bool is_listed(const Window& w) const { return w.rows && view(w).spikes; }
 
     // The image and pixel of a number of the batch.

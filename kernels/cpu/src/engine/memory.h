@@ -113,8 +113,9 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         const Step& step = plan.steps[k];
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
-        room.include(Tasks(step, N, steps, threads, false).room(step));
-        room.include(Tasks(step, N, steps, threads, true).room(step));
+        for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
+            for (const bool held : {false, true})
+                if (some) room.include(Tasks(step, N, some, threads, held).room(step));
         room.sliced = most(room.sliced, Sliced::room(step, N, steps, threads));
     }
     if (threads > session.threads) {

@@ -9,13 +9,26 @@ struct Under {
     int64_t y0, y1, x0, x1;
     int64_t size() const { return (y1 - y0) * (x1 - x0); }
 };
-static inline Under window_of(const Step& step, const Window& w, int64_t pixel) {
-    const int64_t oy = pixel / step.W, ox = pixel % step.W;
+static inline Under window_at(const Step& step, const Window& w, int64_t oy, int64_t ox) {
     if (step.adaptive)
         return {oy * w.H / step.H, ceil_div((oy + 1) * w.H, step.H), ox * w.W / step.W, ceil_div((ox + 1) * w.W, step.W)};
     const int64_t top = oy * w.stride_h - w.padding_h, left = ox * w.stride_w - w.padding_w;
     const int64_t y = most(top, 0), x = most(left, 0);
     return {y, most(y, least(top + w.kernel_h, w.H)), x, most(x, least(left + w.kernel_w, w.W))};
+}
+static inline Under window_of(const Step& step, const Window& w, int64_t pixel) {
+    return window_at(step, w, pixel / step.W, pixel % step.W);
+}
+
+static inline void or_bytes(uint8_t* to, const uint8_t* from, int64_t n) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t a, b;
+        memcpy(&a, to + i, 8), memcpy(&b, from + i, 8);
+        a |= b;
+        memcpy(to + i, &a, 8);
+    }
+    for (; i < n; i++) to[i] |= from[i];
 }
 
 static void max_pool_values(const Step& step, const View& from, char* slot, const Steps& s) {
@@ -39,19 +52,19 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
     if (step.real) return max_pool_values(step, from, slot, s);
     const Window& w = step.windows[0];
     const int64_t bytes = step.bytes();
-    for (int64_t pixel = 0; pixel < step.P(); pixel++) {
-        const Under under = window_of(step, w, pixel);
-        for (int64_t t = s.t0; t < s.t1; t++) {
-            uint8_t* const any = (uint8_t*)s.of(slot, step, t) + pixel * bytes;
-            if (!under.size()) memset(any, 0, bytes);
-            for (int64_t y = under.y0; y < under.y1 && under.size(); y++) {
-                const uint8_t* const x = from.spikes_at(s.image, t, y * w.W + under.x0);
-                if (y == under.y0) or_pixels(any, x, under.x1 - under.x0, bytes);
-                else
-                    for (int64_t p = 0; p < under.x1 - under.x0; p++)
-                        for (int64_t i = 0; i < bytes; i++) any[i] |= x[p * bytes + i];
+    for (int64_t t = s.t0; t < s.t1; t++) {  // images one after another, as they lie in memory
+        uint8_t* any = (uint8_t*)s.of(slot, step, t);
+        for (int64_t oy = 0; oy < step.H; oy++)
+            for (int64_t ox = 0; ox < step.W; ox++, any += bytes) {
+                const Under under = window_at(step, w, oy, ox);
+                if (!under.size()) memset(any, 0, bytes);
+                for (int64_t y = under.y0; y < under.y1 && under.size(); y++) {
+                    const uint8_t* const x = from.spikes_at(s.image, t, y * w.W + under.x0);
+                    if (y == under.y0) or_pixels(any, x, under.x1 - under.x0, bytes);
+                    else
+                        for (int64_t p = 0; p < under.x1 - under.x0; p++) or_bytes(any, x + p * bytes, bytes);
+                }
             }
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t most_steps = 32;    // of a segment: more read weights less often, fewer stay in the cache
+constexpr int64_t most_steps = 64;    // of a segment: more read weights less often, fewer stay in the cache
 constexpr int64_t most_samples = 64;  // of a group, if no states are kept
 
 // Values of the input of one sample at one step.

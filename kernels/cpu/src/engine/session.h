@@ -18,6 +18,12 @@ struct View {
     const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
     const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
     bool held() const { return !step; }
+    View from(int64_t t) const {
+        View later = *this;
+        if (spikes) later.spikes += t * step;
+        else later.values += t * step;
+        return later;
+    }
 };
 
 // What fired at a pixel of the input: entries of a list or, where these are sorted, segments; and the spikes in all steps.

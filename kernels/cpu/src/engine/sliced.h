@@ -9,7 +9,8 @@ namespace PK_TARGET {
 
 constexpr int64_t sliced_steps = 8;        // of a segment, at least
 constexpr int64_t sliced_uses = 256;       // pixels times steps that go through a slice, at least
-constexpr int64_t most_list_rows_at_once = 1 << 15;  // lists of a band's input
+constexpr int64_t few_spikes = 1 << 16;    // for which there is memory in any case
+constexpr int64_t most_band_lists = 1 << 17;  // lists of a band's input
 
 struct Sliced {
     // What one thread works with.
@@ -98,13 +99,13 @@ private:
     Segment segment() const {
         const int64_t steps = c.neurons.T, sums = SharedPatterns::most_sums(steps);
         const int64_t entries = slices.count * (steps * slices.inputs + sums * SharedPatterns::group);
-        return {steps, SharedPatterns::uses, entries, sums * slices.chunks, most_list_rows_at_once};
+        return {steps, SharedPatterns::uses, entries, sums * slices.chunks, most_band_lists};
     }
 
-    // Of a task's input at a time: all of a row of outputs.
+    // Of a task's input at a time: as many as may be of a row of outputs, or a few more.
     int64_t most_spikes() const {
         const int64_t rows = cut.images > 1 ? c.H : input_rows(c, 1);
-        return cut.images * rows * c.W * c.C_in * c.neurons.T;
+        return most(few_spikes, cut.images * rows * c.W * c.C_in * c.neurons.T);
     }
     int64_t spikes_of(const View& x, const Part& in) const {
         int64_t sum = 0;

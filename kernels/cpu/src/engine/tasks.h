@@ -12,6 +12,7 @@ constexpr int64_t most_far_items = 512;      // the same, where the matrix comes
 constexpr int64_t near_items = 32;           // the same, where they are to stay in a first-level cache
 constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
 constexpr int64_t most_band_list = 1 << 19;  // channels that fired under a band, where it has more than one row
+constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
 constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
 
 // Whether pixels share a matrix, or a part of one, that is too large to be read for each.
