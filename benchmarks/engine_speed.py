@@ -6,9 +6,9 @@
     python benchmarks/engine_speed.py --latency 2000
 
 A call's own cost counts most there. Each row: median milliseconds a batch of
-the engine, of simulate and of the step loop, plain and compiled, all in turn;
-and how many times as fast as the faster loop and as simulate the engine is
-(below 1: slower). --latency: of so many single steps of a stream instead, the
+the engine, of simulate and of the step loop, plain and compiled, all in turn
+in blocks of calls; and how many times as fast as the faster loop and as
+simulate the engine is (below 1: slower). --latency: of so many single steps of a stream instead, the
 median and the slowest of a hundred.
 """
 
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=positive, default=1, help="images")
     parser.add_argument("--reset", choices=("hard", "soft"), default="hard")
     parser.add_argument("--random", action="store_true", help="random weights, at rates of 5 to 30 %%")
+    parser.add_argument("--precision", choices=("int16", "int8"), help="of the engine's weights, and of simulate's")
     parser.add_argument("--fast", action="store_true", help="without the compiled loop, which takes a minute to make")
     parser.add_argument("--latency", type=int, default=0, metavar="STEPS", help="time single steps of a stream")
     parser.add_argument("--out", type=Path, help="a CSV file to add the rows to")

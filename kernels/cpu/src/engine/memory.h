@@ -80,11 +80,12 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     for (uint32_t** list : {&s.size, &s.pattern_of}) *list = carver.take<uint32_t>(room.sorted);
     s.patterns = carver.take<uint32_t>(64);
     for (uint32_t** list : {&s.row, &s.row_pattern}) *list = carver.take<uint32_t>(room.rows + overhang);
-    for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.touched, &s.place})
-        *list = carver.take<uint32_t>(room.lists + overhang);
+    for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.touched})
+        *list = carver.take<uint32_t>(room.listed + overhang);
+    s.place = carver.take<uint32_t>(room.lists + overhang);
     s.bucket = carver.take<Bucket>(room.lists + 1);
     s.buckets = carver.take<uint32_t>(room.buckets);
-    s.value = carver.take<float>(room.lists + overhang);
+    s.value = carver.take<float>(room.listed + overhang);
     s.sums = carver.take<float>(room.items * columns);
     for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
     s.alike = carver.take<uint8_t>(room.alike);
@@ -113,10 +114,11 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         const Step& step = plan.steps[k];
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
+        room.sliced = most(room.sliced, Sliced::room(step, N, steps, threads));
+        if (step.spikes_that_move && Sliced::pays(step, N, steps)) continue;
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));
-        room.sliced = most(room.sliced, Sliced::room(step, N, steps, threads));
     }
     if (threads > session.threads) {
         delete[] session.scratch;

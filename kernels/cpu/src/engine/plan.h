@@ -61,6 +61,8 @@ struct Step : Operation {
     // Of a convolution of more than one pixel: its weights in slices (sliced.h), or null; the window that has them.
     char* sliced = nullptr;
     int64_t sliced_window = 0;
+    bool moves = false,
+         spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
     Conv2d conv{};  // without its neurons
 
     int64_t P() const { return H * W; }
@@ -171,6 +173,13 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             }
             step.rows += w.rows;
         }
+        step.spikes_that_move = true;
+        for (int64_t i = 0; i < step.count; i++) {
+            const Step* const read = step.windows[i].slot ? &plan->steps[step.windows[i].slot - 1] : nullptr;
+            step.moves |= read && read->moves;
+            step.spikes_that_move &= read && read->moves && !read->real;
+        }
+        step.moves |= step.kind == engine::Fire || step.kind == engine::MaxRatePool;
         step.terms = nullptr;
         step.pixels = step.pixels_copy = copy_of(step.pixels, step.P());
         step.channels = step.channels_copy = copy_of(step.channels, step.C);

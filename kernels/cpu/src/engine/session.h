@@ -69,12 +69,12 @@ struct Scratch {
 
 // How much of each a session has room for.
 struct Room {
-    int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, items = 0, pixels = 0, alike = 0, buckets = 0, window = 0,
-            sliced = 0;
+    int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
+            window = 0, sliced = 0;
 
     void include(const Room& o) {
-        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::items,
-                                     &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::sliced})
+        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
+                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::sliced})
             this->*size = most(this->*size, o.*size);
     }
 };

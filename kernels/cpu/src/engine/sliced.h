@@ -31,9 +31,12 @@ struct Sliced {
     Sliced(const Step& step, const Neurons& neurons, const uint8_t* shortcut, int64_t threads)
         : c(conv_of(step, neurons, shortcut)), slices(c), cut(c, segment(), FloatRows::channels, threads) {}
 
-    // Whether a layer is run in this form.
+    // Whether a layer may be run in this form; whether it is.
+    static bool pays(const Step& step, int64_t N, int64_t steps) {
+        return step.sliced && steps >= sliced_steps && N * step.P() * steps >= sliced_uses;
+    }
     static bool fits(const Session& session, const Step& step, int64_t N, int64_t steps) {
-        if (!step.sliced || steps < sliced_steps || N * step.P() * steps < sliced_uses) return false;
+        if (!pays(step, N, steps)) return false;
         const View& x = session.views[step.windows[step.sliced_window].slot];
         if (!x.spikes || x.held()) return false;
         if (step.count == 1) return true;
@@ -57,7 +60,7 @@ struct Sliced {
         worker.sums.borrow(carver, s.cut.places * sums * FloatRows::channels * (int64_t)sizeof(float));
     }
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!step.sliced || steps < sliced_steps || N * step.P() * steps < sliced_uses) return 0;
+        if (!pays(step, N, steps)) return 0;
         Neurons neurons{};
         neurons.T = steps, neurons.N = N, neurons.P = step.P(), neurons.C = step.C;
         const Sliced sliced(step, neurons, nullptr, threads);

@@ -11,7 +11,7 @@ constexpr int64_t most_items = 128;          // sums of a block that are made si
 constexpr int64_t most_far_items = 512;      // the same, where the matrix comes from far
 constexpr int64_t near_items = 32;           // the same, where they are to stay in a first-level cache
 constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
-constexpr int64_t most_band_list = 1 << 19;  // channels that fired under a band, where it has more than one row
+constexpr int64_t most_band_list = 1 << 18;  // channels that fired under a band, where it has more than one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
 constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
 
@@ -24,12 +24,13 @@ struct Tasks {
     int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
     int64_t spans;           // of blocks
     int64_t pixels;          // of a batch, at most
-    bool one_pixel;
+    bool one_pixel, alone;
 
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
         one_pixel = step.P() == 1;
         const int64_t items = has_far(step) ? most_far_items : one_pixel ? most_items : near_items;
         pixels = most(1, least(items / sums, most_list_rows / most(1, step.rows)));
+        alone = pixels > 1;
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
         const int64_t wanted = threads > 1 ? 3 * threads : 1;
@@ -42,6 +43,7 @@ struct Tasks {
             if (entries <= most_band_list) break;
         }
         bands = ceil_div(step.H, rows);
+        pixels = least(pixels, one_pixel ? images : rows * step.W);
         spans = groups * bands < 2 * threads ? step.blocks() : 1;
     }
     static bool has_far(const Step& step) {
@@ -50,7 +52,7 @@ struct Tasks {
         return false;
     }
     // Whether the rows of a window are added one by one, in their order, and not sorted by patterns.
-    bool is_alone(const Window& w) const { return pixels > 1 && is_far(w); }
+    bool is_alone(const Window& w) const { return alone && is_far(w); }
     int64_t count() const { return groups * bands * spans; }
 
     // Rows of an input that lie under a band.
@@ -61,12 +63,14 @@ struct Tasks {
     // Memory that one thread needs.
     Room room(const Step& step) const {
         Room r;
-        r.items = pixels * sums, r.lists = pixels * step.rows;
+        r.items = pixels * sums;
         r.pixels = rows * step.W + images, r.buckets = step.count * (pixels + 1);
         for (int64_t i = 0; i < step.count; i++) {
             const Window& w = step.windows[i];
             r.alike += under_rows(w) * w.W;
             if (!w.rows) continue;
+            r.listed = most(r.listed, w.rows);
+            r.lists += pixels * (steps > 1 && !is_alone(w) ? w.rows : 1);
             r.rows += pixels * w.rows * (steps > 1 && !is_alone(w) ? 1 + gap : 1);
             const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W;
             r.fired += under * w.C, r.places += under;
