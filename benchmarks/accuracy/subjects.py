@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from common import nets, photographs
 from torch import Tensor, nn
-from training import conversion, relu, weights
+from training import conversion, relu_networks, weights
 
-NAMES = ("small", "paper", *relu.NETS, "lite0")
+NAMES = ("small", "paper", *relu_networks.NETS, "lite0")
 CALIBRATION = 1000  # training images, the first ones
 CROPS, SEED = 210, 1  # of photographs that nothing was calibrated on
 PIXELS = 224
@@ -45,12 +45,12 @@ def load(name: str, root: Path | None) -> Subject:
     """
     if name == "lite0":
         return _lite0()
-    if name in relu.NETS:
-        ann, data = relu.load(name), name
+    if name in relu_networks.NETS:
+        ann, data = relu_networks.load(name), name
     else:
         ann, data = _twin(name), "resnet20"  # which is trained on the same images
-    calibration = relu.images(data, root, "train")[0][:CALIBRATION]
-    images, labels = relu.images(data, root, "test")
+    calibration = relu_networks.images(data, root, "train")[0][:CALIBRATION]
+    images, labels = relu_networks.images(data, root, "test")
     return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool())
 
 

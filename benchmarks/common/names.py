@@ -54,3 +54,5 @@ ANYTIME = (  # accuracy/anytime_table.py
     "converted, calibrated",
 )
 SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")  # speed/surrogate_models.py
+RELU_NETS = ("resnet20", "resnet20-cifar10", "vgg11-cifar10")  # training/relu_networks.py
+SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # accuracy/subjects.py

@@ -5,18 +5,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from accuracy import anytime_table
+from accuracy import anytime_table, subjects
 from common import accuracy, names, nets
 from gpu import rivals as gpu_rivals
 from methods import recipes_table, ways
 from speed import rivals, surrogate_models
-from training import augment, data, events, methods, step
+from training import augment, data, events, methods, relu_networks, step
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PARTS = {  # first words of a command line
     "compare_methods": ["recipes"],
-    "evaluate": ["anytime", "energy"],
+    "evaluate": ["anytime", "energy", "few-steps", "sigma-delta"],
     "imagenet": ["torchvision"],
+    "train": ["relu"],
     "train_iteration": ["surrogate"],
 }
 COMMANDS = [
@@ -62,6 +63,8 @@ for command in sys.argv[1:]:
         (names.WAYS["lif"], ways.WAYS["lif"]),
         (names.RECIPES, recipes_table.RECIPES),
         (names.ANYTIME, [anytime_table.PROXY, *anytime_table.CONVERSIONS]),
+        (names.RELU_NETS, relu_networks.NETS),
+        (names.SUBJECTS, subjects.NAMES),
         (names.SURROGATE_CONTENDERS, surrogate_models.CONTENDERS),
     ],
 )

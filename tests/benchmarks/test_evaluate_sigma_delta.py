@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from accuracy import cost, sigma_delta, sigma_delta_time, subjects
+from accuracy import cost, sigma_delta, sigma_delta_table, sigma_delta_time, subjects
 from common import data, sigma_delta_loop
 from torch import nn
-from training import relu
+from training import relu, relu_networks
 
 import proxykernels as pk
 
@@ -32,11 +32,11 @@ def fashion(tmp_path):
 
 
 def test_every_network_and_step_has_its_row(subject, monkeypatch):
-    monkeypatch.setattr(sigma_delta, "IF_STEPS", (4, 8))
-    rows = list(sigma_delta.rows(subject, 10))
+    monkeypatch.setattr(sigma_delta_table, "IF_STEPS", (4, 8))
+    rows = list(sigma_delta_table.rows(subject, 10))
     assert [row["neurons"] for row in rows[:3]] == ["ReLU", "ReLU, zeros skipped", "sigma-delta, K = 9"]
-    of = {K: [row for row in rows if row["neurons"] == f"sigma-delta, K = {K}"] for K in sigma_delta.EXPONENTS}
-    assert all([row["T"] for row in part] == list(sigma_delta.STEPS) for part in of.values())
+    of = {K: [row for row in rows if row["neurons"] == f"sigma-delta, K = {K}"] for K in sigma_delta_table.EXPONENTS}
+    assert all([row["T"] for row in part] == list(sigma_delta_table.STEPS) for part in of.values())
     assert float(rows[0]["right"]) == 1 and float(of[9][3]["right"]) >= 0.9
     assert float(of[9][-1]["correlation"]) > float(of[6][-1]["correlation"])
     assert [(row["neurons"], row["T"], row["images"]) for row in rows[-2:]] == [("IF", 4, 10), ("IF", 8, 10)]
@@ -96,8 +96,8 @@ def test_every_contender_is_timed(subject, monkeypatch):
 
 @pytest.mark.slow
 def test_a_network_is_trained_loaded_and_measured(fashion, monkeypatch, capsys):
-    monkeypatch.setattr(sigma_delta, "IF_STEPS", (4, 8))
-    monkeypatch.setattr(relu, "file_of", lambda name: fashion / f"{name}.safetensors")
+    monkeypatch.setattr(sigma_delta_table, "IF_STEPS", (4, 8))
+    monkeypatch.setattr(relu_networks, "file_of", lambda name: fashion / f"{name}.safetensors")
     measure = ["--net", "resnet20", "--images", "12", "--few", "4", "--root", str(fashion), "--out", str(fashion)]
     with pytest.raises(SystemExit, match=r"resnet20.safetensors is missing; python benchmarks/train.py relu --net"):
         sigma_delta.main(measure)
@@ -105,11 +105,11 @@ def test_a_network_is_trained_loaded_and_measured(fashion, monkeypatch, capsys):
     assert "of the test images right" in capsys.readouterr().out
     sigma_delta.main(measure)
     sigma_delta.main(["--net", "small", *measure[2:]])
-    rows = list(csv.DictReader((fashion / sigma_delta.TABLE).open()))
+    rows = list(csv.DictReader((fashion / sigma_delta_table.TABLE).open()))
     assert {row["net"] for row in rows} == {"resnet20", "small"} and all(row["device"] for row in rows)
     again = len(rows)
     sigma_delta.main(measure)
-    assert len(list(csv.DictReader((fashion / sigma_delta.TABLE).open()))) == again
+    assert len(list(csv.DictReader((fashion / sigma_delta_table.TABLE).open()))) == again
 
 
 def test_images_in_folders_are_needed_for_cifar10(tmp_path):
