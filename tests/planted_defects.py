@@ -191,7 +191,7 @@ DEFECTS = {
         "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
     ),
     "conversion: pooling of rates": Defect(
-        "proxykernels/conversion/graph/fx_graph.py",
+        "proxykernels/conversion/graph/graph_layers.py",
         "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
         "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
         "tests/package/test_convert.py",

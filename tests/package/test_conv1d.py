@@ -69,7 +69,7 @@ def test_simulation_is_that_of_images_of_one_row(generator, v_reset):
         assert result.count().any() and torch.equal(result.count(), expected.count())
         assert result.rates == expected.rates and result.synops == expected.synops
         assert torch.equal(result.state["0"][0], expected.state["0"][0].squeeze(2))
-    with pytest.raises(ValueError, match=r"held, \[N, features\] or \[N, C, L\], or a sequence"):
+    with pytest.raises(ValueError, match=r"constant input, \[N, features\] or \[N, C, L\], or a sequence"):
         pk.simulate(along, held.expand(1, T, *held.shape), T)
 
 
