@@ -65,7 +65,7 @@ DEFECTS = {
         f"{CONV}/steady.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
     ),
     "steady inputs: a span's first silent step": Defect(
-        f"{CONV}/event.h", "if (any && negated)", "if (any && negated && t > first)"
+        f"{CONV}/event_lists.h", "if (any && negated)", "if (any && negated && t > first)"
     ),
     "steady inputs: sums of bytes": Defect(
         "kernels/cpu/rows.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
@@ -86,7 +86,7 @@ DEFECTS = {
         f"{CONV}/equal_windows.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
     ),
     "lists of spikes: the pixel before": Defect(
-        f"{CONV}/event.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
+        f"{CONV}/event_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
     ),
     "periods: the start of a part": Defect(
         f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
