@@ -13,7 +13,7 @@ For each T: right answers of the labelled images, the correlation of logits with
 class, spikes, operations and estimated energy an image (accuracy/cost.py; 45 nm). IF neurons, on the first --few
 images: logits of all steps, or of their second half if these correlate better. Writes results/few_steps_sigma_delta.csv
 and leaves other networks' rows there. --time: processor time of one thread, and that of a step loop in plain torch
-(few_steps_time.csv). draw.py draws few_steps.png.
+(few_steps_time.csv). --events: that of a spike, beside IF neurons (few_steps_events.csv). draw.py draws few_steps.png.
 """
 
 import argparse
@@ -37,6 +37,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--few", type=positive, default=500, help="of them, for IF neurons and operations")
     parser.add_argument("--time", action="store_true", help="time alone")
+    parser.add_argument("--events", action="store_true", help="time of a spike alone, in one convolution")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10")
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -14,14 +14,14 @@ from torch import Tensor
 
 import proxykernels as pk
 
-from . import cost, sigma_delta_time, subjects
+from . import cost, sigma_delta_events, sigma_delta_time, subjects
 from .work import FLOAT32, Work
 
 STEPS = (1, 2, 3, 4, 6, 8)
 EXPONENTS = (9, 12, 6)
 IF_STEPS = (2, 4, 8, 16, 32, 64, 128)  # each twice the one before
 BATCH = 50
-TABLE, TIME_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv"
+TABLE, TIME_TABLE, EVENT_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv", "few_steps_events.csv"
 COLUMNS = [
     "net", "neurons", "T", "images", "right", "correlation", "same_class", "spikes_a_neuron", "million_additions",
     "million_products", "arithmetic_uj", "neurons_uj", "sram_uj", "device", "commit",
@@ -29,6 +29,11 @@ COLUMNS = [
 
 
 def run(options: argparse.Namespace) -> None:
+    if options.events:
+        print(heading("a convolution", "random spikes", options.out))
+        found = sigma_delta_events.rows(options.repeats)
+        put(options.out / EVENT_TABLE, sigma_delta_events.COLUMNS, "", found)
+        return
     try:
         subject = subjects.load(options.net, options.root)
     except (ValueError, OSError) as error:
@@ -44,8 +49,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def put(path: Path, columns: list[str], net: str, found: Iterator[dict]) -> None:
-    """Put a network's rows in the place of those that the table has of it."""
-    kept = [row for row in tables.read_csv(path) if row["net"] != net]
+    """Put a network's rows in the place of those that the table has of it; without a name, of all."""
+    kept = [row for row in tables.read_csv(path) if row["net"] != net and net]
     about = {"net": net, "device": device_name(torch.device("cpu")), "commit": commit()}
     for row in found:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""))

@@ -84,6 +84,11 @@ LOOKS = {
     "converted, percentile": Look("converted, percentile", GREEN, "--"),
     "converted, calibrated": Look("converted, percentile, calibrated", ORANGE),
     "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
+    # neurons of evaluate.py sigma-delta
+    "sigma-delta, K = 9": Look("sigma-delta, K = 9", BLACK, width=2.6),
+    "sigma-delta, K = 12": Look("sigma-delta, K = 12", GRAY, "--", width=2.6),
+    "sigma-delta, K = 6": Look("sigma-delta, K = 6", SKY),
+    "IF": Look("IF", VERMILION),
     # networks of imagenet.py torchvision, by method
     "resnet18, max": Look("resnet18, max", BLUE),
     "resnet18, percentile": Look("resnet18, percentile", GREEN),
