@@ -37,7 +37,7 @@ def draw(folder: Path) -> None:
         above.set(title=NETS[net], xlabel="steps T")
         below.set(xlabel="energy, passes of the ReLU network")
     figures.legend(figure, panels[0])
-    sentence = "Sigma-delta neurons give the ReLU network's class after two to four steps"
+    sentence = "Sigma-delta neurons give the ReLU network's class after two to six steps"
     figures.title(figure, sentence, "energy of additions, products and neurons, 45 nm, memory not counted")
     save_figure(folder / "few_steps.png", figure)
 

@@ -120,9 +120,10 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
     };
     int64_t t = 0;
     for (; t + steps_together <= s.T; t += steps_together) part(t, std::integral_constant<int, steps_together>());
-    if constexpr (steps_together > 2)
-        for (; t + 2 <= s.T; t += 2) part(t, std::integral_constant<int, 2>());
-    for (; t < s.T; t++) part(t, std::integral_constant<int, 1>());
+    each<steps_together - 1>([&](auto fewer) {  // what is left of them at once
+        constexpr int steps = steps_together - 1 - fewer;
+        if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
+    });
     int64_t spikes = 0;
     for (int i = 0; i < Vec::width; i++) spikes += fired[i];
     return spikes;

@@ -113,7 +113,7 @@ static void each_place(const SigmaDelta& s, TapWeights tap_weights, Fire fire) {
 // steps: a row is loaded once, and its products wait for no others. An event alone takes a product's latency.
 template <int vecs, int steps>
 static inline bool dense(int64_t events, int64_t any) {
-    constexpr int64_t halves = steps == 4 ? (vecs > 2 ? 4 : 3) : 2;
+    constexpr int64_t halves = steps > 2 ? (vecs > 2 ? 4 : 3) : 2;
     return steps > 1 && 2 * events > halves * any;
 }
 
