@@ -8,8 +8,8 @@
 A call's own cost counts most there. Each row: median milliseconds a batch of
 the engine, of simulate and of the step loop, plain and compiled, all in turn
 in blocks of calls; and how many times as fast as the faster loop and as
-simulate the engine is (below 1: slower). --latency: of so many single steps of a stream instead, the
-median and the slowest of a hundred.
+simulate the engine is (below 1: slower). --latency: of so many single steps
+of a stream instead, the median and the slowest of a hundred.
 """
 
 from pathlib import Path

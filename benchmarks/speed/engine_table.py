@@ -18,8 +18,7 @@ from speed.rivals import NotOffered, build
 
 BUDGET_S = 6.0  # of one row
 MOST_ROUNDS = 15
-BLOCK = 5  # calls of a contender back to back, at most
-LONG_S = 0.2  # of a block
+SETTLE_S, BLOCK_S = 0.02, 0.02  # of a contender's calls back to back: those not counted, then those that are
 LOOPS = "plain", "compiled"
 
 
@@ -69,8 +68,8 @@ def run(options: argparse.Namespace) -> None:
 def in_turn(contenders: dict[str, Callable[[int], object]], T: int) -> dict[str, list[float]]:
     """Seconds of each run. All in turn, and the order moves on from round to round.
 
-    A turn is a block of calls back to back, as torch.utils.benchmark measures: a first one, which finds caches and
-    threads as another contender left them and is not counted, and up to BLOCK that are, fewer of long ones.
+    A turn is a block of calls back to back, as torch.utils.benchmark measures. The first are not counted: they find
+    caches as another contender left them, and its threads still waiting for work on the same cores.
     Of one thread (OMP_NUM_THREADS=1) processor time is taken, which other programs lengthen little.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -88,10 +87,13 @@ def in_turn(contenders: dict[str, Callable[[int], object]], T: int) -> dict[str,
 
 
 def block(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
-    """Seconds of calls back to back, without the first."""
+    """Seconds of calls back to back, without the first ones."""
+    settled = time.perf_counter() + SETTLE_S
     run()
+    while time.perf_counter() < settled:
+        run()
     times: list[float] = []
-    while len(times) < BLOCK and sum(times) < LONG_S:
+    while sum(times) < BLOCK_S:
         start = clock()
         run()
         times.append(clock() - start)

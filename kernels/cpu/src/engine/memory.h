@@ -105,10 +105,8 @@ static Team& team_of(Session& session, int64_t threads) {
     return *session.team;
 }
 
-// Memory for so many images, steps and threads.
-static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads) {
-    const Plan& plan = session.plan;
-    if (N == session.N && steps == session.steps && threads == session.threads) return;
+// What one thread needs, where work is cut for so many.
+static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
         const Step& step = plan.steps[k];
@@ -120,24 +118,33 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
             for (const bool held : {false, true})
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));
     }
-    if (threads > session.threads) {
-        delete[] session.scratch;
-        session.scratch = new Scratch[threads];
-    }
-    const auto cut = [&](char* memory) {
+    return room;
+}
+
+// Memory for so many images and steps, and work that is cut for so many threads: for one, or for all that there are.
+static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
+    const Plan& plan = session.plan;
+    if (N == session.N && steps == session.steps && threads == session.threads) return;
+    const auto cut = [&](char* memory, int64_t crew) {
+        const Room room = room_of(plan, N, steps, crew);
         Carver carver{memory};
         char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
         if (memory) cut_slots(session, N, steps, slots);
-        for (int64_t i = 0; i < threads; i++) cut_scratch(session.scratch[i], room, carver);
+        for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         return carver.bytes;
     };
-    const int64_t bytes = cut(nullptr);
+    if (all_threads > session.scratches) {
+        delete[] session.scratch;
+        session.scratch = new Scratch[all_threads];
+        session.scratches = all_threads;
+    }
+    const int64_t bytes = most(cut(nullptr, 1), cut(nullptr, all_threads));  // nothing is allocated when threads join
     if (bytes > session.arena_bytes) {
         free(session.arena);
         session.arena = allocate<char>(bytes);
         session.arena_bytes = bytes;
     }
-    cut(session.arena);
+    cut(session.arena, threads);
     session.N = N, session.steps = steps, session.threads = threads;
 }
 

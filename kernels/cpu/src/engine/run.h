@@ -159,7 +159,7 @@ static void run_group(Session& session, const Run& run, int64_t first, int64_t n
     cut_states(session, n);
     for (int64_t start = 0; start < run.T && running.n; start += most_here) {
         const int64_t steps = least(most_here, run.T - start);
-        cut_arena(session, running.n, steps, run.threads);
+        cut_arena(session, running.n, steps, session.team->crew(), run.threads);
         session.views[0] = input_of(session, run, running, start, steps);
         run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < run.T, run.last, run.tally);
         hand_over(session, run, running, start, steps);

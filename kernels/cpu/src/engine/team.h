@@ -86,8 +86,7 @@ public:
     // Around each run. `expected`: nanoseconds that it takes the caller alone.
     void begin(int64_t expected) {
         began = nanoseconds();
-        in_a_row = began - ended < pause_between ? in_a_row + 1 : 0;
-        wakes = expected >= worth_waking || in_a_row >= most_alone;
+        wakes = expected >= worth_waking || began - ended < pause_between;
         helped.store(false, std::memory_order_relaxed);
         woken = began - wake_again;
     }
@@ -96,6 +95,9 @@ public:
         ended = nanoseconds();
         return helped.load(std::memory_order_relaxed) ? (ended - began) * 3 / 2 : ended - began;
     }
+
+    // How many threads the work of this run is to be cut for: the caller alone, or all.
+    int64_t crew() const { return !wakes && sleepers.load() == size - 1 ? 1 : asked; }
 
     // Calls work(context, task, thread) for each task below count.
     void share(int64_t count, void* context, Work work) {
@@ -128,10 +130,8 @@ private:
         Team* team;
         int64_t thread;
     };
-    // In nanoseconds. A run that is worth waking others for; runs that come so soon after the last stand in a row, and wake
-    // after so many.
-    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000;
-    static constexpr int64_t pause_between = 150000, most_alone = 4;
+    // In nanoseconds. Others are woken for a run that takes so long, and for one that comes so soon after the last: more will.
+    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, pause_between = 1000000;
 
     const int64_t asked;
     int64_t size;
@@ -140,7 +140,7 @@ private:
     Seat* seats;
     Job jobs[2];
     uint64_t epoch = 0;
-    int64_t began = 0, ended = 0, woken = 0, in_a_row = 0;
+    int64_t began = 0, ended = 0, woken = 0;
     bool wakes = true;
     // The part that is shared: its number, how many tasks it has, and the next one; in one word, so that a thread that comes
     // late cannot take the task of one part for that of another.
