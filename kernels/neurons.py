@@ -90,8 +90,15 @@ class CurrentSums(Neuron):
     """
 
     __slots__ = ()
-    states = 2  # type: ignore[assignment]
-    v_reset = None  # type: ignore[assignment]
+
+    @property
+    def states(self) -> int:
+        """The two sums."""
+        return 2
+
+    @property
+    def v_reset(self) -> None:
+        """Nothing is reset."""
 
 
 def current_sums(C: int, device: torch.device) -> CurrentSums:

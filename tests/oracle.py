@@ -70,3 +70,16 @@ def make_dyadic(net: nn.Module, unit: float = 1 / 256) -> None:
     """Round all parameters to multiples of ``unit``, so that float32 sums of a few thousand of them are exact."""
     for parameter in net.parameters():
         parameter.copy_((parameter / unit).round() * unit)
+
+
+def normalises_as_torch(layer: pk.layers.Fused, norm: nn.Module, x: pk.Spikes) -> None:
+    """A layer in training gives what ``norm`` on all its currents gives, but for rounding, and the same statistics."""
+    norm.load_state_dict(layer.bn.state_dict())
+    with torch.no_grad():
+        currents = norm(layer.affine(x.dense().flatten(0, 1))).unflatten(0, x.shape[:2])
+        expected, v_expected = reference.if_scan(currents)
+        y, v = layer.spike(x, batch_statistics=True)
+    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
+    assert torch.isclose(v, v_expected, atol=1e-4).float().mean() > 0.99
+    for name, values in norm.state_dict().items():
+        assert torch.allclose(layer.bn.state_dict()[name], values, rtol=1e-5, atol=1e-6), name

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from oracle import normalises_as_torch
 from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 import proxykernels as pk
 from proxykernels.calls import currents as spike_currents
-from proxykernels.kernels import backends, reference
+from proxykernels.kernels import backends
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
@@ -50,15 +51,7 @@ def test_layer(generator, momentum, bias):
     layer.bn.momentum, layer.bn.running_mean[:] = momentum, 0.25
     layer.weight.data = dyadic(6, 4, 3, 3, generator=generator)
     norm = nn.BatchNorm2d(6, momentum=momentum)
-    norm.load_state_dict(layer.bn.state_dict())
-    with torch.no_grad():
-        currents = norm(layer.affine(x.flatten(0, 1))).unflatten(0, (9, 3))
-        expected, v_expected = reference.if_scan(currents)
-        y, v = layer.spike(pk.pack(x), batch_statistics=True)
-    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
-    assert torch.isclose(v, v_expected, atol=1e-4).float().mean() > 0.99
-    for name, values in norm.state_dict().items():
-        assert torch.allclose(layer.bn.state_dict()[name], values, rtol=1e-5, atol=1e-6), name
+    normalises_as_torch(layer, norm, pk.pack(x))
 
 
 def test_no_currents_are_kept_in_training(monkeypatch, generator):

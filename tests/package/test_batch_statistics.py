@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from oracle import normalises_as_torch
 from torch import nn
 
 import proxykernels as pk
@@ -52,15 +53,7 @@ def test_layer(kind, bias, momentum, periodic, generator):
     layer.train().bn.momentum = norm.momentum = momentum
     layer.bn.running_mean[:] = 0.25
     layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
-    norm.load_state_dict(layer.bn.state_dict())
-    with torch.no_grad():
-        currents = norm(layer.affine(x.dense().flatten(0, 1))).unflatten(0, (9, 3))
-        expected, v_expected = reference.if_scan(currents)
-        y, v = layer.spike(x, batch_statistics=True)
-    assert 0.01 < expected.mean() < 0.9 and (y.dense() != expected).float().mean() < 1e-3
-    assert torch.isclose(v, v_expected, atol=1e-4).float().mean() > 0.99
-    for name, values in norm.state_dict().items():
-        assert torch.allclose(layer.bn.state_dict()[name], values, rtol=1e-5, atol=1e-6), name
+    normalises_as_torch(layer, norm, x)
 
 
 def test_no_currents_are_kept_in_training(monkeypatch, generator):
