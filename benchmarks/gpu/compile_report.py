@@ -41,10 +41,8 @@ def run(options: argparse.Namespace) -> None:
     rows, console = [to_row(record) for record in records], Console()
     for target in dict.fromkeys(row["target"] for row in rows):
         mine = [row for row in rows if row["target"] == target]
-        lines = [
-            [f"{row['kernel']}/{row['variant']}", *(str(row[name]) for name in [*MEASURES, "note"])] for row in mine
-        ]
-        printed.print_table(console, f"{target}, Triton {mine[0]['triton']}", ["", *MEASURES, ""], lines)
+        lines = [[f"{row['kernel']}/{row['variant']}", *(str(row[name]) for name in COLUMNS[3:-1])] for row in mine]
+        printed.print_table(console, f"{target}, Triton {rows[0]['triton']}", ["", *COLUMNS[3:-1]], lines)
     others = [row for row in read_csv(options.out) if row["triton"] != rows[0]["triton"]]
     try:
         write_csv(options.out, COLUMNS, others + rows)
@@ -68,11 +66,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def to_row(record: dict) -> dict:
     """The record as a row of the CSV file: ``note`` is why there are no figures, or what is wrong with them."""
     kernel, target, rest = record["variant"].split("/", 2)
-    return {
-        "kernel": kernel,
-        "variant": rest,
-        "target": target,
-        **{measure: "" if record.get(measure) is None else record[measure] for measure in MEASURES},
-        "note": record.get("absent") or "; ".join(faults(record)),
-        "triton": record["triton"],
-    }
+    row = {"kernel": kernel, "variant": rest, "target": target, "triton": record["triton"]}
+    row |= {measure: "" if record.get(measure) is None else record[measure] for measure in MEASURES}
+    return row | {"note": record.get("absent") or "; ".join(faults(record))}

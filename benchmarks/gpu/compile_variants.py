@@ -15,14 +15,13 @@ from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from gpu import small_kernels
 from gpu.kernel_resources import TARGETS, resources
-from gpu.variants import NEURONS, PRODUCTS, conv_layer, is_launched
+from gpu.variants import NEURONS, PRODUCTS, SMALL, SMALL_WARPS, conv_layer, is_launched
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-TENSOR_CORE_KERNELS = ("if_conv2d",)
 # Whose floats are the neurons' alone: each operation rounded by itself.
 STEPS_OF_IEEE = ("if_conv2d", "if_scan", "sigma_delta")
 # Of a warp in a pass, of the targets of main_loop.py, which says what is bound by them: some more than there are today.
@@ -87,18 +86,15 @@ def faults(record: dict) -> list[str]:
     if kernel in STEPS_OF_IEEE and record.get("fused_or_flushed"):
         found.append(f"{record['fused_or_flushed']} float instructions fused, or flushing small numbers to 0")
     if record.get("loop"):
-        found += [
-            f"{record['loop'][name]} {name} in the main loop, more than {most}"
-            for name, most in MOST_IN_LOOP.items()
-            if record["loop"][name] > most
-        ]
+        counts = [(record["loop"][name], name, most) for name, most in MOST_IN_LOOP.items()]
+        found += [f"{count} {name} in the main loop, more than {most}" for count, name, most in counts if count > most]
         if not record["loop"]["async_copies"] and record["stages"] > 1:
             found.append("no asynchronous copies in the main loop")
         if record["loop_conversions"] > MOST_CONVERSIONS_IN_LOOP:
             found.append(f"{record['loop_conversions']} layout conversions in the main loop")
-    if kernel in TENSOR_CORE_KERNELS and record.get("programs", 2) < 2:
+    if kernel == "if_conv2d" and record.get("programs", 2) < 2:
         found.append("one program a multiprocessor: nothing multiplies while it expands bits")
-    if kernel in TENSOR_CORE_KERNELS and not record["tensor_core"]:
+    if kernel == "if_conv2d" and not record["tensor_core"]:
         found.append("no tensor-core instruction")
     if record["shared"] > TARGETS[target].shared_limit:
         found.append(f"{record['shared']} bytes of shared memory, the target has {TARGETS[target].shared_limit}")
@@ -125,12 +121,8 @@ def compile_variant(variant: str) -> dict:
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
     except Exception as error:  # of the compiler, in many types: a row of the report, and the next variant
         return record | {"error": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
-    not_specialized = [
-        parameter.name
-        for parameter in source.fn.params
-        if parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
-    ]
-    stages = source.constants.get((source.fn.arg_names.index("NUM_STAGES"),), 1) if kernel in TENSOR_CORE_KERNELS else 1
+    not_specialized = [p.name for p in source.fn.params if p.do_not_specialize or p.do_not_specialize_on_alignment]
+    stages = source.constants.get((source.fn.arg_names.index("NUM_STAGES"),), 1) if kernel == "if_conv2d" else 1
     found = {"not_specialized": not_specialized, "stages": stages}
     return record | resources(compiled, TARGETS[target]) | found
 
@@ -140,10 +132,8 @@ def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
 
     types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
-    types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
     constants = {"COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
-    lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _if_scan_kernel, types, constants, lengths, sizes, neuron), _options(NUM_WARPS)
+    return _scan_source(target, _if_scan_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
 
 
 def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
@@ -154,7 +144,6 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
 
     pointers = [name for name in _scan_backward_kernel.arg_names if name.endswith("_pointer")]
     types = dict.fromkeys([*pointers, "first", "second", "passes"], "fp32")
-    types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
     constants = {
         "BACK": back_of(NEURONS[neuron]),
         "DERIVATIVE": {name.lower(): function for name, function in SHAPES.items()}[surrogate],
@@ -162,8 +151,7 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
         "CONSTANT": given == "held",
         "BLOCK": BLOCK,
     }
-    lengths = ("neurons", "channels", "current_stride")
-    return _scan_source(target, _scan_backward_kernel, types, constants, lengths, sizes, neuron), _options(NUM_WARPS)
+    return _scan_source(target, _scan_backward_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
 
 
 def _options(num_warps: int) -> dict:
@@ -171,15 +159,13 @@ def _options(num_warps: int) -> dict:
     return {"num_warps": num_warps, "enable_fp_fusion": False}
 
 
-def _scan_source(
-    target: str, kernel, types: dict[str, str], constants: dict, lengths: tuple[str, ...], sizes: str, neuron
-):
-    """The source of a scan with ``lengths``, its arguments that are numbers of neurons, of the kind ``sizes``."""
-    if sizes == "single":
-        constants |= dict.fromkeys(lengths, 1)
+def _scan_source(target: str, kernel, types: dict[str, Any], constants: dict, sizes: str, neuron: str):
+    """The source of a scan of as many neurons as ``sizes`` says."""
+    lengths = ("neurons", "channels", "current_stride")
+    types |= dict.fromkeys(("neurons", "current_stride"), "i64" if sizes == "huge" else "i32")
+    constants |= dict.fromkeys(lengths, 1) if sizes == "single" else {}
     multiples_of_16 = lengths if sizes in ("aligned", "huge") else ()
-    small = ("neuron",) if sizes == "huge" else None
-    return _source(target, kernel, types, constants, multiples_of_16, neuron, small)
+    return _source(target, kernel, types, constants, multiples_of_16, neuron, small=sizes != "huge")
 
 
 def _conv(target: str, layer: str, products: str, neuron: str, output: str):
@@ -203,33 +189,29 @@ def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     constants |= {name: options.pop(name) for name in list(options) if name in _if_conv2d_kernel.arg_names}
     constants |= {"COUNTS_ONLY": output == "counts", "STEPS": 16 if output == "short" else 32}
     constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, **instructions(target)}
-    absent = {
-        "second_pointer": parts.count < 2,
-        "third_pointer": parts.count < 3,
-        "bias_pointer": not bias,
-        "pooled_pointer": output != "pooled",
-    }
-    constants |= {name: None for name, is_absent in absent.items() if is_absent}
+    is_there = {"second": parts.count > 1, "third": parts.count > 2, "bias": bias, "pooled": output == "pooled"}
+    constants |= {f"{name}_pointer": None for name, there in is_there.items() if not there}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
     return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), options
 
 
 def _small(kernel: str, target: str, variant: str):
-    module = import_module(f"proxykernels.kernels.gpu.{small_kernels.MODULES[kernel]}")
-    arguments = small_kernels.VARIANTS[kernel][variant]
-    return _source(target, getattr(module, f"_{kernel}_kernel"), *arguments), _options(small_kernels.NUM_WARPS)
+    names = ("counters", "packing", "sigma_delta", "weight_parts")
+    modules = [import_module(f"proxykernels.kernels.gpu.{name}") for name in names]
+    jitted = next(vars(module)[f"_{kernel}_kernel"] for module in modules if f"_{kernel}_kernel" in vars(module))
+    return _source(target, jitted, *SMALL[kernel][variant]), _options(SMALL_WARPS)
 
 
 def _source(
-    target: str, kernel, types: dict[str, Any], constants: dict, multiples_of_16, neuron: str | None = None, small=None
+    target: str, kernel, types: dict[str, Any], constants: dict, multiples_of_16, neuron: str | None = None, small=True
 ):
     """What triton.compile takes, specialised as a launch on the target does.
 
     Args:
-        types: of scalars and of elements; 32-bit integers where not named.
+        types: of scalars, of elements and of a tuple's members, None for one that is absent; others are int32.
         multiples_of_16: names of integers that are.
         neuron: the model, a name of NEURONS; None: the kernel has none.
-        small: the pointers to tensors of at most 2 GiB; None for all.
+        small: whether all tensors have at most 2 GiB; else the neurons' parameters alone.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
@@ -237,36 +219,30 @@ def _source(
     from proxykernels.kernels.gpu.neurons import model_constants
     from proxykernels.kernels.neurons import MODELS
 
-    constants = constants | (model_constants(NEURONS[neuron]) if neuron else {})
+    if neuron:  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers
+        model = MODELS[NEURONS[neuron]]
+        scalars = [None if neuron.endswith("soft") else "fp32"]
+        scalars += ["fp32" for scalar in model.scalars if scalar != "v_reset"]
+        types = types | {"neuron": (*scalars, *["*fp32"] * len(model.channels))}
+        constants = constants | model_constants(NEURONS[neuron])
     backend = make_backend(GPUTarget(*TARGETS[target].gpu))
     parameters = getattr(kernel, "params", ())  # Triton's interpreter has none
     unaligned = {parameter.name for parameter in parameters if parameter.do_not_specialize_on_alignment}
     signature, attributes = {}, {}
     for index, name in enumerate(kernel.arg_names):
         is_pointer = name.endswith("_pointer")
-        if name == "neuron":  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers
-            model = MODELS[NEURONS[neuron]]
-            scalars = ["constexpr" if neuron.endswith("soft") else "fp32"]
-            scalars += ["fp32" for scalar in model.scalars if scalar != "v_reset"]
-            signature[name] = (*scalars, *["*fp32"] * len(model.channels))
-            constants = constants | ({(index, 0): None} if neuron.endswith("soft") else {})
-            row = backend.parse_attr(backend.get_tensor_specialization(_Tensor(2**30), align=True))
-            attributes |= {(index, len(scalars) + k): row for k in range(len(model.channels))}
-            continue
         if isinstance(types.get(name), tuple):
             signature[name] = tuple(kind or "constexpr" for kind in types[name])
+            row = backend.parse_attr(backend.get_tensor_specialization(_tensor(2**30), align=True))
             for k, kind in enumerate(types[name]):
-                if kind is None:
-                    constants = constants | {(index, k): None}
-                elif kind.startswith("*"):
-                    row = backend.parse_attr(backend.get_tensor_specialization(_Tensor(2**30), align=True))
-                    attributes[(index, k)] = row
+                constants = constants if kind else constants | {(index, k): None}
+                attributes |= {(index, k): row} if kind and kind.startswith("*") else {}
             continue
         signature[name] = "constexpr" if name in constants else "*" * is_pointer + types.get(name, "i32")
         if name in constants:
             continue
         if is_pointer:
-            tensor = _Tensor(2**30 if small is None or name in small else 2**40)
+            tensor = _tensor(2**30 if small else 2**40)
             specialization = backend.get_tensor_specialization(tensor, align=name not in unaligned)
             attributes[(index,)] = backend.parse_attr(specialization)
         elif name in multiples_of_16:
@@ -274,18 +250,9 @@ def _source(
     return ASTSource(kernel, signature, constants, attributes)
 
 
-class _Tensor:
-    """What Triton's specialisation asks of a tensor: one at a multiple of 16 bytes."""
-
-    def __init__(self, size: int):
-        self._size = size
-
-    def data_ptr(self) -> int:
-        return 0
-
-    def ptr_range(self) -> int:
-        """Bytes."""
-        return self._size
+def _tensor(size: int) -> SimpleNamespace:
+    """What Triton's specialisation asks of a tensor of so many bytes: one at a multiple of 16."""
+    return SimpleNamespace(data_ptr=lambda: 0, ptr_range=lambda: size)
 
 
 @cache

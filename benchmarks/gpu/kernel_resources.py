@@ -63,8 +63,8 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
             cubin.write(compiled.asm["cubin"])
             cubin.flush()
-            report, code = (_cuobjdump(option, cubin.name) for option in ("-res-usage", "-sass"))
-        usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", report))
+            code = _cuobjdump("-res-usage", "-sass", cubin.name)
+        usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", code))
         registers, spilled = usage["REG"], int(usage["STACK"]) + int(usage["LOCAL"])
         in_loop = loop_spills(code, target.tensor_core)
         if (name := f"sm_{target.gpu[1]}") in MULTIPROCESSORS:
@@ -122,9 +122,9 @@ def _lines_and_main_loops(ttgir: str) -> Iterator[tuple[str, bool]]:
         yield line, place in main
 
 
-def _cuobjdump(option: str, path: str) -> str:
-    """What the cuobjdump that Triton carries prints of a binary."""
+def _cuobjdump(*arguments: str) -> str:
+    """What the cuobjdump that Triton carries prints."""
     import triton
 
-    command = [triton.knobs.nvidia.cuobjdump.path, option, path]
+    command = [triton.knobs.nvidia.cuobjdump.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 import proxykernels as pk
+from gpu.self_check import layer
 from gpu.timing import RATE, kernels_alone
 
 # Kinds of weights: the type of the card's own matrix product that theirs is compared with, and products of each weight.
@@ -86,11 +86,6 @@ def convolution_speed(device: torch.device, shape: tuple[int, int, int, int], ki
     """TFLOP/s of the dense convolution that the fused one of spikes at RATE stands for."""
     T, N, C, size = shape
     spikes, _ = pk.if_hold(2 * RATE * torch.rand(N, C, size, size, device=device), T)
-    weight = torch.randn(C, C, 3, 3, device=device) / (9 * C) ** 0.5
-    if kind in ("float32", "float16"):
-        weight = weight.to(getattr(torch, kind))
-        with kernels_alone():
-            return flops(shape) / time(lambda: pk.if_conv2d(spikes, weight, padding=1)) / 1e9
-    net = nn.Sequential(pk.FusedIFConv2d(C, C, 3, padding=1, bias=False)).to(device).eval()
-    net[0].weight = nn.Parameter(weight)
-    return flops(shape) / time(lambda: pk.simulate(net, spikes, T, precision=kind)) / 1e9
+    run = layer(kind, torch.randn(C, C, 3, 3, device=device) / (9 * C) ** 0.5)
+    with kernels_alone():
+        return flops(shape) / time(lambda: run(spikes)) / 1e9

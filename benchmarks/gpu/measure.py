@@ -25,7 +25,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common import printed
@@ -141,13 +140,6 @@ def versions() -> str:
     except Exception as error:  # no Triton, or one without it: the archive says so
         ptxas = f"{type(error).__name__}: {error}"
     return f"commit: {commit()}\n\n{ptxas}\n{get_pretty_env_info()}\n"
-
-
-def version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def output_of(*command: str) -> str:

@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+import triton
 from common.checkout import commit
 from common.tables import read_csv, write_csv
 
+import proxykernels
 from gpu import kernel_speed, self_check, timing
-from gpu.measure import COLUMNS, CSV, LIMITS_S, PARTS, ROOT, networks, version_of
+from gpu.measure import COLUMNS, CSV, LIMITS_S, PARTS, ROOT, networks
 
 SIZES = kernel_speed.Sizes()
 
@@ -28,9 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    {"self-check": check_itself, "tests": run_tests, "kernels": time_kernels, "network": time_network}[options.part](
-        options
-    )
+    parts = {"self-check": check_itself, "tests": run_tests, "kernels": time_kernels, "network": time_network}
+    parts[options.part](options)
 
 
 def check_itself(options: argparse.Namespace) -> None:
@@ -77,8 +78,8 @@ def writer(options: argparse.Namespace) -> Callable[[dict], None]:
         "commit": commit(),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "triton": version_of("triton"),
-        "proxykernels": version_of("proxykernels"),
+        "triton": triton.__version__,
+        "proxykernels": proxykernels.__version__,
         "trusted": options.trusted,
     }
     path = options.folder / CSV

@@ -8,9 +8,8 @@ is convolved once, bias and batch normalisation are part of a product, flattenin
 
 from collections.abc import Iterator
 
-from gpu.cards import Card
 from gpu.main_loop import MULTIPROCESSORS
-from gpu.time_model import CHUNK, CONSTANT, EFFICIENCY, LAUNCH_S, LAYERS, Layer, held_seconds, memory_seconds
+from gpu.time_model import CHUNK, CONSTANT, EFFICIENCY, LAUNCH_S, LAYERS, Card, Layer, held_seconds, memory_seconds
 
 SIMT = 0.8  # of the float32 lanes' peak, which good GEMMs without tensor cores reach; Winograd's algorithm is left out
 GRAPH_S = 10e-6  # to replay a chunk

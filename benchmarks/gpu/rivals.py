@@ -5,8 +5,7 @@ strongest: large products, few launches. It passes all spikes and currents throu
 captured as a CUDA graph. A captured step, replayed T times, does the same work in smaller products and more launches.
 
 ``fp32`` computes in full float32, ``tf32`` rounds weights to 10 bits in the tensor cores, and ``fp16`` and ``bf16``
-keep weights, spikes and currents in 16 bits, and potentials in float32. cuDNN tries its algorithms first
-(``torch.backends.cudnn.benchmark``).
+keep weights, spikes and currents in 16 bits, and potentials in float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,22 +25,10 @@ Capture = Callable[[Callable[[], None]], Callable[[], None]]  # a chunk, to what
 
 
 @contextmanager
-def settings(precision: str) -> Iterator[None]:
-    """Convolutions and matrix products of a name in DTYPES; cuDNN tries which algorithm is fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        with float32_precision("tf32" if precision == "tf32" else "ieee"):
-            yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
-@contextmanager
 def float32_precision(precision: str) -> Iterator[None]:
-    """Convolutions and matrix products of float32 as "ieee" or as "tf32"."""
+    """Convolutions and matrix products of float32 as a name in DTYPES says: "tf32", else as "ieee"."""
     before = [setting.fp32_precision for setting in FLOAT32_SETTINGS]
-    set_float32_precision(precision)
+    set_float32_precision("tf32" if precision == "tf32" else "ieee")
     try:
         yield
     finally:
@@ -85,7 +72,7 @@ def by_layers(net: nn.Sequential, images: Tensor, precision: str, capture: Captu
     def currents_of(images: Tensor) -> Tensor:
         return parts[0].synapses(images.to(DTYPES[precision]).contiguous(memory_format=torch.channels_last))
 
-    with settings(precision):
+    with float32_precision(precision):
         held = values = currents_of(images)
         potentials = [torch.zeros(values.numel(), device=images.device)]
         for part in parts[1:]:
@@ -108,7 +95,7 @@ def by_layers(net: nn.Sequential, images: Tensor, precision: str, capture: Captu
 
     @torch.inference_mode()
     def counts(images: Tensor, T: int) -> Tensor:
-        with settings(precision):
+        with float32_precision(precision):
             sizes = [min(CHUNK, T - first) for first in range(0, T, CHUNK)]
             runners = [runner(steps) for steps in sizes]  # a capture runs the chunk: before the start
             held.copy_(currents_of(images))

@@ -44,11 +44,11 @@ def checks(device: torch.device, shape: tuple[int, int, int, int], repeats: int)
     few = pk.pack(few)
     for kind, bits in BITS.items():
         weight = _weights(C, bits, generator)
-        expected, v_expected = _layer(kind, weight)(few)
+        expected, v_expected = layer(kind, weight)(few)
         _must_be_able_to_fail(expected.dense().mean().item(), v_expected, bits)
         words = pk.pack(expected.dense().to(torch.uint8).to(device).repeat(1, N // distinct, 1, 1, 1))._words
         v_expected = v_expected.to(device).repeat(N // distinct, 1, 1, 1)
-        run, wrong, most = _layer(kind, weight.to(device)), 0, 0
+        run, wrong, most = layer(kind, weight.to(device)), 0, 0
         for _ in range(repeats):
             spikes, v = run(many)
             differing = int((spikes._words != words).sum())
@@ -65,7 +65,7 @@ def _weights(C: int, bits: int, generator: torch.Generator) -> Tensor:
     return whole * 2.0 ** (2 - bits)
 
 
-def _layer(kind: str, weight: Tensor) -> Callable[[pk.Spikes], tuple[pk.Spikes, Tensor]]:
+def layer(kind: str, weight: Tensor) -> Callable[[pk.Spikes], tuple[pk.Spikes, Tensor]]:
     """Spikes to spikes and last potentials, by the kernels of a kind of weights."""
     if kind in ("float32", "float16"):
         weight = weight.to(getattr(torch, kind))

@@ -10,7 +10,7 @@ A launch takes the longest of three, and then LAUNCH_S:
     memory      words, potentials and spikes, and weights, are read or written once.
 
 A run is that of pk.compile: its launches one after another in a CUDA graph, and RUN_S of Python before and after it.
-Sustained clocks and L2 bandwidths are assumptions too (cards.py); no cache is modelled between launches. rival_model.py
+Sustained clocks and L2 bandwidths are assumptions too; no cache is modelled between launches. rival_model.py
 models the rival by the same rules.
 """
 
@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 
 from gpu import variants
-from gpu.cards import Card
 from gpu.compile_variants import compile_in_child
 from gpu.main_loop import MULTIPROCESSORS, MainLoop
 from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
@@ -37,6 +36,31 @@ CHUNK, STEPS = 64, 32  # steps: of a chunk, and of a pass of the main loop
 LAUNCHES_OF_CHUNK, LAUNCHES_OF_RUN = 9, {"float32": 15, "float16": 15, "int16": 33, "int8": 33}
 # What simulate has, and what it is multiplied as.
 WEIGHTS = {"float32": "three-digits", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
+
+
+class Card(NamedTuple):
+    """A GPU, by NVIDIA's white papers (Ampere GA100, Hopper H100, Ada) and data sheets; of its L2 by microbenchmarks.
+
+    Attributes:
+        target: as compilers call it.
+        clock: Hz, sustained: what the data sheet's peak of tensor cores stands for.
+        l2, memory: bytes/s.
+        float32: FLOP/s without tensor cores.
+    """
+
+    target: str
+    multiprocessors: int
+    clock: float
+    l2: float
+    memory: float
+    float32: float
+
+
+CARDS = {
+    "H100 SXM": Card("sm_90", 132, 1.755e9, 5.5e12, 3.35e12, 67e12),
+    "A100 SXM": Card("sm_80", 108, 1.41e9, 4.0e12, 2.039e12, 19.5e12),
+    "RTX 4090": Card("sm_89", 128, 2.52e9, 5.0e12, 1.008e12, 82.6e12),
+}
 
 
 class Layer(NamedTuple):
@@ -179,6 +203,14 @@ def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, weight
         moved += images * (WORDS * 4 * words + steps / CHUNK * FLATTENED)  # by what counts, and flattens
         other += memory_seconds(moved, card) + LAUNCHES_OF_CHUNK * LAUNCH_S
     return {"layers": 1e3 * layers, "other": 1e3 * other, "total": 1e3 * (layers + other)}
+
+
+def products_ms(images: int, T: int, card: Card, weights: str) -> float:
+    """Milliseconds of a run's products alone, at EFFICIENCY of the tensor cores' peak: no kernel is faster."""
+    parts = variants.PRODUCTS[WEIGHTS[weights]]
+    multiply_adds = parts.count * images * T * sum(layer.pixels * layer.C_out * layer.K for layer in LAYERS)
+    of_card = MULTIPROCESSORS[card.target].multiply_adds[parts.type] * card.multiprocessors * card.clock
+    return 1e3 * multiply_adds / of_card / EFFICIENCY
 
 
 def held_seconds(images: int, card: Card) -> float:

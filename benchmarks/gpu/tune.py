@@ -115,15 +115,8 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, time: Ca
 
 
 def print_table(rows: list[tuple], device: str) -> None:
-    headings = [
-        "layer",
-        "neurons",
-        "C_out",
-        "K",
-        "pixels, channels,\nblock_k, stages,\nwarps, registers",
-        "ms",
-        "ms\ntoday",
-    ]
+    blocks = "pixels, channels,\nblock_k, stages,\nwarps, registers"
+    headings = ["layer", "neurons", "C_out", "K", blocks, "ms", "ms\ntoday"]
     lines = [
         [layer, *map(str, (neurons, C_out, K)), str(tuple(blocks)), f"{ms:.4g}", f"{today_ms:.4g}"]
         for layer, neurons, C_out, K, blocks, ms, today_ms in rows

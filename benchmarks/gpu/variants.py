@@ -4,9 +4,8 @@ A variant is ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/alig
 function ``_if_scan_kernel`` in the folder kernels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gpu import small_kernels
 from gpu.kernel_resources import TARGETS
 
 RESETS = ("hard", "soft")
@@ -99,8 +98,57 @@ CONV += [
 CONV += ["strided/one-product/soft/pooled"]
 CONV += [f"paper/{products}/{neuron}/words" for products in ("three-digits", "two-products") for neuron in OTHERS]
 
-SMALL = {kernel: list(variants) for kernel, variants in small_kernels.VARIANTS.items()}
-KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **SMALL}
+
+class Arguments(NamedTuple):
+    """What a launch passes, by name: ``types`` of pointers' elements and of what is not int32, tuples among them."""
+
+    types: dict[str, Any]
+    constants: dict[str, Any]
+    multiples_of_16: tuple[str, ...] = ()
+
+
+def _counters(*reaches: bool) -> Arguments:
+    """Of as many tensors as there are ``reaches``, which says of which of them a spike's reach is asked for."""
+    integers = ("i32",) * len(reaches)
+    types = {"words": ("*i32",) * len(reaches), "sizes": integers, "channels": integers, "pixels": integers}
+    types |= {"reaches": tuple("*i32" if reach else None for reach in reaches), "counts_pointer": "i64"}
+    return Arguments(types, {"TENSORS": len(reaches), "ROWS": 8, "COLUMNS": 128})
+
+
+def _by_sizes(types: dict[str, Any], block: int, *lengths: str) -> dict[str, Arguments]:
+    return {"aligned": Arguments(types, {"BLOCK": block}, lengths), "odd": Arguments(types, {"BLOCK": block})}
+
+
+DIGITS = ("first_pointer", "second_pointer", "third_pointer")
+_PAPER = (True, False, True, False, False, False, False, False, False)  # what simulate counts of the paper's network
+_COUNT, _PACK = {"words_pointer": "i32", "counts_pointer": "i32"}, {"dense_pointer": "u8", "words_pointer": "i32"}
+_PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
+_SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
+_SIGMA_DELTA |= {"lowest": "fp32"}
+# Kernels without a neuron of neurons.py.
+SMALL: dict[str, dict[str, Arguments]] = {
+    "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
+    "count": _by_sizes(_COUNT, 1024, "neurons"),
+    "float16_parts": {
+        dtype: Arguments(_PARTS | {"weight_pointer": dtype}, {"BLOCK": 1024} | absent)
+        for dtype, absent in (("fp32", {}), ("fp16", {"low_pointer": None}), ("bf16", {"low_pointer": None}))
+    },
+    "int8_digits": {
+        f"{places}-places": Arguments(
+            {"weight_pointer": "fp32", **dict.fromkeys(digits, "i8"), "unit_pointer": "fp32"},
+            {"BLOCK": 1024, "PLACES": places} | {name: None for name in DIGITS if name not in digits},
+        )
+        for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
+    },
+    "sigma_delta": _by_sizes(_SIGMA_DELTA, 512, "places", "channels"),
+    "pack": {
+        "channels-first": Arguments(_PACK, {"BLOCK": 512, "stride_p": 1}),
+        "channels-last": Arguments(_PACK, {"BLOCK": 512, "stride_c": 1}),
+    },
+}
+SMALL_WARPS = 4
+
+KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **{name: list(SMALL[name]) for name in SMALL}}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/words/aligned",
@@ -111,5 +159,5 @@ _QUICK = (
     "paper/three-digits/hard/pooled",
     "one-channel/one-product/hard/words",
 )
-_SMALL = [f"{kernel}/{target}/{variants[0]}" for kernel, variants in SMALL.items() for target in TARGETS]
+_SMALL = [f"{kernel}/{target}/{next(iter(variants))}" for kernel, variants in SMALL.items() for target in TARGETS]
 QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK) or variant in _SMALL]

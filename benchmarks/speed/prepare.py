@@ -22,6 +22,7 @@ def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
         refuse("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":
         set_float32_precision("ieee")  # all compute in float32, but for those that say otherwise
+        torch.backends.cudnn.benchmark = True  # for all, cuDNN tries which algorithm is fastest
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:

@@ -139,7 +139,7 @@ def test_it_goes_on_after_a_failure_and_trusts_nothing_then(pretended, monkeypat
     """A kernel whose spikes are wrong in some of its runs."""
     from gpu import parts
 
-    layer, runs = self_check._layer, []
+    layer, runs = self_check.layer, []
 
     def racing(kind, weight):
         right = layer(kind, weight)
@@ -153,7 +153,7 @@ def test_it_goes_on_after_a_failure_and_trusts_nothing_then(pretended, monkeypat
 
         return run
 
-    monkeypatch.setattr(self_check, "_layer", racing)
+    monkeypatch.setattr(self_check, "layer", racing)
     monkeypatch.setattr(parts, "time_network", lambda options: 1 / 0)
     status, rows, _ = ended(tmp_path)
     assert status == 1

@@ -43,7 +43,7 @@ def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys):
     net = torch.nn.Sequential(
         pk.FusedIFConv2d(1, 3, 3), pk.FusedIFConv2d(3, 5, 3), pk.Flatten(), pk.FusedIFLinear(20, 2)
     )
-    tried = [choose_blocks(8, 5, 27), choose_blocks(8, 2, 20)._replace(BLOCK_K=16, NUM_STAGES=3)]
+    tried = [choose_blocks(8, 5, 27), choose_blocks(8, 2, 20)._replace(NUM_STAGES=3)]
     monkeypatch.setattr(tune, "candidates", lambda C_out, K: tried)
     times = iter((2.0, 1.0, 3.0) * 2)  # of both candidates and of today's choice
 

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
     parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
-    parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all files of tests/gpu)")
+    parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
     default = Path.home() / ".cache" / "proxykernels" / "tritons"
     parser.add_argument("--folder", type=Path, default=default, help="of Tritons and results (default: %(default)s)")
     options = parser.parse_args()
@@ -85,8 +85,8 @@ class Triton:
             if found:
                 more = record.get("error") or record["first"]
                 print(f"Triton {self.version}, {target}, {name}: {dict(found)} {more}")
-        shown = ", ".join(f"{counts[fault]} {fault}" for fault in FAULTS)
-        print(f"Triton {self.version}, {target}: {len(names)} variants, {shown}", flush=True)
+        listed = ", ".join(f"{counts[fault]} {fault}" for fault in FAULTS)
+        print(f"Triton {self.version}, {target}: {len(names)} variants, {listed}", flush=True)
         return not counts
 
     def executes(self, target: str, tests: Sequence[str]) -> bool:
@@ -95,33 +95,24 @@ class Triton:
         for test in tests:
             path = self._result(target, test, (*EXECUTED, test.partition("::")[0]))
             if not path.exists():
-                command = [
-                    sys.executable,
-                    "-m",
-                    "pytest",
-                    "-q",
-                    "--quick",
-                    "-n",
-                    "0",
-                    "-m",
-                    "triton and not slow",
-                    test,
-                ]
+                command = [sys.executable, "-m", "pytest", "-q", "--quick", "-n", "0", "-m", "triton and not slow"]
                 done = subprocess.run(
-                    [*command, "-m", "triton and not slow", "--emulate", target, test],
+                    [*command, "--emulate", target, test],
                     cwd=CHECKOUT, env=environment(self.path, self._cache), capture_output=True, text=True, check=False,
                 )  # fmt: skip
-                found = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|error)", done.stdout)}
+                found = {
+                    kind: int(count) for count, kind in re.findall(r"(\d+) (passed|skipped|failed|error)", done.stdout)
+                }
                 if done.returncode not in (0, 1, 5):  # 5: there are none
                     found["error"] = found.get("error", 0) + 1
                 write(path, {"counts": found, "shown": done.stdout[-4000:] + done.stderr[-2000:]})
             result = json.loads(path.read_text())
             counts += Counter(result["counts"])
-            if result["counts"].keys() - {"passed"}:
+            print(f"  {test}: {shown(result['counts'])}", flush=True)
+            if not is_well(result["counts"]):
                 print(result["shown"], flush=True)
-        shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "error"))
-        print(f"Triton {self.version}, {target}, executed: {shown}", flush=True)
-        return counts["passed"] > 0 and not counts.keys() - {"passed"}
+        print(f"Triton {self.version}, {target}, executed: {shown(counts)}", flush=True)
+        return counts["passed"] > 0 and is_well(counts)
 
     def _result(self, target: str, piece: str, sources: Iterable[str]) -> Path:
         key = hashlib.sha256(f"{self.version} {target} {piece} {fingerprint(sources)}".encode()).hexdigest()[:24]
@@ -142,6 +133,15 @@ def faults(record: dict) -> Counter:
     )
 
 
+def is_well(counts: dict[str, int]) -> bool:
+    """Whether no test failed."""
+    return not counts.keys() - {"passed", "skipped"}
+
+
+def shown(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+
+
 def fingerprint(sources: Iterable[str]) -> str:
     """Of the Python below folders, and of files."""
     paths = [path for source in sources for path in [CHECKOUT / source, *sorted((CHECKOUT / source).rglob("*.py"))]]
@@ -155,7 +155,9 @@ def write(path: Path, result: dict) -> None:
 
 
 def tests() -> list[str]:
-    return [str(path.relative_to(CHECKOUT)) for path in sorted(Path(__file__).parent.glob("test_*.py"))]
+    """The files of tests that run kernels."""
+    paths = [path for path in sorted((CHECKOUT / "tests").rglob("test_*.py")) if "mark.triton" in path.read_text()]
+    return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
 def installed(version: str, folder: Path) -> Path | None:
