@@ -150,6 +150,42 @@ DEFECTS = {
         "result = spike << 5",
         "tests/gpu/test_triton_digits.py",
     ),
+    "Triton convolution: windows of pooling": Defect(
+        "kernels/gpu/if_conv2d_kernel.py",
+        "row = window // windows_across * 2 + place % 4 // 2",
+        "row = window // windows_across * 2 + place % 2",
+        "tests/gpu/test_triton_network.py",
+    ),
+    "Triton weights: the carry of a digit": Defect(
+        "kernels/gpu/weight_parts.py",
+        "whole = (whole - digit) >> 8",
+        "whole = whole >> 8",
+        "tests/gpu/test_triton_weight_parts.py tests/gpu/test_triton_digits.py",
+    ),
+    "Triton sums: the carry of a digit": Defect(
+        "kernels/gpu/if_conv2d_kernel.py", "high += middle >> 8", "high += 0", "tests/gpu/test_triton_digits.py"
+    ),
+    "Triton backward: states before a step": Defect(
+        "kernels/gpu/scan_backward.py",
+        "before_row -= STATES * neurons",
+        "before_row -= neurons",
+        "tests/gradients/test_scan_backward.py",
+    ),
+    "Triton sigma-delta: what was sent before": Defect(
+        "kernels/gpu/sigma_delta.py", "a += sent.to", "a = sent.to", "tests/gpu/test_triton_sigma_delta.py"
+    ),
+    "Triton sigma-delta: halves of a power": Defect(
+        "kernels/gpu/sigma_delta.py", "(size + 0x400000)", "(size + 0x3FFFFF)", "tests/gpu/test_triton_sigma_delta.py"
+    ),
+    "Triton counters: the pixels of a block": Defect(
+        "kernels/gpu/counters.py", "pixel = (first_row + row) % P", "pixel = row % P", "tests/gpu/test_triton_words.py"
+    ),
+    "Triton counters: steps that are not counted": Defect(
+        "kernels/gpu/counters.py", "word & last_bits, word", "word, word", "tests/gpu/test_triton_words.py"
+    ),
+    "Triton packing: the last step of a word": Defect(
+        "kernels/gpu/packing.py", "* 32, 32)):", "* 32, 31)):", "tests/gpu/test_triton_words.py"
+    ),
     # Layers of the house
     "unfused: chunks": Defect(
         "kernels/unfused.py",
