@@ -27,12 +27,13 @@ def keep_freed() -> bool:
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """torch.empty, in huge pages if it is large."""
-    return in_huge_pages(torch.empty(*shape, dtype=dtype))
+    fresh = torch.empty(*shape, dtype=dtype)
+    return fresh if fresh.nbytes < LARGE else in_huge_pages(fresh)
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:
     """A tensor that nobody has written to yet; if it is large, the system is asked for huge pages."""
-    size = fresh.numel() * fresh.element_size()
+    size = fresh.nbytes
     if size >= LARGE and (libc := _glibc()):
         start = -(-fresh.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         stop = (fresh.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE

@@ -19,6 +19,7 @@ from .neurons import Neuron
 from .recording import Choice, note
 from .value_checks_cache import is_plain
 from .weight_cache import require_finite_weight
+from .weight_layouts import require_finite
 
 FEW_INPUTS = 64  # of a neuron
 CACHED_BYTES = 4 << 20  # of float64 currents at a time, which are rounded then
@@ -117,8 +118,7 @@ def _operator(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return launch
 
 
-@_operator
-def conv2d(
+def convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -134,24 +134,31 @@ def conv2d(
     note(Choice("dense", "constant input, convolved once" if x.shape[0] == 1 else "real-valued input"))
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    if x.device.type == "cpu":  # a GPU would have to be waited for
+    if x.is_cpu:  # a GPU would have to be waited for
         require_finite_weight(weight)
+        if bias is not None:
+            require_finite("bias", bias)
+        if not torch.is_autocast_enabled("cpu"):
+            return _convolved(x, weight, bias, stride, padding, dilation, groups)
     with exact(x.device):
-        images, padding = pad_beyond_kernel(x.flatten(0, 1), weight.shape[2:], padding, dilation)
-        if x.device.type == "cpu" and groups == 1 and weight[0].numel() <= FEW_INPUTS:
-            return _matmul(images.to(dtype), weight, bias, stride, padding, dilation).unflatten(0, x.shape[:2])
-        if (
-            x.device.type == "cpu"
-            and groups == 1
-            and images.shape[2:] == weight.shape[2:] == (1, 1)
-            and not any(padding)
-        ):
-            # oneDNN's convolution would copy all weights at each call.
-            images = images.flatten(1).to(dtype)
-            return F.linear(images, weight.flatten(1), bias)[:, None].unflatten(0, x.shape[:2]).float()
-        images = images.to(dtype, memory_format=torch.channels_last)
-        y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
-    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, x.shape[:2]).float().contiguous()
+        return _convolved(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
+    T, N, *_, height, width = x.shape
+    if x.is_cpu and height == width == 1 and weight.shape[2:] == (1, 1) and groups == 1 and not any(padding):
+        # oneDNN's convolution would copy all weights at each call.
+        currents = F.linear(x.flatten(2).to(weight.dtype), weight.flatten(1), bias)
+        return currents.float().unsqueeze(2)
+    images, padding = pad_beyond_kernel(x.flatten(0, 1), weight.shape[2:], padding, dilation)
+    if x.is_cpu and groups == 1 and weight[0].numel() <= FEW_INPUTS:
+        return _matmul(images.to(weight.dtype), weight, bias, stride, padding, dilation).unflatten(0, (T, N))
+    images = images.to(weight.dtype, memory_format=torch.channels_last)
+    y = F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+    return y.permute(0, 2, 3, 1).flatten(1, 2).unflatten(0, (T, N)).float().contiguous()
+
+
+conv2d = _operator(convolve)
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:

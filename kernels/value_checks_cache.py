@@ -6,7 +6,7 @@ and are not cached.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import ref
 
@@ -29,7 +29,7 @@ def can_be_read(tensor: Tensor) -> bool:
     They cannot in a graph that is traced or captured, on the meta device or in FakeTensorMode. On a GPU they are not
     read during a simulation, which has checked all its inputs at the start.
     """
-    if torch.compiler.is_compiling() or tensor.is_meta or is_fake_mode():
+    if torch.compiler.is_compiling() or tensor.is_meta or torch._C._get_dispatch_mode(_FAKE) is not None:
         return False
     return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
 
@@ -41,7 +41,7 @@ def nobody_follows() -> bool:
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
 
 
-def is_plain(operands: tuple) -> bool:
+def is_plain(operands: Sequence) -> bool:
     """Whether operands are plain tensors of a CPU, without a gradient, and nobody follows the operators on them."""
     if not nobody_follows():
         return False

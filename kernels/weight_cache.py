@@ -99,10 +99,12 @@ class Packed:
     def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None):
         self._weights, self._weight = weights, weight
         self._given = weight, *others
-        self._tensors = [t if t is None else t.detach().contiguous() for t in (weight, *others)]
-        self._constant = all(t is None or t.untyped_storage() in CONSTANTS for t in (weight, *others))
-        # Constants are identified by their addresses.
-        self._fingerprints: list[int | None] = [None if t is None else t.data_ptr() for t in self._tensors[1:]]
+        self._tensors: list[Tensor | None] = []
+        self._fingerprints: list[int | None] = []
+        self._constant = True
+        for t in self._given:
+            self._tensors.append(t if t is None else t.detach().contiguous())
+            self._constant = self._constant and (t is None or t.untyped_storage() in CONSTANTS)
         self._made: dict[Any, Any] | None = None
 
     def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
@@ -116,8 +118,12 @@ class Packed:
         if self._weight.device.type != "cpu":
             return constants.made_as((self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given)
         if self._made is None:
-            if not self._constant:
-                self._fingerprints = self._weights.fingerprints(self._tensors)
+            # Constants are identified by their addresses.
+            self._fingerprints = (
+                [None if t is None else t.data_ptr() for t in self._tensors[1:]]
+                if self._constant
+                else self._weights.fingerprints(self._tensors)
+            )
             self._made = self._weights.known(self._weight, self._fingerprints)
         if kind not in self._made:
             packed = pack(*self._copies)

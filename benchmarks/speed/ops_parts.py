@@ -51,12 +51,13 @@ class Kernel:
 
     def rate(self, words: Tensor, weight: Tensor) -> float:
         """Rows for each input and step, as the choice counts them."""
-        return rows.rate_of_rows(*self._rows_and_sample(words, weight), _neuron(len(weight)))
+        weight_rows, sample = self._rows_and_sample(words, weight)
+        return sample.rate_of_rows(weight_rows, _neuron(len(weight)))
 
     def look_for_steady(self, words: Tensor, weight: Tensor) -> None:
         """What an event kernel that is forced looks at by itself; otherwise the choice has done so already."""
         weight_rows, sample = self._rows_and_sample(words, weight)
-        rows.negates(weight_rows, sample, _neuron(len(weight)), weight_rows.widest)
+        sample.rate_of_rows(weight_rows, _neuron(len(weight)))
 
     def _rows_and_sample(self, words: Tensor, weight: Tensor) -> tuple[rows.WeightRows, rows.SpikeSample]:
         table = self._kernels._table

@@ -33,16 +33,11 @@ def _read() -> dict[str, Any]:
 
 
 STRUCTS = _read()
-if TYPE_CHECKING:
-    Kernels = Any  # types are not made by reading a header
+globals().update(STRUCTS)  # abi.Conv2d and all others; a function of abi.Kernels that an instruction set lacks is false
+if TYPE_CHECKING:  # types are not made by reading a header
+    Kernels = Any
 
-
-def __getattr__(name: str) -> Any:
-    """``abi.Conv2d`` and all other structs; a function of ``abi.Kernels`` that an instruction set lacks is false."""
-    try:
-        return STRUCTS[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    def __getattr__(name: str) -> Any: ...
 
 
 def load(target: str | None, library: Path | None = None) -> Any | None:

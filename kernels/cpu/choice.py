@@ -1,7 +1,7 @@
 """Chooses the CPU kernel for a convolution of spikes."""
 
 from collections.abc import Callable
-from operator import itemgetter
+from dataclasses import dataclass, field
 
 from ..recording import Choice
 from . import im2col
@@ -12,18 +12,41 @@ WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src
 KERNELS = (*ROWS, "lookup", "tiles", "dense")  # that can be forced, and compared by their time
 
 
-def choose(
+@dataclass(frozen=True)
+class Options:
+    """What can take a convolution.
+
+    Attributes:
+        only: the kernel, where nothing is compared.
+        cycles: kernel -> its cycles at the rates 0 and 1. windows: the same for gathered windows (im2col.py).
+        gathering: cycles.
+    """
+
+    only: Choice | None = None
+    cycles: dict[str, tuple[float, float]] = field(default_factory=dict)
+    windows: dict[str, tuple[float, float]] = field(default_factory=dict)
+    gathering: float = 0.0
+
+    def at(self, rate: float) -> Choice:
+        """The fastest, where the event kernel adds so many rows for each input and step."""
+        cycles = {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in self.cycles.items()}
+        if self.windows:
+            windows = (silent + rate * (busy - silent) for silent, busy in self.windows.values())
+            cycles["im2col"] = self.gathering + min(windows)
+        return Choice(min(cycles, key=cycles.__getitem__), cycles=cycles)
+
+
+def options(
     layer: Layer,
     groups: int,
     forced: str | None,
     machine: Machine,
     *,
     has_lookup: bool,
-    digits: Callable[[], int],
+    digits: int,
     row: Callable[[], int],
-    rate: Callable[[], float],
-) -> Choice:
-    """The kernel for a convolution: one of KERNELS, "depthwise", "groups", which are joined and chosen for apart, or
+) -> Options:
+    """The kernels for a convolution: some of KERNELS, "depthwise", "groups", which are joined and chosen for apart, or
     "im2col", whose windows are chosen for.
 
     Args:
@@ -31,36 +54,38 @@ def choose(
             of the ``machine``.
         has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
-        row: output channels of the widest row that the weights fit.
-        rate: rows that the event kernel adds for each input and step; this, and the two before, are asked for only if
-            the choice depends on them.
+        row: output channels of the widest row that the weights fit; asked for only if the choice depends on it.
     """
     if forced == "dense":
-        return Choice("dense", "forced")
+        return _only("dense", "forced")
     if groups == layer.weight[0] and layer.weight[1] == 1 and groups >= 8:
-        return Choice("depthwise", "one channel a group")
+        return _only("depthwise", "one channel a group")
     if has_lookup and forced in ("lookup", None) and are_narrow(layer.weight, groups):
-        return Choice("lookup", "narrow groups")
+        return _only("lookup", "narrow groups")
     joined = join(layer.weight, groups)
     if joined:
-        return Choice("groups", "a convolution for each", joined=joined)
+        return _only("groups", "a convolution for each", joined=joined)
     if groups > 1:
-        return Choice("dense", "groups no kernel takes")
+        return _only("dense", "groups no kernel takes")
     if forced:
         can = {
-            "tiles": lambda: digits() > 0, "lookup": lambda: has_lookup,
+            "tiles": lambda: digits > 0, "lookup": lambda: has_lookup,
             "shorts": lambda: row() == ROWS["shorts"], "bytes": lambda: row() == ROWS["bytes"],
             "im2col": lambda: im2col.is_possible(layer),
         }  # fmt: skip
         if forced in can and not can[forced]():
-            return Choice("events", f"{forced} cannot take it")
-        return Choice(forced, "forced")
-    found, widest = rate(), row()
-    cycles = modelled_cycles(machine, layer, found, has_lookup=has_lookup, digits=digits(), row=widest)
-    if im2col.is_possible(layer):
-        windows = modelled_cycles(machine, im2col.gathered(layer), found, has_lookup=has_lookup, digits=0, row=widest)
-        cycles["im2col"] = im2col.cycles(layer) + min(windows.values())
-    return Choice(min(cycles.items(), key=itemgetter(1))[0], cycles=cycles)
+            return _only("events", f"{forced} cannot take it")
+        return _only(forced, "forced")
+    widest = row()
+    cycles = modelled_cycles(machine, layer, has_lookup=has_lookup, digits=digits, row=widest)
+    if not im2col.is_possible(layer):
+        return Options(cycles=cycles)
+    windows = modelled_cycles(machine, im2col.gathered(layer), has_lookup=has_lookup, digits=0, row=widest)
+    return Options(cycles=cycles, windows=windows, gathering=im2col.cycles(layer))
+
+
+def _only(kernel: str, reason: str, joined: int = 0) -> Options:
+    return Options(Choice(kernel, reason, joined=joined))
 
 
 def are_narrow(weight: tuple[int, ...], groups: int) -> bool:

@@ -11,9 +11,9 @@ from ..neurons import CurrentSums, Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
-from ..weight_layouts import join_groups
+from ..weight_layouts import join_groups, require_finite
 from . import abi, im2col
-from .choice import BLOCK, ROWS, choose
+from .choice import BLOCK, ROWS, options
 from .cost_model import WITH_TILES, WITHOUT_TILES, Layer
 from .packing import (
     BYTE_ROW,
@@ -25,7 +25,7 @@ from .packing import (
     padded,
     start_for_library,
 )  # fmt: skip
-from .rows import SpikeSample, WeightRows, negates, rate_of_rows
+from .rows import SpikeSample, WeightRows
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
@@ -45,7 +45,7 @@ class _Call(NamedTuple):
     layer: Layer
     packed: Packed
     rows: WeightRows
-    sample: SpikeSample
+    sample: SpikeSample | None  # None: the choice did not depend on it
     choice: Choice
 
 
@@ -54,6 +54,7 @@ class Convolutions:
 
     Attributes:
         machine: what the choice knows of this core.
+        has_tiles: whether this instruction set has matrix tiles. has_lookup: whether its registers hold a table.
 
     Args:
         table: the functions of one instruction set.
@@ -64,7 +65,8 @@ class Convolutions:
 
     def __init__(self, table: abi.Kernels, forced: str | None):
         self._table, self._forced = table, forced
-        self.machine = WITH_TILES if table.tile_conv2d else WITHOUT_TILES
+        self.has_tiles, self.has_lookup = bool(table.tile_conv2d), bool(table.lookup_conv2d)
+        self.machine = WITH_TILES if self.has_tiles else WITHOUT_TILES
         self._packed = PackedWeights(self.fingerprint)
 
     def max_threads(self) -> int:
@@ -74,16 +76,6 @@ class Convolutions:
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""
         return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
-
-    @property
-    def has_tiles(self) -> bool:
-        """Whether this instruction set has matrix tiles."""
-        return bool(self._table.tile_conv2d)
-
-    @property
-    def has_lookup(self) -> bool:
-        """Whether this instruction set's registers hold a table."""
-        return bool(self._table.lookup_conv2d)
 
     def if_conv2d(
         self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups,
@@ -131,8 +123,8 @@ class Convolutions:
             conv.weight = packed.get("words", pack_words).data_ptr()
             self._table.lookup_conv2d(conv)
         else:
-            row = ROWS[kernel]
-            call.rows.set(conv, row, negated=negates(call.rows, call.sample, neuron, row))
+            row, sample = ROWS[kernel], call.sample or SpikeSample(self._table, words, weight.shape[1] * groups)
+            call.rows.set(conv, row, negated=sample.worth_negating and call.rows.can_negate(neuron, row))
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
@@ -272,7 +264,12 @@ class Convolutions:
     def _neurons(self, T, v, bias, neuron):
         """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
         neurons, spikes, v, held = start_for_library(T, v, neuron)
-        bias = padded(torch.zeros(v.shape[-1]) if bias is None else bias.float(), 0.0)
+        if bias is None:
+            bias = torch.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
+        else:
+            bias = bias.float()
+            require_finite("bias", bias)
+            bias = padded(bias, 0.0)
         return neurons, spikes, v, (bias, *held)
 
     def _look(
@@ -281,21 +278,26 @@ class Convolutions:
         """Describe a call, and choose its kernel (choice.py). Matrix tiles write no currents."""
         window = map(tuple, (stride, padding, dilation))
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
-        packed, sample = self._packed.of(weight), SpikeSample(self._table, words, weight.shape[1] * groups)
+        packed = self._packed.of(weight)
         rows = WeightRows(self._table, self._forced, packed, weight.shape)
-        tiles = self._tiles_hold(layer) and not write_currents
-        choice = choose(
-            layer, groups, self._forced, self.machine,
-            has_lookup=self.has_lookup,
-            digits=lambda: self._digits(packed, neuron) if tiles else 0,
-            row=lambda: rows.widest,
-            rate=lambda: rate_of_rows(rows, sample, neuron),
+        tiles = self.has_tiles and groups == 1 and not write_currents and self._tiles_hold(layer)
+        digits = self._digits(packed, neuron) if tiles else 0
+        can = packed.get(
+            ("options", layer, groups, digits),
+            lambda _: options(
+                layer, groups, self._forced, self.machine,
+                has_lookup=self.has_lookup, digits=digits, row=lambda: rows.widest,
+            ),
         )  # fmt: skip
-        return _Call(layer, packed, rows, sample, choice)
+        if can.only:
+            return _Call(layer, packed, rows, None, can.only)
+        sample = SpikeSample(self._table, words, weight.shape[1] * groups)
+        return _Call(layer, packed, rows, sample, can.at(sample.rate_of_rows(rows, neuron)))
 
     def _tiles_hold(self, layer: Layer) -> bool:
-        """Whether there are matrix tiles, and the tile kernel's sums and memory are enough."""
-        return self.has_tiles and layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
+        """Whether a forced kernel, and the tile kernel's sums and memory, leave matrix tiles possible."""
+        possible = self._forced in ("tiles", None) and layer.inputs <= MOST_TILE_INPUTS
+        return possible and layer.most_expanded_bytes <= MOST_TILE_BYTES
 
     def _digits(self, packed: Packed, neuron: Neuron) -> int:
         """The number of int8 digits that hold the weights exactly enough beside the thresholds; 0 if none do."""

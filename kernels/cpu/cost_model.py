@@ -202,7 +202,7 @@ def dense(layer: Layer) -> Counts:
 def counts_of(
     machine: Machine, layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, Counts]:
-    """How often each kernel that can take a layer does what costs time; arguments as of :func:`modelled_cycles`."""
+    """How often each kernel that can take a layer does what costs time; ``rate`` and the others as of :func:`modelled_cycles`."""
     counts = {"dense": dense(layer)}
     for kernel, width in ROWS.items():
         if width <= row:
@@ -214,24 +214,16 @@ def counts_of(
     return counts
 
 
+@lru_cache(1024)
 def modelled_cycles(
-    machine: Machine, layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int
-) -> dict[str, float]:
-    """Cycles of each kernel that can take a layer: one of ROWS, "lookup", "tiles" or "dense".
+    machine: Machine, layer: Layer, *, has_lookup: bool, digits: int, row: int
+) -> dict[str, tuple[float, float]]:
+    """Cycles of each kernel that can take a layer, one of ROWS, "lookup", "tiles" or "dense", at the rates 0 and 1.
 
-    ``rate``: rows that the event kernel adds for each input and step.
+    They lie on a line between: the rate is that of rows that the event kernel adds for each input and step.
     ``digits``: of the weights in tiles; 0 rules tiles out. ``row``: output channels of the widest row that the weights
     fit.
     """
-    kernels = _at_both_ends(machine, layer, has_lookup, digits, row)
-    return {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in kernels.items()}
-
-
-@lru_cache(1024)
-def _at_both_ends(
-    machine: Machine, layer: Layer, has_lookup: bool, digits: int, row: int
-) -> dict[str, tuple[float, float]]:
-    """Cycles at the rates 0 and 1; they lie on a line between."""
     ends = [counts_of(machine, layer, r, has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
     silent, busy = ({kernel: cycles(kernel, own, machine.costs) for kernel, own in end.items()} for end in ends)
     return {kernel: (silent[kernel], busy[kernel]) for kernel in silent}

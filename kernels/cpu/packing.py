@@ -123,10 +123,12 @@ def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, T
 def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     """Neurons as the library takes them, and the tensor that must outlive the call. The padding never fires."""
     storage = neuron.channels.untyped_storage()
-    if storage not in CONSTANTS:
-        return _for_library(neuron)
+    kept = _kept.get(storage)
+    if kept is None:
+        if storage not in CONSTANTS:
+            return _for_library(neuron)
+        kept = _kept.setdefault(storage, {})
     key = neuron.model, tuple(neuron.scalars), neuron.channels.storage_offset(), neuron.channels.shape
-    kept = _kept.setdefault(storage, {})
     if key not in kept:
         kept[key] = _for_library(neuron)
     return kept[key]

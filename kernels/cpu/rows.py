@@ -81,37 +81,25 @@ class WeightRows:
 
 
 class SpikeSample:
-    """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes."""
+    """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes.
+
+    Attributes:
+        rate: rows that the event kernel adds, for each input and step. negated_rate: the same with negations.
+        worth_negating: whether many inputs fire at most steps of a span.
+    """
 
     WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
 
     def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
-        self._table, self._words, self._channels = table, words, channels
-        self._rates: dict[bool, float] = {}
+        N, _, P, _ = words.shape
+        pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
+        N, P, T, width = pixels.shape
+        inputs = max(N * P * T * channels, 1)
+        self.rate = table.count_rows(pixels.data_ptr(), N * P, T, width, False) / inputs
+        self.negated_rate = table.count_rows(pixels.data_ptr(), N * P, T, width, True) / inputs
+        self.worth_negating = self.negated_rate <= self.WORTH * self.rate > 0
 
-    def rate(self, *, negated: bool = False) -> float:
-        """Rows that the event kernel adds, for each input and step."""
-        if negated not in self._rates:
-            N, P, T, width = self._pixels.shape
-            rows = self._table.count_rows(self._pixels.data_ptr(), N * P, T, width, negated)
-            self._rates[negated] = rows / max(N * P * T * self._channels, 1)
-        return self._rates[negated]
-
-    @cached_property
-    def _pixels(self) -> Tensor:
-        N, _, P, _ = self._words.shape
-        return self._words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
-
-    def worth_negating(self) -> bool:
-        """Whether many inputs fire at most steps of a span."""
-        return self.rate(negated=True) <= self.WORTH * self.rate() > 0
-
-
-def negates(rows: WeightRows, sample: SpikeSample, neuron: Neuron, row: int) -> bool:
-    """Whether the event kernel takes rows of so many channels with their negations."""
-    return sample.worth_negating() and rows.can_negate(neuron, row)
-
-
-def rate_of_rows(rows: WeightRows, sample: SpikeSample, neuron: Neuron) -> float:
-    """Rows that the event kernel adds for each input and step, as the choice of a kernel takes it."""
-    return sample.rate(negated=negates(rows, sample, neuron, rows.widest))
+    def rate_of_rows(self, rows: WeightRows, neuron: Neuron) -> float:
+        """Rows that the event kernel adds for each input and step, as the choice of a kernel takes it."""
+        negated = self.worth_negating and rows.can_negate(neuron, rows.widest)
+        return self.negated_rate if negated else self.rate
