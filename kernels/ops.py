@@ -10,16 +10,18 @@ no such thing, its fields stand one after another.
 """
 
 from functools import partial, wraps
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import backends
 from .backends import backend_of
 from .neurons import SCHEMA, Neuron
 from .surrogates import SCHEMA as SURROGATE_SCHEMA
 from .surrogates import Surrogate
 from .unfused import output_size
-from .value_checks_cache import is_plain
+from .value_checks_cache import is_plain, nobody_follows
 
 VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}
 
@@ -68,6 +70,22 @@ def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         return launch
 
     return register
+
+
+def direct(*operands: Any) -> backends.CpuBackend | None:
+    """The kernels of a CPU, for a call on plain tensors of one that nobody follows; None: it must call the operators.
+
+    Nobody sees the difference, and the dispatcher costs as much as a small layer. Nothing has a gradient then.
+    """
+    if not nobody_follows():
+        return None
+    for x in operands:
+        if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu):
+            return None
+    return backends.cpu_backend()
+
+
+_PLAIN = Tensor, nn.Parameter
 
 
 def _one_after_another(operator, info, dims: tuple, *operands):

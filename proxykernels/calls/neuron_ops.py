@@ -4,6 +4,7 @@ Differentiable with a surrogate derivative, if one is given. A neuron that does 
 spikes.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from .gradients import inputs
 from .gradients.calls import carrying, wants_gradient
 from .gradients.fire import Operands, fire
 
+FEW = 1 << 24  # neurons times steps that any memory holds
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
 
 
@@ -39,6 +41,7 @@ class _Neurons:
         v: what they start from, as the functions take it.
         surrogate: what stands for their derivative, or None.
         device: where they are.
+        kernels: what runs them: ops.direct, or the operators.
     """
 
     neuron: AnyNeuron
@@ -46,32 +49,39 @@ class _Neurons:
     v: Tensor | float | None
     surrogate: Surrogate | None
     device: torch.device
+    kernels: Any
 
     @property
     def start(self) -> Tensor:
         """The state before the first step, as kernels take it."""
-        return start(self.v, self.shape, self.device, self.neuron)
+        return start(self.v, self.shape, self.device, self.neuron, kept=self.kernels is not ops)
 
     @property
     def parameters(self) -> Neuron:
         """The neurons as kernels take them."""
-        return self.neuron.on(channels(self.shape), self.device)
+        return self.neuron.on(channels(self.shape), self.device, kept=self.kernels is not ops)
 
     def repeat(self, T: int) -> bool:
         """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
         return self.v is None and self.neuron.repeats(self.device, T)
 
-    def check_state(self) -> None:
-        checks.state(self.v, self.shape, self.neuron.states, self.device)
+    def check(self, T: int | None = None) -> None:
+        """Check the state that they start from, and that there is memory for their results in T steps."""
+        if T is not None and (self.kernels is ops or T * math.prod(self.shape) > FEW):
+            checks.room(T, self.shape, self.device)
+        if self.v is not None:
+            checks.state(self.v, self.shape, self.neuron.states, self.device)
 
     def want_gradient(self, *operands: Any) -> bool:
         """Whether a call on these operands is to be differentiable."""
-        return self.surrogate is not None and wants_gradient(self.surrogate, *operands, self.v, *self.neuron.tensors())
+        return wants_gradient(self.surrogate, *operands, self.v, *self.neuron.tensors())
 
     def detach(self) -> "_Neurons":
         """The same, without a gradient."""
-        v = self.v.detach() if isinstance(self.v, Tensor) else self.v
-        return _Neurons(self.neuron.detach(), self.shape, v, None, self.device)
+        v, neuron = self.v.detach() if isinstance(self.v, Tensor) else self.v, self.neuron.detach()
+        if v is self.v and neuron is self.neuron:
+            return self
+        return _Neurons(neuron, self.shape, v, None, self.device, self.kernels)
 
     def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
         """The results of kernels in the form that users get."""
@@ -94,16 +104,15 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
-    neurons = _Neurons(neuron, shape, v, surrogate, current.device)
-    checks.room(T, shape, current.device)
-    neurons.check_state()
+    neurons = _Neurons(neuron, shape, v, surrogate, current.device, _kernels(neuron, current, v))
+    neurons.check(T)
     if not neuron.fires:
         return _integrate([current], neurons)
     pixels = to_channels_last(current, 2)
     if neurons.want_gradient(current):
         return neurons.with_gradient(inputs.Currents(T), None, pixels)
     neurons = neurons.detach()
-    return neurons.fired(T, *ops.if_scan(pixels.detach(), neurons.start, neurons.parameters))
+    return neurons.fired(T, *neurons.kernels.if_scan(pixels.detach(), neurons.start, neurons.parameters))
 
 
 def hold(
@@ -113,8 +122,8 @@ def hold(
     T = checks.steps(T)
     neuron.check_once()
     checks.currents(current, "N")
-    neurons = _Neurons(neuron, current.shape, v, surrogate, current.device)
-    neurons.check_state()
+    neurons = _Neurons(neuron, current.shape, v, surrogate, current.device, _kernels(neuron, current, v))
+    neurons.check()
     if not neuron.fires:
         return _integrate([current.expand(T, *current.shape)], neurons)
     pixels = to_channels_last(current)
@@ -145,7 +154,8 @@ def conv2d(
     current.
     """
     neuron.check_once()
-    x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate)
+    kernels = _kernels(neuron, x, weight, bias, v)
+    x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, None if kernels is ops else kernels)
     C_in, *size = x.shape[2:]
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
     stride, dilation = window_checks.pair("stride", stride, 1), window_checks.pair("dilation", dilation, 1)
@@ -154,7 +164,7 @@ def conv2d(
     window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     window = inputs.Window(tuple(size), stride, padding, dilation, groups)
-    neurons = _Neurons(neuron, shape, v, surrogate, x.device)
+    neurons = _Neurons(neuron, shape, v, surrogate, x.device, kernels)
     return _behind(x, weight, bias, window, neurons, shortcut, pool_follows)
 
 
@@ -169,12 +179,21 @@ def linear(
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     neuron.check_once()
-    x = carrying(x, 3, "[T, N, features]", surrogate)
+    kernels = _kernels(neuron, x, weight, bias, v)
+    x = carrying(x, 3, "[T, N, features]", surrogate, None if kernels is ops else kernels)
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     checks.features(x, weight)
-    x = x._sized(1, 1) if isinstance(x, Spikes) else x[..., None, None]
-    neurons = _Neurons(neuron, (x.shape[1], len(weight)), v, surrogate, x.device)
+    x = x if isinstance(x, Spikes) else x[..., None, None]
+    neurons = _Neurons(neuron, (x.shape[1], weight.shape[0]), v, surrogate, x.device, kernels)
     return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)
+
+
+def _kernels(neuron: AnyNeuron, x: Spikes | Tensor, *operands: Any) -> Any:
+    """What runs a call on these operands: the kernels themselves, or the operators."""
+    if isinstance(x, Spikes):
+        kept: Any = x._kept
+        x = kept.periods if isinstance(kept, Periods) else kept.words
+    return ops.direct(x, *operands, *neuron.tensors()) or ops
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
@@ -199,29 +218,29 @@ def _behind(
     ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel.
     """
     T, neuron, surrogate = x.shape[0], neurons.neuron, neurons.surrogate
-    checks.room(T, neurons.shape, neurons.device)
-    neurons.check_state()
+    neurons.check(T)
     if not neuron.fires:
+        x = x._sized(*window.size) if isinstance(x, Spikes) else x
         return _integrate(currents_in_parts(x, _taps(weight), bias, window.convolution, surrogate), neurons)
-    if neurons.want_gradient(x, weight, bias):
+    if surrogate is not None and neurons.want_gradient(x, weight, bias):
         weight = scaled(weight, x) if isinstance(x, Spikes) else weight
         return neurons.with_gradient(*inputs.input_of(x, window, neurons.repeat(T)), _taps(weight), bias)
     weight, bias, neurons = weight.detach(), None if bias is None else bias.detach(), neurons.detach()
     if not isinstance(x, Spikes):
         return _fire_real(x, _taps(weight), bias, window, neurons)
     weight, bias, kept = scaled(weight, x), None if bias is None else bias.float(), x._kept
-    state, parameters = neurons.start, neurons.parameters
+    state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels
     if weight.ndim == 2 and shortcut is None and not isinstance(kept, Periods):
-        return neurons.fired(T, *ops.if_linear(kept.words, T, weight, bias, state, parameters))
+        return neurons.fired(T, *kernels.if_linear(kept.words, T, weight, bias, state, parameters))
     layer = window.size, _taps(weight), bias, state, parameters, *window.pairs
     if shortcut is not None:
-        return neurons.fired(T, *ops.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words))
+        return neurons.fired(T, *kernels.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words))
     if isinstance(kept, Periods) and window.groups == 1:
-        return neurons.fired(T, *ops.if_period_conv2d(kept.periods, kept.start, T, *layer))
+        return neurons.fired(T, *kernels.if_period_conv2d(kept.periods, kept.start, T, *layer))
     if pool_follows and word_ops.over_time(kept.words) and neurons.shape[2] % 2 == neurons.shape[3] % 2 == 0:
-        words, pooled, after = ops.if_conv2d_pooled(kept.words, T, *layer, window.groups)
+        words, pooled, after = kernels.if_conv2d_pooled(kept.words, T, *layer, window.groups)
         return neurons.fired(T, PooledWords(words, T, pooled), after)
-    return neurons.fired(T, *ops.if_conv2d(kept.words, T, *layer, window.groups))
+    return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups))
 
 
 def _taps(weight: Tensor) -> Tensor:
@@ -255,16 +274,17 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Wi
     x, T = x.detach(), x.shape[0]
     if checks.is_constant(x):
         operands = x[:1], weight, bias, *window.convolution
-        currents = constants.made(unfused.conv2d, *operands) if constants.include(x) else unfused.conv2d(*operands)
+        convolve = unfused.conv2d if neurons.kernels is ops else unfused.convolve
+        currents = constants.made(convolve, *operands) if constants.include(x) else convolve(*operands)
         return _fire_constant(currents[0], T, neurons)
-    state, parameters = neurons.start, neurons.parameters
-    return neurons.fired(T, *ops.if_conv2d_real(x, weight, bias, state, parameters, *window.convolution))
+    operands = x, weight, bias, neurons.start, neurons.parameters, *window.convolution
+    return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))
 
 
 def _fire_constant(currents: Tensor, T: int, neurons: _Neurons) -> Fired:
     """Spikes and potentials of neurons on currents [N, P, C] that are the same at all T steps."""
     if neurons.repeat(T):
-        periods, after = ops.find_periods(currents, T, neurons.parameters)
+        periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)
         return neurons.fired(T, Periods(periods, T), after)
-    checks.room(T, neurons.shape, neurons.device)
-    return neurons.fired(T, *ops.if_hold(currents, T, neurons.start, neurons.parameters))
+    neurons.check(T)
+    return neurons.fired(T, *neurons.kernels.if_hold(currents, T, neurons.start, neurons.parameters))

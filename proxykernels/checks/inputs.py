@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import value_checks_cache
+from ..kernels.backends import CpuBackend
 from ..kernels.rounding import PRECISIONS
 from ..kernels.value_checks_cache import can_be_read
 from ..kernels.weight_layouts import is_finite, refuse_infinite
@@ -101,10 +102,14 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
     finite("v", v)
 
 
-def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
-    """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it."""
-    not_traced()
-    x = packed(x)
+def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
+    """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it.
+
+    ``kernels``: as of :func:`proxykernels.kernels.ops.direct`.
+    """
+    if kernels is None:
+        not_traced()
+        x = packed(x)
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
     if isinstance(x, Tensor):
@@ -117,12 +122,12 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str) -> Spikes | Tensor:
         raise ValueError(f"x must have at least one step, shape {shape}, got {list(x.shape)}")
     if not x.is_floating_point():
         return frames(x)
-    if not can_be_read(x):  # a tensor is taken as real values
+    if kernels is None and not can_be_read(x):  # a tensor is taken as real values
         return x
     if is_constant(x):
         finite("x", x[0])
         return x
-    spikes = pack_if_binary(x) if x.device.type == "cpu" else None
+    spikes = pack_if_binary(x, kernels) if x.is_cpu else None
     if spikes is None:
         finite("x", x)
     return x if spikes is None else spikes
@@ -184,21 +189,28 @@ def currents(current: Tensor, leading: str) -> None:
 
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
     """Weights and biases of a layer."""
-    floating("weight", weight)
-    same_device("weight", weight, device)
+    _belongs("weight", weight, device)
     if weight.ndim != ndim or 0 in weight.shape:
         raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
     if bias is not None:
-        floating("bias", bias)
-        same_device("bias", bias, device)
+        _belongs("bias", bias, device)
         if tuple(bias.shape) != (weight.shape[0],):
             raise ValueError(
                 f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}"
             )
     if weight.is_cuda:  # a CPU looks when it packs them
         _known_finite("weight", weight)
-    if bias is not None:
-        _known_finite("bias", bias)
+        if bias is not None:
+            _known_finite("bias", bias)
+
+
+def _belongs(name: str, values: Tensor, device: torch.device) -> None:
+    """Parameters of a layer must be floating point, and where its input is."""
+    plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided
+    if plain and values.dtype == torch.float32 and values.device == device:
+        return  # the usual case, in one call
+    floating(name, values)
+    same_device(name, values, device)
 
 
 def features(x: Spikes | Tensor, weight: Tensor) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from ..checks import neuron_checks
 from ..kernels import backends, constants
 from ..kernels.neurons import Neuron, neuron
-from ..kernels.value_checks_cache import nobody_follows
 from ..kernels.weight_cache import CONSTANTS
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
@@ -45,14 +44,17 @@ class AnyNeuron:
 
     def check_once(self) -> None:
         """:meth:`check`; of numbers, which cannot change, only the first time."""
-        if torch.compiler.is_compiling() or "_checked" not in self.__dict__:
+        if "_checked" not in self.__dict__:
             self.check()
-            if not (torch.compiler.is_compiling() or self.tensors()):
+            if not (self.tensors() or torch.compiler.is_compiling()):
                 self.__dict__["_checked"] = True
 
-    def on(self, channels: int, device: torch.device) -> Neuron:
-        """The parameters as the kernels take them, for ``channels`` channels."""
-        if device.type == "cpu" and nobody_follows() and not self.tensors():
+    def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
+        """The parameters as the kernels take them, for ``channels`` channels.
+
+        ``kept``: whether the same tensor may serve several calls, on a CPU where nobody follows.
+        """
+        if kept and not self.tensors():
             return _of_numbers(self, channels)
         return constants.made(_ready, *self._operands(channels, device))
 
@@ -63,7 +65,11 @@ class AnyNeuron:
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
-        return [value for name in self.channelwise if isinstance(value := getattr(self, name), Tensor)]
+        found = []
+        for name in self.channelwise:
+            if isinstance(value := getattr(self, name), Tensor):
+                found.append(value)  # noqa: PERF401 - no comprehension, which would be a call more for each layer
+        return found
 
     def detach(self) -> "AnyNeuron":
         """The same neuron with detached tensors."""

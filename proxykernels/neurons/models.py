@@ -210,7 +210,7 @@ class LINeuron(AnyNeuron):
         neuron_checks.share("decay", self.decay)
         checks.start("v_rest", self.v_rest)
 
-    def on(self, channels: int, device: torch.device) -> Neuron:
+    def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""
         return constants.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
 

@@ -1,12 +1,12 @@
 """Converts between the shapes of users, [N, C, ...], and the order of the kernels, [N, P, C] with P pixels."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..kernels.value_checks_cache import nobody_follows
 
 
 def channels(shape: Sequence[int]) -> int:
@@ -28,25 +28,29 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 @lru_cache(256)
-def _row(*operands, **options) -> Tensor:
-    """torch.full, made once: nobody writes to it."""
+def _start_on_cpu(N: int, P: int, C: int, v: float) -> Tensor:
+    """The same potential of all neurons, made once: nobody writes to it."""
     with torch.inference_mode(False):
-        return torch.full(*operands, **options)
+        return torch.full((C,), v).expand(N, P, C)
 
 
-def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, neuron) -> Tensor:
+def start(
+    v: Tensor | float | None, shape: Sequence[int], device: torch.device, neuron, *, kept: bool = False
+) -> Tensor:
     """The state to start from of neurons of ``shape`` [N, C, ...]: [N, P, C], with several states [N, states, P, C].
 
-    ``v``: that state as users have it, or a potential (None: at rest); other states are 0 then.
+    ``v``: that state as users have it, or a potential (None: at rest); other states are 0 then. ``kept``: whether the
+    same tensor may serve several calls, on a CPU where nobody follows.
     """
     if not isinstance(v, Tensor):
-        pixels = torch.Size(shape[2:]).numel()
-        whole, rest = (shape[0], pixels, channels(shape)), float(neuron.rest if v is None else v)
-        if device.type != "cpu":
+        whole = shape[0], math.prod(shape[2:]), shape[1] if len(shape) > 1 else 1
+        rest = float(neuron.rest if v is None else v)
+        if kept:
+            potentials = _start_on_cpu(*whole, rest)
+        elif device.type != "cpu":
             potentials = torch.full(whole, rest, dtype=torch.float32, device=device)
         else:  # kernels write to a copy; on a GPU this would be a launch more
-            row = (_row if nobody_follows() else torch.full)((whole[2],), rest, dtype=torch.float32, device=device)
-            potentials = row.expand(whole)
+            potentials = torch.full(whole[2:], rest, dtype=torch.float32, device=device).expand(whole)
         if neuron.states == 1:
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)
@@ -56,6 +60,6 @@ def start(v: Tensor | float | None, shape: Sequence[int], device: torch.device, 
 def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:
     """The state in the shape of users: [N, C, ...], with several states [N, states, C, ...]."""
     if neuron.states == 1:
-        return from_channels_last(v, shape)
+        return v.view(tuple(shape)) if len(shape) < 3 else from_channels_last(v, shape)
     flat = from_channels_last(v.flatten(0, 1), (v.shape[0] * neuron.states, *shape[1:]))
     return flat.unflatten(0, (v.shape[0], neuron.states))

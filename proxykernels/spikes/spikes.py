@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import ops, value_checks_cache
+from ..kernels.backends import CpuBackend
 from ..kernels.cpu.words import PACKABLE
 from . import spike_autograd, word_ops
 from .storage import Periods, Words
@@ -279,14 +280,21 @@ def pack(dense: Tensor) -> Spikes:
     return spikes
 
 
-def pack_if_binary(dense: Tensor) -> Spikes | None:
-    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass."""
-    in_one_pass = dense.device.type == "cpu" and dense.dtype in PACKABLE and value_checks_cache.can_be_read(dense)
-    if in_one_pass and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing():
+def pack_if_binary(dense: Tensor, kernels: CpuBackend | None = None) -> Spikes | None:
+    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass.
+
+    ``kernels``: as of :func:`proxykernels.kernels.ops.direct`.
+    """
+    if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
         images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
-        words, binary = ops.pack_binary(images if images.ndim == 5 else images.flatten(4))
+        words, binary = (kernels or ops).pack_binary(images if images.ndim == 5 else images.flatten(4))
         return Spikes(words, dense.shape) if binary else None
     return Spikes(pack_words(dense.bool()), dense.shape) if is_binary(dense) else None
+
+
+def _packs_in_one_pass(dense: Tensor) -> bool:
+    can = dense.device.type == "cpu" and value_checks_cache.can_be_read(dense)
+    return can and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing()
 
 
 def is_binary(dense: Tensor) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ... import checks
 from ...kernels import unfused
+from ...kernels.backends import CpuBackend
 from ...spikes import Spikes, spike_autograd
 from ...surrogates import Surrogate
 
@@ -19,9 +20,13 @@ def wants_gradient(surrogate: Surrogate | None, *operands: Any) -> bool:
     return any(isinstance(x, Tensor | Spikes) and x.requires_grad for x in operands)
 
 
-def carrying(x: Spikes | Tensor, ndim: int, shape: str, surrogate: Surrogate | None) -> Spikes | Tensor:
+def carrying(
+    x: Spikes | Tensor, ndim: int, shape: str, surrogate: Surrogate | None, kernels: CpuBackend | None
+) -> Spikes | Tensor:
     """checks.sequence. If it packs a tensor that requires a gradient, the spikes pass the gradient on."""
-    y = checks.sequence(x, ndim, shape)
+    if kernels is not None and isinstance(x, Spikes) and len(x.shape) == ndim:
+        return x
+    y = checks.sequence(x, ndim, shape, kernels)
     if y is not x and isinstance(x, Tensor) and isinstance(y, Spikes) and wants_gradient(surrogate, x):
         return y._like(y._kept, y.shape, spike_autograd.Pack.apply(x))
     return y
