@@ -7,6 +7,7 @@ spikes.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,72 +32,86 @@ FEW = 1 << 24  # neurons times steps that any memory holds
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Neurons:
-    """The neurons of a call, and their initial state.
+    """The neurons of a call, and their initial state; both are checked.
 
     Attributes:
         neuron: what they are.
         shape: [N, ...].
         v: what they start from, as the functions take it.
-        surrogate: what stands for their derivative, or None.
         device: where they are.
         kernels: what runs them: ops.direct, or the operators.
+        start: the state before the first step, and parameters: the neurons, as kernels take them.
     """
 
     neuron: AnyNeuron
-    shape: Sequence[int]
+    shape: tuple[int, ...]
     v: Tensor | float | None
-    surrogate: Surrogate | None
     device: torch.device
     kernels: Any
-
-    @property
-    def start(self) -> Tensor:
-        """The state before the first step, as kernels take it."""
-        return start(self.v, self.shape, self.device, self.neuron, kept=self.kernels is not ops)
-
-    @property
-    def parameters(self) -> Neuron:
-        """The neurons as kernels take them."""
-        return self.neuron.on(channels(self.shape), self.device, kept=self.kernels is not ops)
+    start: Tensor
+    parameters: Neuron
 
     def repeat(self, T: int) -> bool:
         """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
-        return self.v is None and self.neuron.repeats(self.device, T)
-
-    def check(self, T: int | None = None) -> None:
-        """Check the state that they start from, and that there is memory for their results in T steps."""
-        if T is not None and (self.kernels is ops or T * math.prod(self.shape) > FEW):
-            checks.room(T, self.shape, self.device)
-        if self.v is not None:
-            checks.state(self.v, self.shape, self.neuron.states, self.device)
-
-    def want_gradient(self, *operands: Any) -> bool:
-        """Whether a call on these operands is to be differentiable."""
-        return wants_gradient(self.surrogate, *operands, self.v, *self.neuron.tensors())
-
-    def detach(self) -> "_Neurons":
-        """The same, without a gradient."""
-        v, neuron = self.v.detach() if isinstance(self.v, Tensor) else self.v, self.neuron.detach()
-        if v is self.v and neuron is self.neuron:
-            return self
-        return _Neurons(neuron, self.shape, v, None, self.device, self.kernels)
+        return T > 1 and self.v is None and self.neuron.repeats(self.device, T)
 
     def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
         """The results of kernels in the form that users get."""
         return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
 
     def with_gradient(
-        self, given: inputs.Input, handle: Tensor | None, x: Tensor, weight: Any = None, bias: Any = None
+        self,
+        given: inputs.Input,
+        handle: Tensor | None,
+        x: Tensor,
+        surrogate: Any,
+        weight: Any = None,
+        bias: Any = None,
     ) -> Fired:
         """Run the neurons on an input (gradients/fire.py) with gradients for the input, the weights and the neurons."""
-        parameters, bias = self.parameters, None if bias is None else bias.float()
-        operands = Operands(handle, x, weight, bias, self.start, parameters.channels)
-        surrogate: Any = self.surrogate
-        words, handle, after = fire(given, operands, parameters, surrogate.kernel)
+        bias = None if bias is None else bias.float()
+        operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
+        words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)
         kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
         return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
+
+
+def _neurons(
+    neuron: AnyNeuron,
+    shape: Sequence[int],
+    v: Tensor | float | None,
+    device: torch.device,
+    kernels: Any,
+    *,
+    T: int,
+    differentiable: bool,
+) -> _Neurons:
+    """The neurons of a call, whose T steps need memory."""
+    kept = kernels is not ops and not neuron.tensors()
+    if kept and v is None and T * math.prod(shape) <= FEW:
+        return _at_rest(neuron, tuple(shape), device, kernels)
+    checks.room(T, shape, device)
+    if v is not None:
+        checks.state(v, shape, neuron.states, device)
+    if not differentiable:
+        neuron, v = neuron.detach(), v.detach() if isinstance(v, Tensor) else v
+    return _ready(neuron, tuple(shape), v, device, kernels, kept=kept)
+
+
+def _ready(
+    neuron: AnyNeuron, shape: tuple[int, ...], v: Any, device: torch.device, kernels: Any, *, kept: bool
+) -> _Neurons:
+    state = start(v, shape, device, neuron, kept=kept)
+    return _Neurons(neuron, shape, v, device, kernels, state, neuron.on(channels(shape), device, kept=kept))
+
+
+@lru_cache(256)
+def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> _Neurons:
+    """Neurons of numbers that start at rest, on a CPU: made once, for nobody writes to them."""
+    with torch.inference_mode(False):
+        return _ready(neuron, shape, None, device, kernels, kept=True)
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -104,14 +119,13 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
-    neurons = _Neurons(neuron, shape, v, surrogate, current.device, _kernels(neuron, current, v))
-    neurons.check(T)
+    differentiable, kernels = _wants_gradient(surrogate, neuron, current, v), _kernels(neuron, current, v)
+    neurons = _neurons(neuron, shape, v, current.device, kernels, T=T, differentiable=differentiable)
     if not neuron.fires:
-        return _integrate([current], neurons)
+        return _integrate([current], neurons, surrogate)
     pixels = to_channels_last(current, 2)
-    if neurons.want_gradient(current):
-        return neurons.with_gradient(inputs.Currents(T), None, pixels)
-    neurons = neurons.detach()
+    if differentiable:
+        return neurons.with_gradient(inputs.Currents(T), None, pixels, surrogate)
     return neurons.fired(T, *neurons.kernels.if_scan(pixels.detach(), neurons.start, neurons.parameters))
 
 
@@ -122,14 +136,14 @@ def hold(
     T = checks.steps(T)
     neuron.check_once()
     checks.currents(current, "N")
-    neurons = _Neurons(neuron, current.shape, v, surrogate, current.device, _kernels(neuron, current, v))
-    neurons.check()
+    differentiable, kernels = _wants_gradient(surrogate, neuron, current, v), _kernels(neuron, current, v)
+    neurons = _neurons(neuron, current.shape, v, current.device, kernels, T=T, differentiable=differentiable)
     if not neuron.fires:
-        return _integrate([current.expand(T, *current.shape)], neurons)
+        return _integrate([current.expand(T, *current.shape)], neurons, surrogate)
     pixels = to_channels_last(current)
-    if neurons.want_gradient(current):
-        return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels)
-    return _fire_constant(pixels.detach(), T, neurons.detach())
+    if differentiable:
+        return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
+    return _fire_constant(pixels.detach(), T, neurons)
 
 
 def conv2d(
@@ -164,7 +178,10 @@ def conv2d(
     window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     window = inputs.Window(tuple(size), stride, padding, dilation, groups)
-    neurons = _Neurons(neuron, shape, v, surrogate, x.device, kernels)
+    differentiable = _wants_gradient(surrogate, neuron, x, weight, bias, v)
+    neurons = _neurons(neuron, shape, v, x.device, kernels, T=x.shape[0], differentiable=differentiable)
+    if differentiable or not neuron.fires:
+        return _behind_with_gradient(x, weight, bias, window, neurons, surrogate)
     return _behind(x, weight, bias, window, neurons, shortcut, pool_follows)
 
 
@@ -184,7 +201,11 @@ def linear(
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     checks.features(x, weight)
     x = x if isinstance(x, Spikes) else x[..., None, None]
-    neurons = _Neurons(neuron, (x.shape[1], weight.shape[0]), v, surrogate, x.device, kernels)
+    differentiable = _wants_gradient(surrogate, neuron, x, weight, bias, v)
+    shape = x.shape[1], weight.shape[0]
+    neurons = _neurons(neuron, shape, v, x.device, kernels, T=x.shape[0], differentiable=differentiable)
+    if differentiable or not neuron.fires:
+        return _behind_with_gradient(x, weight, bias, _ONE_PIXEL, neurons, surrogate)
     return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)
 
 
@@ -194,6 +215,11 @@ def _kernels(neuron: AnyNeuron, x: Spikes | Tensor, *operands: Any) -> Any:
         kept: Any = x._kept
         x = kept.periods if isinstance(kept, Periods) else kept.words
     return ops.direct(x, *operands, *neuron.tensors()) or ops
+
+
+def _wants_gradient(surrogate: Surrogate | None, neuron: AnyNeuron, *operands: Any) -> bool:
+    """Whether a call on these operands is to be differentiable."""
+    return surrogate is not None and wants_gradient(surrogate, *operands, *neuron.tensors())
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
@@ -217,15 +243,8 @@ def _behind(
 
     ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel.
     """
-    T, neuron, surrogate = x.shape[0], neurons.neuron, neurons.surrogate
-    neurons.check(T)
-    if not neuron.fires:
-        x = x._sized(*window.size) if isinstance(x, Spikes) else x
-        return _integrate(currents_in_parts(x, _taps(weight), bias, window.convolution, surrogate), neurons)
-    if surrogate is not None and neurons.want_gradient(x, weight, bias):
-        weight = scaled(weight, x) if isinstance(x, Spikes) else weight
-        return neurons.with_gradient(*inputs.input_of(x, window, neurons.repeat(T)), _taps(weight), bias)
-    weight, bias, neurons = weight.detach(), None if bias is None else bias.detach(), neurons.detach()
+    T = x.shape[0]
+    weight, bias = weight.detach(), None if bias is None else bias.detach()
     if not isinstance(x, Spikes):
         return _fire_real(x, _taps(weight), bias, window, neurons)
     weight, bias, kept = scaled(weight, x), None if bias is None else bias.float(), x._kept
@@ -243,12 +262,33 @@ def _behind(
     return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups))
 
 
+def _behind_with_gradient(
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    window: inputs.Window,
+    neurons: _Neurons,
+    surrogate: Surrogate | None,
+) -> Fired:
+    """:func:`_behind` where a gradient is wanted, or of neurons that do not fire, which may have one."""
+    weight = _taps(weight)
+    if not neurons.neuron.fires:
+        x = x._sized(*window.size) if isinstance(x, Spikes) else x
+        currents = currents_in_parts(x, weight, bias, window.convolution, surrogate)
+        return _integrate(currents, neurons, surrogate)
+    weight = scaled(weight, x) if isinstance(x, Spikes) else weight
+    given = inputs.input_of(x, window, neurons.repeat(x.shape[0]))
+    return neurons.with_gradient(*given, surrogate, weight, bias)
+
+
 def _taps(weight: Tensor) -> Tensor:
     """A matrix as the weight of a convolution."""
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
-def _integrate(currents: Iterable[Tensor], neurons: _Neurons) -> tuple[Tensor, Tensor]:
+def _integrate(
+    currents: Iterable[Tensor], neurons: _Neurons, surrogate: Surrogate | None
+) -> tuple[Tensor, Tensor]:
     """The potentials [T, N, ...] of neurons that never fire, and the last ones.
 
     They are differentiable where the layer is, though no spike needs its surrogate derivative.
@@ -258,7 +298,7 @@ def _integrate(currents: Iterable[Tensor], neurons: _Neurons) -> tuple[Tensor, T
     forgets = isinstance(neuron, LINeuron) and not isinstance(neuron.decay, Tensor) and neuron.decay == neuron.rest == 0
     for current in currents:
         current = current.reshape(len(current), *shape)
-        if not wants_gradient(neurons.surrogate, current, state, *neuron.tensors()):
+        if not _wants_gradient(surrogate, neuron, current, state):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
@@ -286,5 +326,4 @@ def _fire_constant(currents: Tensor, T: int, neurons: _Neurons) -> Fired:
     if neurons.repeat(T):
         periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)
         return neurons.fired(T, Periods(periods, T), after)
-    neurons.check(T)
     return neurons.fired(T, *neurons.kernels.if_hold(currents, T, neurons.start, neurons.parameters))

@@ -125,11 +125,11 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | No
     if kernels is None and not can_be_read(x):  # a tensor is taken as real values
         return x
     if is_constant(x):
-        finite("x", x[0])
+        finite("x", x[0], readable=kernels is not None)
         return x
     spikes = pack_if_binary(x, kernels) if x.is_cpu else None
     if spikes is None:
-        finite("x", x)
+        finite("x", x, readable=kernels is not None)
     return x if spikes is None else spikes
 
 

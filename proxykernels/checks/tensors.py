@@ -62,11 +62,13 @@ def strided(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; convert it with .to_dense()")
 
 
-def finite(name: str, tensor: Tensor) -> None:
+def finite(name: str, tensor: Tensor, *, readable: bool = False) -> None:
     """Neither NaN nor infinity, also in float32, and no values so large that sums overflow.
 
-    Not looked at where the values cannot be read.
+    Not looked at where the values cannot be read; ``readable``: they can.
     """
+    if readable and is_finite(tensor):
+        return
     if not can_be_read(tensor):
         return
     plain = value_checks_cache.plain(tensor)

@@ -1,7 +1,6 @@
 """The parameters of a layer's neurons: attributes of the layer, numbers or tensors, and entries of its state_dict."""
 
 import math
-import operator
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +57,7 @@ class NeuronAttributes(nn.Module):
         self.__dict__[name] = value if exact else float(value)  # type: ignore[arg-type]
 
     def _forget(self, name: str) -> None:
+        self.__dict__.pop("_made", None)
         self.__dict__.pop(name, None)
         self._buffers.pop(name, None)
 
@@ -78,16 +78,21 @@ class NeuronAttributes(nn.Module):
     @property
     def neuron(self) -> AnyNeuron:
         """The neuron value that a step needs besides states and currents."""
-        values = [self._now(name) for name in self._kind.names()]
-        if torch.compiler.is_compiling():
-            return self._kind(*values)
-        made, its = self.__dict__.get("_made", (None, ()))
-        if type(made) is self._kind and all(map(operator.is_, values, its)):
+        made = self.__dict__.get("_made")  # of numbers, which are checked once
+        if made is not None and not self._given():
             return made
-        made = self._kind(*values)
-        if not made.tensors():  # numbers are checked once, and stay
-            self.__dict__["_made"] = made, values
+        made = self._kind(*[self._now(name) for name in self._kind.names()])
+        if not (made.tensors() or self._given() or torch.compiler.is_compiling()):
+            self.__dict__["_made"] = made
         return made
+
+    def _given(self) -> bool:
+        """Whether a functional_call has put tensors in the place of numbers, or some of the parameters are tensors."""
+        buffers = self._buffers
+        for name in self._kind.__match_args__:
+            if buffers.get(name) is not None:
+                return True
+        return False
 
     def _now(self, name: str) -> Any:
         """The value of the attribute ``name``; in a functional_call the value that was passed to it."""

@@ -36,7 +36,8 @@ class SpikingLayer(nn.Module):
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if self.training:
             self._warn_without_gradient(x)
-        spikes, state = self.spike(packed(x), v, batch_statistics=self.training)
+        given = x if type(x) is Tensor else packed(x)
+        spikes, state = self.spike(given, v, batch_statistics=self.training)
         y = dense_like(spikes, x) if isinstance(x, Tensor) and isinstance(spikes, Spikes) else spikes
         return y if v is None else (y, state)
 
@@ -111,7 +112,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     def _start(self, x: Any) -> Tensor | float | None:
         """The potentials that a call without a state starts from, as the functions take them."""
-        v_init = self._now("v_init")
+        v_init = self.v_init if self._buffers.get("v_init") is None else self._now("v_init")
         if not isinstance(v_init, Tensor):
             return None if v_init == self.neuron.rest else v_init
         synapse, first = self.terms(x)[0]

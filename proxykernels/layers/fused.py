@@ -39,12 +39,13 @@ class Fused(Neurons):
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
             return _scan(currents, v, self.neuron, self.surrogate)
+        own = self._parameters
+        if self.bn is None and "weight" in own and "bias" in own:  # as of most layers
+            return self._fire_with(own["weight"], own["bias"], x, v)  # type: ignore[arg-type]
         return self._fire_with(*self._parameters_now(), x, v)
 
     def _parameters_now(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as :meth:`folded`. If no gradient is needed, the result is cached between calls."""
-        if self.bn is None and "weight" in self._parameters:
-            return self.weight, self.bias
         weight, bias = self.weight, self.bias
         differentiable = self.surrogate is not None and torch.is_grad_enabled()
         kept = not (differentiable or torch.jit.is_tracing()) and value_checks_cache.can_be_read(weight)

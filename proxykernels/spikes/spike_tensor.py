@@ -22,7 +22,7 @@ from torch.utils import swap_tensors
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from ..kernels import heap
+from ..kernels import backends, heap
 from ..kernels.value_checks_cache import is_fake_mode, nobody_follows
 from .spikes import Spikes, pack_if_binary
 
@@ -160,8 +160,10 @@ def _without_modes() -> AbstractContextManager:
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
     """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
-    if spikes.requires_grad or not _may_wait(spikes, x):
+    if spikes.requires_grad or not _is_alone(spikes, x):
         return spikes.dense(x.dtype)
+    if math.prod(spikes.shape) < FEWEST:
+        return spikes._dense(x.dtype, backends.cpu_backend())
     heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
     return SpikeTensor(spikes, Memory(spikes, x.dtype))
 
@@ -201,17 +203,17 @@ def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 
 def found(x: Tensor) -> Spikes | None:
     """The Spikes of a tensor of 0 and 1 that :func:`dense_like` may wait for; else None."""
-    if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _may_wait(x, x):
+    if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _is_alone(x, x) or math.prod(x.shape) < FEWEST:
         return None
     return x.packed() if isinstance(x, SpikeTensor) else pack_if_binary(x)
 
 
-def _may_wait(y: Spikes | Tensor, x: Tensor) -> bool:
-    """Whether y may be given for x packed: it is large, and nobody who follows operators (a compiler, a tracer, vmap, a
-    mode) would miss a dense tensor."""
+def _is_alone(y: Spikes | Tensor, x: Tensor) -> bool:
+    """Whether y, on a CPU, may be given for x packed: nobody who follows operators (a compiler, a tracer, vmap, a mode)
+    would miss a dense tensor."""
     if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
         return False
-    return nobody_follows() and y.device.type == "cpu" and math.prod(y.shape) >= FEWEST
+    return nobody_follows() and y.device.type == "cpu"
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from ..kernels.cpu.words import PACKABLE
 from . import spike_autograd, word_ops
 from .storage import Periods, Words
 
+_unsafe_view = torch.ops.aten._unsafe_view.default
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 
 
@@ -81,10 +83,14 @@ class Spikes:
             raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
         if self._differentiable and dtype.is_floating_point:
             bits = spike_autograd.Dense.apply(self._handle, self._words, self.shape, dtype)
-        else:
-            kind = dtype if self.scale == 1 else torch.bool
-            bits = torch.ops.aten._unsafe_view(ops.unpack(self._words, self.T, self._channels, kind), self.shape)
-        return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
+            return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
+        return self._dense(dtype, ops)
+
+    def _dense(self, dtype: torch.dtype, kernels: Any) -> Tensor:
+        """:meth:`dense` without a gradient; ``kernels``: of ops.direct, or the operators."""
+        shape, kept, kind = self.shape, self._kept, dtype if self.scale == 1 else torch.bool
+        bits = _unsafe_view(kernels.unpack(kept.words, shape[0], shape[2] if len(shape) > 2 else 1, kind), shape)
+        return bits if self.scale == 1 else (bits * self.scale).to(dtype)
 
     def count(self, until: int | None = None) -> Tensor:
         """Number of spikes per neuron in the first ``until`` steps (default: all T), int32 [N, ...].

@@ -33,7 +33,7 @@ class Window:
     @property
     def convolution(self) -> tuple:
         """Stride, padding, dilation and groups, as functions of convolutions take them."""
-        return *self.pairs, self.groups
+        return self.stride, self.padding, self.dilation, self.groups
 
     def back(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         """The gradient of the input, [T, N, P_in, C_in]."""
