@@ -52,9 +52,9 @@ def hold(x: Tensor) -> None:
         block.memory.add(x.untyped_storage().data_ptr())
 
 
-def include(x: Tensor) -> bool:
-    """Whether x shares its memory with an input of the open block."""
-    block = _open()
+def include(x: Tensor, *, followed: bool = True) -> bool:
+    """Whether x shares its memory with an input of the open block; ``followed``: whether a compiler may trace this."""
+    block = _open() if followed else _block.get()
     return block is not None and x.untyped_storage().data_ptr() in block.memory
 
 

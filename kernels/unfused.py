@@ -19,8 +19,9 @@ from .neurons import Neuron
 from .recording import Choice, note
 from .value_checks_cache import is_plain
 from .weight_cache import require_finite_weight
-from .weight_layouts import require_finite
+from .weight_layouts import is_finite, refuse_infinite
 
+CONSTANT_INPUT, REAL_INPUT = Choice("dense", "constant input, convolved once"), Choice("dense", "real-valued input")
 FEW_INPUTS = 64  # of a neuron
 CACHED_BYTES = 4 << 20  # of float64 currents at a time, which are rounded then
 CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
@@ -131,13 +132,13 @@ def convolve(
 
     They are computed in float32, or in float64 if the weights are float64; the result is float32, without a gradient.
     """
-    note(Choice("dense", "constant input, convolved once" if x.shape[0] == 1 else "real-valued input"))
+    note(CONSTANT_INPUT if x.shape[0] == 1 else REAL_INPUT)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if x.is_cpu:  # a GPU would have to be waited for
         require_finite_weight(weight)
-        if bias is not None:
-            require_finite("bias", bias)
+        if bias is not None and not is_finite(bias):
+            refuse_infinite("bias", bias)
         if not torch.is_autocast_enabled("cpu"):
             return _convolved(x, weight, bias, stride, padding, dilation, groups)
     with exact(x.device):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from . import constants, heap
-from .weight_layouts import require_finite
+from .weight_layouts import is_finite, refuse_infinite, require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
 _FINITE: WeakSet[UntypedStorage] = WeakSet()  # of these, where all values were looked at
@@ -47,7 +47,8 @@ def require_finite_weight(weight: Tensor) -> None:
     storage = weight.untyped_storage()
     if storage in _FINITE:
         return
-    require_finite("weight", weight)
+    if not is_finite(weight):
+        refuse_infinite("weight", weight)
     if storage in CONSTANTS and weight.numel() * weight.element_size() == storage.nbytes():
         _FINITE.add(storage)
 
@@ -87,7 +88,10 @@ class PackedWeights:
             return known[key][1]
 
     def fingerprints(self, tensors: list[Tensor | None]) -> list[int | None]:
-        return [t if t is None else self._fingerprint(t) for t in tensors]
+        found: list[int | None] = []
+        for t in tensors:
+            found.append(t if t is None else self._fingerprint(t))  # noqa: PERF401 - a comprehension is a call more
+        return found
 
 
 class Packed:

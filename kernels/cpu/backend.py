@@ -52,7 +52,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         if dtype not in PACKABLE:
             return self.unpack(words, T, C).to(dtype)
         N, _, P, _ = words.shape
-        words, dense = words.contiguous(), heap.in_huge_pages(torch.empty(T, N, C, P, dtype=dtype))
+        words, dense = words.contiguous(), heap.empty(T, N, C, P, dtype=dtype)
         sizes = T, N, C, P, 1, *5 * (0,)
         self._table.unpack(abi.DenseSpikes(dense.data_ptr(), words.data_ptr(), *_type(dtype), *sizes))
         return dense
@@ -106,14 +106,12 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
-        return self._scan(current.float().contiguous(), current.shape[0], v, neuron)
+        return self.if_hold(current, current.shape[0], v, neuron)
 
     def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """IF on a constant current [N, P, C], for T steps."""
-        return self._scan(current.float().contiguous(), T, v, neuron)
-
-    def _scan(self, current, T, v, neuron):
         note(SCAN)
+        current = current.float().contiguous()
         neurons, words, v, held = start_for_library(T, v, neuron)
         time_stride = current.stride(0) if current.ndim == 4 else 0
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))

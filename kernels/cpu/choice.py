@@ -29,7 +29,9 @@ class Options:
 
     def at(self, rate: float) -> Choice:
         """The fastest, where the event kernel adds so many rows for each input and step."""
-        cycles = {kernel: silent + rate * (busy - silent) for kernel, (silent, busy) in self.cycles.items()}
+        cycles = {}
+        for kernel, (silent, busy) in self.cycles.items():
+            cycles[kernel] = silent + rate * (busy - silent)
         if self.windows:
             windows = (silent + rate * (busy - silent) for silent, busy in self.windows.values())
             cycles["im2col"] = self.gathering + min(windows)

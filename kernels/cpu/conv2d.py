@@ -11,7 +11,7 @@ from ..neurons import CurrentSums, Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
-from ..weight_layouts import join_groups, require_finite
+from ..weight_layouts import is_finite, join_groups, refuse_infinite
 from . import abi, im2col
 from .choice import BLOCK, ROWS, options
 from .cost_model import WITH_TILES, WITHOUT_TILES, Layer
@@ -268,7 +268,8 @@ class Convolutions:
             bias = torch.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
         else:
             bias = bias.float()
-            require_finite("bias", bias)
+            if not is_finite(bias):
+                refuse_infinite("bias", bias)
             bias = padded(bias, 0.0)
         return neurons, spikes, v, (bias, *held)
 
@@ -292,7 +293,8 @@ class Convolutions:
         if can.only:
             return _Call(layer, packed, rows, None, can.only)
         sample = SpikeSample(self._table, words, weight.shape[1] * groups)
-        return _Call(layer, packed, rows, sample, can.at(sample.rate_of_rows(rows, neuron)))
+        rate = sample.rate_of_rows(rows, neuron) if sample.worth_negating else sample.rate
+        return _Call(layer, packed, rows, sample, can.at(rate))
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether a forced kernel, and the tile kernel's sums and memory, leave matrix tiles possible."""

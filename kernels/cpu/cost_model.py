@@ -202,7 +202,7 @@ def dense(layer: Layer) -> Counts:
 def counts_of(
     machine: Machine, layer: Layer, rate: float, *, has_lookup: bool, digits: int, row: int
 ) -> dict[str, Counts]:
-    """How often each kernel that can take a layer does what costs time; ``rate`` and the others as of :func:`modelled_cycles`."""
+    """How often each kernel that can take a layer does what costs time; arguments as of :func:`modelled_cycles`."""
     counts = {"dense": dense(layer)}
     for kernel, width in ROWS.items():
         if width <= row:

@@ -12,7 +12,6 @@ from ..neurons import MODELS, Neuron
 from ..weight_cache import CONSTANTS, Whole
 from . import abi
 from .choice import BLOCK, ROWS, WORD
-from .words import pixel_bytes
 
 # Output channels of a row of weights: src/conv2d/rows.h.
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
@@ -111,7 +110,7 @@ def start_for_library(T: int, v: Tensor, neuron: Neuron) -> tuple[abi.Neurons, T
     if start.stride(-1) != 1:
         same = start.stride(0) == start.stride(-2) == 0  # in all images and pixels
         start = (start[:1, ..., :1, :] if same else start).contiguous().expand(v.shape)
-    last, spikes = heap.empty(*v.shape), heap.empty(N, T, P, pixel_bytes(C), dtype=torch.uint8)
+    last, spikes = heap.empty(*v.shape), heap.empty(N, T, P, (C + 7) // 8, dtype=torch.uint8)
     if T == 0:  # no kernel comes to a last step
         last.copy_(v)
     parameters, channels = for_library(neuron)

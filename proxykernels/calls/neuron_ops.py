@@ -84,12 +84,13 @@ def _neurons(
     v: Tensor | float | None,
     device: torch.device,
     kernels: Any,
+    numbers: bool,
     *,
     T: int,
     differentiable: bool,
 ) -> _Neurons:
-    """The neurons of a call, whose T steps need memory."""
-    kept = kernels is not ops and not neuron.tensors()
+    """The neurons of a call, whose T steps need memory; ``numbers``: whether they have no tensors."""
+    kept = kernels is not ops and numbers
     if kept and v is None and T * math.prod(shape) <= FEW:
         return _at_rest(neuron, tuple(shape), device, kernels)
     checks.room(T, shape, device)
@@ -116,11 +117,12 @@ def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, ke
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
     """:func:`proxykernels.if_scan`."""
-    neuron.check_once()
+    tensors = neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
-    differentiable, kernels = _wants_gradient(surrogate, neuron, current, v), _kernels(neuron, current, v)
-    neurons = _neurons(neuron, shape, v, current.device, kernels, T=T, differentiable=differentiable)
+    kernels = ops.direct(current, v, *tensors) or ops
+    differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
+    neurons = _neurons(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
     if not neuron.fires:
         return _integrate([current], neurons, surrogate)
     pixels = to_channels_last(current, 2)
@@ -134,10 +136,13 @@ def hold(
 ) -> Fired:
     """:func:`proxykernels.if_hold`."""
     T = checks.steps(T)
-    neuron.check_once()
+    tensors = neuron.check_once()
     checks.currents(current, "N")
-    differentiable, kernels = _wants_gradient(surrogate, neuron, current, v), _kernels(neuron, current, v)
-    neurons = _neurons(neuron, current.shape, v, current.device, kernels, T=T, differentiable=differentiable)
+    kernels = ops.direct(current, v, *tensors) or ops
+    differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
+    neurons = _neurons(
+        neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
+    )
     if not neuron.fires:
         return _integrate([current.expand(T, *current.shape)], neurons, surrogate)
     pixels = to_channels_last(current)
@@ -167,19 +172,19 @@ def conv2d(
     ``shortcut``, where :func:`takes_shortcut` allows it: spikes of the output's shape that each add 1 to their neuron's
     current.
     """
-    neuron.check_once()
-    kernels = _kernels(neuron, x, weight, bias, v)
-    x = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, None if kernels is ops else kernels)
-    C_in, *size = x.shape[2:]
-    checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
+    tensors = neuron.check_once()
+    kernels = ops.direct(_tensor(x), weight, bias, v, *tensors)
+    x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
+    (C_in, *size), device = x.shape[2:], x.device
+    checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
     stride, dilation = window_checks.pair("stride", stride, 1), window_checks.pair("dilation", dilation, 1)
     groups = window_checks.groups(groups, C_in, weight)
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     window = inputs.Window(tuple(size), stride, padding, dilation, groups)
-    differentiable = _wants_gradient(surrogate, neuron, x, weight, bias, v)
-    neurons = _neurons(neuron, shape, v, x.device, kernels, T=x.shape[0], differentiable=differentiable)
+    differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
+    neurons = _neurons(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
         return _behind_with_gradient(x, weight, bias, window, neurons, surrogate)
     return _behind(x, weight, bias, window, neurons, shortcut, pool_follows)
@@ -195,31 +200,33 @@ def linear(
     shortcut: Spikes | None = None,
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
-    neuron.check_once()
-    kernels = _kernels(neuron, x, weight, bias, v)
-    x = carrying(x, 3, "[T, N, features]", surrogate, None if kernels is ops else kernels)
-    checks.parameters(weight, bias, 2, "[out, in]", x.device)
+    tensors = neuron.check_once()
+    kernels = ops.direct(_tensor(x), weight, bias, v, *tensors)
+    x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
+    device = x.device
+    checks.parameters(weight, bias, 2, "[out, in]", device)
     checks.features(x, weight)
     x = x if isinstance(x, Spikes) else x[..., None, None]
-    differentiable = _wants_gradient(surrogate, neuron, x, weight, bias, v)
-    shape = x.shape[1], weight.shape[0]
-    neurons = _neurons(neuron, shape, v, x.device, kernels, T=x.shape[0], differentiable=differentiable)
+    differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
+    neurons = _neurons(
+        neuron,
+        (x.shape[1], weight.shape[0]),
+        v,
+        device,
+        kernels,
+        not tensors,
+        T=x.shape[0],
+        differentiable=differentiable,
+    )
     if differentiable or not neuron.fires:
         return _behind_with_gradient(x, weight, bias, _ONE_PIXEL, neurons, surrogate)
     return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)
 
 
-def _kernels(neuron: AnyNeuron, x: Spikes | Tensor, *operands: Any) -> Any:
-    """What runs a call on these operands: the kernels themselves, or the operators."""
-    if isinstance(x, Spikes):
-        kept: Any = x._kept
-        x = kept.periods if isinstance(kept, Periods) else kept.words
-    return ops.direct(x, *operands, *neuron.tensors()) or ops
-
-
-def _wants_gradient(surrogate: Surrogate | None, neuron: AnyNeuron, *operands: Any) -> bool:
-    """Whether a call on these operands is to be differentiable."""
-    return surrogate is not None and wants_gradient(surrogate, *operands, *neuron.tensors())
+def _tensor(x: Any) -> Any:
+    """The tensor that holds an input."""
+    kept = x._kept if isinstance(x, Spikes) else None
+    return x if kept is None else kept.periods if isinstance(kept, Periods) else kept.words
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
@@ -247,7 +254,7 @@ def _behind(
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if not isinstance(x, Spikes):
         return _fire_real(x, _taps(weight), bias, window, neurons)
-    weight, bias, kept = scaled(weight, x), None if bias is None else bias.float(), x._kept
+    weight, bias, kept = weight if x.scale == 1 else scaled(weight, x), None if bias is None else bias.float(), x._kept
     state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels
     if weight.ndim == 2 and shortcut is None and not isinstance(kept, Periods):
         return neurons.fired(T, *kernels.if_linear(kept.words, T, weight, bias, state, parameters))
@@ -286,9 +293,7 @@ def _taps(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
-def _integrate(
-    currents: Iterable[Tensor], neurons: _Neurons, surrogate: Surrogate | None
-) -> tuple[Tensor, Tensor]:
+def _integrate(currents: Iterable[Tensor], neurons: _Neurons, surrogate: Surrogate | None) -> tuple[Tensor, Tensor]:
     """The potentials [T, N, ...] of neurons that never fire, and the last ones.
 
     They are differentiable where the layer is, though no spike needs its surrogate derivative.
@@ -298,7 +303,7 @@ def _integrate(
     forgets = isinstance(neuron, LINeuron) and not isinstance(neuron.decay, Tensor) and neuron.decay == neuron.rest == 0
     for current in currents:
         current = current.reshape(len(current), *shape)
-        if not _wants_gradient(surrogate, neuron, current, state):
+        if not wants_gradient(surrogate, current, state, *neuron.tensors()):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
@@ -312,10 +317,12 @@ def _integrate(
 def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: _Neurons) -> Fired:
     """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
-    if checks.is_constant(x):
+    followed = neurons.kernels is ops
+    if checks.is_constant(x) if followed else T == 1 or x.stride(0) == 0:
         operands = x[:1], weight, bias, *window.convolution
-        convolve = unfused.conv2d if neurons.kernels is ops else unfused.convolve
-        currents = constants.made(convolve, *operands) if constants.include(x) else convolve(*operands)
+        convolve = unfused.conv2d if followed else unfused.convolve
+        kept = constants.include(x, followed=followed)
+        currents = constants.made(convolve, *operands) if kept else convolve(*operands)
         return _fire_constant(currents[0], T, neurons)
     operands = x, weight, bias, neurons.start, neurons.parameters, *window.convolution
     return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))

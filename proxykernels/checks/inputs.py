@@ -124,7 +124,7 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | No
         return frames(x)
     if kernels is None and not can_be_read(x):  # a tensor is taken as real values
         return x
-    if is_constant(x):
+    if is_constant(x) if kernels is None else x.shape[0] == 1 or x.stride(0) == 0:
         finite("x", x[0], readable=kernels is not None)
         return x
     spikes = pack_if_binary(x, kernels) if x.is_cpu else None
@@ -189,28 +189,19 @@ def currents(current: Tensor, leading: str) -> None:
 
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
     """Weights and biases of a layer."""
-    _belongs("weight", weight, device)
+    for name, values in (("weight", weight), ("bias", bias))[: 1 if bias is None else 2]:
+        plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided
+        if not (plain and values.dtype == torch.float32 and values.device == device):  # the usual case is quick
+            floating(name, values)
+            same_device(name, values, device)
     if weight.ndim != ndim or 0 in weight.shape:
         raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
-    if bias is not None:
-        _belongs("bias", bias, device)
-        if tuple(bias.shape) != (weight.shape[0],):
-            raise ValueError(
-                f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}"
-            )
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}")
     if weight.is_cuda:  # a CPU looks when it packs them
         _known_finite("weight", weight)
         if bias is not None:
             _known_finite("bias", bias)
-
-
-def _belongs(name: str, values: Tensor, device: torch.device) -> None:
-    """Parameters of a layer must be floating point, and where its input is."""
-    plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided
-    if plain and values.dtype == torch.float32 and values.device == device:
-        return  # the usual case, in one call
-    floating(name, values)
-    same_device(name, values, device)
 
 
 def features(x: Spikes | Tensor, weight: Tensor) -> None:

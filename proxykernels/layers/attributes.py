@@ -78,21 +78,16 @@ class NeuronAttributes(nn.Module):
     @property
     def neuron(self) -> AnyNeuron:
         """The neuron value that a step needs besides states and currents."""
+        given, buffers = False, self._buffers  # whether some parameters are tensors, perhaps of a functional_call
+        for name in self._kind.__match_args__:
+            given = given or buffers.get(name) is not None
         made = self.__dict__.get("_made")  # of numbers, which are checked once
-        if made is not None and not self._given():
+        if made is not None and not given:
             return made
         made = self._kind(*[self._now(name) for name in self._kind.names()])
-        if not (made.tensors() or self._given() or torch.compiler.is_compiling()):
+        if not (given or made.tensors() or torch.compiler.is_compiling()):
             self.__dict__["_made"] = made
         return made
-
-    def _given(self) -> bool:
-        """Whether a functional_call has put tensors in the place of numbers, or some of the parameters are tensors."""
-        buffers = self._buffers
-        for name in self._kind.__match_args__:
-            if buffers.get(name) is not None:
-                return True
-        return False
 
     def _now(self, name: str) -> Any:
         """The value of the attribute ``name``; in a functional_call the value that was passed to it."""

@@ -36,7 +36,7 @@ class SpikingLayer(nn.Module):
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if self.training:
             self._warn_without_gradient(x)
-        given = x if type(x) is Tensor else packed(x)
+        given = x if type(x) is Tensor or type(x) is Spikes else packed(x)
         spikes, state = self.spike(given, v, batch_statistics=self.training)
         y = dense_like(spikes, x) if isinstance(x, Tensor) and isinstance(spikes, Spikes) else spikes
         return y if v is None else (y, state)

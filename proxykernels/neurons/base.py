@@ -1,5 +1,6 @@
 """The base of all neuron models: their parameters, as the kernels take them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -42,19 +43,22 @@ class AnyNeuron:
             TypeError, ValueError: a parameter has the wrong type or value; the message names it.
         """
 
-    def check_once(self) -> None:
-        """:meth:`check`; of numbers, which cannot change, only the first time."""
-        if "_checked" not in self.__dict__:
-            self.check()
-            if not (self.tensors() or torch.compiler.is_compiling()):
-                self.__dict__["_checked"] = True
+    def check_once(self) -> Sequence[Tensor]:
+        """:meth:`check`; of numbers, which cannot change, only the first time. Returns the tensors."""
+        if "_checked" in self.__dict__:
+            return ()
+        self.check()
+        tensors = self.tensors()
+        if not (tensors or torch.compiler.is_compiling()):
+            self.__dict__["_checked"] = True
+        return tensors
 
     def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
         """The parameters as the kernels take them, for ``channels`` channels.
 
-        ``kept``: whether the same tensor may serve several calls, on a CPU where nobody follows.
+        ``kept``: whether the same tensor may serve several calls: of numbers, on a CPU where nobody follows.
         """
-        if kept and not self.tensors():
+        if kept:
             return _of_numbers(self, channels)
         return constants.made(_ready, *self._operands(channels, device))
 
@@ -65,11 +69,7 @@ class AnyNeuron:
 
     def tensors(self) -> list[Tensor]:
         """The fields that are tensors."""
-        found = []
-        for name in self.channelwise:
-            if isinstance(value := getattr(self, name), Tensor):
-                found.append(value)  # noqa: PERF401 - no comprehension, which would be a call more for each layer
-        return found
+        return [value for name in self.channelwise if isinstance(value := getattr(self, name), Tensor)]
 
     def detach(self) -> "AnyNeuron":
         """The same neuron with detached tensors."""

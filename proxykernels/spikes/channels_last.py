@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 
-
 def channels(shape: Sequence[int]) -> int:
     """Channels of one step's shape [N, C, ...]; of [N] one."""
     return shape[1] if len(shape) > 1 else 1

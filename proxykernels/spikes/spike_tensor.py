@@ -160,7 +160,7 @@ def _without_modes() -> AbstractContextManager:
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
     """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
-    if spikes.requires_grad or not _is_alone(spikes, x):
+    if (spikes._handle is not None and spikes.requires_grad) or not _is_alone(spikes, x):
         return spikes.dense(x.dtype)
     if math.prod(spikes.shape) < FEWEST:
         return spikes._dense(x.dtype, backends.cpu_backend())

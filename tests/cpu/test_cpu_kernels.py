@@ -8,8 +8,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, ops, reference
-from proxykernels.kernels.cpu import cost_model, packing
-from proxykernels.kernels.cpu.choice import options
+from proxykernels.kernels.cpu import choice, cost_model, packing
 from proxykernels.kernels.neurons import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.spikes.storage import Periods, Words
@@ -191,7 +190,7 @@ def test_only_neurons_that_repeat_have_periods():
 def test_the_choice_follows_rate_and_shape():
     def fastest(layer, rate, *, has_lookup, digits, row):
         machine = cost_model.WITH_TILES if digits else cost_model.WITHOUT_TILES
-        can = options(layer, 1, None, machine, has_lookup=has_lookup, digits=digits, row=lambda: row)
+        can = choice.options(layer, 1, None, machine, has_lookup=has_lookup, digits=digits, row=lambda: row)
         chosen = can.at(rate)
         assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
         return chosen.kernel
@@ -228,7 +227,7 @@ def test_the_choice_follows_rate_and_shape():
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
     layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
     without = cost_model.WITHOUT_TILES
-    chosen = options(layer, groups, forced, without, has_lookup=True, digits=0, row=lambda: 16).only
+    chosen = choice.options(layer, groups, forced, without, has_lookup=True, digits=0, row=lambda: 16).only
     assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
 

@@ -116,13 +116,13 @@ def test_running_statistics_whatever_the_mode(generator):
 
 @pytest.mark.parametrize("precision", [None, "int8"])
 def test_a_held_input_is_convolved_once_for_all_chunks(monkeypatch, generator, precision):
-    x, calls, convolve = torch.rand(4, 1, 8, 6, generator=generator), [], unfused.conv2d
+    x, calls, convolve = torch.rand(4, 1, 8, 6, generator=generator), [], unfused.convolve
 
     def counted(*operands):
         calls.append(operands)
         return convolve(*operands)
 
-    monkeypatch.setattr(unfused, "conv2d", counted)
+    monkeypatch.setattr(unfused, "convolve", counted)
     net = make_net(generator, None)  # with a hard reset there are periods, of all steps
     expected, _ = pk.simulate(net, x, 33, chunk=33, precision=precision).spikes.dense(), calls.clear()
     assert torch.equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)
