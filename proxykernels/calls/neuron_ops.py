@@ -4,10 +4,7 @@ Differentiable with a surrogate derivative, if one is given. A neuron that does 
 spikes.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,102 +14,15 @@ from .. import checks
 from ..checks import window_checks
 from ..checks.window_checks import symmetric
 from ..kernels import constants, ops, reference, unfused
-from ..kernels.neurons import Neuron
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, word_ops
-from ..spikes.channels_last import channels, start, state_of, to_channels_last
+from ..spikes.channels_last import channels, to_channels_last
 from ..spikes.storage import Periods, PooledWords
 from ..surrogates import Surrogate
 from .currents import currents_in_parts, scaled
 from .gradients import inputs
 from .gradients.calls import carrying, wants_gradient
-from .gradients.fire import Operands, fire
-
-FEW = 1 << 24  # neurons times steps that any memory holds
-Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
-
-
-@dataclass(frozen=True)
-class _Neurons:
-    """The neurons of a call, and their initial state; both are checked.
-
-    Attributes:
-        neuron: what they are.
-        shape: [N, ...].
-        v: what they start from, as the functions take it.
-        device: where they are.
-        kernels: what runs them: ops.direct, or the operators.
-        start: the state before the first step, and parameters: the neurons, as kernels take them.
-    """
-
-    neuron: AnyNeuron
-    shape: tuple[int, ...]
-    v: Tensor | float | None
-    device: torch.device
-    kernels: Any
-    start: Tensor
-    parameters: Neuron
-
-    def repeat(self, T: int) -> bool:
-        """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
-        return T > 1 and self.v is None and self.neuron.repeats(self.device, T)
-
-    def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
-        """The results of kernels in the form that users get."""
-        return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
-
-    def with_gradient(
-        self,
-        given: inputs.Input,
-        handle: Tensor | None,
-        x: Tensor,
-        surrogate: Any,
-        weight: Any = None,
-        bias: Any = None,
-    ) -> Fired:
-        """Run the neurons on an input (gradients/fire.py) with gradients for the input, the weights and the neurons."""
-        bias = None if bias is None else bias.float()
-        operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
-        words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)
-        kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
-        return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
-
-
-def _neurons(
-    neuron: AnyNeuron,
-    shape: Sequence[int],
-    v: Tensor | float | None,
-    device: torch.device,
-    kernels: Any,
-    numbers: bool,
-    *,
-    T: int,
-    differentiable: bool,
-) -> _Neurons:
-    """The neurons of a call, whose T steps need memory; ``numbers``: whether they have no tensors."""
-    kept = kernels is not ops and numbers
-    if kept and v is None and T * math.prod(shape) <= FEW:
-        return _at_rest(neuron, tuple(shape), device, kernels)
-    checks.room(T, shape, device)
-    if v is not None:
-        checks.state(v, shape, neuron.states, device)
-    if not differentiable:
-        neuron, v = neuron.detach(), v.detach() if isinstance(v, Tensor) else v
-    return _ready(neuron, tuple(shape), v, device, kernels, kept=kept)
-
-
-def _ready(
-    neuron: AnyNeuron, shape: tuple[int, ...], v: Any, device: torch.device, kernels: Any, *, kept: bool
-) -> _Neurons:
-    state = start(v, shape, device, neuron, kept=kept)
-    return _Neurons(neuron, shape, v, device, kernels, state, neuron.on(channels(shape), device, kept=kept))
-
-
-@lru_cache(256)
-def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> _Neurons:
-    """Neurons of numbers that start at rest, on a CPU: made once, for nobody writes to them."""
-    with torch.inference_mode(False):
-        return _ready(neuron, shape, None, device, kernels, kept=True)
+from .neurons import Fired, Neurons, neurons_of
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -122,7 +32,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     T, *shape = current.shape
     kernels = ops.direct(current, v, *tensors) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
-    neurons = _neurons(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
+    neurons = neurons_of(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
     if not neuron.fires:
         return _integrate([current], neurons, surrogate)
     pixels = to_channels_last(current, 2)
@@ -140,7 +50,7 @@ def hold(
     checks.currents(current, "N")
     kernels = ops.direct(current, v, *tensors) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
-    neurons = _neurons(
+    neurons = neurons_of(
         neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
     )
     if not neuron.fires:
@@ -173,9 +83,10 @@ def conv2d(
     current.
     """
     tensors = neuron.check_once()
-    kernels = ops.direct(_tensor(x), weight, bias, v, *tensors)
+    held = _tensor(x)
+    kernels = ops.direct(held, weight, bias, v, *tensors)
     x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
-    (C_in, *size), device = x.shape[2:], x.device
+    (C_in, *size), device = x.shape[2:], held.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
     stride, dilation = window_checks.pair("stride", stride, 1), window_checks.pair("dilation", dilation, 1)
     groups = window_checks.groups(groups, C_in, weight)
@@ -184,7 +95,7 @@ def conv2d(
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
     window = inputs.Window(tuple(size), stride, padding, dilation, groups)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
-    neurons = _neurons(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
+    neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
         return _behind_with_gradient(x, weight, bias, window, neurons, surrogate)
     return _behind(x, weight, bias, window, neurons, shortcut, pool_follows)
@@ -201,14 +112,15 @@ def linear(
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     tensors = neuron.check_once()
-    kernels = ops.direct(_tensor(x), weight, bias, v, *tensors)
+    held = _tensor(x)
+    kernels = ops.direct(held, weight, bias, v, *tensors)
     x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
-    device = x.device
+    device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
     checks.features(x, weight)
     x = x if isinstance(x, Spikes) else x[..., None, None]
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
-    neurons = _neurons(
+    neurons = neurons_of(
         neuron,
         (x.shape[1], weight.shape[0]),
         v,
@@ -242,7 +154,7 @@ def _behind(
     weight: Tensor,
     bias: Tensor | None,
     window: inputs.Window,
-    neurons: _Neurons,
+    neurons: Neurons,
     shortcut: Spikes | None = None,
     pool_follows: bool = False,
 ) -> Fired:
@@ -274,7 +186,7 @@ def _behind_with_gradient(
     weight: Tensor,
     bias: Tensor | None,
     window: inputs.Window,
-    neurons: _Neurons,
+    neurons: Neurons,
     surrogate: Surrogate | None,
 ) -> Fired:
     """:func:`_behind` where a gradient is wanted, or of neurons that do not fire, which may have one."""
@@ -293,7 +205,7 @@ def _taps(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
-def _integrate(currents: Iterable[Tensor], neurons: _Neurons, surrogate: Surrogate | None) -> tuple[Tensor, Tensor]:
+def _integrate(currents: Iterable[Tensor], neurons: Neurons, surrogate: Surrogate | None) -> tuple[Tensor, Tensor]:
     """The potentials [T, N, ...] of neurons that never fire, and the last ones.
 
     They are differentiable where the layer is, though no spike needs its surrogate derivative.
@@ -314,7 +226,7 @@ def _integrate(currents: Iterable[Tensor], neurons: _Neurons, surrogate: Surroga
     return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1]
 
 
-def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: _Neurons) -> Fired:
+def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: Neurons) -> Fired:
     """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
     followed = neurons.kernels is ops
@@ -328,7 +240,7 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Wi
     return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))
 
 
-def _fire_constant(currents: Tensor, T: int, neurons: _Neurons) -> Fired:
+def _fire_constant(currents: Tensor, T: int, neurons: Neurons) -> Fired:
     """Spikes and potentials of neurons on currents [N, P, C] that are the same at all T steps."""
     if neurons.repeat(T):
         periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)

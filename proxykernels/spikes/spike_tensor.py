@@ -160,7 +160,7 @@ def _without_modes() -> AbstractContextManager:
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
     """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
-    if (spikes._handle is not None and spikes.requires_grad) or not _is_alone(spikes, x):
+    if (spikes._handle is not None and spikes.requires_grad) or not _is_alone(x):
         return spikes.dense(x.dtype)
     if math.prod(spikes.shape) < FEWEST:
         return spikes._dense(x.dtype, backends.cpu_backend())
@@ -203,17 +203,17 @@ def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 
 def found(x: Tensor) -> Spikes | None:
     """The Spikes of a tensor of 0 and 1 that :func:`dense_like` may wait for; else None."""
-    if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _is_alone(x, x) or math.prod(x.shape) < FEWEST:
+    if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _is_alone(x) or math.prod(x.shape) < FEWEST:
         return None
     return x.packed() if isinstance(x, SpikeTensor) else pack_if_binary(x)
 
 
-def _is_alone(y: Spikes | Tensor, x: Tensor) -> bool:
-    """Whether y, on a CPU, may be given for x packed: nobody who follows operators (a compiler, a tracer, vmap, a mode)
-    would miss a dense tensor."""
+def _is_alone(x: Tensor) -> bool:
+    """Whether spikes may be given for x packed, on a CPU: nobody who follows operators (a compiler, a tracer, vmap, a
+    mode) would miss a dense tensor."""
     if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
         return False
-    return nobody_follows() and y.device.type == "cpu"
+    return x.device.type == "cpu" and nobody_follows()
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,106 @@
+"""The neurons of a call as one value: checked, with their state, as kernels take them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..kernels import ops
+from ..kernels.neurons import Neuron
+from ..neurons import AnyNeuron
+from ..spikes import Spikes
+from ..spikes.channels_last import channels, start, state_of
+from ..spikes.storage import Periods
+from .gradients import inputs
+from .gradients.fire import Operands, fire
+
+FEW = 1 << 24  # neurons times steps that any memory holds
+Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of a call, and their initial state; both are checked.
+
+    Attributes:
+        neuron: what they are.
+        shape: [N, ...].
+        v: what they start from, as the functions take it.
+        device: where they are.
+        kernels: what runs them: ops.direct, or the operators.
+        start: the state before the first step, and parameters: the neurons, as kernels take them.
+    """
+
+    neuron: AnyNeuron
+    shape: tuple[int, ...]
+    v: Tensor | float | None
+    device: torch.device
+    kernels: Any
+    start: Tensor
+    parameters: Neuron
+
+    def repeat(self, T: int) -> bool:
+        """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
+        return T > 1 and self.v is None and self.neuron.repeats(self.device, T)
+
+    def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
+        """The results of kernels in the form that users get."""
+        return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
+
+    def with_gradient(
+        self,
+        given: inputs.Input,
+        handle: Tensor | None,
+        x: Tensor,
+        surrogate: Any,
+        weight: Any = None,
+        bias: Any = None,
+    ) -> Fired:
+        """Run the neurons on an input (gradients/fire.py) with gradients for the input, the weights and the neurons."""
+        bias = None if bias is None else bias.float()
+        operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
+        words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)
+        kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
+        return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
+
+
+def neurons_of(
+    neuron: AnyNeuron,
+    shape: Sequence[int],
+    v: Tensor | float | None,
+    device: torch.device,
+    kernels: Any,
+    numbers: bool,
+    *,
+    T: int,
+    differentiable: bool,
+) -> Neurons:
+    """The neurons of a call, whose T steps need memory; ``numbers``: whether they have no tensors."""
+    kept = kernels is not ops and numbers
+    if kept and v is None and T * math.prod(shape) <= FEW:
+        return _at_rest(neuron, tuple(shape), device, kernels)
+    checks.room(T, shape, device)
+    if v is not None:
+        checks.state(v, shape, neuron.states, device)
+    if not differentiable:
+        neuron, v = neuron.detach(), v.detach() if isinstance(v, Tensor) else v
+    return _ready(neuron, tuple(shape), v, device, kernels, kept=kept)
+
+
+def _ready(
+    neuron: AnyNeuron, shape: tuple[int, ...], v: Any, device: torch.device, kernels: Any, *, kept: bool
+) -> Neurons:
+    state = start(v, shape, device, neuron, kept=kept)
+    return Neurons(neuron, shape, v, device, kernels, state, neuron.on(channels(shape), device, kept=kept))
+
+
+@lru_cache(256)
+def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> Neurons:
+    """Neurons of numbers that start at rest, on a CPU: made once, for nobody writes to them."""
+    with torch.inference_mode(False):
+        return _ready(neuron, shape, None, device, kernels, kept=True)
