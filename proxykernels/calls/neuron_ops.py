@@ -84,7 +84,7 @@ def conv2d(
     """
     tensors = neuron.check_once()
     held = _tensor(x)
-    kernels = ops.direct(held, weight, bias, v, *tensors)
+    kernels: Any = ops.direct(held, weight, bias, v, *tensors)
     x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
     (C_in, *size), device = x.shape[2:], held.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
@@ -113,7 +113,7 @@ def linear(
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     tensors = neuron.check_once()
     held = _tensor(x)
-    kernels = ops.direct(held, weight, bias, v, *tensors)
+    kernels: Any = ops.direct(held, weight, bias, v, *tensors)
     x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)

@@ -189,7 +189,8 @@ def currents(current: Tensor, leading: str) -> None:
 
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
     """Weights and biases of a layer."""
-    for name, values in (("weight", weight), ("bias", bias))[: 1 if bias is None else 2]:
+    given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    for name, values in given.items():
         plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided
         if not (plain and values.dtype == torch.float32 and values.device == device):  # the usual case is quick
             floating(name, values)

@@ -79,12 +79,13 @@ class NeuronAttributes(nn.Module):
     def neuron(self) -> AnyNeuron:
         """The neuron value that a step needs besides states and currents."""
         given, buffers = False, self._buffers  # whether some parameters are tensors, perhaps of a functional_call
-        for name in self._kind.__match_args__:
+        kind: Any = self._kind
+        for name in kind.__match_args__:
             given = given or buffers.get(name) is not None
         made = self.__dict__.get("_made")  # of numbers, which are checked once
         if made is not None and not given:
             return made
-        made = self._kind(*[self._now(name) for name in self._kind.names()])
+        made = kind(*[self._now(name) for name in kind.names()])
         if not (given or made.tensors() or torch.compiler.is_compiling()):
             self.__dict__["_made"] = made
         return made
