@@ -163,7 +163,7 @@ DEFECTS = {
         "tests/gpu/test_triton_weight_parts.py tests/gpu/test_triton_digits.py",
     ),
     "Triton sums: the carry of a digit": Defect(
-        "kernels/gpu/if_conv2d_kernel.py", "high += middle >> 8", "high += 0", "tests/gpu/test_triton_digits.py"
+        "kernels/gpu/if_conv2d_kernel.py", "high += middle >> 8", "high += 0", "tests/gpu/test_triton_conv2d.py"
     ),
     "Triton backward: states before a step": Defect(
         "kernels/gpu/scan_backward.py",
