@@ -42,11 +42,11 @@ HOPPER = DIGITS | {64: Blocks(8, 64, 64, 3, 8, 128)} | WIDE_HOPPER
 #
 # Three digits have sums of their own, three times as many registers: half the rows on half the warps, each with twice
 # the registers, and again two programs on a multiprocessor.
-THREE_DIGITS = {16: Blocks(4, 16, 64, 3, 4, 128), 32: Blocks(4, 32, 64, 3, 4, 168), 64: Blocks(4, 64, 32, 3, 4, 255)}
-# On sm_90 64 inputs read less of shared memory; Triton 3.8 alone then spills registers in the main loop, of 32 columns
-# too.
-OF_TRITON_3_8 = {32: Blocks(4, 32, 32, 3, 4, 168)}
-HOPPER_THREE = THREE_DIGITS | (OF_TRITON_3_8 if RELEASE[:2] == (3, 8) else {64: Blocks(4, 64, 64, 3, 4, 255)})
+OF_TRITON_3_8 = RELEASE[:2] == (3, 8)  # with more inputs it spills registers in the main loop
+THREE_DIGITS = {16: Blocks(4, 16, 64, 3, 4, 128), 64: Blocks(4, 64, 32, 3, 4, 255)}
+THREE_DIGITS |= {32: Blocks(4, 32, 32 if OF_TRITON_3_8 else 64, 3, 4, 168)}
+# On sm_90 64 inputs read less of shared memory.
+HOPPER_THREE = THREE_DIGITS | ({} if OF_TRITON_3_8 else {64: Blocks(4, 64, 64, 3, 4, 255)})
 #
 # sm_100 multiplies from shared memory, to which bits go one by one: few rows, and two programs. Three stages spill
 # registers in its main loop (Triton 3.6), and so do the 168 that its compiler allows itself (Triton 3.9).
