@@ -106,9 +106,18 @@ def pytest_testnodedown(node):
         State.digit_launches += digit_launches
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_generate_tests(metafunc):
+    """Choose cases."""
+    yield
+    option = metafunc.config.option
+    if not (option.exhaustive or any("[" in argument for argument in metafunc.config.args)):
+        selection.thin(metafunc, strength=1 if option.quick else 2)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose
 def pytest_collection_modifyitems(config, items):
-    """Choose cases. Tests marked gpu are skipped without one; with one, those of the Triton kernels run on it."""
+    """Choose tests. Those marked gpu are skipped without one; with one, those of the Triton kernels run on it."""
     for item in items:
         if HAS_GPU and "kernels_can_run" in item.fixturenames:
             item.add_marker(pytest.mark.gpu)
@@ -116,7 +125,7 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     if config.option.exhaustive:
         return
-    kept = selection.thinned(items, strength=1 if config.option.quick else 2)
+    kept = items
     if config.option.slow:
         kept = selection.part_of_slow(kept, *config.option.slow)
     elif not any("::" in argument for argument in config.args):  # a test that is named runs
