@@ -12,8 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from ..kernels import ops
+from ..kernels.value_checks_cache import nobody_follows
 from .channels_last import to_channels_last
 
 
@@ -34,6 +36,14 @@ class Function(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         """Nothing to keep."""
+
+
+def applied(function: type[Function], *operands: Any) -> Any:
+    """``function.apply(*operands)``. Where no transform of torch.func is active, without torch's look for one and for
+    default values, which takes longer than a small layer."""
+    if not nobody_follows():
+        return function.apply(*operands)
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(operands))
 
 
 class _OnHandle(Function):

@@ -82,7 +82,7 @@ class Spikes:
         if not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype must be a torch.dtype, such as torch.float32, got {dtype!r}")
         if self._differentiable and dtype.is_floating_point:
-            bits = spike_autograd.Dense.apply(self._handle, self._words, self.shape, dtype)
+            bits = spike_autograd.applied(spike_autograd.Dense, self._handle, self._words, self.shape, dtype)
             return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
         return self._dense(dtype, ops)
 

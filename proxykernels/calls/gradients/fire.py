@@ -13,7 +13,7 @@ from torch import Tensor
 from ...kernels import ops
 from ...kernels.neurons import Neuron
 from ...kernels.surrogates import Surrogate
-from ...spikes.spike_autograd import Function, new_handle
+from ...spikes.spike_autograd import Function, applied, new_handle
 from . import again
 from .inputs import Input
 
@@ -44,7 +44,7 @@ def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate)
         Words (or periods), the handle of the spikes, and the state after the last step.
     """
     model = neuron.model, tuple(neuron.scalars)
-    kept, handle, after = _Fire.apply(*operands, model, given, surrogate)
+    kept, handle, after = applied(_Fire, *operands, model, given, surrogate)
     return kept, handle, after
 
 
