@@ -129,7 +129,8 @@ def pytest_collection_modifyitems(config, items):
     if config.option.slow:
         kept = selection.part_of_slow(kept, *config.option.slow)
     elif not any("::" in argument for argument in config.args):  # a test that is named runs
-        kept = [item for item in kept if not item.get_closest_marker("slow")]
+        left_out = {"slow", "long"} if config.option.quick else {"slow"}
+        kept = [item for item in kept if not left_out & {mark.name for mark in item.iter_markers()}]
     remaining = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in remaining])
     items[:] = kept

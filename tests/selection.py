@@ -2,9 +2,10 @@
 
 Most tests here are products: kernels x steps x resets x shapes. What breaks a kernel is nearly always one value of one
 parameter or a pair of them, so by default the cases of a test that has many are thinned out until every PAIR of values
-still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23, 1997), and with ``--quick``, or where
-the test is marked ``costly``, every value. ``--exhaustive`` runs the whole product, and a case that is named runs. The
-choice is the same on every machine that has the same instruction sets.
+still meets once (pairwise testing: Cohen et al., "The AETG system", IEEE TSE 23, 1997), and with ``--quick`` every
+value. A test marked ``costly`` has one level less: every value, and with ``--quick`` one case. Tests marked ``long``
+``--quick`` leaves out. ``--exhaustive`` runs the whole product, and a case that is named runs. The choice is the same
+on every machine that has the same instruction sets.
 
 Tests marked ``slow`` take seconds each. They run where they are named, with ``--exhaustive`` or with ``--slow K/N``:
 .ci/run takes one of twelve parts.
@@ -24,8 +25,8 @@ def thin(metafunc: pytest.Metafunc, strength: int) -> None:
 
     Done before pytest makes an item of each case: that of all of them would take longer than most tests.
     """
-    cases, strength = metafunc._calls, 1 if metafunc.definition.get_closest_marker("costly") else strength
-    if len(cases) > FEW or strength == 1:
+    cases, strength = metafunc._calls, strength - (metafunc.definition.get_closest_marker("costly") is not None)
+    if len(cases) > FEW or strength < 2:
         kept = set(map(id, _covering(metafunc.function.__name__, cases, strength)))
         cases[:] = [case for case in cases if id(case) in kept]
 

@@ -81,6 +81,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
     assert (folder / f"{stem}.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["proxy", "bptt"])
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, monkeypatch, method):
     """The same accuracies, and the same weights; stopped at a point, and by Ctrl-C on the way to another."""

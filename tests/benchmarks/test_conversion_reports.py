@@ -31,6 +31,7 @@ def test_torchvision_nets(tmp_path, capsys):
     assert (tmp_path / "torchvision_rates.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_another_count_than_the_step_loops_is_an_error(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torchvision_nets_table, "output_counts", lambda net, images, T: torch.ones(len(images), 10))
     arguments = "--nets resnet18 --parts equality --batch 1 --T 2".split()

@@ -81,6 +81,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damaged_images_name_the_file_and_the_remedy(tmp_path, kind):
     data.make_sample(data.SAMPLE, tmp_path)

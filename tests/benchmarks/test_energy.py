@@ -68,6 +68,7 @@ def test_work_of_a_network_that_fires_now_and_then(twins, generator):
     assert float(row["dram_uj"]) > float(row["sram_uj"]) > 0
 
 
+@pytest.mark.long
 def test_margins_are_judged_as_simulate_stops():
     images, labels = pk.samples.fashion_mnist()
     data = TensorDataset(images[:60], labels[:60])

@@ -91,6 +91,7 @@ def test_a_net_below_its_record_fails(arguments, tmp_path, capsys):
     assert "below the accuracy recorded for it" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_record_is_of_the_precision_that_was_trained_with(arguments, tmp_path):
     weights = str(save(tmp_path / "few_bits.safetensors", 0.999, snn_precision="int8"))
     assert evaluate.main(["--weights", weights, *arguments]) == 0

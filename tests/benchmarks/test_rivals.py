@@ -105,6 +105,7 @@ def test_compiled_rival_counts_the_same_spikes(decay):
     assert torch.equal(rival.counts(images, 17).to(torch.int32), pk.simulate(net, images, 17).count())
 
 
+@pytest.mark.long
 def test_batch_normalisation_is_folded():
     net, _ = nets.load("paper", 0.0)
     net.conv2.bn.running_mean.fill_(0.25)

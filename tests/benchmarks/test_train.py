@@ -72,6 +72,7 @@ def test_weights_are_trained_and_measured_in_few_bits(run):
     assert rates != accuracy.snn_accuracy(net, test_set, 16, CPU)[1]  # a difference that could be seen
 
 
+@pytest.mark.long
 def test_leaky_neurons_are_trained_and_come_back(run):
     out = run("--neuron lif --decay 0.9375 --ann-epochs 6 --epochs 1 --T 16 --ann-lr 3e-3")
     model, whole, about = train_weights.load_twins(out / "tiny.safetensors")
@@ -81,6 +82,7 @@ def test_leaky_neurons_are_trained_and_come_back(run):
     assert float(about["test_accuracy"]) == pytest.approx(tested, abs=1e-4) and tested > 0.05 and all(rates.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decay", [0.9375, 0.75])
 def test_leaky_neurons_take_over_what_others_learnt(decay):
     """The twins compute the same up to the rate 1/2, and the leaky network is nearly as good without any training."""

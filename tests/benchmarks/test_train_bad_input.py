@@ -162,6 +162,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_checkpoint_stays(run, monkeypat
     assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["ann", "proxy", "tandem", "surrogate"])
 def test_a_gradient_that_is_not_finite_stops_before_the_step(run, monkeypatch, method):
     options = f"--init random --epochs 2 --schedule constant --method {method}"
@@ -178,6 +179,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(run, monkeypatch, m
     assert all(torch.equal(tensors(out)[key], before[key]) for key in before)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("method", ["ann", "proxy", "tandem", "surrogate"])
 def test_weights_that_are_not_finite_stop_a_run(run, monkeypatch, method):
     """Spikes, and so the losses of proxy and tandem learning, do not show them."""

@@ -84,6 +84,7 @@ def test_two_runs_into_one_folder(run, tmp_path, no_step):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and this run let go of it
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "change",
     [
@@ -158,6 +159,7 @@ def test_every_command_runs_by_it():
 IN_CHILDREN = ("gpu_speed",)  # where torch is imported when it is known what to do
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "path", [path for path in COMMANDS if path.stem not in IN_CHILDREN], ids=lambda path: path.stem
 )

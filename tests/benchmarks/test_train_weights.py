@@ -74,6 +74,7 @@ def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
     assert model.ann(images).isfinite().all() and model.ann_rates["conv2"] > 1.5 * ratios[1] * rates["conv2"]
 
 
+@pytest.mark.long
 def test_rescaled_after_the_twins_own_training(run):
     """Between two stages, and from a file of the twin alone; not from one of a spiking network."""
     both = "--ann-epochs 1 --epochs 1 --lr 1e-9"
@@ -133,6 +134,7 @@ def test_an_output_threshold_of_its_own_is_trained_with_kept_and_taken_over(run)
     assert nets.load_file(later / "tiny.safetensors")[0][-1].v_threshold == pytest.approx(found["data"])
 
 
+@pytest.mark.long
 def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
     """Its own spiking network, whose weights nobody scaled, fires too little; epochs are compared by what is used."""
     monkeypatch.setattr(conversion, "CALIBRATION", 100)

@@ -99,6 +99,7 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
     return ann.eval(), x
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", by_name(*((name,) for name in ANNS)))
 def test_twin_of_the_converted_network_is_the_ann(name):
     """Scaling and folding change nothing but the outputs' unit; the ReLU twin of ProxyNet shows that."""

@@ -177,6 +177,7 @@ def test_rates_become_the_outputs(ann):
     assert rates.mean() > 0.01 and errors[1] < 0.01 and errors[1] < errors[0]
 
 
+@pytest.mark.costly
 def test_the_step_loop_agrees(ann):
     """Layer by layer, on weights whose sums are exact: what is carried on, too."""
     x = (images() * 16).round() / 16
@@ -279,6 +280,7 @@ def copy_with(net: pk.Network, wrapper) -> pk.Network:
     return copied
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
     ["bottlenecks", "two linear layers", "ceil mode", "softmax", "sigmoid", "leaky by function", "row of features"],

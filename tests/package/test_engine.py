@@ -186,6 +186,7 @@ print(made)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts glibc's allocations")
 def test_a_run_allocates_nothing(tmp_path):
     (tmp_path / "count.cpp").write_text(COUNTER)

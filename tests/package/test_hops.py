@@ -1,5 +1,6 @@
 """A layer's call walks few Python functions: what stays the same is not checked, looked up or computed again."""
 
+import copy
 import sys
 
 import pytest
@@ -59,3 +60,37 @@ def test_one_step_equals_the_first_of_more():
     layer, x = pk.FusedIFLinear(20, 30).eval(), torch.rand(1, 2, 20) * 4
     one, more = layer(x), layer(x.expand(3, 2, 20))
     assert torch.equal(one[0], more[0]) and one.any() and not one.all()
+
+
+def test_what_is_kept_between_calls_follows_every_change():
+    """Attributes, state_dicts, functional_call, values written past autograd, and copies."""
+    layer, x = pk.FusedIFLinear(20, 30).eval(), torch.rand(2, 3, 20) * 4
+    other = pk.FusedIFLinear(20, 30, v_threshold=3.0).eval()
+    other.weight, other.bias = layer.weight, layer.bias
+    low, high = layer(x), other(x)
+    assert not torch.equal(low, high)
+    layer.v_threshold = 3.0
+    assert torch.equal(layer(x), high) and torch.equal(copy.deepcopy(layer)(x), high)
+    layer.v_threshold = torch.full((30,), 1.0)
+    assert torch.equal(layer(x), low)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), high)
+    given = {"v_threshold": torch.tensor(1.0)}
+    for _ in range(2):
+        assert torch.equal(torch.func.functional_call(layer, given, x), low) and torch.equal(layer(x), high)
+    layer.bias.data[:] = -1e3
+    assert not layer(x).any()
+    layer.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="bias must be finite"):
+        layer(x)
+
+
+@pytest.mark.parametrize("neuron", [pk.neurons.IFNeuron(), pk.neurons.CubaLIFNeuron()], ids=["one-state", "two-states"])
+def test_what_inference_has_kept_serves_training(neuron):
+    layer, x = pk.FusedLinear(20, 30, neuron=neuron), torch.rand(3, 2, 20) * 4
+    with torch.inference_mode():
+        expected = layer(x)
+    layer.surrogate = pk.ATan()
+    spikes = layer(x)
+    spikes.sum().backward()
+    assert torch.equal(spikes, expected) and layer.weight.grad.any()

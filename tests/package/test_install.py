@@ -60,6 +60,7 @@ def test_a_wheel_holds_the_package_and_its_sources(copy, tmp_path):
     assert {name for name in files(tmp_path / "proxykernels", "*") if "." in Path(name).name} == expected
 
 
+@pytest.mark.long
 @checkout
 def test_an_sdist_holds_what_its_tests_need(copy, tmp_path):
     python(["setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)], copy)

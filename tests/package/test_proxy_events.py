@@ -91,6 +91,7 @@ def test_statistics_are_measured_on_sequences(generator):
             torch.testing.assert_close(net[0].bn.running_var, current.var((0, 2, 3)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("packed", [True, False])
 def test_it_learns_from_events(generator, packed):
     """Which half of the image sends more events."""

@@ -255,6 +255,7 @@ def test_threads_look_at_the_same(layer, x, expected):
         assert len({part.untyped_storage().data_ptr() for part in found}) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
     def head(y):
@@ -272,6 +273,7 @@ def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
     assert torch.equal(y, expected + 1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("strict", [True, False])
 def test_it_is_an_example_for_export(layer, following, x, expected, strict):
     """What was exported with it takes dense tensors, too, and it is taken by what was exported with one."""
