@@ -118,6 +118,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
     assert tables[0] == tables[1] and len(tables[0]) == 16  # three points, the last of two splits, each at four T
 
 
+@pytest.mark.long
 def test_a_training_is_refused_where_another_one_stands(arguments):
     arguments += ["--methods", "proxy", "--tune-steps", "0", "--stop-at", "1"]
     compare_methods.main(arguments)

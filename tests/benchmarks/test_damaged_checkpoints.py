@@ -121,6 +121,7 @@ def test_an_epoch_that_no_run_has_reached(run):
         assert "\n" not in str(stop.value.code)
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_while_it_measured_logs_the_loss(run, monkeypatch):
     """The epoch's figures are in the checkpoint that is written before the measurement."""
     options = "--init random --epochs 2 --schedule constant --rate-penalty 0.01"

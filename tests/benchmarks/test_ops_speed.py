@@ -147,6 +147,7 @@ def test_forced_kernel_that_does_not_run_is_named():
 # From end to end
 
 
+@pytest.mark.long
 @compiled
 def test_rates_have_a_row_a_kernel_and_a_plot(tmp_path, capsys):
     ops_speed.main(["--quick", "--parts", "rates", "--out", str(tmp_path)])

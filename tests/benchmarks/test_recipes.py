@@ -17,6 +17,7 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
     return ["--steps", "3", "--T", "4", "--batch", "32", "--root", str(tmp_path), "--out", str(tmp_path)]
 
 
+@pytest.mark.long
 def test_every_recipe_leaves_its_curve(arguments, tmp_path):
     recipes.main(arguments)
     recipes.main([*arguments, "--recipes", "cross-entropy"])  # again: its rows are replaced

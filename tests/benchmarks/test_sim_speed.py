@@ -98,7 +98,7 @@ def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
     assert "proxykernels, int8: " in shown and "In passes of the ReLU network: proxykernels " in shown
 
 
-@pytest.mark.costly
+@pytest.mark.long
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_shared_thresholds_make_rates_of_conversion(v_reset):
     net, trained = nets.load("paper", v_reset, random=True)

@@ -127,6 +127,7 @@ def test_leaky_neurons_start_where_they_fire():
     assert pk.simulate(net, images, 16).rates["linear1"] == 0
 
 
+@pytest.mark.long
 def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
     first = run("--init random --epochs 1 --schedule constant", "first")
     second = run("--init random --epochs 2 --schedule constant", "second")

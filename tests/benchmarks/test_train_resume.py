@@ -42,6 +42,7 @@ def test_a_terminated_run_resumes_exactly(run, monkeypatch, step):
     assert all(torch.equal(published[k], v) for k, v in load_file(unbroken / "tiny.safetensors").items())
 
 
+@pytest.mark.long
 def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch):
     options = "--ann-epochs 1 --epochs 1"
     unbroken = run(options, "unbroken")
@@ -75,6 +76,7 @@ def test_a_run_killed_after_its_log_was_written_logs_that_epoch_once(run, monkey
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
 
 
+@pytest.mark.long
 def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(run, monkeypatch):
     options = "--init random --epochs 2"
     unbroken = run(options, "unbroken")

@@ -58,6 +58,7 @@ def inputs(kind: str, T: int, generator) -> torch.Tensor | pk.Spikes:
     return events if kind == "events" else events.to(torch.uint8)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["images", "held", "currents", "events", "frames"])
 def test_a_run_is_a_graph_and_equals_simulate(monkeypatch, generator, kind):
     """Of two chunks, a whole and a short one; each of three inputs, and what the first gave is not overwritten."""
@@ -112,6 +113,7 @@ def test_precision(monkeypatch, generator):
             assert torch.equal(engine(card.on_card(x), 40).spikes.dense().host, expected.spikes.dense())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("precision, weights", [(None, "float32"), ("int8", "int8")], ids=str)
 def test_launches_of_the_papers_network(monkeypatch, precision, weights):
     """What the table of modelled times counts: of a graph of one chunk, and of what is around it."""

@@ -92,6 +92,7 @@ def test_whole_weights_are_made_once_a_run(monkeypatch):
     assert waits.total() <= WAITS and launches.total() - fewer.total() <= LAUNCHES
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset, T", [(0.0, 33), (None, 9)], ids=["hard", "soft"])
 def test_results_are_those_of_a_cpu(monkeypatch, image, v_reset, T):
     net = small_net(v_reset)
@@ -141,6 +142,7 @@ def test_a_change_of_weights_between_two_simulations_is_never_missed(monkeypatch
     assert first.any() and not torch.equal(first, second)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype, most", [(torch.bool, 2), (torch.uint8, 4)], ids=str)
 def test_event_frames_are_looked_at_once(monkeypatch, generator, dtype, most):
     frames = (torch.rand(33, 3, 6, generator=generator) < 0.4).to(dtype)
@@ -157,6 +159,7 @@ def test_event_frames_are_looked_at_once(monkeypatch, generator, dtype, most):
 # ---- chunks that are replayed as a graph
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", ["held", "currents", "events"])
 def test_chunks_are_replayed(monkeypatch, generator, kind):
     """The first of seven runs as it is, the second is captured, five are replays; the last, shorter one runs, too."""

@@ -159,6 +159,7 @@ def test_an_ensemble_by_vmap(generator):
         assert torch.equal(y, torch.stack([net(given) for net in nets])) and y.any()
 
 
+@pytest.mark.long
 def test_second_derivatives_by_torch_func(generator):
     layer = pk.use_surrogate(pk.FusedIFLinear(3, 2, v_threshold=0.25), pk.ATan())
     x = torch.rand(2, 1, 3, generator=generator)

@@ -151,6 +151,7 @@ def test_the_first_class_is_never_level_with_the_second():
     assert (result.logits - ann(x)).abs().max() < 0.02 * outputs.max()  # which no count of 500 bounds
 
 
+@pytest.mark.long
 def test_calibrated_potentials_are_saved(trained, tmp_path):
     ann, images, _ = trained
     net = pk.convert(ann, images[:32])

@@ -132,6 +132,7 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
         assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001
 
 
+@pytest.mark.long
 def test_rates_approach_the_relu_network():
     ann, x = make("lenet")
     net = pk.convert(ann, x, method="max")
@@ -159,6 +160,7 @@ def test_percentiles(generator):
     torch.testing.assert_close(scales, (ROOM * x.amax(0)).clamp(max=x.max()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", [True, False])
 def test_calibration_by_a_loader(labels, capsys):
     ann, x = make("lenet")
@@ -194,6 +196,7 @@ def test_shared_weights(name):
         torch.testing.assert_close(ann.eval()(x) * before.max(), before, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", by_name(("resnet18",), ("vgg11_bn",), ("resnet20",)))
 def test_converted_network_trains_by_proxy(name):
     ann, x = make(name)

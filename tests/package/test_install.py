@@ -51,6 +51,7 @@ def test_an_installed_package_named_kernels_is_not_hidden(tmp_path):
     python(["-c", code + "; assert not hasattr(proxykernels.kernels, 'theirs')"])
 
 
+@pytest.mark.long
 @checkout
 def test_a_wheel_holds_the_package_and_its_sources(copy, tmp_path):
     python(["setup.py", "-q", "build_py", "--build-lib", str(tmp_path)], copy)

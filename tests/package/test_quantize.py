@@ -104,6 +104,7 @@ def test_channels_of_many_inputs_have_fewer_bits():
     assert packing.byte_unit(units[2].float()) is not None and packing.byte_unit(units[3].float()) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v_reset, precision):

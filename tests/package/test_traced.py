@@ -65,6 +65,7 @@ def test_export_is_right_for_every_kind_of_input(net, generator, example, strict
         assert_same(exported, net, x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strict", STRICT)
 def test_export_with_any_number_of_steps_and_samples(net, generator, strict):
     examples = inputs(generator)
@@ -121,6 +122,7 @@ def converted(generator) -> tuple[nn.Module, torch.Tensor]:
     return pk.convert(ann, images), images
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strict", STRICT)
 def test_converted_networks_are_exported(generator, strict):
     """Their maxima are of counts: MaxRatePool2d packs what the layer before gives as a tensor."""
