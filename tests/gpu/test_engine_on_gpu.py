@@ -113,7 +113,7 @@ def test_precision(monkeypatch, generator):
             assert torch.equal(engine(card.on_card(x), 40).spikes.dense().host, expected.spikes.dense())
 
 
-@pytest.mark.costly
+@pytest.mark.long
 @pytest.mark.parametrize("precision, weights", [(None, "float32"), ("int8", "int8")], ids=str)
 def test_launches_of_the_papers_network(monkeypatch, precision, weights):
     """What the table of modelled times counts: of a graph of one chunk, and of what is around it."""

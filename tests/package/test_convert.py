@@ -132,7 +132,6 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
         assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001
 
 
-@pytest.mark.long
 def test_rates_approach_the_relu_network():
     ann, x = make("lenet")
     net = pk.convert(ann, x, method="max")
