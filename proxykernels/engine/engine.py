@@ -10,7 +10,6 @@ from torch import Tensor
 from .. import checks
 from ..kernels.cpu.words import pixel_bytes
 from ..simulation.early_exit import Stop
-from ..simulation.quantize import round_input
 from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
@@ -25,12 +24,16 @@ LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
 
 @dataclass(frozen=True)
 class Given:
-    """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant."""
+    """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
+
+    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does.
+    """
 
     x: Tensor
     kind: int
     N: int
     T: int | None = None
+    rounds: bool = False
 
 
 class Engine:
@@ -50,7 +53,8 @@ class Engine:
         self._rates: dict[str, float] = {}
         last = plan.last.neurons
         self._has_logits = last is not None and last.scale is not None
-        self.takes_floats = plan.precision is None and (plan.real or plan.takes_any)
+        self.takes_floats = plan.real or plan.takes_any
+        self._rounds = plan.precision is not None
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -130,7 +134,7 @@ class Engine:
             last = torch.empty(N, op.states, H * W, C)
         threads = torch.get_num_threads()
         ran = session.run(
-            given.x, given.kind, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally, asked
+            given.x, given.kind, given.rounds, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally, asked
         )
         if not ran:
             checks.finite("x", given.x)
@@ -156,7 +160,7 @@ class Engine:
         plan, dims = self.plan, len(self.plan.shape)
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and x.shape[1:] == plan.shape:
             if x.device.type == "cpu" and x.is_contiguous() and not torch.jit.is_tracing():  # the usual case
-                return Given(x, CONSTANT, len(x))
+                return Given(x, CONSTANT, len(x), rounds=self._rounds)
         if not isinstance(x, Spikes):
             checks.real("x", x)
             checks.values("x", x)
@@ -167,13 +171,11 @@ class Engine:
         if not wanted or tuple(x.shape[-dims:]) != plan.shape:
             shape = ", ".join(map(str, plan.shape))
             raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
+        rounds = self._rounds and isinstance(x, Tensor) and x.is_floating_point()
         if isinstance(x, Tensor) and not x.is_floating_point():
             if not sequence:
                 raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
             x = pack(x) if len(x) and is_binary(x) else x.float()  # numbers of events are exact
-        elif isinstance(x, Tensor) and plan.precision is not None:
-            checks.finite("x", x)
-            x = round_input(x.detach(), int(sequence))
         if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
             x = x.dense()
         if isinstance(x, Spikes):
@@ -182,10 +184,10 @@ class Engine:
             raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
         x = x.detach().float().contiguous()
         if not sequence:
-            return Given(x, CONSTANT, len(x))
+            return Given(x, CONSTANT, len(x), rounds=rounds)
         if not len(x):
             raise ValueError("x must have at least one step")
-        return Given(x, VALUES, x.shape[1], len(x))
+        return Given(x, VALUES, x.shape[1], len(x), rounds)
 
     def __repr__(self) -> str:
         return described(self)

@@ -76,12 +76,12 @@ class Session:
         self._session = self._functions.make_session(compiled._plan)
 
     def run(
-        self, x: Tensor, kind: int, T: int, N: int, threads: int, fresh: bool, goes_on: bool, spikes: Tensor | None,
-        values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally", asked: Asked | None = None,
+        self, x: Tensor, kind: int, rounds: bool, T: int, N: int, threads: int, fresh: bool, goes_on: bool,
+        spikes: Tensor | None, values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally", asked: Asked | None = None,
     ) -> bool:  # fmt: skip
         """T steps of N samples, as engine.h has it; False: x is not finite, and nothing ran."""
         pointers = [None if part is None else part.data_ptr() for part in (spikes, values, counts, last)]
-        run = Run(x.data_ptr(), kind, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
+        run = Run(x.data_ptr(), kind, rounds, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
         ran = bool(self._functions.run(self._session, run))

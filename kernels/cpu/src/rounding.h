@@ -1,29 +1,11 @@
 // Weights in whole multiples of a unit, a power of two for each output channel, so that their sums are exact in any order:
 // kernels/rounding.py is the definition, and says why. All of a channel's weights are in the cache when they are rounded.
 #pragma once
-#include "work.h"
+#include "units.h"
 
 namespace PK_TARGET {
 
-// The smallest power of two that is not below `least`, nor below 2**-126.
-static inline double power_of_two(double least) {
-    if (!(least > 0x1p-126)) return 0x1p-126;
-    uint64_t bits;
-    memcpy(&bits, &least, sizeof bits);
-    constexpr uint64_t fraction = (1ull << 52) - 1;
-    bits = (bits & ~fraction) + (bits & fraction ? 1ull << 52 : 0);
-    memcpy(&least, &bits, sizeof bits);
-    return least;
-}
-
 static inline double larger(double a, double b) { return a > b ? a : b; }
-
-static inline float largest_of(const float* values, int64_t n) {
-    float largest = 0;
-#pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < n; i++) largest = __builtin_fabsf(values[i]) > largest ? __builtin_fabsf(values[i]) : largest;
-    return largest;
-}
 
 // Sums, in grains and rounded up, of the absolute values, and of those that are positive. At most 2^24 of at most 2^28.
 struct Grains {
@@ -40,13 +22,6 @@ static inline Grains count_grains(const float* values, int64_t n, double grain) 
         positive += values[i] > 0 ? up : 0;
     }
     return {all, positive};
-}
-
-static inline void round_values(const float* values, float* rounded, int64_t n, double unit) {
-    constexpr double to_whole = 0x1.8p52;  // a sum that large has no fraction; half goes to even
-    const double units = 1 / unit;
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++) rounded[i] = (float)((values[i] * units + to_whole - to_whole) * unit);
 }
 
 void round_weights(const Rounding* rounding) {

@@ -170,8 +170,10 @@ static inline Ints load(const int32_t* p) {
 }
 static inline void store(int32_t* p, Ints a) { memcpy(p, &a, sizeof a); }
 static inline Ints operator+(Ints a, Ints b) { return {a.x + b.x}; }
+static inline Ints operator-(Ints a, Ints b) { return {a.x - b.x}; }
 // Modulo 2^16.
 static inline Ints add_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x + (Ints::Halves)b.x)}; }
+static inline Ints subtract_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints::Halves)a.x - (Ints::Halves)b.x)}; }
 static inline Ints broadcast_half(uint16_t a) { return {(Ints::Whole)(Ints::Halves{} + a)}; }
 static inline Ints add_bytes(Ints a, Ints b) { return {(Ints::Whole)((Ints::Bytes)a.x + (Ints::Bytes)b.x)}; }
 static inline Ints high_bytes(Ints a) { return {(Ints::Whole)((Ints::Halves)a.x >> 8)}; }  // of each half

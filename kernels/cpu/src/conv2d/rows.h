@@ -37,6 +37,9 @@ static inline void store_sums(int32_t* p, const ShortSums& sums) {
 static inline void add(ShortSums& a, const ShortSums& b) {
     for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] + b.v[i];
 }
+static inline void subtract(ShortSums& a, const ShortSums& b) {
+    for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] - b.v[i];
+}
 
 // The sums of ByteRows: words, then the higher bytes of words.
 struct ByteSums {
@@ -59,6 +62,12 @@ static inline void add(ByteSums& a, const ByteSums& b) {
     for (int i = 0; i < a.vecs; i++) {
         a.words[i] = add_halves(a.words[i], b.words[i]);
         a.high[i] = add_halves(a.high[i], b.high[i]);
+    }
+}
+static inline void subtract(ByteSums& a, const ByteSums& b) {
+    for (int i = 0; i < a.vecs; i++) {
+        a.words[i] = subtract_halves(a.words[i], b.words[i]);
+        a.high[i] = subtract_halves(a.high[i], b.high[i]);
     }
 }
 

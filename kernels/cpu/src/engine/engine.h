@@ -48,6 +48,7 @@ struct Input {
 struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
+    int64_t rounds;  // whether values are taken in 24 bits of the largest one of their sample
     int64_t T, N;
     int64_t threads;
     int64_t fresh;  // start at rest, rather than from where the last run of the session ended
@@ -65,7 +66,7 @@ struct Run {
 };
 
 struct Sizes {
-    int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have made it
+    int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have written to it
 };
 
 struct Plan;

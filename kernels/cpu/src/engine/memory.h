@@ -1,10 +1,32 @@
 // Cuts the memory of a session: states, of so many samples, and an arena for what lives as long as a segment. Memory that is
 // there is cut anew, and only what is more is allocated.
 #pragma once
+#include <unistd.h>
+
 #include "sliced.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
+
+// Bytes of some memory that the system has given: it gives a page when something is first written there, and lists have room
+// for inputs that all fire.
+static int64_t bytes_present(const void* memory, int64_t bytes) {
+#if !defined(__linux__)
+    return bytes;  // nobody knows: all of it
+#else
+    const int64_t page = sysconf(_SC_PAGESIZE), begin = (int64_t)memory, end = begin + bytes;
+    constexpr int64_t most_pages = 1024;  // asked for at a time
+    unsigned char present[most_pages];
+    int64_t sum = 0;
+    for (int64_t at = begin / page * page; at < end; at += most_pages * page) {
+        const int64_t pages = least(most_pages, ceil_div(end - at, page));
+        if (mincore((void*)at, (size_t)(pages * page), present)) return bytes;
+        for (int64_t i = 0; i < pages; i++)
+            if (present[i] & 1) sum += least(end, at + (i + 1) * page) - most(begin, at + i * page);
+    }
+    return sum;
+#endif
+}
 
 static State cut_state(const Step& step, int64_t N, Carver& carver) {
     State state;

@@ -3,9 +3,9 @@
 #pragma once
 #include <sys/mman.h>
 
-#include "../conv2d/slices.h"
 #include "../neurons.h"
 #include "engine.h"
+#include "row_kinds.h"
 
 namespace PK_TARGET {
 
@@ -58,8 +58,10 @@ struct Step : Operation {
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
-    // Of a convolution of more than one pixel: its weights in slices (sliced.h), or null; the window that has them.
+    // Of a convolution of more than one pixel: its weights in slices (sliced.h), or null, and their units; the window that has
+    // them.
     char* sliced = nullptr;
+    float* unit = nullptr;
     int64_t sliced_window = 0;
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
@@ -132,10 +134,15 @@ static int64_t pack_slices(Step& step) {
     Conv2d& c = step.conv;
     c.neurons.C = step.C, c.neurons.P = step.P();
     c.row_channels = row, c.slice_rows = slice_rows_of(w), c.groups = 1;
+    if (step.exact) {
+        c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
+        c.row_channels = row_channels_of(w.weight, step.C, w.rows, step.unit);
+    }
+    if (c.row_channels == row) c.unit = nullptr;
     c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = step.W;
     c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
     c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
-    const int64_t bytes = ceil_div(step.C, row) * rows_size(&c);
+    const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&c);
     c.weight = step.sliced = allocate<char>(bytes);
     pack_rows(w.weight, step.sliced, &c);
     return bytes;
@@ -213,8 +220,8 @@ static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
         for (int64_t i = 0; i < step.count; i++) free(step.windows[i].matrix);
-        free(step.sliced), free(step.parameters), free(step.start_copy), free(step.bias_copy), free(step.pixels_copy),
-            free(step.channels_copy);
+        free(step.sliced), free(step.unit), free(step.parameters), free(step.start_copy), free(step.bias_copy),
+            free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;

@@ -1,6 +1,7 @@
 // A run: groups of samples, each through segments of steps; where a rule stops samples, the others go on side by side.
 #pragma once
 #include "layers.h"
+#include "../units.h"
 #include "memory.h"
 
 namespace PK_TARGET {
@@ -11,6 +12,25 @@ constexpr int64_t most_samples = 64;  // of a group, if no states are kept
 // Values of the input of one sample at one step.
 static int64_t input_bytes(const Input& in, bool spikes) {
     return in.H * in.W * (spikes ? (in.C + 7) / 8 : in.C * (int64_t)sizeof(float));
+}
+
+// Values in 24 bits of the largest one of their sample: what proxykernels/simulation/quantize.py defines.
+static const void* rounded(Session& session, const Run& run) {
+    const int64_t size = input_bytes(session.plan.input, false) / (int64_t)sizeof(float);
+    const int64_t steps = run.kind == engine::HeldValues ? 1 : run.T;
+    float* const to = session.rounded.reserve(steps * run.N * size);
+    const float* const from = (const float*)run.x;
+    for (int64_t i = 0; i < run.N; i++) {
+        float largest = 0;
+        for (int64_t t = 0; t < steps; t++) {
+            const float here = largest_of(from + (t * run.N + i) * size, size);
+            largest = here > largest ? here : largest;
+        }
+        const double unit = power_of_two(largest) * 0x1p-23;
+        for (int64_t t = 0; t < steps; t++)
+            round_values(from + (t * run.N + i) * size, to + (t * run.N + i) * size, size, unit);
+    }
+    return to;
 }
 
 // N samples of T steps that lie at x, as Run says.
@@ -177,8 +197,9 @@ static bool is_finite(const Input& in, const Run& run) {
 }
 
 static int64_t run(Session* session, const Run* asked) {
-    const Run& run = *asked;
+    Run run = *asked;
     if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return 0;
+    if (run.rounds) run.x = rounded(*session, run);
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
     team.begin(session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0);

@@ -99,7 +99,8 @@ struct Session {
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
-    Grown<char> running;  // run.h
+    Grown<char> running;   // run.h, like
+    Grown<float> rounded;  // the input of a run
 
     explicit Session(const Plan& plan) : plan(plan) {
         views = new View[plan.count + 1];

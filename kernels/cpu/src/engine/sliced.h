@@ -29,7 +29,7 @@ struct Sliced {
 
     // `shortcut`: spikes that are added, or null.
     Sliced(const Step& step, const Neurons& neurons, const uint8_t* shortcut, int64_t threads)
-        : c(conv_of(step, neurons, shortcut)), slices(c), cut(c, segment(), FloatRows::channels, threads) {}
+        : c(conv_of(step, neurons, shortcut)), slices(c), cut(c, segment(), c.row_channels, threads) {}
 
     // Whether a layer may be run in this form; whether it is.
     static bool pays(const Step& step, int64_t N, int64_t steps) {
@@ -57,7 +57,7 @@ struct Sliced {
         source.length.borrow(carver, sums);
         worker.lists.borrow(carver, rows, spikes, steps, sums, s.cut.places);
         worker.windows.borrow(carver, rows * c.W, out);
-        worker.sums.borrow(carver, s.cut.places * sums * FloatRows::channels * (int64_t)sizeof(float));
+        worker.sums.borrow(carver, s.cut.places * sums * sum_bytes(c));
     }
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
         if (!pays(step, N, steps)) return 0;
@@ -120,14 +120,16 @@ private:
 
     void run_rows(Worker& worker, const View& x, const Part& in, const Part& out, int64_t first, int64_t last,
                   int64_t spikes) const {
-        const int64_t blocks = ceil_div(last - first, FloatRows::channels);
+        const int64_t blocks = ceil_div(last - first, c.row_channels);
         worker.source.list_inputs(x, c, slices, in, spikes, blocks);
         worker.lists.begin(in);
         worker.windows.find(in, out, first, last, blocks, worker.source);
-        for (int64_t i = 0; i < worker.windows.count; i += cut.places) {
-            const int64_t places = least(cut.places, worker.windows.count - i);
-            run_group<FloatRows>(c, slices, out, worker.windows.places.data + i, places, first, last, worker);
-        }
+        with_rows(c, [&](auto rows) {
+            for (int64_t i = 0; i < worker.windows.count; i += cut.places) {
+                const int64_t places = least(cut.places, worker.windows.count - i);
+                run_group<decltype(rows)>(c, slices, out, worker.windows.places.data + i, places, first, last, worker);
+            }
+        });
         worker.windows.copy();
     }
 

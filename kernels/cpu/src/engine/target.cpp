@@ -18,7 +18,9 @@ static void states(Session* session, int64_t k, float* to, const float* from, in
 }
 
 static void sizes(const Session* session, Sizes* sizes) {
-    *sizes = {session->plan.bytes, session->arena_bytes + session->state_bytes};
+    const Session& s = *session;
+    const int64_t arena = bytes_present(s.arena, s.arena_bytes) + bytes_present(s.state_arena, s.state_bytes);
+    *sizes = {s.plan.bytes, arena + s.running.size + s.rounded.size * (int64_t)sizeof(float)};
 }
 
 extern const engine::Functions functions;
