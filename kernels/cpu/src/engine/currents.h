@@ -17,7 +17,7 @@ struct Currents : Lists {
         const Adders near = adders((int)step.vecs_of(b), false), far = adders((int)step.vecs_of(b), true);
         if (in_double()) {
             for (int64_t i = 0; i < pixels; i++)
-                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t);
+                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, near);
             return;
         }
         for (int64_t i = 0; i < pixels; i++) {
@@ -110,7 +110,7 @@ private:
     }
 
     // The current of a pixel, of which no addition is rounded but the last.
-    void sum_exactly(int64_t b, int64_t i, int64_t t) const {
+    void sum_exactly(int64_t b, int64_t i, int64_t t, const Adders& add_rows) const {
         double* const sum = s->exact;
         const int64_t width = step.vecs_of(b) * Vec::width, channels = least(columns, step.C - b * columns);
         for (int64_t c = 0; c < width; c++) sum[c] = step.bias[b * columns + c];
@@ -123,7 +123,7 @@ private:
             };
             if (w.rows && !x.spikes) {
                 const int64_t n = list_values(w, i, t);
-                for (int64_t j = 0; j < n; j++) add(matrix + s->unsorted[j] * width, s->value[j]);
+                add_rows.exactly(matrix, s->unsorted, s->value, n, sum);
             } else if (w.rows) {
                 const bool alone = cut.steps > 1 && cut.is_alone(w);
                 for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)

@@ -70,7 +70,26 @@ static void add_values(const float* matrix, const uint32_t* row, const float* va
     for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[j]);
 }
 
-// The same of all rows, whose values lie at offsets from x.
+// Adds the rows of a list, each times its value, to a sum of doubles.
+template <int vecs_>
+static void add_exactly(const float* matrix, const uint32_t* row, const float* value, int64_t n, double* sum) {
+    constexpr int lanes = Vec::width / 2, halves = 2 * vecs_;
+    typedef double Doubles __attribute__((vector_size(lanes * sizeof(double))));
+    typedef float Floats __attribute__((vector_size(lanes * sizeof(float))));
+    Doubles total[halves];
+    memcpy(total, sum, sizeof total);
+    for (int64_t i = 0; i < n; i++) {
+        const float* const from = matrix + (int64_t)row[i] * (vecs_ * Vec::width);
+        for (int j = 0; j < halves; j++) {
+            Floats weights;
+            memcpy(&weights, from + j * lanes, sizeof weights);
+            total[j] += (double)value[i] * __builtin_convertvector(weights, Doubles);
+        }
+    }
+    memcpy(sum, total, sizeof total);
+}
+
+// The same as add_values of all rows, whose values lie at offsets from x.
 template <int vecs_>
 static void add_inside(const float* matrix, const float* x, const int64_t* offset, int64_t n, float* sum) {
     Vec total[2][vecs_];
@@ -90,6 +109,7 @@ struct Adders {
     void (*buckets)(const float*, const uint32_t*, const Bucket*, const Bucket*, float*);
     void (*alone)(const float*, const uint32_t*, const uint32_t*, int64_t, float*);
     void (*values)(const float*, const uint32_t*, const float*, int64_t, float*);
+    void (*exactly)(const float*, const uint32_t*, const float*, int64_t, double*);
     void (*inside)(const float*, const float*, const int64_t*, int64_t, float*);
 };
 
@@ -98,7 +118,8 @@ static Adders adders(int vecs_wanted, bool far) {
     each<block_vecs>([&](auto i) {
         constexpr int n = decltype(i)::value + 1;
         if (n == vecs_wanted)
-            found = {far ? add_buckets<n, true> : add_buckets<n, false>, add_alone<n>, add_values<n>, add_inside<n>};
+            found = {far ? add_buckets<n, true> : add_buckets<n, false>, add_alone<n>, add_values<n>, add_exactly<n>,
+                     add_inside<n>};
     });
     return found;
 }
