@@ -8,8 +8,8 @@
 
 namespace PK_TARGET {
 
-struct SharedPatterns : EventLists<2> {  // few rows of a sum are usual
-    using Events = EventLists<2>;
+struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
+    using Events = EventLists<4>;
     static constexpr int64_t span = 0, uses = 512, most_shared = 32;
     static constexpr int64_t steady_span = Events::span;
     uint64_t pattern[most_shared];
