@@ -33,6 +33,7 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
         }
         x.image = steps * x.step;
         if (gives_held(session, step, fresh)) x.image = x.step, x.step = 0;
+        x.periodic = fresh && step.kind == engine::Fire && !step.real && step.restarts && all_held(session, step);
     }
 }
 

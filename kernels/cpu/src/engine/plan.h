@@ -63,6 +63,7 @@ struct Step : Operation {
     char* sliced = nullptr;
     float* unit = nullptr;
     int64_t sliced_window = 0;
+    bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
     Conv2d conv{};  // without its neurons
@@ -114,9 +115,10 @@ static void pack_groups(Window& w, const Step& step) {
     w.weight = w.matrix;
 }
 
-// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one.
-static int64_t slice_rows_of(const Window& w) {
-    constexpr int64_t most_rows = 384;  // of 64 bytes
+// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one. `periodic`:
+// whether few rows of each are added at a time.
+static int64_t slice_rows_of(const Window& w, bool periodic) {
+    const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // of 64 bytes
     if (w.rows <= most_rows || w.C > most_rows) return most_rows;
     int64_t taps = w.kernel_w;
     while (w.kernel_w % taps || taps * w.C > most_rows) taps--;
@@ -124,7 +126,7 @@ static int64_t slice_rows_of(const Window& w) {
 }
 
 // Packs the weights of a convolution in slices; returns their bytes. The others of its inputs, one at most, add as they are.
-static int64_t pack_slices(Step& step) {
+static int64_t pack_slices(Step& step, bool periodic) {
     if (step.kind != engine::Fire || step.real || step.P() == 1 || step.count > 2) return 0;
     int64_t weighted = 0;
     for (int64_t i = 0; i < step.count; i++)
@@ -133,7 +135,7 @@ static int64_t pack_slices(Step& step) {
     if (weighted != 1 || w.groups > 1) return 0;
     Conv2d& c = step.conv;
     c.neurons.C = step.C, c.neurons.P = step.P();
-    c.row_channels = row, c.slice_rows = slice_rows_of(w), c.groups = 1;
+    c.row_channels = row, c.slice_rows = slice_rows_of(w, periodic), c.groups = 1;
     if (step.exact) {
         c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
         c.row_channels = row_channels_of(w.weight, step.C, w.rows, step.unit);
@@ -146,6 +148,14 @@ static int64_t pack_slices(Step& step) {
     c.weight = step.sliced = allocate<char>(bytes);
     pack_rows(w.weight, step.sliced, &c);
     return bytes;
+}
+
+// Neurons of one state that a spike puts back to where they start from: a constant current makes them fire in periods.
+static bool neurons_restart(const Step& step) {
+    const bool hard = step.neuron.model == models::HardReset || step.neuron.model == models::LeakyHardReset;
+    for (int64_t c = 0; c < step.C && hard; c++)
+        if (step.start[c] != step.neuron.scalars[0]) return false;
+    return hard;
 }
 
 static int64_t* copy_of(const int64_t* from, int64_t n) {
@@ -168,7 +178,12 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             else w.C = input->C, w.H = input->H, w.W = input->W;
             if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
         }
-        plan->bytes += pack_slices(step);
+        bool periodic = false;  // if the input of the network is constant
+        for (int64_t i = 0; i < step.count; i++) {
+            const int64_t slot = step.windows[i].slot;
+            periodic |= slot && plan->steps[slot - 1].restarts && !plan->steps[slot - 1].windows[0].slot;
+        }
+        plan->bytes += pack_slices(step, periodic);
         for (int64_t i = 0; i < step.count; i++) {
             Window& w = step.windows[i];
             if (step.kind == engine::Fire && w.weight && w.groups > 1) {
@@ -195,6 +210,7 @@ static Plan* make_plan(const Input* input, const Operation* operations, int64_t 
             step.states = 1, step.state_P = first.H * first.W;
         if (step.kind != engine::Fire) continue;
         step.state_P = step.P();
+        step.restarts = neurons_restart(step);
         int64_t channelwise = 0;
         switch (step.neuron.model) {
 #define MODEL(Name, states_, channels_, scalars_) \

@@ -1,7 +1,10 @@
 // What fired under a band of a convolution, in lists of the sums that it goes to: one of each step, as in
 // ../conv2d/event_lists.h, and one of each pattern that many inputs share. A pattern is the steps at which an input fires, one
-// bit a step. A row of weights is added to the sum of its pattern once, and that sum then to each of its steps. Neurons with a
-// constant current fire in periods, so that few patterns hold nearly all spikes; where all fire as they like, none is shared.
+// bit a step. A row of weights is added to the sum of its pattern once, and that sum then to each of its steps. Neurons that
+// are alike fire alike, so that few patterns may hold many spikes; where all fire as they like, none is shared.
+//
+// Neurons with a constant current fire in periods, from rest on at the steps t where their period divides t + 1. Then each
+// input is listed at its first spike alone, and the current of a step is the sum of those of all divisors.
 #pragma once
 #include "../conv2d/event_lists.h"
 #include "session.h"
@@ -17,6 +20,7 @@ struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
     // Whether there are sums of steady inputs (../conv2d/steady.h): behind those of the steps one for each step at which they
     // are silent, which is taken off, and one for each span.
     bool has_steady = false;
+    bool periodic = false;
 
     static int64_t spans(int64_t steps) { return ceil_div(steps, steady_span); }
     static int64_t most_sums(int64_t steps) { return 2 * steps + spans(steps) + most_shared; }
@@ -26,6 +30,7 @@ struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
     // `spikes`: under the band, at most; `blocks`: for how many blocks of channels lists are made.
     void list_inputs(const View& x, const Conv2d& c, const Slices& slices, const Part& in, int64_t spikes, int64_t blocks) {
         steps = in.steps;
+        periodic = x.periodic;
         find_shared(x, c, slices, in, blocks);
         sums = first_shared() + shared;
         pixel_sums = slices.chunks * sums;
@@ -54,6 +59,7 @@ struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
     // The sums of patterns go to their steps.
     template <class Rows>
     void finish(typename Rows::Number* all) const {
+        if (periodic) return add_divisors<Rows>(all);
         for (int64_t k = 0; k < shared; k++) {
             typename Rows::Sums of_pattern, sum;
             load_sums(all + (first_shared() + k) * Rows::channels, of_pattern);
@@ -76,6 +82,23 @@ struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
     }
 
 private:
+    // Like the sieve of Eratosthenes: for each prime q the sum of k goes to that of k q, k ascending. Then those of k q hold all
+    // divisors with one factor q more.
+    template <class Rows>
+    void add_divisors(typename Rows::Number* all) const {
+        static constexpr int8_t primes[] = {2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61};
+        static_assert(Events::longest_segment <= 64);
+        for (const int64_t q : primes)
+            for (int64_t k = 1; k * q <= steps; k++) {
+                typename Rows::Number* const at = all + (k * q - 1) * Rows::channels;
+                typename Rows::Sums sum, of_divisor;
+                load_sums(at, sum);
+                load_sums(all + (k - 1) * Rows::channels, of_divisor);
+                add(sum, of_divisor);
+                store_sums(at, sum);
+            }
+    }
+
     static constexpr int slot_bits = 7, seen_bits = 9;
     int8_t slot[1 << slot_bits];  // numbers of patterns by their hash, or the next free place; -1: none
 
@@ -109,6 +132,18 @@ private:
             *start++ = (uint32_t)n;
             n += append_set_bits((const uint8_t*)bits, bytes, entry_scale, 0, input.data + n);
         };
+        if (periodic) {
+            uint64_t fired[most_slice_rows / 64] = {}, first[most_slice_rows / 64];
+            for (int64_t t = 0; t < steps; t++) {
+                for (int64_t i = 0; i < bytes; i += 8) {
+                    const uint64_t fires = load_bits(x + t * frame + i, least(8, bytes - i));
+                    first[i / 8] = fires & ~fired[i / 8];
+                    fired[i / 8] |= fires;
+                }
+                list(first);
+            }
+            return n;
+        }
         if (!shared && !has_steady) {
             for (int64_t t = 0; t < steps; t++) list(x + t * frame);
             return n;
@@ -155,7 +190,7 @@ private:
             int64_t count;
         } seen[1 << seen_bits];
         shared = 0, has_steady = false;
-        if (steps == 1) return;
+        if (steps == 1 || periodic) return;
         memset(seen, 0, sizeof seen);
         const int64_t pixels = in.rows * c.W, all = in.images * pixels, apart = most(1, all / looks) | 1,
                       bytes = (c.C_in + 7) / 8;
