@@ -59,3 +59,51 @@ def test_operations_are_counted():
     x = anything(40, 3, 40, 21, 17)
     result, expected = pk.compile(net, pk.pack(x))(pk.pack(x), 40), pk.simulate(net, pk.pack(x), 40)
     assert result.synops == expected.synops and result.count().any()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("decay", [None, 0.5])
+@pytest.mark.parametrize("T", [12, 64, 70])
+def test_neurons_that_fire_in_periods(T, decay, target):
+    """Their input is constant, and they start from the potential that they are reset to."""
+    torch.manual_seed(T)
+    neuron = pk.neurons.IFNeuron(1.0, 0.25) if decay is None else pk.neurons.LIFNeuron(1.0, 0.25, decay=decay)
+    net = pk.Network()
+    net.append("first", pk.FusedConv2d(2, 40, 3, padding=1, neuron=neuron), ("",))
+    net.append("conv", pk.FusedIFConv2d(40, 33, 3, padding=1, v_threshold=2.0, v_reset=None), ("first",))
+    make_dyadic(net.eval(), 1 / 16)
+    x = (torch.rand(2, 2, 7, 9) * 8).round() / 8
+    values, _ = trace(net, x.expand(T, *x.shape))
+    result = Engine(follow(net, x.shape[1:], True), target=target)(x, T)
+    assert len(values["first"].sum(0).unique()) > 4 and values["conv"].any() and not values["conv"].all()
+    assert torch.equal(result.spikes.dense(), values["conv"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+@pytest.mark.parametrize("given", INPUTS)
+@pytest.mark.parametrize("C_out", [33, 70])
+def test_rounded_weights(C_out, given, precision, target):
+    """Rows of integers hold 32 or 64 channels; a weight far beyond the others leaves them room for few units."""
+    torch.manual_seed(C_out)
+    conv = pk.FusedIFConv2d(40, C_out, 3, padding=1, v_threshold=0.5)
+    conv.weight.data[5, :3] *= 100
+    net = nn.Sequential(conv, pk.FusedIFConv2d(C_out, 20, 3, v_threshold=0.1, v_reset=None)).eval()
+    x = pk.pack(INPUTS[given](40, 2, 40, 7, 9))
+    expected = pk.simulate(net, x, 40, precision=precision)
+    result = Engine(follow(net, x.shape[2:], False, precision), target=target)(x, 40)
+    assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
+    assert result.synops == expected.synops
+
+
+@pytest.mark.parametrize("T", [1, 20])
+def test_input_of_rounded_weights(T):
+    """Values of many bits are rounded for each sample, as simulate does, whether constant or not."""
+    torch.manual_seed(T)
+    net = nn.Sequential(pk.FusedIFConv2d(3, 20, 3), pk.FusedIFConv2d(20, 40, 3, v_threshold=0.1)).eval()
+    x = torch.rand(2, 3, 8, 8) * torch.tensor([1e-3, 1e6]).view(2, 1, 1, 1)
+    x[1, 0, 0, 0] = 3e-7
+    engine = pk.compile(net, x, precision="int8")
+    for given in (x, torch.stack([x, 3 * x] * (T // 2 + 1))[:T]):
+        expected = pk.simulate(net, given, T, precision="int8")
+        assert torch.equal(engine(given, T).spikes.dense(), expected.spikes.dense()) and expected.count().any()
