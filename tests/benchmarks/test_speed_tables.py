@@ -67,6 +67,6 @@ def test_table_of_three_machines_is_in_the_csv():
     for name, figures in cells(len(TABLES)).items():
         reset, machine = name.split(" reset, ")
         times = runs[max(key for key in runs if key[:3] == (reset, *MACHINES[machine]))]
-        loop = min(times["plain"], times["compiled"])
+        loop = min(times[key] for key in ("plain", "compiled") if key in times)
         expected = [f"{times[key]:.3g} ({loop / times[key]:.1f}x)" for key in contenders[:-1]]
-        assert figures == [*expected, f"{times['compiled']:.3g}"], name
+        assert figures == [*expected, f"{times['compiled']:.3g}" if "compiled" in times else "-"], name
