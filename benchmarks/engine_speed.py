@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("int16", "int8"), help="of the engine's weights, and of simulate's")
     parser.add_argument("--fast", action="store_true", help="without the compiled loop, which takes a minute to make")
     parser.add_argument("--latency", type=int, default=0, metavar="STEPS", help="time single steps of a stream")
-    parser.add_argument("--out", type=Path, help="a CSV file to add the rows to")
+    parser.add_argument("--out", type=Path, help="folder of the CSV file (default: none is written)")
     work("speed.engine_table", parser.parse_args(arguments))
 
 

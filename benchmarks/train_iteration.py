@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--snn-precision", choices=names.PRECISIONS, default="float32", help=text)
     add("--loops", type=some_of(LOOPS), default=LOOPS, help=f"of {shown(LOOPS)}; default: all")
     add("--root", type=Path, help="folder of Fashion-MNIST")
-    add("--out", type=Path, default=RESULTS / "train_iteration.csv")
+    add("--out", type=Path, default=RESULTS, help="folder of the CSV file")
     return parser.parse_args(arguments)
 
 

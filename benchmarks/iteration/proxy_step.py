@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(f"train_iteration.py: {error}") from error
     weights = "trained" if trained else "random weights"
     network = f"{options.weights or options.net} net, {weights}, T = {options.T}"
-    print(heading(network, f"{options.batch} Fashion-MNIST test images", options.out))
+    table = options.out / "train_iteration.csv"
+    print(heading(network, f"{options.batch} Fashion-MNIST test images", table))
     simulations = {OURS: model.snn} | loops(options, model.net, images)
     counts = {name: simulate(images) for name, simulate in simulations.items()}
     times = measure(options, model, simulations, images, labels)
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     for row in rows:
         print(f"{row['contender']}: {row['wall_s']} s ({row['times_slower']} times ours), CPU {row['cpu_s']} s")
-    tables.write_csv(options.out, COLUMNS, tables.read_csv(options.out) + rows)
+    tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
 
 
 def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:

@@ -30,5 +30,5 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"of {shown(names.SURROGATE_CONTENDERS)}; default: all",
     )  # fmt: skip
     parser.add_argument("--alone", choices=list(names.SURROGATE_CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "surrogate_step.csv")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
     work("iteration.surrogate_step_table", parser.parse_args(arguments))

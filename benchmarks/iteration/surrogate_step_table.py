@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     if options.alone:
         print(json.dumps(run_alone(options, options.alone)))
         return
-    print(heading("small net", f"{options.batch} Fashion-MNIST images, T = {options.T}", options.out))
+    table = options.out / "surrogate_step.csv"
+    print(heading("small net", f"{options.batch} Fashion-MNIST images, T = {options.T}", table))
     rows: list[dict] = []
     for name in options.contenders:
         found = in_a_process(options, name)
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         )
     for row in rows:
         row.pop("gradient")
-    tables.write_csv(options.out, COLUMNS, tables.read_csv(options.out) + rows)
+    tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
 
 
 def in_a_process(options: argparse.Namespace, name: str) -> dict:

@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     }  # fmt: skip
     weights = "trained" if trained else "random weights"
     images_are = f"{options.batch} Fashion-MNIST test images"
-    console.print(heading(f"{options.net} net, {options.reset} reset, {weights}", images_are, options.out))
+    csv_path = options.out and options.out / "engine_speed.csv"
+    console.print(heading(f"{options.net} net, {options.reset} reset, {weights}", images_are, csv_path))
     engines = {"engine": pk.compile(net, images, precision=options.precision)}
     console.print(str(engines["engine"]))
     if options.latency:
@@ -61,8 +62,8 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
         rows += [{**about, "T": T, "contender": name, "median_ms": f"{ms:.4f}"} for name, ms in taken.items()]
     console.print(table)
-    if options.out:
-        write_csv(options.out, list(rows[0]), read_csv(options.out) + rows)
+    if csv_path:
+        write_csv(csv_path, list(rows[0]), read_csv(csv_path) + rows)
 
 
 def in_turn(contenders: dict[str, Callable[[int], object]], T: int) -> dict[str, list[float]]:

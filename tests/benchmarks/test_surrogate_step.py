@@ -9,14 +9,14 @@ from iteration import surrogate_step, surrogate_step_table
 @pytest.mark.slow
 def test_contenders_are_compared(tmp_path):
     pytest.importorskip("spikingjelly")
-    out = tmp_path / "step.csv"
+    out = tmp_path / "surrogate_step.csv"
     surrogate_step.main(
         [
             "--batch=2",
             "--T=8",
             "--rounds=1",
             "--threads=1",
-            f"--out={out}",
+            f"--out={tmp_path}",
             "--contenders",
             "proxykernels,SpikingJelly",
         ]
@@ -28,5 +28,5 @@ def test_contenders_are_compared(tmp_path):
 
 def test_a_contender_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(surrogate_step_table, "in_a_process", lambda options, name: {"error": "no such module"})
-    surrogate_step.main([f"--out={tmp_path / 'step.csv'}", "--contenders", "snnTorch"])
+    surrogate_step.main([f"--out={tmp_path}", "--contenders", "snnTorch"])
     assert "snnTorch is left out: no such module" in capsys.readouterr().err

@@ -24,14 +24,14 @@ def arguments(tmp_path, monkeypatch) -> list[str]:
     for name in data.SAMPLE.glob("*.gz"):
         shutil.copy(name, tmp_path / name.name)
     options = "--net tiny --loops plain --batch 6 --T 9 --rounds 2"
-    return [*options.split(), "--root", str(tmp_path), "--out", str(tmp_path / "results" / "table.csv")]
+    return [*options.split(), "--root", str(tmp_path), "--out", str(tmp_path / "results")]
 
 
 def test_rows_are_appended(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)  # so little is quick emulated, too
     train_iteration.main(arguments)
     train_iteration.main([*arguments, "--precision", "bfloat16", "--snn-precision", "int8"])
-    rows = list(csv.DictReader((tmp_path / "results" / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "results" / "train_iteration.csv").open()))
     assert [row["contender"] for row in rows] == ["proxykernels", "plain"] * 2
     for column, second in ("precision", "bfloat16"), ("snn_precision", "int8"):
         assert [row[column] for row in rows] == ["float32"] * 2 + [second] * 2
@@ -69,7 +69,7 @@ def test_a_loop_that_does_not_run_here_is_left_out(arguments, monkeypatch, tmp_p
     monkeypatch.setattr(rivals, "build", build)
     train_iteration.main(arguments)
     assert "plain is left out: absent" in capsys.readouterr().err
-    assert len(list(csv.DictReader((tmp_path / "results" / "table.csv").open()))) == 1
+    assert len(list(csv.DictReader((tmp_path / "results" / "train_iteration.csv").open()))) == 1
 
 
 @pytest.mark.parametrize(
