@@ -2,7 +2,6 @@
 
 import math
 import os
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,27 +12,13 @@ from ..simulation.early_exit import Stop
 from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
 from . import file
-from .library import CONSTANT, SPIKES, VALUES, Compiled, Session, Tally
+from .library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
 from .plan import Plan, image_of
 from .result import Counted, Output, Result
 from .stopping import Asked
 from .stream import Stream
 
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
-
-
-@dataclass(frozen=True)
-class Given:
-    """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
-
-    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does.
-    """
-
-    x: Tensor
-    kind: int
-    N: int
-    T: int | None = None
-    rounds: bool = False
 
 
 class Engine:
@@ -132,11 +117,8 @@ class Engine:
             counts = torch.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
         if with_state:
             last = torch.empty(N, op.states, H * W, C)
-        threads = torch.get_num_threads()
-        ran = session.run(
-            given.x, given.kind, given.rounds, T, N, threads, fresh, goes_on, spikes, values, counts, last, tally, asked
-        )
-        if not ran:
+        written = Written(spikes, values, counts, last)
+        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked):
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
         return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)

@@ -3,6 +3,7 @@
 import ctypes
 import sys
 from ctypes import POINTER, c_char_p, c_int64
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,30 @@ class Compiled:
 Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight to a potential
 
 
+@dataclass(frozen=True)
+class Given:
+    """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
+
+    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does.
+    """
+
+    x: Tensor
+    kind: int
+    N: int
+    T: int | None = None
+    rounds: bool = False
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a run writes, as engine.h has it: tensors, or None."""
+
+    spikes: Tensor | None
+    values: Tensor | None
+    counts: Tensor | None
+    last: Tensor | None
+
+
 class Session:
     """The states and the memory that runs of a plan work on; of one caller at a time."""
 
@@ -76,12 +101,14 @@ class Session:
         self._session = self._functions.make_session(compiled._plan)
 
     def run(
-        self, x: Tensor, kind: int, rounds: bool, T: int, N: int, threads: int, fresh: bool, goes_on: bool,
-        spikes: Tensor | None, values: Tensor | None, counts: Tensor | None, last: Tensor | None, tally: "Tally", asked: Asked | None = None,
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
+        asked: Asked | None = None,
     ) -> bool:  # fmt: skip
-        """T steps of N samples, as engine.h has it; False: x is not finite, and nothing ran."""
-        pointers = [None if part is None else part.data_ptr() for part in (spikes, values, counts, last)]
-        run = Run(x.data_ptr(), kind, rounds, T, N, threads, fresh, goes_on, *pointers, ctypes.addressof(tally))
+        """T steps, as engine.h has it; False: the input is not finite, and nothing ran."""
+        outputs = written.spikes, written.values, written.counts, written.last
+        pointers = [None if part is None else part.data_ptr() for part in outputs]
+        x, about = given.x.data_ptr(), (given.kind, given.rounds, T, given.N, threads, fresh, goes_on)
+        run = Run(x, *about, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
         ran = bool(self._functions.run(self._session, run))
