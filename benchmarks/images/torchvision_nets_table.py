@@ -131,8 +131,8 @@ def speed(name: str, ann: nn.Module, calibration: Tensor, images: Tensor, option
     mean_rate = sum(rates.values()) / len(rates)
     print(
         f"{name}, {len(images)} images of {options.size} x {options.size}, T = {options.T}, soft reset, "
-        f"{torch.get_num_threads()} threads: {milliseconds[0]:.1f} ms an image, engine {milliseconds[1]:.1f}, step loop "
-        f"{loop:.0f} ({loop / milliseconds[0]:.1f} and {loop / milliseconds[1]:.1f} times as long); "
+        f"{torch.get_num_threads()} threads: {milliseconds[0]:.1f} ms an image, engine {milliseconds[1]:.1f}, "
+        f"step loop {loop:.0f} ({loop / milliseconds[0]:.1f} and {loop / milliseconds[1]:.1f} times as long); "
         f"mean rate of the layers {mean_rate:.1%}; "
         f"{different} of {measured[0].counts.numel()} counts differ, by rounding; at the peak {megabytes[0]} and "
         f"{megabytes[-1]} MB beyond the network"
