@@ -36,7 +36,7 @@ WINDOWS = [(40, 33, 3, 1, 1, 1), (100, 16, 3, 2, 1, 1), (150, 40, (1, 3), 1, (0,
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("given", INPUTS)
-@pytest.mark.parametrize("T", [12, 33, 64, 70])
+@pytest.mark.parametrize("T", [8, 33, 64, 70])
 def test_the_oracle(given, window, T, target):
     torch.manual_seed(T)
     C_in, C_out, kernel, stride, padding, dilation = window
@@ -63,7 +63,7 @@ def test_operations_are_counted():
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("decay", [None, 0.5])
-@pytest.mark.parametrize("T", [12, 64, 70])
+@pytest.mark.parametrize("T", [8, 64, 70])
 def test_neurons_that_fire_in_periods(T, decay, target):
     """Their input is constant, and they start from the potential that they are reset to."""
     torch.manual_seed(T)

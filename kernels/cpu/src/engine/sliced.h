@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t sliced_steps = 12;       // of a segment, at least
+constexpr int64_t sliced_steps = 8;       // of a segment, at least
 constexpr int64_t sliced_uses = 256;       // pixels times steps that go through a slice, at least
 constexpr int64_t few_spikes = 1 << 16;    // for which there is memory in any case
 constexpr int64_t most_band_lists = 1 << 17;  // lists of a band's input
