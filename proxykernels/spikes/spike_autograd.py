@@ -43,7 +43,7 @@ def applied(function: type[Function], *operands: Any) -> Any:
     default values, which takes longer than a small layer."""
     if not nobody_follows():
         return function.apply(*operands)
-    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(operands))
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(operands))  # type: ignore[misc]
 
 
 class _OnHandle(Function):
