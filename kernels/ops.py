@@ -9,92 +9,11 @@ Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C],
 no such thing, its fields stand one after another.
 """
 
-from functools import partial, wraps
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import backends
-from .backends import backend_of
-from .neurons import SCHEMA, Neuron
-from .surrogates import SCHEMA as SURROGATE_SCHEMA
-from .surrogates import Surrogate
+from .operators import operator
 from .unfused import output_size
-from .value_checks_cache import is_plain, nobody_follows
-
-VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}
-
-
-def _operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
-    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
-
-    arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
-    values: list = [(k, VALUES[part][0]) for k, part in enumerate(arguments) if part in VALUES]
-    for part, (_, fields) in VALUES.items():
-        schema = schema.replace(part, fields)
-
-    def grouped(operands: tuple) -> tuple:
-        """The dispatcher's flat list of fields, with the fields of a value put together."""
-        for k, kind in values:
-            stop = k + len(kind._fields)
-            operands = *operands[:k], kind(*operands[k:stop]), *operands[stop:]
-        return operands
-
-    def apart(operands: tuple) -> tuple:
-        """The inverse of :func:`grouped`."""
-        for k, _ in reversed(values):
-            operands = *operands[:k], *operands[k], *operands[k + 1 :]
-        return operands
-
-    def register(fake):
-        name = fake.__name__
-        torch.library.define(f"proxykernels::{name}", schema)
-        operator = getattr(torch.ops.proxykernels, name)
-
-        def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
-            return getattr(backend_of(device), name)(*grouped(operands))
-
-        for device in devices:
-            torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
-        torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*grouped(operands)))
-        if "(a!)" not in schema:
-            torch.library.register_vmap(f"proxykernels::{name}", partial(_one_after_another, operator))
-
-        @wraps(fake)
-        def launch(*operands):
-            if is_plain(operands):  # nobody sees the difference, and the dispatcher costs as much as a small layer
-                return getattr(backend_of("cpu"), name)(*operands)
-            return operator(*apart(operands))
-
-        return launch
-
-    return register
-
-
-def direct(*operands: Any) -> backends.CpuBackend | None:
-    """The kernels of a CPU, for a call on plain tensors of one that nobody follows; None: it must call the operators.
-
-    Nobody sees the difference, and the dispatcher costs as much as a small layer. Nothing has a gradient then.
-    """
-    if not nobody_follows():
-        return None
-    for x in operands:
-        if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu):
-            return None
-    return backends.cpu_backend()
-
-
-_PLAIN = Tensor, nn.Parameter
-
-
-def _one_after_another(operator, info, dims: tuple, *operands):
-    """torch.vmap of an operator: a call for each of the samples, along ``dims`` of the operands."""
-    pairs = [(x, dim if isinstance(x, Tensor) else None) for x, dim in zip(operands, dims, strict=True)]
-    calls = [operator(*(x if dim is None else x.select(dim, k) for x, dim in pairs)) for k in range(info.batch_size)]
-    if isinstance(calls[0], Tensor):
-        return torch.stack(calls), 0
-    return tuple(map(torch.stack, zip(*calls, strict=True))), (0,) * len(calls[0])
 
 
 def _words(like: Tensor, T: int, N: int, P: int, C: int) -> Tensor:
@@ -107,52 +26,52 @@ def _layer(like: Tensor, T: int, v: Tensor) -> tuple[Tensor, Tensor]:
     return _words(like, T, v.shape[0], *v.shape[-2:]), torch.empty_like(v, memory_format=torch.contiguous_format)
 
 
-@_operator("(Tensor dense) -> Tensor")
+@operator("(Tensor dense) -> Tensor")
 def pack(dense):
     """Bool [T, N, C, P] to words."""
     T, N, C, P = dense.shape
     return _words(dense, T, N, P, C)
 
 
-@_operator("(Tensor dense) -> (Tensor, bool)", devices=("cpu",))
+@operator("(Tensor dense) -> (Tensor, bool)", devices=("cpu",))
 def pack_binary(dense):
     """Values [T, N, C, H, W], of a type in cpu.words.PACKABLE, to words, and whether they are all 0 and 1."""
     T, N, C, H, W = dense.shape
     return _words(dense, T, N, H * W, C), True
 
 
-@_operator("(Tensor words, SymInt T, SymInt C, ScalarType dtype) -> Tensor")
+@operator("(Tensor words, SymInt T, SymInt C, ScalarType dtype) -> Tensor")
 def unpack(words, T, C, dtype):
     """Words to 0 and 1 [T, N, C, P]."""
     N = words.shape[0 if words.device.type == "cpu" else 1]
     return words.new_empty(T, N, C, words.shape[2], dtype=dtype)
 
 
-@_operator("(Tensor words, SymInt C, SymInt until) -> Tensor")
+@operator("(Tensor words, SymInt C, SymInt until) -> Tensor")
 def count(words, C, until):
     """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
     N = words.shape[0 if words.device.type == "cpu" else 1]
     return words.new_empty(N, C, words.shape[2], dtype=torch.int32)
 
 
-@_operator("(Tensor words) -> Tensor", devices=("cuda",))
+@operator("(Tensor words) -> Tensor", devices=("cuda",))
 def total(words):
     """All spikes: int64, no dimensions."""
     return words.new_empty((), dtype=torch.int64)
 
 
-@_operator("(Tensor words) -> Tensor")
+@operator("(Tensor words) -> Tensor")
 def total_of_pixels(words):
     """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
     return words.new_empty(words.shape[2], dtype=torch.int64)
 
 
-@_operator("(Tensor[] words, Tensor?[] reaches, Tensor(a!) counts) -> ()")
+@operator("(Tensor[] words, Tensor?[] reaches, Tensor(a!) counts) -> ()")
 def add_counts(words, reaches, counts):
     """Add the spikes of words over time, and how many neurons they reach (int32 [P], or None), to packed.new_counts."""
 
 
-@_operator("(Tensor words, SymInt C) -> Tensor")
+@operator("(Tensor words, SymInt C) -> Tensor")
 def flatten(words, C):
     """P pixels of C channels to one pixel of C * P channels, in the order of torch's flatten."""
     if words.device.type == "cpu":
@@ -160,14 +79,14 @@ def flatten(words, C):
     return words.new_empty(*words.shape[:2], 1, C * words.shape[2])
 
 
-@_operator("(Tensor words, SymInt C, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
+@operator("(Tensor words, SymInt C, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
 def max_pool2d(words, C, size, kernel_size, stride, padding):
     """The OR over each window of images of ``size`` (H, W)."""
     height, width = output_size(size, kernel_size, stride, padding, (1, 1))
     return words.new_empty(*words.shape[:2], height * width, words.shape[3])
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, Tensor counts, SymInt[] size, int[] kernel_size, int[] stride, int[] padding)"
     " -> (Tensor, Tensor)"
 )
@@ -178,19 +97,19 @@ def max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding):
     return _words(words, T, N, height * width, C), torch.empty_like(counts, memory_format=torch.contiguous_format)
 
 
-@_operator("(Tensor current, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+@operator("(Tensor current, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_scan(current, v, neuron):
     """IF on currents [T, N, P, C]."""
     return _layer(current, current.shape[0], v)
 
 
-@_operator("(Tensor current, SymInt T, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+@operator("(Tensor current, SymInt T, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_hold(current, T, v, neuron):
     """IF on a constant current [N, P, C], for T steps."""
     return _layer(current, T, v)
 
 
-@_operator(
+@operator(
     "(Tensor grad_spikes, Tensor? grad_v, Tensor current, Tensor v, Neuron neuron, Surrogate surrogate)"
     " -> (Tensor, Tensor, Tensor)"
 )
@@ -201,7 +120,7 @@ def scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate):
     return torch.empty_like(current, **options), torch.empty_like(v, **options), sums
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"
 )
@@ -210,7 +129,7 @@ def conv2d_currents(words, T, size, weight, bias, v, neuron, stride, padding, di
     return v.new_empty(T, v.shape[0], *v.shape[-2:])
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt[] size, Tensor grad_current, SymInt[] weight_shape, int[] stride, int[] padding,"
     " int[] dilation, int groups) -> Tensor"
 )
@@ -219,13 +138,13 @@ def conv2d_weight_gradient(words, size, grad_current, weight_shape, stride, padd
     return grad_current.new_empty(weight_shape)
 
 
-@_operator("(Tensor words, Tensor grad, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
+@operator("(Tensor words, Tensor grad, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
 def max_pool2d_backward(words, grad, size, kernel_size, stride, padding):
     """The gradient [T, N, P, C] of max pooling's input, of that of its output."""
     return grad.new_empty(*grad.shape[:2], size[0] * size[1], grad.shape[3], dtype=torch.float32)
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"
 )
@@ -234,7 +153,7 @@ def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation
     return _layer(words, T, v)
 
 
-@_operator(
+@operator(
     "(Tensor x, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)",
 )
@@ -243,7 +162,7 @@ def if_conv2d_real(x, weight, bias, v, neuron, stride, padding, dilation, groups
     return _layer(x, x.shape[0], v)
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor, Tensor)",
 )
@@ -254,7 +173,7 @@ def if_conv2d_pooled(words, T, size, weight, bias, v, neuron, stride, padding, d
     return spikes, pooled, torch.empty_like(v, memory_format=torch.contiguous_format)
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor bias, int[] stride, int[] padding, int[] dilation,"
     " int groups) -> Tensor"
 )
@@ -263,32 +182,32 @@ def conv2d_current_sums(words, T, size, weight, bias, stride, padding, dilation,
     return weight.new_empty(2, weight.shape[0], dtype=torch.float64)
 
 
-@_operator("(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
+@operator("(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
 def if_linear(words, T, weight, bias, v, neuron):
     """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
     return _layer(words, T, v)
 
 
-@_operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
+@operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
 def find_periods(current, T, neuron):
     """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, and potentials."""
     return torch.empty_like(current, dtype=torch.int16), torch.empty_like(current, dtype=torch.float32)
 
 
-@_operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
+@operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
 def expand_periods(periods, start, T):
     """Periods to the words of the steps start .. start + T - 1."""
     N, P, C = periods.shape
     return _words(periods, T, N, P, C)
 
 
-@_operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
+@operator("(Tensor periods, SymInt start, SymInt T) -> Tensor", devices=("cpu",))
 def total_periods(periods, start, T):
     """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
     return periods.new_empty(periods.shape[1], dtype=torch.int64)
 
 
-@_operator(
+@operator(
     "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)",
     devices=("cpu",),
@@ -298,7 +217,7 @@ def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, p
     return _layer(periods, T, v)
 
 
-@_operator(
+@operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, Tensor shortcut) -> (Tensor, Tensor)",
     devices=("cpu",),
@@ -308,7 +227,7 @@ def if_shortcut_conv2d(words, T, size, weight, bias, v, neuron, stride, padding,
     return _layer(words, T, v)
 
 
-@_operator(
+@operator(
     "(Tensor periods, SymInt start, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation) -> Tensor",
     devices=("cpu",),

@@ -32,7 +32,7 @@ class Neurons:
         shape: [N, ...].
         v: what they start from, as the functions take it.
         device: where they are.
-        kernels: what runs them: ops.direct, or the operators.
+        kernels: what runs them: operators.direct, or the operators.
         start: the state before the first step, and parameters: the neurons, as kernels take them.
     """
 

@@ -105,7 +105,7 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
 def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it.
 
-    ``kernels``: as of :func:`proxykernels.kernels.ops.direct`.
+    ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
     """
     if kernels is None:
         not_traced()

@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_map_only
 
 from ..kernels import backends, heap
 from ..kernels.value_checks_cache import is_fake_mode, nobody_follows
-from .spikes import Spikes, pack_if_binary
+from .packing import pack_if_binary
+from .spikes import Spikes
 
 FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are dense at once
 

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import ops, value_checks_cache
-from ..kernels.backends import CpuBackend
-from ..kernels.cpu.words import PACKABLE
+from ..kernels import ops
 from . import spike_autograd, word_ops
 from .storage import Periods, Words
+from .word_ops import pack_words
 
 _unsafe_view = torch.ops.aten._unsafe_view.default
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
@@ -87,7 +86,7 @@ class Spikes:
         return self._dense(dtype, ops)
 
     def _dense(self, dtype: torch.dtype, kernels: Any) -> Tensor:
-        """:meth:`dense` without a gradient; ``kernels``: of ops.direct, or the operators."""
+        """:meth:`dense` without a gradient; ``kernels``: of operators.direct, or the operators."""
         shape, kept, kind = self.shape, self._kept, dtype if self.scale == 1 else torch.bool
         bits = _unsafe_view(kernels.unpack(kept.words, shape[0], shape[2] if len(shape) > 2 else 1, kind), shape)
         return bits if self.scale == 1 else (bits * self.scale).to(dtype)
@@ -245,75 +244,3 @@ COUNTERPARTS = {  # function of torch -> what takes spikes in its place
     "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
     "dropout": "proxykernels.Dropout, which drops the same units at every step",
 }
-
-
-_NOT_BINARY = (
-    "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to if_scan, if_hold "
-    "or a layer"
-)
-
-
-def pack(dense: Tensor) -> Spikes:
-    """Pack a tensor of 0 and 1 into :class:`Spikes`, one bit per spike.
-
-    Args:
-        dense: [T, N, ...] of 0 and 1, of any dtype, with at least one step.
-
-    Returns:
-        Spikes (T, N, ...) on the same device. ``.dense()`` unpacks them.
-
-    Raises:
-        TypeError: ``dense`` is not a tensor.
-        ValueError: it has fewer than two dimensions, no step, or values other than 0 and 1 (NaN included).
-    """
-    if not isinstance(dense, Tensor):
-        raise TypeError(f"dense must be a torch.Tensor [T, N, ...], got {type(dense).__name__}")
-    if dense.is_meta or dense.layout != torch.strided:
-        got = "on meta" if dense.is_meta else dense.layout
-        raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
-    if dense.ndim < 2 or dense.shape[0] < 1:
-        raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
-    bits = dense.packed() if hasattr(dense, "packed") else None  # a SpikeTensor, which stands above Spikes
-    if bits is not None:
-        return bits
-    if not value_checks_cache.can_be_read(dense):
-        if torch.compiler.is_compiling():  # the graph looks at the values that it gets
-            torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)
-        return Spikes(pack_words(dense.bool()), dense.shape)
-    spikes = pack_if_binary(dense)
-    if spikes is None:
-        raise ValueError(_NOT_BINARY)
-    return spikes
-
-
-def pack_if_binary(dense: Tensor, kernels: CpuBackend | None = None) -> Spikes | None:
-    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass.
-
-    ``kernels``: as of :func:`proxykernels.kernels.ops.direct`.
-    """
-    if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
-        images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
-        words, binary = (kernels or ops).pack_binary(images if images.ndim == 5 else images.flatten(4))
-        return Spikes(words, dense.shape) if binary else None
-    return Spikes(pack_words(dense.bool()), dense.shape) if is_binary(dense) else None
-
-
-def _packs_in_one_pass(dense: Tensor) -> bool:
-    can = dense.device.type == "cpu" and value_checks_cache.can_be_read(dense)
-    return can and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing()
-
-
-def is_binary(dense: Tensor) -> bool:
-    """Whether a tensor holds nothing but 0 and 1."""
-    dense = value_checks_cache.plain(dense)
-    if dense.dtype == torch.bool:
-        return True
-    first = dense[:1] if dense.ndim else dense  # of most real values it tells
-    return all(torch.equal(part, part.ne(0).to(dense.dtype)) for part in (first, dense))
-
-
-def pack_words(dense: Tensor) -> Tensor:
-    """The words of bool spikes [T, N, ...]."""
-    T, N = dense.shape[:2]
-    C = dense.shape[2] if dense.ndim > 2 else 1
-    return ops.pack(dense.reshape(T, N, C, math.prod(dense.shape[3:])))

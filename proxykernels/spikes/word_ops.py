@@ -3,6 +3,8 @@
 Of plain torch and the operators, so that torch.compile traces them.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ from ..kernels.gpu import words as words_over_time
 
 Pair = tuple[int, int]  # of height and width
 COUNTED = words_over_time.COUNTED
+
+
+def pack_words(dense: Tensor) -> Tensor:
+    """The words of bool spikes [T, N, ...]."""
+    T, N = dense.shape[:2]
+    C = dense.shape[2] if dense.ndim > 2 else 1
+    return ops.pack(dense.reshape(T, N, C, math.prod(dense.shape[3:])))
 
 
 def over_time(words: Tensor) -> bool:

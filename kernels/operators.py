@@ -1,0 +1,87 @@
+"""How the operators of ops.py are registered with torch, and when a call needs none of them."""
+
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import backends
+from .backends import backend_of
+from .neurons import SCHEMA, Neuron
+from .surrogates import SCHEMA as SURROGATE_SCHEMA
+from .surrogates import Surrogate
+from .value_checks_cache import is_plain, nobody_follows
+
+VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}
+
+
+def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
+    """Register an operator: the decorated function computes the shapes of its results; each backend has the kernel."""
+
+    arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
+    values: list = [(k, VALUES[part][0]) for k, part in enumerate(arguments) if part in VALUES]
+    for part, (_, fields) in VALUES.items():
+        schema = schema.replace(part, fields)
+
+    def grouped(operands: tuple) -> tuple:
+        """The dispatcher's flat list of fields, with the fields of a value put together."""
+        for k, kind in values:
+            stop = k + len(kind._fields)
+            operands = *operands[:k], kind(*operands[k:stop]), *operands[stop:]
+        return operands
+
+    def apart(operands: tuple) -> tuple:
+        """The inverse of :func:`grouped`."""
+        for k, _ in reversed(values):
+            operands = *operands[:k], *operands[k], *operands[k + 1 :]
+        return operands
+
+    def register(fake):
+        name = fake.__name__
+        torch.library.define(f"proxykernels::{name}", schema)
+        of_dispatcher = getattr(torch.ops.proxykernels, name)
+
+        def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
+            return getattr(backend_of(device), name)(*grouped(operands))
+
+        for device in devices:
+            torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
+        torch.library.register_fake(f"proxykernels::{name}", lambda *operands: fake(*grouped(operands)))
+        if "(a!)" not in schema:
+            torch.library.register_vmap(f"proxykernels::{name}", partial(_one_after_another, of_dispatcher))
+
+        @wraps(fake)
+        def launch(*operands):
+            if is_plain(operands):  # nobody sees the difference, and the dispatcher costs as much as a small layer
+                return getattr(backend_of("cpu"), name)(*operands)
+            return of_dispatcher(*apart(operands))
+
+        return launch
+
+    return register
+
+
+def direct(*operands: Any) -> backends.CpuBackend | None:
+    """The kernels of a CPU, for a call on plain tensors of one that nobody follows; None: it must call the operators.
+
+    Nobody sees the difference, and the dispatcher costs as much as a small layer. Nothing has a gradient then.
+    """
+    if not nobody_follows():
+        return None
+    for x in operands:
+        if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu):
+            return None
+    return backends.cpu_backend()
+
+
+_PLAIN = Tensor, nn.Parameter
+
+
+def _one_after_another(operator, info, dims: tuple, *operands):
+    """torch.vmap of an operator: a call for each of the samples, along ``dims`` of the operands."""
+    pairs = [(x, dim if isinstance(x, Tensor) else None) for x, dim in zip(operands, dims, strict=True)]
+    calls = [operator(*(x if dim is None else x.select(dim, k) for x, dim in pairs)) for k in range(info.batch_size)]
+    if isinstance(calls[0], Tensor):
+        return torch.stack(calls), 0
+    return tuple(map(torch.stack, zip(*calls, strict=True))), (0,) * len(calls[0])
