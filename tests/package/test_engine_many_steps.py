@@ -107,3 +107,15 @@ def test_input_of_rounded_weights(T):
     for given in (x, torch.stack([x, 3 * x] * (T // 2 + 1))[:T]):
         expected = pk.simulate(net, given, T, precision="int8")
         assert torch.equal(engine(given, T).spikes.dense(), expected.spikes.dense()) and expected.count().any()
+
+
+def test_an_input_of_float64_is_rounded_once():
+    """Just above a half of the last of 24 bits: float32, which has no room for the rest, would make it the half."""
+    unit = 2.0**-23
+    layer = pk.FusedIFLinear(2, 1, bias=False, v_threshold=(2**21 + 1) * unit).eval()
+    layer.weight.data = torch.tensor([[0.0, 1.0]])
+    x = torch.tensor([[1.0, (2**21 + 0.5) * unit + 2.0**-45]], dtype=torch.float64)
+    engine = pk.compile(layer, x.float(), precision="int8")
+    for given in (x, x[None]):
+        expected = pk.simulate(layer, given, 1, precision="int8").count()
+        assert expected.item() == 1 and torch.equal(engine(given, 1).count(), expected)
