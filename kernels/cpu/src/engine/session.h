@@ -14,8 +14,7 @@ struct View {
     const uint8_t* spikes = nullptr;
     const float* values = nullptr;
     int64_t image = 0, step = 0, pixel = 0, channel = 1;  // a step of 0: held
-    bool periodic =
-        false;  // whether a neuron that first fires at step t fires at all steps of which t + 1 divides the number + 1
+    bool periodic = false;  // each neuron fires at the steps t where its period divides t + 1
 
     const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
     const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
