@@ -159,7 +159,7 @@ class Engine:
             if not sequence:
                 raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
             x = pack(x) if len(x) and is_binary(x) else x.float()  # numbers of events are exact
-        elif rounds and x.dtype == torch.float64:  # float32 would round it once before
+        elif isinstance(x, Tensor) and rounds and x.dtype == torch.float64:  # float32 would round it once before
             checks.finite("x", x)
             x = round_input(x.detach(), int(sequence))
         if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
