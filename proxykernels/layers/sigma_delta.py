@@ -108,6 +108,7 @@ class SigmaDeltaNeurons(SpikingLayer):
     Args:
         synapses: one for each input: nn.Conv2d, nn.Conv1d, nn.Linear or nn.Identity. They hold the thresholds.
         neuron: the neurons.
+        rectifies: whether the activation is a ReLU; False: an identity.
         fires: False: no neurons; what arrives is passed on as real values.
 
     Attributes:
@@ -118,11 +119,12 @@ class SigmaDeltaNeurons(SpikingLayer):
     scale: Tensor
 
     def __init__(
-        self, *synapses: nn.Module, neuron: SigmaDelta, scale: Tensor, limit: float | None = None, fires: bool = True
-    ):
+        self, *synapses: nn.Module, neuron: SigmaDelta, scale: Tensor, limit: float | None = None,
+        rectifies: bool = True, fires: bool = True,
+    ):  # fmt: skip
         super().__init__()
         self.synapses = nn.ModuleList(synapses)
-        self.neuron, self.limit, self.fires = neuron, limit, fires
+        self.neuron, self.limit, self.rectifies, self.fires = neuron, limit, rectifies, fires
         self.register_buffer("scale", scale.detach().clone())
 
     def forward(self, x: Any, v: Tensor | None = None):
@@ -162,12 +164,15 @@ class SigmaDeltaNeurons(SpikingLayer):
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         limit = torch.inf if self.limit is None else self.limit
         highest = torch.full((channels,), limit, device=self.scale.device)
-        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0, highest / self.scale)
+        return sigma_delta.SigmaDelta(
+            self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest / self.scale
+        )
 
     def extra_repr(self) -> str:
         if not self.fires:
             return "passes real values on"
-        return f"exponents={self.neuron.exponents}" + ("" if self.limit is None else f", limit={self.limit:g}")
+        limit = "" if self.limit is None else f", limit={self.limit:g}"
+        return f"exponents={self.neuron.exponents}{limit}" + ("" if self.rectifies else ", signed")
 
 
 def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Tensor, Tensor | None]:

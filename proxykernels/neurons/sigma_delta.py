@@ -23,12 +23,16 @@ class SigmaDelta:
 
     Attributes:
         exponents: K, from 1 to 12.
+        signed: whether layers without a ReLU, such as linear bottlenecks, become neurons too, with z[t] in the place of
+            relu(z[t]), and the largest absolute value for theta. False: they pass real values on, which are multiplied
+            at each step; the outputs come in fewer steps. The last layer passes real values on in any case.
 
     Raises:
-        TypeError, ValueError: exponents is no such integer.
+        TypeError, ValueError: exponents is no such integer, or signed no bool.
     """
 
     exponents: int = 9
+    signed: bool = False
 
     fires: ClassVar[bool] = True
 
@@ -37,3 +41,5 @@ class SigmaDelta:
             raise TypeError(f"exponents must be an integer, got {self.exponents!r}")
         if not 1 <= self.exponents <= MOST_EXPONENTS:
             raise ValueError(f"exponents must be from 1 to {MOST_EXPONENTS}, got {self.exponents}")
+        if not isinstance(self.signed, bool):
+            raise TypeError(f"signed must be a bool, got {self.signed!r}")

@@ -50,9 +50,11 @@ class Graph(GraphLayers):
         model: str,
         is_neuron: Callable[[nn.Module], bool],
         negligible: tuple[type, ...] = (),
+        signed: bool = False,
     ):
-        """``negligible``: modules of another library that change nothing."""
+        """``negligible``: modules of another library that change nothing. ``signed``: as the attribute."""
         super().__init__()
+        self.signed = signed
         self.traced, self.model, self.is_neuron = traced, model, is_neuron
         self.negligible = (*NEGLIGIBLE, *negligible)
         weights = (value for value in (*traced.parameters(), *traced.buffers()) if value.is_floating_point())
@@ -186,7 +188,7 @@ class Graph(GraphLayers):
         if isinstance(x, Current) and len(x.projections) == 1:
             projection = x.projections[0]
             turns = norm.weight is not None and not bool((norm.weight > 0).all())  # some channels' signs
-            if projection.norm is None and not projection.added and not isinstance(projection.module, nn.Identity):
+            if projection.norm is None and projection.is_layer:
                 if not (x.pools and turns):  # else it may not change places with a maximum
                     projection.norm = norm
                     return x

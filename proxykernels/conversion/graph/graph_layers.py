@@ -28,6 +28,7 @@ class GraphLayers:
 
     model: str  # its name, for messages
     rates: bool  # whether firing rates stand for the values of a ReLU network
+    signed: bool  # whether currents without an activation become spikes of either sign, not real values
 
     def __init__(self) -> None:
         self.populations: dict[str, Population] = {}
@@ -54,12 +55,13 @@ class GraphLayers:
         return {name: population for name, population in self.populations.items() if population.fires}
 
     def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
-        """Turn a current into a signal of real values."""
+        """Turn a current into a signal of real values, or of spikes of either sign."""
         if isinstance(x, Signal):
             return x
         self.order.append(x.name)
-        self.populations[x.name] = Population(x, node, None, fires=False)
-        signal = Signal(x.name, Network.INPUT, False, True, shape_of(node))
+        signed = self.signed and any(projection.is_layer for projection in x.projections)
+        self.populations[x.name] = Population(x, node, None, fires=signed, signed=signed)
+        signal = Signal(x.name, x.name if signed else Network.INPUT, False, True, shape_of(node))
         for name, pool, path in x.pools:
             signal = self._pool(name, pool, signal, path, shape_of(node))
         self.carried[node] = signal

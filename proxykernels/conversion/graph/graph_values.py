@@ -47,6 +47,11 @@ class Projection:
     norm: Any = None
     added: bool = False
 
+    @property
+    def is_layer(self) -> bool:
+        """Whether the module is a layer of the model, with weights of its own."""
+        return not self.added and not isinstance(self.module, nn.Identity)
+
 
 @dataclass
 class Current:
@@ -67,12 +72,14 @@ class Population:
         node: the node of the model whose output they replace.
         neuron: the model's activation; None: a last layer without one.
         fires: whether they fire; False: real values are passed on.
+        signed: whether they fire for a current that no activation follows, in spikes of either sign.
     """
 
     current: Current
     node: fx.Node
     neuron: nn.Module | None
     fires: bool = True
+    signed: bool = False
 
     @property
     def modules(self) -> list[nn.Module]:

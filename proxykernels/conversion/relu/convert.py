@@ -88,7 +88,8 @@ def convert(
             weights, weights and biases are rescaled, and outputs are divided by the last layer's scale.
 
         neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
-            neurons. Their thresholds are the largest activation of each channel; ``method``, ``percentile``,
+            neurons, also of layers without a ReLU with ``SigmaDelta(signed=True)``. Their thresholds are the largest
+            activation of each channel; ``method``, ``percentile``,
             ``v_reset``, ``v_init`` and ``share`` are not for them. Max pooling becomes :class:`RunningMaxPool2d`. Such
             networks are for :func:`simulate` alone. Their ``result.potentials`` are the outputs of ``ann`` as
             far as each step tells them, ``result.logits`` those of the last step.
@@ -120,7 +121,7 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     neuron_checks.neuron(1.0, v_reset)
-    signed = sigma_delta.neuron_of(
+    changes = sigma_delta.neuron_of(
         neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
         v_init=(v_init, None),
     )  # fmt: skip
@@ -143,7 +144,7 @@ def convert(
         followed = _run(fx.Interpreter(traced), few, name)
         one_output(traced, name)
         _run(Notes(traced), few, name)
-        graph = ReluGraph(traced, name, _is_relu)
+        graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
         _check_followed(model, few, followed)
         if share:
             _check_shareable(graph)
@@ -155,7 +156,7 @@ def convert(
             _run(watcher, batch, graph.model)
             if sum(map(len, samples)) < SAMPLES:
                 samples.append(batch)
-        if signed:
+        if changes:
             scales = sigma_delta.thresholds(graph, distributions)
         else:
             scales = scales_of(graph, distributions, method, percentile)
@@ -166,12 +167,12 @@ def convert(
     for name, population in graph.populations.items():
         fold_norms(population, model)
         rescale(population, scales, name, graph.like)
-    if signed:
+    if changes:
         sigma_delta.use_running_maxima(graph)
 
     def layer(name: str, population: Population) -> nn.Module:
-        if signed:
-            return sigma_delta.layer_of(population, scales[name], signed)
+        if changes:
+            return sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
         built: Any = build_layer(population.modules, IFNeuron(1.0, v_reset), HALF if v_init is None else v_init)
@@ -184,7 +185,7 @@ def convert(
     net.input_dims, net._parts = few.ndim, parts_of(followed)
     check(net, graph, scales, original)
     del original
-    if v_init is None and v_reset is None and not signed:
+    if v_init is None and v_reset is None and not changes:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])
     return net

@@ -34,6 +34,7 @@ class Distribution:
     """Maximum and percentiles of the positive part of values [N, C, ...] that come in parts, in one pass.
 
     A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
+    ``signed``: of absolute values.
 
     Attributes:
         maximum: of each channel, float32 [C]. lowest: of all values, at most 0.
@@ -42,7 +43,8 @@ class Distribution:
 
     SHIFT = 12
 
-    def __init__(self):
+    def __init__(self, signed: bool = False):
+        self.signed = signed
         self.maximum, self.counts = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         self.second: float | None = None
         self.lowest = 0.0
@@ -50,7 +52,7 @@ class Distribution:
     def add(self, values: Tensor) -> None:
         values = values.detach().float()
         self.lowest = min(self.lowest, values.amin().item())
-        values = values.clamp(min=0).abs()  # of -0.0, too
+        values = (values if self.signed else values.clamp(min=0)).abs()  # of -0.0, too
         self.maximum = torch.maximum(values.amax([d for d in range(values.ndim) if d != 1]).cpu(), self.maximum)
         if values.ndim == 2 and values.shape[1] > 1:
             self.second = max(self.second or 0.0, values.topk(2, 1).values[:, 1].max().item())
@@ -66,7 +68,7 @@ class Distribution:
 
 def watched(graph: ReluGraph) -> tuple[dict[str, Distribution], dict[fx.Node, list[Distribution]]]:
     """A distribution for each population that fires, and those that each node's values go to."""
-    distributions = {name: Distribution() for name in graph.firing}
+    distributions = {name: Distribution(population.signed) for name, population in graph.firing.items()}
     nodes: dict[fx.Node, list[Distribution]] = {}
     for name, population in graph.firing.items():
         nodes.setdefault(population.node, []).append(distributions[name])

@@ -1,6 +1,7 @@
 """Networks of sigma-delta neurons: a threshold of each channel, and layers.
 
-A threshold is the largest activation of its channel on the calibration data. Weights hold them, as they do scales of
+A threshold is the largest activation of its channel on the calibration data, of a layer without a ReLU the largest
+absolute value. Weights hold them, as they do scales of
 rates: a spike of 1 is one threshold. Neurons of an identity shortcut keep thresholds of their own, and the shortcut has
 their ratio for a weight.
 """
@@ -62,7 +63,7 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
         largest = distribution.maximum.max().item()
         if not math.isfinite(largest):
             raise ValueError(f"{graph.model}: {population.current.path} overflows on the calibration data")
-        if population.neuron is None:
+        if population.neuron is None and not population.signed:
             continue
         if largest == 0:
             path = population.current.path
@@ -85,8 +86,10 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
 def layer_of(population: Population, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
     """The neurons of a population, or what passes its sum on as real values."""
     modules = [synapse_of(module).plain() for module in population.modules]
-    fires = population.fires and population.neuron is not None
-    return SigmaDeltaNeurons(*modules, neuron=neuron, scale=scale, limit=limit(population.neuron), fires=fires)
+    return SigmaDeltaNeurons(
+        *modules, neuron=neuron, scale=scale, limit=limit(population.neuron), rectifies=population.neuron is not None,
+        fires=population.signed or (population.fires and population.neuron is not None),
+    )  # fmt: skip
 
 
 def use_running_maxima(graph: ReluGraph) -> None:
