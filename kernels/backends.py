@@ -22,7 +22,7 @@ from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which th
 from .cpu.fallback import Fallback
 from .neurons import Neuron
 from .rounding import Precision
-from .sigma_delta import Counts, SigmaDelta, Window
+from .sigma_delta import Counts, SigmaDelta, State, Window
 from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
@@ -139,7 +139,7 @@ class Backend(Protocol):
 
     def sigma_delta(
         self, x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-        neuron: SigmaDelta | None, window: Window, /,
+        neuron: SigmaDelta | None, window: Window, state: State | None = None, /,
     ) -> tuple[Tensor, Counts]:  # fmt: skip
         """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
 

@@ -159,19 +159,23 @@ def sigma_delta(
     theta: float | Tensor = 1.0,
     lowest: float = 0.0,
     highest: float | Tensor = math.inf,
+    state: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Sigma-delta neurons on what arrives, [T, N, C, ...]: what they send, of the same shape.
 
     ``theta`` and ``highest``: numbers, or one a channel [C]; the activation is z, from ``lowest`` to ``highest``.
+    ``state``: z and a, [N, C, ...], replaced in place by those after the last step; None: zeros.
     """
     theta, highest = (torch.as_tensor(value).view(-1, *[1] * (arrived.ndim - 3)) for value in (theta, highest))
-    z = a = torch.zeros(arrived.shape[1:], device=arrived.device)
+    z, a = state or (torch.zeros(arrived.shape[1:], device=arrived.device),) * 2
     sent = []
     for step in arrived.float():
         z = z + step
         s = theta * nearest_power((z.minimum(highest).clamp(min=lowest) - a) / theta, exponents)
         a = a + s
         sent.append(s)
+    if state is not None:
+        state[0].copy_(z), state[1].copy_(a)
     return torch.stack(sent)
 
 

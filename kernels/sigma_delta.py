@@ -20,6 +20,7 @@ from .unfused import exact
 MOST_EXPONENTS = 12
 Pair = tuple[int, int]
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
+State = tuple[Tensor, Tensor]  # z, what has arrived, and a, what was sent
 
 
 class SigmaDelta(NamedTuple):
@@ -120,7 +121,7 @@ def padded(arrived: Tensor, T: int) -> Tensor:
 
 def sigma_delta(
     x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-    neuron: SigmaDelta | None, window: Window,
+    neuron: SigmaDelta | None, window: Window, state: State | None = None,
 ) -> tuple[Tensor, Counts]:  # fmt: skip
     """The definition, and any convolution: what a backend's ``sigma_delta`` computes.
 
@@ -129,6 +130,8 @@ def sigma_delta(
             None: ``added`` is all that arrives.
         added: what arrives besides, float32 [N, T, P_out, C_out]; or None.
         neuron: None: no neurons.
+        state: z and a of the neurons, contiguous float32 [N, P_out, C_out], replaced by those after the T steps;
+            None: zeros, and not kept.
 
     Returns:
         Codes int8 [N, T, P_out, C_out]; without neurons what arrives, float32 of the same shape.
@@ -138,7 +141,8 @@ def sigma_delta(
     if neuron is None:
         return arrived.contiguous(), Counts(0, additions)
     spikes = reference.sigma_delta(
-        arrived.permute(1, 0, 3, 2), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest
-    )
+        arrived.permute(1, 0, 3, 2), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest,
+        state=None if state is None else (state[0].transpose(1, 2), state[1].transpose(1, 2)),
+    )  # fmt: skip
     codes = codes_of(spikes).permute(1, 0, 3, 2).contiguous()
     return codes, Counts(int(codes.count_nonzero()), additions)

@@ -41,7 +41,7 @@ Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
     conversion_report              compares a converted network with its ReLU network, layer by layer
     explain                        the kernel of each layer, and why it was chosen
-    margin                         a rule for early exit
+    margin, settled                rules for early exit
     Shards                         distributes a data set over processes
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
@@ -140,7 +140,7 @@ from .layers import (  # noqa: E402
 from .network import Network  # noqa: E402
 from .sequences import time_first  # noqa: E402
 from .shards import Shards  # noqa: E402
-from .simulation.early_exit import margin  # noqa: E402
+from .simulation.early_exit import margin, settled  # noqa: E402
 from .simulation.explain import explain  # noqa: E402
 from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
@@ -216,6 +216,7 @@ __all__ = [
     "learn_neurons",
     "load",
     "margin",
+    "settled",
     "max_pool2d",
     "neurons",
     "pack",

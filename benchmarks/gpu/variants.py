@@ -140,7 +140,12 @@ SMALL: dict[str, dict[str, Arguments]] = {
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
-    "sigma_delta": _by_sizes(_SIGMA_DELTA, 512, "places", "channels"),
+    "sigma_delta": _by_sizes(_SIGMA_DELTA | {"z_pointer": "fp32", "a_pointer": "fp32"}, 512, "places", "channels")
+    | {
+        "from-rest": Arguments(
+            _SIGMA_DELTA, {"BLOCK": 512, "z_pointer": None, "a_pointer": None}, ("places", "channels")
+        )
+    },
     "pack": {
         "channels-first": Arguments(_PACK, {"BLOCK": 512, "stride_p": 1}),
         "channels-last": Arguments(_PACK, {"BLOCK": 512, "stride_c": 1}),

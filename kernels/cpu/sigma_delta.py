@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, sigma_delta
-from ..sigma_delta import Counts, SigmaDelta, Window
+from ..sigma_delta import Counts, SigmaDelta, State, Window
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import require_finite
@@ -34,7 +34,7 @@ class SigmaDeltas:
 
     def sigma_delta(
         self, x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None,
-        added: Tensor | None, T: int, neuron: SigmaDelta | None, window: Window,
+        added: Tensor | None, T: int, neuron: SigmaDelta | None, window: Window, state: State | None = None,
     ) -> tuple[Tensor, Counts]:  # fmt: skip
         """kernels/sigma_delta.py has arguments and results."""
         stride, padding, dilation, groups = window
@@ -64,7 +64,7 @@ class SigmaDeltas:
         counts = torch.zeros(2, dtype=torch.int64)
         given = [None if t is None else t.contiguous() for t in (x, packed, bias, added, highest)]
         written = (None, y) if neuron is None else (y, None)
-        pointers = (None if t is None else t.data_ptr() for t in (*given, *written, counts))
+        pointers = (None if t is None else t.data_ptr() for t in (*given, *written, *(state or (None, None)), counts))
         lowest, exponents = (0.0, 1) if neuron is None else (neuron.lowest, neuron.exponents)
         real = x is not None and x.dtype != torch.int8
         sizes = N, T, steps, P, C, C_in, *size, width, *kernel, *stride, *padding, *dilation

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import sigma_delta as definition
-from ..sigma_delta import Counts, SigmaDelta, Window
+from ..sigma_delta import Counts, SigmaDelta, State, Window
 
 # As of if_scan.py: a thread has four neurons, that is a 16-byte load a step.
 BLOCK = 512
@@ -24,6 +24,8 @@ def _sigma_delta_kernel(
     highest_pointer,  # [channels], float32, the largest activation
     codes_pointer,  # [N, T, places], int8
     fired_pointer,  # [programs], int32: the spikes of each
+    z_pointer,  # [N, places], float32: what has arrived before, replaced by that after the steps; None: 0, not kept
+    a_pointer,  # the same of what was sent
     T,
     T_in,
     places,  # neurons of a sample
@@ -39,8 +41,12 @@ def _sigma_delta_kernel(
     mask = offsets < places
     highest = tl.load(highest_pointer + offsets % channels, mask=mask, other=0.0)
     least = (128 - exponents) << 23
-    z = tl.zeros((BLOCK,), tl.float32)
-    a = tl.zeros((BLOCK,), tl.float32)
+    if z_pointer is None:
+        z = tl.zeros((BLOCK,), tl.float32)
+        a = tl.zeros((BLOCK,), tl.float32)
+    else:
+        z = tl.load(z_pointer + sample * places + offsets, mask=mask, other=0.0)
+        a = tl.load(a_pointer + sample * places + offsets, mask=mask, other=0.0)
     fired = tl.zeros((BLOCK,), tl.int32)
     arrived_row = arrived_pointer + sample * T_in * places
     codes_row = codes_pointer + sample * T * places
@@ -60,17 +66,24 @@ def _sigma_delta_kernel(
         fired += (fires & mask).to(tl.int32)
         arrived_row += places
         codes_row += places
+    if z_pointer is not None:
+        tl.store(z_pointer + sample * places + offsets, z, mask=mask)
+        tl.store(a_pointer + sample * places + offsets, a, mask=mask)
     tl.store(fired_pointer + tl.program_id(0), tl.sum(fired, axis=0))
 
 
-def scan(arrived: Tensor, T: int, neuron: SigmaDelta) -> tuple[Tensor, int]:
-    """All T steps of neurons on what arrives, float32 [N, T_in, P, C]: codes int8 [N, T, P, C], and the spikes."""
+def scan(arrived: Tensor, T: int, neuron: SigmaDelta, state: State | None = None) -> tuple[Tensor, int]:
+    """All T steps of neurons on what arrives, float32 [N, T_in, P, C]: codes int8 [N, T, P, C], and the spikes.
+
+    ``state``: as in ../sigma_delta.py.
+    """
     N, T_in, P, C = arrived.shape
     codes = arrived.new_zeros((N, T, P, C), dtype=torch.int8)
     if codes.numel() == 0:  # an empty grid is an error of the driver
         return codes, 0
     programs = N * triton.cdiv(P * C, BLOCK)
     fired = torch.empty(programs, dtype=torch.int32, device=arrived.device)
+    z, a = state or (None, None)
     # One program owns BLOCK neighbouring neurons of a sample for all steps.
     with torch.cuda.device_of(arrived):
         _sigma_delta_kernel[(programs,)](
@@ -78,6 +91,8 @@ def scan(arrived: Tensor, T: int, neuron: SigmaDelta) -> tuple[Tensor, int]:
             highest_pointer=neuron.highest.to(arrived.device).contiguous(),
             codes_pointer=codes,
             fired_pointer=fired,
+            z_pointer=z,
+            a_pointer=a,
             T=T,
             T_in=T_in,
             places=P * C,
@@ -94,11 +109,11 @@ def scan(arrived: Tensor, T: int, neuron: SigmaDelta) -> tuple[Tensor, int]:
 
 def sigma_delta(
     x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-    neuron: SigmaDelta | None, window: Window,
+    neuron: SigmaDelta | None, window: Window, state: State | None = None,
 ) -> tuple[Tensor, Counts]:  # fmt: skip
     """../sigma_delta.py has arguments and results."""
     arrived, additions = definition.all_that_arrives(x, size, weight, bias, added, window)
     if neuron is None:
         return definition.padded(arrived, T).contiguous(), Counts(0, additions)
-    codes, spikes = scan(arrived, T, neuron)
+    codes, spikes = scan(arrived, T, neuron, state)
     return codes, Counts(spikes, additions)

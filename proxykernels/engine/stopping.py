@@ -26,7 +26,7 @@ class Asked:
         """As engine.h has it: ``counts`` and ``decided`` are addresses."""
         answer = (ctypes.c_uint8 * n).from_address(decided)
         try:
-            told = decided_by(self._stop, _int32(counts, (n, *self._shape)), t)
+            told = decided_by(self._stop, _int32(counts, (n, *self._shape)), t, n)
         except BaseException as error:  # none passes through the library
             self.error, told = error, torch.ones(n, dtype=torch.bool)
         torch.frombuffer(answer, dtype=torch.uint8).copy_(told)

@@ -137,8 +137,16 @@ class SigmaDeltaNeurons(SpikingLayer):
         parts = x if isinstance(x, tuple | list) else (x,)
         return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, parts, strict=True)))
 
-    def run(self, inputs: Sequence[Changes], T: int, tally: Tally) -> Changes:
-        """What the layer gives in T steps; without neurons in as many as its inputs have."""
+    def run(
+        self, inputs: Sequence[Changes], T: int, tally: Tally, state: list[Tensor] | None = None, fresh: bool = True
+    ) -> Changes:
+        """What the layer gives in T steps; without neurons in as many as its inputs have.
+
+        Args:
+            state: z and a of the neurons [N, P, C], which are changed in place; an empty list is filled. None: the
+                neurons are at rest, and nothing is kept. fresh: whether these are the first steps, to which biases
+                belong.
+        """
         backend = backends.backend_of(inputs[0].values.device.type)
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
@@ -146,7 +154,8 @@ class SigmaDeltaNeurons(SpikingLayer):
         C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         added = None
         for other, part in parts:  # what they bring is added to what the one with the most weights does
-            brought, counts = backend.sigma_delta(*_operands(other, part), None, part.steps, None, _window(other, part))
+            operands = _operands(other, part, fresh)
+            brought, counts = backend.sigma_delta(*operands, None, part.steps, None, _window(other, part))
             if brought.shape[2:] != (math.prod(size), C):
                 raise ValueError(
                     f"inputs must give sums of one shape, {(C, *size)}; got {brought.shape[3]} channels "
@@ -156,10 +165,21 @@ class SigmaDeltaNeurons(SpikingLayer):
             added = brought if added is None else added.add_(brought)
             tally.add(counts, part)
         neuron = self._neurons(C) if self.fires else None
-        y, counts = backend.sigma_delta(*_operands(synapse, x), added, steps, neuron, _window(synapse, x))
+        kept = self._state(state, (len(x.values), math.prod(size), C)) if self.fires else None
+        operands = _operands(synapse, x, fresh)
+        y, counts = backend.sigma_delta(*operands, added, steps, neuron, _window(synapse, x), kept)
         tally.add(counts, x)
         tally.places += y.numel() if self.fires else 0
         return Changes(y, tuple(size))
+
+    def _state(self, state: list[Tensor] | None, shape: tuple[int, ...]) -> sigma_delta.State | None:
+        if state is None:
+            return None
+        state[:] = state or [torch.zeros(shape, device=self.scale.device) for _ in range(2)]
+        z, a = state
+        if z.shape != shape or a.shape != shape:
+            raise ValueError(f"state must be two tensors {list(shape)}, got {list(z.shape)} and {list(a.shape)}")
+        return z, a
 
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         limit = torch.inf if self.limit is None else self.limit
@@ -175,7 +195,10 @@ class SigmaDeltaNeurons(SpikingLayer):
         return f"exponents={self.neuron.exponents}{limit}" + ("" if self.rectifies else ", signed")
 
 
-def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Tensor, Tensor | None]:
+Operands = tuple[Tensor, tuple[int, int], Tensor, Tensor | None]
+
+
+def _operands(synapse: Synapse, x: Changes, fresh: bool = True) -> Operands:
     """Values, size, weight and bias of a convolution; an identity is one of each channel by itself."""
     weight, bias = synapse.parameters()
     if isinstance(synapse, Convolution):
@@ -189,7 +212,7 @@ def _operands(synapse: Synapse, x: Changes) -> tuple[Tensor, tuple[int, int], Te
     window_checks.fits(x.image, weight.shape[2:], padding, dilation)
     if isinstance(synapse, Product) and x.size:
         raise ValueError(f"x must be [N, features] for a linear layer, got pixels {x.size}: flatten it before")
-    return x.values, x.image, weight.detach(), None if bias is None else bias.detach()
+    return x.values, x.image, weight.detach(), bias.detach() if fresh and bias is not None else None
 
 
 def _window(synapse: Synapse, x: Changes) -> sigma_delta.Window:

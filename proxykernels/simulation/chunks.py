@@ -28,7 +28,7 @@ class Chunks:
 
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
-        self.given = None if given is None else _checked(given)
+        self.given = None if given is None else checked(given)
         self.T, self.device, self.step_bytes = shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
         self.most = STOP_CHUNK if stop else max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
@@ -54,7 +54,12 @@ class Chunks:
         return steps // WHOLE * WHOLE if steps >= 2 * WHOLE else -(-left // -(-left // steps))
 
 
-def _checked(chunk: int) -> int:
+def checked(chunk: int) -> int:
+    """The steps of a chunk that a caller wants.
+
+    Raises:
+        TypeError, ValueError: it is no number of steps.
+    """
     try:
         return checks.steps(chunk)
     except (TypeError, ValueError) as error:

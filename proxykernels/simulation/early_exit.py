@@ -10,7 +10,8 @@ from .. import checks
 from ..spikes import Spikes, word_ops
 from .state import States
 
-Stop = Callable[[Tensor, int], Tensor]  # output spikes so far [n, classes] and steps so far, to bool [n]
+# Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
+Stop = Callable[[Tensor, int], Tensor]
 
 
 def margin(lead: float) -> Stop:
@@ -34,8 +35,8 @@ def margin(lead: float) -> Stop:
     def decided(counts: Tensor, t: int) -> Tensor:
         if counts.ndim != 2 or counts.shape[1] < 2:
             raise ValueError(
-                f"margin compares classes, and the output must have the shape [N, classes] with at least 2, got "
-                f"{list(counts.shape)}; give stop a rule of your own"
+                f"margin compares the spikes of classes, and the output must have the shape [N, classes] with at least "
+                f"2, got {list(counts.shape)}; give stop a rule of your own, or pk.settled() for sigma-delta neurons"
             )
         first, second = counts.topk(2, dim=1).values.unbind(1)
         return first - second >= lead
@@ -43,11 +44,46 @@ def margin(lead: float) -> Stop:
     return decided
 
 
-def decided_by(stop: Stop, counts: Tensor, t: int) -> Tensor:
-    """Which samples a rule stops, bool [n], given their spikes so far [n, ...]."""
-    decided = stop(counts, t)
-    if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != counts.shape[:1]:
-        raise TypeError(f"stop must return a bool tensor [{len(counts)}], one for each sample; got {decided!r}")
+def settled(times: float = 1.0) -> Stop:
+    """A rule for ``simulate(..., stop=...)`` and networks of sigma-delta neurons: stop a sample that has settled.
+
+    It has when its first class leads by at least ``times`` as much as any output has changed in the last step. What
+    neurons have not sent yet falls to a third a step, so that all changes to come add up to about half of the last one.
+
+    Args:
+        times: above 0; 1/2 stops earlier, 2 later.
+
+    Returns:
+        A function (potentials, t) -> bool [n] with the outputs after each step so far, float32 [t, n, classes], of the
+        n samples that are still simulated. Any other such function is a rule as well.
+
+    Raises:
+        TypeError, ValueError: ``times`` is not a number above 0.
+    """
+    if not isinstance(times, Real) or isinstance(times, bool):
+        raise TypeError(f"times must be a number, got {times!r}")
+    if not times > 0:
+        raise ValueError(f"times must be above 0, got {times}")
+
+    def decided(potentials: Tensor, t: int) -> Tensor:
+        if potentials.ndim != 3 or potentials.shape[2] < 2:
+            raise ValueError(
+                f"settled compares the potentials [t, N, classes] of at least 2 classes, got {list(potentials.shape)}; "
+                "give stop a rule of your own, or pk.margin(3) for IF neurons"
+            )
+        if len(potentials) < 2:
+            return torch.zeros(potentials.shape[1], dtype=torch.bool, device=potentials.device)
+        first, second = potentials[-1].topk(2, dim=1).values.unbind(1)
+        return first - second >= times * (potentials[-1] - potentials[-2]).abs().amax(1)
+
+    return decided
+
+
+def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:
+    """Which of n samples a rule stops, bool [n], given what it looks at."""
+    decided = stop(seen, t)
+    if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != (n,):
+        raise TypeError(f"stop must return a bool tensor [{n}], one for each sample; got {decided!r}")
     return decided
 
 
@@ -85,7 +121,7 @@ class Batch:
         if self.stop is None:
             return
         self.counts = self.counts + y.count()
-        decided = decided_by(self.stop, self.counts, t)
+        decided = decided_by(self.stop, self.counts, t, len(self.index))
         if not decided.any():
             return
         self.steps[self.index[decided]] = t

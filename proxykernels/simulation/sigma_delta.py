@@ -14,16 +14,20 @@ from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
+from .chunks import checked
+from .early_exit import Stop, decided_by
 from .result import Result
+from .state import States, check_layers
 from .synops import SynOps
 
+CHUNK, STOP_CHUNK = 32, 1  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
 class SigmaDeltaResult(Result):
     """A :class:`Result` whose ``potentials`` [T, N, ...] are the ReLU network's outputs as far as each step tells
-    them, ``logits`` [N, ...] those of the last step. It has no ``spikes``, and its ``state`` is empty."""
+    them, ``logits`` [N, ...] those of the last step. It has no ``spikes``, and a ``state`` where one was given."""
 
     @cached_property
     def synops(self) -> SynOps:
@@ -42,12 +46,16 @@ def has_sigma_delta(net: nn.Module) -> bool:
     return any(isinstance(module, SigmaDeltaNeurons) for module in net.modules())
 
 
-def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> SigmaDeltaResult:
+def simulate(
+    net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None, state: dict | None, stop: Stop | None,
+    **unknown: Any,
+) -> SigmaDeltaResult:  # fmt: skip
     """``T`` steps of a network from ``convert(..., neuron="sigma-delta")``.
 
     Args:
         x: constant [N, ...], or frames [T, N, ...], of which each step takes what has changed.
-        unknown: options of :func:`proxykernels.simulate` that these networks do not take.
+        chunk, state, stop: as :func:`proxykernels.simulate` has them.
+        unknown: its options that these networks do not take.
 
     Raises:
         TypeError, ValueError: as :func:`proxykernels.simulate`.
@@ -59,6 +67,8 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
             raise ValueError(
                 f"{name} is not supported for networks of sigma-delta neurons, got {value!r}; leave it out"
             )
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop must be a rule such as proxykernels.settled(), got {stop!r}")
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
     if x.device.type not in BYTES:
@@ -71,24 +81,130 @@ def simulate(net: nn.Module, x: Tensor | Spikes, T: int, **unknown: Any) -> Sigm
     checks.finite("x", x)
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
-    changes = torch.cat([frames[:, :1], frames[:, 1:] - frames[:, :-1]], 1)  # [N, steps, ...]
+    names = _check_state(net, state or {}, frames[:, 0])
+    steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
     tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
-    outputs, start, samples = list[Tensor](), 0, FIRST
-    while start < len(changes) or not outputs:  # of no samples, too
-        part = changes[start : start + samples]
-        output, needed = _run(net, Changes.of(part), T, tallies)
-        outputs.append(output)
-        start += len(part)
-        samples = max(1, BYTES[x.device.type] * len(part) // needed)
-    output = torch.cat(outputs, 1)
+    parts, start, samples = list[_Samples](), 0, FIRST
+    while start < len(frames) or not parts:  # of no samples, too
+        some = slice(start, start + samples)
+        given = {name: [_copy(part[some]) for part in (state or {}).get(name, ())] for name in names}
+        part = _Samples(net, frames[some], T, given)
+        part.run(steps, stop, state is not None, tallies)
+        parts.append(part)
+        start += samples
+        samples = max(1, BYTES[x.device.type] * len(part.steps) // part.needed)
+    kept = {} if state is None else _together([part.state() for part in parts])
+    output, taken = torch.cat([part.potentials for part in parts], 1), torch.cat([part.steps for part in parts])
     last: Any = net.layers()[-1][1]
     tally: Any = tallies
-    return SigmaDeltaResult(output, tally, {}, torch.full((output.shape[1],), T), {}, (last, ()))
+    return SigmaDeltaResult(output, tally, kept, taken, {}, (last, ()))
 
 
-def _run(net: Network, x: Changes, T: int, tallies: dict[str, Tally]) -> tuple[Tensor, int]:
-    """The outputs [T, N, ...] after each step, and the bytes of values that were needed at a time."""
-    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones(())}
+def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
+    """The names that a state has, each with two tensors: of neurons z and a [N, P, C], of a pooling what it has taken
+    and given, and under "" of the network the last frame and the outputs."""
+    names = [Network.INPUT]
+    names += [name for name, layer, _ in net.layers() if isinstance(layer, RunningMaxPool2d) or _has_state(layer)]
+    check_layers(state, names)
+    if not state:
+        return names
+    for name in names:
+        part = state.get(name, ())
+        if len(part) != 2 or any(not isinstance(t, Tensor) or t.dtype != torch.float32 for t in part):
+            raise ValueError(f"state of {name!r} must be two float32 tensors, as a result has them, got {part!r}")
+        for tensor in part:
+            checks.same_device(f"state of {name!r}", tensor, frame.device)
+            if len(tensor) != len(frame):
+                raise ValueError(f"state of {name!r} is of {len(tensor)} samples, and x has {len(frame)}")
+    if state[Network.INPUT][0].shape != frame.shape:
+        raise ValueError(f"state is of inputs {list(state[Network.INPUT][0].shape)}, and x has {list(frame.shape)}")
+    return names
+
+
+def _copy(part: Tensor) -> Tensor:
+    return part.clone(memory_format=torch.contiguous_format)
+
+
+def _has_state(layer: nn.Module) -> bool:
+    return isinstance(layer, SigmaDeltaNeurons) and layer.fires
+
+
+def _together(states: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
+    """The states of all samples, of those of each part."""
+    return {name: [torch.cat(t) for t in zip(*(part[name] for part in states), strict=True)] for name in states[0]}
+
+
+class _Samples:
+    """Samples that go through the network together, some steps at a time.
+
+    Attributes:
+        potentials: [T, n, ...], the outputs after each step.
+        steps: int64 [n], those that each sample was simulated for.
+        needed: bytes of values that were needed at a time.
+    """
+
+    potentials: Tensor
+
+    def __init__(self, net: Network, frames: Tensor, T: int, given: dict[str, list[Tensor]]):
+        """``frames`` [n, T or 1, ...]; ``given``: states, empty lists at the start."""
+        self.net, self.frames, self.T, self.needed = net, frames, T, 1
+        self.states = {name: States(parts) for name, parts in given.items()}
+        self.index = torch.arange(len(frames), device=frames.device)
+        self.steps = torch.full_like(self.index, T)
+
+    def state(self) -> dict[str, list[Tensor]]:
+        return {name: states.whole(self.index) for name, states in self.states.items()}
+
+    def run(self, chunk: int, stop: Stop | None, keeps: bool, tallies: dict[str, Tally]) -> None:
+        """All steps. ``keeps``: whether the state after them is wanted."""
+        start = 0
+        while start < self.T and (start == 0 or len(self.index)):
+            steps = min(chunk, self.T - start)
+            part = self._advance(start, steps, keeps or start + steps < self.T, tallies)
+            if start == 0:
+                self.potentials = part.new_empty(self.T, *part.shape[1:])
+            self.potentials[start : start + steps, self.index] = part
+            start += steps
+            if stop is not None and start < self.T:
+                self._retire(stop, start)
+
+    def _retire(self, stop: Stop, t: int) -> None:
+        """Stop the samples that are decided after step ``t``; they keep their outputs."""
+        decided = decided_by(stop, self.potentials[:t, self.index], t, len(self.index))
+        stopped = self.index[decided]
+        self.steps[stopped] = t
+        self.potentials[t:, stopped] = self.potentials[t - 1, stopped]
+        for states in self.states.values():
+            states.retire(decided, self.index)
+        self.index = self.index[~decided]
+
+    def _advance(self, start: int, steps: int, keeps: bool, tallies: dict[str, Tally]) -> Tensor:
+        """The outputs [steps, n, ...] of the samples that are left, after each of some steps."""
+        ends = self.states[Network.INPUT]
+        fresh = not ends.now
+        frames = self.frames[self.index] if len(self.index) < len(self.frames) else self.frames
+        frames = frames[:, start : start + steps] if self.frames.shape[1] > 1 or not start else frames
+        before = torch.zeros_like(frames[:, :1]) if fresh else ends.now[0].unsqueeze(1)
+        changes = torch.diff(frames, dim=1, prepend=before)
+        states = {name: states.now for name, states in self.states.items()} if keeps or not fresh else {}
+        y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh)
+        self.needed = max(self.needed, needed)
+        if not fresh:
+            y[0] += ends.now[1]
+        sums = y.cumsum(0)
+        if len(sums) < steps:
+            sums = torch.cat([sums, sums[-1:].expand(steps - len(sums), *sums.shape[1:])])
+        if keeps:
+            ends.now = [frames[:, -1], sums[-1]]
+        return sums * scale
+
+
+def _run(
+    net: Network, x: Changes, T: int, tallies: dict[str, Tally], states: dict[str, list[Tensor]], fresh: bool
+) -> tuple[Tensor, Tensor, int]:
+    """The changes of the outputs [steps, N, ...], what 1 stands for in them, and the bytes of values that were needed
+    at a time. ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept."""
+    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), device=x.values.device)}
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     most, name = 1, Network.INPUT
     for name, layer, sources in net.layers():
@@ -96,31 +212,27 @@ def _run(net: Network, x: Changes, T: int, tallies: dict[str, Tally]) -> tuple[T
         scales[name] = scales[sources[0]]
         with checks.at(f"layer {name}"):
             if isinstance(layer, SigmaDeltaNeurons):
-                y = layer.run(inputs, T, tallies[name])
+                y = layer.run(inputs, T, tallies[name], states.get(name), fresh)
                 scales[name] = layer.scale
             else:
-                y = _plain(layer, inputs)
+                y = _plain(layer, inputs, states.get(name))
         values[name] = y
         most = max(most, sum(v.values.numel() * v.values.element_size() for v in values.values()))
         for source in set(sources):
             if last_use[source] == name:
                 del values[source]
-    changes = values[name].dense().transpose(0, 1)
-    scale = scales[name]
+    changes, scale = values[name].dense().transpose(0, 1), scales[name]
     if scale.ndim:
         scale = scale.repeat_interleave(changes.shape[2] // len(scale)).view(-1, *[1] * (changes.ndim - 3))
-    outputs = changes.cumsum(0) * scale
-    if len(outputs) < T:
-        outputs = torch.cat([outputs, outputs[-1:].expand(T - len(outputs), *outputs.shape[1:])])
-    return outputs, most
+    return changes, scale, most
 
 
-def _plain(layer: nn.Module, inputs: list[Changes]) -> Changes:
+def _plain(layer: nn.Module, inputs: list[Changes], state: list[Tensor] | None) -> Changes:
     """A layer without neurons: linear, so that it takes changes as it takes values; or a maximum of their sums."""
     if isinstance(layer, Flatten):
         return inputs[0].flatten()
     if isinstance(layer, RunningMaxPool2d):
-        return _maximum(layer, inputs[0])
+        return _maximum(layer, inputs[0], state)
     if isinstance(layer, ZeroPad2d) and layer.spread == (1, 1):
         images = F.pad(inputs[0].values.unflatten(2, inputs[0].size), (0, 0, *layer.padding))
         return Changes(images.flatten(2, 3), tuple(images.shape[2:4]))
@@ -137,14 +249,23 @@ def _side_by_side(inputs: list[Changes]) -> Changes:
     return Changes(torch.cat(parts, 3), inputs[0].size)
 
 
-def _maximum(layer: RunningMaxPool2d, x: Changes) -> Changes:
-    """The change of the maximum of what has been sent so far, of images that stay channels last."""
+def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) -> Changes:
+    """The change of the maximum of what has been sent so far, of images that stay channels last.
+
+    ``state``: what the layer has taken [N, P, C], and given, which are replaced; an empty list is filled.
+    """
     sums = x.real().clone()
     N, steps, _, C = sums.shape
+    if state:
+        if state[0].shape != sums[:, 0].shape:
+            raise ValueError(f"state must be of {list(sums[:, 0].shape)}, got {list(state[0].shape)}")
+        sums[:, 0] += state[0]
     for t in range(1, steps):  # torch's cumsum takes ten times as long
         sums[:, t] += sums[:, t - 1]
     images = sums.view(N * steps, *x.size, C).movedim(-1, 1)
     most = layer.affine(images).unflatten(0, (N, steps))
     pixels = most.flatten(3).transpose(2, 3).contiguous()
-    pixels[:, 1:] -= pixels[:, :-1].clone()
-    return Changes(pixels, tuple(most.shape[3:]))
+    before = state[1] if state else torch.zeros_like(pixels[:, 0])
+    if state is not None:
+        state[:] = sums[:, -1].clone(), pixels[:, -1].clone()
+    return Changes(torch.diff(pixels, dim=1, prepend=before.unsqueeze(1)), tuple(most.shape[3:]))

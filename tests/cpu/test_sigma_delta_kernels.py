@@ -82,6 +82,14 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
             assert expected.count_nonzero() > 0
             assert torch.equal(actual, expected) and actual.dtype == expected.dtype
             assert counted == counts
+        states = [[torch.zeros(expected[:, 0].shape) for _ in range(2)] for _ in range(2)]
+        first, last = (x, bias, added, T), (x, None, added, T)
+        for x_, bias_, added_, T_ in (first, last):  # neurons go on from where they were
+            operands = x_, (H, W), weight, bias_, added_, T_, neuron, window
+            expected, _ = sigma_delta.sigma_delta(*operands, tuple(states[0]))
+            actual, _ = kernels.sigma_delta(*operands, tuple(states[1]))
+            assert torch.equal(actual, expected) and expected.any() and states[0][1].any()
+            assert all(map(torch.equal, *states))
 
 
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)

@@ -26,6 +26,7 @@ class SigmaDelta(Windows, Case):
     clipped: bool = False
     bias: bool = False
     added: bool = False
+    goes_on: bool = False  # from where other steps have left the neurons
 
     @classmethod
     def draw(cls, random: Random, **common) -> "SigmaDelta":
@@ -46,7 +47,7 @@ class SigmaDelta(Windows, Case):
             most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))),
             exponents=random.randint(1, sigma_delta.MOST_EXPONENTS),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
-            bias=random.random() < 0.6, added=random.random() < 0.4,
+            bias=random.random() < 0.6, added=random.random() < 0.4, goes_on=random.random() < 0.3,
         )  # fmt: skip
 
     def check(self) -> bool:
@@ -73,9 +74,15 @@ class SigmaDelta(Windows, Case):
         if self.given == "nothing":
             operands = None, self.size, None, None
         operands = *operands, added, self.T, neuron if self.fires else None, window
-        expected, counts = sigma_delta.sigma_delta(*operands)
+        states: list[sigma_delta.State | None] = [None, None]
+        if self.goes_on and self.fires:
+            before = [draw.whole((self.N, *reached.shape[2:]), 256, g) / 128 for _ in range(2)]
+            states = [(before[0].clone(), before[1].clone()) for _ in range(2)]
+        expected, counts = sigma_delta.sigma_delta(*operands, states[0])
         with ways.use(self.way, self.threads):
-            actual, counted = backends.cpu_backend().sigma_delta(*operands)
+            actual, counted = backends.cpu_backend().sigma_delta(*operands, states[1])
+        for name, ours, theirs in zip("za", states[1] or (), states[0] or (), strict=False):
+            same(f"{name} after the steps", ours, theirs)
         same("codes" if self.fires else "what arrives", actual, expected)
         if counts != counted:
             raise Mismatch(f"{counted}, expected {counts}")

@@ -21,9 +21,10 @@ pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta.SigmaDelta) -> torch.Tensor:
+def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta.SigmaDelta, state=None) -> torch.Tensor:
     steps = sigma_delta.padded(arrived, T).permute(1, 0, 3, 2)
-    sent = reference.sigma_delta(steps, neuron.exponents, lowest=neuron.lowest, highest=neuron.highest)
+    state = state and tuple(part.transpose(1, 2) for part in state)
+    sent = reference.sigma_delta(steps, neuron.exponents, lowest=neuron.lowest, highest=neuron.highest, state=state)
     return sigma_delta.codes_of(sent).permute(1, 0, 3, 2)
 
 
@@ -40,6 +41,11 @@ def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
     expected = definition(arrived, T, neuron)
     assert expected.any() or places == (1, 1)
     assert torch.equal(codes, expected) and spikes == expected.count_nonzero()
+    states = [[torch.randn(2, *places, generator=generator).to(DEVICE) for _ in range(2)]] * 2
+    states[1] = [part.clone() for part in states[0]]
+    codes, _ = gpu.scan(arrived, T, neuron, tuple(states[0]))  # they go on from there
+    assert torch.equal(codes, definition(arrived, T, neuron, states[1]))
+    assert all(map(torch.equal, *states))
 
 
 def test_what_lies_on_an_edge(generator):
@@ -96,3 +102,8 @@ def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
         assert result.rates == expected.rates
         assert result.synops.accumulates == expected.synops.accumulates
         assert card.launches["_sigma_delta_kernel"] == 3
+        state: dict = {}
+        for t in range(5):
+            result = pk.simulate(card.moved(net), card.on_card(x), 1, state=state)
+            assert torch.equal(result.potentials.host[0], expected.potentials[t])
+            state = result.state

@@ -43,6 +43,17 @@ def nets(generator):
     return ann.eval(), torch.randn(8, 2, 16, 16, generator=generator)
 
 
+def exact(ann: nn.Module, x: torch.Tensor, neuron) -> tuple[pk.Network, torch.Tensor]:
+    """A network and inputs of which no sum is rounded."""
+    net = pk.convert(ann, x, neuron=neuron)
+    for parameter in net.parameters():
+        parameter.data = (parameter * 16).round() / 16
+    for layer in net.modules():
+        if isinstance(layer, SigmaDeltaNeurons):
+            layer.scale.fill_(1)
+    return net, (x * 4).round() / 4
+
+
 def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
     """What the last layer's values add up to after each step [T, N, ...], of frames [T, N, ...], by plain torch."""
     before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
@@ -60,7 +71,8 @@ def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
             if layer.fires:
                 highest = torch.inf if layer.limit is None else layer.limit / layer.scale
                 highest = torch.as_tensor(highest).expand(arrived.shape[2])
-                arrived = reference.sigma_delta(arrived, layer.neuron.exponents, highest=highest)
+                lowest = 0.0 if layer.rectifies else -torch.inf
+                arrived = reference.sigma_delta(arrived, layer.neuron.exponents, lowest=lowest, highest=highest)
             values[name] = arrived
         elif isinstance(layer, pk.RunningMaxPool2d):
             sums = inputs[0].cumsum(0).flatten(0, 1)
@@ -73,15 +85,10 @@ def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [False, True])
-def test_simulation_is_the_step_loop(nets, frames, generator):
+@pytest.mark.parametrize("signed", [False, True])
+def test_simulation_is_the_step_loop(nets, frames, signed, generator):
     ann, x = nets
-    net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(4))
-    for parameter in net.parameters():
-        parameter.copy_((parameter * 16).round() / 16)
-    for layer in net.modules():
-        if isinstance(layer, SigmaDeltaNeurons):
-            layer.scale.fill_(1)
-    x = (x * 4).round() / 4
+    net, x = exact(ann, x, pk.neurons.SigmaDelta(4, signed))
     sequence = x.expand(5, *x.shape)
     if frames:
         moved = torch.randint(-4, 5, (5, *x.shape), generator=generator) / 4
@@ -110,6 +117,125 @@ def test_a_video_that_stands_still_costs_nothing(nets):
     assert torch.equal(video.potentials[:20], constant.potentials)
     assert constant.synops.total == video.synops.total > 0
     assert constant.rates["stem_0"] == 2 * video.rates["stem_0"] > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [False, True])
+@pytest.mark.parametrize("bytes_together", [1, 1 << 30])
+def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, generator):
+    ann, x = nets
+    net, x = exact(ann, x, pk.neurons.SigmaDelta(6, signed=True))
+    if frames:
+        x = x + torch.randint(-1, 2, (7, *x.shape), generator=generator).cumsum(0) / 4
+    expected = pk.simulate(net, x, 7)
+    assert not torch.equal(expected.potentials[3], expected.potentials[1]) and expected.state == {}
+    monkeypatch.setattr("proxykernels.simulation.sigma_delta.BYTES", {"cpu": bytes_together})
+    for chunk in (1, 3):
+        result = pk.simulate(net, x, 7, chunk=chunk)
+        assert torch.equal(result.potentials, expected.potentials) and result.rates == expected.rates
+        assert result.synops.accumulates == expected.synops.accumulates
+    state: dict = {}
+    potentials, before = [], None
+    for start, steps in ((0, 1), (1, 4), (5, 2)):
+        before = copy.deepcopy(state)
+        result = pk.simulate(net, x[start : start + steps] if frames else x, steps, state=state, chunk=2)
+        assert all(map(torch.equal, state.get("stem_0", []), before.get("stem_0", [])))  # what is given stays
+        potentials.append(result.potentials)
+        state = result.state
+    assert torch.equal(torch.cat(potentials), expected.potentials)
+    assert set(state) > {"", "stem_0", "pool"} and state["stem_0"][0].shape == (8, 64, 12)
+
+
+@torch.no_grad()
+def test_a_state_can_be_of_some_of_the_samples(nets):
+    ann, x = nets
+    net, x = exact(ann, x, "sigma-delta")
+    state = pk.simulate(net, x, 2, state={}).state
+    some = {name: [part[2:5] for part in parts] for name, parts in state.items()}
+    result = pk.simulate(net, x[2:5], 3, state=some)
+    assert torch.equal(result.potentials, pk.simulate(net, x, 5).potentials[2:, 2:5])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("signed", [False, True])
+def test_samples_stop_when_they_have_settled(nets, signed):
+    ann, x = nets
+    net, x = exact(ann, x * torch.linspace(0.1, 4, 8).view(-1, 1, 1, 1), pk.neurons.SigmaDelta(signed=signed))
+    whole, seen = pk.simulate(net, x, 12), []
+
+    def rule(potentials, t):
+        seen.append((t, *potentials.shape))
+        return pk.settled(8)(potentials, t)
+
+    result = pk.simulate(net, x, 12, stop=rule, state={})
+    steps = result.steps.tolist()
+    assert 2 <= min(steps) < max(steps) < 12 and "stopped after" in repr(result)
+    for t in range(1, 12):  # in parts of the samples
+        parts = [shape for shape in seen if shape[0] == t]
+        assert sum(n for _, _, n, _ in parts) == sum(t <= s for s in steps)
+        assert all(shape[1] == t and shape[3] == 5 for shape in parts)
+    for k, t in enumerate(steps):
+        assert torch.equal(result.potentials[:t, k], whole.potentials[:t, k])
+        assert torch.equal(result.potentials[t:, k], whole.potentials[t - 1, k].expand(12 - t, 5))
+        first, second = whole.potentials[t - 1, k].topk(2).values
+        assert first - second >= 8 * (whole.potentials[t - 1, k] - whole.potentials[t - 2, k]).abs().max()
+    assert result.synops.total < whole.synops.total
+    k = steps.index(max(steps))
+    on = pk.simulate(net, x[k : k + 1], 2, state={name: [v[k : k + 1] for v in s] for name, s in result.state.items()})
+    assert torch.equal(on.potentials[:, 0], pk.simulate(net, x[k : k + 1], 12).potentials[steps[k] : steps[k] + 2, 0])
+
+
+def test_rules_that_do_not_fit(nets):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    for times, error in ((0, ValueError), (-1.0, ValueError), ("2", TypeError), (True, TypeError)):
+        with pytest.raises(error, match="times must be"):
+            pk.settled(times)
+    with pytest.raises(ValueError, match=r"pk.settled\(\) for sigma-delta"):
+        pk.simulate(net, x, 4, stop=pk.margin(3))
+    with pytest.raises(TypeError, match="stop must be a rule such as proxykernels.settled"):
+        pk.simulate(net, x, 4, stop=3)
+    with pytest.raises(TypeError, match=r"stop must return a bool tensor \[4\]"):
+        pk.simulate(net, x, 4, stop=lambda potentials, t: potentials[-1, :, 0])
+    with pytest.raises(ValueError, match=r"settled compares .* pk.margin\(3\) for IF neurons"):
+        pk.simulate(pk.convert(ann, x), x, 16, stop=pk.settled())
+
+
+def test_states_that_do_not_fit(nets):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    state = pk.simulate(net, x, 2, state={}).state
+    for change, message in (
+        ({"no": state["stem_0"]}, r"layers that net has not: \['no'\]"),
+        ({"stem_0": state["stem_0"][:1]}, "state of 'stem_0' must be two float32 tensors"),
+        ({"stem_0": [v.double() for v in state["stem_0"]]}, "state of 'stem_0' must be two float32 tensors"),
+        ({"stem_0": [v[:7] for v in state["stem_0"]]}, "state of 'stem_0' is of 7 samples, and x has 8"),
+        ({"stem_0": [v[:, 1:] for v in state["stem_0"]]}, r"layer stem_0: state must be two tensors \[4, 64, 12\]"),
+        ({"pool": [v[:, 1:] for v in state["pool"]]}, r"layer pool: state must be of \[4, 64, 12\]"),
+        ({"": [state[""][0][..., 1:], state[""][1]]}, "state is of inputs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pk.simulate(net, x, 2, state=state | change)
+    for chunk, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="chunk must"):
+            pk.simulate(net, x, 2, chunk=chunk)
+
+
+@torch.no_grad()
+def test_layers_without_a_relu_send_spikes_of_either_sign(nets):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(signed=True))
+    real = pk.convert(ann, x, neuron="sigma-delta")
+    silent = {name for name, rate in pk.simulate(real, x, 4).rates.items() if rate != rate}
+    result = pk.simulate(net, x, 24)
+    assert {name for name, rate in result.rates.items() if rate != rate} < silent
+    assert "signed" in repr(net.bottleneck_0) and result.rates["bottleneck_0"] > 0
+    expected = ann(x)
+    errors = (result.potentials - expected).abs().amax((1, 2)) / expected.abs().max()
+    assert errors[0] > 0.05 and errors[9] < 0.03
+    assert result.synops.multiply_accumulates["expand_0"] == 0 < result.synops.accumulates["expand_0"]
+    with pytest.raises(TypeError, match="signed must be a bool"):
+        pk.neurons.SigmaDelta(signed=1)
 
 
 @torch.no_grad()
@@ -170,7 +296,7 @@ def test_wrong_exponents(value, error):
 def test_what_these_networks_do_not_take(nets):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
-    unknown = {"chunk": 2, "stop": pk.margin(1), "record": ["stem_0"], "precision": "int8", "state": {"stem_0": []}}
+    unknown = {"record": ["stem_0"], "precision": "int8"}
     for name, value in unknown.items():
         with pytest.raises(ValueError, match=f"{name} is not supported for networks of sigma-delta"):
             pk.simulate(net, x, 2, **{name: value})

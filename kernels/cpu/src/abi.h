@@ -89,6 +89,8 @@ struct SigmaDelta {
     const float* limit;   // [C], the largest activation
     int8_t* codes;        // [N, T, P, C], written
     float* arrived;       // [N, T, P, C], written in their place, of a layer without neurons; null: codes are
+    float* z;             // [N, P, C], what has arrived before, replaced by that after the steps; null: 0, and not kept
+    float* a;             // [N, P, C], what has been sent, the same
     int64_t* counts;      // [2], added to: spikes, and weights that were added to a sum
     float lowest;         // activation: 0, or -infinity
     int64_t exponents;    // at most 12

@@ -90,6 +90,8 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
     const Lanes<channels> zero = broadcast_block<channels>(0.0f), limit = load_block<channels>(s.limit + channel, n);
     const Vec lowest = broadcast(s.lowest);
     Lanes<channels> z = zero, a = zero;
+    const int64_t place = (image * s.P + pixel) * s.C + channel;
+    if (s.z) z = load_block<channels>(s.z + place, n), a = load_block<channels>(s.a + place, n);
     VecBits fired{};
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
     const auto part = [&](int64_t t, auto steps) {
@@ -124,6 +126,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
         constexpr int steps = steps_together - 1 - fewer;
         if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
     });
+    if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, a, n);
     int64_t spikes = 0;
     for (int i = 0; i < Vec::width; i++) spikes += fired[i];
     return spikes;
