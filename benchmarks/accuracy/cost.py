@@ -50,7 +50,7 @@ def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
     return dense, sparse
 
 
-def of_simulation(net: nn.Module, result: Any, T: int, images: int, values: int, bits: int) -> Work:
+def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: int, bits: int) -> Work:
     """Of ``images`` for ``T`` steps.
 
     Args:

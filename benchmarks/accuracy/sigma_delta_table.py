@@ -13,6 +13,7 @@ from images.settling import correlation, readings
 from torch import Tensor
 
 import proxykernels as pk
+from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 
 from . import cost, sigma_delta_events, sigma_delta_time, subjects
 from .work import FLOAT32, Work
@@ -65,16 +66,28 @@ def rows(subject: subjects.Subject, few: int) -> Iterator[dict]:
         expected = torch.cat([subject.ann(batch) for batch in images.split(BATCH)])
     for name, work in zip(("ReLU", "ReLU, zeros skipped"), cost.of_relu(subject.ann, images[:few]), strict=True):
         yield {"neurons": name, "images": len(images), **scores(subject, expected, expected), **_cost(work)}
-    for K, net in sigma_delta_nets(subject).items():
+    for name, net in sigma_delta_nets(subject).items():
         results = [pk.simulate(net, batch, max(STEPS)) for batch in images.split(BATCH)]
         potentials = torch.cat([result.potentials for result in results], 1)
         for T in STEPS:
+            found = {"T": T, "images": len(images), **scores(subject, potentials[T - 1], expected)}
             parts = list(_simulated(net, images[:few], T))
-            found = scores(subject, potentials[T - 1], expected)
-            yield {"neurons": f"sigma-delta, K = {K}", "T": T, "images": len(images), **found, **_mean_cost(
-                net, parts, T, values=2, bits=cost.CODE_BITS
-            )}  # fmt: skip
+            yield {"neurons": name, **found, **_mean_cost(net, parts, T, values=2, bits=cost.CODE_BITS)}
+        yield {"neurons": f"{name}, settled", **_settled(subject, net, expected, few)}
     yield from if_rows(subject, expected, few)
+
+
+def _settled(subject: subjects.Subject, net: pk.Network, expected: Tensor, few: int) -> dict[str, str | int]:
+    """With early exit; T is the mean."""
+    stop, images = pk.settled(), subject.images
+    results = [pk.simulate(net, batch, max(STEPS), stop=stop) for batch in images.split(BATCH)]
+    logits, steps = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "steps"))
+    parts = list(_simulated(net, images[:few], max(STEPS), stop=stop))
+    mean = sum(result.steps.sum().item() for result, _ in parts) / len(images[:few])
+    return {
+        "T": f"{steps.float().mean():.2f}", "images": len(images), **scores(subject, logits, expected),
+        **_mean_cost(net, parts, mean, values=2, bits=cost.CODE_BITS),
+    }  # fmt: skip
 
 
 def if_rows(subject: subjects.Subject, expected: Tensor, few: int) -> Iterator[dict]:
@@ -90,14 +103,17 @@ def if_rows(subject: subjects.Subject, expected: Tensor, few: int) -> Iterator[d
         )}  # fmt: skip
 
 
-def sigma_delta_nets(subject: subjects.Subject) -> dict[int, pk.Network]:
-    """Networks of sigma-delta neurons by their exponents; thresholds are the same."""
+def sigma_delta_nets(subject: subjects.Subject) -> dict[str, pk.Network]:
+    """Networks of sigma-delta neurons, by names with their exponents; and signed ones, if other layers become them."""
     made = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
-    nets = {K: copy.deepcopy(made) for K in EXPONENTS}
-    for K, net in nets.items():
+    signed = pk.convert(subject.ann, subject.calibration, neuron=pk.neurons.SigmaDelta(signed=True))
+    nets = {f"sigma-delta, K = {K}": copy.deepcopy(made) for K in EXPONENTS}
+    for K, net in zip(EXPONENTS, nets.values(), strict=True):
         for _, layer, _ in net.layers():
             if hasattr(layer, "neuron"):
                 layer.neuron = pk.neurons.SigmaDelta(K)
+    if any(isinstance(layer, SigmaDeltaNeurons) and layer.fires and not layer.rectifies for layer in signed.modules()):
+        nets[f"sigma-delta, K = {pk.neurons.SigmaDelta().exponents}, signed"] = signed
     return nets
 
 
@@ -111,11 +127,11 @@ def scores(subject: subjects.Subject, logits: Tensor, expected: Tensor) -> dict[
     }  # fmt: skip
 
 
-def _simulated(net: pk.Network, images: Tensor, T: int) -> Iterator[tuple[pk.simulation.result.Result, int]]:
-    return ((pk.simulate(net, batch, T), len(batch)) for batch in images.split(BATCH))
+def _simulated(net: pk.Network, images: Tensor, T: int, stop=None) -> Iterator[tuple[pk.simulation.result.Result, int]]:
+    return ((pk.simulate(net, batch, T, stop=stop), len(batch)) for batch in images.split(BATCH))
 
 
-def _mean_cost(net: pk.Network, parts: list, T: int, values: int, bits: int) -> dict[str, str]:
+def _mean_cost(net: pk.Network, parts: list, T: float, values: int, bits: int) -> dict[str, str]:
     total, images = Work(), sum(count for _, count in parts)
     for result, count in parts:
         for name, value in vars(cost.of_simulation(net, result, T, count, values, bits)).items():

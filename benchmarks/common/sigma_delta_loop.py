@@ -59,7 +59,9 @@ class _Neurons:
             z = z + other
         if not self.layer.fires:
             return z
-        if self.layer.limit is None:
+        if not self.layer.rectifies:
+            left = z
+        elif self.layer.limit is None:
             left = z.relu_()
         else:
             limit = (self.layer.limit / self.layer.scale).view(-1, *[1] * (z.ndim - 2))

@@ -20,7 +20,7 @@ from .result import Result
 from .state import States, check_layers
 from .synops import SynOps
 
-CHUNK, STOP_CHUNK = 32, 1  # steps at a time, and between two looks at which samples are decided
+CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 

@@ -167,7 +167,7 @@ def test_samples_stop_when_they_have_settled(nets, signed):
         seen.append((t, *potentials.shape))
         return pk.settled(8)(potentials, t)
 
-    result = pk.simulate(net, x, 12, stop=rule, state={})
+    result = pk.simulate(net, x, 12, stop=rule, state={}, chunk=1)
     steps = result.steps.tolist()
     assert 2 <= min(steps) < max(steps) < 12 and "stopped after" in repr(result)
     for t in range(1, 12):  # in parts of the samples
