@@ -79,6 +79,14 @@ struct Sent {
 #endif
 };
 
+// What arrives at some channels besides what the synapses bring, at step t, and the place of its neurons then.
+template <int channels>
+static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t place, int64_t channel, int n) {
+    Lanes<channels> sum = t || !s.bias ? broadcast_block<channels>(0.0f) : load_block<channels>(s.bias + channel, n);
+    if (s.added) add(sum, load_block<channels>(s.added + place * s.C + channel, n));
+    return sum;
+}
+
 constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
 
 // All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent. arrive(t, steps, sums) adds
@@ -96,10 +104,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
     const auto part = [&](int64_t t, auto steps) {
         Lanes<channels> sums[steps];
-        for (int k = 0; k < steps; k++) {
-            sums[k] = t + k || !s.bias ? zero : load_block<channels>(s.bias + channel, n);
-            if (s.added) add(sums[k], load_block<channels>(s.added + at + k * s.P * s.C, n));
-        }
+        for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
         if (t + steps <= s.T_in) arrive(t, steps, sums);
         else
             for (int k = 0; t + k < s.T_in; k++) arrive(t + k, std::integral_constant<int, 1>(), sums + k);

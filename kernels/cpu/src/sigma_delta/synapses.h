@@ -164,12 +164,15 @@ static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x
 
 // The weights are rows [tap][C_in][channels] of 64 output channels, then those of the next 64; the last ones' rows are filled
 // up to a multiple of 16.
+static inline int64_t row_of(const SigmaDelta& s, int64_t block) {
+    return least(sigma_delta_row, ceil_div(s.C - block, 16) * 16);
+}
+
 template <class Value>
 static void rows_sigma_delta(const SigmaDelta& s) {
-    const auto row_of = [&](int64_t channel) { return least(sigma_delta_row, ceil_div(s.C - channel, 16) * 16); };
-    const auto tap_weights = [&](int64_t channel) { return s.C_in * row_of(channel / sigma_delta_row * sigma_delta_row); };
+    const auto tap_weights = [&](int64_t channel) { return s.C_in * row_of(s, channel / sigma_delta_row * sigma_delta_row); };
     each_place<row_pass>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-        const int64_t block = channel / sigma_delta_row * sigma_delta_row, row = row_of(block);
+        const int64_t block = channel / sigma_delta_row * sigma_delta_row, row = row_of(s, block);
         const int64_t frame = s.H * s.W * s.C_in;
         const Value* const x = (const Value*)s.x + image * s.T_in * frame;
         const float* const weight = s.weight + block * s.kernel_h * s.kernel_w * s.C_in + (channel - block);
@@ -225,15 +228,6 @@ static void depthwise_sigma_delta(const SigmaDelta& s) {
         });
         return std::pair(additions, spikes);
     });
-}
-
-void sigma_delta_conv2d(const SigmaDelta* s) {
-    if (s->real) rows_sigma_delta<float>(*s);
-    else rows_sigma_delta<int8_t>(*s);
-}
-void sigma_delta_depthwise(const SigmaDelta* s) {
-    if (s->real) depthwise_sigma_delta<float>(*s);
-    else depthwise_sigma_delta<int8_t>(*s);
 }
 
 }  // namespace PK_TARGET
