@@ -143,6 +143,11 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Counts]:  # fmt: skip
         """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
 
+    def running_maximum(
+        self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None, /
+    ) -> Tensor:
+        """Max pooling of what sigma-delta neurons have sent: sigma_delta.py has arguments and results."""
+
 
 class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.

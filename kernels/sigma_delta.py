@@ -119,6 +119,38 @@ def padded(arrived: Tensor, T: int) -> Tensor:
     return F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
 
 
+def running_maximum(
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
+) -> Tensor:
+    """The definition of max pooling: what the maximum of all that was sent so far changes by at each step.
+
+    Args:
+        x: [N, T, P, C] of images of ``size`` (H, W): codes, or values in float32. kernel, stride, padding: the windows,
+            those of ``size_out`` (H_out, W_out), which may go beyond the image.
+        state: what the inputs have sent, and the maxima, contiguous float32 [N, P, C] and [N, P_out, C], replaced by
+            those after the T steps; None: zeros, and not kept.
+
+    Returns:
+        float32 [N, T, P_out, C].
+    """
+    sums = values_of(x) if x.dtype == torch.int8 else x.clone()
+    N, T, _, C = sums.shape
+    if state is not None:
+        sums[:, 0] += state[0]
+    for t in range(1, T):  # torch's cumsum takes ten times as long
+        sums[:, t] += sums[:, t - 1]
+    images = sums.view(N * T, *size, C).movedim(-1, 1)
+    beyond = [(out - 1) * step + window - padded - length for length, out, window, step, padded in zip(
+        size, size_out, kernel, stride, padding, strict=True)]  # fmt: skip
+    edges = padding[1], max(0, beyond[1]), padding[0], max(0, beyond[0])
+    most = F.max_pool2d(F.pad(images, edges, value=-torch.inf), kernel, stride)[:, :, : size_out[0], : size_out[1]]
+    maxima = most.unflatten(0, (N, T)).flatten(3).transpose(2, 3).contiguous()
+    before = torch.zeros_like(maxima[:, :1]) if state is None else state[1].unsqueeze(1).clone()
+    if state is not None:
+        state[0].copy_(sums[:, -1]), state[1].copy_(maxima[:, -1])
+    return torch.diff(maxima, dim=1, prepend=before)
+
+
 def sigma_delta(
     x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
     neuron: SigmaDelta | None, window: Window, state: State | None = None,

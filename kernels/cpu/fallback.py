@@ -24,6 +24,7 @@ class Fallback:
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     round_weights = staticmethod(rounding.round_weights)
+    running_maximum = staticmethod(sigma_delta.running_maximum)
     sigma_delta = staticmethod(sigma_delta.sigma_delta)
 
     def pack(self, dense: Tensor) -> Tensor:

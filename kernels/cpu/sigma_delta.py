@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, sigma_delta
-from ..sigma_delta import Counts, SigmaDelta, State, Window
+from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import require_finite
@@ -71,6 +71,19 @@ class SigmaDeltas:
         launch(abi.SigmaDelta(*pointers, lowest, exponents, real, *sizes))
         del given  # the memory behind the pointers lived until here
         return y, Counts(int(counts[0]), additions + int(counts[1]))
+
+    def running_maximum(
+        self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
+    ) -> Tensor:
+        """kernels/sigma_delta.py has arguments and results."""
+        x = x.contiguous()
+        (N, T, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
+        y, counts = heap.empty(N, T, P, C, dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+        given = x, None, None, None, None, None, y, *(state or (None, None)), counts
+        pointers = (None if t is None else t.data_ptr() for t in given)
+        sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
+        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))
+        return y
 
 
 def _is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:

@@ -1,5 +1,6 @@
 """Networks of sigma-delta neurons: layer by layer, all steps of each in one call, whose state never leaves it."""
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
+from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally
@@ -250,22 +252,22 @@ def _side_by_side(inputs: list[Changes]) -> Changes:
 
 
 def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) -> Changes:
-    """The change of the maximum of what has been sent so far, of images that stay channels last.
+    """The change of the maximum of what has been sent so far.
 
-    ``state``: what the layer has taken [N, P, C], and given, which are replaced; an empty list is filled.
+    ``state``: what the inputs have sent [N, P, C], and the maxima, which are changed in place; an empty list is filled.
     """
-    sums = x.real().clone()
-    N, steps, _, C = sums.shape
-    if state:
-        if state[0].shape != sums[:, 0].shape:
-            raise ValueError(f"state must be of {list(sums[:, 0].shape)}, got {list(state[0].shape)}")
-        sums[:, 0] += state[0]
-    for t in range(1, steps):  # torch's cumsum takes ten times as long
-        sums[:, t] += sums[:, t - 1]
-    images = sums.view(N * steps, *x.size, C).movedim(-1, 1)
-    most = layer.affine(images).unflatten(0, (N, steps))
-    pixels = most.flatten(3).transpose(2, 3).contiguous()
-    before = state[1] if state else torch.zeros_like(pixels[:, 0])
+    size = tuple(layer.affine(torch.empty(1, 1, *x.size, device="meta")).shape[2:])
+    window: Any = (layer.kernel_size, layer.stride, layer.padding)
+    if layer.dims == 1:
+        window = (1, layer.kernel_size), (1, layer.stride), (0, layer.padding)
+    N, _, P, C = x.values.shape
+    kept = None
     if state is not None:
-        state[:] = sums[:, -1].clone(), pixels[:, -1].clone()
-    return Changes(torch.diff(pixels, dim=1, prepend=before.unsqueeze(1)), tuple(most.shape[3:]))
+        shapes = (N, P, C), (N, math.prod(size), C)
+        state[:] = state or [torch.zeros(shape, device=x.values.device) for shape in shapes]
+        if (state[0].shape, state[1].shape) != shapes:
+            raise ValueError(f"state must be of {list(shapes)}, got {[tuple(part.shape) for part in state]}")
+        kept = state[0], state[1]
+    backend = backends.backend_of(x.values.device.type)
+    size_out: Any = (1, *size)[-2:]
+    return Changes(backend.running_maximum(x.values, x.image, size_out, *window, kept), size)

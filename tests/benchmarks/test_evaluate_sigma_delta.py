@@ -85,7 +85,8 @@ def test_the_step_loop_is_the_simulation(subject):
 def test_every_contender_is_timed(subject, monkeypatch):
     monkeypatch.setattr(sigma_delta_time, "IF_STEPS", 4)
     rows = list(sigma_delta_time.rows(subject, 1))
-    assert {row["contender"] for row in rows} == {"ReLU network", "sigma-delta", "sigma-delta, settled", "step loop", "IF"}
+    contenders = {"ReLU network", "sigma-delta", "sigma-delta, settled", "step loop", "IF"}
+    assert {row["contender"] for row in rows} == contenders
     assert all(float(row["ms"]) > 0 for row in rows) and rows[0]["passes"] == "1.00"
     torch.nn.init.constant_(subject.ann[0].weight, 1.0)  # which the network that was converted before does not have
     with pytest.raises(RuntimeError, match="step loop's outputs differ"):

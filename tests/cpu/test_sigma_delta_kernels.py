@@ -124,3 +124,35 @@ def test_threads_share_images_and_channels(target, threads, size, generator):
     finally:
         torch.set_num_threads(before)
     assert alone.any() and torch.equal(alone, together) and counts == counted
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("C", [3, 16, 70])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "size_out"),
+    [
+        ((6, 6), (2, 2), (2, 2), (0, 0), (3, 3)),
+        ((7, 5), (3, 2), (2, 1), (1, 1), (4, 6)),
+        ((7, 5), (2, 3), (2, 2), (0, 1), (4, 3)),  # ceil_mode: the last windows go beyond the image
+        ((1, 9), (1, 3), (1, 3), (0, 0), (1, 3)),
+        ((9, 9), (9, 9), (9, 9), (0, 0), (1, 1)),
+    ],
+)
+def test_maxima_equal_the_definition(target, real, C, size, kernel, stride, padding, size_out, generator):
+    x = torch.randint(-9, 10, (2, 5, size[0] * size[1], C), generator=generator)
+    x[torch.rand(x.shape, generator=generator) < 0.5] = 0
+    x = x / 8 if real else x.to(torch.int8)
+    operands = size, size_out, kernel, stride, padding
+    kernels = cpu.load(target)
+    whole = sigma_delta.running_maximum(x, *operands, None)
+    assert whole.any() and torch.equal(kernels.running_maximum(x, *operands, None), whole)
+    values = x if real else sigma_delta.values_of(x)
+    sums = values.cumsum(1).view(10, *size, C).permute(0, 3, 1, 2)
+    pool = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=size_out == (4, 3))
+    assert torch.equal(whole.cumsum(1).flatten(0, 1), pool(sums).flatten(2).transpose(1, 2))
+    states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
+    for function, state in zip((sigma_delta.running_maximum, kernels.running_maximum), states, strict=True):
+        parts = [function(part.contiguous(), *operands, tuple(state)) for part in x.split((2, 1, 2), 1)]
+        assert torch.equal(torch.cat(parts, 1), whole)
+    assert all(map(torch.equal, *states)) and states[0][1].any()

@@ -12,7 +12,7 @@ from .networks import Invariance, Network, Proxy
 from .ports import LIBRARIES, Port
 from .rounding import Rounding
 from .scans import Scan
-from .sigma_delta import SigmaDelta
+from .sigma_delta import SigmaDelta, SigmaDeltaPool
 from .translations import Translation
 from .words import Pool, WordCase
 
@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "tensors": (Mixture, 2),
     "translations": (Translation, 2),
     "sigma-delta": (SigmaDelta, 2),
+    "sigma-delta pools": (SigmaDeltaPool, 1),
 }
 
 if LIBRARIES:  # which need not be installed

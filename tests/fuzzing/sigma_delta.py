@@ -1,15 +1,18 @@
-"""Sigma-delta neurons behind convolutions of spikes, of values and of a constant input."""
+"""Sigma-delta neurons behind convolutions of spikes, of values and of a constant input; and max pooling of them."""
 
+import math
 from dataclasses import dataclass
 from random import Random
 
 import torch
+import torch.nn.functional as F
 
 from proxykernels.kernels import backends, sigma_delta
 
 from . import draw, ways
 from .case import Case, Mismatch, Windows, same
 from .convolutions import Convolution
+from .words import Pool
 
 GIVEN = ("spikes", "values", "constant", "nothing")
 WORK = 1 << 23
@@ -86,4 +89,33 @@ class SigmaDelta(Windows, Case):
         same("codes" if self.fires else "what arrives", actual, expected)
         if counts != counted:
             raise Mismatch(f"{counted}, expected {counts}")
+        return bool(expected.any())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmaDeltaPool(Pool):
+    """Max pooling of what neurons have sent; ``of_rates``: of real values. ``begun``: what was sent before, at most."""
+
+    def check(self) -> bool:
+        g, T, most = draw.generator(self.seed), min(self.T, 40), sigma_delta.MOST_EXPONENTS
+        x = torch.randint(-most, most + 1, (self.N, T, self.size[0] * self.size[1], self.C), generator=g)
+        x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
+        x = x / 128 if self.of_rates else x.to(torch.int8)
+        shape = F.max_pool2d(
+            torch.empty(1, 1, *self.size, device="meta"), self.kernel_size, self.stride, self.padding,
+            ceil_mode=self.periods,
+        ).shape  # fmt: skip
+        size_out = shape[2], shape[3]
+        operands = x, self.size, size_out, self.kernel_size, self.stride, self.padding
+        states: list[sigma_delta.State | None] = [None, None]
+        if self.begun:
+            pixels = math.prod(self.size), math.prod(size_out)
+            before = [draw.whole((self.N, P, self.C), self.begun, g) / 128 for P in pixels]
+            states = [(before[0].clone(), before[1].clone()) for _ in range(2)]
+        expected = sigma_delta.running_maximum(*operands, states[0])
+        with ways.use(self.way, self.threads):
+            actual = backends.cpu_backend().running_maximum(*operands, states[1])
+        same("changes", actual, expected)
+        for name, ours, theirs in zip(("sent", "maxima"), states[1] or (), states[0] or (), strict=False):
+            same(f"{name} after the steps", ours, theirs)
         return bool(expected.any())

@@ -13,6 +13,7 @@ KERNEL(void, tile_conv2d, const Conv2d*)  // null where there are no matrix tile
 KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are looked at: conv2d/im2col.h
 KERNEL(void, sigma_delta_conv2d, const SigmaDelta*)
 KERNEL(void, sigma_delta_depthwise, const SigmaDelta*)
+KERNEL(void, sigma_delta_maximum, const SigmaDelta*)
 KERNEL(void, real_product, const Product*)
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)

@@ -1,5 +1,6 @@
-// The convolutions whose neurons send sigma-delta codes.
+// The convolutions whose neurons send sigma-delta codes, and max pooling of them.
 #include "sigma_delta/dense.h"
+#include "sigma_delta/maximum.h"
 
 namespace PK_TARGET {
 
@@ -17,6 +18,10 @@ void sigma_delta_conv2d(const SigmaDelta* s) {
 void sigma_delta_depthwise(const SigmaDelta* s) {
     if (s->real) depthwise_sigma_delta<float>(*s);
     else depthwise_sigma_delta<int8_t>(*s);
+}
+void sigma_delta_maximum(const SigmaDelta* s) {
+    if (s->real) maximum_of_sigma_delta<float>(*s);
+    else maximum_of_sigma_delta<int8_t>(*s);
 }
 
 }  // namespace PK_TARGET
