@@ -265,8 +265,10 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
     if state is not None:
         shapes = (N, P, C), (N, math.prod(size), C)
         state[:] = state or [torch.zeros(shape, device=x.values.device) for shape in shapes]
-        if (state[0].shape, state[1].shape) != shapes:
-            raise ValueError(f"state must be of {list(shapes)}, got {[tuple(part.shape) for part in state]}")
+        found = state[0].shape, state[1].shape
+        if found != shapes:
+            wanted, got = (list(map(list, both)) for both in (shapes, found))
+            raise ValueError(f"state must be two tensors {wanted}, got {got}")
         kept = state[0], state[1]
     backend = backends.backend_of(x.values.device.type)
     size_out: Any = (1, *size)[-2:]
