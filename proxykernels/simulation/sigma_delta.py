@@ -257,9 +257,9 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
     ``state``: what the inputs have sent [N, P, C], and the maxima, which are changed in place; an empty list is filled.
     """
     size = tuple(layer.affine(torch.empty(1, 1, *x.size, device="meta")).shape[2:])
-    window: Any = (layer.kernel_size, layer.stride, layer.padding)
+    kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
     if layer.dims == 1:
-        window = (1, layer.kernel_size), (1, layer.stride), (0, layer.padding)
+        kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
     N, _, P, C = x.values.shape
     kept = None
     if state is not None:
@@ -272,4 +272,4 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
         kept = state[0], state[1]
     backend = backends.backend_of(x.values.device.type)
     size_out: Any = (1, *size)[-2:]
-    return Changes(backend.running_maximum(x.values, x.image, size_out, *window, kept), size)
+    return Changes(backend.running_maximum(x.values, x.image, size_out, kernel, stride, padding, kept), size)

@@ -1,9 +1,8 @@
 """Networks of sigma-delta neurons: a threshold of each channel, and layers.
 
 A threshold is the largest activation of its channel on the calibration data, of a layer without a ReLU the largest
-absolute value. Weights hold them, as they do scales of
-rates: a spike of 1 is one threshold. Neurons of an identity shortcut keep thresholds of their own, and the shortcut has
-their ratio for a weight.
+absolute value. Weights hold them, as they do scales of rates: a spike of 1 is one threshold. Neurons of an identity
+shortcut keep thresholds of their own, and the shortcut has their ratio for a weight.
 """
 
 import math
@@ -76,10 +75,10 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
     while changed:  # groups may overlap
         changed = False
         for group in graph.one_scale:
-            largest = torch.stack([scales[name].max() for name in group]).max()
+            shared = torch.stack([scales[name].max() for name in group]).max()
             for name in group:
-                changed = changed or not torch.equal(scales[name], largest)
-                scales[name] = largest
+                changed = changed or not torch.equal(scales[name], shared)
+                scales[name] = shared
     return scales
 
 
