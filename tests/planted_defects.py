@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
 NEURONS = "tests/cpu/test_neurons.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
+SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -170,6 +171,36 @@ DEFECTS = {
         "before_row -= STATES * neurons",
         "before_row -= neurons",
         "tests/gradients/test_scan_backward.py",
+    ),
+    "sigma-delta: states go on": Defect(
+        "kernels/cpu/src/sigma_delta/neurons.h",
+        "if (s.z) z = load_block",
+        "if (s.z && pixel) z = load_block",
+        SIGMA_DELTA,
+    ),
+    "sigma-delta: beyond the image": Defect(
+        "kernels/cpu/src/sigma_delta/dense.h", "inside ? begin : inputs", "begin", SIGMA_DELTA
+    ),
+    "sigma-delta: a bias at each step": Defect(
+        "kernels/cpu/src/sigma_delta/neurons.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
+    ),
+    "sigma-delta maxima: of this step alone": Defect(
+        "kernels/cpu/src/sigma_delta/maximum.h", "        last = most;", "", SIGMA_DELTA
+    ),
+    "sigma-delta: a bottleneck is no ReLU": Defect(
+        "proxykernels/layers/sigma_delta.py",
+        "0.0 if self.rectifies else",
+        "0.0 if True else",
+        "tests/package/test_sigma_delta.py",
+    ),
+    "sigma-delta: samples that have stopped": Defect(
+        "proxykernels/simulation/sigma_delta.py",
+        "self.index = self.index[~decided]",
+        "pass",
+        "tests/package/test_sigma_delta.py",
+    ),
+    "Triton sigma-delta: states go on": Defect(
+        "kernels/gpu/sigma_delta.py", "tl.store(a_pointer", "tl.store(z_pointer", "tests/gpu/test_triton_sigma_delta.py"
     ),
     "Triton sigma-delta: what was sent before": Defect(
         "kernels/gpu/sigma_delta.py", "a += sent.to", "a = sent.to", "tests/gpu/test_triton_sigma_delta.py"
