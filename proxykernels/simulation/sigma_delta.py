@@ -113,9 +113,11 @@ def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
     for name in names:
         part = state.get(name, ())
         if len(part) != 2 or any(not isinstance(t, Tensor) or t.dtype != torch.float32 for t in part):
-            raise ValueError(f"state of {name!r} must be two float32 tensors, as a result has them, got {part!r}")
+            got = [str(t.dtype) if isinstance(t, Tensor) else type(t).__name__ for t in part]
+            raise ValueError(f"state of {name!r} must be two float32 tensors, as a result has them, got {got}")
         for tensor in part:
             checks.same_device(f"state of {name!r}", tensor, frame.device)
+            checks.finite(f"state of {name!r}", tensor)
             if len(tensor) != len(frame):
                 raise ValueError(f"state of {name!r} is of {len(tensor)} samples, and x has {len(frame)}")
     if state[Network.INPUT][0].shape != frame.shape:

@@ -49,10 +49,12 @@ def simulate(
             :func:`time_first` turns frames [N, T, ...] into a sequence.
         T: number of steps.
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
-            ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums.
-        state: ``result.state`` of an earlier call, to continue from it.
-        stop: a rule that stops samples early, such as ``pk.margin(8)``. It is applied after every chunk. The remaining
-            samples continue in a smaller batch.
+            ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums. Of
+            sigma-delta neurons: 32, 2 with ``stop``.
+        state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
+            only if one is given, ``{}`` at the start.
+        stop: a rule that stops samples early: ``pk.margin(8)``, or ``pk.settled()`` for sigma-delta neurons. It is
+            applied after every chunk. The remaining samples continue in a smaller batch.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
