@@ -60,7 +60,7 @@ struct Sent {
         code = _mm512_mask_sub_epi32(code, _mm512_movepi32_mask(bits), _mm512_setzero_si512(), code);
     }
     void store_codes(int8_t* codes) const { _mm_storeu_si128((__m128i*)codes, _mm512_maskz_cvtepi32_epi8(fires, code)); }
-    VecBits fired() const { return (VecBits)_mm512_maskz_set1_epi32(fires, 1); }
+    int count() const { return __builtin_popcount(fires); }
 #else
     Ints::Whole code;
     explicit Sent(Vec left, uint32_t least) {
@@ -75,7 +75,7 @@ struct Sent {
         const VecCodes narrow = __builtin_convertvector(code, VecCodes);
         memcpy(codes, &narrow, sizeof narrow);
     }
-    VecBits fired() const { return -(VecBits)(code != 0); }
+    int count() const { return __builtin_popcount(bits(same_bits<Vec::Mask>(code != 0))); }
 #endif
 };
 
@@ -100,9 +100,9 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
     Lanes<channels> z = zero, a = zero;
     const int64_t place = (image * s.P + pixel) * s.C + channel;
     if (s.z) z = load_block<channels>(s.z + place, n), a = load_block<channels>(s.a + place, n);
-    VecBits fired{};
+    int64_t spikes = 0;
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
-    const auto part = [&](int64_t t, auto steps) {
+    const auto part = [&](int64_t t, auto steps) __attribute__((always_inline)) {
         Lanes<channels> sums[steps];
         for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
         if (t + steps <= s.T_in) arrive(t, steps, sums);
@@ -116,12 +116,12 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
             add(z, sums[k]);
             int8_t last[channels];
             int8_t* const codes = n == channels ? s.codes + at : last;
-            for (int i = 0; i < z.vecs; i++) {
+            each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
                 const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
                 a.v[i] = a.v[i] + sent.value;
-                fired += sent.fired();
+                spikes += sent.count();
                 sent.store_codes(codes + i * Vec::width);
-            }
+            });
             if (n < channels) memcpy(s.codes + at, last, n);
         }
     };
@@ -132,8 +132,6 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
         if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
     });
     if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, a, n);
-    int64_t spikes = 0;
-    for (int i = 0; i < Vec::width; i++) spikes += fired[i];
     return spikes;
 }
 
