@@ -6,7 +6,7 @@ from common import figures
 from common.tables import read_csv, save_figure
 
 NETS = {"resnet20": "ResNet-20, Fashion-MNIST", "lite0": "EfficientNet-Lite0, photographs"}
-NEURONS = ("sigma-delta, K = 9", "sigma-delta, K = 6", "IF")
+NEURONS = ("sigma-delta, K = 9", "sigma-delta, K = 9, signed", "IF")
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 

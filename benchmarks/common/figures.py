@@ -86,6 +86,7 @@ LOOKS = {
     "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
     # neurons of evaluate.py sigma-delta
     "sigma-delta, K = 9": Look("sigma-delta, K = 9", BLACK, width=2.6),
+    "sigma-delta, K = 9, signed": Look("sigma-delta, K = 9, signed", SKY, "--"),
     "sigma-delta, K = 12": Look("sigma-delta, K = 12", GRAY, "--", width=2.6),
     "sigma-delta, K = 6": Look("sigma-delta, K = 6", SKY),
     "IF": Look("IF", VERMILION),
