@@ -5,7 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from accuracy import anytime_table, every_step
+from accuracy import anytime_table, every_step, sigma_delta_picture
 from images import picture, torchvision_nets_table
 from methods import recipes_table
 from methods import report as report_of_methods
@@ -31,10 +31,11 @@ def run(options: argparse.Namespace) -> None:
     drawers = {
         "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
         "anytime_small.csv": partial(anytime_table.draw, net="small"),
+        "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
         "recipes.csv": recipes_table.draw,
         "torchvision_rates.csv": torchvision_nets_table.draw,
     }
-    for table in sorted(folder.glob("compare_methods_*.csv")):
+    for table in sorted(folder.glob("compare_methods_*_[0-9]*.csv")):  # of a net and a width
         if not table.stem.endswith("_settings"):
             drawers[table.name] = partial(report_of_methods.draw, stem=table.stem)
     if photographs.are_there():
