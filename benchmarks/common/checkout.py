@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "results"
+WEIGHTS = RESULTS.parent / "weights"
 SCRATCH = RESULTS / "scratch"
 MEASURES_NOTHING = ("benchmarks/results", "docs", "*.md")  # changes there do not change a figure
 

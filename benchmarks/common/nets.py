@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from common import firing_rates, metadata, weights_file
+from common.checkout import WEIGHTS
 from proxykernels.training import fi_curve
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 GRAY = {"shape": (1, 28, 28), "classes": 10}  # of the images, by default
 COLOUR = {"shape": (3, 32, 32), "classes": 10}
 TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone

@@ -43,12 +43,13 @@ def run(options: argparse.Namespace) -> None:
         mine = [row for row in rows if row["target"] == target]
         lines = [[f"{row['kernel']}/{row['variant']}", *(str(row[name]) for name in COLUMNS[3:-1])] for row in mine]
         printed.print_table(console, f"{target}, Triton {rows[0]['triton']}", ["", *COLUMNS[3:-1]], lines)
-    others = [row for row in read_csv(options.out) if row["triton"] != rows[0]["triton"]]
+    path = options.out / "compile_report.csv"
+    others = [row for row in read_csv(path) if row["triton"] != rows[0]["triton"]]
     try:
-        write_csv(options.out, COLUMNS, others + rows)
+        write_csv(path, COLUMNS, others + rows)
     except OSError as error:
-        sys.exit(f"cannot write {options.out}: {error.strerror}")
-    console.print(str(options.out), soft_wrap=True)
+        sys.exit(f"cannot write {path}: {error.strerror}")
+    console.print(str(path), soft_wrap=True)
     at_fault = {record["variant"]: faults(record) for record in records if faults(record)}
     if at_fault:
         lines = "\n".join(f"  {variant}: {'; '.join(found)}" for variant, found in at_fault.items())
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"{len(VARIANTS)} variants, in place of {len(QUICK)}")
-    default = Path(__file__).parents[1] / "results" / "compile_report.csv"
-    parser.add_argument("--out", type=Path, default=default, help="the CSV file")
+    default = Path(__file__).parents[1] / "results"
+    parser.add_argument("--out", type=Path, default=default, help="folder of the CSV file")
 
 
 def to_row(record: dict) -> dict:

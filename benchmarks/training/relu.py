@@ -6,7 +6,7 @@
 
 Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. ResNet-20 is trained on
 Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and <root>/test/<class>/.
-The seed is fixed. Writes --out, by default benchmarks/weights/<net>.safetensors: weights in float16, how they were
+The seed is fixed. Writes <net>.safetensors, by default into benchmarks/weights: weights in float16, how they were
 trained, and how many test images they have right.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
+from common.checkout import WEIGHTS
 from common.command import work
 from common.printed import new_parser, positive
 
@@ -31,5 +32,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive, default=3)
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--root", type=Path, help="folder of the images")
-    parser.add_argument("--out", type=Path, help="the file")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the file")
     return parser.parse_args(arguments)

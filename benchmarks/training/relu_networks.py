@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import nets, resnet20, vgg11, weights_file
+from common import resnet20, vgg11, weights_file
 from common.accuracy import ann_accuracy
+from common.checkout import WEIGHTS
 from common.machine import heading
 from common.tables import publish
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         train_set, test_set = (images(options.net, options.root, split) for split in ("train", "test"))
     except (ValueError, OSError) as error:
         raise SystemExit(f"train.py relu: {error}") from error
-    path = options.out or file_of(options.net)
+    path = options.out / file_of(options.net).name
     print(heading(f"{options.net}, random weights", f"{len(train_set[0])} training images", path))
     ann, start = random(options.net), time.process_time()
     train(ann, train_set, options.epochs, options.lr, options.net)
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def file_of(name: str) -> Path:
-    return nets.WEIGHTS / f"{name}.safetensors"
+    return WEIGHTS / f"{name}.safetensors"
 
 
 def random(name: str) -> nn.Module:

@@ -8,7 +8,7 @@ import evaluate
 import pytest
 import torch
 from accuracy import every_step
-from common import accuracy, data, nets, weights_file
+from common import accuracy, checkout, data, nets, weights_file
 from training import checkpoint as train_checkpoint
 from training import conversion
 from training import weights as train_weights
@@ -135,7 +135,7 @@ def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
 @pytest.mark.slow
 def test_the_weights_for_cifar10_are_whole():
     """Their images are not shipped; of noise, too, every layer makes spikes."""
-    model, whole, about = train_weights.load_twins(nets.WEIGHTS / "begun" / "cifar10.safetensors.gz")
+    model, whole, about = train_weights.load_twins(checkout.WEIGHTS / "begun" / "cifar10.safetensors.gz")
     assert whole and about["method"] == "ann" and about["width"] == "0.375"
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     rates = pk.simulate(conversion.converted(model, images), images, 16).rates

@@ -64,8 +64,8 @@ def test_every_kernel_is_in_the_list():
 @pytest.mark.triton
 def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
     pytest.importorskip("triton")
-    out = tmp_path / "folder" / "report.csv"
-    gpu_speed.main(["compile", "--out", str(out)])
+    out = tmp_path / "folder" / "compile_report.csv"
+    gpu_speed.main(["compile", "--out", str(out.parent)])
     rows = read(out)
     assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == variants.QUICK
     assert list(rows[0]) == compile_report.COLUMNS
@@ -100,10 +100,10 @@ def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
     faulty = SOUND | change | {"variant": "if_conv2d/sm_80/odd/one-product/hard/words"}
     monkeypatch.setattr(compile_report, "compile_in_child", lambda variants: iter([SOUND, faulty]))
     with pytest.raises(SystemExit) as ending:
-        gpu_speed.main(["compile", "--out", str(tmp_path / "report.csv")])
+        gpu_speed.main(["compile", "--out", str(tmp_path)])
     message = str(ending.value)  # a text makes Python end with status 1 and print it
     assert "1 of 2 variants at fault" in message and f"sm_80/odd/one-product/hard/words: {fault}" in message
-    assert [bool(row["note"]) for row in read(tmp_path / "report.csv")] == [False, True]
+    assert [bool(row["note"]) for row in read(tmp_path / "compile_report.csv")] == [False, True]
 
 
 def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
@@ -112,8 +112,8 @@ def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
         record = SOUND | {"triton": version}
         for _ in range(again):
             monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
-            gpu_speed.main(["compile", "--out", str(tmp_path / "report.csv")])
-    assert [row["triton"] for row in read(tmp_path / "report.csv")] == ["3.6.0", "3.9.0"]
+            gpu_speed.main(["compile", "--out", str(tmp_path)])
+    assert [row["triton"] for row in read(tmp_path / "compile_report.csv")] == ["3.6.0", "3.9.0"]
 
 
 TWO_LOOPS = """

@@ -7,7 +7,7 @@ import draw
 import pytest
 import sim_speed
 import torch
-from common import data, firing_rates, nets
+from common import checkout, data, firing_rates, nets
 from common.checkout import RESULTS
 from common.machine import device_name
 from common.memory import PeakMemory
@@ -192,13 +192,13 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         (["--neuron", "lif", "--tau", "1"], "expected a number of steps above 1, got '1'"),
         (["--neuron", "lif", "--tau", "nan"], "expected a number of steps above 1, got 'nan'"),
         (
-            ["--neuron", "lif", "--weights", str(nets.WEIGHTS / "small.safetensors")],
+            ["--neuron", "lif", "--weights", str(checkout.WEIGHTS / "small.safetensors")],
             "a network of --weights has neurons of its own",
         ),
         (["--threads", "1.5"], "whole number of at least 1, got '1.5'"),
         (["--net", "large"], "invalid choice: 'large'"),
         (
-            ["--net", "paper", "--weights", str(nets.WEIGHTS / "small.safetensors")],
+            ["--net", "paper", "--weights", str(checkout.WEIGHTS / "small.safetensors")],
             "is of the network small",
         ),
         (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),

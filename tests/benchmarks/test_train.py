@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from common import accuracy, data, nets
+from common import accuracy, checkout, data, nets
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
@@ -29,7 +29,7 @@ def test_a_tie_and_silence_are_wrong():
 
 def test_shipped_net():
     """On the 256 images shipped: within three standard deviations of the accuracy recorded for all 10,000."""
-    path = nets.WEIGHTS / "small.safetensors"
+    path = checkout.WEIGHTS / "small.safetensors"
     assert path.stat().st_size <= 2_000_000
     with safe_open(path, "pt") as file:
         recorded = float(file.metadata()["test_accuracy"])
