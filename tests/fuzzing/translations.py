@@ -17,6 +17,7 @@ from .models import Drawn
 
 SIZES = ((2, 6, 6), (1, 8, 5), (3, 4, 4), (3, 10), (2, 9), (7,))  # of a sample
 STEPS = 200
+CHANGES = 80  # steps of sigma-delta neurons, after which they are silent
 ROUNDING = 2e-3  # of the largest output, which a deep network's rounding stays below
 NEAR = 0.1  # of the largest output: what spikes may be off by after STEPS; else it must fall
 
@@ -28,6 +29,8 @@ class Translation(Case):
     ends: str = "tensor"
     method: str = "max"
     share: bool = False
+    changes: bool = False  # sigma-delta neurons
+    signed: bool = False
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Translation":
@@ -35,6 +38,7 @@ class Translation(Case):
             **common | {"seed": random.randint(0, 10_000_000)}, operations=random.choice((1, 2, 3, 4, 5, 6, 8, 10)),
             size=random.choice(SIZES), ends=random.choice(("tensor", "tensor", "tensor", "tensor", "dict", "tuple")),
             method=random.choice(("max", "max", "max", "percentile")), share=random.random() < 0.1,
+            changes=random.random() < 0.25, signed=random.random() < 0.5,
         )  # fmt: skip
 
     def check(self) -> bool:
@@ -44,6 +48,8 @@ class Translation(Case):
         original = copy.deepcopy(ann.state_dict())
         with torch.no_grad():
             expected = [_flat(ann(inputs)) for inputs in (x, other)]
+        if self.changes:
+            return self.sigma_delta(ann, x, expected[0])
         try:
             net = pk.convert(ann, x, method=self.method, share=self.share)
         except (TypeError, ValueError) as error:
@@ -61,6 +67,20 @@ class Translation(Case):
                 if (error := _error(longer.logits.flatten(1), expected[0])) > NEAR / 2:
                     raise Mismatch(f"after {16 * STEPS} steps the logits are off by {error:.3f} of the largest")
         return bool(result.count().any())
+
+    def sigma_delta(self, ann: Drawn, x: Tensor, expected: Tensor) -> bool:
+        """Outputs come to those of the ReLU network, and a state goes on as if nothing had been in between."""
+        try:
+            net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(12, signed=self.signed))
+        except (TypeError, ValueError) as error:
+            return self.refusal(ann, str(error))
+        with ways.use(self.way, self.threads):
+            whole, first = pk.simulate(net, x, CHANGES), pk.simulate(net, x, 5, state={})
+            later = pk.simulate(net, x, CHANGES - 5, state=first.state)
+        for result in (whole, later):
+            if (error := _error(result.logits.flatten(1), expected)) > NEAR:
+                raise Mismatch(f"after {CHANGES} steps the outputs are off by {error:.3f} of the largest")
+        return bool(whole.potentials.any())
 
     def refusal(self, ann: Drawn, message: str) -> bool:
         """What is refused is so in one sentence; of what is known, convert need not be told by its own check."""
