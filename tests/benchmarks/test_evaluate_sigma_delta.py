@@ -102,7 +102,7 @@ def test_a_network_is_trained_loaded_and_measured(fashion, monkeypatch, capsys):
     measure = ["--net", "resnet20", "--images", "12", "--few", "4", "--root", str(fashion), "--out", str(fashion)]
     with pytest.raises(SystemExit, match=r"resnet20.safetensors is missing; python benchmarks/train.py relu --net"):
         sigma_delta.main(measure)
-    relu.main(["--net", "resnet20", "--epochs", "1", "--root", str(fashion)])
+    relu.main(["--net", "resnet20", "--epochs", "1", "--root", str(fashion), "--out", str(fashion)])
     assert "of the test images right" in capsys.readouterr().out
     sigma_delta.main(measure)
     sigma_delta.main(["--net", "small", *measure[2:]])

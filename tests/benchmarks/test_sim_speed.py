@@ -179,7 +179,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
     shown = drawn["sim_speed_small_hard_cpu.png"]
     assert [row["median_ms_per_image"] for row in shown if row["T"] == "64"] == [str(7.0 + k) for k in range(len(mine))]
     assert {row["T"] for row in shown} >= {"16", "64"}
-    assert {row["T"] for row in drawn["sim_speed_paper_hard_cpu.png"]} == {"64", "256"}  # of two runs
+    assert {row["T"] for row in drawn["sim_speed_paper_hard_cpu.png"]} >= {"16", "64"}
 
 
 @pytest.mark.parametrize(
