@@ -193,9 +193,13 @@ class _Samples:
         states = {name: states.now for name, states in self.states.items()} if keeps or not fresh else {}
         y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh)
         self.needed = max(self.needed, needed)
+        sums = y.clone()
         if not fresh:
-            y[0] += ends.now[1]
-        sums = y.cumsum(0)
+            sums[0] += ends.now[1]
+        for t in range(
+            1, len(sums)
+        ):  # in float32, which torch's cumsum is not: however steps are cut, sums are the same
+            sums[t] += sums[t - 1]
         if len(sums) < steps:
             sums = torch.cat([sums, sums[-1:].expand(steps - len(sums), *sums.shape[1:])])
         if keeps:

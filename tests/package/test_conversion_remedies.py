@@ -240,5 +240,5 @@ def test_report(trained):
     assert len(ax.patches) == 2 * len(report.rows)
     with pytest.raises(TypeError, match="report must be what conversion_report returns, got Result"):
         pk.plot.conversion(result)
-    with pytest.raises(TypeError, match="net must be a network that convert made"):
+    with pytest.raises(TypeError, match="net must be a network of IF neurons that convert made"):
         pk.conversion_report(nn.Sequential(pk.FusedIFLinear(3, 3)), torch.rand(2, 3), 4)
