@@ -196,9 +196,7 @@ class _Samples:
         sums = y.clone()
         if not fresh:
             sums[0] += ends.now[1]
-        for t in range(
-            1, len(sums)
-        ):  # in float32, which torch's cumsum is not: however steps are cut, sums are the same
+        for t in range(1, len(sums)):  # in float32, unlike torch's cumsum, so that sums do not depend on the chunk
             sums[t] += sums[t - 1]
         if len(sums) < steps:
             sums = torch.cat([sums, sums[-1:].expand(steps - len(sums), *sums.shape[1:])])

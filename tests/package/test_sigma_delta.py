@@ -147,6 +147,20 @@ def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, gene
 
 
 @torch.no_grad()
+def test_chunks_round_nothing_otherwise(generator):
+    """The kernels add in one order, whether they add rows or multiply windows: of floats too."""
+    ann = nn.Sequential(
+        nn.Conv2d(2, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 70, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(70 * 16, 5),
+    ).eval()  # fmt: skip
+    x = torch.randn(8, 2, 8, 8, generator=generator)
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    whole = pk.simulate(net, x, 9)
+    assert torch.equal(pk.simulate(net, x, 9, chunk=1).potentials, whole.potentials)
+    assert torch.equal(pk.simulate(net, x, 9, chunk=4).potentials, whole.potentials)
+
+
+@torch.no_grad()
 def test_a_state_can_be_of_some_of_the_samples(nets):
     ann, x = nets
     net, x = exact(ann, x, "sigma-delta")
