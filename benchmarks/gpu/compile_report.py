@@ -60,8 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"{len(VARIANTS)} variants, in place of {len(QUICK)}")
-    default = Path(__file__).parents[1] / "results"
-    parser.add_argument("--out", type=Path, default=default, help="folder of the CSV file")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the CSV")
 
 
 def to_row(record: dict) -> dict:

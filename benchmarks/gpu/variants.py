@@ -125,6 +125,7 @@ _COUNT, _PACK = {"words_pointer": "i32", "counts_pointer": "i32"}, {"dense_point
 _PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
 _SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
 _SIGMA_DELTA |= {"lowest": "fp32"}
+_STATE = {"z_pointer": "fp32", "a_pointer": "fp32"}
 # Kernels without a neuron of neurons.py.
 SMALL: dict[str, dict[str, Arguments]] = {
     "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
@@ -140,12 +141,8 @@ SMALL: dict[str, dict[str, Arguments]] = {
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
-    "sigma_delta": _by_sizes(_SIGMA_DELTA | {"z_pointer": "fp32", "a_pointer": "fp32"}, 512, "places", "channels")
-    | {
-        "from-rest": Arguments(
-            _SIGMA_DELTA, {"BLOCK": 512, "z_pointer": None, "a_pointer": None}, ("places", "channels")
-        )
-    },
+    "sigma_delta": _by_sizes(_SIGMA_DELTA | _STATE, 512, "places", "channels")
+    | {"from-rest": Arguments(_SIGMA_DELTA, {"BLOCK": 512} | dict.fromkeys(_STATE), ("places", "channels"))},
     "pack": {
         "channels-first": Arguments(_PACK, {"BLOCK": 512, "stride_p": 1}),
         "channels-last": Arguments(_PACK, {"BLOCK": 512, "stride_c": 1}),
