@@ -197,7 +197,7 @@ DEFECTS = {
         "proxykernels/simulation/sigma_delta.py",
         "self.index = self.index[~decided]",
         "pass",
-        "tests/package/test_sigma_delta.py",
+        "tests/package/test_sigma_delta_states.py",
     ),
     "Triton sigma-delta: states go on": Defect(
         "kernels/gpu/sigma_delta.py", "tl.store(a_pointer", "tl.store(z_pointer", "tests/gpu/test_triton_sigma_delta.py"

@@ -27,10 +27,7 @@ def margin(lead: float) -> Stop:
     Raises:
         TypeError, ValueError: ``lead`` is not a number above 0.
     """
-    if not isinstance(lead, Real) or isinstance(lead, bool):
-        raise TypeError(f"lead must be a number of spikes, got {lead!r}")
-    if not lead > 0:
-        raise ValueError(f"lead must be above 0 spikes, got {lead}")
+    _check("lead", lead, " spikes")
 
     def decided(counts: Tensor, t: int) -> Tensor:
         if counts.ndim != 2 or counts.shape[1] < 2:
@@ -60,10 +57,7 @@ def settled(times: float = 1.0) -> Stop:
     Raises:
         TypeError, ValueError: ``times`` is not a number above 0.
     """
-    if not isinstance(times, Real) or isinstance(times, bool):
-        raise TypeError(f"times must be a number, got {times!r}")
-    if not times > 0:
-        raise ValueError(f"times must be above 0, got {times}")
+    _check("times", times)
 
     def decided(potentials: Tensor, t: int) -> Tensor:
         if potentials.ndim != 3 or potentials.shape[2] < 2:
@@ -77,6 +71,13 @@ def settled(times: float = 1.0) -> Stop:
         return first - second >= times * (potentials[-1] - potentials[-2]).abs().amax(1)
 
     return decided
+
+
+def _check(name: str, value: float, unit: str = "") -> None:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number{' of' * bool(unit)}{unit}, got {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0{unit}, got {value}")
 
 
 def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:

@@ -88,11 +88,11 @@ def convert(
             weights, weights and biases are rescaled, and outputs are divided by the last layer's scale.
 
         neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
-            neurons, also of layers without a ReLU with ``SigmaDelta(signed=True)``. Their thresholds are the largest
-            activation of each channel; ``method``, ``percentile``,
-            ``v_reset``, ``v_init`` and ``share`` are not for them. Max pooling becomes :class:`RunningMaxPool2d`. Such
-            networks are for :func:`simulate` alone. Their ``result.potentials`` are the outputs of ``ann`` as
-            far as each step tells them, ``result.logits`` those of the last step.
+            neurons; with ``SigmaDelta(signed=True)`` also for layers without a ReLU. Their thresholds are the largest
+            activation of each channel; ``method``, ``percentile``, ``v_reset``, ``v_init`` and ``share`` are not for
+            them. Max pooling becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` alone. Their
+            ``result.potentials`` are the outputs of ``ann`` as far as each step tells them, ``result.logits`` those of
+            the last step.
 
     Returns:
         A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, with all thresholds 1. Layers have the
