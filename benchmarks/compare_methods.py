@@ -3,13 +3,14 @@
     python benchmarks/compare_methods.py --seeds 0,1,2,3,4
     python benchmarks/compare_methods.py --methods proxy,tandem --stop-at 300
     python benchmarks/compare_methods.py --neuron lif --decay 0.5
+    python benchmarks/compare_methods.py --net cifar10 --width 0.125 --data folder --root images
     python benchmarks/compare_methods.py recipes   which learn, which run away
 
 conversion          the ReLU network alone, clipped; then pk.convert
 qcfs                the same with the activations of a few steps (Bu et al., 2022), from half a threshold
 the authors' recipe         proxy learning with the settings of the paper's notebook
     with statistics of each step    as the notebook normalises: its loop over the steps calls the layers for each
-proxy               proxy learning, repaired: normalised linear layers, thresholds of its own
+proxy               proxy learning, repaired: normalised linear layers, thresholds of its own, half a threshold to start
 tandem              the same, every layer of the ReLU network fed with the spiking network's rates
 ReLU network, then proxy    half of the steps each
 bptt                backpropagation through 4 steps, normalisation over samples and steps (tdBN)
@@ -18,9 +19,10 @@ tet                 the same, the loss at each step (Deng et al., 2022, without 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
 clipped and not; tandem; and surrogate.
 
-Of each way, --tune-steps steps with each learning rate, then with each threshold, choose what is most accurate on
-held-out training images. Then all trainings go on in turns, from one measured step to the next, so that curves grow
-together. A call goes on where the last one stopped, by Ctrl-C or by --stop-at; checkpoints are in --runs.
+Of each way, --tune-steps steps with each learning rate, then each threshold, then each initial potential, choose what
+is most accurate on held-out training images. Then all trainings go on in turns, from one measured step to the next, so
+that curves grow together. A call goes on where the last one stopped, by Ctrl-C or by --stop-at; checkpoints are in
+--runs.
 
 Writes results/compare_methods_NET_WIDTH.csv (accuracy at each measured step, of held-out images, and of the test images
 after the last: strict, where a tie with the true class is wrong; lenient, where it is right; and by the potentials of a
@@ -61,7 +63,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tune-steps", type=int, default=200, help=text)
     parser.add_argument("--held-out", type=positive, default=1000, help="images that are measured on the way")
     parser.add_argument("--test", type=positive, default=10_000, help="test images, the first ones")
-    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
+    parser.add_argument("--data", choices=names.DATA, default="fashion-mnist", help="whose images fit the net")
+    parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)

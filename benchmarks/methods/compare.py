@@ -4,6 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import torch
 from common import tables
@@ -23,17 +24,16 @@ FIRST_POINTS = (50, 100, 200, 300, 400)  # steps that are measured in the first 
 HELD_OUT = 2000
 TUNE_SEED = 1000
 READ = (4, 8, 16, 32)
-SETTINGS = ["method", "T", "lr", "threshold", "steps", *SHARES, "images", "commit"]
+SETTINGS = ["method", "T", "lr", "threshold", "start", "steps", *SHARES, "images", "commit"]
 COLUMNS = [
-    "method", "seed", "lr", "threshold", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images", "T",
-    *SHARES, "relu", "threads", "torch", "commit",
+    "method", "seed", "lr", "threshold", "start", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images",
+    "T", *SHARES, "relu", "threads", "torch", "commit",
 ]  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
     try:
-        train_set, _ = train_data.load("fashion-mnist", options.root, "train")
-        test_set, _ = train_data.load("fashion-mnist", options.root, "test")
+        train_set, test_set = (train_data.in_memory(options.data, options.root, split) for split in ("train", "test"))
         train_set, held_out = train_data.held_out(train_set, min(HELD_OUT, len(train_set) // 2))
         if options.batch > len(train_set):
             raise ValueError(f"--batch must be at most the {len(train_set)} training images, got {options.batch}")
@@ -48,7 +48,7 @@ def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, 
     """Choose settings, then train in turns, and put what is measured into the tables."""
     network, folder = f"{options.net} net, {options.width:g} of its width", options.runs / stem_of(options)
     resumes = (f"goes on from {folder}",) if folder.exists() else ()
-    images = f"{len(train_set)} training images of Fashion-MNIST"
+    images = f"{len(train_set)} training images of {options.data}"
     print(heading(network, images, options.out / f"{stem_of(options)}.csv", "cpu", *resumes))
     held_out = Subset(held_out, range(min(options.held_out, len(held_out))))
     test_set = Subset(test_set, range(min(options.test, len(test_set))))
@@ -80,7 +80,7 @@ def add_rows(options: argparse.Namespace, name: str, seed: int, training: Traini
     for split, images in splits.items():
         curve, relu = training.measure(images, sorted({*READ, training.options.T}))
         about = {
-            "method": name, "seed": seed, "lr": training.settings.lr, "threshold": training.settings.threshold,
+            "method": name, "seed": seed, **asdict(training.settings),
             "output_threshold": f"{training.output_threshold:.4g}", "step": training.step,
             "epoch": f"{training.step * training.options.batch / len(training.dataset):.2f}",
             "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
@@ -110,16 +110,14 @@ def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:
 
 
 def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out: Dataset) -> Settings:
-    """The learning rate, then the threshold, that are most accurate after --tune-steps steps, by strict counts."""
+    """The settings that are most accurate after --tune-steps steps, by strict counts: one is chosen after the other."""
     way = WAYS[options.neuron][name]
-    lr, threshold = way.lrs[0], way.thresholds[0]
-    if options.tune_steps and len(way.lrs) > 1:
-        lr = max(way.lrs, key=lambda lr: tried(options, name, Settings(lr, threshold), train_set, held_out))
-    if options.tune_steps and len(way.thresholds) > 1:
-        threshold = max(
-            way.thresholds, key=lambda theta: tried(options, name, Settings(lr, theta), train_set, held_out)
-        )
-    return Settings(lr, threshold)
+    chosen = Settings(way.lrs[0], way.thresholds[0], way.starts[0])
+    for key, values in (("lr", way.lrs), ("threshold", way.thresholds), ("start", way.starts)):
+        candidates = [replace(chosen, **{key: value}) for value in values]
+        if options.tune_steps and len(candidates) > 1:
+            chosen = max(candidates, key=lambda settings: tried(options, name, settings, train_set, held_out))
+    return chosen
 
 
 def tried(options: argparse.Namespace, name: str, settings: Settings, train_set: Dataset, held_out: Dataset) -> float:
@@ -127,12 +125,12 @@ def tried(options: argparse.Namespace, name: str, settings: Settings, train_set:
     table = options.out / f"{stem_of(options)}_settings.csv"
     way = WAYS[options.neuron][name]
     for row in tables.read_csv(table):
-        found = Settings(float(row["lr"]), float(row["threshold"]))
+        found = Settings(*(float(row[key]) for key in ("lr", "threshold", "start")))
         if (row["method"], int(row["steps"]), found) == (name, options.tune_steps, settings):
             return float(row["strict"])
     training = Training(way, settings, options, TUNE_SEED, train_set, options.tune_steps)
     T = training.options.T
-    about = {"method": name, "T": T, "lr": settings.lr, "threshold": settings.threshold, "commit": commit()}
+    about = {"method": name, "T": T, "commit": commit()} | asdict(settings)
     about |= {"steps": options.tune_steps, "images": len(held_out)} | dict.fromkeys(SHARES, "0")
     try:
         training.advance(options.tune_steps)

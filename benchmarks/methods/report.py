@@ -34,7 +34,7 @@ def last_step(rows: list[dict], method: str) -> int:
     return min(of_seed.values())
 
 
-HEADINGS = ["", "seeds", "lr", "threshold", "steps", "epochs", "CPU s", "strict", "lenient", "potential", "ReLU"]
+HEADINGS = ["", "seeds", "lr", "threshold", "start", "steps", "epochs", "CPU s", *SHARES, "ReLU"]
 
 
 def lines(rows: list[dict], T: int = 16) -> list[list[str]]:
@@ -47,7 +47,7 @@ def lines(rows: list[dict], T: int = 16) -> list[list[str]]:
             shares = [spread(at(rows, method, step, T, column)) for column in (*SHARES, "relu")]
             seconds = at(rows, method, step, T, "cpu_seconds")
             about = next(row for row in rows if (row["method"], row["step"]) == (method, str(step)))
-            settings = about["lr"], about["threshold"], str(step), about["epoch"], spread(seconds, 1)
+            settings = about["lr"], about["threshold"], about["start"], str(step), about["epoch"], spread(seconds, 1)
             found.append([figures.look(method).label, str(len(seconds)), *settings, *shares])
     return found
 
@@ -83,7 +83,7 @@ def draw(folder: Path, stem: str) -> None:
     panels[0].set(ylim=(0, 100), ylabel="right (a tie is wrong), %")
     figures.legend(figure, panels[0], columns=2)
     _, net, width, *_ = stem.removeprefix("compare_").split("_")
-    where = f"{net} network, width {width}, {rows[0]['images']} held-out images of Fashion-MNIST, T = 16"
+    where = f"{net} network, width {width}, {rows[0]['images']} held-out images, T = 16"
     figures.title(figure, sentence(rows), where)
     tables.save_figure(folder / f"{stem}.png", figure)
 

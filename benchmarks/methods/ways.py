@@ -12,7 +12,7 @@ from training import options as train_options
 
 import proxykernels as pk
 
-RATES = (1e-3, 3e-4, 3e-3)  # learning rates that are tried, the first one also with each threshold
+RATES = (1e-3, 3e-4, 3e-3)  # learning rates that are tried
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Way:
         options: of train.py, after ``--preset plain`` and --T and --batch of the comparison; or a preset, as it is.
         lrs: learning rates to choose from.
         thresholds: to choose from, of the layers but the last.
+        starts: initial potentials to choose from, in thresholds of each layer.
         output: the last layer's threshold: "data" (ProxyNet.fit_output_threshold, before the first step), "after" (the
             same before each measurement: training does not use it), or "same" as the others'.
         twin: share of the steps, from the start, in which the ReLU network is trained alone.
@@ -37,6 +38,7 @@ class Way:
     options: str = "--reset soft --batch-norm always"
     lrs: tuple[float, ...] = RATES
     thresholds: tuple[float, ...] = (3.0, 1.0)
+    starts: tuple[float, ...] = (0.5, 0.0)
     output: str = "data"
     twin: float = 0.0
     convert: dict | None = None
@@ -47,11 +49,14 @@ class Way:
 
 THROUGH_TIME = "--T 4 --reset soft --batch-norm always"
 AUTHORS, TWIN_FIRST = "the authors' recipe", "ReLU network, then proxy"
-AUTHORS_WAY = Way("proxy", "--preset authors-fashion", lrs=(1e-4,), thresholds=(2.0,), output="same", linear_norm=False)
+AUTHORS_WAY = Way(
+    "proxy", "--preset authors-fashion", (1e-4,), thresholds=(2.0,), starts=(0.0,), output="same", linear_norm=False
+)
+LEAKY = Way("", "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), starts=(0.0,), output="same")
 WAYS = {
     "if": {
-        "conversion": Way("ann", convert={}, output="same"),
-        "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
+        "conversion": Way("ann", convert={}, starts=(0.0,), output="same"),
+        "qcfs": Way("qcfs", convert={"v_init": 0.5}, starts=(0.0,), output="same"),
         AUTHORS: AUTHORS_WAY,
         f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
         "proxy": Way("proxy"),
@@ -61,7 +66,7 @@ WAYS = {
         "tet": Way("unrolled", THROUGH_TIME, loss="step-cross-entropy", thresholds=(1.0, 0.5), output="after"),
     },
     "lif": {
-        name: Way(method, "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), output="same")
+        name: replace(LEAKY, method=method)
         for name, method in (
             ("proxy", "proxy"), ("clipped relu twin", "clipped relu twin"), ("relu twin", "relu twin"),
             ("tandem", "tandem"), ("surrogate", "surrogate"),
@@ -76,6 +81,7 @@ class Settings:
 
     lr: float
     threshold: float
+    start: float
 
 
 def settings_of(way: Way, options: Namespace, seed: int) -> Namespace:

@@ -8,7 +8,7 @@ import torch
 from common.data import fashion_mnist
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
@@ -30,6 +30,15 @@ def load(data: str, root: Path | None, split: str) -> tuple[Dataset, int]:
     if data not in LOADERS:
         raise ValueError(f"--data must be one of {', '.join(LOADERS)}, got {data!r}")
     return LOADERS[data](root, split)
+
+
+def in_memory(data: str, root: Path | None, split: str) -> TensorDataset:
+    """What ``load`` gives, read once: images [N, C, H, W] and labels [N]."""
+    dataset, _ = load(data, root, split)
+    if isinstance(dataset, TensorDataset):
+        return dataset
+    parts = list(DataLoader(dataset, 1000))
+    return TensorDataset(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:

@@ -13,7 +13,7 @@ from common.checkout import WEIGHTS
 from common.machine import heading
 from common.tables import publish
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from training import data
@@ -78,11 +78,7 @@ def images(name: str, root: Path | None, split: str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError, FileNotFoundError: as of data.load.
     """
-    dataset: Dataset = data.load(NETS[name][1], root, split)[0]
-    if isinstance(dataset, TensorDataset):
-        return dataset.tensors
-    parts = list(DataLoader(dataset, 1000))
-    return torch.cat([x for x, _ in parts]), torch.cat([labels for _, labels in parts])
+    return data.in_memory(NETS[name][1], root, split).tensors
 
 
 def train(ann: nn.Module, dataset: tuple[Tensor, Tensor], epochs: int, lr: float, name: str) -> None:

@@ -230,7 +230,8 @@ class ProxyNet(nn.Module):
             )
         net = replace_neurons(self.net, self._silence_last)
         result = run(net, x, self.T, batch_statistics=self._batch_statistics, with_synops=False)
-        highest = result.state[self._last][0].amax(1).mean().item() / self.T
+        currents = result.state[self._last][0] - layer.v_init  # the potential without what it starts from
+        highest = currents.amax(1).mean().item() / self.T
         if not 0 < highest < math.inf:
             raise ValueError(
                 f"the highest currents of layer {self._last} have the mean {highest:.3g}, which no threshold fits; "

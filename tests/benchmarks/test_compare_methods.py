@@ -11,8 +11,10 @@ import torch
 from cases import spikes
 from common import data, names, nets
 from methods import compare, ways
+from methods.trained import Training
 from torch import nn
 from training import checkpoint, conversion
+from training import data as train_data
 from training import options as train_options
 from training import step as train_step
 
@@ -74,9 +76,9 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
             assert 0 <= float(row["strict"]) <= float(row["lenient"]) <= 1 and 0 <= float(row["potential"]) <= 1
     tried = list(csv.DictReader((folder / f"{stem}_settings.csv").open()))
     for name, way in names.items():
-        found = {(float(row["lr"]), float(row["threshold"])) for row in tried if row["method"] == name}
-        several = len(way.lrs) * (len(way.lrs) > 1) + (len(way.thresholds) - 1)
-        assert len(found) == several
+        found = {tuple(row[key] for key in ("lr", "threshold", "start")) for row in tried if row["method"] == name}
+        others = sum(len(values) - 1 for values in (way.lrs, way.thresholds, way.starts))
+        assert len(found) == others + (others > 0)  # the first of all, and one after the other
     assert "Right at T = 16" in capsys.readouterr().out
     assert (folder / f"{stem}.png").stat().st_size > 10_000
 
@@ -145,6 +147,16 @@ def test_bad_input_is_named(arguments, capsys, options, message):
         compare_methods.main([*arguments, *options.split()])
     said = capsys.readouterr().err.replace("'", "")  # with which argparse quotes choices before Python 3.12
     assert message in f"{stop.value.code} {said}"
+
+
+def test_layers_start_at_a_share_of_their_thresholds(arguments):
+    """The last one too, whose threshold is fitted."""
+    options = compare_methods.parse_options(arguments)
+    dataset = train_data.in_memory("fashion-mnist", options.root, "train")
+    training = Training(ways.WAYS["if"]["proxy"], ways.Settings(1e-3, 3.0, 0.5), options, 0, dataset, 4)
+    layers = [layer for layer in training.model.net if isinstance(layer, pk.layers.Fused)]
+    assert [layer.v_init for layer in layers] == [layer.v_threshold / 2 for layer in layers]
+    assert layers[0].v_threshold == 3.0 != layers[-1].v_threshold
 
 
 def test_the_authors_recipe_is_the_preset():
