@@ -61,6 +61,7 @@ def build(
     dropout: float = 0.0,
     width: float = 1.0,
     decay: float | None = None,
+    pool: str = "spikes",
 ) -> nn.Sequential:
     """A network from its notation without the last layer, for images of ``shape`` (C, H, W).
 
@@ -70,6 +71,7 @@ def build(
             currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
         linear_norm: normalisation after each linear layer as well, but for the last.
         dropout: share of the inputs of each linear layer but the last that is dropped in training.
+        pool: of P2: the maximum of "spikes" at each step, or of "rates".
         width: share of each layer's channels or neurons that the network has, but for the last.
     """
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
@@ -89,7 +91,7 @@ def build(
         hidden = index < len(parts) - 1
         if layer.startswith("P"):
             window = int(layer[1:])
-            add("pool", pk.MaxPool2d(window))
+            add("pool", (pk.MaxRatePool2d if pool == "rates" else pk.MaxPool2d)(window))
             rows, columns = rows // window, columns // window
         elif "C" in layer:
             size, kernel = layer.split("C")

@@ -53,7 +53,7 @@ def plain(layer: nn.Module) -> nn.Module:
     """A layer's synapse, pooling or flattening as a module of torch for single steps, with weights of its own."""
     if isinstance(layer, pk.layers.Fused):
         return copy.deepcopy(layer.synapse(layer).plain()).requires_grad_(False)
-    if isinstance(layer, pk.MaxPool2d):
+    if isinstance(layer, pk.MaxPool2d | pk.MaxRatePool2d):
         return nn.MaxPool2d(layer.kernel_size, layer.stride, layer.padding)
     if isinstance(layer, pk.AdaptiveAvgPool2d):
         return nn.AdaptiveAvgPool2d(layer.output_size)

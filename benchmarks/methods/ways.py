@@ -30,6 +30,7 @@ class Way:
         twin: share of the steps, from the start, in which the ReLU network is trained alone.
         convert: options of pk.convert, which makes the spiking network of the trained ReLU network; None: it does not.
         linear_norm: normalisation of the linear layers.
+        pool: of common.nets.build. statistics_of: of ProxyNet.
         loss: of STEP_LOSSES, in the place of the options'.
         each_step: whether training normalises each step by its own statistics.
     """
@@ -38,32 +39,38 @@ class Way:
     options: str = "--reset soft --batch-norm always"
     lrs: tuple[float, ...] = RATES
     thresholds: tuple[float, ...] = (3.0, 1.0)
-    starts: tuple[float, ...] = (0.5, 0.0)
+    starts: tuple[float, ...] = (0.0,)
     output: str = "data"
     twin: float = 0.0
     convert: dict | None = None
     linear_norm: bool = True
+    pool: str = "spikes"
+    statistics_of: str = "steps"
     loss: str | None = None
     each_step: bool = False
 
 
-THROUGH_TIME = "--T 4 --reset soft --batch-norm always"
 AUTHORS, TWIN_FIRST = "the authors' recipe", "ReLU network, then proxy"
-AUTHORS_WAY = Way(
-    "proxy", "--preset authors-fashion", (1e-4,), thresholds=(2.0,), starts=(0.0,), output="same", linear_norm=False
+AUTHORS_WAY = Way("proxy", "--preset authors-fashion", (1e-4,), thresholds=(2.0,), output="same", linear_norm=False)
+UNROLLED = Way(
+    "unrolled", "--T 4 --reset soft --batch-norm always", thresholds=(1.0, 0.5), starts=(0.0, 0.5), output="after"
 )
-LEAKY = Way("", "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), starts=(0.0,), output="same")
+LEAKY = Way("", "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), output="same")
+PROXY = Way("proxy")
+REPAIRED = replace(PROXY, starts=(0.5, 0.0), pool="rates", statistics_of="means")
 WAYS = {
     "if": {
-        "conversion": Way("ann", convert={}, starts=(0.0,), output="same"),
-        "qcfs": Way("qcfs", convert={"v_init": 0.5}, starts=(0.0,), output="same"),
+        "conversion": Way("ann", convert={}, output="same"),
+        "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
         AUTHORS: AUTHORS_WAY,
         f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
-        "proxy": Way("proxy"),
-        "tandem": Way("tandem"),
-        TWIN_FIRST: Way("proxy", twin=0.5),
-        "bptt": Way("unrolled", THROUGH_TIME, loss="mean-cross-entropy", thresholds=(1.0, 0.5), output="after"),
-        "tet": Way("unrolled", THROUGH_TIME, loss="step-cross-entropy", thresholds=(1.0, 0.5), output="after"),
+        "proxy": REPAIRED,
+        "proxy, spikes pooled": PROXY,
+        "proxy, statistics of steps": replace(REPAIRED, statistics_of="steps"),
+        "tandem": replace(REPAIRED, method="tandem"),
+        TWIN_FIRST: replace(REPAIRED, twin=0.5),
+        "bptt": replace(UNROLLED, loss="mean-cross-entropy"),
+        "tet": replace(UNROLLED, loss="step-cross-entropy"),
     },
     "lif": {
         name: replace(LEAKY, method=method)
@@ -102,10 +109,12 @@ def make(way: Way, settings: Settings, given: Namespace, width: float) -> pk.Pro
     v_reset = 0.0 if given.reset == "hard" else None
     decay = given.decay if given.neuron == "lif" else None
     make_net = nets.TRAINABLE[given.net]
-    net = make_net(settings.threshold, v_reset, decay=decay, width=width, linear_norm=way.linear_norm)
+    net = make_net(settings.threshold, v_reset, decay=decay, width=width, linear_norm=way.linear_norm, pool=way.pool)
     if way.each_step:
         normalise_each_step(net)
-    return pk.ProxyNet(net.to(memory_format=torch.channels_last), given.T, clip=given.twin == "clipped", readout="rate")
+    net = net.to(memory_format=torch.channels_last)
+    options = {"clip": given.twin == "clipped", "readout": "rate", "statistics_of": way.statistics_of}
+    return pk.ProxyNet(net, given.T, **options)
 
 
 def normalise_each_step(net: nn.Module) -> None:

@@ -24,7 +24,8 @@ def to_range(model: pk.ProxyNet, images: Tensor, percentile: float) -> None:
     values, before = images, 1.0
     for name, layer in model.net.named_children():
         if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
-            values = layer(values.unsqueeze(0)).squeeze(0)
+            rates = isinstance(layer, pk.layers.SpikingLayer)  # pools that take spikes alone
+            values = layer.affine(values) if rates else layer(values.unsqueeze(0)).squeeze(0)
             continue
         current = layer.affine(values)
         if layer.bn is not None:

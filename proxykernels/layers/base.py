@@ -7,7 +7,7 @@ A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spik
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ UNPACKED_BYTES = 16 << 20  # of spikes as float32 values, at a time
 _warned: set[type] = set()  # classes that have said it
 
 
+BatchStatistics = bool | Literal["means"]  # see SpikingLayer.spike
+
+
 class SpikingLayer(nn.Module):
     """A layer that gives spikes, and whose state a caller may carry from call to call."""
 
@@ -42,11 +45,12 @@ class SpikingLayer(nn.Module):
         return y if v is None else (y, state)
 
     def spike(
-        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
+        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: BatchStatistics = False
     ) -> tuple[Spikes, Tensor]:
         """Spikes (T, N, ...) and the last potentials, whatever ``x`` is.
 
-        ``batch_statistics`` normalises by, and updates, the statistics of this batch (as BatchNorm does in training).
+        ``batch_statistics`` normalises by the statistics of this batch, and updates the running ones (as BatchNorm does
+        in training): True: those of the currents of all steps; "means": of the currents' means over the steps.
         """
         return self._fire(x, v, batch_statistics)
 
@@ -68,7 +72,9 @@ class SpikingLayer(nn.Module):
                 stacklevel=2,
             )
 
-    def _fire(self, x: Spikes | Tensor, v: Tensor | float | None, batch_statistics: bool) -> tuple[Spikes, Tensor]:
+    def _fire(
+        self, x: Spikes | Tensor, v: Tensor | float | None, batch_statistics: BatchStatistics
+    ) -> tuple[Spikes, Tensor]:
         raise NotImplementedError
 
     def affine(self, x: Tensor) -> Tensor:
@@ -106,7 +112,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
         self.__dict__["_surrogate"] = surrogate
 
     def spike(
-        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: bool = False
+        self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: BatchStatistics = False
     ) -> tuple[Spikes, Tensor]:
         return self._fire(x, self._start(x) if v is None else v, batch_statistics)
 

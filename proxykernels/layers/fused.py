@@ -33,8 +33,10 @@ class Fused(Neurons):
     def _fire(self, x, v, batch_statistics):
         if self.bn is not None and batch_statistics:
             x = checks.frames(x)
+            if batch_statistics == "means":
+                return self._fire_with(*self._folded_by(*self._moments_of_means(x)), x, v)
             if isinstance(x, Spikes) and self._takes_sums():
-                return self._fire_with(*self._folded_by_batch(x), x, v)
+                return self._fire_with(*self._folded_by(*self._moments_of_steps(x)), x, v)
             x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
             with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
                 currents = each_step(lambda step: self.bn(self.affine(step)), x)
@@ -60,23 +62,43 @@ class Fused(Neurons):
         return not torch.is_grad_enabled() and type(bn) in plain and bn.training and bn.running_mean is not None
 
     @torch.no_grad()
-    def _folded_by_batch(self, x: Spikes) -> tuple[Tensor, Tensor]:
-        """Fold the statistics of this batch into weight and bias, and update the running statistics.
-
-        Returns:
-            The folded weight and bias.
-        """
+    def _moments_of_steps(self, x: Spikes) -> tuple[Tensor, Tensor, int]:
+        """Mean and variance [C] of the currents of all steps of this batch, and of how many."""
         bn: Any = self.bn
-        weight = self.weight.detach()
         bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
         near = bn.running_mean - bias  # what a first look at the mean is
-        mean, variance, count = self._batch_moments(x, weight, -near)
-        mean = mean + near.double() + bias.double()
+        mean, variance, count = self._batch_moments(x, self.weight.detach(), -near)
+        return mean + near.double() + bias.double(), variance, count
+
+    @torch.no_grad()
+    def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
+        """The same of the means of currents over the steps, which are the currents of the mean input."""
+        if isinstance(x, Spikes):
+            mean_input = x.count().to(self.weight.dtype) / len(x)
+        else:
+            mean_input = x[0] if checks.is_constant(x) else x.mean(0, dtype=self.weight.dtype)
+        if mean_input.ndim == 4:
+            mean_input = mean_input.contiguous(memory_format=torch.channels_last)
+        with unfused.exact(x.device):
+            currents = self.affine(mean_input)
+        count = currents[:, 0].numel()
+        if count < 2:
+            raise ValueError(
+                "x must have at least two values for each channel of its mean currents, whose statistics this call "
+                f"normalises by, got {count}: {len(currents)} samples"
+            )
+        variance, mean = torch.var_mean(currents, [0, *range(2, currents.ndim)], correction=0)
+        return mean.double(), variance.double(), count
+
+    @torch.no_grad()
+    def _folded_by(self, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias with these statistics of a batch folded in; the running statistics are updated by them."""
+        bn: Any = self.bn
         bn.num_batches_tracked += 1
         momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
         for running, now in ((bn.running_mean, mean), (bn.running_var, variance * (count / max(count - 1, 1)))):
             running.copy_(running.double() + (now - running.double()) * momentum)
-        return fold_values(weight, self.bias, *gain_and_offset(bn), mean, variance, bn.eps)
+        return fold_values(self.weight.detach(), self.bias, *gain_and_offset(bn), mean, variance, bn.eps)
 
     def _batch_moments(self, x: Spikes, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, int]:
         """Mean and variance of the currents with this weight and bias, and of how many."""

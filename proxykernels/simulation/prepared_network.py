@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..kernels import constants, value_checks_cache
 from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..spikes import Spikes
@@ -42,7 +43,7 @@ class PreparedNetwork:
         ahead: int,
         record: Iterable[str],
         precision: str | None,
-        batch_statistics: bool,
+        batch_statistics: BatchStatistics,
         masks: Masks | None,
         watch: Watch,
         with_synops: bool,

@@ -88,9 +88,9 @@ def run(
 ) -> Result:
     """simulate, for callers with needs of their own.
 
-    ``batch_statistics``: normalise by the statistics of the batch (training), of all T steps at once. ``masks``: which
-    units each Dropout in training keeps; None: all. ``watch``: a context, of a layer's name and its input, in which
-    each layer computes. ``with_synops``: whether synaptic operations are counted.
+    ``batch_statistics``: as of ``SpikingLayer.spike``, over all T steps. ``masks``: which units each Dropout in
+    training keeps; None: all. ``watch``: a context, of a layer's name and its input, in which each layer computes.
+    ``with_synops``: whether synaptic operations are counted.
     """
     T = checks.steps(T)
     checks.module("net", net)

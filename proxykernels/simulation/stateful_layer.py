@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers.base import BatchStatistics
 from ..spikes import Spikes
 from .records import Records
 from .state import States
@@ -32,7 +33,7 @@ class StatefulLayer(nn.Module):
         layer: SpikingLayer,
         ahead: int,
         states: list[Tensor] | None,
-        batch_statistics: bool,
+        batch_statistics: BatchStatistics,
         tally: Any,
         watch: Watch = unwatched,
         seen: Callable[[Any], None] = lambda y: None,
@@ -82,7 +83,7 @@ class StatefulLayer(nn.Module):
 class _Firing:
     """Computes the spikes of a layer for each chunk. Periodic neurons compute all steps in the first chunk."""
 
-    def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: bool):
+    def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: BatchStatistics):
         self.layer, self.ahead, self.batch_statistics = layer, ahead, batch_statistics
         self.repeating: dict[int, Spikes] = {}  # call -> all steps
 

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
+from ..layers.base import BatchStatistics
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..neurons import IFNeuron
 from ..sequences import is_sequence, mean_over_time
@@ -26,6 +27,8 @@ from ..spikes import Spikes
 from .twin import OutputSwap, Twin
 
 READOUTS = ("count", "rate", "potential")
+STATISTICS = ("steps", "means")
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 NEVER = 1e30  # a threshold that no potential reaches
 
 
@@ -37,7 +40,7 @@ class ProxyNet(nn.Module):
     takes it back to the shared weights. This needs no backpropagation through time and no surrogate gradient.
 
     Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
-    arXiv:2109.13208. ``clip``, ``readout`` and ``precision`` are additions.
+    arXiv:2109.13208. ``clip``, ``readout``, ``precision`` and ``statistics_of`` are additions.
 
     Args:
         net: an nn.Sequential or any nn.Module of this package's layers. In the twin, IF neurons become ReLUs, and leaky
@@ -53,6 +56,9 @@ class ProxyNet(nn.Module):
         precision: None, "int16" or "int8": the spiking network is simulated with rounded weights, as by
             :func:`simulate`, in training too. The learnt weights are not rounded. While batch normalisation learns its
             statistics, nothing is rounded.
+        statistics_of: what batch normalisation of the spiking network takes its statistics of in training. "steps": the
+            currents of all N * T steps, as in the paper; they vary more than the twin's by the spikes' timing, and so
+            are scaled down. "means": each current's mean over the steps, which corresponds to the twin's.
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], an input that is constant for T steps, or a sequence of T steps
@@ -60,8 +66,8 @@ class ProxyNet(nn.Module):
     sequence). The input of the twin is the mean over the steps, since the first layer's mean current is the current of
     the mean input.
 
-    Batch normalisation shares its weights. The two networks have separate running statistics: the spiking network's, of
-    the currents of all N * T steps, are in the layer's ``bn``, and the twin's in ``model.statistics``.
+    Batch normalisation shares its weights. The two networks have separate running statistics: the spiking network's are
+    in the layer's ``bn``, and the twin's in ``model.statistics``.
     ``model.freeze_batch_norm()`` freezes both. A :class:`Dropout` drops the same units in both networks.
 
     Attributes:
@@ -77,14 +83,23 @@ class ProxyNet(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, T: int, *, clip: bool = False, readout: str = "count", precision: str | None = None
+        self,
+        net: nn.Module,
+        T: int,
+        *,
+        clip: bool = False,
+        readout: str = "count",
+        precision: str | None = None,
+        statistics_of: str = "steps",
     ):
         super().__init__()
         if readout not in READOUTS:
             raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
+        if statistics_of not in STATISTICS:
+            raise ValueError(f"statistics_of must be one of {', '.join(STATISTICS)}, got {statistics_of!r}")
         checks.precision(precision)
         self.net, self.T, self.clip, self.readout, self.precision = net, checks.steps(T), clip, readout, precision
-        self.batch_norm_frozen = False
+        self.statistics_of, self.batch_norm_frozen = statistics_of, False
         self.rates: dict[str, float] = {}
         self.ann_rates: dict[str, Tensor] = {}
         self.ann_output: Tensor | None = None
@@ -98,6 +113,11 @@ class ProxyNet(nn.Module):
                 names.append(name)
                 fires = layer.neuron.fires
             if (bn := getattr(layer, "bn", None)) is not None:
+                if statistics_of == "means" and type(bn) not in PLAIN_NORMS:
+                    raise ValueError(
+                        f"statistics_of='means' needs nn.BatchNorm1d and nn.BatchNorm2d, got {type(bn).__name__} in "
+                        f"layer {name}; take 'steps'"
+                    )
                 own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
                 self.statistics[_key(name)] = own
             return layer
@@ -131,7 +151,7 @@ class ProxyNet(nn.Module):
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
         """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
-        learns = self._batch_statistics  # by the currents of the weights as they are
+        learns = self._batch_statistics and self._kind  # by the currents of the weights as they are
         precision, masks = None if learns else self.precision, masks or Masks()
         result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
         self.rates = result.rates
@@ -195,7 +215,7 @@ class ProxyNet(nn.Module):
         for norm in norms:
             norm.train()
         for index in torch.arange(x.shape[1], device=x.device).split(batch):
-            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms), with_synops=False)
+            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms) and self._kind, with_synops=False)
         for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
             norm.momentum = momentum
             norm.train(mode)
@@ -229,7 +249,7 @@ class ProxyNet(nn.Module):
                 "v_threshold yourself"
             )
         net = replace_neurons(self.net, self._silence_last)
-        result = run(net, x, self.T, batch_statistics=self._batch_statistics, with_synops=False)
+        result = run(net, x, self.T, batch_statistics=self._batch_statistics and self._kind, with_synops=False)
         currents = result.state[self._last][0] - layer.v_init  # the potential without what it starts from
         highest = currents.amax(1).mean().item() / self.T
         if not 0 < highest < math.inf:
@@ -243,6 +263,11 @@ class ProxyNet(nn.Module):
     @property
     def _batch_statistics(self) -> bool:
         return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
+
+    @property
+    def _kind(self) -> BatchStatistics:
+        """What the layers of the spiking network are told to normalise by."""
+        return "means" if self.statistics_of == "means" else True
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
         """The input of the twin: a constant input, or the mean of a sequence over its steps."""

@@ -117,3 +117,40 @@ def test_bad_input(layer, shape, message, generator):
     with torch.no_grad(), pytest.raises(ValueError, match=message):
         layer.spike(x, batch_statistics=True)
     assert layer.bn.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("given", ["spikes", "values", "constant"])
+@pytest.mark.parametrize("kind", ["convolution", "1-d convolution", "product"])
+def test_statistics_of_means(kind, given, generator):
+    """Currents are normalised by the statistics of their means over the steps, which a mean input gives as well."""
+    size = {"convolution": (4, 5, 4), "1-d convolution": (4, 20), "product": (40,)}[kind]
+    if kind == "convolution":
+        layer, norm = pk.FusedIFConv2d(4, 6, 3, padding=1, batch_norm=True), nn.BatchNorm2d(6)
+    elif kind == "1-d convolution":
+        layer, norm = pk.FusedIFConv1d(4, 6, 3, padding="same", batch_norm=True), nn.BatchNorm1d(6)
+    else:
+        layer, norm = pk.FusedIFLinear(40, 6, batch_norm=True), nn.BatchNorm1d(6)
+    dense = spikes(9, 8, *size, generator=generator, rate=0.3)
+    if given != "spikes":
+        dense = torch.rand(dense.shape, generator=generator)
+    if given == "constant":
+        dense = dense[:1].expand(9, *dense.shape[1:])
+    with torch.no_grad():
+        currents = torch.stack([layer.affine(step) for step in dense])
+        norm.train()(currents.mean(0))
+        axes = [0, *range(2, currents.ndim - 1)]
+        variance, mean = torch.var_mean(currents.mean(0), axes, correction=0, keepdim=True)
+        expected, _ = reference.if_scan((currents - mean) / (variance + norm.eps).sqrt())
+        y, _ = layer.train().spike(pk.pack(dense) if given == "spikes" else dense, batch_statistics="means")
+    y = y.dense()
+    assert 0.05 < expected.mean() < 0.9 and (y != expected).float().mean() < 2e-3
+    assert torch.allclose(layer.bn.running_var, norm.running_var, rtol=1e-4) and layer.bn.num_batches_tracked == 1
+    assert torch.allclose(layer.bn.running_mean, norm.running_mean, atol=1e-5)
+
+
+def test_statistics_of_means_need_two_values(generator):
+    layer = pk.FusedIFLinear(40, 6, batch_norm=True)
+    x = pk.pack(spikes(5, 1, 40, generator=generator))
+    with pytest.raises(ValueError, match="x must have at least two values .* of its mean currents.*got 1: 1 samples"):
+        layer.spike(x, batch_statistics="means")
+    assert layer.bn.num_batches_tracked == 0

@@ -72,6 +72,41 @@ def test_unknown_readout_lists_the_known_ones():
         pk.ProxyNet(make_net(), 4, readout="spikes")
 
 
+def test_statistics_of_means(generator):
+    """The spiking network's currents vary as the twin's do; of all steps they vary more, and are scaled down."""
+    deviations, x = {}, torch.rand(40, 20, generator=generator)
+    for kind in ("steps", "means"):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            pk.FusedIFLinear(20, 50, batch_norm=True, v_threshold=3.0, v_reset=None, v_init=1.5),
+            pk.FusedIFLinear(50, 30, batch_norm=True, v_threshold=3.0, v_reset=None, v_init=1.5),
+            pk.FusedIFLinear(30, 4),
+        )
+        net[0].bn.momentum = net[1].bn.momentum = None  # a plain average
+        model = pk.ProxyNet(net, 40, statistics_of=kind).train()
+        model(x)
+        variances = net[1].bn.running_var, model.statistics["1"].running_var
+        deviations[kind], twin = (variance.sqrt() for variance in variances)
+        assert min(model.rates.values()) > 0.05
+        model.measure_batch_norm(x, batch=40)
+        assert torch.allclose(net[1].bn.running_var.sqrt(), deviations[kind])
+    twin = twin / 3.0  # whose inputs are in units of the threshold
+    assert (deviations["means"] / twin - 1).abs().max() < 0.2 and (deviations["steps"] / twin).min() > 1.3
+
+
+class Halved(nn.BatchNorm2d):
+    """Normalises otherwise."""
+
+
+def test_statistics_of_what_is_checked():
+    with pytest.raises(ValueError, match="statistics_of must be one of steps, means, got 'rates'"):
+        pk.ProxyNet(make_net(), 4, statistics_of="rates")
+    net = nn.Sequential(pk.FusedIFConv2d(1, 2, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(8, 2))
+    net[0].bn = Halved(2)
+    with pytest.raises(ValueError, match="statistics_of='means' needs nn.BatchNorm1d .*, got Halved in layer 0"):
+        pk.ProxyNet(net, 4, statistics_of="means")
+
+
 def test_frozen_statistics_stay_and_are_used(x):
     model = pk.ProxyNet(make_net(batch_norm=True), 12)
     model(x)
