@@ -9,6 +9,8 @@ NORMALISED = ("paper", "cifar10", "vgg")  # behind their convolutions
 PRECISIONS = ("float32", "int16", "int8")  # common/accuracy.py
 DATA = ("fashion-mnist", "cifar10", "folder")  # training/data.py
 METHODS = ("ann", "proxy", "tandem", "surrogate")  # training/methods.py
+POOLS = ("spikes", "rates")  # common/nets.py
+STATISTICS = ("steps", "means")  # pk.ProxyNet
 LOSSES = ("mse-count", "mse-rate", "cross-entropy")
 AUGMENTATIONS = (
     "none",

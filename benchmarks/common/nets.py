@@ -121,6 +121,13 @@ def neurons(v_threshold: float, v_reset: float | None, decay: float | None = Non
     return pk.neurons.LIFNeuron(v_threshold, v_reset, decay)
 
 
+def start_at(net: nn.Module, share: float) -> None:
+    """Give each layer a share of its threshold as initial potential."""
+    for layer in net.modules():
+        if isinstance(layer, pk.layers.Fused):
+            layer.v_init = share * float(layer.v_threshold)
+
+
 @torch.no_grad()
 def _start_at_onset(net: nn.Sequential) -> None:
     for layer in net:
@@ -203,7 +210,7 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")
     make = TRAINABLE.get(about.get("net", ""), make)
     neuron = {"v_threshold": told["v_threshold"], "v_reset": None if told.get("reset") == "soft" else 0.0}
-    kind = {key: told[key] for key in ("shape", "classes", "linear_norm", "width") if key in told}
+    kind = {key: told[key] for key in ("shape", "classes", "linear_norm", "pool", "width") if key in told}
     with torch.device("meta"):  # nothing is made of a size that the tensors do not have
         _check_tensors(path, state, make(**neuron, **kind))
     net = make(**neuron, **kind, **{key: told[key] for key in ("decay",) if key in told})

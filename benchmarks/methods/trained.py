@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
+from common import nets
 from common.accuracy import Point, ann_accuracy, points
 from torch import nn
 from torch.utils.data import Dataset
@@ -41,7 +42,7 @@ class Training:
         saved = self.read()
         if saved is None and way.output == "data" and not self.change:
             self.model.train().fit_output_threshold(self.images[:200])
-        self.set_potentials()
+        nets.start_at(self.model.net, self.settings.start)
         self.start_stage()
         if saved is not None and self.step != self.change:  # where the optimizer is new, and has no moments
             checkpoint.restore_optimizer(self.optimizer, *saved)
@@ -95,14 +96,8 @@ class Training:
         rescale.to_range(self.model.eval(), self.images[:200], PERCENTILE)
         self.model.measure_batch_norm(self.images[:200])
         self.model.fit_output_threshold(self.images[:200])
-        self.set_potentials()
+        nets.start_at(self.model.net, self.settings.start)
         self.start_stage()
-
-    def set_potentials(self) -> None:
-        """The initial potential of each layer, from its threshold."""
-        for layer in self.model.net.modules():
-            if isinstance(layer, pk.layers.Fused):
-                layer.v_init = self.settings.start * float(layer.v_threshold)
 
     def spiking(self) -> nn.Module:
         """The spiking network as it is now."""
@@ -112,7 +107,7 @@ class Training:
         if self.way.output == "after":
             with suppress(ValueError):  # a network that is silent so far has no scale; it ties, whatever its threshold
                 self.model.fit_output_threshold(self.images[:200])
-            self.set_potentials()
+            nets.start_at(self.model.net, self.settings.start)
         return self.model.net
 
     def measure(self, images: Dataset, steps: list[int]) -> tuple[list[Point], float | None]:

@@ -19,8 +19,12 @@ RECOMMENDED = {
     "dropout": 0.3, "average": 0.999, "weight_decay": 0.05, "schedule": "trapezoid", "augment": "shift-mirror",
 }  # fmt: skip
 RESCALE = 98.0  # of "recommended", where weights can be rescaled
-# Of "recommended" with --init random, of normalised networks: without these proxy learning collapses or ties.
-FROM_RANDOM = {"linear_norm": True, "threshold": 3.0, "output_threshold": "data", "lr": 1e-3}
+# Of "recommended" with --init random, of normalised networks: without these proxy learning collapses, ties or falls
+# behind its ReLU network.
+FROM_RANDOM = {
+    "linear_norm": True, "threshold": 3.0, "output_threshold": "data", "lr": 1e-3,
+    "pool": "rates", "statistics": "means", "start": 0.5,
+}  # fmt: skip
 PRESETS = {
     "recommended": RECOMMENDED,
     "plain": {},
@@ -99,8 +103,13 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--T", type=int, default=32, help="time steps of the spiking network")
     add("--threshold", type=float, default=1.0)
     text = "of the last layer; data: from its currents before the first step (default: --threshold; proxy and tandem "
-    text += "with --init random and a normalised net: data, --linear-norm, --threshold 3, --lr 1e-3)"
+    text += "with --init random and a normalised net: data, --linear-norm, --threshold 3, --lr 1e-3, --pool rates, "
+    text += "--statistics means, --start 0.5)"
     add("--output-threshold", type=_output_threshold, help=text)
+    add("--start", type=float, default=0.0, help="initial potential of each layer, in thresholds")
+    add("--pool", choices=names.POOLS, default="spikes", help="max pooling of the spikes of each step, or of rates")
+    text = "what the spiking network is normalised by: the currents of all steps, or their means over the steps"
+    add("--statistics", choices=names.STATISTICS, default="steps", help=text)
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
     add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
     add("--reset", choices=["hard", "soft"], default="hard")
@@ -154,6 +163,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             refuse(name, "positive")
     if options.init not in ("random", "ann") and not Path(options.init).is_file():
         refuse("init", "random, ann or a file of train.py")
+    if not 0 <= options.start < 1:
+        refuse("start", "within 0 .. 1, without 1")
+    if options.pool == "rates" and options.method == "surrogate":
+        refuse("pool", "spikes with --method surrogate: max pooling of rates has no gradient")
     if not 0 <= options.decay <= 1:
         refuse("decay", "within 0 .. 1")
     if not 0 <= options.rescale < 100 or (options.rescale and not _can_be_rescaled(options)):

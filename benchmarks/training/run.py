@@ -85,13 +85,15 @@ class Run:
         torch.manual_seed(options.seed)
         self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
         self.kind |= {"linear_norm": options.linear_norm, "width": options.width}
+        self.kind |= {"pool": options.pool} if options.pool != "spikes" else {}  # as in files of before
         v_reset = 0.0 if options.reset == "hard" else None
         leak = {"decay": options.decay} if options.neuron == "lif" else {}
         net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
         self.precision = PRECISIONS[options.snn_precision]
         self.model = pk.ProxyNet(
-            net, options.T, clip=options.twin == "clipped", readout="rate", precision=self.precision
-        )
+            net, options.T, clip=options.twin == "clipped", readout="rate", precision=self.precision,
+            statistics_of=options.statistics,
+        )  # fmt: skip
         self.model.to(workers.device, memory_format=torch.channels_last)
         if options.init not in ("random", "ann"):
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
@@ -99,6 +101,7 @@ class Run:
                 self.rescale(self.model)
         if options.output_threshold is not None:
             self.set_output_threshold()
+        nets.start_at(self.model.net, options.start)
         self.average = self.new_average()
         self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.layers import Neurons
+from proxykernels.layers import Neurons, SpikingLayer
 from proxykernels.simulation.prepared_network import replace_neurons
 
 
@@ -22,7 +22,9 @@ class Tandem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         model, recorders = self.model, {}
 
-        def record(name: str, layer: Neurons) -> Neurons:
+        def record(name: str, layer: SpikingLayer) -> SpikingLayer:
+            if not isinstance(layer, Neurons):  # max pooling of rates: what it gives is recorded behind it
+                return layer
             recorders[name] = _Recorder(layer)
             return recorders[name]
 

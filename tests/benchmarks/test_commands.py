@@ -12,6 +12,8 @@ from methods import recipes_table, ways
 from speed import rivals, surrogate_models
 from training import augment, data, events, methods, relu_networks, step
 
+from proxykernels.training import proxy
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PARTS = {  # first words of a command line
     "compare_methods": ["recipes"],
@@ -54,6 +56,7 @@ for command in sys.argv[1:]:
         (names.DATA, data.LOADERS),
         (names.METHODS, methods.METHODS),
         (names.LOSSES, methods.LOSSES),
+        (names.STATISTICS, proxy.STATISTICS),
         (names.AUGMENTATIONS, augment.AUGMENTATIONS),
         (names.SCHEDULES, step.SCHEDULES),
         (names.RIVALS, rivals.RIVALS),

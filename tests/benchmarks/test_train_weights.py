@@ -115,10 +115,12 @@ def test_proxy_from_random_weights_has_defaults_of_its_own():
     """Of a normalised network: what it needs not to collapse; what the command line says holds."""
     given = options.parse("--net paper --init random".split())
     assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (True, 3.0, "data", 1e-3)
+    assert (given.pool, given.statistics, given.start) == ("rates", "means", 0.5)
     given = options.parse("--net paper --init random --lr 1e-4 --no-linear-norm --output-threshold 0.5".split())
     assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (False, 3.0, 0.5, 1e-4)
     for other in ("--net paper", "--net small --init random", "--net paper --init random --method ann"):
-        assert options.parse(other.split()).output_threshold is None
+        given = options.parse(other.split())
+        assert given.output_threshold is None and (given.pool, given.statistics, given.start) == ("spikes", "steps", 0)
     assert options.parse("--preset authors-fashion".split()).threshold == 2.0
 
 
@@ -132,6 +134,20 @@ def test_an_output_threshold_of_its_own_is_trained_with_kept_and_taken_over(run)
     assert found["number"] == 0.25 and 0 < found["data"] < 1 and found["data"] != 0.25
     later = run(f"--init {out / 'tiny.safetensors'} --epochs 1 --lr 1e-9", "later")
     assert nets.load_file(later / "tiny.safetensors")[0][-1].v_threshold == pytest.approx(found["data"])
+
+
+def test_pools_and_initial_potentials_are_in_the_file(run):
+    out = run(
+        "--init random --epochs 1 --pool rates --statistics means --start 0.5 --linear-norm --output-threshold data"
+    )
+    net, about = nets.load_file(out / "tiny.safetensors")
+    assert [type(layer) for layer in net].count(pk.MaxRatePool2d) == 2 and about["pool"] == '"rates"'
+    layers = [layer for layer in net if isinstance(layer, pk.layers.Fused)]
+    assert [layer.v_init for layer in layers] == pytest.approx([layer.v_threshold / 2 for layer in layers])
+    model, _, _ = train_weights.load_twins(out / "tiny.safetensors")
+    images, _ = pk.samples.fashion_mnist()
+    assert 0 < model.snn(images[:20]).mean() < 1
+    assert conversion.relu_network(model)(images[:20]).shape == (20, 10)
 
 
 @pytest.mark.long
