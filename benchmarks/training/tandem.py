@@ -50,6 +50,6 @@ class _Recorder(Neurons):
     @torch.no_grad()
     def spike(self, x, v=None, *, batch_statistics=False):
         if isinstance(x, pk.Spikes):
-            count = x.count().float()
+            count = x.count() * x.scale
             self.count = count if self.count is None else self.count + count
         return self.layer.spike(x, v, batch_statistics=batch_statistics)

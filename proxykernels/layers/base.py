@@ -26,7 +26,6 @@ UNPACKED_BYTES = 16 << 20  # of spikes as float32 values, at a time
 
 _warned: set[type] = set()  # classes that have said it
 
-
 BatchStatistics = bool | Literal["means"]  # see SpikingLayer.spike
 
 

@@ -74,9 +74,9 @@ class Fused(Neurons):
     def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
         """The same of the means of currents over the steps, which are the currents of the mean input."""
         if isinstance(x, Spikes):
-            mean_input = x.count().to(self.weight.dtype) / len(x)
+            mean_input = x.count().to(self.weight.dtype) * (x.scale / len(x))
         else:
-            mean_input = x[0] if checks.is_constant(x) else x.mean(0, dtype=self.weight.dtype)
+            mean_input = x[0].to(self.weight.dtype) if checks.is_constant(x) else x.mean(0, dtype=self.weight.dtype)
         if mean_input.ndim == 4:
             mean_input = mean_input.contiguous(memory_format=torch.channels_last)
         with unfused.exact(x.device):

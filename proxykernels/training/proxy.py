@@ -273,7 +273,7 @@ class ProxyNet(nn.Module):
         """The input of the twin: a constant input, or the mean of a sequence over its steps."""
         if not is_sequence(self.net, x, self.T):
             return x  # type: ignore[return-value]  # Spikes are a sequence
-        mean = x.count() / self.T if isinstance(x, Spikes) else mean_over_time(x)
+        mean = x.count() * (x.scale / self.T) if isinstance(x, Spikes) else mean_over_time(x)
         if isinstance(x, Tensor) and x.is_floating_point():
             return mean
         return mean.to(next((p.dtype for p in self.net.parameters()), torch.float32))

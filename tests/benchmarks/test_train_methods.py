@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from common import nets
 from training import methods as train_methods
+from training import tandem
 
 import proxykernels as pk
 
@@ -54,6 +55,13 @@ def test_tandem_feeds_every_layer_with_the_spiking_networks_rates(model, x):
     y = F.relu(F.linear(swapped(y, rates["flatten"]), layers["linear1"].weight, layers["linear1"].bias))
     y = F.linear(swapped(y, rates["linear1"]), layers["linear2"].weight, layers["linear2"].bias)
     assert_gradients(model, swapped(y, rates["linear2"]).square().sum())
+
+
+def test_tandem_counts_spikes_behind_a_dropout_by_their_value(generator):
+    x = pk.Dropout(0.5).train()(pk.pack((torch.rand(T, 5, 20, generator=generator) < 0.5).float()))
+    recorder = tandem._Recorder(pk.FusedIFLinear(20, 3))
+    recorder.spike(x)
+    assert torch.equal(recorder.count, x.dense().sum(0)) and recorder.count.max() > 2
 
 
 def test_surrogate_is_autograd_through_all_steps(model, x):

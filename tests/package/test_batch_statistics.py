@@ -119,7 +119,7 @@ def test_bad_input(layer, shape, message, generator):
     assert layer.bn.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("given", ["spikes", "values", "constant"])
+@pytest.mark.parametrize("given", ["spikes", "spikes behind dropout", "values", "constant"])
 @pytest.mark.parametrize("kind", ["convolution", "1-d convolution", "product"])
 def test_statistics_of_means(kind, given, generator):
     """Currents are normalised by the statistics of their means over the steps, which a mean input gives as well."""
@@ -130,9 +130,10 @@ def test_statistics_of_means(kind, given, generator):
         layer, norm = pk.FusedIFConv1d(4, 6, 3, padding="same", batch_norm=True), nn.BatchNorm1d(6)
     else:
         layer, norm = pk.FusedIFLinear(40, 6, batch_norm=True), nn.BatchNorm1d(6)
-    dense = spikes(9, 8, *size, generator=generator, rate=0.3)
-    if given != "spikes":
-        dense = torch.rand(dense.shape, generator=generator)
+    x = pk.pack(spikes(9, 8, *size, generator=generator, rate=0.3))
+    if given == "spikes behind dropout":
+        x = pk.Dropout(0.5).train()(x)
+    dense = x.dense() if given.startswith("spikes") else torch.rand(x.shape, generator=generator)
     if given == "constant":
         dense = dense[:1].expand(9, *dense.shape[1:])
     with torch.no_grad():
@@ -141,7 +142,7 @@ def test_statistics_of_means(kind, given, generator):
         axes = [0, *range(2, currents.ndim - 1)]
         variance, mean = torch.var_mean(currents.mean(0), axes, correction=0, keepdim=True)
         expected, _ = reference.if_scan((currents - mean) / (variance + norm.eps).sqrt())
-        y, _ = layer.train().spike(pk.pack(dense) if given == "spikes" else dense, batch_statistics="means")
+        y, _ = layer.train().spike(x if given.startswith("spikes") else dense, batch_statistics="means")
     y = y.dense()
     assert 0.05 < expected.mean() < 0.9 and (y != expected).float().mean() < 2e-3
     assert torch.allclose(layer.bn.running_var, norm.running_var, rtol=1e-4) and layer.bn.num_batches_tracked == 1

@@ -47,6 +47,12 @@ def test_gradient_is_that_of_the_relu_network_on_the_mean(generator, kind):
     assert torch.equal(model(x), output)
 
 
+def test_spikes_behind_a_dropout_count_more(generator):
+    x = pk.Dropout(0.5).train()(pk.pack(spikes(T, 5, 1, 8, 8, generator=generator)))
+    net, relu = make_pair()
+    torch.testing.assert_close(pk.ProxyNet(net, T).ann(x), relu(x.dense().mean(0)))
+
+
 def test_features_over_time(generator):
     torch.manual_seed(0)
     net = nn.Sequential(pk.FusedIFLinear(6, 16), pk.FusedIFLinear(16, 3))
