@@ -3,7 +3,7 @@
     python benchmarks/compare_methods.py --seeds 0,1,2,3,4
     python benchmarks/compare_methods.py --methods proxy,tandem --stop-at 300
     python benchmarks/compare_methods.py --neuron lif --decay 0.5
-    python benchmarks/compare_methods.py --net cifar10 --width 0.125 --data folder --root images
+    python benchmarks/compare_methods.py --net cifar10 --data folder --root images
     python benchmarks/compare_methods.py recipes   which learn, which run away
 
 conversion          the ReLU network alone, clipped; then pk.convert
@@ -66,7 +66,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tune-steps", type=int, default=200, help=text)
     parser.add_argument("--held-out", type=positive, default=1000, help="images that are measured on the way")
     parser.add_argument("--test", type=positive, default=10_000, help="test images, the first ones")
-    parser.add_argument("--data", choices=names.DATA, default="fashion-mnist", help="whose images fit the net")
+    parser.add_argument(
+        "--data", choices=names.DATA, default="fashion-mnist", help="its name; of images of the net's shape"
+    )
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
     parser.add_argument("--out", type=Path, default=RESULTS)
