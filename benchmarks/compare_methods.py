@@ -3,7 +3,7 @@
     python benchmarks/compare_methods.py --seeds 0,1,2,3,4
     python benchmarks/compare_methods.py --methods proxy,tandem --stop-at 300
     python benchmarks/compare_methods.py --neuron lif --decay 0.5
-    python benchmarks/compare_methods.py --net cifar10 --data folder --root images
+    python benchmarks/compare_methods.py --net cifar10 --data folder --root PATH
     python benchmarks/compare_methods.py recipes   which learn, which run away
 
 conversion          the ReLU network alone, clipped; then pk.convert
