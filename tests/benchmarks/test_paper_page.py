@@ -8,6 +8,7 @@ import pytest
 from accuracy import energy_table as energy
 from methods import report
 
+PAIR = "proxy", "conversion"
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "paper.md").read_text()
 TABLES = ["paper", "paper_converted", "small", "small_converted"]  # in the page's order
@@ -78,27 +79,66 @@ def test_a_step_of_proxy_learning_beside_one_of_the_relu_network_alone():
 
 def test_the_methods_figures_are_those_of_the_csv():
     page = " ".join(PAGE.split())
-    for step in (50, 300, 1160, 1740):
-        cells = (
-            ", ".join(f"{methods_mean(name, step, 16, read_out):.1f}" for name in ("proxy", "conversion"))
-            for read_out in ("strict", "potential")
-        )
+
+    def of(name: str, column: str = "strict", step: int = 1740, T: int = 16) -> str:
+        return f"{methods_mean(name, step, T, column):.1f}"
+
+    for step in (50, 100, 200, 300, 580, 1160, 1740):
+        cells = (", ".join(of(name, read_out, step) for name in PAIR) for read_out in ("strict", "potential"))
         assert f"| {step:,} | {' | '.join(cells)} |" in page
-    at_4 = (methods_mean(name, 1740, 4, "strict") for name in ("qcfs", "bptt", "tet", "conversion"))
-    assert "{:.1f}, {:.1f} and {:.1f} % strict, conversion {:.1f} %".format(*at_4) in page
-    relu = (methods_mean(name, 1740, 16, "relu") for name in ("proxy", "conversion"))
-    assert "{:.1f} and {:.1f} % after 1,740 steps".format(*relu) in page
-    verdict = (methods_mean(name, 1740, 16, "strict") for name in ("conversion", "tet", "tandem", "proxy"))
-    assert "{:.1f} % by conversion, {:.1f} by TET, {:.1f} by tandem, {:.1f} by proxy".format(*verdict) in page
-    assert len(report.at(read("compare_methods_first_steps.csv"), "proxy", 50, 16, "potential")) == 5
+    for sentence in (
+        f"By strict counts conversion ({of('conversion')} %) and QCFS ({of('qcfs')} %) are ahead of tandem learning "
+        f"({of('tandem')} %) and of proxy learning ({of('proxy')} %)",
+        f"ahead of BPTT ({of('bptt')} %) and TET ({of('tet')} %)",
+        f"{of('proxy', 'potential', 200)} % by potential after 200 steps, conversion "
+        f"{of('conversion', 'potential', 200)} %",
+        "strict {} and {} %, by potential {} and {} %, its ReLU network {} and {} %".format(
+            *(of(name, column) for column in ("strict", "potential", "relu") for name in PAIR)
+        ),
+        f"Without them (spikes pooled) it has {of('proxy, spikes pooled')} % strict and its ReLU network "
+        f"{of('proxy, spikes pooled', 'relu')} %",
+        f"in the place of means it has {of('proxy, statistics of steps')} %",
+        f"{of('ReLU network, then proxy')} % after 870 steps of each",
+        f"{of('qcfs', T=4)}, {of('bptt', T=4)} and {of('tet', T=4)} % strict, conversion {of('conversion', T=4)} %. "
+        f"Proxy learning has {of('proxy', T=4)} %",
+        f"after three epochs {of('conversion')} % by conversion, {of('tandem')} by tandem, {of('proxy')} by proxy, "
+        f"{of('bptt')} by BPTT",
+    ):
+        assert sentence in page, sentence
+
+
+def test_the_verdicts_on_the_methods_hold_in_the_csv():
+    strict = {
+        name: methods_mean(name, 1740, 16, "strict")
+        for name in ("conversion", "qcfs", "tandem", "proxy", "bptt", "tet")
+    }
+    assert (
+        min(strict["conversion"], strict["qcfs"])
+        > strict["tandem"]
+        > strict["proxy"]
+        > max(strict["bptt"], strict["tet"])
+    )
+    for column in ("strict", "potential", "relu"):
+        ours, theirs = (methods_mean(name, 1740, 16, column) for name in PAIR)
+        assert theirs - 1 < ours < theirs
+    assert all(
+        methods_mean("proxy", step, 16, "potential") > methods_mean("conversion", step, 16, "potential")
+        for step in (50, 100, 200, 300)
+    )
+    rows = read("compare_methods_paper_0.25.csv")
+    assert (
+        len(report.at(rows, "proxy", 1740, 16, "strict")) == len(report.at(rows, "conversion", 1740, 16, "strict")) == 5
+    )
 
 
 def test_the_methods_ends_are_those_of_the_csv():
     rows = read("compare_methods_paper_0.25.csv")
-    ends = re.search(r"^\| \| strict, test \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)[1].splitlines()
+    ends = re.search(r"^\| strict \| test, T = 16 \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)[1].splitlines()
     methods = list(dict.fromkeys(row["method"] for row in rows if row["step"] == "1740"))
     for method, line in zip(methods, ends, strict=True):
-        found = report.at(rows, method, 1740, 16, "strict", "test"), report.at(rows, method, 1740, 4, "strict")
+        found = [
+            report.at(rows, method, 1740, *where) for where in ((16, "strict", "test"), (8, "strict"), (4, "strict"))
+        ]
         expected = [f"{100 * sum(of) / len(of):.1f}" for of in found]
         assert [cell.strip() for cell in line.strip("|").split("|")][1:] == expected
 
