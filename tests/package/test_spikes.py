@@ -31,6 +31,13 @@ def test_count_and_rate(instruction_set, generator, shape):
     assert packed.rate() == pytest.approx(dense.mean().item(), nan_ok=True, abs=1e-6)
 
 
+def test_counts_of_more_steps_than_a_byte_holds(instruction_set, generator):
+    dense = torch.ones(700, 2, 37, 2, 1)
+    dense[:, 1] = spikes(700, 37, 2, 1, generator=generator)
+    for until in (255, 256, 510, 511, 700):
+        assert torch.equal(pk.pack(dense).count(until), dense[:until].sum(0).int())
+
+
 def test_cut_in_time(instruction_set, generator):
     dense = spikes(50, 2, 9, 3, 4, generator=generator)
     packed = pk.pack(dense)
