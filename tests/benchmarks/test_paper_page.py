@@ -131,6 +131,15 @@ def test_the_verdicts_on_the_methods_hold_in_the_csv():
     )
 
 
+def test_the_methods_on_cifar10_are_those_of_the_csv():
+    rows = read("compare_methods_cifar10_0.0625.csv")
+    assert report.markdown(rows) in PAGE
+    for step in sorted({int(row["step"]) for row in rows}):
+        shares = [[report.at(rows, name, step, 16, column) for name in PAIR] for column in ("strict", "potential")]
+        cells = (", ".join(f"{100 * sum(of) / len(of):.1f}" for of in pair) for pair in shares)
+        assert f"| {step:,} | {' | '.join(cells)} |" in PAGE
+
+
 def test_the_methods_ends_are_those_of_the_csv():
     rows = read("compare_methods_paper_0.25.csv")
     ends = re.search(r"^\| strict \| test, T = 16 \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)[1].splitlines()
