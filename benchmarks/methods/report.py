@@ -7,6 +7,7 @@ from common import figures, tables
 from common.printed import print_table
 from rich.console import Console
 
+MARKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 100)  # of errors, in %
 SHARES = ("strict", "lenient", "potential")  # how an output is read
 
 
@@ -66,21 +67,23 @@ def show(folder: Path, stem: str) -> None:
 
 
 def draw(folder: Path, stem: str) -> None:
-    """Strict accuracy at T = 16 against training steps and CPU seconds, the mean of the seeds."""
+    """Errors at T = 16 against training steps and CPU seconds, the mean of the seeds."""
     rows = [row for row in tables.read_csv(folder / f"{stem}.csv") if row["split"] == "held-out"]
     if not rows:
         return
     figure, panels = figures.new_figure(4.8, 2, sharey=True)
     for method in dict.fromkeys(row["method"] for row in rows):
         steps = sorted({int(row["step"]) for row in rows if row["method"] == method and row["T"] == "16"})
-        means = [100 * statistics.mean(at(rows, method, step, 16, "strict")) for step in steps]
+        means = [100 * (1 - statistics.mean(at(rows, method, step, 16, "strict"))) for step in steps]
         seconds = [max(0.1, statistics.mean(at(rows, method, step, 16, "cpu_seconds"))) for step in steps]
         for axes, x in zip(panels, (steps, seconds), strict=True):
             axes.plot(x, means, marker="o", markersize=3, **figures.line(method))
     for axes, label in zip(panels, ("training steps", "CPU seconds"), strict=True):
         axes.set_xscale("log")
         axes.set_xlabel(label)
-    panels[0].set(ylim=(0, 100), ylabel="right (a tie is wrong), %")
+    panels[0].set(yscale="log", ylabel="wrong or tied, %")
+    low, high = panels[0].get_ylim()
+    figures.ticks(panels[0].yaxis, [mark for mark in MARKS if low <= mark <= high])
     figures.legend(figure, panels[0], columns=2)
     _, net, width, *_ = stem.removeprefix("compare_").split("_")
     where = f"{net} network, width {width}, {rows[0]['images']} held-out images, T = 16"
