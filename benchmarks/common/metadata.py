@@ -29,6 +29,7 @@ FIELDS: dict[str, tuple[Callable[[str], Any], str, Callable[[Any], bool]]] = {
     "classes": (json.loads, "a whole number, at least 1", _count),
     "linear_norm": (json.loads, "true or false", lambda value: isinstance(value, bool)),
     "pool": (json.loads, "spikes or rates", lambda value: value in ("spikes", "rates")),
+    "statistics": (str, "steps or means", lambda value: value in ("steps", "means")),
     "width": (float, "a number above 0", lambda value: 0 < value < math.inf),
     **dict.fromkeys(
         ("test_accuracy", "validation_accuracy", "twin_test_accuracy"), (float, "a share within 0 .. 1", _share)

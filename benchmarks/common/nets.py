@@ -251,7 +251,7 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
     does, up to the rate 1/2.
 
     Raises:
-        ValueError: other layers, other thresholds, or leaky neurons in a layer without biases.
+        ValueError: other layers, other max pooling, other thresholds, or leaky neurons in a layer without biases.
     """
     own = _neuron_keys(source)
     weights = {key: value for key, value in source.state_dict().items() if key not in own}
@@ -262,8 +262,12 @@ def take_over(net: nn.Sequential, source: nn.Sequential) -> None:
     if missing:
         raise ValueError(f"the weights to start from are of another network: {missing[0]} is missing")
     for name, layer in net.named_children():
+        if name.startswith("pool") and type(layer) is not type(source.get_submodule(name)):
+            pool = "rates" if isinstance(layer, pk.MaxPool2d) else "spikes"
+            raise ValueError(f"the weights to start from are of a network that pools {pool}; pass --pool {pool}")
         if not isinstance(layer, pk.layers.Fused):
             continue
+        layer.v_init = source.get_submodule(name).v_init
         before = source.get_submodule(name).neuron
         if layer is list(net)[-1] and type(layer.neuron) is type(before) is pk.neurons.IFNeuron:  # of its own
             layer.v_threshold = before.v_threshold

@@ -106,10 +106,10 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     text += "with --init random and a normalised net: data, --linear-norm, --threshold 3, --lr 1e-3, --pool rates, "
     text += "--statistics means, --start 0.5)"
     add("--output-threshold", type=_output_threshold, help=text)
-    add("--start", type=float, default=0.0, help="initial potential of each layer, in thresholds")
+    add("--start", type=float, help="initial potential of each layer, in thresholds (default: of --init FILE, or 0)")
     add("--pool", choices=names.POOLS, default="spikes", help="max pooling of the spikes of each step, or of rates")
-    text = "what the spiking network is normalised by: the currents of all steps, or their means over the steps"
-    add("--statistics", choices=names.STATISTICS, default="steps", help=text)
+    text = "what the spiking network is normalised by: the currents of all steps, or their means over the steps "
+    add("--statistics", choices=names.STATISTICS, help=text + "(default: of --init FILE, or steps)")
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
     add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
     add("--reset", choices=["hard", "soft"], default="hard")
@@ -163,7 +163,7 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             refuse(name, "positive")
     if options.init not in ("random", "ann") and not Path(options.init).is_file():
         refuse("init", "random, ann or a file of train.py")
-    if not 0 <= options.start < 1:
+    if options.start is not None and not 0 <= options.start < 1:
         refuse("start", "within 0 .. 1, without 1")
     if options.pool == "rates" and options.method == "surrogate":
         refuse("pool", "spikes with --method surrogate: max pooling of rates has no gradient")

@@ -92,16 +92,19 @@ class Run:
         self.precision = PRECISIONS[options.snn_precision]
         self.model = pk.ProxyNet(
             net, options.T, clip=options.twin == "clipped", readout="rate", precision=self.precision,
-            statistics_of=options.statistics,
+            statistics_of=options.statistics or "steps",
         )  # fmt: skip
         self.model.to(workers.device, memory_format=torch.channels_last)
         if options.init not in ("random", "ann"):
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
+            if options.statistics is None:
+                self.model.statistics_of = about.get("statistics", "steps")
             if about.get("method") == "ann":
                 self.rescale(self.model)
         if options.output_threshold is not None:
             self.set_output_threshold()
-        nets.start_at(self.model.net, options.start)
+        if options.start is not None:
+            nets.start_at(self.model.net, options.start)
         self.average = self.new_average()
         self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -257,6 +260,7 @@ class Run:
             self.rescale(model)
         model = train_weights.rounded(model)
         about = train_weights.describe(options, self.kind)
+        about |= {"statistics": "means"} if self.model.statistics_of == "means" else {}
         snn, rates = snn_accuracy(self.spiking(model, about), self.validation, options.T, device, self.precision)
         ann = ann_accuracy(model.ann, self.validation, device)
         self.log.add(

@@ -74,6 +74,10 @@ class Fused(Neurons):
     @torch.no_grad()
     def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
         """The same of the means of currents over the steps, which are the currents of the mean input."""
+        if self.weight.ndim == 2:
+            checks.features(x, self.weight)
+        else:
+            window_checks.groups(getattr(self, "groups", 1), x.shape[2], self.weight)
         if isinstance(x, Spikes):
             mean_input = (x.count() * (x.scale / len(x))).to(self.weight.dtype)
         else:
@@ -88,6 +92,7 @@ class Fused(Neurons):
                 "x must have at least two values for each channel of its mean currents, whose statistics this call "
                 f"normalises by, got {count}: {len(currents)} samples"
             )
+        currents = currents.to(torch.promote_types(currents.dtype, torch.float32))
         mean, variance = currents.new_zeros(2, currents.shape[1])
         F.batch_norm(currents, mean, variance, training=True, momentum=1.0)  # torch's fastest way to both
         return mean.double(), variance.double() * ((count - 1) / count), count

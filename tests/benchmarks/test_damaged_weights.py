@@ -50,7 +50,7 @@ def test_what_a_file_says_of_its_network(state, tmp_path):
         "v_threshold": ("none", "nan", "-1", "inf"), "T": ("0", "1.5", "many", "[16]", "1e400"), "reset": ("none",),
         "shape": ("[1, 28]", "28", "[1, 28, -28]", "[1, 28", "[" * 100_000), "classes": ("0", "true", "[]"),
         "width": ("0", "nan", "wide"), "linear_norm": ("1",), "decay": ("2", "nan"), "twin": ("brother",),
-        "test_accuracy": ("nan", "1.5", "good"), "snn_precision": ("int4",), "pool": ("or",),
+        "test_accuracy": ("nan", "1.5", "good"), "snn_precision": ("int4",), "pool": ("or",), "statistics": ("rates",),
     }  # fmt: skip
     assert wrong.keys() == {
         key for key in metadata.FIELDS if not key.endswith(("validation_accuracy", "twin_test_accuracy"))

@@ -90,7 +90,7 @@ def test_the_methods_figures_are_those_of_the_csv():
         f"By strict counts conversion ({of('conversion')} %) and QCFS ({of('qcfs')} %) are ahead of tandem learning "
         f"({of('tandem')} %) and of proxy learning ({of('proxy')} %)",
         f"ahead of BPTT ({of('bptt')} %) and TET ({of('tet')} %)",
-        f"{of('proxy', 'potential', 200)} % by potential after 200 steps, conversion "
+        f"leads by potential:** {of('proxy', 'potential', 200)} % after 200 steps, conversion "
         f"{of('conversion', 'potential', 200)} %",
         "strict {} and {} %, by potential {} and {} %, its ReLU network {} and {} %".format(
             *(of(name, column) for column in ("strict", "potential", "relu") for name in PAIR)
@@ -105,6 +105,8 @@ def test_the_methods_figures_are_those_of_the_csv():
         f"{of('bptt')} by BPTT",
     ):
         assert sentence in page, sentence
+    guide = (CHECKOUT / "docs" / "train.md").read_text()
+    assert f"has {of('proxy, spikes pooled')} % in the place of {of('proxy')} %" in guide
 
 
 def test_the_verdicts_on_the_methods_hold_in_the_csv():

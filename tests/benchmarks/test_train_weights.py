@@ -120,7 +120,7 @@ def test_proxy_from_random_weights_has_defaults_of_its_own():
     assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (False, 3.0, 0.5, 1e-4)
     for other in ("--net paper", "--net small --init random", "--net paper --init random --method ann"):
         given = options.parse(other.split())
-        assert given.output_threshold is None and (given.pool, given.statistics, given.start) == ("spikes", "steps", 0)
+        assert given.output_threshold is None and (given.pool, given.statistics, given.start) == ("spikes", None, None)
     assert options.parse("--preset authors-fashion".split()).threshold == 2.0
 
 
@@ -148,6 +148,12 @@ def test_pools_and_initial_potentials_are_in_the_file(run):
     images, _ = pk.samples.fashion_mnist()
     assert 0 < model.snn(images[:20]).mean() < 1
     assert conversion.relu_network(model)(images[:20]).shape == (20, 10)
+    options = f"--init {out / 'tiny.safetensors'} --epochs 1 --lr 1e-9 --linear-norm"
+    later, told = nets.load_file(run(f"{options} --pool rates", "later") / "tiny.safetensors")
+    assert told["statistics"] == about["statistics"] == "means"
+    assert [layer.v_init for layer in later if isinstance(layer, pk.layers.Fused)] == [layer.v_init for layer in layers]
+    with pytest.raises(SystemExit, match="that pools rates; pass --pool rates"):
+        run(options, "other")
 
 
 @pytest.mark.long

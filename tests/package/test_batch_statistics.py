@@ -119,6 +119,22 @@ def test_bad_input(layer, shape, message, generator):
     assert layer.bn.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize(
+    "layer, shape, message",
+    [
+        (pk.FusedIFConv2d(4, 6, 3, batch_norm=True), (3, 2, 5, 4, 4), "x must have C_in = 4.*got 5 channels"),
+        (pk.FusedIFConv1d(4, 6, 3, batch_norm=True), (3, 2, 5, 4), "x must have C_in = 4.*got 5 channels"),
+        (pk.FusedIFLinear(40, 6, batch_norm=True), (3, 2, 41), "x must have 40 features.*got 41"),
+        (pk.FusedIFLinear(40, 6, batch_norm=True), (5, 1, 40), "x must have at least two values .*got 1: 1 samples"),
+    ],
+)
+def test_statistics_of_means_of_bad_input(layer, shape, message, generator):
+    x = pk.pack(spikes(*shape, generator=generator))
+    with pytest.raises(ValueError, match=message):
+        layer.spike(x, batch_statistics="means")
+    assert layer.bn.num_batches_tracked == 0
+
+
 @pytest.mark.parametrize("given", ["spikes", "spikes behind dropout", "values", "constant"])
 @pytest.mark.parametrize("kind", ["convolution", "1-d convolution", "product"])
 def test_statistics_of_means(kind, given, generator):
@@ -147,11 +163,3 @@ def test_statistics_of_means(kind, given, generator):
     assert 0.05 < expected.mean() < 0.9 and (y != expected).float().mean() < 2e-3
     assert torch.allclose(layer.bn.running_var, norm.running_var, rtol=1e-4) and layer.bn.num_batches_tracked == 1
     assert torch.allclose(layer.bn.running_mean, norm.running_mean, atol=1e-5)
-
-
-def test_statistics_of_means_need_two_values(generator):
-    layer = pk.FusedIFLinear(40, 6, batch_norm=True)
-    x = pk.pack(spikes(5, 1, 40, generator=generator))
-    with pytest.raises(ValueError, match="x must have at least two values .* of its mean currents.*got 1: 1 samples"):
-        layer.spike(x, batch_statistics="means")
-    assert layer.bn.num_batches_tracked == 0
