@@ -117,6 +117,12 @@ ZOO = {
     "bicubic, then ReLU": lambda: body(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic").relu()),
     # what was refused for no good reason
     "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
+    "[N, 1, features] to a matrix product and to others": lambda: Model(
+        lambda m, x: (lambda y: torch.cat([f(y).flatten(1) for f in (m.a, m.l, m.b, m.p, m.n)], 1))(
+            x.flatten(1).unsqueeze(1) - 0.5
+        ),
+        a=nn.Linear(128, 5), l=nn.LeakyReLU(0.2), b=row(1, 2), p=nn.AvgPool1d(4), n=seen(nn.BatchNorm1d(1)),
+    ),
     "maximum of LeakyReLU": lambda: nn.Sequential(conv(), nn.LeakyReLU(0.1), nn.MaxPool2d(2), conv(3)),
     "maximum of BN(ReLU)": lambda: nn.Sequential(conv(), nn.ReLU(), seen(nn.BatchNorm2d(3)), nn.MaxPool2d(2), conv(3)),
     "maximum of sums": lambda: Model(

@@ -53,7 +53,8 @@ class ViewedGraph(Graph):
             x = self._as_vector(argument, x)
         if x.view is None:
             return x
-        values[argument] = x = self._laid_out(argument, x)
+        x, seen = self._laid_out(argument, x), argument.meta["shape"]
+        values[argument] = x if x.shape == seen else replace(x, view=index_ops.as_given(x.shape or ()).view(seen))
         return x
 
     def _laid_out(self, argument: fx.Node, x: Signal) -> Signal:
