@@ -123,6 +123,10 @@ ZOO = {
         ),
         a=nn.Linear(128, 5), l=nn.LeakyReLU(0.2), b=row(1, 2), p=nn.AvgPool1d(4), n=seen(nn.BatchNorm1d(1)),
     ),
+    "[N, 1, features] that a call leaves as they are": lambda: Model(
+        lambda m, x: m.b(F.interpolate(m.l(m.a(x.flatten(1).unsqueeze(1))), size=8)),
+        a=nn.Linear(128, 8), l=nn.LeakyReLU(0.2), b=row(1, 2),
+    ),
     "maximum of LeakyReLU": lambda: nn.Sequential(conv(), nn.LeakyReLU(0.1), nn.MaxPool2d(2), conv(3)),
     "maximum of BN(ReLU)": lambda: nn.Sequential(conv(), nn.ReLU(), seen(nn.BatchNorm2d(3)), nn.MaxPool2d(2), conv(3)),
     "maximum of sums": lambda: Model(

@@ -41,6 +41,8 @@ class ViewedGraph(Graph):
             reason = str(error).splitlines()[0]
             raise TypeError(f"{self.model}: {path_of(node)} cannot be followed: {reason}") from error
         if isinstance(value, Current) and isinstance(given, Tensor) and torch.equal(given, view):
+            if "ours" in before.meta:
+                node.meta["ours"] = before.meta["ours"]
             return value  # as it was: it need not be carried on
         x = self._carry(before, value)
         return [replace(x, view=part) for part in given] if isinstance(given, tuple | list) else replace(x, view=given)
