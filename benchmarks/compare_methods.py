@@ -27,9 +27,9 @@ is most accurate on held-out training images. Then all trainings go on in turns,
 that curves grow together. A call goes on where the last one stopped, by Ctrl-C or by --stop-at; checkpoints are in
 --runs.
 
-Writes results/compare_methods_NET_WIDTH.csv (accuracy at each measured step, of held-out images, and of the test images
-after the last: strict, where a tie with the true class is wrong; lenient, where it is right; and by the potentials of a
-last layer that never fires) and .png, and compare_methods_NET_WIDTH_settings.csv (what was tried).
+Writes results/compare_methods_NET_WIDTH_N_epochs.csv (accuracy at each measured step, of held-out images, and of the
+test images after the last: strict, where a tie with the true class is wrong; lenient, where it is right; and by the
+potentials of a last layer that never fires) and .png, and compare_methods_NET_WIDTH_settings.csv (what was tried).
 """
 
 import argparse

@@ -26,8 +26,8 @@ TUNE_SEED = 1000
 READ = (4, 8, 16, 32)
 SETTINGS = ["method", "T", "lr", "threshold", "start", "steps", *SHARES, "images", "commit"]
 COLUMNS = [
-    "method", "seed", "lr", "threshold", "start", "output_threshold", "step", "epoch", "cpu_seconds", "split", "images",
-    "T", *SHARES, "relu", "threads", "torch", "commit",
+    "training", "method", "seed", "lr", "threshold", "start", "output_threshold", "step", "epoch", "cpu_seconds",
+    "split", "images", "T", *SHARES, "relu", "threads", "torch", "commit",
 ]  # fmt: skip
 
 
@@ -40,25 +40,25 @@ def run(options: argparse.Namespace) -> None:
         compare(options, train_set, held_out, test_set)
     except (ValueError, OSError) as error:
         raise SystemExit(f"compare_methods.py: {error}") from error
-    show(options.out, stem_of(options))
-    draw(options.out, stem_of(options))
+    show(options.out, curves_of(options))
+    draw(options.out, curves_of(options))
 
 
 def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, test_set: Dataset) -> None:
     """Choose settings, then train in turns, and put what is measured into the tables."""
-    network, folder = f"{options.net} net, {options.width:g} of its width", options.runs / stem_of(options)
+    network, folder = f"{options.net} net, {options.width:g} of its width", options.runs / curves_of(options)
     resumes = (f"goes on from {folder}",) if folder.exists() else ()
     images = f"{len(train_set)} training images of {options.data}"
-    print(heading(network, images, options.out / f"{stem_of(options)}.csv", "cpu", *resumes))
+    print(heading(network, images, options.out / f"{curves_of(options)}.csv", "cpu", *resumes))
     held_out = Subset(held_out, range(min(options.held_out, len(held_out))))
     test_set = Subset(test_set, range(min(options.test, len(test_set))))
-    chosen = {name: choose(options, name, train_set, held_out) for name in options.methods}
     measured, broken = done_points(options), set()
+    chosen = {name: choose(options, name, train_set, held_out) for name in options.methods}
     with Termination("the same command goes on from here") as termination:
         for _, seed, name, goal, total in sorted(turns(options, len(train_set))):
             if (name, seed) in broken or (name, seed, goal) in measured:
                 continue
-            folder = options.runs / stem_of(options) / f"{written(name)}-{seed}"
+            folder = options.runs / curves_of(options) / f"{written(name)}-{seed}"
             training = Training(WAYS[options.neuron][name], chosen[name], options, seed, train_set, total, folder)
             if training.step > goal:
                 continue  # a row that is lost is not measured anew: its weights are gone
@@ -80,7 +80,7 @@ def add_rows(options: argparse.Namespace, name: str, seed: int, training: Traini
     for split, images in splits.items():
         curve, relu = training.measure(images, sorted({*READ, training.options.T}))
         about = {
-            "method": name, "seed": seed, **asdict(training.settings),
+            "training": training_of(options), "method": name, "seed": seed, **asdict(training.settings),
             "output_threshold": f"{training.output_threshold:.4g}", "step": training.step,
             "epoch": f"{training.step * training.options.batch / len(training.dataset):.2f}",
             "cpu_seconds": f"{training.cpu_seconds:.1f}", "split": split, "images": len(images),
@@ -88,7 +88,7 @@ def add_rows(options: argparse.Namespace, name: str, seed: int, training: Traini
             "torch": torch.__version__, "commit": commit(),
         }  # fmt: skip
         rows += [about | {"T": point.T} | shares(point) for point in curve]
-    table = options.out / f"{stem_of(options)}.csv"
+    table = options.out / f"{curves_of(options)}.csv"
     tables.write_csv(table, COLUMNS, tables.read_csv(table) + rows)
 
 
@@ -104,8 +104,16 @@ def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int
 
 
 def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:
-    """(method, seed, step) of what is in the table."""
-    rows = tables.read_csv(options.out / f"{stem_of(options)}.csv")
+    """(method, seed, step) of what is in the table.
+
+    Raises:
+        ValueError: trainings with other options are in it.
+    """
+    table = options.out / f"{curves_of(options)}.csv"
+    rows = tables.read_csv(table)
+    others = {row["training"] for row in rows} - {training_of(options)}
+    if others:
+        raise ValueError(f"--out has {table} of trainings with {min(others)}, not {training_of(options)}; name another")
     return {(row["method"], int(row["seed"]), int(row["step"])) for row in rows}
 
 
@@ -147,6 +155,17 @@ def shares(point) -> dict[str, str]:
     return {key: f"{share:.4f}" for key, share in zip(SHARES, found, strict=True)}
 
 
+def training_of(options: argparse.Namespace) -> str:
+    """The options that a table's trainings share and its name does not say."""
+    decay = f", decay {options.decay:g}" if options.neuron == "lif" else ""
+    return f"{options.data}, batches of {options.batch}, T = {options.T}{decay}"
+
+
 def stem_of(options: argparse.Namespace) -> str:
     """The first part of the tables' names."""
     return f"compare_methods_{options.net}_{options.width:g}" + ("_lif" if options.neuron == "lif" else "")
+
+
+def curves_of(options: argparse.Namespace) -> str:
+    """The name of the table of curves: learning rates fall over all epochs, so trainings of fewer are others."""
+    return f"{stem_of(options)}_{options.epochs}_epochs"

@@ -65,7 +65,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
     compare_methods.main([*arguments, "--stop-at", "2"])
     compare_methods.main(arguments)  # goes on
     folder = tmp_path / "results"
-    rows = list(csv.DictReader((folder / f"{stem}.csv").open()))
+    rows = list(csv.DictReader((folder / f"{stem}_1_epochs.csv").open()))
     assert {row["method"] for row in rows} == set(names)
     for name in names:
         of_it = [row for row in rows if row["method"] == name]
@@ -80,7 +80,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
         others = sum(len(values) - 1 for values in (way.lrs, way.thresholds, way.starts))
         assert len(found) == others + (others > 0)  # the first of all, and one after the other
     assert "Right at T = 16" in capsys.readouterr().out
-    assert (folder / f"{stem}.png").stat().st_size > 10_000
+    assert (folder / f"{stem}_1_epochs.png").stat().st_size > 10_000
 
 
 @pytest.mark.long
@@ -104,16 +104,16 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
         with pytest.raises(SystemExit) as stop:
             compare_methods.main(arguments)
     assert stop.value.code == 128 + signal.SIGINT and len(calls) == 2  # after three steps of four
-    assert checkpoint.read(tmp_path / "runs" / f"compare_methods_tiny_1/{method}-0")[0]["step"] == 3
+    assert checkpoint.read(tmp_path / "runs" / f"compare_methods_tiny_1_1_epochs/{method}-0")[0]["step"] == 3
     compare_methods.main(arguments)
-    place = f"compare_methods_tiny_1/{method}-0"
+    place = f"compare_methods_tiny_1_1_epochs/{method}-0"
     one, two = (checkpoint.read(tmp_path / folder / place)[1] for folder in ("whole", "runs"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     columns = [*compare.SHARES, "step", "T", "split", "output_threshold"]
     tables = [
         [
             [row[key] for key in columns]
-            for row in csv.DictReader((tmp_path / folder / "compare_methods_tiny_1.csv").open())
+            for row in csv.DictReader((tmp_path / folder / "compare_methods_tiny_1_1_epochs.csv").open())
         ]
         for folder in ("whole", "results")
     ]
@@ -124,8 +124,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
 def test_a_training_is_refused_where_another_one_stands(arguments):
     arguments += ["--methods", "proxy", "--tune-steps", "0", "--stop-at", "1"]
     compare_methods.main(arguments)
-    with pytest.raises(SystemExit, match="the checkpoint was written with --total 4"):
-        compare_methods.main([*arguments, "--epochs", "2", "--out", "/nowhere"])
+    with pytest.raises(SystemExit, match="the checkpoint was written with --T 4"):
+        compare_methods.main([*arguments, "--T", "8", "--out", "/nowhere"])
+    with pytest.raises(SystemExit, match=r"--out has .*_1_epochs\.csv of trainings with .*T = 4, not .*T = 8; name anot"):
+        compare_methods.main([*arguments, "--T", "8", "--runs", "/nowhere"])
 
 
 @pytest.mark.parametrize(
