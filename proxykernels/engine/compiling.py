@@ -32,6 +32,8 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     """
     checks.module("net", net)
     checks.precision(precision)
+    if not isinstance(x, Spikes):
+        checks.real("x", x)
     sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
     checks.values("x", x)
     T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS

@@ -34,7 +34,7 @@ class FusedSum(Neurons):
     Args:
         synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters
             are the layer's. Beside a first nn.Conv2d or nn.Linear, shortcuts that are identities or 1x1 convolutions
-            are computed in one pass with it; other sums a chunk of steps at a time. On a CPU the spikes of an identity,
+            of inputs of its input's size are computed in one pass with it; other sums a chunk of steps at a time. On a CPU the spikes of an identity,
             wherever it stands, are added to the currents as they are, without weights.
         neuron, v_init: as in :class:`FusedConv2d`.
 
@@ -89,6 +89,8 @@ class FusedSum(Neurons):
         if len(synapses) > 1 and (center is None or strides is None):
             return self._fire_stepwise(x, v)
         parts = [parts[0], *(_subsample(part, stride) for part, stride in zip(parts[1:], strides or [], strict=True))]
+        if len({tuple(part.shape[3:]) for part in parts}) > 1:  # unpadded convolutions, whose inputs are larger
+            return self._fire_stepwise(x, v)
         joined = self._joined(center or (0, 0), synapses)
         window, options = (main.module.stride, padding, dilation), {"shortcut": shortcut, "surrogate": self.surrogate}
         return neuron_ops.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .operations import JOINS, OPERATIONS
 
 MOST = 1500  # values of a sample
+LEAST = 1e-5  # of an operation's results; sums that cancel each other leave rounding alone
 
 
 class Drawn(nn.Module):
@@ -46,7 +47,7 @@ class Drawn(nn.Module):
         except (RuntimeError, ValueError, IndexError):  # torch does not take it
             return False
         fits = 1 < y.ndim < 5 and len(y) == len(values[0]) and 0 < y.numel() <= MOST * len(y)
-        if not fits or not 0 < y.abs().max() < 1e4:
+        if not fits or not LEAST < y.abs().max() < 1e4:
             return False
         self.steps.append((chosen, taken, call))
         values.append(y)

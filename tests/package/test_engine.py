@@ -291,6 +291,8 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=text):
             engine(given, 4)
+    with pytest.raises(TypeError, match="x must be a torch.Tensor, got tuple"):
+        pk.compile(net, (2, 9, 7))
     with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
         pk.compile(net, x, precision="int4")
     with pytest.raises(ValueError, match="T must"):
