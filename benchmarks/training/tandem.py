@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import proxykernels as pk
 from proxykernels.layers import Neurons, SpikingLayer
 from proxykernels.simulation.prepared_network import replace_neurons
+from proxykernels.training.twin import NotBelowZero
 
 
 class Tandem(nn.Module):
@@ -36,6 +37,8 @@ class Tandem(nn.Module):
             model.net = net
         inputs = {name: recorder.count / model.T for name, recorder in recorders.items() if recorder.count is not None}
         ann = model.ann(x, inputs)
+        if model.clip:  # as ProxyNet does
+            ann = NotBelowZero.apply(ann)
         return ann + (output - ann).detach()  # the value of the one, the gradient of the other
 
 

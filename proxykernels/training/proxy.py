@@ -24,7 +24,7 @@ from ..simulation.prepared_network import replace_neurons
 from ..simulation.simulate import run
 from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
-from .twin import OutputSwap, Twin
+from .twin import NotBelowZero, OutputSwap, Twin
 
 READOUTS = ("count", "rate", "potential")
 STATISTICS = ("steps", "means")
@@ -48,8 +48,10 @@ class ProxyNet(nn.Module):
             of ``net.modules()`` becomes linear.
         T: steps of the spiking network.
         clip: clip the twin's ReLUs at ``v_threshold``; the gradient above is zero. An IF neuron fires at most once per
-            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. The
-            paper does not clip. Activations of leaky neurons are always clipped.
+            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. Nor
+            does the gradient of counts and rates lower an output of the twin that is below zero: a wrong class that
+            fires now and then would go down without end. The paper does not clip. Activations of leaky neurons are
+            always clipped.
         readout: the output of the spiking network. "count": spikes in T steps, as in the paper. "rate": count / T.
             "potential": the potential after T steps of a last layer that never fires. It is the sum of the currents, in
             units of the input, except for a leak; divided by T it corresponds to the twin's output.
@@ -145,6 +147,8 @@ class ProxyNet(nn.Module):
             ann = self.ann(x, masks=masks)
             if not _is_finite(ann):
                 raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
+            if self.clip and self.readout != "potential":
+                ann = NotBelowZero.apply(ann)
             return _Readout.apply(ann, self.snn(x, masks))
 
     @torch.no_grad()

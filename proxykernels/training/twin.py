@@ -24,6 +24,20 @@ class OutputSwap(torch.autograd.Function):
         return gradient.to(ctx.dtype), None
 
 
+class NotBelowZero(torch.autograd.Function):
+    """The ReLU network's output y; its gradient raises values that are below zero, and does not lower them."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor) -> Tensor:
+        ctx.save_for_backward(y)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return gradient.masked_fill((y < 0) & (gradient > 0), 0)
+
+
 class Twin(nn.Module):
     """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics.
 
