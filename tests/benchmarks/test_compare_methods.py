@@ -126,7 +126,7 @@ def test_a_training_is_refused_where_another_one_stands(arguments):
     compare_methods.main(arguments)
     with pytest.raises(SystemExit, match="the checkpoint was written with --T 4"):
         compare_methods.main([*arguments, "--T", "8", "--out", "/nowhere"])
-    with pytest.raises(SystemExit, match=r"--out has .*_1_epochs\.csv of trainings with .*T = 4, not .*T = 8; name anot"):
+    with pytest.raises(SystemExit, match=r"--out has .*_1_epochs\.csv of trainings with .*T = 4, not .*T = 8; name"):
         compare_methods.main([*arguments, "--T", "8", "--runs", "/nowhere"])
 
 

@@ -9,6 +9,7 @@ from accuracy import energy_table as energy
 from methods import report
 
 PAIR = "proxy", "conversion"
+METHODS = "compare_methods_paper_0.25_3_epochs.csv"
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "paper.md").read_text()
 TABLES = ["paper", "paper_converted", "small", "small_converted"]  # in the page's order
@@ -40,8 +41,7 @@ def test_verdicts_are_in_the_csv():
 
 
 def test_the_table_of_methods_is_that_of_the_csv():
-    path = CHECKOUT / "benchmarks" / "results" / "compare_methods_paper_0.25_3_epochs.csv"
-    table = report.markdown(list(csv.DictReader(path.open())))
+    table = report.markdown(read(METHODS))
     assert table in PAGE and table.count("\n") >= 4
 
 
@@ -62,14 +62,14 @@ def test_held_out_accuracy_before_and_after_proxy_learning_is_in_the_csv():
     assert last["stage"].startswith("proxy") and f"images from 94.60 to {100 * float(last['snn']):.2f} %" in PAGE
 
 
-def methods_mean(method: str, step: int, T: int, column: str, table: str = "compare_methods_paper_0.25_3_epochs.csv") -> float:
+def methods_mean(method: str, step: int, T: int, column: str, table: str = METHODS) -> float:
     """In %, of the held-out images and all seeds."""
     found = report.at(read(table), method, step, T, column)
     return 100 * sum(found) / len(found)
 
 
 def test_a_step_of_proxy_learning_beside_one_of_the_relu_network_alone():
-    rows = read("compare_methods_paper_0.25_3_epochs.csv")
+    rows = read(METHODS)
     seconds = {}
     for row in rows:
         seconds.setdefault(row["method"], []).append(float(row["cpu_seconds"]) / int(row["step"]))
@@ -127,7 +127,7 @@ def test_the_verdicts_on_the_methods_hold_in_the_csv():
         methods_mean("proxy", step, 16, "potential") > methods_mean("conversion", step, 16, "potential")
         for step in (50, 100, 200, 300)
     )
-    rows = read("compare_methods_paper_0.25_3_epochs.csv")
+    rows = read(METHODS)
     assert (
         len(report.at(rows, "proxy", 1740, 16, "strict")) == len(report.at(rows, "conversion", 1740, 16, "strict")) == 5
     )
@@ -146,7 +146,7 @@ def test_the_methods_on_cifar10_are_those_of_the_csv():
 
 
 def test_the_methods_ends_are_those_of_the_csv():
-    rows = read("compare_methods_paper_0.25_3_epochs.csv")
+    rows = read(METHODS)
     ends = re.search(r"^\| strict \| test, T = 16 \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)[1].splitlines()
     methods = list(dict.fromkeys(row["method"] for row in rows if row["step"] == "1740"))
     for method, line in zip(methods, ends, strict=True):

@@ -70,6 +70,25 @@ def test_clipped_twin(generator, v_threshold):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("readout", ["count", "rate", "potential"])
+@pytest.mark.parametrize("clip", [True, False])
+def test_counts_lower_no_output_below_zero(generator, clip, readout):
+    """Where the twin is clipped; they raise it, and potentials do both."""
+    torch.manual_seed(0)
+    net, _ = make_pair()
+    model = pk.ProxyNet(net, T=20, clip=clip, readout=readout)
+    x, gradient = torch.rand(5, 1, 8, 8, generator=generator), torch.randn(5, 4, generator=generator)
+    model(x).backward(gradient)
+    ours = [parameter.grad.clone() for parameter in net.parameters()]
+    net.zero_grad()
+    ann = model.ann(x)
+    lowered = (ann < 0) & (gradient > 0)
+    assert lowered.any() and ((ann < 0) & (gradient < 0)).any() and (lowered != (gradient > 0)).any()
+    ann.backward(gradient.masked_fill(lowered, 0) if clip and readout != "potential" else gradient)
+    for actual, parameter in zip(ours, net.parameters(), strict=True):
+        torch.testing.assert_close(actual, parameter.grad)
+
+
 def test_evaluation_runs_the_spiking_network_alone(generator, monkeypatch):
     net, _ = make_pair()
     model, x = pk.ProxyNet(net, T=10), torch.rand(2, 1, 8, 8, generator=generator)
