@@ -11,9 +11,11 @@ qcfs                the same with the activations of a few steps (Bu et al., 202
 the authors' recipe         proxy learning with the settings of the paper's notebook
     with statistics of each step    as the notebook normalises: its loop over the steps calls the layers for each
 proxy               proxy learning, repaired: normalised linear layers, the last layer's threshold from its currents,
-                    max pooling of rates, statistics of mean currents, potentials that start at half a threshold
-    statistics of steps     without statistics of mean currents
-    spikes pooled           without these, max pooling of rates and half a threshold
+                    max pooling of rates, statistics of mean currents, potentials that start at half a threshold, and
+                    outputs of the ReLU network that are lowered to zero at most
+    outputs unbounded       without the last of these
+    statistics of steps     without the last, and without statistics of mean currents
+    spikes pooled           without any of these, normalised linear layers and the last layer's threshold apart
 tandem              the same, every layer of the ReLU network fed with the spiking network's rates
 ReLU network, then proxy    half of the steps each
 bptt                backpropagation through 4 steps, normalisation over samples and steps (tdBN)

@@ -64,6 +64,7 @@ LOOKS = {
     "torch bf16": Look("torch, bfloat16", SKY, "--"),
     # ways to a trained spiking network, of compare_methods.py and evaluate.py anytime
     "proxy": Look("proxy", BLACK, width=2.6),
+    "proxy, outputs unbounded": Look("proxy, outputs unbounded", BLACK, "-."),
     "proxy, spikes pooled": Look("proxy, spikes pooled, from rest", BLACK, ":"),
     "proxy, statistics of steps": Look("proxy, statistics of steps", BLACK, "--"),
     "trained by proxy": Look("trained by proxy", BLACK, width=2.6),

@@ -36,7 +36,8 @@ EVENT_METHODS = ("surrogate", "proxy")  # training/events.py
 WAYS = {  # of compare_methods.py, by its --neuron: methods/ways.py
     "if": (
         "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
-        "proxy, spikes pooled", "proxy, statistics of steps", "tandem", "ReLU network, then proxy", "bptt", "tet",
+        "proxy, outputs unbounded", "proxy, statistics of steps", "proxy, spikes pooled", "tandem",
+        "ReLU network, then proxy", "bptt", "tet",
     ),
     "lif": ("proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"),
 }  # fmt: skip

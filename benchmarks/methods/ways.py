@@ -57,6 +57,7 @@ UNROLLED = Way(
 )
 LEAKY = Way("", "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), output="same")
 PROXY = Way("proxy")
+UNBOUNDED = replace(PROXY, method="unbounded proxy")
 REPAIRED = replace(PROXY, starts=(0.5, 0.0), pool="rates", statistics_of="means")
 WAYS = {
     "if": {
@@ -65,8 +66,9 @@ WAYS = {
         AUTHORS: AUTHORS_WAY,
         f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
         "proxy": REPAIRED,
-        "proxy, spikes pooled": PROXY,
-        "proxy, statistics of steps": replace(REPAIRED, statistics_of="steps"),
+        "proxy, outputs unbounded": replace(REPAIRED, method=UNBOUNDED.method),
+        "proxy, statistics of steps": replace(REPAIRED, method=UNBOUNDED.method, statistics_of="steps"),
+        "proxy, spikes pooled": UNBOUNDED,
         "tandem": replace(REPAIRED, method="tandem"),
         TWIN_FIRST: replace(REPAIRED, twin=0.5),
         "bptt": replace(UNROLLED, loss="mean-cross-entropy"),

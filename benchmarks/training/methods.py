@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
+from proxykernels.training.twin import OutputSwap
 from training.other_twins import ReluProxy
 from training.qcfs import Qcfs
 from training.surrogate import Surrogate
@@ -39,9 +40,16 @@ class Proxy(nn.Module):
         return self.model(x)
 
 
+class UnboundedProxy(Proxy):
+    """The same, with outputs of the twin that the loss lowers below zero too, as it does without the clip."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return OutputSwap.apply(self.model.ann(x), self.model.snn(x))
+
+
 METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
 COMPARED: dict[str, Callable[[pk.ProxyNet], nn.Module]] = METHODS | {  # by compare_methods.py
-    "qcfs": Qcfs, "unrolled": Unrolled,
+    "qcfs": Qcfs, "unrolled": Unrolled, "unbounded proxy": UnboundedProxy,
     "relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True),
 }  # fmt: skip
 

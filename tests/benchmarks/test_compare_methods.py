@@ -161,6 +161,28 @@ def test_layers_start_at_a_share_of_their_thresholds(arguments):
     assert layers[0].v_threshold == 3.0 != layers[-1].v_threshold
 
 
+def test_outputs_that_may_go_down_without_end(arguments):
+    """Proxy and tandem learning lower no output below zero; the way without a bound does."""
+    options = compare_methods.parse_options(arguments)
+    dataset = train_data.in_memory("fashion-mnist", options.root, "train")
+    images, gradients = torch.stack([dataset[k][0] for k in range(8)]), {}
+    for name in ("proxy", "proxy, outputs unbounded", "tandem"):
+        training = Training(ways.WAYS["if"][name], ways.Settings(1e-3, 1.0, 0.5), options, 0, dataset, 4)
+        outputs = []
+
+        def ann(*given, of=training.model.ann, outputs=outputs, **more):
+            outputs.append(of(*given, **more))
+            outputs[0].retain_grad()
+            return outputs[0]
+
+        training.model.ann = ann
+        training.method.train()(images).sum().backward()
+        assert (outputs[0] < 0).any() and (outputs[0] > 0).any()
+        gradients[name] = outputs[0].grad * (outputs[0] < 0), (outputs[0] < 0).float()
+    assert not gradients["proxy"][0].any() and not gradients["tandem"][0].any()
+    assert torch.equal(*gradients["proxy, outputs unbounded"])
+
+
 def test_the_authors_recipe_is_the_preset():
     """Whatever the comparison asks of the others."""
     options = compare_methods.parse_options(["--T", "8", "--batch", "7"])
