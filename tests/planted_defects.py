@@ -263,6 +263,12 @@ DEFECTS = {
         "F.relu(current)",
         "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
     ),
+    "training: outputs below zero": Defect(
+        "proxykernels/training/twin.py",
+        "(y < 0) & (gradient > 0)",
+        "y < 0",
+        "tests/package/test_proxy.py",
+    ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/graph/graph_layers.py",
         "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",

@@ -208,13 +208,17 @@ class Proxy(Input, Case):
         parameters = dict(net.named_parameters())
         doubles = {name: p.detach().double().requires_grad_() for name, p in parameters.items()}
         twin = relu_network(net, doubles, x.double(), self.clip)
+        weight = torch.where(twin.detach().abs() < 1e-4, -weight.abs(), weight)  # rounding decides what is below zero
+        lowered = (twin < 0) & (weight > 0) if self.clip else torch.zeros_like(weight, dtype=torch.bool)
         with ways.use(self.way, self.threads):
             output = pk.ProxyNet(net.train(), self.T, clip=self.clip)(x)
             same("counts", output.detach(), counts)
             if not twin.requires_grad:  # no weights, or none that reach the output
                 return bool(counts.any())
             ours = torch.autograd.grad((output * weight).sum(), list(parameters.values()), allow_unused=True)
-        theirs = torch.autograd.grad((twin * weight).sum(), list(doubles.values()), allow_unused=True)
+        theirs = torch.autograd.grad(
+            (twin * weight.masked_fill(lowered, 0)).sum(), list(doubles.values()), allow_unused=True
+        )
         for name, a, b in zip(parameters, ours, theirs, strict=True):
             a, b = (torch.zeros_like(parameters[name]) if grad is None else grad.float() for grad in (a, b))
             # Of whole numbers times activations up to a threshold that is no whole multiple of a unit; they may cancel.
