@@ -34,8 +34,9 @@ class FusedSum(Neurons):
     Args:
         synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters
             are the layer's. Beside a first nn.Conv2d or nn.Linear, shortcuts that are identities or 1x1 convolutions
-            of inputs of its input's size are computed in one pass with it; other sums a chunk of steps at a time. On a
-            CPU the spikes of an identity, wherever it stands, are added to the currents as they are, without weights.
+            are computed in one pass with it if all inputs have the same height and width; other sums a chunk of steps
+            at a time. On a CPU the spikes of an identity, wherever it stands, are added to the currents as they are,
+            without weights.
         neuron, v_init: as in :class:`FusedConv2d`.
 
     Shapes: the call takes a tuple with one (T, N, ...) for each synapse, Spikes or tensors; all synapses must give the

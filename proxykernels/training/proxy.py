@@ -48,10 +48,10 @@ class ProxyNet(nn.Module):
             of ``net.modules()`` becomes linear.
         T: steps of the spiking network.
         clip: clip the twin's ReLUs at ``v_threshold``; the gradient above is zero. An IF neuron fires at most once per
-            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. Nor
-            does the gradient of counts and rates lower an output of the twin that is below zero: a wrong class that
-            fires now and then would go down without end. The paper does not clip. Activations of leaky neurons are
-            always clipped.
+            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. At
+            the output, the gradient of counts and rates does not lower values below zero. No count is below zero, so
+            nothing would raise them again. The paper does not clip. Activations of leaky neurons are always clipped,
+            their output only with ``clip``.
         readout: the output of the spiking network. "count": spikes in T steps, as in the paper. "rate": count / T.
             "potential": the potential after T steps of a last layer that never fires. It is the sum of the currents, in
             units of the input, except for a leak; divided by T it corresponds to the twin's output.

@@ -55,7 +55,7 @@ class ViewedGraph(Graph):
             x = self._as_vector(argument, x)
         if x.view is None:
             return x
-        x, seen = self._laid_out(argument, x), argument.meta["shape"]
+        x, seen = self._laid_out(argument, x), argument.meta["shape"]  # which others that take it go by
         values[argument] = x if x.shape == seen else replace(x, view=index_ops.as_given(x.shape or ()).view(seen))
         return x
 
