@@ -6,20 +6,28 @@
     python benchmarks/compare_methods.py --net cifar10 --data folder --root PATH
     python benchmarks/compare_methods.py recipes   which learn, which run away
 
-conversion          the ReLU network alone, clipped; then pk.convert
-qcfs                the same with the activations of a few steps (Bu et al., 2022), from half a threshold
-the authors' recipe         proxy learning with the settings of the paper's notebook
-    with statistics of each step    as the notebook normalises: its loop over the steps calls the layers for each
-proxy               proxy learning, repaired: normalised linear layers, the last layer's threshold from its currents,
-                    max pooling of rates, statistics of mean currents, potentials that start at half a threshold, and
-                    outputs of the ReLU network that are lowered to zero at most
-    outputs unbounded       without the last of these
-    statistics of steps     without the last, and without statistics of mean currents
-    spikes pooled           without any of these, normalised linear layers and the last layer's threshold apart
-tandem              the same, every layer of the ReLU network fed with the spiking network's rates
-ReLU network, then proxy    half of the steps each
-bptt                backpropagation through 4 steps, normalisation over samples and steps (tdBN)
-tet                 the same, the loss at each step (Deng et al., 2022, without its regularising term)
+    conversion             the ReLU network alone, clipped; then pk.convert
+    qcfs                   the same with activations of a few levels
+                           (Bu et al., 2022), from half a threshold
+    the authors' recipe    proxy learning, settings of the paper's notebook
+      with statistics      as the notebook normalises: its loop over the
+      of each step         steps calls the layers for each
+    proxy                  proxy learning, repaired: normalised linear layers,
+                           the last layer's threshold from its currents, max
+                           pooling of rates, statistics of mean currents,
+                           potentials that start at half a threshold, outputs
+                           of the ReLU network lowered to zero at most
+      outputs unbounded    without the last of these
+      statistics of steps  without the last, nor statistics of mean currents
+      spikes pooled        without the last four
+    tandem                 as proxy, every layer of the ReLU network fed with
+                           the spiking network's rates
+    ReLU network,          half of the steps each
+      then proxy
+    bptt                   backpropagation through 4 steps, normalisation over
+                           samples and steps (tdBN)
+    tet                    the same, the loss at each step (Deng et al., 2022,
+                           without its regularising term)
 
 Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
 clipped and not; tandem; and surrogate.
