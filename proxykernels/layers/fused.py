@@ -32,7 +32,7 @@ class Fused(Neurons):
     bn: nn.BatchNorm1d | nn.BatchNorm2d | None
 
     def _fire(self, x, v, batch_statistics):
-        if self.bn is not None and batch_statistics:
+        if self.bn is not None and batch_statistics and (self.bn.training or self.bn.running_mean is None):
             x = checks.frames(x)
             if batch_statistics == "means":
                 return self._fire_with(*self._folded_by(*self._moments_of_means(x)), x, v)

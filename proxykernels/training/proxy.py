@@ -4,9 +4,7 @@
 arXiv:2109.13208).
 """
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
@@ -15,24 +13,22 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..layers import Neurons, SpikingLayer
-from ..layers.base import BatchStatistics
-from ..layers.parametrized import shallow_copy, with_plain_weights
+from ..layers.parametrized import with_plain_weights
 from ..neurons import IFNeuron
 from ..sequences import is_sequence, mean_over_time
-from ..simulation.early_exit import samples
 from ..simulation.prepared_network import replace_neurons
 from ..simulation.simulate import run
 from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
+from .from_data import FromData
 from .twin import NotBelowZero, OutputSwap, Twin
 
 READOUTS = ("count", "rate", "potential")
 STATISTICS = ("steps", "means")
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-NEVER = 1e30  # a threshold that no potential reaches
 
 
-class ProxyNet(nn.Module):
+class ProxyNet(FromData):
     """Training by proxy: a spiking network and a ReLU network, its twin, that shares its weights.
 
     Both have the same architecture; their forward passes are independent. In training the output is that of the spiking
@@ -69,7 +65,7 @@ class ProxyNet(nn.Module):
     the mean input.
 
     Batch normalisation shares its weights. The two networks have separate running statistics: the spiking network's are
-    in the layer's ``bn``, and the twin's in ``model.statistics``.
+    in the layer's ``bn``, and the twin's in ``model.statistics``, which begin as copies of those in ``bn``.
     ``model.freeze_batch_norm()`` freezes both. A :class:`Dropout` drops the same units in both networks.
 
     Attributes:
@@ -120,12 +116,12 @@ class ProxyNet(nn.Module):
                         f"statistics_of='means' needs nn.BatchNorm1d and nn.BatchNorm2d, got {type(bn).__name__} in "
                         f"layer {name}; take 'steps'"
                     )
-                own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, device=bn.weight.device)
-                self.statistics[_key(name)] = own
+                self.statistics[_key(name)] = _statistics_like(bn)
             return layer
 
         replace_neurons(net, collect)
         checks.neurons("net", names)
+        _check_alike(net)
         self._last = names[-1]
         if not fires and readout != "potential":
             raise ValueError(
@@ -139,7 +135,10 @@ class ProxyNet(nn.Module):
     def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
         if not (self.training and torch.is_grad_enabled()):
-            return self.snn(x)
+            masks = Masks()
+            if self._batch_statistics:  # the twin's learn too, as swa_utils.update_bn expects
+                self.ann(x, masks=masks)
+            return self.snn(x, masks)
         if isinstance(x, Tensor | Spikes):
             checks.values("x", x)
         with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
@@ -160,7 +159,8 @@ class ProxyNet(nn.Module):
         result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
         self.rates = result.rates
         if self.readout == "potential":
-            return result.state[self._last][0]
+            v = result.state[self._last][0]
+            return v if self._last_layer().neuron.states == 1 else v[:, 0]
         count = result.count().float()
         return count / self.T if self.readout == "rate" else count
 
@@ -198,80 +198,11 @@ class ProxyNet(nn.Module):
     def freeze_batch_norm(self, frozen: bool = True) -> None:
         """Normalise by the running statistics, and leave them as they are, also in training; weights still learn.
 
-        The paper's policy is to train the statistics in the first epoch, and to freeze them then.
+        The paper's policy is to train the statistics in the first epoch, and to freeze them then. The state_dict does
+        not hold whether they are frozen: call this again after loading one. To freeze one layer's statistics, put its
+        ``bn`` into evaluation mode; the twin's stay too.
         """
         self.batch_norm_frozen = frozen
-
-    @torch.no_grad()
-    def measure_batch_norm(self, x: Tensor | Spikes, batch: int = 25) -> None:
-        """Set the spiking network's running statistics to those of its currents on x; the twin keeps its own.
-
-        For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
-        ``batch`` samples at a time, each batch normalised by itself.
-        """
-        x = x if is_sequence(self.net, x, self.T) else x.expand(self.T, *x.shape)
-        norms = [module for module in self.net.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
-        modes = [norm.training for norm in norms]
-        for norm in norms:
-            norm.train()
-        for index in torch.arange(x.shape[1], device=x.device).split(batch):
-            run(self.net, samples(x, index), self.T, batch_statistics=bool(norms) and self._kind, with_synops=False)
-        for norm, momentum, mode in zip(norms, momenta, modes, strict=True):
-            norm.momentum = momentum
-            norm.train(mode)
-
-    @torch.no_grad()
-    def fit_output_threshold(self, x: Tensor | Spikes, rate: float = 0.5) -> float:
-        """Set the threshold of the last layer to the scale of its currents on x, and return it.
-
-        The last layer is linear in the twin, and with random or normalised weights its currents are much smaller than
-        the thresholds of the layers before. Its neurons are then silent, or all fire once: outputs tie. The threshold
-        becomes the mean over the samples of the highest output's mean current, divided by ``rate``, the firing rate
-        that this output then has on average (with a soft reset). While batch normalisation learns its statistics, the
-        currents are normalised by x, and the statistics learn from it.
-
-        Args:
-            x: samples as :meth:`forward` takes them; some hundred.
-            rate: spikes a step, above 0, at most 1.
-
-        Raises:
-            TypeError, ValueError: ``rate`` is not within (0, 1]; or the last layer has no IF neurons with one number as
-                their threshold, or its highest currents are not positive.
-        """
-        if isinstance(rate, bool) or not isinstance(rate, Real):
-            raise TypeError(f"rate must be a number, got {rate!r}")
-        if not 0 < rate <= 1:
-            raise ValueError(f"rate must be above 0 and at most 1, got {rate}")
-        layer: Any = self.net.get_submodule(self._last)
-        if type(layer.neuron) is not IFNeuron or isinstance(layer.v_threshold, Tensor):
-            raise ValueError(
-                f"layer {self._last} must have IF neurons with one number as v_threshold, got {layer.neuron}; set its "
-                "v_threshold yourself"
-            )
-        net = replace_neurons(self.net, self._silence_last)
-        result = run(net, x, self.T, batch_statistics=self._batch_statistics and self._kind, with_synops=False)
-        currents = result.state[self._last][0] - layer.v_init  # the potential without what it starts from
-        highest = currents.amax(1).mean().item() / self.T
-        if not 0 < highest < math.inf:
-            raise ValueError(
-                f"the highest currents of layer {self._last} have the mean {highest:.3g}, which no threshold fits; "
-                "train the ReLU twin first, or set v_threshold yourself"
-            )
-        layer.v_threshold = highest / rate
-        return layer.v_threshold
-
-    @property
-    def _batch_statistics(self) -> bool:
-        return self.training and not self.batch_norm_frozen and len(self.statistics) > 0
-
-    @property
-    def _kind(self) -> BatchStatistics:
-        """What the layers of the spiking network are told to normalise by."""
-        return "means" if self.statistics_of == "means" else True
 
     def _mean(self, x: Tensor | Spikes) -> Tensor:
         """The input of the twin: a constant input, or the mean of a sequence over its steps."""
@@ -297,18 +228,6 @@ class ProxyNet(nn.Module):
         layer = next((name for name, rate in rates if not _is_finite(rate)), self._last)
         return f"layer {layer} overflows, whose weights are finite. Lower the learning rate, or clip=True"
 
-    def _silence_last(self, name: str, layer: SpikingLayer) -> SpikingLayer:
-        return silenced(layer) if name == self._last else layer
-
-
-def silenced(layer: SpikingLayer) -> SpikingLayer:
-    """A layer of neurons that never fire, with the same parameters otherwise."""
-    silent = shallow_copy(with_plain_weights(layer))
-    silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
-    silent._parameters = {key: p for key, p in silent._parameters.items() if key != "v_threshold"}
-    silent.v_threshold, silent.v_reset = NEVER, 0.0  # type: ignore[assignment]  # as torch annotates modules
-    return silent
-
 
 class _Readout(OutputSwap):
     """The swap at the network's output, where the gradient comes from the loss."""
@@ -330,6 +249,31 @@ def _is_finite(x: Tensor) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_alike(net: nn.Module) -> None:
+    """Refuse what would not be the same in both networks."""
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise TypeError(
+                f"net's module {name} is an nn.{type(module).__name__}, which would drop other values in each of the "
+                "two networks; take pk.Dropout, which drops the same"
+            )
+        if type(getattr(module, "neuron", None)) is IFNeuron:
+            for which in ("v_threshold", "v_reset"):
+                if isinstance(value := getattr(module, which), Tensor) and value.requires_grad:
+                    raise ValueError(
+                        f"layer {name or type(module).__name__} learns its {which}, which has no gradient in a ReLU "
+                        "network; train with SurrogateNet, or learn_neurons in a network of leaky neurons"
+                    )
+
+
+def _statistics_like(bn: Any) -> nn.Module:
+    """The twin's own running statistics, which begin as those of ``bn``."""
+    options = {} if (like := bn.running_mean) is None else {"device": like.device, "dtype": like.dtype}
+    own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, **options)
+    own.load_state_dict({name: b for name, b in bn.named_buffers(recurse=False) if name in own._buffers}, strict=False)
+    return own
 
 
 def _key(name: str) -> str:

@@ -19,7 +19,8 @@ from ..simulation.state import check_calls, check_layers
 from ..simulation.stateful_layer import HeldDropout, Masks, StatefulLayer
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
-from .proxy import READOUTS, silenced
+from .from_data import silenced
+from .proxy import READOUTS
 
 # Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
 # block of the heap (kernels/heap.py).
@@ -101,7 +102,7 @@ class SurrogateNet(nn.Module):
             group = samples(x, index) if len(index) < x.shape[1] else x
             kept += sizes.kept(len(index))
             if torch.is_grad_enabled() and kept > self.memory and len(sizes.groups) > 1:
-                outputs.append(checkpoint(part, group, use_reentrant=False, preserve_rng_state=False))
+                outputs.append(checkpoint(part, group, use_reentrant=False))
             else:
                 outputs.append(part(group))
             states.append(part.states)
@@ -121,14 +122,20 @@ class SurrogateNet(nn.Module):
 
 
 class _Part:
-    """Some samples through all steps. A second call computes the same."""
+    """Some samples through all steps. A second call, in the backward pass, computes the same."""
 
     def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, "_Tally"], state: State):
         self.model, self.plain, self.steps, self.tallies = model, plain, steps, tallies
+        self.versions = _versions(model.net)
         self.start, self.masks = state, Masks()
         self.states: State = {}
 
     def __call__(self, x: Tensor | Spikes) -> Tensor:
+        if changed := _versions(self.model.net).items() - self.versions.items():
+            raise RuntimeError(
+                f"{min(changed)[0]} of SurrogateNet's net was modified by an inplace operation after the forward pass, "
+                "parts of which the backward pass simulates again; call backward before the optimizer's step"
+            )
         stateful_layers: dict[str, StatefulLayer] = {}
         dropouts: list[HeldDropout] = []
         tallies, self.tallies = self.tallies, {}  # where it is computed again, nobody counts
@@ -232,6 +239,11 @@ class _Sizes:
 def _bytes(x: Spikes | Tensor) -> float:
     """What is kept of an input: bits of spikes, real values; of a constant input hardly anything."""
     return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_constant(x) else 4)
+
+
+def _versions(net: nn.Module) -> dict[str, int]:
+    """How often each parameter was written to."""
+    return {name: 0 if p.is_inference() else p._version for name, p in net.named_parameters()}
 
 
 def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:

@@ -87,7 +87,8 @@ class Twin(nn.Module):
 
     def normalise(self, current: Tensor) -> Tensor:
         own, bn = self.statistics, self.layer.bn
-        if self.batch_statistics:
+        learns = self.batch_statistics and bn.training
+        if learns:
             own.num_batches_tracked += 1
         momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
         return F.batch_norm(
@@ -96,7 +97,7 @@ class Twin(nn.Module):
             own.running_var,
             bn.weight,
             bn.bias,
-            self.batch_statistics,
+            learns,
             momentum,
             own.eps,
         )

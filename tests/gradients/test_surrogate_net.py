@@ -110,6 +110,33 @@ def test_dropout_keeps_its_mask(generator, monkeypatch):
     assert all(torch.equal(a, b) and a.any() for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("module", [nn.Dropout(0.4), nn.RReLU(0.1, 0.9)], ids=["dropout", "rrelu"])
+def test_random_modules_draw_the_same_again(generator, monkeypatch, module):
+    """What a module of torch draws in the forward pass, the backward pass draws again."""
+    monkeypatch.setitem(surrogate_net.PART_BYTES, "cpu", 18 * 4 * 8 * 36)
+    net, x = nn.Sequential(module, *network()), given("held", generator) - 0.2
+    found = []
+    for memory in (256 << 20, 0):
+        torch.manual_seed(1)
+        model = pk.SurrogateNet(net, T, memory=memory)
+        output = model(x)
+        torch.manual_seed(2)
+        found.append((output, gradients(net, output, generator)))
+    (output, whole), (again, parts) = found
+    assert torch.equal(output, again) and output.any() and all(map(close, whole, parts))
+
+
+@pytest.mark.parametrize("memory", [256 << 20, 0], ids=["kept", "again"])
+def test_weights_may_not_change_before_the_backward_pass(generator, monkeypatch, memory):
+    monkeypatch.setitem(surrogate_net.PART_BYTES, "cpu", 18 * 4 * 8 * 36)
+    net = network()
+    output = pk.SurrogateNet(net, T, memory=memory)(given("held", generator))
+    with torch.no_grad():
+        net[4].weight.mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
 def test_batch_statistics_are_those_of_the_call(generator, monkeypatch):
     monkeypatch.setitem(surrogate_net.PART_BYTES, "cpu", 1)
     net = nn.Sequential(pk.FusedIFConv2d(2, 8, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(128, 5))

@@ -148,7 +148,9 @@ def test_output_threshold_is_the_scale_of_the_currents(generator):
     assert theta == net[1].v_threshold and net[0].v_threshold == 3.0
     assert model.snn(images).amax(1).mean().item() == pytest.approx(0.4, abs=0.04)
     assert pk.ProxyNet(net, 32).net.state_dict()["1.v_threshold"] == theta
-    net[1].v_init = 1.0  # no part of the currents
+    alone = pk.ProxyNet(net[1], 32)  # no network around it
+    assert alone.fit_output_threshold(images[:, :1].expand(50, 40).abs()) == net[1].v_threshold
+    net[1].v_threshold, net[1].v_init = theta, 1.0  # no part of the currents
     assert model.fit_output_threshold(images, 0.4) == pytest.approx(theta, rel=0.02)
 
 

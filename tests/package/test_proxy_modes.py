@@ -67,6 +67,32 @@ def test_potential_is_the_sum_of_the_last_layers_currents(x, v_threshold):
     assert gradients(model, model(x).square().sum())[0].abs().max() > 0
 
 
+def test_potential_of_neurons_with_several_states(generator):
+    x = torch.rand(6, 20, generator=generator)
+    torch.manual_seed(0)
+    last = pk.FusedLinear(30, 4, neuron=pk.neurons.CubaLIFNeuron(decay=0.9, current_decay=0.5))
+    net = nn.Sequential(pk.FusedIFLinear(20, 30), last)
+    potentials = pk.ProxyNet(net, 8, readout="potential")(x)
+    assert torch.equal(potentials, pk.SurrogateNet(net, 8, readout="potential")(x)) and potentials.shape == (6, 4)
+    potentials.sum().backward()
+    assert net[0].weight.grad.any()
+
+
+def test_torchs_dropout_would_drop_other_values_in_the_twin():
+    message = "net's module 0 is an nn.Dropout, which would drop other values .* take pk.Dropout"
+    with pytest.raises(TypeError, match=message):
+        pk.ProxyNet(nn.Sequential(nn.Dropout(), pk.FusedIFLinear(6, 4)), 8)
+    pk.ProxyNet(nn.Sequential(pk.Dropout(), nn.Dropout(0.0), pk.FusedIFLinear(6, 4)), 8)
+
+
+@pytest.mark.parametrize("v_threshold", [1.0, torch.ones(4)], ids=["one", "per-channel"])
+def test_a_relu_network_has_no_gradient_for_thresholds(v_threshold):
+    net = nn.Sequential(pk.FusedIFLinear(6, 4, v_threshold=v_threshold), pk.FusedIFLinear(4, 2))
+    pk.learn_neurons(net[0], "v_threshold")
+    with pytest.raises(ValueError, match="layer 0 learns its v_threshold, .* train with SurrogateNet"):
+        pk.ProxyNet(net, 8, clip=True)
+
+
 def test_unknown_readout_lists_the_known_ones():
     with pytest.raises(ValueError, match="readout must be one of count, rate, potential, got 'spikes'"):
         pk.ProxyNet(make_net(), 4, readout="spikes")
