@@ -12,7 +12,7 @@ import proxykernels as pk
 from proxykernels.layers import Neurons, SpikingLayer
 from proxykernels.simulation.prepared_network import replace_neurons
 from proxykernels.simulation.synops import SynOps
-from proxykernels.training.proxy import silenced
+from proxykernels.training.from_data import silenced
 
 BATCH = 100
 PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # names of options -> pk.simulate's
