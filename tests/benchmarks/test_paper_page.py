@@ -113,7 +113,7 @@ def test_the_methods_figures_are_those_of_the_csvs():
     ):
         assert sentence in page, sentence
     guide = (CHECKOUT / "docs" / "train.md").read_text()
-    assert f"a network has {of('proxy')} %" in guide and f"It has {of('proxy, spikes pooled')} % without" in guide
+    assert f"has {of('proxy')} % after three epochs" in guide and f"it has {of('proxy, spikes pooled')} %." in guide
 
 
 def test_the_verdicts_on_the_methods_hold_in_the_csvs():
