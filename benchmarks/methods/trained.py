@@ -14,6 +14,7 @@ from tqdm import tqdm
 from training import checkpoint, conversion, loop, rescale
 from training import step as train_step
 from training.methods import COMPARED
+from training.qcfs import Qcfs
 from training.termination import Termination
 
 import proxykernels as pk
@@ -56,6 +57,8 @@ class Training:
         name = "ann" if self.in_twin else self.way.method
         self.method = COMPARED[name](self.model)
         self.optimizer = train_step.make_optimizer(self.options, self.method, self.settings.lr)
+        if isinstance(self.method, Qcfs):
+            self.optimizer.register_step_post_hook(lambda *_: self.method.settle())
 
     def advance(self, goal: int, termination: Termination | None = None) -> None:
         """Train up to the step ``goal``, with a checkpoint there, or where ``termination`` comes, which ends it.

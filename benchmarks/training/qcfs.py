@@ -25,8 +25,8 @@ class Qcfs(nn.Module):
     def __init__(self, model: pk.ProxyNet):
         super().__init__()
         self.model = model
-        layers = [layer for layer in model.net if isinstance(layer, pk.layers.Fused)]
-        self.thresholds = nn.ParameterList(torch.tensor(float(layer.v_threshold)) for layer in layers[:-1])
+        self.hidden = [layer for layer in model.net if isinstance(layer, pk.layers.Fused)][:-1]
+        self.thresholds = nn.ParameterList(torch.tensor(float(layer.v_threshold)) for layer in self.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         model, index = self.model, 0
@@ -42,11 +42,16 @@ class Qcfs(nn.Module):
                     x, own.running_mean, own.running_var, layer.bn.weight, layer.bn.bias, learns, own.momentum, own.eps
                 )
             if index < len(self.thresholds):
-                theta = self.thresholds[index].clamp(min=LEAST)
-                layer.v_threshold = theta.item()  # where conversion and checkpoints find it
+                theta = self.thresholds[index]
                 x = theta * _floor(LEVELS * x / theta + 0.5).div(LEVELS).clamp(0, 1)
                 index += 1
         return x
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """After a step of the optimizer: the layers, where conversion and checkpoints look, get the thresholds."""
+        for layer, theta in zip(self.hidden, self.thresholds, strict=True):
+            layer.v_threshold = theta.clamp_(min=LEAST).item()
 
 
 def _floor(x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
     Raises:
         Breakdown: the twin or a gradient is not finite. A loss that is not has no gradient; ``watch`` stops for it.
     """
-    for parameter in model.parameters():
+    for parameter in method.parameters():  # the model's, and those that a method has besides
         parameter.grad = None
     try:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):

@@ -121,6 +121,32 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("neuron", "name"), [(neuron, name) for neuron, known in ways.WAYS.items() for name in known])
+def test_every_way_goes_on_from_its_checkpoint(arguments, tmp_path, neuron, name):
+    """The weights and moments of an unbroken training, to the bit; what is converted has the thresholds that train."""
+    options = compare_methods.parse_options([*arguments, "--neuron", neuron])
+    dataset = train_data.in_memory("fashion-mnist", options.root, "train")
+    way = ways.WAYS[neuron][name]
+    settings = ways.Settings(way.lrs[-1], way.thresholds[0], way.starts[0])
+
+    def trained(stops: list[int], folder: str) -> Training:
+        for stop in stops:
+            training = Training(way, settings, options, 0, dataset, 8, tmp_path / folder)
+            training.advance(stop)
+        return training
+
+    training = trained([8], "whole")
+    trained([3, 5, 8], "stopped")
+    one, two = (checkpoint.read(tmp_path / folder)[1] for folder in ("whole", "stopped"))
+    assert one.keys() == two.keys() and len(one) > 20
+    assert not [key for key in one if not torch.equal(one[key], two[key])]
+    if name == "qcfs":
+        learnt = [threshold.item() for threshold in training.method.thresholds]
+        layers = [layer for layer in training.model.net if isinstance(layer, pk.layers.Fused)]
+        assert learnt == [layer.v_threshold for layer in layers[:-1]] and set(learnt) != {settings.threshold}
+
+
+@pytest.mark.long
 def test_a_training_is_refused_where_another_one_stands(arguments):
     arguments += ["--methods", "proxy", "--tune-steps", "0", "--stop-at", "1"]
     compare_methods.main(arguments)
