@@ -43,14 +43,15 @@ potentials of a last layer that never fires) and .png, and compare_methods_NET_W
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive, shown, some_of, written
+from common.printed import natural, new_parser, positive, positive_number, seeds, shown, some_of, written
+
+DECAY = 0.5
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,21 +60,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(names.TRAINABLE), default="paper")
-    parser.add_argument("--width", type=float, default=0.25, help="share of the net's channels and neurons")
+    parser.add_argument("--net", choices=sorted(names.TRAINABLE), default="paper", help="network that is trained")
+    parser.add_argument("--width", type=positive_number, default=0.25, help="share of the net's channels and neurons")
     parser.add_argument(
         "--neuron", choices=sorted(names.WAYS), default="if", help="integrate and fire, or leak besides"
     )
-    parser.add_argument("--decay", type=float, default=0.5, help="share of the potential that a step leaves, of lif")
+    parser.add_argument(
+        "--decay", type=float, help=f"share of the potential that a step leaves, of --neuron lif (default: {DECAY:g})"
+    )
     ways = sorted({name for ways in names.WAYS.values() for name in ways})
     parser.add_argument("--methods", type=some_of(ways), help=f"of {shown(ways)}; default: all")
-    parser.add_argument("--seeds", type=seeds, default=[0], help="such as 0,1,2")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="of the trainings of each way, such as 0,1,2")
     parser.add_argument("--epochs", type=positive, default=20, help="of each training")
-    parser.add_argument("--stop-at", type=positive, help="step at which this call stops; another call goes on")
+    text = (
+        "last step of this call, which ends at the measured steps up to there: 50, 100, 200, 300, 400, and the end of "
+    )
+    text += "each epoch; another call goes on (default: the end of all epochs)"
+    parser.add_argument("--stop-at", type=positive, help=text)
     parser.add_argument("--T", type=positive, default=16, help="steps in training, of ways without their own")
-    parser.add_argument("--batch", type=positive, default=100)
+    parser.add_argument("--batch", type=positive, default=100, help="images a step")
     text = "training steps of each setting that is tried; 0: none is, every way takes its first (methods/ways.py)"
-    parser.add_argument("--tune-steps", type=int, default=200, help=text)
+    parser.add_argument("--tune-steps", type=natural, default=200, help=text)
     parser.add_argument("--held-out", type=positive, default=1000, help="images that are measured on the way")
     parser.add_argument("--test", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument(
@@ -81,7 +88,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables and the picture")
     options = parser.parse_args(arguments)
     known = names.WAYS[options.neuron]
     options.methods = list(known) if options.methods is None else options.methods
@@ -89,17 +96,12 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(
             f"--methods of --neuron {options.neuron} are {', '.join(map(written, known))}; got {written(unknown[0])}"
         )
-    if options.tune_steps < 0:
-        parser.error(f"--tune-steps must be at least 0, got {options.tune_steps}")
+    if options.decay is not None and options.neuron != "lif":
+        parser.error(f"--decay {options.decay:g} has no effect without --neuron lif; leave it out")
+    options.decay = DECAY if options.decay is None else options.decay
     if not 0 <= options.decay <= 1:
         parser.error(f"--decay must be within 0 .. 1, got {options.decay}")
-    if not 0 < options.width < math.inf:
-        parser.error(f"--width must be positive, got {options.width}")
     return options
-
-
-def seeds(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

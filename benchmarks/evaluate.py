@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--converted", action="store_true", help="simulate the ReLU twin, converted")
     parser.add_argument("--data", choices=sorted(names.DATA), default="fashion-mnist", help="its name")
     parser.add_argument("--root", type=Path, help="folder of the data")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="as torch names it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables and the plots")
     return work("accuracy.every_step", parser.parse_args(arguments))
 

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calibration", type=int, default=48, help="crops, or images of the folder, to scale by")
     parser.add_argument("--speed-steps", type=int, default=32, help="steps that are timed; 0: none")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     options = parser.parse_args(arguments)
     if options.size < 32 or min(options.calibration, options.batch, options.repeats) < 1:
         parser.error("--size must be at least 32, --calibration, --batch and --repeats at least 1")

@@ -43,11 +43,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--out", type=Path, help="folder of the CSV files and the plot (default: none are written)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    try:
-        if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"argument --out: cannot make {options.out}: {error.strerror}")
     work("speed.ops_table", options)
 
 

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nets", type=nets, help=text)
     longest = names.ZOO_STEPS[-1]
     parser.add_argument("--longest", type=int, choices=names.ZOO_STEPS, default=longest, help="steps of ReLU networks")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page that holds the table")
     work("zoo.models_table", parser.parse_args(arguments))
 

@@ -16,7 +16,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, shown, some_of
+from common.printed import new_parser, positive, positive_number, seed, share, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,21 +27,18 @@ def main(arguments: list[str] | None = None) -> None:
         default=list(names.EVENT_METHODS),
         help=f"of {shown(names.EVENT_METHODS)}",
     )
-    parser.add_argument("--images", type=int, default=12_000, help="of the 60,000 to train on")
-    parser.add_argument("--test-images", type=int, default=10_000)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--T", type=int, default=15, help="frames of the three saccades together")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3, help="the highest learning rate; it rises, then goes to 0")
-    parser.add_argument("--dropout", type=float, default=0.25)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    for name in ("images", "test_images", "epochs", "T", "batch"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
-    work("training.events", options)
+    add = parser.add_argument
+    add("--images", type=positive, default=12_000, help="of the 60,000 to train on")
+    add("--test-images", type=positive, default=10_000, help="of the 10,000")
+    add("--epochs", type=positive, default=4, help="of each method")
+    add("--T", type=positive, default=15, help="frames of the three saccades together")
+    add("--batch", type=positive, default=64, help="images a step")
+    add("--lr", type=positive_number, default=2e-3, help="the highest learning rate; it rises, then goes to 0")
+    add("--dropout", type=share, default=0.25, help="of the inputs of the linear layer")
+    add("--seed", type=seed, default=0, help="of weights and batches")
+    add("--root", type=Path, help="folder of Fashion-MNIST")
+    add("--out", type=Path, default=RESULTS, help="folder of the table")
+    work("training.events", parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

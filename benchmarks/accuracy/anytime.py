@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(names.NETS), default="small")
+    parser.add_argument("--net", choices=sorted(names.NETS), default="small", help="network")
     parser.add_argument("--networks", type=some_of(names.ANYTIME), help=f"of {shown(names.ANYTIME)}; default: all")
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=256, help="most steps without early exit")
     parser.add_argument("--exit-steps", type=positive, default=64, help="most steps with early exit")
     parser.add_argument("--chunk", type=positive, default=2, help="steps between two looks at which images are decided")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(arguments)

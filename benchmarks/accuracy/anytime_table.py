@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from common import figures, nets
 from common.accuracy import BATCH, STEPS, Point, ann_accuracy, points, strict_accuracy
+from common.command import refusing
 from common.data import fashion_mnist
 from common.machine import heading
-from common.tables import read_csv, save_figure, write_csv
+from common.tables import check_out, read_csv, save_figure, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -36,9 +37,11 @@ COLUMNS = ["network", "margin", "steps", "accuracy", "synops", "microjoules", "i
 
 
 def run(options: argparse.Namespace) -> None:
-    images, labels = fashion_mnist("test", options.root)
+    with refusing("evaluate.py anytime"):
+        check_out(options.out)
+        images, labels = fashion_mnist("test", options.root)
+        calibration = fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES]
     dataset = TensorDataset(images[: options.images], labels[: options.images])
-    calibration = fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES]
     table = options.out / f"anytime_{options.net}.csv"
     print(heading(f"{options.net} net", f"{len(dataset)} test images of Fashion-MNIST", table))
     ann, networks = make_networks(options.net, calibration)
@@ -122,7 +125,7 @@ def report(name: str, rows: list[dict]) -> None:
 
 def draw(folder: Path, net: str) -> None:
     """Accuracy against steps and against energy: EXITS, each with early exit and without, from the table."""
-    rows = read_csv(folder / f"anytime_{net}.csv")
+    rows = read_csv(folder / f"anytime_{net}.csv", COLUMNS)
     figure, panels = figures.new_figure(5.4, 2, sharey=True)
     relu_row = next(row for row in rows if row["network"] == RELU)
     accuracy, energy = 100 * float(relu_row["accuracy"]), float(relu_row["microjoules"])

@@ -30,9 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(names.NETS), default="small")
+    parser.add_argument("--net", choices=sorted(names.NETS), default="small", help="network")
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=64, help="most steps")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(arguments)

@@ -8,8 +8,9 @@ import torch
 from common import nets
 from common.accuracy import BATCH, ann_accuracy, strict_accuracy, strict_correct
 from common.checkout import commit
+from common.command import refusing
 from common.machine import heading
-from common.tables import read_csv, write_csv
+from common.tables import check_out, read_csv, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
@@ -35,11 +36,10 @@ COLUMNS = [
 
 
 def run(options: argparse.Namespace) -> None:
-    try:
+    with refusing("evaluate.py energy"):
+        check_out(options.out, {"energy.csv": COLUMNS})
         train_set, _ = train_data.load("fashion-mnist", options.root, "train")
         test_set, _ = train_data.load("fashion-mnist", options.root, "test")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"evaluate.py energy: {error}") from error
     _, held_out = train_data.held_out(train_set, min(HELD_OUT, len(train_set) - 1))
     test_set = Subset(test_set, range(min(options.images, len(test_set))))
     table = options.out / "energy.csv"

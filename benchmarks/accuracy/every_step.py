@@ -9,7 +9,9 @@ import torch
 from common import figures, nets, tables, weights_file
 from common.accuracy import BATCH, PRECISIONS, ann_accuracy, simulated, strict_correct, tied
 from common.checkout import commit
-from common.machine import heading
+from common.command import refusing
+from common.machine import check_device, heading
+from common.printed import new_parser
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -24,6 +26,7 @@ COLUMNS = [
     "name", "net", "method", "precision", "T", "images", "accuracy", "ties", "recorded", "relu_twin",
     "spikes_an_image", "rates", "torch", "commit",
 ]  # fmt: skip
+CURVE_COLUMNS = ["T", "accuracy", "ties"]
 CURVES = {  # the table's suffix: how its line looks
     "": ("float32", figures.BLACK, "-", 3.0),
     "_converted": ("the ReLU twin, converted", figures.BLUE, "-", 1.8),
@@ -45,11 +48,12 @@ class Curve:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate files; returns the exit status."""
-    try:
-        paths = options.weights or nets.shipped().values()
+    check_device(new_parser(""), options.device)
+    with refusing("evaluate.py"):
+        paths = list(options.weights or nets.shipped().values())
+        curves = [f"accuracy_{weights_file.stem(path)}{suffix}.csv" for path in paths for suffix in CURVES]
+        tables.check_out(options.out, {"accuracy.csv": COLUMNS} | dict.fromkeys(curves, CURVE_COLUMNS))
         below = [fault for path in paths if (fault := evaluate_file(options, path))]
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"evaluate.py: {error}") from error
     if below:
         print("below the accuracy recorded for it: " + "; ".join(below), file=sys.stderr)
     return 1 if below else 0
@@ -145,7 +149,7 @@ def write(stem: Path, curve: Curve) -> None:
         {"T": t, "accuracy": f"{accuracy:.4f}", "ties": f"{ties:.4f}"}
         for t, (accuracy, ties) in enumerate(zip(curve.accuracy, curve.ties, strict=True), 1)
     ]
-    tables.write_csv(stem.with_name(stem.name + ".csv"), ["T", "accuracy", "ties"], rows)
+    tables.write_csv(stem.with_name(stem.name + ".csv"), CURVE_COLUMNS, rows)
 
 
 def draw(folder: Path, name: str) -> None:
@@ -153,7 +157,7 @@ def draw(folder: Path, name: str) -> None:
     figure, (axes,) = figures.new_figure(4.2)
     shown = []
     for suffix, (label, color, dash, width) in CURVES.items():
-        rows = tables.read_csv(folder / f"accuracy_{name}{suffix}.csv")
+        rows = tables.read_csv(folder / f"accuracy_{name}{suffix}.csv", CURVE_COLUMNS)
         if rows:
             shown.append(rows)
             steps, shares = [int(row["T"]) for row in rows], [100 * float(row["accuracy"]) for row in rows]

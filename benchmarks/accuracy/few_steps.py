@@ -19,7 +19,7 @@ from pathlib import Path
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, positive_number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=["small", "resnet20"], default="small")
-    parser.add_argument("--epochs", type=positive, default=1)
-    parser.add_argument("--lr", type=float, default=2e-4, help="highest learning rate; it goes down to 0")
+    parser.add_argument("--net", choices=["small", "resnet20"], default="small", help="network")
+    parser.add_argument("--epochs", type=positive, default=1, help="of training")
+    parser.add_argument("--lr", type=positive_number, default=2e-4, help="highest learning rate; it goes down to 0")
     parser.add_argument("--images", type=positive, default=2000, help="test images, the first ones")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(arguments)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from common import tables
 from common.accuracy import ann_accuracy, strict_accuracy
+from common.command import refusing
 from common.data import fashion_mnist
 from common.machine import heading
 from torch import Tensor, nn
@@ -40,11 +41,14 @@ class ClippedReLU(nn.Module):
 
 
 def run(options: argparse.Namespace) -> None:
-    try:
+    with refusing("evaluate.py few-steps"):
+        tables.check_out(options.out)
         train_set = fashion_mnist("train", options.root)
         test_set = tuple(part[: options.images] for part in fashion_mnist("test", options.root))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"evaluate.py few-steps: {error}") from error
+        compare(options, train_set, test_set)
+
+
+def compare(options: argparse.Namespace, train_set: tuple[Tensor, Tensor], test_set: tuple[Tensor, Tensor]) -> None:
     data = f"{len(train_set[0])} training and {len(test_set[0])} test images of Fashion-MNIST"
     print(heading(f"{options.net} net", data, options.out))
     rows: list[dict] = []

@@ -40,5 +40,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--events", action="store_true", help="time of a spike alone, in one convolution")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     return parser.parse_args(arguments)

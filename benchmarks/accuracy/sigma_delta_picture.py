@@ -7,12 +7,13 @@ from common.tables import read_csv, save_figure
 
 NETS = {"resnet20": "ResNet-20, Fashion-MNIST", "lite0": "EfficientNet-Lite0, photographs"}
 NEURONS = ("sigma-delta, K = 9", "sigma-delta, K = 9, signed", "IF")
+COLUMNS = ("net", "neurons", "T", "same_class", "arithmetic_uj", "neurons_uj")  # that are drawn
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def draw(folder: Path) -> None:
     """few_steps.png, of the networks of NETS that few_steps_sigma_delta.csv has."""
-    table = read_csv(folder / "few_steps_sigma_delta.csv")
+    table = read_csv(folder / "few_steps_sigma_delta.csv", COLUMNS)
     nets = [net for net in NETS if any(row["net"] == net for row in table)]
     if not nets:
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from common import tables
 from common.checkout import commit
+from common.command import refusing
 from common.machine import device_name, heading
 from images.settling import correlation, readings
 from torch import Tensor
@@ -30,15 +31,18 @@ COLUMNS = [
 
 
 def run(options: argparse.Namespace) -> None:
+    with refusing("evaluate.py sigma-delta"):
+        of_table = {
+            TABLE: COLUMNS, TIME_TABLE: sigma_delta_time.COLUMNS, EVENT_TABLE: sigma_delta_events.COLUMNS
+        }  # fmt: skip
+        tables.check_out(options.out, of_table)
     if options.events:
         print(heading("a convolution", "random spikes", options.out))
         found = sigma_delta_events.rows(options.repeats)
         put(options.out / EVENT_TABLE, sigma_delta_events.COLUMNS, "", found)
         return
-    try:
+    with refusing("evaluate.py sigma-delta"):
         subject = subjects.load(options.net, options.root)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"evaluate.py sigma-delta: {error}") from error
     print(heading(f"{options.net}, converted", f"{len(subject.images)} images", options.out))
     subject = subject._replace(images=subject.images[: options.images], right=subject.right[: options.images])
     subject.ann.eval().to(memory_format=torch.channels_last)

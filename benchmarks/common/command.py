@@ -8,7 +8,8 @@ import argparse
 import importlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from common import interrupt
 
@@ -35,3 +36,12 @@ def command(main: Callable[[], int | None], parts: dict[str, str] | None = None)
 def work(module: str, options: argparse.Namespace) -> int | None:
     """``run(options)`` of a module, imported now; returns the exit status."""
     return importlib.import_module(module).run(options)
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Within a ``with``: bad input, a ValueError or an OSError, ends the command ``name`` in one sentence."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{name}: {error}") from error

@@ -45,6 +45,18 @@ def fashion_mnist(split: str = "test", root: str | Path | None = None) -> tuple[
     return _load(folder / images, folder / labels)
 
 
+def shipped_images(count: int) -> tuple[Tensor, Tensor]:
+    """The first images that are shipped, and their labels.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    if count > samples.SIZE:
+        raise ValueError(f"--batch must be at most the {samples.SIZE} images that are shipped, got {count}")
+    images, labels = samples.fashion_mnist()
+    return images[:count], labels[:count]
+
+
 def make_sample(root: str | Path | None = None, folder: Path = SAMPLE) -> None:
     """Write the first 256 test images and labels as two IDX files, byte for byte reproducible."""
     images, labels = fashion_mnist("test", root)

@@ -29,6 +29,15 @@ def device_name(device: torch.device) -> str:
     return f"{name}, AVX2" if torch.backends.cpu.get_cpu_capability() == "AVX2" else name
 
 
+def check_device(parser: ArgumentParser, device: str) -> None:
+    """End the command, by ``parser``, if --device names none, or one that this build or machine has not."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        parser.error(f"--device {device} does not work here ({reason}); --device cpu always does")
+
+
 def check_precision(parser: ArgumentParser, precision: str, device: torch.device) -> None:
     """End the command, by ``parser``, if the device is a CPU that has to emulate this --precision."""
     if precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from accuracy import anytime_table, every_step, sigma_delta_picture
 from images import picture, torchvision_nets_table
 from methods import recipes_table
 from methods import report as report_of_methods
-from speed import ops_report, report
+from speed import ops_report, ops_table, report
 
 from common import photographs
-from common.tables import read_csv
+from common.command import refusing
+from common.tables import check_out, read_csv
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
 README = ("paper", "soft", "32", "if")  # what README shows as bars, at T = 64
@@ -20,36 +22,54 @@ GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
 
 
 def run(options: argparse.Namespace) -> None:
-    folder = options.results
-    draw_sim_speed(folder)
-    rates = read_csv(folder / "ops_speed_rates.csv")
-    if rates:
-        ops_report.plot(folder / "ops_speed_rates.png", rates)
-    for table in sorted(folder.glob("accuracy_*.csv")):
-        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
-            every_step.draw(folder, table.stem.removeprefix("accuracy_"))
-    drawers = {
+    folder, drawn = options.results, 0
+    with refusing("draw.py"):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--results {folder} is no folder; give the --out of the other commands")
+        check_out(folder, option="--results")
+    for name, draw in drawers(folder).items():
+        try:
+            if read_csv(folder / name):
+                draw(folder)
+                drawn += 1
+        except ValueError as error:
+            raise SystemExit(f"draw.py: {name} cannot be drawn: {error}") from error
+    if not drawn:
+        raise SystemExit(f"draw.py: --results {folder} holds no table to draw; give the --out of the other commands")
+    print(f"drew the pictures of {drawn} tables in {folder}")
+
+
+def drawers(folder: Path) -> dict[str, Callable[[Path], None]]:
+    """What draws each table, by the tables' names; those that there are may be fewer."""
+    found = {
+        "sim_speed.csv": draw_sim_speed,
+        "ops_speed_rates.csv": draw_rates,
         "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
         "anytime_small.csv": partial(anytime_table.draw, net="small"),
         "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
         "recipes.csv": recipes_table.draw,
         "torchvision_rates.csv": torchvision_nets_table.draw,
     }
+    for table in sorted(folder.glob("accuracy_*.csv")):
+        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
+            found[table.name] = partial(every_step.draw, name=table.stem.removeprefix("accuracy_"))
     for table in sorted(folder.glob("compare_methods_*_[0-9]*.csv")):  # of a net and a width
         if not table.stem.endswith("_settings"):
-            drawers[table.name] = partial(report_of_methods.draw, stem=table.stem)
+            found[table.name] = partial(report_of_methods.draw, stem=table.stem)
     if photographs.are_there():
-        drawers["imagenet_answers.csv"] = picture.draw
-    for table, draw in drawers.items():
-        if (folder / table).is_file():
-            draw(folder)
-    print(f"drew {len(list(folder.glob('*.png')))} pictures in {folder}")
+        found["imagenet_answers.csv"] = picture.draw
+    return found
+
+
+def draw_rates(folder: Path) -> None:
+    rows = read_csv(folder / "ops_speed_rates.csv", ops_table.COLUMNS["rates"])
+    ops_report.plot(folder / "ops_speed_rates.png", rows)
 
 
 def draw_sim_speed(folder: Path) -> None:
     """The pictures of sim_speed.csv: of each, the machine and threads that timed the most, trained weights first."""
     runs: dict[tuple, list[dict]] = {}
-    for row in read_csv(folder / "sim_speed.csv"):
+    for row in read_csv(folder / "sim_speed.csv", report.COLUMNS):
         runs.setdefault(tuple(row[key] for key in ("date", "T", *PICTURE, *MACHINE)), []).append(row)
     shown: dict[tuple, dict[tuple, dict[str, list[dict]]]] = {}
     for (_, T, *about), rows in sorted(runs.items()):  # by date, so that the last of equals stays

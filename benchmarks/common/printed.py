@@ -4,9 +4,11 @@ The terminal's width is what rich finds: COLUMNS, else the terminal's, else (a p
 """
 
 import argparse
+import math
 import re
 import textwrap
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from rich.box import HORIZONTALS
 from rich.console import Console
@@ -15,6 +17,8 @@ from rich.padding import Padding
 from rich.table import Table
 
 ITEM = r"- |\d+\. |\w+(?:,? \w+)* {2,}"  # what an item of a list begins with
+CHECKOUT = Path(__file__).parents[2]
+LARGEST_SEED = 2**32 - 1  # torch's generators take 64 bits, and an epoch's seed is a million times the training's
 NARROW = 60  # columns; with fewer, tables are lists of plain lines
 
 
@@ -51,8 +55,32 @@ def _one_line(heading: str) -> str:
     return heading.replace("-\n", "").replace("\n", " ")
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks lines at spaces and after the commas of a list of names, not at hyphens: those are parts of names."""
+
+    def __init__(self, width: int, hang: str = ""):
+        super().__init__(width, subsequent_indent=hang, break_on_hyphens=False)
+
+    def _split(self, text: str) -> list[str]:
+        return [part for chunk in super()._split(text) for part in re.split(r"(?<=,)(?=[^\W\d])", chunk)]
+
+
 class Help(argparse.HelpFormatter):
-    """Fills the paragraphs of a docstring to the terminal's width; indented lines, the examples, stay as written."""
+    """Fills the paragraphs of a docstring to the terminal's width; indented lines, the examples, stay as written.
+
+    Each option shows its default, but for those without one, and those whose text says what it is.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        said = action.help or ""
+        if action.default is None or isinstance(action.default, bool) or "default:" in said:
+            return said
+        if action.default is argparse.SUPPRESS or not action.option_strings:
+            return said
+        return f"{said} (default: {_default(action)})"
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _Wrapper(width).wrap(" ".join(text.split()))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(self._fill(paragraph, width) for paragraph in text.strip().split("\n\n"))
@@ -66,9 +94,17 @@ class Help(argparse.HelpFormatter):
     def _fill_item(self, item: str, width: int) -> str:
         mark = re.match(ITEM, item)
         hang = " " * len(mark[0]) if mark else ""
-        return textwrap.fill(hang + re.sub(" +", " ", item[len(hang) :]), width, subsequent_indent=hang).replace(
-            hang, mark[0] if mark else "", 1
-        )
+        filled = _Wrapper(width, hang).fill(hang + re.sub(" +", " ", item[len(hang) :]))
+        return filled.replace(hang, mark[0] if mark else "", 1)
+
+
+def _default(action: argparse.Action) -> str:
+    """As it would be given; a path within the checkout from there."""
+    value = action.default
+    if isinstance(value, list | tuple):
+        return (" " if action.nargs else ",").join(map(str, value))
+    inside = isinstance(value, Path) and value.is_relative_to(CHECKOUT)
+    return str(value.relative_to(CHECKOUT) if inside else value).replace("%", "%%")
 
 
 def new_parser(doc: str) -> argparse.ArgumentParser:
@@ -81,6 +117,45 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def natural(text: str) -> int:
+    """The type of an option that is a whole number of at least 0."""
+    if not re.fullmatch(r"\+?\d+", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """The type of an option that is a seed of random numbers."""
+    if not re.fullmatch(r"\d+", text) or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number within 0 .. {LARGEST_SEED}, got {text!r}")
+    return int(text)
+
+
+def seeds(text: str) -> list[int]:
+    """The type of an option that is some of them, with commas between them; each once."""
+    return list(dict.fromkeys(map(seed, text.split(","))))
+
+
+def positive_number(text: str) -> float:
+    """The type of an option that is a number above 0, such as a learning rate."""
+    return _number(text, "a number above 0", lambda value: 0 < value < math.inf)
+
+
+def share(text: str) -> float:
+    """The type of an option that is a number from 0 to below 1."""
+    return _number(text, "a number within 0 .. 1, without 1", lambda value: 0 <= value < 1)
+
+
+def _number(text: str, wanted: str, is_good: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_good(value):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+    return value
 
 
 def numbers(text: str) -> list[int]:

@@ -9,7 +9,6 @@ repository can carry of a large network: the paper's 19.6 million weights take 1
 import argparse
 import gzip
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from common.command import command
+from common import tables
+from common.command import command, refusing
 
 LARGEST = 127
+COMPACT = ".safetensors.gz"
 SCALE = ".scale"  # behind the name of the tensor that it is for
 UNPACKED = 32, 1 << 24  # a compact file has at most so many times its size in bytes, and so many more
 
@@ -36,6 +37,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         FileNotFoundError: there is no such file. ValueError: it is damaged.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the file in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; train.py writes such a file")
     try:
@@ -65,9 +68,7 @@ def write_compact(path: Path, state: dict[str, Tensor], about: dict[str, str]) -
             tensors[key], tensors[key + SCALE] = rounded(tensor)
         else:
             tensors[key] = tensor
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(gzip.compress(content(tensors, about), mtime=0))
-    os.replace(temporary, path)
+    tables.replace(path, gzip.compress(content(tensors, about), mtime=0))
 
 
 def rounded(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +118,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.test_accuracy is not None and not 0 <= options.test_accuracy <= 1:
         parser.error(f"--test-accuracy must be a share within 0 .. 1, got {options.test_accuracy}")
+    if not options.compact.name.endswith(COMPACT):
+        parser.error(f"the compact form's name must end in {COMPACT}, got {options.compact}")
+    with refusing("weights_file.py"):
+        tables.check_out(options.compact.parent, option="folder")
+        compress(options)
+
+
+def compress(options: argparse.Namespace) -> None:
+    """Write the compact form of a file."""
     state, about = read(options.file)
     about = {key: value for key, value in about.items() if not key.endswith("test_accuracy")}
     if options.test_accuracy is not None:

@@ -6,9 +6,10 @@ from datetime import date
 
 import torch
 from common import photographs
+from common.command import refusing
 from common.machine import heading
 from common.printed import print_table
-from common.tables import write_csv
+from common.tables import check_out, write_csv
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -23,6 +24,8 @@ SURE = 0.5  # probability of the ReLU network's answer
 
 
 def run(options: argparse.Namespace) -> None:
+    with refusing("imagenet.py"):
+        check_out(options.out)
     data = f"images of {options.folder}" if options.folder else "photographs of packages"
     if os.environ.get("RANK", "0") == "0":
         print(heading(f"{options.model}, converted", data, options.out))

@@ -6,6 +6,7 @@ from common import figures, photographs
 from common.tables import read_csv, save_figure
 
 SIZE = 224  # pixels of a photograph
+ANSWERS = ("photograph", "T", "relu_probability", "probability_of_it", "relu_class")  # that are drawn
 SPEED_COLUMNS = ("contender", "ms_a_step", "times_ours", "peak_mb", "counts_different")
 SPEED_HEADINGS = ["", "ms a step\nand image", "times as\nlong", "peak MB", "counts that\ndiffer"]
 
@@ -13,8 +14,8 @@ SPEED_HEADINGS = ["", "ms a step\nand image", "times as\nlong", "peak MB", "coun
 def draw(folder: Path) -> None:
     """imagenet.png, from the tables in ``folder`` and the photographs."""
     names, images = photographs.photographs(SIZE)
-    answers = read_csv(folder / "imagenet_answers.csv")
-    rows = read_csv(folder / "imagenet.csv")
+    answers = read_csv(folder / "imagenet_answers.csv", ANSWERS)
+    rows = read_csv(folder / "imagenet.csv", ("net", "T", "same_class"))
     figure, panels = figures.new_figure(3.9, len(names), rows=2)
     photos, curves = panels[: len(names)], panels[len(names) :]
     for k, (name, image, photo, panel) in enumerate(zip(names, images, photos, curves, strict=True)):

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps for the rates")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     options = parser.parse_args(arguments)
     if options.size < 32:
         parser.error(f"--size must be at least 32, which the networks halve five times; got {options.size}")

@@ -7,24 +7,32 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from common import figures
+from common.command import refusing
 from common.machine import heading
 from common.network_loop import output_counts
-from common.tables import read_csv, save_figure, write_csv
+from common.tables import check_out, read_csv, save_figure, write_csv
 from speed.timing import Contender, measure
 from torch import Tensor, nn
 from torchvision import models
 
 import proxykernels as pk
 from images.torchvision_nets import STEPS
+from proxykernels import samples
 
 METHODS = ("max", "percentile")
 CALIBRATION_IMAGES = 32
 WEIGHT_GRID, IMAGE_GRID = 2**-8, 2**-4  # sums of some thousand weights times pixels have under 24 bits
+DRAWN = ("net", "method", "T", "relative_error", "images", "size")
 MEASURED = ("net", "size", "batch", "T", "threads")  # what a row of the speeds is of
 
 
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 1 if a network is not equal to the step loop."""
+    with refusing("imagenet.py torchvision"):
+        if options.batch > samples.SIZE - CALIBRATION_IMAGES:
+            most = samples.SIZE - CALIBRATION_IMAGES
+            raise ValueError(f"--batch must be at most {most} of the images that are shipped, got {options.batch}")
+        check_out(options.out)
     images_are = f"{options.batch} Fashion-MNIST images of {options.size} x {options.size} pixels"
     print(heading(f"{', '.join(options.nets)}, random weights", images_are, options.out))
     sample = real_images(options.size)
@@ -155,7 +163,7 @@ def write_speed(path: Path, times: list[dict]) -> None:
 
 def draw(folder: Path) -> None:
     """The error of the rates against T, both logarithmic, from the table."""
-    rows = read_csv(folder / "torchvision_rates.csv")
+    rows = read_csv(folder / "torchvision_rates.csv", DRAWN)
     figure, (axes,) = figures.new_figure(5.0)
     lines = {}
     for row in rows:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from common import nets, tables, weights_file
 from common.accuracy import PRECISIONS
 from common.checkout import commit
+from common.command import refusing
 from common.machine import check_precision, device_name, heading
 from common.printed import new_parser
 from speed import rivals
@@ -42,11 +43,10 @@ class Times:
 
 def run(options: argparse.Namespace) -> None:
     check_precision(new_parser(""), options.precision, torch.device("cpu"))
-    try:
+    with refusing("train_iteration.py"):
+        tables.check_out(options.out, {"train_iteration.csv": COLUMNS})
         model, trained = load_model(options)
         images, labels = load_batch(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"train_iteration.py: {error}") from error
     weights = "trained" if trained else "random weights"
     network = f"{options.weights or options.net} net, {weights}, T = {options.T}"
     table = options.out / "train_iteration.csv"

@@ -21,8 +21,8 @@ from common.printed import new_parser, positive, shown, some_of
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--batch", type=positive, default=64)
-    parser.add_argument("--T", type=positive, default=64)
+    parser.add_argument("--batch", type=positive, default=64, help="images")
+    parser.add_argument("--T", type=positive, default=64, help="time steps")
     parser.add_argument("--rounds", type=positive, default=3, help="beside the first, which is not counted")
     parser.add_argument("--threads", type=positive, help="default: torch's")
     parser.add_argument(

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from common import nets, tables
 from common.checkout import commit
+from common.command import refusing
+from common.data import shipped_images
 from common.machine import device_name, heading
 from common.memory import PeakMemory
 from speed.surrogate_models import CONTENDERS
-
-import proxykernels as pk
 
 COMMAND = str(Path(__file__).parents[1] / "train_iteration.py")
 COLUMNS = [
@@ -32,6 +32,9 @@ def run(options: argparse.Namespace) -> None:
     if options.alone:
         print(json.dumps(run_alone(options, options.alone)))
         return
+    with refusing("train_iteration.py surrogate"):
+        shipped_images(options.batch)
+        tables.check_out(options.out, {"surrogate_step.csv": COLUMNS})
     table = options.out / "surrogate_step.csv"
     print(heading("small net", f"{options.batch} Fashion-MNIST images, T = {options.T}", table))
     rows: list[dict] = []
@@ -72,8 +75,8 @@ def run_alone(options: argparse.Namespace, name: str) -> dict:
     """Times, peak memory, output spikes and the gradient of the last layer's bias of one contender."""
     torch.set_num_threads(options.threads)
     net, _ = nets.load("small", 0.0)
-    images, labels = pk.samples.fashion_mnist()
-    images, labels = images[: options.batch].contiguous(memory_format=torch.channels_last), labels[: options.batch]
+    images, labels = shipped_images(options.batch)
+    images = images.contiguous(memory_format=torch.channels_last)
     target, model = 5.0 * F.one_hot(labels, 10), CONTENDERS[name](net, images, options.T)
     parameters = list(model.parameters())
     walls, cpus = [], []

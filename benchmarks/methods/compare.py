@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import torch
 from common import tables
 from common.checkout import commit
+from common.command import refusing
 from common.machine import heading
 from common.printed import written
 from torch.utils.data import Dataset, Subset
@@ -16,7 +17,7 @@ from training import data as train_data
 from training.step import Breakdown
 from training.termination import Termination
 
-from methods.report import SHARES, draw, show
+from methods.report import COLUMNS, SHARES, draw, show
 from methods.trained import Training
 from methods.ways import WAYS, Settings, settings_of
 
@@ -25,21 +26,21 @@ HELD_OUT = 2000
 TUNE_SEED = 1000
 READ = (4, 8, 16, 32)
 SETTINGS = ["method", "T", "lr", "threshold", "start", "steps", *SHARES, "images", "commit"]
-COLUMNS = [
-    "training", "method", "seed", "lr", "threshold", "start", "output_threshold", "step", "epoch", "cpu_seconds",
-    "split", "images", "T", *SHARES, "relu", "threads", "torch", "commit",
-]  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
-    try:
+    with refusing("compare_methods.py"):
+        of_table = {f"{curves_of(options)}.csv": COLUMNS, f"{stem_of(options)}_settings.csv": SETTINGS}
+        tables.check_out(options.out, of_table)
+        tables.check_out(options.runs, option="--runs")
         train_set, test_set = (train_data.in_memory(options.data, options.root, split) for split in ("train", "test"))
         train_set, held_out = train_data.held_out(train_set, min(HELD_OUT, len(train_set) // 2))
         if options.batch > len(train_set):
             raise ValueError(f"--batch must be at most the {len(train_set)} training images, got {options.batch}")
+        first = min(min(goals(options, name, len(train_set))[1]) for name in options.methods)
+        if options.stop_at is not None and options.stop_at < first:
+            raise ValueError(f"--stop-at must be at least {first}, the first measured step, got {options.stop_at}")
         compare(options, train_set, held_out, test_set)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"compare_methods.py: {error}") from error
     show(options.out, curves_of(options))
     draw(options.out, curves_of(options))
 
@@ -95,12 +96,17 @@ def add_rows(options: argparse.Namespace, name: str, seed: int, training: Traini
 def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int, str, int, int]]:
     """(epochs done, seed, method, step, steps of the whole training) of everything to be measured."""
     for seed, name in itertools.product(options.seeds, options.methods):
-        an_epoch = images // settings_of(WAYS[options.neuron][name], options, seed).batch
-        total = options.epochs * an_epoch
-        goals = {*(step for step in FIRST_POINTS if step < an_epoch), *range(an_epoch, total + 1, an_epoch)}
-        for goal in goals:
+        an_epoch, measured = goals(options, name, images)
+        for goal in measured:
             if options.stop_at is None or goal <= options.stop_at:
-                yield goal / an_epoch, seed, name, goal, total
+                yield goal / an_epoch, seed, name, goal, options.epochs * an_epoch
+
+
+def goals(options: argparse.Namespace, name: str, images: int) -> tuple[int, set[int]]:
+    """The steps of a method's epoch, and the steps at which its trainings are measured."""
+    an_epoch = images // settings_of(WAYS[options.neuron][name], options, 0).batch
+    ends = range(an_epoch, options.epochs * an_epoch + 1, an_epoch)
+    return an_epoch, {*(step for step in FIRST_POINTS if step < an_epoch), *ends}
 
 
 def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:

@@ -23,12 +23,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--steps", type=positive, default=300)
-    parser.add_argument("--T", type=positive, default=16)
-    parser.add_argument("--batch", type=positive, default=50)
+    parser.add_argument("--steps", type=positive, default=300, help="of each recipe")
+    parser.add_argument("--T", type=positive, default=16, help="time steps")
+    parser.add_argument("--batch", type=positive, default=50, help="images a step")
     parser.add_argument(
-        "--recipes", type=some_of(names.RECIPES), default=names.RECIPES, help=f"of {shown(names.RECIPES)}"
+        "--recipes", type=some_of(names.RECIPES), default=names.RECIPES, help=f"of {shown(names.RECIPES)}; default: all"
     )
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and the picture")
     return parser.parse_args(arguments)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from common import figures, nets, tables
+from common.command import refusing
 from common.machine import heading
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -30,10 +31,9 @@ COLUMNS = ["recipe", "step", "loss", "snn", "ann", "rate", "highest", "stopped"]
 
 
 def run(options: argparse.Namespace) -> None:
-    try:
+    with refusing("compare_methods.py recipes"):
+        tables.check_out(options.out, {"recipes.csv": COLUMNS})
         dataset, _ = train_data.load("fashion-mnist", options.root, "train")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"compare_methods.py recipes: {error}") from error
     table = options.out / "recipes.csv"
     print(heading("small net", f"{len(dataset)} training images of Fashion-MNIST", table))
     for name in options.recipes:
@@ -72,7 +72,7 @@ def follow(options: argparse.Namespace, name: str, dataset: Dataset) -> list[dic
 
 def draw(folder: Path) -> None:
     """Accuracy and the highest firing rate of a layer against the step, from the table."""
-    rows = tables.read_csv(folder / "recipes.csv")
+    rows = tables.read_csv(folder / "recipes.csv", COLUMNS)
     figure, (left, right) = figures.new_figure(4.8, 2)
     colors = figures.VERMILION, figures.BROWN, figures.ORANGE, figures.BLUE, figures.SKY
     for name, color in zip(RECIPES, colors, strict=True):

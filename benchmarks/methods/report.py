@@ -11,6 +11,12 @@ MARKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 60, 70, 80, 100)  # of errors, i
 SHARES = ("strict", "lenient", "potential")  # how an output is read
 
 
+COLUMNS = [
+    "training", "method", "seed", "lr", "threshold", "start", "output_threshold", "step", "epoch", "cpu_seconds",
+    "split", "images", "T", *SHARES, "relu", "threads", "torch", "commit",
+]  # fmt: skip
+
+
 def at(rows: list[dict], method: str, step: int, T: int, column: str, split: str = "held-out") -> list[float]:
     """A column of all seeds of a method after a number of training steps, read at T."""
     wanted = method, str(step), str(T), split
@@ -68,7 +74,7 @@ def show(folder: Path, stem: str) -> None:
 
 def draw(folder: Path, stem: str) -> None:
     """Errors at T = 16 against training steps and CPU seconds, the mean of the seeds."""
-    rows = [row for row in tables.read_csv(folder / f"{stem}.csv") if row["split"] == "held-out"]
+    rows = [row for row in tables.read_csv(folder / f"{stem}.csv", COLUMNS) if row["split"] == "held-out"]
     if not rows:
         return
     figure, panels = figures.new_figure(4.8, 2, sharey=True)

@@ -139,5 +139,5 @@ class Training:
         position, tensors = checkpoint.read(self.folder)
         checkpoint.same_options(position["options"], self.identity)
         checkpoint.restore_model(self.model, tensors, "model")
-        self.step, self.cpu_seconds = position["step"], position["shown"]["cpu_seconds"]
+        self.step, self.cpu_seconds = position["step"], position["shown"].get("cpu_seconds", 0.0)
         return position, tensors

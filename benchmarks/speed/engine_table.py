@@ -7,9 +7,11 @@ from statistics import median
 
 import torch
 from common.checkout import commit
+from common.command import refusing
+from common.data import shipped_images
 from common.machine import device_name, heading
 from common.nets import load
-from common.tables import read_csv, write_csv
+from common.tables import check_out, read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
 
@@ -20,11 +22,18 @@ BUDGET_S = 6.0  # of one row
 MOST_ROUNDS = 15
 SETTLE_S, BLOCK_S = 0.02, 0.02  # of a contender's calls back to back: those not counted, then those that are
 LOOPS = "plain", "compiled"
+COLUMNS = [
+    "commit", "net", "trained", "reset", "batch", "precision", "device", "threads", "torch", "T", "contender",
+    "median_ms",
+]  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
     console = Console(width=140)
-    images = pk.samples.fashion_mnist()[0][: options.batch]
+    with refusing("engine_speed.py"):
+        images, _ = shipped_images(options.batch)
+        if options.out is not None:
+            check_out(options.out, {"engine_speed.csv": COLUMNS})
     net, trained = load(options.net, None if options.reset == "soft" else 0.0, random=options.random)
     about = {
         "commit": commit(), "net": options.net, "trained": trained, "reset": options.reset, "batch": options.batch,
@@ -63,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         rows += [{**about, "T": T, "contender": name, "median_ms": f"{ms:.4f}"} for name, ms in taken.items()]
     console.print(table)
     if csv_path:
-        write_csv(csv_path, list(rows[0]), read_csv(csv_path) + rows)
+        write_csv(csv_path, COLUMNS, read_csv(csv_path) + rows)
 
 
 def in_turn(contenders: dict[str, Callable[[int], object]], T: int) -> dict[str, list[float]]:

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import torch
 from common.checkout import commit
+from common.command import refusing
 from common.machine import device_name, heading
-from common.tables import write_csv
+from common.tables import check_out, write_csv
 from rich.console import Console
 from tqdm import tqdm
 
@@ -39,6 +40,9 @@ COLUMNS = {
 
 def run(options: argparse.Namespace) -> None:
     start = time.perf_counter()
+    if options.out is not None:
+        with refusing("ops_speed.py"):
+            check_out(options.out)
     if cpu.load() is None:
         raise SystemExit(
             "ops_speed.py: the C++ kernels were not built: install a C++ compiler, then proxykernels again"

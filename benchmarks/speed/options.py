@@ -8,6 +8,7 @@ from common import names
 from common.checkout import RESULTS
 from common.printed import new_parser, positive
 
+TAU = 2.0
 RIVALS = (*names.RIVALS, *names.GPU_RIVALS)
 
 
@@ -19,6 +20,9 @@ def parse(arguments: list[str] | None, doc: str = "") -> argparse.Namespace:
         parser.error("argument --neuron: lif has random weights; a network of --weights has neurons of its own")
     if options.random and options.weights is not None:
         parser.error("argument --random: not allowed with argument --weights")
+    if options.tau is not None and options.neuron != "lif":
+        parser.error(f"argument --tau: is of --neuron lif alone, got {options.tau:g}; leave it out")
+    options.tau = TAU if options.tau is None else options.tau
     return options
 
 
@@ -31,13 +35,13 @@ def make_parser(doc: str = "") -> argparse.ArgumentParser:
     add("--weights", type=Path, help="a file of train.py (default: the weights shipped, else random ones)")
     add("--random", action="store_true", help="random weights, always the same, though trained ones are shipped")
     add("--neuron", choices=["if", "lif"], default="if", help="of random weights: integrate and fire, or leak besides")
-    add("--tau", type=time_constant, default=2.0, help="time constant of --neuron lif, in steps")
+    add("--tau", type=time_constant, help=f"time constant of --neuron lif, in steps (default: {TAU:g})")
     add("--shared", action="store_true", help="give each layer one threshold, at which neurons fire more")
     add("--relu", action="store_true", help="also time ONE pass of the ReLU network of the same weights")
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
     add("--reset", choices=["hard", "soft"], help="to 0, or by subtraction (default: that of the weights, else hard)")
-    add("--device", choices=["cpu", "cuda"], default="cpu")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="what computes")
     add("--threads", type=positive, help="CPU threads (default: torch's); of 1 processor time is measured")
     known = ",".join(RIVALS)
     add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")

@@ -7,12 +7,13 @@ import torch
 from common import weights_file
 from common.data import fashion_mnist
 from common.nets import net_of, reset_of
+from common.tables import check_out
 from gpu.rivals import set_float32_precision
 from torch import Tensor
 
 import proxykernels as pk
 from speed.options import make_parser
-from speed.report import check_csv
+from speed.report import COLUMNS
 
 
 def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
@@ -26,8 +27,7 @@ def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        check_csv(options.out / "sim_speed.csv")
+        check_out(options.out, {"sim_speed.csv": COLUMNS})
         options.net = net_of(options.weights, options.net)
         random = options.random or options.neuron == "lif"
         options.reset = options.reset or reset_of(options.net, options.weights, random)

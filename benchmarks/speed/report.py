@@ -88,13 +88,6 @@ def summary(rows: list[dict]) -> str:
     return " ".join(sentences)
 
 
-def check_csv(path: Path) -> None:
-    """Raise ValueError if rows cannot be appended to ``path`` because it has other columns."""
-    path = newest(path)
-    if path.exists() and path.read_text().partition("\n")[0].split(",") != COLUMNS:
-        raise ValueError(f"{path} has other columns than this version writes; move it away")
-
-
 def append_csv(path: Path, rows: list[dict]) -> None:
     """Add rows; a reader, or a crash half-way, sees the old file or the new one, never a part."""
     text = io.StringIO()

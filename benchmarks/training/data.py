@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision import datasets
+from torchvision.datasets.folder import find_classes
 from torchvision.transforms import v2
 
 
@@ -82,10 +83,19 @@ def _folder(root: Path | None, split: str) -> tuple[Dataset, int]:
         raise FileNotFoundError(
             f"--data folder needs --root PATH with PATH/train/<class>/ and PATH/test/<class>/ ({folder})"
         )
+    _check_classes(root)
     dataset = _Images(folder, _to_tensor(), loader=_read_image)
     # They come class by class; the last ones, which may be held out, must be of every class.
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     return Subset(dataset, order), len(dataset.classes)
+
+
+def _check_classes(root: Path) -> None:
+    """ValueError unless both splits, where they are there, have the same folders of classes: labels number them."""
+    found = [set(find_classes(root / split)[0]) for split in ("train", "test") if (root / split).is_dir()]
+    if len(found) == 2 and (alone := sorted(found[0] ^ found[1])):
+        has, lacks = ("train", "test") if alone[0] in found[0] else ("test", "train")
+        raise ValueError(f"{root / has / alone[0]} has no counterpart in {root / lacks}; give both the same classes")
 
 
 class _Images(datasets.ImageFolder):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from common.accuracy import strict_accuracy, tied
+from common.command import refusing
 from common.data import fashion_mnist
 from common.machine import heading
-from common.tables import read_csv, write_csv
+from common.tables import check_out, read_csv, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -26,13 +27,13 @@ TEST_BATCH = 100
 
 
 def run(options: argparse.Namespace) -> None:
+    with refusing("train_events.py"):
+        check_out(options.out, {"train_events.csv": COLUMNS})
     images = f"{options.images} images of Fashion-MNIST as an event camera sees them"
     print(heading("small network of random weights", images, options.out))
-    try:
+    with refusing("train_events.py"):
         train = events(*fashion_mnist("train", options.root), options.images, options.T)
         test = events(*fashion_mnist("test", options.root), options.test_images, options.T)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"train_events.py: {error}") from error
     table = options.out / "train_events.csv"
     for method in options.methods:
         rows = [row for row in read_csv(table) if row["method"] != method]

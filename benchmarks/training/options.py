@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 from common import names
-from common.printed import Help
+from common.printed import Help, seed
 
-# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs: docs/paper.md.
+# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs:
+# docs/recipes.md#the-authors-settings.
 AUTHORS = {
     "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
@@ -54,7 +55,15 @@ def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespa
     if options.rescale is None:
         options.rescale = RESCALE if preset == "recommended" and _can_be_rescaled(options) else 0.0
     _check(parser, options)
+    _check_used(parser, options, _given(parser, arguments, options))
     return options
+
+
+def _given(parser: argparse.ArgumentParser, arguments: list[str] | None, options: argparse.Namespace) -> set[str]:
+    """The names of the options that are on the command line; what is not keeps the mark that it has before."""
+    mark = object()
+    marked = parser.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(options), mark)))
+    return {name for name, value in vars(marked).items() if value is not mark}
 
 
 def _can_be_rescaled(options: argparse.Namespace) -> bool:
@@ -79,21 +88,14 @@ def _output_threshold(text: str) -> float | str:
     return value
 
 
-class _Help(Help, argparse.ArgumentDefaultsHelpFormatter):
-    """With the defaults, where there are any."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
 def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(parents=[first], description=doc, formatter_class=_Help)
+    parser = argparse.ArgumentParser(parents=[first], description=doc, formatter_class=Help)
     add = parser.add_argument
     add("--data", choices=sorted(names.DATA), default="fashion-mnist", help="its name")
     add("--root", type=Path, help="folder of the data")
-    add("--net", choices=sorted(names.TRAINABLE), default="small")
+    add("--net", choices=sorted(names.TRAINABLE), default="small", help="network that is trained")
     add("--width", type=float, default=1.0, help="share of the net's channels and neurons in each layer but the last")
-    add("--method", choices=sorted(names.METHODS), default="proxy")
+    add("--method", choices=sorted(names.METHODS), default="proxy", help="how it is trained: docs/train.md")
     add("--init", default="ann", help="random; ann: train the ReLU twin first; or a file of train.py --neuron if")
     add("--ann-epochs", type=int, default=3, help="epochs of the twin for --init ann")
     add("--epochs", type=int, default=3, help="epochs of --method")
@@ -101,10 +103,8 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     text += f"(recommended: {RESCALE:g})"
     add("--rescale", type=float, help=text)
     add("--T", type=int, default=32, help="time steps of the spiking network")
-    add("--threshold", type=float, default=1.0)
-    text = "of the last layer; data: from its currents before the first step (default: --threshold; proxy and tandem "
-    text += "with --init random and a normalised net: data, --linear-norm, --threshold 3, --lr 1e-3, --pool rates, "
-    text += "--statistics means, --start 0.5)"
+    add("--threshold", type=float, default=1.0, help="of the neurons")
+    text = "of the last layer; data: from its currents before the first step (default: --threshold)"
     add("--output-threshold", type=_output_threshold, help=text)
     add("--start", type=float, help="initial potential of each layer, in thresholds (default: of --init FILE, or 0)")
     add("--pool", choices=names.POOLS, default="spikes", help="max pooling of the spikes of each step, or of rates")
@@ -112,8 +112,8 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--statistics", choices=names.STATISTICS, help=text + "(default: of --init FILE, or steps)")
     add("--neuron", choices=["if", "lif"], default="if", help="integrate and fire, or leak besides")
     add("--decay", type=float, default=0.5, help="share of the potential that a step leaves, for --neuron lif")
-    add("--reset", choices=["hard", "soft"], default="hard")
-    add("--loss", choices=sorted(names.LOSSES), default="mse-rate")
+    add("--reset", choices=["hard", "soft"], default="hard", help="after a spike, to 0 or by subtraction")
+    add("--loss", choices=sorted(names.LOSSES), default="mse-rate", help="of firing rates or spike counts")
     add("--target", type=float, default=0.5, help="of the true class: spikes (mse-count) or firing rate (mse-rate)")
     add("--twin", choices=["relu", "clipped"], default="clipped", help="of --neuron if; that of lif is its rate")
     add("--batch-norm", choices=["first-epoch", "always"], default="first-epoch", help="when its statistics learn")
@@ -132,16 +132,16 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--batch", type=int, default=100, help="images a step, over all processes")
     add("--ann-lr", type=float, default=1e-3, help="highest learning rate of --init ann")
     add("--lr", type=float, default=3e-4, help="highest learning rate of --method")
-    add("--schedule", choices=names.SCHEDULES, default="cosine")
+    add("--schedule", choices=names.SCHEDULES, default="cosine", help="of the learning rate in a stage")
     add("--betas", type=float, nargs=2, default=(0.9, 0.999), help="of Adam")
     add("--eps", type=float, default=1e-8, help="of Adam")
-    add("--weight-decay", type=float, default=0.0)
+    add("--weight-decay", type=float, default=0.0, help="of Adam (AdamW)")
     add("--precision", choices=["float32", "bfloat16"], default="float32", help="of the twin (autocast)")
     text = "of the weights that the spiking network is simulated with"
     add("--snn-precision", choices=names.PRECISIONS, default="float32", help=text)
     add("--validation", type=int, default=2000, help="training images held out to measure progress")
-    add("--device", default="cpu")
-    add("--seed", type=int, default=0)
+    add("--device", default="cpu", help="as torch names it")
+    add("--seed", type=seed, default=0, help="of weights, batches and random changes")
     add("--out", type=Path, default=Path("runs/train"), help="folder of weights, checkpoint and logs")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
     add("--tensorboard", action="store_true", help="write events for TensorBoard too")
@@ -179,9 +179,35 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             refuse(name, "at least 0")
     if not all(0 <= beta < 1 for beta in options.betas):
         refuse("betas", "two numbers within 0 .. 1, without 1")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; a device that this build or machine has not
-        reason = str(error).partition("\n")[0].rstrip(".")
-        parser.error(f"--device {options.device} does not work here ({reason}); --device cpu always does")
+    if not options.epochs and not (options.init == "ann" and options.ann_epochs):
+        refuse("epochs", "at least 1, but for --init ann with --ann-epochs")
+    machine.check_device(parser, options.device)
     machine.check_precision(parser, options.precision, torch.device(options.device))
+
+
+def _check_used(parser: argparse.ArgumentParser, options: argparse.Namespace, given: set[str]) -> None:
+    """End the command if an option is given that the others leave without effect."""
+    twin_first = options.init == "ann"
+    surrogate, leaky = options.method == "surrogate", options.neuron == "lif"
+    trains_no_twin = surrogate and not twin_first
+    rescales = options.init != "random" and options.method != "ann"
+    unused = {
+        "statistics": (
+            surrogate and options.statistics == "means",
+            "--method surrogate, which normalises by all steps",
+        ),
+        "rate_penalty": (
+            trains_no_twin and options.rate_penalty > 0,
+            "--method surrogate without --init ann: it has no ReLU twin",
+        ),
+        "rescale": (options.rescale > 0 and not rescales, "--init random and --method ann, which scale no weights"),
+        "ann_epochs": (not twin_first, f"--init {options.init}; of --init ann alone"),
+        "ann_lr": (not twin_first, f"--init {options.init}; of --init ann alone"),
+        "decay": (not leaky, "--neuron if, which does not leak"),
+        "target": (options.loss == "cross-entropy", "--loss cross-entropy"),
+        "twin": (leaky, "--neuron lif, whose twin is its own rate"),
+    }
+    for name, (is_unused, where) in unused.items():
+        if name in given and is_unused:
+            option, value = f"--{name.replace('_', '-')}", getattr(options, name)
+            parser.error(f"{option} {value} has no effect with {where}; leave it out")

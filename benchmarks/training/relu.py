@@ -17,7 +17,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.checkout import WEIGHTS
 from common.command import work
-from common.printed import new_parser, positive
+from common.printed import new_parser, positive, positive_number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,8 +29,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--net", choices=names.RELU_NETS, default="resnet20", metavar="NAME", help=", ".join(names.RELU_NETS)
     )
-    parser.add_argument("--epochs", type=positive, default=3)
-    parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
+    parser.add_argument("--epochs", type=positive, default=3, help="passes over the training images")
+    parser.add_argument("--lr", type=positive_number, default=3e-3, help="highest learning rate")
     parser.add_argument("--root", type=Path, help="folder of the images")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the file")
     return parser.parse_args(arguments)

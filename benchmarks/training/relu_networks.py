@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from common import resnet20, vgg11, weights_file
 from common.accuracy import ann_accuracy
 from common.checkout import WEIGHTS
+from common.command import refusing
 from common.machine import heading
-from common.tables import publish
+from common.tables import check_out, publish
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
@@ -27,14 +28,14 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # and what they are tr
 
 
 def run(options: argparse.Namespace) -> None:
-    try:
+    with refusing("train.py relu"):
+        check_out(options.out)
         train_set, test_set = (images(options.net, options.root, split) for split in ("train", "test"))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"train.py relu: {error}") from error
     path = options.out / file_of(options.net).name
     print(heading(f"{options.net}, random weights", f"{len(train_set[0])} training images", path))
     ann, start = random(options.net), time.process_time()
-    train(ann, train_set, options.epochs, options.lr, options.net)
+    with refusing("train.py relu"):
+        train(ann, train_set, options.epochs, options.lr, options.net)
     seconds = time.process_time() - start
     state = {key: value.half() if value.is_floating_point() else value for key, value in ann.state_dict().items()}
     ann.load_state_dict(state)  # as they are written
@@ -82,7 +83,11 @@ def images(name: str, root: Path | None, split: str) -> tuple[Tensor, Tensor]:
 
 
 def train(ann: nn.Module, dataset: tuple[Tensor, Tensor], epochs: int, lr: float, name: str) -> None:
-    """Some epochs, images mirrored at random."""
+    """Some epochs, images mirrored at random.
+
+    Raises:
+        ValueError: the loss is not finite.
+    """
     torch.manual_seed(SEED + 1)
     images, labels = dataset
     ann.train()
@@ -95,6 +100,8 @@ def train(ann: nn.Module, dataset: tuple[Tensor, Tensor], epochs: int, lr: float
                 x = images[indices]
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
                 loss = F.cross_entropy(ann(x), labels[indices])
+                if not loss.isfinite():
+                    raise ValueError(f"the loss became {loss.item()} in step {bar.n + 1} of {name}; lower --lr")
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -97,7 +97,7 @@ class Run:
         self.model.to(workers.device, memory_format=torch.channels_last)
         if options.init not in ("random", "ann"):
             about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
-            if options.statistics is None:
+            if options.statistics is None and options.method != "surrogate":  # which normalises by all steps
                 self.model.statistics_of = about.get("statistics", "steps")
             if about.get("method") == "ann":
                 self.rescale(self.model)
@@ -150,8 +150,14 @@ class Run:
     def say_what(self) -> None:
         options, place = self.options, self.place
         training = f"{len(self.data)} training images of {options.data}"
-        stage, step = self.stages[place.stage].method, f"step {place.step} of {self.steps} of epoch {place.epoch + 1}"
-        resumes = [f"goes on at {step} of stage {stage}"] if options.resume else []
+        index, epoch, resumes = place.stage, place.epoch, []
+        if epoch >= self.stages[index].epochs and index + 1 < len(self.stages):
+            index, epoch = index + 1, 0
+        if options.resume and epoch >= self.stages[index].epochs:
+            resumes = ["has ended; give more --epochs to train on"]
+        elif options.resume:
+            step = f"step {place.step} of {self.steps} of epoch {epoch + 1}"
+            resumes = [f"goes on at {step} of stage {self.stages[index].method}"]
         print(heading(f"{options.net} net", training, options.out, self.workers.device, *resumes))
 
     def rescale(self, model: pk.ProxyNet) -> None:
@@ -282,8 +288,6 @@ class Run:
 
     def finish(self) -> None:
         """Measure the best weights on the test images, once, and record that with them."""
-        if not self.weights.is_file():
-            return  # no epoch was asked for
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
         net = self.spiking(model, about)
@@ -315,6 +319,8 @@ class Run:
             place = f"step {position['step']} of epoch {position['epoch']} of stage {position['stage']}"
             place += f", {position['done']} in all"
             raise ValueError(f"the checkpoint in {self.options.out} is damaged ({place}); remove it and start again")
+        if position["best"] >= 0 and not self.weights.is_file():
+            raise FileNotFoundError(f"{self.weights}, the run's best weights, is missing; start again in another --out")
         self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
         self.shown = position["shown"]
         return position, tensors

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from common import names
+from common.command import refusing
 from common.machine import heading
 from common.printed import print_table
-from common.tables import read_csv, replace, write_csv
+from common.tables import check_out, read_csv, replace, write_csv
 from rich.console import Console
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -27,6 +28,8 @@ BEGIN, END = "<!-- supported_models.py writes from here -->", "<!-- to here -->"
 
 
 def run(options: argparse.Namespace) -> None:
+    with refusing("supported_models.py"):
+        check_out(options.out, {"supported_models.csv": COLUMNS})
     nets = [*relu_nets.ALL, *spiking_nets.spiking_nets()]
     chosen = [net for net in nets if not options.nets or net.name in options.nets]
     known = {row["net"]: row for row in read_csv(options.out / "supported_models.csv")}

@@ -70,10 +70,45 @@ def test_what_appends_to_a_table_does_the_same(tree, monkeypatch):
     before = path.read_bytes()
     (tree / "kernel.cpp").write_text("faster")
     forget()
-    report.check_csv(path)
+    tables.check_table(path, report.COLUMNS)
     for _ in range(2):
         report.append_csv(path, [{"ms": "2", "commit": checkout.commit()}])
     assert path.read_bytes() == before and len(tables.read_csv(checkout.SCRATCH / "sim_speed.csv")) == 3
+
+
+COLUMNS = ["ms", "commit"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a,b\n1,2\n", "has other columns than this version writes \\(ms is missing\\); move it away"),
+        ("ms,commit,more\n1,abc,2\n", "has other columns than this version writes \\(more\\); move it away"),
+        ("commit,ms\n", "has other columns than this version writes \\(their order\\); move it away"),
+        ("ms,commit\n1\n", "is damaged \\(row 1 has not 2 cells\\); move it away"),
+        ("ms,commit\n1,abc\n1,2,3\n", "is damaged \\(row 2 has not 2 cells\\); move it away"),
+        ("", "\\(ms is missing\\)"),
+    ],
+)
+def test_a_table_of_another_version_is_refused(tmp_path, content, reason):
+    path = tmp_path / "speed.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"speed.csv {reason}" if content else reason):
+        tables.check_out(tmp_path, {"speed.csv": COLUMNS})
+    path.write_text("ms,commit\n1,abc\n")
+    tables.check_out(tmp_path, {"speed.csv": COLUMNS, "missing.csv": COLUMNS})
+    path.write_bytes(b"ms,commit\n\xff,1\n")
+    with pytest.raises(ValueError, match="is no table"):
+        tables.read_csv(path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(OSError, match=f"--runs {file} cannot be written .*; give another --runs"):
+        tables.check_out(file, option="--runs")
+    tables.check_out(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
 
 
 def test_outside_a_checkout_the_commit_is_unknown(tree, monkeypatch, tmp_path_factory):

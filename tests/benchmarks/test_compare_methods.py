@@ -164,17 +164,39 @@ def test_a_training_is_refused_where_another_one_stands(arguments):
         ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", " small"),
         ("--T 0", "whole number of at least 1"),
-        ("--width 0", "--width must be positive, got 0.0"),
-        ("--tune-steps -1", "--tune-steps must be at least 0, got -1"),
+        ("--width 0", "--width: expected a number above 0, got 0"),
+        ("--tune-steps -1", "--tune-steps: expected a whole number of at least 0, got -1"),
+        ("--methods proxy --stop-at 1", "--stop-at must be at least 2, the first measured step, got 1"),
         ("--batch 257", "--batch must be at most the 128 training images, got 257"),
         ("--root /nowhere", "is in none of /nowhere"),
     ],
 )
-def test_bad_input_is_named(arguments, capsys, options, message):
+def test_bad_input_is_named(arguments, capsys, monkeypatch, options, message):
+    monkeypatch.setattr(compare, "FIRST_POINTS", (2,))
     with pytest.raises(SystemExit) as stop:
         compare_methods.main([*arguments, *options.split()])
     said = capsys.readouterr().err.replace("'", "")  # with which argparse quotes choices before Python 3.12
     assert message in f"{stop.value.code} {said}"
+
+
+def test_seeds_are_each_trained_once(arguments):
+    options = compare_methods.parse_options([*arguments, "--seeds", "0,2,0", "--methods", "proxy"])
+    assert options.seeds == [0, 2]
+    assert [(seed, step) for _, seed, _, step, _ in compare.turns(options, 128)] == [
+        (seed, step) for seed in (0, 2) for step in (1, 2, 4)
+    ]
+
+
+def test_a_checkpoint_without_its_time(arguments, tmp_path):
+    """As one is that another command wrote."""
+    options = compare_methods.parse_options(arguments)
+    dataset = train_data.in_memory("fashion-mnist", options.root, "train")
+    given = ways.WAYS["if"]["conversion"], ways.Settings(1e-3, 3.0, 0.0), options, 0, dataset, 4, tmp_path / "one"
+    training = Training(*given)
+    training.advance(1)
+    path = tmp_path / "one" / checkpoint.STATE
+    path.write_text(path.read_text().replace('"cpu_seconds"', '"loss"'))
+    assert Training(*given).cpu_seconds == 0.0
 
 
 def test_layers_start_at_a_share_of_their_thresholds(arguments):

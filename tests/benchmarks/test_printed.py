@@ -2,12 +2,24 @@
 
 import argparse
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from common.printed import numbers, print_table, some_of
+from common.checkout import RESULTS
+from common.printed import (
+    natural,
+    new_parser,
+    numbers,
+    positive_number,
+    print_table,
+    seed,
+    seeds,
+    share,
+    some_of,
+)
 from rich.console import Console
 from speed import report
 
@@ -95,6 +107,55 @@ def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
         for line, following in zip(lines, lines[1:], strict=False):
             if line.startswith(option):
                 assert meaning in line + following, line
+
+
+@pytest.mark.parametrize("name", (COMMANDS | PARTS).values())
+def test_help_has_every_default_and_no_name_broken(name, monkeypatch, capsys):
+    """Each option has a text, and its default unless it has none; names with hyphens stay whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    found = []
+    parse = argparse.ArgumentParser.parse_args
+
+    def keep(parser, *arguments):
+        found.append(parser)
+        return parse(parser, *arguments)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if re.search(r"[a-z]-$", line)]
+    parser = found[-1]
+    for action in parser._actions:
+        if not isinstance(action.default, bool | None) and action.default != argparse.SUPPRESS:
+            assert "default: " in parser._get_formatter()._expand_help(action), action.dest
+        assert action.help, action.dest
+
+
+def test_defaults_are_shown_as_they_are_given():
+    parser = new_parser("doc")
+    for name, default in (("a", 0.0), ("b", (0.8, 0.99)), ("c", [0, 1]), ("d", RESULTS), ("e", "50%"), ("f", 0)):
+        parser.add_argument(f"--{name}", default=default, nargs=2 if name == "b" else None, help="of it")
+    for name, default in (("g", None), ("h", False)):
+        parser.add_argument(f"--{name}", default=default, help="of it")
+    text = " ".join(parser.format_help().split())
+    for default in ("0.0", "0.8 0.99", "0,1", "benchmarks/results", "50%", "0"):
+        assert f"of it (default: {default})" in text
+    assert text.endswith("--g G of it --h H of it") and "None" not in text
+
+
+def test_types_of_options():
+    for parse, good, bad in (
+        (natural, {"0": 0, "7": 7}, ("-1", "x", "1.5")),
+        (seed, {"0": 0, "4294967295": 2**32 - 1}, ("-1", "4294967296", "x", "")),
+        (seeds, {"0,0,3": [0, 3]}, ("0,", "1,x")),
+        (positive_number, {"1e-3": 1e-3}, ("0", "-1", "nan", "inf", "x")),
+        (share, {"0": 0.0, "0.9": 0.9}, ("1", "-0.1", "nan", "x")),
+    ):
+        assert {text: parse(text) for text in good} == good
+        for text in bad:
+            with pytest.raises(argparse.ArgumentTypeError, match="expected a .*, got"):
+                parse(text)
 
 
 def test_commands_are_few_and_in_the_index():

@@ -3,6 +3,7 @@
 import csv
 import json
 import resource
+import shutil
 from argparse import ArgumentParser
 
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from training import checkpoint as train_checkpoint
 from training import data as train_data
 from training import step as train_step
+from training.options import PRESETS, parse
 from training_runs import BENCHMARKS, run_fixture, tensors  # noqa: F401 - a fixture
 
 
@@ -51,6 +53,39 @@ def test_unknown_names_list_the_known_ones(run, capsys, options, message):
     with pytest.raises(SystemExit):
         run(options)
     assert message in capsys.readouterr().err.replace("'", "")  # argparse quotes choices before Python 3.12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--method surrogate --statistics means", "--statistics means has no effect with --method surrogate"),
+        (
+            "--init random --method surrogate --rate-penalty 1",
+            "--rate-penalty 1.0 has no effect with --method surr",
+        ),
+        ("--init random --rescale 97", "--rescale 97.0 has no effect with --init random and --method ann"),
+        ("--method ann --rescale 97", "--rescale 97.0 has no effect with --init random and --method ann"),
+        ("--init random --ann-epochs 7", "--ann-epochs 7 has no effect with --init random"),
+        ("--init random --ann-lr 0.1", "--ann-lr 0.1 has no effect with --init random"),
+        ("--decay 0.5", "--decay 0.5 has no effect with --neuron if"),
+        ("--loss cross-entropy --target 0.9", "--target 0.9 has no effect with --loss cross-entropy"),
+        ("--neuron lif --twin relu", "--twin relu has no effect with --neuron lif"),
+        ("--init random --epochs 0", "--epochs must be at least 1, but for --init ann with --ann-epochs, got 0"),
+        ("--ann-epochs 0 --epochs 0", "--epochs must be at least 1, but for --init ann with --ann-epochs, got 0"),
+    ],
+)
+def test_options_without_effect(run, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_default_without_effect_is_none_that_was_given(preset):
+    """Of every preset, with options that leave some of its own without effect."""
+    for options in ("", "--init random --method surrogate", "--neuron lif", "--loss cross-entropy", "--method ann"):
+        parse([*options.split(), "--preset", preset])
+    parse("--statistics steps --method surrogate --rate-penalty 0.5 --rescale 97".split())
 
 
 def test_bfloat16_that_would_be_emulated(run, capsys, monkeypatch):
@@ -105,6 +140,20 @@ def test_a_folder_of_images(run, tmp_path):
     assert f"{path} has 9 x 8 pixels, and {path.with_name('00.png')} has 8 x 8; scale all images" in message
     path.write_bytes(path.read_bytes()[:-30])
     assert f"{path} is damaged" in refused(run, options, "another")
+
+
+def test_a_folder_with_other_classes_in_its_test_images(run, tmp_path):
+    root = tmp_path / "images"
+    folder_of_images(root)
+    options = f"--data folder --init random --epochs 1 --batch 32 --root {root}"
+    (root / "train" / "dark").rename(root / "train" / "black")
+    assert f"{root}/train/black has no counterpart in {root}/test; give both the same" in refused(run, options)
+    (root / "train" / "black").rename(root / "train" / "dark")
+    (root / "test" / "none").mkdir()
+    assert f"{root}/test/none has no counterpart in {root}/train; give both the same" in refused(run, options)
+    shutil.rmtree(root / "train")
+    (root / "test" / "none").rmdir()
+    assert len(train_data.load("folder", root, "test")[0]) == 20  # which needs no training images
 
 
 def test_cifar10_that_is_not_there(monkeypatch, tmp_path):

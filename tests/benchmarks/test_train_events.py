@@ -76,7 +76,7 @@ def test_it_learns(arguments, tmp_path):
 def test_bad_input_is_named(arguments, capsys):
     with pytest.raises(SystemExit):
         train_events.main([*arguments, "--images", "0"])
-    assert "--images must be at least 1, got 0" in capsys.readouterr().err
+    assert "--images: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="train_events.py: .*is in none of /nowhere"):
         train_events.main([*arguments, "--root", "/nowhere"])
 

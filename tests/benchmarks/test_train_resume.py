@@ -135,6 +135,37 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
     assert_same(run(options + " --resume"), unbroken)
 
 
+def test_a_finished_run_says_so_and_asks_for_its_weights(run, capsys):
+    out = run("--init random --epochs 1")
+    capsys.readouterr()
+    run("--init random --epochs 1 --resume")
+    assert "; has ended; give more --epochs to train on" in capsys.readouterr().out
+    (out / "tiny.safetensors").unlink()
+    for epochs in (1, 2):
+        with pytest.raises(SystemExit, match=r"tiny.safetensors, the run's best weights, is missing; start again"):
+            run(f"--init random --epochs {epochs} --resume")
+    assert train_checkpoint.read(out)[0]["done"] == 5
+
+
+def test_a_stage_that_ended_goes_on_with_the_next(run, capsys, monkeypatch):
+    monkeypatch.setattr(train_run.Run, "run_stage", lambda run, *_: run.save(None))
+    monkeypatch.setattr(train_run.Run, "finish", lambda _: None)
+    out = run("--ann-epochs 1 --epochs 2")
+    state = json.loads((out / "checkpoint.json").read_text())
+    for stage, epoch, said in (
+        (0, 1, "goes on at step 0 of 5 of epoch 1 of stage proxy"),
+        (1, 1, "goes on at step 0 of 5 of epoch 2 of stage proxy"),
+        (1, 2, "has ended"),
+    ):
+        place = {"stage": stage, "epoch": epoch, "step": 0, "done": 5 * (stage + epoch)}
+        (out / "checkpoint.json").write_text(json.dumps(state | place))
+        monkeypatch.setattr(train_run.Run, "run_stage", lambda *_: None)
+        monkeypatch.setattr(train_checkpoint, "restore_optimizer", lambda *_: None)
+        capsys.readouterr()
+        run("--ann-epochs 1 --epochs 2 --resume")
+        assert said in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_more_epochs_go_on_from_a_finished_run(run):
     run("--init random --epochs 1 --schedule constant")
