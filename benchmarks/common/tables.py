@@ -26,7 +26,8 @@ def check_out(folder: Path, tables: Mapping[str, Iterable[str]] | None = None, o
         with tempfile.NamedTemporaryFile(dir=place, suffix=".tmp") as file:
             file.write(b"written")
     except OSError as error:
-        raise OSError(f"{option} {folder} cannot be written ({error}); give another {option}") from error
+        reason = error.strerror or error
+        raise OSError(f"{option} {folder} cannot be written ({reason}); give another {option}") from error
     for name, columns in (tables or {}).items():
         check_table(folder / name, columns)
 
