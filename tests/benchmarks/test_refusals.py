@@ -4,11 +4,9 @@ import csv
 import importlib
 from pathlib import Path
 
-import engine_speed
 import pytest
 import torch
-from common import checkout, tables, weights_file
-from speed import engine_table
+from common import checkout, weights_file
 from training import relu_networks
 
 RESULTS = checkout.RESULTS
@@ -124,14 +122,6 @@ def test_the_folder_of_checkpoints(tmp_path, capsys):
 def test_bad_options(tmp_path, capsys, module, options, message):
     out = "" if module == "draw" else f" --out {tmp_path}"
     assert message in refused(capsys, module, options + out)
-
-
-def test_the_engine_times_as_many_images_as_its_rows_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_table, "in_turn", lambda contenders, T: dict.fromkeys(contenders, [1.0]))
-    seen = []
-    monkeypatch.setattr(engine_table.pk, "compile", lambda net, images, **_: seen.append(len(images)))
-    engine_speed.main(f"--batch 256 --T 1 --fast --out {tmp_path}".split())
-    assert seen == [256] and {row["batch"] for row in tables.read_csv(tmp_path / "engine_speed.csv")} == {"256"}
 
 
 @pytest.mark.parametrize("name", ["recipes", "sim_speed", "ops_speed_rates", "accuracy_small", "anytime_small"])

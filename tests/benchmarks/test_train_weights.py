@@ -174,3 +174,10 @@ def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
     assert evaluate.main(arguments) == 0
     (row,) = csv.DictReader((out / "results" / "accuracy.csv").open())
     assert row["method"] == "ann" and float(row["accuracy"]) == pytest.approx(tested, abs=1e-4)
+
+
+def test_surrogate_gradients_normalise_by_all_steps_whatever_the_file_was_trained_by(run):
+    first = run("--init random --epochs 1 --statistics means") / "tiny.safetensors"
+    assert weights_file.read(first)[1]["statistics"] == "means"
+    out = run(f"--init {first} --method surrogate --epochs 1", "second")
+    assert "statistics" not in weights_file.read(out / "tiny.safetensors")[1]
