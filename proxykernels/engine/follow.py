@@ -14,6 +14,8 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
+from ..simulation.plain_modules import is_replaced
+from ..simulation.prepared_network import check_forward
 from ..simulation.quantize import Rounded, RoundedSum, quantized
 from . import between
 from .plan import Kind, Operation, Plan, Population, Shape, Window, image_of
@@ -53,9 +55,10 @@ class _Follower:
         if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
             refuse(path, module, "it takes several inputs")
         if isinstance(module, Neurons):
+            check_forward(path, module)
             return self._neurons(path or type(module).__name__, module, x if isinstance(x, tuple) else (x,))
         for kind, method in self._KINDS.items():
-            if isinstance(module, kind) and type(module).forward is kind.forward:
+            if isinstance(module, kind) and type(module).forward is kind.forward and not is_replaced(module):
                 return method(self, path, module, x)  # type: ignore[arg-type]
         refuse(path, module, "it knows no such module")
 

@@ -27,6 +27,12 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(list(_hooks(module)))
 
 
+def own_forward(module: nn.Module) -> bool:
+    """Whether a module of this package has another forward pass: a subclass's, or one that was set on it."""
+    defined = getattr(type(module).forward, "__module__", None) or ""
+    return "forward" in module.__dict__ or not defined.startswith("proxykernels.")
+
+
 def with_plain_weights(module: Module) -> Module:
     """The module with every such weight computed now, and differentiable where gradients are enabled.
 
@@ -45,6 +51,12 @@ def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module
     return plain
 
 
+def uncompiled(module: nn.Module) -> nn.Module:
+    """What torch.compile was given, of what it gave, which calls that module whatever a copy holds in its place."""
+    given = module._modules.get("_orig_mod")
+    return module if given is None else given
+
+
 def shallow_copy(module: Module) -> Module:
     """copy.copy, which parametrized modules refuse."""
     clone = object.__new__(type(module))
@@ -53,6 +65,7 @@ def shallow_copy(module: Module) -> Module:
 
 
 def _plain(module: Module, done: dict[nn.Module, nn.Module]) -> Module:
+    module = uncompiled(module)  # type: ignore[assignment]
     if module in done:
         return done[module]  # type: ignore[return-value]  # of each module its own class
     clone = done[module] = shallow_copy(module)

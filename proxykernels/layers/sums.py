@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..calls import neuron_ops, spike_ops
 from ..calls.gradients.calls import wants_gradient
+from ..checks import passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
@@ -63,6 +64,8 @@ class FusedSum(Neurons):
         self._set_neurons(neuron, v_init)
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):  # type: ignore[override]  # several inputs
+        if v is None:
+            passes.check_layer(self)
         self._check_inputs(x)
         if self.training:
             self._warn_without_gradient(*x)

@@ -40,6 +40,14 @@ def with_path(name: str, module: nn.Module, seen: Callable[[Any], None] | None =
     return clone
 
 
+def is_replaced(module: nn.Module) -> bool:
+    """Whether another forward pass than its class's was set on a module, or on the one that ``module`` is a copy of."""
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, partial) and forward.func is _forward:
+        forward = forward.args[1].__dict__.get("forward")
+    return forward is not None
+
+
 def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *inputs, **options):
     function = FUNCTIONS.get(type(module))
     if function and any(_has_steps(module, x) for x in inputs):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedConv2d, FusedLinear, MaxPool2d, Neurons
-from ..layers.parametrized import is_parametrized, shallow_copy
+from ..layers.parametrized import has_forward_hooks, is_parametrized, own_forward, shallow_copy, uncompiled
 from ..network import Network
 from ..spikes import Spikes
 
@@ -111,10 +111,13 @@ def _pairs(module: nn.Module) -> Iterator[tuple[Any, FusedLinear]]:
         flatten, before = once.get(sources[0], (None, ""))
         pool, _ = once.get(before, (None, ""))
         if type(pool) in (AdaptiveAvgPool2d, AvgPool2d) and type(flatten) is Flatten and not is_parametrized(layer):
-            yield pool, layer
+            parts: tuple[Any, ...] = pool, flatten, layer
+            if not any(own_forward(part) or has_forward_hooks(part) for part in parts):
+                yield pool, layer
 
 
 def _replaced(net: nn.Module, found: dict[nn.Module, nn.Module]) -> nn.Module:
+    net = uncompiled(net)
     if net in found:
         return found[net]
     if not net._modules:

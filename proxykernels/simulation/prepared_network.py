@@ -1,16 +1,18 @@
 """A network prepared for simulation: its layers keep their state from chunk to chunk, and spikes are counted."""
 
 from collections.abc import Callable, Iterable, Iterator
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
 from .. import checks
+from ..checks import passes
 from ..kernels import constants, value_checks_cache
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
-from ..layers.parametrized import shallow_copy, with_plain_weights
+from ..layers.parametrized import own_forward, shallow_copy, uncompiled, with_plain_weights
 from ..spikes import Spikes
 from .plain_modules import with_path
 from .pooling import layers_before_pools, without_averages
@@ -81,7 +83,8 @@ class PreparedNetwork:
             stateful.start_chunk(start)
         for dropout in self._dropouts:
             dropout.start_chunk()
-        y = self.network(checks.frames(x))
+        with passes.of(self.net):
+            y = self.network(checks.frames(x))
         for name, stateful in self.stateful_layers.items():
             if start == 0:
                 check_calls(name, len(self.state.get(name, ())), stateful.calls)
@@ -155,9 +158,12 @@ def replace_neurons(
     Other modules are shallow copies: they share their parameters and buffers with ``net``, which stays as it is, so two
     threads may do this to one network.
     """
+    net = uncompiled(net)
     if isinstance(net, SpikingLayer):
+        check_forward(name, net)
         return replacement(name or type(net).__name__, net)
     if dropout and isinstance(net, Dropout):
+        check_forward(name, net)
         return dropout(name or type(net).__name__, net)
     if not net._modules:
         return with_path(name or type(net).__name__, net, seen)
@@ -166,4 +172,22 @@ def replace_neurons(
         key: child and replace_neurons(child, replacement, dropout, f"{name}.{key}" if name else key, seen)
         for key, child in net._modules.items()
     }
+    clone._compiled_call_impl = None  # of net.compile(), which calls the layers of net
+    forward = net.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is net:  # replaced, and would call the layers of net
+        clone.__dict__["forward"] = MethodType(forward.__func__, clone)
     return clone
+
+
+def check_forward(name: str, layer: nn.Module) -> None:
+    """A layer that is replaced must not have a forward pass of its own, which would not run.
+
+    Raises:
+        TypeError: it has, by its class or as an attribute.
+    """
+    if own_forward(layer):
+        where = f"layer {name} ({type(layer).__name__})" if name else f"net ({type(layer).__name__})"
+        raise TypeError(
+            f"{where} has a forward pass of its own, which simulations would not run: put what it computes into a "
+            "module of its own before or after the layer"
+        )

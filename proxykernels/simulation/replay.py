@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..kernels import constants
 from ..layers.parametrized import has_forward_hooks
 from ..spikes import Spikes
+from .plain_modules import is_replaced
 from .prepared_network import PreparedNetwork
 
 FEWEST = 4  # chunks still to come that are worth a capture
@@ -188,4 +189,4 @@ def copied(y: Any) -> Any:
 def is_plain(module: nn.Module) -> bool:
     """Whether nothing but this package's code runs in a module."""
     ours = type(module).__module__.startswith("proxykernels.") or type(module) in PLAIN
-    return ours and not has_forward_hooks(module)
+    return ours and not has_forward_hooks(module) and not is_replaced(module)

@@ -65,7 +65,11 @@ class StatefulLayer(nn.Module):
         self.firing.repeating.clear()
         self.tally.restart()
 
-    def forward(self, x: Spikes | Tensor | tuple) -> Spikes | Tensor:
+    def forward(self, x: Spikes | Tensor | tuple, v: Any = None) -> Spikes | Tensor:
+        if v is not None:
+            raise TypeError(
+                f"layer {self.name} was called with a state, which simulations keep themselves: leave v out"
+            )
         if self.records and self.calls:
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
         v = self.states.of_call(self.calls)

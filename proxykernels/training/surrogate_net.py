@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
+from ..checks import passes
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
@@ -156,7 +157,8 @@ class _Part:
                 stateful.start_chunk(first)
             for dropout in dropouts:
                 dropout.start_chunk()
-            y = network(checks.frames(x[first : first + self.steps]))
+            with passes.of(self.model.net):
+                y = network(checks.frames(x[first : first + self.steps]))
             for name, stateful in stateful_layers.items():
                 if not first:
                     check_calls(name, len(self.start.get(name, [])), stateful.calls)
@@ -228,7 +230,9 @@ class _Sizes:
             stateful_layers.append(model._stateful(name, layer, [], _Tally()))
             return stateful_layers[-1]
 
-        replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))(checks.frames(x))
+        network = replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))
+        with passes.of(model.net):
+            network(checks.frames(x))
         return stateful_layers
 
     def kept(self, n: int) -> float:

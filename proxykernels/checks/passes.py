@@ -1,0 +1,62 @@
+"""Passes of a network that simulations run a chunk of steps at a time.
+
+Such a pass replaces the network's layers by others that keep their state from chunk to chunk. A function with neurons,
+or a layer that was not replaced, would start at rest in each chunk. It is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+_net: ContextVar[nn.Module | None] = ContextVar("net", default=None)
+
+
+@contextmanager
+def of(net: nn.Module) -> Iterator[None]:
+    """A block in which ``net`` is run, with its layers replaced."""
+    token = _net.set(net)
+    try:
+        yield
+    finally:
+        _net.reset(token)
+
+
+def check_layer(layer: nn.Module) -> None:
+    """A layer must not be called as it is, at rest, within such a block.
+
+    Raises:
+        ValueError: it is; the message names the layer.
+    """
+    if torch.compiler.is_compiling():  # simulations run nothing that is compiled: uncompiled()
+        return
+    if (net := _net.get()) is not None:
+        _refuse_layer(layer, net)
+
+
+def check_function(name: str, layer: str, v: Any = None, *, takes_state: bool = True) -> None:
+    """A function with neurons must be given a state ``v`` within such a block.
+
+    Raises:
+        ValueError: it is not; the message names the function and the ``layer`` to use in its place.
+    """
+    if v is None and not torch.compiler.is_compiling() and _net.get() is not None:
+        passed_on = ", or keep its potentials in your module and pass them as v, 0.0 at the start" * takes_state
+        raise ValueError(
+            f"{name} was called without a state in a network that is simulated a chunk of steps at a time, and its "
+            f"neurons would start at rest in every chunk: use the layer {layer}{passed_on}"
+        )
+
+
+def _refuse_layer(layer: nn.Module, net: nn.Module) -> NoReturn:
+    kind = type(layer).__name__
+    name = next((name for name, module in net.named_modules() if module is layer), None)
+    who = f"a {kind} that is no submodule of the network" if name is None else f"layer {name or kind} ({kind})"
+    raise ValueError(
+        f"{who} was called past its attribute, from a plain list for example: a simulation runs a chunk of steps at a "
+        "time, keeps the state of the layers that are attributes, and this one would start anew in every chunk; call "
+        "it as self.name, or keep it in an nn.ModuleList"
+    )
