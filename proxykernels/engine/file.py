@@ -1,15 +1,15 @@
 """An engine in a file: a safetensors container of the plan's tensors, whose metadata describe the plan in JSON.
 
     "format"   "proxykernels-engine"
-    "version"  "1"
+    "version"  "2"
     "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}
     "checksum" of the plan and all tensors: 16 hexadecimal digits. Another hash would be another version
 
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
                     "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
     a window       {"slot", "kernel", "stride", "padding", "dilation", "groups", "weight": name of a tensor | null}
-    the neurons    {"model", "scalars", "fires", "channels", "bias", "start", "scale"}; the last four name tensors, and
-                    scale may be null
+    the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
+                    "scale"}; the last four name tensors, and scale may be null
 
 Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
 Nothing of a file is executed; what is not as described here is refused before any of it is used.
@@ -34,7 +34,7 @@ from .library import load
 from .plan import Kind, Operation, Plan, Population, Window, image_of
 from .values import MOST_INPUTS, MOST_WINDOWS
 
-FORMAT, VERSION = "proxykernels-engine", "1"
+FORMAT, VERSION = "proxykernels-engine", "2"
 MOST = 1 << 31  # of any size in a file
 MOST_MOVED = 1 << 10  # inputs that lie side by side
 
@@ -64,6 +64,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
         ]  # fmt: skip
         neurons = op.neurons and {
             "model": op.neurons.model, "scalars": op.neurons.scalars, "fires": op.neurons.fires,
+            "rectifies": op.neurons.rectifies, "limit": op.neurons.limit,
             **{name: put(f"{k}.{name}", getattr(op.neurons, name)) for name in ("channels", "bias", "start", "scale")},
         }  # fmt: skip
         operations.append(
@@ -123,7 +124,10 @@ def read(path: str | os.PathLike) -> Plan:
             if metadata.get("format") != FORMAT:
                 raise _Damaged("it is not an engine's")
             if metadata.get("version") != VERSION:
-                raise _Damaged(f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}")
+                raise _Damaged(
+                    f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}: compile the "
+                    "network again, and save that engine"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         if metadata["checksum"] != checksum(metadata["plan"], tensors):
             raise _Damaged("it is damaged: its checksum differs")
@@ -253,7 +257,7 @@ class _Reader:
         _need(model in MODELS, f"neurons {model!r} are not known")
         kind, scalars = MODELS[model], about["scalars"]
         _need(isinstance(scalars, list) and len(scalars) == len(kind.scalars), f"{model} has other parameters")
-        _need(all(isinstance(s, int | float) and isfinite(s) for s in scalars), "a parameter is no number")
+        _need(all(map(_is_number, scalars)), "a parameter is no number")
         channels = self._tensor(about["channels"], finite=False)
         bias, start = self._tensor(about["bias"]), self._tensor(about["start"])
         _need(channels.shape == (len(kind.channels), C), f"{model} has other parameters")
@@ -261,7 +265,12 @@ class _Reader:
         _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
         scale = self._tensor(about["scale"]) if about["scale"] is not None else None
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
-        return Population(model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale)
+        limit = about["limit"]
+        _need(limit is None or (_is_number(limit) and limit >= 0), f"limit {limit!r} is no number of at least 0")
+        return Population(
+            model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale,
+            _bool(about["rectifies"]), limit,
+        )  # fmt: skip
 
     def _index(self, name: Any, size: int) -> Tensor:
         tensor = self._named(name)
@@ -282,6 +291,10 @@ class _Reader:
 
 def _is_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum is fast, and may be too large
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _need(true: Any, problem: str) -> None:

@@ -197,4 +197,5 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
         ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,
         None if scale is None else torch.as_tensor(scale, dtype=torch.float32).detach().cpu().clone(),
+        layer.rectifies, None if layer.limit is None else float(layer.limit),
     )  # fmt: skip

@@ -65,6 +65,7 @@ class Population:
         bias: float32 [C]. start: float32 [states, C], of a run that starts at rest.
         fires: or their potentials are what is given.
         scale: what a spike a step stands for in a ReLU network, [] or [C]; None: the network was not converted.
+        rectifies: whether that network has a ReLU here. limit: of that ReLU, in its units; None: it has none.
     """
 
     model: str
@@ -74,6 +75,8 @@ class Population:
     start: Tensor
     fires: bool = True
     scale: Tensor | None = None
+    rectifies: bool = False
+    limit: float | None = None
 
     @property
     def states(self) -> int:

@@ -1,7 +1,7 @@
 """What a run of the engine leaves behind."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from types import SimpleNamespace
@@ -88,6 +88,12 @@ class Result(SimulationResult):
         counts = self._output.counts
         return self.spikes.count(until) if until is not None or counts is None else counts.clone()
 
+    def __getstate__(self) -> dict:
+        """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
+        counted = {"rates": self.rates, "synops": self.synops}
+        last = replace(self._plan.last, windows=())
+        return self.__dict__ | counted | {"_plan": replace(self._plan, operations=[last]), "_counted": None}
+
     @property
     def state(self):
         raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
@@ -105,12 +111,17 @@ class Result(SimulationResult):
         return logits_of(self._plan, self.count(), self._last_state, self.steps)
 
 
-def logits_of(plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor) -> Tensor:
-    """Of the ReLU network that a network was converted from: simulation/result.py."""
+def logits_of(
+    plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor, start: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """Of the ReLU network that a network was converted from: simulation/result.py. ``start``: the state that the counts
+    started from; None: rest."""
     neurons = plan.last.neurons
     if neurons is None or neurons.scale is None:
         layer = SimpleNamespace(scale=None)
     else:
-        neuron = IFNeuron(neurons.channels[0], None)
-        layer = SimpleNamespace(scale=neurons.scale, neuron=neuron, v_init=neurons.start[0])
-    return logits(layer, counts, [state], (), steps)  # type: ignore[arg-type, list-item]
+        layer = SimpleNamespace(
+            scale=neurons.scale, neuron=IFNeuron(neurons.channels[0], None), v_init=neurons.start[0],
+            rectifies=neurons.rectifies, limit=neurons.limit,
+        )  # fmt: skip
+    return logits(layer, counts, [state], () if start is None else (start,), steps)  # type: ignore[arg-type, list-item]

@@ -113,6 +113,10 @@ class Neurons(NeuronAttributes, SpikingLayer):
         surrogates.check(surrogate)
         self.__dict__["_surrogate"] = surrogate
 
+    def stand_for(self, layer: "Neurons") -> None:
+        """Start where ``layer`` does, and say the same of the ReLU network."""
+        self.v_init, self.scale, self.limit, self.rectifies = layer.v_init, layer.scale, layer.limit, layer.rectifies
+
     def spike(
         self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: BatchStatistics = False
     ) -> tuple[Spikes, Tensor]:

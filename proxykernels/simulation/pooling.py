@@ -54,7 +54,8 @@ class _Product(Neurons):
 
     def __init__(self, layer: FusedLinear, pool: _Pool):
         super().__init__()
-        self.layer, self._pool, self.v_init, self.scale = layer, [pool], layer.v_init, layer.scale
+        self.layer, self._pool = layer, [pool]
+        self.stand_for(layer)
 
     @property
     def neuron(self):

@@ -35,7 +35,8 @@ class Rounded(Neurons):
 
     def __init__(self, layer: Fused, weight: Tensor, bias: Tensor | None):
         super().__init__()
-        self.layer, self.v_init, self.scale = layer, layer.v_init, layer.scale
+        self.layer = layer
+        self.stand_for(layer)
         self.rounded = weight, bias
 
     @property
@@ -58,7 +59,8 @@ class RoundedSum(Neurons):
     def __init__(self, layer: FusedSum, pairs: list[tuple[Tensor | None, Tensor | None]]):
         """``pairs``: weight and bias of each synapse."""
         super().__init__()
-        self.layer, self.v_init, self.scale = shallow_copy(layer), layer.v_init, layer.scale
+        self.layer = shallow_copy(layer)
+        self.stand_for(layer)
         self.layer._modules = {"synapses": _with_parameters(layer.synapses, pairs)}
         self._synapses, self._pairs = layer.synapses, pairs
 
