@@ -1,5 +1,7 @@
 """An engine that goes on from call to call: for what comes step by step, such as the events of a camera."""
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from .result import logits_of
 
 class Stream:
     """An engine with a state that is kept between calls; made by :meth:`Engine.stream`.
+
+    Calls from several threads come one after another, in any order. It cannot be copied or pickled: its ``state`` can.
 
     Attributes:
         batch: number of samples.
@@ -24,15 +28,17 @@ class Stream:
         if not checks.is_integer(batch) or batch < 1:
             raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
         self.engine, self.batch = engine, batch
-        self._session = engine.new_session()
+        self._session, self._lock = engine.new_session(), threading.RLock()
         self.reset()
 
     def reset(self) -> None:
         """Start again from rest."""
-        self.steps, self._fresh = 0, True
         op = self.engine.plan.last
-        self._counts = None if op.real else torch.zeros(self.batch, *op.shape, dtype=torch.int32)
-        self._tally = self.engine.tally()
+        with self._lock:
+            self.steps, self._fresh = 0, True
+            self._start: Tensor | None = None  # the last operation's state that logits count from; None: rest
+            self._counts = None if op.real else torch.zeros(self.batch, *op.shape, dtype=torch.int32)
+            self._tally = self.engine.tally()
 
     def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
         """Go on for a step, or for some.
@@ -51,10 +57,11 @@ class Stream:
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         T = given.T or 1
-        output, _ = self.engine.advance(
-            self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
-        )  # fmt: skip
-        self._fresh, self.steps = False, self.steps + T
+        with self._lock:
+            output, _ = self.engine.advance(
+                self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
+            )  # fmt: skip
+            self._fresh, self.steps = False, self.steps + T
         return output.tensor()
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
@@ -66,15 +73,18 @@ class Stream:
         """Output spikes so far: int32 [N, ...]."""
         if self._counts is None:
             raise AttributeError("the network ends in a readout, which does not fire")
-        return self._counts.clone()
+        with self._lock:
+            return self._counts.clone()
 
     @property
     def logits(self) -> Tensor:
         """As :attr:`Result.logits`, of the steps so far, at least one."""
-        if not self.steps:
-            raise AttributeError("logits need at least one step")
-        state = self.engine.last_state(self._session, self.batch)
-        return logits_of(self.engine.plan, self.count(), state, torch.full((self.batch,), self.steps))
+        with self._lock:
+            if not self.steps:
+                raise AttributeError("logits need at least one step")
+            state = self.engine.last_state(self._session, self.batch)
+            steps = torch.full((self.batch,), self.steps)
+            return logits_of(self.engine.plan, self.count(), state, steps, self._start)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -83,10 +93,11 @@ class Stream:
         Raises:
             AttributeError: the stream has taken no step. ValueError: what is set has other names or shapes.
         """
-        if self._fresh:
-            raise AttributeError("a stream has a state after its first step, or once one was set")
         populations = self._populations()
-        return {name: self.engine.state_of(self._session, k, self.batch) for name, k in populations.items()}
+        with self._lock:
+            if self._fresh:
+                raise AttributeError("a stream has a state after its first step, or once one was set")
+            return {name: self.engine.state_of(self._session, k, self.batch) for name, k in populations.items()}
 
     @state.setter
     def state(self, given: dict[str, Tensor]) -> None:
@@ -106,9 +117,27 @@ class Stream:
             C, H, W = image_of(shape)
             v = given[name].detach().float().reshape(self.batch, count, C, H * W)
             ready[k] = v.transpose(2, 3).contiguous()
-        for k, v in ready.items():
-            self._session.write(k, v)
-        self._fresh = False
+        with self._lock:
+            before = None if self._fresh else self.engine.last_state(self._session, self.batch)
+            for k, v in ready.items():
+                self._session.write(k, v)
+            self._start = self._start_after(before, self.engine.last_state(self._session, self.batch))
+            self._fresh = False
+
+    def _start_after(self, before: Tensor | None, after: Tensor | None) -> Tensor | None:
+        """Where logits count from once a state was set: what it adds to the potentials ``before``, no input did."""
+        if before is None or after is None:
+            return after
+        start = self._start
+        if start is None:  # rest, of each channel
+            start = self.engine.plan.last.neurons.start[0].view(-1, *[1] * (before.ndim - 2))
+        return start + (after - before)
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            "a stream cannot be copied or pickled: keep stream.state, and set it in a stream of the same engine "
+            "(engine.stream(batch).state = kept)"
+        )
 
     def _populations(self) -> dict[str, int]:
         """Layer name -> number of its operation."""
