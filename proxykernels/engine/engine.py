@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels.cpu.words import pixel_bytes
-from ..simulation.early_exit import Stop
+from ..simulation.early_exit import Stop, check_rule
 from ..simulation.quantize import round_input
 from ..simulation.result import table
 from ..spikes import Spikes, is_binary, pack
@@ -58,6 +58,7 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
         """
+        check_rule(stop)
         T, given = checks.steps(T), self.given(x)
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
@@ -78,6 +79,16 @@ class Engine:
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
         return Stream(self, batch)
+
+    def __reduce_ex__(self, protocol):
+        """Copies and pickles: the plan, whose weights are packed anew for the machine at hand."""
+        return type(self)._again, (self.plan, self._rates)
+
+    @classmethod
+    def _again(cls, plan: Plan, rates: dict[str, float]) -> "Engine":
+        engine = cls(plan)
+        engine._rates = rates
+        return engine
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the engine to a file that :func:`load` reads: no code, equal bytes for equal engines."""

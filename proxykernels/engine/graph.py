@@ -87,6 +87,11 @@ class GraphEngine(Engine):
     def save(self, path: str | os.PathLike) -> NoReturn:
         raise NotImplementedError("an engine on a GPU has no file: compile the network on the CPU, with .to('cpu')")
 
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            "an engine on a GPU cannot be copied or pickled: copy or pickle the network, and compile it again"
+        )
+
     @property
     def sizes(self) -> NoReturn:
         raise NotImplementedError("the memory of an engine on a GPU is known to torch.cuda.memory_summary()")

@@ -80,6 +80,16 @@ def _check(name: str, value: float, unit: str = "") -> None:
         raise ValueError(f"{name} must be above 0{unit}, got {value}")
 
 
+def check_rule(stop: Stop | None) -> None:
+    """``stop`` is a rule on the counts of spikes, or None.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if stop is not None and not callable(stop):
+        raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
+
+
 def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:
     """Which of n samples a rule stops, bool [n], given what it looks at."""
     decided = stop(seen, t)
@@ -122,7 +132,7 @@ class Batch:
         if self.stop is None:
             return
         self.counts = self.counts + y.count()
-        decided = decided_by(self.stop, self.counts, t, len(self.index))
+        decided = decided_by(self.stop, self.counts.clone(), t, len(self.index))  # which the rule may change
         if not decided.any():
             return
         self.steps[self.index[decided]] = t

@@ -15,7 +15,7 @@ from ..spikes import Spikes, is_binary, pack
 from ..spikes.spike_tensor import packed
 from . import sigma_delta
 from .chunks import Chunks
-from .early_exit import Batch, Stop
+from .early_exit import Batch, Stop, check_rule
 from .prepared_network import PreparedNetwork
 from .quantize import round_input
 from .replay import Replay
@@ -101,8 +101,7 @@ def run(
         seen_by = None if watch is unwatched else watch
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
         return sigma_delta.simulate(net, x, T, **options, explain=seen_by, training=batch_statistics or masks)
-    if stop is not None and not callable(stop):
-        raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
+    check_rule(stop)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     x = input_of(net, x, T, precision)
