@@ -27,12 +27,6 @@ def has_forward_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks) or len(module._forward_pre_hooks) > len(list(_hooks(module)))
 
 
-def own_forward(module: nn.Module) -> bool:
-    """Whether a module of this package has another forward pass: a subclass's, or one that was set on it."""
-    defined = getattr(type(module).forward, "__module__", None) or ""
-    return "forward" in module.__dict__ or not defined.startswith("proxykernels.")
-
-
 def with_plain_weights(module: Module) -> Module:
     """The module with every such weight computed now, and differentiable where gradients are enabled.
 

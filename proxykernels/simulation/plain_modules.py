@@ -43,9 +43,15 @@ def with_path(name: str, module: nn.Module, seen: Callable[[Any], None] | None =
 def is_replaced(module: nn.Module) -> bool:
     """Whether another forward pass than its class's was set on a module, or on the one that ``module`` is a copy of."""
     forward = module.__dict__.get("forward")
-    if isinstance(forward, partial) and forward.func is _forward:
+    while isinstance(forward, partial) and forward.func is _forward:
         forward = forward.args[1].__dict__.get("forward")
     return forward is not None
+
+
+def own_forward(module: nn.Module) -> bool:
+    """Whether a module of this package has another forward pass: a subclass's, or one that was set on it."""
+    defined = getattr(type(module).forward, "__module__", None) or ""
+    return is_replaced(module) or not defined.startswith("proxykernels.")
 
 
 def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *inputs, **options):

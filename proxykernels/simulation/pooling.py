@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedConv2d, FusedLinear, MaxPool2d, Neurons
-from ..layers.parametrized import has_forward_hooks, is_parametrized, own_forward, shallow_copy, uncompiled
+from ..layers.parametrized import has_forward_hooks, is_parametrized, shallow_copy, uncompiled
 from ..network import Network
 from ..spikes import Spikes
+from .plain_modules import own_forward
 
 
 class _Pool(nn.Module):

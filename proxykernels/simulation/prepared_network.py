@@ -12,9 +12,9 @@ from ..kernels import constants, value_checks_cache
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
-from ..layers.parametrized import own_forward, shallow_copy, uncompiled, with_plain_weights
+from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
 from ..spikes import Spikes
-from .plain_modules import with_path
+from .plain_modules import own_forward, with_path
 from .pooling import layers_before_pools, without_averages
 from .quantize import Rounded, quantized
 from .records import ask

@@ -217,6 +217,15 @@ def test_so_do_averages_in_them():
     assert type(net[0]) is pk.AvgPool2d
 
 
+@pytest.mark.parametrize("readout", ["count", "potential"])
+def test_dropouts_are_prepared_twice(readout, x):
+    """Of these models; nothing was set on them by the user."""
+    first, flatten, last = layers()
+    net = nn.Sequential(first, pk.Dropout(), flatten, last)
+    for model in (pk.ProxyNet(net, T, readout=readout), pk.SurrogateNet(net, T, readout=readout)):
+        assert model(x).any() and model.eval()(x).any()
+
+
 def test_a_layer_may_be_skipped(x):
     net = Functions(lambda net, x: net.first(x))
     net.never = pk.IF()
