@@ -64,7 +64,7 @@ class SigmaDeltas:
         counts = torch.zeros(2, dtype=torch.int64)
         given = [None if t is None else t.contiguous() for t in (x, packed, bias, added, highest)]
         written = (None, y) if neuron is None else (y, None)
-        pointers = (None if t is None else t.data_ptr() for t in (*given, *written, *(state or (None, None)), counts))
+        pointers = _pointers(*given, *written, *(state or (None, None)), counts)
         lowest, exponents = (0.0, 1) if neuron is None else (neuron.lowest, neuron.exponents)
         real = x is not None and x.dtype != torch.int8
         sizes = N, T, steps, P, C, C_in, *size, width, *kernel, *stride, *padding, *dilation
@@ -79,11 +79,31 @@ class SigmaDeltas:
         x = x.contiguous()
         (N, T, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
         y, counts = heap.empty(N, T, P, C, dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
-        given = x, None, None, None, None, None, y, *(state or (None, None)), counts
-        pointers = (None if t is None else t.data_ptr() for t in given)
+        pointers = _pointers(x, None, None, None, None, None, y, *(state or (None, None)), counts)
         sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
         self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))
         return y
+
+
+# Of the pointers of abi.SigmaDelta, in their order: what C++ takes each for.
+POINTERS: dict[str, tuple[torch.dtype, ...]] = {
+    "x": (torch.int8, torch.float32), "weight": (torch.float32,), "bias": (torch.float32,), "added": (torch.float32,),
+    "limit": (torch.float32,), "codes": (torch.int8,), "arrived": (torch.float32,), "z": (torch.float32,),
+    "a": (torch.float32,), "counts": (torch.int64,),
+}  # fmt: skip
+
+
+def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    """The addresses of tensors, or None. C++ does not see types: of another one it would read other numbers."""
+    addresses: list[int | None] = []
+    for (name, dtypes), tensor in zip(POINTERS.items(), tensors, strict=True):
+        if tensor is not None and not (tensor.dtype in dtypes and tensor.is_cpu and tensor.is_contiguous()):
+            raise TypeError(
+                f"{name} must be a contiguous tensor of {' or '.join(map(str, dtypes))} on the CPU, got {tensor.dtype} "
+                f"{list(tensor.shape)} with strides {tensor.stride()} on {tensor.device}"
+            )
+        addresses.append(None if tensor is None else tensor.data_ptr())
+    return addresses
 
 
 def _is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:

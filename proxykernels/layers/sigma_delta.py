@@ -183,10 +183,8 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         limit = torch.inf if self.limit is None else self.limit
-        highest = torch.full((channels,), limit, device=self.scale.device)
-        return sigma_delta.SigmaDelta(
-            self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest / self.scale
-        )
+        highest = torch.full((channels,), limit, device=self.scale.device) / self.scale
+        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest.float())
 
     def extra_repr(self) -> str:
         if not self.fires:

@@ -108,6 +108,28 @@ def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generat
     assert codes.any() and torch.equal(sigma_delta.values_of(codes) * after, expected)
 
 
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        (
+            {"highest": torch.ones(16).double()},
+            "limit must be a contiguous .* of torch.float32 .* got torch.float64",
+        ),
+        ({"x": torch.ones(2, 3, 1, 4).half()}, "x must be a contiguous tensor of torch.int8 or torch.float32"),
+        ({"added": torch.ones(2, 3, 1, 16).long()}, "added must be"),
+        ({"state": (torch.zeros(2, 1, 16).double(), torch.zeros(2, 1, 16))}, "z must be"),
+        ({"state": (torch.zeros(2, 1, 16), torch.zeros(2, 1, 32)[..., ::2])}, "a must be .* with strides"),
+    ],
+)
+def test_what_c_would_misread_is_refused(changed, name):
+    given = {"x": torch.ones(2, 3, 1, 4), "added": None, "highest": torch.ones(16), "state": None} | changed
+    neuron, window = sigma_delta.SigmaDelta(4, 0.0, given["highest"]), ((1, 1), (0, 0), (1, 1), 1)
+    with pytest.raises(TypeError, match=name):
+        cpu.load(None).sigma_delta(
+            given["x"], (1, 1), torch.ones(16, 4, 1, 1), None, given["added"], 3, neuron, window, given["state"]
+        )
+
+
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)
 @pytest.mark.parametrize("threads", [2, 5])
 @pytest.mark.parametrize("size", [(1, 1), (9, 5)])

@@ -69,6 +69,18 @@ def test_outputs_come_to_those_of_the_relu_network(nets):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_of_other_types(nets, dtype):
+    """Float32 holds these parameters: of doubles nothing changes, of halves what their rounding does."""
+    ann, x = nets
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    rounded = copy.deepcopy(net).to(dtype)
+    given = pk.simulate(rounded, x.to(dtype), 8).logits
+    wanted = pk.simulate(copy.deepcopy(rounded).float(), x.to(dtype).float(), 8).logits
+    assert wanted.any() and torch.equal(given.float(), wanted)
+
+
+@torch.no_grad()
 def test_a_video_that_stands_still_costs_nothing(nets):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
