@@ -30,7 +30,10 @@ def at(place: str) -> Iterator[None]:
 def no_gradient(name: str, value: float | Tensor) -> None:
     """A tensor must not require a gradient where none is computed for it."""
     if isinstance(value, Tensor) and value.requires_grad:
-        raise ValueError(f"{name} requires a gradient, and nothing gives thresholds one; pass {name}.detach()")
+        raise ValueError(
+            f"{name} requires a gradient, and gets none here; pass {name}.detach(). Parameters of neurons become "
+            "learnable by proxykernels.learn_neurons(layer, name)"
+        )
 
 
 def same_device(name: str, tensor: Tensor, device: torch.device) -> None:

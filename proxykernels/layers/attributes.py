@@ -11,6 +11,7 @@ from .. import checks
 from ..checks import neuron_checks
 from ..neurons import AnyNeuron
 
+LARGEST = torch.finfo(torch.float32).max
 SOFT = math.inf  # in a state_dict, of a v_reset that is None
 
 
@@ -63,12 +64,29 @@ class NeuronAttributes(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may take the place of a tensor, and a tensor that of a number."""
-        if isinstance(value, nn.Parameter) or "_kind" not in self.__dict__ or name not in self.neuron_attributes:
+        if "_kind" not in self.__dict__ or name not in self.neuron_attributes:
             super().__setattr__(name, value)
         elif name in self._buffers:
-            self._set_value(name, value)
+            self._set_value(name, self._checked(name, value))
         else:  # it is learned
             super().__setattr__(name, value)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """A value that the attribute ``name`` may have. Whether it goes with the others is looked at in a call, so that
+        several can be assigned one after the other."""
+        checks.no_gradient(name, value)
+        if name == "v_init":
+            if value is None:
+                return self.neuron.rest
+            checks.start(name, value, self._kind.states)
+        elif name == "scale":
+            if value is not None:
+                neuron_checks.above_zero(name, value)
+        else:
+            kind: Any = self._kind
+            others = {"v_threshold": LARGEST} if "v_threshold" in kind.names() else {}  # above any reset
+            kind(**others | {name: value}).check()
+        return value
 
     @property
     def neuron_attributes(self) -> tuple[str, ...]:

@@ -128,3 +128,48 @@ def test_attributes_take_numbers_and_tensors():
         assert layer.neuron.v_threshold is layer.v_threshold
         assert ("v_threshold" in dict(layer.named_buffers())) == isinstance(value, torch.Tensor)
         assert torch.equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("v_threshold", nn.Parameter(torch.tensor(1e6)), ValueError, "v_threshold requires a gradient.*learn_neurons"),
+        ("v_threshold", torch.ones(4, requires_grad=True), ValueError, r"pass v_threshold.detach\(\)"),
+        ("v_threshold", "1", TypeError, "v_threshold must be a number or a tensor .* got '1'"),
+        ("v_threshold", True, TypeError, "v_threshold must be a number .* got True"),
+        ("v_threshold", [1.0, 2.0], TypeError, r"v_threshold must be a number or a tensor .* got \[1.0, 2.0\]"),
+        ("v_threshold", None, TypeError, "v_threshold must be a number .* got None"),
+        ("v_threshold", -1.0, ValueError, "v_threshold must be positive"),
+        ("v_threshold", torch.ones(2, 2), TypeError, "v_threshold must be a number or a float tensor"),
+        ("v_reset", "0", TypeError, "v_reset must be a number"),
+        ("v_reset", torch.zeros(4), TypeError, "v_reset must be a number"),
+        ("decay", nn.Parameter(torch.ones(4)), ValueError, "decay requires a gradient"),
+        ("decay", 2, ValueError, "decay must be from 0 to 1, got 2"),
+        ("v_rest", "0", TypeError, "v_rest must be a number"),
+        ("v_init", nn.Parameter(torch.ones(4)), ValueError, "v_init requires a gradient"),
+        ("v_init", "0", TypeError, "v_init must be a number"),
+        ("scale", 0, ValueError, "scale must be above 0"),
+    ],
+)
+def test_what_the_constructor_refuses_is_not_assigned(name, value, error, message):
+    layer = pk.FusedLIFLinear(3, 4, v_threshold=0.5)
+    before, saved = repr(layer), layer.state_dict()
+    with pytest.raises(error, match=message):
+        setattr(layer, name, value)
+    assert repr(layer) == before and layer.state_dict().keys() == saved.keys()
+
+
+def test_what_is_assigned_counts(generator):
+    """Also what torch has for constants, and values that are good only together."""
+    layer, x = pk.FusedIFLinear(4, 3, v_threshold=0.5).eval(), torch.rand(20, 2, 4, generator=generator)
+    layer.weight.data.fill_(1)
+    assert layer(x).any()
+    layer.v_threshold = nn.Parameter(torch.tensor(1e6), requires_grad=False)
+    assert not layer(x).any() and "v_threshold=1e+06" in repr(layer) and "v_threshold" not in layer._parameters
+    layer.v_reset = 2.0
+    layer.v_threshold = 4.0
+    layer.v_init = None
+    assert (layer.v_reset, layer.v_threshold, layer.v_init) == (2.0, 4.0, 0.0)
+    pk.learn_neurons(layer, "v_threshold")
+    layer.v_threshold = torch.tensor(1e6)
+    assert not layer(x).any()
