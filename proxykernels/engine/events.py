@@ -1,5 +1,7 @@
 """Camera events as packed spikes, without dense frames."""
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from ..checks.window_checks import pair
 from ..spikes import Spikes
 
 FIELDS = "t", "x", "y", "p"
+MOST_INTEGER = 2**53  # up to which float64 has all integers
 
 
 def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None, T: int | None = None) -> Spikes:
@@ -50,7 +53,7 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
 
 
 def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
-    """t as it is, or in float64; the others in int64."""
+    """t in int64, uint64 or float64; the others in int64."""
     if x is None and y is None and p is None:
         given = np.asarray(t)
         missing = [name for name in FIELDS if name not in (given.dtype.names or ())]
@@ -73,7 +76,8 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
         if array.dtype.kind not in ("biu" if name != "t" else "iuf"):
             numbers = "integers" if name in "xy" else "bool or integers" if name == "p" else "numbers"
             raise TypeError(f"{name} must be {numbers}, got {array.dtype}")
-        arrays.append(array.astype(np.float64 if array.dtype.kind == "f" else np.int64))
+        kind = array.dtype.kind if name == "t" else "i"
+        arrays.append(array.astype({"f": np.float64, "u": np.uint64, "i": np.int64}[kind]))
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
         raise ValueError(f"t, x, y and p must have the same length, got {', '.join(map(str, lengths))}")
@@ -87,10 +91,12 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
 def _steps(t: np.ndarray, dt: Any, T: Any) -> tuple[np.ndarray, int]:
     """The step of each event, int64, and their number."""
     if dt is not None:
-        if isinstance(dt, bool) or not isinstance(dt, int | float | np.number):
+        if isinstance(dt, bool) or not isinstance(dt, int | float | np.integer | np.floating):
             raise TypeError(f"dt must be a number, got {type(dt).__name__}")
-        if not (dt > 0 and np.isfinite(dt)):
-            raise ValueError(f"dt must be above 0, got {dt}")
+        dt = int(dt) if isinstance(dt, int | np.integer) else float(dt)
+        if not 0 < dt < math.inf:
+            raise ValueError(f"dt must be above 0 and finite, got {dt}")
+        dt = int(dt) if dt == int(dt) else dt
     if T is not None:
         T = checks.steps(T)
     if dt is None and T is None:
@@ -99,19 +105,49 @@ def _steps(t: np.ndarray, dt: Any, T: Any) -> tuple[np.ndarray, int]:
         if T is None:
             raise ValueError("t holds no events, so T is needed: the number of steps")
         return t.astype(np.int64), T
+    first, last = t.min().item(), t.max().item()
     if dt is not None and T is not None:
-        step = np.floor_divide(t, dt).astype(np.int64)
-        if step.min() < 0 or step.max() >= T:
-            wrong = t.min() if step.min() < 0 else t.max()
+        if first < 0 or Fraction(last) // Fraction(dt) >= T:
             raise ValueError(
-                f"with dt and T, t must lie from 0 to below {T} steps of {dt}, got {wrong}; subtract the time at which "
-                "the steps begin"
+                f"with dt and T, t must lie from 0 to below {T} steps of {dt}, got {first if first < 0 else last}; "
+                "subtract the time at which the steps begin"
             )
-        return step, T
-    since = t - t.min()
-    if dt is not None:
-        step = np.floor_divide(since, dt).astype(np.int64)
-        return step, int(step.max()) + 1
-    span = since.max() + (1 if since.dtype.kind == "i" else 0)  # a last tick of integer time has its length, too
-    step = since * T // span if since.dtype.kind == "i" else np.floor(since * (T / span)) if span else since
-    return np.minimum(step.astype(np.int64), T - 1), T
+        first = 0
+    span = last - first
+    if span == math.inf:
+        raise ValueError(f"t must cover a time that float64 holds, got {first} to {last}; take another unit")
+    since = t if t.dtype.kind == "f" else t.view(np.uint64)
+    if first:  # unsigned differences of integers are right even where they leave int64
+        since = since - (first if t.dtype.kind == "f" else np.uint64(first % 2**64))
+    if dt is None:
+        return _share(since, span, T).astype(np.int64, copy=False), T
+    steps = Fraction(span) // Fraction(dt) + 1
+    if steps > checks.MOST_STEPS:
+        raise ValueError(f"dt must be so long that all of t, {first} to {last}, is at most 2**31 - 1 steps, got {dt}")
+    return _quotient(since, span, dt).astype(np.int64, copy=False), T or steps
+
+
+def _share(since: np.ndarray, span: Any, T: int) -> np.ndarray:
+    """The one of T equal parts of all the time that each event lies in."""
+    if since.dtype.kind == "f":
+        if span == 0:
+            return np.zeros_like(since)
+        parts = since * T / span if span * T < math.inf else since / span * T
+        return np.minimum(np.floor(parts), T - 1)
+    span += 1  # a last tick of integer time has its length, too
+    if span * T < 2**64:
+        return since * np.uint64(T) // np.uint64(span)
+    return since.astype(object) * T // span
+
+
+def _quotient(since: np.ndarray, span: Any, dt: int | float) -> np.ndarray:
+    """The whole times of dt that have passed."""
+    if dt > span:
+        return np.zeros_like(since)
+    if since.dtype.kind == "u":
+        if isinstance(dt, int):
+            return since // np.uint64(dt)
+        if span > MOST_INTEGER:
+            numerator, denominator = dt.as_integer_ratio()
+            return since.astype(object) * denominator // numerator
+    return np.floor_divide(since, float(dt))

@@ -1,5 +1,7 @@
 """Events of a camera as packed spikes."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,35 @@ def test_events(options, steps, T, kind):
     assert spikes.shape == (T, 1, 2, *SIZE) and torch.equal(spikes.dense(), frames(steps, T))
 
 
+FAR = [-(2**63), -(2**62), 0, 1, 10**18, 2**62 + 2**61, 2**63 - 1]
+TIMES = {
+    "far": FAR,
+    "near": [10**18 + t for t in T_],
+    "unsigned": np.array([t + 2**63 for t in FAR], dtype=np.uint64),
+    "ticks": [0, 5 * 10**14 - 1, 5 * 10**14, 5 * 10**14 + 1, 10**15 - 1, 10**15, 10**15],
+    "floats": [0.0, 0.5, 3.0, 2.0**30, 2.0**31, 2.0**32, 2.0**33],
+    "large": [0.0, 1e300, 2.0**1000, 2.0**1020, 2.0**1021, 2.0**1022, 2.0**1023],
+    "small": [0.0, 5e-324, 1e-323, 1e-310, 1e-309, 2e-309, 3e-309],
+}
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("options", [{"T": 1}, {"T": 16}, {"T": 20000}, {"dt": 3}, {"dt": 0.7}], ids=str)
+def test_times_of_any_size_are_exact(times, options):
+    """Against fractions, whose integers have no limit."""
+    t = [Fraction(v) for v in np.asarray(TIMES[times]).tolist()]
+    span = max(t) - min(t)
+    if "dt" in options:  # as many steps
+        options = {"dt": type(options["dt"])(options["dt"] * max(1, int(span / 1000))) if times != "small" else 1e-312}
+        steps = [(v - min(t)) // Fraction(options["dt"]) for v in t]
+    else:
+        length = span + (0 if isinstance(TIMES[times][0], float) else 1)
+        steps = [min((v - min(t)) * options["T"] // length, options["T"] - 1) for v in t]
+    spikes = pk.events(TIMES[times], range(7), [0] * 7, [1] * 7, size=(1, 7), **options)
+    assert spikes.T == options.get("T", steps[-1] + 1)
+    assert spikes.dense()[:, 0, 1, 0].nonzero().tolist() == [[step, x] for x, step in enumerate(steps)]
+
+
 def test_a_stream_takes_them():
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -78,7 +109,15 @@ def test_a_stream_takes_them():
         ({"y": None}, TypeError, "y is missing"),
         ({"x": None, "y": None, "p": None}, TypeError, "got a list without t, x, y, p"),
         ({"dt": None}, ValueError, "got neither"),
-        ({"dt": 0}, ValueError, "dt must be above 0, got 0"),
+        ({"dt": 0}, ValueError, "dt must be above 0 and finite, got 0"),
+        ({"dt": float("inf")}, ValueError, "dt must be above 0 and finite, got inf"),
+        (
+            {"dt": 1e-10},
+            ValueError,
+            r"dt must be so long that all of t, 0 to 19, is at most 2\*\*31 - 1 steps, got 1e-10",
+        ),
+        ({"t": [-1e308] * 6 + [1e308]}, ValueError, r"t must cover a time that float64 holds, got -1e\+308 to 1e\+308"),
+        ({"T": 2, "dt": 1e-300}, ValueError, "t must lie from 0 to below 2 steps of 1e-300, got 19"),
         ({"dt": "5"}, TypeError, "dt must be a number"),
         ({"T": 2}, ValueError, "t must lie from 0 to below 2 steps of 5, got 19; subtract the time"),
         ({"T": 0}, ValueError, "T must"),
