@@ -34,7 +34,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
     neurons = neurons_of(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
     if not neuron.fires:
-        return _integrate([current], neurons, surrogate)
+        return _integrate([current], neurons, surrogate, own=False)
     pixels = to_channels_last(current, 2)
     if differentiable:
         return neurons.with_gradient(inputs.Currents(T), None, pixels, surrogate)
@@ -54,7 +54,7 @@ def hold(
         neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
     )
     if not neuron.fires:
-        return _integrate([current.expand(T, *current.shape)], neurons, surrogate)
+        return _integrate([current.expand(T, *current.shape)], neurons, surrogate, own=False)
     pixels = to_channels_last(current)
     if differentiable:
         return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
@@ -205,10 +205,13 @@ def _taps(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
-def _integrate(currents: Iterable[Tensor], neurons: Neurons, surrogate: Surrogate | None) -> tuple[Tensor, Tensor]:
-    """The potentials [T, N, ...] of neurons that never fire, and the last ones.
+def _integrate(
+    currents: Iterable[Tensor], neurons: Neurons, surrogate: Surrogate | None, *, own: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The potentials [T, N, ...] of neurons that never fire, and the last ones, in memory of their own.
 
-    They are differentiable where the layer is, though no spike needs its surrogate derivative.
+    They are differentiable where the layer is, though no spike needs its surrogate derivative. ``own``: whether the
+    currents were made in this call; else they are the caller's.
     """
     neuron, shape, v = neurons.neuron, neurons.shape, neurons.v
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
@@ -219,11 +222,18 @@ def _integrate(currents: Iterable[Tensor], neurons: Neurons, surrogate: Surrogat
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
-            parts.append(current.float())
+            parts.append(current.float() if own else _copied(current))
             continue
         parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
         state = parts[-1][-1]
-    return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1]
+    return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1].clone()
+
+
+def _copied(current: Tensor) -> Tensor:
+    """A copy in float32: of constant currents of one step, which stay constant."""
+    if checks.is_constant(current):
+        return current[:1].to(torch.float32, copy=True).expand(current.shape)
+    return current.to(torch.float32, copy=True)
 
 
 def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: Neurons) -> Fired:

@@ -170,7 +170,11 @@ def as_row(x: Any) -> Any:
 
 
 def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of [N, ...] to every step of x [T, N, ...]; once if x is one step repeated by expand."""
+    """Apply a function of [N, ...] to every step of x [T, N, ...].
+
+    Once, if x is one step repeated by expand; what is returned is repeated in the same way, so that the next layer
+    works once, too.
+    """
     if x.shape[0] > 1 and checks.is_constant(x):
         y = function(x[0])
         return y.expand(x.shape[0], *y.shape)

@@ -83,6 +83,22 @@ def test_a_network_may_end_in_potentials(generator, chunk):
         _ = pk.simulate(net[:1], x, 5).potentials
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["sequence", "one-step", "held"])
+def test_outputs_share_no_memory(generator, decay, kind):
+    """Neither with the input nor with the state: what is written to one of them changes no other."""
+    x = torch.rand(6, 2, 5, generator=generator)
+    x = x if kind == "sequence" else x[:1] if kind == "one-step" else x[:1].expand(6, 2, 5)
+    weighted = pk.FusedLILinear(5, 3, decay=decay).eval()
+    weighted.weight.data.fill_(1)
+    for layer, features in ((pk.LI(decay=decay), 5), (weighted, 3)):
+        start = torch.ones(2, features)
+        with torch.no_grad():
+            given = [x, start, *layer(x, start)]
+        assert given[3].any() and torch.equal(given[2][-1], given[3])
+        assert len({tensor.untyped_storage().data_ptr() for tensor in given}) == 4
+
+
 def test_int16_reads_out_too(generator):
     net = nn.Sequential(pk.Flatten(), pk.FusedIFLinear(25, 20), pk.FusedLILinear(20, 3))
     x = torch.rand(2, 1, 5, 5, generator=generator)
