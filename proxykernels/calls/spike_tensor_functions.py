@@ -49,8 +49,7 @@ def _flatten(x, start_dim=0, end_dim=-1):
 
 
 def _detach(x):
-    spikes = _of(x)
-    return NotImplemented if spikes is None else view_of(x, spikes, Tensor.detach)
+    return x.detached() if isinstance(x, SpikeTensor) else NotImplemented
 
 
 def _clone(x, *args, **kwargs):

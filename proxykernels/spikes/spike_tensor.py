@@ -57,12 +57,13 @@ class SpikeTensor(Tensor):
     _spikes: Spikes
     _view: Callable[[Tensor], Tensor] | None
     _seen: Tensor | None
+    _source: Tensor | None  # what this is a detached view of
 
     @staticmethod
     def __new__(cls, spikes: Spikes, memory: "Memory", view: Callable[[Tensor], Tensor] | None = None):
         """``view``: makes this tensor of the memory's dense one; None: it is this one."""
         self = Tensor._make_wrapper_subclass(cls, spikes.shape, dtype=memory.dtype, device=spikes.device)
-        self._memory, self._spikes, self._view, self._seen = memory, spikes, view, None
+        self._memory, self._spikes, self._view, self._seen, self._source = memory, spikes, view, None, None
         return self
 
     def packed(self) -> Spikes | None:
@@ -76,10 +77,25 @@ class SpikeTensor(Tensor):
             self._seen = whole if self._view is None else self._view(whole)
         return self._seen
 
-    def _become_dense(self) -> None:
-        """Be an ordinary tensor from now on, where nobody but Python refers to this one."""
+    def detached(self) -> "SpikeTensor":
+        """A view without a gradient. It is of this class whether or not there are bits, as nn.Parameter asks for."""
+        view = view_of(self, self._spikes, Tensor.detach)
+        view._source = self
+        return view
+
+    def _become_dense(self) -> bool:
+        """Be an ordinary tensor from now on, where nobody but Python refers to this one; whether that is so."""
         with suppress(RuntimeError), torch._C.DisableTorchFunctionSubclass():
             swap_tensors(self, self.dense().detach())
+            return True
+        return False
+
+    def _become_learnable(self) -> None:
+        """Be an ordinary tensor, before requires_grad_, along with the one that this was detached from: nn.Parameter
+        takes a detached tensor whose class is that of the other one."""
+        source = self._source
+        if not isinstance(source, SpikeTensor) or source._become_dense():
+            self._become_dense()
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -92,7 +108,7 @@ class SpikeTensor(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in CHANGES and args and isinstance(args[0], SpikeTensor):
-            args[0]._become_dense()
+            args[0]._become_learnable() if func is Tensor.requires_grad_ else args[0]._become_dense()
         if func in WITHOUT_A_LOOK:
             result = WITHOUT_A_LOOK[func](*args, **kwargs)
             if result is not NotImplemented:
@@ -116,7 +132,7 @@ class SpikeTensor(Tensor):
     def __tensor_unflatten__(inner, _, size, stride):
         dense = inner["_seen"]
         self = Tensor._make_wrapper_subclass(SpikeTensor, size, strides=stride, dtype=dense.dtype, device=dense.device)
-        self._memory, self._view, self._seen = Memory(None, dense.dtype, dense), None, dense
+        self._memory, self._view, self._seen, self._source = Memory(None, dense.dtype, dense), None, dense, None
         return self
 
     def _stable_hash_for_caching(self) -> str:

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -193,6 +194,29 @@ def test_autograd_sees_a_dense_tensor(layer, x, expected):
     y.requires_grad_()
     Double.apply(y).sum().backward()
     assert torch.equal(y.grad, expected)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_it_becomes_a_parameter(layer, x, expected, seen, learns):
+    """Which shares its memory, as that of any tensor does, and lives on in an optimizer and in copies."""
+    y = layer(x)
+    if seen:
+        y.sum()
+    module = nn.Module()
+    module.p = nn.Parameter(y, requires_grad=learns)
+    assert isinstance(module.p, nn.Parameter) and torch.equal(module.p, expected) and torch.equal(y, expected)
+    assert list(module.state_dict()) == ["p"] and (module.p.requires_grad, y.requires_grad) == (learns, False)
+    if learns:
+        (module.p * 3).sum().backward()
+        torch.optim.SGD(module.parameters(), 0.5).step()
+        assert torch.equal(y, expected - 1.5)
+    copied = copy.deepcopy(module).double()
+    assert isinstance(copied.p, nn.Parameter) and torch.equal(copied.p, y.double())
+    reference = layer(x)
+    held = weakref.ref(reference)  # so that it cannot be another object's contents
+    assert torch.equal(nn.Parameter(reference), expected) and held() is reference
+    assert torch.equal(nn.Buffer(layer(x)), expected)
 
 
 def test_where_it_cannot_wait_it_is_dense(layer, x, expected):
