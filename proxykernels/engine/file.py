@@ -18,7 +18,6 @@ Nothing of a file is executed; what is not as described here is refused before a
 import hashlib
 import json
 import os
-import tempfile
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
 from .library import load
 from .plan import Kind, Operation, Plan, Population, Window, image_of
+from .replace_file import replace
 from .values import MOST_INPUTS, MOST_WINDOWS
 
 FORMAT, VERSION = "proxykernels-engine", "2"
@@ -77,7 +77,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
     text = json.dumps(described, sort_keys=True)
     metadata = {"format": FORMAT, "version": VERSION, "plan": text, "checksum": checksum(text, tensors)}
-    _replace(Path(path), _sorted_header(save_tensors(tensors, metadata)))
+    replace(path, _sorted_header(save_tensors(tensors, metadata)))
 
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
@@ -96,18 +96,6 @@ def _sorted_header(content: bytes) -> bytes:
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(".tmp", path.name + "-", path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def read(path: str | os.PathLike) -> Plan:

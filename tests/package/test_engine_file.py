@@ -1,7 +1,9 @@
 """An engine's file: the same engine comes back, the bytes are equal, and what is damaged is refused in one sentence."""
 
 import json
+import os
 import random
+import stat
 
 import pytest
 import torch
@@ -31,6 +33,65 @@ def test_comes_back(neuron, tmp_path):
     assert len(bytes_) == 1
     loaded = pk.load(tmp_path / "one")
     assert torch.equal(loaded(x, 20).spikes.dense(), engine(x, 20).spikes.dense()) and engine(x, 20).count().any()
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_is_written_as_others_are(path, tmp_path, monkeypatch):
+    """With the mode that the umask leaves, through links, and with names as long as there are."""
+    engine, whole = pk.load(path), path.read_bytes()
+    before = os.umask(0o077)
+    try:
+        engine.save(tmp_path / "private")
+        os.umask(0o002)
+        engine.save(tmp_path / "shared")
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "private"), mode(tmp_path / "shared")) == (0o600, 0o664)
+    (tmp_path / "folder").mkdir()
+    target, link = tmp_path / "folder" / "target", tmp_path / "link"
+    target.write_bytes(b"older")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    engine.save(link)
+    assert link.is_symlink() and target.read_bytes() == whole and mode(target) == 0o640
+    monkeypatch.chdir(tmp_path / "folder")
+    engine.save("n" * 255)
+    assert sorted(os.listdir()) == ["n" * 255, "target"]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("none/net", FileNotFoundError),
+        ("n" * 256, OSError),
+        ("file/net", NotADirectoryError),
+        ("folder", IsADirectoryError),
+    ],
+)
+def test_errors_name_the_file_that_was_asked_for(path, tmp_path, name, error):
+    engine = pk.load(path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    names = sorted(os.listdir(tmp_path))
+    with pytest.raises(error) as caught:
+        engine.save(tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name) and caught.value.filename2 is None
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_a_failure_leaves_the_file_that_was_there(path, monkeypatch):
+    whole, engine = path.read_bytes(), pk.load(path)
+
+    def interrupted(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.save(path)
+    assert path.read_bytes() == whole and os.listdir(path.parent) == [path.name]
 
 
 def refused(path) -> bool:
