@@ -13,6 +13,8 @@ from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from .base import SpikingLayer, each_step, each_step_of_spikes
 
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools these alone
+
 
 class MaxPool2d(nn.Module):
     """Max pooling of every step: the OR of spikes, or torch's maximum on a tensor.
@@ -174,7 +176,15 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
     if x.dtype == torch.bool:  # of which torch finds no maximum
         return max_pool(x.to(torch.uint8), window, ceil_mode).bool()
     kernel_size, stride, padding = window
-    return each_step(lambda image: F.max_pool2d(image, kernel_size, stride, padding, ceil_mode=ceil_mode), x)
+
+    def pool(image: Tensor) -> Tensor:
+        return F.max_pool2d(image, kernel_size, stride, padding, ceil_mode=ceil_mode)
+
+    if x.dtype not in SIGNED:
+        return each_step(pool, x)
+    signed = SIGNED[x.dtype]
+    least = torch.iinfo(signed).min  # which stands for 0: the other bit first keeps the order
+    return each_step(lambda image: (pool(image.view(signed) ^ least) ^ least).view(x.dtype), x)
 
 
 def max_rate_pool(x: Spikes, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:

@@ -143,7 +143,8 @@ class Channels(nn.Module):
             return x.index_select(axis, self.index)
         silent = self.index < 0
         shape = [-1 if d == axis else 1 for d in range(x.ndim)]
-        return x.index_select(axis, self.index.clamp(min=0)).masked_fill(silent.view(shape), 0)
+        selected = x.index_select(axis, self.index.clamp(min=0))
+        return torch.where(silent.view(shape), selected.new_zeros(()), selected)  # masked_fill takes no uint16
 
     def extra_repr(self) -> str:
         return f"{self.needed} -> {len(self.index)}"

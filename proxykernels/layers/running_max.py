@@ -49,14 +49,14 @@ class RunningMaxPool2d(SpikingLayer):
         if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
             return y.expand(len(x), *y.shape), len(x) * x[0]
-        sums = torch.zeros_like(x[0]) if v is None else v
+        sums = x.new_zeros(x.shape[1:]) if v is None else v
         steps, before = [], self.affine(sums)
         for step in x:
             sums = sums + step
             after = self.affine(sums)
             steps.append(after - before)
             before = after
-        return torch.stack(steps), sums
+        return torch.stack(steps) if steps else before.new_zeros(0, *before.shape), sums
 
     def affine(self, x: Tensor) -> Tensor:
         pool = F.max_pool2d if self.dims == 2 else F.max_pool1d

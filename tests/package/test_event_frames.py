@@ -132,3 +132,21 @@ def test_pooling_of_bool(generator):
     pooled = pk.MaxPool2d(2)(x)
     assert pooled.dtype == torch.bool and pooled.any()
     assert torch.equal(pooled.float(), pk.MaxPool2d(2)(x.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_counts_are_rearranged(generator, dtype):
+    """Which few functions of torch take: in the order of numpy's, up to the largest."""
+    bits = torch.iinfo(dtype).bits
+    x = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, (T, 2, 3, 6, 5), generator=generator)
+    x = x.to({16: torch.int16, 32: torch.int32, 64: torch.int64}[bits]).view(dtype)
+    numbers = x.numpy()
+    blocks = numbers[..., :4].reshape(T, 2, 3, 3, 2, 2, 2)
+    pooled = pk.MaxPool2d(2)(x)
+    assert pooled.dtype == dtype and (pooled.numpy() == blocks.max((4, 6))).all()
+    assert (pk.MaxPool1d(2)(x[..., 0, :]).numpy() == numbers[..., 0, :4].reshape(T, 2, 3, 2, 2).max(-1)).all()
+    constant = pk.MaxPool2d(2)(x[:1].expand(T, 2, 3, 6, 5))
+    assert constant.stride(0) == 0 and torch.equal(constant[3], pooled[0])
+    moved = pk.Channels(torch.tensor([2, -1]))(x)
+    assert moved.dtype == dtype and (moved[:, :, 0].numpy() == numbers[:, :, 2]).all()
+    assert not moved[:, :, 1].numpy().any()

@@ -44,6 +44,15 @@ def test_the_mean_is_the_maximum_of_the_means(generator):
     assert (pk.MaxPool2d(2)(x).mean(0) > maximum + 0.5).all()
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_without_steps_nothing_changes(kind):
+    make, size, pool = LAYERS[kind]
+    x, sums = torch.zeros(0, 2, *size), torch.ones(2, *size)
+    assert make()(x).shape == (0, *pool(sums, 2).shape)
+    y, v = make()(x, sums)
+    assert y.shape == (0, *pool(sums, 2).shape) and torch.equal(v, sums)
+
+
 def test_in_networks(generator):
     """Chunks, states, samples that are stopped; gradients, exported graphs."""
     torch.manual_seed(0)
