@@ -57,6 +57,7 @@ def time_first(frames: Tensor) -> Tensor:
             f"frames must be a torch.Tensor [N, T, ...], got {type(frames).__name__}; torch.as_tensor makes one of an "
             "array"
         )
+    checks.strided("frames", frames)
     if frames.ndim < 3:
         raise ValueError(f"frames must have the shape [N, T, features] or [N, T, C, H, W], got {list(frames.shape)}")
     return frames.transpose(0, 1)

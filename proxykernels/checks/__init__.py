@@ -18,6 +18,7 @@ from .inputs import (
     steps,
     steps_of,
     values,
+    whole,
 )
 from .tensors import as_float32, at, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
 
@@ -49,4 +50,5 @@ __all__ = [
     "steps_of",
     "strided",
     "values",
+    "whole",
 ]

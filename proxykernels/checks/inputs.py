@@ -15,7 +15,7 @@ from ..kernels.rounding import PRECISIONS
 from ..kernels.value_checks_cache import can_be_read
 from ..kernels.weight_layouts import is_finite, refuse_infinite
 from ..spikes import Spikes, pack_if_binary
-from ..spikes.spike_tensor import packed
+from ..spikes.spike_tensor import SpikeTensor, packed
 from .tensors import as_float32, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
 
 MOST_STEPS = 2**31 - 1  # counts are int32
@@ -139,7 +139,10 @@ def frames(x: Any) -> Any:
     One rule for both, since a spike counts 1: an integer is as many events of its pixel and step.
     """
     x = packed(x)
-    if not isinstance(x, Tensor) or x.is_floating_point():
+    if not isinstance(x, Tensor):
+        return x
+    strided("x", x)
+    if x.is_floating_point():
         return x
     real("x", x)
     looked_at = x.dtype == torch.bool or can_be_read(x)
@@ -151,8 +154,15 @@ def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
     """The input of a layer that takes spikes and values alike; ``ndim`` None: three dimensions or more."""
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
+    whole("x", x)
     if len(x.shape) < 3 or ndim not in (None, len(x.shape)):
         raise ValueError(f"x must have the shape {shape}, got {list(x.shape)}{_held(x, ndim or 3)}")
+
+
+def whole(name: str, x: Spikes | Tensor) -> None:
+    """Spikes, or a tensor that holds all its values; nobody looks at those of packed ones."""
+    if isinstance(x, Tensor) and not isinstance(x, SpikeTensor):
+        strided(name, x)
 
 
 def _held(x: Spikes | Tensor, ndim: int) -> str:
@@ -191,7 +201,7 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
     """Weights and biases of a layer."""
     given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     for name, values in given.items():
-        plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided
+        plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided and not values.is_nested
         if not (plain and values.dtype == torch.float32 and values.device == device):  # the usual case is quick
             floating(name, values)
             same_device(name, values, device)

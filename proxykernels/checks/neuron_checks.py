@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ..kernels import value_checks_cache
 from .inputs import start
-from .tensors import as_float32, is_integer, is_number, same_device
+from .tensors import as_float32, is_integer, is_number, same_device, strided
 
 
 def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
     """The threshold (positive) and the reset potential (below it, or None), as float32 has them; returns the latter."""
     if isinstance(v_threshold, Tensor):
+        strided("v_threshold", v_threshold)
         if not v_threshold.is_floating_point() or v_threshold.ndim > 1 or not v_threshold.numel():
             raise TypeError(
                 "v_threshold must be a number or a float tensor [C] of one threshold a channel, got "
@@ -83,6 +84,7 @@ def whole_steps(name: str, value: int) -> None:
 def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:
     """Check the lowest and the highest value of a neuron parameter, a number or one value a channel."""
     if isinstance(value, Tensor):
+        strided(name, value)
         if not value.is_floating_point() or value.ndim > 1 or not value.numel():
             raise TypeError(
                 f"{name} must be a number or a float tensor [C] of one value a channel, got {value.dtype} "

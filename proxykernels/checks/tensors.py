@@ -44,8 +44,9 @@ def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 def floating(name: str, tensor: Tensor) -> None:
     """A tensor of floating point."""
-    if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout != torch.strided:
+    if not isinstance(tensor, Tensor) or tensor.is_complex():
         real(name, tensor)
+    strided(name, tensor)
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {tensor.dtype}; convert it with .float()")
 
@@ -60,9 +61,16 @@ def real(name: str, tensor: Tensor) -> None:
 
 
 def strided(name: str, tensor: Tensor) -> None:
-    """A tensor that holds all its values."""
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; convert it with .to_dense()")
+    """A tensor that holds all its values, in one block."""
+    if tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized:
+        return
+    if tensor.is_nested:
+        got, remedy = "a nested one", f"pad it with torch.nested.to_padded_tensor({name}, 0.0), or pass single parts"
+    elif tensor.is_quantized:
+        got, remedy = str(tensor.dtype), "convert it with .dequantize()"
+    else:
+        got, remedy = str(tensor.layout), "convert it with .to_dense()"
+    raise TypeError(f"{name} must be a dense tensor, got {got}; {remedy}")
 
 
 def finite(name: str, tensor: Tensor, *, readable: bool = False) -> None:

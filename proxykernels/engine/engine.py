@@ -152,8 +152,9 @@ class Engine:
     def given(self, x: Tensor | Spikes) -> Given:
         """An input as the library takes it."""
         plan, dims = self.plan, len(self.plan.shape)
-        if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and x.shape[1:] == plan.shape:
-            if x.device.type == "cpu" and x.is_contiguous() and not torch.jit.is_tracing():  # the usual case
+        if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
+            usual = x.shape[1:] == plan.shape and x.device.type == "cpu" and x.is_contiguous()
+            if usual and not torch.jit.is_tracing():
                 return Given(x, CONSTANT, len(x), rounds=self._rounds)
         if not isinstance(x, Spikes):
             checks.real("x", x)

@@ -69,6 +69,8 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
     for name, values in fields.items():
         if values is None:
             raise TypeError(f"{name} is missing: events takes t, x, y and p, or a structured array with these fields")
+        if isinstance(values, torch.Tensor):
+            checks.strided(name, values)
         array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
         array = array.astype(np.int64) if array.size == 0 and array.ndim == 1 else array
         if array.ndim != 1:

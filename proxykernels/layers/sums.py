@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import checks
 from ..calls import neuron_ops, spike_ops
 from ..calls.gradients.calls import wants_gradient
 from ..checks import passes
@@ -165,6 +166,7 @@ class FusedSum(Neurons):
         for part in x:
             if not isinstance(part, Spikes | Tensor):
                 raise TypeError(f"each input must be Spikes or a tensor (T, N, ...), got {type(part).__name__}")
+            checks.whole("x", part)
         shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")

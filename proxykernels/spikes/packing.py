@@ -30,8 +30,9 @@ def pack(dense: Tensor) -> Spikes:
     """
     if not isinstance(dense, Tensor):
         raise TypeError(f"dense must be a torch.Tensor [T, N, ...], got {type(dense).__name__}")
-    if dense.is_meta or dense.layout != torch.strided:
-        got = "on meta" if dense.is_meta else dense.layout
+    if dense.is_meta or dense.layout != torch.strided or dense.is_nested or dense.is_quantized:
+        kinds = {"on meta": dense.is_meta, "that is nested": dense.is_nested, str(dense.dtype): dense.is_quantized}
+        got = next((kind for kind, true in kinds.items() if true), dense.layout)
         raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")

@@ -32,6 +32,7 @@ FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are den
 METADATA = {
     *(getattr(Tensor, name).__get__ for name in (
         "shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_meta", "nbytes", "itemsize",
+        "is_nested", "is_quantized",
     )),
     *(getattr(Tensor, name) for name in (
         "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",

@@ -196,6 +196,7 @@ class _Batches:
 
     def __init__(self, calibration: Tensor | Iterable):
         if isinstance(calibration, Tensor):
+            checks.strided("calibration", calibration)
             if not calibration.ndim:
                 raise ValueError("calibration must have the shape [N, ...], got []")
             calibration = calibration.split(BATCH)
