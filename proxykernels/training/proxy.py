@@ -122,7 +122,7 @@ class ProxyNet(FromData):
 
         replace_neurons(net, collect)
         checks.neurons("net", names)
-        _check_alike(net)
+        _check_neurons(net)
         self._last = names[-1]
         if not fires and readout != "potential":
             raise ValueError(
@@ -142,6 +142,7 @@ class ProxyNet(FromData):
             return self.snn(x, masks)
         if isinstance(x, Tensor | Spikes):
             checks.values("x", x)
+        _check_dropouts(self.net)
         with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
             masks = Masks()
             ann = self.ann(x, masks=masks)
@@ -253,14 +254,18 @@ def _is_finite(x: Tensor) -> bool:
     return True
 
 
-def _check_alike(net: nn.Module) -> None:
-    """Refuse what would not be the same in both networks."""
+def _check_dropouts(net: nn.Module) -> None:
     for name, module in net.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
             raise TypeError(
-                f"net's module {name} is an nn.{type(module).__name__}, which would drop other values in each of the "
-                "two networks; take pk.Dropout, which drops the same"
+                f"layer {name} is an nn.{type(module).__name__}, which drops other units in each of the two networks; "
+                "use proxykernels.Dropout, which drops the same in both"
             )
+
+
+def _check_neurons(net: nn.Module) -> None:
+    """Refuse what a ReLU network does not have."""
+    for name, module in net.named_modules():
         if type(getattr(module, "neuron", None)) is IFNeuron:
             for which in ("v_threshold", "v_reset"):
                 if isinstance(value := getattr(module, which), Tensor) and value.requires_grad:

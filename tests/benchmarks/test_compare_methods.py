@@ -147,13 +147,13 @@ def test_every_way_goes_on_from_its_checkpoint(arguments, tmp_path, neuron, name
 
 
 @pytest.mark.long
-def test_a_training_is_refused_where_another_one_stands(arguments):
+def test_a_training_is_refused_where_another_one_stands(arguments, tmp_path):
     arguments += ["--methods", "proxy", "--tune-steps", "0", "--stop-at", "1"]
     compare_methods.main(arguments)
     with pytest.raises(SystemExit, match="the checkpoint was written with --T 4"):
-        compare_methods.main([*arguments, "--T", "8", "--out", "/nowhere"])
+        compare_methods.main([*arguments, "--T", "8", "--out", str(tmp_path / "else")])
     with pytest.raises(SystemExit, match=r"--out has .*_1_epochs\.csv of trainings with .*T = 4, not .*T = 8; name"):
-        compare_methods.main([*arguments, "--T", "8", "--runs", "/nowhere"])
+        compare_methods.main([*arguments, "--T", "8", "--runs", str(tmp_path / "else")])
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,12 @@ def test_potential_of_neurons_with_several_states(generator):
 
 
 def test_torchs_dropout_would_drop_other_values_in_the_twin():
-    message = "net's module 0 is an nn.Dropout, which would drop other values .* take pk.Dropout"
-    with pytest.raises(TypeError, match=message):
-        pk.ProxyNet(nn.Sequential(nn.Dropout(), pk.FusedIFLinear(6, 4)), 8)
-    pk.ProxyNet(nn.Sequential(pk.Dropout(), nn.Dropout(0.0), pk.FusedIFLinear(6, 4)), 8)
+    model, x = pk.ProxyNet(nn.Sequential(nn.Dropout(), pk.Dropout(), pk.FusedIFLinear(6, 4)), 8), torch.rand(3, 6)
+    assert model.eval()(x).shape == (3, 4)
+    with pytest.raises(TypeError, match="layer 0 is an nn.Dropout, .* two networks; use proxykernels.Dropout"):
+        model.train()(x)
+    model.net[0].p = 0.0
+    assert model(x).requires_grad
 
 
 @pytest.mark.parametrize("v_threshold", [1.0, torch.ones(4)], ids=["one", "per-channel"])
