@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 KEPT = 512 << 20  # bytes
 LARGEST = 32 << 20  # of a block on the heap, glibc's limit; larger ones are the system's, and come and go
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt(3)
@@ -26,9 +27,14 @@ def keep_freed() -> bool:
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """torch.empty, in huge pages if it is large."""
-    fresh = torch.empty(*shape, dtype=dtype)
+    """torch.empty for compiled code: on the CPU and of ``dtype``, whatever torch's defaults; large, in huge pages."""
+    fresh = torch.empty(*shape, dtype=dtype, device=CPU)
     return fresh if fresh.nbytes < LARGE else in_huge_pages(fresh)
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The same with zeros."""
+    return empty(*shape, dtype=dtype).zero_()
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:

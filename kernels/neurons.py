@@ -103,7 +103,7 @@ class CurrentSums(Neuron):
 
 def current_sums(C: int, device: torch.device) -> CurrentSums:
     """Of so many channels."""
-    return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, device=device), ())
+    return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, dtype=torch.float32, device=device), ())
 
 
 def neuron(family: str, v_reset: float | None, channels: Sequence[Tensor], *others: float) -> Neuron:

@@ -32,6 +32,7 @@ functions.
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,7 @@ def scan(current: Tensor, v: Tensor | None, neuron: Neuron, fire: Callable = fir
     """
     neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *[1] * (current.ndim - 3)))
     current = current.float()
-    zero = torch.zeros(current.shape[1:], device=current.device)
+    zero = torch.zeros(current.shape[1:], dtype=torch.float32, device=current.device)
     state: State = (zero,) * neuron.states
     if v is not None:
         state = (v.float(),) if neuron.states == 1 else v.float().unbind(1)
@@ -166,8 +167,9 @@ def sigma_delta(
     ``theta`` and ``highest``: numbers, or one a channel [C]; the activation is z, from ``lowest`` to ``highest``.
     ``state``: z and a, [N, C, ...], replaced in place by those after the last step; None: zeros.
     """
-    theta, highest = (torch.as_tensor(value).view(-1, *[1] * (arrived.ndim - 3)) for value in (theta, highest))
-    z, a = state or (torch.zeros(arrived.shape[1:], device=arrived.device),) * 2
+    options: Any = {"dtype": torch.float32, "device": arrived.device}
+    theta, highest = (torch.as_tensor(v, **options).view(-1, *[1] * (arrived.ndim - 3)) for v in (theta, highest))
+    z, a = state or (torch.zeros(arrived.shape[1:], **options),) * 2
     sent = []
     for step in arrived.float():
         z = z + step
@@ -209,7 +211,8 @@ def _of_if_neurons(function: Callable) -> Callable:
     """The same of IF neurons, given by ``v_threshold``, a number or one a channel [C], and ``v_reset``."""
 
     def run(*operands, v=None, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, **window):
-        neuron = if_neuron(torch.as_tensor(v_threshold, dtype=torch.float32).reshape(-1), v_reset)
+        theta = torch.as_tensor(v_threshold, dtype=torch.float32, device=operands[0].device)
+        neuron = if_neuron(theta.reshape(-1), v_reset)
         names = [name for name in inspect.signature(function).parameters if name != "neuron"]
         given = {"bias": None, "v": v} | dict(zip(names, operands, strict=False)) | window
         return function(**{name: given[name] for name in names if name in given}, neuron=neuron)

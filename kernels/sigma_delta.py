@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import reference
+from . import heap, reference
 from .unfused import exact
 
 MOST_EXPONENTS = 12
@@ -89,7 +89,7 @@ def _windows_of_pixels(size: Pair, kernel: Pair, stride: Pair, padding: Pair, di
 
 def _windows_of_places(places: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
     """The same along one axis."""
-    found = torch.zeros(places, dtype=torch.int64)
+    found = heap.zeros(places, dtype=torch.int64)
     for first in range(-padding, places + padding - dilation * (kernel - 1), stride):
         for place in range(first, first + dilation * (kernel - 1) + 1, dilation):
             if 0 <= place < places:

@@ -46,7 +46,7 @@ def poisson(x: Tensor, T: int, generator: torch.Generator | None = None) -> Spik
             raise ValueError(
                 f"generator is on {generator.device} and x on {x.device}; make it with torch.Generator('{x.device}')"
             )
-    uniform = torch.empty(x.shape, device=x.device)
+    uniform = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     return _stepwise(x, T, lambda t: uniform.uniform_(generator=generator) < x)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import checks
 from .conversion.relu.report import ConversionReport
+from .kernels import heap
 from .simulation.result import Result
 from .spikes import Spikes
 
@@ -77,7 +78,7 @@ def conversion(report: ConversionReport, *, ax=None):
     if not isinstance(report, ConversionReport):
         raise TypeError(f"report must be what conversion_report returns, got {type(report).__name__}")
     ax = _axes(ax)
-    places = torch.arange(len(report.rows)).numpy()
+    places = torch.arange(len(report.rows), device=heap.CPU).numpy()
     for offset, color, label, values in (
         (-0.2, "tab:red", "error, of the mean activation", [row.error for row in report.rows]),
         (0.2, "tab:blue", "rate, of the steps", [row.rate for row in report.rows]),
@@ -163,7 +164,7 @@ def accuracy(spikes: Spikes, labels: Tensor) -> Tensor:
         TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
     """
     _check_outputs(spikes, labels)
-    right = torch.zeros(spikes.T)
+    right = torch.zeros(spikes.T, dtype=torch.float32, device=heap.CPU)
     counts = torch.zeros(spikes.shape[1:], dtype=torch.int32, device=spikes.device)
     for t in range(spikes.T):
         counts += spikes[t : t + 1].dense(torch.int32)[0]
@@ -193,8 +194,9 @@ def _legend(ax) -> None:
 def _chosen(count: int, neurons: int | Sequence[int]) -> Tensor:
     """The indices ``neurons`` of ``count``, or at most so many, evenly spaced."""
     if isinstance(neurons, int):
-        return torch.arange(count) if count <= neurons else torch.arange(neurons) * count // neurons
-    chosen = torch.as_tensor(neurons, dtype=torch.int64).cpu()
+        chosen = torch.arange(min(count, neurons), device=heap.CPU)
+        return chosen if count <= neurons else chosen * count // neurons
+    chosen = torch.as_tensor(neurons, dtype=torch.int64, device=heap.CPU)
     if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
         raise ValueError(f"neurons must be within 0 .. {count - 1}, got {chosen.tolist()}")
     return chosen

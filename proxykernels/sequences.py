@@ -132,7 +132,7 @@ def mean_over_time(x: Tensor) -> Tensor:
         return x[0] if x.is_floating_point() else x[0].float()
     if x.is_floating_point():
         return x.mean(0, dtype=torch.float32).to(x.dtype)
-    total = torch.zeros(x.shape[1:], device=x.device)
+    total = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
     for step in x:  # torch's mean would convert all steps at once
         total += step
     return total / len(x)

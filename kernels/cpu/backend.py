@@ -61,14 +61,14 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
         N, T, P, _ = words.shape
         words = words.contiguous()
-        counts = torch.zeros(N, C, P, dtype=torch.int32)
+        counts = heap.zeros(N, C, P, dtype=torch.int32)
         self._table.count(words.data_ptr(), counts.data_ptr(), T, until, N, C, P)
         return counts
 
     def total_of_pixels(self, words: Tensor) -> Tensor:
         """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
         N, T, P, width = words.shape
-        words, totals = words.contiguous(), torch.empty(P, dtype=torch.int64)
+        words, totals = words.contiguous(), heap.empty(P, dtype=torch.int64)
         self._table.total(words.data_ptr(), totals.data_ptr(), N * T, P, width)
         return totals
 
@@ -76,7 +76,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         """[N, T, P, ceil(C / 8)] to [N, T, 1, ceil(C * P / 8)]; feature c * P + p, the order of torch's flatten."""
         N, T, P, _ = words.shape
         words = words.contiguous()
-        flat = torch.zeros(N, T, 1, pixel_bytes(C * P), dtype=torch.uint8)
+        flat = heap.zeros(N, T, 1, pixel_bytes(C * P), dtype=torch.uint8)
         self._table.flatten(words.data_ptr(), flat.data_ptr(), N * T, C, P)
         return flat
 
@@ -85,7 +85,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         N, T, _, width = words.shape
         words = words.contiguous()
         out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
-        pooled = torch.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
+        pooled = heap.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
         windows = *kernel_size, *stride, *padding
         pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N * T, *size, width, *out, *windows)
         self._table.max_pool2d(pool)
@@ -98,7 +98,7 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         N, _, _, width = words.shape
         words, counts = words.contiguous(), counts.clone(memory_format=torch.contiguous_format)
         out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
-        pooled = torch.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
+        pooled = heap.empty(N, T, out[0] * out[1], width, dtype=torch.uint8)
         windows = *kernel_size, *stride, *padding
         pool = abi.Pool2d(words.data_ptr(), pooled.data_ptr(), N, *size, width, *out, *windows)
         self._table.max_rate_pool2d(abi.MaxRatePool(pool, counts.data_ptr(), T, counts.shape[2]))
@@ -135,14 +135,14 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
     def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
         """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
         N, P, C = periods.shape
-        words = torch.zeros(N, T, P, pixel_bytes(C), dtype=torch.uint8)
+        words = heap.zeros(N, T, P, pixel_bytes(C), dtype=torch.uint8)
         self._table.expand_periods(periods.data_ptr(), words.data_ptr(), start, T, N, P, C)
         return words
 
     def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
         """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
         N, P, C = periods.shape
-        periods, totals = periods.contiguous(), torch.empty(P, dtype=torch.int64)
+        periods, totals = periods.contiguous(), heap.empty(P, dtype=torch.int64)
         self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
         return totals
 

@@ -157,7 +157,7 @@ class Convolutions:
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         C, inputs = len(weight), prod(weight.shape[1:])
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
-        rounded, unit = heap.empty(*weight.shape), torch.empty(C)
+        rounded, unit = heap.empty(*weight.shape), heap.empty(C)
         rounded_bias = None if bias is None else torch.empty_like(bias)
         pointers = (None if x is None else x.data_ptr() for x in (weight, bias, rounded, rounded_bias, unit))
         bounds = precision.largest, room, 0 if half_room == inf else half_room
@@ -182,14 +182,14 @@ class Convolutions:
             note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
             with recording():
                 return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
         self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
         return currents
 
     def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
         """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
         pixels = prod(unfused.output_size(size, weight.shape[2:], *window[:3]))
-        v = torch.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
+        v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
         _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
         return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
 
@@ -197,7 +197,7 @@ class Convolutions:
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents = torch.empty(T, v.shape[0], *v.shape[-2:])
+        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
         window = stride, padding, dilation
         self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
         return currents
@@ -265,7 +265,7 @@ class Convolutions:
         """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
         neurons, spikes, v, held = start_for_library(T, v, neuron)
         if bias is None:
-            bias = torch.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
+            bias = heap.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
         else:
             bias = bias.float()
             if not is_finite(bias):
@@ -312,7 +312,7 @@ class Convolutions:
 
     def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
         blocks = -(-len(weight) // TILE_CHANNELS)
-        packed = torch.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
-        unit = torch.zeros(-(-len(weight) // BLOCK) * BLOCK)
+        packed = heap.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
+        unit = heap.zeros(-(-len(weight) // BLOCK) * BLOCK)
         self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
         return packed, unit

@@ -84,7 +84,7 @@ class Fallback:
 
     def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
         """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
-        steps = torch.arange(start + 1, start + T + 1).view(T, 1, 1, 1)
+        steps = torch.arange(start + 1, start + T + 1, dtype=torch.int64, device=periods.device).view(T, 1, 1, 1)
         fires = (periods > 0) & (steps % periods.clamp(min=1) == 0)
         return self.pack(fires.permute(0, 1, 3, 2))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import unfused, unfused_backward
+from .. import heap, unfused, unfused_backward
 from ..neurons import Neuron
 from ..surrogates import SHAPES, Surrogate
 from . import abi
@@ -35,7 +35,7 @@ class Gradients:
         current = current.float().contiguous()
         grad_v = None if grad_v is None else grad_v.float().contiguous()
         grad_current, grad_start = torch.empty_like(current), torch.empty_like(v)
-        sums = torch.empty(MOST_SUMS, C, dtype=torch.float64)
+        sums = heap.empty(MOST_SUMS, C, dtype=torch.float64)
         its, kept = for_library(neuron)
         shape = abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
         self._table.scan_backward(
@@ -58,7 +58,7 @@ class Gradients:
             x = self.unpack(words, T, C_in * groups).unflatten(3, tuple(size))
             window = stride, padding, dilation, groups
             return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
-        sums = torch.empty(-(-C_out // ROW), C_in, kernel[0] * kernel[1], ROW)
+        sums = heap.empty(-(-C_out // ROW), C_in, kernel[0] * kernel[1], ROW)
         W_out = unfused.output_size(size, kernel, stride, padding, dilation)[1]
         conv = abi.Conv2d(
             abi.Neurons(T=T, N=N, P=P, C=C_out),
@@ -81,7 +81,7 @@ class Gradients:
         """See backends.Backend."""
         T, N, _, C = grad.shape
         words, grad = words.contiguous(), grad.float().contiguous()
-        grad_x = torch.empty(T, N, size[0] * size[1], C)
+        grad_x = heap.empty(T, N, size[0] * size[1], C)
         out = unfused.output_size(size, kernel_size, stride, padding, (1, 1))
         windows = *kernel_size, *stride, *padding
         pool = abi.Pool2d(words.data_ptr(), None, N * T, *size, words.shape[3], *out, *windows)

@@ -9,6 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from .. import heap
 from ..unfused import output_size
 from ..weight_cache import CONSTANTS, WHOLE, Packed
 from . import abi
@@ -56,7 +57,7 @@ def gather(
     and width, and weights [C_out, C_in * h * w, 1, 1]."""
     (N, P, C_out), (_, C_in, *kernel) = layer.neurons, layer.weight
     size, window = output_of(layer), (*layer.stride, *layer.padding, *layer.dilation)
-    words, windows = words.contiguous(), torch.empty(N, layer.T, P, gathered_bytes(layer), dtype=torch.uint8)
+    words, windows = words.contiguous(), heap.empty(N, layer.T, P, gathered_bytes(layer), dtype=torch.uint8)
     conv = abi.Conv2d(
         abi.Neurons(T=layer.T, N=N, P=P, C=C_out),
         words.data_ptr(), None, None, None, None, None, 0, 0, 0, 0, 1, C_in, *layer.size, size[1], *kernel, *window,

@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from .. import heap
 from ..neurons import Neuron
 from ..weight_cache import Packed
 from . import abi
@@ -64,7 +65,7 @@ class WeightRows:
         conv.row_channels, conv.negated = row, negated
 
         def pack(weight: Tensor) -> Tensor:
-            rows = torch.empty(-(-len(weight) // row), self._table.rows_size(conv), dtype=torch.int8)
+            rows = heap.empty(-(-len(weight) // row), self._table.rows_size(conv), dtype=torch.int8)
             self._table.pack_rows(weight.data_ptr(), rows.data_ptr(), conv)
             return rows
 

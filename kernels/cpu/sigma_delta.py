@@ -59,9 +59,9 @@ class SigmaDeltas:
         if bias is not None:
             require_finite("bias", bias)
             bias = bias.float()
-        highest = torch.zeros(C) if neuron is None else neuron.highest
+        highest = heap.zeros(C) if neuron is None else neuron.highest
         y = heap.empty(N, T, P, C, dtype=torch.float32 if neuron is None else torch.int8)
-        counts = torch.zeros(2, dtype=torch.int64)
+        counts = heap.zeros(2, dtype=torch.int64)
         given = [None if t is None else t.contiguous() for t in (x, packed, bias, added, highest)]
         written = (None, y) if neuron is None else (y, None)
         pointers = _pointers(*given, *written, *(state or (None, None)), counts)
@@ -78,7 +78,7 @@ class SigmaDeltas:
         """kernels/sigma_delta.py has arguments and results."""
         x = x.contiguous()
         (N, T, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
-        y, counts = heap.empty(N, T, P, C, dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+        y, counts = heap.empty(N, T, P, C, dtype=torch.float32), heap.zeros(2, dtype=torch.int64)
         pointers = _pointers(x, None, None, None, None, None, y, *(state or (None, None)), counts)
         sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
         self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))

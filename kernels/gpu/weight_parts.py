@@ -129,7 +129,7 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     K = triton.cdiv(C * taps, 16) * 16
     high = torch.empty(C_out, K, dtype=torch.float16, device=weight.device)
     low = torch.empty_like(high) if weight.dtype == torch.float32 else None
-    unit = torch.empty(C_out, device=weight.device)
+    unit = torch.empty(C_out, dtype=torch.float32, device=weight.device)
     with torch.cuda.device_of(weight):
         _float16_parts_kernel[(C_out,)](
             weight_pointer=weight,
@@ -154,7 +154,7 @@ def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
     K = triton.cdiv(C * taps, 16) * 16
     count = (ONE_DIGIT, TWO_DIGITS, THREE_DIGITS).index(places) + 1
     digits = [torch.empty(C_out, K, dtype=torch.int8, device=weight.device) for _ in range(count)]
-    unit = torch.empty(C_out, device=weight.device)
+    unit = torch.empty(C_out, dtype=torch.float32, device=weight.device)
     first, second, third = [*digits, None, None][:3]
     with torch.cuda.device_of(weight):
         _int8_digits_kernel[(C_out,)](

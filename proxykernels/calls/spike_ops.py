@@ -82,7 +82,7 @@ def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)
     columns = slice(left, left + spread[1] * width, spread[1])
     handle = None
     if x._differentiable:
-        index = torch.arange(H * W, device=x.device).view(H, W)[rows, columns].flatten()
+        index = torch.arange(H * W, dtype=torch.int64, device=x.device).view(H, W)[rows, columns].flatten()
         handle = spike_autograd.Placed.apply(x._handle, index, H * W)
     return x._like(word_ops.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import layers
 from ..checks import window_checks
+from ..kernels import heap
 from ..simulation.quantize import quantized
 from .plan import Kind, Operation, Shape, Window, image_of
 from .values import Value, refuse, refuse_shape
@@ -98,7 +99,7 @@ def moved_pixels(follower, path: str, module: Any, x: Value) -> Value:
     if len(x.shape) != 3:
         refuse_shape(path, module, x)
     C, height, width = x.shape
-    places = torch.arange(1, height * width + 1, dtype=torch.float64).view(1, 1, height, width)
+    places = torch.arange(1, height * width + 1, dtype=torch.float64, device=heap.CPU).view(1, 1, height, width)
     if isinstance(module, layers.ZeroPad2d):
         moved = module._pad(places)
     elif module.mode.startswith("nearest"):

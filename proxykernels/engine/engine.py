@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..simulation.early_exit import Stop, check_rule
 from ..simulation.quantize import round_input
@@ -122,13 +123,13 @@ class Engine:
         C, H, W = op.image
         spikes = values = last = None
         if op.real:
-            values = torch.empty(T, N, H * W, C)
+            values = heap.empty(T, N, H * W, C)
         else:
-            empty = torch.empty if asked is None else torch.zeros  # a sample is silent once it has stopped
+            empty = heap.empty if asked is None else heap.zeros  # a sample is silent once it has stopped
             spikes = empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
-            counts = torch.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
+            counts = heap.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
         if with_state:
-            last = torch.empty(N, op.states, H * W, C)
+            last = heap.empty(N, op.states, H * W, C)
         written = Written(spikes, values, counts, last)
         if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked):
             checks.finite("x", given.x)
@@ -144,7 +145,7 @@ class Engine:
         op = self.plan.operations[k]
         shape = self.plan.state_shape(op)
         C, H, W = image_of(shape)
-        states = torch.empty(N, op.states, H * W, C)
+        states = heap.empty(N, op.states, H * W, C)
         session.read(k, states)
         several = (op.states,) if op.states > 1 else ()
         return states.transpose(2, 3).reshape(N, *several, *shape)

@@ -9,6 +9,7 @@ import torch
 
 from .. import checks
 from ..checks.window_checks import pair
+from ..kernels import heap
 from ..spikes import Spikes
 
 FIELDS = "t", "x", "y", "p"
@@ -45,7 +46,7 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
             raise ValueError(f"{name} must lie from 0 to {end - 1} for a sensor of {height} x {width}, got {wrong}")
     place = torch.from_numpy((step * height + y) * width + x)
     on = torch.from_numpy(p > 0)
-    words = torch.zeros(1, T, height * width, 1, dtype=torch.uint8)
+    words = heap.zeros(1, T, height * width, 1, dtype=torch.uint8)
     bits = words.view(-1)
     bits[place[~on]] = 1
     bits[place[on]] |= 2

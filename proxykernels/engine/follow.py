@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import layers
 from ..checks import window_checks
+from ..kernels import heap
 from ..layers import Flatten, Neurons
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
@@ -184,18 +185,18 @@ _FIRES = (layers.Fused._fire, layers.Population._fire, layers.FusedSum._fire)
 def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Population:
     neuron = layer.neuron
     neuron.check()
-    ready = neuron.on(C, torch.device("cpu"))
-    start = torch.zeros(ready.states, C)
-    start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32).detach().cpu()
+    ready = neuron.on(C, heap.CPU)
+    start = heap.zeros(ready.states, C)
+    start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
     scale = layer.scale
     if type(neuron) is not IFNeuron or neuron.v_reset is not None:
         scale = None  # logits need a reset that loses no charge
-    bias = torch.zeros(C) if bias is None else bias.detach().cpu().clone()
+    bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
     if not bool(bias.isfinite().all()):
         raise ValueError(f"layer {path}: bias must be finite in float32, and holds NaN or infinite values")
     return Population(
         ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,
-        None if scale is None else torch.as_tensor(scale, dtype=torch.float32).detach().cpu().clone(),
+        None if scale is None else torch.as_tensor(scale, dtype=torch.float32, device=heap.CPU).detach().clone(),
         layer.rectifies, None if layer.limit is None else float(layer.limit),
     )  # fmt: skip

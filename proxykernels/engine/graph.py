@@ -129,7 +129,7 @@ class Result(SimulationResult):
     @cached_property
     def steps(self) -> Tensor:  # type: ignore[override]
         T, N = self.output.shape[:2]
-        return torch.full((N,), T, device=self.output.device)
+        return torch.full((N,), T, dtype=torch.int64, device=self.output.device)
 
     @property
     def state(self):
@@ -205,5 +205,5 @@ def _rounded(x: Any, precision: str | None) -> Any:
 def _norm(x: Tensor | Spikes) -> Tensor:
     """Not finite where some value of x is not; it may also be so where they are large."""
     if isinstance(x, Spikes) or not x.is_floating_point():
-        return torch.zeros((), device=x.device)
+        return torch.zeros((), dtype=torch.float32, device=x.device)
     return torch.linalg.vector_norm((x[0] if checks.is_constant(x) else x).float())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels import heap
 from ..neurons import IFNeuron
 from ..simulation.result import Result as SimulationResult
 from ..simulation.result import logits
@@ -82,7 +83,7 @@ class Result(SimulationResult):
     @cached_property
     def steps(self) -> Tensor:  # type: ignore[override]
         T, N = self._output.shape[:2]
-        return torch.full((N,), T) if self._steps is None else self._steps
+        return torch.full((N,), T, dtype=torch.int64, device=heap.CPU) if self._steps is None else self._steps
 
     def count(self, until: int | None = None) -> Tensor:
         counts = self._output.counts

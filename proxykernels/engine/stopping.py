@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels import heap
 from ..simulation.early_exit import Stop, decided_by
 
 
@@ -19,7 +20,7 @@ class Asked:
 
     def __init__(self, stop: Stop, shape: tuple[int, ...], N: int, T: int):
         self._stop, self._shape = stop, shape
-        self.steps = torch.full((N,), T)
+        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.error: BaseException | None = None
 
     def __call__(self, _: Any, counts: int, n: int, t: int, decided: int) -> None:
@@ -28,7 +29,7 @@ class Asked:
         try:
             told = decided_by(self._stop, _int32(counts, (n, *self._shape)), t, n)
         except BaseException as error:  # none passes through the library
-            self.error, told = error, torch.ones(n, dtype=torch.bool)
+            self.error, told = error, torch.ones(n, dtype=torch.bool, device=heap.CPU)
         torch.frombuffer(answer, dtype=torch.uint8).copy_(told)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..kernels import heap
 from ..spikes import Spikes
 from .plan import image_of
 from .result import logits_of
@@ -37,7 +38,7 @@ class Stream:
         with self._lock:
             self.steps, self._fresh = 0, True
             self._start: Tensor | None = None  # the last operation's state that logits count from; None: rest
-            self._counts = None if op.real else torch.zeros(self.batch, *op.shape, dtype=torch.int32)
+            self._counts = None if op.real else heap.zeros(self.batch, *op.shape, dtype=torch.int32)
             self._tally = self.engine.tally()
 
     def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
@@ -83,7 +84,7 @@ class Stream:
             if not self.steps:
                 raise AttributeError("logits need at least one step")
             state = self.engine.last_state(self._session, self.batch)
-            steps = torch.full((self.batch,), self.steps)
+            steps = torch.full((self.batch,), self.steps, dtype=torch.int64, device=heap.CPU)
             return logits_of(self.engine.plan, self.count(), state, steps, self._start)
 
     @property

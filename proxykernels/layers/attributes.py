@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import neuron_checks
+from ..kernels import heap
 from ..neurons import AnyNeuron
 
 LARGEST = torch.finfo(torch.float32).max
@@ -168,5 +169,5 @@ class NeuronAttributes(nn.Module):
     def _has(self, name: str, saved: Any) -> bool:
         """Whether an attribute has this value of a state_dict."""
         own = getattr(self, name)
-        own = torch.as_tensor(SOFT if own is None else own)
-        return isinstance(saved, Tensor) and torch.equal(own.double().cpu(), saved.double().cpu())
+        own = torch.as_tensor(SOFT if own is None else own, dtype=torch.float64, device=heap.CPU)
+        return isinstance(saved, Tensor) and torch.equal(own, saved.double().cpu())

@@ -62,7 +62,7 @@ class Dropout(nn.Module):
 
     def draw(self, x: Spikes | Tensor) -> Tensor:
         """The units of x (T, N, ...) that are kept, drawn anew: bool [N, ...]."""
-        return torch.empty(x.shape[1:], device=x.device).bernoulli_(1 - self.p).bool()
+        return torch.empty(x.shape[1:], dtype=torch.float32, device=x.device).bernoulli_(1 - self.p).bool()
 
     def drop(self, x: Spikes | Tensor, kept: Tensor) -> Spikes | Tensor:
         """x (T, N, ...) with the units ``kept`` bool [N, ...] scaled and the others silent."""

@@ -190,7 +190,7 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
 def max_rate_pool(x: Spikes, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
     """The largest count of windows of images, as spikes, and the counts."""
     x = _filled_up(x, *window) if ceil_mode else x
-    counts = torch.zeros(x.shape[1:], device=x.device) if counts is None else counts
+    counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device) if counts is None else counts
     return spike_ops.max_rate_pool2d(x, counts, *window)
 
 

@@ -175,7 +175,7 @@ class SigmaDeltaNeurons(SpikingLayer):
     def _state(self, state: list[Tensor] | None, shape: tuple[int, ...]) -> sigma_delta.State | None:
         if state is None:
             return None
-        state[:] = state or [torch.zeros(shape, device=self.scale.device) for _ in range(2)]
+        state[:] = state or [torch.zeros(shape, dtype=torch.float32, device=self.scale.device) for _ in range(2)]
         z, a = state
         if z.shape != shape or a.shape != shape:
             raise ValueError(f"state must be two tensors {list(shape)}, got {list(z.shape)} and {list(a.shape)}")
@@ -183,8 +183,9 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         limit = torch.inf if self.limit is None else self.limit
-        highest = torch.full((channels,), limit, device=self.scale.device) / self.scale
-        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest.float())
+        highest = torch.full((channels,), limit, dtype=torch.float32, device=self.scale.device)
+        highest = (highest / self.scale).float()
+        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)
 
     def extra_repr(self) -> str:
         if not self.fires:
@@ -204,7 +205,7 @@ def _operands(synapse: Synapse, x: Changes, fresh: bool = True) -> Operands:
     elif isinstance(synapse, Product):
         weight = synapse.module.weight[..., None, None]
     else:
-        weight = torch.ones(x.values.shape[3], 1, 1, 1, device=x.values.device)
+        weight = torch.ones(x.values.shape[3], 1, 1, 1, dtype=torch.float32, device=x.values.device)
     _, padding, dilation, groups = _window(synapse, x)
     window_checks.groups(groups, x.values.shape[3], weight)
     window_checks.fits(x.image, weight.shape[2:], padding, dilation)

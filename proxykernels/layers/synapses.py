@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..calls.currents import currents_of
 from ..checks.window_checks import symmetric
-from ..kernels import unfused
+from ..kernels import heap, unfused
 from ..spikes import Spikes
 
 Shape = tuple[int, ...]
@@ -225,5 +225,9 @@ def _reach_of_pixels(kernel, stride, dilation, padding, size, device) -> Tensor:
 def _reach(kernel: int, stride: int, dilation: int, left: int, right: int, size: int) -> Tensor:
     """How many outputs along one axis each of ``size`` input pixels reaches: int64 [size]."""
     outputs = (size + left + right - dilation * (kernel - 1) - 1) // stride + 1
-    read = (torch.arange(outputs).unsqueeze(1) * stride + torch.arange(kernel) * dilation - left).flatten()
+    first, tap = (
+        torch.arange(outputs, device=heap.CPU) * stride - left,
+        torch.arange(kernel, device=heap.CPU) * dilation,
+    )
+    read = (first.unsqueeze(1) + tap).flatten()
     return torch.bincount(read[(read >= 0) & (read < size)], minlength=size)

@@ -216,5 +216,5 @@ class LINeuron(AnyNeuron):
 
 
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:
-    never = torch.full((channels,), math.inf, device=device)
+    never = torch.full((channels,), math.inf, dtype=torch.float32, device=device)
     return neuron("Leaky", 0.0, [never, neuron_checks.per_channel("decay", decay, channels, device)], v_rest)

@@ -113,8 +113,8 @@ class Batch:
 
     def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
         self.N, self.stop = N, stop
-        self.index = torch.arange(N, device=device)
-        self.steps = torch.full((N,), T, device=device)
+        self.index = torch.arange(N, dtype=torch.int64, device=device)
+        self.steps = torch.full((N,), T, dtype=torch.int64, device=device)
         self.counts: Tensor | int = 0
 
     def active(self, x: Spikes | Tensor) -> Spikes | Tensor:

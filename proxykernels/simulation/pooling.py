@@ -42,7 +42,7 @@ class _Pool(nn.Module):
             channels, *size = x.shape[2:]
             inputs = size[0] * size[1]
             if channels * inputs <= self.features:
-                images = pool(torch.eye(inputs, device=x.device).view(1, inputs, 1, *size))
+                images = pool(torch.eye(inputs, dtype=torch.float32, device=x.device).view(1, inputs, 1, *size))
                 outputs = images[0, 0].numel()
                 if inputs <= outputs and channels * outputs == self.features:
                     self.means = images.view(inputs, outputs).t(), (*size, *images.shape[3:])

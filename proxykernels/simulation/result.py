@@ -104,10 +104,10 @@ def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequ
     if not given and isinstance(start, Tensor):  # one a channel
         start = start.view(-1, *[1] * (state[0].ndim - 2))
     gained = state[0] - start
-    theta = torch.as_tensor(neuron.v_threshold, device=counts.device)
+    theta = torch.as_tensor(neuron.v_threshold, dtype=torch.float32, device=counts.device)
     theta = theta.view(-1, *[1] * (gained.ndim - 2)) if theta.ndim else theta
     charge = theta * counts.view_as(gained) + gained
-    scale = torch.as_tensor(scale, device=charge.device)
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=charge.device)
     scale = scale.view(-1, *[1] * (gained.ndim - 2)) if scale.ndim else scale
     outputs = (scale * charge / steps.view(-1, *[1] * (gained.ndim - 1))).view_as(counts)
     return outputs.clamp(0, layer.limit) if getattr(layer, "rectifies", False) else outputs

@@ -153,7 +153,7 @@ class _Samples:
         """``frames`` [n, T or 1, ...]; ``given``: states, empty lists at the start."""
         self.net, self.frames, self.T, self.needed = net, frames, T, 1
         self.states = {name: States(parts) for name, parts in given.items()}
-        self.index = torch.arange(len(frames), device=frames.device)
+        self.index = torch.arange(len(frames), dtype=torch.int64, device=frames.device)
         self.steps = torch.full_like(self.index, T)
 
     def state(self) -> dict[str, list[Tensor]]:
@@ -210,7 +210,7 @@ def _run(
 ) -> tuple[Tensor, Tensor, int]:
     """The changes of the outputs [steps, N, ...], what 1 stands for in them, and the bytes of values that were needed
     at a time. ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept."""
-    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), device=x.values.device)}
+    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), dtype=torch.float32, device=x.values.device)}
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     most, name = 1, Network.INPUT
     for name, layer, sources in net.layers():
@@ -260,7 +260,7 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
 
     ``state``: what the inputs have sent [N, P, C], and the maxima, which are changed in place; an empty list is filled.
     """
-    size = tuple(layer.affine(torch.empty(1, 1, *x.size, device="meta")).shape[2:])
+    size = tuple(layer.affine(torch.empty(1, 1, *x.size, dtype=torch.float32, device="meta")).shape[2:])
     kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
     if layer.dims == 1:
         kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
@@ -268,7 +268,7 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
     kept = None
     if state is not None:
         shapes = (N, P, C), (N, math.prod(size), C)
-        state[:] = state or [torch.zeros(shape, device=x.values.device) for shape in shapes]
+        state[:] = state or [torch.zeros(shape, dtype=torch.float32, device=x.values.device) for shape in shapes]
         found = state[0].shape, state[1].shape
         if found != shapes:
             wanted, got = (list(map(list, both)) for both in (shapes, found))

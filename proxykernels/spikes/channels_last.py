@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..kernels import heap
+
 
 def channels(shape: Sequence[int]) -> int:
     """Channels of one step's shape [N, C, ...]; of [N] one."""
@@ -30,7 +32,7 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
 def _start_on_cpu(N: int, P: int, C: int, v: float) -> Tensor:
     """The same potential of all neurons, made once: nobody writes to it."""
     with torch.inference_mode(False):
-        return torch.full((C,), v).expand(N, P, C)
+        return torch.full((C,), v, dtype=torch.float32, device=heap.CPU).expand(N, P, C)
 
 
 def start(

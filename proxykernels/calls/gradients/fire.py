@@ -71,7 +71,8 @@ class _Fire(Function):
         handle, x, weight, bias, v, channels = ctx.saved_tensors
         neuron = Neuron(ctx.model[0], channels, ctx.model[1])
         if grad_spikes is None:
-            grad_spikes = torch.zeros((), device=v.device).expand(given.T, v.shape[0], *v.shape[-2:])
+            zero = torch.zeros((), dtype=torch.float32, device=v.device)
+            grad_spikes = zero.expand(given.T, v.shape[0], *v.shape[-2:])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             gradients = again.gradients(given, ctx.saved_tensors, neuron, ctx.surrogate, grad_spikes, grad_v)
             return *(g if needed else None for g, needed in zip(gradients, wanted, strict=False)), None, None, None
