@@ -28,7 +28,7 @@ def keep_freed() -> bool:
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """torch.empty for compiled code: on the CPU and of ``dtype``, whatever torch's defaults; large, in huge pages."""
-    fresh = torch.empty(*shape, dtype=dtype, device=CPU)
+    fresh = torch.empty(shape, dtype=dtype, device=CPU)
     return fresh if fresh.nbytes < LARGE else in_huge_pages(fresh)
 
 

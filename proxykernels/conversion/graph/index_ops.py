@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import layers
+from ...kernels import heap
 from .noted import constant_of
 
 NOTHING = -1  # the place of a zero
@@ -68,7 +69,7 @@ def moved(node: fx.Node, traced: fx.GraphModule, view: Tensor) -> Any:
         if argument is first:
             return numbers
         known = constant_of(argument)
-        return torch.empty(argument.meta["shape"]) if known is argument else known  # its shape is asked
+        return heap.empty(*argument.meta["shape"]) if known is argument else known  # its shape is asked
 
     arguments, options = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
     target: Any = node.target
@@ -87,12 +88,12 @@ def _places(numbers: Tensor) -> Tensor:
 
 def as_given(shape: tuple[int, ...]) -> Tensor:
     """The identity view: int64 indices of ``shape`` [N, ...]."""
-    return torch.arange(torch.Size(shape).numel()).view(shape)
+    return torch.arange(torch.Size(shape).numel(), device=heap.CPU).view(shape)
 
 
 def of_samples(view: Tensor, N: int, features: int) -> Tensor:
     """The view of ``N`` samples of so many values each, of that of the first one, [1, ...]."""
-    starts = features * torch.arange(N).view(-1, *[1] * (view.ndim - 1))
+    starts = features * torch.arange(N, device=heap.CPU).view(-1, *[1] * (view.ndim - 1))
     return torch.where(view < 0, NOTHING, view + starts)
 
 
@@ -111,11 +112,13 @@ def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
         raise ValueError(f"gives {list(view.shape)} of {shape[0]} samples, mixing or dropping some; keep [N, ...]")
     order, pixels = view[0].flatten(), torch.Size(size).numel()
     starts = order[::pixels]
-    images = torch.where(starts[:, None] < 0, NOTHING, starts[:, None] + torch.arange(pixels))
+    images = torch.where(starts[:, None] < 0, NOTHING, starts[:, None] + torch.arange(pixels, device=heap.CPU))
     whole = len(order) == len(starts) * pixels and torch.equal(order.view(-1, pixels), images)
     if whole and not (starts % pixels)[starts >= 0].any():  # images of whole channels
         channels = torch.where(starts < 0, NOTHING, starts // pixels)
-        parts: list[nn.Module] = [] if torch.equal(channels, torch.arange(shape[1])) else [layers.Channels(channels)]
+        parts: list[nn.Module] = (
+            [] if torch.equal(channels, torch.arange(shape[1], device=heap.CPU)) else [layers.Channels(channels)]
+        )
         if wanted[1:] == size:
             return parts
         parts += [layers.Flatten()] if size else []

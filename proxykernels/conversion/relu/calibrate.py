@@ -78,7 +78,7 @@ def activation(layer: Neurons | SigmaDeltaNeurons, current: Tensor) -> Tensor:
     rectified = current.relu()
     if layer.limit is None:
         return rectified
-    highest = layer.limit / torch.as_tensor(layer.scale, device=current.device)
+    highest = layer.limit / torch.as_tensor(layer.scale, dtype=torch.float32, device=current.device)
     return rectified.minimum(highest.view(-1, *[1] * (current.ndim - 2)) if highest.ndim else highest)
 
 
@@ -104,7 +104,7 @@ def _search_start(layer: Neurons, current: Tensor, inputs: Any) -> None:
         early, late = ((spikes.count(until=T) - T * expected) ** 2 for T in COMPARED)
         return _channel_means(early + late)
 
-    best = torch.full((current.shape[1],), HALF, device=current.device)
+    best = torch.full((current.shape[1],), HALF, dtype=torch.float32, device=current.device)
     least = error(best)
     for shift in SHIFTS:
         for start in (best - shift, best + shift):

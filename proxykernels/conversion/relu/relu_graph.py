@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ...kernels import heap
 from ...layers import Flatten
 from ...network import Network, free_name
 from ..graph import index_ops
@@ -86,7 +87,7 @@ class ReluGraph(ViewedGraph):
         for argument in given:
             size = argument.meta["shape"]
             if argument not in self.values:
-                views.append(torch.full((1, *size[1:]), index_ops.NOTHING))
+                views.append(torch.full((1, *size[1:]), index_ops.NOTHING, dtype=torch.int64, device=heap.CPU))
                 continue
             x = self._carry(argument, next(of_terms))
             parts.append(self._seen_as(argument, x, (size[0], -1)))

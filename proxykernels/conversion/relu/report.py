@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ... import checks
+from ...kernels import heap
 from ...layers import Neurons
 from ...network import Network
 from ...simulation.result import table
@@ -88,7 +89,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
             rows.append(
                 Row(
                     name,
-                    torch.as_tensor(layer.scale).mean().item(),
+                    torch.as_tensor(layer.scale, dtype=torch.float32, device=heap.CPU).mean().item(),
                     rate.mean().item(),
                     wanted.mean().item(),
                     (wanted > 1).float().mean().item(),

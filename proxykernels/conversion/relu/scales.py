@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import layers
+from ...kernels import heap
 from ...network import Network
 from ..graph.graph_values import Population
 from ..graph.rewrites import scaled_identity
@@ -45,7 +46,7 @@ class Distribution:
 
     def __init__(self, signed: bool = False):
         self.signed = signed
-        self.maximum, self.counts = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        self.maximum, self.counts = heap.zeros(), heap.zeros(dtype=torch.int64)
         self.second: float | None = None
         self.lowest = 0.0
 
@@ -61,7 +62,8 @@ class Distribution:
 
     def percentile(self, percent: float) -> float:
         below = self.counts.cumsum(0)
-        bin = torch.searchsorted(below, torch.tensor([below[-1] * (percent / 100)], device=below.device).ceil().long())
+        reached = (below[-1:].float() * (percent / 100)).ceil().long()
+        bin = torch.searchsorted(below, reached)
         edge = ((bin + 1) << self.SHIFT).int().view(torch.float32).item()
         return min(edge, self.maximum.max().item()) if bin else 0.0
 
@@ -91,10 +93,11 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
         if whole == 0:
             remedy = "more samples, or other ones" if largest == 0 else "method='max'"
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs {remedy}")
-        one = torch.tensor(whole)
+        one = torch.tensor(whole, dtype=torch.float32, device=heap.CPU)
         scales[name] = one if name == last else (ROOM * distribution.maximum).clamp(one * LEAST, one)
     _tie(graph, scales, last)
-    return {**dict.fromkeys(graph.populations, torch.ones(())), **scales, Network.INPUT: torch.ones(())}
+    one = torch.ones((), dtype=torch.float32, device=heap.CPU)
+    return {**dict.fromkeys(graph.populations, one), **scales, Network.INPUT: one}
 
 
 def _range(outputs: Distribution) -> float:

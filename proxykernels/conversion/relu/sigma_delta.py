@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import layers
+from ...kernels import heap
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...layers.synapses import synapse_of
 from ...network import Network
@@ -68,7 +69,8 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
             path = population.current.path
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs more samples")
         found[name] = distribution.maximum.clamp(min=LEAST * largest)
-    scales = {**dict.fromkeys(graph.populations, torch.ones(())), **found, Network.INPUT: torch.ones(())}
+    one = torch.ones((), dtype=torch.float32, device=heap.CPU)
+    scales = {**dict.fromkeys(graph.populations, one), **found, Network.INPUT: one}
     for name in rearranged(graph):  # whose channels are others' features
         scales[name] = scales[name].max()
     changed = True
