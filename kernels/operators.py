@@ -70,7 +70,7 @@ def direct(*operands: Any) -> backends.CpuBackend | None:
     if not nobody_follows():
         return None
     for x in operands:
-        if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu):
+        if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu or x.is_neg()):
             return None
     return backends.cpu_backend()
 

@@ -42,11 +42,14 @@ def nobody_follows() -> bool:
 
 
 def is_plain(operands: Sequence) -> bool:
-    """Whether operands are plain tensors of a CPU, without a gradient, and nobody follows the operators on them."""
+    """Whether operands are plain tensors of a CPU, without a gradient, and nobody follows the operators on them.
+
+    The memory of plain ones holds their values: torch's negative bit, which the dispatcher resolves, is not set.
+    """
     if not nobody_follows():
         return False
     for x in operands:
-        if isinstance(x, Tensor) and (type(x) is not Tensor or x.requires_grad or not x.is_cpu):
+        if isinstance(x, Tensor) and (type(x) is not Tensor or x.requires_grad or not x.is_cpu or x.is_neg()):
             return False
     return isinstance(operands[0], Tensor)
 

@@ -107,7 +107,7 @@ class Packed:
         self._fingerprints: list[int | None] = []
         self._constant = True
         for t in self._given:
-            self._tensors.append(t if t is None else t.detach().contiguous())
+            self._tensors.append(t if t is None else t.detach().resolve_neg().contiguous())
             self._constant = self._constant and (t is None or t.untyped_storage() in CONSTANTS)
         self._made: dict[Any, Any] | None = None
 

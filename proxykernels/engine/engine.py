@@ -154,7 +154,7 @@ class Engine:
         """An input as the library takes it."""
         plan, dims = self.plan, len(self.plan.shape)
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
-            usual = x.shape[1:] == plan.shape and x.device.type == "cpu" and x.is_contiguous()
+            usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
             if usual and not torch.jit.is_tracing():
                 return Given(x, CONSTANT, len(x), rounds=self._rounds)
         if not isinstance(x, Spikes):
@@ -181,7 +181,7 @@ class Engine:
             return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
         if not plan.real and not plan.takes_any:
             raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
-        x = x.detach().float().contiguous()
+        x = x.detach().resolve_neg().float().contiguous()
         if not sequence:
             return Given(x, CONSTANT, len(x), rounds=rounds)
         if not len(x):

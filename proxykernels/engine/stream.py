@@ -117,7 +117,7 @@ class Stream:
             checks.finite(f"state of {name}", given[name])
             C, H, W = image_of(shape)
             v = given[name].detach().float().reshape(self.batch, count, C, H * W)
-            ready[k] = v.transpose(2, 3).contiguous()
+            ready[k] = v.transpose(2, 3).resolve_neg().contiguous()
         with self._lock:
             before = None if self._fresh else self.engine.last_state(self._session, self.batch)
             for k, v in ready.items():

@@ -103,7 +103,7 @@ def as_before(layer: nn.Module, weight: Tensor) -> Tensor:
     weight = weight.detach()
     if not can_be_kept(weight):
         return weight
-    weight = weight.contiguous()
+    weight = weight.resolve_neg().contiguous()
     now = fingerprint(weight)
     found = _computed.get(layer)
     if found is None or found[0] != now or found[1].shape != weight.shape:

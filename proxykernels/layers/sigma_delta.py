@@ -39,6 +39,7 @@ class Changes:
     @staticmethod
     def of(dense: Tensor) -> "Changes":
         """Real values [N, steps, C, ...]."""
+        dense = dense.resolve_neg()  # compiled code reads the memory
         return Changes(
             dense.flatten(3).transpose(2, 3) if dense.ndim > 3 else dense.unsqueeze(2), tuple(dense.shape[3:])
         )
