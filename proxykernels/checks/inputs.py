@@ -233,7 +233,7 @@ def room(T: int, shape: Sequence[int], device: torch.device) -> None:
     """The spikes and potentials of neurons of ``shape`` [N, ...] must fit the memory."""
     if torch.compiler.is_compiling():
         return
-    needed, there = math.prod(shape) * (4 + T / 8), _memory(device)
+    needed, there = math.prod(shape) * (4 + T / 8), memory(device)
     if needed > there:
         raise ValueError(
             f"T = {T} steps of {list(shape)} neurons take {needed / 2**30:.3g} GiB for spikes and potentials, and "
@@ -242,7 +242,7 @@ def room(T: int, shape: Sequence[int], device: torch.device) -> None:
 
 
 @cache
-def _memory(device: torch.device) -> float:
+def memory(device: torch.device) -> float:
     """Bytes of memory that a device has; infinity where that is not known."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

@@ -42,6 +42,10 @@ class Engine:
         self._has_logits = last is not None and last.scale is not None
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
+        C, H, W = plan.last.image
+        self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
+        self._fixed_bytes = H * W * 4 * C  # of its counts
+        self._memory = checks.memory(heap.CPU)
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -58,6 +62,7 @@ class Engine:
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
+            MemoryError: there is too little memory to work on.
         """
         check_rule(stop)
         T, given = checks.steps(T), self.given(x)
@@ -65,6 +70,7 @@ class Engine:
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
+        self.check_room(given.N, T)
         session, tally = self.session(), self.tally()
         asked = None if stop is None else Asked(stop, self.plan.last.shape, given.N, T)
         try:
@@ -94,6 +100,15 @@ class Engine:
     def save(self, path: str | os.PathLike) -> None:
         """Write the engine to a file that :func:`load` reads: no code, equal bytes for equal engines."""
         file.save(self.plan, path)
+
+    def check_room(self, N: int, T: int) -> None:
+        """What T steps of N samples give must fit the memory."""
+        needed = N * (T * self._step_bytes + self._fixed_bytes)
+        if needed > self._memory:
+            raise ValueError(
+                f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
+                f"{self._memory / 2**30:.3g} GiB; take fewer steps or samples at a time"
+            )
 
     def new_session(self) -> Session:
         """Memory for one more caller."""

@@ -6,7 +6,7 @@ from ctypes import POINTER, c_char_p, c_int64
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
+NO_MEMORY = 2  # an outcome of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
@@ -55,6 +56,12 @@ class Compiled:
         kept: list[object] = []  # what the library copies must live until it has
         operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
+        if not self._plan:
+            plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
+            raise MemoryError(
+                f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
+                "take a smaller network"
+            )
         self._tally = c_int64 * (2 * len(operations))
 
     def tally(self) -> "Tally":
@@ -104,24 +111,38 @@ class Session:
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
         asked: Asked | None = None,
     ) -> bool:  # fmt: skip
-        """T steps, as engine.h has it; False: the input is not finite, and nothing ran."""
+        """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
+
+        Raises:
+            MemoryError: there is too little of it.
+        """
         outputs = written.spikes, written.values, written.counts, written.last
         pointers = [None if part is None else part.data_ptr() for part in outputs]
         x, about = given.x.data_ptr(), (given.kind, given.rounds, T, given.N, threads, fresh, goes_on)
         run = Run(x, *about, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
-        ran = bool(self._functions.run(self._session, run))
+        outcome = self._functions.run(self._session, run)
         if asked is not None and asked.error is not None:
             raise asked.error
-        return ran
+        if outcome == NO_MEMORY:
+            self._refuse(given.N)
+        return bool(outcome)
 
     def read(self, operation: int, to: Tensor) -> None:
         """The states [N, states, P, C] of an operation."""
-        self._functions.states(self._session, operation, to.data_ptr(), None, len(to))
+        if self._functions.states(self._session, operation, to.data_ptr(), None, len(to)) == NO_MEMORY:
+            self._refuse(len(to))
 
     def write(self, operation: int, states: Tensor) -> None:
-        self._functions.states(self._session, operation, None, states.data_ptr(), len(states))
+        if self._functions.states(self._session, operation, None, states.data_ptr(), len(states)) == NO_MEMORY:
+            self._refuse(len(states))
+
+    def _refuse(self, N: int) -> NoReturn:
+        raise MemoryError(
+            f"N = {N} samples need {self.sizes.refused / 2**30:.3g} GiB for the engine to work on, which this machine "
+            "does not give; take fewer samples at a time"
+        )
 
     @property
     def sizes(self) -> Any:

@@ -1,5 +1,6 @@
 """An engine that goes on from call to call: for what comes step by step, such as the events of a camera."""
 
+import math
 import threading
 
 import torch
@@ -7,9 +8,19 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels import heap
+from ..kernels.cpu.words import pixel_bytes
 from ..spikes import Spikes
-from .plan import image_of
+from .plan import Plan, image_of
 from .result import logits_of
+
+
+def _sample_bytes(plan: Plan) -> int:
+    """Of the states of a sample, its counts, and the largest output of a step."""
+    states = sum(4 * op.states * math.prod(plan.state_shape(op)) for _, op in plan.stateful())
+    steps = [
+        math.prod(op.image[1:]) * (4 * op.image[0] if op.real else pixel_bytes(op.image[0])) for op in plan.operations
+    ]
+    return states + 4 * math.prod(plan.last.shape) + max(steps)
 
 
 class Stream:
@@ -22,12 +33,18 @@ class Stream:
         steps: number of steps since it was made or reset.
 
     Raises:
-        ValueError: ``batch`` is no integer of at least 1.
+        ValueError: ``batch`` is no integer of at least 1, or more samples than memory holds the states of.
     """
 
     def __init__(self, engine, batch: int = 1):
         if not checks.is_integer(batch) or batch < 1:
             raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
+        needed, there = batch * _sample_bytes(engine.plan), checks.memory(heap.CPU)
+        if needed > there:
+            raise ValueError(
+                f"batch = {batch} samples take {needed / 2**30:.3g} GiB for their states and a step, and this machine "
+                f"has {there / 2**30:.3g} GiB; take a smaller batch"
+            )
         self.engine, self.batch = engine, batch
         self._session, self._lock = engine.new_session(), threading.RLock()
         self.reset()
@@ -58,6 +75,7 @@ class Stream:
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         T = given.T or 1
+        self.engine.check_room(given.N, T)
         with self._lock:
             output, _ = self.engine.advance(
                 self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts

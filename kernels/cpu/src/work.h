@@ -1,8 +1,10 @@
 // How the kernels cut a layer into work: sizes, and memory that each thread owns.
 #pragma once
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <unistd.h>
 #include <utility>
 
 #if defined(_OPENMP)
@@ -16,7 +18,6 @@
 
 // What must hold, whatever a caller passes: looked at in the checked build (tests/checked_build.py) only.
 #if defined(PK_CHECKED)
-#include <cstdio>
 #define PK_IS_CHECKED true
 #define PK_ASSERT(condition) \
     ((condition) ? (void)0 : (fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition), abort()))
@@ -132,19 +133,42 @@ struct Cut {
     int64_t first_channel(int64_t task) const { return task % spans * channels; }
 };
 
-// n elements on a cache line of their own; null for none. Whole lines, but exactly n in the checked build, which then finds
-// what is read or written past the end.
+// Whether the machine has so many bytes. Systems promise more, and end the process that writes to them.
+static inline bool machine_has(int64_t bytes) {
+    constexpr int64_t little = 1 << 28;
+#if defined(_SC_PHYS_PAGES)
+    if (bytes > little) {
+        const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+        return pages <= 0 || page <= 0 || bytes / page < pages;
+    }
+#endif
+    return bytes >= 0;
+}
+
+// n elements on a cache line of their own; null if there is no memory. Whole lines, but exactly n in the checked build, which
+// then finds what is read or written past the end.
 template <class T>
-static T* allocate(int64_t n) {
+static T* try_allocate(int64_t n) {
+    if (n < 0 || n > INT64_MAX / 2 / (int64_t)sizeof(T) || !machine_has(n * (int64_t)sizeof(T))) return nullptr;
     const size_t size = (size_t)n * sizeof(T);
     void* data = nullptr;
 #if defined(PK_CHECKED)
-    if (posix_memalign(&data, 64, size)) abort();
+    if (posix_memalign(&data, 64, size)) return nullptr;
 #else
-    data = aligned_alloc(64, (size + 63) / 64 * 64);
-    if (!data && n) abort();  // out of memory, and no caller inside a parallel region to tell
+    data = aligned_alloc(64, (size / 64 + 1) * 64);
 #endif
     return (T*)data;
+}
+
+// The same inside a parallel region, where there is no caller to tell that memory is out.
+template <class T>
+static T* allocate(int64_t n) {
+    T* const data = try_allocate<T>(n);
+    if (!data) {
+        fprintf(stderr, "proxykernels: no memory for %lld bytes of a thread\n", (long long)n * (long long)sizeof(T));
+        abort();
+    }
+    return data;
 }
 
 // Memory of one thread, zero at first.
@@ -177,10 +201,18 @@ struct Grown {
     T* reserve(int64_t n) {
         PK_ASSERT(!lent || n <= lent);
         if (n > size || PK_IS_CHECKED) {
-            if (data && !is_lent) free((void*)data);
-            is_lent = false;
+            give_back();
             data = allocate<T>(n);
             size = n;
+        }
+        return data;
+    }
+    // The same; null if there is no memory.
+    T* try_reserve(int64_t n) {
+        if (n > size || !data) {
+            give_back();
+            data = try_allocate<T>(n);
+            size = data ? n : 0;
         }
         return data;
     }
@@ -191,13 +223,16 @@ struct Grown {
         is_lent = true;
     }
     Grown() = default;
-    ~Grown() {
-        if (!is_lent) free((void*)data);
-    }
+    ~Grown() { give_back(); }
     Grown(const Grown&) = delete;
 
 private:
     bool is_lent = false;
+
+    void give_back() {
+        if (!is_lent) free((void*)data);
+        is_lent = false;
+    }
 };
 
 }  // namespace PK_TARGET

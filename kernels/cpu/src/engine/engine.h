@@ -65,22 +65,26 @@ struct Run {
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
 };
 
+// Of a run: values were not finite, or beyond 2^100; there is no memory for it.
+enum : int64_t { NotFinite, Ran, NoMemory };
+
 struct Sizes {
     int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have written to it
+    int64_t refused;  // of the session: what there was no memory for
 };
 
 struct Plan;
 struct Session;
 
 struct Functions {
-    Plan* (*make_plan)(const Input*, const Operation*, int64_t count);
+    Plan* (*make_plan)(const Input*, const Operation*, int64_t count);  // null: there is no memory
     void (*free_plan)(Plan*);
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);
-    // Whether it ran: not with values that are not finite, or beyond 2^100.
+    // An outcome; all but Ran leave states as they were, and what is written is not looked at.
     int64_t (*run)(Session*, const Run*);
-    // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run.
-    void (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
+    // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run. An outcome.
+    int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*sizes)(const Session*, Sizes*);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged
 };

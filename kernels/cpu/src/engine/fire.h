@@ -21,7 +21,8 @@ struct Firing : Currents {
 
     void run(int64_t task, int64_t thread) {
         s = session.scratch + thread;
-        const int64_t part = task / cut.spans, span = task % cut.spans, key = session.serial * Team::most_tasks + part;
+        const int64_t part = task / cut.spans, span = task % cut.spans;
+        const int64_t key = (session.serial & 0xffffff) << 36 | part;  // none outlives a segment
         const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : step.blocks();
         const bool listed = s->key == key;  // by this thread, for another block
         s->key = key;

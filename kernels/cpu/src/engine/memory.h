@@ -35,21 +35,28 @@ static State cut_state(const Step& step, int64_t N, Carver& carver) {
     return state;
 }
 
-static void cut_states(Session& session, int64_t N) {
-    if (N == session.state_N) return;
+// Memory of a session in the place of what it had; false if there is none.
+static bool replace(Session& session, char*& memory, int64_t& size, int64_t bytes, bool zeros) {
+    free(memory);
+    memory = zeros ? allocate_zeros<char>(bytes) : try_allocate<char>(bytes);
+    size = memory ? bytes : 0;
+    if (!memory) session.refused = bytes, session.N = session.state_N = 0;
+    return memory;
+}
+
+// False if there is no memory.
+static bool cut_states(Session& session, int64_t N) {
+    if (N == session.state_N) return true;
     const auto cut = [&](char* memory) {
         Carver carver{memory};
         for (int64_t k = 0; k < session.plan.count; k++) session.states[k] = cut_state(session.plan.steps[k], N, carver);
         return carver.bytes;
     };
     const int64_t bytes = cut(nullptr);
-    if (bytes > session.state_bytes) {
-        free(session.state_arena);
-        session.state_arena = allocate_zeros<char>(bytes);
-        session.state_bytes = bytes;
-    }
+    if (bytes > session.state_bytes && !replace(session, session.state_arena, session.state_bytes, bytes, true)) return false;
     cut(session.state_arena);
     session.state_N = N;
+    return true;
 }
 
 // Of N samples, keeps the n that do not leave: the same memory, and each value moves down or stays.
@@ -143,10 +150,11 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
     return room;
 }
 
-// Memory for so many images and steps, and work that is cut for so many threads: for one, or for all that there are.
-static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
+// Memory for so many images and steps, and work that is cut for so many threads: for one, or for all that there are. False if
+// there is none.
+static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
     const Plan& plan = session.plan;
-    if (N == session.N && steps == session.steps && threads == session.threads) return;
+    if (N == session.N && steps == session.steps && threads == session.threads) return true;
     const auto cut = [&](char* memory, int64_t crew) {
         const Room room = room_of(plan, N, steps, crew);
         Carver carver{memory};
@@ -161,13 +169,10 @@ static void cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         session.scratches = all_threads;
     }
     const int64_t bytes = most(cut(nullptr, 1), cut(nullptr, all_threads));  // nothing is allocated when threads join
-    if (bytes > session.arena_bytes) {
-        free(session.arena);
-        session.arena = allocate<char>(bytes);
-        session.arena_bytes = bytes;
-    }
+    if (bytes > session.arena_bytes && !replace(session, session.arena, session.arena_bytes, bytes, false)) return false;
     cut(session.arena, threads);
     session.N = N, session.steps = steps, session.threads = threads;
+    return true;
 }
 
 }  // namespace PK_TARGET

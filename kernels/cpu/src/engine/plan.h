@@ -17,24 +17,33 @@ using engine::Sizes;
 constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
 constexpr int64_t overhang = 64;  // elements past the end of lists, which are read and written in whole vectors
 
-// Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost.
+// Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost. Null if there is no
+// memory, like all that allocates here: nothing in the engine ends the process.
 template <class T>
 static T* allocate_large(int64_t n) {
-    constexpr size_t huge = 1 << 21;
-    const size_t size = (size_t)n * sizeof(T);
-    if (size < huge || PK_IS_CHECKED) return allocate<T>(most(n, 1));
-    void* data = aligned_alloc(huge, (size + huge - 1) / huge * huge);
-    if (!data) abort();
+    constexpr int64_t huge = 1 << 21;
+    const int64_t size = n * (int64_t)sizeof(T);
+    if (size < huge || PK_IS_CHECKED) return try_allocate<T>(n);
+    if (!machine_has(size)) return nullptr;
+    void* data = aligned_alloc(huge, (size_t)(ceil_div(size, huge) * huge));
 #if defined(MADV_HUGEPAGE)
-    madvise(data, size, MADV_HUGEPAGE);
+    if (data) madvise(data, (size_t)size, MADV_HUGEPAGE);
 #endif
     return (T*)data;
 }
 template <class T>
 static T* allocate_zeros(int64_t n) {
     T* const data = allocate_large<T>(n);
-    memset((void*)data, 0, (size_t)n * sizeof(T));
+    if (data) memset((void*)data, 0, (size_t)n * sizeof(T));
     return data;
+}
+// A copy of n elements, with zeros behind them up to `size`; of null null. False if there is no memory.
+template <class T>
+static bool copy_of(const T* from, int64_t n, int64_t size, T*& copy) {
+    if (!from) return true;
+    copy = allocate_zeros<T>(size);
+    if (copy) memcpy((void*)copy, from, (size_t)n * sizeof(T));
+    return copy;
 }
 
 // A Term, with its weights in rows: row tap * C_in + channel. With groups each register of output channels has rows of its
@@ -82,9 +91,10 @@ struct Plan {
     int64_t bytes;  // of weights
 };
 
-static void pack_matrix(Window& w, const Step& step) {
+static bool pack_matrix(Window& w, const Step& step) {
     const int64_t taps = w.taps(), last = step.blocks() - 1;
     w.matrix = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * w.rows);
+    if (!w.matrix) return false;
     for (int64_t b = 0; b <= last; b++) {
         const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
         for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
@@ -99,12 +109,14 @@ static void pack_matrix(Window& w, const Step& step) {
         }
     }
     w.weight = w.matrix;  // the caller's is not ours
+    return true;
 }
 
-static void pack_groups(Window& w, const Step& step) {
+static bool pack_groups(Window& w, const Step& step) {
     const int64_t taps = w.taps(), vecs = ceil_div(step.C, Vec::width), inputs = w.C / w.groups;
     for (int64_t j = 0; j < vecs; j++) w.span = most(w.span, w.last_input(j, step.C) - w.first_input(j, step.C));
     w.matrix = allocate_zeros<float>(vecs * taps * w.span * Vec::width);
+    if (!w.matrix) return false;
     for (int64_t o = 0; o < step.C; o++) {
         const int64_t j = o / Vec::width, group = o / (step.C / w.groups), first = group * inputs - w.first_input(j, step.C);
         for (int64_t i = 0; i < inputs; i++)
@@ -113,6 +125,7 @@ static void pack_groups(Window& w, const Step& step) {
                     w.weight[(o * inputs + i) * taps + tap];
     }
     w.weight = w.matrix;
+    return true;
 }
 
 // Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one. `periodic`:
@@ -125,7 +138,10 @@ static int64_t slice_rows_of(const Window& w, bool periodic) {
     return taps * w.C;
 }
 
-// Packs the weights of a convolution in slices; returns their bytes. The others of its inputs, one at most, add as they are.
+constexpr int64_t no_memory = -1;
+
+// Packs the weights of a convolution in slices; returns their bytes, or no_memory. The others of its inputs, one at most, add
+// as they are.
 static int64_t pack_slices(Step& step, bool periodic) {
     if (step.kind != engine::Fire || step.real || step.P() == 1 || step.count > 2) return 0;
     int64_t weighted = 0;
@@ -138,6 +154,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
     c.row_channels = row, c.slice_rows = slice_rows_of(w, periodic), c.groups = 1;
     if (step.exact) {
         c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
+        if (!step.unit) return no_memory;
         c.row_channels = row_channels_of(w.weight, step.C, w.rows, step.unit);
     }
     if (c.row_channels == row) c.unit = nullptr;
@@ -145,7 +162,8 @@ static int64_t pack_slices(Step& step, bool periodic) {
     c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
     c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
     const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&c);
-    c.weight = step.sliced = allocate<char>(bytes);
+    c.weight = step.sliced = try_allocate<char>(bytes);
+    if (!step.sliced) return no_memory;
     pack_rows(w.weight, step.sliced, &c);
     return bytes;
 }
@@ -158,90 +176,101 @@ static bool neurons_restart(const Step& step) {
     return hard;
 }
 
-static int64_t* copy_of(const int64_t* from, int64_t n) {
-    if (!from) return nullptr;
-    int64_t* const copy = allocate<int64_t>(n);
-    memcpy(copy, from, n * sizeof *copy);
-    return copy;
+// Packs what an operation reads of its inputs; false if there is no memory.
+static bool pack_windows(Plan& plan, Step& step) {
+    bool periodic = false;  // if the input of the network is constant
+    for (int64_t i = 0; i < step.count; i++) {
+        const int64_t slot = step.windows[i].slot;
+        periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
+    }
+    const int64_t bytes = pack_slices(step, periodic);
+    if (bytes == no_memory) return false;
+    plan.bytes += bytes;
+    for (int64_t i = 0; i < step.count; i++) {
+        Window& w = step.windows[i];
+        if (step.kind == engine::Fire && w.weight && w.groups > 1) {
+            if (!pack_groups(w, step)) return false;
+            plan.bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
+        } else if (step.kind == engine::Fire && w.weight) {
+            if (!pack_matrix(w, step)) return false;
+            plan.bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
+        }
+        step.rows += w.rows;
+    }
+    return true;
 }
 
-static Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
-    Plan* const plan = new Plan{new Step[count], count, *input, 0};
-    for (int64_t k = 0; k < count; k++) {
-        Step& step = plan->steps[k];
-        (Operation&)step = operations[k];
-        step.windows = new Window[step.count];
-        for (int64_t i = 0; i < step.count; i++) {
-            Window& w = step.windows[i];
-            (engine::Term&)w = operations[k].terms[i];
-            if (w.slot) w.C = plan->steps[w.slot - 1].C, w.H = plan->steps[w.slot - 1].H, w.W = plan->steps[w.slot - 1].W;
-            else w.C = input->C, w.H = input->H, w.W = input->W;
-            if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
-        }
-        bool periodic = false;  // if the input of the network is constant
-        for (int64_t i = 0; i < step.count; i++) {
-            const int64_t slot = step.windows[i].slot;
-            periodic |= slot && plan->steps[slot - 1].restarts && !plan->steps[slot - 1].windows[0].slot;
-        }
-        plan->bytes += pack_slices(step, periodic);
-        for (int64_t i = 0; i < step.count; i++) {
-            Window& w = step.windows[i];
-            if (step.kind == engine::Fire && w.weight && w.groups > 1) {
-                pack_groups(w, step);
-                plan->bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
-            } else if (step.kind == engine::Fire && w.weight) {
-                pack_matrix(w, step);
-                plan->bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
-            }
-            step.rows += w.rows;
-        }
-        step.spikes_that_move = true;
-        for (int64_t i = 0; i < step.count; i++) {
-            const Step* const read = step.windows[i].slot ? &plan->steps[step.windows[i].slot - 1] : nullptr;
-            step.moves |= read && read->moves;
-            step.spikes_that_move &= read && read->moves && !read->real;
-        }
-        step.moves |= step.kind == engine::Fire || step.kind == engine::MaxRatePool;
-        step.terms = nullptr;
-        step.pixels = step.pixels_copy = copy_of(step.pixels, step.P());
-        step.channels = step.channels_copy = copy_of(step.channels, step.C);
-        const Window& first = step.windows[0];
-        if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
-            step.states = 1, step.state_P = first.H * first.W;
-        if (step.kind != engine::Fire) continue;
-        step.state_P = step.P();
-        step.restarts = neurons_restart(step);
-        int64_t channelwise = 0;
-        switch (step.neuron.model) {
+// The neurons of an operation; false if there is no memory.
+static bool copy_neurons(Step& step) {
+    step.state_P = step.P();
+    step.restarts = neurons_restart(step);
+    int64_t channelwise = 0;
+    switch (step.neuron.model) {
 #define MODEL(Name, states_, channels_, scalars_) \
     case models::Name: step.states = states_, channelwise = channels_; break;
-            PK_MODELS(MODEL)
+        PK_MODELS(MODEL)
 #undef MODEL
-        }
-        const int64_t stride = ceil_div(step.C, block) * block;
-        step.parameters = allocate<float>(channelwise * stride);
-        memcpy(step.parameters, step.neuron.channels, channelwise * stride * sizeof(float));
-        step.neuron.channels = step.parameters;
-        step.start_copy = allocate<float>(step.states * step.C);
-        memcpy(step.start_copy, step.start, step.states * step.C * sizeof(float));
-        step.start = step.start_copy;
-        step.bias_copy = allocate_zeros<float>(step.blocks() * columns);
-        memcpy(step.bias_copy, step.bias, step.C * sizeof(float));
-        step.conv.bias = step.bias = step.bias_copy;
     }
-    return plan;
+    const int64_t parameters = channelwise * ceil_div(step.C, block) * block, starts = step.states * step.C;
+    if (!copy_of(step.neuron.channels, parameters, parameters, step.parameters)) return false;
+    if (!copy_of(step.start, starts, starts, step.start_copy)) return false;
+    if (!copy_of(step.bias, step.C, step.blocks() * columns, step.bias_copy)) return false;
+    step.neuron.channels = step.parameters, step.start = step.start_copy;
+    step.conv.bias = step.bias = step.bias_copy;
+    return true;
+}
+
+// Step k of a plan whose steps before it are made; false if there is no memory.
+static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
+    Step& step = plan.steps[k];
+    (Operation&)step = operation;
+    step.terms = nullptr;
+    step.windows = new Window[step.count];
+    for (int64_t i = 0; i < step.count; i++) {
+        Window& w = step.windows[i];
+        (engine::Term&)w = operation.terms[i];
+        if (w.slot) w.C = plan.steps[w.slot - 1].C, w.H = plan.steps[w.slot - 1].H, w.W = plan.steps[w.slot - 1].W;
+        else w.C = plan.input.C, w.H = plan.input.H, w.W = plan.input.W;
+        if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
+    }
+    if (!pack_windows(plan, step)) return false;
+    step.spikes_that_move = true;
+    for (int64_t i = 0; i < step.count; i++) {
+        const Step* const read = step.windows[i].slot ? &plan.steps[step.windows[i].slot - 1] : nullptr;
+        step.moves |= read && read->moves;
+        step.spikes_that_move &= read && read->moves && !read->real;
+    }
+    step.moves |= step.kind == engine::Fire || step.kind == engine::MaxRatePool;
+    if (!copy_of(step.pixels, step.P(), step.P(), step.pixels_copy)) return false;
+    if (!copy_of(step.channels, step.C, step.C, step.channels_copy)) return false;
+    step.pixels = step.pixels_copy, step.channels = step.channels_copy;
+    const Window& first = step.windows[0];
+    if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
+        step.states = 1, step.state_P = first.H * first.W;
+    return step.kind != engine::Fire || copy_neurons(step);
 }
 
 static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
-        for (int64_t i = 0; i < step.count; i++) free(step.windows[i].matrix);
+        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix);
         free(step.sliced), free(step.unit), free(step.parameters), free(step.start_copy), free(step.bias_copy),
             free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;
     delete plan;
+}
+
+// Null if there is no memory.
+static Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
+    Plan* const plan = new Plan{new Step[count](), count, *input, 0};
+    for (int64_t k = 0; k < count; k++)
+        if (!make_step(*plan, operations[k], k)) {
+            free_plan(plan);
+            return nullptr;
+        }
+    return plan;
 }
 
 }  // namespace PK_TARGET

@@ -8,17 +8,48 @@ namespace PK_TARGET {
 
 constexpr int64_t most_steps = 64;    // of a segment: more read weights less often, fewer stay in the cache
 constexpr int64_t most_samples = 64;  // of a group, if no states are kept
+// Of what a segment writes between operations, if one sample at one step does not take more. In the checked build little, so
+// that tests have segments of few steps.
+constexpr int64_t most_slot_bytes = PK_IS_CHECKED ? 1 << 14 : 1 << 28;
 
 // Values of the input of one sample at one step.
 static int64_t input_bytes(const Input& in, bool spikes) {
     return in.H * in.W * (spikes ? (in.C + 7) / 8 : in.C * (int64_t)sizeof(float));
 }
 
+// How many samples, and steps of them, go through the network at a time.
+struct Portion {
+    int64_t samples, steps;
+};
+
+static Portion portion_of(Session& session, const Run& run) {
+    const bool kept = run.goes_on || !run.fresh;  // states, of all samples
+    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop ? engine::stop_steps : most_steps)};
+    if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
+    const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
+    const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
+    if (p.samples * p.steps <= frames) return p;
+    p.steps = least(p.steps, most_pattern_steps);
+    if (!kept) p.samples = most(1, least(p.samples, frames / p.steps));
+    while (p.steps > 1 && p.samples * p.steps > frames) p.steps = ceil_div(p.steps, 2);
+    return p;
+}
+
+// False if there is no memory.
+template <class T>
+static bool grow(Session& session, Grown<T>& memory, int64_t n) {
+    if (memory.try_reserve(n)) return true;
+    session.refused = n * (int64_t)sizeof(T);
+    return false;
+}
+
 // Values in 24 bits of the largest one of their sample: what proxykernels/simulation/quantize.py defines.
+// Null if there is no memory.
 static const void* rounded(Session& session, const Run& run) {
     const int64_t size = input_bytes(session.plan.input, false) / (int64_t)sizeof(float);
     const int64_t steps = run.kind == engine::HeldValues ? 1 : run.T;
-    float* const to = session.rounded.reserve(steps * run.N * size);
+    if (!grow(session, session.rounded, steps * run.N * size)) return nullptr;
+    float* const to = session.rounded.data;
     const float* const from = (const float*)run.x;
     for (int64_t i = 0; i < run.N; i++) {
         float largest = 0;
@@ -58,22 +89,42 @@ struct Running {
     int64_t at(int64_t i) const { return first + (sample ? sample[i] : i); }
 };
 
-static Running begin_group(Session& session, const Run& run, int64_t first, int64_t n) {
+// Cuts the memory of a group of n samples; its bytes.
+static int64_t cut_running(const Session& session, const Run& run, Running& running, int64_t n, int64_t steps, char* memory) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    Carver carver{memory};
+    running.sample = carver.take<int64_t>(n);
+    running.counts = carver.take<int32_t>(n * last.C * last.P());
+    running.decided = carver.take<uint8_t>(n);
+    running.x = carver.take<char>(n * steps * input_bytes(session.plan.input, run.kind == engine::PackedSpikes));
+    return carver.bytes;
+}
+
+static Running begin_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t steps) {
     Running running{first, n, nullptr, nullptr, nullptr, nullptr};
     if (!run.stop) return running;
-    const Step& last = session.plan.steps[session.plan.count - 1];
-    const auto cut = [&](char* memory) {
-        Carver carver{memory};
-        running.sample = carver.take<int64_t>(n);
-        running.counts = carver.take<int32_t>(n * last.C * last.P());
-        running.decided = carver.take<uint8_t>(n);
-        running.x =
-            carver.take<char>(n * engine::stop_steps * input_bytes(session.plan.input, run.kind == engine::PackedSpikes));
-        return carver.bytes;
-    };
-    cut(session.running.reserve(cut(nullptr)));
+    cut_running(session, run, running, n, steps, session.running.data);
     for (int64_t i = 0; i < n; i++) running.sample[i] = i;
     return running;
+}
+
+// Gets all memory that a run needs before its first step; false if there is none. What a run had, the next one like it has.
+static bool make_room(Session& session, const Run& run, const Portion& p, int64_t crew) {
+    const Run& before = session.room;
+    if (before.N == run.N && before.T == run.T && before.threads == run.threads && before.kind == run.kind &&
+        !before.stop == !run.stop && before.fresh == run.fresh && before.goes_on == run.goes_on)
+        return true;
+    session.room = Run{};
+    if (run.stop) {
+        Running none{};
+        if (!grow(session, session.running, cut_running(session, run, none, p.samples, p.steps, nullptr))) return false;
+    }
+    if (!cut_states(session, p.samples)) return false;
+    for (const int64_t n : {run.N % p.samples, p.samples})
+        for (const int64_t steps : {run.T % p.steps, p.steps})
+            if (n && steps && !cut_arena(session, n, steps, crew, run.threads)) return false;
+    session.room = run;
+    return true;
 }
 
 // The input of a segment; of samples that do not lie side by side a copy.
@@ -173,19 +224,20 @@ static void ask(Session& session, const Run& run, Running& running, int64_t t) {
     running.n = n;
 }
 
-static void run_group(Session& session, const Run& run, int64_t first, int64_t n) {
-    const int64_t most_here = least(run.T, run.stop ? engine::stop_steps : most_steps);
-    Running running = begin_group(session, run, first, n);
-    cut_states(session, n);
+// False if there is no memory.
+static bool run_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t most_here) {
+    Running running = begin_group(session, run, first, n, most_here);
+    if (!cut_states(session, n)) return false;
     for (int64_t start = 0; start < run.T && running.n; start += most_here) {
-        const int64_t steps = least(most_here, run.T - start);
-        cut_arena(session, running.n, steps, session.team->crew(), run.threads);
+        const int64_t steps = least(most_here, run.T - start), end = start + steps;
+        if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return false;
         session.views[0] = input_of(session, run, running, start, steps);
-        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < run.T, run.last, run.tally);
+        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.last, run.tally);
         hand_over(session, run, running, start, steps);
-        if (run.stop) ask(session, run, running, start + steps);
+        if (run.stop && (end % engine::stop_steps == 0 || end == run.T)) ask(session, run, running, end);
     }
     for (int64_t i = 0; i < running.n; i++) hand_over_state(session, run, running, i);
+    return true;
 }
 
 static bool is_finite(const Input& in, const Run& run) {
@@ -198,15 +250,19 @@ static bool is_finite(const Input& in, const Run& run) {
 
 static int64_t run(Session* session, const Run* asked) {
     Run run = *asked;
-    if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return 0;
-    if (run.rounds) run.x = rounded(*session, run);
+    if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
+    if (!run.N) return engine::Ran;
+    if (run.rounds && !(run.x = rounded(*session, run))) return engine::NoMemory;
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
     team.begin(session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0);
-    const int64_t together = run.goes_on || !run.fresh ? run.N : most_samples;
-    for (int64_t first = 0; first < run.N; first += together) run_group(*session, run, first, least(together, run.N - first));
+    const Portion p = portion_of(*session, run);
+    bool there = make_room(*session, run, p, team.crew());
+    for (int64_t first = 0; there && first < run.N; first += p.samples)
+        there = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
     session->last_time = team.end(), session->last_work = work;
-    return 1;
+    if (!there) session->room = Run{};
+    return there ? engine::Ran : engine::NoMemory;
 }
 
 }  // namespace PK_TARGET

@@ -93,6 +93,9 @@ struct Session {
     int64_t N = 0, steps = 0, threads = 0;  // that the arena is cut for
     int64_t scratches = 0;                  // of scratch: of all threads
     int64_t state_N = 0;                    // that the states are cut for
+    int64_t frame_bytes = 0;                // of all slots, of one sample at one step; 0: not known yet
+    Run room{};                             // that has all memory it needs, or none
+    int64_t refused = 0;                    // bytes that there was no memory for
     View* views;       // of the slots: 0 is the input
     char** slots;      // where operations write
     int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it

@@ -5,8 +5,8 @@
 
 namespace PK_TARGET {
 
-static void states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
-    cut_states(*session, N);
+static int64_t states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
+    if (!cut_states(*session, N)) return engine::NoMemory;
     const Step& step = session->plan.steps[k];
     const State& state = session->states[k];
     const int64_t n = N * step.states * step.state_P * step.C;
@@ -15,12 +15,13 @@ static void states(Session* session, int64_t k, float* to, const float* from, in
         memcpy(state.v, from, n * sizeof(float));
         if (state.alike) memset(state.alike, 0, N * step.P());
     }
+    return engine::Ran;
 }
 
 static void sizes(const Session* session, Sizes* sizes) {
     const Session& s = *session;
     const int64_t arena = bytes_present(s.arena, s.arena_bytes) + bytes_present(s.state_arena, s.state_bytes);
-    *sizes = {s.plan.bytes, arena + s.running.size + s.rounded.size * (int64_t)sizeof(float)};
+    *sizes = {s.plan.bytes, arena + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
 extern const engine::Functions functions;
@@ -33,7 +34,7 @@ const engine::Functions functions = {
     [](engine::Session* session) { delete (Session*)session; },
     [](engine::Session* session, const Run* asked) { return run((Session*)session, asked); },
     [](engine::Session* session, int64_t k, float* to, const float* from, int64_t N) {
-        states((Session*)session, k, to, from, N);
+        return states((Session*)session, k, to, from, N);
     },
     [](const engine::Session* session, Sizes* out) { sizes((const Session*)session, out); },
     fingerprint,

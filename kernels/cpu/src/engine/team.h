@@ -55,7 +55,7 @@ public:
     explicit Team(int64_t asked) : asked(asked), size(asked), pid(getpid()) {
         threads = (pthread_t*)calloc((size_t)size, sizeof *threads);
         seats = (Seat*)calloc((size_t)size, sizeof *seats);
-        if (!threads || !seats) abort();  // out of memory, like allocate()
+        if (!threads || !seats) size = 1;  // the caller alone
         pthread_mutex_init(&mutex, nullptr);
         pthread_cond_init(&work_there, nullptr);
         pthread_cond_init(&all_done, nullptr);
@@ -101,13 +101,34 @@ public:
 
     // Calls work(context, task, thread) for each task below count.
     void share(int64_t count, void* context, Work work) {
-        PK_ASSERT(count < most_tasks);
         if (count <= 1 || size == 1 || (!wakes && sleepers.load() == size - 1)) {
             for (int64_t task = 0; task < count; task++) work(context, task, 0);
             return;
         }
+        for (int64_t first = 0; first < count; first += most_tasks)
+            share_part(first, least(most_tasks, count - first), context, work);
+    }
+
+private:
+    struct Job {
+        void* context;
+        Work work;
+        int64_t first;  // task of the part
+    };
+    struct Seat {
+        Team* team;
+        int64_t thread;
+    };
+    // In nanoseconds. Others are woken for a run that takes so long, and for one that comes so soon after the last: more will.
+    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, pause_between = 1000000;
+    // Of a part: as many as the ticket has bits for, with room for each thread's last, vain look. In the checked build few,
+    // so that a test has several parts.
+    static constexpr int64_t ticket_bits = 20, ticket_mask = (1 << ticket_bits) - 1;
+    static constexpr int64_t most_tasks = PK_IS_CHECKED ? 50 : ticket_mask - 4096;
+
+    void share_part(int64_t first, int64_t count, void* context, Work work) {
         Job& job = jobs[(epoch + 1) % 2];
-        job.context = context, job.work = work;
+        job = {context, work, first};
         done.store(0, std::memory_order_relaxed);
         publish(count, false);
         take(epoch, 0);
@@ -118,20 +139,6 @@ public:
         waits.store(false);
         pthread_mutex_unlock(&mutex);
     }
-
-    static constexpr int64_t most_tasks = (1 << 20) - 4096;  // with room for each thread's last, vain look
-
-private:
-    struct Job {
-        void* context;
-        Work work;
-    };
-    struct Seat {
-        Team* team;
-        int64_t thread;
-    };
-    // In nanoseconds. Others are woken for a run that takes so long, and for one that comes so soon after the last: more will.
-    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, pause_between = 1000000;
 
     const int64_t asked;
     int64_t size;
@@ -151,12 +158,12 @@ private:
     pthread_mutex_t mutex;
     pthread_cond_t work_there, all_done;
 
-    static uint64_t epoch_of(uint64_t ticket) { return ticket >> 40; }
+    static uint64_t epoch_of(uint64_t ticket) { return ticket >> 2 * ticket_bits; }
 
     void publish(int64_t count, bool last) {
         epoch = (epoch + 1) & 0xffffff;
         if (last) ends.store(true);
-        ticket.store(epoch << 40 | (uint64_t)count << 20);
+        ticket.store(epoch << 2 * ticket_bits | (uint64_t)count << ticket_bits);
         if (!sleepers.load() || !(last || may_wake())) return;
         pthread_mutex_lock(&mutex);
         pthread_cond_broadcast(&work_there);
@@ -176,12 +183,12 @@ private:
         for (;;) {
             if (epoch_of(ticket.load(std::memory_order_relaxed)) != part) return;
             const uint64_t mine = ticket.fetch_add(1, std::memory_order_acq_rel);
-            const int64_t count = mine >> 20 & 0xfffff, task = mine & 0xfffff;
+            const int64_t count = mine >> ticket_bits & ticket_mask, task = mine & ticket_mask;
             if (task >= count) return;
             const uint64_t at = epoch_of(mine);  // a new part may have begun: its task is as good
             const Job job = jobs[at % 2];
             if (thread && !helped.load(std::memory_order_relaxed)) helped.store(true, std::memory_order_relaxed);
-            job.work(job.context, task, thread);
+            job.work(job.context, job.first + task, thread);
             if (done.fetch_add(1) + 1 == count && waits.load()) {
                 pthread_mutex_lock(&mutex);
                 pthread_cond_signal(&all_done);
