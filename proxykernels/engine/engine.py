@@ -45,7 +45,7 @@ class Engine:
         C, H, W = plan.last.image
         self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
         self._fixed_bytes = H * W * 4 * C  # of its counts
-        self._memory = checks.memory(heap.CPU)
+        self._room = checks.memory(heap.CPU)
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -104,10 +104,10 @@ class Engine:
     def check_room(self, N: int, T: int) -> None:
         """What T steps of N samples give must fit the memory."""
         needed = N * (T * self._step_bytes + self._fixed_bytes)
-        if needed > self._memory:
+        if needed > self._room:
             raise ValueError(
                 f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
-                f"{self._memory / 2**30:.3g} GiB; take fewer steps or samples at a time"
+                f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
 
     def new_session(self) -> Session:

@@ -10,8 +10,6 @@ OFF below; the events of a few milliseconds are a frame.
 import torch
 from torch import Tensor
 
-from ..kernels import heap
-
 SIZE = 34  # pixels of the sensor, along each side
 CORNERS = ((0, 0), (3, 6), (6, 0))  # x, y of the image's place on the sensor, in pixels; the path ends where it began
 CONTRAST = 0.4  # threshold of the logarithm: an event for each 49 % more light, or 33 % less
@@ -41,7 +39,7 @@ def place(time: float) -> tuple[float, float]:
 
 
 def _record(images: Tensor, T: int) -> Tensor:
-    frames = torch.zeros(len(images), T, 2, SIZE, SIZE, dtype=torch.uint8, device=heap.CPU)
+    frames = torch.zeros(len(images), T, 2, SIZE, SIZE, dtype=torch.uint8, device="cpu")
     remembered = _seen(images, *place(0))
     for step in range(1, T * POSITIONS + 1):
         light = _seen(images, *place(step / (T * POSITIONS)))
@@ -55,7 +53,7 @@ def _record(images: Tensor, T: int) -> Tensor:
 
 def _seen(images: Tensor, x: float, y: float) -> Tensor:
     """The logarithm of the light on each pixel [N, 34, 34], the image being at (x, y): between pixels it is mixed."""
-    light = torch.full((len(images), SIZE, SIZE), DARK, dtype=torch.float32, device=heap.CPU)
+    light = torch.full((len(images), SIZE, SIZE), DARK, dtype=torch.float32, device="cpu")
     height, width = images.shape[2:]
     left, top = min(int(x), SIZE - width - 1), min(int(y), SIZE - height - 1)
     for column, part_x in ((left, left + 1 - x), (left + 1, x - left)):
