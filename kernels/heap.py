@@ -33,8 +33,8 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The same with zeros."""
-    return empty(*shape, dtype=dtype).zero_()
+    """torch.zeros for compiled code, likewise."""
+    return torch.zeros(shape, dtype=dtype, device=CPU)
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:

@@ -70,7 +70,6 @@ class Engine:
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
-        self.check_room(given.N, T)
         session, tally = self.session(), self.tally()
         asked = None if stop is None else Asked(stop, self.plan.last.shape, given.N, T)
         try:
@@ -101,15 +100,6 @@ class Engine:
         """Write the engine to a file that :func:`load` reads: no code, equal bytes for equal engines."""
         file.save(self.plan, path)
 
-    def check_room(self, N: int, T: int) -> None:
-        """What T steps of N samples give must fit the memory."""
-        needed = N * (T * self._step_bytes + self._fixed_bytes)
-        if needed > self._room:
-            raise ValueError(
-                f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
-                f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
-            )
-
     def new_session(self) -> Session:
         """Memory for one more caller."""
         return Session(self._compiled)
@@ -135,6 +125,12 @@ class Engine:
         is after them. ``asked``: the rule by which samples stop.
         """
         op, N = self.plan.last, given.N
+        needed = N * (T * self._step_bytes + self._fixed_bytes)
+        if needed > self._room:
+            raise ValueError(
+                f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
+                f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
+            )
         C, H, W = op.image
         spikes = values = last = None
         if op.real:

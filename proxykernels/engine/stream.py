@@ -75,7 +75,6 @@ class Stream:
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         T = given.T or 1
-        self.engine.check_room(given.N, T)
         with self._lock:
             output, _ = self.engine.advance(
                 self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
