@@ -7,6 +7,7 @@ Code that copies layers or calls them in its own way takes the weights from here
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
@@ -33,6 +34,25 @@ def with_plain_weights(module: Module) -> Module:
     Itself if there is none; else a copy that shares its other parameters and its buffers.
     """
     return _plain(module, {}) if is_parametrized(module) else module
+
+
+def use_plain_weights(module: nn.Module) -> None:
+    """Compute every such weight now, in place: it becomes a parameter, frozen if all that it is computed from is."""
+    for part in list(module.modules()):
+        hooks = set(_hooks(part))
+        if not hooks and not parametrize.is_parametrized(part):
+            continue
+        with torch.enable_grad():
+            computed = dict(_computed_weights(part))
+        object.__setattr__(part, "__class__", parametrize.type_before_parametrizations(part))
+        part._modules.pop("parametrizations", None)
+        for key in [key for key, hook in part._forward_pre_hooks.items() if hook in hooks]:
+            del part._forward_pre_hooks[key]
+        for name, value in computed.items():
+            for stored in (name, f"{name}_orig", f"{name}_g", f"{name}_v"):
+                part._parameters.pop(stored, None)
+                part.__dict__.pop(stored, None)
+            part.register_parameter(name, nn.Parameter(value.detach().clone(), value.requires_grad))
 
 
 def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module:

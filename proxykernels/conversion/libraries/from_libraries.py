@@ -1,6 +1,5 @@
 """Networks of other spiking libraries, taken over with their weights and neurons."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,12 @@ from ..graph.compare import STEPS
 from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
+from ..graph.prepared import check_model, prepared, without_autocast
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import gain
 from .port_graph import Gate, PortGraph
-from .port_proof import Proof, neuron_paths
+from .port_proof import Proof, check_sample, neuron_paths
 from .port_runs import Original, takes_all_steps
 from .ranked_trace import rank_of_input, ranked
 from .time_loops import ONE_STEP, one_step
@@ -63,7 +63,6 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     def is_neuron(module: nn.Module) -> bool:
         return any(map(spikingjelly_neurons.is_kind, type(module).__mro__))
 
-    checks.module("net", net)
     described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
     library = _Library("from_spikingjelly", is_neuron, described, (base.StepModule,), dropouts)
     return _take_over(net, library, sample, check)
@@ -105,7 +104,6 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     import snntorch
 
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
-    checks.module("net", net)
     described = snntorch_neurons.described
     library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, neurons)
     return _take_over(net, library, sample, check)
@@ -129,9 +127,14 @@ class _Library:
     negligible: tuple[type, ...] = ()
 
 
+@without_autocast()
 def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: bool) -> Network:
-    name, kept, is_neuron = type(net).__name__, _potentials(net), library.is_neuron
-    model = copy.deepcopy(net, dict(kept))
+    checks.module("net", net)
+    check_model("net", net, "imported")
+    check_sample(sample)
+    is_neuron = library.is_neuron
+    model = prepared(net)
+    name = type(model).__name__
     _compute_weights(model)
     _refuse_patches(model, is_neuron)
     multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
@@ -171,7 +174,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
-        original = Original(net, kept, multi_step or loop.steps > 1, sequence, loop.states)
+        original = Original(net, multi_step or loop.steps > 1, sequence, loop.states)
         proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS))
         proof.check(built, sample)
     return built
@@ -224,10 +227,3 @@ def _axes(population: Population) -> int | None:
     """The axes behind the channels of what neurons take, where weights say how many: 2 of images, 0 of vectors."""
     weight = getattr(population.modules[0], "weight", None)
     return None if weight is None else weight.ndim - 2
-
-
-def _potentials(net: nn.Module) -> dict[int, Tensor]:
-    """A memo for deepcopy: the potentials that neurons keep of the last run, which torch cannot copy."""
-    places = [place for m in net.modules() for place in (vars(m), m._buffers, vars(m).get("_memories", {}))]
-    held = [value for place in places for value in place.values() if isinstance(value, Tensor)]
-    return {id(value): value.detach() for value in held if not value.is_leaf}

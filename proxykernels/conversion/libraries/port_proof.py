@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ... import checks
 from ...network import Network
 from ..graph.compare import Difference, check_alone, check_output, compare
 from ..graph.fx_calls import path_of
@@ -94,6 +95,18 @@ class Proof:
             f"{where} is not what was made of it: {difference.what}; take it out or write it with the library's own "
             "layers. check=False leaves this comparison out"
         )
+
+
+def check_sample(sample: Tensor | None) -> None:
+    """A caller's input [N, ...] of one step."""
+    if sample is None:
+        return
+    checks.real("sample", sample)
+    checks.strided("sample", sample)
+    if not sample.ndim or not sample.numel():
+        raise ValueError(f"sample must hold at least one sample [N, ...], got the shape {list(sample.shape)}")
+    if sample.is_floating_point():
+        checks.finite("sample", sample)
 
 
 def neuron_paths(model: nn.Module, populations: Mapping[str, Population]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Runs a network of another library for a few steps, and records the inputs and outputs of its neurons."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.compare import RATE, Watched
+from ..graph.prepared import copied
 
 
 class Original:
@@ -21,10 +21,8 @@ class Original:
         states: whether it takes what its neurons give apart, spikes and potentials.
     """
 
-    def __init__(self, net: nn.Module, kept: dict[int, Any], one_call: bool, takes_steps: bool, states: bool):
-        """``kept``: for deepcopy, what is not copied."""
-        shared = {id(parameter): parameter for parameter in net.parameters()}
-        self.net = copy.deepcopy(net, {**kept, **shared}).eval()
+    def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, states: bool):
+        self.net = copied(net, {id(parameter): parameter for parameter in net.parameters()})
         self.one_call, self.takes_steps, self.states = one_call, takes_steps, states
         for module in self.net.modules():
             if getattr(module, "backend", "torch") != "torch":
@@ -102,7 +100,7 @@ class Original:
     def with_a_forward_of_its_own(self, x: Tensor, neurons: Mapping[str, str]) -> tuple[str, str, str] | None:
         """The first module, in the order of calls, whose output differs from that of the torch class it is based on.
 
-        Its path, its class and torch's. Only those are asked that have a forward of their own, or hooks.
+        Its path, its class and torch's. Only those are asked that have a forward of their own.
         """
         found: list[tuple[str, str, str]] = []
 
@@ -146,7 +144,7 @@ def has_own_forward(module: nn.Module) -> bool:
     """Whether a call of the module is not what its library's class does."""
     definer = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
     own = not definer.__module__.startswith(("torch.", "spikingjelly.", "snntorch."))
-    return own or "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+    return own or "forward" in vars(module)
 
 
 def takes_all_steps(neurons: nn.Module) -> bool:

@@ -1,0 +1,112 @@
+"""The copy of a model that is traced and run in a translation, so that the model itself stays as it is."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from ...layers.parametrized import has_forward_hooks, use_plain_weights
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
+COMPILED = "_orig_mod"  # where torch.compile's wrapper has the module
+DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+def check_model(argument: str, net: nn.Module, made: str) -> None:
+    """Refuse what cannot be translated in any model: hooks, wrappers, scripted modules and weights without a shape.
+
+    ``made``: what the translation is called.
+
+    Raises:
+        TypeError: such a module is in ``net``; the message names its path and a remedy.
+    """
+    for path, module in net.named_modules():
+        path = ".".join(part for part in path.split(".") if part != COMPILED)
+        where, kind = f"{argument}'s module '{path}'" if path else argument, type(module).__name__
+        if any(map(is_lazy, module._parameters.values())):
+            raise TypeError(f"{where} is a {kind} without weights; run the network once on a sample, which makes them")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(f"torch.fx cannot follow a scripted module, {where} is one; take what it was made of")
+        if kind in WRAPPERS and type(module).__module__.startswith("torch."):
+            raise TypeError(f"{where} is a {kind}; take its .module")
+        if has_forward_hooks(module):
+            raise TypeError(
+                f"{where} has a forward hook, which the {made} network would not have; remove it, and "
+                f"register it on the network that is returned"
+            )
+
+
+def copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy in evaluation mode, without wrappers of torch.compile; ``memo``: as copy.deepcopy's, which is filled.
+
+    What cannot be copied, such as a lock or an open file, is the model's own. Potentials and other results that modules
+    keep are copied without their gradients.
+    """
+    memo |= {id(tensor): tensor.detach() for tensor in _results(net) if id(tensor) not in memo}
+    known = dict(memo)
+    try:
+        clone = copy.deepcopy(net, memo)
+    except Exception:  # whatever a class raises for what it does not want copied
+        memo.clear()
+        memo |= known | {id(value): value for value in _not_copied(net, known)}
+        clone = copy.deepcopy(net, memo)
+    return _not_compiled(clone).eval()
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose weights are all plain parameters, as :func:`use_plain_weights` makes them."""
+    model = copied(model, {})
+    use_plain_weights(model)
+    return model
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Sums are compared to float32's rounding, so none may be of the type that the caller's autocast asks for."""
+    with ExitStack() as stack:
+        for device in DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _not_compiled(net: nn.Module) -> nn.Module:
+    """The modules that torch.compile has wrapped, in place."""
+    net = net._modules.get(COMPILED) or net
+    for module in net.modules():
+        module._compiled_call_impl = None  # of module.compile()
+        for name, child in module._modules.items():
+            if child is not None and COMPILED in child._modules:
+                module._modules[name] = child._modules[COMPILED]
+    return net
+
+
+def _results(net: nn.Module) -> Iterator[Tensor]:
+    """Tensors that modules keep of an earlier run, which torch cannot copy: they have a gradient."""
+    for module in net.modules():
+        for values in (vars(module), module._buffers):
+            yield from (tensor for tensor in _tensors(values.values()) if not tensor.is_leaf)
+
+
+def _tensors(values: Iterable) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif type(value) in (dict, list, tuple):
+            yield from _tensors(value.values() if isinstance(value, dict) else value)
+
+
+def _not_copied(net: nn.Module, known: dict[int, Any]) -> Iterator[Any]:
+    """The attributes of modules that cannot be copied."""
+    for module in net.modules():
+        for name, value in vars(module).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            try:
+                copy.deepcopy(value, dict(known) | {id(part): part for part in net.modules()})
+            except Exception:
+                yield value

@@ -1,0 +1,121 @@
+"""What importers take of a network, and what they leave as it is: its mode, computed weights, hooks, samples."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from exchange import snntorch_fires
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import proxykernels as pk
+
+T = 12
+
+
+@pytest.fixture
+def leaky():
+    snn = pytest.importorskip("snntorch")
+    torch.manual_seed(0)
+    return lambda: snn.Leaky(beta=0.9, threshold=0.2, init_hidden=True)
+
+
+def vectors() -> torch.Tensor:
+    return torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Stepped(nn.Module):
+    """Two layers, and a forward pass of one step that is given."""
+
+    def __init__(self, leaky, forward):
+        super().__init__()
+        self.a, self.la, self.b, self.lb = nn.Linear(8, 16), leaky(), nn.Linear(16, 4), leaky()
+        self.aux, self.step = nn.Linear(16, 16), forward
+
+    def forward(self, x):
+        return self.step(self, x)
+
+
+def same_spikes(net: nn.Module, ours: pk.Network, x: torch.Tensor) -> bool:
+    expected = snntorch_fires(net.eval(), x, T)
+    assert 0.02 < expected.mean() < 0.98
+    return torch.equal(pk.simulate(ours, x, T).spikes.dense(), expected)
+
+
+def drop(s, x):
+    return s.lb(s.b(F.dropout(s.la(s.a(x)), 0.5, s.training)))
+
+
+def branch(s, x):
+    y = s.a(x)
+    return s.lb(s.b(s.la(s.aux(y) if s.training else y)))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("forward", [drop, branch])
+def test_a_network_in_training_is_taken_as_in_evaluation(leaky, forward, check):
+    net = Stepped(leaky, forward)
+    ours = pk.from_snntorch(net, check=check)
+    assert net.training and not ours.training and "aux" not in [name for name, *_ in ours.layers()]
+    assert same_spikes(net, ours, vectors())
+
+
+@pytest.mark.parametrize("kind", [weight_norm, nn.utils.weight_norm], ids=["parametrized", "hook"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_normalisation_is_folded_into_computed_weights(leaky, kind):
+    norm = nn.BatchNorm1d(16)
+    norm.running_var.fill_(0.1), norm.running_mean.uniform_()
+    net = nn.Sequential(kind(nn.Linear(8, 16)), norm, leaky(), kind(nn.Linear(16, 5)), leaky())
+    ours = pk.from_snntorch(net)
+    assert same_spikes(net, ours, vectors()) and ours.get_submodule("0").weight.requires_grad
+
+
+@pytest.mark.parametrize("kind", [weight_norm, nn.utils.weight_norm], ids=["parametrized", "hook"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_gain_multiplies_computed_weights(kind):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        layer.Linear(8, 6), neuron.IFNode(v_threshold=0.2), kind(layer.Linear(6, 3)), neuron.NonSpikingLIFNode(tau=4.0)
+    )
+    functional.set_step_mode(net, "m")
+    with torch.no_grad():
+        expected = torch.stack(net(vectors().expand(T, 4, 8).contiguous()))
+    assert expected.abs().mean() > 0.05
+    potentials = pk.simulate(pk.from_spikingjelly(net), vectors(), T).potentials
+    torch.testing.assert_close(potentials, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sample, message",
+    [
+        (torch.rand(2, 8).numpy(), "sample must be a torch.Tensor, got ndarray"),
+        ([[0.0] * 8], "sample must be a torch.Tensor, got list"),
+        (torch.full((2, 8), torch.nan), "sample must be finite"),
+        (torch.rand(0, 8), r"sample must hold at least one sample \[N, ...\], got the shape \[0, 8\]"),
+        (torch.tensor(1.0), r"sample must hold at least one sample \[N, ...\], got the shape \[\]"),
+    ],
+)
+def test_samples_are_checked(leaky, sample, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        pk.from_snntorch(nn.Sequential(nn.Linear(8, 4), leaky()), sample)
+
+
+def test_compiled_networks_and_autocast(leaky):
+    net = nn.Sequential(nn.Sequential(nn.Linear(8, 300)), leaky(), nn.Linear(300, 5), leaky())
+    inner = net[0]
+    net[0] = torch.compile(inner, backend="eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ours = pk.from_snntorch(torch.compile(net, backend="eager"))
+    assert isinstance(net[0], torch._dynamo.eval_frame.OptimizedModule)
+    net[0] = inner
+    assert same_spikes(net, ours, vectors()) and [name for name, *_ in ours.layers()] == ["0_0", "2"]
+
+
+def test_networks_without_weights_yet(leaky):
+    with pytest.raises(TypeError, match="net's module '0' is a LazyLinear without weights; run the network once"):
+        pk.from_snntorch(nn.Sequential(nn.LazyLinear(8), leaky()))
