@@ -5,7 +5,6 @@ are multiplied by lambda_in / lambda_out and biases divided by lambda_out. Activ
 correspond to rates of neurons with threshold 1. calibrate.py calibrates the initial potentials.
 """
 
-import copy
 import itertools
 import numbers
 from collections.abc import Iterable, Iterator, Sized
@@ -17,25 +16,28 @@ from torch import Tensor, fx, nn
 from ... import checks
 from ...checks import neuron_checks
 from ...layers import SpikingLayer
-from ...layers.parametrized import has_forward_hooks, is_parametrized, with_plain_weights
+from ...layers.parametrized import is_parametrized
 from ...network import Network
 from ...neurons import IFNeuron, SigmaDelta
 from ..graph.build_layers import CARRIED, build_layer
-from ..graph.folding import fold_norms, tied, untie
+from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import needed, trace
-from ..graph.graph_values import Population, Projection
+from ..graph.graph_values import Population
 from ..graph.noted import Notes
+from ..graph.prepared import check_model, copied, prepared, without_autocast
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
 from .outputs import one_output, parts_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
+from .shared import check_shareable, use_own_modules
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 BATCH = 32  # samples of a calibration tensor at a time
 
 
+@without_autocast()
 def convert(
     ann: nn.Module,
     calibration: Tensor | Iterable,
@@ -106,16 +108,10 @@ def convert(
             layer silent.
     """
     checks.module("ann", ann)
-    ann = getattr(ann, "_orig_mod", ann)  # of torch.compile
     for path, module in ann.named_modules():
         if isinstance(module, SpikingLayer):
             raise TypeError(f"ann must be a ReLU network, its module '{path}' is a {type(module).__name__} already")
-        if has_forward_hooks(module):
-            where = f"ann's module '{path}'" if path else "ann"
-            raise TypeError(
-                f"{where} has a forward hook, which the spiking network would not have; remove it, and "
-                "register it on the network that convert gives"
-            )
+    check_model("ann", ann, "spiking")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
@@ -132,40 +128,37 @@ def convert(
             "share=True rescales weights in place, and some of ann's are computed (parametrized, "
             "normalised or pruned); use share=False"
         )
-    modes = {module: module.training for module in ann.modules()}
-    ann.eval()
-    try:
-        with torch.no_grad():
-            model, name = ann if share else with_plain_weights(ann), type(ann).__name__
-            traced = trace(model) if share else copy.deepcopy(trace(model))
-        batches = _Batches(calibration)
-        needed(traced, name)
-        few = torch.cat([batches.first[:1], batches.first[-1:]])
-        followed = _run(fx.Interpreter(traced), few, name)
-        one_output(traced, name)
-        _run(Notes(traced), few, name)
-        graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
-        _check_followed(model, few, followed)
-        if share:
-            _check_shareable(graph)
-        original = Original(traced, graph, samples_of(batches.first))
-        distributions, nodes = watched(graph)
-        watcher = _Watcher(traced, nodes)
-        samples = []
-        for batch in batches:
-            _run(watcher, batch, graph.model)
-            if sum(map(len, samples)) < SAMPLES:
-                samples.append(batch)
-        if changes:
-            scales = sigma_delta.thresholds(graph, distributions)
-        else:
-            scales = scales_of(graph, distributions, method, percentile)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    own: dict[int, Any] = {id(parameter): parameter for parameter in ann.parameters()} if share else {}
+    model = copied(ann, own) if share else prepared(ann)
+    with torch.no_grad():
+        traced, name = trace(model), type(model).__name__
+    batches = _Batches(calibration)
+    needed(traced, name)
+    few = torch.cat([batches.first[:1], batches.first[-1:]])
+    followed = _run(fx.Interpreter(traced), few, name)
+    one_output(traced, name)
+    _run(Notes(traced), few, name)
+    graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+    _check_followed(model, few, followed)
+    if share:
+        check_shareable(graph, ann, own)
+    original = Original(traced, graph, samples_of(batches.first))
+    distributions, nodes = watched(graph)
+    watcher = _Watcher(traced, nodes)
+    samples = []
+    for batch in batches:
+        _run(watcher, batch, graph.model)
+        if sum(map(len, samples)) < SAMPLES:
+            samples.append(batch)
+    if changes:
+        scales = sigma_delta.thresholds(graph, distributions)
+    else:
+        scales = scales_of(graph, distributions, method, percentile)
+    if share:
+        use_own_modules(graph, ann, own)
     untie(graph.populations)
     for name, population in graph.populations.items():
-        fold_norms(population, model)
+        fold_norms(population, ann)
         rescale(population, scales, name, graph.like)
     if changes:
         sigma_delta.use_running_maxima(graph)
@@ -202,7 +195,7 @@ class _Batches:
             calibration = calibration.split(BATCH)
         elif not isinstance(calibration, Iterable):
             raise TypeError(f"calibration must be a tensor [N, ...] or a DataLoader, got {type(calibration).__name__}")
-        self.number = len(calibration) if isinstance(calibration, Sized) else None
+        self.number = _length(calibration)
         self.rest = self._tensors(calibration)
         self.first = next(self.rest, None)
         if self.first is None:
@@ -224,6 +217,14 @@ class _Batches:
             checks.finite("calibration", batch)
             if batch.ndim and len(batch):
                 yield batch
+
+
+def _length(batches: Iterable) -> int | None:
+    """Their number; None: it is not known, as of a DataLoader of a dataset without a length."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:
+        return None
 
 
 def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
@@ -278,29 +279,3 @@ def _is_relu(module: nn.Module) -> bool:
     if isinstance(module, nn.Hardtanh) and module.min_val != 0:
         return False
     return isinstance(module, RELUS)
-
-
-def _keeps_scale(population: Population, projection: Projection) -> bool:
-    """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
-    return population.fires == (projection.source.neurons != Network.INPUT)
-
-
-def _check_shareable(graph: ReluGraph) -> None:
-    if path := next(tied(graph.populations), None):
-        raise ValueError(
-            f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
-        )
-    for population in graph.populations.values():
-        for projection in population.current.projections:
-            if projection.added or (
-                isinstance(projection.module, nn.Identity) and not _keeps_scale(population, projection)
-            ):
-                raise ValueError(
-                    f"share=True rescales {graph.model}, whose {population.current.path} has no weights that could be; "
-                    "use share=False"
-                )
-        if limit(population.neuron):
-            raise ValueError(
-                f"share=True rescales {graph.model}, whose {population.current.path} is limited (ReLU6) at a value "
-                "that cannot be rescaled; use ReLU, or share=False"
-            )
