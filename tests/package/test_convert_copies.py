@@ -156,3 +156,32 @@ def test_compiled_modules(inside):
     assert distance(plain, pk.convert(compiled, vectors(), method="max"), vectors()) < 0.02
     plain.compile(backend="eager")
     assert [name for name, *_ in pk.convert(plain, vectors()).layers()] == ["0_0", "1"]
+
+
+class Mixed(nn.Module):
+    """Layers that convert makes others of, and constants: some of the model's parameters, some of its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.up, self.last = nn.Conv2d(2, 3, 3), nn.ConvTranspose2d(3, 2, 2, 2), nn.Linear(12, 3)
+        self.norm, self.slopes = nn.BatchNorm2d(2), nn.PReLU(3)
+        self.gain = nn.Parameter(torch.rand(3))
+        self.register_buffer("mean", torch.rand(2, 1, 1))
+
+    def forward(self, x):
+        y = self.slopes(self.first(self.norm(x - self.mean)))
+        return self.last(F.leaky_relu(self.up(y))) * self.gain.exp()
+
+
+def test_frozen_parameters_stay_frozen_and_constants_are_not_trained():
+    ann = Mixed().eval()
+    net = pk.convert(ann, images())
+    trained = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    learnt = ("first", "up", "last", "norm", "last_scaled", "slopes_leak.synapses.0", "slopes_leak.synapses.1")
+    assert all(trained[f"{name}.weight"] for name in learnt)
+    others = {name for name, is_learnt in trained.items() if not is_learnt}
+    assert others >= {"x_scaled.weight", "leaky_relu_leak.synapses.0.weight", "leaky_relu_leak.synapses.1.weight"}
+    assert not any(
+        parameter.requires_grad for parameter in pk.convert(ann.requires_grad_(False), images()).parameters()
+    )

@@ -119,3 +119,14 @@ def test_compiled_networks_and_autocast(leaky):
 def test_networks_without_weights_yet(leaky):
     with pytest.raises(TypeError, match="net's module '0' is a LazyLinear without weights; run the network once"):
         pk.from_snntorch(nn.Sequential(nn.LazyLinear(8), leaky()))
+
+
+def test_frozen_parameters_stay_frozen(leaky):
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, bias=False), nn.BatchNorm2d(2), leaky(), nn.ConvTranspose2d(2, 2, 2, 2), leaky()
+    )  # fmt: skip
+    assert all(parameter.requires_grad for parameter in pk.from_snntorch(net).parameters())
+    net[1].bias.requires_grad_(False), net[3].weight.requires_grad_(False)
+    frozen = {name for name, parameter in pk.from_snntorch(net).named_parameters() if not parameter.requires_grad}
+    assert frozen == {"0.bn.bias", "3.weight"}
+    assert not any(parameter.requires_grad for parameter in pk.from_snntorch(net.requires_grad_(False)).parameters())

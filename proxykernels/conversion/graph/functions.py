@@ -98,7 +98,7 @@ def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter |
     value = constant_of(value)
     if not isinstance(value, Tensor):
         raise TypeError(f"{where} is computed of the input; it must be a parameter of the model")
-    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.clone(), requires_grad=False)
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone(), value.requires_grad)
 
 
 def _arithmetic(node: fx.Node, name: str, where: str) -> nn.Module | None:
@@ -173,7 +173,7 @@ def _prelu(weight) -> nn.Module:
     if not isinstance(weight, Tensor):
         raise ValueError("its slopes must be a parameter of the model")
     module = nn.PReLU(len(weight), device="meta")
-    module.weight = nn.Parameter(weight.detach())
+    module.weight = nn.Parameter(weight.detach(), weight.requires_grad)
     return module
 
 

@@ -32,7 +32,7 @@ class Notes(fx.Interpreter):
             if node.op == "placeholder" or (self._of_input.intersection(node.all_input_nodes) and not _filled(node)):
                 self._of_input.add(node)
             elif isinstance(value, Tensor):
-                node.meta["constant"] = value
+                node.meta["constant"] = _learnt(value) if any(map(_is_learnt, node.all_input_nodes)) else value
         return value
 
 
@@ -46,6 +46,15 @@ def constant_of(argument: Any) -> Any:
     if not isinstance(argument, fx.Node):
         return argument
     return argument.meta["constant"] if "constant" in argument.meta else argument.meta.get("value", argument)
+
+
+def _is_learnt(node: fx.Node) -> bool:
+    return "constant" in node.meta and node.meta["constant"].requires_grad
+
+
+def _learnt(value: Tensor) -> Tensor:
+    """A constant that is computed from parameters, which is trained as they are."""
+    return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
 def _filled(node: fx.Node) -> bool:

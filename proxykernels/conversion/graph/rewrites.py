@@ -19,17 +19,19 @@ def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
     """A normalisation by running statistics as a convolution of its own, for inputs of so many dimensions."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps) * (1.0 if norm.weight is None else norm.weight.double())
     shift = -norm.running_mean.double() * scale + (0.0 if norm.bias is None else norm.bias.double())
-    module = scaled_identity(len(scale), ndim, norm.running_var)
+    learnt = [value is not None and value.requires_grad for value in (norm.weight, norm.bias)]
+    module = scaled_identity(len(scale), ndim, norm.running_var, learnt[0])
     with torch.no_grad():
         module.weight.mul_(scale.to(module.weight.dtype).view(-1, *[1] * (module.weight.ndim - 1)))
-    module.bias = nn.Parameter(shift.detach().to(module.weight.dtype))
+    module.bias = nn.Parameter(shift.detach().to(module.weight.dtype), learnt[1])
     return module
 
 
-def scaled_identity(channels: int, ndim: int, like: Tensor) -> Any:
+def scaled_identity(channels: int, ndim: int, like: Tensor, learnt: bool = False) -> Any:
     """A module whose weights of 1 can be scaled, for inputs [N, channels, ...] of ``ndim`` dimensions.
 
-    They are of the type, and on the device, that ``like`` is.
+    They are of the type, and on the device, that ``like`` is. ``learnt``: whether they are trained; what stands for a
+    constant of the model is not.
     """
     if ndim == 2:
         module: Any = nn.Linear(channels, channels, bias=False)
@@ -37,7 +39,7 @@ def scaled_identity(channels: int, ndim: int, like: Tensor) -> Any:
     else:
         module = (nn.Conv1d if ndim == 3 else nn.Conv2d)(channels, channels, 1, groups=channels, bias=False)
         weight = torch.ones_like(module.weight)
-    module.weight = nn.Parameter(weight.to(like))
+    module.weight = nn.Parameter(weight.to(like), learnt)
     return module
 
 
@@ -49,7 +51,7 @@ def affine(identity: Any, factor: float | Tensor, shift: float | Tensor) -> Any:
         weight.mul_(factor.view(-1, *[1] * (weight.ndim - 1)) if isinstance(factor, Tensor) else factor)
         bias += shift
     if bias.any():
-        identity.bias = nn.Parameter(bias)
+        identity.bias = nn.Parameter(bias, weight.requires_grad)
     return identity
 
 
@@ -75,9 +77,9 @@ def by_channel(value: float | Tensor, shape: tuple[int, ...], where: str) -> flo
 def product_as_convolution(product: nn.Linear) -> Any:
     """A matrix product of the channels at each place of [N, features, L]."""
     convolution: Any = nn.Conv1d(product.in_features, product.out_features, 1, bias=product.bias is not None)
-    convolution.weight = nn.Parameter(product.weight.detach().unsqueeze(-1).clone())
+    convolution.weight = _parameter(product.weight.detach().unsqueeze(-1), product.weight)
     if product.bias is not None:
-        convolution.bias = nn.Parameter(product.bias.detach().clone())
+        convolution.bias = _parameter(product.bias.detach(), product.bias)
     return convolution
 
 
@@ -132,10 +134,15 @@ def as_convolution(transposed: Any) -> nn.Module:
     )
     weight = t.weight.detach().unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     weight = weight.flip(tuple(range(2, weight.ndim)))
-    convolution.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
+    convolution.weight = _parameter(weight, t.weight)
     if t.bias is not None:
-        convolution.bias = nn.Parameter(t.bias.detach().clone())
+        convolution.bias = _parameter(t.bias.detach(), t.bias)
     return convolution
+
+
+def _parameter(values: Tensor, of: Tensor) -> nn.Parameter:
+    """A copy of ``values`` of a parameter, which is learnt where that is."""
+    return nn.Parameter(values.clone(memory_format=torch.contiguous_format), of.requires_grad)
 
 
 def limited(neuron: nn.Module) -> bool:

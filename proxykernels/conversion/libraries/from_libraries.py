@@ -216,10 +216,12 @@ def _kept_norm(population: Population) -> nn.Module | None:
         or not isinstance(projection.module, CONVOLUTIONS)
     ):
         return None
-    kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d  # not another library's
+    kind = nn.BatchNorm1d if isinstance(projection.module, nn.Conv1d) else nn.BatchNorm2d  # not another library's
     options = {"device": norm.weight.device, "dtype": norm.weight.dtype}
     kept = kind(norm.num_features, norm.eps, norm.momentum, **options)
     kept.load_state_dict(norm.state_dict())
+    for name, parameter in kept.named_parameters():
+        parameter.requires_grad_(getattr(norm, name).requires_grad)
     return kept
 
 

@@ -165,7 +165,7 @@ class _Builder:
 
 
 def _scaling(scale: torch.Tensor, ndim: int) -> nn.Module:
-    module: Any = scaled_identity(len(scale), ndim, scale)
+    module: Any = scaled_identity(len(scale), ndim, scale, learnt=True)
     with torch.no_grad():
         module.weight.mul_(scale.view(-1, *[1] * (module.weight.ndim - 1)))
     return build_layer([module], CARRIED)

@@ -163,11 +163,12 @@ class ReluGraph(ViewedGraph):
             x = self._expanded(x, before, shape)
             assert isinstance(x, Signal)
         name = self._free(f"{before.name}_scaled")
+        learnt = any(isinstance(value, Tensor) and value.requires_grad for value in (scaled.factor, scaled.shift))
         if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
-            return Current(name, path, [self._times(x, factor, shift)])
+            return Current(name, path, [self._times(x, factor, shift, learnt)])
         x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
         factor, shift = (v.expand(shape[1:]).flatten() if isinstance(v, Tensor) else v for v in (factor, shift))
-        current = Current(name, path, [self._times(x, factor, shift)])
+        current = Current(name, path, [self._times(x, factor, shift, learnt)])
         x = self._carried_in(before, current, x.shape or ())
         return replace(x, view=index_ops.as_given(shape))
 
@@ -176,15 +177,17 @@ class ReluGraph(ViewedGraph):
         x = self._carry(self._before(node), x)
         if not x.signed:
             return x
+        learnt = isinstance(module, nn.PReLU) and module.weight.requires_grad
         slope = module.negative_slope if isinstance(module, nn.LeakyReLU) else module.weight.detach()
         positive = self._fire(node, Current(self._name(node), path, [Projection(nn.Identity(), x)]), nn.ReLU())
         name = self._free(f"{positive.layer}_leak")
-        return Current(name, path, [self._times(positive, 1 - slope), self._times(x, slope)])
+        terms = [self._times(positive, 1 - slope, 0.0, learnt), self._times(x, slope, 0.0, learnt)]
+        return Current(name, path, terms)
 
-    def _times(self, x: Signal, factor: float | Tensor, shift: float | Tensor = 0.0) -> Projection:
+    def _times(self, x: Signal, factor: float | Tensor, shift: float | Tensor, learnt: bool) -> Projection:
         """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
         assert x.shape is not None
-        identity = scaled_identity(x.shape[1], len(x.shape), self.like)
+        identity = scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
         return Projection(affine(identity, factor, shift), x, added=True)
 
     def _free(self, wanted: str) -> str:
