@@ -130,3 +130,88 @@ def test_frozen_parameters_stay_frozen(leaky):
     frozen = {name for name, parameter in pk.from_snntorch(net).named_parameters() if not parameter.requires_grad}
     assert frozen == {"0.bn.bias", "3.weight"}
     assert not any(parameter.requires_grad for parameter in pk.from_snntorch(net.requires_grad_(False)).parameters())
+
+
+def test_dropout_of_spikes_is_kept(leaky):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ours = pk.from_snntorch(Stepped(leaky, drop).eval())
+    (dropout,) = (layer for _, layer, _ in ours.layers() if isinstance(layer, pk.Dropout))
+    assert dropout.p == 0.5
+
+
+DROPPED = {
+    "currents": (lambda: [nn.Dropout(0.5)], 1, "module '1' drops currents: put it behind neurons"),
+    "in a function": (lambda: [], 1, r"dropout\(\) in module '1' drops currents"),
+    "channels": (lambda: [nn.Dropout1d(0.5)], 2, "module '2' drops spikes by Dropout1d: use Dropout"),
+    "alpha": (lambda: [nn.AlphaDropout(0.5)], 2, "module '2' drops spikes by AlphaDropout: use Dropout"),
+}
+
+
+class Function(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_dropout_that_is_left_out_is_named(leaky, name):
+    make, place, message = DROPPED[name]
+    net = nn.Sequential(nn.Linear(8, 16), leaky(), nn.Linear(16, 5), leaky())
+    net.insert(place, *(make() or [Function()]))
+    with pytest.warns(UserWarning, match=f"Sequential: {message}.*; the imported network trains without it") as caught:
+        ours = pk.from_snntorch(net)
+    assert caught[0].filename == __file__ and not any(isinstance(part, pk.Dropout) for part in ours.modules())
+    if name == "currents":
+        net[place].p = 0.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            pk.from_snntorch(net)
+
+
+@pytest.mark.parametrize("kind, kept", [("Dropout", True), ("Dropout2d", False)])
+def test_dropout_of_spikingjelly(kind, kept):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron
+
+    net = nn.Sequential(
+        layer.Conv2d(2, 4, 3), neuron.IFNode(), getattr(layer, kind)(0.4), layer.Conv2d(4, 2, 3), neuron.IFNode()
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        ours = pk.from_spikingjelly(net)
+    assert any(isinstance(part, pk.Dropout) for part in ours.modules()) == kept
+    assert any("module '2' drops spikes by Dropout2d: use Dropout" in str(one.message) for one in caught) != kept
+
+
+@pytest.mark.parametrize(
+    "modules, message",
+    [
+        ([nn.ReLU()], "module '1' is a ReLU, .*; take it out, or put neurons in its place"),
+        ([nn.GELU()], "module '1' is a GELU, .*; take it out, or put neurons in its place"),
+        ([nn.CELU()], "module '1' is a CELU, .*; take it out, or put neurons in its place"),
+        ([nn.PixelShuffle(1)], "module '1' is a PixelShuffle, .* Supported: Conv2d, .*Leaky, Lapicque, Synaptic$"),
+    ],
+)
+def test_importers_name_what_they_support(leaky, modules, message):
+    with pytest.raises(TypeError, match=message):
+        pk.from_snntorch(nn.Sequential(nn.Linear(8, 16), *modules, leaky()))
+
+
+@pytest.mark.parametrize("start", ["first", "zero"])
+def test_loops_that_add_spikes_are_to_be_written_as_one_step(start):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron
+
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.n = layer.Linear(8, 4), neuron.IFNode()
+
+        def forward(self, x):
+            total = 0 if start == "zero" else self.n(self.c(x))
+            for _ in range(3):
+                total = total + self.n(self.c(x))
+            return total / 4
+
+    with pytest.raises(TypeError, match="Loop: module 'n' is called twice; .* loop over time, write one step"):
+        pk.from_spikingjelly(Loop())

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from .noted import constant_of
-from .refusals import remedy
 
 FIRST = "input", "tensors", "x", "self"  # what functions call what they take
 
@@ -49,8 +48,10 @@ class Cat(nn.Module):
         self.dim, self.stack = dim if axis is None else axis, stack
 
 
-def function_as_module(name: str, node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
-    """The module that does what a function's call does.
+def function_as_module(
+    name: str, node: fx.Node, traced: fx.GraphModule, where: str, remedy: Callable[[str], str]
+) -> nn.Module:
+    """The module that does what a function's call does; ``remedy``: what to do about a function of a name, for errors.
 
     Numbers and tensors that the forward pass computes of no sample's values are those that a run has noted (noted.py).
     """
@@ -163,10 +164,13 @@ def _interpolate(
     return nn.Upsample(size, scale_factor, mode, align_corners, recompute_scale_factor)
 
 
-def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
-    if training and p:
-        raise ValueError("it drops values in evaluation too; pass training=self.training")
-    return nn.Identity()
+def _dropout(module: type[nn.Module]) -> Callable[..., nn.Module]:
+    def make(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
+        if training and p:
+            raise ValueError("it drops values in evaluation too; pass training=self.training")
+        return module(p)
+
+    return make
 
 
 def _prelu(weight) -> nn.Module:
@@ -226,10 +230,10 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
     "mean": Mean,
     "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
-    "dropout": _dropout,
-    "dropout1d": _dropout,
-    "dropout2d": _dropout,
-    "alpha_dropout": _dropout,
+    "dropout": _dropout(nn.Dropout),
+    "dropout1d": _dropout(nn.Dropout1d),
+    "dropout2d": _dropout(nn.Dropout2d),
+    "alpha_dropout": _dropout(nn.AlphaDropout),
     "contiguous": _ignoring_mode(nn.Identity),
     "cat": Cat,
     "concat": Cat,

@@ -1,9 +1,12 @@
 """What torch.fx sees in a model: what a call takes, where it stands, and the module that does the same."""
 
+from collections.abc import Callable
+
 import torch
 from torch import fx, nn
 
 from .functions import FIRST, function_as_module
+from .refusals import remedy
 
 
 def arguments(node: fx.Node) -> list[fx.Node]:
@@ -87,11 +90,11 @@ def path_of(node: fx.Node) -> str:
     return f"{_function(node)}(){place}"
 
 
-def as_module(node: fx.Node, traced: fx.GraphModule, model: str) -> nn.Module:
-    """The module of a node, and of a function's call one that does the same."""
+def as_module(node: fx.Node, traced: fx.GraphModule, model: str, remedy: Callable[[str], str] = remedy) -> nn.Module:
+    """The module of a node, and of a function's call one that does the same; ``remedy``: of unknown functions."""
     if node.op == "call_module":
         return traced.get_submodule(str(node.target))
-    return function_as_module(_function(node), node, traced, f"{model}: {path_of(node)}")
+    return function_as_module(_function(node), node, traced, f"{model}: {path_of(node)}", remedy)
 
 
 def _function(node: fx.Node) -> str:

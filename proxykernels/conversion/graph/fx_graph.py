@@ -15,7 +15,6 @@ import torch
 from torch import fx, nn
 
 from ... import checks
-from ...layers import Dropout
 from ...layers.synapses import WEIGHTED, synapse_of
 from ...network import Network, free_name
 from .functions import Add, Cat, Times
@@ -42,7 +41,10 @@ class Graph(GraphLayers):
     Attributes:
         values: node -> what gives its value; currents are those that no layer gives.
         like: a parameter of the model, of whose type and on whose device all weights are.
+        supported: modules that have a counterpart, for messages.
     """
+
+    supported: str
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class Graph(GraphLayers):
                 f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
                 "remove it and continue training"
             )
-        module = as_module(node, self.traced, self.model)
+        module = as_module(node, self.traced, self.model, self._remedy)
         terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]
         return self._value(node, module, terms, path)
 
@@ -107,7 +109,7 @@ class Graph(GraphLayers):
         if isinstance(module, Cat):
             return self._cat(node, module, terms, path)
         if isinstance(module, Times):
-            raise TypeError(f"{self.model}: {path} has no counterpart in spikes{remedy('mul')}")
+            raise TypeError(f"{self.model}: {path} has no counterpart in spikes{self._remedy('mul')}")
         if len(terms) != 1:
             raise TypeError(
                 f"{self.model}: {path} takes {len(terms)} tensors; only additions and concatenations may join several"
@@ -123,9 +125,6 @@ class Graph(GraphLayers):
             if not self.rates:
                 self._use(module, path)
             return self._fire(node, x, module)
-        if type(module).__name__ == "Dropout" and not self.rates and isinstance(x, Signal):
-            dropout: Any = module
-            return self._other(self._name(node), Dropout(dropout.p), x, shape_of(node))
         if isinstance(module, self.negligible):
             return x
         if isinstance(module, (*WEIGHTED, *TRANSPOSED)):
@@ -135,12 +134,12 @@ class Graph(GraphLayers):
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
         kind = type(module).__name__
-        what_to_do = remedy(kind) or (
-            ". Supported: Conv2d, Conv1d, ConvTranspose2d and 1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, "
-            "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, "
-            "concatenations, views, channel shuffles, and Softmax or Sigmoid at the end"
-        )
+        what_to_do = self._remedy(kind) or f". Supported: {self.supported}"
         raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
+
+    def _remedy(self, name: str) -> str:
+        """What to do about a module or function of this name; "" if nothing is known."""
+        return remedy(name)
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         x = self._carry(self._before(node), x)

@@ -29,6 +29,24 @@ _REMEDIES = {
 }
 
 
+_FOR_NEURONS = {
+    _SMOOTH: "; take it out, or put neurons in its place and continue training",
+    _NORM: _NORM,
+    _PRODUCT: "; only products of spikes are supported: remove it and continue training",
+    _AXES: _AXES,
+    _LOOP: "; it has a state of its own: put neurons in its place and continue training",
+    _STEPS: _STEPS,
+}
+
+
+def remedy_of_imports(name: str) -> str:
+    """The same in networks of other libraries."""
+    if name.lower() in ("relu", "relu6", "leaky_relu", "leakyrelu", "prelu", "threshold"):
+        return _FOR_NEURONS[_SMOOTH]
+    known = remedy(name)
+    return _FOR_NEURONS.get(known, known)
+
+
 def remedy(name: str) -> str:
     """The remedy for a module or function of this name; "" if none is known."""
     return _REMEDIES.get(name.lower(), "")

@@ -1,5 +1,6 @@
 """Networks of other spiking libraries, taken over with their weights and neurons."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,8 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
         return any(map(spikingjelly_neurons.is_kind, type(module).__mro__))
 
     described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
-    library = _Library("from_spikingjelly", is_neuron, described, (base.StepModule,), dropouts)
+    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "products of spikes")
+    library = _Library("from_spikingjelly", is_neuron, described, kinds, (base.StepModule,), dropouts)
     return _take_over(net, library, sample, check)
 
 
@@ -105,7 +107,8 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
 
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     described = snntorch_neurons.described
-    library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, neurons)
+    kinds = tuple(snntorch_neurons.KINDS)
+    library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, kinds, neurons)
     return _take_over(net, library, sample, check)
 
 
@@ -117,14 +120,16 @@ class _Library:
         caller: the function here that takes its networks over.
         is_neuron: whether a module is one of its neurons.
         described: such a neuron in our words, given how many axes are behind its channels.
-        leaves: types of modules that are not looked into. negligible: those that change nothing.
+        kinds: of neurons and other modules of its own that have a counterpart, for messages.
+        leaves: types of modules that are not looked into. dropouts: those of its own.
     """
 
     caller: str
     is_neuron: Callable[[nn.Module], bool]
     described: Callable[[Any, int | None], Described]
+    kinds: tuple[str, ...]
     leaves: tuple[type, ...]
-    negligible: tuple[type, ...] = ()
+    dropouts: tuple[type, ...] = ()
 
 
 @without_autocast()
@@ -144,7 +149,15 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
     except TypeError as error:
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
-    graph = PortGraph(traced, name, is_neuron, library.negligible, steps_first=multi_step)
+    graph = PortGraph(
+        traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
+    )
+    if graph.dropped:
+        warnings.warn(
+            f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",
+            UserWarning,
+            stacklevel=4,
+        )
     neurons = {}
     for key, population in graph.firing.items():
         with checks.at(f"{name}: {path_of(population.node)}"):

@@ -3,21 +3,25 @@
 from dataclasses import replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from ...layers import Voting
+from ...layers import Dropout, Voting
 from ...network import Network, free_name
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
 from ..graph.fx_calls import path_of
 from ..graph.fx_graph import Graph, Values
+from ..graph.graph_layers import shape_of
 from ..graph.graph_values import Current, Projection, Signal
+from ..graph.refusals import remedy_of_imports
 from ..graph.rewrites import scaled_identity
+from .time_loops import ONE_STEP
 
 NUMBERS = ("size", "dim", "ndimension", "numel", "len")
 ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
 REPEATED = ("unsqueeze", "repeat", "expand")
 OVER_TIME = ("mean", "sum")
+SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
 
 
 class Gate(nn.Module):
@@ -33,8 +37,11 @@ class PortGraph(Graph):
 
     rates = False
 
-    def __init__(self, *arguments, steps_first: bool = False, **options):
-        """``steps_first``: the model is called with all steps, [T, N, ...], and not with one."""
+    def __init__(self, *arguments, steps_first: bool = False, neurons: str = "", **options):
+        """``steps_first``: the model is called with all steps, [T, N, ...], and not with one. ``neurons``: that have a
+        counterpart here, for messages."""
+        self.supported = f"Conv2d, Conv1d, ConvTranspose2d, Linear, BatchNorm, {SHAPES}, {neurons}"
+        self.dropped: list[str] = []  # dropouts that are left out, and why, for a warning
         self.axes = 2 if steps_first else 1  # in front of the channels
         self.repeats_input = False  # whether the model does so itself, for all steps
         super().__init__(*arguments, **options)
@@ -106,6 +113,15 @@ class PortGraph(Graph):
             )
         return self._reshape(node, x, nn.Flatten(), f"{name}()")
 
+    def _remedy(self, name: str) -> str:
+        return remedy_of_imports(name)
+
+    def _use(self, module: nn.Module, path: str) -> None:
+        try:
+            super()._use(module, path)
+        except TypeError as error:
+            raise TypeError(f"{error}; if this is a loop over time, {ONE_STEP}") from error
+
     def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
         if isinstance(module, Times) and len(terms) == 2:
             return self._product(node, terms, path)
@@ -113,6 +129,8 @@ class PortGraph(Graph):
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(module, Scaled):
+            if not isinstance(module.factor, Tensor) and (module.factor, module.shift) == (1, 0):
+                return x  # sum(steps) begins with 0
             if isinstance(x, Signal) and x.binary and (module.factor, module.shift) == (-1, 1):
                 return replace(x, inverted=not x.inverted)
             raise TypeError(f"{self.model}: {path} computes with a number; scale the weights or the input instead")
@@ -120,7 +138,19 @@ class PortGraph(Graph):
             voting: Any = module
             x = self._carry(node.all_input_nodes[0], x)
             return self._other(self._name(node), Voting(voting.voting_size), x, None, keeps_spikes=False)
+        if hasattr(module, "p") and isinstance(module, self.negligible):
+            return self._dropout(node, x, module, path)
         return super()._apply(node, x, module, path)
+
+    def _dropout(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        """Units of spikes are dropped here as there; what else is dropped in training is not."""
+        kind = type(module).__name__
+        if kind == "Dropout" and isinstance(x, Signal) and 0 < module.p < 1:
+            return self._other(self._name(node), Dropout(module.p), x, shape_of(node))
+        if module.p > 0:
+            what = "currents: put it behind neurons" if isinstance(x, Current) else f"spikes by {kind}: use Dropout"
+            self.dropped.append(f"{path} drops {what}")
+        return x
 
     def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
         x = super()._taken(argument, values, module, path)

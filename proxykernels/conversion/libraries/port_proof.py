@@ -73,7 +73,7 @@ class Proof:
             f"{self.model} was taken over and not compared with the original: {why}; {self.caller}(net, sample) takes "
             "an input [N, ...] to compare them on",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
     def _said(self, difference: Difference, x: Tensor) -> str:

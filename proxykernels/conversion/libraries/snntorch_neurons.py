@@ -38,8 +38,8 @@ def described(module: Any, axes: int | None) -> Described:
         TypeError, ValueError: there is no such neuron here; the message says what to do.
     """
     kind = next(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("snntorch."))
-    if kind not in _KINDS:
-        *others, last = _KINDS
+    if kind not in KINDS:
+        *others, last = KINDS
         why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
         raise TypeError(f"{kind} {why}; replace it by {', '.join(others)} or {last} and continue training")
     graded = torch.as_tensor(module.graded_spikes_factor)
@@ -50,7 +50,7 @@ def described(module: Any, axes: int | None) -> Described:
             f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
             "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
         )
-    neuron, unit = _KINDS[kind](module, axes)
+    neuron, unit = KINDS[kind](module, axes)
     return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
 
 
@@ -184,7 +184,7 @@ def _by_channel(name: str, value: Any, axes: int | None) -> Value:
     return tensor.flatten().clone()
 
 
-_KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
+KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
     "Leaky": _leaky,
     "Lapicque": _lapicque,
     "Synaptic": _synaptic,

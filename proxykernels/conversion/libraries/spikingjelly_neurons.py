@@ -27,14 +27,14 @@ def described(node: Any, axes: int | None) -> Described:
         TypeError, ValueError: there is no such neuron here; the message says what to do.
     """
     kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise TypeError(
-            f"{kind} has no counterpart here, only {', '.join(_KINDS)} have; "
+            f"{kind} has no counterpart here, only {', '.join(KINDS)} have; "
             "replace it by one of them and continue training"
         )
     if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
-    return _KINDS[kind](node)
+    return KINDS[kind](node)
 
 
 def _integrate_and_fire(node: Any) -> Described:
@@ -105,7 +105,7 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     return FastSigmoid(1 / unit, alpha / unit, detached) if kind == "SuperSpike" else None
 
 
-_KINDS: dict[str, Callable[[Any], Described]] = {
+KINDS: dict[str, Callable[[Any], Described]] = {
     "IFNode": _integrate_and_fire,
     "LIFNode": _leaky,
     "SLTTLIFNode": _leaky,  # which differ in what they learn by alone

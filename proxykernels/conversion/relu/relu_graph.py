@@ -39,6 +39,11 @@ class ReluGraph(ViewedGraph):
     """
 
     rates = True
+    supported = (
+        "Conv2d, Conv1d, ConvTranspose2d and 1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, Max-, Avg- and "
+        "AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, views, channel "
+        "shuffles, and Softmax or Sigmoid at the end"
+    )
 
     def _is_number(self, node: fx.Node) -> bool:
         return is_constant(node)
