@@ -72,7 +72,8 @@ class Network(nn.Module):
 
         def unpacked(parts: Any) -> Any:
             if isinstance(parts, Part):
-                return y.flatten(1)[:, slice(*parts.span)].unflatten(1, parts.shape)
+                values = y.flatten(1)[:, slice(*parts.span)]
+                return values.unflatten(1, parts.shape) if parts.shape else values.squeeze(1)
             if isinstance(parts, dict):
                 return {key: unpacked(part) for key, part in parts.items()}
             return None if parts is None else type(parts)(map(unpacked, parts))

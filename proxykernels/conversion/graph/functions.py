@@ -34,8 +34,11 @@ class Scaled(nn.Module):
 class Mean(nn.Module):
     """Stands for the mean over some axes."""
 
-    def __init__(self, dim: int | Sequence[int], keepdim: bool = False):
+    def __init__(
+        self, dim: int | Sequence[int] = (), keepdim: bool = False, *, axis: int | Sequence[int] | None = None
+    ):
         super().__init__()
+        dim = dim if axis is None else axis
         self.dims = (dim,) if isinstance(dim, int) else tuple(dim)
         self.keepdim = keepdim
 
@@ -145,8 +148,9 @@ _OTHER_NAMES = {"subtract": "sub", "multiply": "mul", "divide": "div", "true_div
 
 
 def _clamp(min=None, max=None) -> nn.Module:
-    if not isinstance(min, int | float) or min != 0 or not isinstance(max, int | float | None):
-        raise ValueError(f"only clamp(0, limit) and clamp(min=0) are known, got min={min}, max={max}")
+    above_zero = max is None or (isinstance(max, int | float) and max > 0)
+    if not isinstance(min, int | float) or min != 0 or not above_zero:
+        raise ValueError(f"got min={min}, max={max}; write clamp(0, limit) with a limit above 0, or clamp(min=0)")
     return nn.ReLU() if max is None else nn.Hardtanh(0.0, float(max))
 
 

@@ -6,12 +6,17 @@ import torch
 from torch import fx, nn
 
 from .functions import FIRST, function_as_module
+from .one_input import only_input
 from .refusals import remedy
+
+CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())
 
 
 def arguments(node: fx.Node) -> list[fx.Node]:
     """The results that a node takes, in order, with repetitions; also those in a list."""
     first, *rest = node.args or (next((node.kwargs[name] for name in FIRST if name in node.kwargs), None),)
+    if is_cast(node):
+        return [first] if isinstance(first, fx.Node) else []
     many = list(first) if isinstance(first, list | tuple) else [first]
     named = [value for name, value in node.kwargs.items() if name not in FIRST]
     return [argument for argument in (*many, *rest, *named) if isinstance(argument, fx.Node)]
@@ -38,14 +43,17 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
         holder = nn.Sequential(model)
     try:
         attributes = set(vars(holder))
-        traced = fx.GraphModule(holder, Tracer().trace(holder))
+        with only_input(holder):
+            graph = Tracer().trace(holder)
+        traced = fx.GraphModule(holder, graph)
         for constant in set(vars(holder)) - attributes:  # tensors that the forward pass makes, which fx puts there
             delattr(holder, constant)
         return traced
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AssertionError, NameError) as error:
         patched = [f"'{path}'" for path, module in model.named_modules() if "forward" in vars(module)]
         raise TypeError(
-            f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values: "
+            f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values"
+            f"{' or sizes' if leaves else ''}: "
             f"{error}" + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
 
@@ -79,6 +87,11 @@ def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     if name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or "out" in node.kwargs:
         return True
     return bool(node.kwargs.get("inplace")) or (name.startswith("relu") and True in node.args)
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether a node gives its values in some type, or on some device."""
+    return node.op == "call_method" and node.target in CASTS
 
 
 def path_of(node: fx.Node) -> str:

@@ -18,7 +18,7 @@ from ... import checks
 from ...layers.synapses import WEIGHTED, synapse_of
 from ...network import Network, free_name
 from .functions import Add, Cat, Times
-from .fx_calls import arguments, as_module, needed, path_of
+from .fx_calls import arguments, as_module, is_cast, needed, path_of
 from .graph_layers import AVERAGES, GraphLayers, shape_of
 from .graph_values import Current, Projection, Signal
 from .index_ops import named
@@ -26,7 +26,7 @@ from .refusals import remedy
 from .rewrites import Spread, as_convolution, norm_as_convolution, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # by running statistics where they are told to keep them
 MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
 SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
@@ -72,7 +72,7 @@ class Graph(GraphLayers):
             elif node.op == "output":
                 self._end(node, values)
             elif node.op != "get_attr" and not self._is_number(node):
-                value = self._step(node, values)
+                value = self._cast(node, values) if is_cast(node) else self._step(node, values)
                 if isinstance(value, Current) and self._readers[node] > 1:
                     value = self._carry(node, value)
                 values[node] = value
@@ -81,6 +81,18 @@ class Graph(GraphLayers):
         """Whether a node computes numbers, from shapes, and no values of the input."""
         raise NotImplementedError
 
+    def _cast(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        """The same values: a type or device other than the model's own cannot be kept."""
+        before = arguments(node)[0]
+        if before.meta.get("type") != node.meta.get("type"):
+            given, wanted = (" on ".join(map(str, at.meta["type"])) for at in (before, node))
+            raise TypeError(
+                f"{self.model}: {path_of(node)} makes {wanted} of {given}; convert the model and its input instead"
+            )
+        if "ours" in before.meta:
+            node.meta["ours"] = before.meta["ours"]
+        return values[before]
+
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         path, taken = path_of(node), arguments(node)
         if taken and not any(argument in values for argument in taken):
@@ -88,7 +100,7 @@ class Graph(GraphLayers):
                 f"{self.model}: {path} takes values that are not its input's, such as a parameter that no layer has; "
                 "remove it and continue training"
             )
-        module = as_module(node, self.traced, self.model, self._remedy)
+        module = as_module(node, self.traced, self.model, self._what_to_do)
         terms = [self._taken(argument, values, module, path) for argument in taken if argument in values]
         return self._value(node, module, terms, path)
 
@@ -134,8 +146,10 @@ class Graph(GraphLayers):
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
         kind = type(module).__name__
-        what_to_do = self._remedy(kind) or f". Supported: {self.supported}"
-        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
+        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{self._what_to_do(kind)}")
+
+    def _what_to_do(self, name: str) -> str:
+        return self._remedy(name) or f". Supported: {self.supported}"
 
     def _remedy(self, name: str) -> str:
         """What to do about a module or function of this name; "" if nothing is known."""

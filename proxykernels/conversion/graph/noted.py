@@ -12,7 +12,7 @@ FILLED = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".
 class Notes(fx.Interpreter):
     """Runs the network, and notes of each node in ``node.meta``:
 
-    - "shape", if it gives a tensor;
+    - "shape" and "type", if it gives a tensor;
     - "constant", that tensor, if it is made of parameters, buffers and numbers alone;
     - "value", what else it gives, such as a size or the parts of a split.
     """
@@ -27,7 +27,7 @@ class Notes(fx.Interpreter):
         if not isinstance(value, Tensor):
             node.meta["value"] = value
         else:
-            node.meta["shape"] = tuple(value.shape)
+            node.meta["shape"], node.meta["type"] = tuple(value.shape), (value.dtype, value.device)
         if _holds_tensors(value):
             if node.op == "placeholder" or (self._of_input.intersection(node.all_input_nodes) and not _filled(node)):
                 self._of_input.add(node)

@@ -6,6 +6,8 @@ _PRODUCT = "; spikes cannot multiply two results, as in attention: remove it and
 _AXES = "; only one or two axes are supported: move the third to channels or samples"
 _LOOP = "; it has a state: replace it by a convolution or linear layer"
 _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
+_COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
+_LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
 _REMEDIES = {
     **dict.fromkeys(
         "gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign "
@@ -25,6 +27,8 @@ _REMEDIES = {
     **dict.fromkeys("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d".split(), _AXES),
     **dict.fromkeys("lstm gru rnn".split(), _LOOP),
     **dict.fromkeys("unsqueeze repeat expand".split(), _STEPS),
+    **dict.fromkeys("gt lt ge le eq ne where masked_fill sign heaviside bool".split(), _COMPARED),
+    **dict.fromkeys("maximum minimum max min amax amin".split(), _LARGEST),
     "sum": "; use the mean, and scale the weights behind it",
 }
 

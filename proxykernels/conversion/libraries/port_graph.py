@@ -15,10 +15,9 @@ from ..graph.graph_layers import shape_of
 from ..graph.graph_values import Current, Projection, Signal
 from ..graph.refusals import remedy_of_imports
 from ..graph.rewrites import scaled_identity
+from ..graph.sized_trace import of_sizes
 from .time_loops import ONE_STEP
 
-NUMBERS = ("size", "dim", "ndimension", "numel", "len")
-ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
 REPEATED = ("unsqueeze", "repeat", "expand")
 OVER_TIME = ("mean", "sum")
 SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
@@ -47,13 +46,7 @@ class PortGraph(Graph):
         super().__init__(*arguments, **options)
 
     def _is_number(self, node: fx.Node) -> bool:
-        inputs = node.all_input_nodes
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if node.op in ("call_function", "call_method") and (
-            name in NUMBERS or (name == "getattr" and node.args[1] in ABOUT)
-        ):
-            return True
-        return bool(inputs) and node.op != "output" and all(map(self._is_number, inputs))
+        return of_sizes(node)
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         if node.op in ("call_function", "call_method"):

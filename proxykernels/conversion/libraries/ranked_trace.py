@@ -4,8 +4,10 @@ from typing import Any
 
 from torch import fx, nn
 
+from ..graph.fx_calls import CASTS
+
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
-KEEP = ("add", "sub", "mul", "iadd", "isub", "imul", "truediv", "relu", "contiguous", "clone", "detach", "float")
+KEEP = ("add", "sub", "mul", "iadd", "isub", "imul", "truediv", "relu", "contiguous", "clone", "detach", *CASTS)
 
 
 def rank_of_input(model: nn.Module) -> int | None:

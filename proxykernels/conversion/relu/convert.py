@@ -25,10 +25,11 @@ from ..graph.fx_calls import needed, trace
 from ..graph.graph_values import Population
 from ..graph.noted import Notes
 from ..graph.prepared import check_model, copied, prepared, without_autocast
+from ..graph.sized_trace import sized
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
-from .outputs import one_output, parts_of
+from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable, use_own_modules
@@ -130,12 +131,12 @@ def convert(
         )
     own: dict[int, Any] = {id(parameter): parameter for parameter in ann.parameters()} if share else {}
     model = copied(ann, own) if share else prepared(ann)
-    with torch.no_grad():
-        traced, name = trace(model), type(model).__name__
     batches = _Batches(calibration)
-    needed(traced, name)
     few = torch.cat([batches.first[:1], batches.first[-1:]])
-    followed = _run(fx.Interpreter(traced), few, name)
+    with torch.no_grad():
+        traced, name = trace(model, tracer=sized(few)), type(model).__name__
+    needed(traced, name)
+    followed = _run(Notes(traced), few, name)
     one_output(traced, name)
     _run(Notes(traced), few, name)
     graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
@@ -242,7 +243,7 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
 @torch.no_grad()
 def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
     """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
-    for ours, y in zip(_tensors(followed), _tensors(model(samples.clone())), strict=True):
+    for ours, y in zip(tensors_of(followed), tensors_of(model(samples.clone())), strict=True):
         largest = y.nan_to_num().abs().max().item() if y.numel() else 0.0
         if torch.allclose(ours, y, rtol=1e-3, atol=1e-4 * largest, equal_nan=True):
             continue
@@ -250,14 +251,6 @@ def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
             f"torch.fx follows another forward pass than {type(model).__name__}'s, as it does where a tensor that is "
             "used again is changed in place; write x = x + y for x += y"
         )
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All tensors in tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return [tensor for item in items for tensor in _tensors(item)]
 
 
 class _Watcher(fx.Interpreter):

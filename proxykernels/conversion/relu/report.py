@@ -9,6 +9,7 @@ from torch import Tensor
 from ... import checks
 from ...kernels import heap
 from ...layers import Neurons
+from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ...simulation.result import table
 from ...spikes import Spikes
@@ -77,6 +78,11 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     T = checks.steps(T)
     checks.floating("x", x)
     checks.finite("x", x)
+    if isinstance(net, Network) and any(isinstance(layer, SigmaDeltaNeurons) for layer in net.modules()):
+        raise TypeError(
+            "net must be a network of IF neurons, and has sigma-delta neurons, whose rates stand for nothing; compare "
+            "simulate(net, x, T).logits with the ReLU network's outputs"
+        )
     neurons = [layer for _, layer, _ in net.layers() if isinstance(layer, Neurons)] if isinstance(net, Network) else []
     if not any(layer.scale is not None for layer in neurons):
         raise TypeError("net must be a network of IF neurons that convert made, whose layers have a scale")

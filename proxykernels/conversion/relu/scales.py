@@ -131,8 +131,9 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
         if most is not None and (tied[name] > most * (1 + 1e-6)).any():
             path = graph.populations[name].current.path
             raise TypeError(
-                f"{graph.model}: {path} is limited (ReLU6) at {most:g}, and an identity shortcut or a concatenation "
-                "joins it with neurons whose activations are larger; use ReLU there"
+                f"{graph.model}: {path} is limited (ReLU6) at {most:g}, and takes the spikes of neurons whose "
+                "activations are larger, or an identity shortcut or a concatenation joins it with them; use ReLU "
+                "there, or limit these in the same way"
             )
     scales.update(tied)
 

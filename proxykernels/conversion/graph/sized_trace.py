@@ -1,0 +1,105 @@
+"""A torch.fx trace beside which a sample runs: a forward pass may branch on sizes, and loop over them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "len")
+ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
+
+
+def of_sizes(node: fx.Node) -> bool:
+    """Whether a node computes numbers, from shapes, and no values of the input."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name in NUMBERS or (name == "getattr" and node.args[1] in ABOUT):
+        return True
+    return bool(node.all_input_nodes) and all(map(of_sizes, node.all_input_nodes))
+
+
+class _Sized:
+    """What a traced value answers where Python wants a number."""
+
+    node: fx.Node
+    tracer: Any
+
+    def __index__(self) -> int:
+        if not of_sizes(self.node):
+            raise fx.proxy.TraceError("a value of the input cannot be used as a number")
+        return int(self.tracer.value(self.node))
+
+    __int__ = __index__
+
+    def __len__(self) -> int:
+        value = self.tracer.value(self.node)
+        if isinstance(value, Tensor):
+            raise fx.proxy.TraceError("len() of a tensor cannot be followed; use .shape[0]")
+        return len(value)
+
+
+class SizedAttribute(_Sized, fx.proxy.Attribute):
+    """An attribute of a traced value, such as its shape."""
+
+
+class SizedProxy(_Sized, fx.Proxy):
+    """A traced value."""
+
+    def __getattr__(self, name: str) -> SizedAttribute:
+        return SizedAttribute(self, name)
+
+
+def sized(x: Tensor) -> type[fx.Tracer]:
+    """A tracer of models whose input is like ``x`` [N, ...]. What depends on the values of the input is an error."""
+
+    class SizedTracer(fx.Tracer):
+        def __init__(self) -> None:
+            super().__init__()
+            self._values: dict[fx.Node, Any] = {}
+            self._runs = False
+
+        def proxy(self, node: fx.Node) -> fx.Proxy:
+            return SizedProxy(node, self)
+
+        def to_bool(self, obj: fx.Proxy) -> bool:
+            return bool(self.value(obj.node)) if of_sizes(obj.node) else super().to_bool(obj)
+
+        def iter(self, obj: Any) -> Iterator:
+            value = self.value(obj.node)
+            return iter([obj[k] for k in range(len(value))]) if isinstance(value, tuple | list) else super().iter(obj)
+
+        def call_module(self, m, forward, args, kwargs):
+            return forward(*args, **kwargs) if self._runs else super().call_module(m, forward, args, kwargs)
+
+        def getattr(self, attr, attr_val, parameter_proxy_cache):
+            return attr_val if self._runs else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+        @torch.no_grad()
+        def value(self, node: fx.Node) -> Any:
+            """What a node gives for x; all before it are run, in order, since some change others in place."""
+            self._runs = True
+            try:
+                for other in self.graph.nodes:
+                    if other not in self._values:
+                        self._values[other] = self._run(other)
+                    if other is node:
+                        break
+            finally:
+                self._runs = False
+            return self._values[node]
+
+        def _run(self, node: fx.Node) -> Any:
+            arguments, options = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
+            if node.op == "placeholder":
+                return x.clone()
+            if node.op == "call_function":
+                return node.target(*arguments, **options)  # type: ignore[operator]
+            if node.op == "call_method":
+                return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+            owner, _, name = str(node.target).rpartition(".")
+            attribute = getattr(self.root.get_submodule(owner), name)
+            return attribute(*arguments, **options) if node.op == "call_module" else attribute
+
+    return SizedTracer
