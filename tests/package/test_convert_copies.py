@@ -121,9 +121,13 @@ def test_autocast_changes_nothing():
     expected = pk.convert(perceptron(64), vectors())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         net = pk.convert(perceptron(64), vectors())
+        report = pk.conversion_report(net, vectors(), 4)
+        pytest.importorskip("nir")
+        pk.from_nir(pk.to_nir(pk.convert(perceptron(64), vectors(), v_init=0.0), (8,)))
         assert torch.is_autocast_enabled("cpu")
     for name, value in expected.state_dict().items():
         assert torch.equal(net.state_dict()[name], value), name
+    assert report == pk.conversion_report(net, vectors(), 4)
 
 
 WRAPPED = {
@@ -185,3 +189,11 @@ def test_frozen_parameters_stay_frozen_and_constants_are_not_trained():
     assert not any(
         parameter.requires_grad for parameter in pk.convert(ann.requires_grad_(False), images()).parameters()
     )
+
+
+def test_a_report_of_other_neurons_says_so():
+    net = pk.convert(perceptron(), vectors(), neuron="sigma-delta")
+    with pytest.raises(
+        TypeError, match="net must be a network of IF neurons, and has sigma-delta neurons, whose"
+    ):
+        pk.conversion_report(net, vectors(), 4)

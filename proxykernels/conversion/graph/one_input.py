@@ -13,7 +13,7 @@ FREE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 def only_input(model: nn.Module) -> Iterator[None]:
     """torch.fx, which asks the class, sees a forward pass of one argument, where the others need not be given."""
     kind = type(model)
-    _, *given = inspect.signature(kind.forward).parameters.values()
+    given = list(inspect.signature(kind.forward).parameters.values())[1:]
     by_position = bool(given) and given[0].kind not in (*FREE, inspect.Parameter.KEYWORD_ONLY)
     needed = [other for other in given[1:] if other.kind not in FREE and other.default is other.empty]
     if not by_position or len(given) == 1 or needed:

@@ -66,7 +66,7 @@ def prepared(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Sums are compared to float32's rounding, so none may be of the type that the caller's autocast asks for."""
+    """Sums are compared up to float32's rounding, so none may be of the type that the caller's autocast asks for."""
     with ExitStack() as stack:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):

@@ -11,6 +11,7 @@ from ... import checks
 from ...layers import Flatten, Unflatten
 from ...network import Network, free_name
 from ..graph.build_layers import CARRIED, build_layer, multiply
+from ..graph.prepared import without_autocast
 from ..graph.rewrites import scaled_identity
 from .check import compare_with
 from .graph import Nodes, input_shape, nodes_of
@@ -20,6 +21,7 @@ from .nodes import Shape, output_shape, scale_of, shaping, synapse
 FEW = 1024  # features that a matrix scales; more are scaled as channels
 
 
+@without_autocast()
 def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     """Import a network from a NIR graph or file.
 

@@ -13,6 +13,7 @@ from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ...simulation.result import table
 from ...spikes import Spikes
+from ..graph.prepared import without_autocast
 from .calibrate import activation, follow
 
 
@@ -60,6 +61,7 @@ class ConversionReport:
         return "\n".join([title, *table([("layer", "scale", "rate", "activation", "clipped", "error"), *cells])])
 
 
+@without_autocast()
 @torch.no_grad()
 def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     """Compare the firing rates of a converted network with the activations of its ReLU network, layer by layer.
