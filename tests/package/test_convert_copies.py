@@ -193,7 +193,5 @@ def test_frozen_parameters_stay_frozen_and_constants_are_not_trained():
 
 def test_a_report_of_other_neurons_says_so():
     net = pk.convert(perceptron(), vectors(), neuron="sigma-delta")
-    with pytest.raises(
-        TypeError, match="net must be a network of IF neurons, and has sigma-delta neurons, whose"
-    ):
+    with pytest.raises(TypeError, match="net must be a network of IF neurons, and has sigma-delta neurons, whose"):
         pk.conversion_report(net, vectors(), 4)

@@ -43,7 +43,8 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     normalisation behind a convolution and ParametricLIFNode's time constant stay learnable.
 
     The imported network is compared with the original for a few steps, layer by layer, on currents on which neurons
-    fire. A difference beyond rounding raises an error that names the first module that differs.
+    fire. A difference beyond rounding raises an error that names the first module that differs. A warning names
+    dropout that is left out: all but that of spikes.
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.

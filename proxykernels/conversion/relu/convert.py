@@ -66,7 +66,7 @@ def convert(
     Max pooling becomes :class:`MaxRatePool2d`, or :class:`RunningMaxPool2d` for real values. Max pooling before a ReLU
     is moved behind it. A layer without a ReLU, such as a linear bottleneck, passes real values on. A LeakyReLU becomes
     neurons plus real values. A last Conv2d or Linear becomes neurons too; their counts approximate the positive part of
-    the logits. ``net.outputs(y)`` separates several results, in tuples, lists and dicts.
+    the logits. ``net.outputs(y)`` separates several results, in tuples, lists and dicts, and one value per sample.
 
     The conversion checks itself: run as a ReLU network on some calibration samples, each layer must equal ``ann``'s up
     to rounding.
@@ -76,7 +76,8 @@ def convert(
     al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
 
     Args:
-        ann: the trained network. It is used in evaluation mode and not changed (but see ``share``).
+        ann: the trained network. A copy of it is used, in evaluation mode; it is not changed (but see ``share``).
+            Arguments of its forward pass besides the input have their defaults.
         calibration: samples like those of the training: a tensor [N, ...], or a DataLoader (any iterable) of tensors or
             of (tensor, label) pairs. A progress bar appears after two seconds.
         method: how the scale of a layer's activations is measured. "max": their maximum. "percentile": ignores a few
@@ -88,8 +89,8 @@ def convert(
         v_init: initial potential in thresholds. None with the soft reset: calibrated per channel, on up to 64 samples,
             for the least squared error of the counts after 4 and 8 steps. None with a hard reset: 1/2.
         share: use ``ann``'s own parameters instead of copies. This changes ``ann``: normalisations are folded into the
-            weights, weights and biases are rescaled, and outputs are divided by the last layer's scale.
-
+            weights, weights and biases are rescaled, and outputs are divided by the last layer's scale. An error if a
+            layer is called twice, or has weights that are tied, computed or not in ``ann``'s parameters.
         neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
             neurons; with ``SigmaDelta(signed=True)`` also for layers without a ReLU. Their thresholds are the largest
             activation of each channel; ``method``, ``percentile``, ``v_reset``, ``v_init`` and ``share`` are not for
@@ -101,7 +102,8 @@ def convert(
         A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, with all thresholds 1. Layers have the
         name of their Conv2d or Linear, with underscores: ``layer1_0_conv2``. An addition becomes a :class:`FusedIFSum`;
         layers that are connected by an identity shortcut share the largest of their scales. A layer's ``scale`` is the
-        activation that a rate of 1 stands for. ``simulate(...).logits`` approximates the outputs of ``ann``.
+        activation that a rate of 1 stands for. ``simulate(...).logits`` approximates the outputs of ``ann``. Frozen
+        parameters stay frozen, and weights that stand for constants of ``ann`` are not trained.
 
     Raises:
         TypeError: a module has no counterpart in spikes, or its conversion is wrong; the message names its path.
