@@ -80,7 +80,7 @@ def test_shared_weights_are_the_models_own(forward):
         torch.testing.assert_close(ann(x) * net.layers()[-1][1].scale, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_side_effects_of_a_forward_pass_are_a_copys():
+def test_side_effects_of_a_forward_pass_are_undone():
     def counted(m, x):
         m.calls.add_(1)
         m.last = m.a(x).relu()
@@ -195,3 +195,15 @@ def test_a_report_of_other_neurons_says_so():
     net = pk.convert(perceptron(), vectors(), neuron="sigma-delta")
     with pytest.raises(TypeError, match="net must be a network of IF neurons, and has sigma-delta neurons, whose"):
         pk.conversion_report(net, vectors(), 4)
+
+
+def test_functions_that_know_the_model():
+    """A copy of the model would hold functions that still use the model's own modules."""
+    ann = perceptron()
+    ann.own = lambda x: ann[1](ann[0](x))
+    ann[0].forward = lambda x, forward=ann[0].forward: forward(2 * x)
+    kind = type("Called", (nn.Sequential,), {"forward": lambda self, x: self[2](self.own(x))})
+    ann.__class__ = kind
+    before = dict(vars(ann[0]))
+    assert distance(ann, pk.convert(ann.train(), vectors(), method="max"), vectors()) < 0.02
+    assert ann.training and dict(vars(ann[0])) == before

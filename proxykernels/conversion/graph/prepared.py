@@ -1,4 +1,4 @@
-"""The copy of a model that is traced and run in a translation, so that the model itself stays as it is."""
+"""The model that is traced and run in a translation: a copy, or itself, and then it is as before afterwards."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -65,6 +65,27 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def borrowed(net: nn.Module) -> Iterator[nn.Module]:
+    """The model itself in evaluation mode, its weights plain, without wrappers of torch.compile; then it is as before.
+
+    Functions that it holds, such as a forward that was replaced, may refer to its modules: they know no copy.
+    """
+    before = [(module, type(module), _held(module)) for module in net.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
+    try:
+        net = _not_compiled(net).eval()
+        use_plain_weights(net)
+        yield net
+    finally:
+        for module, kind, held in before:
+            _put_back(module, kind, held)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+@contextmanager
 def without_autocast() -> Iterator[None]:
     """Sums are compared up to float32's rounding, so none may be of the type that the caller's autocast asks for."""
     with ExitStack() as stack:
@@ -83,6 +104,26 @@ def _not_compiled(net: nn.Module) -> nn.Module:
             if child is not None and COMPILED in child._modules:
                 module._modules[name] = child._modules[COMPILED]
     return net
+
+
+def _held(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """A module's attributes, and of each container what is in it."""
+    return {
+        name: (value, copy.copy(value) if isinstance(value, dict | list | set) else None)
+        for name, value in vars(module).items()
+    }
+
+
+def _put_back(module: nn.Module, kind: type, held: dict[str, tuple[Any, Any]]) -> None:
+    object.__setattr__(module, "__class__", kind)
+    vars(module).clear()
+    for name, (value, content) in held.items():
+        vars(module)[name] = value
+        if isinstance(value, dict | set):
+            value.clear()
+            value.update(content)
+        elif isinstance(value, list):
+            value[:] = content
 
 
 def _results(net: nn.Module) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import needed, trace
 from ..graph.graph_values import Population
 from ..graph.noted import Notes
-from ..graph.prepared import check_model, copied, prepared, without_autocast
+from ..graph.prepared import borrowed, check_model, copied, without_autocast
 from ..graph.sized_trace import sized
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
@@ -32,7 +32,7 @@ from .check import Original, check, samples_of
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
-from .shared import check_shareable, use_own_modules
+from .shared import check_shareable
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 BATCH = 32  # samples of a calibration tensor at a time
@@ -76,7 +76,7 @@ def convert(
     al. 2021 (arXiv:2106.06984) and Hao et al. 2023 (arXiv:2302.10685).
 
     Args:
-        ann: the trained network. A copy of it is used, in evaluation mode; it is not changed (but see ``share``).
+        ann: the trained network. It is used in evaluation mode and not changed (but see ``share``).
             Arguments of its forward pass besides the input have their defaults.
         calibration: samples like those of the training: a tensor [N, ...], or a DataLoader (any iterable) of tensors or
             of (tensor, label) pairs. A progress bar appears after two seconds.
@@ -131,34 +131,33 @@ def convert(
             "share=True rescales weights in place, and some of ann's are computed (parametrized, "
             "normalised or pruned); use share=False"
         )
-    own: dict[int, Any] = {id(parameter): parameter for parameter in ann.parameters()} if share else {}
-    model = copied(ann, own) if share else prepared(ann)
-    batches = _Batches(calibration)
-    few = torch.cat([batches.first[:1], batches.first[-1:]])
-    with torch.no_grad():
-        traced, name = trace(model, tracer=sized(few)), type(model).__name__
-    needed(traced, name)
-    followed = _run(Notes(traced), few, name)
-    one_output(traced, name)
-    _run(Notes(traced), few, name)
-    graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
-    _check_followed(model, few, followed)
-    if share:
-        check_shareable(graph, ann, own)
-    original = Original(traced, graph, samples_of(batches.first))
-    distributions, nodes = watched(graph)
-    watcher = _Watcher(traced, nodes)
-    samples = []
-    for batch in batches:
-        _run(watcher, batch, graph.model)
-        if sum(map(len, samples)) < SAMPLES:
-            samples.append(batch)
-    if changes:
-        scales = sigma_delta.thresholds(graph, distributions)
-    else:
-        scales = scales_of(graph, distributions, method, percentile)
-    if share:
-        use_own_modules(graph, ann, own)
+    with borrowed(ann) as model:
+        name = type(model).__name__
+        batches = _Batches(calibration)
+        few = torch.cat([batches.first[:1], batches.first[-1:]])
+        with torch.no_grad():
+            traced = trace(model, tracer=sized(few))
+        traced = traced if share else copied(traced, {})
+        needed(traced, name)
+        followed = _run(Notes(traced), few, name)
+        one_output(traced, name)
+        _run(Notes(traced), few, name)
+        graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+        _check_followed(model, few, followed)
+        if share:
+            check_shareable(graph, model)
+        original = Original(traced, graph, samples_of(batches.first))
+        distributions, nodes = watched(graph)
+        watcher = _Watcher(traced, nodes)
+        samples = []
+        for batch in batches:
+            _run(watcher, batch, graph.model)
+            if sum(map(len, samples)) < SAMPLES:
+                samples.append(batch)
+        if changes:
+            scales = sigma_delta.thresholds(graph, distributions)
+        else:
+            scales = scales_of(graph, distributions, method, percentile)
     untie(graph.populations)
     for name, population in graph.populations.items():
         fold_norms(population, ann)
