@@ -204,6 +204,6 @@ def test_functions_that_know_the_model():
     ann[0].forward = lambda x, forward=ann[0].forward: forward(2 * x)
     kind = type("Called", (nn.Sequential,), {"forward": lambda self, x: self[2](self.own(x))})
     ann.__class__ = kind
-    before = dict(vars(ann[0]))
-    assert distance(ann, pk.convert(ann.train(), vectors(), method="max"), vectors()) < 0.02
+    before = dict(vars(ann.train()[0]))
+    assert distance(ann, pk.convert(ann, vectors(), method="max"), vectors()) < 0.02
     assert ann.training and dict(vars(ann[0])) == before
