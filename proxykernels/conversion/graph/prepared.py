@@ -1,6 +1,7 @@
 """The model that is traced and run in a translation: a copy, or itself, and then it is as before afterwards."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from ...layers.parametrized import has_forward_hooks, use_plain_weights
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
 COMPILED = "_orig_mod"  # where torch.compile's wrapper has the module
+CONTAINERS = (dict, list, set, OrderedDict)
 DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -97,7 +99,8 @@ def without_autocast() -> Iterator[None]:
 
 def _not_compiled(net: nn.Module) -> nn.Module:
     """The modules that torch.compile has wrapped, in place."""
-    net = net._modules.get(COMPILED) or net
+    if (inner := net._modules.get(COMPILED)) is not None:
+        net = inner
     for module in net.modules():
         module._compiled_call_impl = None  # of module.compile()
         for name, child in module._modules.items():
@@ -108,10 +111,7 @@ def _not_compiled(net: nn.Module) -> nn.Module:
 
 def _held(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """A module's attributes, and of each container what is in it."""
-    return {
-        name: (value, copy.copy(value) if isinstance(value, dict | list | set) else None)
-        for name, value in vars(module).items()
-    }
+    return {name: (value, value.copy() if type(value) in CONTAINERS else None) for name, value in vars(module).items()}
 
 
 def _put_back(module: nn.Module, kind: type, held: dict[str, tuple[Any, Any]]) -> None:
@@ -119,11 +119,11 @@ def _put_back(module: nn.Module, kind: type, held: dict[str, tuple[Any, Any]]) -
     vars(module).clear()
     for name, (value, content) in held.items():
         vars(module)[name] = value
-        if isinstance(value, dict | set):
+        if isinstance(content, list):
+            value[:] = content
+        elif content is not None:
             value.clear()
             value.update(content)
-        elif isinstance(value, list):
-            value[:] = content
 
 
 def _results(net: nn.Module) -> Iterator[Tensor]:
