@@ -268,7 +268,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = inputs._memory, architecture, synapses._reach_of_pixels  # of devices
+    caches = inputs.memory, architecture, synapses._reach_of_pixels  # of devices
     for cache in caches:
         cache.cache_clear()
     with card:
