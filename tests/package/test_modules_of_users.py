@@ -150,6 +150,18 @@ def test_a_layer_with_a_forward_of_its_own_is_refused(how, way, x):
         {**WAYS, "compile": pk.compile, "averages": WAYS["simulate"]}[way](net, x)
 
 
+@pytest.mark.parametrize("how", ["subclass", "instance"])
+def test_nir_has_no_forward_of_its_own(how):
+    pytest.importorskip("nir")
+    first, flatten, last = layers()
+    if how == "subclass":
+        first.__class__ = Twice
+    else:
+        first.forward = MethodType(Twice.forward, first)
+    with pytest.raises(TypeError, match=r"^layer 0 \(\w+\) has a forward pass of its own"):
+        pk.to_nir(nn.Sequential(first, flatten, last), (3, 8, 8))
+
+
 def test_of_other_modules_it_runs_or_is_refused(x):
     """Set on a container; an engine does not take it."""
     net, plain = sequence(), sequence()

@@ -19,6 +19,7 @@ from torch import nn
 from ... import checks, layers
 from ...checks import neuron_checks
 from ...network import Network, free_name
+from ...simulation.prepared_network import check_forward
 from .neurons import neuron_node
 from .nodes import Shape, output_shape, shaping_node, synapse_node
 
@@ -37,7 +38,8 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
             of dt = 1e-4 only, which is SpikingJelly's default too; Norse's is 1e-3.
 
     Raises:
-        TypeError: NIR has no node for a layer or its neurons, max pooling or ALIF for example.
+        TypeError: NIR has no node for a layer or its neurons, max pooling or ALIF for example; or a layer has a forward
+            pass of its own.
         ValueError: NIR cannot say it: a potential to start from (``v_init``), a decay of 1 beside others or a filtered
             current, some options of average pooling, and with a nir older than 1.0.6 a ``v_reset`` other than 0.
             Weights that are not finite, shapes that do not fit; dt is not a positive number.
@@ -53,6 +55,8 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
     writer = _Writer(nir, [name for name, *_ in listed], dt)
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
     for name, layer, sources in listed:
+        if isinstance(layer, layers.SpikingLayer):
+            check_forward(name, layer)
         with checks.at(f"layer {name}"):
             taken = [shapes[source] for source in sources]
             if isinstance(layer, layers.Dropout):  # which does nothing in evaluation
