@@ -73,9 +73,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=seeds, default=[0], help="of the trainings of each way, such as 0,1,2")
     parser.add_argument("--epochs", type=positive, default=20, help="of each training")
     text = (
-        "last step of this call, which ends at the measured steps up to there: 50, 100, 200, 300, 400, and the end of "
+        "this call ends at the last measured step up to there: 50, 100, 200, 300, 400, the end of each epoch; another "
+        "call goes on (default: the end of all epochs)"
     )
-    text += "each epoch; another call goes on (default: the end of all epochs)"
     parser.add_argument("--stop-at", type=positive, help=text)
     parser.add_argument("--T", type=positive, default=16, help="steps in training, of ways without their own")
     parser.add_argument("--batch", type=positive, default=100, help="images a step")

@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 HOOKS = WeightNorm, SpectralNorm, BasePruningMethod
+COMPILED = "_orig_mod"  # where torch.compile's wrapper has the module
 
 
 def is_parametrized(module: nn.Module) -> bool:
@@ -67,7 +68,7 @@ def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """What torch.compile was given, of what it gave, which calls that module whatever a copy holds in its place."""
-    given = module._modules.get("_orig_mod")
+    given = module._modules.get(COMPILED)
     return module if given is None else given
 
 

@@ -36,7 +36,13 @@ class FromData(nn.Module):
         """Set the spiking network's running statistics to those of its currents on x; the twin keeps its own.
 
         For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
-        ``batch`` samples at a time, each batch normalised by itself.
+
+        Args:
+            x: samples as :meth:`forward` takes them.
+            batch: about as many samples at a time; each batch is normalised by itself, and all have the same weight.
+
+        Raises:
+            ValueError: a batch has less than two values for a channel. All statistics are as before then.
         """
         x = x if is_sequence(self.net, x, self.T) else x.expand(self.T, *x.shape)
         parts = torch.arange(x.shape[1], device=x.device).tensor_split(max(1, -(-x.shape[1] // batch)))

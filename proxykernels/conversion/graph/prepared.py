@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ...layers.parametrized import has_forward_hooks, use_plain_weights
+from ...layers.parametrized import COMPILED, has_forward_hooks, uncompiled, use_plain_weights
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
-COMPILED = "_orig_mod"  # where torch.compile's wrapper has the module
 CONTAINERS = (dict, list, set, OrderedDict)
 DEVICES = ("cpu", "cuda", "xpu", "mps")
 
@@ -99,13 +98,11 @@ def without_autocast() -> Iterator[None]:
 
 def _not_compiled(net: nn.Module) -> nn.Module:
     """The modules that torch.compile has wrapped, in place."""
-    if (inner := net._modules.get(COMPILED)) is not None:
-        net = inner
+    net = uncompiled(net)
     for module in net.modules():
         module._compiled_call_impl = None  # of module.compile()
         for name, child in module._modules.items():
-            if child is not None and COMPILED in child._modules:
-                module._modules[name] = child._modules[COMPILED]
+            module._modules[name] = child and uncompiled(child)
     return net
 
 
@@ -149,5 +146,5 @@ def _not_copied(net: nn.Module, known: dict[int, Any]) -> Iterator[Any]:
                 continue
             try:
                 copy.deepcopy(value, dict(known) | {id(part): part for part in net.modules()})
-            except Exception:
+            except Exception:  # as above
                 yield value
