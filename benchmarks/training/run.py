@@ -5,11 +5,9 @@ import dataclasses
 import resource
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import torch
-from common import nets
-from common.accuracy import PRECISIONS, ann_accuracy, snn_accuracy
+from common.accuracy import ann_accuracy, snn_accuracy
 from common.machine import heading
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,9 +15,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import proxykernels as pk
-from training import average, conversion, folder, rescale
+from training import average, conversion, folder
 from training import checkpoint as checkpoint
 from training import data as train_data
+from training import model as train_model
 from training import step as train_step
 from training import weights as train_weights
 from training.augment import augment
@@ -82,29 +81,10 @@ class Run:
         self.steps = len(self.data) // options.batch  # an epoch's
         if not self.steps:
             raise ValueError(f"--batch must be at most the {len(self.data)} training images, got {options.batch}")
-        torch.manual_seed(options.seed)
-        self.kind = {"shape": list(dataset[0][0].shape), "classes": classes}
-        self.kind |= {"linear_norm": options.linear_norm, "width": options.width}
-        self.kind |= {"pool": options.pool} if options.pool != "spikes" else {}  # as in files of before
-        v_reset = 0.0 if options.reset == "hard" else None
-        leak = {"decay": options.decay} if options.neuron == "lif" else {}
-        net = nets.TRAINABLE[options.net](options.threshold, v_reset, dropout=options.dropout, **leak, **self.kind)
-        self.precision = PRECISIONS[options.snn_precision]
-        self.model = pk.ProxyNet(
-            net, options.T, clip=options.twin == "clipped", readout="rate", precision=self.precision,
-            statistics_of=options.statistics or "steps",
-        )  # fmt: skip
-        self.model.to(workers.device, memory_format=torch.channels_last)
-        if options.init not in ("random", "ann"):
-            about = train_weights.start_from(self.model, Path(options.init), nets.TRAINABLE[options.net])
-            if options.statistics is None and options.method != "surrogate":  # which normalises by all steps
-                self.model.statistics_of = about.get("statistics", "steps")
-            if about.get("method") == "ann":
-                self.rescale(self.model)
-        if options.output_threshold is not None:
-            self.set_output_threshold()
-        if options.start is not None:
-            nets.start_at(self.model.net, options.start)
+        self.images, _ = next(iter(DataLoader(train_set, MEASURED)))
+        self.images = self.images.to(workers.device)
+        self.kind = train_model.kind_of(options, list(self.images.shape[1:]), classes)
+        self.model = train_model.new(options, self.kind, self.images, workers.device)
         self.average = self.new_average()
         self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -130,22 +110,13 @@ class Run:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
                     self.model.load_state_dict(self.measured.state_dict())
-                    self.rescale(self.model)
+                    train_model.rescale(self.options, self.model, self.images)
                     self.average = self.new_average()
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
                 self.run_stage(self.stages[index], saved)
             self.termination.safe = True
             if self.workers.rank == 0:
                 self.finish()
-
-    def set_output_threshold(self) -> None:
-        """Of the last layer, as asked for: a number, or what fits its currents."""
-        given = self.options.output_threshold
-        if given == "data":
-            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
-            self.model.train().fit_output_threshold(images.to(self.workers.device))
-        else:
-            list(self.model.net)[-1].v_threshold = given
 
     def say_what(self) -> None:
         options, place = self.options, self.place
@@ -159,19 +130,6 @@ class Run:
             step = f"step {place.step} of {self.steps} of epoch {epoch + 1}"
             resumes = [f"goes on at {step} of stage {self.stages[index].method}"]
         print(heading(f"{options.net} net", training, options.out, self.workers.device, *resumes))
-
-    def rescale(self, model: pk.ProxyNet) -> None:
-        """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""
-        if self.rescales:
-            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED)))
-            images = images.to(self.workers.device)
-            rescale.to_range(model.eval(), images, self.options.rescale)
-            model.measure_batch_norm(images)  # by neurons that fire more
-
-    @property
-    def rescales(self) -> bool:
-        """Not where the twin is all that is trained: what is clipped then is lost to it."""
-        return self.options.rescale > 0 and self.options.method != "ann"
 
     def spiking(self, model: pk.ProxyNet, about: dict[str, str]) -> nn.Module:
         """What is measured of a model that a file with such metadata holds."""
@@ -254,20 +212,20 @@ class Run:
         """
         spent = {key: value - start[key] for key, value in clocks().items()}
         options, place, device, model = self.options, self.place, self.workers.device, self.measured
-        scaled = self.rescales and stage.method == "ann" and place.stage < len(self.stages) - 1
+        scaled = train_model.rescales(options) and stage.method == "ann" and place.stage < len(self.stages) - 1
         if self.statistics_learn(stage):
-            images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
             if self.average is not None:
+                images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
                 average.measure_twin(model, images.to(device))
             if not scaled and (self.average is not None or stage.method == "ann"):
-                model.measure_batch_norm(images[:MEASURED].to(device))
+                model.measure_batch_norm(self.images)
         if scaled:
             model = copy.deepcopy(model)  # as the next stage will begin with it
-            self.rescale(model)
+            train_model.rescale(options, model, self.images)
         model = train_weights.rounded(model)
         about = train_weights.describe(options, self.kind)
         about |= {"statistics": "means"} if self.model.statistics_of == "means" else {}
-        snn, rates = snn_accuracy(self.spiking(model, about), self.validation, options.T, device, self.precision)
+        snn, rates = snn_accuracy(self.spiking(model, about), self.validation, options.T, device, self.model.precision)
         ann = ann_accuracy(model.ann, self.validation, device)
         self.log.add(
             {
@@ -291,7 +249,7 @@ class Run:
         model, _, about = train_weights.load_twins(self.weights)
         model.to(self.workers.device)
         net = self.spiking(model, about)
-        snn, _ = snn_accuracy(net, self.test_set, self.options.T, self.workers.device, self.precision)
+        snn, _ = snn_accuracy(net, self.test_set, self.options.T, self.workers.device, self.model.precision)
         ann = ann_accuracy(model.ann, self.test_set, self.workers.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
         train_weights.save(self.weights, model.net, model.statistics, about)
