@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> None:
                 drawn += 1
         except ValueError as error:
             raise SystemExit(f"draw.py: {name} cannot be drawn: {error}") from error
+        except (LookupError, StopIteration) as error:
+            raise SystemExit(f"draw.py: {name} cannot be drawn: rows are missing; make it with its command") from error
     if not drawn:
         raise SystemExit(f"draw.py: --results {folder} holds no table to draw; give the --out of the other commands")
     print(f"drew the pictures of {drawn} tables in {folder}")

@@ -137,6 +137,13 @@ def test_draw_names_a_table_that_it_cannot_draw(tmp_path, capsys, name):
     assert f"--results {tmp_path} holds no table to draw" in refused(capsys, "draw", f"--results {tmp_path}")
 
 
+def test_draw_says_which_table_lacks_rows(tmp_path, capsys):
+    lines = (RESULTS / "anytime_small.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "anytime_small.csv").write_text("".join(line for line in lines if "ReLU" not in line))
+    message = refused(capsys, "draw", f"--results {tmp_path}")
+    assert "anytime_small.csv cannot be drawn: rows are missing" in message
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_of_a_relu_network(tmp_path, monkeypatch):
     batch = torch.rand(128, 1, 28, 28) * torch.nan, torch.zeros(128, dtype=torch.long)
     monkeypatch.setattr(relu_networks, "images", lambda *_: batch)
