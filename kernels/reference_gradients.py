@@ -67,7 +67,7 @@ def fire(
     resets = spike.detach() if surrogate.detach_reset else spike
     if v_reset is None:
         return spike, h - subtracted * resets
-    by_reset = (resets - resets.detach()) * (v_reset - h).detach()  # 0, with the gradient of the spike
+    by_reset = (resets - resets.detach()) * (v_reset - h)  # 0, with the gradient of the spike
     return spike, torch.where(spike.bool(), v_reset, h) + by_reset
 
 

@@ -4,6 +4,7 @@ Every function draws into ``ax`` (default: that of a new figure) and returns it;
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 20
     """
     if not isinstance(spikes, Spikes):
         raise TypeError(f"spikes must be Spikes (T, N, ...), got {type(spikes).__name__}; record a layer to get them")
+    if len(spikes.shape) < 3:
+        raise ValueError(f"spikes must have the shape (T, N, ...), got {spikes.shape}")
     _check_sample(sample, spikes.shape[1])
     fired = spikes.dense(torch.bool)[:, sample].flatten(1).cpu()
     chosen = _chosen(fired.shape[1], neurons)
@@ -113,7 +116,7 @@ def potential(
     if v.ndim < 3:
         raise ValueError(f"v must have the shape [T, N, ...], got {list(v.shape)}")
     _check_sample(sample, v.shape[1])
-    traces = v[:, sample].flatten(1).cpu()
+    traces = v[:, sample].detach().flatten(1).float().cpu()
     ax = _axes(ax)
     for k in _chosen(traces.shape[1], neurons).tolist():
         ax.plot(traces[:, k], linewidth=1.2, label=f"neuron {k}")
@@ -164,12 +167,13 @@ def accuracy(spikes: Spikes, labels: Tensor) -> Tensor:
         TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
     """
     _check_outputs(spikes, labels)
+    labels = labels.to(spikes.device)
     right = torch.zeros(spikes.T, dtype=torch.float32, device=heap.CPU)
     counts = torch.zeros(spikes.shape[1:], dtype=torch.int32, device=spikes.device)
     for t in range(spikes.T):
         counts += spikes[t : t + 1].dense(torch.int32)[0]
         true = counts.gather(1, labels.unsqueeze(1))
-        rivals = counts.scatter(1, labels.unsqueeze(1), -1).amax(1, keepdim=True)
+        rivals = counts.scatter(1, labels.unsqueeze(1), 0).amax(1, keepdim=True)  # 0: silence is wrong
         right[t] = (true > rivals).float().mean().cpu()
     return right
 
@@ -193,7 +197,10 @@ def _legend(ax) -> None:
 
 def _chosen(count: int, neurons: int | Sequence[int]) -> Tensor:
     """The indices ``neurons`` of ``count``, or at most so many, evenly spaced."""
-    if isinstance(neurons, int):
+    if isinstance(neurons, Integral):
+        neurons = int(neurons)
+        if neurons < 1:
+            raise ValueError(f"neurons must be indices, or a number of at least 1, got {neurons}")
         chosen = torch.arange(min(count, neurons), device=heap.CPU)
         return chosen if count <= neurons else chosen * count // neurons
     chosen = torch.as_tensor(neurons, dtype=torch.int64, device=heap.CPU)
@@ -203,6 +210,8 @@ def _chosen(count: int, neurons: int | Sequence[int]) -> Tensor:
 
 
 def _check_sample(sample: int, N: int) -> None:
+    if not checks.is_integer(sample):
+        raise TypeError(f"sample must be the number of one sample, got {sample!r}")
     if not 0 <= sample < N:
         raise ValueError(f"sample must be within 0 .. {N - 1}, got {sample}")
 
@@ -212,7 +221,10 @@ def _check_outputs(spikes: Spikes, labels: Tensor) -> None:
         raise TypeError(f"spikes must be Spikes (T, N, classes), got {type(spikes).__name__}")
     if len(spikes.shape) != 3:
         raise ValueError(f"spikes must have the shape (T, N, classes), got {spikes.shape}")
-    if labels.shape != spikes.shape[1:2] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"labels must be int64 [{spikes.shape[1]}], one for each sample; got {labels.dtype} {list(labels.shape)}"
-        )
+    _, N, classes = spikes.shape
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}; torch.as_tensor(labels) makes one")
+    if labels.shape != (N,) or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 [{N}], one for each sample; got {labels.dtype} {list(labels.shape)}")
+    if N and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels must be within 0 .. {classes - 1}, got {labels.min()} to {labels.max()}")

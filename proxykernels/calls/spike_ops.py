@@ -1,10 +1,11 @@
 """Operations from spikes to spikes without neurons: pooling, padding, flattening, reordering, joining."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .. import checks
 from ..checks import window_checks
@@ -115,6 +116,29 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     C = [part.shape[2] for part in parts]
     words = word_ops.cat_channels([part._words for part in parts], T, C)
     return parts[0]._like(words, (T, N, sum(C), *size), spike_autograd.joined(3, parts))
+
+
+def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spikes:
+    """Spikes (T, N_1, ...), (T, N_2, ...), ... as one batch (T, N_1 + N_2 + ..., ...); what DataLoader makes of them.
+
+    ``collate_fn_map``: what torch gives to all its functions of batches; not used.
+
+    Raises:
+        ValueError: the parts differ in more than the number of samples.
+    """
+    first = parts[0]
+    for part in parts:
+        if (part.T, part.shape[2:], part.scale) != (first.T, first.shape[2:], first.scale):
+            raise ValueError(
+                f"Spikes of a batch must have the same steps and sizes, got {first.shape} and {part.shape}; "
+                "events(..., dt=dt, T=T) gives every recording T steps"
+            )
+    words = word_ops.cat_samples([part._words for part in parts])
+    shape = (first.T, sum(part.shape[1] for part in parts), *first.shape[2:])
+    return first._like(words, shape, spike_autograd.joined(1, parts))
+
+
+default_collate_fn_map[Spikes] = cat_samples  # how torch lets other types into batches
 
 
 def cat_steps(parts: Sequence[Output]) -> Output:

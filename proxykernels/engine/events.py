@@ -72,7 +72,9 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
             raise TypeError(f"{name} is missing: events takes t, x, y and p, or a structured array with these fields")
         if isinstance(values, torch.Tensor):
             checks.strided(name, values)
-        array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
+        array = np.asarray(values)
         array = array.astype(np.int64) if array.size == 0 and array.ndim == 1 else array
         if array.ndim != 1:
             raise ValueError(f"{name} must have the shape [events], got {list(array.shape)}")

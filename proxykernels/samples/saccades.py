@@ -10,7 +10,10 @@ OFF below; the events of a few milliseconds are a frame.
 import torch
 from torch import Tensor
 
+from .. import checks
+
 SIZE = 34  # pixels of the sensor, along each side
+LARGEST = 28  # pixels of an image that stays on the sensor
 CORNERS = ((0, 0), (3, 6), (6, 0))  # x, y of the image's place on the sensor, in pixels; the path ends where it began
 CONTRAST = 0.4  # threshold of the logarithm: an event for each 49 % more light, or 33 % less
 DARK = 0.1  # intensity of what is black; white is 1 + DARK
@@ -27,7 +30,18 @@ def saccade_frames(images: Tensor, T: int = 15) -> Tensor:
 
     Returns:
         Numbers of events, uint8 [N, T, 2, 34, 34]; channel 0 is OFF, 1 is ON, as in tonic's frames of N-MNIST.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value.
     """
+    checks.floating("images", images)
+    if images.ndim != 4 or images.shape[1] != 1 or max(images.shape[2:]) > LARGEST:
+        raise ValueError(
+            f"images must have the shape [N, 1, H, W] with H and W at most {LARGEST}, got {list(images.shape)}"
+        )
+    if images.numel() and not 0 <= images.min() <= images.max() <= 1:
+        raise ValueError(f"images must lie from 0 to 1, got {images.min():g} to {images.max():g}")
+    T = checks.steps(T)
     return torch.cat([_record(batch, T) for batch in images.split(BATCH)])
 
 

@@ -45,7 +45,8 @@ def settled(times: float = 1.0) -> Stop:
     """A rule for ``simulate(..., stop=...)`` and networks of sigma-delta neurons: stop a sample that has settled.
 
     It has when its first class leads by at least ``times`` as much as any output has changed in the last step. What
-    neurons have not sent yet falls to a third a step, so that all changes to come add up to about half of the last one.
+    neurons have not sent yet falls to a third a step, once it is below 1.5 thresholds, so all changes to come add up to
+    about half of the last one.
 
     Args:
         times: above 0; 1/2 stops earlier, 2 later.

@@ -213,7 +213,7 @@ class Placed(_OnHandle):
 
 
 class Cat(_OnHandle):
-    """Several handles one after another, along the steps (0) or the channels (3)."""
+    """Several handles one after another, along the steps (0), samples (1) or channels (3)."""
 
     @staticmethod
     def forward(dim: int, *handles: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Cat(_OnHandle):
 
 
 def joined(dim: int, parts: Sequence[Any]) -> Tensor | None:
-    """The handle of Spikes ``parts`` joined along steps (0) or channels (3); None if none of them has a gradient."""
+    """The handle of Spikes joined along steps (0), samples (1) or channels (3); None if none of them has a gradient."""
     if not any(part.requires_grad for part in parts):
         return None
     return Cat.apply(dim, *(part._handle_or_new() for part in parts))

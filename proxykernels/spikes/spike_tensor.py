@@ -110,7 +110,7 @@ class SpikeTensor(Tensor):
                 return func(*args, **kwargs)
         if func in CHANGES and args and isinstance(args[0], SpikeTensor):
             args[0]._become_learnable() if func is Tensor.requires_grad_ else args[0]._become_dense()
-        if func in WITHOUT_A_LOOK:
+        if args and func in WITHOUT_A_LOOK:  # names of the first argument: input, x, a, self
             result = WITHOUT_A_LOOK[func](*args, **kwargs)
             if result is not NotImplemented:
                 return result

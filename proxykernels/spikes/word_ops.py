@@ -58,6 +58,11 @@ def samples(words: Tensor, index: Tensor) -> Tensor:
     return words.index_select(_batch_dim(words), index)
 
 
+def cat_samples(words: list[Tensor]) -> Tensor:
+    """Words of several batches as words of one."""
+    return torch.cat(words, _batch_dim(words[0]))
+
+
 def pixels(words: Tensor, index: Tensor) -> Tensor:
     """The words of the pixels ``index`` int64 [p]."""
     return words.index_select(2, index)

@@ -10,7 +10,8 @@ a soft one takes theta from a potential of theta, u0 = -v_rest. Its rate is 1 / 
 
 At the rheobase the slope of 1 / n is infinite, and currents that are sums of spikes go up and down, so that a neuron
 fires a little below it too. Here the rate is linear between the points where n is 4, 2 and 1, and goes on from 4 to 2
-down to 0. With v_reset = v_rest = 0 it is
+down to 0. That of neurons that rest for R steps begins at the same current, and is right where n is 2 and 1. Without
+rest, and with v_reset = v_rest = 0, it is
 
     rate(I) = (1 + decay) (1 + decay^2) / (4 decay^2) (I / theta - (1 - decay) / (1 + decay^2))        up to 1/2
     rate(I) = 1 + (1 + decay) / (2 decay) (I / theta - 1)                                              from 1/2 to 1
@@ -38,7 +39,8 @@ def rate(neuron: LIFNeuron, current: Tensor) -> Tensor:
     """Spikes a step, from 0 to 1, of leaky neurons on currents [N, C, ...]; differentiable.
 
     Current-based neurons see currents that are 1 / (1 - current_decay) times as large. Refractory ones rest R steps
-    after each spike, and fire every n + R. Of an adaptive threshold, the adaptation is left out.
+    after each spike: 1 / (2 + R) and 1 / (1 + R) stand for 1/2 and 1. Of an adaptive threshold, the adaptation is left
+    out.
     """
     points = _Points.of(neuron)
     resting = neuron.refractory if isinstance(neuron, RefractoryLIFNeuron) else 0

@@ -45,6 +45,22 @@ def test_an_edge_that_moves_right():
     assert saccade_frames(torch.zeros(2, 1, 28, 28)).sum() == 0
 
 
+@pytest.mark.parametrize(
+    ("images", "T", "error", "text"),
+    [
+        (torch.zeros(2, 1, 28, 28) - 1, 4, ValueError, "images must lie from 0 to 1, got -1 to -1"),
+        (torch.full((2, 1, 28, 28), float("nan")), 4, ValueError, "images must lie from 0 to 1, got nan"),
+        (torch.zeros(2, 1, 28, 28, dtype=torch.uint8), 4, TypeError, "images must be floating point"),
+        (torch.zeros(2, 3, 28, 28), 4, ValueError, r"the shape \[N, 1, H, W\] with H and W at most 28, got \[2, 3"),
+        (torch.zeros(2, 1, 32, 32), 4, ValueError, r"at most 28, got \[2, 1, 32, 32\]"),
+        (torch.zeros(2, 1, 28, 28), 0, ValueError, "T must be at least 1 step, got 0"),
+    ],
+)
+def test_frames_of_what_is_no_image_are_refused(images, T, error, text):
+    with pytest.raises(error, match=text):
+        saccade_frames(images, T)
+
+
 def test_images_are_recorded_one_by_one(monkeypatch):
     images, _ = pk.samples.fashion_mnist()
     together = saccade_frames(images[:9])

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from cases import spikes
 from gradient_cases import close
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import proxykernels as pk
 from proxykernels.kernels import reference_gradients
@@ -55,6 +56,49 @@ def test_they_are_the_definitions(generator, model, surrogate, kind):
     assert torch.equal(mine, theirs) and mine.any()
     found, expected = twice(mine, leaves), twice(theirs, leaves)
     assert all(e.any() for e in expected) and all(map(close, found, expected))
+
+
+class PlainSpike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, surrogate):
+        ctx.save_for_backward(x)
+        ctx.surrogate = surrogate
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * reference_gradients.derivative(x, torch.tensor(0.75), ctx.surrogate.kernel), None
+
+
+@pytest.mark.parametrize("v_reset", [0.0, 0.125, None])
+@pytest.mark.parametrize("surrogate", SURROGATES[:4], ids=lambda s: type(s).__name__)
+def test_the_definitions_are_those_of_a_plain_loop(generator, surrogate, v_reset):
+    """The reset h + s (v_reset - h) is a product: its derivative by s has a derivative by h."""
+
+    def loop(currents):
+        v, steps = torch.zeros_like(currents[0]), []
+        for current in currents:
+            h = v + current
+            spike = PlainSpike.apply(h - 0.75, surrogate)
+            v = h - 0.75 * spike if v_reset is None else h + spike * (v_reset - h)
+            steps.append(spike)
+        return torch.stack(steps)
+
+    layer = pk.use_surrogate(pk.IF(0.75, v_reset), surrogate)
+    x = torch.rand(9, 4, 3, generator=generator, requires_grad=True)
+    weights = torch.rand(9, 4, 3, generator=generator)
+    ours, plain = layer(x), loop(x)
+    assert torch.equal(ours, plain) and ours.any()
+    assert close(*(twice(weights * y + y.detach(), [x])[0] for y in (ours, plain)))
+
+
+def test_through_a_checkpoint_of_torch(generator):
+    """It allows its saved tensors to be read once."""
+    layer = pk.use_surrogate(pk.FusedIFLinear(6, 4, v_threshold=0.25), pk.ATan())
+    x = torch.rand(5, 3, 6, generator=generator)
+    found, expected = (twice(y, [layer.weight])[0] for y in (checkpoint(layer, x, use_reentrant=False), layer(x)))
+    assert expected.any() and torch.equal(found, expected)
 
 
 def test_through_a_network_of_every_function_of_spikes(generator):

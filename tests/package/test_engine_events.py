@@ -96,6 +96,13 @@ def test_a_stream_takes_them():
     assert torch.equal(stream.count(), expected.count()) and stream.count().any()
 
 
+def test_times_in_a_type_that_numpy_lacks():
+    given = (X, Y, P)
+    times = torch.tensor(T_, dtype=torch.bfloat16)
+    found, expected = (pk.events(t, *given, size=SIZE, dt=5).dense() for t in (times, T_))
+    assert torch.equal(found, expected) and found.any()
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "text"),
     [

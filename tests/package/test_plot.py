@@ -2,6 +2,7 @@
 
 import builtins
 
+import numpy as np
 import pytest
 import torch
 from cases import spikes
@@ -56,6 +57,13 @@ def test_potential(generator):
     assert torch.equal(torch.tensor(ax.lines[0].get_ydata()), v[:, 1].flatten(1)[:, 11])
 
 
+def test_numbers_of_numpy_and_potentials_of_a_training_pass():
+    drawn = pk.plot.raster(pk.pack(torch.ones(4, 2, 5)), neurons=np.int64(3)).collections[0].get_offsets()
+    assert len(drawn) == 12
+    v = torch.rand(4, 1, 2, dtype=torch.bfloat16, requires_grad=True)
+    assert pk.plot.potential(v).lines[1].get_ydata().tolist() == v[:, 0, 1].tolist()
+
+
 def test_accuracy_of_every_step():
     """By hand: a tie and silence are wrong."""
     dense = torch.zeros(4, 2, 3)
@@ -69,6 +77,8 @@ def test_accuracy_of_every_step():
     ax = pk.plot.accuracy_vs_T({"a": pk.pack(dense), "b": pk.pack(dense[:2])}, labels)
     assert ax.lines[0].get_ydata().tolist() == [100 * a for a in expected]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    silent = pk.pack(torch.zeros(4, 3, 1))  # also where no other class could lead
+    assert not pk.plot.accuracy(silent, torch.zeros(3, dtype=torch.int64)).any()
 
 
 def test_bad_arguments(monkeypatch):
@@ -77,6 +87,15 @@ def test_bad_arguments(monkeypatch):
         (lambda: pk.plot.raster(torch.zeros(4, 2, 3)), TypeError, "spikes must be Spikes"),
         (lambda: pk.plot.raster(packed, 2), ValueError, r"sample must be within 0 .. 1, got 2"),
         (lambda: pk.plot.raster(packed, neurons=[0, 3]), ValueError, r"neurons must be within 0 .. 2, got \[0, 3\]"),
+        (lambda: pk.plot.raster(packed, neurons=-2), ValueError, "a number of at least 1, got -2"),
+        (lambda: pk.plot.raster(packed, True), TypeError, "sample must be the number of one sample, got True"),
+        (lambda: pk.plot.raster(pk.pack(torch.ones(5, 2))), ValueError, r"the shape \(T, N, ...\), got \(5, 2\)"),
+        (lambda: pk.plot.accuracy(packed, [0, 1]), TypeError, r"got list; torch.as_tensor\(labels\) makes one"),
+        (
+            lambda: pk.plot.accuracy(packed, torch.tensor([0, 3])),
+            ValueError,
+            "labels must be within 0 .. 2, got 0 to 3",
+        ),
         (lambda: pk.plot.rates(packed), TypeError, "result must be what simulate returns, got Spikes"),
         (lambda: pk.plot.potential(torch.zeros(4, 2)), ValueError, r"v must have the shape \[T, N"),
         (lambda: pk.plot.accuracy_vs_T(packed, torch.zeros(3).long()), ValueError, r"labels must be int64 \[2\]"),

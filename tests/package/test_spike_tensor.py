@@ -67,6 +67,13 @@ def test_it_stays_packed_from_layer_to_layer(layer, following, x, expected):
     assert y.packed() is None
 
 
+@pytest.mark.parametrize("name", ["input", "x", "a"])
+def test_the_first_argument_by_its_name(layer, x, expected, name):
+    """By each that torch takes."""
+    assert torch.equal(torch.sum(**{name: layer(x)}, dim=0), expected.sum(0))
+    assert torch.equal(torch.flatten(**{name: layer(x)}, start_dim=2), expected.flatten(2))
+
+
 @pytest.mark.parametrize(
     "function",
     [

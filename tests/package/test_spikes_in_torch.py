@@ -27,7 +27,6 @@ REFUSED = {
     "truth": (lambda x: bool(x), r"neither true nor false; ask spikes.rate\(\) > 0"),
     "equality": (lambda x: x == copy.copy(x), r"not compared by == or !=; use torch.equal\(a.dense\(\), b.dense\(\)\)"),
     "inequality": (lambda x: x != x.dense(), "not compared by == or !="),
-    "collation": (lambda x: torch.utils.data.default_collate([x, x]), "must contain tensors.*found .*Spikes"),
 }
 
 
@@ -70,9 +69,35 @@ def test_networks_go_to_a_worker_and_spikes_come_back():
         assert torch.equal(images, expected_images) and torch.equal(x.dense(), expected.dense()) and x.rate() > 0
 
 
-def test_spikes_of_samples_are_joined_by_a_collate_function_of_ones_own(generator):
-    """As the samples of event data are: dense in the data set, packed when they are a batch."""
-    samples = [spikes(5, 3, generator=generator) for _ in range(4)]
-    loader = torch.utils.data.DataLoader(samples, 4, collate_fn=lambda batch: pk.pack(torch.stack(batch, 1)))
-    (x,) = loader
-    assert x.shape == (5, 4, 3) and torch.equal(x.dense()[:, 2], samples[2]) and x.rate() > 0
+class Recordings(torch.utils.data.Dataset):
+    """Packed recordings of one sample each, and their labels."""
+
+    def __init__(self, dense):
+        self.dense = dense
+
+    def __len__(self):
+        return len(self.dense)
+
+    def __getitem__(self, k):
+        return pk.pack(self.dense[k]), k
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_loader_joins_recordings_to_batches(generator, workers):
+    dense = spikes(5, 9, 1, 2, 6, 7, generator=generator)
+    loader = torch.utils.data.DataLoader(Recordings(dense), 3, num_workers=workers)
+    (x, labels), (rest, _) = loader
+    assert x.shape == (9, 3, 2, 6, 7) and rest.shape == (9, 2, 2, 6, 7) and labels.tolist() == [0, 1, 2]
+    assert torch.equal(x.dense(), torch.cat(list(dense[:3]), 1)) and x.rate() > 0
+    with pytest.raises(ValueError, match=r"the same steps and sizes, got \(9, .* and \(4, .* gives every recording T"):
+        torch.utils.data.default_collate([pk.pack(dense[0]), pk.pack(dense[0, :4])])
+
+
+def test_batches_carry_the_gradient_of_their_parts(generator):
+    layer = pk.use_surrogate(pk.FusedIFLinear(4, 3, v_threshold=0.5), pk.ATan())
+    x, weights = spikes(5, 4, 4, generator=generator), torch.rand(4, 3, generator=generator)
+    joined = torch.utils.data.default_collate([layer(pk.pack(x[:, :1])), layer(pk.pack(x[:, 1:]))])
+    (joined.count() * weights).sum().backward()
+    found, layer.weight.grad = layer.weight.grad, None
+    (layer(x).sum(0) * weights).sum().backward()
+    assert found.any() and torch.allclose(found, layer.weight.grad)

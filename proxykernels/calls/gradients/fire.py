@@ -68,13 +68,14 @@ class _Fire(Function):
         if grad_spikes is None and grad_v is None:
             return (None,) * 9
         given, wanted = ctx.given, ctx.needs_input_grad
-        handle, x, weight, bias, v, channels = ctx.saved_tensors
+        saved = ctx.saved_tensors  # read once, as checkpoints of torch allow
+        handle, x, weight, bias, v, channels = saved
         neuron = Neuron(ctx.model[0], channels, ctx.model[1])
         if grad_spikes is None:
             zero = torch.zeros((), dtype=torch.float32, device=v.device)
             grad_spikes = zero.expand(given.T, v.shape[0], *v.shape[-2:])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradients = again.gradients(given, ctx.saved_tensors, neuron, ctx.surrogate, grad_spikes, grad_v)
+            gradients = again.gradients(given, saved, neuron, ctx.surrogate, grad_spikes, grad_v)
             return *(g if needed else None for g, needed in zip(gradients, wanted, strict=False)), None, None, None
         current = given.currents(x, weight, bias, v, neuron)
         grad_current, grad_start, sums = ops.scan_backward(grad_spikes, grad_v, current, v, neuron, ctx.surrogate)
