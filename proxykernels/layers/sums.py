@@ -83,6 +83,8 @@ class FusedSum(Neurons):
         shortcut = None if direct is None else parts.pop(direct)
         if direct is not None:
             del synapses[direct]
+        if len({part.scale for part in parts if isinstance(part, Spikes)}) > 1:  # no one convolution of spikes
+            return self._fire_stepwise(x, v)
         main = synapse_of(synapses[0])
         if isinstance(main, Product):
             joined = self._joined((0, 0), synapses)

@@ -7,6 +7,7 @@ from cases import RESETS, dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference
 
 # The synapses, and the inputs' shapes [C, H, W] or [features].
@@ -93,6 +94,29 @@ def test_shortcut_by_every_kernel(backend, generator, name, v_reset):
         actual, v = pk.FusedIFSum(*synapses, v_threshold=1.5, v_reset=v_reset).eval().spike(given)
         assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
     assert 0 < expected.mean() < 1 and not torch.equal(expected, silent)
+
+
+@pytest.mark.parametrize("name", ["linear", "pointwise-main"])
+def test_an_identity_beside_spikes_of_other_scales(generator, name):
+    """A Dropout in training in one of the branches."""
+    T, N = 20, 3
+    synapses, shapes = SUMS[name]
+    for parameter in nn.ModuleList(synapses).parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    x = [pk.pack(spikes(T, N, *shape, generator=generator)) for shape in shapes]
+    x[0] = pk.Dropout(0.5).train()(x[0])
+    with torch.no_grad():
+        current = sum(s(part.dense().flatten(0, 1)) for s, part in zip(synapses, x, strict=True)).unflatten(0, (T, N))
+    expected, v_expected = reference.if_scan(current, v_threshold=1.5)
+    y, v = pk.FusedIFSum(*synapses, v_threshold=1.5).eval().spike(tuple(x))
+    assert torch.equal(y.dense(), expected) and torch.equal(v, v_expected) and 0 < expected.mean() < 1
+
+
+def test_a_shortcut_meets_packed_spikes(generator):
+    """No kernel adds it to the currents of real values."""
+    weight, added = torch.eye(4), pk.pack(spikes(5, 2, 4, generator=generator))
+    with pytest.raises(TypeError, match="x must be Spikes beside a shortcut"):
+        neuron_ops.linear(torch.rand(5, 2, 4), weight, None, None, pk.neurons.IFNeuron(), shortcut=added)
 
 
 def test_bad_sums():
