@@ -1,13 +1,14 @@
 """Neurons whose current is a sum over several inputs: the joining layer of a residual block."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .. import checks
 from ..calls import neuron_ops, spike_ops
@@ -143,9 +144,9 @@ class FusedSum(Neurons):
         parts = []
         for chunk in self._chunks(x):
             if wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
-                dense = [part.dense() if isinstance(part, Spikes) else part.float() for part in chunk]
-                synapses = zip(self.synapses, dense, strict=True)
-                current = reduce(torch.add, (each_step(synapse, part) for synapse, part in synapses))
+                with unfused.exact(x[0].device):
+                    terms = zip(map(_in_float32, self.synapses), map(_dense, chunk), strict=True)
+                    current = reduce(torch.add, (each_step(synapse, part) for synapse, part in terms))
             else:
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
             spikes, v = neuron_ops.scan(current, v, self.neuron, self.surrogate)
@@ -240,6 +241,16 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     if isinstance(x, Spikes):
         return spike_ops.max_pool2d(x, 1, stride)
     return x[..., :: stride[0], :: stride[1]]
+
+
+def _dense(x: Spikes | Tensor) -> Tensor:
+    return x.dense() if isinstance(x, Spikes) else x.float()
+
+
+def _in_float32(synapse: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The synapse with weights in float32, the type of its currents, whatever theirs is."""
+    weights = {name: parameter.float() for name, parameter in synapse.named_parameters()}
+    return lambda x: functional_call(synapse, weights, x)
 
 
 def _values(x: Spikes | Tensor) -> Spikes | Tensor:

@@ -128,6 +128,39 @@ def test_a_network(generator, kind):
         assert close(ours_, theirs_)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["spikes", "values", "mixed"])
+def test_a_sum_of_weights_of_any_type(generator, dtype, kind):
+    """Its currents are computed in float32, with and without a gradient."""
+    join = pk.FusedIFSum(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 5, 3, padding=1), nn.Identity())
+    pk.use_surrogate(join, pk.ATan()).to(dtype)
+    shapes = [(T, N, C, 5, 4) for C in (3, 3, 5)]
+    x = [spikes(*shape, generator=generator).to(dtype) for shape in shapes]
+    x = [pk.pack(part) if kind == "spikes" or (kind == "mixed" and k == 0) else part for k, part in enumerate(x)]
+    y = join(x)
+    with torch.no_grad():
+        expected = join(x)
+    y, expected = (part.dense(dtype) if isinstance(part, pk.Spikes) else part for part in (y, expected))
+    assert torch.equal(y, expected) and 0.05 < y.float().mean() < 0.95
+    y.sum().backward()
+    assert all(p.grad.any() and p.grad.dtype == dtype for p in join.parameters())
+
+
+@pytest.mark.parametrize("name", ["sum", "batch_norm"])
+def test_autocast_changes_no_spike(generator, name):
+    x = torch.randn(16, 4, 8, 8, 8, generator=generator)
+    if name == "sum":
+        convolutions = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        layer, x = pk.FusedIFSum(*convolutions), (pk.pack(spikes(16, 4, 8, 8, 8, generator=generator)), x)
+    else:
+        layer = pk.FusedIFConv2d(8, 8, 3, batch_norm=True).train()
+    pk.use_surrogate(layer, pk.ATan())
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.requires_grad and torch.equal(y, expected) and 0.05 < y.mean() < 0.95
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_normalisation(generator, training):
     layer = pk.FusedIFConv2d(2, 5, 3, padding=1, batch_norm=True).train(training)
