@@ -250,3 +250,16 @@ def test_bad_input_is_named(generator):
     images.surrogate = pk.ATan()
     with pytest.raises(ValueError, match="MaxRatePool2d has no gradient"):
         pk.MaxRatePool2d(2)(images(pk.pack(spikes(3, 2, 1, 4, 4, generator=generator))))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [pk.MaxRatePool2d(2), pk.MaxRatePool1d(2)], ids=["2d", "1d"])
+def test_pooling_of_rates_cuts_no_gradient_off(generator, recwarn, pool, training):
+    """It is an error, of tensors as of Spikes, and no warning."""
+    x = spikes(3, 2, *((1, 4, 4) if isinstance(pool, pk.MaxRatePool2d) else (1, 4)), generator=generator)
+    for given in (x.clone().requires_grad_(), pk.use_surrogate(pk.IF(), pk.ATan())(x.clone().requires_grad_())):
+        with pytest.raises(ValueError, match="MaxRatePool2d has no gradient; train with MaxPool2d"):
+            pool.train(training)(given)
+        with torch.no_grad():
+            assert pool(given).any()
+    assert not recwarn
