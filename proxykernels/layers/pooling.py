@@ -89,7 +89,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """Average pooling of every step to a given size; otherwise as :class:`AvgPool2d`.
 
     Args:
-        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width).
+        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width), of which None keeps that of x.
 
     Shapes: x (T, N, C, H, W); y [T, N, C, height, width]. Spikes that already have that size stay Spikes.
 
@@ -100,11 +100,17 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        if isinstance(x, Spikes):
-            if x.shape[3:] == window_checks.pair("output_size", self.output_size, 1):
-                return x
+        if isinstance(x, Spikes) and x.shape[3:] == self._size_of(*x.shape[3:]):
+            return x
         x = checks.frames(x)
         return each_step_of_spikes(super().forward, x)
+
+    def _size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output, which None leaves as they are."""
+        size: Any = self.output_size
+        if isinstance(size, tuple | list) and len(size) == 2:
+            size = [there if n is None else n for n, there in zip(size, (height, width), strict=True)]
+        return window_checks.pair("output_size", size, 1)
 
 
 class Flatten(nn.Module):

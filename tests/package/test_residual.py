@@ -136,6 +136,19 @@ def test_bad_sums():
         pk.FusedIFSum(nn.Conv2d(4, 4, 3, padding_mode="reflect"))
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_concatenation_keeps_types_as_torch_does(generator, constant):
+    x = torch.rand(3, 2, 4, generator=generator, dtype=torch.float64) * 9
+    x = x[:1].expand_as(x) if constant else x
+    for types in ((torch.float64,) * 2, (torch.float16,) * 2, (torch.uint8,) * 2, (torch.float64, torch.float32)):
+        parts = [x[:1].to(dtype).expand_as(x) if constant else x.to(dtype) for dtype in types]
+        y, expected = pk.Concatenate()(parts), torch.cat(parts, 2)
+        assert y.dtype == expected.dtype and y.any() and torch.equal(y, expected)
+        assert (y.stride(0) == 0) == constant
+    bits = pk.pack(spikes(3, 2, 4, generator=generator))
+    assert torch.equal(pk.Concatenate()((bits, x)), torch.cat([bits.dense().double(), x], 2))
+
+
 @pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
 def test_pooling_of_rates(generator, instruction_set, window):
     T = 70
