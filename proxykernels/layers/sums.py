@@ -46,7 +46,7 @@ class FusedSum(Neurons):
     same shape [N, C, H, W] or [N, features], which is that of the output and of the potentials v.
 
     Raises:
-        TypeError, ValueError: a synapse of another kind, another number of inputs, or shapes that do not agree.
+        TypeError, ValueError: a synapse of another kind, another number of inputs, no step, or shapes that differ.
     """
 
     def __init__(
@@ -173,6 +173,8 @@ class FusedSum(Neurons):
         shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")
+        if not shapes[0] or shapes[0][0] < 1:
+            raise ValueError(f"x must have at least one step, inputs (T, N, ...), got {[list(p.shape) for p in x]}")
 
 
 def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:

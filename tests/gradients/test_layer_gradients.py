@@ -240,6 +240,11 @@ def test_bad_input_is_named(generator):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"{name} must be above 0"):
                 surrogate(value)
+        for value in (torch.tensor([2.0, 3.0]), "2", True):
+            with pytest.raises(TypeError, match=f"{name} must be a number above 0, got"):
+                surrogate(value)
+        with pytest.raises(TypeError, match="detach_reset must be True or False, got 'no'"):
+            surrogate(detach_reset="no")
     with pytest.raises(ValueError, match="at least one layer"):
         pk.use_surrogate(nn.ReLU(), pk.ATan())
     layer.surrogate = pk.ATan()

@@ -128,6 +128,9 @@ def test_bad_sums():
         layer((x, x, x))
     with pytest.raises(ValueError, match=r"same shape .* got \[\(2, 1, 4, 4, 4\), \(2, 1, 4, 6, 6\)\]"):
         layer((x, x))
+    for empty in (x[:0], torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="x must have at least one step"):
+            pk.FusedIFSum(nn.Identity(), nn.Identity())((empty, empty))
     with pytest.raises(TypeError, match="a synapse must be nn.Conv2d, nn.Conv1d, nn.Linear or nn.Identity, got ReLU"):
         pk.FusedIFSum(nn.ReLU())
     with pytest.raises(ValueError, match="at least one module"):
