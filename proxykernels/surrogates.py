@@ -15,12 +15,26 @@ kernels/gpu/surrogates.py.
 import math
 from dataclasses import dataclass
 
-from .checks import neuron_checks
+from .checks import is_number, neuron_checks
 from .kernels import surrogates as kernels
 
 
+class _Derivative:
+    """Base of all, which checks their arguments: numbers above 0, the same for all neurons, and a bool."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name == "detach_reset":
+                if not isinstance(value, bool):
+                    raise TypeError(f"detach_reset must be True or False, got {value!r}")
+            elif not is_number(value):
+                raise TypeError(f"{name} must be a number above 0, got {value!r}")
+            else:
+                neuron_checks.above_zero(name, value)
+
+
 @dataclass(frozen=True)
-class ATan:
+class ATan(_Derivative):
     """The derivative of an arcus tangent: alpha / 2 / (1 + (pi / 2 alpha x)^2), x = h - threshold.
 
     Attributes:
@@ -28,14 +42,11 @@ class ATan:
         detach_reset: whether gradients do not pass through the reset.
 
     Raises:
-        TypeError, ValueError: alpha is not a number above 0.
+        TypeError, ValueError: alpha is not a number above 0, or detach_reset no bool.
     """
 
     alpha: float = 2.0
     detach_reset: bool = False
-
-    def __post_init__(self):
-        neuron_checks.above_zero("alpha", self.alpha)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -44,7 +55,7 @@ class ATan:
 
 
 @dataclass(frozen=True)
-class FastSigmoid:
+class FastSigmoid(_Derivative):
     """The derivative of a fast sigmoid: height / (1 + slope |x|)^2, x = h - threshold.
 
     snnTorch's ``fast_sigmoid(slope)``, Norse's "super" of alpha = slope. SpikingJelly's SuperSpike(alpha) has the slope
@@ -56,16 +67,12 @@ class FastSigmoid:
         detach_reset: whether gradients do not pass through the reset.
 
     Raises:
-        TypeError, ValueError: slope or height is not a number above 0.
+        TypeError, ValueError: slope or height is not a number above 0, or detach_reset no bool.
     """
 
     slope: float = 25.0
     height: float = 1.0
     detach_reset: bool = False
-
-    def __post_init__(self):
-        neuron_checks.above_zero("slope", self.slope)
-        neuron_checks.above_zero("height", self.height)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -74,7 +81,7 @@ class FastSigmoid:
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(_Derivative):
     """The derivative of a sigmoid: alpha s (1 - s), s = 1 / (1 + exp(-alpha x)), x = h - threshold.
 
     Attributes:
@@ -82,14 +89,11 @@ class Sigmoid:
         detach_reset: whether gradients do not pass through the reset.
 
     Raises:
-        TypeError, ValueError: alpha is not a number above 0.
+        TypeError, ValueError: alpha is not a number above 0, or detach_reset no bool.
     """
 
     alpha: float = 4.0
     detach_reset: bool = False
-
-    def __post_init__(self):
-        neuron_checks.above_zero("alpha", self.alpha)
 
     @property
     def kernel(self) -> kernels.Surrogate:
@@ -98,7 +102,7 @@ class Sigmoid:
 
 
 @dataclass(frozen=True)
-class Triangle:
+class Triangle(_Derivative):
     """A triangle: max(0, 1 - |x| / w) / w, x = h - threshold, w = width times the threshold.
 
     Attributes:
@@ -106,14 +110,11 @@ class Triangle:
         detach_reset: whether gradients do not pass through the reset.
 
     Raises:
-        TypeError, ValueError: width is not a number above 0.
+        TypeError, ValueError: width is not a number above 0, or detach_reset no bool.
     """
 
     width: float = 1.0
     detach_reset: bool = False
-
-    def __post_init__(self):
-        neuron_checks.above_zero("width", self.width)
 
     @property
     def kernel(self) -> kernels.Surrogate:

@@ -79,8 +79,8 @@ def conv2d(
     """:func:`proxykernels.if_conv2d`.
 
     ``pool_follows``: whether :func:`proxykernels.max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
-    ``shortcut``, where :func:`takes_shortcut` allows it: spikes of the output's shape that each add 1 to their neuron's
-    current.
+    ``shortcut``, where :func:`takes_shortcut` allows it and x is packed: spikes of the output's shape that each add 1
+    to their neuron's current.
     """
     tensors = neuron.check_once()
     held = _tensor(x)
@@ -165,6 +165,8 @@ def _behind(
     T = x.shape[0]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     if not isinstance(x, Spikes):
+        if shortcut is not None:
+            raise TypeError("x must be Spikes beside a shortcut, got a tensor; add the shortcut to its currents")
         return _fire_real(x, _taps(weight), bias, window, neurons)
     weight, bias, kept = weight if x.scale == 1 else scaled(weight, x), None if bias is None else bias.float(), x._kept
     state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels

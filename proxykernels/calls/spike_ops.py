@@ -62,8 +62,6 @@ def max_rate_pool2d(
 ) -> tuple[Spikes, Tensor]:
     """Max pooling of counts (see :class:`proxykernels.MaxRatePool2d`), from ``counts`` [N, C, H, W]; pairs only."""
     checks.not_traced()
-    if x._differentiable:
-        raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     window_checks.fits(x.shape[3:], kernel_size, padding, (1, 1))
     T, N, C, *size = x.shape
     words, after = ops.max_rate_pool2d(x._words, T, to_channels_last(counts), size, kernel_size, stride, padding)

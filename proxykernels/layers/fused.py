@@ -1,6 +1,5 @@
 """Layers of any neuron model: after a convolution, after a matrix product, or alone."""
 
-from contextlib import nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +15,7 @@ from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .base import Neurons, as_images, as_row, each_step
+from .batch_statistics import normalised
 from .folded import as_before, fold, fold_values, gain_and_offset
 from .synapses import Convolution, Convolution1d, Product
 
@@ -38,9 +38,10 @@ class Fused(Neurons):
                 return self._fire_with(*self._folded_by(*self._moments_of_means(x)), x, v)
             if isinstance(x, Spikes) and self._takes_sums():
                 return self._fire_with(*self._folded_by(*self._moments_of_steps(x)), x, v)
-            x = x.dense(self.weight.dtype) if isinstance(x, Spikes) else x
-            with nullcontext() if torch.is_grad_enabled() else unfused.exact(x.device):
-                currents = each_step(lambda step: self.bn(self.affine(step)), x)
+            dtype = self.weight.dtype
+            x = x.dense(dtype) if isinstance(x, Spikes) else x
+            with unfused.exact(x.device):
+                currents = normalised(self.bn, each_step(lambda step: self.affine(step.to(dtype)), x))
             return _scan(currents, v, self.neuron, self.surrogate)
         own = self._parameters
         if self.bn is None and "weight" in own and "bias" in own:  # as of most layers

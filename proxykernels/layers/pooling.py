@@ -89,7 +89,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """Average pooling of every step to a given size; otherwise as :class:`AvgPool2d`.
 
     Args:
-        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width).
+        output_size: as in nn.AdaptiveAvgPool2d: a number or (height, width), of which None keeps that of x.
 
     Shapes: x (T, N, C, H, W); y [T, N, C, height, width]. Spikes that already have that size stay Spikes.
 
@@ -100,11 +100,17 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        if isinstance(x, Spikes):
-            if x.shape[3:] == window_checks.pair("output_size", self.output_size, 1):
-                return x
+        if isinstance(x, Spikes) and x.shape[3:] == self._size_of(*x.shape[3:]):
+            return x
         x = checks.frames(x)
         return each_step_of_spikes(super().forward, x)
+
+    def _size_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the output, which None leaves as they are."""
+        size: Any = self.output_size
+        if isinstance(size, tuple | list) and len(size) == 2:
+            size = [there if n is None else n for n, there in zip(size, (height, width), strict=True)]
+        return window_checks.pair("output_size", size, 1)
 
 
 class Flatten(nn.Module):
@@ -123,7 +129,20 @@ class Flatten(nn.Module):
         return each_step(lambda image: image.flatten(1), x) if checks.is_constant(x) else x.flatten(2)
 
 
-class MaxRatePool2d(SpikingLayer):
+class MaxRatePool(SpikingLayer):
+    """Base of the poolings of spike counts, which have neither synapses nor a gradient."""
+
+    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
+        """Not at all: a call that would cut a gradient off is an error."""
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []
+
+    def extra_repr(self) -> str:
+        return described(self)
+
+
+class MaxRatePool2d(MaxRatePool):
     """Max pooling of spike counts, for networks in which rates approximate activations.
 
     c_i[t] is the number of spikes of input i up to step t. The output has as many spikes as the input with the most:
@@ -136,11 +155,12 @@ class MaxRatePool2d(SpikingLayer):
     Args:
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
 
-    Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1; y (T, N, C, H_out, W_out); state v [N, C, H, W]:
-    the counts, with ceil_mode also of the pixels that it adds.
+    Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1, behind a Dropout of 0 and its 1 / (1 - p);
+    y (T, N, C, H_out, W_out), of the same values; state v [N, C, H, W]: the counts, with ceil_mode also of the pixels
+    that it adds.
 
     Raises:
-        TypeError, ValueError: x holds other values, or a window does not fit.
+        TypeError, ValueError: x holds other values or needs a gradient, or a window does not fit.
     """
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
@@ -151,17 +171,12 @@ class MaxRatePool2d(SpikingLayer):
         self.padding = window_checks.pair("padding", padding, 0)
 
     def _fire(self, x, v, batch_statistics):
+        checks.steps_of(x, 5, "(T, N, C, H, W)")
         window = self.kernel_size, self.stride, self.padding
-        return max_rate_pool(x if isinstance(x, Spikes) else pack(x), v, window, self.ceil_mode)
+        return max_rate_pool(x, v, window, self.ceil_mode)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
-
-    def terms(self, x: Spikes | Tensor) -> list:
-        return []  # no synapse
-
-    def extra_repr(self) -> str:
-        return described(self)
 
 
 def described(pool: Any) -> str:
@@ -187,11 +202,25 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
     return each_step(lambda image: (pool(image.view(signed) ^ least) ^ least).view(x.dtype), x)
 
 
-def max_rate_pool(x: Spikes, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
+def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
     """The largest count of windows of images, as spikes, and the counts."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
+    x = x if isinstance(x, Spikes) else _spikes_of(x)
     x = _filled_up(x, *window) if ceil_mode else x
     counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device) if counts is None else counts
     return spike_ops.max_rate_pool2d(x, counts, *window)
+
+
+def _spikes_of(x: Tensor) -> Spikes:
+    """Spikes of a tensor of 0 and 1; of 0 and a scale, if a Dropout gave them one."""
+    try:
+        return pack(x)
+    except ValueError:
+        scale = float(x.max()) if x.is_floating_point() and x.numel() else 1.0
+        if not (scale > 1 and ((x == 0) | (x == scale)).all()):
+            raise
+    return Spikes(pack(x == scale)._kept, x.shape, scale)
 
 
 def _filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import window_checks
-from ..spikes import Spikes, pack
+from ..spikes import Spikes
 from ..spikes.spike_tensor import keeps_packed
-from .base import SpikingLayer, as_images, as_row, each_step_of_spikes
-from .pooling import described, max_pool, max_rate_pool
+from .base import as_images, as_row, each_step_of_spikes
+from .pooling import MaxRatePool, described, max_pool, max_rate_pool
 
 
 class MaxPool1d(nn.Module):
@@ -37,14 +37,14 @@ class MaxPool1d(nn.Module):
         return described(self)
 
 
-class MaxRatePool1d(SpikingLayer):
+class MaxRatePool1d(MaxRatePool):
     """Max pooling of spike counts along one axis; equation and source: :class:`MaxRatePool2d`.
 
     Args:
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool1d (stride defaults to kernel_size).
 
-    Shapes: x (T, N, C, L), Spikes or a tensor of 0 and 1; y (T, N, C, L_out); state v [N, C, L]: the counts, with
-    ceil_mode also of the places that it adds.
+    Shapes: x (T, N, C, L), with values as there; y (T, N, C, L_out); state v [N, C, L]: the counts, with ceil_mode also
+    of the places that it adds.
 
     Raises:
         TypeError, ValueError: as :class:`MaxRatePool2d`.
@@ -57,18 +57,12 @@ class MaxRatePool1d(SpikingLayer):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 4, "(T, N, C, L)")
-        images, counts = as_images(x if isinstance(x, Spikes) else pack(x)), None if v is None else v.unsqueeze(-2)
-        spikes, counts = max_rate_pool(images, counts, _of_one_row(self), self.ceil_mode)
+        counts = None if v is None else v.unsqueeze(-2)
+        spikes, counts = max_rate_pool(as_images(x), counts, _of_one_row(self), self.ceil_mode)
         return as_row(spikes), counts.squeeze(-2)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.max_pool1d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
-
-    def terms(self, x: Spikes | Tensor) -> list:
-        return []  # no synapse
-
-    def extra_repr(self) -> str:
-        return described(self)
 
 
 class AvgPool1d(nn.AvgPool1d):

@@ -80,7 +80,8 @@ class Upsample(nn.Upsample):
 class Concatenate(nn.Module):
     """Concatenates several inputs along their channels.
 
-    Shapes: the call takes a tuple of (T, N, C_k, ...), Spikes or tensors; y (T, N, sum of C_k, ...), Spikes if all are.
+    Shapes: the call takes a tuple of (T, N, C_k, ...), Spikes or tensors; y (T, N, sum of C_k, ...), Spikes if all are
+    and count the same, else a tensor of torch.cat's type, for which Spikes are float32.
 
     Raises:
         TypeError, ValueError: x is no tuple, or its parts differ in more than their channels.
@@ -187,13 +188,13 @@ class Unflatten(nn.Module):
 
 
 def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
-    """All inputs as one, along their channels."""
+    """All inputs as one, along their channels; Spikes beside tensors, or of several scales, become float32 tensors."""
     if len(parts) == 1:
         return parts[0]
     spikes = [part for part in parts if isinstance(part, Spikes)]
     if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
         return spike_ops.cat_channels(spikes)
-    values = [part.dense() if isinstance(part, Spikes) else part.float() for part in parts]
+    values = [part.dense() if isinstance(part, Spikes) else part for part in parts]
     if all(checks.is_constant(part) for part in values):
         once = torch.cat([part[0] for part in values], 1)
         return once.expand(len(values[0]), *once.shape)

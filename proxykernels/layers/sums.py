@@ -1,13 +1,14 @@
 """Neurons whose current is a sum over several inputs: the joining layer of a residual block."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .. import checks
 from ..calls import neuron_ops, spike_ops
@@ -45,7 +46,7 @@ class FusedSum(Neurons):
     same shape [N, C, H, W] or [N, features], which is that of the output and of the potentials v.
 
     Raises:
-        TypeError, ValueError: a synapse of another kind, another number of inputs, or shapes that do not agree.
+        TypeError, ValueError: a synapse of another kind, another number of inputs, no step, or shapes that differ.
     """
 
     def __init__(
@@ -83,6 +84,8 @@ class FusedSum(Neurons):
         shortcut = None if direct is None else parts.pop(direct)
         if direct is not None:
             del synapses[direct]
+        if len({part.scale for part in parts if isinstance(part, Spikes)}) > 1:  # no one convolution of spikes
+            return self._fire_stepwise(x, v)
         main = synapse_of(synapses[0])
         if isinstance(main, Product):
             joined = self._joined((0, 0), synapses)
@@ -141,9 +144,9 @@ class FusedSum(Neurons):
         parts = []
         for chunk in self._chunks(x):
             if wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
-                dense = [part.dense() if isinstance(part, Spikes) else part.float() for part in chunk]
-                synapses = zip(self.synapses, dense, strict=True)
-                current = reduce(torch.add, (each_step(synapse, part) for synapse, part in synapses))
+                with unfused.exact(x[0].device):
+                    terms = zip(map(_in_float32, self.synapses), map(_dense, chunk), strict=True)
+                    current = reduce(torch.add, (each_step(synapse, part) for synapse, part in terms))
             else:
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
             spikes, v = neuron_ops.scan(current, v, self.neuron, self.surrogate)
@@ -170,6 +173,8 @@ class FusedSum(Neurons):
         shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")
+        if not shapes[0] or shapes[0][0] < 1:
+            raise ValueError(f"x must have at least one step, inputs (T, N, ...), got {[list(p.shape) for p in x]}")
 
 
 def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
@@ -238,6 +243,16 @@ def _subsample(x: Spikes | Tensor, stride: tuple[int, ...]) -> Spikes | Tensor:
     if isinstance(x, Spikes):
         return spike_ops.max_pool2d(x, 1, stride)
     return x[..., :: stride[0], :: stride[1]]
+
+
+def _dense(x: Spikes | Tensor) -> Tensor:
+    return x.dense() if isinstance(x, Spikes) else x.float()
+
+
+def _in_float32(synapse: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The synapse with weights in float32, the type of its currents, whatever theirs is."""
+    weights = {name: parameter.float() for name, parameter in synapse.named_parameters()}
+    return lambda x: functional_call(synapse, weights, x)
 
 
 def _values(x: Spikes | Tensor) -> Spikes | Tensor:

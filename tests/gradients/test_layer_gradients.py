@@ -128,6 +128,39 @@ def test_a_network(generator, kind):
         assert close(ours_, theirs_)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["spikes", "values", "mixed"])
+def test_a_sum_of_weights_of_any_type(generator, dtype, kind):
+    """Its currents are computed in float32, with and without a gradient."""
+    join = pk.FusedIFSum(nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 5, 3, padding=1), nn.Identity())
+    pk.use_surrogate(join, pk.ATan()).to(dtype)
+    shapes = [(T, N, C, 5, 4) for C in (3, 3, 5)]
+    x = [spikes(*shape, generator=generator).to(dtype) for shape in shapes]
+    x = [pk.pack(part) if kind == "spikes" or (kind == "mixed" and k == 0) else part for k, part in enumerate(x)]
+    y = join(x)
+    with torch.no_grad():
+        expected = join(x)
+    y, expected = (part.dense(dtype) if isinstance(part, pk.Spikes) else part for part in (y, expected))
+    assert torch.equal(y, expected) and 0.05 < y.float().mean() < 0.95
+    y.sum().backward()
+    assert all(p.grad.any() and p.grad.dtype == dtype for p in join.parameters())
+
+
+@pytest.mark.parametrize("name", ["sum", "batch_norm"])
+def test_autocast_changes_no_spike(generator, name):
+    x = torch.randn(16, 4, 8, 8, 8, generator=generator)
+    if name == "sum":
+        convolutions = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        layer, x = pk.FusedIFSum(*convolutions), (pk.pack(spikes(16, 4, 8, 8, 8, generator=generator)), x)
+    else:
+        layer = pk.FusedIFConv2d(8, 8, 3, batch_norm=True).train()
+    pk.use_surrogate(layer, pk.ATan())
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.requires_grad and torch.equal(y, expected) and 0.05 < y.mean() < 0.95
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_normalisation(generator, training):
     layer = pk.FusedIFConv2d(2, 5, 3, padding=1, batch_norm=True).train(training)
@@ -207,6 +240,11 @@ def test_bad_input_is_named(generator):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"{name} must be above 0"):
                 surrogate(value)
+        for value in (torch.tensor([2.0, 3.0]), "2", True):
+            with pytest.raises(TypeError, match=f"{name} must be a number above 0, got"):
+                surrogate(value)
+        with pytest.raises(TypeError, match="detach_reset must be True or False, got 'no'"):
+            surrogate(detach_reset="no")
     with pytest.raises(ValueError, match="at least one layer"):
         pk.use_surrogate(nn.ReLU(), pk.ATan())
     layer.surrogate = pk.ATan()
@@ -217,3 +255,16 @@ def test_bad_input_is_named(generator):
     images.surrogate = pk.ATan()
     with pytest.raises(ValueError, match="MaxRatePool2d has no gradient"):
         pk.MaxRatePool2d(2)(images(pk.pack(spikes(3, 2, 1, 4, 4, generator=generator))))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [pk.MaxRatePool2d(2), pk.MaxRatePool1d(2)], ids=["2d", "1d"])
+def test_pooling_of_rates_cuts_no_gradient_off(generator, recwarn, pool, training):
+    """It is an error, of tensors as of Spikes, and no warning."""
+    x = spikes(3, 2, *((1, 4, 4) if isinstance(pool, pk.MaxRatePool2d) else (1, 4)), generator=generator)
+    for given in (x.clone().requires_grad_(), pk.use_surrogate(pk.IF(), pk.ATan())(x.clone().requires_grad_())):
+        with pytest.raises(ValueError, match="MaxRatePool2d has no gradient; train with MaxPool2d"):
+            pool.train(training)(given)
+        with torch.no_grad():
+            assert pool(given).any()
+    assert not recwarn

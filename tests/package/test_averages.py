@@ -27,6 +27,7 @@ def make_net(pool: nn.Module, features: int, v_reset: float | None = None) -> nn
 POOLS = {
     "larger": (pk.AdaptiveAvgPool2d(4), 2, 8 * 16),
     "larger, overlapping": (pk.AdaptiveAvgPool2d((3, 7)), 2, 8 * 21),
+    "larger, height as it is": (pk.AdaptiveAvgPool2d((None, 4)), 2, 8 * 8),
     "one pixel": (pk.AdaptiveAvgPool2d(3), 1, 8 * 9),
     "as it is": (pk.AdaptiveAvgPool2d(2), 2, 8 * 4),
     "window": (pk.AvgPool2d(2, 1, 1), 2, 8 * 9),

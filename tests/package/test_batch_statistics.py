@@ -97,6 +97,38 @@ def test_a_normalisation_without_gain_is_folded(generator):
     assert expected.any() and (y.dense() != expected).float().mean() < 1e-2
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("N", [1, 4])
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_constant_input_counts_at_every_step(N, momentum, learns, generator):
+    """Its running variance is that of the values of all steps."""
+    T, x = 10, torch.randn(N, 8, generator=generator)
+    layer, norm = pk.FusedIFLinear(8, 3, batch_norm=True).train(), nn.BatchNorm1d(3)
+    layer.bn.momentum = norm.momentum = momentum
+    layer.surrogate = pk.ATan() if learns else None
+    for _ in range(2):
+        with torch.set_grad_enabled(learns):
+            y = layer(x.expand(T, N, 8))
+        norm(layer.affine(x.repeat(T, 1)))
+    assert torch.allclose(layer.bn.running_var, norm.running_var) and torch.allclose(
+        layer.bn.running_mean, norm.running_mean
+    )
+    assert layer.bn.num_batches_tracked == 2
+    if learns:
+        y.sum().backward()
+        assert layer.bn.bias.grad.any()
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("weights, given", [(torch.float32, torch.float64), (torch.float64, torch.uint8)], ids=str)
+def test_inputs_of_another_type(weights, given, constant, generator):
+    x = torch.randint(0, 4, (5, 3, 4, 5, 4), generator=generator)
+    x = x[:1].expand_as(x) if constant else x
+    layer = pk.FusedIFConv2d(4, 6, 3, batch_norm=True).to(weights).train()
+    y, expected = layer(x.to(given)), layer(x.to(weights))
+    assert y.dtype == given and 0.05 < expected.mean() < 0.9 and torch.equal(y.to(weights), expected)
+
+
 @pytest.mark.parametrize(
     "layer, shape, message",
     [

@@ -90,6 +90,18 @@ def test_max_rate_pooling_keeps_the_scale(dropped):
     assert torch.equal(y.dense(), 2 * pk.MaxRatePool2d(2)(bits).dense()) and y.rate() > 0
 
 
+@pytest.mark.parametrize("T", [4, 200], ids=["dense", "packed"])
+def test_max_rate_pooling_of_tensors_behind_dropout(generator, T):
+    """Whether they are small, and dense, or not."""
+    y = pk.Dropout(0.5).train()(pk.IF()(torch.rand(T, 1, 4, 4, 4, generator=generator)))
+    for pool, x in ((pk.MaxRatePool2d(2), y), (pk.MaxRatePool1d(2), y[:, :, 0])):
+        z = pool(x)
+        assert z.any() and torch.equal(z, 2 * pool((x != 0).float()))
+    y[-1, 0, 0, 0, 0] = 1.5
+    with pytest.raises(ValueError, match="0 and 1, and holds other values"):
+        pk.MaxRatePool2d(2)(y)
+
+
 def test_pixels_keep_the_scale(dropped):
     assert dropped._at(torch.tensor([2, 3])).scale == dropped._sized(1, 24).scale == 2
 

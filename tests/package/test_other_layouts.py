@@ -37,7 +37,7 @@ TAKING = {
     **{type(layer).__name__: (CURRENT, layer, "x") for layer in (
         NET, pk.MaxPool2d(2), pk.AvgPool2d(2), pk.RunningMaxPool2d(2), pk.Flatten(), pk.Dropout(0.5)
     )},
-    "MaxRatePool2d": (CURRENT, pk.MaxRatePool2d(2), "dense"),
+    "MaxRatePool2d": (CURRENT, pk.MaxRatePool2d(2), "x"),
     "Concatenate": (CURRENT, lambda x: pk.Concatenate()((x, x)), "x"),
     "pack": (CURRENT, pk.pack, "dense"),
     "time_first": (CURRENT, pk.time_first, "frames"),

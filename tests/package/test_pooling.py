@@ -38,6 +38,16 @@ def test_sum_pooling_in_a_network(generator):
     assert net[0].weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("steps", [2, 40], ids=["dense", "packed"])
+def test_adaptive_averages_keep_a_size(generator, steps):
+    """None stands for the input's size, of tensors small and large and of Spikes."""
+    x, pool = pk.IF()(torch.rand(steps, 1, 5, 9, 8, generator=generator)), nn.AdaptiveAvgPool2d((None, 3))
+    expected = pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    assert x.any() and torch.equal(pk.AdaptiveAvgPool2d((None, 3))(pk.pack(x)), expected)
+    assert torch.equal(pk.AdaptiveAvgPool2d((None, 3))(pk.IF()(x)), expected)
+    assert isinstance(pk.AdaptiveAvgPool2d((None, 8))(pk.pack(x)), pk.Spikes)
+
+
 def test_what_sum_pooling_refuses():
     with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
         pk.SumPool2d(0)

@@ -7,6 +7,7 @@ from cases import RESETS, dyadic, spikes
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference
 
 # The synapses, and the inputs' shapes [C, H, W] or [features].
@@ -95,6 +96,29 @@ def test_shortcut_by_every_kernel(backend, generator, name, v_reset):
     assert 0 < expected.mean() < 1 and not torch.equal(expected, silent)
 
 
+@pytest.mark.parametrize("name", ["linear", "pointwise-main"])
+def test_an_identity_beside_spikes_of_other_scales(generator, name):
+    """A Dropout in training in one of the branches."""
+    T, N = 20, 3
+    synapses, shapes = SUMS[name]
+    for parameter in nn.ModuleList(synapses).parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    x = [pk.pack(spikes(T, N, *shape, generator=generator)) for shape in shapes]
+    x[0] = pk.Dropout(0.5).train()(x[0])
+    with torch.no_grad():
+        current = sum(s(part.dense().flatten(0, 1)) for s, part in zip(synapses, x, strict=True)).unflatten(0, (T, N))
+    expected, v_expected = reference.if_scan(current, v_threshold=1.5)
+    y, v = pk.FusedIFSum(*synapses, v_threshold=1.5).eval().spike(tuple(x))
+    assert torch.equal(y.dense(), expected) and torch.equal(v, v_expected) and 0 < expected.mean() < 1
+
+
+def test_a_shortcut_meets_packed_spikes(generator):
+    """No kernel adds it to the currents of real values."""
+    weight, added = torch.eye(4), pk.pack(spikes(5, 2, 4, generator=generator))
+    with pytest.raises(TypeError, match="x must be Spikes beside a shortcut"):
+        neuron_ops.linear(torch.rand(5, 2, 4), weight, None, None, pk.neurons.IFNeuron(), shortcut=added)
+
+
 def test_bad_sums():
     x = torch.zeros(2, 1, 4, 6, 6)
     layer = pk.FusedIFSum(nn.Conv2d(4, 4, 3), nn.Identity())
@@ -104,12 +128,28 @@ def test_bad_sums():
         layer((x, x, x))
     with pytest.raises(ValueError, match=r"same shape .* got \[\(2, 1, 4, 4, 4\), \(2, 1, 4, 6, 6\)\]"):
         layer((x, x))
+    for empty in (x[:0], torch.tensor(1.0)):
+        with pytest.raises(ValueError, match="x must have at least one step"):
+            pk.FusedIFSum(nn.Identity(), nn.Identity())((empty, empty))
     with pytest.raises(TypeError, match="a synapse must be nn.Conv2d, nn.Conv1d, nn.Linear or nn.Identity, got ReLU"):
         pk.FusedIFSum(nn.ReLU())
     with pytest.raises(ValueError, match="at least one module"):
         pk.FusedIFSum()
     with pytest.raises(ValueError, match="padding_mode must be 'zeros'"):
         pk.FusedIFSum(nn.Conv2d(4, 4, 3, padding_mode="reflect"))
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_concatenation_keeps_types_as_torch_does(generator, constant):
+    x = torch.rand(3, 2, 4, generator=generator, dtype=torch.float64) * 9
+    x = x[:1].expand_as(x) if constant else x
+    for types in ((torch.float64,) * 2, (torch.float16,) * 2, (torch.uint8,) * 2, (torch.float64, torch.float32)):
+        parts = [x[:1].to(dtype).expand_as(x) if constant else x.to(dtype) for dtype in types]
+        y, expected = pk.Concatenate()(parts), torch.cat(parts, 2)
+        assert y.dtype == expected.dtype and y.any() and torch.equal(y, expected)
+        assert (y.stride(0) == 0) == constant
+    bits = pk.pack(spikes(3, 2, 4, generator=generator))
+    assert torch.equal(pk.Concatenate()((bits, x)), torch.cat([bits.dense().double(), x], 2))
 
 
 @pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
