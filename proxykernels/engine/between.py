@@ -15,18 +15,20 @@ from ..checks import window_checks
 from ..kernels import heap
 from ..simulation.quantize import quantized
 from .plan import Kind, Operation, Shape, Window, image_of
-from .values import Value, refuse, refuse_shape
+from .values import MOST, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
 
 
 def pool(follower, path: str, module: Any, x: Value) -> Value:
     maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
+    divisor = getattr(module, "divisor_override", None) or 0
+    if abs(divisor) >= MOST:
+        refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
     window, shape = _pooling(path, module, x)
     operation = Operation(
         Kind.MAX_POOL if maximum else Kind.AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
-        divisor=getattr(module, "divisor_override", None) or 0,
-        count_padding=getattr(module, "count_include_pad", True),
+        divisor=divisor, count_padding=getattr(module, "count_include_pad", True),
     )  # fmt: skip
     return follower.append(operation)
 
@@ -34,7 +36,7 @@ def pool(follower, path: str, module: Any, x: Value) -> Value:
 def sum_pool(follower, path: str, module: Any, x: Value) -> Value:
     rates = isinstance(module, layers.MaxRatePool2d | layers.MaxRatePool1d)
     if rates and x.real:
-        refuse(path, module, "its input holds values, and not spikes")
+        refuse(path, module, "its input holds values, and not spikes, which are bool or Spikes")
     if follower.plan.precision is not None:
         quantized(path, module, follower.plan.precision)  # refuses what simulate refuses
     window, shape = _pooling(path, module, x)
@@ -79,6 +81,8 @@ def unflatten(follower, path: str, module: Any, x: Value) -> Value:
 def concatenate(follower, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
     parts = [follower.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
     shapes = [part.shape for part in parts]
+    if len(parts) > MOST_MOVED:
+        refuse(path, module, f"{len(parts)} inputs; at most {MOST_MOVED} are taken")
     if len({shape[1:] for shape in shapes}) > 1:
         refuse(path, module, f"its inputs have the shapes {shapes}")
     shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
@@ -121,6 +125,8 @@ def _pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
         _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
         for v, default in zip(given, (1, 1, 0), strict=True)
     )
+    if prod(kernel) > MOST_INPUTS:
+        refuse(path, module, f"a window of {prod(kernel)} pixels; at most {MOST_INPUTS} are taken")
     C, *size = image_of(x.shape)
     out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
     return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)
@@ -144,4 +150,4 @@ def _pair(value: Any, before: int) -> tuple[int, int]:
 
 def _output_size(wanted: Any, shape: Shape) -> tuple[int, int]:
     height, width = wanted if isinstance(wanted, tuple | list) else (wanted, wanted)
-    return height or shape[1], width or shape[2]
+    return shape[1] if height is None else height, shape[2] if width is None else width

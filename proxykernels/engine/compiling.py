@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..sequences import is_sequence
-from ..spikes import Spikes, is_binary
+from ..spikes import Spikes
 from .engine import LOOK_STEPS, Engine
 from .follow import follow
 from .graph import GraphEngine
@@ -23,12 +23,14 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
             make them.
         x: a sample input as for simulate, constant [N, ...] or a sequence (T, N, ...), with any number of samples. It
             is run for a few steps, for the rates that ``print(engine)`` shows. The engine runs where x and ``net`` are.
+            Of Spikes or bool, the engine takes spikes only, unless neurons take the input; else spikes, event counts
+            and real values.
         precision: None: float32. "int16", "int8": weights rounded to 14 or 7 bits. Sums are then exact, and the spikes
             are those of simulate with this ``precision``, on every machine.
 
     Raises:
-        TypeError: a module is not supported; the message names its path.
-        ValueError: an argument has a wrong value, or a weight is not finite.
+        TypeError: a module is not supported; the message names its path. Or samples have no values.
+        ValueError: an argument has a wrong value, or a weight is not finite or beyond 2**100.
     """
     checks.module("net", net)
     checks.precision(precision)
@@ -42,7 +44,7 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
         return GraphEngine(net, samples, T, precision)
     if x.device.type != "cpu":
         raise ValueError(f"x must be on a CPU or a GPU, where an engine can run, got {x.device}")
-    real = isinstance(x, Tensor) and (x.is_floating_point() or not is_binary(x))
+    real = isinstance(x, Tensor) and x.dtype != torch.bool
     engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
     engine._rates = engine(samples, T).rates
     return engine

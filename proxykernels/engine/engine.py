@@ -52,8 +52,8 @@ class Engine:
 
         Args:
             x: as :func:`proxykernels.simulate` takes it, of samples of the shape that the engine was compiled for; any
-                number of samples. Spikes, or frames of events, only if the engine was compiled for them, or if neurons
-                take the input.
+                number of samples. Spikes only, if the engine was compiled with Spikes or bool and its input goes to
+                something else than neurons.
             T: number of steps.
             stop: a rule such as ``pk.margin(8)``, asked every 8 steps, by which samples stop early.
 
@@ -191,7 +191,10 @@ class Engine:
         if isinstance(x, Spikes):
             return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
         if not plan.real and not plan.takes_any:
-            raise TypeError("x must be Spikes or frames of events, for which the engine was compiled; got real values")
+            raise TypeError(
+                "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
+                "takes both if it is compiled with a sample of floats or integers"
+            )
         x = x.detach().resolve_neg().float().contiguous()
         if not sequence:
             return Given(x, CONSTANT, len(x), rounds=rounds)

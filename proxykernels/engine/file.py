@@ -18,6 +18,7 @@ Nothing of a file is executed; what is not as described here is refused before a
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,13 @@ from torch import Tensor
 
 from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
+from ..kernels.weight_layouts import is_finite as can_be_summed
 from .library import load
 from .plan import Kind, Operation, Plan, Population, Window, image_of
 from .replace_file import replace
-from .values import MOST_INPUTS, MOST_WINDOWS
+from .values import MOST, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
 
 FORMAT, VERSION = "proxykernels-engine", "2"
-MOST = 1 << 31  # of any size in a file
-MOST_MOVED = 1 << 10  # inputs that lie side by side
 
 
 class _Damaged(Exception):
@@ -116,7 +116,8 @@ def read(path: str | os.PathLike) -> Plan:
                     f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}: compile the "
                     "network again, and save that engine"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            # Copies: what is mapped would change with the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
         if metadata["checksum"] != checksum(metadata["plan"], tensors):
             raise _Damaged("it is damaged: its checksum differs")
         return _Reader(tensors).plan(json.loads(metadata["plan"]))
@@ -167,7 +168,7 @@ class _Reader:
         neurons = self._neurons(about["neurons"], shape[0]) if kind == Kind.FIRE else None
         moved = self._moves(plan, about, made, image_of(shape)) if kind == Kind.MOVE else {}
         op = Operation(
-            kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 0),
+            kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 1 - MOST),
             _bool(about["count_padding"]), adaptive, **moved,
         )  # fmt: skip
         reads_values = any(map(plan.is_real, made))
@@ -234,10 +235,10 @@ class _Reader:
             span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
             n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
             first_of_last = (out[1 + axis] - 1) * stride
-            _need(first_of_last < n + padding, "a window lies outside of what it reads")
-            if kind == Kind.FIRE:
-                rest = n + 2 * padding - first_of_last - span
-                _need(0 <= rest < stride, "an image has another size")
+            if kind == Kind.FIRE:  # of zeros alone, if it lies in the padding
+                _need(0 <= n + 2 * padding - first_of_last - span < stride, "an image has another size")
+            else:
+                _need(first_of_last < n + padding, "a window lies outside of what it reads")
         return window
 
     def _neurons(self, about: Any, C: int) -> Population:
@@ -246,12 +247,12 @@ class _Reader:
         kind, scalars = MODELS[model], about["scalars"]
         _need(isinstance(scalars, list) and len(scalars) == len(kind.scalars), f"{model} has other parameters")
         _need(all(map(_is_number, scalars)), "a parameter is no number")
-        channels = self._tensor(about["channels"], finite=False)
-        bias, start = self._tensor(about["bias"]), self._tensor(about["start"])
+        channels = self._tensor(about["channels"], _has_no_nan)
+        bias, start = self._tensor(about["bias"]), self._tensor(about["start"], _is_finite)
         _need(channels.shape == (len(kind.channels), C), f"{model} has other parameters")
-        _need(not bool(channels.isnan().any()) and bool(channels[1:].isfinite().all()), "a parameter is no number")
+        _need(_is_finite(channels[1:]), "a parameter is no number")
         _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
-        scale = self._tensor(about["scale"]) if about["scale"] is not None else None
+        scale = self._tensor(about["scale"], _is_finite) if about["scale"] is not None else None
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
         limit = about["limit"]
         _need(limit is None or (_is_number(limit) and limit >= 0), f"limit {limit!r} is no number of at least 0")
@@ -270,15 +271,19 @@ class _Reader:
         self._unread.discard(name)
         return self._tensors[name]
 
-    def _tensor(self, name: Any, finite: bool = True) -> Tensor:
+    def _tensor(self, name: Any, is_sound: Callable[[Tensor], bool] = can_be_summed) -> Tensor:
         tensor = self._named(name)
         _need(tensor.dtype == torch.float32, f"tensor {name} is of {tensor.dtype}")
-        _need(not finite or _is_finite(tensor), f"tensor {name} holds NaN or infinite values")
+        _need(is_sound(tensor), f"tensor {name} holds NaN, infinite or too large values")
         return tensor
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # the sum is fast, and may be too large
+    return bool(tensor.isfinite().all())
+
+
+def _has_no_nan(tensor: Tensor) -> bool:
+    return not bool(tensor.isnan().any())
 
 
 def _is_number(value: Any) -> bool:

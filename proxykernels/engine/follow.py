@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import layers
-from ..checks import window_checks
+from ..checks import at, window_checks
 from ..kernels import heap
+from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
@@ -20,7 +21,7 @@ from ..simulation.prepared_network import check_forward
 from ..simulation.quantize import Rounded, RoundedSum, quantized
 from . import between
 from .plan import Kind, Operation, Plan, Population, Shape, Window, image_of
-from .values import MOST_INPUTS, MOST_WINDOWS, Value, refuse, refuse_shape
+from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 
 
 @torch.no_grad()
@@ -32,6 +33,8 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
+    if 0 in shape:
+        raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     follower = _Follower(Plan(shape, real, precision))
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
@@ -93,6 +96,8 @@ class _Follower:
         return self._flattened[x.slot]
 
     def append(self, operation: Operation) -> Value:
+        if 0 in operation.shape:
+            raise CannotFollowError(f"the engine does not take module {operation.name}: it gives {operation.shape}")
         self.plan.operations.append(operation)
         return Value(len(self.plan.operations), operation.shape, operation.real)
 
@@ -132,8 +137,10 @@ class _Follower:
             x = self.flattened(x, path)
             return Window(x.slot), x.shape
         weight = weight.detach().float().cpu().clone()  # a later change of the network is none of the plan
-        if not bool(weight.isfinite().all()):
-            raise ValueError(f"layer {path}: weight must be finite in float32, and holds NaN or infinite values")
+        with at(f"layer {path}"):
+            require_finite("weight", weight)
+        if 0 in weight.shape:
+            raise ValueError(f"layer {path}: weight must have no size of 0, got {list(weight.shape)}")
         if isinstance(synapse, Product):
             if len(x.shape) != 1 or weight.shape[1] != x.shape[0]:
                 refuse(path, layer, f"{weight.shape[1]} features, and its input has the shape {x.shape}")
@@ -192,8 +199,8 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     if type(neuron) is not IFNeuron or neuron.v_reset is not None:
         scale = None  # logits need a reset that loses no charge
     bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
-    if not bool(bias.isfinite().all()):
-        raise ValueError(f"layer {path}: bias must be finite in float32, and holds NaN or infinite values")
+    with at(f"layer {path}"):
+        require_finite("bias", bias)
     return Population(
         ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,

@@ -16,7 +16,7 @@ from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-NO_MEMORY = 2  # an outcome of a run
+NO_MEMORY, NO_ANSWER = 2, 3  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
@@ -114,7 +114,7 @@ class Session:
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
         Raises:
-            MemoryError: there is too little of it.
+            MemoryError: there is too little of it. KeyboardInterrupt, or what the rule raised.
         """
         outputs = written.spikes, written.values, written.counts, written.last
         pointers = [None if part is None else part.data_ptr() for part in outputs]
@@ -125,6 +125,8 @@ class Session:
         outcome = self._functions.run(self._session, run)
         if asked is not None and asked.error is not None:
             raise asked.error
+        if outcome == NO_ANSWER:  # Ctrl-C, which Python raises before the rule's try, and then ignores
+            raise KeyboardInterrupt
         if outcome == NO_MEMORY:
             self._refuse(given.N)
         return bool(outcome)

@@ -15,7 +15,7 @@ class Asked:
 
     Attributes:
         steps: int64 [N], those that each sample ran; the library writes them.
-        error: what the rule raised; then all samples stop, and the error goes on from there.
+        error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
     def __init__(self, stop: Stop, shape: tuple[int, ...], N: int, T: int):
@@ -25,12 +25,11 @@ class Asked:
 
     def __call__(self, _: Any, counts: int, n: int, t: int, decided: int) -> None:
         """As engine.h has it: ``counts`` and ``decided`` are addresses."""
-        answer = (ctypes.c_uint8 * n).from_address(decided)
         try:
             told = decided_by(self._stop, _int32(counts, (n, *self._shape)), t, n)
+            torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
         except BaseException as error:  # none passes through the library
-            self.error, told = error, torch.ones(n, dtype=torch.bool, device=heap.CPU)
-        torch.frombuffer(answer, dtype=torch.uint8).copy_(told)
+            self.error = error
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

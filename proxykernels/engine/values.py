@@ -8,7 +8,9 @@ from torch import nn
 from .plan import Shape
 
 MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/session.h
-MOST_INPUTS = 1 << 24  # of a neuron
+MOST_INPUTS = 1 << 24  # of a neuron, and of the window of a pooling
+MOST_MOVED = 1 << 10  # inputs that lie side by side
+MOST = 1 << 31  # of any size
 
 
 class CannotFollowError(TypeError):

@@ -66,9 +66,8 @@ def simulate(
         raise TypeError(f"net has sigma-delta neurons: it must be what convert returned, got {type(net).__name__}")
     for name, value in unknown.items():
         if value:
-            raise ValueError(
-                f"{name} is not supported for networks of sigma-delta neurons, got {value!r}; leave it out"
-            )
+            got = "" if value is True else f", got {value!r}; leave it out"
+            raise ValueError(f"{name} is not supported for networks of sigma-delta neurons{got}")
     if stop is not None and not callable(stop):
         raise TypeError(f"stop must be a rule such as proxykernels.settled(), got {stop!r}")
     if not isinstance(x, Tensor) or not x.is_floating_point():

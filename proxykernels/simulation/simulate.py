@@ -98,9 +98,9 @@ def run(
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
     if sigma_delta.has_sigma_delta(net):
-        seen_by = None if watch is unwatched else watch
+        explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
-        return sigma_delta.simulate(net, x, T, **options, explain=seen_by, training=batch_statistics or masks)
+        return sigma_delta.simulate(net, x, T, **options, explain=explains, training=trains)
     check_rule(stop)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")

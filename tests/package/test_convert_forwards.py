@@ -115,6 +115,8 @@ class Optional(Model):
 def test_arguments_that_need_not_be_given():
     ann = Optional(None)
     assert close(*results(ann)) and type(ann) is Optional
+    several = type("Several", (Model,), {"forward": lambda self, *xs: value(self, xs[0])})(None)
+    assert close(*results(several))
     snntorch = pytest.importorskip("snntorch")
 
     class Spiking(nn.Module):
@@ -127,6 +129,20 @@ def test_arguments_that_need_not_be_given():
             return (y, x) if return_all else y
 
     assert len(pk.from_snntorch(Spiking()).layers()) == 1
+
+
+@pytest.mark.parametrize("flatten", [nn.Flatten(2), nn.Flatten(1, 2), nn.Flatten(-2, -1)], ids=repr)
+def test_modules_that_flatten_some_axes(flatten):
+    ann = Model(lambda m, x: m.head(m.flatten(hidden(m, x)).flatten(1)))
+    ann.flatten = flatten
+    assert close(*results(ann))
+
+
+def test_a_module_that_flattens_samples_of_one_value():
+    ann = Model(lambda m, x: m.flatten(value(m, x)))
+    ann.flatten = nn.Flatten(0)
+    actual, expected = results(ann)
+    assert close(actual, expected) and expected.shape == (4,)
 
 
 @pytest.mark.parametrize("forward, layers", [

@@ -16,6 +16,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.engine.engine import Engine
 from proxykernels.engine.follow import follow
+from proxykernels.engine.stopping import Asked
 from proxykernels.kernels import cpu
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
@@ -63,9 +64,9 @@ def test_engine_is_the_definition(neuron, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_channel_that_is_not_there_never_fires(target):
-    """Behind the few currents of a layer lie infinite ones that another layer has left there."""
+    """Behind the few currents of a layer lie large ones that another layer has left there."""
     net = nn.Sequential(pk.FusedIFLinear(2, 128, bias=False), pk.FusedIFLinear(128, 4, bias=False, v_threshold=100.0))
-    nn.init.constant_(net[0].weight, 3e38)
+    nn.init.constant_(net[0].weight, 2.0**100)
     nn.init.constant_(net[1].weight, 0.5)
     x, T = torch.ones(1, 2), 8
     result = Engine(follow(net.eval(), (2,), True), target=target)(x, T)
@@ -88,6 +89,35 @@ def test_inputs(given):
     assert values["out"].any()
 
 
+def test_an_integer_sample_may_be_of_spikes():
+    """What an engine takes is told by the type of the sample, whatever its values."""
+    net = nn.Sequential(pk.AvgPool2d(2), pk.FusedIFConv2d(2, 4, 1, v_threshold=0.01))
+    counts = (image(3, 9) * 4).int()
+    sample = counts.clamp(max=1)
+    engine = pk.compile(net, sample)
+    for x in (sample, sample.bool(), sample.float(), counts):
+        expected = pk.simulate(net, x, 9).count()
+        assert torch.equal(engine(x, 9).count(), expected) and expected.any()
+    with pytest.raises(TypeError, match="x must be spikes, .* compiled with a sample of floats or integers"):
+        pk.compile(net, sample.bool())(counts, 9)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(pk.IF(), (3, 0, 4)), (pk.LI(), (3, 0, 4)), (pk.IF(), (0, 2, 2)), (pk.AdaptiveAvgPool2d((0, 2)), (2, 4, 4))],
+    ids=str,
+)
+def test_samples_without_values_are_refused(layer, shape):
+    with pytest.raises(TypeError, match="the engine does not take (samples of the shape|module 0: it gives)"):
+        pk.compile(nn.Sequential(layer, pk.IF()), torch.rand(2, *shape))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_weights_without_values_are_refused():
+    with pytest.raises(ValueError, match=r"layer 0: weight must have no size of 0, got \[0, 2\]"):
+        pk.compile(nn.Sequential(pk.FusedIFLinear(2, 0)), torch.rand(3, 2))
+
+
 @pytest.mark.parametrize("N", [0, 1, 63, 64, 65, 130])
 def test_any_batch(N):
     net, x = network(), image(N)
@@ -105,6 +135,35 @@ def test_stop():
     assert torch.equal(stopped.spikes.dense(), expected.spikes.dense())
     assert torch.equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
     assert stopped.rates == pytest.approx(expected.rates)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_of_the_rule_ends_the_run(monkeypatch):
+    """Python raises it as it enters the rule, where the library calls it, and ignores it."""
+    engine, asked = pk.compile(network(), image()), []
+
+    def interrupted(self, *arguments):
+        asked.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Asked, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine(image(70), 40, stop=pk.margin(3))
+    assert len(asked) == 1
+    monkeypatch.undo()
+    test_stop()
+
+
+def test_an_error_of_the_rule_ends_the_run():
+    asked = []
+
+    def wrong(counts, t):
+        asked.append(t)
+        raise RuntimeError("wrong")
+
+    with pytest.raises(RuntimeError, match="wrong"):
+        pk.compile(network(), image())(image(70), 40, stop=wrong)
+    assert asked == [8]
 
 
 def test_logits_and_counts():
@@ -301,7 +360,8 @@ def test_bad_input():
         engine.stream(0)
     with pytest.raises(ValueError, match="2 samples"):
         engine.stream(2)(x[:1])
-    with pytest.raises(ValueError, match="finite"):
+    for name, value in (("weight", torch.inf), ("weight", 2.0**127), ("bias", 2.0**110)):
         broken = copy.deepcopy(net)
-        broken.out.weight.data[0, 0] = torch.inf
-        pk.compile(broken, x)
+        getattr(broken.out, name).data.view(-1)[0] = value
+        with pytest.raises(ValueError, match=f"layer out: {name} must be finite"):
+            pk.compile(broken, x)

@@ -35,6 +35,43 @@ def test_comes_back(neuron, tmp_path):
     assert torch.equal(loaded(x, 20).spikes.dense(), engine(x, 20).spikes.dense()) and engine(x, 20).count().any()
 
 
+def test_a_loaded_engine_keeps_nothing_of_the_file(path, tmp_path):
+    whole, engine = path.read_bytes(), pk.load(path)
+    with open(path, "r+b") as file:  # in place, as cp does
+        file.write(bytes(len(whole)))
+    engine.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [pk.FusedIFConv2d(2, 4, 1, padding=1)],
+        [pk.FusedIFConv2d(2, 4, 3, padding=8, dilation=3, stride=3)],
+        [pk.AvgPool2d(2, divisor_override=-4), pk.FusedIFConv2d(2, 4, 1)],
+    ],
+    ids=["1x1", "dilated", "negative divisor"],
+)
+def test_what_lies_in_the_padding_comes_back(layers, path):
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(*layers), image()
+    engine = pk.compile(net, x)
+    engine.save(path)
+    assert torch.equal(pk.load(path)(x, 9).count(), engine(x, 9).count()) and engine(x, 9).count().any()
+
+
+def test_what_a_file_cannot_hold_is_not_compiled():
+    many = pk.Network()
+    many.append("a", pk.FusedIFLinear(2, 2), ("",))
+    many.append("all", pk.Concatenate(), ("a",) * 1025)
+    many.append("b", pk.FusedIFLinear(2050, 2), ("all",))
+    with pytest.raises(TypeError, match=r"module all \(Concatenate\): 1025 inputs; at most 1024"):
+        pk.compile(many, torch.rand(3, 2))
+    divided = torch.nn.Sequential(pk.AvgPool2d(2, divisor_override=1 << 31), pk.FusedIFConv2d(2, 2, 1))
+    with pytest.raises(TypeError, match="divisor_override 2147483648; it must be below"):
+        pk.compile(divided, image())
+
+
 def mode(path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 

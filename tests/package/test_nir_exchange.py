@@ -145,8 +145,11 @@ def test_what_nir_cannot_say(nir):
             pk.to_nir(nn.Sequential(*layers), (2, 8, 8))
     with pytest.raises(TypeError, match="net must be a proxykernels.Network or an nn.Sequential, got FusedIFLinear"):
         pk.to_nir(pk.FusedIFLinear(3, 4), (3,))
-    with pytest.raises(ValueError, match="dt must be above 0"):
-        pk.to_nir(nn.Sequential(pk.FusedIFLinear(3, 4)), (3,), dt=0.0)
+    for dt in (0.0, True, torch.tensor([1.0])):
+        with pytest.raises(ValueError, match="dt must be a positive number in float32, got"):
+            pk.to_nir(nn.Sequential(pk.FusedIFLinear(3, 4)), (3,), dt=dt)
+    with pytest.raises(ValueError, match=r"shape \(2, 1000000, 1000000\) has 2e\+12 values; at most"):
+        pk.to_nir(nn.Sequential(pk.IF()), (2, 10**6, 10**6))
 
 
 def test_graphs_that_are_not_supported(nir):

@@ -165,8 +165,22 @@ def test_a_graph_has_an_input_and_an_output(end):
 def test_other_things_than_graphs(other):
     with pytest.raises(TypeError, match="graph must be a nir.NIRGraph or the path of one, got"):
         pk.from_nir(other)
-    with pytest.raises(ValueError, match="dt must be a positive number, got 'x'"):
-        pk.from_nir(chain(n=neurons()), dt="x")
+    for dt in ("x", True):
+        with pytest.raises(ValueError, match=f"dt must be a positive number in float32, got {dt!r}"):
+            pk.from_nir(chain(n=neurons()), dt=dt)
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "net.nir"
+    with pytest.raises(FileNotFoundError):
+        pk.from_nir(path)
+    nir.write(path, pk.to_nir(nn.Sequential(pk.FusedIFLinear(300, 200)), (300,)))
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    for content in (b"", whole[:half], whole[:half] + b"\xff" * 50 + whole[half + 50 :]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} cannot be read as a graph of NIR: OSError"):
+            pk.from_nir(path)
 
 
 @pytest.mark.parametrize("weight", [np.eye(4, dtype=int), np.eye(4, dtype=bool), np.eye(4, dtype=">f4"), torch.eye(4)])

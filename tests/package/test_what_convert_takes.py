@@ -123,6 +123,7 @@ REFUSED = {
     ),
     "no input": (type("No", (nn.Module,), {"forward": lambda self: 3})(), "one input, its forward takes none"),
     "no forward": (nn.ModuleList([convolution()]), "ModuleList has no forward pass"),
+    "meta": (nn.Sequential(nn.Conv2d(2, 3, 3, device="meta")), "ann's module '0' is on the meta device"),
     "spiking": (nn.Sequential(pk.FusedIFConv2d(2, 3, 3)), "its module '0' is a FusedIFConv2d already"),
 }
 
@@ -235,13 +236,21 @@ def test_snntorch_nets_that_have_run():
         pk.from_snntorch(net)
 
 
+def test_exported_models_are_refused():
+    """torch.export gives such a module, whose hook checks the input."""
+    exported = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 2)))
+    exported.register_forward_pre_hook(lambda module, inputs: None)
+    with pytest.raises(TypeError, match="^ann has a forward hook, .* take the module that was exported"):
+        pk.convert(exported, torch.rand(4, 3))
+
+
 @pytest.mark.parametrize("place", ["0", ""], ids=["layer", "model"])
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_hooks_that_the_spiking_network_would_lose_are_refused(place, kind):
     """A hook may change what a layer gives; those that compute weights are followed (test_parametrized.py)."""
     ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     handle = getattr(ann.get_submodule(place), kind)(lambda module, inputs, *output: None)
-    with pytest.raises(TypeError, match="^ann('s module '0')? has a forward hook, which"):
+    with pytest.raises(TypeError, match="^ann('s module '0')? has a forward hook, which .* register it on the network"):
         pk.convert(ann, torch.rand(4, 1, 6, 6))
     handle.remove()
     nn.init.constant_(ann[3].bias, 1.0)

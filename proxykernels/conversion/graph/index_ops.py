@@ -33,6 +33,8 @@ def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
         module: Any = traced.get_submodule(str(node.target))
         if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
             return module.value == 0 and not _is_zero_pad2d(node, module.padding)
+        if isinstance(module, nn.Flatten):  # others than the usual, for which there is a layer
+            return (module.start_dim, module.end_dim) not in ((1, -1), (1, 3))
         if isinstance(module, nn.Upsample):
             return module.mode.startswith("nearest") and len(node.meta.get("shape", ())) != 4
         return isinstance(module, MODULES)

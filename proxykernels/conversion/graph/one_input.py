@@ -14,9 +14,11 @@ def only_input(model: nn.Module) -> Iterator[None]:
     """torch.fx, which asks the class, sees a forward pass of one argument, where the others need not be given."""
     kind = type(model)
     given = list(inspect.signature(kind.forward).parameters.values())[1:]
-    by_position = bool(given) and given[0].kind not in (*FREE, inspect.Parameter.KEYWORD_ONLY)
+    first = given[0].kind if given else inspect.Parameter.KEYWORD_ONLY
+    by_position = first not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [other for other in given[1:] if other.kind not in FREE and other.default is other.empty]
-    if not by_position or len(given) == 1 or needed:
+    is_single = len(given) == 1 and first != inspect.Parameter.VAR_POSITIONAL
+    if not by_position or is_single or needed:
         yield
         return
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from ...layers.parametrized import COMPILED, has_forward_hooks, uncompiled, use_plain_weights
@@ -18,7 +18,7 @@ DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 def check_model(argument: str, net: nn.Module, made: str) -> None:
-    """Refuse what cannot be translated in any model: hooks, wrappers, scripted modules and weights without a shape.
+    """Refuse what cannot be translated in any model: hooks, wrappers, scripted modules, weights without values.
 
     ``made``: what the translation is called.
 
@@ -34,11 +34,13 @@ def check_model(argument: str, net: nn.Module, made: str) -> None:
             raise TypeError(f"torch.fx cannot follow a scripted module, {where} is one; take what it was made of")
         if kind in WRAPPERS and type(module).__module__.startswith("torch."):
             raise TypeError(f"{where} is a {kind}; take its .module")
+        if any(tensor.is_meta for tensor in (*module.parameters(False), *module.buffers(False))):
+            raise TypeError(f"{where} is on the meta device and has no weights; load them first")
         if has_forward_hooks(module):
-            raise TypeError(
-                f"{where} has a forward hook, which the {made} network would not have; remove it, and "
-                f"register it on the network that is returned"
-            )
+            advice = "remove it, and register it on the network that is returned"
+            if isinstance(module, fx.GraphModule):  # torch.export gives them a hook that checks inputs
+                advice = "take the module that was exported"
+            raise TypeError(f"{where} has a forward hook, which the {made} network would not have; {advice}")
 
 
 def copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -1,7 +1,5 @@
 """A network from a graph of NIR; how NIR and this package differ: to_nir.py."""
 
-import math
-import numbers
 from typing import Any
 
 import torch
@@ -16,7 +14,7 @@ from ..graph.rewrites import scaled_identity
 from .check import compare_with
 from .graph import Nodes, input_shape, nodes_of
 from .neurons import SUBTRACT, check_shape, is_neuron, neuron
-from .nodes import Shape, output_shape, scale_of, shaping, synapse
+from .nodes import Shape, check_dt, output_shape, scale_of, shaping, synapse
 
 FEW = 1024  # features that a matrix scales; more are scaled as channels
 
@@ -52,8 +50,7 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     """
     import nir
 
-    if not isinstance(dt, numbers.Real) or not 0 < dt < math.inf:
-        raise ValueError(f"dt must be a positive number, got {dt!r}")
+    check_dt(dt)
     if reset not in (None, SUBTRACT):
         raise ValueError(f"reset must be {SUBTRACT!r} or None, got {reset!r}")
     nodes = nodes_of(nir, graph)

@@ -74,9 +74,9 @@ def _read(nir, path: str | Path):
     try:
         with np.errstate(all="ignore"):
             return nir.read(path, **unchecked)
-    except OSError:
-        raise
     except Exception as error:  # nir computes with what it reads: a stride of 0, for example
+        if isinstance(error, OSError) and error.errno:  # the system's: there is no such file, for example
+            raise
         raise ValueError(f"{path} cannot be read as a graph of NIR: {type(error).__name__}: {error}") from error
 
 

@@ -49,6 +49,12 @@ def check_size(shape: Shape) -> None:
         raise ValueError(f"a sample of the shape {shape} has {total:.3g} values; at most {MOST_VALUES:.3g} are taken")
 
 
+def check_dt(dt: float) -> None:
+    """The length of a step, one for all neurons."""
+    if not checks.is_number(dt) or not 0 < checks.as_float32(dt) < math.inf:
+        raise ValueError(f"dt must be a positive number in float32, got {dt!r}")
+
+
 # From layers to nodes
 
 

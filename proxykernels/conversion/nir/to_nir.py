@@ -17,11 +17,10 @@ import numpy as np
 from torch import nn
 
 from ... import checks, layers
-from ...checks import neuron_checks
 from ...network import Network, free_name
 from ...simulation.prepared_network import check_forward
 from .neurons import neuron_node
-from .nodes import Shape, output_shape, shaping_node, synapse_node
+from .nodes import Shape, check_dt, check_size, output_shape, shaping_node, synapse_node
 
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
 
@@ -42,14 +41,15 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
             pass of its own.
         ValueError: NIR cannot say it: a potential to start from (``v_init``), a decay of 1 beside others or a filtered
             current, some options of average pooling, and with a nir older than 1.0.6 a ``v_reset`` other than 0.
-            Weights that are not finite, shapes that do not fit; dt is not a positive number.
+            Weights that are not finite, shapes that do not fit or of more than 2**28 values, a dt that is not a
+            positive number.
         ImportError: nir is not installed.
 
     What NIR keeps and what other simulators make of it: docs/exchange.md.
     """
     import nir
 
-    neuron_checks.above_zero("dt", dt)
+    check_dt(dt)
     shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
     listed = _layers_of(net)
     writer = _Writer(nir, [name for name, *_ in listed], dt)
@@ -124,7 +124,9 @@ def _sample_shape(shape: Sequence[int]) -> Shape:
         raise TypeError(f"input_shape must be (C, H, W), (C, L) or (features,), got {shape!r}")
     if len(shape) not in (1, 2, 3) or min(shape) < 1:
         raise ValueError(f"input_shape must be (C, H, W), (C, L) or (features,) of one sample, got {tuple(shape)}")
-    return tuple(int(n) for n in shape)
+    sizes = tuple(int(n) for n in shape)
+    check_size(sizes)
+    return sizes
 
 
 def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:

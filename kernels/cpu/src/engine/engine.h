@@ -59,14 +59,14 @@ struct Run {
     float* last;  // the states of the last operation, [N, states, P, C], written; or null
     int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
     // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
-    // [n], zeros at first. counts [n, C, P]: of the n samples that have not ended, after t steps.
+    // [n], and 0 to that of the others. counts [n, C, P]: of the n samples that have not ended, after t steps.
     void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
     void* context;  // of the rule
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
 };
 
-// Of a run: values were not finite, or beyond 2^100; there is no memory for it.
-enum : int64_t { NotFinite, Ran, NoMemory };
+// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it.
+enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer };
 
 struct Sizes {
     int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have written to it
@@ -81,7 +81,7 @@ struct Functions {
     void (*free_plan)(Plan*);
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);
-    // An outcome; all but Ran leave states as they were, and what is written is not looked at.
+    // An outcome; NotFinite and NoMemory leave states as they were. What is written is looked at after Ran alone.
     int64_t (*run)(Session*, const Run*);
     // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run. An outcome.
     int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);

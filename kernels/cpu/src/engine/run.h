@@ -201,18 +201,21 @@ static void hand_over_state(const Session& session, const Run& run, const Runnin
         memcpy(run.last + running.at(i) * size, session.states[session.plan.count - 1].v + i * size, size * sizeof(float));
 }
 
-// Asks the rule after step t, and leaves the samples that go on.
-static void ask(Session& session, const Run& run, Running& running, int64_t t) {
+constexpr uint8_t no_answer = 2;  // in `decided`, until the rule writes there
+
+// Asks the rule after step t, and leaves the samples that go on; false if it gives no answer.
+static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t size = last.C * last.P();
     for (int64_t i = 0; i < running.n; i++) {
         memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
-        running.decided[i] = 0;
+        running.decided[i] = no_answer;
     }
     run.stop(run.context, running.counts, running.n, t, running.decided);
+    if (running.decided[0] == no_answer) return false;
     int64_t n = 0;
     for (int64_t i = 0; i < running.n; i++) n += !running.decided[i];
-    if (n == running.n || t == run.T) return;
+    if (n == running.n || t == run.T) return true;
     for (int64_t i = 0; i < running.n; i++) {
         if (!running.decided[i]) continue;
         run.steps[running.at(i)] = t;
@@ -222,22 +225,24 @@ static void ask(Session& session, const Run& run, Running& running, int64_t t) {
     for (int64_t i = 0, to = 0; i < running.n; i++)
         if (!running.decided[i]) running.sample[to++] = running.sample[i];
     running.n = n;
+    return true;
 }
 
-// False if there is no memory.
-static bool run_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t most_here) {
+// An outcome.
+static int64_t run_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t most_here) {
     Running running = begin_group(session, run, first, n, most_here);
-    if (!cut_states(session, n)) return false;
+    if (!cut_states(session, n)) return engine::NoMemory;
     for (int64_t start = 0; start < run.T && running.n; start += most_here) {
         const int64_t steps = least(most_here, run.T - start), end = start + steps;
-        if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return false;
+        if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
         session.views[0] = input_of(session, run, running, start, steps);
         run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.last, run.tally);
         hand_over(session, run, running, start, steps);
-        if (run.stop && (end % engine::stop_steps == 0 || end == run.T)) ask(session, run, running, end);
+        const bool asks = run.stop && (end % engine::stop_steps == 0 || end == run.T);
+        if (asks && !ask(session, run, running, end)) return engine::NoAnswer;
     }
     for (int64_t i = 0; i < running.n; i++) hand_over_state(session, run, running, i);
-    return true;
+    return engine::Ran;
 }
 
 static bool is_finite(const Input& in, const Run& run) {
@@ -257,12 +262,12 @@ static int64_t run(Session* session, const Run* asked) {
     const int64_t work = run.N * run.T;
     team.begin(session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0);
     const Portion p = portion_of(*session, run);
-    bool there = make_room(*session, run, p, team.crew());
-    for (int64_t first = 0; there && first < run.N; first += p.samples)
-        there = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
+    int64_t outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;
+    for (int64_t first = 0; outcome == engine::Ran && first < run.N; first += p.samples)
+        outcome = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
     session->last_time = team.end(), session->last_work = work;
-    if (!there) session->room = Run{};
-    return there ? engine::Ran : engine::NoMemory;
+    if (outcome == engine::NoMemory) session->room = Run{};
+    return outcome;
 }
 
 }  // namespace PK_TARGET
