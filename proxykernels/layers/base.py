@@ -1,7 +1,8 @@
 """What all layers here share.
 
 A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spikes; for a tensor it is a tensor of 0 and
-1 in the input's dtype. ``layer(x, v)`` starts from the state ``v`` and returns ``(y, v)``.
+1 in the input's dtype, or in float32 where it carries a gradient and the input's dtype cannot. ``layer(x, v)`` starts
+from the state ``v`` and returns ``(y, v)``.
 """
 
 import math

@@ -177,8 +177,11 @@ def _without_modes() -> AbstractContextManager:
 
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
-    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
-    if (spikes._handle is not None and spikes.requires_grad) or not _is_alone(x):
+    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible. Those that
+    carry a gradient are float32 for bool and integers, which have none."""
+    if spikes._handle is not None and spikes.requires_grad:
+        return spikes.dense(x.dtype if x.dtype.is_floating_point else torch.float32)
+    if not _is_alone(x):
         return spikes.dense(x.dtype)
     if math.prod(spikes.shape) < FEWEST:
         return spikes._dense(x.dtype, backends.cpu_backend())
