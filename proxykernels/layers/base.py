@@ -176,9 +176,8 @@ def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Once, if x is one step repeated by expand; what is returned is repeated in the same way, so that the next layer
     works once, too.
     """
-    if x.shape[0] > 1 and checks.is_constant(x):
-        y = function(x[0])
-        return y.expand(x.shape[0], *y.shape)
+    if checks.is_repeated(x):
+        return checks.repeated(function(x[0]), x.shape[0])
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 

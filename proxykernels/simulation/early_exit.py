@@ -103,10 +103,7 @@ def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     if isinstance(x, Spikes):
         handle = spike_autograd.Chosen.apply(x._handle, 1, index) if x._differentiable else None
         return x._like(word_ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]), handle)
-    if checks.is_constant(x):
-        once = x[0][index]
-        return once.expand(len(x), *once.shape)
-    return x[:, index]
+    return checks.repeated(x[0][index], len(x)) if checks.is_repeated(x) else x[:, index]
 
 
 class Batch:

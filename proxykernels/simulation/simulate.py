@@ -183,5 +183,5 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
         checks.finite("x", x)
     if not sequence:
         x = x.detach() if precision is None else round_input(x.detach(), 0)
-        return x.expand(T, *x.shape)
+        return checks.repeated(x, T)
     return x if precision is None else round_input(x, 1)
