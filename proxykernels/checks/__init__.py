@@ -2,6 +2,7 @@
 
 from .inputs import (
     MOST_STEPS,
+    counts,
     currents,
     features,
     frames,
@@ -29,6 +30,7 @@ __all__ = [
     "MOST_STEPS",
     "as_float32",
     "at",
+    "counts",
     "currents",
     "features",
     "finite",

@@ -147,8 +147,11 @@ def frames(x: Any) -> Any:
     real("x", x)
     looked_at = x.dtype == torch.bool or can_be_read(x)
     spikes = pack_if_binary(x) if x.ndim > 1 and len(x) and looked_at else None
-    if spikes is not None:
-        return spikes
+    return counts(x) if spikes is None else spikes
+
+
+def counts(x: Tensor) -> Tensor:
+    """Event counts [T, N, ...] as float32; constant ones stay constant."""
     return repeated(x[0].float(), len(x)) if x.ndim > 1 and is_repeated(x) else x.float()
 
 

@@ -54,3 +54,45 @@ def test_a_constant_input_is_multiplied_once_in_every_chunk(generator, kind, sta
 
 def _half(counts, t):
     return torch.arange(len(counts)) % 2 == 1
+
+
+TYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64]
+FIRST = {**STAGES, "neurons": pk.IF(0.5)}
+
+
+@pytest.mark.parametrize("most", [1, 2], ids=["spikes", "counts"])
+@pytest.mark.parametrize("stage", FIRST)
+def test_only_the_values_count(generator, stage, most):
+    """Frames of 0 and 1 are spikes in every type; one event more in one step, and they are real values in all."""
+    x = spikes(T, N, 2, 6, 6, generator=generator, rate=0.4)
+    x[5, 0, 1, 2, 2] = most
+    channels = {"concatenated": 4, "readout": 3}.get(stage, 2)
+    net = nn.Sequential(FIRST[stage], pk.FusedIFConv2d(channels, 4, 3), pk.Flatten())
+    given = [pk.pack(x)] if most == 1 else []
+    given += [x.to(dtype) for dtype in TYPES[most - 1 :]]
+    expected = pk.simulate(net, x, T).synops
+    of_spikes = stage == "neurons" or (most == 1 and stage not in ("averages", "readout", "currents"))
+    assert (expected.accumulates["1"] > 0) == of_spikes != (expected.multiply_accumulates["1"] > 0)
+    for each in given:
+        for chunk in (1, 4, T):
+            assert pk.simulate(net, each, T, chunk=chunk).synops == expected, (each, chunk)
+        rate = pk.explain(net, each, T).rows[-1].input_rate
+        assert 0.05 < rate < 0.95 if of_spikes else rate is None
+
+
+class Doubled(nn.Module):
+    """A module of a user, who reads values."""
+
+    def forward(self, x):
+        assert isinstance(x, torch.Tensor)
+        return 2 * x
+
+
+def test_modules_of_users_see_the_tensor_that_was_given(generator):
+    x = spikes(T, N, 2, 6, 6, generator=generator, rate=0.4)
+    layer = pk.FusedIFConv2d(2, 4, 3, v_threshold=0.5)
+    expected = pk.simulate(layer, 2 * x, T)
+    for net in nn.Sequential(Doubled(), layer), nn.Sequential(pk.Channels(torch.arange(2)), Doubled(), layer):
+        result = pk.simulate(net, x, T, chunk=4)
+        assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and expected.spikes.rate() > 0.01
+        assert list(result.synops.multiply_accumulates.values()) == [T * N * 64 * 18]
