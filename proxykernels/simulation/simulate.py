@@ -121,7 +121,8 @@ def run(
     with constants.unchanging(*[x] * isinstance(x, Tensor)):
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
-            batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen, dtype=dtype,
+            batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,
+            dtype=dtype,
         )  # fmt: skip
         if on_gpu:
             prepared.look(x)

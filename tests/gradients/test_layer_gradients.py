@@ -216,6 +216,9 @@ def test_bad_input_is_named(generator):
     for wrong in (pk.ATan, "atan"):
         with pytest.raises(TypeError, match=r"must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan\(2.0\), or"):
             layer.surrogate = wrong
+    with pytest.raises(TypeError, match=r"got torch.nn.modules.activation.Sigmoid"):  # SpikingJelly's are modules
+        layer.surrogate = nn.Sigmoid()
+    assert layer.surrogate is None and not list(layer.children())
     for surrogate, name in (
         (pk.ATan, "alpha"),
         (pk.FastSigmoid, "slope"),

@@ -1,4 +1,4 @@
-"""Synaptic operations: additions for spikes, multiplications for real values; of a constant input once for all steps."""
+"""Synaptic operations: additions for spikes, multiplications for real values; of a constant input once."""
 
 import math
 
