@@ -182,7 +182,7 @@ class NeuronAttributes(nn.Module):
             if parametrize.is_parametrized(self, name):
                 rules: Any = self.parametrizations[name]  # type: ignore[index]  # an nn.ModuleDict
                 start, own = f"{prefix}parametrizations.{name}.", rules.state_dict()
-                given = {key: state_dict.get(start + key) for key in own}
+                given: Any = {key: state_dict.get(start + key) for key in own}
                 if all(isinstance(given[key], Tensor) and given[key].shape == own[key].shape for key in own):
                     values[name] = torch.func.functional_call(rules, given, ())
             elif name in self._parameters and isinstance(state_dict.get(prefix + name), Tensor):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -156,8 +156,9 @@ class ALIFNeuron(LIFNeuron):
     channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay", "adaptation_decay", "adaptation")
     states: ClassVar[int] = 2
 
-    def scaled(self, factor: Value) -> "ALIFNeuron":
-        return replace(super().scaled(factor), adaptation=self.adaptation * factor)  # type: ignore[call-arg]
+    def scaled(self, factor: Value) -> LIFNeuron:
+        scaled: Any = super().scaled(factor)
+        return replace(scaled, adaptation=self.adaptation * factor)
 
     def check(self) -> None:
         super().check()

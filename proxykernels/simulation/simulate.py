@@ -193,6 +193,6 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
     if x.device.type == "cpu":  # of a GPU all values are looked at together
         checks.finite("x", x)
     if not sequence:
-        x = x.detach() if precision is None else round_input(x.detach(), 0)
-        return checks.repeated(x, T)
+        step: Any = x.detach() if precision is None else round_input(x.detach(), 0)
+        return checks.repeated(step, T)
     return x if precision is None else round_input(x, 1)

@@ -184,7 +184,8 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         if norms.get(key) is not None:
             layer.bn = norms[key]
         learn = neurons[key].learn
-        names = constants(population.neuron, learn(layer) if learn else [])
+        neuron: Any = population.neuron  # it has one, where it fires
+        names = constants(neuron, learn(layer) if learn else [])
         constant.extend(f"{name} of {path_of(population.node)}" for name in names)
         return layer
 
