@@ -132,7 +132,8 @@ def check(surrogate: Surrogate | None) -> None:
         TypeError: it is something else.
     """
     if surrogate is not None and not isinstance(surrogate, Surrogate):
-        got = surrogate.__name__ if isinstance(surrogate, type) else type(surrogate).__name__
+        kind = surrogate if isinstance(surrogate, type) else type(surrogate)
         raise TypeError(
-            f"surrogate must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan(2.0), or None; got {got}"
+            "surrogate must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan(2.0), or None; got "
+            f"{kind.__module__}.{kind.__name__}"
         )

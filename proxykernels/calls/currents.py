@@ -32,9 +32,8 @@ def currents_in_parts(
     if isinstance(x, Spikes):
         yield currents_of(x, weight, bias, *window).flatten(3)
         return
-    if checks.is_constant(x):
-        current = unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)
-        yield current.expand(len(x), *current.shape[1:])
+    if checks.is_repeated(x):
+        yield checks.repeated(unfused.conv2d(x[:1].detach(), weight, bias, *window).transpose(2, 3)[0], len(x))
         return
     steps = len(x) if torch.compiler.is_compiling() else unfused.chunk_steps(math.prod(x.shape[1:]), x.device)
     for first in range(0, len(x), steps):

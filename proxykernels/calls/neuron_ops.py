@@ -54,7 +54,7 @@ def hold(
         neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
     )
     if not neuron.fires:
-        return _integrate([current.expand(T, *current.shape)], neurons, surrogate, own=False)
+        return _integrate([checks.repeated(current, T)], neurons, surrogate, own=False)
     pixels = to_channels_last(current)
     if differentiable:
         return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
@@ -219,7 +219,10 @@ def _integrate(
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
     forgets = isinstance(neuron, LINeuron) and not isinstance(neuron.decay, Tensor) and neuron.decay == neuron.rest == 0
     for current in currents:
-        current = current.reshape(len(current), *shape)
+        if checks.is_repeated(current):
+            current = checks.repeated(current[0].reshape(shape), len(current))
+        else:
+            current = current.reshape(len(current), *shape)
         if not wants_gradient(surrogate, current, state, *neuron.tensors()):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
@@ -233,8 +236,8 @@ def _integrate(
 
 def _copied(current: Tensor) -> Tensor:
     """A copy in float32: of constant currents of one step, which stay constant."""
-    if checks.is_constant(current):
-        return current[:1].to(torch.float32, copy=True).expand(current.shape)
+    if checks.is_repeated(current):
+        return checks.repeated(current[0].to(torch.float32, copy=True), len(current))
     return current.to(torch.float32, copy=True)
 
 

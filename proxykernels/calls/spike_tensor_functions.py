@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.cpu.words import PACKABLE
 from ..spikes import Spikes
-from ..spikes.spike_tensor import WITHOUT_A_LOOK, Memory, SpikeTensor, view_of
+from ..spikes.spike_tensor import WITHOUT_A_LOOK, SpikeTensor, view_of
 from . import spike_ops
 
 
@@ -21,8 +21,8 @@ def _of(x: Any) -> Any:
     return x.packed() if isinstance(x, SpikeTensor) else None
 
 
-def _new(spikes: Spikes, dtype: torch.dtype) -> SpikeTensor:
-    return SpikeTensor(spikes, Memory(spikes, dtype))
+def _new(x: SpikeTensor, spikes: Spikes, dtype: torch.dtype) -> SpikeTensor:
+    return SpikeTensor(spikes, type(x._memory)(spikes, dtype))
 
 
 def _as_it_is(x, *args, **kwargs):
@@ -54,7 +54,7 @@ def _detach(x):
 
 def _clone(x, *args, **kwargs):
     spikes = _of(x)
-    return NotImplemented if spikes is None or args or kwargs else _new(spikes, x._memory.dtype)
+    return NotImplemented if spikes is None or args or kwargs else _new(x, spikes, x._memory.dtype)
 
 
 def _to_type(dtype: torch.dtype) -> Callable:
@@ -64,7 +64,7 @@ def _to_type(dtype: torch.dtype) -> Callable:
             return NotImplemented
         if x._memory.dtype == dtype:
             return x
-        return _new(spikes, dtype) if spikes.scale == 1 else NotImplemented  # which would be rounded
+        return _new(x, spikes, dtype) if spikes.scale == 1 else NotImplemented  # which would be rounded
 
     return convert
 
@@ -88,7 +88,7 @@ def _cat(tensors, dim=0, *, axis=None, out=None):
         return NotImplemented
     if len({(*part.shape[:dim], part.scale, *part.shape[dim + 1 :]) for part in parts}) > 1:
         return NotImplemented
-    return _new(JOINS[dim](parts), tensors[0]._memory.dtype)
+    return _new(tensors[0], JOINS[dim](parts), tensors[0]._memory.dtype)
 
 
 def _dropout(x, p=0.5, training=True, inplace=False):

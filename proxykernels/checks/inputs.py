@@ -147,7 +147,12 @@ def frames(x: Any) -> Any:
     real("x", x)
     looked_at = x.dtype == torch.bool or can_be_read(x)
     spikes = pack_if_binary(x) if x.ndim > 1 and len(x) and looked_at else None
-    return x.float() if spikes is None else spikes
+    return counts(x) if spikes is None else spikes
+
+
+def counts(x: Tensor) -> Tensor:
+    """Event counts [T, N, ...] as float32; constant ones stay constant."""
+    return repeated(x[0].float(), len(x)) if x.ndim > 1 and is_repeated(x) else x.float()
 
 
 def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
@@ -183,6 +188,16 @@ def is_constant(x: Tensor) -> bool:
     if torch.compiler.is_exporting():
         return False
     return x.shape[0] == 1 or x.stride(0) == 0
+
+
+def is_repeated(x: Tensor) -> bool:
+    """:func:`is_constant`; of one step, whether it was cut from such an x: the steps around it are then the same."""
+    return not torch.compiler.is_exporting() and x.shape[0] > 0 and x.stride(0) == 0
+
+
+def repeated(step: Tensor, T: int) -> Tensor:
+    """A step [N, ...] as T constant ones without a copy. :func:`is_repeated` also where T is 1."""
+    return step.expand(T, *step.shape) if T > 1 else step.expand(2, *step.shape)[:T]
 
 
 def currents(current: Tensor, leading: str) -> None:

@@ -149,7 +149,7 @@ class _Graph:
             chunks, parts = Chunks(None, None, tuple(x.shape), x.device), list[range]()
             self._prepared = PreparedNetwork(
                 net, None, ahead=len(x), record=(), precision=precision, batch_statistics=False, masks=None,
-                watch=unwatched, with_synops=True, seen=lambda y: None if parts else chunks.add(y),
+                watch=unwatched, with_synops=True, dtype=None, seen=lambda y: None if parts else chunks.add(y),
             )  # fmt: skip
             self._prepared.look(x)
             given, start = _rounded(x, precision), 0

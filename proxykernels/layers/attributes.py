@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from .. import checks
 from ..checks import neuron_checks
@@ -65,11 +66,34 @@ class NeuronAttributes(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may take the place of a tensor, and a tensor that of a number."""
-        if "_kind" not in self.__dict__ or name not in self.neuron_attributes:
+        if name == "surrogate":
+            object.__setattr__(self, name, value)  # the property, which nn.Module passes by for a module
+        elif "_kind" not in self.__dict__ or name not in self.neuron_attributes:
             super().__setattr__(name, value)
         elif name in self._buffers:
             self._set_value(name, self._checked(name, value))
-        else:  # it is learned
+        else:
+            self._set_learned(name, value)
+
+    def _set_learned(self, name: str, value: Any) -> None:
+        """Give a parameter that is learned a value of the shape that it has, or a number, or another nn.Parameter."""
+        own, is_plain = getattr(self, name), name in self._parameters  # plain: without a parametrization
+        if is_plain and isinstance(value, nn.Parameter):
+            self._checked(name, value.detach())
+            super().__setattr__(name, value)
+            return
+        self._checked(name, value)
+        value = torch.as_tensor(value, dtype=own.dtype, device=own.device)
+        if value.ndim and value.shape != own.shape:
+            raise ValueError(
+                f"{name} is learned in the shape {list(own.shape)}, which stays; got {list(value.shape)}: assign it "
+                "before learn_neurons"
+            )
+        value = value.expand(own.shape).clone()
+        if is_plain:
+            with torch.no_grad():
+                own.copy_(value)
+        else:
             super().__setattr__(name, value)
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -136,10 +160,12 @@ class NeuronAttributes(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         """Takes the values that were saved, of whatever kind; without them the layer keeps its own."""
         saved = {name: state_dict[prefix + name] for name in self.neuron_attributes if prefix + name in state_dict}
+        learned = self._learned_values(state_dict, prefix)
         try:
-            self._load_values({name: value for name, value in saved.items() if name in self._buffers})
+            self._load_values({name: value for name, value in saved.items() if name in self._buffers}, learned)
         except (TypeError, ValueError) as error:
-            changed = [prefix + name for name, value in saved.items() if not self._has(name, value)]
+            given = saved | learned
+            changed = [prefix + name for name, value in given.items() if not self._has(name, value)]
             errors.append(f"{', '.join(changed)}: {error}")
         taken = {prefix + name for name in saved if name in self.__dict__}  # torch expects tensors only
         state_dict = {key: tensor for key, tensor in state_dict.items() if key not in taken}
@@ -148,13 +174,31 @@ class NeuronAttributes(nn.Module):
             if prefix + name in missing:  # the state_dict of nn.Conv2d, or an older one of this package
                 missing.remove(prefix + name)
 
-    def _load_values(self, saved: dict[str, Tensor]) -> None:
-        """Check all values, since one may be good only with another, and then take them."""
+    @torch.no_grad()
+    def _learned_values(self, state_dict: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+        """What the parameters that are learned, which torch loads, will be; those that ``state_dict`` has whole."""
+        values = {}
+        for name in self.neuron_attributes:
+            if parametrize.is_parametrized(self, name):
+                rules: Any = self.parametrizations[name]  # type: ignore[index]  # an nn.ModuleDict
+                start, own = f"{prefix}parametrizations.{name}.", rules.state_dict()
+                given: Any = {key: state_dict.get(start + key) for key in own}
+                if all(isinstance(given[key], Tensor) and given[key].shape == own[key].shape for key in own):
+                    values[name] = torch.func.functional_call(rules, given, ())
+            elif name in self._parameters and isinstance(state_dict.get(prefix + name), Tensor):
+                values[name] = state_dict[prefix + name]
+        return values
+
+    def _load_values(self, saved: dict[str, Tensor], learned: dict[str, Tensor]) -> None:
+        """Check all values, since one may be good only with another, and then take those that are ``saved``."""
+        if not (saved or learned):
+            return
         values: dict[str, Any] = {}
         for name, value in saved.items():
             checks.real(name, value)
             values[name] = value if value.ndim or name in self._kind.channelwise else self._number(name, value)
-        neuron = replace(self.neuron, **{name: value for name, value in values.items() if name in self._kind.names()})
+        fields = {name: value for name, value in (values | learned).items() if name in self._kind.names()}
+        neuron = replace(self.neuron, **fields)
         neuron.check()
         checks.start("v_init", values.get("v_init", neuron.rest), neuron.states)
         neuron_checks.above_zero("scale", values.get("scale", 1.0))

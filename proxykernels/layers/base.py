@@ -1,7 +1,8 @@
 """What all layers here share.
 
 A layer is stateless: every call starts at rest. ``layer(x)`` is Spikes for Spikes; for a tensor it is a tensor of 0 and
-1 in the input's dtype. ``layer(x, v)`` starts from the state ``v`` and returns ``(y, v)``.
+1 in the input's dtype, or in float32 where it carries a gradient and the input's dtype cannot. ``layer(x, v)`` starts
+from the state ``v`` and returns ``(y, v)``.
 """
 
 import math
@@ -175,9 +176,8 @@ def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Once, if x is one step repeated by expand; what is returned is repeated in the same way, so that the next layer
     works once, too.
     """
-    if x.shape[0] > 1 and checks.is_constant(x):
-        y = function(x[0])
-        return y.expand(x.shape[0], *y.shape)
+    if checks.is_repeated(x):
+        return checks.repeated(function(x[0]), x.shape[0])
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 

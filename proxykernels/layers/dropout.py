@@ -70,10 +70,7 @@ class Dropout(nn.Module):
         if isinstance(x, Spikes):
             return x._of(kept, scale)
         factor = kept.to(x.dtype if x.is_floating_point() else torch.float32) * scale
-        if checks.is_constant(x):
-            once = x[0] * factor
-            return once.expand(len(x), *once.shape)
-        return x * factor
+        return checks.repeated(x[0] * factor, len(x)) if checks.is_repeated(x) else x * factor
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"

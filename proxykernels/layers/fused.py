@@ -270,7 +270,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
 
 def _scan(currents: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None):
     """Neurons on currents of each step; of constant currents they are not copied for each."""
-    if isinstance(currents, Tensor) and currents.ndim > 1 and checks.is_constant(currents):
+    if isinstance(currents, Tensor) and currents.ndim > 1 and checks.is_repeated(currents):
         return neuron_ops.hold(currents[0], len(currents), v, neuron, surrogate)
     return neuron_ops.scan(currents, v, neuron, surrogate)
 

@@ -195,7 +195,6 @@ def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
     if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
         return spike_ops.cat_channels(spikes)
     values = [part.dense() if isinstance(part, Spikes) else part for part in parts]
-    if all(checks.is_constant(part) for part in values):
-        once = torch.cat([part[0] for part in values], 1)
-        return once.expand(len(values[0]), *once.shape)
+    if all(map(checks.is_repeated, values)):
+        return checks.repeated(torch.cat([part[0] for part in values], 1), len(values[0]))
     return torch.cat(values, 2)

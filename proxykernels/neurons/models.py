@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,8 +54,8 @@ class LIFNeuron(IFNeuron):
     def from_tau(cls, tau: Value, *, decay_input: bool = True, **others) -> "LIFNeuron":
         """A neuron with a time constant, as in SpikingJelly, Norse and NIR: h = v + (v_rest - v + I) / tau.
 
-        These libraries divide the current by tau. Here threshold, reset and resting potential are multiplied by tau
-        instead. Spikes and weights are the same; potentials are tau times as large.
+        These libraries divide the current by tau. Here threshold, reset, resting potential and adaptation are
+        multiplied by tau instead. Spikes and weights are the same; potentials are tau times as large.
 
         Args:
             tau: time constant in steps (tau_mem / dt), at least 1: decay = 1 - 1 / tau; a number or [C].
@@ -155,6 +155,10 @@ class ALIFNeuron(LIFNeuron):
     family: ClassVar[str] = "Adaptive"
     channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay", "adaptation_decay", "adaptation")
     states: ClassVar[int] = 2
+
+    def scaled(self, factor: Value) -> LIFNeuron:
+        scaled: Any = super().scaled(factor)
+        return replace(scaled, adaptation=self.adaptation * factor)
 
     def check(self) -> None:
         super().check()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..spikes import Spikes, word_ops
+from ..spikes import Spikes, spike_autograd, word_ops
 from .state import States
 
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
@@ -102,11 +102,9 @@ def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:
 def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     """The samples ``index`` [n] of a sequence (T, N, ...)."""
     if isinstance(x, Spikes):
-        return x._like(word_ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]))
-    if checks.is_constant(x):
-        once = x[0][index]
-        return once.expand(len(x), *once.shape)
-    return x[:, index]
+        handle = spike_autograd.Chosen.apply(x._handle, 1, index) if x._differentiable else None
+        return x._like(word_ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]), handle)
+    return checks.repeated(x[0][index], len(x)) if checks.is_repeated(x) else x[:, index]
 
 
 class Batch:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .. import checks
@@ -14,6 +15,7 @@ from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
 from ..spikes import Spikes
+from ..spikes.spike_tensor import Given, SpikeTensor
 from .plain_modules import own_forward, with_path
 from .pooling import layers_before_pools, without_averages
 from .quantize import Rounded, quantized
@@ -31,6 +33,7 @@ class PreparedNetwork:
         record, precision: as of ``simulate``.
         batch_statistics, masks, watch, with_synops: as of ``simulate.run``.
         seen: is shown what each layer gives.
+        dtype: Spikes are given to the network as a tensor of this type, whose bits layers take; None: as they are.
 
     Attributes:
         stateful_layers: layer name -> its stateful.
@@ -50,9 +53,10 @@ class PreparedNetwork:
         watch: Watch,
         with_synops: bool,
         seen: Callable[[Any], None],
+        dtype: torch.dtype | None,
     ):
         self.net, self.state, self.stateful_layers = net, state or {}, dict[str, StatefulLayer]()
-        self._batch_statistics = batch_statistics
+        self._batch_statistics, self._dtype = batch_statistics, dtype
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
         if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
             net = without_averages(net)
@@ -84,12 +88,20 @@ class PreparedNetwork:
         for dropout in self._dropouts:
             dropout.start_chunk()
         with passes.of(self.net):
-            y = self.network(checks.frames(x))
+            y = self.network(self._given(x))
         for name, stateful in self.stateful_layers.items():
             if start == 0:
                 check_calls(name, len(self.state.get(name, ())), stateful.calls)
         self._counters.end_chunk()
         return y
+
+    def _given(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        """A chunk of :func:`proxykernels.simulation.simulate.input_of` as the network takes it."""
+        if isinstance(x, Spikes):
+            return x if self._dtype is None else SpikeTensor(x, Given(x, self._dtype))
+        if x.is_floating_point():
+            return x
+        return checks.frames(x) if x.dtype == torch.bool else checks.counts(x)
 
     def forget_chunk(self) -> None:
         """Forget what was to be counted of a chunk that came to no end."""

@@ -10,8 +10,9 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import constants
 from ..kernels.heap import keep_freed
+from ..kernels.value_checks_cache import can_be_read
 from ..sequences import is_sequence
-from ..spikes import Spikes, is_binary, pack
+from ..spikes import Spikes, is_binary, pack, pack_if_binary
 from ..spikes.spike_tensor import packed
 from . import sigma_delta
 from .chunks import Chunks
@@ -45,7 +46,8 @@ def simulate(
     Args:
         net: an nn.Sequential or any nn.Module of this package's layers. Its last layer has neurons or is a readout.
         x: a constant input, such as an image: [N, features], [N, C, L] or [N, C, H, W]. Or a sequence, with T in front:
-            :class:`Spikes`, or a tensor of spikes, event counts (bool or integers) or real values.
+            :class:`Spikes`, or a tensor of spikes, event counts (bool or integers) or real values. On a CPU one whose
+            values are all 0 and 1 is taken as spikes, whatever its type; on a GPU one of bool or integers.
             :func:`time_first` turns frames [N, T, ...] into a sequence.
         T: number of steps.
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
@@ -104,6 +106,7 @@ def run(
     check_rule(stop)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
+    dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
     x = input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
     if not on_gpu:
@@ -119,6 +122,7 @@ def run(
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,
+            dtype=dtype,
         )  # fmt: skip
         if on_gpu:
             prepared.look(x)
@@ -171,17 +175,24 @@ def _result(
 
 
 def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
-    """The input as a sequence of T steps; a constant input is repeated without a copy."""
+    """The input as a sequence of T steps; a constant input is repeated without a copy.
+
+    Whether a sequence is of spikes is decided here, for all its steps: those of a GPU are bool, or else real values.
+    """
     sequence = is_sequence(net, x, T)
     checks.values("x", x)
     x = packed(x)
     if isinstance(x, Spikes):
         return x
-    if not x.is_floating_point():  # a GPU is asked once, and not by each chunk
+    if sequence and checks.is_repeated(x):
+        x, sequence = x[0] if x.is_floating_point() else x[0].float(), False
+    elif sequence and x.device.type == "cpu" and can_be_read(x) and (spikes := pack_if_binary(x)) is not None:
+        return spikes
+    if not x.is_floating_point():
         return x.bool() if x.device.type == "cuda" and is_binary(x) else x
     if x.device.type == "cpu":  # of a GPU all values are looked at together
         checks.finite("x", x)
     if not sequence:
-        x = x.detach() if precision is None else round_input(x.detach(), 0)
-        return x.expand(T, *x.shape)
+        step: Any = x.detach() if precision is None else round_input(x.detach(), 0)
+        return checks.repeated(step, T)
     return x if precision is None else round_input(x, 1)

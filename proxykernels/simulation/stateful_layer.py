@@ -10,6 +10,7 @@ from .. import checks
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..spikes import Spikes
+from ..spikes.spike_tensor import given_bits
 from .records import Records
 from .state import States
 
@@ -70,6 +71,7 @@ class StatefulLayer(nn.Module):
             raise TypeError(
                 f"layer {self.name} was called with a state, which simulations keep themselves: leave v out"
             )
+        x = given_bits(x)
         if self.records and self.calls:
             raise ValueError(f"record: layer {self.name} is called more than once a step, and its calls would mix")
         v = self.states.of_call(self.calls)

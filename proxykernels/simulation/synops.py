@@ -160,8 +160,8 @@ class Tally:
                 self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
             elif isinstance(part, Spikes):
                 self._accumulates.append(synapse.accumulates(part))
-            elif first or not checks.is_constant(part):  # a constant input is multiplied once
-                steps = 1 if checks.is_constant(part) else len(part)
+            elif first or not checks.is_repeated(part):  # a constant input is multiplied once
+                steps = 1 if checks.is_repeated(part) else len(part)
                 self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
 
     @property

@@ -178,22 +178,24 @@ class Flatten(_OnHandle):
         return gradient.squeeze(2).unflatten(2, (-1, ctx.P)).transpose(2, 3)
 
 
-class Pixels(_OnHandle):
-    """The pixels ``index`` int64 [p]."""
+class Chosen(_OnHandle):
+    """The samples (``dim`` 1) or pixels (2) ``index`` int64 [n]."""
 
     @staticmethod
-    def forward(handle: Tensor, index: Tensor) -> Tensor:
-        return new_handle((*handle.shape[:2], len(index), handle.shape[3]), handle.device)
+    def forward(handle: Tensor, dim: int, index: Tensor) -> Tensor:
+        shape = list(handle.shape)
+        shape[dim] = len(index)
+        return new_handle(shape, handle.device)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        handle, index = inputs
+        handle, ctx.dim, index = inputs
         ctx.save_for_backward(index)
         ctx.shape = handle.shape
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        return gradient.new_zeros(ctx.shape).index_add(2, ctx.saved_tensors[0], gradient), None
+        return gradient.new_zeros(ctx.shape).index_add(ctx.dim, ctx.saved_tensors[0], gradient), None, None
 
 
 class Placed(_OnHandle):

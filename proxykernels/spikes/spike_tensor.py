@@ -160,6 +160,13 @@ class Memory:
         return self.dense
 
 
+class Given(Memory):
+    """That of spikes which a simulation was given as a tensor. Its layers take the bits, however few; other code sees
+    a tensor. So do those tensors that layers make of this one."""
+
+    __slots__ = ()
+
+
 def _is_traced() -> bool:
     """Whether torch.jit.trace or make_fx follows operators: it keeps a tensor that it was not given as a constant."""
     return torch._C._is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
@@ -177,9 +184,14 @@ def _without_modes() -> AbstractContextManager:
 
 
 def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
-    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible."""
-    if (spikes._handle is not None and spikes.requires_grad) or not _is_alone(x):
+    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible. Those that
+    carry a gradient are float32 for bool and integers, which have none."""
+    if spikes._handle is not None and spikes.requires_grad:
+        return spikes.dense(x.dtype if x.dtype.is_floating_point else torch.float32)
+    if not _is_alone(x):
         return spikes.dense(x.dtype)
+    if isinstance(x, SpikeTensor) and isinstance(x._memory, Given):
+        return SpikeTensor(spikes, Given(spikes, x.dtype))
     if math.prod(spikes.shape) < FEWEST:
         return spikes._dense(x.dtype, backends.cpu_backend())
     heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
@@ -201,6 +213,13 @@ def packed(x: Any) -> Any:
         return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes
+
+
+def given_bits(x: Any) -> Any:
+    """:func:`packed` of spikes that were :class:`Given`, of each input where there are several; other x as they are."""
+    if isinstance(x, tuple | list):
+        return tuple(map(given_bits, x))
+    return packed(x) if isinstance(x, SpikeTensor) and isinstance(x._memory, Given) else x
 
 
 def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -184,7 +184,7 @@ class Spikes:
 
     def _at(self, pixels: Tensor) -> "Spikes":
         """The spikes (T, N, C, p) of the pixels ``pixels``, int64 [p], with row-major indices."""
-        handle = spike_autograd.Pixels.apply(self._handle, pixels) if self._differentiable else None
+        handle = spike_autograd.Chosen.apply(self._handle, 2, pixels) if self._differentiable else None
         return self._like(self._kept.pixels(pixels), (*self.shape[:3], len(pixels)), handle)
 
     def _sized(self, *size: int) -> "Spikes":

@@ -3,6 +3,8 @@
 Currents are exact in any order of their sums; from there on a step rounds as IEEE has it, whatever the decays.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import CONVOLUTIONS, dyadic, spikes, thresholds
@@ -66,6 +68,19 @@ def test_time_may_be_cut_anywhere(backend, generator, chunks, name):
         start += steps
     assert whole.rate() > 0
     assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scaled_neurons_fire_alike(generator, name):
+    """A factor of 2 is exact; one for each channel goes with a reset and a rest at 0."""
+    neuron, current = channelwise(5, generator)[name], torch.randn(40, 3, 5, generator=generator)
+    at_zero = replace(neuron, v_reset=neuron.v_reset and 0.0, v_rest=0.0)
+    for scaled, plain in (neuron.scaled(2.0), neuron), (at_zero.scaled(torch.full((5,), 2.0)), at_zero):
+        expected, v_expected = pk.calls.neuron_ops.scan(current, None, plain)
+        spikes, v = pk.calls.neuron_ops.scan(2 * current, None, scaled)
+        assert expected.count().any() and torch.equal(spikes.dense(), expected.dense())
+        if plain.states == 1:
+            assert torch.equal(v, 2 * v_expected)
 
 
 @pytest.mark.parametrize("T", [1, 33, 300])

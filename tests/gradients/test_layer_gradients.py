@@ -215,6 +215,24 @@ def test_counts_cuts_and_dropout(generator):
     assert torch.equal(z.dense(), plain) and torch.autograd.grad(z.count().sum(), layer.weight)[0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
+def test_frames_of_every_type_train_all_layers(generator, dtype):
+    join = pk.FusedIFSum(nn.Linear(6, 6), nn.Identity())
+    net = pk.use_surrogate(nn.ModuleList([pk.FusedIFLinear(12, 6), join, pk.LI()]), pk.ATan())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(dyadic(*parameter.shape, generator=generator))
+
+    def gradients(x):
+        first = net[0](x)
+        assert first.any() and first.dtype == (x.dtype if x.is_floating_point() else torch.float32)
+        return torch.autograd.grad(net[2](join((first, first))).sum(), list(net.parameters()))
+
+    x = spikes(6, 2, 12, generator=generator, rate=0.5)
+    for actual, expected in zip(gradients(x.to(dtype)), gradients(x), strict=True):
+        assert expected.any() and torch.equal(actual, expected)
+
+
 def test_only_where_it_is_asked_for(generator):
     layer = pk.FusedIFLinear(12, 6)
     x = pk.pack(spikes(3, 2, 12, generator=generator))
@@ -231,6 +249,9 @@ def test_bad_input_is_named(generator):
     for wrong in (pk.ATan, "atan"):
         with pytest.raises(TypeError, match=r"must be ATan, FastSigmoid, Sigmoid or Triangle, such as ATan\(2.0\), or"):
             layer.surrogate = wrong
+    with pytest.raises(TypeError, match=r"got torch.nn.modules.activation.Sigmoid"):  # SpikingJelly's are modules
+        layer.surrogate = nn.Sigmoid()
+    assert layer.surrogate is None and not list(layer.children())
     for surrogate, name in (
         (pk.ATan, "alpha"),
         (pk.FastSigmoid, "slope"),

@@ -59,6 +59,18 @@ def test_gradients_are_those_of_the_layers(generator, monkeypatch, kind, frames,
     assert torch.equal(output.int(), result.count()) and model.rates == pytest.approx(result.rates)
 
 
+@pytest.mark.parametrize("memory", [0, 256 << 20], ids=["again", "kept"])
+def test_the_gradient_of_packed_spikes_passes_all_parts(generator, monkeypatch, memory):
+    front = pk.use_surrogate(pk.IF(), pk.ATan())
+    current = torch.rand(T, 4, 2, 6, 6, generator=generator, requires_grad=True)
+    found = []
+    for frames in (1, 1000):
+        monkeypatch.setitem(surrogate_net.PART_BYTES, "cpu", frames * 4 * 8 * 36)
+        output = pk.SurrogateNet(network(), T, memory=memory)(front.spike(current)[0])
+        found.append(torch.autograd.grad((output * torch.arange(5.0)).sum(), current)[0])
+    assert found[1].any() and close(*found)
+
+
 @pytest.mark.parametrize("readout", ["count", "rate", "potential"])
 def test_readouts(generator, readout):
     net, x = network(), given("held", generator)

@@ -1,6 +1,7 @@
 """Networks of other libraries are trained here as they were there: the same gradients."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -225,3 +226,59 @@ def test_surrogates_that_are_not_known_here():
 
     theirs = nn.Sequential(layer.Linear(3, 4), neuron.LIFNode(surrogate_function=surrogate.Erf()))
     assert pk.from_spikingjelly(theirs).get_submodule("0").surrogate is None
+
+
+SNN_CONSTANTS = {
+    "Lapicque": ("Lapicque", {"reset_mechanism": "zero", "learn_threshold": True}, "threshold"),
+    "subtract": ("Leaky", {"reset_mechanism": "subtract", "learn_beta": True}, "beta"),
+    "graded": ("Leaky", {"reset_mechanism": "zero", "learn_graded_spikes_factor": True}, "graded_spikes_factor"),
+    "learnt": ("Leaky", {"reset_mechanism": "zero", "learn_beta": True, "learn_threshold": True}, None),
+    "learnt, none": ("Leaky", {"reset_mechanism": "none", "learn_beta": True, "learn_threshold": True}, None),
+    "beta of 1": ("Leaky", {"beta": 1.0, "reset_mechanism": "subtract", "learn_threshold": True}, None),
+}
+
+
+@pytest.mark.parametrize("case", SNN_CONSTANTS)
+def test_what_is_not_learnt_of_snntorch_is_named(case):
+    snn = pytest.importorskip("snntorch")
+    kind, options, constant = SNN_CONSTANTS[case]
+    net = nn.Sequential(nn.Linear(6, 8), getattr(snn, kind)(**{"beta": 0.5, "init_hidden": True, **options}))
+    _names_constants(pk.from_snntorch, net, constant and f"{constant} of module '1'")
+
+
+class Shortcut(nn.Module):
+    """Currents of a convolution and of spikes."""
+
+    def __init__(self, first, convolution, second):
+        super().__init__()
+        self.first, self.convolution, self.second = first, convolution, second
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(self.convolution(x) + x)
+
+
+@pytest.mark.parametrize("decay_input", [True, False])
+def test_what_is_not_learnt_of_spikingjelly_is_named(decay_input):
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron
+
+    def parts():
+        node = neuron.ParametricLIFNode(decay_input=decay_input)
+        return [neuron.IFNode(), layer.Conv2d(2, 2, 3, padding=1), node]
+
+    first, convolution, second = parts()
+    behind_neurons = nn.Sequential(layer.Conv2d(2, 2, 3), first, second)
+    for net, name in (Shortcut(*parts()), "second"), (behind_neurons, "2"):
+        sample = torch.rand(2, 2, 6, 6)
+        _names_constants(lambda net: pk.from_spikingjelly(net, sample), net, decay_input and f"w of module '{name}'")  # noqa: B023
+
+
+def _names_constants(importer, net, constant):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        importer(net)
+    found = [str(one.message) for one in caught if "constant" in str(one.message)]
+    name = type(net).__name__
+    wanted = [f"{name}: learnable there, and constant in the imported network: {constant}"] if constant else []
+    assert found == wanted

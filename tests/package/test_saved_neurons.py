@@ -6,6 +6,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.conversion.libraries import learnt
 
 NEURONS = {
     "hard": pk.neurons.IFNeuron(0.5, 0.25),
@@ -157,6 +158,53 @@ def test_what_the_constructor_refuses_is_not_assigned(name, value, error, messag
     with pytest.raises(error, match=message):
         setattr(layer, name, value)
     assert repr(layer) == before and layer.state_dict().keys() == saved.keys()
+
+
+@pytest.mark.parametrize("parametrized", [True, False])
+def test_a_learned_parameter_is_assigned_and_checked(parametrized):
+    """By learn_neurons, or an nn.Parameter of its own, as imported networks have."""
+    layer = pk.FusedLIFLinear(4, 3, decay=torch.full((3,), 0.5))
+    for name in ("v_threshold", "decay"):
+        if parametrized:
+            pk.learn_neurons(layer, name)
+        else:
+            learnt.learn(layer, name, nn.Parameter(torch.as_tensor(getattr(layer, name))))
+    parameters = list(layer.parameters())
+    layer.v_threshold, layer.decay = 3.0, torch.tensor([0.25, 0.5, 0.75])
+    assert layer.v_threshold.item() == pytest.approx(3) and layer.decay.tolist() == pytest.approx([0.25, 0.5, 0.75])
+    layer.decay = 0.125
+    assert layer.decay.tolist() == pytest.approx([0.125] * 3)
+    before = [p.clone() for p in parameters]
+    for name, value, message in (
+        ("v_threshold", -1.0, "v_threshold must be positive and finite"),
+        ("v_threshold", torch.tensor(torch.nan), "v_threshold must be positive and finite .* got nan"),
+        ("v_threshold", torch.ones(3), r"v_threshold is learned in the shape \[\], which stays; got \[3\]: assign it"),
+        ("decay", torch.full((5,), 0.5), r"decay is learned in the shape \[3\]"),
+        ("decay", torch.tensor(2.0), "decay must be from 0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            setattr(layer, name, value)
+    now = list(layer.parameters())
+    assert all(a is b and torch.equal(a, c) for a, b, c in zip(now, parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, -0.1])
+@pytest.mark.parametrize("parametrized", [True, False])
+def test_a_good_state_dict_is_loaded_after_training_diverged(parametrized, bad):
+    """What is checked are the values of the file."""
+    layer = pk.FusedIFLinear(3, 2, v_threshold=0.5, v_reset=0.25)
+    if parametrized:
+        pk.learn_neurons(layer, "v_threshold")
+    else:
+        learnt.learn(layer, "v_threshold", nn.Parameter(torch.tensor(0.5)))
+    good = {key: value.clone() for key, value in layer.state_dict().items()}
+    (key,) = [key for key in good if "v_threshold" in key]
+    dict(layer.named_parameters())[key].data.fill_(bad if not parametrized else torch.nan)
+    with pytest.raises(RuntimeError, match="v_threshold: v_threshold must be positive and finite"):
+        layer.load_state_dict(good | {key: torch.tensor(torch.nan)})
+    layer.load_state_dict({key: good[key] for key in ("weight", "bias")}, strict=False)  # says nothing of neurons
+    layer.load_state_dict(good)
+    assert layer.v_threshold.item() == pytest.approx(0.5)
 
 
 def test_what_is_assigned_counts(generator):

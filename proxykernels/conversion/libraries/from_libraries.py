@@ -18,7 +18,7 @@ from ..graph.graph_values import Population
 from ..graph.prepared import check_model, prepared, without_autocast
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
-from .learnt import gain
+from .learnt import constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_sample, neuron_paths
 from .port_runs import Original, takes_all_steps
@@ -40,11 +40,12 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
     tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
     PiecewiseQuadratic, SoftSign and SuperSpike and ``detach_reset`` are kept, so training can continue. A batch
-    normalisation behind a convolution and ParametricLIFNode's time constant stay learnable.
+    normalisation behind a convolution stays learnable, and ParametricLIFNode's time constant except with
+    ``decay_input`` behind no weights or beside an identity.
 
     The imported network is compared with the original for a few steps, layer by layer, on currents on which neurons
-    fire. A difference beyond rounding raises an error that names the first module that differs. A warning names
-    dropout that is left out: all but that of spikes.
+    fire. A difference beyond rounding raises an error that names the first module that differs. Warnings name dropout
+    that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
@@ -90,7 +91,8 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
 
     ``spike_grad`` is kept if it is snntorch.surrogate.atan, sigmoid or fast_sigmoid, so training can continue; batch
     normalisation then uses the statistics of all steps. Parameters of learn_beta, learn_alpha and learn_threshold stay
-    learnable, except with "subtract", where only the threshold does, and only if beta is 1.
+    learnable, except of Lapicque, and with "subtract", where only the threshold does, and only if beta is 1. A warning
+    names those that become constants.
 
     Args:
         net: the network. It is copied, in evaluation mode, and not changed.
@@ -170,6 +172,8 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         if norms.get(key) is None:
             fold_norms(population, traced)
 
+    constant: list[str] = []  # what is learnable there
+
     def layer(key: str, population: Population) -> nn.Module:
         if not population.fires:
             return build_layer(population.modules, CARRIED)
@@ -179,11 +183,19 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         layer.surrogate = neurons[key].surrogate
         if norms.get(key) is not None:
             layer.bn = norms[key]
-        if (learn := neurons[key].learn) is not None:
-            learn(layer)
+        learn = neurons[key].learn
+        neuron: Any = population.neuron  # it has one, where it fires
+        names = constants(neuron, learn(layer) if learn else [])
+        constant.extend(f"{name} of {path_of(population.node)}" for name in names)
         return layer
 
     built = graph.network(layer).eval()
+    if constant:
+        warnings.warn(
+            f"{name}: learnable there, and constant in the imported network: {', '.join(constant)}",
+            UserWarning,
+            stacklevel=4,
+        )
     if check:
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}

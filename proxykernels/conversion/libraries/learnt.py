@@ -1,5 +1,6 @@
 """Learnable parameters of neurons: what they are in the other library, and what is computed from them here."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,6 +80,11 @@ def parameter(value: Tensor) -> nn.Parameter:
     """A copy of its own: float32 [] or [C]."""
     value = value.detach().float().clone()
     return nn.Parameter(value.reshape(()) if value.numel() == 1 else value.flatten())
+
+
+def constants(neuron: nn.Module, learnt: Sequence[str]) -> list[str]:
+    """The names of a neuron's learnable parameters that are not among those that are ``learnt`` here."""
+    return [name for name, p in neuron.named_parameters(recurse=False) if p.requires_grad and name not in learnt]
 
 
 def is_learnt(value: object) -> bool:

@@ -95,19 +95,20 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
     return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
 
 
-def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], None] | None:
+def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], list[str]] | None:
     """Make its beta, alpha and threshold learnt where a field of ours stands for them alone."""
     if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or kind == "Lapicque":
         return None
     names = {"alpha": "current_decay", "beta": "current_decay" if module.reset_mechanism == "none" else "decay"}
-    learnt: dict[str, Any] = {f: getattr(module, name, None) for name, f in names.items() if f in neuron.names()}
+    names = {name: field for name, field in names.items() if field in neuron.names()}
+    names = {name: field for name, field in names.items() if is_learnt(getattr(module, name, None))}
 
-    def learn_them(layer: nn.Module) -> None:
-        for field, value in learnt.items():
-            if is_learnt(value):
-                learn(layer, field, parameter(value), Clamped())
+    def learn_them(layer: nn.Module) -> list[str]:
+        for name, field in names.items():
+            learn(layer, field, parameter(getattr(module, name)), Clamped())
         if is_learnt(module.threshold):
             learn(layer, "v_threshold", parameter(torch.as_tensor(neuron.v_threshold)))
+        return [*names, "threshold"]
 
     return learn_them
 

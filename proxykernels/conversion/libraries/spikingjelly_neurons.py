@@ -49,10 +49,10 @@ def _parametric(node: Any) -> Described:
     """Its w is learnt: then weights are divided by the time constant, where others have larger potentials."""
     tau = 1 / node.w.detach().float().sigmoid().item()
 
-    def learn_tau(layer: Any) -> None:
+    def learn_tau(layer: Any) -> list[str]:
         makers = makers_of_currents(layer) if node.decay_input else []
         if makers is None:
-            return
+            return []
         w = parameter(node.w)
         neuron = _leaky_neuron(node, tau, decay_input=False)
         layer._set_neurons(neuron)
@@ -61,6 +61,7 @@ def _parametric(node: Any) -> Described:
         for maker in makers:
             for name, value in list(maker.named_parameters(recurse=False)):
                 learn(maker, name, value, Divided(w))
+        return ["w"]
 
     return _of_tau(node, tau)._replace(learn=learn_tau if is_learnt(node.w) else None)
 
