@@ -123,7 +123,7 @@ class FromData(nn.Module):
 def silenced(layer: SpikingLayer) -> SpikingLayer:
     """A layer of neurons that never fire, with the same parameters otherwise."""
     silent = shallow_copy(with_plain_weights(layer))
-    silent._buffers = {key: b for key, b in layer._buffers.items() if key != "v_threshold"}
+    silent._buffers = {**layer._buffers, "v_threshold": None}
     silent._parameters = {key: p for key, p in silent._parameters.items() if key != "v_threshold"}
     silent.v_threshold, silent.v_reset = NEVER, 0.0  # type: ignore[assignment]  # as torch annotates modules
     return silent

@@ -238,7 +238,6 @@ UNSUPPORTED = {
         r"mul\(\) has .*: remove it and continue",
     ),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
-    "flatten": (after_relu(nn.Flatten(2)), r"only flattening of"),
     "reflect": (
         Broken(lambda m, x: m.inner(x), nn.Conv2d(1, 4, 3, padding_mode="reflect")),
         "padding_mode must be 'zeros'",

@@ -119,6 +119,7 @@ LAYERS = [  # from the ground up; a folder stands where all of its files stand
     "training",
     "conversion",
     "plot",
+    "samples",
 ]
 
 
