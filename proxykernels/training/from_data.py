@@ -120,8 +120,10 @@ class FromData(nn.Module):
         return silenced(layer) if name == self._last else layer
 
 
-def silenced(layer: SpikingLayer) -> SpikingLayer:
-    """A layer of neurons that never fire, with the same parameters otherwise."""
+def silenced(layer: Any) -> Any:
+    """A layer of neurons that never fire, with the same parameters otherwise; a readout as it is."""
+    if not layer.neuron.fires:
+        return layer
     silent = shallow_copy(with_plain_weights(layer))
     silent._buffers = {**layer._buffers, "v_threshold": None}
     silent._parameters = {key: p for key, p in silent._parameters.items() if key != "v_threshold"}

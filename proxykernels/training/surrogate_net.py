@@ -115,7 +115,7 @@ class SurrogateNet(nn.Module):
         """What takes a layer's place: the same with the model's surrogate derivative, from ``states``."""
         layer = shallow_copy(layer)
         if isinstance(layer, Neurons):
-            if self.readout == "potential" and name == self._last and layer.neuron.fires:
+            if self.readout == "potential" and name == self._last:
                 layer = silenced(layer)
             if self.surrogate is not None:
                 layer.surrogate = self.surrogate
