@@ -191,7 +191,10 @@ def is_constant(x: Tensor) -> bool:
 
 
 def is_repeated(x: Tensor) -> bool:
-    """:func:`is_constant`; of one step, whether it was cut from such an x: the steps around it are then the same."""
+    """:func:`is_constant`, but for a single step: that must be cut from a constant x.
+
+    So a chunk of one step tells whether the chunks before and after it are the same.
+    """
     return not torch.compiler.is_exporting() and x.shape[0] > 0 and x.stride(0) == 0
 
 

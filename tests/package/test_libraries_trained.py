@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -271,7 +272,8 @@ def test_what_is_not_learnt_of_spikingjelly_is_named(decay_input):
     behind_neurons = nn.Sequential(layer.Conv2d(2, 2, 3), first, second)
     for net, name in (Shortcut(*parts()), "second"), (behind_neurons, "2"):
         sample = torch.rand(2, 2, 6, 6)
-        _names_constants(lambda net: pk.from_spikingjelly(net, sample), net, decay_input and f"w of module '{name}'")  # noqa: B023
+        constant = f"w of module '{name}'" if decay_input else None
+        _names_constants(partial(pk.from_spikingjelly, sample=sample), net, constant)
 
 
 def _names_constants(importer, net, constant):

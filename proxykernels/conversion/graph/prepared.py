@@ -148,5 +148,5 @@ def _not_copied(net: nn.Module, known: dict[int, Any]) -> Iterator[Any]:
                 continue
             try:
                 copy.deepcopy(value, dict(known) | {id(part): part for part in net.modules()})
-            except Exception:  # as above
+            except Exception:  # whatever the attribute's own __deepcopy__ raises
                 yield value
