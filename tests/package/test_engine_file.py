@@ -46,9 +46,9 @@ def test_a_loaded_engine_keeps_nothing_of_the_file(path, tmp_path):
 @pytest.mark.parametrize(
     "layers",
     [
-        [pk.FusedIFConv2d(2, 4, 1, padding=1)],
+        [pk.FusedIFConv2d(2, 4, 1, padding=1, v_threshold=0.125)],
         [pk.FusedIFConv2d(2, 4, 3, padding=8, dilation=3, stride=3)],
-        [pk.AvgPool2d(2, divisor_override=-4), pk.FusedIFConv2d(2, 4, 1)],
+        [pk.AvgPool2d(2, divisor_override=-4), pk.FusedIFConv2d(2, 4, 1, v_threshold=0.125)],
     ],
     ids=["1x1", "dilated", "negative divisor"],
 )
