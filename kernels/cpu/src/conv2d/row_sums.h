@@ -148,7 +148,8 @@ static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);
     const Segment segment{steps, Source::uses, entries, sums * slices.chunks, Source::band_lists};
     const Cut cut(c, segment, Rows::channels, max_threads());
-    const int64_t visits = c.neurons.N * c.neurons.P * c.neurons.T * slices.count * ceil_div(c.neurons.C, Rows::channels);
+    [[maybe_unused]] const int64_t visits =  // unused without OpenMP
+        c.neurons.N * c.neurons.P * c.neurons.T * slices.count * ceil_div(c.neurons.C, Rows::channels);
 #pragma omp parallel if (256 * visits > worth_threads)
     {
         Worker<Source> worker(c, slices, arguments...);
