@@ -107,7 +107,7 @@ def pytest_testnodedown(node):
 
 
 def pytest_collectstart(collector):
-    """What a module draws as it is imported is the same in every run: weights of layers in its parameters."""
+    """What a test module draws as it is imported, such as weights of layers, is the same in every run."""
     if isinstance(collector, pytest.Module):
         torch.manual_seed(0)
 

@@ -110,7 +110,7 @@ def test_the_methods_figures_are_those_of_the_csvs():
         f"{long('conversion')} %",
         f"{long(AUTHORS)} % after twenty epochs, {long(AUTHORS, 'lenient')} % by lenient counts",
         f"with four steps it has {long('proxy', T=4)} % strict after twenty epochs, conversion "
-        f"{long('conversion', T=4)} %, QCFS {long('qcfs', T=4)} %, and BPTT and TET, which were trained with four, "
+        f"{long('conversion', T=4)} % and QCFS {long('qcfs', T=4)} %. BPTT and TET were trained with four steps: "
         f"{long('bptt', T=4)} and {long('tet', T=4)} %",
         f"after twenty epochs {long('conversion')} % by conversion, {long('proxy')} by proxy, {long('tandem')} by "
         f"tandem learning, {long('bptt')} by BPTT",
@@ -134,7 +134,10 @@ def test_the_verdicts_on_the_methods_hold_in_the_csvs():
         assert ours > theirs if step <= 300 else abs(ours - theirs) < 1, step
     rows = read(METHODS)
     assert all(len(report.at(rows, name, 1740, 16, "strict")) == 5 for name in PAIR)
-    assert all(len(report.at(read(LONG), name, 11_600, 16, "strict")) == 5 for name in PAIR)
+    seeds = {name: len(report.at(read(LONG), name, 11_600, 16, "strict")) for name in (*CLOSE, AUTHORS)}
+    fewer = [count for count in seeds.values() if count < 5]
+    assert all(seeds[name] == 5 for name in PAIR) and (len(fewer), min(fewer), max(fewer)) == (5, 1, 3)
+    assert "one to three seeds of five methods over twenty epochs" in PAGE
 
 
 def test_the_methods_on_cifar10_are_those_of_the_csv():
