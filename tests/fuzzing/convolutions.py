@@ -14,7 +14,8 @@ from . import draw, ways
 from .case import Case, Windows, same
 from .neurons import Neurons
 
-GIVEN = ("spikes", "dense", "real", "held", "periods", "part of periods")
+PERIODIC = ("periods", "part of periods")
+GIVEN = ("spikes", "dense", "real", "held", *PERIODIC)
 WORK = 1 << 24  # multiplications of a case, mostly; and its input and output values
 LARGE = 1 << 27
 
@@ -34,7 +35,13 @@ class Convolution(Neurons, Windows, Case):
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Convolution":
-        sizes = cls.draw_linear(random) if random.random() < 0.25 else cls.draw_window(random)
+        given = random.choice(GIVEN + GIVEN[:1] * 4)
+        rows = common["way"].partition(" ")[2]
+        rare = rows in ("shorts", "bytes") and random.random() < 0.6
+        sizes = cls.draw_linear(random) if random.random() < 0.25 and not rare else cls.draw_window(random)
+        if rare:  # periods meet such rows in wide layers without groups, of which chance alone draws too few
+            given = random.choice(PERIODIC)
+            sizes |= {"groups": 1, "c_out": sizes["c_out"] + 16}
         T, N = draw.steps(random), draw.samples(random)
         groups, c_in, c_out, (height, width) = (sizes[key] for key in ("groups", "c_in", "c_out", "size"))
         inputs = c_in * sizes["kernel_size"][0] * sizes["kernel_size"][1]
@@ -55,16 +62,16 @@ class Convolution(Neurons, Windows, Case):
         dtype = random.choice(("float32", "float32", "float32", "float16", "bfloat16", "float64"))
         most = random.choice((1, 3, 16, 127, 3000, 8191, 60000))
         most = min(most, 127) if dtype.endswith("16") else most  # what these hold exactly
-        given = random.choice(GIVEN + GIVEN[:1] * 4)
+        most = min(most, 63) if rare and rows == "bytes" else most  # what byte rows hold
         neurons = cls.draw_neurons(random)
-        if given in ("held", "periods", "part of periods"):
+        if given in ("held", *PERIODIC):
             neurons["state"] = random.choice(("none", "none", neurons["state"]))
         return cls(
             **common, **sizes, **neurons, T=T, N=N, given=given,
             train=random.choice(draw.TRAINS), rate=draw.rate(random), plain=random.choice((0.0, 0.0, 0.7, 0.95)),
             most=max(1, min(most, draw.EXACT // (T * (4 * inputs + 1)))), bias=random.random() < 0.6,
             layout=random.choice(draw.LAYOUTS),
-            weight_dtype=dtype, shortcut=sizes["groups"] == 1 and random.random() < 0.25,
+            weight_dtype=dtype, shortcut=sizes["groups"] == 1 and not rare and random.random() < 0.25,
         )  # fmt: skip
 
     @staticmethod

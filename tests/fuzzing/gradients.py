@@ -103,7 +103,7 @@ class LayerGradient(Derivative, Windows, Case):
         def pair(least: int, most: int) -> tuple[int, int]:
             return random.randint(least, most), random.randint(least, most)
 
-        groups = random.choice((1, 1, 1, 2, 5))
+        groups = random.choice((1, 1, 1, 1, 1, 2, 5))
         c_in, c_out = (max(1, draw.channels(random, 80) // groups) for _ in range(2))
         kernel_size, dilation, padding = pair(1, 4), random.choice(((1, 1), (1, 1), pair(1, 3))), pair(0, 4)
         spans = [d * (k - 1) + 1 - 2 * p for d, k, p in zip(dilation, kernel_size, padding, strict=True)]
@@ -116,7 +116,7 @@ class LayerGradient(Derivative, Windows, Case):
             N=random.choice((1, 1, 2, 3)), c_in=c_in, c_out=c_out, groups=groups, size=size, kernel_size=kernel_size,
             stride=random.choice(((1, 1), (1, 1), pair(1, 3))), padding=padding, dilation=dilation,
             pool=(window, random.randint(1, 3), random.randint(0, window // 2)) if out >= 12 else (1, 1, 0),
-            rate=draw.rate(random), soft=random.random() < 0.5,
+            rate=random.choice((0.1, draw.rate(random))), soft=random.random() < 0.5,
         )  # fmt: skip
 
     def check(self) -> bool:

@@ -20,7 +20,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "convolutions": (Convolution, 10),
     "scans": (Scan, 3),
     "scan gradients": (ScanGradient, 1),
-    "layer gradients": (LayerGradient, 2),
+    "layer gradients": (LayerGradient, 3),
     "words": (WordCase, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),
