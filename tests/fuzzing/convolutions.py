@@ -35,13 +35,13 @@ class Convolution(Neurons, Windows, Case):
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Convolution":
-        given = random.choice(GIVEN + GIVEN[:1] * 4)
-        rows = common["way"].partition(" ")[2]
-        rare = rows in ("shorts", "bytes") and random.random() < 0.6
+        given, forced = random.choice(GIVEN + GIVEN[:1] * 4), common["way"].partition(" ")[2]
+        rare = forced in ("shorts", "bytes", "im2col") and random.random() < 0.6  # of what chance alone draws too few
         sizes = cls.draw_linear(random) if random.random() < 0.25 and not rare else cls.draw_window(random)
-        if rare:  # periods meet such rows in wide layers without groups, of which chance alone draws too few
-            given = random.choice(PERIODIC)
-            sizes |= {"groups": 1, "c_out": sizes["c_out"] + 16}
+        if rare and forced == "im2col":  # packed spikes of few channels
+            given, sizes = GIVEN[0], sizes | {"groups": 1, "c_in": 1 + sizes["c_in"] % 5}
+        elif rare:  # periods in wide layers
+            given, sizes = random.choice(PERIODIC), sizes | {"groups": 1, "c_out": sizes["c_out"] + 16}
         T, N = draw.steps(random), draw.samples(random)
         groups, c_in, c_out, (height, width) = (sizes[key] for key in ("groups", "c_in", "c_out", "size"))
         inputs = c_in * sizes["kernel_size"][0] * sizes["kernel_size"][1]
@@ -62,7 +62,7 @@ class Convolution(Neurons, Windows, Case):
         dtype = random.choice(("float32", "float32", "float32", "float16", "bfloat16", "float64"))
         most = random.choice((1, 3, 16, 127, 3000, 8191, 60000))
         most = min(most, 127) if dtype.endswith("16") else most  # what these hold exactly
-        most = min(most, 63) if rare and rows == "bytes" else most  # what byte rows hold
+        most = min(most, 63) if rare and forced == "bytes" else most  # what byte rows hold
         neurons = cls.draw_neurons(random)
         if given in ("held", *PERIODIC):
             neurons["state"] = random.choice(("none", "none", neurons["state"]))
@@ -85,9 +85,9 @@ class Convolution(Neurons, Windows, Case):
     @staticmethod
     def draw_window(random: Random) -> dict:
         kind, groups = random.random(), 1
-        if kind < 0.65:
+        if kind < 0.55:
             c_in, c_out = draw.channels(random), draw.channels(random)
-        elif kind < 0.8:  # depthwise, with a multiplier now and then
+        elif kind < 0.75:  # depthwise, with a multiplier now and then
             groups, c_in, c_out = draw.channels(random), 1, random.choice((1, 1, 2, 3, 8))
         else:
             groups = random.choice((2, 2, 3, 4, 4, 5, 8, 32))

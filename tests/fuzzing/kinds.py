@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "proxy": (Proxy, 1),
     "tensors": (Mixture, 2),
     "translations": (Translation, 2),
-    "sigma-delta": (SigmaDelta, 2),
+    "sigma-delta": (SigmaDelta, 3),
     "sigma-delta pools": (SigmaDeltaPool, 1),
 }
 
