@@ -87,8 +87,8 @@ class Convolution(Neurons, Windows, Case):
         kind, groups = random.random(), 1
         if kind < 0.55:
             c_in, c_out = draw.channels(random), draw.channels(random)
-        elif kind < 0.75:  # depthwise, with a multiplier now and then
-            groups, c_in, c_out = draw.channels(random), 1, random.choice((1, 1, 2, 3, 8))
+        elif kind < 0.8:  # depthwise, with a multiplier now and then
+            groups, c_in, c_out = draw.channels(random) + random.choice((0, 7)), 1, random.choice((1, 1, 1, 1, 2, 3, 8))
         else:
             groups = random.choice((2, 2, 3, 4, 4, 5, 8, 32))
             c_in, c_out = (random.choice((1, 2, 4, 8, 16, 24, random.randint(1, 40), 32, 64)) for _ in range(2))
