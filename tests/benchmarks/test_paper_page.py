@@ -79,6 +79,9 @@ def test_a_step_of_proxy_learning_beside_one_of_the_relu_network_alone():
         seconds.setdefault(row["method"], []).append(float(row["cpu_seconds"]) / int(row["step"]))
     ours, theirs = (sum(of) / len(of) for of in (seconds["proxy"], seconds["conversion"]))
     assert f"takes {ours / theirs:.1f} times the CPU time" in PAGE
+    spent = (report.at(read(LONG), name, 11_600, 16, "cpu_seconds") for name in ("bptt", "tet", AUTHORS))
+    slower = sorted(last / first for first, *_, last in spent)
+    assert f"took {slower[0]:.1f} to {slower[-1]:.1f} times as long as the first" in PAGE
 
 
 def test_the_methods_figures_are_those_of_the_csvs():
