@@ -154,7 +154,8 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
 // there is none.
 static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
     const Plan& plan = session.plan;
-    if (N == session.N && steps == session.steps && threads == session.threads) return true;
+    const bool cut_so = N == session.N && steps == session.steps && threads == session.threads;
+    if (cut_so && all_threads == session.most_threads) return true;
     const auto cut = [&](char* memory, int64_t crew) {
         const Room room = room_of(plan, N, steps, crew);
         Carver carver{memory};
@@ -171,7 +172,7 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
     const int64_t bytes = most(cut(nullptr, 1), cut(nullptr, all_threads));  // nothing is allocated when threads join
     if (bytes > session.arena_bytes && !replace(session, session.arena, session.arena_bytes, bytes, false)) return false;
     cut(session.arena, threads);
-    session.N = N, session.steps = steps, session.threads = threads;
+    session.N = N, session.steps = steps, session.threads = threads, session.most_threads = all_threads;
     return true;
 }
 

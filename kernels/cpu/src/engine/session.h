@@ -91,6 +91,7 @@ struct Session {
     char *arena = nullptr, *state_arena = nullptr;
     int64_t arena_bytes = 0, state_bytes = 0;
     int64_t N = 0, steps = 0, threads = 0;  // that the arena is cut for
+    int64_t most_threads = 0;               // that it has room for
     int64_t scratches = 0;                  // of scratch: of all threads
     int64_t state_N = 0;                    // that the states are cut for
     int64_t frame_bytes = 0;                // of all slots, of one sample at one step; 0: not known yet

@@ -89,6 +89,7 @@ public:
         wakes = expected >= worth_waking || began - ended < pause_between;
         helped.store(false, std::memory_order_relaxed);
         woken = began - wake_again;
+        alone = size == 1 || (!wakes && sleepers.load() == size - 1);
     }
     // Returns about how long the run would have taken the caller alone: half as long again as with others, who came late.
     int64_t end() {
@@ -96,12 +97,13 @@ public:
         return helped.load(std::memory_order_relaxed) ? (ended - began) * 3 / 2 : ended - began;
     }
 
-    // How many threads the work of this run is to be cut for: the caller alone, or all.
-    int64_t crew() const { return !wakes && sleepers.load() == size - 1 ? 1 : asked; }
+    // How many threads the work of this run is to be cut for: the caller alone, or all. It holds for the whole run: a thread
+    // that is counted as asleep may have been woken by the last run, and come at any time.
+    int64_t crew() const { return alone ? 1 : asked; }
 
-    // Calls work(context, task, thread) for each task below count.
+    // Calls work(context, task, thread) for each task below count, cut for the run's crew.
     void share(int64_t count, void* context, Work work) {
-        if (count <= 1 || size == 1 || (!wakes && sleepers.load() == size - 1)) {
+        if (count <= 1 || alone) {
             for (int64_t task = 0; task < count; task++) work(context, task, 0);
             return;
         }
@@ -148,7 +150,7 @@ private:
     Job jobs[2];
     uint64_t epoch = 0;
     int64_t began = 0, ended = 0, woken = 0;
-    bool wakes = true;
+    bool wakes = true, alone = true;
     // The part that is shared: its number, how many tasks it has, and the next one; in one word, so that a thread that comes
     // late cannot take the task of one part for that of another.
     alignas(64) std::atomic<uint64_t> ticket{0};

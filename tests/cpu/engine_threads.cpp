@@ -1,0 +1,303 @@
+// Runs of the engine whose threads wake late. First in the midst of a run that was cut for its caller alone; then at random:
+// several callers at once, sizes, streams, rules that stop samples, numbers of threads. What each gives is what one thread gives.
+//
+//     engine_threads SEED SECONDS
+#include "engine/engine.h"
+#include "models.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <time.h>
+#include <unistd.h>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#endif
+
+#undef pthread_cond_wait  // late_wakes.h
+#undef clock_gettime
+
+namespace portable { extern const engine::Functions functions; }
+
+namespace {
+
+const engine::Functions& library = portable::functions;
+std::atomic<int64_t> runs{0}, fired{0}, stopped{0};
+
+struct Random {
+    uint64_t state;
+    int64_t draw(int64_t low, int64_t high) {  // splitmix64
+        uint64_t z = state += 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        return low + (int64_t)((z ^ z >> 31) % (uint64_t)(high - low + 1));
+    }
+    std::vector<float> sixteenths(int64_t n, int64_t low, int64_t high) {
+        std::vector<float> values(n);
+        for (float& v : values) v = (float)draw(low, high) / 16;
+        return values;
+    }
+};
+
+// 2 x 12 x 12, a convolution, maxima, a convolution, a layer of classes.
+constexpr int64_t C = 2, H = 12, W = 12, hidden = 40, classes = 10, most_N = 16, most_T = 48;
+constexpr int64_t frame = (classes + 7) / 8, enough = 90;  // spikes of a sample, more than 8 steps give
+
+// What the operations of the network point to, until a plan has copied it.
+struct Network {
+    std::vector<std::vector<float>> kept;
+    std::vector<engine::Term> terms;
+    std::vector<engine::Operation> operations;
+
+    const float* keep(std::vector<float> values) { return kept.emplace_back(std::move(values)).data(); }
+    void add(int64_t kind, engine::Term term, int64_t C, int64_t H, int64_t W) {
+        terms.push_back(term);
+        engine::Operation operation{};
+        operation.kind = kind, operation.terms = &terms.back(), operation.count = 1;
+        operation.C = C, operation.H = H, operation.W = W;
+        operations.push_back(operation);
+    }
+    void add_neurons(Random& random, engine::Term term, int64_t inputs, int64_t C, int64_t H, int64_t W) {
+        term.slot = (int64_t)operations.size();
+        term.weight = keep(random.sixteenths(C * inputs, -4, 5));
+        add(engine::Fire, term, C, H, W);
+        engine::Operation& operation = operations.back();
+        std::vector<float> thresholds(ceil_32(C), INFINITY);
+        for (int64_t c = 0; c < C; c++) thresholds[c] = (float)random.draw(16, 48) / 16;
+        operation.neuron.channels = keep(std::move(thresholds)), operation.neuron.stride = ceil_32(C);
+        operation.neuron.model = models::HardReset;
+        operation.bias = keep(std::vector<float>(ceil_32(C))), operation.start = keep(std::vector<float>(C));
+    }
+    static int64_t ceil_32(int64_t C) { return (C + 31) / 32 * 32; }
+
+    explicit Network(Random& random) {
+        terms.reserve(8);
+        const engine::Term window{0, nullptr, 3, 3, 1, 1, 1, 1, 1, 1, 1}, all{0, nullptr, 1, 1, 1, 1, 0, 0, 1, 1, 1};
+        engine::Term pool{1, nullptr, 2, 2, 2, 2, 0, 0, 1, 1, 1};
+        add_neurons(random, window, C * 9, hidden, H, W);
+        add(engine::MaxPool, pool, hidden, H / 2, W / 2);
+        add_neurons(random, window, hidden * 9, hidden, H / 2, W / 2);
+        engine::Term flat = all;
+        flat.slot = 3;
+        add(engine::Flatten, flat, hidden * H / 2 * W / 2, 1, 1);
+        add_neurons(random, all, hidden * H / 2 * W / 2, classes, 1, 1);
+    }
+};
+
+struct Answer {
+    std::vector<uint8_t> spikes;
+    std::vector<int32_t> counts;
+    std::vector<int64_t> steps;
+    bool operator==(const Answer& o) const { return spikes == o.spikes && counts == o.counts && steps == o.steps; }
+};
+
+void stop(void* context, const int32_t* counts, int64_t n, int64_t, uint8_t* decided) {
+    (*(const std::function<void()>*)context)();
+    for (int64_t i = 0; i < n; i++) {
+        int32_t sum = 0;
+        for (int64_t c = 0; c < classes; c++) sum += counts[i * classes + c];
+        decided[i] = sum >= enough;
+    }
+}
+
+struct Session {
+    engine::Session* const session;
+    explicit Session(const engine::Plan* plan) : session(library.make_session(plan)) {}
+    ~Session() { library.free_session(session); }
+    Session(const Session&) = delete;
+
+    // `meanwhile`: called where the rule is asked.
+    Answer run(
+        const float* x, int64_t N, int64_t T, int64_t threads, bool stops, const std::vector<int64_t>& chunks,
+        std::function<void()> meanwhile = [] {}) {
+        Answer answer{std::vector<uint8_t>(N * T * frame), std::vector<int32_t>(N * classes), std::vector<int64_t>(N, T)};
+        std::vector<int64_t> tally(2 * 5);
+        int64_t start = 0;
+        for (const int64_t steps : chunks) {
+            std::vector<uint8_t> part(N * steps * frame);
+            engine::Run run{};
+            run.x = x, run.kind = engine::HeldValues, run.T = steps, run.N = N, run.threads = threads;
+            run.fresh = !start, run.goes_on = start + steps < T;
+            run.spikes = part.data(), run.counts = answer.counts.data(), run.tally = tally.data();
+            if (stops) run.stop = stop, run.context = &meanwhile, run.steps = answer.steps.data();
+            if (library.run(session, &run) != engine::Ran) abort();
+            for (int64_t n = 0; n < N; n++)
+                memcpy(&answer.spikes[(n * T + start) * frame], &part[n * steps * frame], steps * frame);
+            start += steps;
+        }
+        return answer;
+    }
+};
+
+// What one thread gives, each asked once.
+struct Expected {
+    const engine::Plan* plan;
+    const float* x;
+    std::mutex mutex;
+    std::map<std::vector<int64_t>, Answer> known;
+
+    const Answer& operator()(int64_t N, int64_t T, bool stops) {
+        const std::lock_guard<std::mutex> locked(mutex);
+        const std::vector<int64_t> key{N, T, stops};
+        if (!known.count(key)) known[key] = Session(plan).run(x, N, T, 1, stops, {T});
+        return known[key];
+    }
+};
+
+void wait(int64_t microseconds) { usleep((useconds_t)microseconds); }
+// Whether it is there within so many milliseconds.
+template <class There>
+bool wait_for(There there, int64_t milliseconds) {
+    for (int64_t i = 0; i < 10 * milliseconds && !there(); i++) wait(100);
+    return there();
+}
+
+// What the engine's threads see: the time, and when they come.
+struct Stage {
+    std::atomic<int64_t> shift{0}, stands_at{0};  // nanoseconds; 0: the clock goes
+    std::atomic<bool> in_turns{true}, closed{false};  // the gate where those who wake are held; else they come at random
+    std::atomic<int64_t> asleep{0}, held{0}, came{0};
+} stage;
+
+[[noreturn]] void wrong(const char* where, int64_t N, int64_t T, int64_t threads, bool stops) {
+    printf("WRONG: %s, N = %ld, T = %ld, threads = %ld, stops = %d\n", where, (long)N, (long)T, (long)threads, stops);
+    exit(1);
+}
+
+constexpr int64_t millisecond = 1000000;
+
+int64_t time_now() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 * millisecond + now.tv_nsec;
+}
+
+// A run of so many nanoseconds by the clock that the engine sees, half of them when the rule is asked first, at step 8 of 16.
+Answer run_for(int64_t time, Session& session, const float* x, int64_t N, int64_t threads, std::function<void()> meanwhile) {
+    stage.stands_at = time_now() + stage.shift;
+    const Answer answer = session.run(x, N, 16, threads, true, {16}, [&] {
+        stage.stands_at += time / 2;
+        meanwhile();
+    });
+    stage.shift = stage.stands_at - time_now();
+    stage.stands_at = 0;
+    return answer;
+}
+
+// A long run wakes the others, who are held at a gate.
+void wake_and_hold(Session& session, const float* x, int64_t threads) {
+    const int64_t others = threads - 1;
+    do {
+        stage.closed = false;
+        wait_for([&] { return stage.asleep == others; }, 1000);
+        stage.closed = true;
+        run_for(3 * millisecond, session, x, most_N, threads, [] {});
+        run_for(3 * millisecond, session, x, most_N, threads, [] {});  // is expected to be long, after one that was
+    } while (!wait_for([&] { return stage.held == others; }, 50));  // else somebody was awake
+}
+
+// The calling thread gets the processor where no other of the program wants it.
+void yield_to_others() {
+#if defined(__linux__)
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+#endif
+}
+
+// A short run, which wakes nobody, is cut for its caller while the others are counted as asleep, but have been woken. They look
+// for work in its midst, on a clock that stands, so as long as it lasts.
+void wake_in_the_midst(Expected& expected, int64_t threads) {
+    Session session(expected.plan);
+    const int64_t few = most_N / 2;
+    run_for(millisecond, session, expected.x, few, threads, [] {});  // from here on it has its threads
+    yield_to_others();
+    for (int64_t turn = 0; turn < 5; turn++) {
+        wake_and_hold(session, expected.x, threads);
+        stage.shift += 10 * millisecond;
+        const int64_t before = stage.came;
+        const Answer answer = run_for(millisecond, session, expected.x, few, threads, [&] {
+            if (!stage.closed) return;
+            stage.closed = false;
+            if (!wait_for([&] { return stage.came == before + threads - 1; }, 10000)) abort();
+            wait(5000);
+        });
+        if (!(answer == expected(few, 16, true))) wrong("woken in the midst", few, 16, threads, true);
+    }
+}
+
+void call(Expected& expected, Random random, time_t end) {
+    std::unique_ptr<Session> sessions[2];
+    for (auto& session : sessions) session = std::make_unique<Session>(expected.plan);
+    int64_t threads = 2;
+    while (time(nullptr) < end) {
+        auto& session = sessions[random.draw(0, 1)];
+        const bool is_long = random.draw(0, 2) == 0, stops = random.draw(0, 3) == 0;
+        const int64_t N = is_long ? random.draw(4, most_N) : random.draw(1, 2), T = is_long ? most_T : random.draw(1, 24);
+        const bool streams = !stops && random.draw(0, 2) == 0;
+        std::vector<int64_t> chunks;
+        for (int64_t t = 0; t < T; t += chunks.back()) chunks.push_back(streams ? std::min(random.draw(1, 20), T - t) : T);
+        if (random.draw(0, 19) == 0) threads = random.draw(1, 4);
+        if (random.draw(0, 49) == 0) session = std::make_unique<Session>(expected.plan);  // the threads of the last one end
+        if (random.draw(0, 3)) wait(random.draw(1000, 3000));  // a short run that comes so late wakes nobody
+        const Answer& right = expected(N, T, stops);
+        if (!(session->run(expected.x, N, T, threads, stops, chunks) == right)) wrong("at random", N, T, threads, stops);
+        for (const int32_t count : right.counts) fired += count;
+        for (const int64_t steps : right.steps) stopped += steps < T;
+        runs++;
+    }
+}
+
+}  // namespace
+
+int late_cond_wait(pthread_cond_t* condition, pthread_mutex_t* mutex) {
+    static thread_local Random random{(uint64_t)(uintptr_t)&random};
+    stage.asleep++;
+    if (stage.in_turns || random.draw(0, 9)) pthread_cond_wait(condition, mutex);  // else woken for nothing
+    stage.asleep--;
+    pthread_mutex_unlock(mutex);
+    stage.held++;
+    while (stage.in_turns && stage.closed) wait(100);
+    if (!stage.in_turns) wait(random.draw(0, 8000));
+    stage.held--;
+    pthread_mutex_lock(mutex);
+    stage.came++;
+    return 0;
+}
+
+int shown_time(clockid_t, timespec* time) {
+    const int64_t stands_at = stage.stands_at, now = stands_at ? stands_at : time_now() + stage.shift;
+    time->tv_sec = now / (1000 * millisecond), time->tv_nsec = now % (1000 * millisecond);
+    return 0;
+}
+
+int main(int, char** arguments) {
+    Random random{strtoull(arguments[1], nullptr, 10)};
+    engine::Plan* plan;
+    {
+        const Network network(random);
+        const engine::Input input{C, H, W};
+        plan = library.make_plan(&input, network.operations.data(), (int64_t)network.operations.size());
+    }
+    const std::vector<float> x = random.sixteenths(most_N * C * H * W, 0, 16);
+    Expected expected{plan, x.data(), {}, {}};
+    for (const int64_t threads : {2, 3}) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
+    stage.in_turns = false;
+    const time_t end = time(nullptr) + atoi(arguments[2]);
+    std::vector<std::thread> callers;
+    for (int64_t i = 0; i < 2; i++) callers.emplace_back([&, i] { call(expected, {random.state + (uint64_t)i * 977}, end); });
+    for (std::thread& caller : callers) caller.join();
+    library.free_plan(plan);
+    printf("%ld runs, %ld spikes, %ld samples stopped, %ld late wake-ups, 0 wrong\n", (long)runs, (long)fired, (long)stopped,
+           (long)stage.came);
+    return runs && fired && stopped && stage.came ? 0 : 1;
+}

@@ -1,0 +1,59 @@
+"""Threads of the engine that wake late, under ThreadSanitizer: no crash, no data race, the spikes of one thread."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxykernels.kernels.cpu import sources
+
+HERE = Path(__file__).parent
+SANITIZED = ["-O1", "-g1", "-fsanitize=thread"]
+
+
+def build(folder: Path) -> Path:
+    program, threads = folder / "engine_threads", "-pthread"
+    flags = [*sources.FLAGS, *SANITIZED, threads, "-Wno-unknown-pragmas", "-DPK_TARGET=portable", f"-I{sources.FOLDER}"]
+    files = ["-include", HERE / "late_wakes.h", sources.FOLDER / "engine" / "target.cpp", HERE / "engine_threads.cpp"]
+    subprocess.run(["g++", *flags, *files, "-o", program], check=True)
+    return program
+
+
+def run(program: Path, seed: int = 0, seconds: int = 3) -> subprocess.CompletedProcess:
+    command = ["setarch", "-R", program, str(seed), str(seconds)]  # its shadow memory has fixed addresses
+    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="setarch and libtsan are Linux's")
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+def test_threads_that_wake_late(tmp_path):
+    done = run(build(tmp_path))
+    assert done.returncode == 0 and "0 wrong" in done.stdout and "ThreadSanitizer" not in done.stderr, (
+        done.stdout + done.stderr
+    )
+
+
+DEFECTS = {
+    # A thread that comes in the midst of a run shares work that is cut for the caller alone.
+    "crew": ("count <= 1 || alone", "count <= 1 || (!wakes && sleepers.load() == size - 1)"),
+    # A part is over before what others wrote in it can be read.
+    "done": ("done.fetch_add(1) + 1", "done.fetch_add(1, std::memory_order_relaxed) + 1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old, new", DEFECTS.values(), ids=DEFECTS)
+def test_a_race_is_found(tmp_path, monkeypatch, old, new):
+    wrong = tmp_path / "src"
+    shutil.copytree(sources.FOLDER, wrong)
+    team = wrong / "engine" / "team.h"
+    assert team.read_text().count(old) == 1
+    team.write_text(team.read_text().replace(old, new))
+    monkeypatch.setattr(sources, "FOLDER", wrong)
+    done = run(build(tmp_path))
+    assert done.returncode, done.stdout + done.stderr
