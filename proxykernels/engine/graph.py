@@ -121,9 +121,18 @@ def _copied(net: nn.Module) -> nn.Module:
 class Result(SimulationResult):
     """As the result of :func:`proxykernels.simulate`, without states and records."""
 
-    def __init__(self, output: Spikes | Tensor, tallies: dict[str, Tally], layer: SpikingLayer, last: list[Tensor]):
-        """``layer``: the last one of neurons. ``last``: its states after the run, if they tell logits."""
-        self.output, self._tallies, self._layer, self._states = output, tallies, layer, last
+    def __init__(
+        self,
+        output: Spikes | Tensor,
+        tallies: dict[str, Tally],
+        layer: SpikingLayer,
+        last: list[Tensor],
+        constant: bool,
+    ):
+        """``layer``: the last one of neurons. ``last``: its states after the run, if they tell logits. ``constant``:
+        whether the input was."""
+        self.output, self._tallies, self._states, self._constant = output, tallies, last, constant
+        self._last = layer, ()
         self.records: dict = {}
 
     @cached_property
@@ -137,7 +146,7 @@ class Result(SimulationResult):
 
     @property
     def logits(self) -> Tensor:
-        return logits(self._layer, self.count(), self._states, (), self.steps)
+        return logits(self._last[0], self.count(), self._states, (), self.steps)
 
 
 class _Graph:
@@ -180,7 +189,8 @@ class _Graph:
             self._x.copy_(x)
         self._again()
         last = [v.clone() for v in self._last]
-        result = Result(replay.copied(self._output), self._prepared.tallies(), self._layer, last)
+        constant = isinstance(x, Tensor) and checks.is_constant(x)
+        result = Result(replay.copied(self._output), self._prepared.tallies(), self._layer, last, constant)
         # Waited for: then the next run, of whatever thread or stream, may overwrite the memory.
         if not math.isfinite(self._end.item()):
             checks.finite("x", x)

@@ -82,12 +82,14 @@ class Tally:
     Attributes:
         spikes: those that it sent. places: neurons times steps and samples.
         accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
+        products: multiplications by a weight of the ReLU network in one pass, zeros not skipped.
     """
 
     spikes: int = 0
     places: int = 0
     accumulates: int = 0
     multiply_accumulates: int = 0
+    products: int = 0
 
     def add(self, counts: Counts, x: Changes) -> None:
         """Count a call for the changes x."""
@@ -172,6 +174,11 @@ class SigmaDeltaNeurons(SpikingLayer):
         tally.add(counts, x)
         tally.places += y.numel() if self.fires else 0
         return Changes(y, tuple(size))
+
+    def products(self, inputs: Sequence[Changes]) -> int:
+        """Multiplications by a weight of the ReLU network's layer in one pass, zeros not skipped."""
+        shapes = ((1, len(x.values), x.values.shape[3], *x.size) for x in inputs)
+        return sum(synapse_of(s).products(shape) for s, shape in zip(self.synapses, shapes, strict=True))
 
     def _state(self, state: list[Tensor] | None, shape: tuple[int, ...]) -> sigma_delta.State | None:
         if state is None:

@@ -4,6 +4,7 @@ A layer says by ``terms`` which synapses it has; what sums, counts, converts or 
 layer's class. A new kind is one more class here, and its line in KINDS.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -64,6 +65,11 @@ class Synapse:
         """How many output pixels a spike of each pixel of x reaches, int32 [P]; None: one."""
         return None
 
+    def products(self, shape: Shape) -> int:
+        """Multiplications by a weight if all values of an input of ``shape`` (T, N, ...) are used in one step; what
+        pads an image is not."""
+        return 0
+
     def into(self, module: type[nn.Module], **options) -> Any:
         """A module of another class that has the same parameters: of torch's, or of a layer with ``options``."""
         return module(**options)
@@ -120,6 +126,9 @@ class Product(_Weighted):
     def fan_out(self) -> int:
         return self.module.out_features
 
+    def products(self, shape: Shape) -> int:
+        return math.prod(shape[1:]) * self.fan_out
+
 
 class Convolution(_Weighted):
     """nn.Conv2d with zero padding."""
@@ -169,12 +178,15 @@ class Convolution(_Weighted):
         return self.module.out_channels // self.module.groups
 
     def reach(self, x: Spikes) -> Tensor | None:
-        return _reach_of_pixels(*self._geometry(x))
+        return self._reach_of(x.shape[3:], x.device)
 
-    def _geometry(self, x: Spikes) -> tuple:
+    def products(self, shape: Shape) -> int:
+        return math.prod(shape[1:3]) * int(self._reach_of(shape[3:], heap.CPU).sum()) * self.fan_out
+
+    def _reach_of(self, size: Shape, device: torch.device) -> Tensor:
         m = self.module
         both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
-        return _pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(x.shape[3:]), x.device
+        return _reach_of_pixels(_pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(size), device)
 
 
 class Convolution1d(Convolution):

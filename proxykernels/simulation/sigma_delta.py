@@ -98,7 +98,7 @@ def simulate(
     output, taken = torch.cat([part.potentials for part in parts], 1), torch.cat([part.steps for part in parts])
     last: Any = net.layers()[-1][1]
     tally: Any = tallies
-    return SigmaDeltaResult(output, tally, kept, taken, {}, (last, ()))
+    return SigmaDeltaResult(output, tally, kept, taken, {}, (last, ()), not sequence)
 
 
 def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
@@ -190,7 +190,7 @@ class _Samples:
         before = torch.zeros_like(frames[:, :1]) if fresh else ends.now[0].unsqueeze(1)
         changes = torch.diff(frames, dim=1, prepend=before)
         states = {name: states.now for name, states in self.states.items()} if keeps or not fresh else {}
-        y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh)
+        y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh, start == 0)
         self.needed = max(self.needed, needed)
         sums = y.clone()
         if not fresh:
@@ -205,10 +205,17 @@ class _Samples:
 
 
 def _run(
-    net: Network, x: Changes, T: int, tallies: dict[str, Tally], states: dict[str, list[Tensor]], fresh: bool
+    net: Network,
+    x: Changes,
+    T: int,
+    tallies: dict[str, Tally],
+    states: dict[str, list[Tensor]],
+    fresh: bool,
+    first: bool,
 ) -> tuple[Tensor, Tensor, int]:
     """The changes of the outputs [steps, N, ...], what 1 stands for in them, and the bytes of values that were needed
-    at a time. ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept."""
+    at a time. ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept. ``fresh``: no
+    state was given; ``first``: the first steps of this call."""
     values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), dtype=torch.float32, device=x.values.device)}
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     most, name = 1, Network.INPUT
@@ -218,6 +225,7 @@ def _run(
         with checks.at(f"layer {name}"):
             if isinstance(layer, SigmaDeltaNeurons):
                 y = layer.run(inputs, T, tallies[name], states.get(name), fresh)
+                tallies[name].products += layer.products(inputs) if first else 0
                 scales[name] = layer.scale
             else:
                 y = _plain(layer, inputs, states.get(name))

@@ -38,10 +38,10 @@ def simulate(
 ) -> Result:
     """Run a network of this package's layers for ``T`` steps.
 
-    The network processes a chunk of steps at a time and keeps its potentials between chunks. Only the packed output
-    spikes grow with T. The outputs of all layers in a chunk take at most 256 MB. Normalisation uses its running
-    statistics and Dropout is inactive, whatever ``net.training`` says. On a CPU with glibc, the process keeps up to
-    512 MB of freed memory for the next call.
+    The network processes a chunk of steps at a time and keeps its potentials between chunks. Only its outputs (packed
+    spikes, or the potentials of a readout) and records grow with T. The outputs of all layers in a chunk take at most
+    256 MB. Normalisation uses its running statistics and Dropout is inactive, whatever ``net.training`` says. On a CPU
+    with glibc, the process keeps up to 512 MB of freed memory for the next call.
 
     Args:
         net: an nn.Sequential or any nn.Module of this package's layers. Its last layer has neurons or is a readout.
@@ -144,7 +144,8 @@ def run(
     if silent:  # every sample was stopped before T
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     last = list(stateful_layers)[-1]
-    return _result(spike_ops.cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()))
+    constant = isinstance(x, Tensor) and checks.is_repeated(x)
+    return _result(spike_ops.cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()), constant)
 
 
 def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop | None) -> None:
@@ -161,9 +162,13 @@ def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop
 
 
 def _result(
-    output: Spikes | Tensor, stateful_layers: dict[str, StatefulLayer], batch: Batch, given: Sequence[Tensor]
+    output: Spikes | Tensor,
+    stateful_layers: dict[str, StatefulLayer],
+    batch: Batch,
+    given: Sequence[Tensor],
+    constant: bool,
 ) -> Result:
-    """``given``: the state of the last layer at the start."""
+    """``given``: the state of the last layer at the start. ``constant``: whether the input was."""
     return Result(
         output,
         {name: stateful.tally for name, stateful in stateful_layers.items()},
@@ -171,6 +176,7 @@ def _result(
         batch.steps,
         {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()},
         (list(stateful_layers.values())[-1].firing.layer, given),
+        constant,
     )
 
 

@@ -128,7 +128,12 @@ class SynOps:
 
 
 class Tally:
-    """Spikes and synaptic operations of one layer, summed over chunks and calls."""
+    """Spikes and synaptic operations of one layer, summed over chunks and calls.
+
+    Attributes:
+        multiply_accumulates: those of the simulation. products: those of a ReLU network in one pass, zeros not skipped.
+        places: neurons times steps and samples.
+    """
 
     def __init__(self, name: str, layer: SpikingLayer, counters: Counters, with_synops: bool = True):
         """``counters``: of all layers; they count on a GPU. ``with_synops``: whether operations are counted, too."""
@@ -137,7 +142,7 @@ class Tally:
 
     def restart(self) -> None:
         """Forget all counts but those of ``counters``."""
-        self.multiply_accumulates = self.places = 0
+        self.multiply_accumulates = self.products = self.places = 0
         self._spikes: list[Tensor] = []
         self._accumulates: list[Tensor] = []
 
@@ -156,6 +161,8 @@ class Tally:
             else:
                 self._spikes.append(y._total())
         for synapse, part in self.layer.terms(x) if self.with_synops else ():
+            if first:
+                self.products += synapse.products(tuple(part.shape))
             if isinstance(part, Spikes) and self.counters.take(part):
                 self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
             elif isinstance(part, Spikes):

@@ -2,7 +2,9 @@
 
 import re
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import proxykernels as pk
@@ -42,3 +44,57 @@ def test_no_samples():
     net = nn.Sequential(pk.FusedIFLinear(4, 3))
     shown = repr(pk.simulate(net, torch.zeros(0, 4), 5))
     assert "N = 0 samples" in shown and re.search(r"^0 +nan", shown, re.MULTILINE)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.grouped = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=2)
+        self.short = nn.Conv2d(4, 4, 1, stride=2)
+        self.head = nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head((self.grouped(x) + self.short(x)).relu().flatten(1))
+
+
+@pytest.mark.parametrize("neuron", [None, "sigma-delta"])
+@torch.no_grad()
+def test_the_energy_of_the_relu_network(generator, neuron):
+    """Its multiply-accumulates are those of ones by ones: padding adds nothing."""
+    ann, x = Residual().eval(), torch.rand(6, 2, 8, 8, generator=generator)
+    net = pk.convert(ann, x, **({} if neuron is None else {"neuron": neuron}))
+    products, taken = 0, []
+    hooks = [
+        module.register_forward_hook(lambda module, given, _: taken.append((module, given[0])))
+        for module in ann.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    ann(x)
+    for hook in hooks:
+        hook.remove()
+    for module, given in taken:
+        ones, weight = torch.ones_like(given), torch.ones_like(module.weight)
+        if isinstance(module, nn.Linear):
+            products += F.linear(ones, weight).sum().item()
+        else:
+            products += F.conv2d(ones, weight, None, module.stride, module.padding, 1, module.groups).sum().item()
+    stop = pk.settled() if neuron else pk.margin(1)
+    options: list[dict] = [{}, {"chunk": 2}, {"chunk": 2, "stop": stop}]
+    results = [pk.simulate(net, x, 9, **each) for each in options]
+    assert results[2].steps.min() < 9
+    results.append(pk.simulate(net, x, 9, state=results[0].state))
+    for result in results:
+        assert result.relu_joules == pytest.approx(4.6e-12 * products)
+        expected = f"one pass of the ReLU network, zeros not skipped: about {4.6e-12 * products:.2g} J"
+        assert expected in str(result).splitlines()
+
+
+def test_where_the_relu_network_is_not_known():
+    result = simulated()
+    assert result.relu_joules is None and "ReLU" not in str(result)
+    net = pk.convert(nn.Sequential(nn.Linear(4, 3)), torch.rand(8, 4))
+    assert pk.simulate(net, torch.rand(2, 4), 5).relu_joules > 0
+    moving = pk.simulate(net, torch.rand(5, 2, 4), 5)
+    assert moving.relu_joules is None and "ReLU" not in str(moving)
