@@ -2,11 +2,14 @@
 
 import csv
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from accuracy import energy_table as energy
 from methods import report
+from methods.ways import WAYS, settings_of
 
 PAIR = "proxy", "conversion"
 METHODS, LONG = (f"compare_methods_paper_0.25_{epochs}_epochs.csv" for epochs in (3, 20))
@@ -44,10 +47,68 @@ def test_verdicts_are_in_the_csv():
     assert f"no: {100 * converted[4][0]:.2f} % at T = 4, {100 * converted[8][0]:.2f} % at T = 8" in PAGE
 
 
-@pytest.mark.parametrize("name", ["METHODS", "LONG"])
+CIFAR = "compare_methods_cifar10_0.0625_3_epochs.csv"
+
+
+@pytest.mark.parametrize("name", [METHODS, LONG, CIFAR])
 def test_the_tables_of_methods_are_those_of_the_csvs(name):
-    table = report.markdown(read(globals()[name]))
-    assert table in PAGE and table.count("\n") >= 4
+    rows = read(name)
+    for table in (report.markdown(rows), report.differences(rows), *[report.other_steps(rows)] * (name != CIFAR)):
+        assert table in PAGE and table.count("\n") >= 4
+    assert {row["images"] for row in rows if row["split"] == "test"} == {"10000"}
+    assert {row["images"] for row in rows if row["split"] == "held-out"} == {"1000"}
+
+
+def test_methods_are_read_at_the_steps_that_they_were_trained_for():
+    options = Namespace(net="paper", T=16, batch=100)
+    for name, way in WAYS["if"].items():
+        assert settings_of(way, options, 0).T == report.trained_for(name), name
+    assert report.readings(read(LONG))[-5:] == [("bptt", 4), ("bptt", 16), ("tet", 4), ("tet", 16), (AUTHORS, 15)]
+
+
+def test_a_difference_is_paired_by_seed_and_decided_by_three_seeds():
+    def row(method: str, seed: int, strict: float, split: str = "test") -> dict:
+        return {"method": method, "seed": str(seed), "step": "9", "T": "16", "split": split, "strict": str(strict)}
+
+    ours = [row("a", 0, 0.91), row("a", 1, 0.83), row("a", 2, 0.99), row("a", 2, 0.1, "held-out")]
+    theirs = [row("b", 2, 0.98), row("b", 0, 0.90), row("b", 1, 0.80), row("b", 7, 0.1)]
+    found = report.difference(ours + theirs, ("a", 16), ("b", 16), "strict")
+    assert found.points == pytest.approx([1.0, 3.0, 1.0])
+    assert found.t == pytest.approx(2.5) and not found.decided and found.verdict == "undecided"
+    assert str(found) == "+1.67, 3 of 3, t = 2.5"
+    assert (
+        report.Difference([1.0, 1.1, 0.9]).verdict == "ahead"
+        and report.Difference([-1.0, -1.1, -0.9]).verdict == "behind"
+    )
+    assert report.Difference([1.0, 1.1]).verdict == "undecided"
+    probability = torch.tensor(4.303).pow(2)  # P(|t| > x) with 2 degrees of freedom is 1 - x / sqrt(x^2 + 2)
+    assert (1 - (probability / (probability + 2)).sqrt()).item() == pytest.approx(0.05, abs=1e-4)
+
+
+def test_what_is_said_of_the_choice_of_settings():
+    rows = read("compare_methods_paper_0.25_settings.csv")
+    leads = []
+    for method in {row["method"] for row in rows}:
+        first, second, *_ = sorted((float(row["strict"]) for row in rows if row["method"] == method), reverse=True)
+        leads.append(100 * (first - second))
+    assert {row["images"] for row in rows} == {"1000"} and {row["steps"] for row in rows} == {"150"}
+    assert f"What was chosen is {min(leads):.1f} to {max(leads):.1f} points ahead of the second" in PAGE
+    error = 100 * (0.8 * 0.2 / 1000) ** 0.5
+    assert f"whose standard error is {error:.1f} points" in " ".join(PAGE.split()) and max(leads) < 2 * error
+    shares = {}
+    for row in rows:
+        if row["method"] in ("bptt", "tet") and (row["threshold"], row["start"], row["T"]) == ("1.0", "0.0", "4"):
+            found = tuple(f"{100 * float(row[column]):.1f}" for column in report.SHARES)
+            shares[row["method"], row["lr"]] = found
+    (strict, lenient, slow), (ties, fewer, fast) = shares["bptt", "0.001"], shares["bptt", "0.003"]
+    (*_, slow_tet), (*_, fast_tet) = shares["tet", "0.001"], shares["tet", "0.003"]
+    assert (
+        f"BPTT has {strict} % strict and {lenient} % lenient with 0.001, the one chosen, and {ties} and {fewer} % with "
+        f"0.003. By potential 0.003 is ahead, {fast} to {slow} %; of TET {fast_tet} to {slow_tet} %."
+    ) in " ".join(PAGE.split())
+    assert float(fast) > float(slow) and float(fast_tet) > float(slow_tet)
+    chosen = {row["method"]: row["lr"] for row in read(LONG)}
+    assert chosen["bptt"] == chosen["tet"] == "0.001"
 
 
 def read(name: str) -> list[dict]:
@@ -67,9 +128,9 @@ def test_held_out_accuracy_before_and_after_proxy_learning_is_in_the_csv():
     assert last["stage"].startswith("proxy") and f"images from 94.60 to {100 * float(last['snn']):.2f} %" in PAGE
 
 
-def methods_mean(method: str, step: int, T: int, column: str, table: str = METHODS) -> float:
-    """In %, of the held-out images and all seeds."""
-    found = report.at(read(table), method, step, T, column)
+def methods_mean(method: str, step: int, T: int, column: str, table: str = METHODS, split: str = "held-out") -> float:
+    """In %, of all seeds."""
+    found = report.at(read(table), method, step, T, column, split)
     return 100 * sum(found) / len(found)
 
 
@@ -87,65 +148,84 @@ def test_a_step_of_proxy_learning_beside_one_of_the_relu_network_alone():
 def test_the_methods_figures_are_those_of_the_csvs():
     page = " ".join(PAGE.split())
 
-    def of(name: str, column: str = "strict", step: int | None = None, T: int = 16, table: str = METHODS) -> str:
-        return f"{methods_mean(name, step or LAST[table], T, column, table):.1f}"
+    def held_out(name: str, column: str, step: int) -> str:
+        return f"{methods_mean(name, step, 16, column, LONG):.1f}"
 
-    def long(name: str, column: str = "strict", step: int | None = None, T: int = 16) -> str:
-        return of(name, column, step, T, LONG)
+    def of(name: str, column: str = "strict", T: int = 16, table: str = METHODS) -> str:
+        return f"{methods_mean(name, LAST[table], T, column, table, 'test'):.1f}"
+
+    def long(name: str, column: str = "strict", T: int = 16) -> str:
+        return of(name, column, T, LONG)
+
+    def over(ours: str, theirs: str, column: str = "strict", table: str = LONG) -> report.Difference:
+        return report.difference(read(table), (ours, 16), (theirs, 16), column)
 
     for step in (50, 100, 200, 300, 580, 1160, 2320, 4640, 6960, 9280, 11600):
-        cells = (", ".join(long(name, read_out, step) for name in PAIR) for read_out in ("strict", "potential"))
+        cells = (", ".join(held_out(name, read_out, step) for name in PAIR) for read_out in ("strict", "potential"))
         assert f"| {step:,} | {' | '.join(cells)} |" in page
-    seeds = [report.at(read(LONG), name, 11_600, 16, "strict") for name in (*PAIR, "qcfs")]
-    apart = max(100 * (max(of) - min(of)) for of in seeds)
-    strict = [methods_mean(name, 11_600, 16, "strict", LONG) for name in CLOSE]
-    test = [report.at(read(LONG), name, 11_600, 16, "strict", "test") for name in CLOSE]
-    tested = [100 * sum(found) / len(found) for found in test]
+    ahead, after = over("conversion", "proxy"), over("conversion", TWIN_FIRST)
+    early = over("proxy", "conversion", "potential", METHODS)
+    assert all(min(each.points) > 0 for each in (ahead, after, early)) and len(early.points) == 5
+    tested = [methods_mean(name, 11_600, 16, "strict", LONG, "test") for name in CLOSE]
     for sentence in (
-        f"all methods but the authors' recipe have {min(strict):.1f} to {max(strict):.1f} % by strict counts, and "
-        f"{min(tested):.1f} to {max(tested):.1f} % on the test images. Conversion has {long('conversion')} %, "
-        f"proxy learning {long('proxy')} %. The five seeds of one method lie up to {apart:.1f} points apart",
-        f"{of('proxy')} %, BPTT {of('bptt')} % and TET {of('tet')} %",
-        f"{long('proxy', 'potential', 200)} and {long('conversion', 'potential', 200)} % after 200",
+        f"conversion is ahead of proxy learning by {ahead.mean:.2f} points (5 of 5 seeds, t = {ahead.t:.1f})",
+        f"conversion is ahead of proxy learning by {ahead.mean:.2f} points of strict counts (5 of 5 seeds, t = "
+        f"{ahead.t:.1f}), and by {over('conversion', 'proxy', 'potential').mean:.2f} by potential",
+        f"all methods but the authors' recipe have {min(tested):.1f} to {max(tested):.1f} %",
+        f"by potential at T = 4, they have {long('bptt', 'potential', 4)} and {long('tet', 'potential', 4)} %; proxy "
+        f"learning at T = 16 {long('proxy', 'potential')} %",
+        f"proxy learning is ahead by {early.mean:.2f} points by potential (5 of 5 seeds, t = {early.t:.1f})",
+        f"{held_out('proxy', 'potential', 200)} and {held_out('conversion', 'potential', 200)} % after 200",
         "| 20 epochs | 5 | {}, {} | {}, {} | {}, {} |".format(*(long(name, cell) for cell in CELLS for name in PAIR)),
         "| 3 epochs | 5 | {}, {} | {}, {} | {}, {} |".format(*(of(name, cell) for cell in CELLS for name in PAIR)),
-        f"{long(TWIN_FIRST)} % with half of the steps each; the ReLU network trained on, converted, "
-        f"{long('conversion')} %",
-        f"{long(AUTHORS)} % after twenty epochs, {long(AUTHORS, 'lenient')} % by lenient counts",
+        f"{long(TWIN_FIRST)} % with half of the steps each; the ReLU network trained on, converted, is ahead by "
+        f"{after.mean:.2f} points (3 of 3 seeds, t = {after.t:.1f})",
+        f"{long(AUTHORS, T=15)} % after twenty epochs at T = 15, for which it is trained, and "
+        f"{long(AUTHORS, 'lenient', 15)} % by lenient counts. A step later it has {long(AUTHORS)} %, at T = 32 "
+        f"{long(AUTHORS, T=32)} %",
         f"with four steps it has {long('proxy', T=4)} % strict after twenty epochs, conversion "
         f"{long('conversion', T=4)} % and QCFS {long('qcfs', T=4)} %. BPTT and TET were trained with four steps: "
         f"{long('bptt', T=4)} and {long('tet', T=4)} %",
-        f"after twenty epochs {long('conversion')} % by conversion, {long('proxy')} by proxy, {long('tandem')} by "
-        f"tandem learning, {long('bptt')} by BPTT",
     ):
         assert sentence in page, sentence
-    guide = (CHECKOUT / "docs" / "train.md").read_text()
-    assert f"has {of('proxy')} % after three epochs" in guide and f"it has {of('proxy, spikes pooled')} %." in guide
+    guide = " ".join((CHECKOUT / "docs" / "train.md").read_text().split())
+    assert f"has {of('proxy')} % of the test images after three epochs" in guide
+    assert f"it has {of('proxy, spikes pooled')} %." in guide
 
 
 def test_the_verdicts_on_the_methods_hold_in_the_csvs():
     for table in (METHODS, LONG):
         for column in CELLS:
-            ours, theirs = (methods_mean(name, LAST[table], 16, column, table) for name in PAIR)
+            ours, theirs = (methods_mean(name, LAST[table], 16, column, table, "test") for name in PAIR)
             assert theirs - 1 < ours
-    strict = [methods_mean(name, 11_600, 16, "strict", LONG) for name in CLOSE]
-    assert max(strict) - min(strict) < 1 and methods_mean(AUTHORS, 11_600, 16, "strict", LONG) < min(strict)
-    short = {name: methods_mean(name, 1740, 16, "strict") for name in ("proxy", "bptt", "tet")}
-    assert short["proxy"] > max(short["bptt"], short["tet"])
+    rows, short = read(LONG), read(METHODS)
+    proxy = "proxy", 16
+
+    def verdict(rows: list[dict], ours: tuple[str, int], column: str) -> str:
+        return report.difference(rows, ours, proxy, column).verdict
+
+    assert verdict(rows, ("conversion", 16), "strict") == verdict(rows, ("conversion", 16), "potential") == "ahead"
+    for column in ("strict", "potential"):
+        assert verdict(rows, ("tandem", 16), column) == verdict(rows, ("bptt", 16), column) == "undecided"
+        assert verdict(rows, (TWIN_FIRST, 16), column) == "undecided"
+    assert verdict(rows, ("bptt", 4), "potential") == "undecided"
+    assert verdict(short, ("conversion", 16), "strict") == "undecided"
+    assert verdict(short, ("conversion", 16), "potential") == "behind"
+    tested = {name: methods_mean(name, 11_600, 16, "strict", LONG, "test") for name in (*CLOSE, AUTHORS)}
+    assert min(tested, key=tested.__getitem__) == AUTHORS
     for step in (50, 100, 200, 300, 1160, 2320, 4640, 6960, 9280):
         ours, theirs = (methods_mean(name, step, 16, "potential", LONG) for name in PAIR)
         assert ours > theirs if step <= 300 else abs(ours - theirs) < 1, step
-    rows = read(METHODS)
-    assert all(len(report.at(rows, name, 1740, 16, "strict")) == 5 for name in PAIR)
-    seeds = {name: len(report.at(read(LONG), name, 11_600, 16, "strict")) for name in (*CLOSE, AUTHORS)}
+    seeds = {name: len(report.at(rows, name, 11_600, 16, "strict")) for name in (*CLOSE, AUTHORS)}
+    assert seeds["tandem"] == seeds["bptt"] == 3
+    assert all(len(report.at(short, name, 1740, 16, "strict")) == 2 for name in ("bptt", "tet"))
     fewer = [count for count in seeds.values() if count < 5]
     assert all(seeds[name] == 5 for name in PAIR) and (len(fewer), min(fewer), max(fewer)) == (5, 2, 3)
     assert "two or three seeds of five methods over twenty epochs" in PAGE
 
 
 def test_the_methods_on_cifar10_are_those_of_the_csv():
-    rows = read("compare_methods_cifar10_0.0625_3_epochs.csv")
-    assert report.markdown(rows) in PAGE
+    rows = read(CIFAR)
     for step in sorted({int(row["step"]) for row in rows}):
         shares = [[report.at(rows, name, step, 16, column) for name in PAIR] for column in ("strict", "potential")]
         means = [[100 * sum(of) / len(of) for of in pair] for pair in shares]
@@ -153,30 +233,19 @@ def test_the_methods_on_cifar10_are_those_of_the_csv():
         assert f"| {step:,} | {' | '.join(cells)} |" in PAGE
         (_, _), (proxy, conversion) = means
         assert proxy > conversion or not 100 <= step <= 480  # as the page says
-    ends = {name: report.at(rows, name, 1440, 16, "strict") for name in (*PAIR, "qcfs", "tandem")}
-    assert all(ours > theirs for ours, theirs in zip(ends["tandem"], ends["conversion"], strict=True))
+    ends = {name: report.at(rows, name, 1440, 16, "strict", "test") for name in (*PAIR, "qcfs", "tandem")}
+    for name, lower in (("tandem", "conversion"), ("conversion", "proxy")):
+        assert len(ends[name]) == 2 and all(more > less for more, less in zip(ends[name], ends[lower], strict=True))
     means = {name: 100 * sum(of) / len(of) for name, of in ends.items()}
     spent = {name: sum(report.at(rows, name, 1440, 16, "cpu_seconds")) for name in ends}
     proxy, tandem = (f"{spent[name] / spent['conversion']:.1f} times" for name in ("proxy", "tandem"))
     page = " ".join(PAGE.split())
     for sentence in (
-        f"from both seeds:** {means['tandem']:.1f} % by strict counts, conversion {means['conversion']:.1f} %",
-        f"ahead of QCFS:** {means['proxy']:.1f} and {means['qcfs']:.1f} %",
+        f"with both seeds:** {means['tandem']:.1f} % by strict counts, conversion {means['conversion']:.1f} %",
+        f"with both seeds:** {means['proxy']:.1f} %; QCFS {means['qcfs']:.1f} %",
         f"a step of proxy learning takes {proxy} as long, of tandem learning {tandem}",
     ):
         assert sentence in page, sentence
-
-
-def test_the_methods_ends_are_those_of_the_csvs():
-    found = re.findall(r"^\| strict \| test, T = 16 \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
-    for table, lines in zip((LONG, METHODS), found, strict=True):
-        rows, last = read(table), LAST[table]
-        methods = list(dict.fromkeys(row["method"] for row in rows))
-        for method, line in zip(methods, lines.splitlines(), strict=True):
-            ends = (16, "strict", "test"), (8, "strict"), (4, "strict")
-            shares = [report.at(rows, method, last, *where) for where in ends]
-            expected = [f"{100 * sum(of) / len(of):.1f}" for of in shares]
-            assert [cell.strip() for cell in line.strip("|").split("|")][1:] == expected
 
 
 def test_statistics_of_each_step_are_those_of_the_csv():
