@@ -24,6 +24,7 @@ COLUMNS = (
     "source", "net", "converts", "error_64", "error_1024", "differing_spikes", "rate", "T", "input", "reason", "date",
 )  # fmt: skip
 REFUSALS = (TypeError, ValueError)
+NEAR = 0.1  # the largest error of a network that converts
 BEGIN, END = "<!-- supported_models.py writes from here -->", "<!-- to here -->"
 
 
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     console = Console()
     print_table(
         console,
-        f"{len(rows)} models, of which {sum(row['converts'] == 'yes' for row in rows)} convert",
+        f"{len(rows)} models, of which {sum(verdict(row) == 'yes' for row in rows)} convert",
         ["net", "converts", "error, T = 64", "T = 1024", "differing spikes"],
         [[row["net"], *cells(row)[1:-1]] for row in rows],
         left=2,
@@ -139,11 +140,17 @@ def size(x: Tensor) -> str:
 
 
 def cells(row: dict) -> list[str]:
-    """A row as the page has it: the net, whether it converts, three figures, and the reason."""
+    """A row as the page has it: the net, the verdict, three figures, and the reason."""
     figures = [percent(float(row[key])) if row[key] else "" for key in ("error_64", "error_1024")]
     share = float(row["differing_spikes"]) if row["differing_spikes"] else None
     differing = "" if share is None else "none" if share == 0 else f"{1e6 * share:.2g} in a million"
-    return [row["net"], row["converts"], *figures, differing, row["reason"]]
+    return [row["net"], verdict(row), *figures, differing, row["reason"]]
+
+
+def verdict(row: dict) -> str:
+    """What "converts" says on the page: "far off" where a model is translated and its last error exceeds NEAR."""
+    error = row["error_1024"] or row["error_64"]
+    return "far off" if error and float(error) > NEAR else row["converts"]
 
 
 def percent(share: float) -> str:

@@ -69,6 +69,11 @@ def test_the_page_holds_the_table():
             float(figure) for figure in (row["error_1024"] or row["error_64"], row["differing_spikes"]) if figure
         ]
         assert (row["converts"] == "yes") == (len(figures) == 1) == (not row["reason"])
+        far = bool(row["error_64"]) and figures[0] > 0.1
+        assert models_table.verdict(row) == ("far off" if far else row["converts"])
+    verdicts = [models_table.verdict(row) for row in rows if row["error_64"]]
+    page = " ".join((ROOT / "docs" / "models.md").read_text().split())
+    assert f"Of {len(verdicts)} ReLU networks that are translated, {verdicts.count('far off')} are far off" in page
 
 
 def test_spikes_that_differ_are_counted(monkeypatch):
