@@ -17,9 +17,10 @@ class SigmaDelta:
         s[t] = the one of +-theta 2**-k, 0 <= k < exponents, nearest to relu(z[t]) - a[t-1]; 0 if that is too small
         a[t] = a[t-1] + s[t]
 
-    So a neuron is silent once it has sent its activation, up to 3/4 of the smallest power. Sources: the sigma-delta
-    neurons of Intel's Lava and Loihi 2; O'Connor and Welling, "Sigma delta quantized networks", ICLR 2017,
-    arXiv:1611.02024. No layer takes them as its ``neuron``.
+    So a neuron is silent once it has sent its activation, up to 3/4 of the smallest power. Sources: O'Connor and
+    Welling, "Sigma delta quantized networks", ICLR 2017, arXiv:1611.02024; the sigma-delta neurons of Intel's Lava and
+    Loihi 2; of signed powers of two, Huang et al., "Differential coding for training-free ANN-to-SNN conversion", ICML
+    2025, arXiv:2503.00301. docs/few_steps.md has more. No layer takes them as its ``neuron``.
 
     Attributes:
         exponents: K, from 1 to 12.
