@@ -14,7 +14,7 @@ from . import counters, packing, words
 from .if_conv2d import conv2d_current_sums, if_conv2d, if_conv2d_pooled, if_linear
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
-from .sigma_delta import definition, sigma_delta
+from .sigma_delta import definition, pooled_sigma_delta, sigma_delta
 
 
 def _noting(function: Callable, kernel: str) -> Any:
@@ -46,6 +46,7 @@ class GpuKernels:
     if_conv2d_pooled = _noting(if_conv2d_pooled, "pooled Triton convolution")
 
     sigma_delta = _noting(sigma_delta, "Triton scan")
+    pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(definition.running_maximum)
 
     def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:

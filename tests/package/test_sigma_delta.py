@@ -5,41 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from sigma_delta_nets import exact, nets_fixture  # noqa: F401 - a fixture
+from sigma_delta_nets import exact, nets_fixture, step_loop  # noqa: F401 - a fixture
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import reference
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
-
-
-def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
-    """What the last layer's values add up to after each step [T, N, ...], of frames [T, N, ...], by plain torch."""
-    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
-    values = {"": x - before}
-    for name, layer, sources in net.layers():
-        inputs = [values[source] for source in sources]
-        flat = [part.flatten(0, 1) for part in inputs]
-        if isinstance(layer, SigmaDeltaNeurons):
-            arrived = 0
-            for synapse, part in zip(layer.synapses, flat, strict=True):
-                y = synapse(part).unflatten(0, (T, -1))
-                if getattr(synapse, "bias", None) is not None:
-                    y[1:] -= synapse.bias.view(-1, *[1] * (y.ndim - 3))
-                arrived = arrived + y
-            if layer.fires:
-                highest = torch.inf if layer.limit is None else layer.limit / layer.scale
-                highest = torch.as_tensor(highest).expand(arrived.shape[2])
-                lowest = 0.0 if layer.rectifies else -torch.inf
-                arrived = reference.sigma_delta(arrived, layer.neuron.exponents, lowest=lowest, highest=highest)
-            values[name] = arrived
-        elif isinstance(layer, pk.RunningMaxPool2d):
-            sums = inputs[0].cumsum(0).flatten(0, 1)
-            most = F.max_pool2d(sums, layer.kernel_size, layer.stride, layer.padding).unflatten(0, (T, -1))
-            values[name] = most - torch.cat([torch.zeros_like(most[:1]), most[:-1]])
-        else:
-            values[name] = layer(tuple(inputs) if len(inputs) > 1 else inputs[0])
-    return values[name].cumsum(0)
 
 
 @torch.no_grad()
