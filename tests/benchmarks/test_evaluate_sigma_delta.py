@@ -75,6 +75,14 @@ def test_operations_of_a_simulation():
     assert work.weights == 12 + 4 * 4 * 2  # the first layer's once, a row for each spike
 
 
+def test_sums_before_a_pooling_are_states_too():
+    ann = nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), nn.MaxPool1d(4), nn.Flatten(), nn.Linear(4, 2)).eval()
+    net = pk.convert(ann, torch.ones(1, 1, 8), neuron="sigma-delta")
+    work = cost.of_simulation(net, pk.simulate(net, torch.ones(3, 1, 8), 5), 5, 3, values=2, bits=8)
+    sums, neurons = 5 * 2 * 8, 5 * 2 * 2
+    assert (work.updates, work.values, work.bits) == (sums + 2 * neurons, 2 * (sums + neurons), 16 * neurons)
+
+
 def test_the_step_loop_is_the_simulation(subject):
     net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
     loop = torch.stack(list(sigma_delta_loop.outputs(net, subject.images, 6)))

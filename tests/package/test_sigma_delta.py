@@ -165,8 +165,6 @@ def test_what_these_networks_do_not_take(nets):
         pk.compile(net, x)
     with pytest.raises(ValueError, match="explain is not supported for networks of sigma-delta neurons$"):
         pk.explain(net, x, 2)
-    with pytest.raises(TypeError, match="of IF neurons"):
-        pk.conversion_report(net, x, 2)
     with pytest.raises(TypeError, match="already"):
         pk.convert(net, x)
     with pytest.raises(AttributeError, match="potentials"):
@@ -183,3 +181,36 @@ def test_inputs_that_the_weights_do_not_fit(nets):
     small = pk.convert(nn.Sequential(nn.Conv2d(2, 3, 5), nn.ReLU()), images, neuron="sigma-delta")
     with pytest.raises(ValueError, match=r"layer 0.*kernel_size \(5, 5\).*is larger than the input \(4, 4\)"):
         pk.simulate(small, images[..., :4, :4], T=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_report_compares_what_was_sent(nets, signed):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(signed=signed))
+    first, last = (pk.conversion_report(net, x, T) for T in (2, 24))
+    fires = [name for name, rate in pk.simulate(net, x, 2).rates.items() if rate == rate]
+    assert [row.layer for row in first.rows] == [row.layer for row in last.rows] == fires
+    assert all(0 < row.rate <= 1 and row.activation > 0 for row in first.rows)
+    assert all(after.error < before.error for before, after in zip(first.rows, last.rows, strict=True))
+    expected = ann(x)
+    error = (pk.simulate(net, x, 2).logits - expected).abs().max() / expected.abs().max()
+    assert first.outputs == pytest.approx(error.item(), rel=1e-3) and last.outputs < first.outputs
+    assert not first.settled and "more steps lower the errors" in str(first).splitlines()[-1]
+    assert last.settled and "settled: no more steps lower the errors" in str(last).splitlines()[-1]
+    assert pk.conversion_report(net, x, 40).outputs == last.outputs
+
+
+@torch.no_grad()
+def test_errors_that_no_step_lowers_are_reported(generator):
+    """Of a deep network with random weights, which enlarges what each layer leaves unsent."""
+    layers = [nn.Linear(16, 32), nn.ReLU()]
+    for _ in range(12):
+        layers += [nn.Linear(32, 32), nn.ReLU()]
+        nn.init.normal_(layers[-2].weight, std=0.6, generator=generator)
+    ann, x = nn.Sequential(*layers, nn.Linear(32, 5)).eval(), torch.randn(64, 16, generator=generator)
+    coarse, fine = (
+        pk.conversion_report(pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(K)), x[:8], 64) for K in (4, 12)
+    )
+    assert coarse.settled and fine.settled and coarse.outputs > 8 * fine.outputs > 0
+    assert coarse.rows[-1].error > 2 * coarse.rows[0].error
