@@ -22,15 +22,9 @@ def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
     dense, sparse = Work(), Work()
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ones: Any = copy.deepcopy(module).double()
-        for parameter in ones.parameters():
-            parameter.fill_(1.0)
-        if ones.bias is not None:
-            ones.bias.zero_()
         used = (inputs[0] != 0).double()
-        # forward, not a call: copies have this hook too
-        nonzero = ones.forward(used).sum().item()
-        dense.products += ones.forward(torch.ones_like(used)).sum().item()
+        nonzero = uses(module, used)
+        dense.products += uses(module, torch.ones_like(used))
         sparse.products += nonzero
         weights: Any = module.weight
         dense.weights += weights.numel() * len(used)
@@ -49,6 +43,17 @@ def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
         for name, total in vars(work).items():
             setattr(work, name, total / len(images))
     return dense, sparse
+
+
+@torch.no_grad()
+def uses(module: nn.Module, inputs: Tensor) -> float:
+    """How often a weight of a convolution, matrix product or identity is used, by how often each input is."""
+    ones: Any = copy.deepcopy(module).double()
+    for parameter in ones.parameters():
+        parameter.fill_(1.0)
+    if getattr(ones, "bias", None) is not None:
+        ones.bias.zero_()
+    return ones.forward(inputs.double()).sum().item()  # not a call: copies have the module's hooks too
 
 
 def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: int, bits: int) -> Work:
