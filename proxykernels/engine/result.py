@@ -122,7 +122,7 @@ def logits_of(
         layer = SimpleNamespace(scale=None)
     else:
         layer = SimpleNamespace(
-            scale=neurons.scale, neuron=IFNeuron(neurons.channels[0], None), v_init=neurons.start[0],
-            rectifies=neurons.rectifies, limit=neurons.limit,
+            scale=neurons.scale, neuron=IFNeuron(v_threshold=neurons.channels[0], v_reset=None),
+            v_init=neurons.start[0], rectifies=neurons.rectifies, limit=neurons.limit,
         )  # fmt: skip
     return logits(layer, counts, [state], () if start is None else (start,), steps)  # type: ignore[arg-type, list-item]

@@ -60,7 +60,7 @@ def test_windows_of_neurons_with_two_states(backend, generator, v_reset):
     """They are equal in the first segment of time, and in the next only where both states are."""
     x = with_a_background(spikes(150, 2, 20, 9, 12, generator=generator, rate=0.3), generator)
     weight, bias = dyadic(75, 20, 3, 3, generator=generator), dyadic(75, generator=generator, span=4)
-    neuron = pk.neurons.RefractoryLIFNeuron(0.75, v_reset, decay=1.0, refractory=3)
+    neuron = pk.neurons.RefractoryLIFNeuron(v_threshold=0.75, v_reset=v_reset, decay=1.0, refractory=3)
     expected, v_expected = reference.conv2d(x, weight, bias, None, neuron.on(75, x.device), padding=1)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, bias, None, neuron, padding=1)
     assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)

@@ -87,7 +87,9 @@ def test_scaled_neurons_fire_alike(generator, name):
 @pytest.mark.parametrize("v_rest", [0.0, -0.5])
 def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, T, v_rest):
     current = torch.randn(2, 9, 5, 3, generator=generator).abs()
-    neuron = neurons.LIFNeuron(thresholds(9, generator), v_rest, torch.rand(9, generator=generator), v_rest)
+    neuron = neurons.LIFNeuron(
+        v_threshold=thresholds(9, generator), v_reset=v_rest, decay=torch.rand(9, generator=generator), v_rest=v_rest
+    )
     expected, v_expected = reference.hold(current, T, torch.full_like(current, v_rest), neuron.on(9, current.device))
     actual, v = pk.calls.neuron_ops.hold(current, T, None, neuron)
     assert isinstance(actual._kept, Periods if current.device.type == "cpu" and T > 1 else Words)
@@ -102,7 +104,7 @@ def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, 
 def test_a_decay_of_one_integrates_and_fires(generator):
     current = torch.randn(50, 3, 7, generator=generator)
     for v_reset in (0.0, None):
-        leaky = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(1.0, v_reset, 1.0))
+        leaky = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(v_threshold=1.0, v_reset=v_reset, decay=1.0))
         plain = pk.if_scan(current, v_reset=v_reset)
         assert leaky[0].rate() > 0.05
         assert torch.equal(leaky[0].dense(), plain[0].dense()) and torch.equal(leaky[1], plain[1])

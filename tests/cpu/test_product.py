@@ -43,10 +43,10 @@ def test_every_neuron(instruction_set, generator, name):
 def test_time_may_be_cut_anywhere(generator, chunks, draw):
     """Also where sums are rounded: each step's is the same sum, but for a single step, which counts as a held input."""
     x, weight = draw(33, 2, 300, 3, 3, generator=generator), draw(70, 300, 1, 1, generator=generator)
-    whole, v_whole = pk.calls.neuron_ops.conv2d(x, weight, None, None, IFNeuron(4.0, None))
+    whole, v_whole = pk.calls.neuron_ops.conv2d(x, weight, None, None, IFNeuron(v_threshold=4.0, v_reset=None))
     parts, v = [], None
     for part in x.split(chunks):
-        spikes, v = pk.calls.neuron_ops.conv2d(part, weight, None, v, IFNeuron(4.0, None))
+        spikes, v = pk.calls.neuron_ops.conv2d(part, weight, None, v, IFNeuron(v_threshold=4.0, v_reset=None))
         parts.append(spikes.dense())
     assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole) and whole.dense().any()
 

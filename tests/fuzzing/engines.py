@@ -105,7 +105,7 @@ class Compiled(Input, Case):
             layer: nn.Module | None = None
             if move == "pad" and images:
                 layer = pk.ZeroPad2d(
-                    tuple(random.randint(0, 2) for _ in range(4)), (random.randint(1, 2), random.randint(1, 3))
+                    tuple(random.randint(0, 2) for _ in range(4)), spread=(random.randint(1, 2), random.randint(1, 3))
                 )
             elif move == "upsample" and images:
                 layer = pk.Upsample(size=tuple(n + random.randint(0, n) for n in size))

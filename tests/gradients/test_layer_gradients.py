@@ -84,7 +84,7 @@ def test_a_network(generator, kind):
     conv, second = pk.FusedIFConv2d(2, 8, 3, padding=1), pk.FusedLIFConv2d(8, 8, 3, padding=1)
     join = pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity(), v_reset=None)
     wide = pk.FusedIFSum(nn.Conv2d(8, 6, 2, groups=2), nn.Conv2d(8, 6, 2))  # a chunk of steps at a time
-    alone, linear = pk.IF(0.25), pk.FusedLIFLinear(24, 5, decay=0.75)
+    alone, linear = pk.IF(v_threshold=0.25), pk.FusedLIFLinear(24, 5, decay=0.75)
     layers = nn.ModuleList([conv, second, join, wide, alone, linear])
     pk.use_surrogate(layers, pk.ATan())
     with torch.no_grad():

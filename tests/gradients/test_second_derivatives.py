@@ -13,12 +13,12 @@ from proxykernels.kernels import reference_gradients
 
 SURROGATES = [pk.ATan(2.0), pk.FastSigmoid(5.0), pk.Sigmoid(4.0), pk.Triangle(1.5), pk.ATan(2.0, detach_reset=True)]
 NEURONS = {
-    "hard": pk.neurons.IFNeuron(0.75, 0.0),
-    "soft": pk.neurons.IFNeuron(0.75, None),
-    "leaky": pk.neurons.LIFNeuron(0.75, None, decay=torch.tensor([0.5, 0.75, 0.875, 1.0])),
-    "current-based": pk.neurons.CubaLIFNeuron(0.75, 0.0, decay=0.75, current_decay=0.25),
-    "adaptive": pk.neurons.ALIFNeuron(0.5, 0.0, decay=0.75, adaptation_decay=0.5, adaptation=0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, decay=0.75, refractory=2),
+    "hard": pk.neurons.IFNeuron(v_threshold=0.75, v_reset=0.0),
+    "soft": pk.neurons.IFNeuron(v_threshold=0.75, v_reset=None),
+    "leaky": pk.neurons.LIFNeuron(v_threshold=0.75, v_reset=None, decay=torch.tensor([0.5, 0.75, 0.875, 1.0])),
+    "current-based": pk.neurons.CubaLIFNeuron(v_threshold=0.75, v_reset=0.0, decay=0.75, current_decay=0.25),
+    "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, adaptation_decay=0.5, adaptation=0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, refractory=2),
 }
 
 
@@ -85,7 +85,7 @@ def test_the_definitions_are_those_of_a_plain_loop(generator, surrogate, v_reset
             steps.append(spike)
         return torch.stack(steps)
 
-    layer = pk.use_surrogate(pk.IF(0.75, v_reset), surrogate)
+    layer = pk.use_surrogate(pk.IF(v_threshold=0.75, v_reset=v_reset), surrogate)
     x = torch.rand(9, 4, 3, generator=generator, requires_grad=True)
     weights = torch.rand(9, 4, 3, generator=generator)
     ours, plain = layer(x), loop(x)

@@ -40,7 +40,11 @@ def test_gradients_are_spikingjellys(generator, name, leaky, v_reset, detached):
     their_net = nn.Sequential(
         conv, node(), layer.MaxPool2d(2, step_mode="m"), layer.Flatten(step_mode="m"), linear, node()
     )
-    kind = {"neuron": pk.neurons.LIFNeuron(1.0, v_reset, 0.5) if leaky else pk.neurons.IFNeuron(1.0, v_reset)}
+    kind = {
+        "neuron": pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=v_reset, decay=0.5)
+        if leaky
+        else pk.neurons.IFNeuron(v_threshold=1.0, v_reset=v_reset)
+    }
     net = nn.Sequential(
         pk.FusedConv2d(2, 8, 3, padding=1, **kind), pk.MaxPool2d(2), pk.Flatten(), pk.FusedLinear(72, 5, **kind)
     )

@@ -85,7 +85,7 @@ def test_readouts(generator, readout):
 
 
 def test_a_network_that_ends_in_potentials(generator):
-    net = nn.Sequential(*network()[:-1], pk.FusedLinear(72, 5, neuron=pk.neurons.LINeuron(0.5)))
+    net = nn.Sequential(*network()[:-1], pk.FusedLinear(72, 5, neuron=pk.neurons.LINeuron(decay=0.5)))
     model = pk.SurrogateNet(net, T, readout="potential")
     x = given("spikes", generator)
     output = model(x)

@@ -57,7 +57,7 @@ def x(generator):
 @pytest.mark.parametrize("v_threshold", [1.0, torch.full((8,), 1.25)], ids=["scalar", "by-channel"])
 def test_compile_without_graph_breaks(net, x, v_threshold, kind):
     for layer in (net.stem, net.conv, net.join, net.again):
-        layer._set_neurons(pk.neurons.IFNeuron(v_threshold, None), layer.v_init)
+        layer._set_neurons(pk.neurons.IFNeuron(v_threshold=v_threshold, v_reset=None), layer.v_init)
     x = x if kind == "held" else x * torch.arange(20).view(-1, 1, 1, 1, 1) / 16
     expected = net(x)
     torch._dynamo.reset()
@@ -96,7 +96,9 @@ def test_a_converted_network_is_copied_and_saved(generator):
 
 
 def test_layers_that_learn_their_neurons_are_pickled(generator):
-    net = nn.Sequential(pk.FusedLIFConv2d(1, 4, 3, decay=torch.rand(4, generator=generator)), pk.IF(0.25)).eval()
+    net = nn.Sequential(
+        pk.FusedLIFConv2d(1, 4, 3, decay=torch.rand(4, generator=generator)), pk.IF(v_threshold=0.25)
+    ).eval()
     nn.utils.parametrizations.spectral_norm(pk.learn_neurons(net, "decay", "v_threshold")[0])
     x, file = 4 * torch.rand(6, 2, 1, 6, 6, generator=generator), io.BytesIO()
     expected = net(x)

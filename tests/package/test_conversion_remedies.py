@@ -202,7 +202,7 @@ def test_potentials_of_channels_in_every_layer(kind, generator):
     make = {
         "conv1d": lambda start: pk.FusedIFConv1d(3, 3, 3, v_reset=None, v_init=start),
         "linear": lambda start: pk.FusedIFLinear(3, 3, v_reset=None, v_init=start),
-        "population": lambda start: pk.IF(0.75, None, v_init=start),
+        "population": lambda start: pk.IF(v_threshold=0.75, v_reset=None, v_init=start),
         "sum": lambda start: pk.FusedIFSum(nn.Linear(3, 3), nn.Identity(), v_reset=None, v_init=start),
     }[kind]
     layer = make(v)

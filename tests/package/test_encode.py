@@ -130,7 +130,7 @@ def test_it_runs_in_a_network_and_does_not_hold_every_step(x, monkeypatch):
     monkeypatch.setattr(encode, "pack_words", lambda steps: sizes.append(len(steps)) or pack(steps))
     spikes = encode.poisson(x, 1000, seeded())
     assert max(sizes) == 32 and sum(sizes) == 1000
-    net = torch.nn.Sequential(pk.MaxPool2d(2), pk.Flatten(), pk.IF(2.0))
+    net = torch.nn.Sequential(pk.MaxPool2d(2), pk.Flatten(), pk.IF(v_threshold=2.0))
     assert pk.simulate(net, spikes, 1000).count().sum() > 0
 
 

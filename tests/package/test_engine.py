@@ -20,12 +20,12 @@ from proxykernels.kernels import cpu
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 NEURONS = {
-    "if": pk.neurons.IFNeuron(0.5),
-    "if soft": pk.neurons.IFNeuron(torch.linspace(0.25, 1, 40), None),
-    "lif": pk.neurons.LIFNeuron(0.5, 0.0, 0.75),
-    "cuba": pk.neurons.CubaLIFNeuron(0.5, None, 0.75, current_decay=0.5),
-    "adaptive": pk.neurons.ALIFNeuron(0.5, None, 0.5, adaptation_decay=0.5, adaptation=0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, 0.5, refractory=2),
+    "if": pk.neurons.IFNeuron(v_threshold=0.5),
+    "if soft": pk.neurons.IFNeuron(v_threshold=torch.linspace(0.25, 1, 40), v_reset=None),
+    "lif": pk.neurons.LIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75),
+    "cuba": pk.neurons.CubaLIFNeuron(v_threshold=0.5, v_reset=None, decay=0.75, current_decay=0.5),
+    "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=None, decay=0.5, adaptation_decay=0.5, adaptation=0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.5, refractory=2),
 }
 
 
@@ -35,7 +35,7 @@ def network(neuron=NEURONS["if"], C=40) -> pk.Network:
     net = pk.Network()
     net.append("conv", pk.FusedConv2d(2, C, 3, padding=1, neuron=neuron), ("",))
     net.append("pool", pk.MaxPool2d(2, ceil_mode=True), ("conv",))
-    sum_ = pk.FusedSum(nn.Conv2d(C, C, 3, padding=1), nn.Identity(), neuron=pk.neurons.IFNeuron(1.0))
+    sum_ = pk.FusedSum(nn.Conv2d(C, C, 3, padding=1), nn.Identity(), neuron=pk.neurons.IFNeuron(v_threshold=1.0))
     net.append("sum", sum_, ("pool", "pool"))
     net.append("average", pk.AvgPool2d(2, padding=1), ("sum",))
     net.append("flatten", pk.Flatten(), ("average",))

@@ -20,7 +20,7 @@ BETWEEN = {
     "features and images": [pk.Flatten(), pk.Unflatten((5, 8, 6)), pk.Flatten()],
     "as it was": [pk.Flatten(), pk.Unflatten((8, 6, 5))],
     "shuffled": [pk.Channels(torch.tensor([3, -1, 0, 7, 4, 5, 6, 7, 0, 1, 2]))],
-    "padded": [pk.ZeroPad2d((1, 0, 2, 3), (2, 3))],
+    "padded": [pk.ZeroPad2d((1, 0, 2, 3), spread=(2, 3))],
     "upsampled": [pk.Upsample(size=(9, 11))],
     "upsampled means": [pk.AvgPool2d(2), pk.Upsample(scale_factor=2)],
     "one axis": [pk.Flatten(), pk.Unflatten((8, 30)), pk.MaxRatePool1d(4, 2)],

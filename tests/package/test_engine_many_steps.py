@@ -67,7 +67,11 @@ def test_operations_are_counted():
 def test_neurons_that_fire_in_periods(T, decay, target):
     """Their input is constant, and they start from the potential that they are reset to."""
     torch.manual_seed(T)
-    neuron = pk.neurons.IFNeuron(1.0, 0.25) if decay is None else pk.neurons.LIFNeuron(1.0, 0.25, decay=decay)
+    neuron = (
+        pk.neurons.IFNeuron(v_threshold=1.0, v_reset=0.25)
+        if decay is None
+        else pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=0.25, decay=decay)
+    )
     net = pk.Network()
     net.append("first", pk.FusedConv2d(2, 40, 3, padding=1, neuron=neuron), ("",))
     net.append("conv", pk.FusedIFConv2d(40, 33, 3, padding=1, v_threshold=2.0, v_reset=None), ("first",))

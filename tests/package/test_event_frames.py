@@ -31,10 +31,10 @@ def layers(generator) -> dict[str, nn.Module]:
         "convolution": convolution,
         "normalised": normalised.eval(),
         "linear": nn.Sequential(pk.Flatten(), linear),
-        "neurons": pk.IF(2.0),
-        "max-pooling": nn.Sequential(pk.MaxPool2d(2), pk.IF(1.5)),
-        "average": nn.Sequential(pk.AvgPool2d(2), pk.IF(0.5)),
-        "adaptive": nn.Sequential(pk.AdaptiveAvgPool2d(2), pk.IF(0.5)),
+        "neurons": pk.IF(v_threshold=2.0),
+        "max-pooling": nn.Sequential(pk.MaxPool2d(2), pk.IF(v_threshold=1.5)),
+        "average": nn.Sequential(pk.AvgPool2d(2), pk.IF(v_threshold=0.5)),
+        "adaptive": nn.Sequential(pk.AdaptiveAvgPool2d(2), pk.IF(v_threshold=0.5)),
         "sum": _Join(join),
     }
 

@@ -89,11 +89,17 @@ def test_time_constants_of_spikingjelly():
     def taken_over(node):
         return pk.from_spikingjelly(nn.Sequential(layer.Linear(3, 4), node)).get_submodule("0").neuron
 
-    assert taken_over(neuron.LIFNode(tau=4.0, v_reset=-0.5)) == neurons.LIFNeuron(4.0, -2.0, 0.75, -2.0)
-    assert taken_over(neuron.LIFNode(tau=4.0, decay_input=False)) == neurons.LIFNeuron(1.0, 0.0, 0.75, 0.0)
+    assert taken_over(neuron.LIFNode(tau=4.0, v_reset=-0.5)) == neurons.LIFNeuron(
+        v_threshold=4.0, v_reset=-2.0, decay=0.75, v_rest=-2.0
+    )
+    assert taken_over(neuron.LIFNode(tau=4.0, decay_input=False)) == neurons.LIFNeuron(
+        v_threshold=1.0, v_reset=0.0, decay=0.75, v_rest=0.0
+    )
     fixed = neuron.ParametricLIFNode(init_tau=2.0, v_reset=None).requires_grad_(False)
-    assert taken_over(fixed) == neurons.LIFNeuron(2.0, None, 0.5, 0.0)
-    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(1.0, 0.0, torch.tensor(0.5), 0.0)
+    assert taken_over(fixed) == neurons.LIFNeuron(v_threshold=2.0, v_reset=None, decay=0.5, v_rest=0.0)
+    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(
+        v_threshold=1.0, v_reset=0.0, decay=torch.tensor(0.5), v_rest=0.0
+    )
 
 
 READOUTS = {

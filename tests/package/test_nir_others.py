@@ -37,8 +37,8 @@ def nir():
 def test_spikingjelly_runs_the_graph(nir, generator, v_reset):
     """Bit-equal on the grid: it fires at v >= v_threshold too. Its LIF must rest where they reset to, CUBALIF at 0."""
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
-    leaky = LIFNeuron(1.0, v_reset, 0.5, v_reset)
-    current_based = [CubaLIFNeuron(1.0, 0.0, 0.5, current_decay=0.75)] if v_reset == 0 else []
+    leaky = LIFNeuron(v_threshold=1.0, v_reset=v_reset, decay=0.5, v_rest=v_reset)
+    current_based = [CubaLIFNeuron(v_threshold=1.0, v_reset=0.0, decay=0.5, current_decay=0.75)] if v_reset == 0 else []
     for neuron, steps in [(leaky, 8), *((n, 8) for n in current_based), *([(IFNeuron(), T)] if v_reset == 0 else [])]:
         net = make_dyadic(sequential(neuron), generator, 1 / 8)
         x = images(generator)
@@ -50,9 +50,9 @@ def test_spikingjelly_runs_the_graph(nir, generator, v_reset):
 def grid(v_threshold: float) -> list[tuple[IFNeuron, int]]:
     """Neurons, and for how many steps float32 holds their sums exactly."""
     return [
-        (IFNeuron(v_threshold), T),
-        (LIFNeuron(v_threshold, decay=0.5), 6),
-        (CubaLIFNeuron(v_threshold, decay=0.5, current_decay=0.5), 6),
+        (IFNeuron(v_threshold=v_threshold), T),
+        (LIFNeuron(v_threshold=v_threshold, decay=0.5), 6),
+        (CubaLIFNeuron(v_threshold=v_threshold, decay=0.5, current_decay=0.5), 6),
     ]
 
 
@@ -174,7 +174,10 @@ def test_float_networks_in_other_libraries(nir, generator):
     """Fewer than 1 in 10,000 spikes differ over 64 steps."""
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
     norse = pytest.importorskip("norse.torch")
-    for neuron in (LIFNeuron.from_tau(16.0, v_threshold=0.2), CubaLIFNeuron(4.0, 0.0, 0.9, current_decay=0.8)):
+    for neuron in (
+        LIFNeuron.from_tau(16.0, v_threshold=0.2),
+        CubaLIFNeuron(v_threshold=4.0, v_reset=0.0, decay=0.9, current_decay=0.8),
+    ):
         net = make_normal(plain(neuron), generator, 6.0)
         x = images(generator, 1)
         graph = pk.to_nir(net, (2, 8, 8), dt=1e-4)

@@ -35,7 +35,7 @@ def _of_torch(window: str) -> tuple:
 def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.3)
     kernel, stride, padding, _, _, ceil = _of_torch(window)
-    rows = pk.MaxRatePool2d((1, kernel), None if stride is None else (1, stride), (0, padding), ceil)
+    rows = pk.MaxRatePool2d((1, kernel), None if stride is None else (1, stride), (0, padding), ceil_mode=ceil)
     layer = pk.MaxRatePool1d(*POOLS[window])
     expected = rows(pk.pack(x.unsqueeze(3))).dense().squeeze(3)
     assert expected.any() and torch.equal(layer(x), expected)
@@ -114,7 +114,7 @@ def test_the_step_loop_agrees(sound):
 def test_simulate_takes_samples_of_one_axis(generator):
     """Without a convolution, too: [N, C, L] is held."""
     x = dyadic(2, 3, 8, generator=generator).abs()
-    net = nn.Sequential(pk.MaxPool1d(2), pk.IF(2.0), pk.Flatten())
+    net = nn.Sequential(pk.MaxPool1d(2), pk.IF(v_threshold=2.0), pk.Flatten())
     count = pk.simulate(net, x, 10).count()
     assert count.any() and count.shape == (2, 12)
 

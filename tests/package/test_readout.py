@@ -46,7 +46,7 @@ def test_linear(generator, kind, decay):
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_any_layer(generator, layer, shape, packed):
-    layer = layer(pk.neurons.LINeuron(0.5)).eval()
+    layer = layer(pk.neurons.LINeuron(decay=0.5)).eval()
     for parameter in layer.parameters():
         parameter.data = dyadic(*parameter.shape, generator=generator)
     x = spikes(40, 2, *shape, generator=generator)

@@ -9,25 +9,29 @@ import proxykernels as pk
 from proxykernels.conversion.libraries import learnt
 
 NEURONS = {
-    "hard": pk.neurons.IFNeuron(0.5, 0.25),
-    "soft": pk.neurons.IFNeuron(0.5, None),
-    "leaky": pk.neurons.LIFNeuron(0.75, 0.125, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_rest=0.25),
-    "current-based": pk.neurons.CubaLIFNeuron(0.75, None, decay=0.75, current_decay=0.25, v_rest=-0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, decay=0.75, refractory=3),
+    "hard": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=0.25),
+    "soft": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=None),
+    "leaky": pk.neurons.LIFNeuron(
+        v_threshold=0.75, v_reset=0.125, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_rest=0.25
+    ),
+    "current-based": pk.neurons.CubaLIFNeuron(
+        v_threshold=0.75, v_reset=None, decay=0.75, current_decay=0.25, v_rest=-0.25
+    ),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, refractory=3),
 }
 OTHERS = {
-    "hard": pk.neurons.IFNeuron(1.0, None),
-    "soft": pk.neurons.IFNeuron(1.0, -0.5),
-    "leaky": pk.neurons.LIFNeuron(1.0, None, decay=0.5),
-    "current-based": pk.neurons.CubaLIFNeuron(1.0, 0.0, decay=torch.full((4,), 0.5)),
-    "refractory": pk.neurons.RefractoryLIFNeuron(1.0, None, decay=0.5, refractory=1),
+    "hard": pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None),
+    "soft": pk.neurons.IFNeuron(v_threshold=1.0, v_reset=-0.5),
+    "leaky": pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5),
+    "current-based": pk.neurons.CubaLIFNeuron(v_threshold=1.0, v_reset=0.0, decay=torch.full((4,), 0.5)),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5, refractory=1),
 }
 
 
 def make_net(neuron, v_init=None) -> nn.Sequential:
     torch.manual_seed(0)
     net = nn.Sequential(
-        pk.FusedConv2d(1, 4, 3, neuron=neuron, v_init=v_init), pk.Population(neuron, v_init), pk.Flatten(),
+        pk.FusedConv2d(1, 4, 3, neuron=neuron, v_init=v_init), pk.Population(neuron, v_init=v_init), pk.Flatten(),
         pk.FusedLinear(4 * 36, 4, neuron=neuron, v_init=v_init),
     ).eval()  # fmt: skip
     for parameter in net.parameters():
@@ -95,8 +99,8 @@ def test_a_hard_reset_is_loaded_into_a_soft_one(generator):
 
 
 def test_values_that_are_good_only_together_are_loaded():
-    source, other = pk.IF(0.5, 0.25), pk.IF(4.0, 2.0)
-    for a, b in ((source, other), (pk.IF(4.0, 2.0), source)):
+    source, other = pk.IF(v_threshold=0.5, v_reset=0.25), pk.IF(v_threshold=4.0, v_reset=2.0)
+    for a, b in ((source, other), (pk.IF(v_threshold=4.0, v_reset=2.0), source)):
         b.load_state_dict(a.state_dict())
         assert (b.v_threshold, b.v_reset) == (a.v_threshold, a.v_reset)
 

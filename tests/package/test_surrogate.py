@@ -21,7 +21,7 @@ SHAPES = [
 
 def oracle(current, gradient, v_threshold, v_reset):
     leaf = current.detach().clone().requires_grad_()
-    neuron = IFNeuron(v_threshold, v_reset).on(current.shape[2], current.device)
+    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset).on(current.shape[2], current.device)
     spikes, _ = reference_gradients.surrogate_scan(leaf, None, neuron, TRIANGLE.kernel)
     return spikes.detach(), torch.autograd.grad(spikes, leaf, gradient)[0]
 

@@ -23,7 +23,7 @@ class Twice(nn.Module):
         return self.concatenate((x, x))
 
 
-READOUT = pk.neurons.LINeuron(0.0)  # gives currents as they are
+READOUT = pk.neurons.LINeuron(decay=0.0)  # gives currents as they are
 STAGES = {
     "nothing": nn.Identity(),
     "averages": pk.AvgPool2d(2),
@@ -57,7 +57,7 @@ def _half(counts, t):
 
 
 TYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64]
-FIRST = {**STAGES, "neurons": pk.IF(0.5)}
+FIRST = {**STAGES, "neurons": pk.IF(v_threshold=0.5)}
 
 
 @pytest.mark.parametrize("most", [1, 2], ids=["spikes", "counts"])

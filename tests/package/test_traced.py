@@ -162,7 +162,11 @@ class Trained(nn.Module):
         super().__init__()
         self.stem, self.pool = pk.FusedIFConv2d(2, 8, 3, padding=1, v_reset=None), pk.MaxPool2d(2)
         self.join = pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity(), v_reset=None)
-        self.average, self.again, self.flatten = pk.AvgPool2d(2), pk.LIF(0.5, 0.25, None), pk.Flatten()
+        self.average, self.again, self.flatten = (
+            pk.AvgPool2d(2),
+            pk.LIF(decay=0.5, v_threshold=0.25, v_reset=None),
+            pk.Flatten(),
+        )
         self.last = pk.FusedIFLinear(8 * 9, 5, v_reset=None)
 
     def forward(self, x):

@@ -21,7 +21,7 @@ class Twice(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.neurons = pk.IF(0.5)
+        self.neurons = pk.IF(v_threshold=0.5)
 
     def forward(self, x):
         return self.neurons(self.neurons(x))

@@ -112,7 +112,7 @@ class Spread:
     def layer(self) -> nn.Module:
         """What does it to images."""
         (top, left), (bottom, right) = self.before, self.after
-        return layers.ZeroPad2d((left, right, top, bottom), (self.stride[0], self.stride[1]))
+        return layers.ZeroPad2d((left, right, top, bottom), spread=(self.stride[0], self.stride[1]))
 
     def places(self, view: Tensor, nothing: int) -> Tensor:
         """What it makes of the places of values [N, C, L] along one axis; ``nothing``: of zeros."""

@@ -28,7 +28,7 @@ class Gate(nn.Module):
 
     def __init__(self, threshold: float):
         super().__init__()
-        self.neuron = LIFNeuron(threshold, 0.0, 0.0)
+        self.neuron = LIFNeuron(v_threshold=threshold, v_reset=0.0, decay=0.0)
 
 
 class PortGraph(Graph):

@@ -170,7 +170,9 @@ def convert(
             return sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
-        built: Any = build_layer(population.modules, IFNeuron(1.0, v_reset), HALF if v_init is None else v_init)
+        built: Any = build_layer(
+            population.modules, IFNeuron(v_threshold=1.0, v_reset=v_reset), HALF if v_init is None else v_init
+        )
         built.scale = scales[name].item() if not scales[name].ndim else scales[name]
         built.limit = limit(population.neuron)
         built.rectifies = population.neuron is not None

@@ -98,4 +98,4 @@ def use_running_maxima(graph: ReluGraph) -> None:
     for name, (pool, sources) in graph.others.items():
         if kind := MAX_POOLS.get(type(pool)):
             old: Any = pool
-            graph.others[name] = kind(old.kernel_size, old.stride, old.padding, old.ceil_mode), sources
+            graph.others[name] = kind(old.kernel_size, old.stride, old.padding, ceil_mode=old.ceil_mode), sources
