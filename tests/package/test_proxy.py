@@ -40,7 +40,7 @@ def test_gradient_is_that_of_the_relu_network_at_the_spikes(generator, loss):
             F.cross_entropy(output, labels) if loss == "cross-entropy" else F.mse_loss(output, F.one_hot(labels) * 3.0)
         )
 
-    model = pk.ProxyNet(net, T=20)
+    model = pk.ProxyNet(net, T=20, **pk.ProxyNet.PAPER)
     output = model(x)
     counts = pk.simulate(net, x, 20).count()
     assert torch.equal(output, counts.float()) and counts.sum() > 0
