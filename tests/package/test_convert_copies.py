@@ -182,7 +182,7 @@ def test_frozen_parameters_stay_frozen_and_constants_are_not_trained():
     ann = Mixed().eval()
     net = pk.convert(ann, images())
     trained = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
-    learnt = ("first", "up", "last", "norm", "last_scaled", "slopes_leak.synapses.0", "slopes_leak.synapses.1")
+    learnt = ("first", "up", "last", "last_scaled", "slopes_leak.synapses.0", "slopes_leak.synapses.1")
     assert all(trained[f"{name}.weight"] for name in learnt)
     others = {name for name, is_learnt in trained.items() if not is_learnt}
     assert others >= {"x_scaled.weight", "leaky_relu_leak.synapses.0.weight", "leaky_relu_leak.synapses.1.weight"}

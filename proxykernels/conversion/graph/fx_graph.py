@@ -23,7 +23,7 @@ from .graph_layers import AVERAGES, GraphLayers, shape_of
 from .graph_values import Current, Projection, Signal
 from .index_ops import named
 from .refusals import remedy
-from .rewrites import Spread, as_convolution, norm_as_convolution, taps
+from .rewrites import Spread, affine_by, as_convolution, norm_as_convolution, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -208,7 +208,8 @@ class Graph(GraphLayers):
         x = self._carry(self._before(node), x)
         dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
         convolution = norm_as_convolution(norm, dims)
-        return Current(self._name(node), path, [Projection(convolution, x, added=True)])
+        projection = Projection(convolution, x, added=True, affine=affine_by(convolution))
+        return Current(self._name(node), path, [projection])
 
     def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
         if len(terms) != 2:

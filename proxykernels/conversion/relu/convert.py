@@ -29,6 +29,7 @@ from ..graph.sized_trace import sized
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
+from .norms_behind import warn_of_products
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
@@ -181,6 +182,7 @@ def convert(
     net = graph.network(layer).eval()
     net.input_dims, net._parts = few.ndim, parts_of(followed)
     check(net, graph, scales, original)
+    warn_of_products(net, graph, original.x)
     del original
     if v_init is None and v_reset is None and not changes:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
