@@ -123,6 +123,28 @@ def test_each_channel_starts_where_its_counts_err_least():
     assert better >= 4
 
 
+def test_the_report_says_what_its_last_row_is():
+    """Outputs below 0 have no counts, and those above the scale too few: logits are right where counts err."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    ann[2].bias.data = torch.tensor([-4.0, 4.0, -2.0, 0.5])
+    x = torch.rand(32, 6)
+    report = pk.conversion_report(pk.convert(ann, x), x, 128)
+    assert report.rows[-1].error > 0.5 and report.outputs.error < 0.02 and report.outputs.agreement == 1
+    *_, last, line = str(report).splitlines()
+    assert last.endswith(f"{report.rows[-1].error:.2%}  (counts: not above one a step, none of negative outputs)")
+    assert line == (
+        f"logits, counts and potentials: error {report.outputs.error:.2%} of the mean output, "
+        "100.00% of the answers are the ReLU network's"
+    )
+    assert pk.conversion_report(pk.convert(ann, x, v_reset=0.0), x, 8).outputs is None
+    rectified = pk.convert(nn.Sequential(*ann, nn.ReLU()), x)
+    assert pk.conversion_report(rectified, x, 128).outputs.error < 0.02
+    image = pk.convert(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)), torch.rand(4, 1, 8, 8))
+    report = pk.conversion_report(image, torch.rand(4, 1, 8, 8), 64)
+    assert report.outputs.agreement is None and str(report).endswith("% of the mean output")
+
+
 def test_a_clipped_network_is_compared_with_its_clip():
     """Where much is clipped, the potentials are those of what the clipped network computes, and few steps do."""
     ann, x = chain(0, 6, nn.Hardtanh(0, 0.25), 3.0)
@@ -235,6 +257,11 @@ def test_report(trained):
     assert first.clipped == pytest.approx((scaled > 1).float().mean().item(), abs=1e-4)
     short = pk.conversion_report(net, images[:16], 8)
     assert all(a.error < b.error for a, b in zip(report.rows[:-1], short.rows[:-1], strict=True))
+    with torch.no_grad():
+        outputs = ann(images[:16])
+    off = ((result.logits - outputs).abs().mean() / outputs.abs().mean()).item()
+    assert report.outputs.error == pytest.approx(off, rel=1e-3) and report.outputs.error < report.rows[-1].error
+    assert report.outputs.agreement == (result.logits.argmax(1) == outputs.argmax(1)).float().mean().item()
     assert "conv1" in str(report) and "error" in str(report)
     ax = pk.plot.conversion(report)
     assert len(ax.patches) == 2 * len(report.rows)

@@ -11,7 +11,7 @@ from ...kernels import heap
 from ...layers import Neurons
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
-from ...simulation.result import table
+from ...simulation.result import logits, table
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .calibrate import activation, follow
@@ -40,15 +40,36 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """The network's logits, beside the ReLU network's outputs. The last row has the error of counts alone, which stop at
+    one a step, and which negative outputs do not have.
+
+    Attributes:
+        error: mean distance of the logits from the outputs, as a share of the outputs' mean absolute value.
+        agreement: share of the samples whose largest output is the same; None if they are not [N, classes].
+    """
+
+    error: float
+    agreement: float | None
+
+    @classmethod
+    def of(cls, logits: Tensor, wanted: Tensor, *, classes: bool) -> "Outputs":
+        error = ((logits - wanted).abs().mean() / wanted.abs().mean()).item()
+        return cls(error, (logits.argmax(1) == wanted.argmax(1)).float().mean().item() if classes else None)
+
+
+@dataclass(frozen=True)
 class ConversionReport:
     """What :func:`conversion_report` found; ``print`` shows a table, ``pk.plot.conversion`` a picture.
 
     Attributes:
         rows: a :class:`Row` for each layer that fires, in the order of the network.
+        outputs: the :class:`Outputs`; None with a hard reset, which loses charge, so that there are no logits.
         T: steps. N: samples.
     """
 
     rows: list[Row]
+    outputs: Outputs | None
     T: int
     N: int
 
@@ -58,7 +79,13 @@ class ConversionReport:
             shares = row.rate, row.activation, row.clipped, row.error
             cells.append((row.layer, f"{row.scale:.4g}", *(f"{share:.2%}" for share in shares)))
         title = f"{self.N} samples, T = {self.T}; error: of the rates, as a share of the mean activation"
-        return "\n".join([title, *table([("layer", "scale", "rate", "activation", "clipped", "error"), *cells])])
+        lines = [title, *table([("layer", "scale", "rate", "activation", "clipped", "error"), *cells])]
+        if self.outputs is not None:
+            lines[-1] += "  (counts: not above one a step, none of negative outputs)"
+            lines.append(f"logits, counts and potentials: error {self.outputs.error:.2%} of the mean output")
+            if self.outputs.agreement is not None:
+                lines[-1] += f", {self.outputs.agreement:.2%} of the answers are the ReLU network's"
+        return "\n".join(lines)
 
 
 @without_autocast()
@@ -72,7 +99,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
         T: number of steps.
 
     Returns:
-        A :class:`ConversionReport`: ``.rows``, and a table when it is printed.
+        A :class:`ConversionReport`: ``.rows``, ``.outputs``, and a table when it is printed.
 
     Raises:
         TypeError: ``net`` was not made by convert. ValueError: x does not go through it, or T is not positive.
@@ -89,9 +116,17 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     if not any(layer.scale is not None for layer in neurons):
         raise TypeError("net must be a network of IF neurons that convert made, whose layers have a scale")
     rows: list[Row] = []
+    outputs: Outputs | None = None
 
     def fire(name: str, layer: Neurons, current: Tensor, inputs: Any) -> tuple[Any, Tensor]:
+        nonlocal outputs
         spikes, after = layer.spike(inputs)
+        if layer is neurons[-1] and layer.neuron.v_reset is None:
+            steps = torch.full((len(x),), T, device=x.device)
+            found, scale = logits(layer, spikes.count(), [after], (), steps), _along(layer.scale, current)
+            wanted = (activation(layer, current) if layer.rectifies else current) * scale
+            classes = net._parts is None and found.ndim == 2 and found.shape[1] > 1
+            outputs = Outputs.of(found, wanted, classes=classes)
         if isinstance(spikes, Spikes):
             wanted, rate = activation(layer, current), spikes.count() / T
             rows.append(
@@ -107,4 +142,10 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
         return spikes, after
 
     follow(net, x, T, fire)
-    return ConversionReport(rows, T, len(x))
+    return ConversionReport(rows, outputs, T, len(x))
+
+
+def _along(scale: float | Tensor | None, current: Tensor) -> Tensor:
+    """A layer's scale, or one for each channel, for its currents [N, C, ...]."""
+    scale = torch.as_tensor(scale, dtype=torch.float32, device=current.device)
+    return scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
