@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import RESETS, dyadic, spikes
 from torch import nn
 
@@ -150,23 +149,6 @@ def test_concatenation_keeps_types_as_torch_does(generator, constant):
         assert (y.stride(0) == 0) == constant
     bits = pk.pack(spikes(3, 2, 4, generator=generator))
     assert torch.equal(pk.Concatenate()((bits, x)), torch.cat([bits.dense().double(), x], 2))
-
-
-@pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
-def test_pooling_of_rates(generator, instruction_set, window):
-    T = 70
-    dense = spikes(T, 2, 11, 8, 6, generator=generator)
-    counts = dense.cumsum(0)
-    highest = F.max_pool2d(counts.flatten(0, 1), *window).unflatten(0, (T, 2))
-    layer = pk.MaxRatePool2d(*window)
-    y = layer(pk.pack(dense))
-    assert torch.equal(y.dense().cumsum(0), highest)
-    assert torch.equal(layer(dense), y.dense())
-    first, v = layer(pk.pack(dense[:37]), torch.zeros(2, 11, 8, 6))
-    second, v = layer(pk.pack(dense[37:]), v)
-    assert torch.equal(torch.cat([first.dense(), second.dense()]), y.dense()) and torch.equal(v, counts[-1])
-    with pytest.raises(ValueError, match="0 and 1"):
-        layer(dense * 0.5)
 
 
 def test_potential_to_start_from(generator):

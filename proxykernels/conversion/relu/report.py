@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The network's logits, beside the ReLU network's outputs. The last row has the error of counts alone, which stop at
+    """The network's logits beside the ReLU network's outputs. The last row has the error of counts alone, which stop at
     one a step, and which negative outputs do not have.
 
     Attributes:
