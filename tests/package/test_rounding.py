@@ -87,6 +87,8 @@ def test_half_of_int8_binds(negative):
     for inputs, expected in [(516, 1.0), (517, 2.0)]:
         _, _, unit = rounding.round_weights(sign * torch.full((1, inputs), 63.0), None, PRECISIONS["int8"])
         assert unit.item() == expected
+    halves = sign * 63.0 * torch.tensor([1.0, -1.0]).repeat(1, 300)  # together 37,800
+    assert rounding.round_weights(halves, None, PRECISIONS["int8"])[2].item() == 1.0
 
 
 def test_ones_beside_the_weights_take_room():
