@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import heap
 from ..layers import Neurons, SpikingLayer
 from ..neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
 from . import fi_curve
@@ -149,7 +150,8 @@ def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
             f"layer {name} has {type(neuron).__name__}s, whose activation in a ReLU twin is not known; train it with "
             f"SurrogateNet. Known: {', '.join(kind.__name__ for kind in KNOWN)}"
         )
-    if isinstance(neuron, LINeuron) and not last and (torch.as_tensor(neuron.decay).any() or neuron.v_rest):
+    decay = torch.as_tensor(getattr(neuron, "decay", 0.0), dtype=torch.float32, device=heap.CPU)
+    if isinstance(neuron, LINeuron) and not last and (decay.any() or neuron.v_rest):
         raise ValueError(
             f"layer {name} passes on potentials that add up over the steps, which a twin without steps has not; give "
             "it decay=0 and v_rest=0, so that they are its currents, or train with SurrogateNet"

@@ -11,6 +11,7 @@ from ...kernels import heap
 from ...layers import Neurons
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
+from ...neurons import IFNeuron
 from ...simulation.result import logits, table
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
@@ -51,11 +52,6 @@ class Outputs:
 
     error: float
     agreement: float | None
-
-    @classmethod
-    def of(cls, logits: Tensor, wanted: Tensor, *, classes: bool) -> "Outputs":
-        error = ((logits - wanted).abs().mean() / wanted.abs().mean()).item()
-        return cls(error, (logits.argmax(1) == wanted.argmax(1)).float().mean().item() if classes else None)
 
 
 @dataclass(frozen=True)
@@ -121,12 +117,10 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     def fire(name: str, layer: Neurons, current: Tensor, inputs: Any) -> tuple[Any, Tensor]:
         nonlocal outputs
         spikes, after = layer.spike(inputs)
-        if layer is neurons[-1] and layer.neuron.v_reset is None:
-            steps = torch.full((len(x),), T, device=x.device)
-            found, scale = logits(layer, spikes.count(), [after], (), steps), _along(layer.scale, current)
-            wanted = (activation(layer, current) if layer.rectifies else current) * scale
-            classes = net._parts is None and found.ndim == 2 and found.shape[1] > 1
-            outputs = Outputs.of(found, wanted, classes=classes)
+        if layer is neurons[-1] and isinstance(layer.neuron, IFNeuron) and layer.neuron.v_reset is None:
+            steps = torch.full((len(x),), T, dtype=torch.int64, device=x.device)
+            found = logits(layer, spikes.count(), [after], (), steps)
+            outputs = _outputs(layer, found, current, one_tensor=net._parts is None)
         if isinstance(spikes, Spikes):
             wanted, rate = activation(layer, current), spikes.count() / T
             rows.append(
@@ -145,7 +139,12 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     return ConversionReport(rows, outputs, T, len(x))
 
 
-def _along(scale: float | Tensor | None, current: Tensor) -> Tensor:
-    """A layer's scale, or one for each channel, for its currents [N, C, ...]."""
-    scale = torch.as_tensor(scale, dtype=torch.float32, device=current.device)
-    return scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
+def _outputs(layer: Neurons, found: Tensor, current: Tensor, *, one_tensor: bool) -> Outputs:
+    """Of the last layer, whose logits are ``found`` and whose currents in the ReLU network, in scales, ``current``."""
+    scale = torch.as_tensor(layer.scale, dtype=torch.float32, device=current.device)
+    scale = scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
+    wanted = (activation(layer, current) if layer.rectifies else current) * scale
+    error = ((found - wanted).abs().mean() / wanted.abs().mean()).item()
+    if not one_tensor or wanted.ndim != 2 or wanted.shape[1] < 2:
+        return Outputs(error, None)
+    return Outputs(error, (found.argmax(1) == wanted.argmax(1)).float().mean().item())
