@@ -116,7 +116,9 @@ class Compiled(Input, Case):
             elif move in ("rates", "maxima") and images and (spiking or move == "maxima"):
                 kind = pk.MaxRatePool2d if move == "rates" else pk.RunningMaxPool2d
                 kernel = min(random.choice((2, 3)), *size)
-                layer = kind(kernel, random.randint(1, 2), random.randint(0, kernel // 2), random.random() < 0.5)
+                layer = kind(
+                    kernel, random.randint(1, 2), random.randint(0, kernel // 2), ceil_mode=random.random() < 0.5
+                )
             elif move == "unflatten" and not size and C % 2 == 0:
                 layer = pk.Unflatten((C // 2, 2, 1) if random.random() < 0.5 else (2, C // 2))
             elif move == "adaptive" and images:

@@ -9,37 +9,33 @@ from torch import nn
 import proxykernels as pk
 
 T, L = 33, 14
-POOLS = {  # kernel_size, stride, padding, ceil_mode
-    "plain": (2,),
-    "overlapping": (3, 2, 1),
-    "beyond the end": (5, 4, 1, True),
-    "whole": (L,),
+POOLS = {
+    "plain": {"kernel_size": 2},
+    "overlapping": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "beyond the end": {"kernel_size": 5, "stride": 4, "padding": 1, "ceil_mode": True},
+    "whole": {"kernel_size": L},
 }
 
 
 @pytest.mark.parametrize("window", POOLS)
 def test_max_pooling_is_torchs(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.2)
-    expected = nn.MaxPool1d(*_of_torch(window))(x.flatten(0, 1)).unflatten(0, (T, 2))
-    layer = pk.MaxPool1d(*POOLS[window])
+    expected = nn.MaxPool1d(**POOLS[window])(x.flatten(0, 1)).unflatten(0, (T, 2))
+    layer = pk.MaxPool1d(**POOLS[window])
     assert 0 < expected.mean() < 1 and torch.equal(layer(pk.pack(x)).dense(), expected)
     assert torch.equal(layer(x), expected) and torch.equal(layer(x.bool()), expected.bool())
-
-
-def _of_torch(window: str) -> tuple:
-    kernel, stride, padding, ceil = (*POOLS[window], *(None, 0, False)[len(POOLS[window]) - 1 :])
-    return kernel, stride, padding, 1, False, ceil
 
 
 @pytest.mark.parametrize("window", POOLS)
 def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.3)
-    kernel, stride, padding, _, _, ceil = _of_torch(window)
-    rows = pk.MaxRatePool2d((1, kernel), None if stride is None else (1, stride), (0, padding), ceil_mode=ceil)
-    layer = pk.MaxRatePool1d(*POOLS[window])
+    across = {"kernel_size": 1, "stride": 1, "padding": 0}
+    options = {name: (across[name], value) if name in across else value for name, value in POOLS[window].items()}
+    rows = pk.MaxRatePool2d(**options)
+    layer = pk.MaxRatePool1d(**POOLS[window])
     expected = rows(pk.pack(x.unsqueeze(3))).dense().squeeze(3)
     assert expected.any() and torch.equal(layer(x), expected)
-    size = L + 1 if ceil else L
+    size = L + 1 if "ceil_mode" in POOLS[window] else L
     v = torch.zeros(2, 5, size)
     parts = []
     for part in (x[:10], x[10:]):
