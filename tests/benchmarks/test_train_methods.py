@@ -18,7 +18,7 @@ def model():
     net = nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=False)
     for parameter in net.parameters():
         parameter.data *= 2
-    return pk.ProxyNet(net, T, readout="rate")
+    return pk.ProxyNet(net, T, readout="rate", clip=False)
 
 
 @pytest.fixture
