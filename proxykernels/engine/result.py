@@ -108,6 +108,11 @@ class Result(SimulationResult):
         return self._counted.synops(self._plan)
 
     @property
+    def relu_joules(self) -> None:
+        """An engine does not count them; :func:`proxykernels.simulate` does."""
+        return None
+
+    @property
     def logits(self) -> Tensor:
         return logits_of(self._plan, self.count(), self._last_state, self.steps)
 
