@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import proxykernels as pk
+from proxykernels.kernels import cpu
+
+OF_TILES = 7  # functions: a processor that has them (AMX) has one more kernel to choose from
 
 
 def functions(call) -> int:
@@ -40,7 +43,7 @@ def test_functions_of_a_call(generator, layer, shape, packed, most):
     x = (torch.rand(shape, generator=generator) < 0.2).float()
     x = pk.pack(x) if packed else x
     layer.eval()
-    assert functions(lambda: layer(x)) <= most
+    assert functions(lambda: layer(x)) <= most + (OF_TILES if cpu.load().has_tiles else 0)
 
 
 def test_a_neuron_of_other_numbers_is_checked_again():
