@@ -60,16 +60,18 @@ def test_a_subclass_with_a_forward_of_its_own_is_named(layer, neuron):
 
 
 def test_a_subclass_that_does_the_same_is_taken(layer, neuron):
-    class Counted(layer.Conv2d):
+    class Same(layer.Conv2d):
+        shape = None  # is found out in the first call
+
         def forward(self, x):
-            self.calls = getattr(self, "calls", 0) + 1
+            self.shape = self.shape or tuple(x.shape)
             return super().forward(x)
 
-    net = chain(layer, neuron, conv=Counted(2, 6, 3))
+    net = chain(layer, neuron, conv=Same(2, 6, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pk.from_spikingjelly(net)
-    assert not hasattr(net.conv, "calls")  # it was a copy that ran
+    assert net.conv.shape is None  # it was a copy that ran
 
 
 @pytest.mark.parametrize("place", ["conv", "bn", "pool", "fc"])

@@ -200,8 +200,9 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
-        original = Original(net, multi_step or loop.steps > 1, sequence, loop.states)
-        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS))
+        own_steps = loop.steps > 1 or graph.repeats_input
+        original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states)
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS), is_neuron)
         proof.check(built, sample)
     return built
 

@@ -1,19 +1,20 @@
 """Compares imported networks with their originals before they are returned."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import Difference, check_alone, check_output, compare
+from ..graph.compare import Compared, Difference, Watched, check_output, compare
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Population
 from ..graph.samples import sample_of
+from ..graph.state import CALLS, Changed, State
+from .port_repeats import MEMORY, Neurons, Repeats
 from .port_runs import Original
 
 
@@ -26,6 +27,7 @@ class Proof:
         paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
         gains: of each, what the weights in front of it have been multiplied by.
         steps: that both run.
+        is_neuron: whether a module is one of the library's neurons.
     """
 
     model: str
@@ -35,12 +37,14 @@ class Proof:
     paths: Mapping[str, str]
     gains: Mapping[str, float]
     steps: int
+    is_neuron: Callable[[nn.Module], bool]
 
     def check(self, net: Network, sample: Tensor | None) -> None:
         """Compare all layers of ``net``; a warning says where no input for it is found.
 
         Raises:
             ValueError: they differ by more than rounding; or the original cannot run ``sample``.
+            TypeError: the original has a state of its own.
         """
         x = self._input(net, sample)
         if x is None:
@@ -54,11 +58,31 @@ class Proof:
             self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
             return
         try:
-            for key, there in watched.items():
-                check_alone(key, net.get_submodule(key), there, partial(self.original.fires, self.paths[key]))
-            check_output(*compare(net, x, watched), output)
+            compared = compare(net, x, watched)
+            output = check_output(compared, output)
+            self._repeat(net, x, watched, compared, output)
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
+
+    def _repeat(
+        self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared, output: Tensor | None
+    ) -> None:
+        neurons = {}
+        for key, there in watched.items():
+            limit, states = compared.limits[key], self.original.states
+            neurons[self.paths[key]] = Neurons(key, net.get_submodule(key), there, limit, states)
+        if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
+            output = None  # of other currents
+        repeats = Repeats(self.original, x, neurons)
+        try:
+            repeats.check(lambda copy: State(copy, self.model, self._memory), compared, output)
+        except (Difference, Changed):
+            raise
+        except Exception as error:  # whatever another library raises
+            self._warn(f"it does not run for {CALLS} steps: {error}")
+
+    def _memory(self, module: nn.Module) -> frozenset[str]:
+        return MEMORY if self.is_neuron(module) else frozenset()
 
     def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
         """Steps [T, N, ...] for the original."""
