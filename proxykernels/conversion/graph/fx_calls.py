@@ -28,7 +28,15 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
     Without ``leaves`` a forward that was put in the place of its class's is followed; with them the caller compares.
     """
 
+    inside: list[str] = []  # the modules that are being followed, outer ones first
+
     class Tracer(tracer):  # type: ignore[valid-type, misc]
+        def call_module(self, m, forward, args, kwargs):
+            inside.append(self.path_of_module(m))
+            given = super().call_module(m, forward, args, kwargs)
+            inside.pop()
+            return given
+
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
             if not leaves and "forward" in vars(module):
                 return False
@@ -50,9 +58,10 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
             delattr(holder, constant)
         return traced
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AssertionError, NameError) as error:
+        place = f"module '{inside[-1]}' in " if inside and inside[-1] else ""
         patched = [f"'{path}'" for path, module in model.named_modules() if "forward" in vars(module)]
         raise TypeError(
-            f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values"
+            f"torch.fx cannot follow the forward pass of {place}{type(model).__name__}, which may not depend on values"
             f"{' or sizes' if leaves else ''}: "
             f"{error}" + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
 CALLS = 101  # of a network, in search of a state: a prime, so that no short cycle ends with it
+KNOWN = 4  # calls of a module that are compared with others
 REMEDY = "a translation would stay as in the first call; take it out"
 
 OF_NEURONS = "the potentials of neurons"
@@ -38,6 +39,7 @@ class State:
         self.net, self.model, self.memory = net, model, memory
         self.calls = 0
         self.draws: list[str] = []  # paths of modules that draw random numbers, inner ones first
+        self.unsteady: list[str] = []  # of those that give another output than before for the same input
         self.before: dict[bool, dict[Place, Any]] = {}
         for libraries in (False, True) if has_foreign_code(net) else ():
             self.before[libraries] = {}
@@ -85,23 +87,23 @@ class State:
         path, name = place
         raise Changed(f"{self.model}: {_where(path)} has a state: {name} changes from call to call; {REMEDY}")
 
+    def explain(self) -> None:
+        """Raise Changed where a module does not always give the same for the same input."""
+        if self.unsteady:
+            raise Changed(
+                f"{self.model}: {_where(self.unsteady[0])} has a state: it does not always give the same for the same "
+                f"input; {REMEDY}"
+            )
+
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Notes which modules draw random numbers; afterwards the generators are as before."""
-        before, at_start = _generators(), list[tuple]()
-
-        def finish(path: str) -> Callable:
-            def hook(*_: Any) -> None:
-                if _differ(at_start.pop(), _generators()):
-                    self.draws.append(path)
-
-            return hook
-
-        handles = []
+        """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
+        before, handles = _generators(), []
         for path, module in self.net.named_modules():
             if has_own_code(module):
-                handles.append(module.register_forward_pre_hook(lambda *_: at_start.append(_generators())))
-                handles.append(module.register_forward_hook(finish(path)))
+                watch = _Watch(path, self, not any(map(self.memory, module.modules())))
+                handles.append(module.register_forward_pre_hook(watch.before))
+                handles.append(module.register_forward_hook(watch.after))
         try:
             yield
         finally:
@@ -110,6 +112,36 @@ class State:
             torch.set_rng_state(before[0])
             random.setstate(before[1])
             np.random.set_state(before[2])
+
+
+class _Watch:
+    """Hooks of a module of its own code, which tell ``state`` when it draws random numbers, or is not steady.
+
+    ``steady``: whether it should be, which no module is that has neurons.
+    """
+
+    def __init__(self, path: str, state: State, steady: bool):
+        self.path, self.state, self.steady = path, state, steady
+        self.calls: list[tuple[tuple, Tensor]] = []  # what it took and gave, of some calls
+        self.begun: list[tuple] = []  # generators and what it takes, of a call that goes on
+
+    def before(self, module: nn.Module, arguments: tuple) -> None:
+        taken = tuple(part.clone() if isinstance(part, Tensor) else part for part in arguments)
+        self.begun.append((_generators(), taken))
+
+    def after(self, module: nn.Module, arguments: tuple, given: Any) -> None:
+        generators, taken = self.begun.pop()
+        if _differ(generators, _generators()):
+            self.state.draws.append(self.path)
+        if not self.steady or not isinstance(given, Tensor):
+            return
+        for then, gave in self.calls:
+            if len(then) == len(taken) and all(map(_same, then, taken)):
+                if gave.shape != given.shape or not torch.allclose(gave, given, 1e-4, 1e-6, equal_nan=True):
+                    self.state.unsteady.append(self.path)
+                return
+        if len(self.calls) < KNOWN:
+            self.calls.append((taken, given.clone()))
 
 
 def _where(path: str) -> str:
@@ -151,4 +183,5 @@ def _frozen(value: Any) -> Any:
 
 
 def _is_at(value: Any, given: frozenset[int]) -> bool:
-    return isinstance(value, Tensor) and value.numel() > 0 and value.data_ptr() in given
+    """Also of a trace, in which nothing has values: a run tells what is kept."""
+    return isinstance(value, fx.Proxy) or isinstance(value, Tensor) and value.numel() > 0 and value.data_ptr() in given

@@ -16,11 +16,13 @@ from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
 from ..graph.prepared import check_model, prepared, without_autocast
+from ..graph.state import State
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_sample, neuron_paths
+from .port_repeats import MEMORY
 from .port_runs import Original, takes_all_steps
 from .ranked_trace import rank_of_input, ranked
 from .time_loops import ONE_STEP, one_step
@@ -145,6 +147,11 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
     name = type(model).__name__
     _compute_weights(model)
     _refuse_patches(model, is_neuron)
+
+    def memory(module: nn.Module) -> frozenset[str]:
+        return MEMORY if is_neuron(module) else frozenset()
+
+    state = State(model, name, memory)
     multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
     try:
         rank = rank_of_input(model)
@@ -152,6 +159,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
     except TypeError as error:
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
+    state.check()
     graph = PortGraph(
         traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
     )
@@ -202,7 +210,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
         own_steps = loop.steps > 1 or graph.repeats_input
         original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states)
-        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS), is_neuron)
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS), memory)
         proof.check(built, sample)
     return built
 

@@ -14,7 +14,7 @@ from ..graph.fx_calls import path_of
 from ..graph.graph_values import Population
 from ..graph.samples import sample_of
 from ..graph.state import CALLS, Changed, State
-from .port_repeats import MEMORY, Neurons, Repeats
+from .port_repeats import Neurons, Repeats
 from .port_runs import Original
 
 
@@ -27,7 +27,7 @@ class Proof:
         paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
         gains: of each, what the weights in front of it have been multiplied by.
         steps: that both run.
-        is_neuron: whether a module is one of the library's neurons.
+        memory: what a module keeps that is one of the library's neurons.
     """
 
     model: str
@@ -37,7 +37,7 @@ class Proof:
     paths: Mapping[str, str]
     gains: Mapping[str, float]
     steps: int
-    is_neuron: Callable[[nn.Module], bool]
+    memory: Callable[[nn.Module], frozenset[str]]
 
     def check(self, net: Network, sample: Tensor | None) -> None:
         """Compare all layers of ``net``; a warning says where no input for it is found.
@@ -58,31 +58,35 @@ class Proof:
             self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
             return
         try:
-            compared = compare(net, x, watched)
+            compared, different = compare(net, x, watched), None
             output = check_output(compared, output)
+        except Difference as difference:
+            compared, output, different = None, None, difference
+        try:
             self._repeat(net, x, watched, compared, output)
+            if different:
+                raise different
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
 
     def _repeat(
-        self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared, output: Tensor | None
+        self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared | None, output: Tensor | None
     ) -> None:
+        """``compared``: None: there was a difference, and only a state of its own may be the reason."""
         neurons = {}
         for key, there in watched.items():
-            limit, states = compared.limits[key], self.original.states
-            neurons[self.paths[key]] = Neurons(key, net.get_submodule(key), there, limit, states)
+            limit = compared and compared.limits[key]
+            neurons[self.paths[key]] = Neurons(key, net.get_submodule(key), there, limit, self.original.states)
         if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
             output = None  # of other currents
-        repeats = Repeats(self.original, x, neurons)
+        repeats = Repeats(self.original, x, neurons, compared, output)
         try:
-            repeats.check(lambda copy: State(copy, self.model, self._memory), compared, output)
+            repeats.check(lambda copy: State(copy, self.model, self.memory))
         except (Difference, Changed):
             raise
         except Exception as error:  # whatever another library raises
-            self._warn(f"it does not run for {CALLS} steps: {error}")
-
-    def _memory(self, module: nn.Module) -> frozenset[str]:
-        return MEMORY if self.is_neuron(module) else frozenset()
+            if compared:
+                self._warn(f"it does not run for {CALLS} steps: {error}")
 
     def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
         """Steps [T, N, ...] for the original."""

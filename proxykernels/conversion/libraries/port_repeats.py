@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...network import Network
 from ..graph.compare import (
     Compared,
     Difference,
@@ -28,6 +27,7 @@ from .port_runs import Original, at_rest, first, reset, takes_all_steps, tensor_
 
 MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset")  # of the libraries' neurons
 MEMORY = frozenset((*MEMORIES, *(f"_memories['{name}']" for name in MEMORIES), "_memories.len()"))
+OTHERWISE = "of a call before, with the same input and the same spikes: something in front of it has a state"
 SHORT = 32  # calls of a few steps each
 
 
@@ -35,13 +35,16 @@ class Neurons:
     """The neurons of a layer in a run: checks what they are given, and keeps what they make of currents of ours.
 
     Attributes:
+        different: the first currents that are not those of before.
+        limit: how far the currents may be from those before; None: they are not compared.
         places: where in memory the potentials are that they gave in this call.
     """
 
-    def __init__(self, key: str, layer: Any, watched: Watched, limit: Tensor, states: bool):
+    def __init__(self, key: str, layer: Any, watched: Watched, limit: Tensor | None, states: bool):
         self.states = states  # whether the network takes potentials from them
         self.key, self.layer, self.watched, self.limit = key, layer, watched, limit
         self.generator = torch.Generator().manual_seed(1)
+        self.different: Difference | None = None
         self.places: set[int] = set()
         self.runs: list[list[tuple[Tensor, Tensor]]] = []  # from rest: currents and what they fired, [t, N, ...]
 
@@ -54,14 +57,15 @@ class Neurons:
 
     def before(self, module: nn.Module, arguments: tuple) -> tuple:
         """Compare the currents that the neurons are given, and put others in their place."""
-        current, given = self._as_steps(module, arguments[0]), self._of_steps(self.watched.current, arguments[0], module)
-        wrong = ~((current - given).abs() <= self._of_steps(self.limit, arguments[0], module))
-        if current.shape != given.shape or bool(wrong.any()):
-            share = wrong.double().mean().item()
-            raise Difference(
-                self.key, f"{100 * share:.2g} % of the currents that its neurons take are not those that the same input "
-                "and spikes gave before, so something in front of them has a state, or draws random numbers"
-            )  # fmt: skip
+        if self.limit is not None:
+            current, given = (
+                self._as_steps(module, arguments[0]),
+                self._of_steps(self.watched.current, arguments[0], module),
+            )
+            wrong = ~((current - given).abs() <= self._of_steps(self.limit, arguments[0], module))
+            if bool(wrong.any()) and self.different is None:
+                share = f"{100 * wrong.double().mean().item():.2g} % of the currents that its neurons take"
+                self.different = Difference(self.key, f"{share} are not those {OTHERWISE}")
         driven = drive(self.layer, arguments[0], self.watched.gain, self.generator)
         return driven, *arguments[1:]
 
@@ -101,17 +105,22 @@ class Neurons:
 
 
 class Repeats:
-    """A network that is run again on x [T, N, ...]; ``compared``: what was made of it, where it gave ``output``.
+    """A network that is run again on x [T, N, ...].
 
     Attributes:
         neurons: by the paths of their modules.
+        compared: what was made of the network, if that was right, and its ``output`` then, if it is a tensor.
     """
 
-    def __init__(self, original: Original, x: Tensor, neurons: Mapping[str, Neurons]):
+    def __init__(
+        self, original: Original, x: Tensor, neurons: Mapping[str, Neurons], compared: Compared | None,
+        output: Tensor | None,
+    ):  # fmt: skip
         self.original, self.x, self.neurons = original, x, neurons
+        self.compared, self.output = compared, output
 
     @torch.no_grad()
-    def check(self, state_of: Callable[[nn.Module], State], compared: Compared, output: Tensor | None) -> None:
+    def check(self, state_of: Callable[[nn.Module], State]) -> None:
         """
         Raises:
             Difference: currents, spikes or outputs are not what they were.
@@ -119,9 +128,9 @@ class Repeats:
         """
         net, one_call = self.original.fresh(), self.original.one_call
         reset(net)
-        state = state_of(net)
+        state, orders = state_of(net), self._orders()
+        different: Difference | None = None
         with state.watched(), self._in_place_of_neurons(net):
-            orders = list(self._orders())
             for call, order in enumerate(orders):
                 if one_call and call:
                     reset(net)
@@ -129,12 +138,18 @@ class Repeats:
                     one.begin(order, one_call or not call)
                 steps = self.x[order]
                 given = net(steps if one_call and self.original.takes_steps else steps[0])
-                places = frozenset().union(*(one.places for one in self.neurons.values()))
-                state.check(places, last=call == len(orders) - 1)
-                if output is not None and len(order) <= len(self.x):
-                    self._check_output(given, order, compared, output)
-        for one in self.neurons.values():
-            one.check()
+                state.check(self._places(), last=call == len(orders) - 1)
+                different = different or self._difference(given, order)
+            if different or self.compared is None:
+                state.explain()
+        if different:
+            raise different
+        if self.compared:
+            for one in self.neurons.values():
+                one.check()
+
+    def _places(self) -> frozenset[int]:
+        return frozenset().union(*(one.places for one in self.neurons.values()))
 
     @contextmanager
     def _in_place_of_neurons(self, net: nn.Module) -> Iterator[None]:
@@ -148,26 +163,29 @@ class Repeats:
             for handle in handles:
                 handle.remove()
 
-    def _orders(self) -> Iterator[Tensor]:
+    def _orders(self) -> list[Tensor]:
         """Of each call, which of the steps of before it repeats."""
         T, generator = len(self.x), torch.Generator().manual_seed(2)
         many = torch.randint(T, (CALLS,), generator=generator)
         if not self.original.one_call:
-            yield from torch.cat([torch.arange(T), many]).split(1)
-            return
-        if not self.original.own_steps:
-            yield many
-        for _ in range(max(SHORT, CALLS // T)):
-            order = torch.randperm(T - 1, generator=generator)
-            yield torch.cat([order, torch.tensor([T - 1])])  # an output may be that of the last step
+            return list(torch.cat([torch.arange(T), many]).split(1))
+        last = torch.tensor([T - 1])  # an output may be that of the last step
+        short = [torch.cat([torch.randperm(T - 1, generator=generator), last]) for _ in range(max(SHORT, CALLS // T))]
+        return short if self.original.own_steps else [*short, many]
 
-    def _check_output(self, given: Any, order: Tensor, compared: Compared, output: Tensor) -> None:
-        limit = output_limit(compared, output)
+    def _difference(self, given: Any, order: Tensor) -> Difference | None:
+        """What a call gave that was otherwise before."""
+        for one in self.neurons.values():
+            if one.different:
+                return one.different
+        if self.compared is None or self.output is None or len(order) > len(self.x):
+            return None
+        y, output = self.compared.output, self.output
         if not self.original.one_call:
             given = tensor_of(given)
-            expected = output[order[0]] if output.ndim == compared.output.ndim else output
+            expected = output[order[0]] if output.ndim == y.ndim else output
         else:
-            given = as_steps(given, compared.output)
-            expected = output[order] if output.shape == compared.output.shape else output
-        if given.shape != expected.shape or not bool(((given - expected).abs() <= limit).all()):
-            raise Difference("", "its output is not what the same input and spikes gave before, so it has a state")
+            given = as_steps(given, y)
+            expected = output[order] if output.shape == y.shape else output
+        wrong = given.shape != expected.shape or (given - expected).abs() > output_limit(self.compared, output)
+        return Difference("", f"its output is not that {OTHERWISE}") if torch.as_tensor(wrong).any() else None
