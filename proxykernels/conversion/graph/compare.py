@@ -43,6 +43,10 @@ class Watched:
     given: Tensor
     gain: float = 1.0
 
+    def of_samples(self, number: int) -> "Watched":
+        """The same of the first samples."""
+        return Watched(*(part[:, :number] for part in (self.current, self.fired, self.given)), self.gain)
+
 
 @dataclass
 class Compared:

@@ -70,6 +70,18 @@ def is_foreign(thing: Any) -> bool:
     return top not in LIBRARIES and top not in sys.stdlib_module_names
 
 
+@functools.cache
+def _is_installed(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return any(folder in file for folder in ("site-packages", "dist-packages"))
+
+
+def _is_looked_into(thing: Any) -> bool:
+    """Code of foreign packages that are installed is not: it leads to all that they have."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+    return is_foreign(thing) and not _is_installed(name)
+
+
 def has_foreign_code(net: nn.Module) -> bool:
     walk = _Walk(True)
     for _ in walk.values(net, "", ""):
@@ -142,9 +154,9 @@ def _joined(name: str, key: str) -> str:
 def _parts(value: Any) -> list[tuple[str, Any]] | None:
     """What is in a value, with labels; None: it is one."""
     if isinstance(value, type):
-        return _of_class(value) if is_foreign(value) else None
+        return _of_class(value) if _is_looked_into(value) else None
     if isinstance(value, types.FunctionType):
-        return _of_function(value) if is_foreign(value) else None
+        return _of_function(value) if _is_looked_into(value) else None
     if isinstance(value, types.ModuleType | logging.Logger):
         return None
     if isinstance(value, dict):
@@ -198,7 +210,7 @@ def _of_function(function: Any) -> list[tuple[str, Any]]:
         if name in function.__globals__:
             value = function.__globals__[name]
             inside.append((f"global {name}", value))
-            if isinstance(value, types.ModuleType) and is_foreign(value):
+            if isinstance(value, types.ModuleType) and _is_looked_into(value):
                 inside += [(f"{name}.{own}", vars(value)[own]) for own in names if own in vars(value)]
     return [(f": {name}", value) for name, value in inside]
 

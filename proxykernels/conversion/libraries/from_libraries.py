@@ -15,7 +15,7 @@ from ..graph.compare import STEPS
 from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
-from ..graph.prepared import check_model, prepared, without_autocast
+from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
 from ..graph.state import State
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
@@ -142,6 +142,11 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
     checks.module("net", net)
     check_model("net", net, "imported")
     check_sample(sample)
+    with in_evaluation(net):
+        return _translated(net, library, sample, check)
+
+
+def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check: bool) -> Network:
     is_neuron = library.is_neuron
     model = prepared(net)
     name = type(model).__name__
@@ -167,7 +172,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         warnings.warn(
             f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     neurons = {}
     for key, population in graph.firing.items():
@@ -202,7 +207,7 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         warnings.warn(
             f"{name}: learnable there, and constant in the imported network: {', '.join(constant)}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if check:
         paths = neuron_paths(model, graph.firing)

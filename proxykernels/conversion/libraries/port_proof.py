@@ -73,20 +73,25 @@ class Proof:
         self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared | None, output: Tensor | None
     ) -> None:
         """``compared``: None: there was a difference, and only a state of its own may be the reason."""
-        neurons = {}
-        for key, there in watched.items():
-            limit = compared and compared.limits[key]
-            neurons[self.paths[key]] = Neurons(key, net.get_submodule(key), there, limit, self.original.states)
         if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
             output = None  # of other currents
-        repeats = Repeats(self.original, x, neurons, compared, output)
-        try:
-            repeats.check(lambda copy: State(copy, self.model, self.memory))
-        except (Difference, Changed):
-            raise
-        except Exception as error:  # whatever another library raises
-            if compared:
-                self._warn(f"it does not run for {CALLS} steps: {error}")
+        samples = x.shape[1]
+        for number in dict.fromkeys((1, samples)):  # all, where the network takes no other number
+            neurons = {}
+            for key, there in watched.items():
+                limit = compared and compared.limits[key][:, :number]
+                layer, states = net.get_submodule(key), self.original.states
+                neurons[self.paths[key]] = Neurons(key, layer, there.of_samples(number), limit, states)
+            repeats = Repeats(self.original, x[:, :number], neurons, compared, output)
+            try:
+                repeats.check(lambda copy: State(copy, self.model, self.memory))
+                return
+            except (Difference, Changed):
+                raise
+            except Exception as error:  # whatever another library raises
+                why = error
+        if compared:
+            self._warn(f"it does not run for {CALLS} steps: {why}")
 
     def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
         """Steps [T, N, ...] for the original."""
@@ -101,7 +106,7 @@ class Proof:
             f"{self.model} was taken over and not compared with the original: {why}; {self.caller}(net, sample) takes "
             "an input [N, ...] to compare them on",
             UserWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
     def _said(self, difference: Difference, x: Tensor) -> str:

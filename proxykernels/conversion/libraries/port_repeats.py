@@ -180,12 +180,13 @@ class Repeats:
                 return one.different
         if self.compared is None or self.output is None or len(order) > len(self.x):
             return None
-        y, output = self.compared.output, self.output
+        y, output, samples = self.compared.output, self.output, self.x.shape[1]
         if not self.original.one_call:
             given = tensor_of(given)
-            expected = output[order[0]] if output.ndim == y.ndim else output
+            expected = output[order[0], :samples]  # of one step
         else:
-            given = as_steps(given, y)
-            expected = output[order] if output.shape == y.shape else output
-        wrong = given.shape != expected.shape or (given - expected).abs() > output_limit(self.compared, output)
+            given = as_steps(given, y[:, :samples])
+            expected = output[order, :samples] if output.shape == y.shape else output[:samples]
+        limit = output_limit(self.compared, output)[:samples]
+        wrong = given.shape != expected.shape or (given - expected).abs() > limit
         return Difference("", f"its output is not that {OTHERWISE}") if torch.as_tensor(wrong).any() else None

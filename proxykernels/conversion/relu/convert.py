@@ -34,6 +34,7 @@ from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable
+from .steady import Steady
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 BATCH = 32  # samples of a calibration tensor at a time
@@ -70,7 +71,7 @@ def convert(
     the logits. ``net.outputs(y)`` separates several results, in tuples, lists and dicts, and one value per sample.
 
     The conversion checks itself: run as a ReLU network on some calibration samples, each layer must equal ``ann``'s up
-    to rounding.
+    to rounding. ``ann`` is called a hundred times besides, and must always give the same for the same samples.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale per channel
     Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
@@ -136,6 +137,7 @@ def convert(
         name = type(model).__name__
         batches = _Batches(calibration)
         few = torch.cat([batches.first[:1], batches.first[-1:]])
+        steady = Steady(model, few)
         with torch.no_grad():
             traced = trace(model, tracer=sized(few))
         traced = traced if share else copied(traced, {})
@@ -144,6 +146,7 @@ def convert(
         one_output(traced, name)
         _run(Notes(traced), few, name)
         graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+        steady.check()
         _check_followed(model, few, followed)
         if share:
             check_shareable(graph, model)
