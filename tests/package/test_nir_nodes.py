@@ -90,7 +90,7 @@ def test_the_cnn_of_the_paper(generator):
     back = pk.from_nir(pk.to_nir(net, (2, 34, 34)))  # which notes the reset
     assert torch.equal(pk.simulate(back, pk.pack(x), T).spikes.dense(), expected(True))
     assert sum(type(node) is nir.SumPool2d for node in pk.to_nir(net, (2, 34, 34)).nodes.values()) == 2
-    with pytest.raises(ValueError, match="reset must be 'subtract' or None, got 'zero'"):
+    with pytest.raises(ValueError, match="reset must be 'subtract', 'v_reset' or None, got 'zero'"):
         pk.from_nir(graph, reset="zero")
 
 

@@ -45,6 +45,7 @@ class Graph(GraphLayers):
     """
 
     supported: str
+    axes = 1  # in front of the channels
 
     def __init__(
         self,
@@ -231,10 +232,20 @@ class Graph(GraphLayers):
         """Signals side by side. Spikes of several populations must count the same; beside real values they become
         some themselves."""
         shape = shape_of(node)
-        if cat.stack or cat.dim not in (1, 1 - len(shape) if shape else 1):
-            raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
+        if cat.stack or not self._is_of_channels(node, cat.dim):
+            what = "stacks" if cat.stack else f"got dim={cat.dim}"
+            raise TypeError(f"{self.model}: {path} must concatenate channels, dim={self.axes}, {what}")
         parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
         return parts[0] if len(parts) == 1 else self._side_by_side(node, parts, path, shape)
+
+    def _is_of_channels(self, node: fx.Node, axis: int) -> bool:
+        rank = self._rank(node)
+        return axis == self.axes or (rank is not None and rank + axis == self.axes)
+
+    def _rank(self, node: fx.Node) -> int | None:
+        """How many axes the model gives a node's values, where that is known."""
+        shape = shape_of(node)
+        return len(shape) if shape else None
 
     def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(x, Current):

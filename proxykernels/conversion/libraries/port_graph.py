@@ -9,7 +9,7 @@ from ...layers import Dropout, Voting
 from ...network import Network, free_name
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
-from ..graph.fx_calls import path_of
+from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_layers import shape_of
 from ..graph.graph_values import Current, Projection, Signal
@@ -47,6 +47,10 @@ class PortGraph(Graph):
 
     def _is_number(self, node: fx.Node) -> bool:
         return of_sizes(node)
+
+    def _rank(self, node: fx.Node) -> int | None:
+        ranks = (argument.meta.get("rank") for argument in arguments(node))
+        return next((rank for rank in ranks if rank is not None), None)
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         if node.op in ("call_function", "call_method"):
