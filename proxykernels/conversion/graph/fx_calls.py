@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from .functions import FIRST, function_as_module
+from .index_ops import is_of_einops
 from .one_input import only_input
 from .refusals import remedy
 
@@ -40,7 +41,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
             if not leaves and "forward" in vars(module):
                 return False
-            return isinstance(module, leaves) or super().is_leaf_module(module, path)
+            return isinstance(module, leaves) or is_of_einops(module) or super().is_leaf_module(module, path)
 
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"torch.fx cannot follow a scripted module, {type(model).__name__}; take what it was made of")
@@ -63,7 +64,9 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
         raise TypeError(
             f"torch.fx cannot follow the forward pass of {place}{type(model).__name__}, which may not depend on values"
             f"{' or sizes' if leaves else ''}: "
-            f"{error}" + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
+            f"{error}"
+            + ("; make a layer of it, einops.layers.torch.Rearrange" if "unknown to einops" in str(error) else "")
+            + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
 
 

@@ -39,7 +39,6 @@ class Graph(GraphLayers):
     """What ReLU networks and networks of other libraries share: which layers a forward pass asks for.
 
     Attributes:
-        values: node -> what gives its value; currents are those that no layer gives.
         like: a parameter of the model, of whose type and on whose device all weights are.
         supported: modules that have a counterpart, for messages.
     """
@@ -66,7 +65,7 @@ class Graph(GraphLayers):
         nodes = needed(traced, model)
         readers = [node for node in nodes if not self._is_number(node)]
         self._readers = Counter(argument for node in readers for argument in arguments(node))
-        self.values = values = Values()
+        values = self.values
         for node in nodes:
             if node.op == "placeholder":
                 values[node] = Signal(Network.INPUT, Network.INPUT, False, True, shape_of(node))

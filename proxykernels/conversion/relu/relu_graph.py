@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from ...kernels import heap
 from ...layers import Flatten
-from ...network import Network, free_name
+from ...network import Network
 from ..graph import index_ops
 from ..graph.functions import Add, Cat, Mean, Scaled
 from ..graph.fx_calls import arguments, as_module, path_of
@@ -196,11 +196,6 @@ class ReluGraph(NormsBehind):
         identity = scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
         module = affine(identity, factor, shift)
         return Projection(module, x, added=True, affine=affine_by(module))
-
-    def _free(self, wanted: str) -> str:
-        """A name that no other current has."""
-        waiting = [value.name for value in self.values.values() if isinstance(value, Current)]
-        return free_name(wanted, (*self.order, *waiting))
 
     # Pooling
 
