@@ -132,7 +132,7 @@ VALUES = {
     "r": (lambda: chain(n=changed(neurons(), r="x")), "'n': r must be real numbers"),
     "reset nan": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, np.nan))), "'n': v_reset must be finite"),
     "reset above": (lambda: chain(n=changed(neurons(), v_reset=np.full(4, 2))), "must be finite and, in .* below"),
-    "other reset": (lambda: chain(n=changed(neurons(), metadata={"reset": "add"})), "must be 'subtract', 'v_reset' or not be th"),
+    "other reset": (lambda: chain(n=changed(neurons(), metadata={"reset": "add"})), "must be 'subtract', 'v_reset' "),
     "kernel": (lambda: image_net(weight=np.ones((3, 2, 3))), r"'c': weight must have the shape \[C_out"),
     "channels": (lambda: image_net(weight=np.ones((3, 5, 3, 3))), r"node 'n' \(behind 'c'\): .* got 2 channels"),
     "padding": (lambda: image_net(padding="reflect"), "'c': padding must be a number, two of them, 'same' or 'valid'"),

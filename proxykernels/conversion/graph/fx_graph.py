@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from ... import checks
 from ...layers.synapses import WEIGHTED, synapse_of
-from ...network import Network, free_name
+from ...network import Network
 from .functions import Add, Cat, Times
 from .fx_calls import arguments, as_module, is_cast, needed, path_of
 from .graph_layers import AVERAGES, GraphLayers, shape_of
@@ -175,7 +175,7 @@ class Graph(GraphLayers):
         """A transposed convolution: zeros between the values and around them, and a convolution."""
         shape = node.meta.get("shape")
         convolution, spread = as_convolution(module), Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
-        x = self._spread(free_name(f"{node.name}_input", self.order), x, spread)
+        x = self._spread(self._free(f"{node.name}_input"), x, spread)
         return Current(self._name(node), path, [Projection(convolution, x, added=True)])
 
     def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:

@@ -96,7 +96,7 @@ class GraphLayers:
     def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:
         if part.neurons == Network.INPUT or not self.rates:
             return part
-        current = Current(free_name(f"{node.name}_{part.layer}", self.order), path, [Projection(nn.Identity(), part)])
+        current = Current(self._free(f"{node.name}_{part.layer}"), path, [Projection(nn.Identity(), part)])
         self.order.append(current.name)
         self.populations[current.name] = Population(current, node, None, fires=False)
         return Signal(current.name, Network.INPUT, False, part.signed, part.shape)

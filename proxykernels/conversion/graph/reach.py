@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 LIBRARIES = frozenset("einops norse numpy proxykernels sinabs snntorch spikingjelly torch torchvision".split())
 PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, frozenset)
@@ -50,7 +50,7 @@ CONTENTS: dict[Any, Any] = {
     staticmethod: lambda found: found.__func__,
     classmethod: lambda found: found.__func__,
     functools.cached_property: lambda found: found.func,
-    functools._lru_cache_wrapper: lambda cached: (cached.cache_info()[1::2], cached.__wrapped__),  # not the hits
+    functools._lru_cache_wrapper: lambda cached: (cached.cache_info().misses or None, cached.__wrapped__),
     threading.local: vars,
 }
 
@@ -109,7 +109,7 @@ class _Walk:
         self.seen: dict[int, Any] = {}  # what was visited, which keeps its place in memory as long
 
     def values(self, value: Any, path: str, name: str) -> Iterator[Kept]:
-        if isinstance(value, PLAIN) or isinstance(value, Tensor | np.ndarray):
+        if isinstance(value, (*PLAIN, Tensor, np.ndarray, fx.Proxy)):
             yield Kept(path, name, value)
             return
         if id(value) in self.seen:
@@ -161,10 +161,10 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
         return None
     if isinstance(value, dict):
         inside = [(f"[{key!r}]", part) for key, part in itertools.islice(list(value.items()), MOST)]
-        return [(".len()", len(value)), *inside, *_attributes(value)]
+        return [*_length(value), *inside, *_attributes(value)]
     if isinstance(value, list | tuple | deque):
         inside = [(f"[{k}]", part) for k, part in enumerate(itertools.islice(tuple(value), MOST))]
-        return [(".len()", len(value)), *inside, *_attributes(value)]
+        return [*_length(value), *inside, *_attributes(value)]
     if isinstance(value, set):
         return [("", frozenset(value)), *_attributes(value)]
     for kind, content in CONTENTS.items():
@@ -174,6 +174,10 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
         return _of_iterator(value)
     attributes = _attributes(value)
     return attributes or None
+
+
+def _length(value: Any) -> list[tuple[str, Any]]:
+    return [(".len()", len(value))] if len(value) > MOST else []  # else its items tell
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:

@@ -144,6 +144,19 @@ class _Watch:
             self.calls.append((taken, given.clone()))
 
 
+@contextmanager
+def naming_what_is_kept(net: nn.Module) -> Iterator[None]:
+    """Around what is made of a trace of ``net``: errors also name a module that keeps its input from call to call."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        found = (f"{_where(one.path)} keeps {one.name}" for one in kept(net, False) if isinstance(one.value, fx.Proxy))
+        place = next(found, None)
+        if place is None or isinstance(error, Changed):
+            raise
+        raise TypeError(f"{error}. Perhaps since {place} from call to call, a state; take it out") from error
+
+
 def _where(path: str) -> str:
     return f"module '{path}'" if path else "its own code"
 

@@ -16,7 +16,7 @@ from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
 from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
-from ..graph.state import State
+from ..graph.state import State, naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import constants, gain
@@ -165,9 +165,10 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     except TypeError as error:
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
     state.check()
-    graph = PortGraph(
-        traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
-    )
+    with naming_what_is_kept(model):
+        graph = PortGraph(
+            traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
+        )
     if graph.dropped:
         warnings.warn(
             f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",

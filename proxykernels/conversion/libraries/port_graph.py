@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ...layers import Dropout, Voting
-from ...network import Network, free_name
+from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
 from ..graph.fx_calls import arguments, path_of
@@ -187,7 +187,7 @@ class PortGraph(Graph):
         if not self.populations or not self.firing:
             raise TypeError(f"{self.model} must have neurons, it has none")
         if isinstance(x, Signal) and not x.binary and x.layer not in self.populations:
-            name = free_name("output", self.order)
+            name = self._free("output")
             x = Current(name, "its output", [Projection(nn.Identity(), x)])
         if isinstance(x, Current):
             self._carry(result, x)

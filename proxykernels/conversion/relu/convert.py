@@ -26,6 +26,7 @@ from ..graph.graph_values import Population
 from ..graph.noted import Notes
 from ..graph.prepared import borrowed, check_model, copied, without_autocast
 from ..graph.sized_trace import sized
+from ..graph.state import naming_what_is_kept
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
@@ -141,11 +142,12 @@ def convert(
         with torch.no_grad():
             traced = trace(model, tracer=sized(few))
         traced = traced if share else copied(traced, {})
-        needed(traced, name)
-        followed = _run(Notes(traced), few, name)
-        one_output(traced, name)
-        _run(Notes(traced), few, name)
-        graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+        with naming_what_is_kept(model):
+            needed(traced, name)
+            followed = _run(Notes(traced), few, name)
+            one_output(traced, name)
+            _run(Notes(traced), few, name)
+            graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
         steady.check()
         _check_followed(model, few, followed)
         if share:
