@@ -219,3 +219,40 @@ def test_currents_may_be_pooled(generator, pool):
         expected = net(x)
     actual = pk.simulate(pk.from_spikingjelly(net), pk.pack(x), 20).spikes.dense()
     assert 0.02 < expected.mean() < 0.9 and torch.equal(actual, expected)
+
+
+class Joined(nn.Module):
+    """Two layers of neurons side by side along the axis ``dim``."""
+
+    def __init__(self, dim: int, images: bool):
+        super().__init__()
+        layer = pytest.importorskip("spikingjelly.activation_based.layer")
+        from spikingjelly.activation_based import neuron
+
+        make = (lambda *sizes: layer.Conv2d(*sizes, 3, padding=1)) if images else layer.Linear
+        torch.manual_seed(0)
+        self.dim, self.a, self.b, self.c = dim, make(8, 4), make(8, 4), make(8, 2)
+        self.sa, self.sb, self.sc = (neuron.IFNode(v_threshold=0.25) for _ in range(3))
+
+    def forward(self, x):
+        return self.sc(self.c(torch.cat([self.sa(self.a(x)), self.sb(self.b(x))], self.dim)))
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 6, 6)], ids=["features", "images"])
+@pytest.mark.parametrize("mode", "sm")
+def test_concatenations_are_of_channels(mode, shape):
+    """With all steps in a call channels are the third axis; samples, steps and pixels may not be joined."""
+    axis, x = (2 if mode == "m" else 1), torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
+    rank = axis + len(shape)
+    for dim in range(-rank, rank):
+        net = Joined(dim, len(shape) > 1).eval()
+        if dim % rank == axis:
+            expected = spikingjelly_fires(net, x, T, mode)
+            assert 0.01 < expected.mean() < 0.99
+            assert torch.equal(pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense(), expected), dim
+            continue
+        functional = pytest.importorskip("spikingjelly.activation_based.functional")
+        functional.set_step_mode(net, mode)
+        for check in (True, False):
+            with pytest.raises(TypeError, match=rf"cat\(\) must concatenate channels, dim={axis}, got dim={dim}"):
+                pk.from_spikingjelly(net, check=check)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.conversion.graph.compare import Compared, Difference, check_output
 
 
 @pytest.fixture
@@ -211,3 +212,14 @@ def test_other_networks_of_snntorch_keep_their_potentials():
     assert before.any()
     pk.from_snntorch(nn.Sequential(nn.Linear(3, 4), snn.Leaky(beta=0.9, init_hidden=True)))
     assert torch.equal(other[1].mem, before)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5), (3, 2, 10), (2, 10), (10,), (6, 5), (1, 3, 2, 5), ()])
+def test_outputs_of_another_shape_differ(shape):
+    """All steps, or one value for all, may be given; nothing else passes."""
+    y = torch.zeros(3, 2, 5)
+    compared = Compared(y, y + 1, {})
+    with pytest.raises(Difference, match=r"its output has the shape \[.*\], and \[3, 2, 5\] here"):
+        check_output(compared, torch.zeros(shape))
+    for right in (y, y[0], list(y), (y, "more")):
+        assert check_output(compared, right).shape in (y.shape, y.shape[1:])

@@ -45,7 +45,7 @@ class Watched:
 
     def of_samples(self, number: int) -> "Watched":
         """The same of the first samples."""
-        return Watched(*(part[:, :number] for part in (self.current, self.fired, self.given)), self.gain)
+        return Watched(self.current[:, :number], self.fired[:, :number], self.given[:, :number], self.gain)
 
 
 @dataclass

@@ -45,15 +45,16 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     normalisation behind a convolution stays learnable, and ParametricLIFNode's time constant except with
     ``decay_input`` behind no weights or beside an identity.
 
-    The imported network is compared with the original for a few steps, layer by layer, on currents on which neurons
-    fire. A difference beyond rounding raises an error that names the first module that differs. Warnings name dropout
-    that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
+    The imported network is compared with the original, layer by layer, and the original runs for 101 steps, on currents
+    on which neurons fire. A difference beyond rounding raises an error that names the first module that differs, and so
+    does a state: whatever the network's own code changes from call to call, other than neurons' potentials. Warnings
+    name dropout that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
         sample: input [N, ...] of one step for the comparison; None: random values. If no shape is found that fits, a
             warning asks for a sample.
-        check: whether to compare.
+        check: whether to compare, and to look for a state.
 
     Returns:
         The network, in evaluation mode.

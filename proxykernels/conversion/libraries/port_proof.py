@@ -79,7 +79,7 @@ class Proof:
         for number in dict.fromkeys((1, samples)):  # all, where the network takes no other number
             neurons = {}
             for key, there in watched.items():
-                limit = compared and compared.limits[key][:, :number]
+                limit = compared.limits[key][:, :number] if compared else None
                 layer, states = net.get_submodule(key), self.original.states
                 neurons[self.paths[key]] = Neurons(key, layer, there.of_samples(number), limit, states)
             repeats = Repeats(self.original, x[:, :number], neurons, compared, output)
