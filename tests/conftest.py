@@ -41,7 +41,7 @@ def pytest_addoption(parser):
     group.addoption("--exhaustive", action="store_true", help="every combination of all parameters, and slow tests")
     parser.addoption(
         "--emulate",
-        choices=["sm_80", "sm_90"],
+        choices=["sm_75", "sm_80", "sm_90"],
         help="compile the Triton kernels for this GPU and execute their PTX on the CPU (tests/gpu/emulator/README.md)",
     )
 

@@ -192,7 +192,7 @@ def test_pointers_are_specialised_as_a_launch_on_the_target_does(target):
         return {(names[at], *part) if part else names[at]: dict(pairs) for (at, *part), pairs in source.attrs.items()}
 
     short = {"tt.pointer_range": 32} if target.startswith("gfx") else {}
-    arguments = known(compile_variants._conv(target, "paper", "two-products", "hard", "words")[0])
+    arguments = known(compile_variants.convolution(target, "paper", "two-products", "hard", "words")[0])
     assert arguments["words_pointer"] == arguments["unit_pointer"] == {"tt.divisibility": 16} | short
     assert arguments["C_out"] == {"tt.divisibility": 16} and "KERNEL_W" not in arguments
     arguments = known(compile_variants._scan(target, "fp32", "hard", "words", "huge")[0])

@@ -16,7 +16,6 @@ was interrupted, and does again only what has changed. Ends with status 1 if som
 import argparse
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,9 +24,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-# torch 2.10 and 2.11; 2.12.0; 2.12.1 and 2.13; and what 2.14 and 2.15 ask for.
-TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
+
 TARGETS = ("sm_90", "sm_80")
 FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
 READERS = [f"benchmarks/gpu/{name}.py" for name in ("variants", "compile_variants", "kernel_resources", "main_loop")]
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
     parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
-    default = Path.home() / ".cache" / "proxykernels" / "tritons"
-    parser.add_argument("--folder", type=Path, default=default, help="of Tritons and results (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of Tritons and results (default: %(default)s)")
     options = parser.parse_args()
     tritons = options.triton or TRITONS
     if options.turn is not None:
@@ -160,30 +159,8 @@ def tests() -> list[str]:
     return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
-def installed(version: str, folder: Path) -> Path | None:
-    """A folder to import that Triton from; None if it is the one of this Python."""
-    import triton
-
-    if triton.__version__ == version:
-        return None
-    path = folder / version
-    if not (path / "triton" / "__init__.py").exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(path)]
-        subprocess.run([*command, f"triton=={version}"], check=True)
-    return path
-
-
-def environment(path: Path | None, cache: Path) -> dict[str, str]:
-    """Of a process without Triton's interpreter, that imports the Triton of a folder."""
-    result = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    paths = [path, CHECKOUT, CHECKOUT / "benchmarks", CHECKOUT / "tests" / "gpu", result.get("PYTHONPATH")]
-    result["PYTHONPATH"] = os.pathsep.join(str(part) for part in paths if part)
-    return result | {"TRITON_CACHE_DIR": str(cache)}
-
-
 def convolutions(target: str = "sm_90") -> list[str]:
     """All convolutions of benchmarks/gpu/variants.py that are launched on a target."""
-    sys.path.append(str(CHECKOUT / "benchmarks"))
     from gpu.variants import CONV, is_launched
 
     return [name for name in CONV if is_launched(target, name.split("/")[1])]
