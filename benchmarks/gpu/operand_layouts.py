@@ -16,7 +16,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from itertools import product
 from math import log2
 
 MARK = "// of one step"  # in the code of expand that needs such a layout
@@ -84,23 +83,20 @@ def is_of_one_step(bases: Bases | None, pack: int) -> bool:
     return later == [0, 0, 8, 0] and not any(basis[STEP] & 8 for basis in others)
 
 
+# Pixels, input and output channels, and output: the largest blocks at 32 and at 16 steps, and the smallest ones.
+LAYERS = ((100352, 128, 128, "words"), (100352, 128, 128, "short"), (1, 128, 32, "words"), (1, 3, 16, "words"))
+
+
 def convolutions(target: str) -> list[str]:
-    """Convolutions that together have all factors of a target: of each product and block size, for 16 and 32 steps."""
-    import torch
-
+    """1 x 1 convolutions of each product that a target has, with its largest and its smallest factors."""
     from gpu.variants import PRODUCTS, is_launched
-    from proxykernels.kernels.gpu.block_sizes import choose_blocks
 
-    found = {}
-    layers = [*product((100352,), (128,), (128, 64, 32, 16), ("words", "short"))]
-    layers += [*product((100352, 1), (3, 128), (128, 64, 32, 16), ("words",))]
-    for products, parts in PRODUCTS.items():
-        dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
-        for pixels, C, C_out, steps in layers if is_launched(target, products) else ():
-            blocks = choose_blocks(pixels, C_out, C, target, dtype, three_digits=parts.count == 3)
-            factor = products, blocks.PIXELS, blocks.CHANNELS, blocks.BLOCK_K, blocks.num_warps, steps
-            found.setdefault(factor, f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{steps}")
-    return list(found.values())
+    return [
+        f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{output}"
+        for products in PRODUCTS
+        if is_launched(target, products)
+        for pixels, C, C_out, output in LAYERS
+    ]
 
 
 def read(target: str, convolution: str) -> dict:
