@@ -222,6 +222,16 @@ def kernels_can_run(pytestconfig, monkeypatch):
 
 
 @pytest.fixture
+def fused(kernels_can_run):
+    """For tests of the fused convolution alone, which is not taken where Triton has no tensor cores to multiply on."""
+    from proxykernels.kernels.gpu import convolutions
+
+    device = torch.device("cuda" if HAS_GPU else "cpu")
+    if convolutions.convolutions(device) is not convolutions.Fused:
+        pytest.skip("convolutions of spikes are not fused on this GPU")
+
+
+@pytest.fixture
 def triton_kernels(kernels_can_run, monkeypatch):
     """The whole library on the Triton kernels: on a GPU, or by the interpreter, which takes CPU tensors."""
     from proxykernels.kernels.gpu.backend import KERNELS as gpu

@@ -83,6 +83,8 @@ def faults(record: dict) -> list[str]:
         found.append(f"spills {record['spilled']}")
     if record["one_slot_stores"]:
         found.append(f"{record['one_slot_stores']} stores of the main loop always go to the same slot: miscompiled")
+    if record["mixed_steps"]:
+        found.append(f"{record['mixed_steps']} instructions mix the steps of spikes, which are then wrong")
     if kernel in STEPS_OF_IEEE and record.get("fused_or_flushed"):
         found.append(f"{record['fused_or_flushed']} float instructions fused, or flushing small numbers to 0")
     if record.get("loop"):
@@ -107,11 +109,14 @@ def compile_variant(variant: str) -> dict:
     from triton.backends.compiler import GPUTarget
 
     from proxykernels.kernels.gpu.block_sizes import takes_digits
+    from proxykernels.kernels.gpu.convolutions import has_tensor_cores
 
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
+    if kernel == "if_conv2d" and not has_tensor_cores(target):
+        return record | {"absent": f"torch multiplies on {target}: Triton uses no tensor cores there"}
     if kernel == "if_conv2d" and not is_launched(target, rest[1]):
         return record | {"absent": f"{target} multiplies {'int8 digits' if takes_digits(target) else 'float16 parts'}"}
     try:

@@ -147,12 +147,17 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
     return spikes, pooled, v_last
 
 
-def conv2d_current_sums(words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups):
-    """Sums of the currents of each channel and of their squares, float64 [2, C_out]: all steps in one launch."""
+def conv2d_current_sums(
+    words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups, convolve=if_conv2d
+) -> Tensor:
+    """Sums of the currents of each channel and of their squares, float64 [2, C_out]: all steps in one launch.
+
+    ``convolve``: if_conv2d, or what else takes its arguments.
+    """
     H_out, W_out = output_size(size, weight.shape[2:], stride, padding, dilation)
     v = torch.zeros(words.shape[1], 2, H_out * W_out, len(weight), dtype=torch.float32, device=words.device)
     sums = current_sums(len(weight), words.device)
-    _, v_last = if_conv2d(
+    _, v_last = convolve(
         words, T, size, weight, bias, v, sums, stride, padding, dilation, groups, counts_only=True
     )  # fmt: skip
     return v_last.sum((0, 2), dtype=torch.float64)

@@ -6,8 +6,9 @@
     python tests/gpu/check_tritons.py --emulate sm_80 --emulate sm_90   the tests, too
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
-cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are
-then executed from what that Triton makes for a target, in the emulator, file by file.
+cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (benchmarks/gpu/operand_layouts.py), and a
+multiprocessor holds two programs. With --emulate the tests of the kernels are then executed from what that Triton makes
+for a target, in the emulator, file by file.
 
 Each result is kept in --folder as soon as it is there, beside what Triton compiled: the same command goes on where it
 was interrupted, and does again only what has changed. Ends with status 1 if something is wrong.
@@ -28,9 +29,10 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
 
-TARGETS = ("sm_90", "sm_80")
-FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
-READERS = [f"benchmarks/gpu/{name}.py" for name in ("variants", "compile_variants", "kernel_resources", "main_loop")]
+TARGETS, EMULATED = ("sm_90", "sm_80"), ("sm_75", "sm_80", "sm_90")
+FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone", "mixed steps")
+NAMES = ("variants", "compile_variants", "kernel_resources", "main_loop", "operand_layouts")
+READERS = [f"benchmarks/gpu/{name}.py" for name in NAMES]
 COMPILED = ("kernels/gpu", "tests/gpu/tensor_core_hazards.py", *READERS)  # what the result of a variant is of
 EXECUTED = ("kernels", "tests/gpu/emulator")  # and that of a file of tests, besides itself
 
@@ -42,7 +44,7 @@ def main() -> None:
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
-    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
+    parser.add_argument("--emulate", choices=EMULATED, action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of Tritons and results (default: %(default)s)")
     options = parser.parse_args()
@@ -128,6 +130,7 @@ def faults(record: dict) -> Counter:
             "hazards in PTX": record["hazards_of_ptx"],
             "hazards in SASS": record["hazards_of_sass"],
             "alone": int(record["programs"] < 2),
+            "mixed steps": record["mixed_steps"],
         }
     )
 

@@ -75,6 +75,7 @@ def paper_run(monkeypatch, T: int, images: int = 2, precision: str | None = None
         return card.launches, card.waits
 
 
+@pytest.mark.usefixtures("fused")
 def test_launches_and_waits_of_the_papers_network(monkeypatch):
     """In four chunks of 64 steps: convolutions, linear layers, one flattening, one count; all else once a run."""
     launches, waits = paper_run(monkeypatch, 256)
@@ -87,6 +88,7 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("fused")
 def test_whole_weights_are_made_once_a_run(monkeypatch):
     launches, waits = paper_run(monkeypatch, 192, precision="int16")
     fewer, _ = paper_run(monkeypatch, 128, precision="int16")

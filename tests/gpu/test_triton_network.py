@@ -143,6 +143,7 @@ def test_simulate(monkeypatch, generator, v_reset, graph):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("digits", [True, False], ids=["digits", "float16"])
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
@@ -182,6 +183,7 @@ def test_float16_parts_of_rounded_weights_sum_exactly(generator, inputs):
 # ---- what a GPU cannot do is said
 
 
+@pytest.mark.usefixtures("fused")
 def test_too_large_for_offsets_of_32_bits(monkeypatch, generator):
     x, weight = pk.pack(spikes(3, 1, 4, 4, 4, generator=generator)), torch.ones(2, 4, 3, 3)
     monkeypatch.setattr(if_conv2d, "LARGEST_IMAGE", 64)
@@ -194,6 +196,7 @@ def test_too_large_for_offsets_of_32_bits(monkeypatch, generator):
         pk.if_conv2d(x, weight)
 
 
+@pytest.mark.usefixtures("fused")
 def test_unsupported_weights(generator):
     x = pk.pack(spikes(3, 1, 4, generator=generator))
     with pytest.raises(TypeError, match=r"weight must be .* torch\.float8_e4m3fn; convert it by weight\.float\(\)"):
