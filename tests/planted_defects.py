@@ -192,6 +192,18 @@ DEFECTS = {
         "row = window // windows_across * 2 + place % 2",
         "tests/gpu/test_triton_network.py",
     ),
+    "Triton operands: layouts that nobody has seen": Defect(
+        "kernels/gpu/one_step.py",
+        "architecture in SEEN.get(triton, ())",
+        "architecture in SEEN.get(triton, MMA)",
+        "tests/gpu/test_spike_operands.py",
+    ),
+    "Triton convolution: no tensor cores": Defect(
+        "kernels/gpu/convolutions.py",
+        '("sm_5", "sm_6", "sm_7")',
+        '("sm_5", "sm_6")',
+        "tests/gpu/test_unfused_on_gpu.py",
+    ),
     "Triton weights: the carry of a digit": Defect(
         "kernels/gpu/weight_parts.py",
         "whole = (whole - digit) >> 8",
