@@ -114,6 +114,7 @@ def test_precision(monkeypatch, generator):
             assert torch.equal(engine(card.on_card(x), 40).spikes.dense().host, expected.spikes.dense())
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.long
 @pytest.mark.parametrize("precision, weights", [(None, "float32"), ("int8", "int8")], ids=str)
 def test_launches_of_the_papers_network(monkeypatch, precision, weights):
