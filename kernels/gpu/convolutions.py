@@ -40,7 +40,8 @@ class Fused:
 class Unfused:
     """torch's convolution, some steps at a time, and a Triton scan of its currents; arguments and results as Fused."""
 
-    unpack, cut, cat, if_scan = map(staticmethod, (words.unpack, words.cut, words.cat, if_scan))
+    unpack, cut, cat = staticmethod(words.unpack), staticmethod(words.cut), staticmethod(words.cat)
+    if_scan = staticmethod(if_scan)
 
     def __init__(self, reason: str):
         self._choice = Choice("dense", reason)
@@ -67,9 +68,9 @@ class Unfused:
         size_out = unfused.output_size(size, weight.shape[2:], *window[:3])
         return fired, words.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), v
 
-    def conv2d_current_sums(self, *layer) -> Tensor:
+    def conv2d_current_sums(self, spikes, T, size, weight, bias, *window) -> Tensor:
         """Sums of the currents of each channel, and of their squares."""
-        return fused.conv2d_current_sums(*layer, convolve=self.if_conv2d)
+        return fused.current_sums_of(self.if_conv2d, spikes, T, size, weight, bias, *window)
 
 
 @cache
