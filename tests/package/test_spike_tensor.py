@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.dlpack
 from cases import spikes
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -108,6 +109,35 @@ def test_functions_of_torch_that_look(layer, x, expected, function):
     given, wanted = function(layer(x)), function(expected)
     assert type(given) is torch.Tensor and given.dtype == wanted.dtype
     assert torch.equal(given, wanted)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_copies_share_memory_as_what_they_are_copies_of(layer, x, expected, seen):
+    y = layer(x)
+    if seen:
+        y.sum()
+    module = nn.Module()
+    module.register_buffer("all", y)
+    module.parts = [y[1:3], y, y.flatten(2), y.clone()]
+    copied = copy.deepcopy(module)
+    part, whole, flat, apart = copied.parts
+    assert whole is copied.all and torch.equal(whole, expected)
+    whole.fill_(7)
+    assert (part == 7).all() and (flat == 7).all()
+    assert torch.equal(apart, expected) and torch.equal(y, expected) and expected.any()
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_code_that_asks_for_the_address_of_its_bytes_gets_an_error(layer, x, expected, seen):
+    """It was a null pointer, and the process died of it. What asks torch, gets that of the dense tensor."""
+    y = layer(x)
+    if seen:
+        y.sum()
+    with pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        torch.utils.dlpack.to_dlpack(y)
+    assert torch.equal(torch.from_dlpack(torch.utils.dlpack.to_dlpack(layer(x).data)), expected)
+    assert torch.equal(y, expected) and torch.equal(torch.from_dlpack(y.__dlpack__()), expected)
+    assert y.data_ptr() == torch.from_dlpack(y).data_ptr()
 
 
 def test_saved_and_printed(layer, x, expected):
