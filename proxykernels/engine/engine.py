@@ -29,13 +29,18 @@ class Engine:
     ``engine(x, T)`` runs it. :meth:`stream` keeps its state between calls. :meth:`save` writes it to a file. ``print``
     shows its layers, their firing rates and its memory. Several threads may call an engine at the same time.
 
+    Attributes:
+        target: the instruction set that it runs on: the fastest of this machine, at most that which the environment
+            variable PROXYKERNELS_CPU names.
+
     Raises:
-        RuntimeError: the engine's library is not built on this machine.
+        RuntimeError: the engine's library is not built on this machine, or is damaged.
     """
 
     def __init__(self, plan: Plan, *, target: str | None = None):
         self.plan = plan
         self._compiled = Compiled(plan, target)
+        self.target = self._compiled.target
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         last = plan.last.neurons
@@ -241,7 +246,8 @@ def described(engine: Engine) -> str:
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
         rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
-    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {plan.precision or 'float32'}"
+    how = f"{plan.precision or 'float32'}, {engine.target}"
+    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {how}"
     plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
     memory = (
         f"{weights / 1e6:.1f} MB of packed weights, {plain / 1e6:.1f} MB of weights that save writes, "

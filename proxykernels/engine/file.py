@@ -82,7 +82,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
     """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
-    fingerprint, value = load().fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
+    fingerprint, value = load()[1].fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.contiguous()
         of_bytes = fingerprint(tensor.data_ptr(), tensor.nbytes)

@@ -2,15 +2,14 @@
 
 import ctypes
 import sys
-from ctypes import POINTER, c_char_p, c_int64
+from ctypes import c_int64
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..kernels.cpu import abi, headers, packing, sources
+from ..kernels.cpu import abi, compiled, headers, packing, sources
 from .plan import Kind, Plan
 from .stopping import Asked
 
@@ -26,33 +25,36 @@ Term, Operation, Input, Run, Sizes, Functions = map(
 STOP = dict(Run._fields_)["stop"]
 
 
-@cache
-def load(target: str | None = None) -> Any:
-    """The functions for an instruction set, or for the fastest one of this machine.
+def load(target: str | None = None) -> tuple[str, Any]:
+    """The functions for an instruction set, or for the fastest one of this machine, and its name.
 
     Raises:
-        RuntimeError: the library is not built, was built from other sources, or the machine cannot run the target.
+        RuntimeError: the library is not built, is damaged, or was built from other sources, or the machine cannot run
+            the target. ValueError: PROXYKERNELS_CPU names no instruction set.
     """
-    advice = f"build it with `{abi.install_command()}`"
     if not LIBRARY.exists():
-        raise RuntimeError(f"the engine's library is not built here: install a C++ compiler, then {advice}")
-    library = ctypes.CDLL(str(LIBRARY))
-    library.proxykernels_engine_sources.restype = c_char_p
-    if sources.paths() and library.proxykernels_engine_sources().decode() != sources.fingerprint(engine=True):
-        raise RuntimeError(f"the engine's library {LIBRARY} was built from other sources: {advice} again")
-    find = library.proxykernels_engine
-    find.restype, find.argtypes = POINTER(Functions), [c_char_p]
-    table = find(target.encode() if target else None)
-    if not table:
-        raise RuntimeError(f"this machine cannot run {target}")
-    return table.contents
+        raise RuntimeError(
+            "the engine's library is not built here: install a C++ compiler (for example `apt-get install g++`), then "
+            f"build it with `{compiled.install_command()}`"
+        )
+    find = compiled.opened(LIBRARY, engine=True).proxykernels_engine
+    name, functions = compiled.table(find, Functions, target)
+    if functions is None:
+        raise RuntimeError(
+            f"the engine cannot run {name} here: this machine lacks it, or {compiled.MOST} or the build leave it out"
+        )
+    return name, functions
 
 
 class Compiled:
-    """A plan with its weights packed, which the library owns."""
+    """A plan with its weights packed, which the library owns.
+
+    Attributes:
+        target: the instruction set.
+    """
 
     def __init__(self, plan: Plan, target: str | None = None):
-        self.functions = load(target)
+        self.target, self.functions = load(target)
         kept: list[object] = []  # what the library copies must live until it has
         operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
