@@ -2,6 +2,7 @@
 
 import math
 import os
+from ctypes import c_int64
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
             MemoryError: there is too little memory to work on.
+            KeyboardInterrupt: Ctrl-C, at once; so do other signals whose handlers raise something.
         """
         check_rule(stop)
         T, given = checks.steps(T), self.given(x)
@@ -122,12 +124,12 @@ class Engine:
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None,
+        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
     ) -> tuple[Output, Tensor | None]:  # fmt: skip
         """What T steps give, from where the session is, and the states of the last operation after them.
 
         ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
-        is after them. ``asked``: the rule by which samples stop.
+        is after them. ``asked``: the rule by which samples stop. ``steps``: those so far, which are added to.
         """
         op, N = self.plan.last, given.N
         needed = N * (T * self._step_bytes + self._fixed_bytes)
@@ -147,7 +149,7 @@ class Engine:
         if with_state:
             last = heap.empty(N, op.states, H * W, C)
         written = Written(spikes, values, counts, last)
-        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked):
+        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked, steps):
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
         return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
@@ -156,15 +158,24 @@ class Engine:
         """The states of the last operation, if they tell logits."""
         return self.state_of(session, len(self.plan.operations) - 1, N) if self._has_logits else None
 
+    def last_state_in(self, states: dict[int, Tensor]) -> Tensor | None:
+        """The same of those that are to be written, by the numbers of operations."""
+        last = len(self.plan.operations) - 1
+        return self._as_simulate(last, states[last]) if self._has_logits else None
+
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
         op = self.plan.operations[k]
-        shape = self.plan.state_shape(op)
-        C, H, W = image_of(shape)
+        C, H, W = image_of(self.plan.state_shape(op))
         states = heap.empty(N, op.states, H * W, C)
         session.read(k, states)
+        return self._as_simulate(k, states)
+
+    def _as_simulate(self, k: int, states: Tensor) -> Tensor:
+        """Of states [N, states, P, C]."""
+        op = self.plan.operations[k]
         several = (op.states,) if op.states > 1 else ()
-        return states.transpose(2, 3).reshape(N, *several, *shape)
+        return states.transpose(2, 3).reshape(len(states), *several, *self.plan.state_shape(op))
 
     def given(self, x: Tensor | Spikes) -> Given:
         """An input as the library takes it."""

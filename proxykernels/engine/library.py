@@ -10,19 +10,20 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled, headers, packing, sources
+from .interrupts import Interrupts
 from .plan import Kind, Plan
 from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-NO_MEMORY, NO_ANSWER = 2, 3  # outcomes of a run
+NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
 Term, Operation, Input, Run, Sizes, Functions = map(
     STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
 )
-STOP = dict(Run._fields_)["stop"]
+STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "interrupted"))
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -103,20 +104,28 @@ class Written:
 
 
 class Session:
-    """The states and the memory that runs of a plan work on; of one caller at a time."""
+    """The states and the memory that runs of a plan work on; of one caller at a time.
+
+    Attributes:
+        runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
+    """
 
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
         self._session = self._functions.make_session(compiled._plan)
+        self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
-        asked: Asked | None = None,
+        asked: Asked | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
+        ``steps``: those so far, to which the library adds T as it adds to all else that goes on: at once, or not at all
+        where a signal handler raises something.
+
         Raises:
-            MemoryError: there is too little of it. KeyboardInterrupt, or what the rule raised.
+            MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
         outputs = written.spikes, written.values, written.counts, written.last
         pointers = [None if part is None else part.data_ptr() for part in outputs]
@@ -124,10 +133,19 @@ class Session:
         run = Run(x, *about, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
-        outcome = self._functions.run(self._session, run)
+        if steps is not None:
+            run.steps_so_far = ctypes.addressof(steps)
+        run.interrupted = self._interrupts.question()
+        self.runs = True
+        try:
+            outcome = self._functions.run(self._session, run)
+        finally:
+            self.runs = False
         if asked is not None and asked.error is not None:
             raise asked.error
-        if outcome == NO_ANSWER:  # Ctrl-C, which Python raises before the rule's try, and then ignores
+        if outcome == INTERRUPTED and self._interrupts.raised:
+            raise self._interrupts.raised.pop()
+        if outcome in (INTERRUPTED, NO_ANSWER):  # Python raised it before any try, and then ignored it
             raise KeyboardInterrupt
         if outcome == NO_MEMORY:
             self._refuse(given.N)

@@ -3,6 +3,7 @@
 #include "fire.h"
 #include "pools.h"
 #include "sliced.h"
+#include "watch.h"
 
 namespace PK_TARGET {
 
@@ -49,7 +50,7 @@ static void run_sliced(Session& session, int64_t k, int64_t N, int64_t steps, bo
         const View& x;
         Scratch* scratch;
     } context{sliced, session.views[step.windows[step.sliced_window].slot], session.scratch};
-    session.team->share(sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
+    share(session, sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
         c.sliced.run(c.x, task, c.scratch[thread].sliced, c.scratch[thread].tally);
     });
@@ -70,7 +71,7 @@ static void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, in
             int64_t start, all_steps;
             bool fresh, goes_on;
         } context{session, step, cut, k, start, all_steps, fresh, goes_on};
-        session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+        share(session, cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
             Firing<decltype(model)>(c.session, c.step, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
         });
@@ -119,11 +120,11 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
     Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
     if (session.threads > 1)
         between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
-    session.team->share(N * between.parts, &between,
-                        [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
+    share(session, N * between.parts, &between,
+          [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
     between.steps = steps;  // of the sums, also where what is given is held
     if (step.states && goes_on)
-        session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
+        share(session, N, &between, [](void* given, int64_t image, int64_t) {
             const Between& b = *(const Between*)given;
             add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
         });
@@ -131,13 +132,13 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
         session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
 
-// All operations; `fresh`: from rest. `tally`: as Run has it. `goes_on`: whether states are wanted, `last_goes_on`: of the
-// last operation.
+// All operations, unless the run is to end; `fresh`: from rest. `tally`: as Run has it. `goes_on`: whether states are wanted,
+// `last_goes_on`: of the last operation.
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, bool last_goes_on,
                         int64_t* tally) {
     look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
-    for (int64_t k = 0; k < session.plan.count; k++, tally += 2) {
+    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += 2) {
         for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
         const auto run = session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
         run(session, k, N, steps, fresh, goes_on || (last_goes_on && k + 1 == session.plan.count));

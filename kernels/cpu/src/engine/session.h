@@ -85,6 +85,14 @@ struct State {
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
 };
 
+// Whether a run is to end before its time (watch.h).
+struct Watch {
+    int64_t (*asks)(void*) = nullptr;  // null: nobody asks
+    void* context = nullptr;
+    int64_t next = 0;  // when to ask, in nanoseconds
+    std::atomic<bool> over{false};
+};
+
 struct Session {
     const Plan& plan;
     Team* team = nullptr;
@@ -104,6 +112,8 @@ struct Session {
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
+    Watch watch;
+    Grown<char> kept;      // of the session before a run; watch.h
     Grown<char> running;   // run.h, like
     Grown<float> rounded;  // the input of a run
 
