@@ -79,4 +79,6 @@ def install_command() -> str:
         if noted := metadata.distribution(source).read_text("direct_url.json"):
             place = json.loads(noted)
             source = f"{place['vcs_info']['vcs']}+{place['url']}" if "vcs_info" in place else place["url"]
+    if source.endswith(".whl"):  # the same one again, from which nothing is built
+        source = "FOLDER-OF-THE-SOURCES"
     return f"pip install --force-reinstall --no-cache-dir --no-deps {source}"  # or pip takes the wheel it made before

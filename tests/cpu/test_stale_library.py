@@ -152,8 +152,10 @@ def test_a_library_that_is_cut_short_is_refused(tmp_path, load, whole, length):
         (None, "proxykernels"),
         ('{"url": "file:///home/me/proxykernels", "dir_info": {}}', "file:///home/me/proxykernels"),
         ('{"url": "https://host/pk.git", "vcs_info": {"vcs": "git"}}', "git+https://host/pk.git"),
+        ('{"url": "file:///home/me/proxykernels-0.1.0-py3-none-any.whl", "archive_info": {}}', "FOLDER-OF-THE-SOURCES"),
+        ('{"url": "file:///home/me/proxykernels-0.1.0.tar.gz"}', "file:///home/me/proxykernels-0.1.0.tar.gz"),
     ],
-    ids=["index", "folder", "repository"],
+    ids=["index", "folder", "repository", "wheel", "sources"],
 )
 def test_an_installed_package_is_built_again_from_where_it_came(monkeypatch, tmp_path, noted, source):
     """And not from the wheel that pip made of it before."""
