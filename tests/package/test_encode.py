@@ -165,3 +165,13 @@ def test_on_a_gpu(x):
         assert torch.equal(first.dense(), again.dense()) and 0.2 < first.rate() < 0.8
     with pytest.raises(ValueError, match="generator is on cpu and x on cuda:0; make it with torch.Generator"):
         encode.poisson(on_gpu, 5, seeded())
+
+
+def test_memory_is_counted_in_the_bytes_of_packed_spikes(monkeypatch):
+    """Of one channel a byte a pixel and step, as of eight."""
+    x = torch.full((2, 1, 3, 3), 0.5)
+    bytes_of = {T: encode.poisson(x, T)._words.nbytes + x.nbytes for T in (100, 101)}
+    monkeypatch.setattr("proxykernels.checks.inputs.memory", lambda device: bytes_of[100])
+    encode.poisson(x, 100)
+    with pytest.raises(ValueError, match=r"T = 101 steps of \[2, 1, 3, 3\] neurons take"):
+        encode.poisson(x, 101)
