@@ -23,7 +23,7 @@ STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), 
 Term, Operation, Input, Run, Sizes, Functions = map(
     STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
 )
-STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "interrupted"))
+STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -135,7 +135,7 @@ class Session:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
-        run.interrupted = self._interrupts.question()
+        run.may_go_on = self._interrupts.question()
         self.runs = True
         try:
             outcome = self._functions.run(self._session, run)

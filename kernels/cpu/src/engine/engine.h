@@ -63,13 +63,13 @@ struct Run {
     void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
     void* context;  // of the rule, and of the question
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
-    // Null, or a question that is asked once in a while, by the thread that runs: whether the run is to end now.
-    int64_t (*interrupted)(void* context);
+    // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
+    int64_t (*may_go_on)(void* context);
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
 };
 
-// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; the
-// question was answered with yes.
+// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; it
+// might not go on.
 enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };
 
 struct Sizes {

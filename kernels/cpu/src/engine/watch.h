@@ -12,7 +12,7 @@ constexpr int64_t ask_again = 50000000, worth_keeping = 20000000;  // nanosecond
 // Asks now; whether the run is to end.
 static bool ask_whether_over(Session& session) {
     Watch& watch = session.watch;
-    if (watch.asks && !watch.over.load() && watch.asks(watch.context)) watch.over.store(true);
+    if (watch.asks && !watch.over.load() && watch.asks(watch.context) != 1) watch.over.store(true);
     watch.next = nanoseconds() + ask_again;
     return watch.over.load();
 }
@@ -48,7 +48,7 @@ static void each_kept(const Session& session, const Run& run, Each each) {
 static void watch_run(Session& session, const Run& run, int64_t expected) {
     Watch& watch = session.watch;
     watch.asks = nullptr, watch.over.store(false);
-    if (!run.interrupted) return;
+    if (!run.may_go_on) return;
     if (run.goes_on) {
         if (expected && expected < worth_keeping) return;
         int64_t bytes = 0;
@@ -57,7 +57,7 @@ static void watch_run(Session& session, const Run& run, int64_t expected) {
         if (!to) return;
         each_kept(session, run, [&](char* from, int64_t size) { memcpy(to, from, size), to += size; });
     }
-    watch.asks = run.interrupted, watch.context = run.context, watch.next = nanoseconds() + ask_again;
+    watch.asks = run.may_go_on, watch.context = run.context, watch.next = nanoseconds() + ask_again;
 }
 
 // Of a run that was interrupted.
