@@ -97,6 +97,21 @@ def test_hooks_are_refused_and_not_run(layer, neuron, place):
     pk.from_spikingjelly(net)
 
 
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+def test_hooks_of_all_modules_are_refused(layer, neuron, kind):
+    """They would change the original and what is compared with it alike."""
+    register = getattr(nn.modules.module, f"register_module_{kind}")
+    handle = register(lambda module, x, *y: 2 * (y or x)[0] if isinstance(module, nn.Linear) else None)
+    try:
+        with pytest.raises(TypeError, match="a forward hook of all modules is registered, which the imported network"):
+            pk.from_spikingjelly(chain(layer, neuron))
+        with pytest.raises(TypeError, match="a forward hook of all modules is registered, which the spiking network"):
+            pk.convert(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(4, 4))
+    finally:
+        handle.remove()
+    pk.from_spikingjelly(chain(layer, neuron))
+
+
 @pytest.mark.parametrize("patched", ["sn1", "sn2"])
 def test_neurons_with_a_forward_of_their_own_are_named(layer, neuron, patched):
     net = chain(layer, neuron)

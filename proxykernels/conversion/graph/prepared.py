@@ -25,6 +25,10 @@ def check_model(argument: str, net: nn.Module, made: str) -> None:
     Raises:
         TypeError: such a module is in ``net``; the message names its path and a remedy.
     """
+    if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
+        raise TypeError(
+            f"a forward hook of all modules is registered, which the {made} network would not have; remove it"
+        )
     for path, module in net.named_modules():
         path = ".".join(part for part in path.split(".") if part != COMPILED)
         where, kind = f"{argument}'s module '{path}'" if path else argument, type(module).__name__
