@@ -30,8 +30,8 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return self._none
         self.raised.clear()
-        if inspect.getgeneratorstate(self._answers) == inspect.GEN_CLOSED:
-            self._begin()  # a second signal came while it handled the first
+        if inspect.getgeneratorstate(self._answers) == inspect.GEN_CLOSED:  # by a second signal beside the first
+            self._begin()
         return self._ask
 
 
