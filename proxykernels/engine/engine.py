@@ -13,10 +13,10 @@ from ..kernels.cpu.words import pixel_bytes
 from ..simulation.early_exit import Stop, check_rule
 from ..simulation.quantize import round_input
 from ..simulation.result import table
-from ..spikes import Spikes, is_binary, pack
+from ..spikes import Spikes, is_binary, pack_if_binary
 from . import file
 from .library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from .plan import Plan, image_of
+from .plan import Plan, Slot, image_of
 from .result import Counted, Output, Result
 from .stopping import Asked
 from .stream import Stream
@@ -86,7 +86,8 @@ class Engine:
         finally:
             self._sessions.append(session)
         sample_steps = given.N * T if asked is None else int(asked.steps.sum())
-        counted = Counted(tally, sample_steps, given.N, given.kind == CONSTANT)
+        input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
+        counted = Counted(tally, sample_steps, given.N, input_slot)
         return Result(self.plan, output, None if asked is None else asked.steps, last, counted)
 
     def stream(self, batch: int = 1) -> "Stream":
@@ -194,29 +195,38 @@ class Engine:
         if not wanted or tuple(x.shape[-dims:]) != plan.shape:
             shape = ", ".join(map(str, plan.shape))
             raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
-        rounds = self._rounds and isinstance(x, Tensor) and x.is_floating_point()
-        if isinstance(x, Tensor) and not x.is_floating_point():
-            if not sequence:
-                raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
-            x = pack(x) if len(x) and is_binary(x) else x.float()  # numbers of events are exact
-        elif isinstance(x, Tensor) and rounds and x.dtype == torch.float64:  # float32 would round it once before
-            checks.finite("x", x)
-            x = round_input(x.detach(), int(sequence))
-        if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
-            x = x.dense()
-        if isinstance(x, Spikes):
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
-        if not plan.real and not plan.takes_any:
+        if not sequence and not x.is_floating_point():
+            raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
+        if sequence and not len(x):
+            raise ValueError("x must have at least one step")
+        T = len(x) if sequence else None
+        if isinstance(x, Tensor) and sequence:
+            x, sequence = self._sequence(x)
+        if isinstance(x, Spikes) and x.scale == 1:
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], T)
+        if isinstance(x, Spikes) and not plan.needs_spikes:
+            return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
+        if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
             raise TypeError(
                 "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
                 "takes both if it is compiled with a sample of floats or integers"
             )
+        rounds = self._rounds and x.is_floating_point()
+        if rounds and x.dtype == torch.float64:  # float32 would round it once before
+            checks.finite("x", x)
+            x = round_input(x.detach(), int(sequence))
         x = x.detach().resolve_neg().float().contiguous()
-        if not sequence:
-            return Given(x, CONSTANT, len(x), rounds=rounds)
-        if not len(x):
-            raise ValueError("x must have at least one step")
-        return Given(x, VALUES, x.shape[1], len(x), rounds)
+        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds)
+
+    def _sequence(self, x: Tensor) -> tuple[Tensor | Spikes, bool]:
+        """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
+        and 1 alone, it is spikes."""
+        if checks.is_repeated(x):
+            takes = self.takes_floats or (is_binary(x[0]) and not self.plan.needs_spikes)
+            if takes:
+                return x[0], False
+        spikes = pack_if_binary(x)
+        return (x, True) if spikes is None else (spikes, True)
 
     def __repr__(self) -> str:
         return described(self)

@@ -83,7 +83,8 @@ Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight
 class Given:
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
-    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does.
+    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does. ``scaled``:
+    whether they are spikes that a Dropout has scaled.
     """
 
     x: Tensor
@@ -91,6 +92,7 @@ class Given:
     N: int
     T: int | None = None
     rounds: bool = False
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Session:
         """
         outputs = written.spikes, written.values, written.counts, written.last
         pointers = [None if part is None else part.data_ptr() for part in outputs]
-        x, about = given.x.data_ptr(), (given.kind, given.rounds, T, given.N, threads, fresh, goes_on)
+        x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
         run = Run(x, *about, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()

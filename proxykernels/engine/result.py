@@ -16,7 +16,7 @@ from ..simulation.result import Result as SimulationResult
 from ..simulation.result import logits
 from ..simulation.synops import SynOps
 from ..spikes import Spikes
-from .plan import Plan
+from .plan import Plan, Slot
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Counted:
 
     Attributes:
         tally: of each operation spikes, and additions of a weight to a potential, in turn.
-        sample_steps: steps times samples. held: whether the input was, which is multiplied once.
+        sample_steps: steps times samples. given: what the input was.
     """
 
     tally: Any
     sample_steps: int
     samples: int
-    held: bool
+    given: Slot
 
     def rates(self, plan: Plan) -> dict[str, float]:
         return {
@@ -42,11 +42,10 @@ class Counted:
         }
 
     def synops(self, plan: Plan) -> SynOps:
-        done = SynOps()
+        done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
         for k, op in plan.stateful():
             done.accumulates[op.name] = self.tally[2 * k + 1]
-            once = self.held and all(window.slot == 0 for window in op.windows)
-            done.multiply_accumulates[op.name] = plan.products(op) * (self.samples if once else self.sample_steps)
+            done.multiply_accumulates[op.name] = products[k]
         return done
 
 

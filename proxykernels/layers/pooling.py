@@ -129,7 +129,7 @@ class Flatten(nn.Module):
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
             return spike_ops.flatten(x)
-        return each_step(lambda image: image.flatten(1), x) if checks.is_constant(x) else x.flatten(2)
+        return each_step(lambda image: image.flatten(1), x) if checks.is_repeated(x) else x.flatten(2)
 
 
 class MaxRatePool(SpikingLayer):
@@ -224,7 +224,10 @@ def _spikes_of(x: Tensor) -> Spikes:
     except ValueError:
         scale = float(x.max()) if x.is_floating_point() and x.numel() else 1.0
         if not (scale > 1 and ((x == 0) | (x == scale)).all()):
-            raise
+            raise ValueError(
+                "x must hold spikes, 0 and 1, or behind a Dropout 0 and one value, and holds other values, whose spikes "
+                "cannot be counted; RunningMaxPool2d takes the maximum of real values over time"
+            ) from None
     return Spikes(pack(x == scale)._kept, x.shape, scale)
 
 

@@ -51,7 +51,7 @@ class RunningMaxPool2d(SpikingLayer):
         x = x.dense() if isinstance(x, Spikes) else x if x.is_floating_point() else x.float()
         if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
-            return y.expand(len(x), *y.shape), len(x) * x[0]
+            return checks.repeated(y, len(x)) if checks.is_repeated(x) else y.unsqueeze(0), len(x) * x[0]
         sums = x.new_zeros(x.shape[1:]) if v is None else v
         steps, before = [], self.affine(sums)
         for step in x:

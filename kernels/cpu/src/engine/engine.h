@@ -49,6 +49,7 @@ struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
     int64_t rounds;  // whether values are taken in 24 bits of the largest one of their sample
+    int64_t scaled;  // whether values are spikes times a scale: what they add is counted
     int64_t T, N;
     int64_t threads;
     int64_t fresh;  // start at rest, rather than from where the last run of the session ended

@@ -23,9 +23,9 @@ static bool gives_held(const Session& session, const Step& step, bool fresh) {
 static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
-        const int64_t frame = slot_bytes(step);
+        const int64_t frame = slot_bytes(step, session.real[k]);
         View& x = session.views[k + 1] = View{};
-        if (step.real) {
+        if (session.real[k]) {
             x.values = (const float*)session.slots[k];
             x.step = step.P() * step.C, x.pixel = step.C;
         } else {
@@ -34,6 +34,8 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
         }
         x.image = steps * x.step;
         if (gives_held(session, step, fresh)) x.image = x.step, x.step = 0;
+        x.scaled = step.passes_on();
+        for (int64_t i = 0; i < step.count; i++) x.scaled &= session.views[step.windows[i].slot].scaled;
         x.periodic = fresh && step.kind == engine::Fire && !step.real && step.restarts && all_held(session, step);
     }
 }
@@ -101,13 +103,15 @@ struct Between {
         const View* const views = session.views;
         const View& from = views[step.windows[0].slot];
         char* const slot = session.slots[k];
-        const Steps all{image, 0, steps, steps}, some{image, first, last, steps};
+        const int64_t frame = slot_bytes(step, session.real[k]);
+        const Steps all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
         switch (step.kind) {
             case engine::MaxPool: return max_pool(step, from, slot, some);
             case engine::AveragePool: return average_pool(step, from, slot, some);
             case engine::Flatten: return flatten_image(step, from, slot, some);
             case engine::Unflatten: return unflatten_image(step, from, slot, some);
-            case engine::Move: return step.real ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            case engine::Move: 
+                return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }
     }

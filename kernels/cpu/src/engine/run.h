@@ -236,6 +236,7 @@ static int64_t run_group(Session& session, const Run& run, int64_t first, int64_
         const int64_t steps = least(most_here, run.T - start), end = start + steps;
         if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
         session.views[0] = input_of(session, run, running, start, steps);
+        session.views[0].scaled = run.scaled;
         run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.last, run.tally);
         if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
         if (session.watch.over.load()) return engine::Interrupted;
@@ -260,6 +261,7 @@ static int64_t run(Session* session, const Run* asked) {
     if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
     if (!run.N) return engine::Ran;
     if (run.rounds && !(run.x = rounded(*session, run))) return engine::NoMemory;
+    look_at_kinds(*session, run.kind != engine::PackedSpikes);
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
     const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0;
