@@ -225,8 +225,8 @@ def _spikes_of(x: Tensor) -> Spikes:
         scale = float(x.max()) if x.is_floating_point() and x.numel() else 1.0
         if not (scale > 1 and ((x == 0) | (x == scale)).all()):
             raise ValueError(
-                "x must hold spikes, 0 and 1, or behind a Dropout 0 and one value, and holds other values, whose spikes "
-                "cannot be counted; RunningMaxPool2d takes the maximum of real values over time"
+                "x must hold spikes, 0 and 1, or behind a Dropout 0 and one value, and holds others, which cannot be "
+                "counted; RunningMaxPool2d takes the maximum of real values over time"
             ) from None
     return Spikes(pack(x == scale)._kept, x.shape, scale)
 

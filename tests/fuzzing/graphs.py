@@ -54,7 +54,9 @@ class Graph:
             values[name] = run_layer(layer.eval(), tuple(values[source] for source in sources))
         return net.eval()
 
-    def _draw_layer(self, random, g, values: dict[str, Tensor], fires: set[str], last: bool) -> tuple[nn.Module, tuple[str, ...]]:
+    def _draw_layer(
+        self, random, g, values: dict[str, Tensor], fires: set[str], last: bool
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         names = list(values)
         source = names[-1] if self.plain or random.random() < 0.8 else random.choice(names)
         x = values[source]

@@ -178,6 +178,53 @@ def places(value, path=()):
             yield from places(item, (*path, k))
 
 
+@pytest.mark.parametrize("neuron", ["synaptic", "readout"])
+def test_logits_need_neurons_that_lose_no_charge(tmp_path, neuron):
+    """Of other neurons every run would fail: the file does."""
+    last = pk.neurons.CubaLIFNeuron(v_reset=None) if neuron == "synaptic" else pk.neurons.LINeuron()
+    path, x = tmp_path / "net", torch.rand(2, 6)
+    pk.compile(pk.FusedLinear(6, 3, neuron=last), x).save(path)
+    pk.load(path)(x, 3)
+
+    def edit(plan):
+        plan["operations"][-1]["neurons"]["scale"] = "0.bias"
+
+    change(path, edit)
+    with pytest.raises(ValueError, match=rf"{path} cannot be loaded: scale needs neurons that fire and are SoftReset"):
+        pk.load(path)
+
+
+def test_a_small_file_costs_little(tmp_path):
+    """What grows from layer to layer, by moves of many inputs, paddings or windows, is limited."""
+
+    def moves(count):
+        net, before = pk.Network(), pk.Network.INPUT
+        for k in range(count):
+            net.append(str(k), pk.Concatenate(), (before,) * 1024)
+            before = str(k)
+        net.append("neurons", pk.IF(0.5), (before,))
+        return net
+
+    x = torch.ones(1, 1, 1, 1)
+    assert pk.compile(moves(2), x)(x, 2).count().sum() == 2 << 20
+    padded = pk.FusedIFConv2d(1, 1, 1, padding=20_000)
+    pooled = torch.nn.Sequential(pk.IF(0.5), pk.AvgPool2d(1000, 1), pk.IF(0.5))
+    for net, sample in (moves(3), x), (padded, x), (pooled, torch.ones(1, 1, 2000, 2000)):
+        with pytest.raises(TypeError, match=r"the engine does not take net .*more than 16384 times the values"):
+            pk.compile(net, sample)
+    path = tmp_path / "net"
+    pk.compile(moves(2), x).save(path)
+
+    def edit(plan):
+        moved = plan["operations"][1] | {"name": "third", "shape": [1 << 30, 1, 1]}
+        moved["windows"] = [window | {"slot": 2} for window in moved["windows"]]
+        plan["operations"].insert(2, moved)
+
+    change(path, edit)
+    with pytest.raises(ValueError, match=f"{path} cannot be loaded: its layers give more than 16384 times the values"):
+        pk.load(path)
+
+
 @pytest.mark.slow
 def test_hostile_descriptions(path):
     """Each value of the description in turn is another: refused, or an engine that runs."""
