@@ -202,23 +202,26 @@ def test_a_small_file_costs_little(tmp_path):
         for k in range(count):
             net.append(str(k), pk.Concatenate(), (before,) * 1024)
             before = str(k)
-        net.append("neurons", pk.IF(0.5), (before,))
+        net.append("image", pk.Unflatten((1, 32**count, 32**count)), (before,))
+        net.append("neurons", pk.IF(0.5), ("image",))
         return net
 
-    x = torch.ones(1, 1, 1, 1)
+    x, pixel = torch.ones(1, 1), torch.ones(1, 1, 1, 1)
     assert pk.compile(moves(2), x)(x, 2).count().sum() == 2 << 20
     padded = pk.FusedIFConv2d(1, 1, 1, padding=20_000)
     pooled = torch.nn.Sequential(pk.IF(0.5), pk.AvgPool2d(1000, 1), pk.IF(0.5))
-    for net, sample in (moves(3), x), (padded, x), (pooled, torch.ones(1, 1, 2000, 2000)):
+    for net, sample in (moves(3), x), (padded, pixel), (pooled, torch.ones(1, 1, 2000, 2000)):
         with pytest.raises(TypeError, match=r"the engine does not take net .*more than 16384 times the values"):
             pk.compile(net, sample)
     path = tmp_path / "net"
     pk.compile(moves(2), x).save(path)
 
     def edit(plan):
-        moved = plan["operations"][1] | {"name": "third", "shape": [1 << 30, 1, 1]}
-        moved["windows"] = [window | {"slot": 2} for window in moved["windows"]]
-        plan["operations"].insert(2, moved)
+        first, second, image, neurons = plan["operations"]
+        third = second | {"shape": [1 << 30], "windows": [window | {"slot": 2} for window in second["windows"]]}
+        for operation, slot in (image, 3), (neurons, 4):
+            operation["shape"], operation["windows"][0]["slot"] = [1, 1 << 15, 1 << 15], slot
+        plan["operations"] = [first, second, third, image, neurons]
 
     change(path, edit)
     with pytest.raises(ValueError, match=f"{path} cannot be loaded: its layers give more than 16384 times the values"):

@@ -110,7 +110,7 @@ struct Between {
             case engine::AveragePool: return average_pool(step, from, slot, some);
             case engine::Flatten: return flatten_image(step, from, slot, some);
             case engine::Unflatten: return unflatten_image(step, from, slot, some);
-            case engine::Move: 
+            case engine::Move:
                 return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }

@@ -76,7 +76,7 @@ struct Step : Operation {
     bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
-    bool of_input = false;          // whether it passes on what the network is given: spikes or values, as a run has them
+    bool of_input = false;  // whether it passes on what the network is given: spikes or values, as a run has them
     Conv2d conv{};  // without its neurons
 
     // Whether it gives spikes where it reads spikes, and values where it reads values.
