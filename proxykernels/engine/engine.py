@@ -45,7 +45,7 @@ class Engine:
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         last = plan.last.neurons
-        self._has_logits = last is not None and last.scale is not None
+        self._has_logits = last is not None and last.has_logits
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
         C, H, W = plan.last.image
@@ -87,7 +87,7 @@ class Engine:
             self._sessions.append(session)
         sample_steps = given.N * T if asked is None else int(asked.steps.sum())
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
-        counted = Counted(tally, sample_steps, given.N, input_slot)
+        counted = Counted(tally, sample_steps, given.N, input_slot, given.constant)
         return Result(self.plan, output, None if asked is None else asked.steps, last, counted)
 
     def stream(self, batch: int = 1) -> "Stream":
@@ -184,7 +184,7 @@ class Engine:
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
             usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
             if usual and not torch.jit.is_tracing():
-                return Given(x, CONSTANT, len(x), rounds=self._rounds)
+                return Given(x, CONSTANT, len(x), rounds=self._rounds, constant=True)
         if not isinstance(x, Spikes):
             checks.real("x", x)
             checks.values("x", x)
@@ -200,10 +200,11 @@ class Engine:
         if sequence and not len(x):
             raise ValueError("x must have at least one step")
         T = len(x) if sequence else None
+        constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
         if isinstance(x, Tensor) and sequence:
-            x, sequence = self._sequence(x)
+            x, sequence = self._sequence(x, constant)
         if isinstance(x, Spikes) and x.scale == 1:
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], T)
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
         if isinstance(x, Spikes) and not plan.needs_spikes:
             return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
         if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
@@ -216,15 +217,13 @@ class Engine:
             checks.finite("x", x)
             x = round_input(x.detach(), int(sequence))
         x = x.detach().resolve_neg().float().contiguous()
-        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds)
+        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)
 
-    def _sequence(self, x: Tensor) -> tuple[Tensor | Spikes, bool]:
+    def _sequence(self, x: Tensor, repeated: bool) -> tuple[Tensor | Spikes, bool]:
         """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
         and 1 alone, it is spikes."""
-        if checks.is_repeated(x):
-            takes = self.takes_floats or (is_binary(x[0]) and not self.plan.needs_spikes)
-            if takes:
-                return x[0], False
+        if repeated and (self.takes_floats or (is_binary(x[0]) and not self.plan.needs_spikes)):
+            return x[0], False
         spikes = pack_if_binary(x)
         return (x, True) if spikes is None else (spikes, True)
 

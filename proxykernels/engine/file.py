@@ -255,8 +255,8 @@ class _Reader:
         _need(_is_finite(channels[1:]), "a parameter is no number")
         _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
         scale = self._tensor(about["scale"], _is_finite) if about["scale"] is not None else None
-        loses_none = model == "SoftReset" and about["fires"] is True
-        _need(scale is None or loses_none, f"scale needs neurons that fire and are SoftReset, got {model}")
+        integrates = model in ("SoftReset", "HardReset") and about["fires"] is True
+        _need(scale is None or integrates, f"scale needs integrate-and-fire neurons, which fire; got {model}")
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
         limit = about["limit"]
         _need(limit is None or (_is_number(limit) and limit >= 0), f"limit {limit!r} is no number of at least 0")

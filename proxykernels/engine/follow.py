@@ -125,10 +125,8 @@ class _Follower:
         shape: Shape = ()
         bias: Tensor | None = None
         for synapse, x in terms:
-            if isinstance(rounded, Rounded):
-                weight, its_bias = rounded.rounded
-            else:
-                weight, its_bias = (merged.parameters_now if merged else synapse.parameters)()
+            parameters = merged.parameters_now if merged else synapse.parameters
+            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
@@ -206,8 +204,8 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     start = heap.zeros(ready.states, C)
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
     scale = layer.scale
-    if type(neuron) is not IFNeuron or neuron.v_reset is not None:
-        scale = None  # logits need a reset that loses no charge
+    if type(neuron) is not IFNeuron:
+        scale = None  # convert gives it to no others
     bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
     with at(f"layer {path}"):
         require_finite("bias", bias)

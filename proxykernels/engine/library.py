@@ -84,7 +84,7 @@ class Given:
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
     ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does. ``scaled``:
-    whether they are spikes that a Dropout has scaled.
+    whether they are spikes that a Dropout has scaled. ``constant``: whether all steps are alike, in whatever kind.
     """
 
     x: Tensor
@@ -93,6 +93,7 @@ class Given:
     T: int | None = None
     rounds: bool = False
     scaled: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True)

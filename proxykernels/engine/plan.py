@@ -56,6 +56,15 @@ class Window:
     weight: Tensor | None = None
     groups: int = 1
 
+    def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
+        """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""
+        inside = 1
+        for n, windows, *window in zip(source, out, self.kernel, self.stride, self.padding, self.dilation, strict=True):
+            kernel, stride, padding, dilation = window
+            firsts = range(-padding, windows * stride - padding, stride)
+            inside *= sum(0 <= first + tap * dilation < n for first in firsts for tap in range(kernel))
+        return inside
+
 
 @dataclass(frozen=True)
 class Population:
@@ -83,6 +92,17 @@ class Population:
     @property
     def states(self) -> int:
         return MODELS[self.model].states
+
+    @property
+    def v_reset(self) -> float | None:
+        """The potential after a spike; None: the threshold is subtracted."""
+        names = MODELS[self.model].scalars
+        return self.scalars[names.index("v_reset")] if "v_reset" in names else None
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether they tell the outputs of a ReLU network: the soft reset loses no charge."""
+        return self.scale is not None and self.v_reset is None
 
     @property
     def forgets(self) -> bool:
@@ -211,6 +231,16 @@ class Plan:
             of_input.append(op.kind in PASSES_ON and any(of_input[window.slot] for window in op.windows))
         counted = (w.slot for op in self.operations if op.kind == Kind.MAX_RATE_POOL for w in op.windows)
         return of_input[-1] or any(of_input[slot] for slot in counted)
+
+    @property
+    def relu_products(self) -> int:
+        """Multiplications by a weight in one pass of a ReLU network, of a sample; zeros are not skipped."""
+        return sum(
+            prod(window.weight.shape[:2]) * window.taps_inside(self.source(window)[1:], op.image[1:])
+            for op in self.operations
+            for window in op.windows
+            if window.weight is not None
+        )
 
     def slots(self, given: Slot) -> list[Slot]:
         """What is in each slot, if the input is so."""

@@ -190,7 +190,9 @@ def test_logits_need_neurons_that_lose_no_charge(tmp_path, neuron):
         plan["operations"][-1]["neurons"]["scale"] = "0.bias"
 
     change(path, edit)
-    with pytest.raises(ValueError, match=rf"{path} cannot be loaded: scale needs neurons that fire and are SoftReset"):
+    with pytest.raises(
+        ValueError, match=rf"{path} cannot be loaded: scale needs integrate-and-fire neurons, which fire"
+    ):
         pk.load(path)
 
 
@@ -203,13 +205,13 @@ def test_a_small_file_costs_little(tmp_path):
             net.append(str(k), pk.Concatenate(), (before,) * 1024)
             before = str(k)
         net.append("image", pk.Unflatten((1, 32**count, 32**count)), (before,))
-        net.append("neurons", pk.IF(0.5), ("image",))
+        net.append("neurons", pk.IF(v_threshold=0.5), ("image",))
         return net
 
     x, pixel = torch.ones(1, 1), torch.ones(1, 1, 1, 1)
     assert pk.compile(moves(2), x)(x, 2).count().sum() == 2 << 20
     padded = pk.FusedIFConv2d(1, 1, 1, padding=20_000)
-    pooled = torch.nn.Sequential(pk.IF(0.5), pk.AvgPool2d(1000, 1), pk.IF(0.5))
+    pooled = torch.nn.Sequential(pk.IF(v_threshold=0.5), pk.AvgPool2d(1000, 1), pk.IF(v_threshold=0.5))
     for net, sample in (moves(3), x), (padded, pixel), (pooled, torch.ones(1, 1, 2000, 2000)):
         with pytest.raises(TypeError, match=r"the engine does not take net .*more than 16384 times the values"):
             pk.compile(net, sample)

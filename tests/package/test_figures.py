@@ -8,7 +8,7 @@ from torch import nn
 import proxykernels as pk
 
 N, T = 2, 9
-READOUT = pk.neurons.LINeuron(0.0)  # gives currents as they are
+READOUT = pk.neurons.LINeuron(decay=0.0)  # gives currents as they are
 
 
 class Twice(pk.Network):
@@ -46,7 +46,7 @@ FIRST = {  # name -> module, channels and side of what it gives
     "groups": (dyadic(pk.FusedIFConv2d(2, 4, 3, padding=1, groups=2, v_threshold=0.5)), 4, 6),
     "readout": (dyadic(pk.FusedConv2d(2, 3, 1, neuron=READOUT)), 3, 6),
     "currents": (pk.Population(READOUT), 2, 6),
-    "neurons": (pk.IF(0.5), 2, 6),
+    "neurons": (pk.IF(v_threshold=0.5), 2, 6),
 }
 
 
@@ -96,7 +96,8 @@ def figures(result) -> dict:
     return {
         "spikes": result.spikes.dense(), "count": result.count(), "until": result.count(until=len(result.spikes) // 2),
         "steps": result.steps, "logits": result.logits, "rates": str(result.rates), "synops": result.synops,
-        "total": result.synops.total, "joules": result.synops.joules, "printed": str(result),
+        "total": result.synops.total, "joules": result.synops.joules, "ReLU": result.relu_joules,
+        "printed": str(result),
     }  # fmt: skip
 
 
