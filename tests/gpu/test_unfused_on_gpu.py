@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
@@ -42,7 +43,7 @@ def test_spikes_are_the_definitions(sm_75, generator, groups, stride, T, v_reset
     assert 0 < expected.mean() < 1
     with recording() as choices:
         fired, v_last = pk.if_conv2d(pk.pack(x), weight, v=v, v_threshold=theta, v_reset=v_reset, **options)
-    assert torch.equal(fired.dense(), expected) and torch.equal(v_last, v_expected)
+    assert equal(fired.dense(), expected) and equal(v_last, v_expected)
     (choice,) = choices
     assert (choice.kernel, choice.reason) == ("dense", "Triton uses no tensor cores on sm_75")
 
@@ -52,7 +53,7 @@ def test_matrix_product(sm_75, generator):
     expected, v_expected = reference.if_linear(x, weight)
     assert 0 < expected.mean() < 1
     fired, v = pk.if_linear(pk.pack(x), weight)
-    assert torch.equal(fired.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(fired.dense(), expected) and equal(v, v_expected)
 
 
 def test_simulation_with_pooling(generator, monkeypatch, sm_75):
@@ -72,7 +73,7 @@ def test_simulation_with_pooling(generator, monkeypatch, sm_75):
     monkeypatch.setattr(convolutions, "architecture", lambda device: "")
     fused = pk.simulate(net, pk.pack(x), 33)
     assert all(fused.rates.values()) and fused.rates == unfused.rates
-    assert torch.equal(fused.spikes.dense(), unfused.spikes.dense())
+    assert equal(fused.spikes.dense(), unfused.spikes.dense())
 
 
 def test_explain_and_one_warning_say_so(sm_75, generator):

@@ -5,6 +5,7 @@ import copy
 import matplotlib
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -181,11 +182,11 @@ def test_calibrated_potentials_are_saved(trained, tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pt")
     other.load_state_dict(torch.load(tmp_path / "net.pt"))
     counts = pk.simulate(net, images[:8], 12).count()
-    assert counts.any() and torch.equal(pk.simulate(other, images[:8], 12).count(), counts)
+    assert counts.any() and equal(pk.simulate(other, images[:8], 12).count(), counts)
     assert net.conv2.v_init.shape == (64,) and len(net.conv2.v_init.unique()) > 4
     bare = {key: value for key, value in net.state_dict().items() if not key.endswith("v_init")}
     net.load_state_dict(bare)  # an older file: they stay
-    assert torch.equal(pk.simulate(net, images[:8], 12).count(), counts)
+    assert equal(pk.simulate(net, images[:8], 12).count(), counts)
 
 
 @pytest.mark.slow
@@ -197,8 +198,8 @@ def test_chunks_and_states_go_on(trained, precision):
     chunked = pk.simulate(net, images[:4], 24, chunk=5, precision=precision)
     first = pk.simulate(net, images[:4], 10, precision=precision)
     rest = pk.simulate(net, images[:4], 14, state=first.state, precision=precision)
-    assert whole.count().any() and torch.equal(chunked.count(), whole.count())
-    assert torch.equal(first.count() + rest.count(), whole.count())
+    assert whole.count().any() and equal(chunked.count(), whole.count())
+    assert equal(first.count() + rest.count(), whole.count())
     torch.testing.assert_close(chunked.logits, whole.logits, rtol=1e-4, atol=1e-4)
 
 
@@ -236,7 +237,7 @@ def test_potentials_of_channels_in_every_layer(kind, generator):
     plain = copy.deepcopy(layer)
     plain._set_value("v_init", 0.0)
     expected, end = plain.spike(inputs, start)
-    assert spikes.count().any() and torch.equal(spikes.dense(), expected.dense()) and torch.equal(after, end)
+    assert spikes.count().any() and equal(spikes.dense(), expected.dense()) and equal(after, end)
     assert not torch.equal(plain.spike(inputs)[0].dense(), expected.dense())
 
 

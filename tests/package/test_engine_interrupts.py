@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -89,7 +90,7 @@ def test_a_long_run_ends_soon(generator, threads, stop):
         start = time.monotonic()
         assert is_interrupted(lambda: engine(x, 64 * STEPS, stop=stop), 0.1)
         assert time.monotonic() - start < 5
-        assert torch.equal(engine(x, 100).spikes.dense(), expected) and expected.any()
+        assert equal(engine(x, 100).spikes.dense(), expected) and expected.any()
     finally:
         torch.set_num_threads(before)
 
@@ -104,12 +105,12 @@ def test_a_long_run_of_a_stream_ends_soon(engine, sequence, steps):
         if steps:
             one(sequence[:steps])
     assert is_interrupted(lambda: stream(long), 0.1)
-    assert stream.steps == steps and torch.equal(stream.count(), twin.count())
+    assert stream.steps == steps and equal(stream.count(), twin.count())
     assert list(stream._past.tally) == list(twin._past.tally)
     if not steps:
         with pytest.raises(AttributeError, match="a state after its first step"):
             _ = stream.state
-    assert torch.equal(stream(sequence).dense(), twin(sequence).dense()) and twin.count().any()
+    assert equal(stream(sequence).dense(), twin(sequence).dense()) and twin.count().any()
     assert len(twin.state) == 4 and all(torch.equal(v, twin.state[name]) for name, v in stream.state.items())
 
 
@@ -126,7 +127,7 @@ def test_a_stream_that_is_interrupted_again_and_again(engine, sequence, portion)
         part = sequence[stream.steps : stream.steps + portion]
         after = (1 + attempts % 13) * (1 + attempts / 100) * 2e-5  # a busy machine takes longer
         interrupts += is_interrupted(lambda part=part: stream(part), after)
-        assert torch.equal(stream.count(), so_far[stream.steps])
+        assert equal(stream.count(), so_far[stream.steps])
     whole = engine.stream(N)
     whole(sequence)
     assert interrupts and stream._past.steps.value == T and list(stream._past.tally) == list(whole._past.tally)
@@ -149,7 +150,7 @@ def test_a_handler_that_raises_nothing_ends_nothing(generator):
     with handled_by(handler):
         found = []
         assert not is_interrupted(lambda: found.append(engine(x, T).count()), 0.02, 0.02)
-    assert torch.equal(found[0], expected) and expected.any()
+    assert equal(found[0], expected) and expected.any()
     assert len(short) > 1 and all(torch.equal(count, expected_short) for count in short)
 
 
@@ -179,7 +180,7 @@ def test_a_handler_cannot_use_the_stream_that_runs(generator):
         with handled_by(lambda *_, use=use: stream._session.runs and use()):
             with pytest.raises(RuntimeError, match="in the middle of a call, and a signal handler uses it"):
                 is_interrupted(lambda: stream(sequence), 0.02, 0.02)
-        assert stream.steps == 1 and torch.equal(stream.count(), before)
+        assert stream.steps == 1 and equal(stream.count(), before)
 
 
 def test_setting_a_state_is_interrupted(engine, sequence, monkeypatch):
@@ -199,4 +200,4 @@ def test_setting_a_state_is_interrupted(engine, sequence, monkeypatch):
     with pytest.raises(Tick):
         stream.state = state
     assert len(written) == 2 and all(torch.equal(v, state[name]) for name, v in stream.state.items())
-    assert torch.equal(stream(sequence[40:60]).dense(), other(sequence[40:60]).dense()) and other.count().any()
+    assert equal(stream(sequence[40:60]).dense(), other(sequence[40:60]).dense()) and other.count().any()

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from exchange import images, make_dyadic, spikingjelly_fires
 from oracle import step_loop
 from torch import nn
@@ -65,8 +66,8 @@ def test_from_spikingjelly(generator, build, v_reset):
     expected = spikingjelly_fires(net, x, T)
     ours = pk.from_spikingjelly(net)
     actual = pk.simulate(ours, x, T)
-    assert torch.equal(actual.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
-    assert torch.equal(step_loop(ours, x, T)[ours.layers()[-1][0]], expected)
+    assert equal(actual.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
+    assert equal(step_loop(ours, x, T)[ours.layers()[-1][0]], expected)
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
@@ -78,7 +79,7 @@ def test_leaky_neurons_of_spikingjelly(generator, kind, v_reset):
     actual = pk.simulate(pk.from_spikingjelly(net), x, FEW).spikes.dense()
     for mode in ("s", "m"):
         expected = spikingjelly_fires(net, x, FEW, mode)
-        assert torch.equal(actual, expected) and 0.02 < expected.mean() < 0.98
+        assert equal(actual, expected) and 0.02 < expected.mean() < 0.98
 
 
 def test_time_constants_of_spikingjelly():
@@ -174,7 +175,7 @@ def test_neurons_of_spikingjelly_that_are_trained_online(generator, kind):
     x = images(generator)
     expected = spikingjelly_fires(net, x, FEW, "s")
     actual = pk.simulate(pk.from_spikingjelly(net), x, FEW).spikes.dense()
-    assert torch.equal(actual, expected) and 0.02 < expected.mean() < 0.98
+    assert equal(actual, expected) and 0.02 < expected.mean() < 0.98
 
 
 def test_what_spikingjelly_nets_may_not_hold():
@@ -218,7 +219,7 @@ def test_currents_may_be_pooled(generator, pool):
     with torch.no_grad():
         expected = net(x)
     actual = pk.simulate(pk.from_spikingjelly(net), pk.pack(x), 20).spikes.dense()
-    assert 0.02 < expected.mean() < 0.9 and torch.equal(actual, expected)
+    assert 0.02 < expected.mean() < 0.9 and equal(actual, expected)
 
 
 class Joined(nn.Module):
@@ -249,7 +250,7 @@ def test_concatenations_are_of_channels(mode, shape):
         if dim % rank == axis:
             expected = spikingjelly_fires(net, x, T, mode)
             assert 0.01 < expected.mean() < 0.99
-            assert torch.equal(pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense(), expected), dim
+            assert equal(pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense(), expected), dim
             continue
         functional = pytest.importorskip("spikingjelly.activation_based.functional")
         functional.set_step_mode(net, mode)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic
+from equality import equal
 from exchange import images, make_dyadic, make_normal, plain, residual, sequential
 from torch import nn
 
@@ -47,7 +48,7 @@ def test_there_and_back(nir, generator, tmp_path, build, v_reset):
         nir.write(tmp_path / "net.nir", graph)
         for source in (graph, tmp_path / "net.nir"):
             back = pk.from_nir(source, dt=dt)
-            assert torch.equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
+            assert equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
             assert all(layer.neuron == as_float32(neuron) for layer in back.children() if hasattr(layer, "neuron"))
         assert 0.02 < expected.spikes.rate() < 0.98, neuron
 
@@ -73,10 +74,10 @@ def test_neurons_that_differ_by_channel(nir, generator):
     neuron = LIFNeuron(v_threshold=torch.tensor([0.5, 1, 2, 4]), v_reset=0.0, decay=torch.tensor([0.5, 0.9, 0.0, 0.75]))
     net = make_dyadic(nn.Sequential(pk.FusedConv2d(2, 4, 3, neuron=neuron)), generator)
     back = pk.from_nir(pk.to_nir(net, (2, 8, 8)))
-    assert torch.equal(back.get_submodule("0").decay, neuron.decay)
+    assert equal(back.get_submodule("0").decay, neuron.decay)
     x = images(generator)
     actual = pk.simulate(back, x, T).spikes
-    assert torch.equal(actual.dense(), pk.simulate(net, x, T).spikes.dense()) and 0.02 < actual.rate() < 0.98
+    assert equal(actual.dense(), pk.simulate(net, x, T).spikes.dense()) and 0.02 < actual.rate() < 0.98
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_readouts_there_and_back(nir, generator, decay, v_rest, kind):
     for dt in (1.0, 1e-4):
         graph = pk.to_nir(net, (2, 8, 8), dt=dt)
         assert type(graph.nodes[f"3_{kind.lower()}"]).__name__ == kind
-        assert torch.equal(pk.simulate(pk.from_nir(graph, dt=dt), x, T).potentials, expected)
+        assert equal(pk.simulate(pk.from_nir(graph, dt=dt), x, T).potentials, expected)
     assert len(expected.unique()) > 100
 
 
@@ -214,4 +215,4 @@ def test_what_multiplies_a_current_divides_the_potentials(nir, generator):
         expected.append((h >= v_threshold).float())
         v = torch.where(h >= v_threshold, v_reset, h)
     actual = net(x)
-    assert torch.equal(actual, torch.stack(expected)) and 0.02 < actual.mean() < 0.98
+    assert equal(actual, torch.stack(expected)) and 0.02 < actual.mean() < 0.98

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from equality import equal
 from exchange import images, make_dyadic, make_normal, plain, sequential, stateful_fires
 from packaging.version import Version
 from torch import nn
@@ -44,7 +45,7 @@ def test_spikingjelly_runs_the_graph(nir, generator, v_reset):
         x = images(generator)
         theirs = exchange.import_from_nir(pk.to_nir(net, (2, 8, 8), dt=1e-4))
         expected = pk.simulate(net, x, steps).spikes
-        assert torch.equal(stateful_fires(theirs, x, steps), expected.dense()) and 0.02 < expected.rate() < 0.98
+        assert equal(stateful_fires(theirs, x, steps), expected.dense()) and 0.02 < expected.rate() < 0.98
 
 
 def grid(v_threshold: float) -> list[tuple[IFNeuron, int]]:
@@ -81,7 +82,7 @@ def test_snntorch_runs_the_graph(nir, generator):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how it scales
             theirs = snntorch.import_from_nir(pk.to_nir(net, (2, 8, 8), dt=1e-4))
         expected = pk.simulate(net, x, steps).spikes
-        assert torch.equal(stateful_fires(theirs, x, steps).view(steps, 1, 10), expected.dense()), neuron
+        assert equal(stateful_fires(theirs, x, steps).view(steps, 1, 10), expected.dense()), neuron
         assert 0.02 < expected.rate() < 0.98
 
 
@@ -115,7 +116,7 @@ def test_graph_from_spikingjelly(nir, generator, kind):
     functional.reset_net(net)
     with torch.no_grad():
         expected = torch.stack([net(x) for _ in range(8)])
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 8).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 8).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
     with pytest.raises(
         ValueError, match=r"r \* dt must be 1" if kind == "IFNode" else "must be at least a step, dt = 1"
@@ -145,7 +146,7 @@ def test_graph_from_snntorch(nir, generator):
     utils.reset(net)
     with torch.no_grad():
         expected = torch.stack([net(x) for _ in range(6)])
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 6).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 6).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
 
 
@@ -162,7 +163,7 @@ def test_graph_from_norse(nir, generator):
     x = images(generator).flatten(1)
     graph = norse.to_nir(net, x)
     expected = stateful_fires(net, x, 6)
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-6), x, 6).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-6), x, 6).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
 
 

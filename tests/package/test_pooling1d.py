@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from oracle import make_dyadic, step_loop
 from torch import nn
 
@@ -22,8 +23,8 @@ def test_max_pooling_is_torchs(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.2)
     expected = nn.MaxPool1d(**POOLS[window])(x.flatten(0, 1)).unflatten(0, (T, 2))
     layer = pk.MaxPool1d(**POOLS[window])
-    assert 0 < expected.mean() < 1 and torch.equal(layer(pk.pack(x)).dense(), expected)
-    assert torch.equal(layer(x), expected) and torch.equal(layer(x.bool()), expected.bool())
+    assert 0 < expected.mean() < 1 and equal(layer(pk.pack(x)).dense(), expected)
+    assert equal(layer(x), expected) and equal(layer(x.bool()), expected.bool())
 
 
 @pytest.mark.parametrize("window", POOLS)
@@ -34,14 +35,14 @@ def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     rows = pk.MaxRatePool2d(**options)
     layer = pk.MaxRatePool1d(**POOLS[window])
     expected = rows(pk.pack(x.unsqueeze(3))).dense().squeeze(3)
-    assert expected.any() and torch.equal(layer(x), expected)
+    assert expected.any() and equal(layer(x), expected)
     size = L + 1 if "ceil_mode" in POOLS[window] else L
     v = torch.zeros(2, 5, size)
     parts = []
     for part in (x[:10], x[10:]):
         y, v = layer(pk.pack(part), v)
         parts.append(y.dense())
-    assert torch.equal(torch.cat(parts), expected) and torch.equal(v[..., :L], x.sum(0))
+    assert equal(torch.cat(parts), expected) and equal(v[..., :L], x.sum(0))
 
 
 @pytest.mark.parametrize("layer", [pk.AvgPool1d(3, 2, 1, True), pk.AdaptiveAvgPool1d(4)], ids=["window", "adaptive"])
@@ -50,14 +51,14 @@ def test_averages_are_torchs(generator, layer):
     expected = super(type(layer), layer).forward(x.flatten(0, 1)).unflatten(0, (T, 2))
     assert expected.any()
     for given in (pk.pack(x), x, x.bool()):
-        assert torch.equal(layer(given), expected)
+        assert equal(layer(given), expected)
     assert isinstance(pk.AdaptiveAvgPool1d(L)(pk.pack(x)), pk.Spikes)
 
 
 def test_votes_are_means(generator):
     x = spikes(T, 2, 12, generator=generator)
     expected = x.unflatten(2, (3, 4)).mean(3)
-    assert expected.any() and torch.equal(pk.Voting(4)(pk.pack(x)), expected) and torch.equal(pk.Voting(4)(x), expected)
+    assert expected.any() and equal(pk.Voting(4)(pk.pack(x)), expected) and equal(pk.Voting(4)(x), expected)
 
 
 class Audio(nn.Module):
@@ -104,7 +105,7 @@ def test_the_step_loop_agrees(sound):
     make_dyadic(net)
     values = step_loop(net, sound, T)
     result = pk.simulate(net, sound, T, chunk=7)
-    assert values["head"].mean() > 0.01 and torch.equal(result.spikes.dense(), values["head"])
+    assert values["head"].mean() > 0.01 and equal(result.spikes.dense(), values["head"])
 
 
 def test_simulate_takes_samples_of_one_axis(generator):

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -136,8 +137,8 @@ def test_nothing_is_changed(layer, neuron):
     before, v = torch.get_rng_state(), net.sn1.v
     statistics = net.bn.running_mean.clone()
     pk.from_spikingjelly(net)
-    assert net.training and torch.equal(torch.get_rng_state(), before)
-    assert net.sn1.v is v and torch.equal(net.bn.running_mean, statistics)
+    assert net.training and equal(torch.get_rng_state(), before)
+    assert net.sn1.v is v and equal(net.bn.running_mean, statistics)
     assert not net.sn1._forward_hooks
 
 
@@ -226,7 +227,7 @@ def test_other_networks_of_snntorch_keep_their_potentials():
     before = other[1].mem.clone()
     assert before.any()
     pk.from_snntorch(nn.Sequential(nn.Linear(3, 4), snn.Leaky(beta=0.9, init_hidden=True)))
-    assert torch.equal(other[1].mem, before)
+    assert equal(other[1].mem, before)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5), (3, 2, 10), (2, 10), (10,), (6, 5), (1, 3, 2, 5), ()])

@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from equality import equal
 from exchange import snntorch_fires, spikingjelly_fires
 from python_states import COUNTS, KEEP, MODULES, Gate, Own, closure
 from torch import nn
@@ -64,7 +65,7 @@ def check_import(take, net: nn.Module, fires, path: str) -> bool:
         return False
     expected = fires(net, held(), T)
     assert 0.02 < expected.mean() < 0.98
-    assert torch.equal(pk.simulate(ours, held(), T).spikes.dense(), expected)
+    assert equal(pk.simulate(ours, held(), T).spikes.dense(), expected)
     return True
 
 
@@ -356,5 +357,5 @@ def test_generators_and_the_network_are_as_before():
             pk.from_spikingjelly(of_spikingjelly(one))
         before = (torch.get_rng_state(), *before[1:]) if one not in (counted, module) else before
     assert list(line) == [1, 2]
-    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]

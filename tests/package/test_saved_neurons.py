@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 from safetensors.torch import load, save
 from torch import nn
 
@@ -55,7 +56,7 @@ def test_a_state_dict_makes_one_network_the_other(x, model, v_init):
         other = make_net(OTHERS[model], own_start)
         assert not torch.equal(other(x), expected)
         other.load_state_dict(load(save(source.state_dict())))
-        assert torch.equal(other(x), expected) and repr(other) == repr(source)
+        assert equal(other(x), expected) and repr(other) == repr(source)
 
 
 @pytest.mark.parametrize("model", NEURONS)
@@ -63,9 +64,9 @@ def test_functional_call_takes_a_state_dict(x, model):
     source, other = make_net(NEURONS[model]), make_net(OTHERS[model])
     expected, own = source(x), other(x)
     assert expected.any() and not torch.equal(own, expected)
-    assert torch.equal(torch.func.functional_call(source, source.state_dict(), x), expected)
-    assert torch.equal(torch.func.functional_call(other, source.state_dict(), x), expected)
-    assert torch.equal(other(x), own) and repr(other) == repr(make_net(OTHERS[model]))
+    assert equal(torch.func.functional_call(source, source.state_dict(), x), expected)
+    assert equal(torch.func.functional_call(other, source.state_dict(), x), expected)
+    assert equal(other(x), own) and repr(other) == repr(make_net(OTHERS[model]))
 
 
 def relu_net() -> nn.Sequential:
@@ -83,10 +84,10 @@ def test_a_converted_network_loads_the_scale_of_its_outputs(generator):
     assert not torch.equal(before, expected.logits)
     other.load_state_dict(load(save(source.state_dict())))
     found = pk.simulate(other, x, 32)
-    assert torch.equal(found.logits, expected.logits) and expected.logits.abs().sum() > 0
+    assert equal(found.logits, expected.logits) and expected.logits.abs().sum() > 0
     old = {key: value for key, value in source.state_dict().items() if not key.endswith(("scale", "v_reset"))}
     assert not other.load_state_dict(old).missing_keys  # an older file: they stay
-    assert torch.equal(pk.simulate(other, x, 32).logits, expected.logits)
+    assert equal(pk.simulate(other, x, 32).logits, expected.logits)
 
 
 def test_a_hard_reset_is_loaded_into_a_soft_one(generator):
@@ -132,7 +133,7 @@ def test_attributes_take_numbers_and_tensors():
         layer.v_threshold = value
         assert layer.neuron.v_threshold is layer.v_threshold
         assert ("v_threshold" in dict(layer.named_buffers())) == isinstance(value, torch.Tensor)
-        assert torch.equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
+        assert equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
 
 
 @pytest.mark.parametrize(

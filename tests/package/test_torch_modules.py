@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -63,8 +64,8 @@ def test_what_is_right_with_steps_still_runs():
     net[-1].weight.data.abs_()
     x = torch.rand(2, 1, 6, 6)
     expected = net(x.expand(9, *x.shape))
-    assert torch.equal(pk.simulate(net, x, 9).spikes.dense(), expected) and expected.any()
-    assert torch.equal(pk.ProxyNet(net, 9).eval()(x), expected.sum(0))
+    assert equal(pk.simulate(net, x, 9).spikes.dense(), expected) and expected.any()
+    assert equal(pk.ProxyNet(net, 9).eval()(x), expected.sum(0))
 
 
 def test_one_step_of_a_network_may_go_through_modules_of_torch():
