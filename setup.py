@@ -1,7 +1,8 @@
 """Builds the C++ kernels: one plain shared library with a C interface, compiled once for each instruction set.
 
-The library uses no header of torch or Python, so it is tied to no version of them. It is optional: without a compiler
-the package installs all the same, and says what to do when a CPU tensor needs it.
+The library uses no header of torch or Python, so it is tied to no version of them. Without a compiler pip makes a wheel
+of Python alone, for any machine, which says what to do when a CPU tensor needs the kernels. A build that fails with one
+is an error, and so is build_ext without one; the libraries of former builds stay as they were.
 """
 
 import logging
@@ -17,7 +18,7 @@ from pathlib import Path
 from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import CompileError, LinkError, OptionError
+from setuptools.errors import CompileError, OptionError
 
 # build_ext --checked: for tests/checked_build.py. The later -O wins; an error ends the process.
 CHECKED = [
@@ -59,16 +60,20 @@ def readme():
     return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, text)
 
 
+LIBRARIES = "_cpu", "_engine"
+
+
 def is_engine(extension):
     """Whether it is the engine's library, not that of the kernels."""
     return extension.name.endswith("_engine")
 
 
-def remove_libraries(folder, *names):
-    """Those of former builds: where the compiler fails they would pass for this build's."""
-    for name in names:
+def remove_libraries(folder, but=()):
+    """Those of former builds: they would pass for this build's. ``but``: their names, of those that stay."""
+    for name in LIBRARIES:
         for library in Path(folder).rglob(f"{name}.*"):
-            library.unlink()
+            if library.name not in but:
+                library.unlink()
 
 
 class BuildKernels(build_ext):
@@ -83,7 +88,7 @@ class BuildKernels(build_ext):
     def initialize_options(self):
         super().initialize_options()
         self.target: str | None = None
-        self.emulate_tiles = self.checked = False
+        self.emulate_tiles = self.checked = self.built = False
 
     def finalize_options(self):
         super().finalize_options()
@@ -91,9 +96,9 @@ class BuildKernels(build_ext):
             raise OptionError(f"--target must be one of {', '.join(TARGETS)} on this machine, got {self.target}")
 
     def run(self):
-        if self.inplace:
-            remove_libraries("kernels", "_cpu", "_engine")
         super().run()
+        if self.inplace and self.built:
+            remove_libraries("kernels", but=[f"{name}.so" for name in LIBRARIES])
 
     def build_extensions(self):
         """All objects of both libraries in one pool, those that take longest first: no core waits for a library."""
@@ -102,6 +107,8 @@ class BuildKernels(build_ext):
                 "proxykernels' C++ kernels are written for GCC and Clang and MSVC does not compile them: install "
                 "proxykernels under WSL 2, with a compiler from `apt-get install g++`"
             )
+        if not self.knows([], "#include <atomic>\n"):
+            return self.build_nothing()
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
         jobs = {extension.name: self.jobs_of(extension) for extension in self.extensions}
         say(f"compiling {sum(map(len, jobs.values()))} C++ files, which together take about four minutes of a core")
@@ -114,6 +121,22 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiler
             self.objects = {name: [pool.submit(compile_one, job) for job in of] for name, of in jobs.items()}
             super().build_extensions()
+        self.built = True
+
+    def build_nothing(self):
+        """Where there is no compiler."""
+        remedy = "install a C++ compiler (for example `apt-get install g++`), then"
+        if "build_ext" in self.distribution.commands:
+            raise SystemExit(
+                "proxykernels' C++ kernels were NOT built, for no C++ compiler works here, and libraries of former "
+                f"builds are as they were: {remedy} run this command again"
+            )
+        remove_libraries(self.build_lib)
+        self.extensions = []
+        self.warn(
+            "proxykernels is installed WITHOUT its C++ kernels, for no C++ compiler works here: CPU tensors will take "
+            f"slow reference code, and there is no engine; {remedy} install proxykernels again"
+        )
 
     def jobs_of(self, extension):
         """What to compile for a library: sources, each with a folder, macros and flags."""
@@ -136,23 +159,13 @@ class BuildKernels(build_ext):
         return jobs
 
     def build_extension(self, extension):
-        try:
-            self.link(extension)
-        except (CompileError, LinkError) as error:  # which setuptools passes over: the library is optional
-            self.warn(
-                f"proxykernels is installed WITHOUT its C++ kernels, for the compiler failed ({error}): CPU tensors "
-                "will take slow reference code. Install a C++ compiler (for example `apt-get install g++`), then "
-                "install proxykernels again"
-            )
-            raise
-
-    def link(self, extension):
         library, openmp = Path(self.get_ext_fullpath(extension.name)), self.openmp(is_engine(extension))[1]
         library.parent.mkdir(parents=True, exist_ok=True)
-        remove_libraries(library.parent, library.stem)
         objects = [file for files in self.objects[extension.name] for file in files.result()]
         flags = CHECKED if self.checked else STRIPPED
-        self.compiler.link_shared_object(objects, str(library), extra_postargs=[*openmp, *flags], target_lang="c++")
+        new = library.with_name(f"new{library.name}")  # takes the place of a former one once it is whole
+        self.compiler.link_shared_object(objects, str(new), extra_postargs=[*openmp, *flags], target_lang="c++")
+        new.replace(library)
         if not openmp:
             self.warn(
                 "the C++ kernels run on ONE thread, for this compiler's OpenMP is missing or is not the one that torch "
@@ -199,7 +212,10 @@ class BuildKernels(build_ext):
 
 class Wheel(bdist_wheel):
     def get_tag(self):
-        """Of any Python 3: nothing of Python is in the library."""
+        """Of any Python 3, for nothing of Python is in the libraries; where none was built, of any machine, too."""
+        self.root_is_pure = (
+            "build_ext" in self.distribution.have_run and not self.get_finalized_command("build_ext").built
+        )
         return "py3", "none", super().get_tag()[2]
 
 
@@ -215,14 +231,12 @@ setup(
             sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *sources["KERNELS"])],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
-            optional=True,
         ),
         Extension(
             "proxykernels.kernels.cpu._engine",
             sources=[f"kernels/cpu/src/engine/{name}.cpp" for name in ("dispatch", "target")],
             depends=[str(path) for path in sources["paths"](engine=True)],
             language="c++",
-            optional=True,
         ),
     ],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel},

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_speed.py            everything there is to measure
     python benchmarks/gpu_speed.py compile    what each kernel takes
+    python benchmarks/gpu_speed.py operands   which numbers the convolutions of each GPU and Triton pack
     python benchmarks/gpu_speed.py model      the paper's network and its rival
     python benchmarks/gpu_speed.py tune       block sizes, timed
 
@@ -18,7 +19,8 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command
 from common.printed import Help, new_parser
 
-MODULES = {"measure": "measure", "part": "parts", "compile": "compile_report", "model": "model", "tune": "tune"}
+MODULES = {"measure": "measure", "part": "parts", "compile": "compile_report", "operands": "operand_report"}
+MODULES |= {"model": "model", "tune": "tune"}
 
 
 def main(arguments: list[str] | None = None) -> None:

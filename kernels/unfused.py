@@ -67,7 +67,7 @@ def if_conv2d(
             current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
         return current
 
-    return scan_chunks(backend, map(currents, range(0, T, steps)), v, neuron)
+    return scan_chunks(backend, map(currents, range(0, max(T, 1), steps)), v, neuron)
 
 
 def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, dilation, groups) -> Tensor:

@@ -45,7 +45,7 @@ def if_scan(
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     passes.check_function("if_scan", "IF", v)
-    return neuron_ops.scan(current, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.scan(current, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
 def if_hold(
@@ -70,7 +70,7 @@ def if_hold(
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     passes.check_function("if_hold", "IF", v)
-    return neuron_ops.hold(current, T, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.hold(current, T, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
 def if_conv2d(
@@ -106,7 +106,7 @@ def if_conv2d(
     """
     passes.check_function("if_conv2d", "FusedIFConv2d", v)
     window = stride, padding, dilation, groups
-    return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold, v_reset), *window)
+    return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset), *window)
 
 
 def if_linear(
@@ -134,4 +134,4 @@ def if_linear(
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
     passes.check_function("if_linear", "FusedIFLinear", v)
-    return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold, v_reset))
+    return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))

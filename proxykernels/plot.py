@@ -88,7 +88,8 @@ def conversion(report: ConversionReport, *, ax=None):
     ):
         bars = ax.barh(places + offset, [100 * value for value in values], 0.4, color=color, label=label)
         ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    ax.set_yticks(places, [row.layer for row in report.rows])
+    last = len(report.rows) - 1
+    ax.set_yticks(places, [f"{row.layer}\n(counts)" if k == last else row.layer for k, row in enumerate(report.rows)])
     ax.invert_yaxis()
     ax.set(xlabel="%", ylabel="layer", title=f"{report.N} samples, T = {report.T}")
     _legend(ax)

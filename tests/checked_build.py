@@ -1,4 +1,4 @@
-"""The C++ kernels with every access to memory checked: AddressSanitizer, UBSan, assertions, exact allocation sizes.
+"""The C++ kernels and engine with every access to memory checked: AddressSanitizer, UBSan, assertions, exact sizes.
 
     python tests/checked_build.py COMMAND...        builds, then runs a command on that build, for instance
     python tests/checked_build.py python -m pytest tests/cpu
@@ -31,7 +31,7 @@ PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
 
 
 def build_checked(folder: str | Path, kind: str = "--checked") -> Path:
-    """Build the package in ``folder``; returns the path of its library, for ``proxykernels.kernels.cpu.load``.
+    """Build the package in ``folder``; returns the path of the kernels, for ``proxykernels.kernels.cpu.load``.
 
     ``kind``: "--checked" or "--emulate-tiles", which only emulates matrix tiles.
     """
@@ -40,12 +40,10 @@ def build_checked(folder: str | Path, kind: str = "--checked") -> Path:
     options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects"))]
     command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options, kind]
     subprocess.run(command, cwd=ROOT, check=True)
-    libraries = list(package.rglob("_cpu.*"))
-    if len(libraries) != 1:
-        raise RuntimeError(
-            f"the checked build made {len(libraries)} libraries in {package}; what the compiler said is above"
-        )
-    return libraries[0]
+    kernels, engine = (list(package.rglob(f"{name}.*")) for name in ("_cpu", "_engine"))
+    if not len(kernels) == len(engine) == 1:
+        raise RuntimeError(f"the checked build made {len(kernels)} libraries of kernels, {len(engine)} of the engine")
+    return kernels[0]
 
 
 def environment(folder: str | Path, kind: str = "--checked") -> dict[str, str]:

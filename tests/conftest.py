@@ -41,7 +41,7 @@ def pytest_addoption(parser):
     group.addoption("--exhaustive", action="store_true", help="every combination of all parameters, and slow tests")
     parser.addoption(
         "--emulate",
-        choices=["sm_80", "sm_90"],
+        choices=["sm_75", "sm_80", "sm_90"],
         help="compile the Triton kernels for this GPU and execute their PTX on the CPU (tests/gpu/emulator/README.md)",
     )
 
@@ -219,6 +219,16 @@ def kernels_can_run(pytestconfig, monkeypatch):
         return self.rewrite()(*arguments, **keywords)
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
+
+
+@pytest.fixture
+def fused(kernels_can_run):
+    """For tests of the fused convolution alone, which is not taken where Triton has no tensor cores to multiply on."""
+    from proxykernels.kernels.gpu import convolutions
+
+    device = torch.device("cuda" if HAS_GPU else "cpu")
+    if convolutions.convolutions(device) is not convolutions.Fused:
+        pytest.skip("convolutions of spikes are not fused on this GPU")
 
 
 @pytest.fixture

@@ -12,10 +12,20 @@ TRACES = [
     # 0.75; 0.375 + 0.75 = 1.125 fires; from 0 again
     pytest.param(LIFNeuron(decay=0.5), [0.75, 0.75, 0.75], [0, 1, 0], [0.75, 0.0, 0.75], id="LIF-hard"),
     # 0.75; 1.125 fires, 0.125 is left; 0.0625 + 0.75
-    pytest.param(LIFNeuron(1.0, None, 0.5), [0.75, 0.75, 0.75], [0, 1, 0], [0.75, 0.125, 0.8125], id="LIF-soft"),
+    pytest.param(
+        LIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5),
+        [0.75, 0.75, 0.75],
+        [0, 1, 0],
+        [0.75, 0.125, 0.8125],
+        id="LIF-soft",
+    ),
     # Without input from 0 halfway to the rest at -1, and again; then -0.75 + 1.75 = 1 fires, and resets to 0.25.
     pytest.param(
-        LIFNeuron(1.0, 0.25, 0.5, -1.0), [-0.0, 0.0, 2.0, 1.0], [0, 0, 1, 0], [-1.0, -1.0, 0.25, 0.625], id="LIF-rest"
+        LIFNeuron(v_threshold=1.0, v_reset=0.25, decay=0.5, v_rest=-1.0),
+        [-0.0, 0.0, 2.0, 1.0],
+        [0, 0, 1, 0],
+        [-1.0, -1.0, 0.25, 0.625],
+        id="LIF-rest",
     ),
     # Filtered: 1, 0.5, 0.25; potentials 1, 0.5 + 0.5 = 1, ...: threshold 1 is met at once, then 0 + 0.5, 0.25 + 0.25
     pytest.param(
@@ -26,7 +36,7 @@ TRACES = [
         id="CubaLIF-hard",
     ),
     pytest.param(
-        CubaLIFNeuron(1.0, None, 0.5, 0.0, 0.5),
+        CubaLIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5, v_rest=0.0, current_decay=0.5),
         [1.5, 0.0, 0.5],
         [1, 1, 0],
         [(0.5, 1.5), (0.0, 0.75), (0.875, 0.875)],
@@ -42,18 +52,22 @@ TRACES = [
     ),
     # The soft reset subtracts 1 whatever the threshold has become.
     pytest.param(
-        ALIFNeuron(1.0, None, 1.0, 0.0, 1.0, 0.5), [1.5, 1.0], [1, 1], [(0.5, 0.5), (0.5, 1.0)], id="ALIF-soft"
+        ALIFNeuron(v_threshold=1.0, v_reset=None, decay=1.0, v_rest=0.0, adaptation_decay=1.0, adaptation=0.5),
+        [1.5, 1.0],
+        [1, 1],
+        [(0.5, 0.5), (0.5, 1.0)],
+        id="ALIF-soft",
     ),
     # Two steps of rest after a spike, in which the potential stays.
     pytest.param(
-        RefractoryLIFNeuron(1.0, -0.5, 0.5, 0.0, 2),
+        RefractoryLIFNeuron(v_threshold=1.0, v_reset=-0.5, decay=0.5, v_rest=0.0, refractory=2),
         [1.0, 5.0, 5.0, 1.25, 5.0],
         [1, 0, 0, 1, 0],
         [(-0.5, 2.0), (-0.5, 1.0), (-0.5, 0.0), (-0.5, 2.0), (-0.5, 1.0)],
         id="RefractoryLIF",
     ),
     pytest.param(
-        RefractoryLIFNeuron(1.0, None, 1.0, 0.0, 1),
+        RefractoryLIFNeuron(v_threshold=1.0, v_reset=None, decay=1.0, v_rest=0.0, refractory=1),
         [2.5, 1.0, 0.25],
         [1, 0, 1],
         [(1.5, 1.0), (1.5, 0.0), (0.75, 1.0)],
@@ -70,10 +84,16 @@ def channelwise(C: int, generator: torch.Generator) -> dict[str, IFNeuron]:
     made = {}
     for name, v_reset in {"hard": 0.0, "below": -0.25, "soft": None}.items():
         made |= {
-            f"LIF-{name}": LIFNeuron(theta, v_reset, decay, 0.125),
-            f"CubaLIF-{name}": CubaLIFNeuron(theta, v_reset, decay, -0.25, other),
-            f"ALIF-{name}": ALIFNeuron(theta, v_reset, decay, 0.25, other, raised),
-            f"RefractoryLIF-{name}": RefractoryLIFNeuron(theta, v_reset, decay, 0.0, 3),
+            f"LIF-{name}": LIFNeuron(v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=0.125),
+            f"CubaLIF-{name}": CubaLIFNeuron(
+                v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=-0.25, current_decay=other
+            ),
+            f"ALIF-{name}": ALIFNeuron(
+                v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=0.25, adaptation_decay=other, adaptation=raised
+            ),
+            f"RefractoryLIF-{name}": RefractoryLIFNeuron(
+                v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=0.0, refractory=3
+            ),
         }
     return made
 

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
 NEURONS = "tests/cpu/test_neurons.py"
+MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
@@ -121,6 +122,40 @@ DEFECTS = {
         "for (Block& sum : current) sum = bias;",
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
     ),
+    "max rate pool: a count of the last step": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "for (int64_t t = 0; t < T; t++) {\n            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
+        "for (int64_t t = 0; t < T - (T > 32); t++) {\n"
+        "            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
+        MAX_RATE_POOL,
+    ),
+    "max rate pool: what was the highest before": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
+        "if (tap) highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
+        MAX_RATE_POOL,
+    ),
+    "max rate pool: the image's last row": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "y < least(top + p.kernel_h, p.H)",
+        "y < least(top + p.kernel_h, p.H - (p.padding_h > 0))",
+        MAX_RATE_POOL,
+    ),
+    "rounding: the negative half": Defect(
+        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/package/test_rounding.py"
+    ),
+    "rounding on a CPU: the negative half": Defect(
+        "kernels/cpu/src/rounding.h",
+        "most(weights.positive, weights.all - weights.positive)",
+        "weights.positive",
+        "tests/package/test_rounding.py",
+    ),
+    "rounding: what rounding adds": Defect(
+        "kernels/rounding.py",
+        "self.largest_half - inputs / 2",
+        "self.largest_half - inputs / 4",
+        "tests/package/test_rounding.py",
+    ),
     "words: a partial byte": Defect(
         "kernels/cpu/src/spike_bits.h",
         "left < 8 ? left : 8);\n        for (; word;",
@@ -156,6 +191,18 @@ DEFECTS = {
         "row = window // windows_across * 2 + place % 4 // 2",
         "row = window // windows_across * 2 + place % 2",
         "tests/gpu/test_triton_network.py",
+    ),
+    "Triton operands: layouts that nobody has seen": Defect(
+        "kernels/gpu/one_step.py",
+        "architecture in SEEN.get(triton, ())",
+        "architecture in SEEN.get(triton, MMA)",
+        "tests/gpu/test_spike_operands.py",
+    ),
+    "Triton convolution: no tensor cores": Defect(
+        "kernels/gpu/convolutions.py",
+        '("sm_5", "sm_6", "sm_7")',
+        '("sm_5", "sm_6")',
+        "tests/gpu/test_unfused_on_gpu.py",
     ),
     "Triton weights: the carry of a digit": Defect(
         "kernels/gpu/weight_parts.py",
@@ -260,6 +307,18 @@ DEFECTS = {
         "pass",
         "tests/package/test_hops.py",
     ),
+    "synapses: paddings swapped": Defect(
+        "proxykernels/layers/synapses.py",
+        "((0, *padding[2:]), (1, *padding[:2]))",
+        "((0, *padding[:2]), (1, *padding[2:]))",
+        "tests/package/test_synapses.py",
+    ),
+    "synapses: the tap of a dilation": Defect(
+        "proxykernels/layers/synapses.py",
+        "torch.arange(kernel, device=heap.CPU) * dilation",
+        "torch.arange(kernel, device=heap.CPU)",
+        "tests/package/test_synapses.py",
+    ),
     "simulation: a chunk's start": Defect(
         "proxykernels/simulation/stateful_layer.py",
         "[start : start + len(x)]",
@@ -277,6 +336,30 @@ DEFECTS = {
         "(y < 0) & (gradient > 0)",
         "y < 0",
         "tests/package/test_proxy.py",
+    ),
+    "training: a silent layer's passes": Defect(
+        "proxykernels/training/watch.py",
+        "self._silent[name] + 1 for name in silent",
+        "1 for name in silent",
+        "tests/package/test_first_try.py",
+    ),
+    "training: unknown neurons": Defect(
+        "proxykernels/training/twin.py",
+        "type(neuron) not in KNOWN",
+        "not isinstance(neuron, KNOWN)",
+        "tests/package/test_first_try.py",
+    ),
+    "conversion: a shift beside padding": Defect(
+        "proxykernels/conversion/relu/norms_behind.py",
+        "not pads or not affine.shift.any()",
+        "True",
+        "tests/package/test_norms_behind.py",
+    ),
+    "conversion: a maximum of negative factors": Defect(
+        "proxykernels/conversion/relu/norms_behind.py",
+        "(affine.factor >= 0).all()",
+        "(affine.factor >= 0).any()",
+        "tests/package/test_norms_behind.py",
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/graph/graph_layers.py",

@@ -117,8 +117,8 @@ def build(
 def neurons(v_threshold: float, v_reset: float | None, decay: float | None = None) -> pk.neurons.IFNeuron:
     """Neurons that integrate and fire, or leaky ones."""
     if decay is None:
-        return pk.neurons.IFNeuron(v_threshold, v_reset)
-    return pk.neurons.LIFNeuron(v_threshold, v_reset, decay)
+        return pk.neurons.IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
+    return pk.neurons.LIFNeuron(v_threshold=v_threshold, v_reset=v_reset, decay=decay)
 
 
 def start_at(net: nn.Module, share: float) -> None:

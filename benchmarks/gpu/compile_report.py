@@ -3,13 +3,14 @@
     python benchmarks/gpu_speed.py compile
     python benchmarks/gpu_speed.py compile --all
 
-For NVIDIA's sm_80, 86, 89, 90, 100 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers, spills,
-shared memory, tensor-core instructions and layout conversions. Without --all of each kernel the most important
-variants. Writes benchmarks/results/compile_report.csv, where the rows of other versions of Triton stay. Ends with
-status 1, naming the variants, if one does not compile, spills registers in its main loop (or many elsewhere), needs
-more shared memory than its target has, multiplies without tensor cores, or stores every block of a pipelined loop in
-one slot; on sm_80 and sm_90 also if a multiprocessor holds one program only, or a main loop is longer than it was.
-The compilation runs in a child process without Triton's interpreter, so TRITON_INTERPRET may be set or not.
+For NVIDIA's sm_75, 80, 86, 89, 90, 100, 103 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers,
+spills, shared memory, tensor-core instructions, layout conversions, and instructions that mix the steps of spikes.
+Without --all of each kernel the most important variants. Writes benchmarks/results/compile_report.csv, where the rows
+of other versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills registers in
+its main loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor cores, mixes
+steps, or stores every block of a pipelined loop in one slot; on sm_80 and sm_90 also if a multiprocessor holds one
+program only, or a main loop is longer than it was. The compilation runs in a child process without Triton's
+interpreter, so TRITON_INTERPRET may be set or not.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from gpu.compile_variants import compile_in_child, faults
 from gpu.variants import QUICK, VARIANTS
 
-MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions"]
+MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions", "mixed_steps"]
 COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]
 
 

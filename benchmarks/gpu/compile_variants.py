@@ -83,6 +83,8 @@ def faults(record: dict) -> list[str]:
         found.append(f"spills {record['spilled']}")
     if record["one_slot_stores"]:
         found.append(f"{record['one_slot_stores']} stores of the main loop always go to the same slot: miscompiled")
+    if record["mixed_steps"]:
+        found.append(f"{record['mixed_steps']} instructions mix the steps of spikes, which are then wrong")
     if kernel in STEPS_OF_IEEE and record.get("fused_or_flushed"):
         found.append(f"{record['fused_or_flushed']} float instructions fused, or flushing small numbers to 0")
     if record.get("loop"):
@@ -107,15 +109,18 @@ def compile_variant(variant: str) -> dict:
     from triton.backends.compiler import GPUTarget
 
     from proxykernels.kernels.gpu.block_sizes import takes_digits
+    from proxykernels.kernels.gpu.convolutions import has_tensor_cores
 
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
     if not _toolchain_has(target):
         return record | {"absent": f"this Triton's ptxas does not know {target}"}
+    if kernel == "if_conv2d" and not has_tensor_cores(target):
+        return record | {"absent": f"torch multiplies on {target}: Triton uses no tensor cores there"}
     if kernel == "if_conv2d" and not is_launched(target, rest[1]):
         return record | {"absent": f"{target} multiplies {'int8 digits' if takes_digits(target) else 'float16 parts'}"}
     try:
-        makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": _conv}
+        makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": convolution}
         make = makers.get(kernel) or partial(_small, kernel)
         source, options = make(target, *rest)
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
@@ -125,6 +130,30 @@ def compile_variant(variant: str) -> dict:
     stages = source.constants.get((source.fn.arg_names.index("NUM_STAGES"),), 1) if kernel == "if_conv2d" else 1
     found = {"not_specialized": not_specialized, "stages": stages}
     return record | resources(compiled, TARGETS[target]) | found
+
+
+def gpu_ir(target: str, source, options: dict) -> str:
+    """Triton's GPU IR, where layouts are chosen, which needs no assembler that knows the target."""
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+
+    gpu, context, stages = GPUTarget(*gpu_of(target)), ir.context(), {}
+    backend = make_backend(gpu)
+    parsed = backend.parse_options(dict(options))
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    backend.add_stages(stages, parsed, source.language)
+    implementation, modules = backend.get_codegen_implementation(parsed), backend.get_module_map()
+    module, metadata = source.make_ir(gpu, parsed, implementation, modules, context), {"target": gpu, **vars(parsed)}
+    for stage in ("ttir", "ttgir"):
+        module = stages[stage](module, metadata)
+    return str(module)
+
+
+def gpu_of(target: str) -> tuple:
+    """The arguments of Triton's GPUTarget for a target of TARGETS, or any other of NVIDIA's."""
+    return TARGETS[target].gpu if target in TARGETS else ("cuda", int(target.removeprefix("sm_")), 32)
 
 
 def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
@@ -168,7 +197,8 @@ def _scan_source(target: str, kernel, types: dict[str, Any], constants: dict, si
     return _source(target, kernel, types, constants, multiples_of_16, neuron, small=sizes != "huge")
 
 
-def _conv(target: str, layer: str, products: str, neuron: str, output: str):
+def convolution(target: str, layer: str, products: str, neuron: str, output: str, **changed: bool):
+    """The source and the options of a variant; ``changed``: of the kernel's constants."""
     import torch
 
     from proxykernels.kernels.gpu.block_sizes import choose_blocks, instructions, launch_options
@@ -188,7 +218,7 @@ def _conv(target: str, layer: str, products: str, neuron: str, output: str):
     constants = {name: 1 for name, size in sizes.items() if size == 1}
     constants |= {name: options.pop(name) for name in list(options) if name in _if_conv2d_kernel.arg_names}
     constants |= {"COUNTS_ONLY": output == "counts", "STEPS": 16 if output == "short" else 32}
-    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, **instructions(target)}
+    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, **instructions(target), **changed}
     is_there = {"second": parts.count > 1, "third": parts.count > 2, "bias": bias, "pooled": output == "pooled"}
     constants |= {f"{name}_pointer": None for name, there in is_there.items() if not there}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
@@ -225,7 +255,7 @@ def _source(
         scalars += ["fp32" for scalar in model.scalars if scalar != "v_reset"]
         types = types | {"neuron": (*scalars, *["*fp32"] * len(model.channels))}
         constants = constants | model_constants(NEURONS[neuron])
-    backend = make_backend(GPUTarget(*TARGETS[target].gpu))
+    backend = make_backend(GPUTarget(*gpu_of(target)))
     parameters = getattr(kernel, "params", ())  # Triton's interpreter has none
     unaligned = {parameter.name for parameter in parameters if parameter.do_not_specialize_on_alignment}
     signature, attributes = {}, {}

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, main_loop, programs
+from gpu.operand_layouts import operands
 
 
 class Target(NamedTuple):
@@ -29,11 +30,13 @@ class Target(NamedTuple):
 MMA = r"\bHMMA\.16816\.F32\b|\bIMMA\.16832\.S8\.S8\b"
 MFMA, WMMA = r"\bv_mfma_(?:f32|i32)_\w+", r"\bv_wmma_(?:f32|i32)_\w+"
 TARGETS = {
+    "sm_75": Target(("cuda", 75, 32), 64 * 1024, r"\bHMMA\.1688\.F32\b|\bIMMA\.8816\.S8\.S8\b"),
     "sm_80": Target(("cuda", 80, 32), 163 * 1024, MMA),
     "sm_86": Target(("cuda", 86, 32), 99 * 1024, MMA),
     "sm_89": Target(("cuda", 89, 32), 99 * 1024, MMA),
     "sm_90": Target(("cuda", 90, 32), 227 * 1024, r"\bHGMMA\.64x\d+x16\.F32\b|\bIGMMA\.64x\d+x32\.S8\.S8\b"),
     "sm_100": Target(("cuda", 100, 32), 227 * 1024, r"\bUTC[HI]MMA\b"),
+    "sm_103": Target(("cuda", 103, 32), 227 * 1024, r"\bUTC[HI]MMA\b"),
     "sm_120": Target(("cuda", 120, 32), 99 * 1024, MMA),
     "gfx90a": Target(("hip", "gfx90a", 64), 64 * 1024, MFMA),
     "gfx942": Target(("hip", "gfx942", 64), 64 * 1024, MFMA),
@@ -49,7 +52,8 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     registers (of a thread), spilled (NVIDIA: bytes of a thread's stack and local memory; AMD: registers), loop_spills
     (in the main loop; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
     of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
-    loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`).
+    loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`), mixed_steps (instructions
+    that take the step of one spike for that of another: operand_layouts.py).
 
     Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats) and loop (a
     main_loop.MainLoop as a dict, or None).
@@ -86,6 +90,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
             inside and "ttg.convert_layout" in line for line, inside in _lines_and_main_loops(compiled.asm["ttgir"])
         ),
         "one_slot_stores": one_slot_stores(compiled.asm["ttgir"]),
+        "mixed_steps": len(operands(compiled.asm["ttgir"])["mixed"]),
     }
 
 

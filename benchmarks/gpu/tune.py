@@ -31,12 +31,15 @@ def run(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
     from proxykernels.kernels.gpu.block_sizes import architecture
+    from proxykernels.kernels.gpu.convolutions import has_tensor_cores
 
-    rows = []
+    target, rows = architecture(torch.device("cuda")), []
+    if not has_tensor_cores(target):
+        sys.exit(f"there are no block sizes to tune on {target}: torch computes its convolutions")
     for name in options.net:
         make, size = NETS[name]
         rows += [(f"{name} {layer}", *rest) for layer, *rest in tune(make().cuda(), size, options.batch, options.T)]
-    print_table(rows, f"{torch.cuda.get_device_name()}, {architecture(torch.device('cuda'))}")
+    print_table(rows, f"{torch.cuda.get_device_name()}, {target}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

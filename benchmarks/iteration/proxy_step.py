@@ -73,7 +73,7 @@ def load_model(options: argparse.Namespace) -> tuple[pk.ProxyNet, bool]:
     """The network and its twin in training mode, normalisation frozen; and whether the weights are trained ones."""
     net, trained = (nets.load_file(options.weights)[0], True) if options.weights else nets.load(options.net, 0.0)
     net, precision = net.to(memory_format=torch.channels_last), PRECISIONS[options.snn_precision]
-    model = pk.ProxyNet(net, options.T, clip=True, precision=precision).train()
+    model = pk.ProxyNet(net, options.T, clip=True, precision=precision, statistics_of="steps").train()
     model.freeze_batch_norm()
     return model, trained
 

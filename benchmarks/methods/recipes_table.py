@@ -49,7 +49,7 @@ def follow(options: argparse.Namespace, name: str, dataset: Dataset) -> list[dic
     )
     torch.manual_seed(settings.seed)
     net = nets.small(settings.threshold).to(memory_format=torch.channels_last)
-    model = pk.ProxyNet(net, options.T, clip=settings.twin == "clipped", readout="rate")
+    model = pk.ProxyNet(net, options.T, clip=settings.twin == "clipped", readout="rate", statistics_of="steps")
     rows: list[dict] = []
 
     def train(method: str, lr: float):

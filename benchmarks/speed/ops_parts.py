@@ -66,7 +66,7 @@ class Kernel:
 
     def digits(self, weight: Tensor) -> int:
         """Of the weights in tiles."""
-        return self._kernels._digits(self._kernels._packed.of(weight))
+        return self._kernels._digits(self._kernels._packed.of(weight), _neuron(len(weight)))
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Packed spikes and potentials, from rest, threshold 1, hard reset to 0."""

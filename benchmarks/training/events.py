@@ -20,7 +20,7 @@ from proxykernels.samples import saccade_frames
 COLUMNS = ["method", "epoch", "images", "T", "strict", "tied", "highest_rate"]
 METHODS: dict[str, Callable[[nn.Module, int], pk.SurrogateNet | pk.ProxyNet]] = {
     "surrogate": lambda net, T: pk.SurrogateNet(net, T),
-    "proxy": lambda net, T: pk.ProxyNet(net, T, clip=True),
+    "proxy": lambda net, T: pk.ProxyNet(net, T, clip=True, statistics_of="steps"),
 }
 TARGET = 0.5  # firing rate of the true class
 TEST_BATCH = 100

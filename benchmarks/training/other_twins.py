@@ -16,7 +16,9 @@ class ReluProxy(nn.Module):
         super().__init__()
         self.model = model
         net = replace_neurons(model.net, lambda _, layer: _without_leak(layer))
-        self.twin = pk.ProxyNet(net, model.T, clip=clip, readout=model.readout).train(model.training)
+        self.twin = pk.ProxyNet(
+            net, model.T, clip=clip, readout=model.readout, statistics_of=model.statistics_of
+        ).train(model.training)
 
     def forward(self, x: Tensor) -> Tensor:
         output, ann = self.model.snn(x), self.twin.ann(x)
@@ -32,5 +34,5 @@ def _without_leak(layer: SpikingLayer) -> SpikingLayer:
     clone._buffers, clone._parameters, clone._modules = (
         dict(part) for part in (layer._buffers, layer._parameters, layer._modules)
     )
-    clone._set_neurons(pk.neurons.IFNeuron(layer.v_threshold, layer.v_reset))
+    clone._set_neurons(pk.neurons.IFNeuron(v_threshold=layer.v_threshold, v_reset=layer.v_reset))
     return clone

@@ -53,7 +53,8 @@ def load_twins(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]
     """
     net, about = nets.load_file(path, make)
     told = metadata.values(path, about, "T")
-    model = pk.ProxyNet(net, told["T"], clip=about.get("twin", "clipped") == "clipped", readout="rate")
+    clip, statistics = about.get("twin", "clipped") == "clipped", about.get("statistics", "steps")
+    model = pk.ProxyNet(net, told["T"], clip=clip, readout="rate", statistics_of=statistics)
     tensors, _ = weights_file.read(path)
     state = {key.removeprefix(nets.TWIN): tensor for key, tensor in tensors.items() if key.startswith(nets.TWIN)}
     whole = state.keys() == model.statistics.state_dict().keys()

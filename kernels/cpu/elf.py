@@ -21,9 +21,8 @@ def needed_bytes(path: Path) -> int:
         if len(start) < HEADER.size:
             return HEADER.size
         segments_at, sections_at, segment_size, segments, section_size, sections = HEADER.unpack(start)
-        file.seek(segments_at)
-        table = file.read(segment_size * segments)
-    ends = [segments_at + segment_size * segments, sections_at + section_size * sections]
-    if len(table) == ends[0] - segments_at and segment_size == SEGMENT.size:
-        ends += [offset + size for offset, size in SEGMENT.iter_unpack(table)]
+        ends = [segments_at + segment_size * segments, sections_at + section_size * sections]
+        if segment_size == SEGMENT.size and ends[0] <= path.stat().st_size:
+            file.seek(segments_at)
+            ends += [offset + size for offset, size in SEGMENT.iter_unpack(file.read(segment_size * segments))]
     return max(ends)

@@ -1,32 +1,15 @@
 """The Triton kernels for CUDA tensors, and the operations in plain torch, as a backend (kernels/backends.py)."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .. import max_rate_pool, rounding, unfused, unfused_backward
 from ..cpu.fallback import Fallback
-from ..recording import Choice, note
 from . import counters, packing, words
-from .if_conv2d import conv2d_current_sums, if_conv2d, if_conv2d_pooled, if_linear
+from .convolutions import convolutions, noting
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
 from .sigma_delta import definition, pooled_sigma_delta, sigma_delta
-
-
-def _noting(function: Callable, kernel: str) -> Any:
-    """A function that notes which kernel it is, as a static method."""
-    choice = Choice(kernel, "the only one on a GPU")
-
-    @wraps(function)
-    def noted(*operands, **options):
-        note(choice)
-        return function(*operands, **options)
-
-    return staticmethod(noted)
 
 
 class GpuKernels:
@@ -36,18 +19,31 @@ class GpuKernels:
     count, total = staticmethod(counters.count), staticmethod(counters.total)
     total_of_pixels = staticmethod(counters.total_of_pixels)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
-    conv2d_current_sums = staticmethod(conv2d_current_sums)
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
     round_weights = staticmethod(rounding.round_weights)
-    if_scan, if_hold = _noting(if_scan, "Triton scan"), _noting(if_hold, "Triton scan")
+    if_scan, if_hold = noting(if_scan, "Triton scan"), noting(if_hold, "Triton scan")
     scan_backward = staticmethod(scan_backward)
-    if_conv2d, if_linear = _noting(if_conv2d, "Triton convolution"), _noting(if_linear, "Triton convolution")
-    if_conv2d_pooled = _noting(if_conv2d_pooled, "pooled Triton convolution")
 
-    sigma_delta = _noting(sigma_delta, "Triton scan")
+    sigma_delta = noting(sigma_delta, "Triton scan")
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(definition.running_maximum)
+
+    def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
+        """Convolution of packed spikes, then IF."""
+        return convolutions(words.device).if_conv2d(words, *layer, **options)
+
+    def if_linear(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
+        """Matrix product of packed spikes, then IF."""
+        return convolutions(words.device).if_linear(words, *layer, **options)
+
+    def if_conv2d_pooled(self, words, *layer) -> tuple[Tensor, Tensor, Tensor]:
+        """if_conv2d, and the OR over windows of 2 x 2."""
+        return convolutions(words.device).if_conv2d_pooled(words, *layer)
+
+    def conv2d_current_sums(self, words, *layer) -> Tensor:
+        """Sums of the currents of if_conv2d in each channel, and of their squares."""
+        return convolutions(words.device).conv2d_current_sums(words, *layer)
 
     def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
         """Max pooling of spike counts."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import triton
 
+from .one_step import is_of_one_step
+
 RELEASE = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:3])  # of Triton
 
 
@@ -121,10 +123,12 @@ def takes_digits(architecture: str) -> bool:
 
 
 def instructions(architecture: str) -> dict[str, bool]:
-    """PTX: whether kernels may hold NVIDIA's instructions, which Triton's interpreter does not know. FENCED: whether
-    Triton sets the fences that the tensor cores of sm_90 ask for, else the kernel does; before 3.7.1 it does not."""
+    """PTX: whether kernels may hold NVIDIA's instructions, which Triton's interpreter does not know. ONE_STEP: whether
+    this Triton was seen to pack inputs of one step (one_step.py). FENCED: whether Triton sets the fences that the
+    tensor cores of sm_90 ask for, else the kernel does; before 3.7.1 it does not."""
     return {
         "PTX": architecture.startswith("sm_") and not triton.knobs.runtime.interpret,
+        "ONE_STEP": is_of_one_step(architecture, triton.__version__),
         "FENCED": architecture != "sm_90" or RELEASE >= (3, 7, 1),
     }
 

@@ -1,5 +1,7 @@
 """Launches of the Triton convolution with integrate-and-fire neurons, which is in if_conv2d_kernel.py."""
 
+from collections.abc import Callable
+
 import torch
 import triton
 from torch import Tensor
@@ -147,14 +149,20 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
     return spikes, pooled, v_last
 
 
-def conv2d_current_sums(words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups):
+def conv2d_current_sums(words: Tensor, T: int, *layer) -> Tensor:
     """Sums of the currents of each channel and of their squares, float64 [2, C_out]: all steps in one launch."""
+    return current_sums_of(if_conv2d, words, T, *layer)
+
+
+def current_sums_of(
+    convolve: Callable, words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups
+) -> Tensor:
+    """conv2d_current_sums by what takes the arguments of if_conv2d."""
     H_out, W_out = output_size(size, weight.shape[2:], stride, padding, dilation)
     v = torch.zeros(words.shape[1], 2, H_out * W_out, len(weight), dtype=torch.float32, device=words.device)
     sums = current_sums(len(weight), words.device)
-    _, v_last = if_conv2d(
-        words, T, size, weight, bias, v, sums, stride, padding, dilation, groups, counts_only=True
-    )  # fmt: skip
+    window = stride, padding, dilation, groups
+    _, v_last = convolve(words, T, size, weight, bias, v, sums, *window, counts_only=True)
     return v_last.sum((0, 2), dtype=torch.float64)
 
 

@@ -145,6 +145,7 @@ def _if_conv2d_kernel(
     STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     PTX: tl.constexpr,  # whether the target is NVIDIA's
+    ONE_STEP: tl.constexpr,  # whether what expand packs is of one step (spike_operands.py)
     FENCED: tl.constexpr,  # whether the compiler sets the fences of sm_90 (spike_operands.py)
     STEPS: tl.constexpr,  # at a time: 16 or 32, a word's
     PIXELS: tl.constexpr,
@@ -234,7 +235,7 @@ def _if_conv2d_kernel(
                 second_part = tl.load(second_pointer + weight_row + k[:, None], mask=is_weight, other=0)
             if third_pointer is not None:
                 third_part = tl.load(third_pointer + weight_row + k[:, None], mask=is_weight, other=0)
-            spike = expand(word, step, PIXELS, STEPS, BLOCK_K, TYPE, PTX)
+            spike = expand(word, step, PIXELS, STEPS, BLOCK_K, TYPE, PTX, ONE_STEP)
             if not FENCED:
                 fence(k_first)
             current = tl.dot(spike, first_part, current, out_dtype=SUMS)

@@ -7,12 +7,6 @@ that compute it, so the words go to shared memory and its copies, the 32 times a
 import triton
 import triton.language as tl
 
-from .block_sizes import RELEASE
-
-# Whether what an instruction of expand takes at a time are inputs of one step. In some of the layouts that Triton 3.8
-# chooses they are steps of one input: there each has a shift of its own, which takes some instructions more.
-OF_ONE_STEP: tl.constexpr = tl.constexpr(RELEASE[:2] != (3, 8))
-
 
 @triton.jit
 def read_steps(pointer, T, STEPS: tl.constexpr):
@@ -29,16 +23,26 @@ def read_steps(pointer, T, STEPS: tl.constexpr):
 
 @triton.jit
 def expand(
-    word, step, PIXELS: tl.constexpr, STEPS: tl.constexpr, BLOCK_K: tl.constexpr, TYPE: tl.constexpr, PTX: tl.constexpr
+    word,
+    step,
+    PIXELS: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TYPE: tl.constexpr,
+    PTX: tl.constexpr,
+    ONE_STEP: tl.constexpr,
 ):
     """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K], 16 steps of a pixel after another's.
 
     A spike is 1 if TYPE is int8, and 2 if it is float16, whose bit 14 alone is that number. ``step``: of read_steps.
-    PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one.
+    PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one. Each has
+    the shift of its own step, so they may be numbers of any steps. ONE_STEP: they are inputs of one step, and four
+    bytes stand beside those of the same inputs eight steps later; that takes half the instructions. Which numbers stand
+    side by side is the compiler's choice: one_step.py has where it was seen to be this one.
     """
     SHAPE: tl.constexpr = (STEPS // 16, PIXELS, 16, BLOCK_K)
     word = tl.broadcast_to(word[None, :, None, :], SHAPE)
-    if PTX and not OF_ONE_STEP and TYPE == tl.int8:
+    if PTX and not ONE_STEP and TYPE == tl.int8:
         spike = tl.inline_asm_elementwise(
             """{
             .reg .b32 low, second, high, fourth;
@@ -57,7 +61,7 @@ def expand(
             is_pure=True,
             pack=4,
         )
-    elif PTX and not OF_ONE_STEP:
+    elif PTX and not ONE_STEP:
         spike = tl.inline_asm_elementwise(
             """{
             .reg .b32 low, high;
@@ -78,7 +82,7 @@ def expand(
         bytes = tl.broadcast_to((step // 8) * 0x1111 + 0x5140, SHAPE)
         shift = tl.broadcast_to(step % 8, SHAPE)
         spike = tl.inline_asm_elementwise(
-            """{
+            """{ // of one step
             .reg .b32 low, high;
             prmt.b32 low, $2, $3, $10;
             prmt.b32 high, $4, $5, $10;
@@ -100,7 +104,7 @@ def expand(
         half = tl.broadcast_to((step // 16) * 0x2222 + 0x5410, SHAPE)
         turn = tl.broadcast_to(14 - step % 16, SHAPE)
         spike = tl.inline_asm_elementwise(
-            """{
+            """{ // of one step
             .reg .b32 both;
             prmt.b32 both, $1, $2, $3;
             shf.l.wrap.b32 both, both, both, $5;

@@ -46,7 +46,7 @@ def currents_of(
     """The currents [T, N, C_out, H_out, W_out], channels last in memory, of a convolution of spikes."""
     T, N, _, *size = x.shape
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    silent = IFNeuron(math.inf, None).on(shape[1], x.device)  # the kernels fire neurons as well
+    silent = IFNeuron(v_threshold=math.inf, v_reset=None).on(shape[1], x.device)  # the kernels fire neurons as well
     v = start(0.0, shape, x.device, silent)
     operands = size, scaled(weight, x), None if bias is None else bias.float(), v, silent, stride, padding, dilation
     kept = x._kept

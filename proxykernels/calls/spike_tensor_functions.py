@@ -52,6 +52,11 @@ def _detach(x):
     return x.detached() if isinstance(x, SpikeTensor) else NotImplemented
 
 
+def _deepcopy(x, memo):
+    """With the caller's own memo, in which copies of one memory find each other."""
+    return x.dense().__deepcopy__(memo)
+
+
 def _clone(x, *args, **kwargs):
     spikes = _of(x)
     return NotImplemented if spikes is None or args or kwargs else _new(x, spikes, x._memory.dtype)
@@ -113,6 +118,7 @@ def _mean_of_steps(x, dim=None, *args, **kwargs):
 WITHOUT_A_LOOK |= {
     Tensor.__getitem__: _cut,
     Tensor.flatten: _flatten, torch.flatten: _flatten,
+    Tensor.__deepcopy__: _deepcopy,
     Tensor.detach: _detach, torch.detach: _detach,
     Tensor.clone: _clone, torch.clone: _clone,
     Tensor.contiguous: _as_it_is, Tensor.cpu: _as_it_is,

@@ -251,7 +251,9 @@ def room(T: int, shape: Sequence[int], device: torch.device) -> None:
     """The spikes and potentials of neurons of ``shape`` [N, ...] must fit the memory."""
     if torch.compiler.is_compiling():
         return
-    needed, there = math.prod(shape) * (4 + T / 8), memory(device)
+    channels = shape[1] if len(shape) > 1 else 1
+    bits = T * math.ceil(channels / 8) * 8 / max(channels, 1) if device.type == "cpu" else math.ceil(T / 32) * 32
+    needed, there = math.prod(shape) * (4 + bits / 8), memory(device)
     if needed > there:
         raise ValueError(
             f"T = {T} steps of {list(shape)} neurons take {needed / 2**30:.3g} GiB for spikes and potentials, and "

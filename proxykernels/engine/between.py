@@ -13,6 +13,7 @@ from torch import nn
 from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
+from ..simulation import pooling
 from ..simulation.quantize import quantized
 from .plan import Kind, Operation, Shape, Window, image_of
 from .values import MOST, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
@@ -51,10 +52,18 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
     wanted = module.output_size
     out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
     C, *size = image_of(x.shape)
-    if tuple(out) == tuple(size) and not x.real:
+    if tuple(out) == tuple(size):
         return x
     shape = (C, out[1]) if one_axis else (C, *out)
     return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
+
+
+def spared_pool(follower, path: str, module: pooling.SparedPool, x: Value) -> Value:
+    """An average that the matrix product behind it takes over, of spikes of few pixels; else as it is."""
+    (pooled,) = module.pool
+    if not x.real and module.is_spared(x.shape):
+        return x
+    return (adaptive_pool if isinstance(pooled, layers.AdaptiveAvgPool2d) else pool)(follower, path, pooled, x)
 
 
 def voting(follower, path: str, module: Any, x: Value) -> Value:

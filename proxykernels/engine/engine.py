@@ -2,6 +2,7 @@
 
 import math
 import os
+from ctypes import c_int64
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from ..kernels.cpu.words import pixel_bytes
 from ..simulation.early_exit import Stop, check_rule
 from ..simulation.quantize import round_input
 from ..simulation.result import table
-from ..spikes import Spikes, is_binary, pack
+from ..spikes import Spikes, is_binary, pack_if_binary
 from . import file
 from .library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from .plan import Plan, image_of
+from .plan import Plan, Slot, image_of
 from .result import Counted, Output, Result
 from .stopping import Asked
 from .stream import Stream
@@ -29,17 +30,22 @@ class Engine:
     ``engine(x, T)`` runs it. :meth:`stream` keeps its state between calls. :meth:`save` writes it to a file. ``print``
     shows its layers, their firing rates and its memory. Several threads may call an engine at the same time.
 
+    Attributes:
+        target: the instruction set that it runs on: the fastest of this machine, at most that which the environment
+            variable PROXYKERNELS_CPU names.
+
     Raises:
-        RuntimeError: the engine's library is not built on this machine.
+        RuntimeError: the engine's library is not built on this machine, or is damaged.
     """
 
     def __init__(self, plan: Plan, *, target: str | None = None):
         self.plan = plan
         self._compiled = Compiled(plan, target)
+        self.target = self._compiled.target
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         last = plan.last.neurons
-        self._has_logits = last is not None and last.scale is not None
+        self._has_logits = last is not None and last.has_logits
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
         C, H, W = plan.last.image
@@ -63,6 +69,7 @@ class Engine:
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
             MemoryError: there is too little memory to work on.
+            KeyboardInterrupt: Ctrl-C, at once; so do other signals whose handlers raise something.
         """
         check_rule(stop)
         T, given = checks.steps(T), self.given(x)
@@ -79,7 +86,8 @@ class Engine:
         finally:
             self._sessions.append(session)
         sample_steps = given.N * T if asked is None else int(asked.steps.sum())
-        counted = Counted(tally, sample_steps, given.N, given.kind == CONSTANT)
+        input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
+        counted = Counted(tally, sample_steps, given.N, input_slot, given.constant)
         return Result(self.plan, output, None if asked is None else asked.steps, last, counted)
 
     def stream(self, batch: int = 1) -> "Stream":
@@ -117,12 +125,12 @@ class Engine:
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None,
+        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
     ) -> tuple[Output, Tensor | None]:  # fmt: skip
         """What T steps give, from where the session is, and the states of the last operation after them.
 
         ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
-        is after them. ``asked``: the rule by which samples stop.
+        is after them. ``asked``: the rule by which samples stop. ``steps``: those so far, which are added to.
         """
         op, N = self.plan.last, given.N
         needed = N * (T * self._step_bytes + self._fixed_bytes)
@@ -142,7 +150,7 @@ class Engine:
         if with_state:
             last = heap.empty(N, op.states, H * W, C)
         written = Written(spikes, values, counts, last)
-        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked):
+        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked, steps):
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
         return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
@@ -151,15 +159,24 @@ class Engine:
         """The states of the last operation, if they tell logits."""
         return self.state_of(session, len(self.plan.operations) - 1, N) if self._has_logits else None
 
+    def last_state_in(self, states: dict[int, Tensor]) -> Tensor | None:
+        """The same of those that are to be written, by the numbers of operations."""
+        last = len(self.plan.operations) - 1
+        return self._as_simulate(last, states[last]) if self._has_logits else None
+
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
         op = self.plan.operations[k]
-        shape = self.plan.state_shape(op)
-        C, H, W = image_of(shape)
+        C, H, W = image_of(self.plan.state_shape(op))
         states = heap.empty(N, op.states, H * W, C)
         session.read(k, states)
+        return self._as_simulate(k, states)
+
+    def _as_simulate(self, k: int, states: Tensor) -> Tensor:
+        """Of states [N, states, P, C]."""
+        op = self.plan.operations[k]
         several = (op.states,) if op.states > 1 else ()
-        return states.transpose(2, 3).reshape(N, *several, *shape)
+        return states.transpose(2, 3).reshape(len(states), *several, *self.plan.state_shape(op))
 
     def given(self, x: Tensor | Spikes) -> Given:
         """An input as the library takes it."""
@@ -167,7 +184,7 @@ class Engine:
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
             usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
             if usual and not torch.jit.is_tracing():
-                return Given(x, CONSTANT, len(x), rounds=self._rounds)
+                return Given(x, CONSTANT, len(x), rounds=self._rounds, constant=True)
         if not isinstance(x, Spikes):
             checks.real("x", x)
             checks.values("x", x)
@@ -178,29 +195,37 @@ class Engine:
         if not wanted or tuple(x.shape[-dims:]) != plan.shape:
             shape = ", ".join(map(str, plan.shape))
             raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
-        rounds = self._rounds and isinstance(x, Tensor) and x.is_floating_point()
-        if isinstance(x, Tensor) and not x.is_floating_point():
-            if not sequence:
-                raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
-            x = pack(x) if len(x) and is_binary(x) else x.float()  # numbers of events are exact
-        elif isinstance(x, Tensor) and rounds and x.dtype == torch.float64:  # float32 would round it once before
-            checks.finite("x", x)
-            x = round_input(x.detach(), int(sequence))
-        if isinstance(x, Spikes) and (x.scale != 1 or (plan.real and not plan.takes_any)):
-            x = x.dense()
-        if isinstance(x, Spikes):
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
-        if not plan.real and not plan.takes_any:
+        if not sequence and not x.is_floating_point():
+            raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
+        if sequence and not len(x):
+            raise ValueError("x must have at least one step")
+        T = len(x) if sequence else None
+        constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
+        if isinstance(x, Tensor) and sequence:
+            x, sequence = self._sequence(x, constant)
+        if isinstance(x, Spikes) and x.scale == 1:
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
+        if isinstance(x, Spikes) and not plan.needs_spikes:
+            return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
+        if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
             raise TypeError(
                 "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
                 "takes both if it is compiled with a sample of floats or integers"
             )
+        rounds = self._rounds and x.is_floating_point()
+        if rounds and x.dtype == torch.float64:  # float32 would round it once before
+            checks.finite("x", x)
+            x = round_input(x.detach(), int(sequence))
         x = x.detach().resolve_neg().float().contiguous()
-        if not sequence:
-            return Given(x, CONSTANT, len(x), rounds=rounds)
-        if not len(x):
-            raise ValueError("x must have at least one step")
-        return Given(x, VALUES, x.shape[1], len(x), rounds)
+        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)
+
+    def _sequence(self, x: Tensor, repeated: bool) -> tuple[Tensor | Spikes, bool]:
+        """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
+        and 1 alone, it is spikes."""
+        if repeated and (self.takes_floats or (is_binary(x[0]) and not self.plan.needs_spikes)):
+            return x[0], False
+        spikes = pack_if_binary(x)
+        return (x, True) if spikes is None else (spikes, True)
 
     def __repr__(self) -> str:
         return described(self)
@@ -241,7 +266,8 @@ def described(engine: Engine) -> str:
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
         rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
-    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {plan.precision or 'float32'}"
+    how = f"{plan.precision or 'float32'}, {engine.target}"
+    about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {how}"
     plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
     memory = (
         f"{weights / 1e6:.1f} MB of packed weights, {plain / 1e6:.1f} MB of weights that save writes, "

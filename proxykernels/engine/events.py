@@ -1,6 +1,7 @@
 """Camera events as packed spikes, without dense frames."""
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -24,7 +25,8 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
 
     Args:
         t, x, y, p: time in any unit, column, row and polarity (above 0: ON) of each event, as tensors, arrays or lists
-            [events] in any order. Or t alone: a structured array with these fields, as of tonic and expelliarmus.
+            [events] in any order. Or t alone: a structured array with these fields, as of tonic and expelliarmus, a
+            dictionary, or an object with these attributes, as of evt3.
         size: height and width of the sensor.
         dt: length of a step, in the unit of t. None: T steps of equal length that cover all events.
         T: number of steps. None: as many steps of length ``dt`` as cover all events.
@@ -39,7 +41,12 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
     t, x, y, p = _arrays(t, x, y, p)
     height, width = pair("size", size, 1)
     step, T = _steps(t, dt, T)
-    checks.room(T, (1, 2, height, width), torch.device("cpu"))
+    needed, there = T * height * width, checks.memory(heap.CPU)
+    if needed > there:
+        raise ValueError(
+            f"T = {T} steps of a sensor of {height} x {width} take {needed / 2**30:.3g} GiB, and this machine has "
+            f"{there / 2**30:.3g} GiB; take a longer dt, or fewer events at a time"
+        )
     for name, values, end in (("x", x, width), ("y", y, height)):
         if len(values) and not 0 <= values.min() <= values.max() < end:
             wrong = values.min() if values.min() < 0 else values.max()
@@ -53,23 +60,28 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
     return Spikes(words, (T, 1, 2, height, width))
 
 
+def _fields_of(given: Any) -> dict[str, Any]:
+    """Those of a structured array, of a dictionary, or of an object that has them as attributes."""
+    names = getattr(getattr(given, "dtype", None), "names", None)  # a record array has them as attributes, too
+    if names is not None or isinstance(given, Mapping):
+        fields = {name: given[name] for name in FIELDS if name in (given if names is None else names)}
+    else:
+        fields = {name: getattr(given, name) for name in FIELDS if hasattr(given, name)}
+    if missing := [name for name in FIELDS if name not in fields]:
+        raise TypeError(
+            f"events takes t, x, y and p, or one argument that has them as fields of a structured array, keys or "
+            f"attributes; got a {type(given).__name__} without {', '.join(missing)}"
+        )
+    return fields
+
+
 def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
     """t in int64, uint64 or float64; the others in int64."""
-    if x is None and y is None and p is None:
-        given = np.asarray(t)
-        missing = [name for name in FIELDS if name not in (given.dtype.names or ())]
-        if missing:
-            raise TypeError(
-                f"events takes t, x, y and p, or a structured array with these fields; got a {type(t).__name__} "
-                f"without {', '.join(missing)}"
-            )
-        fields = {name: given[name] for name in FIELDS}
-    else:
-        fields = dict(zip(FIELDS, (t, x, y, p), strict=True))
+    fields = _fields_of(t) if x is None and y is None and p is None else dict(zip(FIELDS, (t, x, y, p), strict=True))
     arrays = []
     for name, values in fields.items():
         if values is None:
-            raise TypeError(f"{name} is missing: events takes t, x, y and p, or a structured array with these fields")
+            raise TypeError(f"{name} is missing: events takes t, x, y and p, or one argument that has all four")
         if isinstance(values, torch.Tensor):
             checks.strided(name, values)
             values = values.detach().cpu()

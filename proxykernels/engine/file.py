@@ -32,7 +32,7 @@ from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
 from ..kernels.weight_layouts import is_finite as can_be_summed
 from .library import load
-from .plan import Kind, Operation, Plan, Population, Window, image_of
+from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Window, image_of
 from .replace_file import replace
 from .values import MOST, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
 
@@ -82,7 +82,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
     """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
-    fingerprint, value = load().fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
+    fingerprint, value = load()[1].fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.contiguous()
         of_bytes = fingerprint(tensor.data_ptr(), tensor.nbytes)
@@ -141,6 +141,7 @@ class _Reader:
         _need(isinstance(about["operations"], list) and about["operations"], "it has no operations")
         for k, operation in enumerate(about["operations"]):
             plan.operations.append(self._operation(plan, k, operation))
+        _need(plan.is_moderate, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
         _need(any(op.neurons for op in plan.operations), "it has no neurons")
         last = plan.last
         _need(not last.real or (last.neurons is not None and not last.neurons.fires), "it ends in values")
@@ -236,7 +237,8 @@ class _Reader:
             n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
             first_of_last = (out[1 + axis] - 1) * stride
             if kind == Kind.FIRE:  # of zeros alone, if it lies in the padding
-                _need(0 <= n + 2 * padding - first_of_last - span < stride, "an image has another size")
+                uneven = int(stride == 1)  # padding "same" may have one pixel more at the end
+                _need(-uneven <= n + 2 * padding - first_of_last - span < stride, "an image has another size")
             else:
                 _need(first_of_last < n + padding, "a window lies outside of what it reads")
         return window
@@ -253,6 +255,8 @@ class _Reader:
         _need(_is_finite(channels[1:]), "a parameter is no number")
         _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
         scale = self._tensor(about["scale"], _is_finite) if about["scale"] is not None else None
+        integrates = model in ("SoftReset", "HardReset") and about["fires"] is True
+        _need(scale is None or integrates, f"scale needs integrate-and-fire neurons, which fire; got {model}")
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
         limit = about["limit"]
         _need(limit is None or (_is_number(limit) and limit >= 0), f"limit {limit!r} is no number of at least 0")

@@ -16,11 +16,12 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
+from ..simulation import pooling
 from ..simulation.plain_modules import is_replaced
 from ..simulation.prepared_network import check_forward
 from ..simulation.quantize import Rounded, RoundedSum, quantized
 from . import between
-from .plan import Kind, Operation, Plan, Population, Shape, Window, image_of
+from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
 from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 
 
@@ -36,10 +37,13 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     follower = _Follower(Plan(shape, real, precision))
+    net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if not plan.operations or value.slot != len(plan.operations):
         refuse("", net, "its output is not what its last layer gives")
+    if not plan.is_moderate:
+        refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
     if not any(op.neurons for op in plan.operations):
         refuse("", net, "it has no layer of neurons")
     if value.real and not (plan.last.neurons and not plan.last.neurons.fires):
@@ -106,7 +110,8 @@ class _Follower:
         return self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
 
     def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value, ...]) -> Value:
-        layer = with_plain_weights(layer)
+        merged = layer if isinstance(layer, pooling.MergedProduct) else None
+        layer = with_plain_weights(merged.layer if merged else layer)
         if type(layer)._fire not in _FIRES:
             refuse(path, layer, "it computes in a way of its own")
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
@@ -120,7 +125,8 @@ class _Follower:
         shape: Shape = ()
         bias: Tensor | None = None
         for synapse, x in terms:
-            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else synapse.parameters()
+            parameters = merged.parameters_now if merged else synapse.parameters
+            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
@@ -149,7 +155,7 @@ class _Follower:
             return Window(x.slot, kernel, weight=weight.view(len(weight), -1, *kernel)), (len(weight),)
         assert isinstance(synapse, Convolution)
         x, module = self.flattened(x, path), synapse.module
-        weight, padding, dilation = synapse.window(weight)
+        weight, (left, _, top, _), dilation = synapse.placed(weight)
         if len(x.shape) != (2 if module.weight.ndim == 3 else 3):
             refuse_shape(path, layer, x)
         groups = module.groups
@@ -157,12 +163,14 @@ class _Follower:
             refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
         if prod(weight.shape[1:]) > MOST_INPUTS:
             refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {MOST_INPUTS} are taken")
-        window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], padding, dilation)
+        if module.padding != "same":  # of which any window fits
+            window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], (top, left), dilation)
         shape = synapse.output_shape((1, 1, *x.shape))[2:]
         kernel = (weight.shape[2], weight.shape[3])
-        return Window(x.slot, kernel, synapse.stride, padding, dilation, weight, groups), shape
+        return Window(x.slot, kernel, synapse.stride, (top, left), dilation, weight, groups), shape
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
+        pooling.SparedPool: between.spared_pool,
         nn.Sequential: _sequential,
         Network: _network,
         nn.Identity: _same,
@@ -196,8 +204,8 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     start = heap.zeros(ready.states, C)
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
     scale = layer.scale
-    if type(neuron) is not IFNeuron or neuron.v_reset is not None:
-        scale = None  # logits need a reset that loses no charge
+    if type(neuron) is not IFNeuron:
+        scale = None  # convert gives it to no others
     bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
     with at(f"layer {path}"):
         require_finite("bias", bias)

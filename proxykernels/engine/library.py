@@ -2,57 +2,60 @@
 
 import ctypes
 import sys
-from ctypes import POINTER, c_char_p, c_int64
+from ctypes import c_int64
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from ..kernels.cpu import abi, headers, packing, sources
+from ..kernels.cpu import abi, compiled, headers, packing, sources
+from .interrupts import Interrupts
 from .plan import Kind, Plan
 from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-NO_MEMORY, NO_ANSWER = 2, 3  # outcomes of a run
+NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
 Term, Operation, Input, Run, Sizes, Functions = map(
     STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
 )
-STOP = dict(Run._fields_)["stop"]
+STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
 
-@cache
-def load(target: str | None = None) -> Any:
-    """The functions for an instruction set, or for the fastest one of this machine.
+def load(target: str | None = None) -> tuple[str, Any]:
+    """The functions for an instruction set, or for the fastest one of this machine, and its name.
 
     Raises:
-        RuntimeError: the library is not built, was built from other sources, or the machine cannot run the target.
+        RuntimeError: the library is not built, is damaged, or was built from other sources, or the machine cannot run
+            the target. ValueError: PROXYKERNELS_CPU names no instruction set.
     """
-    advice = f"build it with `{abi.install_command()}`"
     if not LIBRARY.exists():
-        raise RuntimeError(f"the engine's library is not built here: install a C++ compiler, then {advice}")
-    library = ctypes.CDLL(str(LIBRARY))
-    library.proxykernels_engine_sources.restype = c_char_p
-    if sources.paths() and library.proxykernels_engine_sources().decode() != sources.fingerprint(engine=True):
-        raise RuntimeError(f"the engine's library {LIBRARY} was built from other sources: {advice} again")
-    find = library.proxykernels_engine
-    find.restype, find.argtypes = POINTER(Functions), [c_char_p]
-    table = find(target.encode() if target else None)
-    if not table:
-        raise RuntimeError(f"this machine cannot run {target}")
-    return table.contents
+        raise RuntimeError(
+            "the engine's library is not built here: install a C++ compiler (for example `apt-get install g++`), then "
+            f"build it with `{compiled.install_command()}`"
+        )
+    find = compiled.opened(LIBRARY, engine=True).proxykernels_engine
+    name, functions = compiled.table(find, Functions, target)
+    if functions is None:
+        raise RuntimeError(
+            f"the engine cannot run {name} here: this machine lacks it, or {compiled.MOST} or the build leave it out"
+        )
+    return name, functions
 
 
 class Compiled:
-    """A plan with its weights packed, which the library owns."""
+    """A plan with its weights packed, which the library owns.
+
+    Attributes:
+        target: the instruction set.
+    """
 
     def __init__(self, plan: Plan, target: str | None = None):
-        self.functions = load(target)
+        self.target, self.functions = load(target)
         kept: list[object] = []  # what the library copies must live until it has
         operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
@@ -80,7 +83,8 @@ Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight
 class Given:
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
-    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does.
+    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does. ``scaled``:
+    whether they are spikes that a Dropout has scaled. ``constant``: whether all steps are alike, in whatever kind.
     """
 
     x: Tensor
@@ -88,6 +92,8 @@ class Given:
     N: int
     T: int | None = None
     rounds: bool = False
+    scaled: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,31 +107,48 @@ class Written:
 
 
 class Session:
-    """The states and the memory that runs of a plan work on; of one caller at a time."""
+    """The states and the memory that runs of a plan work on; of one caller at a time.
+
+    Attributes:
+        runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
+    """
 
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
         self._session = self._functions.make_session(compiled._plan)
+        self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
-        asked: Asked | None = None,
+        asked: Asked | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
+        ``steps``: those so far, to which the library adds T as it adds to all else that goes on: at once, or not at all
+        where a signal handler raises something.
+
         Raises:
-            MemoryError: there is too little of it. KeyboardInterrupt, or what the rule raised.
+            MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
         outputs = written.spikes, written.values, written.counts, written.last
         pointers = [None if part is None else part.data_ptr() for part in outputs]
-        x, about = given.x.data_ptr(), (given.kind, given.rounds, T, given.N, threads, fresh, goes_on)
+        x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
         run = Run(x, *about, *pointers, ctypes.addressof(tally))
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
-        outcome = self._functions.run(self._session, run)
+        if steps is not None:
+            run.steps_so_far = ctypes.addressof(steps)
+        run.may_go_on = self._interrupts.question()
+        self.runs = True
+        try:
+            outcome = self._functions.run(self._session, run)
+        finally:
+            self.runs = False
         if asked is not None and asked.error is not None:
             raise asked.error
-        if outcome == NO_ANSWER:  # Ctrl-C, which Python raises before the rule's try, and then ignores
+        if outcome == INTERRUPTED and self._interrupts.raised:
+            raise self._interrupts.raised.pop()
+        if outcome in (INTERRUPTED, NO_ANSWER):  # Python raised it before any try, and then ignored it
             raise KeyboardInterrupt
         if outcome == NO_MEMORY:
             self._refuse(given.N)

@@ -28,6 +28,8 @@ class Kind(StrEnum):
     MOVE = "move"
 
 
+PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE  # spikes of spikes, and values of values
+MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
 
@@ -53,6 +55,15 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
     weight: Tensor | None = None
     groups: int = 1
+
+    def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
+        """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""
+        inside = 1
+        for n, windows, *window in zip(source, out, self.kernel, self.stride, self.padding, self.dilation, strict=True):
+            kernel, stride, padding, dilation = window
+            firsts = range(-padding, windows * stride - padding, stride)
+            inside *= sum(0 <= first + tap * dilation < n for first in firsts for tap in range(kernel))
+        return inside
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,25 @@ class Population:
     @property
     def states(self) -> int:
         return MODELS[self.model].states
+
+    @property
+    def v_reset(self) -> float | None:
+        """The potential after a spike; None: the threshold is subtracted."""
+        names = MODELS[self.model].scalars
+        return self.scalars[names.index("v_reset")] if "v_reset" in names else None
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether they tell the outputs of a ReLU network: the soft reset loses no charge."""
+        return self.scale is not None and self.v_reset is None
+
+    @property
+    def forgets(self) -> bool:
+        """Whether what they give are the currents of each step alone."""
+        model = MODELS[self.model]
+        scalars = dict(zip(model.scalars, self.scalars, strict=True))
+        leaky = model.channels == ("theta", "decay") and scalars.keys() <= {"v_reset", "v_rest"}
+        return leaky and not self.fires and not self.channels[1].any() and scalars["v_rest"] == 0
 
 
 @dataclass(frozen=True)
@@ -120,12 +150,26 @@ class Operation:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """What is in a slot while a network runs.
+
+    Attributes:
+        real: whether it is values. held: whether it is the same at each step. scaled: whether the values are spikes
+            that a Dropout has scaled, which are added as spikes are.
+    """
+
+    real: bool
+    held: bool = False
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """A network.
 
     Attributes:
         shape: of a sample of the input; image: the same as C, H, W.
-        real: whether its input is values, and not spikes.
+        real: whether its input may be values, and not only spikes. Of operations that pass on what they read, too.
         precision: of the weights, which are rounded to it; a name in rounding.PRECISIONS, or None.
     """
 
@@ -166,7 +210,56 @@ class Plan:
         """Operations that have states, with their numbers."""
         return [(k, op) for k, op in enumerate(self.operations) if op.states]
 
-    def products(self, operation: Operation) -> int:
-        """Multiplications of a real value by a weight, of one sample and step."""
-        weights = (prod(w.weight.shape[1:]) for w in operation.windows if w.weight is not None and self.is_real(w))
-        return prod(operation.image) * sum(weights)
+    @property
+    def is_moderate(self) -> bool:
+        """Whether a step works on no more values than MOST_GROWTH allows: else a small file could cost hours."""
+        values, made_of = 0, prod(self.shape)
+        for op in self.operations:
+            source = self.source(op.windows[0])
+            taps = 1 if op.neurons or op.kind in PASSES_ON[1:] or op.adaptive else prod(op.windows[0].kernel)
+            values += prod(op.shape) * min(taps, prod(source[1:]))
+            weights = (window.weight for window in op.windows)
+            tensors = (*weights, op.pixels, op.channels)
+            made_of += len(op.windows) + sum(tensor.numel() for tensor in tensors if tensor is not None)
+        return values <= MOST_GROWTH * made_of
+
+    @property
+    def needs_spikes(self) -> bool:
+        """Whether it cannot run on values: what is its input, passed on, is counted, or is its output."""
+        of_input = [True]
+        for op in self.operations:
+            of_input.append(op.kind in PASSES_ON and any(of_input[window.slot] for window in op.windows))
+        counted = (w.slot for op in self.operations if op.kind == Kind.MAX_RATE_POOL for w in op.windows)
+        return of_input[-1] or any(of_input[slot] for slot in counted)
+
+    @property
+    def relu_products(self) -> int:
+        """Multiplications by a weight in one pass of a ReLU network, of a sample; zeros are not skipped."""
+        return sum(
+            prod(window.weight.shape[:2]) * window.taps_inside(self.source(window)[1:], op.image[1:])
+            for op in self.operations
+            for window in op.windows
+            if window.weight is not None
+        )
+
+    def slots(self, given: Slot) -> list[Slot]:
+        """What is in each slot, if the input is so."""
+        slots = [given]
+        for op in self.operations:
+            read = [slots[window.slot] for window in op.windows]
+            if op.kind in PASSES_ON:
+                parts = zip(*((slot.held, slot.scaled) for slot in read), strict=True)
+                slots.append(Slot(any(slot.real for slot in read), *map(all, parts)))
+            else:
+                alike = op.neurons.forgets if op.neurons else op.kind != Kind.MAX_RATE_POOL
+                slots.append(Slot(op.real, alike and all(slot.held for slot in read)))
+        return slots
+
+    def products(self, given: Slot, samples: int, sample_steps: int) -> list[int]:
+        """Of each operation, multiplications of a real value by a weight: of values that are held once a sample."""
+        slots = self.slots(given)
+        times = [0 if slot.scaled or not slot.real else samples if slot.held else sample_steps for slot in slots]
+        return [
+            sum(times[w.slot] * prod(op.image) * prod(w.weight.shape[1:]) for w in op.windows if w.weight is not None)
+            for op in self.operations
+        ]

@@ -14,9 +14,9 @@ from ..kernels import heap
 from ..neurons import IFNeuron
 from ..simulation.result import Result as SimulationResult
 from ..simulation.result import logits
-from ..simulation.synops import SynOps
+from ..simulation.synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 from ..spikes import Spikes
-from .plan import Plan
+from .plan import Plan, Slot
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Counted:
 
     Attributes:
         tally: of each operation spikes, and additions of a weight to a potential, in turn.
-        sample_steps: steps times samples. held: whether the input was, which is multiplied once.
+        sample_steps: steps times samples. given: what the input was run as. constant: whether its steps were alike.
     """
 
     tally: Any
     sample_steps: int
     samples: int
-    held: bool
+    given: Slot
+    constant: bool
 
     def rates(self, plan: Plan) -> dict[str, float]:
         return {
@@ -42,12 +43,16 @@ class Counted:
         }
 
     def synops(self, plan: Plan) -> SynOps:
-        done = SynOps()
+        done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
         for k, op in plan.stateful():
             done.accumulates[op.name] = self.tally[2 * k + 1]
-            once = self.held and all(window.slot == 0 for window in op.windows)
-            done.multiply_accumulates[op.name] = plan.products(op) * (self.samples if once else self.sample_steps)
+            done.multiply_accumulates[op.name] = products[k]
         return done
+
+    def relu_joules(self, plan: Plan) -> float | None:
+        _, last = plan.stateful()[-1]
+        known = self.constant and last.neurons is not None and last.neurons.scale is not None
+        return MULTIPLY_ACCUMULATE_JOULES * self.samples * plan.relu_products if known else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Result(SimulationResult):
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
-        counted = {"rates": self.rates, "synops": self.synops}
+        counted = {"rates": self.rates, "synops": self.synops, "relu_joules": self.relu_joules}
         last = replace(self._plan.last, windows=())
         return self.__dict__ | counted | {"_plan": replace(self._plan, operations=[last]), "_counted": None}
 
@@ -106,6 +111,10 @@ class Result(SimulationResult):
     @cached_property
     def synops(self) -> SynOps:
         return self._counted.synops(self._plan)
+
+    @cached_property
+    def relu_joules(self) -> float | None:  # type: ignore[override]
+        return self._counted.relu_joules(self._plan)
 
     @property
     def logits(self) -> Tensor:
@@ -122,7 +131,7 @@ def logits_of(
         layer = SimpleNamespace(scale=None)
     else:
         layer = SimpleNamespace(
-            scale=neurons.scale, neuron=IFNeuron(neurons.channels[0], None), v_init=neurons.start[0],
-            rectifies=neurons.rectifies, limit=neurons.limit,
+            scale=neurons.scale, neuron=IFNeuron(v_threshold=neurons.channels[0], v_reset=neurons.v_reset),
+            v_init=neurons.start[0], rectifies=neurons.rectifies, limit=neurons.limit,
         )  # fmt: skip
     return logits(layer, counts, [state], () if start is None else (start,), steps)  # type: ignore[arg-type, list-item]

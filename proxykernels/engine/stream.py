@@ -2,6 +2,8 @@
 
 import math
 import threading
+from ctypes import c_int64
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..spikes import Spikes
+from .library import Tally
 from .plan import Plan, image_of
 from .result import logits_of
 
@@ -23,14 +26,31 @@ def _sample_bytes(plan: Plan) -> int:
     return states + 4 * math.prod(plan.last.shape) + max(steps)
 
 
+@dataclass
+class _Past:
+    """What a stream has done since it was made or reset. The library adds to counts, tally and steps at once, as a run
+    ends: whatever interrupts it, they agree with the states."""
+
+    counts: Tensor | None  # None: of a readout
+    tally: Tally
+    steps: c_int64 = field(default_factory=c_int64)
+    at_rest: bool = True  # before the first step
+    start: Tensor | None = None  # the last operation's state that logits count from; None: rest
+    given: dict[int, Tensor] = field(default_factory=dict)  # states that were set, until the session has taken them
+
+    @property
+    def fresh(self) -> bool:
+        return self.at_rest and not self.steps.value
+
+
 class Stream:
     """An engine with a state that is kept between calls; made by :meth:`Engine.stream`.
 
     Calls from several threads come one after another, in any order. It cannot be copied or pickled: its ``state`` can.
+    After Ctrl-C it is as it was before the call, or as it is after it: ``steps`` tells which.
 
     Attributes:
         batch: number of samples.
-        steps: number of steps since it was made or reset.
 
     Raises:
         ValueError: ``batch`` is no integer of at least 1, or more samples than memory holds the states of.
@@ -49,14 +69,17 @@ class Stream:
         self._session, self._lock = engine.new_session(), threading.RLock()
         self.reset()
 
+    @property
+    def steps(self) -> int:
+        """Number of steps since it was made or reset."""
+        return self._past.steps.value
+
     def reset(self) -> None:
         """Start again from rest."""
         op = self.engine.plan.last
+        counts = None if op.real else heap.zeros(self.batch, *op.shape, dtype=torch.int32)
         with self._lock:
-            self.steps, self._fresh = 0, True
-            self._start: Tensor | None = None  # the last operation's state that logits count from; None: rest
-            self._counts = None if op.real else heap.zeros(self.batch, *op.shape, dtype=torch.int32)
-            self._tally = self.engine.tally()
+            self._past = _Past(counts, self.engine.tally())
 
     def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
         """Go on for a step, or for some.
@@ -74,12 +97,11 @@ class Stream:
         given = self.engine.given(x if self._is_held(x) else x.unsqueeze(0))
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
-        T = given.T or 1
         with self._lock:
+            past = self._settled()
             output, _ = self.engine.advance(
-                self._session, given, T, self._tally, fresh=self._fresh, counts=self._counts
-            )  # fmt: skip
-            self._fresh, self.steps = False, self.steps + T
+                self._session, given, given.T or 1, past.tally, fresh=past.fresh, counts=past.counts, steps=past.steps
+            )
         return output.tensor()
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
@@ -87,22 +109,34 @@ class Stream:
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
         return not step or (x.is_floating_point() and self.engine.takes_floats)
 
+    def _settled(self) -> _Past:
+        """The past, once the session has the states that were set; an interrupt leaves them to be taken again."""
+        if self._session.runs:
+            raise RuntimeError("the stream is in the middle of a call, and a signal handler uses it; wait for its end")
+        past = self._past
+        for k, v in past.given.items():
+            self._session.write(k, v)
+        past.given = {}
+        return past
+
     def count(self) -> Tensor:
         """Output spikes so far: int32 [N, ...]."""
-        if self._counts is None:
-            raise AttributeError("the network ends in a readout, which does not fire")
         with self._lock:
-            return self._counts.clone()
+            counts = self._settled().counts
+            if counts is None:
+                raise AttributeError("the network ends in a readout, which does not fire")
+            return counts.clone()
 
     @property
     def logits(self) -> Tensor:
         """As :attr:`Result.logits`, of the steps so far, at least one."""
         with self._lock:
-            if not self.steps:
+            past = self._settled()
+            if not past.steps.value:
                 raise AttributeError("logits need at least one step")
             state = self.engine.last_state(self._session, self.batch)
-            steps = torch.full((self.batch,), self.steps, dtype=torch.int64, device=heap.CPU)
-            return logits_of(self.engine.plan, self.count(), state, steps, self._start)
+            steps = torch.full((self.batch,), past.steps.value, dtype=torch.int64, device=heap.CPU)
+            return logits_of(self.engine.plan, self.count(), state, steps, past.start)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -113,7 +147,7 @@ class Stream:
         """
         populations = self._populations()
         with self._lock:
-            if self._fresh:
+            if self._settled().fresh:
                 raise AttributeError("a stream has a state after its first step, or once one was set")
             return {name: self.engine.state_of(self._session, k, self.batch) for name, k in populations.items()}
 
@@ -136,17 +170,17 @@ class Stream:
             v = given[name].detach().float().reshape(self.batch, count, C, H * W)
             ready[k] = v.transpose(2, 3).resolve_neg().contiguous()
         with self._lock:
-            before = None if self._fresh else self.engine.last_state(self._session, self.batch)
-            for k, v in ready.items():
-                self._session.write(k, v)
-            self._start = self._start_after(before, self.engine.last_state(self._session, self.batch))
-            self._fresh = False
+            past = self._settled()
+            before = None if past.fresh else self.engine.last_state(self._session, self.batch)
+            after = self.engine.last_state_in(ready)
+            start = self._start_after(past.start, before, after)
+            self._past = replace(past, at_rest=False, start=start, given=ready)
+            self._settled()
 
-    def _start_after(self, before: Tensor | None, after: Tensor | None) -> Tensor | None:
+    def _start_after(self, start: Tensor | None, before: Tensor | None, after: Tensor | None) -> Tensor | None:
         """Where logits count from once a state was set: what it adds to the potentials ``before``, no input did."""
         if before is None or after is None:
             return after
-        start = self._start
         if start is None:  # rest, of each channel
             start = self.engine.plan.last.neurons.start[0].view(-1, *[1] * (before.ndim - 2))
         return start + (after - before)

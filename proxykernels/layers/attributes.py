@@ -128,7 +128,7 @@ class NeuronAttributes(nn.Module):
         made = self.__dict__.get("_made")  # of numbers, which are checked once
         if made is not None and not given:
             return made
-        made = kind(*[self._now(name) for name in kind.names()])
+        made = kind(**{name: self._now(name) for name in kind.names()})
         if not (given or made.tensors() or torch.compiler.is_compiling()):
             self.__dict__["_made"] = made
         return made

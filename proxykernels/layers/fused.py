@@ -10,6 +10,7 @@ from .. import checks
 from ..calls import neuron_ops
 from ..calls.currents import batch_moments
 from ..checks import window_checks
+from ..checks.keywords import flag, taken_by_position
 from ..kernels import unfused, value_checks_cache
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
@@ -18,6 +19,8 @@ from .base import Neurons, as_images, as_row, each_step
 from .batch_statistics import normalised
 from .folded import as_before, fold, fold_values, gain_and_offset
 from .synapses import Convolution, Convolution1d, Product
+
+PARAMETERS_BY_NAME = "; parameters of the neurons are given by name, such as v_threshold=1.0"
 
 
 class Fused(Neurons):
@@ -147,6 +150,7 @@ class FusedConvolution(Fused):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
+        flag("bias", bias, PARAMETERS_BY_NAME)
         check = window_checks.single if self.axes == 1 else window_checks.pair
         _check_window(check, kernel_size, stride, padding, dilation, padding_mode)
         self.synapse.plain_class.__init__(
@@ -254,6 +258,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
+        flag("bias", bias, PARAMETERS_BY_NAME)
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._set_neurons(neuron, v_init)
         self.bn = nn.BatchNorm1d(out_features, device=device, dtype=dtype) if batch_norm else None
@@ -300,7 +305,8 @@ class Population(Neurons):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
-    def __init__(self, neuron: AnyNeuron, v_init: float | Tensor | None = None):
+    @taken_by_position
+    def __init__(self, neuron: AnyNeuron, *, v_init: float | Tensor | None = None):
         super().__init__()
         self._set_neurons(neuron, v_init)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..checks.keywords import taken_by_position
 from ..neurons import IFNeuron
 from .fused import FusedConv1d, FusedConv2d, FusedConvolution, FusedLinear, Population
 from .other_names import explain_other_names
@@ -35,7 +36,7 @@ class _Convolution(FusedConvolution):
     ):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init, batch_norm=batch_norm,
+            dtype, neuron=IFNeuron(v_threshold=v_threshold, v_reset=v_reset), v_init=v_init, batch_norm=batch_norm,
         )  # fmt: skip
 
 
@@ -96,7 +97,7 @@ class FusedIFLinear(FusedLinear):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
-        neuron = IFNeuron(v_threshold, v_reset)
+        neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
         super().__init__(
             in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
         )
@@ -123,7 +124,7 @@ class FusedIFSum(FusedSum):
         v_reset: float | None = 0.0,
         v_init: float | Tensor | None = None,
     ):
-        super().__init__(*synapses, neuron=IFNeuron(v_threshold, v_reset), v_init=v_init)
+        super().__init__(*synapses, neuron=IFNeuron(v_threshold=v_threshold, v_reset=v_reset), v_init=v_init)
 
 
 class IF(Population):
@@ -139,8 +140,9 @@ class IF(Population):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
+    @taken_by_position
     @explain_other_names
     def __init__(
-        self, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float | Tensor | None = None
+        self, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0, v_init: float | Tensor | None = None
     ):
-        super().__init__(IFNeuron(v_threshold, v_reset), v_init)
+        super().__init__(IFNeuron(v_threshold=v_threshold, v_reset=v_reset), v_init=v_init)

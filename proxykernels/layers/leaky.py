@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ..checks.keywords import taken_by_position
 from ..neurons import LIFNeuron, LINeuron
 from .fused import FusedConv1d, FusedConv2d, FusedConvolution, FusedLinear, Population
 from .other_names import explain_other_names
@@ -37,7 +38,8 @@ class _Convolution(FusedConvolution):
     ):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init, batch_norm=batch_norm,
+            dtype, neuron=LIFNeuron(v_threshold=v_threshold, v_reset=v_reset, decay=decay, v_rest=v_rest),
+            v_init=v_init, batch_norm=batch_norm,
         )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class FusedLIFLinear(FusedLinear):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
-        neuron = LIFNeuron(v_threshold, v_reset, decay, v_rest)
+        neuron = LIFNeuron(v_threshold=v_threshold, v_reset=v_reset, decay=decay, v_rest=v_rest)
         super().__init__(
             in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
         )
@@ -135,7 +137,11 @@ class FusedLIFSum(FusedSum):
         v_rest: float = 0.0,
         v_init: float | Tensor | None = None,
     ):
-        super().__init__(*synapses, neuron=LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init=v_init)
+        super().__init__(
+            *synapses,
+            neuron=LIFNeuron(v_threshold=v_threshold, v_reset=v_reset, decay=decay, v_rest=v_rest),
+            v_init=v_init,
+        )
 
 
 class LIF(Population):
@@ -150,16 +156,18 @@ class LIF(Population):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
+    @taken_by_position
     @explain_other_names
     def __init__(
         self,
+        *,
         decay: float | Tensor = 0.5,
         v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
         v_rest: float = 0.0,
         v_init: float | Tensor | None = None,
     ):
-        super().__init__(LIFNeuron(v_threshold, v_reset, decay, v_rest), v_init)
+        super().__init__(LIFNeuron(v_threshold=v_threshold, v_reset=v_reset, decay=decay, v_rest=v_rest), v_init=v_init)
 
 
 class FusedLILinear(FusedLinear):
@@ -192,7 +200,7 @@ class FusedLILinear(FusedLinear):
         v_init: float | Tensor | None = None,
         batch_norm: bool = False,
     ):
-        neuron = LINeuron(decay, v_rest)
+        neuron = LINeuron(decay=decay, v_rest=v_rest)
         super().__init__(
             in_features, out_features, bias, device, dtype, neuron=neuron, v_init=v_init, batch_norm=batch_norm
         )
@@ -210,6 +218,7 @@ class LI(Population):
         TypeError, ValueError: as :func:`proxykernels.if_scan`.
     """
 
+    @taken_by_position
     @explain_other_names
-    def __init__(self, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | Tensor | None = None):
-        super().__init__(LINeuron(decay, v_rest), v_init)
+    def __init__(self, *, decay: float | Tensor = 1.0, v_rest: float = 0.0, v_init: float | Tensor | None = None):
+        super().__init__(LINeuron(decay=decay, v_rest=v_rest), v_init=v_init)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..calls import spike_ops
 from ..checks import window_checks
+from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from .base import SpikingLayer, each_step, each_step_of_spikes
@@ -28,8 +29,10 @@ class MaxPool2d(nn.Module):
         TypeError, ValueError: as :func:`proxykernels.max_pool2d`.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
         super().__init__()
+        flag("ceil_mode", ceil_mode)
         window_checks.pooling(kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding, self.ceil_mode = kernel_size, stride, padding, ceil_mode
 
@@ -126,7 +129,7 @@ class Flatten(nn.Module):
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
             return spike_ops.flatten(x)
-        return each_step(lambda image: image.flatten(1), x) if checks.is_constant(x) else x.flatten(2)
+        return each_step(lambda image: image.flatten(1), x) if checks.is_repeated(x) else x.flatten(2)
 
 
 class MaxRatePool(SpikingLayer):
@@ -163,8 +166,10 @@ class MaxRatePool2d(MaxRatePool):
         TypeError, ValueError: x holds other values or needs a gradient, or a window does not fit.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
         super().__init__()
+        flag("ceil_mode", ceil_mode)
         self.ceil_mode = ceil_mode
         self.kernel_size = window_checks.pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else window_checks.pair("stride", stride, 1)
@@ -219,7 +224,10 @@ def _spikes_of(x: Tensor) -> Spikes:
     except ValueError:
         scale = float(x.max()) if x.is_floating_point() and x.numel() else 1.0
         if not (scale > 1 and ((x == 0) | (x == scale)).all()):
-            raise
+            raise ValueError(
+                "x must hold spikes, 0 and 1, or behind a Dropout 0 and one value, and holds others, which cannot be "
+                "counted; RunningMaxPool2d takes the maximum of real values over time"
+            ) from None
     return Spikes(pack(x == scale)._kept, x.shape, scale)
 
 

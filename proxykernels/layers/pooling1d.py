@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import window_checks
+from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes
 from ..spikes.spike_tensor import keeps_packed
 from .base import as_images, as_row, each_step_of_spikes
@@ -23,8 +24,10 @@ class MaxPool1d(nn.Module):
         TypeError, ValueError: as :class:`MaxPool2d`.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
         super().__init__()
+        flag("ceil_mode", ceil_mode)
         self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
         self.ceil_mode = ceil_mode
 
@@ -50,8 +53,10 @@ class MaxRatePool1d(MaxRatePool):
         TypeError, ValueError: as :class:`MaxRatePool2d`.
     """
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
         super().__init__()
+        flag("ceil_mode", ceil_mode)
         self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
         self.ceil_mode = ceil_mode
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..calls import spike_ops
 from ..checks import window_checks
+from ..checks.keywords import taken_by_position
 from ..spikes import Spikes
 from ..spikes.spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
 from .base import each_step, each_step_of_spikes
@@ -30,7 +31,8 @@ class ZeroPad2d(nn.ZeroPad2d):
         TypeError, ValueError: an argument has the wrong type or value; x has another shape.
     """
 
-    def __init__(self, padding, spread: tuple[int, int] = (1, 1)):
+    @taken_by_position
+    def __init__(self, padding, *, spread: tuple[int, int] = (1, 1)):
         super().__init__(padding)
         if len(self.padding) != 4 or min(self.padding) < 0:
             raise ValueError(f"padding must be (left, right, top, bottom) of at least 0 pixels, got {padding}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..checks import window_checks
+from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes
 from .base import SpikingLayer
 from .pooling import described
@@ -35,8 +36,10 @@ class RunningMaxPool2d(SpikingLayer):
 
     dims = 2
 
-    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False):
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
         super().__init__()
+        flag("ceil_mode", ceil_mode)
         size = window_checks.pair if self.dims == 2 else window_checks.single
         self.kernel_size: Any = size("kernel_size", kernel_size, 1)
         self.stride: Any = self.kernel_size if stride is None else size("stride", stride, 1)
@@ -48,7 +51,7 @@ class RunningMaxPool2d(SpikingLayer):
         x = x.dense() if isinstance(x, Spikes) else x if x.is_floating_point() else x.float()
         if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
-            return y.expand(len(x), *y.shape), len(x) * x[0]
+            return checks.repeated(y, len(x)) if checks.is_repeated(x) else y.unsqueeze(0), len(x) * x[0]
         sums = x.new_zeros(x.shape[1:]) if v is None else v
         steps, before = [], self.affine(sums)
         for step in x:

@@ -154,6 +154,12 @@ class Convolution(_Weighted):
         weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
         return symmetric(weight, padding, self.stride, _pair(m.dilation))
 
+    def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
+        """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
+        m = self.module
+        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
+        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides, _pair(m.dilation)
+
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.module.weight.ndim + 1:
             wanted = self.inputs.strip("[]")
@@ -184,9 +190,8 @@ class Convolution(_Weighted):
         return math.prod(shape[1:3]) * int(self._reach_of(shape[3:], heap.CPU).sum()) * self.fan_out
 
     def _reach_of(self, size: Shape, device: torch.device) -> Tensor:
-        m = self.module
-        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
-        return _reach_of_pixels(_pair(m.kernel_size), self.stride, _pair(m.dilation), both_sides, _pair(size), device)
+        weight, both_sides, dilation = self.placed(self.module.weight)
+        return _reach_of_pixels(tuple(weight.shape[2:]), self.stride, dilation, both_sides, _pair(size), device)
 
 
 class Convolution1d(Convolution):

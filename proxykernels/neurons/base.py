@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from ..checks import neuron_checks
+from ..checks import keywords, neuron_checks
 from ..kernels import backends, constants
 from ..kernels.neurons import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
@@ -18,13 +18,18 @@ Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
 @dataclass(frozen=True)
 class AnyNeuron:
-    """Base of all neuron models. The fields are the parameters."""
+    """Base of all neuron models. The fields are the parameters, which are given by name."""
 
     family: ClassVar[str]  # name of the model in kernels/reference.py
     channelwise: ClassVar[tuple[str, ...]]  # fields that may differ by channel
     scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, except v_reset
     states: ClassVar[int] = 1  # number of state variables
     fires: ClassVar[bool] = True  # False: the output are the potentials
+
+    def __new__(cls, *by_position: Any, **by_name: Any) -> Self:
+        if by_position:
+            keywords.warn_of_positions(cls.__name__, cls.names(), by_position)
+        return super().__new__(cls)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ themselves: what takes the values of all windows at every step otherwise, real o
 multiplies as fast, keeps them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,16 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels import heap
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
 from ..layers import AdaptiveAvgPool2d, AvgPool2d, Flatten, FusedConv2d, FusedLinear, MaxPool2d, Neurons
 from ..layers.parametrized import has_forward_hooks, is_parametrized, shallow_copy, uncompiled
 from ..network import Network
 from ..spikes import Spikes
+from ..spikes.spike_tensor import packed
 from .plain_modules import own_forward
 
 
-class _Pool(nn.Module):
+class SparedPool(nn.Module):
     """Takes the place of a pooling: spikes go through as they are where the product can take them.
 
     Attributes:
@@ -38,22 +41,29 @@ class _Pool(nn.Module):
 
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         (pool,), self.means = self.pool, None
-        if isinstance(x, Spikes) and len(x.shape) == 5 and x.device.type == "cpu":
-            channels, *size = x.shape[2:]
-            inputs = size[0] * size[1]
-            if channels * inputs <= self.features:
-                images = pool(torch.eye(inputs, dtype=torch.float32, device=x.device).view(1, inputs, 1, *size))
-                outputs = images[0, 0].numel()
-                if inputs <= outputs and channels * outputs == self.features:
-                    self.means = images.view(inputs, outputs).t(), (*size, *images.shape[3:])
-                    return x
-        return pool(x)
+        bits = packed(x)
+        spared = isinstance(bits, Spikes) and bits.device.type == "cpu" and self.is_spared(tuple(bits.shape[2:]))
+        return bits if spared else pool(x)
+
+    def is_spared(self, shape: tuple[int, ...]) -> bool:
+        """Whether spikes of this shape (C, H, W) are let through; then there are ``means``."""
+        (pool,), self.means = self.pool, None
+        if len(shape) != 3 or math.prod(shape) > self.features:
+            return False
+        channels, *size = shape
+        inputs = size[0] * size[1]
+        images = pool(torch.eye(inputs, dtype=torch.float32, device=heap.CPU).view(1, inputs, 1, *size))
+        outputs = images[0, 0].numel()
+        if inputs > outputs or channels * outputs != self.features:
+            return False
+        self.means = images.view(inputs, outputs).t(), (*size, *images.shape[3:])
+        return True
 
 
-class _Product(Neurons):
+class MergedProduct(Neurons):
     """Takes the place of the matrix product; all but the weights is the layer's."""
 
-    def __init__(self, layer: FusedLinear, pool: _Pool):
+    def __init__(self, layer: FusedLinear, pool: SparedPool):
         super().__init__()
         self.layer, self._pool = layer, [pool]
         self.stand_for(layer)
@@ -63,18 +73,23 @@ class _Product(Neurons):
         return self.layer.neuron
 
     def _fire(self, x, v, batch_statistics):
+        weight, bias = self.parameters_now()
+        return self.layer._fire_with(weight, bias, x, v)
+
+    def parameters_now(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias for what the pooling has let through, or for its averages."""
         weight, bias = self.layer.folded()
         means = self._pool[0].means
-        if means is not None:
-            matrix, sizes = means
+        if means is None:
+            return weight, bias
+        matrix, sizes = means
 
-            def merge(weight: Tensor) -> Tensor:
-                merged = (weight.unflatten(1, (-1, len(matrix))) @ matrix).flatten(1)
-                CONSTANTS.add(merged.untyped_storage())
-                return merged
+        def merge(weight: Tensor) -> Tensor:
+            merged = (weight.unflatten(1, (-1, len(matrix))) @ matrix).flatten(1)
+            CONSTANTS.add(merged.untyped_storage())
+            return merged
 
-            weight = _merged.of(weight).get(sizes, merge)
-        return self.layer._fire_with(weight, bias, x, v)
+        return _merged.of(weight).get(sizes, merge), bias
 
     def terms(self, x: Any):
         return self.layer.terms(x)
@@ -91,13 +106,16 @@ def without_averages(net: nn.Module) -> nn.Module:
     for module in list(uses):
         for pool, layer in _pairs(module):
             if uses[pool] == uses[layer] == 1:
-                found[pool] = replacement = _Pool(pool, layer.in_features)
-                found[layer] = _Product(layer, replacement)
+                found[pool] = replacement = SparedPool(pool, layer.in_features)
+                found[layer] = MergedProduct(layer, replacement)
     return _replaced(net, found) if found else net
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[Any, FusedLinear]]:
-    """The poolings and matrix products of a module, with a flattening between them, that nothing else reads."""
+    """The poolings and matrix products of a module, with a flattening between them, that nothing else reads.
+
+    None of what the module is given: those may be values in one run, and spikes in another of the same engine.
+    """
     if isinstance(module, Network):
         layers = module.layers()
     elif isinstance(module, nn.Sequential):
@@ -111,8 +129,9 @@ def _pairs(module: nn.Module) -> Iterator[tuple[Any, FusedLinear]]:
         if not isinstance(layer, FusedLinear) or not type(layer).__module__.startswith("proxykernels."):
             continue
         flatten, before = once.get(sources[0], (None, ""))
-        pool, _ = once.get(before, (None, ""))
-        if type(pool) in (AdaptiveAvgPool2d, AvgPool2d) and type(flatten) is Flatten and not is_parametrized(layer):
+        pool, source = once.get(before, (None, ""))
+        averages = bool(source) and type(pool) in (AdaptiveAvgPool2d, AvgPool2d)
+        if averages and type(flatten) is Flatten and not is_parametrized(layer):
             parts: tuple[Any, ...] = pool, flatten, layer
             if not any(own_forward(part) or has_forward_hooks(part) for part in parts):
                 yield pool, layer

@@ -9,6 +9,7 @@ no neuron fires.
 Where the ReLU network ends in a ReLU, its outputs are the positive part of this, up to the ReLU's limit.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,8 @@ from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps, Tally
 
 
 class Result:
-    """The result of a simulation; ``print(result)`` shows its size, and the rate and operations of each layer.
+    """The result of a simulation; ``print(result)`` shows its size, and the rate and operations of each layer. It marks
+    layers that are silent, and those that pass on real values, whose inputs are multiplied.
 
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
@@ -131,7 +133,7 @@ COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
 
 def summary(result) -> str:
-    """The size of the output, the steps, and a row for each layer; no tensor's values."""
+    """The size of the output, the steps, and a row for each layer, marked where it is silent; no tensor's values."""
     y = result.output
     (T, N), kind = y.shape[:2], "spikes" if isinstance(y, Spikes) else "potentials"
     lines = [f"Result of T = {T} steps, N = {N} samples: {kind} {tuple(y.shape)} on {y.device}"]
@@ -143,7 +145,8 @@ def summary(result) -> str:
         (name, f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
         for name, rate in result.rates.items()
     ]
-    lines += table([COLUMNS, *rows])
+    marks = ["", *(_mark(rate) if N else "" for rate in result.rates.values())]
+    lines += [f"{row}  {mark}".rstrip() for row, mark in zip(table([COLUMNS, *rows]), marks, strict=True)]
     synops, relu_joules = result.synops, result.relu_joules
     lines.append(f"{synops.total:,} synaptic operations, about {synops.joules:.2g} J without memory (.synops)")
     if relu_joules is not None:
@@ -151,6 +154,11 @@ def summary(result) -> str:
     if result.records:
         lines.append(f"records of {', '.join(result.records)}")
     return "\n".join(lines)
+
+
+def _mark(rate: float) -> str:
+    """What is out of the ordinary in a layer: "" for one that fires."""
+    return "real values, no spikes" if math.isnan(rate) else "" if rate else "silent"
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:

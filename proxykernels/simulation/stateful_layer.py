@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import checks
-from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers import Dropout, Neurons, RunningMaxPool2d, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..spikes import Spikes
 from ..spikes.spike_tensor import given_bits
@@ -63,7 +63,7 @@ class StatefulLayer(nn.Module):
     def restart(self) -> None:
         """Forget states and counts."""
         self.states.now = []
-        self.firing.repeating.clear()
+        self.firing.forget()
         self.tally.restart()
 
     def forward(self, x: Spikes | Tensor | tuple, v: Any = None) -> Spikes | Tensor:
@@ -92,6 +92,7 @@ class _Firing:
     def __init__(self, layer: SpikingLayer, ahead: int, batch_statistics: BatchStatistics):
         self.layer, self.ahead, self.batch_statistics = layer, ahead, batch_statistics
         self.repeating: dict[int, Spikes] = {}  # call -> all steps
+        self.even: set[int] = set()  # calls whose input has been the same since they were at rest
 
     def spike(self, x, v: Tensor | None, call: int, start: int, may_repeat: bool) -> tuple[Spikes, Tensor]:
         """The chunk from step ``start``, and the potentials after it: of neurons that repeat themselves, after all."""
@@ -99,9 +100,18 @@ class _Firing:
         if may_repeat and constant and len(x) < self.ahead and self.layer.repeats(x.device, self.ahead):
             whole = x[:1].expand(self.ahead, *x.shape[1:])
             self.repeating[call], v = self.layer.spike(whole, batch_statistics=self.batch_statistics)
+        if isinstance(self.layer, RunningMaxPool2d) and constant and (v is None or call in self.even):
+            self.even.add(call)
+            y, added = self.layer.spike(x)  # as from rest: maxima grow evenly
+            return y, added if v is None else v + added
         if v is None or call not in self.repeating:  # those that repeat themselves have a state from then on
             return self.layer.spike(x, v, batch_statistics=self.batch_statistics)
         return self.repeating[call][start : start + len(x)], v
+
+    def forget(self) -> None:
+        """The next chunk is the first."""
+        self.repeating.clear()
+        self.even.clear()
 
 
 class Masks:

@@ -63,7 +63,7 @@ class SpikeTensor(Tensor):
     @staticmethod
     def __new__(cls, spikes: Spikes, memory: "Memory", view: Callable[[Tensor], Tensor] | None = None):
         """``view``: makes this tensor of the memory's dense one; None: it is this one."""
-        self = Tensor._make_wrapper_subclass(cls, spikes.shape, dtype=memory.dtype, device=spikes.device)
+        self = _without_storage(spikes.shape, dtype=memory.dtype, device=spikes.device)
         self._memory, self._spikes, self._view, self._seen, self._source = memory, spikes, view, None, None
         return self
 
@@ -132,12 +132,20 @@ class SpikeTensor(Tensor):
     @staticmethod
     def __tensor_unflatten__(inner, _, size, stride):
         dense = inner["_seen"]
-        self = Tensor._make_wrapper_subclass(SpikeTensor, size, strides=stride, dtype=dense.dtype, device=dense.device)
+        self = _without_storage(size, strides=stride, dtype=dense.dtype, device=dense.device)
         self._memory, self._view, self._seen, self._source = Memory(None, dense.dtype, dense), None, dense, None
         return self
 
     def _stable_hash_for_caching(self) -> str:
         return type(self).__name__
+
+
+def _without_storage(size: Sequence[int], **about: Any) -> SpikeTensor:
+    """A tensor without bytes. Compiled code that asks for their address without asking torch for leave, as
+    torch.utils.dlpack.to_dlpack does, gets torch's RuntimeError in place of a null pointer."""
+    made = Tensor._make_wrapper_subclass(SpikeTensor, size, **about)
+    torch._C._set_throw_on_mutable_data_ptr(made)
+    return made
 
 
 class Memory:

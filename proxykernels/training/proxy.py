@@ -5,7 +5,8 @@ arXiv:2109.13208).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ from ..simulation.simulate import run
 from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
 from .from_data import FromData
-from .twin import NotBelowZero, OutputSwap, Twin
+from .twin import NotBelowZero, OutputSwap, Twin, check_twin
+from .watch import Watch
 
 READOUTS = ("count", "rate", "potential")
 STATISTICS = ("steps", "means")
@@ -37,27 +39,28 @@ class ProxyNet(FromData):
     takes it back to the shared weights. This needs no backpropagation through time and no surrogate gradient.
 
     Source: Kheradpisheh, Mirsadeghi and Masquelier, "Spiking neural networks trained via proxy", IEEE Access 10, 2022,
-    arXiv:2109.13208. ``clip``, ``readout``, ``precision`` and ``statistics_of`` are additions.
+    arXiv:2109.13208. ``clip``, ``readout``, ``precision`` and ``statistics_of`` are additions. The defaults are those
+    that learn best (docs/recipes.md); ``ProxyNet(net, T, **ProxyNet.PAPER)`` has the paper's.
 
     Args:
         net: an nn.Sequential or any nn.Module of this package's layers. In the twin, IF neurons become ReLUs, and leaky
             neurons their firing rate as a function of the current, from 0 to 1 (training/fi_curve.py). The last layer
             of ``net.modules()`` becomes linear.
         T: steps of the spiking network.
-        clip: clip the twin's ReLUs at ``v_threshold``; the gradient above is zero. An IF neuron fires at most once per
-            step. Without the clip the loss may demand higher rates, and training may diverge: all rates go to 1. At
-            the output, the gradient of counts and rates does not lower values below zero. No count is below zero, so
-            nothing would raise them again. The paper does not clip. Activations of leaky neurons are always clipped,
-            their output only with ``clip``.
+        clip: clip the twin's ReLUs at ``v_threshold``, the default; the gradient above is zero. An IF neuron fires at
+            most once per step. Without the clip, as in the paper, the loss may demand higher rates, and training may
+            diverge: all rates go to 1. At the output, the gradient of counts and rates does not lower values below
+            zero. No count is below zero, so nothing would raise them again. Activations of leaky neurons are always
+            clipped, their output only with ``clip``.
         readout: the output of the spiking network. "count": spikes in T steps, as in the paper. "rate": count / T.
             "potential": the potential after T steps of a last layer that never fires. It is the sum of the currents, in
             units of the input, except for a leak; divided by T it corresponds to the twin's output.
         precision: None, "int16" or "int8": the spiking network is simulated with rounded weights, as by
             :func:`simulate`, in training too. The learnt weights are not rounded. While batch normalisation learns its
             statistics, nothing is rounded.
-        statistics_of: what batch normalisation of the spiking network takes its statistics of in training. "steps": the
-            currents of all N * T steps, as in the paper; they vary more than the twin's by the spikes' timing, and so
-            are scaled down. "means": each current's mean over the steps, which corresponds to the twin's.
+        statistics_of: what batch normalisation of the spiking network takes its statistics of in training. "means", the
+            default: each current's mean over the steps, which corresponds to the twin's. "steps": the currents of all
+            N * T steps, as in the paper; they vary more than the twin's by the spikes' timing, and so are scaled down.
 
     Shapes: ``model(x)``, ``model.snn(x)``: the readout, float32 [N, classes]; ``model.ann(x)``: the twin's output,
     [N, classes]; x [N, C, H, W] or [N, features], an input that is constant for T steps, or a sequence of T steps
@@ -69,27 +72,34 @@ class ProxyNet(FromData):
     in the layer's ``bn``, and the twin's in ``model.statistics``, which begin as copies of those in ``bn``.
     ``model.freeze_batch_norm()`` freezes both. A :class:`Dropout` drops the same units in both networks.
 
+    In training, one warning names a layer that gives no spike and cannot learn, or whose twin diverges for want of the
+    clip.
+
     Attributes:
+        PAPER: the arguments that the paper has: no clip, spike counts, statistics of all steps.
         rates: layer name -> firing rate in the last forward pass of the spiking network.
         ann_rates: layer name -> mean activation, divided by the threshold, in the last forward pass of the twin. The
             values are differentiable, for use in a regularisation term.
         ann_output: output [N, classes] of the last forward pass of the twin, detached; None before the first.
 
     Raises:
-        TypeError, ValueError: an argument has the wrong type or value; the message names it.
+        TypeError, ValueError: an argument has the wrong type or value, or a layer neurons whose twin is not known; the
+            message names it.
         FloatingPointError: in training, the twin's output or its gradient has NaN or infinite values, which spikes do
             not show. The check waits for a GPU once per forward and once per backward pass.
     """
+
+    PAPER: ClassVar[Mapping[str, Any]] = MappingProxyType({"clip": False, "readout": "count", "statistics_of": "steps"})
 
     def __init__(
         self,
         net: nn.Module,
         T: int,
         *,
-        clip: bool = False,
+        clip: bool = True,
         readout: str = "count",
         precision: str | None = None,
-        statistics_of: str = "steps",
+        statistics_of: str = "means",
     ):
         super().__init__()
         if readout not in READOUTS:
@@ -102,6 +112,7 @@ class ProxyNet(FromData):
         self.rates: dict[str, float] = {}
         self.ann_rates: dict[str, Tensor] = {}
         self.ann_output: Tensor | None = None
+        self._watch = Watch()
         names: list[str] = []
         fires = True
         self.statistics = nn.ModuleDict()
@@ -124,6 +135,7 @@ class ProxyNet(FromData):
         checks.neurons("net", names)
         _check_neurons(net)
         self._last = names[-1]
+        replace_neurons(net, self._check_twin)
         if not fires and readout != "potential":
             raise ValueError(
                 f"layer {self._last} gives potentials and no spikes: readout must be 'potential', got {readout!r}"
@@ -150,7 +162,9 @@ class ProxyNet(FromData):
                 raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
             if self.clip and self.readout != "potential":
                 ann = NotBelowZero.apply(ann)
-            return _Readout.apply(ann, self.snn(x, masks))
+            snn = self.snn(x, masks)
+            self._watch.look(self.rates, self.ann_rates, clip=self.clip)
+            return _Readout.apply(ann, snn)
 
     @torch.no_grad()
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
@@ -197,6 +211,10 @@ class ProxyNet(FromData):
             output = network(x.unsqueeze(0)).squeeze(0)
         self.ann_output = output.detach()
         return output
+
+    def _check_twin(self, name: str, layer: SpikingLayer) -> SpikingLayer:
+        check_twin(name, layer, last=name == self._last)
+        return layer
 
     def freeze_batch_norm(self, frozen: bool = True) -> None:
         """Normalise by the running statistics, and leave them as they are, also in training; weights still learn.

@@ -62,5 +62,5 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     """
     passes.check_function("if_scan_surrogate", "IF", takes_state=False)
     checks.no_gradient("v_threshold", v_threshold)
-    neuron = IFNeuron(v_threshold, v_reset)
+    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
     return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

@@ -22,6 +22,7 @@ from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .from_data import silenced
 from .proxy import READOUTS
+from .watch import Watch
 
 # Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
 # block of the heap (kernels/heap.py).
@@ -53,6 +54,8 @@ class SurrogateNet(nn.Module):
     In training, batch normalisation uses the statistics of all samples and steps of the call, which is then one
     part. On a CPU with glibc the process keeps up to 512 MB of freed memory for later parts.
 
+    In training, one warning names a layer that gave no spike in many calls in a row.
+
     Attributes:
         rates: layer name -> firing rate of the last call.
 
@@ -82,6 +85,7 @@ class SurrogateNet(nn.Module):
         self.readout, self.memory = readout, memory
         self.rates: dict[str, float] = {}
         self._last = names[-1]
+        self._watch = Watch()
 
     def forward(self, x: Tensor | Spikes, state: State | None = None) -> Any:
         """The readout [N, classes], with a ``state`` also the state after T steps, detached."""
@@ -108,6 +112,8 @@ class SurrogateNet(nn.Module):
                 outputs.append(part(group))
             states.append(part.states)
         self.rates = {name: int(tally.spikes) / max(1, tally.neurons) for name, tally in tallies.items()}
+        if self.training and torch.is_grad_enabled():
+            self._watch.look(self.rates, {})
         output = torch.cat(outputs)
         return output if state is None else (output, _joined(states))
 

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import Neurons
-from ..neurons import IFNeuron, LIFNeuron
+from ..kernels import heap
+from ..layers import Neurons, SpikingLayer
+from ..neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
 from . import fi_curve
+
+KNOWN = IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron  # and no class derived of them
 
 
 class OutputSwap(torch.autograd.Function):
@@ -131,6 +134,28 @@ class Twin(nn.Module):
             y = F.hardtanh(current, 0.0, theta)
         self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y) / theta
         return y
+
+
+def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
+    """Refuse neurons whose activation is not known: a ReLU in their place would be another network.
+
+    Raises:
+        TypeError: they are of another class. ValueError: they pass potentials on that are not the currents.
+    """
+    if not isinstance(layer, Neurons):
+        return
+    neuron = layer.neuron
+    if type(neuron) not in KNOWN:
+        raise TypeError(
+            f"layer {name} has {type(neuron).__name__}s, whose activation in a ReLU twin is not known; train it with "
+            f"SurrogateNet. Known: {', '.join(kind.__name__ for kind in KNOWN)}"
+        )
+    decay = torch.as_tensor(getattr(neuron, "decay", 0.0), dtype=torch.float32, device=heap.CPU)
+    if isinstance(neuron, LINeuron) and not last and (decay.any() or neuron.v_rest):
+        raise ValueError(
+            f"layer {name} passes on potentials that add up over the steps, which a twin without steps has not; give "
+            "it decay=0 and v_rest=0, so that they are its currents, or train with SurrogateNet"
+        )
 
 
 def _mean(y: Tensor) -> Tensor:

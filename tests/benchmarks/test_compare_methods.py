@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import spikes
 from common import data, names, nets
+from equality import equal
 from methods import compare, ways
 from methods.trained import Training
 from torch import nn
@@ -228,7 +229,7 @@ def test_outputs_that_may_go_down_without_end(arguments):
         assert (outputs[0] < 0).any() and (outputs[0] > 0).any()
         gradients[name] = outputs[0].grad * (outputs[0] < 0), (outputs[0] < 0).float()
     assert not gradients["proxy"][0].any() and not gradients["tandem"][0].any()
-    assert torch.equal(*gradients["proxy, outputs unbounded"])
+    assert equal(*gradients["proxy, outputs unbounded"])
 
 
 def test_the_authors_recipe_is_the_preset():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from common import tables
+from equality import equal
 from torch import nn
 from training import checkpoint as train_checkpoint
 from training.run import Run
@@ -38,7 +39,7 @@ def test_a_whole_checkpoint_goes_on_as_if_nothing_had_happened(saved):
         moments = optimizer.state[parameter]
         assert moments["exp_avg"].any() and moments["step"] == 1
         for name, value in moments.items():
-            assert torch.equal(value, tensors[f"optimizer.{index}.{name}"])
+            assert equal(value, tensors[f"optimizer.{index}.{name}"])
 
 
 MOMENT = "optimizer.0.exp_avg"

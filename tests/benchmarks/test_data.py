@@ -5,6 +5,7 @@ import gzip
 import pytest
 import torch
 from common import data
+from equality import equal
 
 import proxykernels as pk
 
@@ -15,8 +16,8 @@ def test_sample_is_the_start_of_the_test_images():
     images, labels = data.fashion_mnist("test", data.DEBIAN)
     sample_images, sample_labels = pk.samples.fashion_mnist()
     assert images.shape == (10000, 1, 28, 28) and labels.shape == (10000,)
-    assert torch.equal(sample_images, images[:256])
-    assert torch.equal(sample_labels, labels[:256])
+    assert equal(sample_images, images[:256])
+    assert equal(sample_labels, labels[:256])
 
 
 def test_sample_is_images_in_0_to_1_with_ten_classes():
@@ -37,7 +38,7 @@ def test_sample_is_reproducible(tmp_path):
 def test_root_may_be_torchvisions_layout(tmp_path, layout):
     folder = tmp_path / layout
     data.make_sample(data.SAMPLE, folder)
-    assert torch.equal(data.fashion_mnist("test", tmp_path)[1], pk.samples.fashion_mnist()[1])
+    assert equal(data.fashion_mnist("test", tmp_path)[1], pk.samples.fashion_mnist()[1])
 
 
 def test_missing_folder_names_the_file(tmp_path):

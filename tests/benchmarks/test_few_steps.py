@@ -8,6 +8,7 @@ import torch
 from accuracy import few_steps
 from accuracy import few_steps_table as table
 from common import data
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -35,7 +36,7 @@ def test_signed_neurons_take_spikes_back(generator):
             parameter.abs_()
     net = pk.convert(ann, images, v_init=0.5)  # nothing falls: the same as neurons without a sign
     counts = table.signed_counts(net, images, 16)
-    assert torch.equal(counts, pk.simulate(net, images, 16).count().float()) and counts.max() > 8
+    assert equal(counts, pk.simulate(net, images, 16).count().float()) and counts.max() > 8
     neuron = nn.Module()
     neuron.linear = pk.FusedIFLinear(1, 1, v_threshold=1.0, v_reset=None, v_init=3.0)
     nn.init.constant_(neuron.linear.weight, -1.0)

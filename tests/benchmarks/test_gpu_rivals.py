@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import dyadic
 from common import nets
+from equality import equal
 from gpu import rivals as gpu_rivals
 from speed import rivals
 
@@ -37,7 +38,7 @@ def test_layer_by_layer_counts_the_same_spikes(triton_kernels, monkeypatch, gene
     counts = gpu_rivals.by_layers(net, images, precision, capture if captured else None)
     for batch, T in ((images, 9), (images.flip(0), 4)):
         expected = pk.simulate(net, batch, T).count()
-        assert torch.equal(counts(batch, T).int(), expected) and 0 < expected.float().mean() < T
+        assert equal(counts(batch, T).int(), expected) and 0 < expected.float().mean() < T
     assert len(captures) == 2 * captured
 
 
@@ -61,11 +62,11 @@ def test_scan_is_that_of_the_definition(triton_kernels, generator, v_reset):
     currents, v = dyadic(7, 1030, generator=generator, span=32), torch.zeros(1030)
     expected, v_expected = by_hand(currents)
     spikes = scan(currents, v, part, currents)
-    assert spikes is currents and torch.equal(spikes, expected) and 0.05 < spikes.mean() < 0.95
-    assert torch.equal(v, v_expected)
+    assert spikes is currents and equal(spikes, expected) and 0.05 < spikes.mean() < 0.95
+    assert equal(v, v_expected)
     held, v = dyadic(1030, generator=generator, span=32), torch.zeros(1030)
     expected, _ = by_hand(held.expand(7, -1))
-    assert torch.equal(scan(held, v, part, torch.empty(7, 1030), held=True), expected)
+    assert equal(scan(held, v, part, torch.empty(7, 1030), held=True), expected)
 
 
 def test_graphs_need_a_gpu():

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import gpu_speed
 import pytest
 import torch
+from equality import equal
 from gpu import kernel_speed, measure, rivals, self_check, timing
 from speed import prepare
 
@@ -175,7 +176,7 @@ def test_float32_weights_have_low_parts():
     low = weight - weight.half().float()
     assert (low != 0).float().mean() > 0.5
     half = self_check._weights(16, self_check.BITS["float16"], torch.Generator().manual_seed(0))
-    assert torch.equal(half, half.half().float())
+    assert equal(half, half.half().float())
 
 
 # The figures

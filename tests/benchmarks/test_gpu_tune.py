@@ -9,6 +9,7 @@ import gpu_speed
 from gpu import tune
 
 import proxykernels as pk
+from proxykernels.kernels.gpu import block_sizes
 from proxykernels.kernels.gpu.block_sizes import choose_blocks
 
 
@@ -60,4 +61,11 @@ def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_must_be_there():
     with pytest.raises(SystemExit, match="torch finds no CUDA device"):
+        gpu_speed.main(["tune"])
+
+
+def test_there_is_nothing_to_tune_where_torch_convolves(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(block_sizes, "architecture", lambda device: "sm_75")
+    with pytest.raises(SystemExit, match="no block sizes to tune on sm_75: torch computes its convolutions"):
         gpu_speed.main(["tune"])

@@ -7,6 +7,7 @@ from random import Random
 import ops_speed
 import pytest
 import torch
+from equality import equal
 from rich.console import Console
 from speed import cost_fit, ops_cases, ops_parts, ops_report, ops_table
 from speed.ops_cases import SHAPES, Data, Shape, row_adds
@@ -66,7 +67,7 @@ def test_sweep_covers_what_it_promises():
 
 def test_dyadic_weights_are_multiples_of_a_sixteenth():
     data = Data.of(TINY[0])
-    assert torch.equal(data.dyadic * 16, (data.dyadic * 16).round()) and data.dyadic.std() > 0.3
+    assert equal(data.dyadic * 16, (data.dyadic * 16).round()) and data.dyadic.std() > 0.3
     assert data.weight.shape == data.dyadic.shape and abs(data.dense.float().mean() - 0.2) < 0.05
 
 
@@ -100,7 +101,7 @@ def test_ours_and_the_rival_compute_the_same(shape):
     data = Data.of(shape)
     spikes, v = ops_parts.ours(shape, data.dense, data.dyadic)()
     expected, v_expected = ops_parts.rival(shape, data.dense, data.dyadic)()
-    assert torch.equal(spikes.dense(), expected.dense()) and torch.equal(v, v_expected)
+    assert equal(spikes.dense(), expected.dense()) and equal(v, v_expected)
     assert 0 < spikes.rate() < 1
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from common import nets
+from equality import equal
 from speed import rivals
 
 import proxykernels as pk
@@ -58,7 +59,7 @@ def test_rival_counts_the_same_spikes(name, v_threshold, v_reset):
     rival = rivals.build(name, net, images)
     for T in (1, 21, 16):  # again from rest each time; 21 is not a multiple of the multi-step modes' 4
         expected = pk.simulate(net, images, T).count()
-        assert torch.equal(rival.counts(images, T).to(torch.int32), expected)
+        assert equal(rival.counts(images, T).to(torch.int32), expected)
     assert expected.any()
 
 
@@ -75,7 +76,7 @@ def test_leaky_rival_counts_the_same_spikes(name, v_reset):
     rival = rivals.build(name, net, images)
     for T in (21, 16):  # again from rest each time
         expected = pk.simulate(net, images, T).count()
-        assert torch.equal(rival.counts(images, T).to(torch.int32), expected)
+        assert equal(rival.counts(images, T).to(torch.int32), expected)
     assert expected.sum() > 30
 
 
@@ -102,7 +103,7 @@ def test_compiled_rival_counts_the_same_spikes(decay):
         rival = rivals.build("compiled", net, images)
     except rivals.NotOffered as reason:
         pytest.skip(str(reason))
-    assert torch.equal(rival.counts(images, 17).to(torch.int32), pk.simulate(net, images, 17).count())
+    assert equal(rival.counts(images, 17).to(torch.int32), pk.simulate(net, images, 17).count())
 
 
 @pytest.mark.long

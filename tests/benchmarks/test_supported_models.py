@@ -7,6 +7,7 @@ import pytest
 import supported_models
 import torch
 from common.printed import written
+from equality import equal
 from torch import nn
 from zoo import models_table, relu_nets, spiking_nets
 
@@ -94,7 +95,7 @@ def test_spikes_that_differ_are_counted(monkeypatch):
 def test_the_error_is_that_of_the_logits_without_the_end():
     ann = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Sigmoid())
     x = torch.randn(2, 1, 2, 2)
-    assert torch.equal(models_table.logits_of(ann)(x), ann[:2](x))
+    assert equal(models_table.logits_of(ann)(x), ann[:2](x))
     assert models_table.relative(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])) == 0.5
 
 

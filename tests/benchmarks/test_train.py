@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from common import accuracy, checkout, data, nets
+from equality import equal
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
@@ -115,7 +116,7 @@ def test_training_starts_from_a_file(run):
         run(f"--init {first / 'tiny.safetensors'} --neuron lif --epochs 1")
     out = run(f"--init {first / 'tiny.safetensors'} --epochs 1 --lr 1e-9", "third")
     ours, theirs = (load_file(folder / "tiny.safetensors") for folder in (out, first))
-    assert torch.equal(ours["conv1.weight"], theirs["conv1.weight"]) and ours["conv1.weight"].abs().max() > 0
+    assert equal(ours["conv1.weight"], theirs["conv1.weight"]) and ours["conv1.weight"].abs().max() > 0
 
 
 def test_leaky_neurons_start_where_they_fire():
@@ -155,12 +156,12 @@ def test_an_image_is_changed_by_seed_and_epoch_alone(run):
     dataset, _ = train_data.load("fashion-mnist", run.root, "train")
     augmented = augment(dataset, "shift-mirror-erase", seed=1)
     first = augmented.batch(range(40))[0]
-    assert torch.equal(augmented.batch([39, 5])[0], first[[39, 5]])
+    assert equal(augmented.batch([39, 5])[0], first[[39, 5]])
     augmented.epoch = 1
     second = augmented.batch(range(40))[0]
     assert sum(map(torch.equal, first, second)) < 4
     augmented.epoch = 0
-    assert torch.equal(augmented.batch(range(40))[0], first)
+    assert equal(augmented.batch(range(40))[0], first)
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
@@ -172,7 +173,7 @@ def test_images_are_shifted_mirrored_and_erased(name):
         changes = replace(changes, shift=2, erased=0.5)
     augmented = Augmented(TensorDataset(images, torch.arange(64)), changes, seed=3)
     changed, labels = augmented.batch(range(64))
-    assert torch.equal(labels, torch.arange(64)) and changed.is_contiguous(memory_format=torch.channels_last)
+    assert equal(labels, torch.arange(64)) and changed.is_contiguous(memory_format=torch.channels_last)
     seen, erased = set(), 0
     for before, after in zip(images, changed, strict=True):
         hidden = (after == 0).all(0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import train_events
 from common import data
+from equality import equal
 from training import events
 
 import proxykernels as pk
@@ -31,7 +32,7 @@ def test_events_follow_the_light():
     for t in (3, 9, 10, 17, 29):
         believed = start + saccades.CONTRAST * (on - off)[:, : t + 1].sum(1)
         assert (believed - saccades._seen(images[:20], *place((t + 1) / 30))).abs().max() < saccades.CONTRAST
-    assert torch.equal(on.sum(1), off.sum(1)) and on.sum() > 20_000  # back where it began
+    assert equal(on.sum(1), off.sum(1)) and on.sum() > 20_000  # back where it began
 
 
 def test_an_edge_that_moves_right():
@@ -65,7 +66,7 @@ def test_images_are_recorded_one_by_one(monkeypatch):
     images, _ = pk.samples.fashion_mnist()
     together = saccade_frames(images[:9])
     monkeypatch.setattr(saccades, "BATCH", 4)
-    assert torch.equal(saccade_frames(images[:9]), together) and together.any()
+    assert equal(saccade_frames(images[:9]), together) and together.any()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import RESETS, dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -36,7 +37,7 @@ def test_weights_get_as_many_digits_as_they_need(monkeypatch, generator, bits, d
     x = spikes(40, 2, weight.shape[1], generator=generator, rate=0.5)
     expected, v_expected = reference.if_linear(x, weight, v_threshold=threshold)
     actual, v = pk.if_linear(pk.pack(x), weight, v_threshold=threshold)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @has_tiles
@@ -50,7 +51,7 @@ def test_tiles_are_not_asked_for_currents(generator):
         currents = kernels.conv2d_currents(*call)
     assert choices and all(choice.kernel != "tiles" for choice in choices)
     expected = F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (9, 2)).flatten(3).transpose(2, 3)
-    assert expected.any() and torch.equal(currents, expected)
+    assert expected.any() and equal(currents, expected)
 
 
 @has_tiles
@@ -86,7 +87,7 @@ def test_tiles_on_the_edge(monkeypatch, v_reset):
     x, weight = pk.pack(torch.ones(1, 1, 1)), torch.full((3, 1), 0.5)
     actual, v = pk.if_linear(x, weight, None, start[None], v_reset=v_reset)
     assert actual.dense().flatten().tolist() == [0, 1, 1]
-    assert torch.equal(v, reference.if_linear(torch.ones(1, 1, 1), weight, None, start[None], v_reset=v_reset)[1])
+    assert equal(v, reference.if_linear(torch.ones(1, 1, 1), weight, None, start[None], v_reset=v_reset)[1])
 
 
 @pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
@@ -99,7 +100,7 @@ def test_short_rows_do_not_overflow(monkeypatch, target, sign):
     x, weight = torch.ones(3, 2, inputs), torch.full((40, inputs), sign * 8191 * unit)
     x[1] = 0.0
     spikes, v = pk.if_linear(pk.pack(x), weight, v_threshold=1e6)
-    assert not spikes.count().any() and torch.equal(v, torch.full((2, 40), sign * 2 * inputs * 8191 * unit))
+    assert not spikes.count().any() and equal(v, torch.full((2, 40), sign * 2 * inputs * 8191 * unit))
 
 
 def test_short_rows_take_weights_of_14_bits():
@@ -127,7 +128,7 @@ def test_byte_rows_do_not_overflow(monkeypatch, target, sign, inputs, largest):
     with recording() as choices:
         spikes, v = pk.if_linear(pk.pack(x), weight, v_threshold=1e6)
     assert [choice.kernel for choice in choices] == ["bytes"]
-    assert not spikes.count().any() and torch.equal(v, (2 * weight.sum(1)).expand(2, -1))
+    assert not spikes.count().any() and equal(v, (2 * weight.sum(1)).expand(2, -1))
 
 
 def test_byte_rows_take_weights_of_7_bits():
@@ -167,17 +168,17 @@ def test_periods(backend, generator, T, cuts, v_reset):
     weight, bias = dyadic(37, 5, 3, 3, generator=generator), dyadic(37, generator=generator, span=4)
     options = {"padding": 1, "v_reset": v_reset}
     held, v_held = pk.if_hold(current, T)
-    assert isinstance(held._kept, Periods if T > 1 else Words) and torch.equal(v_held, reference.if_hold(current, T)[1])
+    assert isinstance(held._kept, Periods if T > 1 else Words) and equal(v_held, reference.if_hold(current, T)[1])
     dense = reference.if_hold(current, T)[0]
     expected, v_expected = reference.if_conv2d(dense, weight, bias, **options)
     v, parts = None, []
     for start, stop in zip([0, *cuts], [*cuts, T], strict=True):
         part, v = pk.if_conv2d(held[start:stop], weight, bias, v, **options)
         parts.append(part.dense())
-    assert torch.equal(torch.cat(parts), expected) and torch.equal(v, v_expected)
+    assert equal(torch.cat(parts), expected) and equal(v, v_expected)
     assert T == 1 or held._kept._words is None  # nobody asked for bits
     assert held.rate() == dense.mean().double().item() or abs(held.rate() - dense.double().mean()) < 1e-12
-    assert torch.equal(held.dense(), dense) and torch.equal(held[T // 2 :].count(), dense[T // 2 :].sum(0).int())
+    assert equal(held.dense(), dense) and equal(held[T // 2 :].count(), dense[T // 2 :].sum(0).int())
 
 
 def test_only_neurons_that_repeat_have_periods():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CONVOLUTIONS, RESETS, STEPS, dyadic, spikes, thresholds
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import cpu, reference
@@ -26,7 +27,7 @@ def test_if_scan(instruction_set, generator, shape, T, v_reset):
     expected, v_expected = reference.if_scan(current, v0, v_threshold=theta, v_reset=v_reset)
     actual, v = pk.if_scan(current, v0, v_threshold=theta, v_reset=v_reset)
     assert actual.shape == tuple(current.shape) and v.shape == v0.shape
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -35,7 +36,7 @@ def test_if_hold(instruction_set, generator, T, v_reset):
     current = dyadic(3, 37, 5, 3, generator=generator)
     expected, v_expected = reference.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
     actual, v = pk.if_hold(current, T, v_threshold=0.75, v_reset=v_reset)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -44,7 +45,7 @@ def test_currents_of_other_types(instruction_set, generator, dtype):
     expected, v_expected = reference.if_scan(current)
     actual, v = pk.if_scan(current)
     assert v.dtype == torch.float32
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 def convolution_case(case, T, generator, rate=0.2):
@@ -64,7 +65,7 @@ def test_if_conv2d(backend, generator, case, T, v_reset):
     v0 = dyadic(*reference.if_conv2d(x[:1], weight, **options)[1].shape, generator=generator)
     expected, v_expected = reference.if_conv2d(x, weight, bias, v0, **options)
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v0, **options)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
@@ -73,7 +74,7 @@ def test_if_conv2d_at_any_firing_rate(backend, generator, case, rate):
     x, weight, _, options = convolution_case(case, 9, generator, rate)
     expected, v_expected = reference.if_conv2d(x, weight, **options)
     actual, v = pk.if_conv2d(pk.pack(x), weight, **options)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -88,7 +89,7 @@ def test_inputs_that_fire_for_long(backend, generator, T, v_reset):
     weight, bias = dyadic(48, 40, 3, 3, generator=generator), dyadic(48, generator=generator)
     expected, v_expected = reference.if_conv2d(x.float(), weight, bias, v_reset=v_reset, padding=1)
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v_reset=v_reset, padding=1)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -99,7 +100,7 @@ def test_if_linear(backend, generator, size, T, v_reset):
     weight, bias = dyadic(size[1], size[0], generator=generator), dyadic(size[1], generator=generator, span=4)
     expected, v_expected = reference.if_linear(x, weight, bias, v_threshold=1.5, v_reset=v_reset)
     actual, v = pk.if_linear(pk.pack(x), weight, bias, v_threshold=1.5, v_reset=v_reset)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_max_pool2d(instruction_set, generator, T, C, kernel_size, stride, paddi
     expected = reference.max_pool2d(x, kernel_size, stride, padding)
     actual = pk.max_pool2d(pk.pack(x), kernel_size, stride, padding)
     assert actual.shape == tuple(expected.shape)
-    assert torch.equal(actual.dense(), expected)
+    assert equal(actual.dense(), expected)
 
 
 @pytest.mark.parametrize("kernel_size, dilation", [(3, 1), (2, 1), (4, 1), ((2, 3), (3, 2)), ((1, 4), (1, 3))], ids=str)
@@ -122,7 +123,7 @@ def test_padding_in_words(backend, generator, kernel_size, dilation):
     for padding in ("same", "valid"):
         expected, v_expected = reference.if_conv2d(x, weight, padding=padding, dilation=dilation)
         actual, v = pk.if_conv2d(pk.pack(x), weight, padding=padding, dilation=dilation)
-        assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+        assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -135,7 +136,7 @@ def test_on_the_edge(backend, theta, v_reset):
     v_reset = v_reset if v_reset is None else v_reset * theta
     actual, v = pk.if_scan(current, v_threshold=theta, v_reset=v_reset)
     assert actual.dense().flatten().tolist() == [0, 1, 1]
-    assert torch.equal(v, reference.if_scan(current, v_threshold=theta, v_reset=v_reset)[1])
+    assert equal(v, reference.if_scan(current, v_threshold=theta, v_reset=v_reset)[1])
     x, weight = pk.pack(torch.ones(1, 1, 1)), current.view(3, 1)
     assert pk.if_linear(x, weight, v_threshold=theta, v_reset=v_reset)[0].dense().flatten().tolist() == [0, 1, 1]
 
@@ -168,7 +169,7 @@ def test_time_may_be_cut_anywhere(backend, generator, chunks, v_reset):
         part, v = pk.if_conv2d(pk.pack(x)[start : start + steps], weight, bias, v, v_reset=v_reset, **options)
         parts.append(part.dense())
         start += steps
-    assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole)
+    assert equal(torch.cat(parts), whole.dense()) and equal(v, v_whole)
 
 
 def test_batch_may_be_split(backend, generator):
@@ -176,7 +177,7 @@ def test_batch_may_be_split(backend, generator):
     whole, v = pk.if_conv2d(pk.pack(x), weight, bias, **options)
     for n in range(x.shape[1]):
         one, v_one = pk.if_conv2d(pk.pack(x[:, n : n + 1]), weight, bias, **options)
-        assert torch.equal(one.dense(), whole.dense()[:, n : n + 1]) and torch.equal(v_one, v[n : n + 1])
+        assert equal(one.dense(), whole.dense()[:, n : n + 1]) and equal(v_one, v[n : n + 1])
 
 
 @pytest.mark.parametrize("layout", ["sliced", "channels_last", "transposed"])
@@ -189,13 +190,13 @@ def test_memory_layout_does_not_matter(backend, generator, layout):
     }[layout]()
     expected, v_expected = reference.if_scan(current)
     actual, v = pk.if_scan(strange, strange[0] - strange[0])
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
     x = (strange > 0.5).float()
     weight = dyadic(16, 16, 3, 3, generator=generator)
     flipped = weight.flip(3).contiguous().flip(3).transpose(0, 1).contiguous().transpose(0, 1)
     expected, v_expected = reference.if_conv2d(x, weight)
     actual, v = pk.if_conv2d(pk.pack(x), flipped)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -207,7 +208,7 @@ def test_soft_reset_conserves_charge(instruction_set, generator, held):
         if held
         else pk.if_scan(current.expand(T, *current.shape), v_threshold=theta, v_reset=None)
     )
-    assert torch.equal(current * T, theta * actual.count() + v)
+    assert equal(current * T, theta * actual.count() + v)
 
 
 @pytest.mark.parametrize("T", [1, 33])
@@ -229,12 +230,12 @@ def test_long_runs_and_big_windows(backend, generator):
     weight = dyadic(5, 40, 3, 3, generator=generator)
     expected, v_expected = reference.if_conv2d(x, weight, padding=1)
     actual, v = pk.if_conv2d(pk.pack(x), weight, padding=1)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
     x = spikes(3, 1, 600_000, generator=generator, rate=0.01)
     weight = dyadic(2, 600_000, generator=generator, span=2)
     expected, v_expected = reference.if_linear(x, weight)
     actual, v = pk.if_linear(pk.pack(x), weight)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize(
@@ -248,4 +249,4 @@ def test_padding_beyond_the_kernel(backend, generator, size, padding):
         options = {"stride": (1, 3), "padding": padding, "dilation": (1, 3)} if size[0] > 2 else {"padding": padding}
         expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
         actual, v = pk.if_conv2d(x if real else pk.pack(x), weight, bias, **options)
-        assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+        assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
@@ -56,7 +57,7 @@ def test_gathered_windows_fire_the_same(monkeypatch, generator, window, T, N, ra
     expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
     assert [choice.kernel for choice in choices] == ["im2col"]
     assert expected.any() or v_expected.any()
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -71,8 +72,8 @@ def test_a_window_holds_its_own_bits_alone(generator, target):
         windows, _, out, gathered = im2col.gather(kernels._table, words, layer, kernels._packed.of(weight))
         columns = torch.nn.functional.unfold(x.flatten(0, 1).float(), kernel, dilation, padding, stride)
         columns = columns.view(5, 2, C_in, -1, out[0] * out[1]).transpose(2, 3).flatten(2, 3)
-        assert columns.any() and torch.equal(windows, kernels.pack(columns.bool()))
-        assert torch.equal(gathered.flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
+        assert columns.any() and equal(windows, kernels.pack(columns.bool()))
+        assert equal(gathered.flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_large_window_of_few_channels_is_gathered_by_itself(monkeypatch, gener
     (choice,) = choices
     others = [cycles for kernel, cycles in choice.cycles.items() if kernel != "im2col"]
     assert choice.kernel == "im2col" and choice.cycles["im2col"] < min(others)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("precision, rows", [("int16", 32), ("int8", 64)])
@@ -122,7 +123,7 @@ def test_what_is_known_of_the_weights_stays_known(monkeypatch, generator, precis
     found = pk.simulate(torch.nn.Sequential(layer), x, 8, precision=precision)
     assert taken == [rows] and found.spikes.dense().any()
     monkeypatch.setattr(backends, "cpu_backend", lambda: cpu.load(TARGETS[0], "events"))
-    assert torch.equal(
+    assert equal(
         pk.simulate(torch.nn.Sequential(layer), x, 8, precision=precision).spikes.dense(), found.spikes.dense()
     )
 
@@ -151,4 +152,4 @@ def test_currents_of_gathered_windows(generator):
         each.conv2d_currents(x, 9, (10, 10), weight, bias, torch.zeros(2, 25, 20), neuron, *window)
         for each in (kernels, dense)
     )
-    assert expected.any() and torch.equal(found, expected)
+    assert expected.any() and equal(found, expected)

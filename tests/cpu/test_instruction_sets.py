@@ -4,17 +4,17 @@ import ctypes
 
 import pytest
 
-from proxykernels.kernels.cpu import abi
+from proxykernels.kernels.cpu import abi, compiled
 
 
-@pytest.mark.parametrize("most", abi.TARGETS)
+@pytest.mark.parametrize("most", compiled.TARGETS)
 def test_an_environment_variable_names_the_fastest_that_may_be_taken(monkeypatch, most):
     monkeypatch.delenv("PROXYKERNELS_CPU", raising=False)
-    here = {target: abi.load(target) for target in abi.TARGETS}
+    here = {target: abi.load(target) for target in compiled.TARGETS}
     monkeypatch.setenv("PROXYKERNELS_CPU", most)
-    allowed = abi.TARGETS[abi.TARGETS.index(most) :]
+    allowed = compiled.TARGETS[compiled.TARGETS.index(most) :]
     assert [abi.load(target) is not None for target in allowed] == [here[target] is not None for target in allowed]
-    assert not any(map(abi.load, set(abi.TARGETS) - set(allowed)))
+    assert not any(map(abi.load, set(compiled.TARGETS) - set(allowed)))
     fastest = next(here[target] for target in allowed if here[target])
     assert ctypes.addressof(abi.load(None)) == ctypes.addressof(fastest)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
@@ -32,7 +33,7 @@ def test_windows_that_hold_the_same_spikes(backend, generator, T, stride, paddin
     }[start]
     expected, v_expected = reference.if_conv2d(x, weight, bias, v0, **options)
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, v0, **options)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
     assert expected.any() and not expected.all()
 
 
@@ -43,7 +44,7 @@ def test_windows_of_all_images_that_start_apart(backend, generator):
     v0 = dyadic(1, 9, 12, 75, generator=generator).movedim(-1, 1).expand(3, 75, 9, 12)
     expected, v_expected = reference.if_conv2d(x, weight, None, v0, padding=1, v_reset=None)
     actual, v = pk.if_conv2d(pk.pack(x), weight, None, v0, padding=1, v_reset=None)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("T", [30, 300])
@@ -52,7 +53,7 @@ def test_windows_that_hold_the_same_periods(backend, generator, T):
     weight, bias = dyadic(75, 20, 3, 3, generator=generator), dyadic(75, generator=generator, span=4)
     expected, v_expected = reference.if_conv2d(reference.if_hold(current, T)[0], weight, bias, padding=1)
     actual, v = pk.if_conv2d(pk.if_hold(current, T)[0], weight, bias, padding=1)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -60,10 +61,10 @@ def test_windows_of_neurons_with_two_states(backend, generator, v_reset):
     """They are equal in the first segment of time, and in the next only where both states are."""
     x = with_a_background(spikes(150, 2, 20, 9, 12, generator=generator, rate=0.3), generator)
     weight, bias = dyadic(75, 20, 3, 3, generator=generator), dyadic(75, generator=generator, span=4)
-    neuron = pk.neurons.RefractoryLIFNeuron(0.75, v_reset, decay=1.0, refractory=3)
+    neuron = pk.neurons.RefractoryLIFNeuron(v_threshold=0.75, v_reset=v_reset, decay=1.0, refractory=3)
     expected, v_expected = reference.conv2d(x, weight, bias, None, neuron.on(75, x.device), padding=1)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, bias, None, neuron, padding=1)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 def test_sums_of_bytes_with_weights_taken_off(monkeypatch):
@@ -89,4 +90,4 @@ def test_weights_that_drown_the_others_are_not_taken_off(backend, generator):
     weight[:, :20] = 2.0**30
     expected, _ = reference.if_conv2d(x[9:10], weight)
     actual, _ = pk.if_conv2d(pk.pack(x), weight)
-    assert 0.2 < expected.mean() < 0.8 and torch.equal(actual.dense()[9], expected[0])
+    assert 0.2 < expected.mean() < 0.8 and equal(actual.dense()[9], expected[0])

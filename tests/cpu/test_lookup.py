@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
@@ -44,7 +45,7 @@ def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "v_reset": v_reset}
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, **options)
     expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel
         x = spikes(T, 2, C_in, 5, 5, generator=generator, rate=0.5)
         actual, v = pk.if_conv2d(pk.pack(x), weight, **options)
         expected, v_expected = reference.if_conv2d(x, weight, **options)
-        assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+        assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
@@ -97,7 +98,7 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
     weight = dyadic(40, 30, 3, 3, generator=generator)
     actual, v = pk.if_conv2d(pk.pack(x), weight, padding=1, groups=4)
     expected, v_expected = reference.if_conv2d(x, weight, padding=1, groups=4)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
     conv, shortcut = (torch.nn.Conv2d(60, 24, k, padding=k // 2, bias=False) for k in (3, 1))
     for layer in (conv, shortcut):
         layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
@@ -105,12 +106,12 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
     expected, _ = reference.if_conv2d(x, wide, padding=1)
     with torch.no_grad():
         actual = pk.FusedIFSum(conv, shortcut)(tuple(map(pk.pack, x.split(60, 2))))
-    assert expected.any() and torch.equal(actual.dense(), expected)
+    assert expected.any() and equal(actual.dense(), expected)
 
 
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
     words = packing.pack_words(weight)
-    assert words.shape == (16, 32) and torch.equal(words[1, :27].view(9, 3).t(), weight[1].flatten(1))
+    assert words.shape == (16, 32) and equal(words[1, :27].view(9, 3).t(), weight[1].flatten(1))
     assert not words[2:].any() and not words[:, 27:].any()

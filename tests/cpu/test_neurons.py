@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import CONVOLUTIONS, dyadic, spikes, thresholds
+from equality import equal
 from neuron_cases import NAMES, TRACES, channelwise, state
 
 import proxykernels as pk
@@ -35,7 +36,7 @@ def test_scan(instruction_set, generator, shape, name):
     expected, v_expected = reference.scan(current, v0, neuron.on(shape[1], current.device))
     actual, v = pk.calls.neuron_ops.scan(current, v0, neuron)
     assert expected.any() and v.shape == v0.shape
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +53,7 @@ def test_convolution(backend, generator, case, name):
     expected, v_expected = reference.conv2d(x, weight, bias, v0, on, *window)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, bias, v0, neuron, *window)
     assert expected.any()
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize("chunks", [[33], [1, 32], [16, 17]], ids=str)
@@ -67,7 +68,7 @@ def test_time_may_be_cut_anywhere(backend, generator, chunks, name):
         parts.append(part.dense())
         start += steps
     assert whole.rate() > 0
-    assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole)
+    assert equal(torch.cat(parts), whole.dense()) and equal(v, v_whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,34 +79,36 @@ def test_scaled_neurons_fire_alike(generator, name):
     for scaled, plain in (neuron.scaled(2.0), neuron), (at_zero.scaled(torch.full((5,), 2.0)), at_zero):
         expected, v_expected = pk.calls.neuron_ops.scan(current, None, plain)
         spikes, v = pk.calls.neuron_ops.scan(2 * current, None, scaled)
-        assert expected.count().any() and torch.equal(spikes.dense(), expected.dense())
+        assert expected.count().any() and equal(spikes.dense(), expected.dense())
         if plain.states == 1:
-            assert torch.equal(v, 2 * v_expected)
+            assert equal(v, 2 * v_expected)
 
 
 @pytest.mark.parametrize("T", [1, 33, 300])
 @pytest.mark.parametrize("v_rest", [0.0, -0.5])
 def test_leaky_neurons_that_reset_to_rest_repeat_themselves(backend, generator, T, v_rest):
     current = torch.randn(2, 9, 5, 3, generator=generator).abs()
-    neuron = neurons.LIFNeuron(thresholds(9, generator), v_rest, torch.rand(9, generator=generator), v_rest)
+    neuron = neurons.LIFNeuron(
+        v_threshold=thresholds(9, generator), v_reset=v_rest, decay=torch.rand(9, generator=generator), v_rest=v_rest
+    )
     expected, v_expected = reference.hold(current, T, torch.full_like(current, v_rest), neuron.on(9, current.device))
     actual, v = pk.calls.neuron_ops.hold(current, T, None, neuron)
     assert isinstance(actual._kept, Periods if current.device.type == "cpu" and T > 1 else Words)
-    assert torch.equal(v, v_expected)
+    assert equal(v, v_expected)
     weight = dyadic(12, 9, 3, 3, generator=generator)
     y_expected, u_expected = reference.conv2d(expected, weight, None, None, pk.IF().neuron.on(12, current.device))
     y, u = pk.calls.neuron_ops.conv2d(actual, weight, None, None, pk.IF().neuron)
-    assert expected.any() and torch.equal(actual.dense(), expected)
-    assert torch.equal(y.dense(), y_expected) and torch.equal(u, u_expected)
+    assert expected.any() and equal(actual.dense(), expected)
+    assert equal(y.dense(), y_expected) and equal(u, u_expected)
 
 
 def test_a_decay_of_one_integrates_and_fires(generator):
     current = torch.randn(50, 3, 7, generator=generator)
     for v_reset in (0.0, None):
-        leaky = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(1.0, v_reset, 1.0))
+        leaky = pk.calls.neuron_ops.scan(current, None, neurons.LIFNeuron(v_threshold=1.0, v_reset=v_reset, decay=1.0))
         plain = pk.if_scan(current, v_reset=v_reset)
         assert leaky[0].rate() > 0.05
-        assert torch.equal(leaky[0].dense(), plain[0].dense()) and torch.equal(leaky[1], plain[1])
+        assert equal(leaky[0].dense(), plain[0].dense()) and equal(leaky[1], plain[1])
 
 
 def test_neurons_that_never_adapt_or_rest_are_leaky(generator):
@@ -117,6 +120,4 @@ def test_neurons_that_never_adapt_or_rest_are_leaky(generator):
         neurons.RefractoryLIFNeuron(decay=0.9, refractory=0),
     ]
     for neuron in same:
-        assert expected.mean() > 0.05 and torch.equal(
-            pk.calls.neuron_ops.scan(current, None, neuron)[0].dense(), expected
-        )
+        assert expected.mean() > 0.05 and equal(pk.calls.neuron_ops.scan(current, None, neuron)[0].dense(), expected)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic
+from equality import equal
 from neuron_cases import NAMES, channelwise, state
 
 import proxykernels as pk
@@ -24,7 +25,7 @@ def test_against_the_oracle(instruction_set, generator, size, v_reset, T):
     expected, v_expected = reference.if_conv2d(x, weight, bias, v0, v_reset=v_reset)
     for images in (x, x.movedim(2, -1).contiguous().movedim(-1, 2)):  # also channels last
         actual, v = pk.if_conv2d(images, weight, bias, v0, v_reset=v_reset)
-        assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+        assert equal(actual.dense(), expected) and equal(v, v_expected)
     assert expected.any() or C_out == 1
 
 
@@ -36,19 +37,19 @@ def test_every_neuron(instruction_set, generator, name):
     expected, v_expected = reference.linear(x, weight, None, v0, neuron.on(40, x.device))
     actual, v = pk.calls.neuron_ops.linear(x, weight, None, v0, neuron)
     assert expected.any()
-    assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.parametrize(("chunks", "draw"), [([2, 31], torch.randn), ([16, 17], torch.randn), ([1, 32], dyadic)])
 def test_time_may_be_cut_anywhere(generator, chunks, draw):
     """Also where sums are rounded: each step's is the same sum, but for a single step, which counts as a held input."""
     x, weight = draw(33, 2, 300, 3, 3, generator=generator), draw(70, 300, 1, 1, generator=generator)
-    whole, v_whole = pk.calls.neuron_ops.conv2d(x, weight, None, None, IFNeuron(4.0, None))
+    whole, v_whole = pk.calls.neuron_ops.conv2d(x, weight, None, None, IFNeuron(v_threshold=4.0, v_reset=None))
     parts, v = [], None
     for part in x.split(chunks):
-        spikes, v = pk.calls.neuron_ops.conv2d(part, weight, None, v, IFNeuron(4.0, None))
+        spikes, v = pk.calls.neuron_ops.conv2d(part, weight, None, v, IFNeuron(v_threshold=4.0, v_reset=None))
         parts.append(spikes.dense())
-    assert torch.equal(torch.cat(parts), whole.dense()) and torch.equal(v, v_whole) and whole.dense().any()
+    assert equal(torch.cat(parts), whole.dense()) and equal(v, v_whole) and whole.dense().any()
 
 
 def test_what_takes_it(generator):

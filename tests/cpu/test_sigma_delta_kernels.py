@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import CONVOLUTIONS, dyadic
 from conftest import INSTRUCTION_SETS
+from equality import equal
 
 from proxykernels.kernels import cpu, reference, sigma_delta
 
@@ -46,14 +47,14 @@ def test_a_change_costs_what_it_is_worth(generator):
     arrived[0] = torch.randint(1, 200, (1, 50), generator=generator) / 128
     arrived[10], arrived[20] = -arrived[0], 2 * arrived[0]
     sent = reference.sigma_delta(arrived, 8)
-    assert torch.equal(sent[:10].sum(0), arrived[0]) and torch.equal(sent.sum(0), 2 * arrived[0])
-    assert torch.equal(sent[:20].sum(0), torch.zeros(1, 50))
+    assert equal(sent[:10].sum(0), arrived[0]) and equal(sent.sum(0), 2 * arrived[0])
+    assert equal(sent[:20].sum(0), torch.zeros(1, 50))
 
 
 @pytest.mark.parametrize("exponents", range(1, sigma_delta.MOST_EXPONENTS + 1))
 def test_codes_are_values(exponents):
     codes = torch.arange(-exponents, exponents + 1, dtype=torch.int8)
-    assert torch.equal(sigma_delta.codes_of(sigma_delta.values_of(codes)), codes)
+    assert equal(sigma_delta.codes_of(sigma_delta.values_of(codes)), codes)
     largest = sigma_delta.values_of(codes).abs().amax()
     assert largest == 1 and sigma_delta.values_of(codes)[0] == -(2.0 ** (1 - exponents))
 
@@ -80,7 +81,7 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
             expected, counts = sigma_delta.sigma_delta(*operands)
             actual, counted = kernels.sigma_delta(*operands)
             assert expected.count_nonzero() > 0
-            assert torch.equal(actual, expected) and actual.dtype == expected.dtype
+            assert equal(actual, expected) and actual.dtype == expected.dtype
             assert counted == counts
         states = [[torch.zeros(expected[:, 0].shape) for _ in range(2)] for _ in range(2)]
         first, last = (x, bias, added, T), (x, None, added, T)
@@ -88,7 +89,7 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
             operands = x_, (H, W), weight, bias_, added_, T_, neuron, window
             expected, _ = sigma_delta.sigma_delta(*operands, tuple(states[0]))
             actual, _ = kernels.sigma_delta(*operands, tuple(states[1]))
-            assert torch.equal(actual, expected) and expected.any() and states[0][1].any()
+            assert equal(actual, expected) and expected.any() and states[0][1].any()
             assert all(map(torch.equal, *states))
 
 
@@ -105,7 +106,7 @@ def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generat
     arrived = (sigma_delta.values_of(x) * before) @ weight.T
     arrived[:, 0] += bias
     expected = reference.sigma_delta(arrived.permute(1, 0, 3, 2), 8, theta=after).permute(1, 0, 3, 2)
-    assert codes.any() and torch.equal(sigma_delta.values_of(codes) * after, expected)
+    assert codes.any() and equal(sigma_delta.values_of(codes) * after, expected)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_threads_share_images_and_channels(target, threads, size, generator):
         together, counted = kernels.sigma_delta(*operands)
     finally:
         torch.set_num_threads(before)
-    assert alone.any() and torch.equal(alone, together) and counts == counted
+    assert alone.any() and equal(alone, together) and counts == counted
 
 
 def test_a_trace_behind_a_pooling_by_hand():
@@ -186,17 +187,17 @@ def test_neurons_behind_maxima_equal_the_definition(
         neuron = sigma_delta.SigmaDelta(4, lowest, highest)
         expected, spikes = sigma_delta.pooled_sigma_delta(x, *operands, T, neuron)
         actual, counted = kernels.pooled_sigma_delta(x, *operands, T, neuron)
-        assert torch.equal(actual, expected) and counted == spikes == expected.count_nonzero() > 0
+        assert equal(actual, expected) and counted == spikes == expected.count_nonzero() > 0
         maxima = sigma_delta.running_maximum(
             sigma_delta.padded(x.float(), T) if given != "spikes" else x, *operands, None
         )
         alone, _ = sigma_delta.sigma_delta(None, size, None, None, maxima, T, neuron, ((1, 1), (0, 0), (1, 1), 1))
-        assert torch.equal(expected, alone)  # neurons take the maxima as they take what arrives
+        assert equal(expected, alone)  # neurons take the maxima as they take what arrives
         states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
         for function, state in zip((sigma_delta.pooled_sigma_delta, kernels.pooled_sigma_delta), states, strict=True):
             parts = [(x[:, :2], 2), (x[:, 2:3], 1), (x[:, 3:], 2)] if steps == T else [(x, 2), (0 * x, 3)]
             given_parts = [function(part.contiguous(), *operands, t, neuron, tuple(state))[0] for part, t in parts]
-            assert torch.equal(torch.cat(given_parts, 1), expected)
+            assert equal(torch.cat(given_parts, 1), expected)
         assert all(map(torch.equal, *states)) and states[0][1].any()
 
 
@@ -211,13 +212,13 @@ def test_maxima_equal_the_definition(target, real, C, size, kernel, stride, padd
     operands = size, size_out, kernel, stride, padding
     kernels = cpu.load(target)
     whole = sigma_delta.running_maximum(x, *operands, None)
-    assert whole.any() and torch.equal(kernels.running_maximum(x, *operands, None), whole)
+    assert whole.any() and equal(kernels.running_maximum(x, *operands, None), whole)
     values = x if real else sigma_delta.values_of(x)
     sums = values.cumsum(1).view(10, *size, C).permute(0, 3, 1, 2)
     pool = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=size_out == (4, 3))
-    assert torch.equal(whole.cumsum(1).flatten(0, 1), pool(sums).flatten(2).transpose(1, 2))
+    assert equal(whole.cumsum(1).flatten(0, 1), pool(sums).flatten(2).transpose(1, 2))
     states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
     for function, state in zip((sigma_delta.running_maximum, kernels.running_maximum), states, strict=True):
         parts = [function(part.contiguous(), *operands, tuple(state)) for part in x.split((2, 1, 2), 1)]
-        assert torch.equal(torch.cat(parts, 1), whole)
+        assert equal(torch.cat(parts, 1), whole)
     assert all(map(torch.equal, *states)) and states[0][1].any()

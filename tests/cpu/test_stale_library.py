@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import proxykernels as pk
+from proxykernels.engine import library as engine_library
 from proxykernels.kernels import backends
-from proxykernels.kernels.cpu import abi, elf, headers, sources
+from proxykernels.kernels.cpu import abi, compiled, elf, headers, sources
 from proxykernels.kernels.neurons import MODELS
 from proxykernels.kernels.surrogates import SHAPES
 
@@ -21,8 +22,8 @@ ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir 
 @pytest.fixture(autouse=True)
 def opened_again():
     """Libraries are compared once a process."""
-    yield abi._open.cache_clear()
-    abi._open.cache_clear()
+    yield compiled.opened.cache_clear()
+    compiled.opened.cache_clear()
 
 
 def test_the_structs_are_laid_out_as_the_compiler_has_them(tmp_path):
@@ -68,7 +69,7 @@ def test_models_and_surrogates_are_those_of_the_sources():
 
 
 def test_a_library_of_other_sources_is_refused_at_the_first_use(monkeypatch):
-    monkeypatch.setattr(sources, "fingerprint", lambda: "another")
+    monkeypatch.setattr(sources, "fingerprint", lambda engine: "another")
     monkeypatch.setattr(backends, "cpu_backend", backends.cpu_backend.__wrapped__)
     with pytest.raises(RuntimeError, match=f"_cpu.so {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
         pk.if_hold(torch.full((1, 2), 0.5), 4)
@@ -85,31 +86,64 @@ def test_the_fingerprint_sees_names_and_contents(monkeypatch, tmp_path):
     assert len(seen) == 5
 
 
-def test_a_library_without_a_description_is_refused(tmp_path):
+@pytest.fixture(params=["_cpu.so", "_engine.so"])
+def whole(request):
+    """The compiled libraries of this checkout."""
+    return abi.LIBRARY.with_name(request.param)
+
+
+@pytest.fixture
+def load(monkeypatch, whole):
+    """Loads a file in the place of such a library."""
+
+    def load(path):
+        if whole == abi.LIBRARY:
+            return abi.load(None, path)
+        monkeypatch.setattr(engine_library, "LIBRARY", path)
+        return pk.compile(torch.nn.Sequential(pk.FusedIFLinear(2, 1)), torch.rand(1, 2))
+
+    return load
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch, load, whole):
+    assert load(whole) is not None
+    compiled.opened.cache_clear()
+    monkeypatch.setattr(sources, "fingerprint", lambda engine: "another")
+    with pytest.raises(RuntimeError, match=f"{whole.name} {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
+        load(whole)
+
+
+def test_a_library_without_a_description_is_refused(tmp_path, load):
     """As those of 0.1.0 are."""
-    source, library = tmp_path / "old.cpp", tmp_path / "_cpu.so"
+    source, library = tmp_path / "old.cpp", tmp_path / "old.so"
     source.write_text('extern "C" const void* proxykernels_cpu(const char*) { return nullptr; }')
     subprocess.run(["c++", "-shared", "-fPIC", source, "-o", library], check=True)
     with pytest.raises(RuntimeError, match=f"{REFUSED} .it was built by an older version.*({ADVICE})"):
-        abi.load(None, library)
+        load(library)
 
 
-def test_a_file_that_is_no_library_is_refused(tmp_path):
-    (tmp_path / "_cpu.so").write_text("")
-    with pytest.raises(RuntimeError, match=f"{REFUSED} .the system does not load it.*({ADVICE})"):
-        abi.load(None, tmp_path / "_cpu.so")
+@pytest.mark.parametrize("content", [b"", b"not a library", bytes(1 << 16), b"\x7fELF\x02\x01" + b"\xff" * 4096])
+def test_a_file_that_is_no_library_is_refused(tmp_path, load, content):
+    (tmp_path / "some.so").write_bytes(content)
+    with pytest.raises(RuntimeError, match=f"{REFUSED} .(the system does not load it|it is cut short).*({ADVICE})"):
+        load(tmp_path / "some.so")
+
+
+def test_what_is_no_file_is_refused(tmp_path, load):
+    with pytest.raises(RuntimeError, match=f"{REFUSED} .it cannot be read: .*({ADVICE})"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("length", [5, 63, 100, 0.5, -1])
-def test_a_library_that_is_cut_short_is_refused(tmp_path, length):
+def test_a_library_that_is_cut_short_is_refused(tmp_path, load, whole, length):
     """The system would load it, and end the process at the first access to what is missing."""
-    if not elf.needed_bytes(abi.LIBRARY):
+    if not elf.needed_bytes(whole):
         pytest.skip("only the length of ELF files is known")
-    whole = abi.LIBRARY.read_bytes()
-    assert elf.needed_bytes(abi.LIBRARY) == len(whole)
-    (tmp_path / "_cpu.so").write_bytes(whole[: int(length * len(whole)) if length == 0.5 else length])
+    content = whole.read_bytes()
+    assert elf.needed_bytes(whole) == len(content)
+    (tmp_path / "cut.so").write_bytes(content[: int(length * len(content)) if length == 0.5 else length])
     with pytest.raises(RuntimeError, match=f"{REFUSED} .it is cut short: .* bytes of .*({ADVICE})"):
-        abi.load(None, tmp_path / "_cpu.so")
+        load(tmp_path / "cut.so")
 
 
 @pytest.mark.parametrize(
@@ -118,14 +152,16 @@ def test_a_library_that_is_cut_short_is_refused(tmp_path, length):
         (None, "proxykernels"),
         ('{"url": "file:///home/me/proxykernels", "dir_info": {}}', "file:///home/me/proxykernels"),
         ('{"url": "https://host/pk.git", "vcs_info": {"vcs": "git"}}', "git+https://host/pk.git"),
+        ('{"url": "file:///home/me/proxykernels-0.1.0-py3-none-any.whl", "archive_info": {}}', "FOLDER-OF-THE-SOURCES"),
+        ('{"url": "file:///home/me/proxykernels-0.1.0.tar.gz"}', "file:///home/me/proxykernels-0.1.0.tar.gz"),
     ],
-    ids=["index", "folder", "repository"],
+    ids=["index", "folder", "repository", "wheel", "sources"],
 )
 def test_an_installed_package_is_built_again_from_where_it_came(monkeypatch, tmp_path, noted, source):
     """And not from the wheel that pip made of it before."""
-    monkeypatch.setattr(abi, "__file__", str(tmp_path / "proxykernels" / "kernels" / "cpu" / "abi.py"))
-    monkeypatch.setattr(abi.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda name: noted))
-    assert abi.install_command() == f"pip install --force-reinstall --no-cache-dir --no-deps {source}"
+    monkeypatch.setattr(compiled, "__file__", str(tmp_path / "proxykernels" / "kernels" / "cpu" / "abi.py"))
+    monkeypatch.setattr(compiled.metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda name: noted))
+    assert compiled.install_command() == f"pip install --force-reinstall --no-cache-dir --no-deps {source}"
 
 
 def test_a_library_under_an_older_name_is_ignored_beside_ours_and_refused_without(monkeypatch, tmp_path):

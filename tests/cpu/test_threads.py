@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import reference
@@ -23,7 +24,7 @@ def test_convolution(backend, threads, generator, N, size, groups):
     weight, bias = dyadic(72, 72 // groups, 3, 3, generator=generator), dyadic(72, generator=generator)
     actual, v = pk.if_conv2d(pk.pack(x), weight, bias, padding=1, groups=groups)
     expected, v_expected = reference.if_conv2d(x, weight, bias, padding=1, groups=groups)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 def test_periods_scans_and_words(backend, threads, generator):
@@ -32,6 +33,6 @@ def test_periods_scans_and_words(backend, threads, generator):
     dense = reference.if_hold(current, 50)[0]
     actual, v = pk.if_conv2d(held, weight)
     expected, v_expected = reference.if_conv2d(dense, weight)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
-    assert torch.equal(held.dense(), dense) and torch.equal(pk.pack(dense).count(), dense.sum(0).int())
-    assert torch.equal(pk.max_pool2d(held, 2).dense(), reference.max_pool2d(dense, 2))
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+    assert equal(held.dense(), dense) and equal(pk.pack(dense).count(), dense.sum(0).int())
+    assert equal(pk.max_pool2d(held, 2).dense(), reference.max_pool2d(dense, 2))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from random import Random
 
-import torch
+from equality import equal
 from torch import Tensor
 
 
@@ -69,14 +69,7 @@ def _simpler(value, default) -> Iterator:
 
 def same(name: str, actual: Tensor, expected: Tensor) -> None:
     """Bit for bit, shape and type included."""
-    if actual.shape != expected.shape:
-        raise Mismatch(f"{name}: shape {list(actual.shape)}, expected {list(expected.shape)}")
     if actual.dtype != expected.dtype:
         raise Mismatch(f"{name}: {actual.dtype}, expected {expected.dtype}")
-    if not torch.equal(actual, expected):
-        wrong = (actual != expected).nonzero()
-        first = tuple(wrong[0].tolist())
-        raise Mismatch(
-            f"{name}: {len(wrong)} of {actual.numel()} differ, the first at {list(first)}: "
-            f"{actual[first].item()}, expected {expected[first].item()}"
-        )
+    if not (verdict := equal(actual, expected)):
+        raise Mismatch(f"{name}: {verdict}")

@@ -125,7 +125,7 @@ class LayerGradient(Derivative, Windows, Case):
         dense = (torch.rand(self.T, self.N, C_in, *self.size, generator=g) < self.rate).float()
         weight = draw.whole((C_out, self.c_in, *self.kernel_size), 4, g) / 4
         bias, window = draw.whole((C_out,), 4, g) / 4, (self.stride, self.padding, self.dilation, self.groups)
-        neuron, surrogate = pk.neurons.IFNeuron(2.0, None if self.soft else 0.0), self.derivative()
+        neuron, surrogate = pk.neurons.IFNeuron(v_threshold=2.0, v_reset=None if self.soft else 0.0), self.derivative()
         x, *parameters = leaves = [part.clone().requires_grad_() for part in (dense, weight, bias)]
         currents = F.conv2d(x.flatten(0, 1), *parameters, *window).unflatten(0, (self.T, self.N))
         parameters_of = neuron.on(C_out, dense.device)

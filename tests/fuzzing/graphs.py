@@ -42,24 +42,29 @@ class Graph:
     def build(self, x: Tensor) -> pk.Network:
         """The network for an input like x [T, N, ...]."""
         net, values = pk.Network(), {pk.Network.INPUT: x[:STEPS]}
+        fires = set[str]()  # layers that give spikes, whatever they are fed; averages may be 0 and 1 by chance
         for k in range(self.layers):
             random, g = Random(f"{self.seed}/{k}"), draw.generator(self.seed + k)
             name = f"layer{k}"
-            layer, sources = self._draw_layer(random, g, values, last=k == self.layers - 1)
+            layer, sources = self._draw_layer(random, g, values, fires, last=k == self.layers - 1)
             net.append(name, layer, sources)
+            passes = isinstance(layer, pk.Flatten | pk.MaxPool2d) and fires.issuperset(sources)
+            if passes or isinstance(layer, pk.layers.Neurons | pk.MaxRatePool2d):
+                fires.add(name)
             values[name] = run_layer(layer.eval(), tuple(values[source] for source in sources))
         return net.eval()
 
-    def _draw_layer(self, random, g, values: dict[str, Tensor], last: bool) -> tuple[nn.Module, tuple[str, ...]]:
+    def _draw_layer(
+        self, random, g, values: dict[str, Tensor], fires: set[str], last: bool
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         names = list(values)
         source = names[-1] if self.plain or random.random() < 0.8 else random.choice(names)
         x = values[source]
-        spiking = source != pk.Network.INPUT and bool(((x == 0) | (x == 1)).all())
         kinds = ["linear", "IF"] if x.ndim == 3 else ["conv", "conv", "conv", "IF", "flatten"]
         kinds += ["max pool", "avg pool", "sum pool"] if x.ndim == 5 else []
         if not self.plain and source != pk.Network.INPUT:
             kinds += ["sum", "sum"]
-        if not self.plain and spiking and x.ndim == 5:
+        if not self.plain and source in fires and x.ndim == 5:
             kinds.append("max rate pool")
         kind = random.choice(kinds)
         sequences = x.ndim == 4 and source == pk.Network.INPUT  # a convolution says that [N, C, L] is held

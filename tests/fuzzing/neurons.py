@@ -85,14 +85,15 @@ def described(
 ) -> neurons.IFNeuron:
     """One of proxykernels.neurons."""
     if model == "IFNeuron":
-        return neurons.IFNeuron(theta, draw.reset(reset, unit))
+        return neurons.IFNeuron(v_threshold=theta, v_reset=draw.reset(reset, unit))
     kind = getattr(neurons, model)
     values = {name: _share(decay, C, g) for name in kind.channelwise if name.endswith("decay")}
     if "adaptation" in kind.channelwise:
         values["adaptation"] = draw.whole((C,), 4, g).abs() * unit if decay == "channels" else 3 * unit
     if "refractory" in kind.scalars:
         values["refractory"] = int(torch.randint(0, 4, (), generator=g))
-    return kind(theta, draw.reset(reset, unit), v_rest=draw.reset(rest, unit), **values)
+    values |= {"v_threshold": theta, "v_reset": draw.reset(reset, unit), "v_rest": draw.reset(rest, unit)}
+    return kind(**values)
 
 
 def _share(decay: str, C: int, g: Generator) -> Tensor | float:

@@ -6,8 +6,9 @@
     python tests/gpu/check_tritons.py --emulate sm_80 --emulate sm_90   the tests, too
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
-cores (tensor_core_hazards.py), and a multiprocessor holds two programs. With --emulate the tests of the kernels are
-then executed from what that Triton makes for a target, in the emulator, file by file.
+cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (benchmarks/gpu/operand_layouts.py), and a
+multiprocessor holds two programs. With --emulate the tests of the kernels are then executed from what that Triton makes
+for a target, in the emulator, file by file.
 
 Each result is kept in --folder as soon as it is there, beside what Triton compiled: the same command goes on where it
 was interrupted, and does again only what has changed. Ends with status 1 if something is wrong.
@@ -16,7 +17,6 @@ was interrupted, and does again only what has changed. Ends with status 1 if som
 import argparse
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,12 +25,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-# torch 2.10 and 2.11; 2.12.0; 2.12.1 and 2.13; and what 2.14 and 2.15 ask for.
-TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
-TARGETS = ("sm_90", "sm_80")
-FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone")
-READERS = [f"benchmarks/gpu/{name}.py" for name in ("variants", "compile_variants", "kernel_resources", "main_loop")]
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
+
+TARGETS, EMULATED = ("sm_90", "sm_80"), ("sm_75", "sm_80", "sm_90")
+FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone", "mixed steps")
+NAMES = ("variants", "compile_variants", "kernel_resources", "main_loop", "operand_layouts")
+READERS = [f"benchmarks/gpu/{name}.py" for name in NAMES]
 COMPILED = ("kernels/gpu", "tests/gpu/tensor_core_hazards.py", *READERS)  # what the result of a variant is of
 EXECUTED = ("kernels", "tests/gpu/emulator")  # and that of a file of tests, besides itself
 
@@ -42,10 +44,9 @@ def main() -> None:
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
-    parser.add_argument("--emulate", choices=["sm_80", "sm_90"], action="append", default=[], help="the tests, too")
+    parser.add_argument("--emulate", choices=EMULATED, action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
-    default = Path.home() / ".cache" / "proxykernels" / "tritons"
-    parser.add_argument("--folder", type=Path, default=default, help="of Tritons and results (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of Tritons and results (default: %(default)s)")
     options = parser.parse_args()
     tritons = options.triton or TRITONS
     if options.turn is not None:
@@ -129,6 +130,7 @@ def faults(record: dict) -> Counter:
             "hazards in PTX": record["hazards_of_ptx"],
             "hazards in SASS": record["hazards_of_sass"],
             "alone": int(record["programs"] < 2),
+            "mixed steps": record["mixed_steps"],
         }
     )
 
@@ -160,30 +162,8 @@ def tests() -> list[str]:
     return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
-def installed(version: str, folder: Path) -> Path | None:
-    """A folder to import that Triton from; None if it is the one of this Python."""
-    import triton
-
-    if triton.__version__ == version:
-        return None
-    path = folder / version
-    if not (path / "triton" / "__init__.py").exists():
-        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(path)]
-        subprocess.run([*command, f"triton=={version}"], check=True)
-    return path
-
-
-def environment(path: Path | None, cache: Path) -> dict[str, str]:
-    """Of a process without Triton's interpreter, that imports the Triton of a folder."""
-    result = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    paths = [path, CHECKOUT, CHECKOUT / "benchmarks", CHECKOUT / "tests" / "gpu", result.get("PYTHONPATH")]
-    result["PYTHONPATH"] = os.pathsep.join(str(part) for part in paths if part)
-    return result | {"TRITON_CACHE_DIR": str(cache)}
-
-
 def convolutions(target: str = "sm_90") -> list[str]:
     """All convolutions of benchmarks/gpu/variants.py that are launched on a target."""
-    sys.path.append(str(CHECKOUT / "benchmarks"))
     from gpu.variants import CONV, is_launched
 
     return [name for name in CONV if is_launched(target, name.split("/")[1])]

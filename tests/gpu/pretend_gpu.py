@@ -252,6 +252,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from proxykernels.checks import inputs
     from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, sigma_delta, weight_parts
     from proxykernels.kernels.gpu.block_sizes import architecture
+    from proxykernels.kernels.gpu.convolutions import convolutions
     from proxykernels.layers import synapses
     from proxykernels.simulation import replay
 
@@ -268,7 +269,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = inputs.memory, architecture, synapses._reach_of_pixels  # of devices
+    caches = inputs.memory, architecture, convolutions, synapses._reach_of_pixels  # of devices
     for cache in caches:
         cache.cache_clear()
     with card:

@@ -20,9 +20,12 @@ from proxykernels.kernels import rounding, weight_layouts
 
 CHECKOUT = Path(__file__).parents[2]
 
-# All against the reference: pooling in the launch; 18 blocks of K; counts too, and channels and K beyond their blocks;
-# the scan and its gradient.
+# All against the reference: spikes as operands, right and, where the layout is another, wrong; pooling in the launch;
+# 18 blocks of K; counts too, and channels and K beyond their blocks; the scan and its gradient.
+OPERANDS = "tests/gpu/test_spike_operands.py::test_the_short_code_is_right_where_layouts_were_seen"
 FEW = (
+    f"{OPERANDS}[False-33-torch.float32]",
+    f"{OPERANDS}[True-33-torch.float32]",
     "tests/gpu/test_triton_network.py::test_pooled_words[windows-over-blocks-33-hard-below-zero]",
     "tests/gpu/test_triton_conv2d.py::test_shapes[kernel-is-the-image-soft]",
     "tests/gpu/test_triton_conv2d.py::test_linear[16-5-130-35-hard]",
@@ -42,7 +45,7 @@ def run(*command):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("target", ["sm_75", "sm_80", "sm_90"])
 def test_a_few_tests_of_the_kernels_pass_as_compiled(target, pytestconfig):
     if pytestconfig.getoption("--emulate"):
         pytest.skip("all tests are emulated")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import dyadic
 from common import nets
+from equality import equal
 from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
@@ -78,8 +79,8 @@ def test_a_run_is_a_graph_and_equals_simulate(monkeypatch, generator, kind):
                 assert card.waits.total() <= (3 if kind == "frames" else 1)
                 assert not [name for name in card.launches if name.endswith("_kernel")]
         for result, wanted in zip(results, expected, strict=True):
-            assert torch.equal(result.spikes.dense().host, wanted.spikes.dense())
-            assert torch.equal(result.count().host, wanted.count())
+            assert equal(result.spikes.dense().host, wanted.spikes.dense())
+            assert equal(result.count().host, wanted.count())
             assert result.rates == pytest.approx(wanted.rates) and result.synops == wanted.synops
             assert 0.01 < wanted.spikes.rate() < 0.95
     assert not torch.equal(expected[0].spikes.dense(), expected[1].spikes.dense())
@@ -94,7 +95,7 @@ def test_what_else_a_result_has(monkeypatch, generator, kind):
         for _ in range(2):
             result = engine(card.on_card(x), 9)
         if kind == "readout":
-            assert expected.potentials.any() and torch.equal(result.potentials.host, expected.potentials)
+            assert expected.potentials.any() and equal(result.potentials.host, expected.potentials)
         else:
             assert result._last[0].scale is not None  # all that logits are of; as_tensor would ask the driver
             torch.testing.assert_close(result._states[0].host, list(expected.state.values())[-1][0])
@@ -111,9 +112,10 @@ def test_precision(monkeypatch, generator):
     with pretend_gpu(monkeypatch) as card:
         engine = pk.compile(card.moved(net), card.on_card(x), precision="int8")
         for _ in range(2):
-            assert torch.equal(engine(card.on_card(x), 40).spikes.dense().host, expected.spikes.dense())
+            assert equal(engine(card.on_card(x), 40).spikes.dense().host, expected.spikes.dense())
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.long
 @pytest.mark.parametrize("precision, weights", [(None, "float32"), ("int8", "int8")], ids=str)
 def test_launches_of_the_papers_network(monkeypatch, precision, weights):
@@ -144,7 +146,7 @@ def test_weights_are_copied(monkeypatch, generator):
         engine = pk.compile(net, x)
         first = engine(x, 7).spikes.dense().host
         net[1].weight.host.mul_(-1)
-        assert first.any() and torch.equal(engine(x, 7).spikes.dense().host, first)
+        assert first.any() and equal(engine(x, 7).spikes.dense().host, first)
         assert not torch.equal(pk.simulate(net, x, 7).spikes.dense().host, first)
 
 
@@ -159,7 +161,7 @@ def test_values_that_are_not_finite_are_noticed(monkeypatch, generator):
         for _ in range(2):
             with pytest.raises(ValueError, match="x must be finite"):
                 engine(card.on_card(wrong), 7)
-            assert torch.equal(engine(card.on_card(x), 7).spikes.dense().host, expected)
+            assert equal(engine(card.on_card(x), 7).spikes.dense().host, expected)
 
 
 def test_other_ways_to_run(monkeypatch, generator):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import dyadic
 from common import nets
+from equality import equal
 from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
@@ -75,6 +76,7 @@ def paper_run(monkeypatch, T: int, images: int = 2, precision: str | None = None
         return card.launches, card.waits
 
 
+@pytest.mark.usefixtures("fused")
 def test_launches_and_waits_of_the_papers_network(monkeypatch):
     """In four chunks of 64 steps: convolutions, linear layers, one flattening, one count; all else once a run."""
     launches, waits = paper_run(monkeypatch, 256)
@@ -87,6 +89,7 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("fused")
 def test_whole_weights_are_made_once_a_run(monkeypatch):
     launches, waits = paper_run(monkeypatch, 192, precision="int16")
     fewer, _ = paper_run(monkeypatch, 128, precision="int16")
@@ -106,10 +109,10 @@ def test_results_are_those_of_a_cpu(monkeypatch, image, v_reset, T):
         assert card.waits.total() == 2
         counts, dense = result.count().host, result.spikes.dense().host
     assert 0.01 < dense.mean() < 0.9
-    assert torch.equal(dense, expected.spikes.dense()) and torch.equal(counts, expected.count())
+    assert equal(dense, expected.spikes.dense()) and equal(counts, expected.count())
     assert rates == pytest.approx(expected.rates) and synops == expected.synops
     for name, (state,) in result.state.items():
-        assert torch.equal(state.host, expected.state[name][0])
+        assert equal(state.host, expected.state[name][0])
 
 
 def test_values_that_are_not_finite_are_named(monkeypatch, image):
@@ -139,7 +142,7 @@ def test_a_change_of_weights_between_two_simulations_is_never_missed(monkeypatch
         net[1].weight.host.mul_(-1)
         second = pk.simulate(net, x, 7).spikes.dense().host
         net[1].weight.host.mul_(-1)
-        assert torch.equal(pk.simulate(net, x, 7).spikes.dense().host, first)
+        assert equal(pk.simulate(net, x, 7).spikes.dense().host, first)
     assert first.any() and not torch.equal(first, second)
 
 
@@ -153,7 +156,7 @@ def test_event_frames_are_looked_at_once(monkeypatch, generator, dtype, most):
         result = pk.simulate(card.moved(net), card.on_card(frames), 33, chunk=32)
         result.rates  # noqa: B018 - is read
         assert card.waits.total() <= most
-        assert torch.equal(result.spikes.dense().host, expected.spikes.dense())
+        assert equal(result.spikes.dense().host, expected.spikes.dense())
     assert 0.01 < expected.spikes.rate() < 0.9
 
 
@@ -170,10 +173,10 @@ def test_chunks_are_replayed(monkeypatch, generator, kind):
     with pretend_gpu(monkeypatch) as card:
         result = pk.simulate(card.moved(net), card.on_card(x), T, chunk=32)
         assert card.launches["graph"] == 5
-        assert torch.equal(result.spikes.dense().host, expected.spikes.dense())
+        assert equal(result.spikes.dense().host, expected.spikes.dense())
         assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
         for name, (state,) in result.state.items():
-            assert torch.equal(state.host, expected.state[name][0])
+            assert equal(state.host, expected.state[name][0])
     assert 0.01 < expected.spikes.rate() < 0.9
 
 
@@ -276,5 +279,5 @@ def test_a_capture_that_fails_is_no_failure(monkeypatch, generator):
         monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (waits,))
         with pytest.warns(RuntimeWarning, match="not replayed as a CUDA graph: operation not permitted"):
             result = pk.simulate(card.moved(net), card.on_card(x), T, chunk=32)
-        assert not card.launches["graph"] and torch.equal(result.spikes.dense().host, expected.spikes.dense())
+        assert not card.launches["graph"] and equal(result.spikes.dense().host, expected.spikes.dense())
         assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops

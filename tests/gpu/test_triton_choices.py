@@ -9,7 +9,7 @@ import proxykernels as pk
 from proxykernels.kernels.gpu.backend import KERNELS
 from proxykernels.kernels.recording import Choice, recording
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels", "fused")]
 REASON = "the only one on a GPU"
 
 
@@ -39,10 +39,10 @@ def test_each_kernel_is_named_once(x, generator):
 
 
 def test_functions_keep_their_names_and_errors_are_theirs(x):
-    assert KERNELS.if_conv2d.__name__ == "if_conv2d" and "Convolve packed spikes" in KERNELS.if_conv2d.__doc__
+    assert KERNELS.if_scan.__name__ == "if_scan" and "Run all T steps" in KERNELS.if_scan.__doc__
     with recording() as choices:
         with pytest.raises(TypeError):
-            KERNELS.if_conv2d("no words")
+            KERNELS.if_conv2d(x._words)
         pk.if_scan(x.dense())
     assert [choice.kernel for choice in choices] == ["Triton convolution", "Triton scan"]
     assert choices[1] == Choice("Triton scan", REASON)

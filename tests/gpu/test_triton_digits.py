@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
@@ -65,12 +66,12 @@ def assert_exact(generator, case, T: int, bits: int, v_reset, pooled=False, **ke
     run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
     result, *more, v_last = run(*operands, if_neuron(theta.to(DEVICE), v_reset), *window, **keywords)
     if keywords.get("counts_only"):
-        assert torch.equal(result.cpu(), expected.sum(0).flatten(2).transpose(1, 2).int())
+        assert equal(result.cpu(), expected.sum(0).flatten(2).transpose(1, 2).int())
     else:
-        assert torch.equal(result.cpu(), words_over_time(expected.flatten(3)))
+        assert equal(result.cpu(), words_over_time(expected.flatten(3)))
     if pooled:
-        assert torch.equal(more[0].cpu(), words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
-    assert torch.equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
+        assert equal(more[0].cpu(), words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
+    assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.costly
@@ -145,7 +146,7 @@ def test_digits_are_the_weights(generator, bits):
     digits, unit = weight_layouts.int8_digits(weight, weight_layouts.places_of(bits, 43))
     assert all(digit.shape == (20, 48) and digit.dtype == torch.int8 and not digit[:, 43:].any() for digit in digits)
     assert len(digits) == 1 + (bits > 7) + (bits > 13)
-    assert torch.equal(total(digits, unit)[:, :43], weight.double())
+    assert equal(total(digits, unit)[:, :43], weight.double())
 
 
 def test_sums_of_many_inputs_do_not_leave_32_bits():
@@ -169,12 +170,12 @@ def test_three_digits_hold_their_largest_numbers():
     digits, unit = weight_layouts.int8_digits(weight, 23)
     assert unit.tolist() == [1, 2, 4]
     expected = torch.tensor([[most, -most, most - 1, 1], [most + 1, -most - 1, 2, 0], [2**24, 0, 0, 0]])
-    assert torch.equal(total(digits, unit)[:, :4], expected.double())
+    assert equal(total(digits, unit)[:, :4], expected.double())
 
 
 def test_every_number_of_14_bits_has_two_digits():
     weight = torch.arange(-8191.0, 8192)[None] * 2.0**-13
-    assert torch.equal(total(*weight_layouts.int8_digits(weight, 13))[:, : weight.shape[1]], weight.double())
+    assert equal(total(*weight_layouts.int8_digits(weight, 13))[:, : weight.shape[1]], weight.double())
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8"])
@@ -185,7 +186,7 @@ def test_rounded_weights_are_whole_at_every_scale(generator, precision):
     bounds = rounding.PRECISIONS[precision]
     rounded = rounding.round_weights(weight, None, bounds)[0].float()
     digits = weight_layouts.int8_digits(rounded, weight_layouts.places_of(bounds.largest.bit_length(), 19))
-    assert torch.equal(total(*digits)[:, :19], rounded.double()) and (rounded[-1] != 0).all()
+    assert equal(total(*digits)[:, :19], rounded.double()) and (rounded[-1] != 0).all()
 
 
 def test_only_weights_known_to_be_whole_have_few_digits(generator):

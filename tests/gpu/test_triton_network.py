@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
+from equality import equal
 from oracle import make_dyadic, step_loop
 from torch import nn
 
@@ -61,9 +62,9 @@ def test_pooled_words(generator, case, T, v_reset):
     words = words_over_time(x.flatten(3))
     own, pooled, v_last = gpu.if_conv2d_pooled(words, T, (H, W), weight, bias, rows, if_neuron(theta, v_reset), *window)
     assert 0 < expected.mean() < 1
-    assert torch.equal(own, words_over_time(expected.flatten(3)))
-    assert torch.equal(pooled, words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
-    assert torch.equal(v_last, v_expected.flatten(2).transpose(1, 2))
+    assert equal(own, words_over_time(expected.flatten(3)))
+    assert equal(pooled, words_over_time(reference.max_pool2d(expected, 2).flatten(3)))
+    assert equal(v_last, v_expected.flatten(2).transpose(1, 2))
 
 
 @pytest.mark.parametrize("T, N", [(5, 0), (0, 2)], ids=["no-samples", "no-steps"])
@@ -75,7 +76,7 @@ def test_pooled_words_of_nothing(generator, T, N):
         words, T, (4, 4), weight, None, v, if_neuron(torch.ones(2), 0.0), *window
     )
     assert own.shape == (-(-T // 32), N, 16, 2) and pooled.shape == (-(-T // 32), N, 4, 2)
-    assert torch.equal(v_last, v)
+    assert equal(v_last, v)
 
 
 def test_pooled_operator(generator):
@@ -92,7 +93,7 @@ def test_only_even_outputs_are_pooled_in_the_launch(generator, size, pools):
     assert isinstance(y._kept, PooledWords) == pools
     expected = reference.if_conv2d(x, weight, padding=1)[0]
     for window in ((2,), (2, 1), (3, 2, 1), (2, 2, 1)):
-        assert torch.equal(pk.max_pool2d(y, *window).dense(), reference.max_pool2d(expected, *window))
+        assert equal(pk.max_pool2d(y, *window).dense(), reference.max_pool2d(expected, *window))
     assert not isinstance(y[2:5]._kept, PooledWords)  # cut in time, it holds the spikes of other steps
 
 
@@ -136,13 +137,14 @@ def test_simulate(monkeypatch, generator, v_reset, graph):
     expected = step_loop(network(net), image, 33)
     result = pk.simulate(network(net) if graph else net, image, 33)
     assert len(calls) == 1  # of the two pools only the first is by 2 x 2 with stride 2
-    assert torch.equal(result.spikes.dense(), expected["layer6"]) and 0 < expected["layer6"].mean() < 1
+    assert equal(result.spikes.dense(), expected["layer6"]) and 0 < expected["layer6"].mean() < 1
     rates = {name: spikes.mean().item() for name, spikes in expected.items() if name.removeprefix("layer") in "0136"}
     assert {name: result.rates[name if graph else name.removeprefix("layer")] for name in rates} == pytest.approx(rates)
     assert not any(getattr(layer, "pool_follows", False) for layer in net)  # simulate leaves the net as it was
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("digits", [True, False], ids=["digits", "float16"])
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
@@ -159,7 +161,7 @@ def test_whole_weights_give_the_spikes_of_a_cpu(monkeypatch, generator, v_reset,
     with monkeypatch.context() as patches, torch.device("cpu"):
         patches.setattr(backends, "cpu_backend", lambda: Fallback())
         expected = pk.simulate(net.cpu(), image.cpu(), 33, precision=precision)
-        assert torch.equal(spikes, expected.spikes.dense()) and torch.equal(state, expected.state["6"][0])
+        assert equal(spikes, expected.spikes.dense()) and equal(state, expected.state["6"][0])
     assert 0.01 < spikes.mean() < 0.9
 
 
@@ -173,7 +175,7 @@ def test_float16_parts_of_rounded_weights_sum_exactly(generator, inputs):
     rounded, *_ = rounding.round_weights(weight, None)
     high, low, unit = weight_layouts.float16_parts(rounded.float())
     parts = [2 * unit.double()[:, None] * part.double()[:, :inputs] for part in (high, low)]
-    assert torch.equal(parts[0] + parts[1], rounded)
+    assert equal(parts[0] + parts[1], rounded)
     for row, values in enumerate(rounded):
         finest = next(2.0**e for e in range(20, -60, -1) if (values / 2.0**e % 1 == 0).all())
         assert sum(part[row].abs().sum() for part in parts) / finest < 2**24
@@ -182,6 +184,7 @@ def test_float16_parts_of_rounded_weights_sum_exactly(generator, inputs):
 # ---- what a GPU cannot do is said
 
 
+@pytest.mark.usefixtures("fused")
 def test_too_large_for_offsets_of_32_bits(monkeypatch, generator):
     x, weight = pk.pack(spikes(3, 1, 4, 4, 4, generator=generator)), torch.ones(2, 4, 3, 3)
     monkeypatch.setattr(if_conv2d, "LARGEST_IMAGE", 64)
@@ -194,9 +197,10 @@ def test_too_large_for_offsets_of_32_bits(monkeypatch, generator):
         pk.if_conv2d(x, weight)
 
 
+@pytest.mark.usefixtures("fused")
 def test_unsupported_weights(generator):
     x = pk.pack(spikes(3, 1, 4, generator=generator))
     with pytest.raises(TypeError, match=r"weight must be .* torch\.float8_e4m3fn; convert it by weight\.float\(\)"):
         pk.if_linear(x, torch.ones(2, 4).to(torch.float8_e4m3fn))
     exact, _ = pk.if_linear(x, torch.full((2, 4), 0.5))
-    assert torch.equal(pk.if_linear(x, torch.full((2, 4), 0.5).double())[0].dense(), exact.dense())
+    assert equal(pk.if_linear(x, torch.full((2, 4), 0.5).double())[0].dense(), exact.dense())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, fine, spikes
+from equality import equal
 from neuron_cases import NAMES, TRACES, channelwise, state
 
 import proxykernels as pk
@@ -25,7 +26,7 @@ def test_scan(generator, T, name):
     current, v0 = 2 * torch.randn(T, *shape, generator=generator), state(neuron, shape, generator)
     expected, v_expected = reference.scan(current, v0, neuron.on(7, current.device))
     actual, v = pk.calls.neuron_ops.scan(current, v0, neuron)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.costly
@@ -37,9 +38,9 @@ def test_convolution(generator, pool, name):
     v0 = state(neuron, (2, 5, 2, 2), generator)
     expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
-    assert expected.any() and torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
     pooled = reference.max_pool2d(expected, 2)
-    assert torch.equal(pk.max_pool2d(actual, 2).dense(), pooled)
+    assert equal(pk.max_pool2d(actual, 2).dense(), pooled)
 
 
 @pytest.mark.slow
@@ -56,5 +57,5 @@ def test_a_network_in_chunks(generator, name):
     first = pk.simulate(net, x, 32)
     rest = pk.simulate(net, x, 38, chunk=32, state=first.state)
     assert whole.spikes.rate() > 0
-    assert torch.equal(torch.cat([first.spikes.dense(), rest.spikes.dense()]), whole.spikes.dense())
+    assert equal(torch.cat([first.spikes.dense(), rest.spikes.dense()]), whole.spikes.dense())
     assert all(torch.equal(a, b) for key in whole.state for a, b in zip(whole.state[key], rest.state[key], strict=True))

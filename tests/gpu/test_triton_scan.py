@@ -6,6 +6,7 @@ Data are multiples of 1/16 of few bits, so that every float32 sum is exact in an
 import pytest
 import torch
 import torch.nn.functional as F
+from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
@@ -63,8 +64,8 @@ def assert_scan_is_exact(result, current, v, theta, v_reset, some_fire=True):
         assert 0 < spikes.mean() < 1
     assert words.dtype == torch.int32 and words.is_contiguous()
     assert v_last.dtype == torch.float32 and v_last.is_contiguous()
-    assert torch.equal(words, words_over_time(spikes))
-    assert torch.equal(v_last, v_expected)
+    assert equal(words, words_over_time(spikes))
+    assert equal(v_last, v_expected)
 
 
 # ---- the scan
@@ -80,7 +81,7 @@ def test_scan(generator, T, v_reset, theta_kind, dtype):
     theta = thresholds(generator, theta_kind, 7)
     before = v.clone()
     assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
-    assert torch.equal(v, before)
+    assert equal(v, before)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +122,8 @@ def test_scan_carries_its_state(generator, parts, v_reset):
     for part in current.split(parts):
         part_words, v = if_scan.if_scan(part, v, if_neuron(theta, v_reset))
         dense.append(gpu.unpack(part_words, part.shape[0], 7))
-    assert torch.equal(torch.cat(dense), gpu.unpack(words, 45, 7))
-    assert torch.equal(v, v_expected)
+    assert equal(torch.cat(dense), gpu.unpack(words, 45, 7))
+    assert equal(v, v_expected)
 
 
 @pytest.mark.parametrize("T", STEPS)
@@ -144,8 +145,8 @@ def test_counts_only(generator, T, v_reset):
     spikes, v_expected = oracle(current, v, theta, v_reset)
     counts, v_last = if_scan.if_scan(current, v, if_neuron(theta, v_reset), counts_only=True)
     assert counts.dtype == torch.int32
-    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
-    assert torch.equal(v_last, v_expected)
+    assert equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert equal(v_last, v_expected)
 
 
 def test_counts_only_of_a_held_current(generator):
@@ -154,8 +155,8 @@ def test_counts_only_of_a_held_current(generator):
     theta = thresholds(generator, "scalar", 7)
     counts, v_last = if_scan.if_hold(current, 45, v, if_neuron(theta, None), counts_only=True)
     spikes, v_expected = oracle(current.expand(45, 2, 5, 7), v, theta, None)
-    assert torch.equal(counts, spikes.sum(0).transpose(1, 2).int())
-    assert torch.equal(v_last, v_expected)
+    assert equal(counts, spikes.sum(0).transpose(1, 2).int())
+    assert equal(v_last, v_expected)
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])
@@ -170,8 +171,8 @@ def test_scan_on_the_edge(theta, v_reset):
     nothing = torch.zeros_like(h)
     for current, v in ((h, nothing), (nothing, h)):
         words, v_last = if_scan.if_scan(current[None], v, if_neuron(theta, v_reset))
-        assert torch.equal(words, fires)
-        assert torch.equal(v_last, v_expected)
+        assert equal(words, fires)
+        assert equal(v_last, v_expected)
 
 
 def test_scan_sets_the_sign_bit():
@@ -200,7 +201,7 @@ def test_scan_of_nothing(shape, counts_only):
         assert spikes.shape == (shape[1:] if counts_only else (-(-shape[0] // 32), *shape[1:]))
         assert spikes.dtype == torch.int32
         assert not spikes.any()
-        assert torch.equal(v_last, v)
+        assert equal(v_last, v)
         assert v_last is not v
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
@@ -40,11 +41,11 @@ def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
     codes, spikes = gpu.scan(arrived, T, neuron)
     expected = definition(arrived, T, neuron)
     assert expected.any() or places == (1, 1)
-    assert torch.equal(codes, expected) and spikes == expected.count_nonzero()
+    assert equal(codes, expected) and spikes == expected.count_nonzero()
     states = [[torch.randn(2, *places, generator=generator).to(DEVICE) for _ in range(2)]] * 2
     states[1] = [part.clone() for part in states[0]]
     codes, _ = gpu.scan(arrived, T, neuron, tuple(states[0]))  # they go on from there
-    assert torch.equal(codes, definition(arrived, T, neuron, states[1]))
+    assert equal(codes, definition(arrived, T, neuron, states[1]))
     assert all(map(torch.equal, *states))
 
 
@@ -56,7 +57,7 @@ def test_what_lies_on_an_edge(generator):
     for exponents in range(1, 13):
         neuron = sigma_delta.SigmaDelta(exponents, -math.inf, torch.full((1,), math.inf, device=DEVICE))
         codes, _ = gpu.scan(values.view(1, 1, -1, 1), 1, neuron)
-        assert torch.equal(codes, definition(values.view(1, 1, -1, 1), 1, neuron))
+        assert equal(codes, definition(values.view(1, 1, -1, 1), 1, neuron))
 
 
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values", "nothing"])
@@ -73,7 +74,7 @@ def test_layers_equal_the_definition(given, fires, groups, generator):
     expected, counts = sigma_delta.sigma_delta(*operands, added, 5, neuron, window)
     on_device = [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in (*operands, added)]
     actual, counted = gpu.sigma_delta(*on_device, 5, neuron, window)
-    assert expected.any() and torch.equal(actual.cpu(), expected) and counted == counts
+    assert expected.any() and equal(actual.cpu(), expected) and counted == counts
 
 
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
@@ -89,7 +90,7 @@ def test_neurons_behind_maxima_equal_the_definition(given, lowest, generator):
     for of_definition, ours in ((None, None), map(tuple, states)):
         expected, spikes = sigma_delta.pooled_sigma_delta(x, *pooling, 5, on_cpu, of_definition)
         codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, 5, neuron, ours)
-        assert torch.equal(codes.cpu(), expected) and counted == spikes > 0
+        assert equal(codes.cpu(), expected) and counted == spikes > 0
     assert all(torch.equal(theirs, ours.cpu()) for theirs, ours in zip(*states, strict=True))
 
 
@@ -115,12 +116,12 @@ def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
     expected = pk.simulate(net, x, 5)
     with pretend_gpu(monkeypatch) as card:
         result = pk.simulate(card.moved(net), card.on_card(x), 5)
-        assert torch.equal(result.potentials.host, expected.potentials) and expected.potentials.any()
+        assert equal(result.potentials.host, expected.potentials) and expected.potentials.any()
         assert result.rates == expected.rates
         assert result.synops.accumulates == expected.synops.accumulates
         assert card.launches["_sigma_delta_kernel"] == 3
         state: dict = {}
         for t in range(5):
             result = pk.simulate(card.moved(net), card.on_card(x), 1, state=state)
-            assert torch.equal(result.potentials.host[0], expected.potentials[t])
+            assert equal(result.potentials.host[0], expected.potentials[t])
             state = result.state

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
@@ -23,7 +24,7 @@ def test_parts(generator, shape, dtype):
     weight = weight.to(dtype).to(DEVICE)
     high, low, unit = float16_parts(weight)
     expected = weight_layouts.float16_parts(weight.permute(0, 2, 3, 1).flatten(1))
-    assert torch.equal(high, expected[0]) and torch.equal(unit, expected[2]) and high.any()
+    assert equal(high, expected[0]) and equal(unit, expected[2]) and high.any()
     assert (low is None) == (dtype != torch.float32) and (low is None or torch.equal(low, expected[1]))
 
 
@@ -32,7 +33,7 @@ def test_parts_of_extreme_weights(generator, scale):
     weight = (torch.randn(2, 5, 1, 1, generator=generator) * scale).to(DEVICE)
     high, low, unit = float16_parts(weight)
     expected = weight_layouts.float16_parts(weight.flatten(1))
-    assert torch.equal(high, expected[0]) and torch.equal(low, expected[1]) and torch.equal(unit, expected[2])
+    assert equal(high, expected[0]) and equal(low, expected[1]) and equal(unit, expected[2])
 
 
 @pytest.mark.parametrize("places", [7, 13, 23])
@@ -61,5 +62,5 @@ def test_halves_are_rounded_to_even_numbers():
 def check_digits(weight, places):
     digits, unit = int8_digits(weight, places)
     expected, expected_unit = weight_layouts.int8_digits(weight.permute(0, 2, 3, 1).flatten(1), places)
-    assert torch.equal(unit, expected_unit) and (unit > 0).all()
+    assert equal(unit, expected_unit) and (unit > 0).all()
     assert all(torch.equal(a, b) for a, b in zip(digits, expected, strict=True))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
@@ -33,8 +34,8 @@ def random_spikes(generator, *shape):
 def test_pack_and_unpack(generator, T, shape):
     dense = random_spikes(generator, T, *shape)
     words = gpu.pack(dense)
-    assert torch.equal(words, words_over_time(dense))
-    assert torch.equal(gpu.unpack(words, T, shape[1]), dense)
+    assert equal(words, words_over_time(dense))
+    assert equal(gpu.unpack(words, T, shape[1]), dense)
 
 
 @pytest.mark.parametrize("T", STEPS)
@@ -45,11 +46,11 @@ def test_count_and_total(generator, T):
     for until in sorted({0, 1, T // 2, 31, 32, 33, T, T + 40}):
         counts = gpu.count(words, 3, until)
         assert counts.dtype == torch.int32
-        assert torch.equal(counts, dense[:until].sum(0, dtype=torch.int32))
+        assert equal(counts, dense[:until].sum(0, dtype=torch.int32))
     assert gpu.total(words).dtype == torch.int64
     assert gpu.total(words).shape == ()
     assert gpu.total(words) == dense.sum()
-    assert torch.equal(gpu.total_of_pixels(words), dense.sum((0, 1, 2)).long())
+    assert equal(gpu.total_of_pixels(words), dense.sum((0, 1, 2)).long())
 
 
 @pytest.mark.parametrize("T", [31, 64])
@@ -98,15 +99,15 @@ def test_cut(generator, T):
     words = words_over_time(dense)
     for start in range(T + 1):
         for stop in range(start, T + 1):
-            assert torch.equal(gpu.cut(words, T, start, stop), words_over_time(dense[start:stop]))
-    assert torch.equal(words, words_over_time(dense))
+            assert equal(gpu.cut(words, T, start, stop), words_over_time(dense[start:stop]))
+    assert equal(words, words_over_time(dense))
 
 
 @pytest.mark.parametrize("steps", [(32, 7), (64, 32), (100,), (32, 64, 1)], ids=str)
 def test_cat(generator, steps):
     dense = random_spikes(generator, sum(steps), 2, 3, 5)
     words = [words_over_time(part) for part in dense.split(steps)]
-    assert torch.equal(gpu.cat(words, steps), words_over_time(dense))
+    assert equal(gpu.cat(words, steps), words_over_time(dense))
 
 
 def test_cat_inside_a_word():
@@ -120,7 +121,7 @@ def test_flatten(generator, shape):
     dense = random_spikes(generator, 40, *shape)
     words = words_over_time(dense.flatten(3))
     flat = gpu.flatten(words, shape[1])
-    assert torch.equal(flat, words_over_time(dense.flatten(2)[..., None]))
+    assert equal(flat, words_over_time(dense.flatten(2)[..., None]))
     assert flat.is_contiguous()
     assert flat.data_ptr() != words.data_ptr()  # results of an operator never alias its arguments
 
@@ -140,7 +141,7 @@ def test_max_pool2d(generator, size, kernel_size, stride, padding):
     dense = random_spikes(generator, 40, 2, 3, *size)
     words = gpu.max_pool2d(words_over_time(dense.flatten(3)), 3, size, kernel_size, stride, padding)
     pooled = reference.max_pool2d(dense.float(), kernel_size, stride, padding)
-    assert torch.equal(words, words_over_time(pooled.flatten(3)))
+    assert equal(words, words_over_time(pooled.flatten(3)))
     assert words.is_contiguous()
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CONVOLUTIONS, dyadic, spikes
+from equality import equal
 
 from proxykernels.kernels import ops, unfused, unfused_backward
 from proxykernels.kernels.neurons import if_neuron
@@ -34,7 +35,7 @@ def test_weight_gradient(instruction_set, generator, case, rate):
     words = ops.pack(x.flatten(3).bool())
     actual = ops.conv2d_weight_gradient(words, x.shape[3:], grad, weight.shape, *window, groups)
     assert bool(rate) == bool(expected.any())
-    assert torch.equal(actual, expected)
+    assert equal(actual, expected)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -45,7 +46,7 @@ def test_input_gradient(generator, case):
     y = F.conv2d(x.flatten(0, 1), weight, None, stride, padding, dilation, groups)
     (expected,) = torch.autograd.grad(y, x, grad.flatten(0, 1).unflatten(1, size).movedim(-1, 1))
     actual = unfused_backward.conv2d_input_gradient(grad, weight, x.shape[3:], *window, groups)
-    assert expected.any() and torch.equal(actual, expected.flatten(3).transpose(2, 3))
+    assert expected.any() and equal(actual, expected.flatten(3).transpose(2, 3))
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
@@ -58,7 +59,7 @@ def test_currents(backend, generator, case):
     neuron, v = if_neuron(torch.ones(len(weight)), 0.0), torch.zeros_like(grad[0])
     words = ops.pack(x.flatten(3).bool())
     arguments = x.shape[0], x.shape[3:], weight, bias, v, neuron, *window
-    assert x.any() and torch.equal(ops.conv2d_currents(words, *arguments, groups), expected)
+    assert x.any() and equal(ops.conv2d_currents(words, *arguments, groups), expected)
 
 
 def test_currents_of_periods(instruction_set, generator):
@@ -68,7 +69,7 @@ def test_currents_of_periods(instruction_set, generator):
     given = (6, 5), weight, bias, torch.zeros(2, 30, 40), if_neuron(torch.ones(40), 0.0), *window
     words = ops.expand_periods(periods, 3, 7)
     expected = ops.conv2d_currents(words, 7, *given, 1)
-    assert expected.any() and torch.equal(ops.period_conv2d_currents(periods, 3, 7, *given), expected)
+    assert expected.any() and equal(ops.period_conv2d_currents(periods, 3, 7, *given), expected)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
@@ -84,4 +85,4 @@ def test_pool_gradient(instruction_set, generator, window, C, rate):
     words = ops.pack(x.detach().flatten(3).bool())
     pixels = grad.flatten(2).transpose(1, 2).unflatten(0, (2, 3))
     actual = ops.max_pool2d_backward(words, pixels, (7, 6), kernel, stride, padding)
-    assert expected.any() and torch.equal(actual, expected.flatten(3).transpose(2, 3))
+    assert expected.any() and equal(actual, expected.flatten(3).transpose(2, 3))

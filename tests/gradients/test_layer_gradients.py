@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import dyadic, spikes
+from equality import equal
 from gradient_cases import EXACT, close
 from torch import nn
 
@@ -72,7 +73,7 @@ def test_gradients_are_the_oracles(generator, layer, neuron, kind):
     y = y.dense() if isinstance(y, pk.Spikes) else y
     wanted = leaves[1:] if kind == "spikes" else leaves
     ours = torch.autograd.grad([y, after], wanted, weights)
-    assert torch.equal(y, expected) and y.any() and torch.equal(after, expected_after)
+    assert equal(y, expected) and y.any() and equal(after, expected_after)
     for actual, its in zip(ours, theirs[-len(wanted) :], strict=True):
         assert close(actual, its)
 
@@ -84,7 +85,7 @@ def test_a_network(generator, kind):
     conv, second = pk.FusedIFConv2d(2, 8, 3, padding=1), pk.FusedLIFConv2d(8, 8, 3, padding=1)
     join = pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity(), v_reset=None)
     wide = pk.FusedIFSum(nn.Conv2d(8, 6, 2, groups=2), nn.Conv2d(8, 6, 2))  # a chunk of steps at a time
-    alone, linear = pk.IF(0.25), pk.FusedLIFLinear(24, 5, decay=0.75)
+    alone, linear = pk.IF(v_threshold=0.25), pk.FusedLIFLinear(24, 5, decay=0.75)
     layers = nn.ModuleList([conv, second, join, wide, alone, linear])
     pk.use_surrogate(layers, pk.ATan())
     with torch.no_grad():
@@ -119,7 +120,7 @@ def test_a_network(generator, kind):
     leaf = dense.clone().requires_grad_()
     expected = theirs(leaf)
     y = y.dense() if isinstance(y, pk.Spikes) else y
-    assert torch.equal(y, expected) and 0 < y.mean() < 1
+    assert equal(y, expected) and 0 < y.mean() < 1
     grad = torch.randn(y.shape, generator=generator)
     inputs = list(layers.parameters())
     expected = torch.autograd.grad(expected, [leaf, *inputs], grad)
@@ -141,7 +142,7 @@ def test_a_sum_of_weights_of_any_type(generator, dtype, kind):
     with torch.no_grad():
         expected = join(x)
     y, expected = (part.dense(dtype) if isinstance(part, pk.Spikes) else part for part in (y, expected))
-    assert torch.equal(y, expected) and 0.05 < y.float().mean() < 0.95
+    assert equal(y, expected) and 0.05 < y.float().mean() < 0.95
     y.sum().backward()
     assert all(p.grad.any() and p.grad.dtype == dtype for p in join.parameters())
 
@@ -158,7 +159,7 @@ def test_autocast_changes_no_spike(generator, name):
     expected = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
-    assert y.requires_grad and torch.equal(y, expected) and 0.05 < y.mean() < 0.95
+    assert y.requires_grad and equal(y, expected) and 0.05 < y.mean() < 0.95
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -202,17 +203,17 @@ def test_counts_cuts_and_dropout(generator):
         return torch.autograd.grad((output * factor).sum(), layer.weight, retain_graph=True)[0]
 
     assert gradient(dense[:4]).any()
-    assert torch.equal(gradient(y.count(4)), gradient(dense[:4]))
+    assert equal(gradient(y.count(4)), gradient(dense[:4]))
     assert y.count().dtype == torch.float32 and layer.eval()(x).count().dtype == torch.float32
-    assert torch.equal(gradient(y[1:3].dense()), gradient(dense[1:3]))
+    assert equal(gradient(y[1:3].dense()), gradient(dense[1:3]))
     kept = torch.rand(2, 6, generator=generator) < 0.5
     dropped = pk.Dropout(0.5).drop(y, kept)
-    assert dropped.scale == 2 and torch.equal(gradient(dropped.dense()), gradient(dense, 2 * kept))
+    assert dropped.scale == 2 and equal(gradient(dropped.dense()), gradient(dense, 2 * kept))
     following = pk.FusedIFLinear(6, 3)
     following.surrogate = pk.ATan()
     z = following(dropped)
     plain = following((2 * dense * kept).detach())
-    assert torch.equal(z.dense(), plain) and torch.autograd.grad(z.count().sum(), layer.weight)[0].any()
+    assert equal(z.dense(), plain) and torch.autograd.grad(z.count().sum(), layer.weight)[0].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float64])
@@ -230,7 +231,7 @@ def test_frames_of_every_type_train_all_layers(generator, dtype):
 
     x = spikes(6, 2, 12, generator=generator, rate=0.5)
     for actual, expected in zip(gradients(x.to(dtype)), gradients(x), strict=True):
-        assert expected.any() and torch.equal(actual, expected)
+        assert expected.any() and equal(actual, expected)
 
 
 def test_only_where_it_is_asked_for(generator):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from gradient_cases import close
 from torch import nn
 
@@ -26,7 +27,7 @@ def test_gradients_are_the_oracles(generator, channelwise):
         p.numel() == (4 if "decay" in n and channelwise else 1) for n, p in learned.items()
     )
     y = layer(pk.pack(x)).dense()
-    assert torch.equal(y, before) and y.any()
+    assert equal(y, before) and y.any()
     neuron = layer.neuron.on(4, torch.device("cpu"))
     currents = torch.nn.functional.linear(x, layer.weight, layer.bias)
     expected, _ = reference_gradients.surrogate_scan(currents, None, neuron, pk.ATan().kernel)
@@ -56,7 +57,7 @@ def test_they_stay_valid_and_learn(generator):
     count = pk.simulate(net, x, 10).count()
     again = nn.Sequential(pk.FusedLIFLinear(12, 8), pk.FusedIFLinear(8, 3))
     pk.learn_neurons(again, "v_threshold", "decay").load_state_dict(net.state_dict())
-    assert torch.equal(pk.simulate(again, x, 10).count(), count)
+    assert equal(pk.simulate(again, x, 10).count(), count)
 
 
 def test_bad_input_is_named():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import spikes
+from equality import equal
 from gradient_cases import close
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -13,12 +14,12 @@ from proxykernels.kernels import reference_gradients
 
 SURROGATES = [pk.ATan(2.0), pk.FastSigmoid(5.0), pk.Sigmoid(4.0), pk.Triangle(1.5), pk.ATan(2.0, detach_reset=True)]
 NEURONS = {
-    "hard": pk.neurons.IFNeuron(0.75, 0.0),
-    "soft": pk.neurons.IFNeuron(0.75, None),
-    "leaky": pk.neurons.LIFNeuron(0.75, None, decay=torch.tensor([0.5, 0.75, 0.875, 1.0])),
-    "current-based": pk.neurons.CubaLIFNeuron(0.75, 0.0, decay=0.75, current_decay=0.25),
-    "adaptive": pk.neurons.ALIFNeuron(0.5, 0.0, decay=0.75, adaptation_decay=0.5, adaptation=0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, decay=0.75, refractory=2),
+    "hard": pk.neurons.IFNeuron(v_threshold=0.75, v_reset=0.0),
+    "soft": pk.neurons.IFNeuron(v_threshold=0.75, v_reset=None),
+    "leaky": pk.neurons.LIFNeuron(v_threshold=0.75, v_reset=None, decay=torch.tensor([0.5, 0.75, 0.875, 1.0])),
+    "current-based": pk.neurons.CubaLIFNeuron(v_threshold=0.75, v_reset=0.0, decay=0.75, current_decay=0.25),
+    "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, adaptation_decay=0.5, adaptation=0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, refractory=2),
 }
 
 
@@ -53,7 +54,7 @@ def test_they_are_the_definitions(generator, model, surrogate, kind):
     x = image.expand(7, *image.shape) if kind == "held" else x
     leaves = [leaf, *layer.parameters()]
     mine, theirs = layer(x), by_definition(x, layer, surrogate)
-    assert torch.equal(mine, theirs) and mine.any()
+    assert equal(mine, theirs) and mine.any()
     found, expected = twice(mine, leaves), twice(theirs, leaves)
     assert all(e.any() for e in expected) and all(map(close, found, expected))
 
@@ -85,11 +86,11 @@ def test_the_definitions_are_those_of_a_plain_loop(generator, surrogate, v_reset
             steps.append(spike)
         return torch.stack(steps)
 
-    layer = pk.use_surrogate(pk.IF(0.75, v_reset), surrogate)
+    layer = pk.use_surrogate(pk.IF(v_threshold=0.75, v_reset=v_reset), surrogate)
     x = torch.rand(9, 4, 3, generator=generator, requires_grad=True)
     weights = torch.rand(9, 4, 3, generator=generator)
     ours, plain = layer(x), loop(x)
-    assert torch.equal(ours, plain) and ours.any()
+    assert equal(ours, plain) and ours.any()
     assert close(*(twice(weights * y + y.detach(), [x])[0] for y in (ours, plain)))
 
 
@@ -98,7 +99,7 @@ def test_through_a_checkpoint_of_torch(generator):
     layer = pk.use_surrogate(pk.FusedIFLinear(6, 4, v_threshold=0.25), pk.ATan())
     x = torch.rand(5, 3, 6, generator=generator)
     found, expected = (twice(y, [layer.weight])[0] for y in (checkpoint(layer, x, use_reentrant=False), layer(x)))
-    assert expected.any() and torch.equal(found, expected)
+    assert expected.any() and equal(found, expected)
 
 
 def test_through_a_network_of_every_function_of_spikes(generator):
@@ -135,7 +136,7 @@ def test_through_a_network_of_every_function_of_spikes(generator):
     joined, _ = reference_gradients.surrogate_scan(current, None, net.join.neuron.on(4, device), surrogate)
     current = F.linear(torch.cat([joined, y], 2).flatten(2), net.last.weight, net.last.bias)
     last, _ = reference_gradients.surrogate_scan(current, None, net.last.neuron.on(3, device), surrogate)
-    assert torch.equal(last.sum(0), counts)
+    assert equal(last.sum(0), counts)
     expected = twice(last.sum(0), list(net.parameters()))
     assert all(e.any() for e in expected) and all(map(close, found, expected))
 
@@ -182,7 +183,7 @@ def test_gradients_of_each_sample_by_torch_func(generator, kind):
     def loss(parameters, x):
         return torch.func.functional_call(net, parameters, x).square().sum()
 
-    assert torch.equal(torch.vmap(net)(x), torch.stack(list(map(net, x)))) and net(x[0]).any()
+    assert equal(torch.vmap(net)(x), torch.stack(list(map(net, x)))) and net(x[0]).any()
     found = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
     for k, sample in enumerate(x):
         expected = torch.autograd.grad(loss(parameters, sample), list(parameters.values()))
@@ -200,7 +201,7 @@ def test_an_ensemble_by_vmap(generator):
     x = torch.rand(7, 2, 6, generator=generator)
     for given in (x, (x < 0.5).float()):
         y = torch.vmap(lambda *state: torch.func.functional_call(nets[0], state, given))(*parameters)  # noqa: B023
-        assert torch.equal(y, torch.stack([net(given) for net in nets])) and y.any()
+        assert equal(y, torch.stack([net(given) for net in nets])) and y.any()
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from gradient_cases import close
 from torch import nn
 
@@ -52,11 +53,11 @@ def test_gradients_are_those_of_the_layers(generator, monkeypatch, kind, frames,
     y = y if isinstance(y, pk.Spikes) else pk.pack(y)  # a tensor for a tensor: count below
     expected = net(pk.pack(x) if kind == "dense" else x.expand(T, *x.shape) if kind == "held" else x)
     expected = expected.count() if isinstance(expected, pk.Spikes) else expected.sum(0)
-    assert torch.equal(output, expected) and 0 < output.mean() < T
+    assert equal(output, expected) and 0 < output.mean() < T
     assert all(map(close, ours, gradients(net, expected, generator)))
     assert set(model.rates) == {"0", "2", "4"} and 0 < model.rates["0"] < 1
     result = pk.simulate(net, x, T)
-    assert torch.equal(output.int(), result.count()) and model.rates == pytest.approx(result.rates)
+    assert equal(output.int(), result.count()) and model.rates == pytest.approx(result.rates)
 
 
 @pytest.mark.parametrize("memory", [0, 256 << 20], ids=["again", "kept"])
@@ -77,15 +78,15 @@ def test_readouts(generator, readout):
     model = pk.SurrogateNet(net, T, readout=readout).train()
     output = model(x)
     with torch.no_grad():
-        assert torch.equal(model.eval()(x), output)
+        assert equal(model.eval()(x), output)
         proxy = pk.ProxyNet(net, T, readout=readout).snn(x)
-    assert torch.equal(output, proxy) and output.any()
+    assert equal(output, proxy) and output.any()
     output.sum().backward()
     assert all(p.grad.any() for p in net.parameters())
 
 
 def test_a_network_that_ends_in_potentials(generator):
-    net = nn.Sequential(*network()[:-1], pk.FusedLinear(72, 5, neuron=pk.neurons.LINeuron(0.5)))
+    net = nn.Sequential(*network()[:-1], pk.FusedLinear(72, 5, neuron=pk.neurons.LINeuron(decay=0.5)))
     model = pk.SurrogateNet(net, T, readout="potential")
     x = given("spikes", generator)
     output = model(x)
@@ -105,7 +106,7 @@ def test_truncated(generator):
     first, state = model(x[:4], {})
     model.T = 5
     second, _ = model(x[4:], state)
-    assert torch.equal(first + second, whole) and second.any()
+    assert equal(first + second, whole) and second.any()
     assert not any(v.requires_grad for states in state.values() for v in states)
     assert all(p.any() for p in torch.autograd.grad(second.sum(), list(net.parameters())))
 
@@ -135,7 +136,7 @@ def test_random_modules_draw_the_same_again(generator, monkeypatch, module):
         torch.manual_seed(2)
         found.append((output, gradients(net, output, generator)))
     (output, whole), (again, parts) = found
-    assert torch.equal(output, again) and output.any() and all(map(close, whole, parts))
+    assert equal(output, again) and output.any() and all(map(close, whole, parts))
 
 
 @pytest.mark.parametrize("memory", [256 << 20, 0], ids=["kept", "again"])

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import dyadic, spikes
+from equality import equal
 from test_simulate import Twice, make_net, oracle
 from torch import nn
 
@@ -38,14 +39,14 @@ def test_decided_samples_stop(case, generator, chunk, kind):
         x, out = pk.pack(dense) if kind == "spikes" else dense, oracle(net, dense, 0.0)[2]
     result = pk.simulate(net, x, 40, chunk=chunk, stop=pk.margin(4))
     steps = stopping_steps(out, 4, chunk or 8)
-    assert torch.equal(result.steps, steps) and 1 < len(steps.unique())
+    assert equal(result.steps, steps) and 1 < len(steps.unique())
     alive = torch.arange(40).view(-1, 1, 1) < steps.view(-1, 1)
-    assert torch.equal(result.spikes.dense(), out * alive)
+    assert equal(result.spikes.dense(), out * alive)
     whole = pk.simulate(net, x, 40)
     assert whole.steps.tolist() == [40] * 9
     last = steps == 40
     for name, (v,) in result.state.items():
-        assert v.shape == whole.state[name][0].shape and torch.equal(v[last], whole.state[name][0][last])
+        assert v.shape == whole.state[name][0].shape and equal(v[last], whole.state[name][0][last])
 
 
 def test_states_of_stopped_samples_are_in_their_places(case):
@@ -54,14 +55,14 @@ def test_states_of_stopped_samples_are_in_their_places(case):
     for k, steps in enumerate(result.steps.tolist()):
         alone = pk.simulate(net, x[k : k + 1], steps)
         for name, (v,) in alone.state.items():
-            assert torch.equal(result.state[name][0][k : k + 1], v)
+            assert equal(result.state[name][0][k : k + 1], v)
 
 
 def test_all_samples_stop(case):
     net, x, _ = case
     result = pk.simulate(net, x, 1000, chunk=10, stop=lambda counts, t: torch.full((len(counts),), t >= 20))
     assert result.steps.tolist() == [20] * 9 and result.spikes.T == 1000
-    assert torch.equal(result.count(), pk.simulate(net, x, 20).count())
+    assert equal(result.count(), pk.simulate(net, x, 20).count())
     assert result.rates["0"] == pytest.approx(pk.simulate(net, x, 20).rates["0"])
 
 
@@ -82,13 +83,13 @@ def test_records(case, chunk):
     net, x, (s1, s2, _) = case
     records = pk.simulate(net, x, 40, chunk=chunk, record=["0", "1", "1.v", "4.v"]).records
     assert list(records) == ["0", "1", "1.v", "4.v"]
-    assert torch.equal(records["0"].dense(), s1) and torch.equal(records["1"].dense(), s2)
+    assert equal(records["0"].dense(), s1) and equal(records["1"].dense(), s2)
     v, potentials = None, []
     for t in range(40):
         _, v = reference.if_conv2d(s1[t : t + 1], net[1].weight.data, net[1].bias.data, v)
         potentials.append(v)
-    assert torch.equal(records["1.v"], torch.stack(potentials))
-    assert torch.equal(records["4.v"][-1], pk.simulate(net, x, 40).state["4"][0])
+    assert equal(records["1.v"], torch.stack(potentials))
+    assert equal(records["4.v"][-1], pk.simulate(net, x, 40).state["4"][0])
     for record, message in (
         (["conv9"], "record names a layer that net has not: 'conv9'"),
         (["3"], "'3'; it has"),
@@ -108,7 +109,7 @@ def test_records_of_a_joining_layer(generator):
         parameter.data = dyadic(*parameter.shape, generator=generator)
     x = dyadic(3, 5, generator=generator).abs()
     result = pk.simulate(net, x, 30, record=["last.v"])
-    assert torch.equal(result.records["last.v"][-1], result.state["last"][0])
+    assert equal(result.records["last.v"][-1], result.state["last"][0])
 
 
 CONVOLUTIONS = [

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from oracle import normalises_as_torch
 from torch import nn
 
@@ -20,7 +21,7 @@ def test_moments(channels, groups, T, stride, dilation, backend, generator):
     mean, variance, count = batch_moments(pk.pack(x), weight, bias, *window)
     currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double(), bias.double(), *window)
     assert count == currents[:, 0].numel() and currents.std() > 0.1
-    assert torch.equal(mean, currents.mean((0, 2, 3)))
+    assert equal(mean, currents.mean((0, 2, 3)))
     assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-6)
 
 
@@ -126,7 +127,7 @@ def test_inputs_of_another_type(weights, given, constant, generator):
     x = x[:1].expand_as(x) if constant else x
     layer = pk.FusedIFConv2d(4, 6, 3, batch_norm=True).to(weights).train()
     y, expected = layer(x.to(given)), layer(x.to(weights))
-    assert y.dtype == given and 0.05 < expected.mean() < 0.9 and torch.equal(y.to(weights), expected)
+    assert y.dtype == given and 0.05 < expected.mean() < 0.9 and equal(y.to(weights), expected)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -57,19 +58,19 @@ def x(generator):
 @pytest.mark.parametrize("v_threshold", [1.0, torch.full((8,), 1.25)], ids=["scalar", "by-channel"])
 def test_compile_without_graph_breaks(net, x, v_threshold, kind):
     for layer in (net.stem, net.conv, net.join, net.again):
-        layer._set_neurons(pk.neurons.IFNeuron(v_threshold, None), layer.v_init)
+        layer._set_neurons(pk.neurons.IFNeuron(v_threshold=v_threshold, v_reset=None), layer.v_init)
     x = x if kind == "held" else x * torch.arange(20).view(-1, 1, 1, 1, 1) / 16
     expected = net(x)
     torch._dynamo.reset()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(x), expected) and 0.02 < expected.mean() < 0.98
+    assert equal(compiled(x), expected) and 0.02 < expected.mean() < 0.98
 
 
 def test_export_and_reload(net, x):
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(net, (x,)), buffer)
     buffer.seek(0)
-    assert torch.equal(torch.export.load(buffer).module()(x), net(x))
+    assert equal(torch.export.load(buffer).module()(x), net(x))
 
 
 def test_copies(net, x):
@@ -78,7 +79,7 @@ def test_copies(net, x):
     torch.save(net, file)
     file.seek(0)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)):
-        assert torch.equal(other(x), expected)
+        assert equal(other(x), expected)
         assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in net.parameters()}
 
 
@@ -89,21 +90,23 @@ def test_a_converted_network_is_copied_and_saved(generator):
     net = pk.convert(ann, x)
     expected = pk.simulate(net, x, 30).count()
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(pk.simulate(other, x, 30).count(), expected)
+        assert equal(pk.simulate(other, x, 30).count(), expected)
     other = pk.convert(ann, 2 * x)
     other.load_state_dict(net.state_dict())
-    assert torch.equal(pk.simulate(other, x, 30).count(), expected)
+    assert equal(pk.simulate(other, x, 30).count(), expected)
 
 
 def test_layers_that_learn_their_neurons_are_pickled(generator):
-    net = nn.Sequential(pk.FusedLIFConv2d(1, 4, 3, decay=torch.rand(4, generator=generator)), pk.IF(0.25)).eval()
+    net = nn.Sequential(
+        pk.FusedLIFConv2d(1, 4, 3, decay=torch.rand(4, generator=generator)), pk.IF(v_threshold=0.25)
+    ).eval()
     nn.utils.parametrizations.spectral_norm(pk.learn_neurons(net, "decay", "v_threshold")[0])
     x, file = 4 * torch.rand(6, 2, 1, 6, 6, generator=generator), io.BytesIO()
     expected = net(x)
     torch.save(net, file)
     file.seek(0)
     for other in (pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False), copy.deepcopy(net)):
-        assert torch.equal(other(x), expected) and 0.02 < expected.mean() < 0.98
+        assert equal(other(x), expected) and 0.02 < expected.mean() < 0.98
         assert list(other.state_dict()) == list(net.state_dict())
         assert [name for name, _ in other.named_parameters()] == [name for name, _ in net.named_parameters()]
         assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in net.parameters()}
@@ -141,9 +144,9 @@ def test_dtypes_and_devices(net, x):
     expected = net(x)
     for dtype in (torch.float64, torch.bfloat16, torch.float16):  # the dyadic weights survive in all of them
         y = copy.deepcopy(net).to(dtype)(x.to(dtype))
-        assert y.dtype == dtype and torch.equal(y.float(), expected)
+        assert y.dtype == dtype and equal(y.float(), expected)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(net(x), expected)
+        assert equal(net(x), expected)
     assert net(x.contiguous().bool().float()).shape == expected.shape
     meta = copy.deepcopy(net).to("meta")
     assert all(p.is_meta for p in meta.parameters())
@@ -163,7 +166,7 @@ def test_channels_last_goes_in_and_out_without_a_copy(generator, monkeypatch):
     assert v.is_contiguous(memory_format=torch.channels_last)
     dense = spikes(3, 2, 8, 5, 4, generator=generator)
     last = dense.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (3, 2))
-    assert torch.equal(layer(last), layer(dense))
+    assert equal(layer(last), layer(dense))
 
 
 def test_shapes_on_meta(net, x):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
+from equality import equal
 from oracle import make_dyadic, step_loop
 from torch import nn
 
@@ -36,8 +37,8 @@ def test_against_the_definition(generator, window, v_reset, kind):
     v0 = dyadic(*current.shape[1:], generator=generator) / 2
     expected, v_expected = reference.if_scan(current, v0, v_threshold=0.75, v_reset=v_reset)
     y, v = layer(pk.pack(x) if kind == "packed" else x, v0)
-    assert 0 < expected.mean() < 1 and torch.equal(v, v_expected)
-    assert torch.equal(y.dense() if kind == "packed" else y, expected)
+    assert 0 < expected.mean() < 1 and equal(v, v_expected)
+    assert equal(y.dense() if kind == "packed" else y, expected)
 
 
 def networks(**neuron) -> tuple[nn.Sequential, nn.Sequential]:
@@ -66,9 +67,9 @@ def test_simulation_is_that_of_images_of_one_row(generator, v_reset):
     for x in (held, sequence, pk.pack(sequence)):
         image = pk.pack(sequence.unsqueeze(3)) if isinstance(x, pk.Spikes) else x.unsqueeze(-2)
         result, expected = pk.simulate(along, x, T, chunk=7), pk.simulate(rows, image, T)
-        assert result.count().any() and torch.equal(result.count(), expected.count())
+        assert result.count().any() and equal(result.count(), expected.count())
         assert result.rates == expected.rates and result.synops == expected.synops
-        assert torch.equal(result.state["0"][0], expected.state["0"][0].squeeze(2))
+        assert equal(result.state["0"][0], expected.state["0"][0].squeeze(2))
     with pytest.raises(ValueError, match=r"constant input, \[N, features\] or \[N, C, L\], or a sequence"):
         pk.simulate(along, held.expand(1, T, *held.shape), T)
 
@@ -106,7 +107,7 @@ def test_conversion_and_sums(generator):
     make_dyadic(net)
     held = (x * 16).round() / 16
     count, steps = pk.simulate(net, held, T).count(), step_loop(net, held, T)
-    assert count.any() and torch.equal(count, steps[list(steps)[-1]].sum(0).int())
+    assert count.any() and equal(count, steps[list(steps)[-1]].sum(0).int())
 
 
 def test_nir_there_and_back(generator):
@@ -114,7 +115,7 @@ def test_nir_there_and_back(generator):
     net, x = networks(v_threshold=0.5)[0].eval(), dyadic(2, 3, L, generator=generator)
     back = pk.from_nir(pk.to_nir(net, (3, L)))
     count = pk.simulate(net, x, T).count()
-    assert count.any() and torch.equal(pk.simulate(back, x, T).count(), count)
+    assert count.any() and equal(pk.simulate(back, x, T).count(), count)
 
 
 def test_bad_input():

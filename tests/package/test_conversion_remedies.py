@@ -5,6 +5,7 @@ import copy
 import matplotlib
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -123,6 +124,28 @@ def test_each_channel_starts_where_its_counts_err_least():
     assert better >= 4
 
 
+def test_the_report_says_what_its_last_row_is():
+    """Outputs below 0 have no counts, and those above the scale too few: logits are right where counts err."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    ann[2].bias.data = torch.tensor([-4.0, 4.0, -2.0, 0.5])
+    x = torch.rand(32, 6)
+    report = pk.conversion_report(pk.convert(ann, x), x, 128)
+    assert report.rows[-1].error > 0.5 and report.outputs.error < 0.02 and report.outputs.agreement == 1
+    *_, last, line = str(report).splitlines()
+    assert last.endswith(f"{report.rows[-1].error:.2%}  (counts: not above one a step, none of negative outputs)")
+    assert line == (
+        f"logits, counts and potentials: error {report.outputs.error:.2%} of the mean output, "
+        "100.00% of the answers are the ReLU network's"
+    )
+    assert pk.conversion_report(pk.convert(ann, x, v_reset=0.0), x, 8).outputs is None
+    rectified = pk.convert(nn.Sequential(*ann, nn.ReLU()), x)
+    assert pk.conversion_report(rectified, x, 128).outputs.error < 0.02
+    image = pk.convert(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3)), torch.rand(4, 1, 8, 8))
+    report = pk.conversion_report(image, torch.rand(4, 1, 8, 8), 64)
+    assert report.outputs.agreement is None and str(report).endswith("% of the mean output")
+
+
 def test_a_clipped_network_is_compared_with_its_clip():
     """Where much is clipped, the potentials are those of what the clipped network computes, and few steps do."""
     ann, x = chain(0, 6, nn.Hardtanh(0, 0.25), 3.0)
@@ -159,11 +182,11 @@ def test_calibrated_potentials_are_saved(trained, tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pt")
     other.load_state_dict(torch.load(tmp_path / "net.pt"))
     counts = pk.simulate(net, images[:8], 12).count()
-    assert counts.any() and torch.equal(pk.simulate(other, images[:8], 12).count(), counts)
+    assert counts.any() and equal(pk.simulate(other, images[:8], 12).count(), counts)
     assert net.conv2.v_init.shape == (64,) and len(net.conv2.v_init.unique()) > 4
     bare = {key: value for key, value in net.state_dict().items() if not key.endswith("v_init")}
     net.load_state_dict(bare)  # an older file: they stay
-    assert torch.equal(pk.simulate(net, images[:8], 12).count(), counts)
+    assert equal(pk.simulate(net, images[:8], 12).count(), counts)
 
 
 @pytest.mark.slow
@@ -175,8 +198,8 @@ def test_chunks_and_states_go_on(trained, precision):
     chunked = pk.simulate(net, images[:4], 24, chunk=5, precision=precision)
     first = pk.simulate(net, images[:4], 10, precision=precision)
     rest = pk.simulate(net, images[:4], 14, state=first.state, precision=precision)
-    assert whole.count().any() and torch.equal(chunked.count(), whole.count())
-    assert torch.equal(first.count() + rest.count(), whole.count())
+    assert whole.count().any() and equal(chunked.count(), whole.count())
+    assert equal(first.count() + rest.count(), whole.count())
     torch.testing.assert_close(chunked.logits, whole.logits, rtol=1e-4, atol=1e-4)
 
 
@@ -202,7 +225,7 @@ def test_potentials_of_channels_in_every_layer(kind, generator):
     make = {
         "conv1d": lambda start: pk.FusedIFConv1d(3, 3, 3, v_reset=None, v_init=start),
         "linear": lambda start: pk.FusedIFLinear(3, 3, v_reset=None, v_init=start),
-        "population": lambda start: pk.IF(0.75, None, v_init=start),
+        "population": lambda start: pk.IF(v_threshold=0.75, v_reset=None, v_init=start),
         "sum": lambda start: pk.FusedIFSum(nn.Linear(3, 3), nn.Identity(), v_reset=None, v_init=start),
     }[kind]
     layer = make(v)
@@ -214,7 +237,7 @@ def test_potentials_of_channels_in_every_layer(kind, generator):
     plain = copy.deepcopy(layer)
     plain._set_value("v_init", 0.0)
     expected, end = plain.spike(inputs, start)
-    assert spikes.count().any() and torch.equal(spikes.dense(), expected.dense()) and torch.equal(after, end)
+    assert spikes.count().any() and equal(spikes.dense(), expected.dense()) and equal(after, end)
     assert not torch.equal(plain.spike(inputs)[0].dense(), expected.dense())
 
 
@@ -235,6 +258,11 @@ def test_report(trained):
     assert first.clipped == pytest.approx((scaled > 1).float().mean().item(), abs=1e-4)
     short = pk.conversion_report(net, images[:16], 8)
     assert all(a.error < b.error for a, b in zip(report.rows[:-1], short.rows[:-1], strict=True))
+    with torch.no_grad():
+        outputs = ann(images[:16])
+    off = ((result.logits - outputs).abs().mean() / outputs.abs().mean()).item()
+    assert report.outputs.error == pytest.approx(off, rel=1e-3) and report.outputs.error < report.rows[-1].error
+    assert report.outputs.agreement == (result.logits.argmax(1) == outputs.argmax(1)).float().mean().item()
     assert "conv1" in str(report) and "error" in str(report)
     ax = pk.plot.conversion(report)
     assert len(ax.patches) == 2 * len(report.rows)

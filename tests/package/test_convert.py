@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from common import resnet20
+from equality import equal
 from oracle import make_dyadic, step_loop
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -127,7 +128,7 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
     T = 16
     expected = step_loop(net, x[:2], T)
     result = pk.simulate(net, x[:2], T, chunk=7)
-    assert torch.equal(result.spikes.dense(), expected[net.layers()[-1][0]])
+    assert equal(result.spikes.dense(), expected[net.layers()[-1][0]])
     for layer, rate in result.rates.items():
         assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001
 

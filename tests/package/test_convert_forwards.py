@@ -215,3 +215,27 @@ def test_every_refusal_has_a_remedy(name):
     forward, message = REMEDIES[name]
     with pytest.raises(TypeError, match=message):
         pk.convert(Model(lambda m, x: m.b(forward(m, hidden(m, x)))), images())
+
+
+@pytest.mark.parametrize("forward", [
+    lambda m, x: m.pool(m.a(x)) + m.pool(torch.relu(m.a(x))), lambda m, x: m.pool(torch.relu(m.a(x))) + m.pool(m.a(x)),
+    lambda m, x: m.pool(m.a(x) + m.a(torch.relu(m.a(x)))), lambda m, x: torch.relu(m.a(x)) + m.a(m.a(x)),
+])  # fmt: skip
+def test_a_convolution_with_and_without_a_relu(forward):
+    """Each call gives a layer of its own, whatever of it waits for its neurons."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.pool, self.b = nn.Conv2d(2, 2, 3, padding=1), nn.MaxPool2d(2), nn.LazyLinear(5)
+
+        def forward(self, x):
+            return self.b(torch.relu(forward(self, x)).flatten(1))
+
+    net, x = Net(), torch.rand(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = net.eval()(x)
+    logits = pk.simulate(pk.convert(net, x, neuron="sigma-delta"), x, 24).logits
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=5e-3)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 
 import proxykernels as pk
 from proxykernels import encode
@@ -27,7 +28,7 @@ def test_poisson_is_its_equation(x, T):
     generator = seeded()
     expected = torch.stack([torch.rand(SHAPE, generator=generator) < x for _ in range(T)])
     assert spikes.shape == (T, *SHAPE)
-    assert torch.equal(spikes.dense(torch.bool), expected)
+    assert equal(spikes.dense(torch.bool), expected)
     assert spikes.count()[0, 0, 0].max() == 0 and spikes.count()[1, 1, 1].min() == T
 
 
@@ -44,7 +45,7 @@ def test_poisson_has_the_rate_of_the_value_and_no_memory(generator):
 def test_poisson_goes_on_with_its_generator(x):
     whole, generator = encode.poisson(x, 70, seeded()), seeded()
     parts = [encode.poisson(x, T, generator).dense() for T in (10, 23, 37)]
-    assert torch.equal(torch.cat(parts), whole.dense()) and 0.2 < whole.rate() < 0.8
+    assert equal(torch.cat(parts), whole.dense()) and 0.2 < whole.rate() < 0.8
     assert not torch.equal(whole.dense(), encode.poisson(x, 70, seeded(4)).dense())
 
 
@@ -56,36 +57,36 @@ def test_any_number_of_steps_at_a_time_gives_the_same(x, steps, monkeypatch):
     expected = spikes()
     monkeypatch.setattr(encode, "STEPS", steps)
     for ours, theirs in zip(spikes(), expected, strict=True):
-        assert torch.equal(ours.dense(), theirs.dense()) and theirs.rate() > 0
+        assert equal(ours.dense(), theirs.dense()) and theirs.rate() > 0
 
 
 def test_poisson_without_a_generator_obeys_the_seed(x):
     torch.manual_seed(7)
     first = encode.poisson(x, 20)
     torch.manual_seed(7)
-    assert torch.equal(encode.poisson(x, 20).dense(), first.dense()) and first.rate() > 0
+    assert equal(encode.poisson(x, 20).dense(), first.dense()) and first.rate() > 0
 
 
 @pytest.mark.parametrize("T", [1, 2, 33, 64])
 def test_latency_is_one_spike_at_its_time(x, T):
     dense = encode.latency(x, T).dense(torch.bool)
-    assert torch.equal(dense.sum(0), (x > 0).long())
+    assert equal(dense.sum(0), (x > 0).long())
     when = ((T - 1) * (1 - x)).round().long()
-    assert torch.equal(dense.long().argmax(0)[x > 0], when[x > 0])
+    assert equal(dense.long().argmax(0)[x > 0], when[x > 0])
 
 
 @pytest.mark.parametrize("T", [1, 2, 33, 1000])
 def test_rate_is_even(x, T):
     counts = encode.rate(x, T).dense(torch.float64).cumsum(0)
     exact = torch.arange(1, T + 1, dtype=torch.float64).view(-1, 1, 1, 1, 1) * x.double()
-    assert torch.equal(counts, (exact + 0.5).floor())
+    assert equal(counts, (exact + 0.5).floor())
     assert counts[-1].max() == T and counts[-1].min() == 0
 
 
 def test_rate_is_an_if_neuron_on_the_value(generator):
     x = torch.randint(0, 129, (4, 50), generator=generator) / 128  # whose sums are exact in float32
     expected = pk.simulate(pk.IF(v_reset=None, v_init=0.5), x, 96).spikes
-    assert torch.equal(encode.rate(x, 96).dense(), expected.dense()) and expected.rate() > 0.3
+    assert equal(encode.rate(x, 96).dense(), expected.dense()) and expected.rate() > 0.3
 
 
 def test_spikingjelly_has_the_same_latencies(x):
@@ -93,7 +94,7 @@ def test_spikingjelly_has_the_same_latencies(x):
     encoder = encoding.LatencyEncoder(20)
     theirs = torch.stack([encoder(x) for _ in range(20)])
     ours = encode.latency(x, 20).dense()
-    assert torch.equal(ours[:, x > 0], theirs[:, x > 0]) and ours.sum() > 0
+    assert equal(ours[:, x > 0], theirs[:, x > 0]) and ours.sum() > 0
     assert (theirs[-1, x == 0] == 1).all() and ours[:, x == 0].sum() == 0
 
 
@@ -101,7 +102,7 @@ def test_snntorch_has_the_same_latencies_down_to_its_threshold(x):
     spikegen = pytest.importorskip("snntorch.spikegen")
     theirs = spikegen.latency(x, 20, normalize=True, linear=True, clip=True)
     ours, above = encode.latency(x, 20).dense(), x > 0.01
-    assert torch.equal(ours[:, above], theirs[:, above]) and ours.sum() > 0
+    assert equal(ours[:, above], theirs[:, above]) and ours.sum() > 0
     assert theirs[:, x < 0.01].sum() == 0
 
 
@@ -113,7 +114,7 @@ def test_any_float_type(x, dtype):
         (encode.latency(values, 20), encode.latency(values.float(), 20)),
         (encode.rate(values, 20), encode.rate(values.double(), 20)),
     ):
-        assert torch.equal(spikes.dense(), same.dense()) and spikes.rate() > 0
+        assert equal(spikes.dense(), same.dense()) and spikes.rate() > 0
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (5,), (2, 3), (2, 3, 4)])
@@ -130,7 +131,7 @@ def test_it_runs_in_a_network_and_does_not_hold_every_step(x, monkeypatch):
     monkeypatch.setattr(encode, "pack_words", lambda steps: sizes.append(len(steps)) or pack(steps))
     spikes = encode.poisson(x, 1000, seeded())
     assert max(sizes) == 32 and sum(sizes) == 1000
-    net = torch.nn.Sequential(pk.MaxPool2d(2), pk.Flatten(), pk.IF(2.0))
+    net = torch.nn.Sequential(pk.MaxPool2d(2), pk.Flatten(), pk.IF(v_threshold=2.0))
     assert pk.simulate(net, spikes, 1000).count().sum() > 0
 
 
@@ -159,9 +160,19 @@ def test_bad_input(call, error, message):
 def test_on_a_gpu(x):
     on_gpu = x.cuda()
     for T in (5, 70):
-        assert torch.equal(encode.latency(on_gpu, T).dense().cpu(), encode.latency(x, T).dense())
-        assert torch.equal(encode.rate(on_gpu, T).dense().cpu(), encode.rate(x, T).dense())
+        assert equal(encode.latency(on_gpu, T).dense().cpu(), encode.latency(x, T).dense())
+        assert equal(encode.rate(on_gpu, T).dense().cpu(), encode.rate(x, T).dense())
         first, again = (encode.poisson(on_gpu, T, torch.Generator("cuda").manual_seed(1)) for _ in range(2))
-        assert torch.equal(first.dense(), again.dense()) and 0.2 < first.rate() < 0.8
+        assert equal(first.dense(), again.dense()) and 0.2 < first.rate() < 0.8
     with pytest.raises(ValueError, match="generator is on cpu and x on cuda:0; make it with torch.Generator"):
         encode.poisson(on_gpu, 5, seeded())
+
+
+def test_memory_is_counted_in_the_bytes_of_packed_spikes(monkeypatch):
+    """Of one channel a byte a pixel and step, as of eight."""
+    x = torch.full((2, 1, 3, 3), 0.5)
+    bytes_of = {T: encode.poisson(x, T)._words.nbytes + x.nbytes for T in (100, 101)}
+    monkeypatch.setattr("proxykernels.checks.inputs.memory", lambda device: bytes_of[100])
+    encode.poisson(x, 100)
+    with pytest.raises(ValueError, match=r"T = 101 steps of \[2, 1, 3, 3\] neurons take"):
+        encode.poisson(x, 101)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equality import equal
 from oracle import make_dyadic, trace
 from torch import nn
 
@@ -20,12 +21,12 @@ from proxykernels.kernels import cpu
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 NEURONS = {
-    "if": pk.neurons.IFNeuron(0.5),
-    "if soft": pk.neurons.IFNeuron(torch.linspace(0.25, 1, 40), None),
-    "lif": pk.neurons.LIFNeuron(0.5, 0.0, 0.75),
-    "cuba": pk.neurons.CubaLIFNeuron(0.5, None, 0.75, current_decay=0.5),
-    "adaptive": pk.neurons.ALIFNeuron(0.5, None, 0.5, adaptation_decay=0.5, adaptation=0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, 0.5, refractory=2),
+    "if": pk.neurons.IFNeuron(v_threshold=0.5),
+    "if soft": pk.neurons.IFNeuron(v_threshold=torch.linspace(0.25, 1, 40), v_reset=None),
+    "lif": pk.neurons.LIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75),
+    "cuba": pk.neurons.CubaLIFNeuron(v_threshold=0.5, v_reset=None, decay=0.75, current_decay=0.5),
+    "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=None, decay=0.5, adaptation_decay=0.5, adaptation=0.25),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.5, refractory=2),
 }
 
 
@@ -35,7 +36,7 @@ def network(neuron=NEURONS["if"], C=40) -> pk.Network:
     net = pk.Network()
     net.append("conv", pk.FusedConv2d(2, C, 3, padding=1, neuron=neuron), ("",))
     net.append("pool", pk.MaxPool2d(2, ceil_mode=True), ("conv",))
-    sum_ = pk.FusedSum(nn.Conv2d(C, C, 3, padding=1), nn.Identity(), neuron=pk.neurons.IFNeuron(1.0))
+    sum_ = pk.FusedSum(nn.Conv2d(C, C, 3, padding=1), nn.Identity(), neuron=pk.neurons.IFNeuron(v_threshold=1.0))
     net.append("sum", sum_, ("pool", "pool"))
     net.append("average", pk.AvgPool2d(2, padding=1), ("sum",))
     net.append("flatten", pk.Flatten(), ("average",))
@@ -57,7 +58,7 @@ def test_engine_is_the_definition(neuron, target):
     engine = Engine(follow(net, x.shape[1:], True), target=target)
     result = engine(x, 37)
     assert values["out"].any() and values["sum"].any()
-    assert torch.equal(result.spikes.dense(), values["out"])
+    assert equal(result.spikes.dense(), values["out"])
     assert result.rates == pytest.approx({name: values[name].mean().item() for name in ("conv", "sum", "out")})
 
 
@@ -84,7 +85,7 @@ def test_inputs(given):
     as_given = {"held": lambda: x[0], "spikes": lambda: pk.pack(x), "counts": lambda: x.int(), "bool": lambda: x.bool()}
     values, _ = trace(net, x)
     engine = pk.compile(net, as_given.get(given, lambda: x)())
-    assert torch.equal(engine(as_given.get(given, lambda: x)(), T).spikes.dense(), values["out"])
+    assert equal(engine(as_given.get(given, lambda: x)(), T).spikes.dense(), values["out"])
     assert values["out"].any()
 
 
@@ -96,7 +97,7 @@ def test_an_integer_sample_may_be_of_spikes():
     engine = pk.compile(net, sample)
     for x in (sample, sample.bool(), sample.float(), counts):
         expected = pk.simulate(net, x, 9).count()
-        assert torch.equal(engine(x, 9).count(), expected) and expected.any()
+        assert equal(engine(x, 9).count(), expected) and expected.any()
     with pytest.raises(TypeError, match="x must be spikes, .* compiled with a sample of floats or integers"):
         pk.compile(net, sample.bool())(counts, 9)
 
@@ -107,7 +108,7 @@ def test_any_batch(N):
     result, expected = pk.compile(net, image(1))(x, 5), pk.simulate(net, x, 5) if N else None
     assert result.count().shape == (N, 10)
     if N:
-        assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and result.count().any()
+        assert equal(result.spikes.dense(), expected.spikes.dense()) and result.count().any()
         assert result.synops == expected.synops
         assert result.rates == pytest.approx(expected.rates)
 
@@ -115,8 +116,8 @@ def test_any_batch(N):
 def test_stop():
     net, x = network(), image(70)
     stopped, expected = pk.compile(net, x)(x, 40, stop=pk.margin(3)), pk.simulate(net, x, 40, stop=pk.margin(3))
-    assert torch.equal(stopped.spikes.dense(), expected.spikes.dense())
-    assert torch.equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
+    assert equal(stopped.spikes.dense(), expected.spikes.dense())
+    assert equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
     assert stopped.rates == pytest.approx(expected.rates)
 
 
@@ -157,11 +158,11 @@ def test_logits_and_counts():
     engine = pk.compile(net, x)
     result, expected = engine(x, 64), relu(x)
     assert (result.logits - expected).abs().max() < 0.1 * expected.abs().max()  # after so many steps
-    assert torch.equal(result.count(until=9), result.spikes[:9].count()) and result.count().any()
+    assert equal(result.count(until=9), result.spikes[:9].count()) and result.count().any()
     stream = engine.stream(6)
     for _ in range(64):
         stream(x)
-    assert torch.equal(stream.logits, result.logits) and torch.equal(stream.count(), result.count())
+    assert equal(stream.logits, result.logits) and equal(stream.count(), result.count())
     with pytest.raises(AttributeError, match="not converted"):
         _ = pk.compile(network(), image())(image(), 2).logits
 
@@ -172,9 +173,9 @@ def test_readout():
     make_dyadic(net, 1 / 16)
     x = (torch.rand(4, 6) * 8).round() / 8
     engine, expected = pk.compile(net, x), pk.simulate(net, x, 9).potentials
-    assert torch.equal(engine(x, 9).potentials, expected) and expected.any()
+    assert equal(engine(x, 9).potentials, expected) and expected.any()
     stream = engine.stream(4)
-    assert torch.equal(torch.cat([stream(x) for _ in range(9)]), expected)
+    assert equal(torch.cat([stream(x) for _ in range(9)]), expected)
     with pytest.raises(ValueError, match="does not fire"):
         engine(x, 9, stop=pk.margin(1))
 
@@ -185,15 +186,15 @@ def test_stream_goes_on(neuron):
     engine = pk.compile(net, x)
     expected, stream = engine(x, 40), engine.stream(2)
     parts = [stream(x[0])] + [stream(x[a:b]) for a, b in ((1, 4), (4, 37), (37, 40))]
-    assert torch.equal(torch.cat([part.dense() for part in parts]), expected.spikes.dense())
-    assert torch.equal(stream.count(), expected.count()) and expected.count().any()
+    assert equal(torch.cat([part.dense() for part in parts]), expected.spikes.dense())
+    assert equal(stream.count(), expected.count()) and expected.count().any()
     state = pk.simulate(net, x, 40).state
     assert all(torch.equal(v, state[name][0]) for name, v in stream.state.items())
     other = engine.stream(2)
     other.state = stream.state
-    assert torch.equal(other(x[:5]).dense(), stream(x[:5]).dense())
+    assert equal(other(x[:5]).dense(), stream(x[:5]).dense())
     stream.reset()
-    assert torch.equal(stream(x).dense(), expected.spikes.dense())
+    assert equal(stream(x).dense(), expected.spikes.dense())
 
 
 COUNTER = """
@@ -261,7 +262,7 @@ def test_threads_and_sessions():
     try:
         for threads in (1, 2, 5, 3):
             torch.set_num_threads(threads)
-            assert torch.equal(engine(x, 20).spikes.dense(), expected)
+            assert equal(engine(x, 20).spikes.dense(), expected)
     finally:
         torch.set_num_threads(before)
 
@@ -285,9 +286,9 @@ def test_weights_are_copied(tmp_path):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    assert torch.equal(engine(x, 9).count(), expected) and expected.any()
+    assert equal(engine(x, 9).count(), expected) and expected.any()
     engine.save(tmp_path / "net")
-    assert torch.equal(pk.load(tmp_path / "net")(x, 9).count(), expected)
+    assert equal(pk.load(tmp_path / "net")(x, 9).count(), expected)
 
 
 def test_print():

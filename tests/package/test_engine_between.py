@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 from oracle import make_dyadic, trace
 from test_engine import TARGETS
 from torch import nn
@@ -20,7 +21,7 @@ BETWEEN = {
     "features and images": [pk.Flatten(), pk.Unflatten((5, 8, 6)), pk.Flatten()],
     "as it was": [pk.Flatten(), pk.Unflatten((8, 6, 5))],
     "shuffled": [pk.Channels(torch.tensor([3, -1, 0, 7, 4, 5, 6, 7, 0, 1, 2]))],
-    "padded": [pk.ZeroPad2d((1, 0, 2, 3), (2, 3))],
+    "padded": [pk.ZeroPad2d((1, 0, 2, 3), spread=(2, 3))],
     "upsampled": [pk.Upsample(size=(9, 11))],
     "upsampled means": [pk.AvgPool2d(2), pk.Upsample(scale_factor=2)],
     "one axis": [pk.Flatten(), pk.Unflatten((8, 30)), pk.MaxRatePool1d(4, 2)],
@@ -63,11 +64,11 @@ def test_between(modules, target, given):
     engine = Engine(follow(net, x.shape[2:], given != "spikes"), target=target)
     as_given = {"held": x[0], "real": x}.get(given) if given != "spikes" else pk.pack(x)
     result = engine(as_given, len(x))
-    assert values["last"].any() and torch.equal(result.spikes.dense(), values["last"])
+    assert values["last"].any() and equal(result.spikes.dense(), values["last"])
     stream = engine.stream(2)
     parts = [stream(x[0] if given != "spikes" else as_given[:1]), stream(as_given[1:4] if given != "held" else x[1:4])]
     parts.append(stream(as_given[4:] if given != "held" else x[4:]))
-    assert torch.equal(torch.cat([part.dense() for part in parts]), values["last"])
+    assert equal(torch.cat([part.dense() for part in parts]), values["last"])
     assert all(torch.equal(v, states[name][-1]) for name, v in stream.state.items())
     expected = pk.simulate(net, as_given, len(x))
     assert result.rates == pytest.approx(expected.rates, nan_ok=True) and result.synops == expected.synops
@@ -86,7 +87,7 @@ def test_precision_is_that_of_simulate(modules, precision, given):
     expected = pk.simulate(net, as_given, len(x), precision=precision).spikes.dense()
     for target in TARGETS:
         engine = Engine(follow(net, x.shape[2:], given != "spikes", precision), target=target)
-        assert torch.equal(engine(as_given, len(x)).spikes.dense(), expected) and expected.any()
+        assert equal(engine(as_given, len(x)).spikes.dense(), expected) and expected.any()
 
 
 def test_converted_with_max_pooling(tmp_path):
@@ -101,4 +102,4 @@ def test_converted_with_max_pooling(tmp_path):
     result = engine(x, 200)
     assert (result.logits - expected).abs().max() < 0.1 * expected.abs().max()
     engine.save(tmp_path / "net")
-    assert torch.equal(pk.load(tmp_path / "net")(x, 200).count(), result.count()) and result.count().any()
+    assert equal(pk.load(tmp_path / "net")(x, 200).count(), result.count()) and result.count().any()

@@ -1,13 +1,16 @@
 """Events of a camera as packed spikes."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
+from proxykernels import checks
 
 SIZE = 5, 7
 T_, X, Y, P = [0, 3, 3, 9, 10, 19, 19], [0, 6, 6, 2, 2, 1, 1], [0, 4, 4, 3, 3, 1, 1], [1, 0, 1, 1, 1, 0, 0]
@@ -49,7 +52,42 @@ def test_events(options, steps, T, kind):
         spikes = pk.events(t / 64, *fields[1:], size=SIZE, **options)
     else:
         spikes = pk.events(*(field.tolist() for field in fields), size=SIZE, **options)
-    assert spikes.shape == (T, 1, 2, *SIZE) and torch.equal(spikes.dense(), frames(steps, T))
+    assert spikes.shape == (T, 1, 2, *SIZE) and equal(spikes.dense(), frames(steps, T))
+
+
+class Attributes:
+    """As the Events of evt3, and with its types."""
+
+    t = np.array(T_, dtype=np.uint64)
+    x, y, p = np.array(X, dtype=np.uint16), np.array(Y, dtype=np.uint16), np.array(P, dtype=np.uint8)
+
+
+def test_one_argument_that_has_all_four():
+    records = np.rec.fromarrays([T_, X, Y, P], names="t, x, y, p")
+    expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
+    named = SimpleNamespace(t=T_, x=torch.tensor(X), y=Y, p=P)
+    for given in (records, records.view(np.ndarray), {"t": T_, "x": X, "y": Y, "p": P, "q": 3}, Attributes(), named):
+        assert equal(pk.events(given, size=SIZE, dt=5).dense(), expected) and expected.any()
+    for given in (torch.tensor(T_), np.array(T_), {"t": T_, "x": X, "p": P}, SimpleNamespace(t=T_), None):
+        with pytest.raises(TypeError, match=f"got a {type(given).__name__} without (t, x, )?.*y"):
+            pk.events(given, size=SIZE, dt=5)
+
+
+def test_events_of_evt3():
+    evt3 = pytest.importorskip("evt3")
+    arrays = {"t": Attributes.t, "x": Attributes.x, "y": Attributes.y, "p": Attributes.p}
+    decoded = evt3.Events.from_arrays(**arrays, geometry=(7, 5))
+    expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
+    assert equal(pk.events(decoded, size=SIZE, dt=5).dense(), expected) and expected.any()
+
+
+def test_steps_that_memory_does_not_hold_are_refused(monkeypatch):
+    """A byte a pixel and step; before any of it is asked for."""
+    monkeypatch.setattr(checks, "memory", lambda device: 100 * 35)
+    events = [0, 99], [0, 6], [0, 4], [1, 0]
+    assert pk.events(*events, size=SIZE, dt=1)._words.nbytes == 100 * 35
+    with pytest.raises(ValueError, match=r"T = 101 steps of a sensor of 5 x 7 take .* GiB; take a longer dt, or fewer"):
+        pk.events(*events, size=SIZE, T=101)
 
 
 FAR = [-(2**63), -(2**62), 0, 1, 10**18, 2**62 + 2**61, 2**63 - 1]
@@ -93,14 +131,14 @@ def test_a_stream_takes_them():
         stream(pk.events(*zip(*packet, strict=True), size=SIZE, dt=5, T=1))
     stream(pk.events([], [], [], [], size=SIZE, T=3))
     expected = pk.simulate(net, torch.cat([whole.dense(), torch.zeros(3, 1, 2, *SIZE)]), 7)
-    assert torch.equal(stream.count(), expected.count()) and stream.count().any()
+    assert equal(stream.count(), expected.count()) and stream.count().any()
 
 
 def test_times_in_a_type_that_numpy_lacks():
     given = (X, Y, P)
     times = torch.tensor(T_, dtype=torch.bfloat16)
     found, expected = (pk.events(t, *given, size=SIZE, dt=5).dense() for t in (times, T_))
-    assert torch.equal(found, expected) and found.any()
+    assert equal(found, expected) and found.any()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import stat
 
 import pytest
 import torch
+from equality import equal
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_engine import NEURONS, image, network
@@ -32,7 +33,7 @@ def test_comes_back(neuron, tmp_path):
     bytes_ = {(tmp_path / name).read_bytes() for name in ("one", "two", "three")}
     assert len(bytes_) == 1
     loaded = pk.load(tmp_path / "one")
-    assert torch.equal(loaded(x, 20).spikes.dense(), engine(x, 20).spikes.dense()) and engine(x, 20).count().any()
+    assert equal(loaded(x, 20).spikes.dense(), engine(x, 20).spikes.dense()) and engine(x, 20).count().any()
 
 
 def test_a_loaded_engine_keeps_nothing_of_the_file(path, tmp_path):
@@ -57,7 +58,7 @@ def test_what_lies_in_the_padding_comes_back(layers, path):
     net, x = torch.nn.Sequential(*layers), image()
     engine = pk.compile(net, x)
     engine.save(path)
-    assert torch.equal(pk.load(path)(x, 9).count(), engine(x, 9).count()) and engine(x, 9).count().any()
+    assert equal(pk.load(path)(x, 9).count(), engine(x, 9).count()) and engine(x, 9).count().any()
 
 
 def test_what_a_file_cannot_hold_is_not_compiled():
@@ -176,6 +177,58 @@ def places(value, path=()):
     elif isinstance(value, list):
         for k, item in enumerate(value):
             yield from places(item, (*path, k))
+
+
+@pytest.mark.parametrize("neuron", ["synaptic", "readout"])
+def test_logits_need_neurons_that_lose_no_charge(tmp_path, neuron):
+    """Of other neurons every run would fail: the file does."""
+    last = pk.neurons.CubaLIFNeuron(v_reset=None) if neuron == "synaptic" else pk.neurons.LINeuron()
+    path, x = tmp_path / "net", torch.rand(2, 6)
+    pk.compile(pk.FusedLinear(6, 3, neuron=last), x).save(path)
+    pk.load(path)(x, 3)
+
+    def edit(plan):
+        plan["operations"][-1]["neurons"]["scale"] = "0.bias"
+
+    change(path, edit)
+    with pytest.raises(
+        ValueError, match=rf"{path} cannot be loaded: scale needs integrate-and-fire neurons, which fire"
+    ):
+        pk.load(path)
+
+
+def test_a_small_file_costs_little(tmp_path):
+    """What grows from layer to layer, by moves of many inputs, paddings or windows, is limited."""
+
+    def moves(count):
+        net, before = pk.Network(), pk.Network.INPUT
+        for k in range(count):
+            net.append(str(k), pk.Concatenate(), (before,) * 1024)
+            before = str(k)
+        net.append("image", pk.Unflatten((1, 32**count, 32**count)), (before,))
+        net.append("neurons", pk.IF(v_threshold=0.5), ("image",))
+        return net
+
+    x, pixel = torch.ones(1, 1), torch.ones(1, 1, 1, 1)
+    assert pk.compile(moves(2), x)(x, 2).count().sum() == 2 << 20
+    padded = pk.FusedIFConv2d(1, 1, 1, padding=20_000)
+    pooled = torch.nn.Sequential(pk.IF(v_threshold=0.5), pk.AvgPool2d(1000, 1), pk.IF(v_threshold=0.5))
+    for net, sample in (moves(3), x), (padded, pixel), (pooled, torch.ones(1, 1, 2000, 2000)):
+        with pytest.raises(TypeError, match=r"the engine does not take net .*more than 16384 times the values"):
+            pk.compile(net, sample)
+    path = tmp_path / "net"
+    pk.compile(moves(2), x).save(path)
+
+    def edit(plan):
+        first, second, image, neurons = plan["operations"]
+        third = second | {"shape": [1 << 30], "windows": [window | {"slot": 2} for window in second["windows"]]}
+        for operation, slot in (image, 3), (neurons, 4):
+            operation["shape"], operation["windows"][0]["slot"] = [1, 1 << 15, 1 << 15], slot
+        plan["operations"] = [first, second, third, image, neurons]
+
+    change(path, edit)
+    with pytest.raises(ValueError, match=f"{path} cannot be loaded: its layers give more than 16384 times the values"):
+        pk.load(path)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 from oracle import make_dyadic, trace
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ def test_the_oracle(given, window, T, target):
     values, _ = trace(net, x)
     result = Engine(follow(net, x.shape[2:], False), target=target)(pk.pack(x), T)
     assert values["pool"].any() and not values["conv"].all()
-    assert torch.equal(result.spikes.dense(), values["pool"])
+    assert equal(result.spikes.dense(), values["pool"])
     assert result.rates["conv"] == pytest.approx(values["conv"].mean().item())
 
 
@@ -67,7 +68,11 @@ def test_operations_are_counted():
 def test_neurons_that_fire_in_periods(T, decay, target):
     """Their input is constant, and they start from the potential that they are reset to."""
     torch.manual_seed(T)
-    neuron = pk.neurons.IFNeuron(1.0, 0.25) if decay is None else pk.neurons.LIFNeuron(1.0, 0.25, decay=decay)
+    neuron = (
+        pk.neurons.IFNeuron(v_threshold=1.0, v_reset=0.25)
+        if decay is None
+        else pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=0.25, decay=decay)
+    )
     net = pk.Network()
     net.append("first", pk.FusedConv2d(2, 40, 3, padding=1, neuron=neuron), ("",))
     net.append("conv", pk.FusedIFConv2d(40, 33, 3, padding=1, v_threshold=2.0, v_reset=None), ("first",))
@@ -76,7 +81,7 @@ def test_neurons_that_fire_in_periods(T, decay, target):
     values, _ = trace(net, x.expand(T, *x.shape))
     result = Engine(follow(net, x.shape[1:], True), target=target)(x, T)
     assert len(values["first"].sum(0).unique()) > 4 and values["conv"].any() and not values["conv"].all()
-    assert torch.equal(result.spikes.dense(), values["conv"])
+    assert equal(result.spikes.dense(), values["conv"])
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -92,7 +97,7 @@ def test_rounded_weights(C_out, given, precision, target):
     x = pk.pack(INPUTS[given](40, 2, 40, 7, 9))
     expected = pk.simulate(net, x, 40, precision=precision)
     result = Engine(follow(net, x.shape[2:], False, precision), target=target)(x, 40)
-    assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
+    assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
     assert result.synops == expected.synops
 
 
@@ -106,7 +111,7 @@ def test_input_of_rounded_weights(T):
     engine = pk.compile(net, x, precision="int8")
     for given in (x, torch.stack([x, 3 * x] * (T // 2 + 1))[:T]):
         expected = pk.simulate(net, given, T, precision="int8")
-        assert torch.equal(engine(given, T).spikes.dense(), expected.spikes.dense()) and expected.count().any()
+        assert equal(engine(given, T).spikes.dense(), expected.spikes.dense()) and expected.count().any()
 
 
 def test_an_input_of_float64_is_rounded_once():
@@ -118,4 +123,4 @@ def test_an_input_of_float64_is_rounded_once():
     engine = pk.compile(layer, x.float(), precision="int8")
     for given in (x, x[None]):
         expected = pk.simulate(layer, given, 1, precision="int8").count()
-        assert expected.item() == 1 and torch.equal(engine(given, 1).count(), expected)
+        assert expected.item() == 1 and equal(engine(given, 1).count(), expected)

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from cases import dyadic
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -69,9 +70,9 @@ def test_memory_of_real_values_is_bounded():
     y = engine(x, 64).spikes.dense()
     assert engine.sizes[1] < 1.2 * MOST_SLOT_BYTES
     some = engine(x[60:], 64).spikes.dense()
-    assert some.any() and torch.equal(y[:, 60:], some)
+    assert some.any() and equal(y[:, 60:], some)
     stream = engine.stream(64)
-    assert torch.equal(stream(x.expand(64, *x.shape)).dense()[:, 60:], some)
+    assert equal(stream(x.expand(64, *x.shape)).dense()[:, 60:], some)
 
 
 def test_steps_of_few_samples_are_bounded():
@@ -82,7 +83,7 @@ def test_steps_of_few_samples_are_bounded():
     result = engine(x, 16, stop=lambda counts, t: torch.full((len(counts),), t >= 8))
     assert engine.sizes[1] < 1.2 * MOST_SLOT_BYTES and result.steps.tolist() == [8]
     wanted = pk.simulate(net, x, T=8).spikes.dense()
-    assert wanted.any() and torch.equal(result.spikes.dense()[:8], wanted)
+    assert wanted.any() and equal(result.spikes.dense()[:8], wanted)
 
 
 def test_what_does_not_fit_is_refused():
@@ -140,4 +141,4 @@ def test_a_batch_of_more_samples_than_a_part_has_tasks():
         y = [stream(x), stream(x)]
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(torch.cat([part.dense() for part in y])[:, -7:], pk.simulate(net, x[-7:], T=2).spikes.dense())
+    assert equal(torch.cat([part.dense() for part in y])[:, -7:], pk.simulate(net, x[-7:], T=2).spikes.dense())

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -101,7 +102,7 @@ def test_a_stream_of_several_threads(monkeypatch):
     for thread in work:
         thread.join()
     assert max(most) == 1 and stream.steps == len(most) == threads * steps
-    assert torch.equal(stream.count(), expected.count()) and expected.count().any()
+    assert equal(stream.count(), expected.count()) and expected.count().any()
 
 
 def copies(value):
@@ -117,7 +118,7 @@ def test_copies_of_engines():
     engine = pk.compile(net, x)
     expected = engine(x, T)
     for again in copies(engine):
-        assert torch.equal(again(x, T).count(), expected.count()) and expected.count().any()
+        assert equal(again(x, T).count(), expected.count()) and expected.count().any()
         assert again.plan is not engine.plan and str(again).splitlines()[:-1] == str(engine).splitlines()[:-1]
 
 
@@ -127,8 +128,8 @@ def test_copies_of_results():
     for stop in (None, pk.margin(2)):
         plain = engine(x, T, stop=stop)
         for again in copies(engine(x, T, stop=stop)):
-            assert torch.equal(again.spikes.dense(), plain.spikes.dense()) and torch.equal(again.logits, plain.logits)
-            assert torch.equal(again.steps, plain.steps) and str(again) == str(plain)
+            assert equal(again.spikes.dense(), plain.spikes.dense()) and equal(again.logits, plain.logits)
+            assert equal(again.steps, plain.steps) and str(again) == str(plain)
             assert again.rates == plain.rates and again.synops == plain.synops
     assert len(pickle.dumps(engine(x, 1))) < len(pickle.dumps(engine))  # the weights do not come along
 
@@ -154,8 +155,8 @@ def test_a_rule_may_write_to_the_counts():
     net, _, x = converted()
     expected = pk.simulate(net, x, 40, chunk=8, stop=enough).steps
     assert 8 < expected.min() < expected.max()
-    assert torch.equal(pk.simulate(net, x, 40, chunk=8, stop=rule).steps, expected)
-    assert torch.equal(pk.compile(net, x)(x, 40, stop=rule).steps, expected)
+    assert equal(pk.simulate(net, x, 40, chunk=8, stop=rule).steps, expected)
+    assert equal(pk.compile(net, x)(x, 40, stop=rule).steps, expected)
 
 
 @pytest.mark.parametrize("way", ["simulate", "engine"])

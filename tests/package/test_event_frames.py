@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic
+from equality import equal
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -31,10 +32,10 @@ def layers(generator) -> dict[str, nn.Module]:
         "convolution": convolution,
         "normalised": normalised.eval(),
         "linear": nn.Sequential(pk.Flatten(), linear),
-        "neurons": pk.IF(2.0),
-        "max-pooling": nn.Sequential(pk.MaxPool2d(2), pk.IF(1.5)),
-        "average": nn.Sequential(pk.AvgPool2d(2), pk.IF(0.5)),
-        "adaptive": nn.Sequential(pk.AdaptiveAvgPool2d(2), pk.IF(0.5)),
+        "neurons": pk.IF(v_threshold=2.0),
+        "max-pooling": nn.Sequential(pk.MaxPool2d(2), pk.IF(v_threshold=1.5)),
+        "average": nn.Sequential(pk.AvgPool2d(2), pk.IF(v_threshold=0.5)),
+        "adaptive": nn.Sequential(pk.AdaptiveAvgPool2d(2), pk.IF(v_threshold=0.5)),
         "sum": _Join(join),
     }
 
@@ -60,9 +61,9 @@ def test_every_type_gives_the_same(generator, name, most):
     for dtype in TYPES if most == 1 else TYPES[1:]:
         for chunk in (None, 7):
             result = pk.simulate(net, x.to(dtype), T, chunk=chunk)
-            assert torch.equal(result.spikes.dense(), expected.spikes.dense()), dtype
+            assert equal(result.spikes.dense(), expected.spikes.dense()), dtype
         direct = net.eval()(x.to(dtype))  # without simulate
-        assert torch.equal(direct.dense() if isinstance(direct, pk.Spikes) else direct.float(), expected.spikes.dense())
+        assert equal(direct.dense() if isinstance(direct, pk.Spikes) else direct.float(), expected.spikes.dense())
 
 
 def test_counts_are_currents(generator):
@@ -73,7 +74,7 @@ def test_counts_are_currents(generator):
     for counts in (x, signed):
         current = nn.functional.conv2d(counts.float().flatten(0, 1), layer.weight, layer.bias, padding=1)
         expected, _ = pk.if_scan(current.unflatten(0, (T, N)))
-        assert torch.equal(pk.simulate(layer, counts, T).spikes.dense(), expected.dense()) and expected.rate() > 0.01
+        assert equal(pk.simulate(layer, counts, T).spikes.dense(), expected.dense()) and expected.rate() > 0.01
 
 
 @pytest.mark.parametrize("dtype", TYPES[:4])
@@ -82,7 +83,7 @@ def test_in_training_normalisation_takes_counts(generator, dtype):
     x = frames(generator, 1 if dtype == torch.bool else 5)
     with torch.no_grad():
         expected = layer(x)
-        assert torch.equal(layer(x.to(dtype)).float(), expected) and expected.mean() > 0.01
+        assert equal(layer(x.to(dtype)).float(), expected) and expected.mean() > 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int16, torch.int64])
@@ -91,7 +92,7 @@ def test_rounded_weights_take_counts(generator, dtype):
     net = nn.Sequential(pk.FusedIFConv2d(2, 5, 3), pk.Flatten(), pk.FusedIFLinear(180, 4, v_threshold=0.1))
     expected = pk.simulate(net, x, T, precision="int16").spikes
     assert expected.rate() > 0
-    assert torch.equal(pk.simulate(net, x.to(dtype), T, precision="int16").spikes.dense(), expected.dense())
+    assert equal(pk.simulate(net, x.to(dtype), T, precision="int16").spikes.dense(), expected.dense())
 
 
 def test_frames_of_a_loader(generator):
@@ -103,11 +104,11 @@ def test_frames_of_a_loader(generator):
     assert batch.shape == (N, T, 2, 8, 8)
     view = pk.time_first(batch)
     assert view.shape == x.shape and view.data_ptr() == batch.data_ptr()
-    assert torch.equal(pk.simulate(net, view, T).spikes.dense(), pk.simulate(net, x, T).spikes.dense())
-    assert torch.equal(model(view), model(x)) and pk.simulate(net, x, T).spikes.rate() > 0.01
+    assert equal(pk.simulate(net, view, T).spikes.dense(), pk.simulate(net, x, T).spikes.dense())
+    assert equal(model(view), model(x)) and pk.simulate(net, x, T).spikes.rate() > 0.01
     torch.testing.assert_close(model.ann(view), model.ann(x))
     spikes = pk.pack(pk.time_first(batch.clamp(max=1).bool()))
-    assert torch.equal(spikes.dense(torch.int16), x.clamp(max=1))
+    assert equal(spikes.dense(torch.int16), x.clamp(max=1))
 
 
 def test_frames_are_not_copied_as_a_whole(generator, monkeypatch):
@@ -131,7 +132,7 @@ def test_pooling_of_bool(generator):
     x = frames(generator).bool()
     pooled = pk.MaxPool2d(2)(x)
     assert pooled.dtype == torch.bool and pooled.any()
-    assert torch.equal(pooled.float(), pk.MaxPool2d(2)(x.float()))
+    assert equal(pooled.float(), pk.MaxPool2d(2)(x.float()))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
@@ -146,7 +147,7 @@ def test_unsigned_counts_are_rearranged(generator, dtype):
     assert pooled.dtype == dtype and (pooled.numpy() == blocks.max((4, 6))).all()
     assert (pk.MaxPool1d(2)(x[..., 0, :]).numpy() == numbers[..., 0, :4].reshape(T, 2, 3, 2, 2).max(-1)).all()
     constant = pk.MaxPool2d(2)(x[:1].expand(T, 2, 3, 6, 5))
-    assert constant.stride(0) == 0 and torch.equal(constant[3], pooled[0])
+    assert constant.stride(0) == 0 and equal(constant[3], pooled[0])
     moved = pk.Channels(torch.tensor([2, -1]))(x)
     assert moved.dtype == dtype and (moved[:, :, 0].numpy() == numbers[:, :, 2]).all()
     assert not moved[:, :, 1].numpy().any()

@@ -62,10 +62,15 @@ IMAGE = torch.rand(2, 8, 8, 8, generator=torch.Generator().manual_seed(1))
         (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE, "unfused", "constant"),
         (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "unfused", "real-valued"),
         (chain(pk.FusedIFConv2d(8, 16, 3), pk.FusedIFConv2d(16, 16, 3)), IMAGE, "periods", "periodic"),
-        (chain(pk.IF(0.5)), IMAGE, "scan", "neurons alone"),
-        (chain(pk.IF(0.5)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "scan", "neurons alone"),
-        (chain(pk.IF(0.5, v_reset=None), pk.FusedIFConv2d(8, 8, 3, groups=8)), IMAGE, "depthwise", "one channel"),
-        (chain(pk.IF(0.5, v_reset=None), pk.MaxRatePool2d(2)), IMAGE, "torch", "torch"),
+        (chain(pk.IF(v_threshold=0.5)), IMAGE, "scan", "neurons alone"),
+        (chain(pk.IF(v_threshold=0.5)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "scan", "neurons alone"),
+        (
+            chain(pk.IF(v_threshold=0.5, v_reset=None), pk.FusedIFConv2d(8, 8, 3, groups=8)),
+            IMAGE,
+            "depthwise",
+            "one channel",
+        ),
+        (chain(pk.IF(v_threshold=0.5, v_reset=None), pk.MaxRatePool2d(2)), IMAGE, "torch", "torch"),
     ],
 )
 def test_a_layer_s_form_decides(net, x, kernel, why):

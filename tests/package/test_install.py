@@ -1,10 +1,12 @@
 """What is importable in a checkout, and what a wheel and an sdist hold."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -88,14 +90,59 @@ def test_an_index_shows_no_link_that_leads_nowhere(copy, tmp_path):
     assert "all guides (docs/README.md), what is supported (docs/supported.md)" in words
 
 
+NO_COMPILER = {"CC": "none", "CXX": "none"}
+
+
+def setup_py(copy, *command, **environment):
+    done = subprocess.run(
+        [sys.executable, "setup.py", *command], cwd=copy, text=True, capture_output=True, env=os.environ | environment
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A compiler that works, but not on the sources."""
+    script = tmp_path / "broken"
+    script.write_text('#!/bin/sh\ncase "$*" in *probe.cpp*) exec c++ "$@";; esac\necho it is broken >&2\nexit 1\n')
+    script.chmod(0o755)
+    return {"CC": str(script), "CXX": str(script)}
+
+
 @checkout
-def test_a_failed_build_leaves_no_library_of_a_former_one(copy, tmp_path):
-    """And says so, where the compiler's own words are easily missed."""
-    left = [tmp_path / "proxykernels" / "kernels" / "cpu" / name for name in ("_cpu.so", "_cpu.cpython-311.so")]
-    left[0].parent.mkdir(parents=True)
-    for path in left:
-        path.write_text("")
-    options = ["--build-lib", str(tmp_path), "--build-temp", str(tmp_path / "objects")]
-    done = python(["setup.py", "-q", "build_ext", *options], copy, env={"PATH": "", "CC": "none", "CXX": "none"})
-    assert "installed WITHOUT its C++ kernels" in done.stderr and "apt-get install g++" in done.stderr
-    assert not any(path.exists() for path in left)
+@pytest.mark.parametrize("compiler", ["missing", "broken"])
+def test_a_failed_build_ends_with_an_error_and_keeps_the_libraries(copy, tmp_path, broken, compiler):
+    libraries = [copy / "kernels" / "cpu" / name for name in ("_cpu.so", "_engine.so", "_cpu.cpython-311.so")]
+    for path in libraries:
+        path.write_text("former")
+    try:
+        options = "build_ext", "--inplace", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path / "built")
+        environment = broken if compiler == "broken" else NO_COMPILER
+        code, said = setup_py(copy, "-q", *options, "--target", "portable", **environment)
+        assert code != 0 and ("it is broken" if compiler == "broken" else "were NOT built") in said
+        assert [path.read_text() for path in libraries] == ["former"] * 3
+    finally:
+        for path in libraries:
+            path.unlink()
+
+
+@checkout
+def test_without_a_compiler_there_is_a_wheel_of_python_alone(copy, tmp_path, broken):
+    """Under another name than one with libraries, so that no cache takes one for the other; it says what it lacks."""
+    base = tmp_path / "base"
+    left = base / "lib" / "proxykernels" / "kernels" / "cpu" / "_cpu.so"
+    left.parent.mkdir(parents=True)
+    left.write_text("of a former build")
+    platlib = f"--build-lib={base / 'lib'}"
+    make = "-q", "build", f"--build-base={base}", platlib, "bdist_wheel", "--dist-dir", str(tmp_path / "dist")
+    code, said = setup_py(copy, *make, **broken)
+    assert code != 0 and "it is broken" in said and not list(tmp_path.glob("dist/*"))
+    code, said = setup_py(copy, *make, **NO_COMPILER)
+    assert code == 0 and "installed WITHOUT its C++ kernels" in said and "apt-get install g++" in said
+    (wheel,) = tmp_path.glob("dist/*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (about,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/WHEEL"))
+    assert "Root-Is-Purelib: true" in about and "Tag: py3-none-any" in about
+    assert "proxykernels/kernels/cpu/abi.py" in names and not [name for name in names if name.endswith(".so")]

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from spikingjelly.activation_based import functional as sj_functional
 from spikingjelly.activation_based import layer as sj_layer
 from spikingjelly.activation_based import neuron as sj_neuron
@@ -25,7 +26,7 @@ def test_state_dicts_of_conv2d_and_linear_load():
         assert {*ours.state_dict()} == {*torchs.state_dict(), "v_threshold", "v_reset", "v_init"}
         before = ours.v_threshold
         ours.load_state_dict(torchs.state_dict())  # strict, and it keeps its threshold
-        assert torch.equal(ours.weight, torchs.weight) and ours.v_threshold is before
+        assert equal(ours.weight, torchs.weight) and ours.v_threshold is before
         torchs.load_state_dict(ours.state_dict(), strict=False)
         with pytest.raises(RuntimeError, match="Unexpected key.*v_threshold"):
             torchs.load_state_dict(ours.state_dict())
@@ -50,13 +51,13 @@ def test_fused_conv2d_against_the_oracle(generator, kind, padding, v_reset):
     options = {"padding": padding, "v_threshold": 0.75, "v_reset": v_reset}
     expected, v_expected = reference.if_conv2d(x, layer.weight.data, layer.bias.data, v0, **options)
     y, v = layer(x, v0)
-    assert torch.equal(y, expected) and torch.equal(v, v_expected)
+    assert equal(y, expected) and equal(v, v_expected)
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         y = layer(x.to(dtype), v0)[0]
-        assert y.dtype == dtype and torch.equal(y.float(), expected)
+        assert y.dtype == dtype and equal(y.float(), expected)
     if kind == "spikes":
         packed, v = layer(pk.pack(x), v0)
-        assert isinstance(packed, pk.Spikes) and torch.equal(packed.dense(), expected) and torch.equal(v, v_expected)
+        assert isinstance(packed, pk.Spikes) and equal(packed.dense(), expected) and equal(v, v_expected)
 
 
 def test_autocast_changes_no_spike(generator):
@@ -64,16 +65,16 @@ def test_autocast_changes_no_spike(generator):
     for x in (torch.rand(9, 2, 3, 8, 8, generator=generator), spikes(9, 2, 3, 8, 8, generator=generator)):
         expected = layer(x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(layer(x), expected)
+            assert equal(layer(x), expected)
 
 
 def test_every_call_starts_at_rest(generator):
     layer = pk.FusedIFLinear(6, 4)
     x = torch.rand(5, 3, 6, generator=generator)
-    assert torch.equal(layer(x), layer(x))
+    assert equal(layer(x), layer(x))
     first, v = layer(x[:2], torch.zeros(3, 4))
     second, _ = layer(x[2:], v)
-    assert torch.equal(torch.cat([first, second]), layer(x))
+    assert equal(torch.cat([first, second]), layer(x))
 
 
 def test_in_place_of_spikingjelly(generator):
@@ -111,7 +112,7 @@ def test_batch_norm_is_folded_in_evaluation(layer, synapse, norm, shape, generat
     with torch.no_grad():
         current = twin(x.flatten(0, 1)).unflatten(0, (6, -1))
         y = layer(x)
-    assert torch.equal(y, reference.if_scan(current)[0])  # in training: normalised by the N * T steps
+    assert equal(y, reference.if_scan(current)[0])  # in training: normalised by the N * T steps
     torch.testing.assert_close(layer.bn.running_mean, twin[1].running_mean)
     torch.testing.assert_close(layer.bn.running_var, twin[1].running_var)
     layer.eval(), twin.eval()
@@ -124,12 +125,12 @@ def test_pooling_and_flattening(generator):
     dense = spikes(9, 2, 5, 8, 6, generator=generator)
     packed = pk.pack(dense)
     flat = pk.Flatten()(packed)
-    assert flat.shape == (9, 2, 240) and torch.equal(flat.dense(), dense.flatten(2))
-    assert torch.equal(pk.Flatten()(dense), dense.flatten(2))
-    assert torch.equal(pk.MaxPool2d(2)(packed).dense(), reference.max_pool2d(dense, 2))
-    assert torch.equal(pk.MaxPool2d(3, 2, 1)(dense), reference.max_pool2d(dense, 3, 2, 1))
+    assert flat.shape == (9, 2, 240) and equal(flat.dense(), dense.flatten(2))
+    assert equal(pk.Flatten()(dense), dense.flatten(2))
+    assert equal(pk.MaxPool2d(2)(packed).dense(), reference.max_pool2d(dense, 2))
+    assert equal(pk.MaxPool2d(3, 2, 1)(dense), reference.max_pool2d(dense, 3, 2, 1))
     for x in (packed, dense):
-        assert torch.equal(pk.AvgPool2d(2)(x), reference.avg_pool2d(dense, 2))
+        assert equal(pk.AvgPool2d(2)(x), reference.avg_pool2d(dense, 2))
     image = torch.rand(2, 5, 8, 6, generator=generator).expand(9, 2, 5, 8, 6)
     for layer in (pk.MaxPool2d(2), pk.AvgPool2d(2), pk.Flatten()):
         assert layer(image).stride(0) == 0  # a held input stays held: no copy for each step
@@ -145,23 +146,23 @@ def test_average_pooling_in_a_net_is_exact(generator):
     s, _ = reference.if_conv2d(x.expand(100, *x.shape), net[0].weight.data, padding=1)
     expected, _ = reference.if_conv2d(reference.avg_pool2d(s, 2), net[2].weight.data)
     for chunk in (None, 33):
-        assert torch.equal(pk.simulate(net, x, 100, chunk=chunk).spikes.dense(), expected.flatten(2))
+        assert equal(pk.simulate(net, x, 100, chunk=chunk).spikes.dense(), expected.flatten(2))
 
 
 def test_neurons_alone(generator):
     current = dyadic(7, 2, 3, 4, 4, generator=generator)
     layer = pk.IF(v_threshold=torch.tensor([0.5, 1.0, 2.0]), v_reset=None)
     expected, v = reference.if_scan(current, v_threshold=layer.v_threshold, v_reset=None)
-    assert torch.equal(layer(current), expected)
-    assert torch.equal(layer(current, torch.zeros_like(current[0]))[1], v)
+    assert equal(layer(current), expected)
+    assert equal(layer(current, torch.zeros_like(current[0]))[1], v)
     held = current[0].expand(7, *current[0].shape)
-    assert torch.equal(layer(held), reference.if_scan(held, v_threshold=layer.v_threshold, v_reset=None)[0])
+    assert equal(layer(held), reference.if_scan(held, v_threshold=layer.v_threshold, v_reset=None)[0])
 
 
 def test_copies_and_text(generator):
     layer = pk.FusedIFConv2d(2, 3, 3, v_threshold=torch.tensor([0.5, 1.0, 2.0]), v_reset=None, batch_norm=True).eval()
     x = torch.rand(4, 1, 2, 5, 5, generator=generator)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(other(x), layer(x))
+        assert equal(other(x), layer(x))
     assert "v_threshold=[3], v_reset=None" in repr(layer)
     assert repr(pk.IF()) == "IF(v_threshold=1, v_reset=0.0)"

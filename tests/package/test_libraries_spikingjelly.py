@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from exchange import images, make_dyadic, spikingjelly_fires
 from oracle import step_loop
 from torch import nn
@@ -65,8 +66,8 @@ def test_from_spikingjelly(generator, build, v_reset):
     expected = spikingjelly_fires(net, x, T)
     ours = pk.from_spikingjelly(net)
     actual = pk.simulate(ours, x, T)
-    assert torch.equal(actual.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
-    assert torch.equal(step_loop(ours, x, T)[ours.layers()[-1][0]], expected)
+    assert equal(actual.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
+    assert equal(step_loop(ours, x, T)[ours.layers()[-1][0]], expected)
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
@@ -78,7 +79,7 @@ def test_leaky_neurons_of_spikingjelly(generator, kind, v_reset):
     actual = pk.simulate(pk.from_spikingjelly(net), x, FEW).spikes.dense()
     for mode in ("s", "m"):
         expected = spikingjelly_fires(net, x, FEW, mode)
-        assert torch.equal(actual, expected) and 0.02 < expected.mean() < 0.98
+        assert equal(actual, expected) and 0.02 < expected.mean() < 0.98
 
 
 def test_time_constants_of_spikingjelly():
@@ -89,11 +90,17 @@ def test_time_constants_of_spikingjelly():
     def taken_over(node):
         return pk.from_spikingjelly(nn.Sequential(layer.Linear(3, 4), node)).get_submodule("0").neuron
 
-    assert taken_over(neuron.LIFNode(tau=4.0, v_reset=-0.5)) == neurons.LIFNeuron(4.0, -2.0, 0.75, -2.0)
-    assert taken_over(neuron.LIFNode(tau=4.0, decay_input=False)) == neurons.LIFNeuron(1.0, 0.0, 0.75, 0.0)
+    assert taken_over(neuron.LIFNode(tau=4.0, v_reset=-0.5)) == neurons.LIFNeuron(
+        v_threshold=4.0, v_reset=-2.0, decay=0.75, v_rest=-2.0
+    )
+    assert taken_over(neuron.LIFNode(tau=4.0, decay_input=False)) == neurons.LIFNeuron(
+        v_threshold=1.0, v_reset=0.0, decay=0.75, v_rest=0.0
+    )
     fixed = neuron.ParametricLIFNode(init_tau=2.0, v_reset=None).requires_grad_(False)
-    assert taken_over(fixed) == neurons.LIFNeuron(2.0, None, 0.5, 0.0)
-    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(1.0, 0.0, torch.tensor(0.5), 0.0)
+    assert taken_over(fixed) == neurons.LIFNeuron(v_threshold=2.0, v_reset=None, decay=0.5, v_rest=0.0)
+    assert taken_over(neuron.ParametricLIFNode(init_tau=2.0)) == neurons.LIFNeuron(
+        v_threshold=1.0, v_reset=0.0, decay=torch.tensor(0.5), v_rest=0.0
+    )
 
 
 READOUTS = {
@@ -168,7 +175,7 @@ def test_neurons_of_spikingjelly_that_are_trained_online(generator, kind):
     x = images(generator)
     expected = spikingjelly_fires(net, x, FEW, "s")
     actual = pk.simulate(pk.from_spikingjelly(net), x, FEW).spikes.dense()
-    assert torch.equal(actual, expected) and 0.02 < expected.mean() < 0.98
+    assert equal(actual, expected) and 0.02 < expected.mean() < 0.98
 
 
 def test_what_spikingjelly_nets_may_not_hold():
@@ -212,4 +219,41 @@ def test_currents_may_be_pooled(generator, pool):
     with torch.no_grad():
         expected = net(x)
     actual = pk.simulate(pk.from_spikingjelly(net), pk.pack(x), 20).spikes.dense()
-    assert 0.02 < expected.mean() < 0.9 and torch.equal(actual, expected)
+    assert 0.02 < expected.mean() < 0.9 and equal(actual, expected)
+
+
+class Joined(nn.Module):
+    """Two layers of neurons side by side along the axis ``dim``."""
+
+    def __init__(self, dim: int, images: bool):
+        super().__init__()
+        layer = pytest.importorskip("spikingjelly.activation_based.layer")
+        from spikingjelly.activation_based import neuron
+
+        make = (lambda *sizes: layer.Conv2d(*sizes, 3, padding=1)) if images else layer.Linear
+        torch.manual_seed(0)
+        self.dim, self.a, self.b, self.c = dim, make(8, 4), make(8, 4), make(8, 2)
+        self.sa, self.sb, self.sc = (neuron.IFNode(v_threshold=0.25) for _ in range(3))
+
+    def forward(self, x):
+        return self.sc(self.c(torch.cat([self.sa(self.a(x)), self.sb(self.b(x))], self.dim)))
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 6, 6)], ids=["features", "images"])
+@pytest.mark.parametrize("mode", "sm")
+def test_concatenations_are_of_channels(mode, shape):
+    """With all steps in a call channels are the third axis; samples, steps and pixels may not be joined."""
+    axis, x = (2 if mode == "m" else 1), torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))
+    rank = axis + len(shape)
+    for dim in range(-rank, rank):
+        net = Joined(dim, len(shape) > 1).eval()
+        if dim % rank == axis:
+            expected = spikingjelly_fires(net, x, T, mode)
+            assert 0.01 < expected.mean() < 0.99
+            assert equal(pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense(), expected), dim
+            continue
+        functional = pytest.importorskip("spikingjelly.activation_based.functional")
+        functional.set_step_mode(net, mode)
+        for check in (True, False):
+            with pytest.raises(TypeError, match=rf"cat\(\) must concatenate channels, dim={axis}, got dim={dim}"):
+                pk.from_spikingjelly(net, check=check)

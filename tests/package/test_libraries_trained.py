@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from equality import equal
 from exchange import images, make_dyadic
 from torch import nn
 
@@ -28,7 +29,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def same_gradients(y, net, theirs, their_net, pairs: dict[str, str], generator) -> None:
     """``pairs``: parameters here, and there."""
-    assert torch.equal(y, theirs) and 0.02 < theirs.mean() < 0.98
+    assert equal(y, theirs) and 0.02 < theirs.mean() < 0.98
     actual = gradients(y, net, list(pairs), generator)
     expected = gradients(theirs, their_net, list(pairs.values()), generator)
     for name, other in pairs.items():
@@ -163,7 +164,7 @@ def test_in_a_surrogate_net(generator):
     count = pk.SurrogateNet(ours, T, surrogate=None)(x)
     pairs = {"0.parametrizations.weight.original": "0.weight", "0.parametrizations.decay.0.w": "1.w"}
     expected = theirs(x.expand(T, *x.shape).contiguous()).sum(0)
-    assert torch.equal(count, expected) and 0.02 < expected.mean() / T < 0.98
+    assert equal(count, expected) and 0.02 < expected.mean() / T < 0.98
     actual = gradients(count, ours, list(pairs), generator)
     expected = gradients(expected, theirs, list(pairs.values()), generator)
     assert all(close(actual[name], expected[other]) for name, other in pairs.items())
@@ -180,11 +181,11 @@ def test_what_is_learnt_is_saved_and_copied():
     second.load_state_dict(first.state_dict())
     for net in (second, copy.deepcopy(first)):
         assert net.get_submodule("0").decay == 0.5
-        assert torch.equal(net.get_submodule("0").weight, first.get_submodule("0").weight)
+        assert equal(net.get_submodule("0").weight, first.get_submodule("0").weight)
     x = 20 * torch.rand(3, 6)
     net = pk.from_nir(pk.to_nir(first, (6,)))
     expected = pk.simulate(first, x, 20).spikes
-    assert torch.equal(pk.simulate(net, x, 20).spikes.dense(), expected.dense()) and expected.rate() > 0.02
+    assert equal(pk.simulate(net, x, 20).spikes.dense(), expected.dense()) and expected.rate() > 0.02
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import dyadic
+from equality import equal
 from exchange import images, make_dyadic, spikingjelly_fires
 from torch import nn
 
@@ -48,7 +49,7 @@ def test_residual_nets_of_spikingjelly(generator, name, mode):
     expected = spikingjelly_fires(net, x, T, mode)
     result = pk.simulate(pk.from_spikingjelly(net), x, T)
     last = max(rate for rate in result.rates.values() if rate == rate)
-    assert last > 0.05 and expected.any() and torch.equal(result.potentials, expected)
+    assert last > 0.05 and expected.any() and equal(result.potentials, expected)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
@@ -58,7 +59,7 @@ def test_voting_layers_of_spikingjelly(generator, mode):
     expected = spikingjelly_fires(net, x, T, mode)
     result = pk.simulate(pk.from_spikingjelly(net), x, T, chunk=3)
     assert expected.shape == (T, 2, 10) and 0.02 < expected.mean() < 0.98
-    assert torch.equal(result.potentials, expected)
+    assert equal(result.potentials, expected)
 
 
 @pytest.mark.parametrize("name", ["MSResNet", "MaxResNet"])
@@ -115,7 +116,7 @@ def test_a_net_that_repeats_its_input(generator, csnn):
     x = images(generator)
     expected = csnn(x)
     rates = pk.simulate(pk.from_spikingjelly(csnn), x, T).count() / T
-    assert 0.02 < expected.mean() < 0.98 and torch.equal(rates, expected)
+    assert 0.02 < expected.mean() < 0.98 and equal(rates, expected)
     functional.set_step_mode(csnn, "s")
     with pytest.raises(TypeError, match=r"Csnn: unsqueeze\(\) has no counterpart .*set_step_mode\(net, 'm'\)"):
         pk.from_spikingjelly(csnn)
@@ -152,7 +153,7 @@ def test_views_in_either_mode(generator, name):
     x = images(generator)
     expected = spikingjelly_fires(net, x, T, mode)
     actual = pk.simulate(pk.from_spikingjelly(net), x, T).spikes.dense()
-    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+    assert 0.02 < expected.mean() < 0.98 and equal(actual, expected)
 
 
 def refused(layer, neuron) -> list:
@@ -254,7 +255,7 @@ def test_loops_of_snntorch(generator, name):
 
         utils.reset(net)
     actual = pk.simulate(pk.from_snntorch(net), x, T).spikes.dense()
-    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+    assert 0.02 < expected.mean() < 0.98 and equal(actual, expected)
 
 
 def test_loops_over_sequences_and_means(generator):
@@ -263,7 +264,7 @@ def test_loops_over_sequences_and_means(generator):
     x = dyadic(T, 3, 2, 8, 8, generator=generator).abs()
     expected = net(x)
     count = pk.simulate(pk.from_snntorch(net), x, T).count()
-    assert expected.mean() > 0.1 and torch.equal(count.float(), expected)
+    assert expected.mean() > 0.1 and equal(count.float(), expected)
 
 
 def test_one_step_with_potentials(generator):
@@ -278,7 +279,7 @@ def test_one_step_with_potentials(generator):
     looped.load_state_dict(net.state_dict())
     expected = looped(x)[0]
     actual = pk.simulate(pk.from_snntorch(net), x, T).spikes.dense()
-    assert 0.02 < expected.mean() < 0.98 and torch.equal(actual, expected)
+    assert 0.02 < expected.mean() < 0.98 and equal(actual, expected)
 
 
 def other_steps(net, x):

@@ -5,6 +5,7 @@ from types import MethodType
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -78,7 +79,7 @@ def test_a_module_may_keep_a_state_itself(x):
             return self.last(self.flatten(spikes))
 
     expected = pk.simulate(sequence(), x, T).count()
-    assert torch.equal(pk.simulate(Own(), x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(pk.simulate(Own(), x, T, chunk=5).count(), expected) and expected.any()
 
 
 class Listed(nn.Module):
@@ -167,7 +168,7 @@ def test_of_other_modules_it_runs_or_is_refused(x):
     net, plain = sequence(), sequence()
     net.forward = MethodType(lambda self, x: nn.Sequential.forward(self, x * 2.0), net)
     expected = pk.simulate(plain, x * 2.0, T).count()
-    assert torch.equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
     with pytest.raises(TypeError, match=r"does not take net \(Sequential\)"):
         pk.compile(net, x)
 
@@ -186,7 +187,7 @@ def test_a_pooling_s_own_forward_runs():
     net[0].forward = lambda x: pk.AvgPool2d.forward(net[0], x) - 0.25
     after = pk.simulate(net, spikes, T).count()
     assert after.any() and not torch.equal(after, before)
-    assert torch.equal(after, net(spikes).sum(0))
+    assert equal(after, net(spikes).sum(0))
     with pytest.raises(TypeError, match="does not take module 0"):
         pk.compile(net, spikes)
 
@@ -217,7 +218,7 @@ def test_compiled_modules_keep_their_state(how, x):
     else:
         net.compile(backend="eager")
     names = list(net.state_dict())
-    assert torch.equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
     assert list(net.state_dict()) == names
 
 
@@ -225,7 +226,7 @@ def test_so_do_averages_in_them():
     net, spikes = averages()
     expected = pk.simulate(net, spikes, T).count()
     compiled = nn.Sequential(torch.compile(net, backend="eager"))
-    assert torch.equal(pk.simulate(compiled, spikes, T, chunk=5).count(), expected) and expected.any()
+    assert equal(pk.simulate(compiled, spikes, T, chunk=5).count(), expected) and expected.any()
     assert type(net[0]) is pk.AvgPool2d
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -23,7 +24,7 @@ def test_channels(generator, order, size):
     x, index = spikes(T, 2, 6, *size, generator=generator), torch.tensor(ORDERS[order])
     expected = x[:, :, index] * (index >= 0).view(-1, *[1] * len(size))
     layer = pk.Channels(index)
-    assert expected.any() and torch.equal(layer(x), expected) and torch.equal(layer(pk.pack(x)).dense(), expected)
+    assert expected.any() and equal(layer(x), expected) and equal(layer(pk.pack(x)).dense(), expected)
     assert not layer.state_dict()
 
 
@@ -32,8 +33,8 @@ def test_features_become_images_and_back(generator, size):
     x = spikes(T, 2, 30, generator=generator)
     layer = pk.Unflatten(size)
     packed = layer(pk.pack(x))
-    assert x.any() and torch.equal(packed.dense(), x.view(T, 2, *size)) and torch.equal(layer(x), packed.dense())
-    assert torch.equal(pk.Flatten()(packed).dense(), x)
+    assert x.any() and equal(packed.dense(), x.view(T, 2, *size)) and equal(layer(x), packed.dense())
+    assert equal(pk.Flatten()(packed).dense(), x)
 
 
 def test_a_held_input_stays_held(generator):
@@ -46,11 +47,11 @@ def test_spikes_that_repeat_themselves_and_that_count_more(generator):
     current = torch.rand(2, 6, 3, 5, generator=generator)
     periodic, _ = pk.if_hold(current, T)
     expected = periodic.dense()[:, :, [2, 0]]
-    assert expected.any() and torch.equal(pk.Channels(torch.tensor([2, 0]))(periodic).dense(), expected)
+    assert expected.any() and equal(pk.Channels(torch.tensor([2, 0]))(periodic).dense(), expected)
     torch.manual_seed(0)
     dropped = pk.Dropout(0.5).train()(periodic)
     moved = pk.Channels(torch.tensor([2, 0]))(dropped)
-    assert moved.scale == 2 and torch.equal(moved.dense(), dropped.dense()[:, :, [2, 0]])
+    assert moved.scale == 2 and equal(moved.dense(), dropped.dense()[:, :, [2, 0]])
 
 
 def test_gradients_go_where_the_values_came_from(generator):
@@ -76,7 +77,7 @@ def test_networks_with_them_compile_and_copy(generator):
     nn.init.uniform_(net[0].weight)
     x = spikes(T, 2, 4, generator=generator)
     expected = copy.deepcopy(net)(x)
-    assert expected.any() and torch.equal(torch.compile(net, fullgraph=True, backend="eager")(x), expected)
+    assert expected.any() and equal(torch.compile(net, fullgraph=True, backend="eager")(x), expected)
 
 
 BAD = {

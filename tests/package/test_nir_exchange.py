@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic
+from equality import equal
 from exchange import images, make_dyadic, make_normal, plain, residual, sequential
 from torch import nn
 
@@ -21,11 +22,11 @@ def nir():
 def neurons(v_reset) -> list[IFNeuron]:
     """Of every model that NIR has; their decays are awkward numbers."""
     return [
-        IFNeuron(1.25, v_reset),
-        LIFNeuron(1.25, v_reset, 0.9, 0.125),
+        IFNeuron(v_threshold=1.25, v_reset=v_reset),
+        LIFNeuron(v_threshold=1.25, v_reset=v_reset, decay=0.9, v_rest=0.125),
         LIFNeuron.from_tau(3.3, v_threshold=0.5, v_reset=v_reset),
-        LIFNeuron(0.5, v_reset, 0.0),
-        CubaLIFNeuron(1.25, v_reset, 0.7, -0.25, 0.6),
+        LIFNeuron(v_threshold=0.5, v_reset=v_reset, decay=0.0),
+        CubaLIFNeuron(v_threshold=1.25, v_reset=v_reset, decay=0.7, v_rest=-0.25, current_decay=0.6),
     ]
 
 
@@ -47,7 +48,7 @@ def test_there_and_back(nir, generator, tmp_path, build, v_reset):
         nir.write(tmp_path / "net.nir", graph)
         for source in (graph, tmp_path / "net.nir"):
             back = pk.from_nir(source, dt=dt)
-            assert torch.equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
+            assert equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
             assert all(layer.neuron == as_float32(neuron) for layer in back.children() if hasattr(layer, "neuron"))
         assert 0.02 < expected.spikes.rate() < 0.98, neuron
 
@@ -57,7 +58,10 @@ def test_decays_of_every_size_come_back(nir, v_reset):
     """As float32 has them, with the potentials that are divided by them."""
     decay = torch.cat([torch.linspace(0, 0.999, 500), torch.tensor([1e-3, 2**-24, 1 - 2**-24, 1 / 3])])
     theta = torch.linspace(0.1, 3, len(decay))
-    for neuron in (LIFNeuron(theta, v_reset, decay, -0.3), CubaLIFNeuron(theta, v_reset, decay, -0.3, decay.flip(0))):
+    for neuron in (
+        LIFNeuron(v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=-0.3),
+        CubaLIFNeuron(v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=-0.3, current_decay=decay.flip(0)),
+    ):
         net = nn.Sequential(pk.FusedLinear(3, len(decay), neuron=neuron))
         for dt in (1.0, 1e-4):
             back = pk.from_nir(pk.to_nir(net, (3,), dt=dt), dt=dt).get_submodule("0").neuron
@@ -67,13 +71,13 @@ def test_decays_of_every_size_come_back(nir, v_reset):
 
 
 def test_neurons_that_differ_by_channel(nir, generator):
-    neuron = LIFNeuron(torch.tensor([0.5, 1, 2, 4]), 0.0, torch.tensor([0.5, 0.9, 0.0, 0.75]))
+    neuron = LIFNeuron(v_threshold=torch.tensor([0.5, 1, 2, 4]), v_reset=0.0, decay=torch.tensor([0.5, 0.9, 0.0, 0.75]))
     net = make_dyadic(nn.Sequential(pk.FusedConv2d(2, 4, 3, neuron=neuron)), generator)
     back = pk.from_nir(pk.to_nir(net, (2, 8, 8)))
-    assert torch.equal(back.get_submodule("0").decay, neuron.decay)
+    assert equal(back.get_submodule("0").decay, neuron.decay)
     x = images(generator)
     actual = pk.simulate(back, x, T).spikes
-    assert torch.equal(actual.dense(), pk.simulate(net, x, T).spikes.dense()) and 0.02 < actual.rate() < 0.98
+    assert equal(actual.dense(), pk.simulate(net, x, T).spikes.dense()) and 0.02 < actual.rate() < 0.98
 
 
 @pytest.mark.parametrize(
@@ -81,13 +85,13 @@ def test_neurons_that_differ_by_channel(nir, generator):
 )
 def test_readouts_there_and_back(nir, generator, decay, v_rest, kind):
     readout = pk.FusedLILinear(24, 9, decay=decay, v_rest=v_rest)
-    net = make_normal(nn.Sequential(*plain(LIFNeuron(0.5))[:3], readout), generator, 2.0)
+    net = make_normal(nn.Sequential(*plain(LIFNeuron(v_threshold=0.5))[:3], readout), generator, 2.0)
     x = images(generator)
     expected = pk.simulate(net, x, T).potentials
     for dt in (1.0, 1e-4):
         graph = pk.to_nir(net, (2, 8, 8), dt=dt)
         assert type(graph.nodes[f"3_{kind.lower()}"]).__name__ == kind
-        assert torch.equal(pk.simulate(pk.from_nir(graph, dt=dt), x, T).potentials, expected)
+        assert equal(pk.simulate(pk.from_nir(graph, dt=dt), x, T).potentials, expected)
     assert len(expected.unique()) > 100
 
 
@@ -136,7 +140,7 @@ def test_what_nir_cannot_say(nir):
         ([pk.FusedConv2d(2, 4, 3, neuron=ALIFNeuron())], "layer 0: NIR has no node for ALIFNeuron; IF, LIF, Cuba"),
         ([pk.FusedConv2d(2, 4, 3, neuron=RefractoryLIFNeuron())], "layer 0: NIR has no node for RefractoryLIFNeuron"),
         ([pk.FusedLIFConv2d(2, 2, 3, decay=torch.tensor([0.5, 1.0]))], "layer 0: NIR cannot say decay = 1, whose time"),
-        ([pk.FusedIFConv2d(2, 4, 3), pk.LI(1.0, v_rest=0.5)], "layer 1: NIR cannot say decay = 1"),
+        ([pk.FusedIFConv2d(2, 4, 3), pk.LI(decay=1.0, v_rest=0.5)], "layer 1: NIR cannot say decay = 1"),
         ([pk.FusedConv2d(2, 4, 3, neuron=CubaLIFNeuron(current_decay=1.0))], "NIR cannot say current_decay = 1"),
         ([pk.FusedIFConv2d(2, 4, 3), pk.AvgPool2d(2, ceil_mode=True)], "no ceil_mode"),
         ([pk.FusedIFConv2d(2, 4, 3), pk.AdaptiveAvgPool2d(4)], r"no average pooling of \(6, 6\) to \(4, 4\)"),
@@ -211,4 +215,4 @@ def test_what_multiplies_a_current_divides_the_potentials(nir, generator):
         expected.append((h >= v_threshold).float())
         v = torch.where(h >= v_threshold, v_reset, h)
     actual = net(x)
-    assert torch.equal(actual, torch.stack(expected)) and 0.02 < actual.mean() < 0.98
+    assert equal(actual, torch.stack(expected)) and 0.02 < actual.mean() < 0.98

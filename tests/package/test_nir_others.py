@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from equality import equal
 from exchange import images, make_dyadic, make_normal, plain, sequential, stateful_fires
 from packaging.version import Version
 from torch import nn
@@ -37,22 +38,22 @@ def nir():
 def test_spikingjelly_runs_the_graph(nir, generator, v_reset):
     """Bit-equal on the grid: it fires at v >= v_threshold too. Its LIF must rest where they reset to, CUBALIF at 0."""
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
-    leaky = LIFNeuron(1.0, v_reset, 0.5, v_reset)
-    current_based = [CubaLIFNeuron(1.0, 0.0, 0.5, current_decay=0.75)] if v_reset == 0 else []
+    leaky = LIFNeuron(v_threshold=1.0, v_reset=v_reset, decay=0.5, v_rest=v_reset)
+    current_based = [CubaLIFNeuron(v_threshold=1.0, v_reset=0.0, decay=0.5, current_decay=0.75)] if v_reset == 0 else []
     for neuron, steps in [(leaky, 8), *((n, 8) for n in current_based), *([(IFNeuron(), T)] if v_reset == 0 else [])]:
         net = make_dyadic(sequential(neuron), generator, 1 / 8)
         x = images(generator)
         theirs = exchange.import_from_nir(pk.to_nir(net, (2, 8, 8), dt=1e-4))
         expected = pk.simulate(net, x, steps).spikes
-        assert torch.equal(stateful_fires(theirs, x, steps), expected.dense()) and 0.02 < expected.rate() < 0.98
+        assert equal(stateful_fires(theirs, x, steps), expected.dense()) and 0.02 < expected.rate() < 0.98
 
 
 def grid(v_threshold: float) -> list[tuple[IFNeuron, int]]:
     """Neurons, and for how many steps float32 holds their sums exactly."""
     return [
-        (IFNeuron(v_threshold), T),
-        (LIFNeuron(v_threshold, decay=0.5), 6),
-        (CubaLIFNeuron(v_threshold, decay=0.5, current_decay=0.5), 6),
+        (IFNeuron(v_threshold=v_threshold), T),
+        (LIFNeuron(v_threshold=v_threshold, decay=0.5), 6),
+        (CubaLIFNeuron(v_threshold=v_threshold, decay=0.5, current_decay=0.5), 6),
     ]
 
 
@@ -81,7 +82,7 @@ def test_snntorch_runs_the_graph(nir, generator):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints how it scales
             theirs = snntorch.import_from_nir(pk.to_nir(net, (2, 8, 8), dt=1e-4))
         expected = pk.simulate(net, x, steps).spikes
-        assert torch.equal(stateful_fires(theirs, x, steps).view(steps, 1, 10), expected.dense()), neuron
+        assert equal(stateful_fires(theirs, x, steps).view(steps, 1, 10), expected.dense()), neuron
         assert 0.02 < expected.rate() < 0.98
 
 
@@ -115,7 +116,7 @@ def test_graph_from_spikingjelly(nir, generator, kind):
     functional.reset_net(net)
     with torch.no_grad():
         expected = torch.stack([net(x) for _ in range(8)])
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 8).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 8).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
     with pytest.raises(
         ValueError, match=r"r \* dt must be 1" if kind == "IFNode" else "must be at least a step, dt = 1"
@@ -145,7 +146,7 @@ def test_graph_from_snntorch(nir, generator):
     utils.reset(net)
     with torch.no_grad():
         expected = torch.stack([net(x) for _ in range(6)])
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 6).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-4), x, 6).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
 
 
@@ -162,7 +163,7 @@ def test_graph_from_norse(nir, generator):
     x = images(generator).flatten(1)
     graph = norse.to_nir(net, x)
     expected = stateful_fires(net, x, 6)
-    assert torch.equal(pk.simulate(pk.from_nir(graph, dt=1e-6), x, 6).spikes.dense(), expected)
+    assert equal(pk.simulate(pk.from_nir(graph, dt=1e-6), x, 6).spikes.dense(), expected)
     assert 0.02 < expected.mean() < 0.98
 
 
@@ -174,7 +175,10 @@ def test_float_networks_in_other_libraries(nir, generator):
     """Fewer than 1 in 10,000 spikes differ over 64 steps."""
     exchange = pytest.importorskip("spikingjelly.activation_based.nir_exchange")
     norse = pytest.importorskip("norse.torch")
-    for neuron in (LIFNeuron.from_tau(16.0, v_threshold=0.2), CubaLIFNeuron(4.0, 0.0, 0.9, current_decay=0.8)):
+    for neuron in (
+        LIFNeuron.from_tau(16.0, v_threshold=0.2),
+        CubaLIFNeuron(v_threshold=4.0, v_reset=0.0, decay=0.9, current_decay=0.8),
+    ):
         net = make_normal(plain(neuron), generator, 6.0)
         x = images(generator, 1)
         graph = pk.to_nir(net, (2, 8, 8), dt=1e-4)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -99,7 +100,7 @@ def test_an_operator_compiles(generator):
     compiled = torch.compile(lambda *a: torch.ops.proxykernels.if_conv2d(*a), fullgraph=True, backend="aot_eager")
     expected_results = torch.ops.proxykernels.if_conv2d(*arguments)
     for actual, expected in zip(compiled(*arguments), expected_results, strict=True):
-        assert torch.equal(actual, expected)
+        assert equal(actual, expected)
 
 
 LAYERS = [  # from the ground up; a folder stands where all of its files stand

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
@@ -70,9 +71,9 @@ def pair(way) -> tuple[nn.Module, nn.Module]:
 def test_the_same_spikes(way):
     net, plain = pair(way)
     x = torch.rand(4, 2, 6, 6)
-    assert torch.equal(net(x.expand(20, *x.shape)), plain(x.expand(20, *x.shape)))
+    assert equal(net(x.expand(20, *x.shape)), plain(x.expand(20, *x.shape)))
     result, expected = pk.simulate(net, x, 20), pk.simulate(plain, x, 20)
-    assert torch.equal(result.spikes.dense(), expected.spikes.dense()) and 0 < expected.spikes.rate() < 1
+    assert equal(result.spikes.dense(), expected.spikes.dense()) and 0 < expected.spikes.rate() < 1
     assert result.rates == expected.rates
 
 
@@ -87,7 +88,7 @@ def test_proxy_training(way):
         for module in model.net.modules():
             module.training = False
     outputs = [model(x) for model in models]
-    assert torch.equal(*outputs) and outputs[0].any()
+    assert equal(*outputs) and outputs[0].any()
     for output in outputs:
         (output - 10).square().sum().backward()
     assert torch.allclose(net.last.bias.grad, plain.last.bias.grad, rtol=1e-4)
@@ -119,6 +120,6 @@ def test_convert(way):
         for a, b in ((ann[0], plain[0]), (ann[4], plain[4])):
             b.weight.copy_(a.weight), b.bias.copy_(a.bias)
     counts = [pk.simulate(pk.convert(model, x), x, 30).count() for model in (ann, plain)]
-    assert torch.equal(*counts) and counts[0].any()
+    assert equal(*counts) and counts[0].any()
     with pytest.raises(ValueError, match="share=True"):
         pk.convert(ann, x, share=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 
 import proxykernels as pk
 
@@ -51,10 +52,10 @@ def test_potential(generator):
     _, given = pyplot.subplots()
     ax = pk.plot.potential(v, sample=1, neurons=4, v_threshold=1.0, ax=given)
     assert ax is given and len(ax.lines) == 5
-    assert torch.equal(torch.tensor(ax.lines[1].get_ydata()), v[:, 1].flatten(1)[:, 3])
+    assert equal(torch.tensor(ax.lines[1].get_ydata()), v[:, 1].flatten(1)[:, 3])
     ax = pk.plot.potential(v, sample=1, neurons=torch.tensor([11, 2]))
     assert [line.get_label() for line in ax.lines] == ["neuron 11", "neuron 2"]
-    assert torch.equal(torch.tensor(ax.lines[0].get_ydata()), v[:, 1].flatten(1)[:, 11])
+    assert equal(torch.tensor(ax.lines[0].get_ydata()), v[:, 1].flatten(1)[:, 11])
 
 
 def test_numbers_of_numpy_and_potentials_of_a_training_pass():

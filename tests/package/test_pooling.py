@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -19,8 +20,8 @@ def test_sums_are_the_spikes_of_a_window(generator, kernel, stride, padding):
     ones = torch.ones(5, 1, *nn.modules.utils._pair(kernel))
     for values in (x, x * 0.25 - 2.0):
         expected = F.conv2d(values.flatten(0, 1), ones, None, stride or kernel, padding, groups=5)
-        assert expected.abs().sum() > 10 and torch.equal(pool(values), expected.unflatten(0, (T, 3)))
-    assert torch.equal(pool(pk.pack(x)), pool(x))
+        assert expected.abs().sum() > 10 and equal(pool(values), expected.unflatten(0, (T, 3)))
+    assert equal(pool(pk.pack(x)), pool(x))
 
 
 def test_sum_pooling_in_a_network(generator):
@@ -32,7 +33,7 @@ def test_sum_pooling_in_a_network(generator):
         parameter.data = torch.randint(-4, 7, parameter.shape, generator=generator) / 8.0
     x = torch.rand(3, 2, 8, 8, generator=generator)
     whole, parts = pk.simulate(net, x, 40), pk.simulate(net, x, 40, chunk=7)
-    assert torch.equal(whole.spikes.dense(), parts.spikes.dense()) and 0.02 < whole.spikes.rate() < 0.98
+    assert equal(whole.spikes.dense(), parts.spikes.dense()) and 0.02 < whole.spikes.rate() < 0.98
     trained = pk.use_surrogate(net, pk.ATan()).train()
     trained(x.expand(8, *x.shape)).sum().backward()
     assert net[0].weight.grad.abs().max() > 0
@@ -43,8 +44,8 @@ def test_adaptive_averages_keep_a_size(generator, steps):
     """None stands for the input's size, of tensors small and large and of Spikes."""
     x, pool = pk.IF()(torch.rand(steps, 1, 5, 9, 8, generator=generator)), nn.AdaptiveAvgPool2d((None, 3))
     expected = pool(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-    assert x.any() and torch.equal(pk.AdaptiveAvgPool2d((None, 3))(pk.pack(x)), expected)
-    assert torch.equal(pk.AdaptiveAvgPool2d((None, 3))(pk.IF()(x)), expected)
+    assert x.any() and equal(pk.AdaptiveAvgPool2d((None, 3))(pk.pack(x)), expected)
+    assert equal(pk.AdaptiveAvgPool2d((None, 3))(pk.IF()(x)), expected)
     assert isinstance(pk.AdaptiveAvgPool2d((None, 8))(pk.pack(x)), pk.Spikes)
 
 

@@ -3,49 +3,46 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from oracle import make_dyadic, step_loop
 from torch import nn
 
 import proxykernels as pk
 
 T, L = 33, 14
-POOLS = {  # kernel_size, stride, padding, ceil_mode
-    "plain": (2,),
-    "overlapping": (3, 2, 1),
-    "beyond the end": (5, 4, 1, True),
-    "whole": (L,),
+POOLS = {
+    "plain": {"kernel_size": 2},
+    "overlapping": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "beyond the end": {"kernel_size": 5, "stride": 4, "padding": 1, "ceil_mode": True},
+    "whole": {"kernel_size": L},
 }
 
 
 @pytest.mark.parametrize("window", POOLS)
 def test_max_pooling_is_torchs(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.2)
-    expected = nn.MaxPool1d(*_of_torch(window))(x.flatten(0, 1)).unflatten(0, (T, 2))
-    layer = pk.MaxPool1d(*POOLS[window])
-    assert 0 < expected.mean() < 1 and torch.equal(layer(pk.pack(x)).dense(), expected)
-    assert torch.equal(layer(x), expected) and torch.equal(layer(x.bool()), expected.bool())
-
-
-def _of_torch(window: str) -> tuple:
-    kernel, stride, padding, ceil = (*POOLS[window], *(None, 0, False)[len(POOLS[window]) - 1 :])
-    return kernel, stride, padding, 1, False, ceil
+    expected = nn.MaxPool1d(**POOLS[window])(x.flatten(0, 1)).unflatten(0, (T, 2))
+    layer = pk.MaxPool1d(**POOLS[window])
+    assert 0 < expected.mean() < 1 and equal(layer(pk.pack(x)).dense(), expected)
+    assert equal(layer(x), expected) and equal(layer(x.bool()), expected.bool())
 
 
 @pytest.mark.parametrize("window", POOLS)
 def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.3)
-    kernel, stride, padding, _, _, ceil = _of_torch(window)
-    rows = pk.MaxRatePool2d((1, kernel), None if stride is None else (1, stride), (0, padding), ceil)
-    layer = pk.MaxRatePool1d(*POOLS[window])
+    across = {"kernel_size": 1, "stride": 1, "padding": 0}
+    options = {name: (across[name], value) if name in across else value for name, value in POOLS[window].items()}
+    rows = pk.MaxRatePool2d(**options)
+    layer = pk.MaxRatePool1d(**POOLS[window])
     expected = rows(pk.pack(x.unsqueeze(3))).dense().squeeze(3)
-    assert expected.any() and torch.equal(layer(x), expected)
-    size = L + 1 if ceil else L
+    assert expected.any() and equal(layer(x), expected)
+    size = L + 1 if "ceil_mode" in POOLS[window] else L
     v = torch.zeros(2, 5, size)
     parts = []
     for part in (x[:10], x[10:]):
         y, v = layer(pk.pack(part), v)
         parts.append(y.dense())
-    assert torch.equal(torch.cat(parts), expected) and torch.equal(v[..., :L], x.sum(0))
+    assert equal(torch.cat(parts), expected) and equal(v[..., :L], x.sum(0))
 
 
 @pytest.mark.parametrize("layer", [pk.AvgPool1d(3, 2, 1, True), pk.AdaptiveAvgPool1d(4)], ids=["window", "adaptive"])
@@ -54,14 +51,14 @@ def test_averages_are_torchs(generator, layer):
     expected = super(type(layer), layer).forward(x.flatten(0, 1)).unflatten(0, (T, 2))
     assert expected.any()
     for given in (pk.pack(x), x, x.bool()):
-        assert torch.equal(layer(given), expected)
+        assert equal(layer(given), expected)
     assert isinstance(pk.AdaptiveAvgPool1d(L)(pk.pack(x)), pk.Spikes)
 
 
 def test_votes_are_means(generator):
     x = spikes(T, 2, 12, generator=generator)
     expected = x.unflatten(2, (3, 4)).mean(3)
-    assert expected.any() and torch.equal(pk.Voting(4)(pk.pack(x)), expected) and torch.equal(pk.Voting(4)(x), expected)
+    assert expected.any() and equal(pk.Voting(4)(pk.pack(x)), expected) and equal(pk.Voting(4)(x), expected)
 
 
 class Audio(nn.Module):
@@ -108,13 +105,13 @@ def test_the_step_loop_agrees(sound):
     make_dyadic(net)
     values = step_loop(net, sound, T)
     result = pk.simulate(net, sound, T, chunk=7)
-    assert values["head"].mean() > 0.01 and torch.equal(result.spikes.dense(), values["head"])
+    assert values["head"].mean() > 0.01 and equal(result.spikes.dense(), values["head"])
 
 
 def test_simulate_takes_samples_of_one_axis(generator):
     """Without a convolution, too: [N, C, L] is held."""
     x = dyadic(2, 3, 8, generator=generator).abs()
-    net = nn.Sequential(pk.MaxPool1d(2), pk.IF(2.0), pk.Flatten())
+    net = nn.Sequential(pk.MaxPool1d(2), pk.IF(v_threshold=2.0), pk.Flatten())
     count = pk.simulate(net, x, 10).count()
     assert count.any() and count.shape == (2, 12)
 

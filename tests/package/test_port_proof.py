@@ -4,9 +4,11 @@ import warnings
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.conversion.graph.compare import Compared, Difference, check_output
 
 
 @pytest.fixture
@@ -60,16 +62,18 @@ def test_a_subclass_with_a_forward_of_its_own_is_named(layer, neuron):
 
 
 def test_a_subclass_that_does_the_same_is_taken(layer, neuron):
-    class Counted(layer.Conv2d):
+    class Same(layer.Conv2d):
+        shape = None  # is found out in the first call
+
         def forward(self, x):
-            self.calls = getattr(self, "calls", 0) + 1
+            self.shape = self.shape or tuple(x.shape)
             return super().forward(x)
 
-    net = chain(layer, neuron, conv=Counted(2, 6, 3))
+    net = chain(layer, neuron, conv=Same(2, 6, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pk.from_spikingjelly(net)
-    assert not hasattr(net.conv, "calls")  # it was a copy that ran
+    assert net.conv.shape is None  # it was a copy that ran
 
 
 @pytest.mark.parametrize("place", ["conv", "bn", "pool", "fc"])
@@ -92,6 +96,21 @@ def test_hooks_are_refused_and_not_run(layer, neuron, place):
     assert not records
     handle.remove()
     pk.from_spikingjelly(net)
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+def test_hooks_of_all_modules_are_refused(layer, neuron, kind):
+    """They would change the original and what is compared with it alike."""
+    register = getattr(nn.modules.module, f"register_module_{kind}")
+    handle = register(lambda module, x, *y: 2 * (y or x)[0] if isinstance(module, nn.Linear) else None)
+    try:
+        with pytest.raises(TypeError, match="a forward hook of all modules is registered, which the imported network"):
+            pk.from_spikingjelly(chain(layer, neuron))
+        with pytest.raises(TypeError, match="a forward hook of all modules is registered, which the spiking network"):
+            pk.convert(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.rand(4, 4))
+    finally:
+        handle.remove()
+    pk.from_spikingjelly(chain(layer, neuron))
 
 
 @pytest.mark.parametrize("patched", ["sn1", "sn2"])
@@ -118,8 +137,8 @@ def test_nothing_is_changed(layer, neuron):
     before, v = torch.get_rng_state(), net.sn1.v
     statistics = net.bn.running_mean.clone()
     pk.from_spikingjelly(net)
-    assert net.training and torch.equal(torch.get_rng_state(), before)
-    assert net.sn1.v is v and torch.equal(net.bn.running_mean, statistics)
+    assert net.training and equal(torch.get_rng_state(), before)
+    assert net.sn1.v is v and equal(net.bn.running_mean, statistics)
     assert not net.sn1._forward_hooks
 
 
@@ -208,4 +227,15 @@ def test_other_networks_of_snntorch_keep_their_potentials():
     before = other[1].mem.clone()
     assert before.any()
     pk.from_snntorch(nn.Sequential(nn.Linear(3, 4), snn.Leaky(beta=0.9, init_hidden=True)))
-    assert torch.equal(other[1].mem, before)
+    assert equal(other[1].mem, before)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 5), (3, 2, 10), (2, 10), (10,), (6, 5), (1, 3, 2, 5), ()])
+def test_outputs_of_another_shape_differ(shape):
+    """All steps, or one value for all, may be given; nothing else passes."""
+    y = torch.zeros(3, 2, 5)
+    compared = Compared(y, y + 1, {})
+    with pytest.raises(Difference, match=r"its output has the shape \[.*\], and \[3, 2, 5\] here"):
+        check_output(compared, torch.zeros(shape))
+    for right in (y, y[0], list(y), (y, "more")):
+        assert check_output(compared, right).shape in (y.shape, y.shape[1:])

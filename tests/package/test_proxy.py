@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import bright_halves, learned
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -40,10 +41,10 @@ def test_gradient_is_that_of_the_relu_network_at_the_spikes(generator, loss):
             F.cross_entropy(output, labels) if loss == "cross-entropy" else F.mse_loss(output, F.one_hot(labels) * 3.0)
         )
 
-    model = pk.ProxyNet(net, T=20)
+    model = pk.ProxyNet(net, T=20, **pk.ProxyNet.PAPER)
     output = model(x)
     counts = pk.simulate(net, x, 20).count()
-    assert torch.equal(output, counts.float()) and counts.sum() > 0
+    assert equal(output, counts.float()) and counts.sum() > 0
     loss_of(output).backward()
     leaf = counts.float().requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(leaf), leaf)
@@ -99,9 +100,9 @@ def test_evaluation_runs_the_spiking_network_alone(generator, monkeypatch):
 
     monkeypatch.setattr(model, "ann", never)
     with torch.no_grad():
-        assert torch.equal(model(x), expected)
+        assert equal(model(x), expected)
     model.eval()
-    assert torch.equal(model(x), expected) and not model(x).requires_grad
+    assert equal(model(x), expected) and not model(x).requires_grad
 
 
 def test_weights_are_shared_and_statistics_are_not(generator):
@@ -121,7 +122,7 @@ def test_weights_are_shared_and_statistics_are_not(generator):
         nn.Sequential(pk.FusedIFConv2d(1, 4, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(4 * 36, 3)), T=12
     ).eval()
     restored.load_state_dict(model.state_dict())
-    assert torch.equal(restored(x), model(x)) and torch.equal(restored.ann(x), model.ann(x))
+    assert equal(restored(x), model(x)) and equal(restored.ann(x), model.ann(x))
 
 
 def test_it_learns(generator):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -42,8 +43,8 @@ def test_the_twin_of_a_trained_network_begins_with_its_statistics(x, statistics_
     model = pk.ProxyNet(net, 8)
     for name, bn in (("0", net[0].bn), ("3", net[3].bn)):
         own = model.statistics[name]
-        assert torch.equal(own.running_mean, bn.running_mean) and bn.running_mean.abs().min() > 0
-        assert torch.equal(own.running_var, bn.running_var) and own.running_var is not bn.running_var
+        assert equal(own.running_mean, bn.running_mean) and bn.running_mean.abs().min() > 0
+        assert equal(own.running_var, bn.running_var) and own.running_var is not bn.running_var
 
 
 @pytest.mark.parametrize("statistics_of", ["steps", "means"])
@@ -70,7 +71,7 @@ def test_a_normalisation_in_evaluation_mode_stays_in_both(x, statistics_of, whol
     assert {"net.3.bn.running_mean", "statistics.3.running_mean"} <= changed
     model.net[3].bn.eval()
     same = copy.deepcopy(model).eval()
-    assert torch.equal(model.snn(x), same.snn(x)) and torch.equal(model.ann(x), same.ann(x)) and same.snn(x).any()
+    assert equal(model.snn(x), same.snn(x)) and equal(model.ann(x), same.ann(x)) and same.snn(x).any()
 
 
 def test_a_single_image_at_the_end_counts_as_one(generator):

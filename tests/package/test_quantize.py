@@ -5,6 +5,7 @@ from functools import partial, partialmethod
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -88,7 +89,7 @@ def test_units_that_are_known_are_those_that_kernels_need(generator):
         whole = WHOLE[rounded.untyped_storage()]
         unit = packing.known_unit(rounded, whole, row)
         multiples = rounded / unit[:80, None]
-        assert torch.equal(multiples, multiples.round()) and multiples.abs().max() <= bounds.largest
+        assert equal(multiples, multiples.round()) and multiples.abs().max() <= bounds.largest
         assert len(unit) == 96 and packing.known_unit(rounded[:40], whole, row) is None
     assert packing.known_unit(rounded, whole, packing.BYTE_ROW) is None  # 13 bits
     wide, _ = quantize._constants(rounding.PRECISIONS["int8"], torch.ones(1, 70_000), None)
@@ -120,12 +121,12 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
         if kernels is None:
             continue
         monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
-        assert torch.equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
+        assert equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     parts = [pk.simulate(net, part, T, chunk=9, precision=precision).spikes.dense() for part in image.split(2)]
     torch.set_num_threads(threads)
-    assert torch.equal(torch.cat(parts, 1), expected)
+    assert equal(torch.cat(parts, 1), expected)
 
 
 @pytest.mark.parametrize("ulps", [-1, 1])
@@ -150,7 +151,7 @@ def test_wrongly_rounded_functions_change_no_weight(monkeypatch, ulps):
         monkeypatch.setattr(torch.Tensor, name, partialmethod(partial(wrong, getattr(torch.Tensor, name))))
     assert torch.rsqrt(torch.tensor(4.0)) != 0.5
     for actual, right in zip(all_of_it(), expected, strict=True):
-        assert torch.equal(actual, right)
+        assert equal(actual, right)
 
 
 def test_units_are_exact_powers_of_two():
@@ -171,7 +172,7 @@ def test_the_order_of_a_sum_changes_no_weight(generator):
         weight *= (rounding.LARGEST_SUM - 4001) / weight.double().sum()  # on the edge of a unit of 1
         rounded, *_ = rounding.round_weights(weight, None)
         order = torch.randperm(4000, generator=generator)
-        assert torch.equal(rounding.round_weights(weight[:, order], None)[0], rounded[:, order])
+        assert equal(rounding.round_weights(weight[:, order], None)[0], rounded[:, order])
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_bias_that_changes_is_rounded_anew(generator):
     for value in (0.25, 0.125, 0.25):
         net[1].bias.data.fill_(value)
         expected = oracle(net, image, 20, 0.0)
-        assert torch.equal(pk.simulate(net, image, 20, precision="int16").spikes.dense(), expected)
+        assert equal(pk.simulate(net, image, 20, precision="int16").spikes.dense(), expected)
         assert expected.any()
     storage = net[1].weight.untyped_storage()
     assert len(quantize._rounded._known[storage]) == 1  # the last one only is kept
@@ -234,7 +235,7 @@ def test_a_converted_network_with_max_pooling(generator, precision):
     net = pk.convert(ann, images)
     whole = pk.simulate(net, images, 40, precision=precision).count()
     parts = [pk.simulate(net, part, 40, chunk=7, precision=precision).count() for part in images.split(1)]
-    assert torch.equal(torch.cat(parts), whole) and whole.any()
+    assert equal(torch.cat(parts), whole) and whole.any()
     exact = pk.simulate(net, images, 40).count()
     assert 0 < (exact - whole).abs().float().mean() < 2 or precision == "int16"
 
@@ -293,9 +294,9 @@ def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precisio
         if kernels is None:
             continue
         monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
-        assert torch.equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
+        assert equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
     parts = [pk.simulate(net, part, T, chunk=7, precision=precision).spikes.dense() for part in image.split(1)]
-    assert torch.equal(torch.cat(parts, 1), expected)
+    assert equal(torch.cat(parts, 1), expected)
 
 
 def test_weights_of_a_sum_share_units_that_divide_one(generator):
@@ -326,4 +327,4 @@ def test_sums_follow_their_weights(generator):
             fresh.append("join", copy.deepcopy(layer), ("", ""))
             for precision in (None, *rounding.PRECISIONS):
                 expected, found = (pk.simulate(n, x, 20, precision=precision).spikes.dense() for n in (fresh, net))
-                assert torch.equal(found, expected) and 0 < expected.mean() < 1
+                assert equal(found, expected) and 0 < expected.mean() < 1

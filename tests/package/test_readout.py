@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -29,8 +30,8 @@ def test_linear(generator, kind, decay):
         y = layer(pk.pack(x) if kind == "spikes" else x)
         first, v = layer(x[:4], torch.full((2, 4), -0.25))
         rest, last = layer(x[4:], v)
-    assert y.dtype == torch.float32 and expected.std() > 0.1 and torch.equal(y, expected)
-    assert torch.equal(torch.cat([first, rest]), expected) and torch.equal(last, expected[-1])
+    assert y.dtype == torch.float32 and expected.std() > 0.1 and equal(y, expected)
+    assert equal(torch.cat([first, rest]), expected) and equal(last, expected[-1])
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_linear(generator, kind, decay):
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_any_layer(generator, layer, shape, packed):
-    layer = layer(pk.neurons.LINeuron(0.5)).eval()
+    layer = layer(pk.neurons.LINeuron(decay=0.5)).eval()
     for parameter in layer.parameters():
         parameter.data = dyadic(*parameter.shape, generator=generator)
     x = spikes(40, 2, *shape, generator=generator)
@@ -55,7 +56,7 @@ def test_any_layer(generator, layer, shape, packed):
         current = torch.stack([layer.affine((step, step) if several else step) for step in x])
         given = pk.pack(x) if packed else x
         y = layer((given, given) if several else given)
-    assert current.std() > 0.1 and torch.equal(y, integrated(current, 0.5))
+    assert current.std() > 0.1 and equal(y, integrated(current, 0.5))
 
 
 @pytest.mark.parametrize("chunk", [None, 7])
@@ -69,10 +70,10 @@ def test_a_network_may_end_in_potentials(generator, chunk):
     current = nn.functional.linear(hidden, net[2].weight, net[2].bias)
     assert hidden.mean() > 0.02
     torch.testing.assert_close(result.potentials, integrated(current, 0.75).detach(), rtol=1e-5, atol=1e-5)
-    assert torch.equal(result.records["2"], result.potentials)
-    assert torch.equal(result.state["2"][0], result.potentials[-1])
+    assert equal(result.records["2"], result.potentials)
+    assert equal(result.state["2"][0], result.potentials[-1])
     half = pk.simulate(net, x, 25, chunk=chunk)
-    assert torch.equal(pk.simulate(net, x, 25, state=half.state).potentials, result.potentials[25:])
+    assert equal(pk.simulate(net, x, 25, state=half.state).potentials, result.potentials[25:])
     assert result.rates["2"] != result.rates["2"] and "potentials (50, 2, 3)" in repr(result)
     assert "2" in str(pk.explain(net, x, 5))
     with pytest.raises(AttributeError, match="take result.potentials"):
@@ -95,7 +96,7 @@ def test_outputs_share_no_memory(generator, decay, kind):
         start = torch.ones(2, features)
         with torch.no_grad():
             given = [x, start, *layer(x, start)]
-        assert given[3].any() and torch.equal(given[2][-1], given[3])
+        assert given[3].any() and equal(given[2][-1], given[3])
         assert len({tensor.untyped_storage().data_ptr() for tensor in given}) == 4
 
 
@@ -104,7 +105,7 @@ def test_int16_reads_out_too(generator):
     x = torch.rand(2, 1, 5, 5, generator=generator)
     whole = pk.simulate(net, x, 40, precision="int16").potentials
     chunks = pk.simulate(net, x, 40, precision="int16", chunk=3).potentials
-    assert whole.std() > 0.1 and torch.equal(whole, chunks)
+    assert whole.std() > 0.1 and equal(whole, chunks)
 
 
 def test_state_dict(generator):
@@ -123,5 +124,5 @@ def test_training_by_proxy_reads_potentials(generator):
     model = pk.ProxyNet(net, 8, readout="potential").train()
     output = model(x)
     output.square().sum().backward()
-    assert torch.equal(output, pk.simulate(net, x, 8).potentials[-1])
+    assert equal(output, pk.simulate(net, x, 8).potentials[-1])
     assert all(parameter.grad.any() for parameter in net.parameters())

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import RESETS, dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -56,11 +56,11 @@ def test_sum_against_the_oracle(generator, name, v_reset, kind):
     v = torch.full_like(current[0], 0.5)
     expected, v_expected = reference.if_scan(current, v, v_threshold=1.25, v_reset=v_reset)
     y, v = layer.spike(tuple(given))
-    assert torch.equal(y.dense(), expected) and torch.equal(v, v_expected) and 0 < expected.mean() < 1
+    assert equal(y.dense(), expected) and equal(v, v_expected) and 0 < expected.mean() < 1
     first, v = layer(tuple(part[:20] for part in given), torch.full_like(v, 0.5))
     second, v = layer(tuple(part[20:] for part in given), v)
     parts = [p if isinstance(p, torch.Tensor) else p.dense() for p in (first, second)]
-    assert torch.equal(torch.cat(parts), expected) and torch.equal(v, v_expected)
+    assert equal(torch.cat(parts), expected) and equal(v, v_expected)
 
 
 def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
@@ -92,7 +92,7 @@ def test_shortcut_by_every_kernel(backend, generator, name, v_reset):
     for order in (slice(None), slice(None, None, -1)):
         synapses, given = [synapse, nn.Identity()][order], (pk.pack(x), pk.pack(added))[order]
         actual, v = pk.FusedIFSum(*synapses, v_threshold=1.5, v_reset=v_reset).eval().spike(given)
-        assert torch.equal(actual.dense(), expected) and torch.equal(v, v_expected)
+        assert equal(actual.dense(), expected) and equal(v, v_expected)
     assert 0 < expected.mean() < 1 and not torch.equal(expected, silent)
 
 
@@ -109,7 +109,7 @@ def test_an_identity_beside_spikes_of_other_scales(generator, name):
         current = sum(s(part.dense().flatten(0, 1)) for s, part in zip(synapses, x, strict=True)).unflatten(0, (T, N))
     expected, v_expected = reference.if_scan(current, v_threshold=1.5)
     y, v = pk.FusedIFSum(*synapses, v_threshold=1.5).eval().spike(tuple(x))
-    assert torch.equal(y.dense(), expected) and torch.equal(v, v_expected) and 0 < expected.mean() < 1
+    assert equal(y.dense(), expected) and equal(v, v_expected) and 0 < expected.mean() < 1
 
 
 def test_a_shortcut_meets_packed_spikes(generator):
@@ -146,35 +146,18 @@ def test_concatenation_keeps_types_as_torch_does(generator, constant):
     for types in ((torch.float64,) * 2, (torch.float16,) * 2, (torch.uint8,) * 2, (torch.float64, torch.float32)):
         parts = [x[:1].to(dtype).expand_as(x) if constant else x.to(dtype) for dtype in types]
         y, expected = pk.Concatenate()(parts), torch.cat(parts, 2)
-        assert y.dtype == expected.dtype and y.any() and torch.equal(y, expected)
+        assert y.dtype == expected.dtype and y.any() and equal(y, expected)
         assert (y.stride(0) == 0) == constant
     bits = pk.pack(spikes(3, 2, 4, generator=generator))
-    assert torch.equal(pk.Concatenate()((bits, x)), torch.cat([bits.dense().double(), x], 2))
-
-
-@pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
-def test_pooling_of_rates(generator, instruction_set, window):
-    T = 70
-    dense = spikes(T, 2, 11, 8, 6, generator=generator)
-    counts = dense.cumsum(0)
-    highest = F.max_pool2d(counts.flatten(0, 1), *window).unflatten(0, (T, 2))
-    layer = pk.MaxRatePool2d(*window)
-    y = layer(pk.pack(dense))
-    assert torch.equal(y.dense().cumsum(0), highest)
-    assert torch.equal(layer(dense), y.dense())
-    first, v = layer(pk.pack(dense[:37]), torch.zeros(2, 11, 8, 6))
-    second, v = layer(pk.pack(dense[37:]), v)
-    assert torch.equal(torch.cat([first.dense(), second.dense()]), y.dense()) and torch.equal(v, counts[-1])
-    with pytest.raises(ValueError, match="0 and 1"):
-        layer(dense * 0.5)
+    assert equal(pk.Concatenate()((bits, x)), torch.cat([bits.dense().double(), x], 2))
 
 
 def test_potential_to_start_from(generator):
     current = dyadic(9, 2, 3, 4, 4, generator=generator)
     expected, v = reference.if_scan(current, torch.full((2, 3, 4, 4), 0.5), v_reset=None)
     layer = pk.IF(v_reset=None, v_init=0.5)
-    assert torch.equal(layer(current), expected) and "v_init=0.5" in repr(layer)
-    assert torch.equal(pk.if_scan(current, 0.5, v_reset=None)[1], v)
+    assert equal(layer(current), expected) and "v_init=0.5" in repr(layer)
+    assert equal(pk.if_scan(current, 0.5, v_reset=None)[1], v)
     with pytest.raises(ValueError, match="v_init must be finite"):
         pk.IF(v_init=float("nan"))
     with pytest.raises(TypeError, match="v_init must be a number"):

@@ -98,3 +98,18 @@ def test_where_the_relu_network_is_not_known():
     assert pk.simulate(net, torch.rand(2, 4), 5).relu_joules > 0
     moving = pk.simulate(net, torch.rand(5, 2, 4), 5)
     assert moving.relu_joules is None and "ReLU" not in str(moving)
+
+
+def test_silent_layers_and_real_values_are_marked():
+    """Also in an engine's result; without samples nothing is said."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFLinear(4, 8, v_threshold=0.5), pk.FusedLILinear(8, 6, decay=0.0),
+        pk.FusedIFLinear(6, 5, v_threshold=9.0), pk.FusedIFLinear(5, 3, bias=False),
+    )  # fmt: skip
+    x = torch.rand(3, 4)
+    for result in (pk.simulate(net, x, 12), pk.compile(net, x)(x, 12)):
+        rows = str(result).splitlines()[2:6]
+        ends = [row.split(maxsplit=4)[4:] for row in rows]
+        assert result.rates["0"] > 0 and ends == [[], ["real values, no spikes"], ["silent"], ["silent"]]
+    assert "silent" not in str(pk.simulate(net, x[:0], 12))

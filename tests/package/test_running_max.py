@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -27,12 +28,12 @@ def test_against_the_definition(generator, kind, window):
         maxima = torch.stack([pool(sums, 2, **options) for sums in x.cumsum(0)])
         expected = maxima.diff(dim=0, prepend=pool(torch.zeros_like(x[:1])[0], 2, **options).unsqueeze(0))
         y, v = layer.spike(x)
-        assert expected.any() and torch.equal(y, expected) and torch.equal(v, x.sum(0))
+        assert expected.any() and equal(y, expected) and equal(v, x.sum(0))
         first, between = layer.spike(x[:4])
         rest, after = layer.spike(x[4:], between)
-        assert torch.equal(torch.cat([first, rest]), expected) and torch.equal(after, v)
-        assert torch.equal(layer(x), expected)
-    assert torch.equal(layer(pk.pack(x)), expected)
+        assert equal(torch.cat([first, rest]), expected) and equal(after, v)
+        assert equal(layer(x), expected)
+    assert equal(layer(pk.pack(x)), expected)
     assert layer(held).stride(0) == 0
 
 
@@ -50,7 +51,7 @@ def test_without_steps_nothing_changes(kind):
     x, sums = torch.zeros(0, 2, *size), torch.ones(2, *size)
     assert make()(x).shape == (0, *pool(sums, 2).shape)
     y, v = make()(x, sums)
-    assert y.shape == (0, *pool(sums, 2).shape) and torch.equal(v, sums)
+    assert y.shape == (0, *pool(sums, 2).shape) and equal(v, sums)
 
 
 def test_in_networks(generator):
@@ -63,12 +64,12 @@ def test_in_networks(generator):
     chunked = pk.simulate(net, x, T, chunk=2)
     first = pk.simulate(net, x[:5], 5)
     rest = pk.simulate(net, x[5:], 4, state=first.state)
-    assert whole.count().any() and torch.equal(chunked.count(), whole.count())
-    assert torch.equal(first.count() + rest.count(), whole.count())
+    assert whole.count().any() and equal(chunked.count(), whole.count())
+    assert equal(first.count() + rest.count(), whole.count())
     stopped = pk.simulate(net, x, T, chunk=1, stop=lambda counts, t: torch.arange(len(counts)) < (t >= 4))
     assert stopped.steps.min() == 4
     expected = net(x)
-    assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
+    assert equal(torch.export.export(net, (x,)).module()(x), expected)
     given = x.clone().requires_grad_()
     net[0].train()(given).sum().backward()
     assert given.grad.any()

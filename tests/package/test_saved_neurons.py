@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 from safetensors.torch import load, save
 from torch import nn
 
@@ -9,25 +10,29 @@ import proxykernels as pk
 from proxykernels.conversion.libraries import learnt
 
 NEURONS = {
-    "hard": pk.neurons.IFNeuron(0.5, 0.25),
-    "soft": pk.neurons.IFNeuron(0.5, None),
-    "leaky": pk.neurons.LIFNeuron(0.75, 0.125, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_rest=0.25),
-    "current-based": pk.neurons.CubaLIFNeuron(0.75, None, decay=0.75, current_decay=0.25, v_rest=-0.25),
-    "refractory": pk.neurons.RefractoryLIFNeuron(0.5, 0.0, decay=0.75, refractory=3),
+    "hard": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=0.25),
+    "soft": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=None),
+    "leaky": pk.neurons.LIFNeuron(
+        v_threshold=0.75, v_reset=0.125, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_rest=0.25
+    ),
+    "current-based": pk.neurons.CubaLIFNeuron(
+        v_threshold=0.75, v_reset=None, decay=0.75, current_decay=0.25, v_rest=-0.25
+    ),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, refractory=3),
 }
 OTHERS = {
-    "hard": pk.neurons.IFNeuron(1.0, None),
-    "soft": pk.neurons.IFNeuron(1.0, -0.5),
-    "leaky": pk.neurons.LIFNeuron(1.0, None, decay=0.5),
-    "current-based": pk.neurons.CubaLIFNeuron(1.0, 0.0, decay=torch.full((4,), 0.5)),
-    "refractory": pk.neurons.RefractoryLIFNeuron(1.0, None, decay=0.5, refractory=1),
+    "hard": pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None),
+    "soft": pk.neurons.IFNeuron(v_threshold=1.0, v_reset=-0.5),
+    "leaky": pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5),
+    "current-based": pk.neurons.CubaLIFNeuron(v_threshold=1.0, v_reset=0.0, decay=torch.full((4,), 0.5)),
+    "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5, refractory=1),
 }
 
 
 def make_net(neuron, v_init=None) -> nn.Sequential:
     torch.manual_seed(0)
     net = nn.Sequential(
-        pk.FusedConv2d(1, 4, 3, neuron=neuron, v_init=v_init), pk.Population(neuron, v_init), pk.Flatten(),
+        pk.FusedConv2d(1, 4, 3, neuron=neuron, v_init=v_init), pk.Population(neuron, v_init=v_init), pk.Flatten(),
         pk.FusedLinear(4 * 36, 4, neuron=neuron, v_init=v_init),
     ).eval()  # fmt: skip
     for parameter in net.parameters():
@@ -51,7 +56,7 @@ def test_a_state_dict_makes_one_network_the_other(x, model, v_init):
         other = make_net(OTHERS[model], own_start)
         assert not torch.equal(other(x), expected)
         other.load_state_dict(load(save(source.state_dict())))
-        assert torch.equal(other(x), expected) and repr(other) == repr(source)
+        assert equal(other(x), expected) and repr(other) == repr(source)
 
 
 @pytest.mark.parametrize("model", NEURONS)
@@ -59,9 +64,9 @@ def test_functional_call_takes_a_state_dict(x, model):
     source, other = make_net(NEURONS[model]), make_net(OTHERS[model])
     expected, own = source(x), other(x)
     assert expected.any() and not torch.equal(own, expected)
-    assert torch.equal(torch.func.functional_call(source, source.state_dict(), x), expected)
-    assert torch.equal(torch.func.functional_call(other, source.state_dict(), x), expected)
-    assert torch.equal(other(x), own) and repr(other) == repr(make_net(OTHERS[model]))
+    assert equal(torch.func.functional_call(source, source.state_dict(), x), expected)
+    assert equal(torch.func.functional_call(other, source.state_dict(), x), expected)
+    assert equal(other(x), own) and repr(other) == repr(make_net(OTHERS[model]))
 
 
 def relu_net() -> nn.Sequential:
@@ -79,10 +84,10 @@ def test_a_converted_network_loads_the_scale_of_its_outputs(generator):
     assert not torch.equal(before, expected.logits)
     other.load_state_dict(load(save(source.state_dict())))
     found = pk.simulate(other, x, 32)
-    assert torch.equal(found.logits, expected.logits) and expected.logits.abs().sum() > 0
+    assert equal(found.logits, expected.logits) and expected.logits.abs().sum() > 0
     old = {key: value for key, value in source.state_dict().items() if not key.endswith(("scale", "v_reset"))}
     assert not other.load_state_dict(old).missing_keys  # an older file: they stay
-    assert torch.equal(pk.simulate(other, x, 32).logits, expected.logits)
+    assert equal(pk.simulate(other, x, 32).logits, expected.logits)
 
 
 def test_a_hard_reset_is_loaded_into_a_soft_one(generator):
@@ -95,8 +100,8 @@ def test_a_hard_reset_is_loaded_into_a_soft_one(generator):
 
 
 def test_values_that_are_good_only_together_are_loaded():
-    source, other = pk.IF(0.5, 0.25), pk.IF(4.0, 2.0)
-    for a, b in ((source, other), (pk.IF(4.0, 2.0), source)):
+    source, other = pk.IF(v_threshold=0.5, v_reset=0.25), pk.IF(v_threshold=4.0, v_reset=2.0)
+    for a, b in ((source, other), (pk.IF(v_threshold=4.0, v_reset=2.0), source)):
         b.load_state_dict(a.state_dict())
         assert (b.v_threshold, b.v_reset) == (a.v_threshold, a.v_reset)
 
@@ -128,7 +133,7 @@ def test_attributes_take_numbers_and_tensors():
         layer.v_threshold = value
         assert layer.neuron.v_threshold is layer.v_threshold
         assert ("v_threshold" in dict(layer.named_buffers())) == isinstance(value, torch.Tensor)
-        assert torch.equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
+        assert equal(layer.state_dict()["v_threshold"].float(), torch.as_tensor(value))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from equality import equal
 from sigma_delta_nets import exact, nets_fixture, pooled_fixture, step_loop  # noqa: F401 - fixtures
 from torch import nn
 
@@ -19,10 +20,10 @@ def test_simulation_is_the_step_loop(pooled, frames, signed, generator):
         x = sequence = torch.where(torch.rand(5, *x.shape, generator=generator) < 0.1, moved, sequence)
     result = pk.simulate(net, x, 5)
     assert all(rate > 0 for rate in result.rates.values() if rate == rate)
-    assert torch.equal(result.potentials, step_loop(net, sequence, 5))
+    assert equal(result.potentials, step_loop(net, sequence, 5))
     for chunk in (1, 3):
         parts = pk.simulate(net, x, 5, chunk=chunk)
-        assert torch.equal(parts.potentials, result.potentials) and parts.rates == result.rates
+        assert equal(parts.potentials, result.potentials) and parts.rates == result.rates
 
 
 @torch.no_grad()
@@ -39,7 +40,7 @@ def test_neurons_come_behind_the_pooling_that_alone_takes_them(pooled):
     expected = ann(x)
     errors = (result.potentials - expected).abs().amax((1, 2)) / expected.abs().max()
     assert errors[0] > 0.05 and errors[9] < 0.03
-    assert torch.equal(result.potentials[-1], result.potentials[-2])  # settled, and so silent
+    assert equal(result.potentials[-1], result.potentials[-2])  # settled, and so silent
 
 
 @torch.no_grad()
@@ -85,7 +86,7 @@ def test_other_poolings_are_of_what_was_sent(taken, generator):
     assert running == ["pool_1" if taken == "a pooling" else "pool"]
     assert (net.first.pool is not None) == (taken == "a pooling")
     result = pk.simulate(net, x, 6)
-    assert result.logits.any() and torch.equal(result.potentials, step_loop(net, x.expand(6, *x.shape), 6))
+    assert result.logits.any() and equal(result.potentials, step_loop(net, x.expand(6, *x.shape), 6))
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def test_states_go_on(pooled):
     z, a = first.state["stem_0"]
     assert z.shape == (8, 18 * 18, 12) and a.shape == (8, 81, 12) and z.any() and a.any()
     last = pk.simulate(net, x, 4, state=first.state)
-    assert torch.equal(torch.cat([first.potentials, last.potentials]), expected)
+    assert equal(torch.cat([first.potentials, last.potentials]), expected)
     assert not torch.equal(expected[1], expected[2])
     with pytest.raises(ValueError, match=r"layer stem_0: state must be two tensors \[\[4, 324, 12\], \[4, 81, 12\]\]"):
         pk.simulate(net, x, 1, state=first.state | {"stem_0": [a, a]})
@@ -109,7 +110,7 @@ def test_samples_stop_when_they_have_settled(pooled):
     whole, result = pk.simulate(net, x, 12), pk.simulate(net, x, 12, stop=pk.settled(8))
     assert 2 < result.steps.max() <= 12 and result.steps.min() < result.steps.max()
     for k, t in enumerate(result.steps.tolist()):
-        assert torch.equal(result.potentials[:t, k], whole.potentials[:t, k])
+        assert equal(result.potentials[:t, k], whole.potentials[:t, k])
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from equality import equal
 from sigma_delta_nets import exact, nets_fixture  # noqa: F401 - a fixture
 from torch import nn
 
@@ -23,7 +24,7 @@ def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, gene
     monkeypatch.setattr("proxykernels.simulation.sigma_delta.BYTES", {"cpu": bytes_together})
     for chunk in (1, 3):
         result = pk.simulate(net, x, 7, chunk=chunk)
-        assert torch.equal(result.potentials, expected.potentials) and result.rates == expected.rates
+        assert equal(result.potentials, expected.potentials) and result.rates == expected.rates
         assert result.synops.accumulates == expected.synops.accumulates
     state: dict = {}
     potentials, before = [], None
@@ -33,7 +34,7 @@ def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, gene
         assert all(map(torch.equal, state.get("stem_0", []), before.get("stem_0", [])))  # what is given stays
         potentials.append(result.potentials)
         state = result.state
-    assert torch.equal(torch.cat(potentials), expected.potentials)
+    assert equal(torch.cat(potentials), expected.potentials)
     assert set(state) > {"", "stem_0", "pool"} and state["stem_0"][0].shape == (8, 64, 12)
 
 
@@ -47,8 +48,8 @@ def test_chunks_round_nothing_otherwise(generator):
     x = torch.randn(8, 2, 8, 8, generator=generator)
     net = pk.convert(ann, x, neuron="sigma-delta")
     whole = pk.simulate(net, x, 9)
-    assert torch.equal(pk.simulate(net, x, 9, chunk=1).potentials, whole.potentials)
-    assert torch.equal(pk.simulate(net, x, 9, chunk=4).potentials, whole.potentials)
+    assert equal(pk.simulate(net, x, 9, chunk=1).potentials, whole.potentials)
+    assert equal(pk.simulate(net, x, 9, chunk=4).potentials, whole.potentials)
 
 
 @torch.no_grad()
@@ -58,7 +59,7 @@ def test_a_state_can_be_of_some_of_the_samples(nets):
     state = pk.simulate(net, x, 2, state={}).state
     some = {name: [part[2:5] for part in parts] for name, parts in state.items()}
     result = pk.simulate(net, x[2:5], 3, state=some)
-    assert torch.equal(result.potentials, pk.simulate(net, x, 5).potentials[2:, 2:5])
+    assert equal(result.potentials, pk.simulate(net, x, 5).potentials[2:, 2:5])
 
 
 @torch.no_grad()
@@ -80,14 +81,14 @@ def test_samples_stop_when_they_have_settled(nets, signed):
         assert sum(n for _, _, n, _ in parts) == sum(t <= s for s in steps)
         assert all(shape[1] == t and shape[3] == 5 for shape in parts)
     for k, t in enumerate(steps):
-        assert torch.equal(result.potentials[:t, k], whole.potentials[:t, k])
-        assert torch.equal(result.potentials[t:, k], whole.potentials[t - 1, k].expand(12 - t, 5))
+        assert equal(result.potentials[:t, k], whole.potentials[:t, k])
+        assert equal(result.potentials[t:, k], whole.potentials[t - 1, k].expand(12 - t, 5))
         first, second = whole.potentials[t - 1, k].topk(2).values
         assert first - second >= 8 * (whole.potentials[t - 1, k] - whole.potentials[t - 2, k]).abs().max()
     assert result.synops.total < whole.synops.total
     k = steps.index(max(steps))
     on = pk.simulate(net, x[k : k + 1], 2, state={name: [v[k : k + 1] for v in s] for name, s in result.state.items()})
-    assert torch.equal(on.potentials[:, 0], pk.simulate(net, x[k : k + 1], 12).potentials[steps[k] : steps[k] + 2, 0])
+    assert equal(on.potentials[:, 0], pk.simulate(net, x[k : k + 1], 12).potentials[steps[k] : steps[k] + 2, 0])
 
 
 def test_rules_that_do_not_fit(nets):

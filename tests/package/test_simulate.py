@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import dyadic, spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -47,9 +48,9 @@ def test_against_the_oracle(generator, kind, v_reset, chunk):
         x = pk.pack(dense)
     s1, s2, out = oracle(net, dense, v_reset)
     result = pk.simulate(net, x, T, chunk=chunk)
-    assert torch.equal(result.spikes.dense(), out)
+    assert equal(result.spikes.dense(), out)
     for until in (1, 33, T):
-        assert torch.equal(result.count(until=until), out[:until].sum(0).int())
+        assert equal(result.count(until=until), out[:until].sum(0).int())
     assert result.rates == pytest.approx(
         {"0": s1.mean().item(), "1": s2.mean().item(), "4": out.mean().item()}, abs=1e-6
     )
@@ -60,7 +61,7 @@ def test_state_goes_on(generator):
     whole = pk.simulate(net, x, 50)
     first = pk.simulate(net, x, 20)
     second = pk.simulate(net, x, 30, state=first.state)
-    assert torch.equal(first.count() + second.count(), whole.count())
+    assert equal(first.count() + second.count(), whole.count())
     for name, states in whole.state.items():
         assert all(torch.equal(a, b) for a, b in zip(states, second.state[name], strict=True))
 
@@ -89,7 +90,7 @@ def test_any_module_and_shared_layers(generator):
     s, _ = reference.if_linear(s, net.last.weight.data, net.last.bias.data)
     for chunk in (7, 40):
         result = pk.simulate(net, x, 40, chunk=chunk)
-        assert torch.equal(result.spikes.dense(), s) and len(result.state["inner"]) == 2
+        assert equal(result.spikes.dense(), s) and len(result.state["inner"]) == 2
 
 
 def test_the_net_stays_as_it_was(generator):
@@ -110,7 +111,7 @@ def test_one_layer_is_a_net_and_no_sample_is_a_batch():
 def test_running_statistics_whatever_the_mode(generator):
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, batch_norm=True))
     x = torch.rand(2, 1, 6, 6, generator=generator)
-    assert torch.equal(pk.simulate(net.train(), x, 9).count(), pk.simulate(net.eval(), x, 9).count())
+    assert equal(pk.simulate(net.train(), x, 9).count(), pk.simulate(net.eval(), x, 9).count())
     assert net[0].bn.num_batches_tracked == 0
 
 
@@ -125,7 +126,7 @@ def test_a_held_input_is_convolved_once_for_all_chunks(monkeypatch, generator, p
     monkeypatch.setattr(unfused, "convolve", counted)
     net = make_net(generator, None)  # with a hard reset there are periods, of all steps
     expected, _ = pk.simulate(net, x, 33, chunk=33, precision=precision).spikes.dense(), calls.clear()
-    assert torch.equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)
+    assert equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)
     assert len(calls) == 1 and expected.any()
     x += 1  # and anew for the next simulation
     assert not torch.equal(pk.simulate(net, x, 33, chunk=7, precision=precision).spikes.dense(), expected)

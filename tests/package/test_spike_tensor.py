@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.dlpack
 from cases import spikes
+from equality import equal
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,21 +59,21 @@ def test_it_stays_packed_from_layer_to_layer(layer, following, x, expected):
     assert type(y) is SpikeTensor and isinstance(y, torch.Tensor)
     assert (y.shape, y.dtype, y.device, y.requires_grad) == (expected.shape, x.dtype, x.device, False)
     assert (y.stride(), y.dim(), len(y), y.numel()) == (expected.stride(), 5, T, expected.numel())
-    assert torch.equal(following(y), following(expected)) and following(expected).any()
-    assert torch.equal(pk.MaxPool2d(2)(y), pk.MaxPool2d(2)(expected))
-    assert torch.equal(pk.AvgPool2d(2)(y), pk.AvgPool2d(2)(expected))
-    assert torch.equal(pk.Flatten()(y).packed().dense(), expected.flatten(2))
+    assert equal(following(y), following(expected)) and following(expected).any()
+    assert equal(pk.MaxPool2d(2)(y), pk.MaxPool2d(2)(expected))
+    assert equal(pk.AvgPool2d(2)(y), pk.AvgPool2d(2)(expected))
+    assert equal(pk.Flatten()(y).packed().dense(), expected.flatten(2))
     assert pk.pack(y) is y.packed()
     assert y.packed() is not None
-    assert torch.equal(y, expected)
+    assert equal(y, expected)
     assert y.packed() is None
 
 
 @pytest.mark.parametrize("name", ["input", "x", "a"])
 def test_the_first_argument_by_its_name(layer, x, expected, name):
     """By each that torch takes."""
-    assert torch.equal(torch.sum(**{name: layer(x)}, dim=0), expected.sum(0))
-    assert torch.equal(torch.flatten(**{name: layer(x)}, start_dim=2), expected.flatten(2))
+    assert equal(torch.sum(**{name: layer(x)}, dim=0), expected.sum(0))
+    assert equal(torch.flatten(**{name: layer(x)}, start_dim=2), expected.flatten(2))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_functions_of_torch_that_take_the_bits(layer, x, expected, function):
     given, wanted = function(y), function(expected)
     assert type(given) is SpikeTensor and given.packed() is not None
     assert (given.shape, given.dtype, given.stride()) == (wanted.shape, wanted.dtype, wanted.stride())
-    assert y.packed() is not None and torch.equal(given, wanted)
+    assert y.packed() is not None and equal(given, wanted)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +109,43 @@ def test_functions_of_torch_that_take_the_bits(layer, x, expected, function):
 def test_functions_of_torch_that_look(layer, x, expected, function):
     given, wanted = function(layer(x)), function(expected)
     assert type(given) is torch.Tensor and given.dtype == wanted.dtype
-    assert torch.equal(given, wanted)
+    assert equal(given, wanted)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_copies_share_memory_as_what_they_are_copies_of(layer, x, expected, seen):
+    y = layer(x)
+    if seen:
+        y.sum()
+    module = nn.Module()
+    module.register_buffer("all", y)
+    module.parts = [y[1:3], y, y.flatten(2), y.clone()]
+    copied = copy.deepcopy(module)
+    part, whole, flat, apart = copied.parts
+    assert whole is copied.all and equal(whole, expected)
+    whole.fill_(7)
+    assert (part == 7).all() and (flat == 7).all()
+    assert equal(apart, expected) and equal(y, expected) and expected.any()
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_code_that_asks_for_the_address_of_its_bytes_gets_an_error(layer, x, expected, seen):
+    """It was a null pointer, and the process died of it. What asks torch, gets that of the dense tensor."""
+    y = layer(x)
+    if seen:
+        y.sum()
+    with pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        torch.utils.dlpack.to_dlpack(y)
+    assert equal(torch.from_dlpack(torch.utils.dlpack.to_dlpack(layer(x).data)), expected)
+    assert equal(y, expected) and equal(torch.from_dlpack(y.__dlpack__()), expected)
+    assert y.data_ptr() == torch.from_dlpack(y).data_ptr()
 
 
 def test_saved_and_printed(layer, x, expected):
     file = io.BytesIO()
     torch.save({"y": layer(x)}, file)
     file.seek(0)
-    assert torch.equal(torch.load(file)["y"], expected)
+    assert equal(torch.load(file)["y"], expected)
     assert repr(layer(x)) == repr(expected) and f"{layer(x).sum()}" == f"{expected.sum()}"
 
 
@@ -145,8 +176,8 @@ def test_what_is_written_is_never_missed(layer, following, x, expected, write, s
     WRITES[write](y)
     WRITES[write](wanted)
     assert not torch.equal(wanted, expected)
-    assert torch.equal(following(y), following(wanted))
-    assert torch.equal(part, wanted[2:6]) and torch.equal(flat, wanted.flatten(2)) and torch.equal(y, wanted)
+    assert equal(following(y), following(wanted))
+    assert equal(part, wanted[2:6]) and equal(flat, wanted.flatten(2)) and equal(y, wanted)
     part.fill_(1)  # and back
     assert (y[2:6] == 1).all() and (flat[2:6] == 1).all()
 
@@ -156,7 +187,7 @@ def test_views_outlive_what_they_are_of(layer, x, expected):
     first, second = y[:5], y[3:]
     del y
     first.fill_(1)
-    assert (second[:2] == 1).all() and torch.equal(second[2:], expected[5:])
+    assert (second[:2] == 1).all() and equal(second[2:], expected[5:])
 
 
 def test_what_is_a_view_of_a_dense_tensor_is_one(layer, x, expected):
@@ -173,7 +204,7 @@ def test_it_is_itself(layer, x, expected):
     y = layer(x)
     assert y.contiguous() is y and y.float() is y and y.add_(1) is y and torch.relu_(y) is y and {y: 1}[y] == 1
     y.unsqueeze_(0)
-    assert y.shape == (1, *expected.shape) and torch.equal(y[0], expected + 1)
+    assert y.shape == (1, *expected.shape) and equal(y[0], expected + 1)
 
 
 def test_autograd_sees_a_dense_tensor(layer, x, expected):
@@ -181,10 +212,10 @@ def test_autograd_sees_a_dense_tensor(layer, x, expected):
     linear(y).square().sum().backward()
     given, linear.weight.grad = linear.weight.grad, None
     linear(expected).square().sum().backward()
-    assert torch.equal(given, linear.weight.grad)
+    assert equal(given, linear.weight.grad)
     y = layer(x).requires_grad_()
     (y * y).sum().backward()
-    assert type(y.grad) is torch.Tensor and torch.equal(y.grad, 2 * expected)
+    assert type(y.grad) is torch.Tensor and equal(y.grad, 2 * expected)
 
     class Double(torch.autograd.Function):
         @staticmethod
@@ -197,10 +228,10 @@ def test_autograd_sees_a_dense_tensor(layer, x, expected):
             return gradient * ctx.saved_tensors[0]
 
     y = layer(x)
-    assert torch.equal(Double.apply(y), 2 * expected)
+    assert equal(Double.apply(y), 2 * expected)
     y.requires_grad_()
     Double.apply(y).sum().backward()
-    assert torch.equal(y.grad, expected)
+    assert equal(y.grad, expected)
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -212,18 +243,18 @@ def test_it_becomes_a_parameter(layer, x, expected, seen, learns):
         y.sum()
     module = nn.Module()
     module.p = nn.Parameter(y, requires_grad=learns)
-    assert isinstance(module.p, nn.Parameter) and torch.equal(module.p, expected) and torch.equal(y, expected)
+    assert isinstance(module.p, nn.Parameter) and equal(module.p, expected) and equal(y, expected)
     assert list(module.state_dict()) == ["p"] and (module.p.requires_grad, y.requires_grad) == (learns, False)
     if learns:
         (module.p * 3).sum().backward()
         torch.optim.SGD(module.parameters(), 0.5).step()
-        assert torch.equal(y, expected - 1.5)
+        assert equal(y, expected - 1.5)
     copied = copy.deepcopy(module).double()
-    assert isinstance(copied.p, nn.Parameter) and torch.equal(copied.p, y.double())
+    assert isinstance(copied.p, nn.Parameter) and equal(copied.p, y.double())
     reference = layer(x)
     held = weakref.ref(reference)  # so that it cannot be another object's contents
-    assert torch.equal(nn.Parameter(reference), expected) and held() is reference
-    assert torch.equal(nn.Buffer(layer(x)), expected)
+    assert equal(nn.Parameter(reference), expected) and held() is reference
+    assert equal(nn.Buffer(layer(x)), expected)
 
 
 def test_where_it_cannot_wait_it_is_dense(layer, x, expected):
@@ -236,19 +267,19 @@ def test_where_it_cannot_wait_it_is_dense(layer, x, expected):
         assert type(layer(x)) is torch.Tensor
     with torch.inference_mode():
         y = layer(x)
-    assert y.is_inference() and torch.equal(y, expected)
+    assert y.is_inference() and equal(y, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8, torch.int64])
 def test_types(layer, following, x, expected, dtype):
     y = layer(x.to(dtype))
     assert type(y) is SpikeTensor and y.dtype == dtype
-    assert torch.equal(following(y), following(expected.to(dtype)))
-    assert torch.equal(pk.MaxPool2d(2)(y), pk.MaxPool2d(2)(expected.to(dtype)))
+    assert equal(following(y), following(expected.to(dtype)))
+    assert equal(pk.MaxPool2d(2)(y), pk.MaxPool2d(2)(expected.to(dtype)))
     if dtype.is_floating_point:
-        assert torch.equal(pk.AvgPool2d(2)(y), pk.AvgPool2d(2)(expected.to(dtype)))
+        assert equal(pk.AvgPool2d(2)(y), pk.AvgPool2d(2)(expected.to(dtype)))
         assert pk.AvgPool2d(2)(y).dtype == dtype
-    assert y.dtype == dtype and torch.equal(y, expected.to(dtype))
+    assert y.dtype == dtype and equal(y, expected.to(dtype))
 
 
 def test_dropout_in_training_keeps_the_bits(layer, following, x, expected):
@@ -258,21 +289,21 @@ def test_dropout_in_training_keeps_the_bits(layer, following, x, expected):
     torch.manual_seed(0)
     wanted = dropout(expected)
     assert type(y) is SpikeTensor and y.packed().scale == 1 / 0.75
-    assert torch.equal(pk.Flatten()(y), wanted.flatten(2)) and torch.equal(y, wanted)
+    assert equal(pk.Flatten()(y), wanted.flatten(2)) and equal(y, wanted)
 
 
 def test_concatenate_and_sums(layer, x, expected):
-    assert torch.equal(pk.Concatenate()((layer(x), layer(x))), torch.cat([expected, expected], 2))
-    assert torch.equal(pk.Concatenate()((layer(x), expected / 2)), torch.cat([expected, expected / 2], 2))
+    assert equal(pk.Concatenate()((layer(x), layer(x))), torch.cat([expected, expected], 2))
+    assert equal(pk.Concatenate()((layer(x), expected / 2)), torch.cat([expected, expected / 2], 2))
     join = pk.FusedIFSum(nn.Identity(), nn.Identity(), v_threshold=2.0)
     wanted = join((expected, expected)) + 0
-    assert wanted.any() and torch.equal(join((layer(x), layer(x))), wanted)
+    assert wanted.any() and equal(join((layer(x), layer(x))), wanted)
 
 
 def test_simulate_takes_the_bits(layer, following, x, expected):
     y, net = layer(x), nn.Sequential(following)
     given = pk.simulate(net, y, T).spikes.dense()
-    assert y.packed() is not None and torch.equal(given, following(expected))
+    assert y.packed() is not None and equal(given, following(expected))
 
 
 def test_threads_look_at_the_same(layer, x, expected):
@@ -281,7 +312,7 @@ def test_threads_look_at_the_same(layer, x, expected):
         parts = [y[a : a + 4] for a in range(5)]
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(lambda z: z.add_(0).data_ptr() and z, [y, *parts]))
-        assert torch.equal(y, expected)
+        assert equal(y, expected)
         assert all(torch.equal(part, expected[a : a + 4]) for a, part in enumerate(found[1:]))
         assert len({part.untyped_storage().data_ptr() for part in found}) == 1
 
@@ -295,13 +326,13 @@ def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
     compiled = torch.compile(head, backend=backend, fullgraph=True)
     y = layer(x)
     for _ in range(2):  # packed, and seen
-        assert torch.equal(compiled(y), head(expected))
+        assert equal(compiled(y), head(expected))
     if not torch.__version__.startswith("2.10."):  # which cannot make a fake view of a tensor's subclass: drop_in.md
-        assert torch.equal(compiled(layer(x)[:4]), head(expected[:4]))
-    assert torch.equal(compiled(layer(x)[:4].clone()), head(expected[:4]))
+        assert equal(compiled(layer(x)[:4]), head(expected[:4]))
+    assert equal(compiled(layer(x)[:4].clone()), head(expected[:4]))
     y = layer(x)
     torch.compile(lambda y: y.add_(1), backend=backend, fullgraph=True)(y)
-    assert torch.equal(y, expected + 1)
+    assert equal(y, expected + 1)
 
 
 @pytest.mark.costly
@@ -309,13 +340,13 @@ def test_compiled_parts_of_torch_take_it(layer, x, expected, backend):
 def test_it_is_an_example_for_export(layer, following, x, expected, strict):
     """What was exported with it takes dense tensors, too, and it is taken by what was exported with one."""
     exported = torch.export.export(nn.Flatten(2), (layer(x),), strict=strict)
-    assert torch.equal(exported.module()(expected + 1), expected.flatten(2) + 1)
+    assert equal(exported.module()(expected + 1), expected.flatten(2) + 1)
     wanted = following(expected)
     assert wanted.any()
     for example in (layer(x), expected):
         exported = torch.export.export(following, (example,), strict=strict).module()
         for given in (expected, layer(x)):
-            assert torch.equal(exported(given), wanted)
+            assert equal(exported(given), wanted)
 
 
 def test_a_network_called_on_its_own(generator):
@@ -336,7 +367,7 @@ def test_a_network_called_on_its_own(generator):
             y = net(x)
             assert not made
             wanted = pk.simulate(net, image if x.stride(0) == 0 else x, 20).spikes.dense()
-            assert wanted.any() and torch.equal(y, wanted)
+            assert wanted.any() and equal(y, wanted)
             made.clear()
     finally:
         spike_tensor.Memory.look = whole
@@ -360,4 +391,4 @@ def test_a_traced_graph_takes_other_values_than_its_example(generator, layer, x,
     assert isinstance(example, SpikeTensor)
     traced = torch.jit.trace(function, (example,), check_trace=False) if how == "jit" else make_fx(function)(example)
     other = (torch.rand(example.shape, generator=generator) < 0.3).float()
-    assert torch.equal(traced(other), function(other)) and not torch.equal(function(other), function(example))
+    assert equal(traced(other), function(other)) and not torch.equal(function(other), function(example))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 
 import proxykernels as pk
 
@@ -16,7 +17,7 @@ def test_round_trip(instruction_set, generator, shape, dtype):
     dense.view(-1)[:1] = 1  # the smallest too holds a spike
     packed = pk.pack(dense)
     assert packed.shape == shape and packed.T == shape[0] and packed.device == torch.device("cpu")
-    assert torch.equal(packed.dense(dtype), dense)
+    assert equal(packed.dense(dtype), dense)
     assert packed.dense().dtype == torch.float32
 
 
@@ -27,7 +28,7 @@ def test_count_and_rate(instruction_set, generator, shape):
     packed = pk.pack(dense)
     for until in (None, 0, 1, shape[0] // 2, shape[0]):
         expected = dense[:until].sum(0).int()
-        assert packed.count(until).dtype == torch.int32 and torch.equal(packed.count(until), expected)
+        assert packed.count(until).dtype == torch.int32 and equal(packed.count(until), expected)
     assert packed.rate() == pytest.approx(dense.mean().item(), nan_ok=True, abs=1e-6)
 
 
@@ -35,14 +36,14 @@ def test_counts_of_more_steps_than_a_byte_holds(instruction_set, generator):
     dense = torch.ones(700, 2, 37, 2, 1)
     dense[:, 1] = spikes(700, 37, 2, 1, generator=generator)
     for until in (255, 256, 510, 511, 700):
-        assert torch.equal(pk.pack(dense).count(until), dense[:until].sum(0).int())
+        assert equal(pk.pack(dense).count(until), dense[:until].sum(0).int())
 
 
 def test_cut_in_time(instruction_set, generator):
     dense = spikes(50, 2, 9, 3, 4, generator=generator)
     packed = pk.pack(dense)
     for cut in (slice(0, 1), slice(3, 40), slice(-10, None), slice(None), slice(31, 33)):
-        assert torch.equal(packed[cut].dense(), dense[cut])
+        assert equal(packed[cut].dense(), dense[cut])
     for wrong in (3, slice(0, 10, 2)):
         with pytest.raises(TypeError, match="slice"):
             packed[wrong]
@@ -57,7 +58,7 @@ def test_about_one_bit_a_spike(generator):
 
 def test_to_the_same_device(generator):
     packed = pk.pack(spikes(5, 2, 3, 4, 4, generator=generator))
-    assert torch.equal(packed.to("cpu").dense(), packed.dense())
+    assert equal(packed.to("cpu").dense(), packed.dense())
 
 
 @pytest.mark.parametrize("value", [2.0, -1.0, 0.5, float("nan"), float("inf")])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -18,7 +19,7 @@ def test_identity_and_copies(generator):
     assert dense.any() and len(x) == 5 and nn.Identity()(x) is x
     assert np.array_equal(np.asarray(x), dense.numpy()) and np.asarray(x, dtype=bool).dtype == bool
     for other in (copy.copy(x), copy.deepcopy(x), pickle.loads(pickle.dumps(x))):
-        assert torch.equal(other.dense(), dense)
+        assert equal(other.dense(), dense)
 
 
 REFUSED = {
@@ -66,7 +67,7 @@ def test_networks_go_to_a_worker_and_spikes_come_back():
     data = torch.utils.data.ConcatDataset(both)
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     for (images, x), (expected_images, expected) in zip(loader, (data[k] for k in range(4)), strict=True):
-        assert torch.equal(images, expected_images) and torch.equal(x.dense(), expected.dense()) and x.rate() > 0
+        assert equal(images, expected_images) and equal(x.dense(), expected.dense()) and x.rate() > 0
 
 
 class Recordings(torch.utils.data.Dataset):
@@ -88,7 +89,7 @@ def test_a_loader_joins_recordings_to_batches(generator, workers):
     loader = torch.utils.data.DataLoader(Recordings(dense), 3, num_workers=workers)
     (x, labels), (rest, _) = loader
     assert x.shape == (9, 3, 2, 6, 7) and rest.shape == (9, 2, 2, 6, 7) and labels.tolist() == [0, 1, 2]
-    assert torch.equal(x.dense(), torch.cat(list(dense[:3]), 1)) and x.rate() > 0
+    assert equal(x.dense(), torch.cat(list(dense[:3]), 1)) and x.rate() > 0
     with pytest.raises(ValueError, match=r"the same steps and sizes, got \(9, .* and \(4, .* gives every recording T"):
         torch.utils.data.default_collate([pk.pack(dense[0]), pk.pack(dense[0, :4])])
 

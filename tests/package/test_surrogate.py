@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import RESETS, dyadic, thresholds
+from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import reference_gradients
@@ -21,7 +22,7 @@ SHAPES = [
 
 def oracle(current, gradient, v_threshold, v_reset):
     leaf = current.detach().clone().requires_grad_()
-    neuron = IFNeuron(v_threshold, v_reset).on(current.shape[2], current.device)
+    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset).on(current.shape[2], current.device)
     spikes, _ = reference_gradients.surrogate_scan(leaf, None, neuron, TRIANGLE.kernel)
     return spikes.detach(), torch.autograd.grad(spikes, leaf, gradient)[0]
 
@@ -39,7 +40,7 @@ def test_gradient_is_the_oracles(instruction_set, generator, shape, v_reset):
         (ours,) = torch.autograd.grad(spikes, leaf, gradient)
         expected, theirs = oracle(current, gradient, theta, v_reset)
         assert theirs.any() and expected.any() or not expected.numel()
-        assert torch.equal(spikes, expected) and torch.equal(ours, theirs)
+        assert equal(spikes, expected) and equal(ours, theirs)
 
 
 def test_golden_gradient():
@@ -58,7 +59,7 @@ def test_channels_last_and_half_precision(generator):
     _, expected = oracle(current, gradient, 1.0, 0.0)
     leaf = current.movedim(2, -1).contiguous().movedim(-1, 2).bfloat16().requires_grad_()
     (ours,) = torch.autograd.grad(pk.if_scan_surrogate(leaf), leaf, gradient)
-    assert ours.dtype == torch.bfloat16 and torch.equal(ours, expected.bfloat16())
+    assert ours.dtype == torch.bfloat16 and equal(ours, expected.bfloat16())
 
 
 def test_bad_input_is_named():

@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from equality import equal
 from safetensors.torch import load, load_model, save, save_model
 from torch import nn
 
@@ -48,7 +49,7 @@ def test_a_state_dict_brings_its_thresholds(x, own, theirs):
         net = copy.deepcopy(other)
         net.load_state_dict(state)
         assert same(net, source)
-        assert torch.equal(pk.simulate(net, x, 20).spikes.dense(), expected.spikes.dense())
+        assert equal(pk.simulate(net, x, 20).spikes.dense(), expected.spikes.dense())
         assert list(net.state_dict()) == list(source.state_dict())
 
 
@@ -91,7 +92,7 @@ def test_a_threshold_that_asks_for_a_gradient_is_refused(generator):
         with pytest.raises(ValueError, match="v_threshold requires a gradient"):
             pk.if_scan_surrogate(torch.rand(3, 2, 4), v_threshold=v_threshold)
     frozen = nn.Parameter(torch.full((4,), 2.0), requires_grad=False)
-    assert torch.equal(pk.IF(v_threshold=frozen).v_threshold, frozen)
+    assert equal(pk.IF(v_threshold=frozen).v_threshold, frozen)
 
 
 @pytest.mark.slow
@@ -102,8 +103,8 @@ def test_exported_and_compiled_nets_take_a_loaded_threshold(x):
     expected = net(sequence)
     assert expected.sum() > 0 and not torch.equal(expected, make_net(1.0)(sequence))
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    assert torch.equal(compiled(sequence), expected)
-    assert torch.equal(torch.export.export(net, (sequence,)).module()(sequence), expected)
+    assert equal(compiled(sequence), expected)
+    assert equal(torch.export.export(net, (sequence,)).module()(sequence), expected)
     net.load_state_dict(make_net(0.2).state_dict())
     other = make_net(0.2)(sequence)
-    assert other.sum() > 0 and torch.equal(compiled(sequence), other) and not torch.equal(other, expected)
+    assert other.sum() > 0 and equal(compiled(sequence), other) and not torch.equal(other, expected)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -58,20 +59,20 @@ def test_called_with_spikes_it_is_a_type_error(module, remedy, generator):
 def test_what_is_right_with_steps_still_runs():
     """On real-valued inputs: nn.Flatten from dimension 2 on, nn.Linear and nn.Dropout; nn.Identity anywhere."""
     torch.manual_seed(0)
-    ahead = nn.Flatten(2), nn.Dropout(), nn.Linear(36, 8), pk.IF(0.1)
+    ahead = nn.Flatten(2), nn.Dropout(), nn.Linear(36, 8), pk.IF(v_threshold=0.1)
     net = nn.Sequential(*ahead, nn.Identity(), nn.Sequential(), pk.FusedIFLinear(8, 3, v_threshold=0.05)).eval()
     net[-1].weight.data.abs_()
     x = torch.rand(2, 1, 6, 6)
     expected = net(x.expand(9, *x.shape))
-    assert torch.equal(pk.simulate(net, x, 9).spikes.dense(), expected) and expected.any()
-    assert torch.equal(pk.ProxyNet(net, 9).eval()(x), expected.sum(0))
+    assert equal(pk.simulate(net, x, 9).spikes.dense(), expected) and expected.any()
+    assert equal(pk.ProxyNet(net, 9).eval()(x), expected.sum(0))
 
 
 def test_one_step_of_a_network_may_go_through_modules_of_torch():
     class First(nn.Module):
         def __init__(self):
             super().__init__()
-            self.convolution, self.neurons = nn.Conv2d(1, 4, 3), pk.IF(0.1)
+            self.convolution, self.neurons = nn.Conv2d(1, 4, 3), pk.IF(v_threshold=0.1)
 
         def forward(self, x):
             return self.neurons(self.convolution(x[0]).expand(x.shape[0], -1, -1, -1, -1))

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -21,7 +22,7 @@ class Twice(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.neurons = pk.IF(0.5)
+        self.neurons = pk.IF(v_threshold=0.5)
 
     def forward(self, x):
         return self.neurons(self.neurons(x))
@@ -81,7 +82,7 @@ def test_states_of_two_populations_go_on():
     net, x = Twice(), torch.rand(4, 8)
     whole, first = pk.simulate(net, x, 12), pk.simulate(net, x, 5)
     second = pk.simulate(net, x, 7, state=first.state)
-    assert whole.count().any() and torch.equal(first.count() + second.count(), whole.count())
+    assert whole.count().any() and equal(first.count() + second.count(), whole.count())
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
@@ -91,9 +92,9 @@ def test_event_frames_may_be_enlarged_first(generator, mode):
     events = torch.randint(0, 4, (6, 2, 1, 8, 8), generator=generator)
     for frames in (events, events > 1, (events > 1).to(torch.uint8)):
         expected = net(frames.float())
-        assert torch.equal(pk.simulate(net, frames, 6).spikes.dense(), expected) and expected.any()
+        assert equal(pk.simulate(net, frames, 6).spikes.dense(), expected) and expected.any()
         y = net(frames)
-        assert torch.equal(y.dense() if isinstance(y, pk.Spikes) else y, expected)
+        assert equal(y.dense() if isinstance(y, pk.Spikes) else y, expected)
 
 
 TORCHS = {"Conv2d": nn.Conv2d, "Conv1d": nn.Conv1d, "Linear": nn.Linear}

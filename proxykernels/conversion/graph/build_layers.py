@@ -49,7 +49,7 @@ def shaping_layer(module: nn.Module, maxima: Pools, where: str) -> nn.Module:
         if module.dilation not in (1, (1, 1), (1,)) or module.return_indices:
             raise ValueError(f"{where}: max pooling with dilation or return_indices is not supported")
         pool = maxima[isinstance(module, nn.MaxPool2d)]
-        return pool(module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        return pool(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
     if isinstance(module, nn.AvgPool2d):
         return layers.AvgPool2d(
             module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad,

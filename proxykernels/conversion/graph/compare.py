@@ -21,8 +21,9 @@ from ...spikes import Spikes, pack
 STEPS = 3  # that a network is run for; one that loops over time itself takes its own number
 RATE = 0.3  # of the spikes that are handed on
 TINY = 1e-30
-PROBED = 8  # steps that neurons are run for alone
-MOST_PIXELS = 4  # along an axis, for that: neurons of a channel are alike
+PROBED = 101  # steps that neurons are run for alone
+MOST_PIXELS = 4  # along an axis, for that
+PER_STEP = 16  # steps that round a potential as much as that
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
 
 
@@ -42,6 +43,24 @@ class Watched:
     given: Tensor
     gain: float = 1.0
 
+    def of_samples(self, number: int) -> "Watched":
+        """The same of the first samples."""
+        return Watched(self.current[:, :number], self.fired[:, :number], self.given[:, :number], self.gain)
+
+
+@dataclass
+class Compared:
+    """What a translation has computed, where it was equal to the original.
+
+    Attributes:
+        output: [T, N, ...]. sizes: the sums of the sizes of all terms of that, of which rounding is a part.
+        limits: of each layer in ``watched``, how far currents may be from those there, by rounding.
+    """
+
+    output: Tensor
+    sizes: Tensor
+    limits: dict[str, Tensor]
+
 
 class Difference(Exception):
     """An error: the layer of this name computes something else. ``what`` says what; ``alone``: its neurons alone do."""
@@ -52,23 +71,22 @@ class Difference(Exception):
 
 
 @torch.no_grad()
-def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> tuple[Tensor, Tensor]:
-    """The output of ``net`` for x [T, N, ...], where each layer in ``watched`` gets the inputs that are given there.
-
-    Also the sums of the sizes of all terms of that, of which rounding is a part.
+def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> Compared:
+    """Run ``net`` on x [T, N, ...], where each layer in ``watched`` gets the inputs that are given there.
 
     Raises:
         Difference: a layer's currents or spikes differ by more than rounding.
     """
     values: dict[str, Spikes | Tensor] = {Network.INPUT: x}
     sizes: dict[str, Tensor] = {Network.INPUT: x.float().abs()}
+    limits: dict[str, Tensor] = {}
     layer: Any
     for name, layer, sources in net.layers():
         inputs, its_sizes = (_of(sources, of_each) for of_each in (values, sizes))
         try:
             if name in watched:
                 there = watched[name]
-                _check_currents(name, layer, inputs, its_sizes, there)
+                limits[name] = _check_currents(name, layer, inputs, its_sizes, there)
                 check_neurons(name, layer, there.current[:, :1] * there.gain, there.fired[:, :1])  # one sample does
                 values[name] = pack(there.given) if layer.neuron.fires else there.given
             else:
@@ -79,7 +97,7 @@ def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> tuple[Te
                 sizes[name] = _sizes(layer, its_sizes) if isinstance(layer, Neurons) else _dense(layer(its_sizes))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
-    return _dense(values[name]), sizes[name]
+    return Compared(_dense(values[name]), sizes[name], limits)
 
 
 def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
@@ -87,25 +105,24 @@ def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
     return inputs if len(inputs) > 1 else inputs[0]
 
 
-def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> None:
-    """``sizes``: of the inputs."""
+def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> Tensor:
+    """``sizes``: of the inputs. Returns by how much rounding may change the currents."""
     current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in layer.terms(x)) / there.gain
     if current.shape != there.current.shape:
         raise Difference(
             name, f"its neurons take currents of the shape {_shape(there.current)} there, and {_shape(current)} here"
         )
-    difference = (current - there.current).abs()
-    if not bool(difference.any()):
-        return
     size = _sizes(layer, sizes) / abs(there.gain)
     limit = _rounding(there.current) * (size + size.max()) + TINY  # a folded bias has terms that do not show
-    if bool((difference > limit).any()) or not bool(difference.isfinite().all()):
-        k = int((difference / limit).argmax())
+    wrong = ~((current - there.current).abs() <= limit)
+    if bool(wrong.any()):
+        k = int(wrong.flatten().byte().argmax())
         raise Difference(
             name,
-            f"{_share(~(difference <= limit))} of the currents that its neurons take differ, for example "
+            f"{_share(wrong)} of the currents that its neurons take differ, for example "
             f"{there.current.flatten()[k]:.6g} there and {current.flatten()[k]:.6g} here",
         )
+    return limit
 
 
 def _dense(x: Spikes | Tensor) -> Tensor:
@@ -143,7 +160,7 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
     neuron = neuron._replace(channels=channels)
     start = torch.as_tensor(layer.v_init, dtype=torch.float64, device=current.device)
     start = start.view(-1, *[1] * (current.ndim - 3)) if start.ndim else start
-    unit = _rounding(current) * len(current)
+    unit = _rounding(current) * (1 + len(current) / PER_STEP)
     current = current.double()
     states = (torch.zeros_like(current[0]) + start, *[torch.zeros_like(current[0])] * (neuron.states - 1))
     if not layer.neuron.fires:
@@ -159,12 +176,22 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
 
 def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
     """Compare the neurons on currents on which they fire; ``fires``: the other library's spikes for these currents."""
-    like = there.current
-    threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
-    shape = PROBED, 1, like.shape[2], *(min(n, MOST_PIXELS) for n in like.shape[3:])
-    current = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) + 0.3) * threshold
-    current = current.to(like) / there.gain
+    like = few_pixels(there.current[:1, :1]).expand(PROBED, *[-1] * (there.current.ndim - 1))
+    current = drive(layer, like, there.gain, torch.Generator().manual_seed(1))
     check_neurons(name, layer, current * there.gain, fires(current))
+
+
+def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> Tensor:
+    """Currents of the shape of ``like`` on which a layer's neurons fire, as they are before its gain."""
+    threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
+    return ((torch.randn(like.shape, generator=generator) + 0.3) * threshold).to(like) / gain
+
+
+def few_pixels(values: Tensor) -> Tensor:
+    """The first ones of [T, N, C, ...]: neurons of a channel are alike."""
+    for axis in range(3, values.ndim):
+        values = values.narrow(axis, 0, min(values.shape[axis], MOST_PIXELS))
+    return values
 
 
 def _integrate(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
@@ -194,23 +221,36 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
     return wrong
 
 
-def check_output(y: Tensor, sizes: Tensor, there: Any) -> None:
-    """Whether the original's output is y [T, N, ...], or what it may be over time; outputs of other shapes say nothing.
+def check_output(compared: Compared, there: Any) -> Tensor | None:
+    """Whether the original's output is that of the translation, or what it may be over time, which is returned.
+
+    None: it is no tensor, nor a list of them.
 
     Raises:
-        Difference: it is of such a shape, and differs.
+        Difference: it is of another shape, or differs.
     """
-    parts = [part for part in there if isinstance(part, Tensor)] if isinstance(there, list | tuple) else []
-    if len(parts) == len(y) and all(part.shape == y.shape[1:] for part in parts):
-        there = torch.stack(parts)  # the list of a readout's potentials
-    elif parts:
-        there = parts[0]
+    there, y = as_steps(there, compared.output), compared.output
     if not isinstance(there, Tensor):
-        return
+        return None
     candidates = [y] if there.shape == y.shape else _over_time(y) if there.shape == y.shape[1:] else []
-    limit = _rounding(there) * sizes.sum(0) + TINY
-    if candidates and not any(bool(((one - there).abs() <= limit).all()) for one in candidates):
+    if not candidates:
+        raise Difference("", f"its output has the shape {list(there.shape)}, and {list(y.shape)} here, [T, N, ...]")
+    if not any(bool(((one - there).abs() <= output_limit(compared, there)).all()) for one in candidates):
         raise Difference("", f"its output differs by up to {(candidates[0] - there).abs().max():.3g}")
+    return there
+
+
+def as_steps(output: Any, y: Tensor) -> Any:
+    """An output in one tensor: of a list of steps [N, ...], as y's are, these; of several results, the first."""
+    parts = [part for part in output if isinstance(part, Tensor)] if isinstance(output, list | tuple) else []
+    if len(parts) == len(y) and all(part.shape == y.shape[1:] for part in parts):
+        return torch.stack(parts)  # of a readout's potentials
+    return parts[0] if parts else output
+
+
+def output_limit(compared: Compared, there: Tensor) -> Tensor:
+    """How far an output may be from the original's, by rounding."""
+    return _rounding(there) * compared.sizes.sum(0) + TINY
 
 
 def _over_time(y: Tensor) -> list[Tensor]:

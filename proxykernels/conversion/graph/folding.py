@@ -1,16 +1,23 @@
 """The weights of a graph's layers: normalisations folded into them, and none that two layers share."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from .graph_values import Population
+from .graph_values import Affine, Population
 
 
 def fold_norms(population: Population, root: nn.Module) -> None:
-    """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``."""
+    """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``.
+
+    And factors and shifts of what projections take into these.
+    """
     for projection in population.current.projections:
+        if projection.before is not None:
+            _fold_before(projection.module, projection.before)
+            projection.before = None
         norm, module = projection.norm, projection.module
         if norm is None:
             continue
@@ -23,6 +30,22 @@ def fold_norms(population: Population, root: nn.Module) -> None:
         if path is not None:  # not of a module that is called twice
             root.set_submodule(path, nn.Identity().train(norm.training))
         projection.norm = None
+
+
+def _fold_before(module: Any, affine: Affine) -> None:
+    """W (a x + c) + b is W a x + (b + W c). Flattened, each channel has become several features."""
+    weight, groups = module.weight.detach(), getattr(module, "groups", 1)
+    inputs = weight.shape[1] * groups
+    rows = weight.double().unflatten(0, (groups, -1))
+    factor, shift = (
+        values.to(weight.device).repeat_interleave(inputs // len(values)).view(groups, 1, -1, *[1] * (weight.ndim - 2))
+        for values in (affine.factor, affine.shift)
+    )
+    bias = (rows * shift).flatten(2).sum(2).flatten()
+    if module.bias is not None:
+        bias += module.bias.detach()
+    module.weight.data.copy_((rows * factor).flatten(0, 1))
+    module.bias = nn.Parameter(bias.to(weight.dtype), module.weight.requires_grad)
 
 
 def tied(populations: Mapping[str, Population]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from .functions import FIRST, function_as_module
+from .index_ops import is_of_einops
 from .one_input import only_input
 from .refusals import remedy
 
@@ -28,11 +29,19 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
     Without ``leaves`` a forward that was put in the place of its class's is followed; with them the caller compares.
     """
 
+    inside: list[str] = []  # the modules that are being followed, outer ones first
+
     class Tracer(tracer):  # type: ignore[valid-type, misc]
+        def call_module(self, m, forward, args, kwargs):
+            inside.append(self.path_of_module(m))
+            given = super().call_module(m, forward, args, kwargs)
+            inside.pop()
+            return given
+
         def is_leaf_module(self, module: nn.Module, path: str) -> bool:
             if not leaves and "forward" in vars(module):
                 return False
-            return isinstance(module, leaves) or super().is_leaf_module(module, path)
+            return isinstance(module, leaves) or is_of_einops(module) or super().is_leaf_module(module, path)
 
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(f"torch.fx cannot follow a scripted module, {type(model).__name__}; take what it was made of")
@@ -50,11 +59,14 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
             delattr(holder, constant)
         return traced
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AssertionError, NameError) as error:
+        place = f"module '{inside[-1]}' in " if inside and inside[-1] else ""
         patched = [f"'{path}'" for path, module in model.named_modules() if "forward" in vars(module)]
         raise TypeError(
-            f"torch.fx cannot follow the forward pass of {type(model).__name__}, which may not depend on values"
+            f"torch.fx cannot follow the forward pass of {place}{type(model).__name__}, which may not depend on values"
             f"{' or sizes' if leaves else ''}: "
-            f"{error}" + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
+            f"{error}"
+            + ("; make a layer of it, einops.layers.torch.Rearrange" if "unknown to einops" in str(error) else "")
+            + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
 
 

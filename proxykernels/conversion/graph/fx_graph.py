@@ -16,14 +16,14 @@ from torch import fx, nn
 
 from ... import checks
 from ...layers.synapses import WEIGHTED, synapse_of
-from ...network import Network, free_name
+from ...network import Network
 from .functions import Add, Cat, Times
 from .fx_calls import arguments, as_module, is_cast, needed, path_of
 from .graph_layers import AVERAGES, GraphLayers, shape_of
 from .graph_values import Current, Projection, Signal
 from .index_ops import named
 from .refusals import remedy
-from .rewrites import Spread, as_convolution, norm_as_convolution, taps
+from .rewrites import Spread, affine_by, as_convolution, norm_as_convolution, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -39,12 +39,12 @@ class Graph(GraphLayers):
     """What ReLU networks and networks of other libraries share: which layers a forward pass asks for.
 
     Attributes:
-        values: node -> what gives its value; currents are those that no layer gives.
         like: a parameter of the model, of whose type and on whose device all weights are.
         supported: modules that have a counterpart, for messages.
     """
 
     supported: str
+    axes = 1  # in front of the channels
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Graph(GraphLayers):
         nodes = needed(traced, model)
         readers = [node for node in nodes if not self._is_number(node)]
         self._readers = Counter(argument for node in readers for argument in arguments(node))
-        self.values = values = Values()
+        values = self.values
         for node in nodes:
             if node.op == "placeholder":
                 values[node] = Signal(Network.INPUT, Network.INPUT, False, True, shape_of(node))
@@ -175,7 +175,7 @@ class Graph(GraphLayers):
         """A transposed convolution: zeros between the values and around them, and a convolution."""
         shape = node.meta.get("shape")
         convolution, spread = as_convolution(module), Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
-        x = self._spread(free_name(f"{node.name}_input", self.order), x, spread)
+        x = self._spread(self._free(f"{node.name}_input"), x, spread)
         return Current(self._name(node), path, [Projection(convolution, x, added=True)])
 
     def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
@@ -208,7 +208,8 @@ class Graph(GraphLayers):
         x = self._carry(self._before(node), x)
         dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
         convolution = norm_as_convolution(norm, dims)
-        return Current(self._name(node), path, [Projection(convolution, x, added=True)])
+        projection = Projection(convolution, x, added=True, affine=affine_by(convolution))
+        return Current(self._name(node), path, [projection])
 
     def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
         if len(terms) != 2:
@@ -230,10 +231,20 @@ class Graph(GraphLayers):
         """Signals side by side. Spikes of several populations must count the same; beside real values they become
         some themselves."""
         shape = shape_of(node)
-        if cat.stack or cat.dim not in (1, 1 - len(shape) if shape else 1):
-            raise TypeError(f"{self.model}: {path} must concatenate channels, dim=1, got dim={cat.dim}")
+        if cat.stack or not self._is_of_channels(node, cat.dim):
+            what = "stacks" if cat.stack else f"got dim={cat.dim}"
+            raise TypeError(f"{self.model}: {path} must concatenate channels, dim={self.axes}, {what}")
         parts = [self._carry(argument, x) for argument, x in zip(arguments(node), terms, strict=True)]
         return parts[0] if len(parts) == 1 else self._side_by_side(node, parts, path, shape)
+
+    def _is_of_channels(self, node: fx.Node, axis: int) -> bool:
+        rank = self._rank(node)
+        return axis == self.axes or (rank is not None and rank + axis == self.axes)
+
+    def _rank(self, node: fx.Node) -> int | None:
+        """How many axes the model gives a node's values, where that is known."""
+        shape = shape_of(node)
+        return len(shape) if shape else None
 
     def _reshape(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if isinstance(x, Current):

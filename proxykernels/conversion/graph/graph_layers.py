@@ -23,6 +23,7 @@ class GraphLayers:
         others: name -> (pooling, flattening or the like, the layers it takes).
         one_scale: groups of populations whose spikes are put side by side, and so must count the same.
         order: the names of both.
+        values: node -> what gives its value; currents are those that no layer gives.
         carried: node -> the real values that its current is carried on as.
     """
 
@@ -36,6 +37,7 @@ class GraphLayers:
         self.one_scale: list[set[str]] = []
         self.order: list[str] = []
         self.carried: dict[fx.Node, Signal] = {}
+        self.values: dict[fx.Node, Signal | Current | list[Signal]] = {}
 
     def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
         """The network, with ``layer(name, population)`` for each population."""
@@ -94,7 +96,7 @@ class GraphLayers:
     def _unscaled(self, node: fx.Node, part: Signal, path: str) -> Signal:
         if part.neurons == Network.INPUT or not self.rates:
             return part
-        current = Current(free_name(f"{node.name}_{part.layer}", self.order), path, [Projection(nn.Identity(), part)])
+        current = Current(self._free(f"{node.name}_{part.layer}"), path, [Projection(nn.Identity(), part)])
         self.order.append(current.name)
         self.populations[current.name] = Population(current, node, None, fires=False)
         return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
@@ -119,8 +121,13 @@ class GraphLayers:
 
     def _name(self, node: fx.Node) -> str:
         """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
-        name = str(node.target) if node.op == "call_module" else node.name
-        return free_name(name, self.order)
+        return self._free(str(node.target) if node.op == "call_module" else node.name)
+
+    def _free(self, wanted: str) -> str:
+        """A name that no layer has, nor a current that becomes one."""
+        waiting = [value for value in self.values.values() if isinstance(value, Current)]
+        pools = [name for current in waiting for name, *_ in current.pools]
+        return free_name(wanted, (*self.order, *(current.name for current in waiting), *pools))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

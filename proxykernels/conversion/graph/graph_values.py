@@ -31,6 +31,14 @@ class Signal:
     inverted: bool = False
 
 
+@dataclass(frozen=True)
+class Affine:
+    """A factor and a shift for each channel, float64 [C]."""
+
+    factor: Tensor
+    shift: Tensor
+
+
 @dataclass
 class Projection:
     """One term of a current: a convolution, matrix product or identity of a signal.
@@ -40,12 +48,16 @@ class Projection:
         source: its input.
         norm: the torch normalisation after it, or None.
         added: whether the conversion made ``module``; False for a module of the model.
+        affine: what an added module does, if it is no more than this; else None.
+        before: what the module's input has been through besides, which its weights take; or None.
     """
 
     module: Any
     source: Signal
     norm: Any = None
     added: bool = False
+    affine: Affine | None = None
+    before: Affine | None = None
 
     @property
     def is_layer(self) -> bool:

@@ -37,7 +37,7 @@ def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
             return (module.start_dim, module.end_dim) not in ((1, -1), (1, 3))
         if isinstance(module, nn.Upsample):
             return module.mode.startswith("nearest") and len(node.meta.get("shape", ())) != 4
-        return isinstance(module, MODULES)
+        return isinstance(module, MODULES) or (is_of_einops(module) and type(module).__name__ == "Rearrange")
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -48,6 +48,11 @@ def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
         (mode,) = _given(node, ("mode",), ("nearest",))
         return str(mode).startswith("nearest") and len(node.meta["shape"]) != 4
     return name in NAMES
+
+
+def is_of_einops(module: nn.Module) -> bool:
+    """Whether it is one of einops's layers, whose forward passes torch.fx cannot follow."""
+    return type(module).__module__.startswith("einops.")
 
 
 def _given(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> list[Any]:

@@ -1,7 +1,7 @@
 """The model that is traced and run in a translation: a copy, or itself, and then it is as before afterwards."""
 
 import copy
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from ...layers.parametrized import COMPILED, has_forward_hooks, uncompiled, use_plain_weights
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
-CONTAINERS = (dict, list, set, OrderedDict)
+CONTAINERS = (dict, list, set, deque, OrderedDict)
 DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -25,6 +25,10 @@ def check_model(argument: str, net: nn.Module, made: str) -> None:
     Raises:
         TypeError: such a module is in ``net``; the message names its path and a remedy.
     """
+    if torch.nn.modules.module._global_forward_hooks or torch.nn.modules.module._global_forward_pre_hooks:
+        raise TypeError(
+            f"a forward hook of all modules is registered, which the {made} network would not have; remove it"
+        )
     for path, module in net.named_modules():
         path = ".".join(part for part in path.split(".") if part != COMPILED)
         where, kind = f"{argument}'s module '{path}'" if path else argument, type(module).__name__
@@ -65,6 +69,19 @@ def prepared(model: nn.Module) -> nn.Module:
     model = copied(model, {})
     use_plain_weights(model)
     return model
+
+
+@contextmanager
+def in_evaluation(net: nn.Module) -> Iterator[None]:
+    """The model's own modules in evaluation mode, which functions that a copy of it holds may call; then as before."""
+    training = [module for module in net.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager
@@ -118,8 +135,9 @@ def _put_back(module: nn.Module, kind: type, held: dict[str, tuple[Any, Any]]) -
     vars(module).clear()
     for name, (value, content) in held.items():
         vars(module)[name] = value
-        if isinstance(content, list):
-            value[:] = content
+        if isinstance(content, list | deque):
+            value.clear()
+            value.extend(content)
         elif content is not None:
             value.clear()
             value.update(content)

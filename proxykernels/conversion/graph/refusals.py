@@ -29,6 +29,9 @@ _REMEDIES = {
     **dict.fromkeys("unsqueeze repeat expand".split(), _STEPS),
     **dict.fromkeys("gt lt ge le eq ne where masked_fill sign heaviside bool".split(), _COMPARED),
     **dict.fromkeys("maximum minimum max min amax amin".split(), _LARGEST),
+    "rearrange": "; write it with flatten",
+    "reduce": "; write it with mean() or a pooling of torch",
+    "einmix": "; write it with Rearrange and Linear",
     "sum": "; use the mean, and scale the weights behind it",
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import layers
+from .graph_values import Affine
 
 ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
     nn.AdaptiveMaxPool1d: nn.MaxPool1d,
@@ -53,6 +54,13 @@ def affine(identity: Any, factor: float | Tensor, shift: float | Tensor) -> Any:
     if bias.any():
         identity.bias = nn.Parameter(bias, weight.requires_grad)
     return identity
+
+
+def affine_by(module: Any) -> Affine:
+    """What a scaled identity does, with its bias."""
+    weight = module.weight.detach().double()
+    factor = weight.diagonal().clone() if weight.ndim == 2 else weight.flatten()
+    return Affine(factor, torch.zeros_like(factor) if module.bias is None else module.bias.detach().double())
 
 
 def by_channel(value: float | Tensor, shape: tuple[int, ...], where: str) -> float | Tensor:
@@ -112,7 +120,7 @@ class Spread:
     def layer(self) -> nn.Module:
         """What does it to images."""
         (top, left), (bottom, right) = self.before, self.after
-        return layers.ZeroPad2d((left, right, top, bottom), (self.stride[0], self.stride[1]))
+        return layers.ZeroPad2d((left, right, top, bottom), spread=(self.stride[0], self.stride[1]))
 
     def places(self, view: Tensor, nothing: int) -> Tensor:
         """What it makes of the places of values [N, C, L] along one axis; ``nothing``: of zeros."""

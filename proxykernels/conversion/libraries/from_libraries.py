@@ -15,12 +15,14 @@ from ..graph.compare import STEPS
 from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
-from ..graph.prepared import check_model, prepared, without_autocast
+from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
+from ..graph.state import State, naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_sample, neuron_paths
+from .port_repeats import MEMORY
 from .port_runs import Original, takes_all_steps
 from .ranked_trace import rank_of_input, ranked
 from .time_loops import ONE_STEP, one_step
@@ -43,15 +45,16 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     normalisation behind a convolution stays learnable, and ParametricLIFNode's time constant except with
     ``decay_input`` behind no weights or beside an identity.
 
-    The imported network is compared with the original for a few steps, layer by layer, on currents on which neurons
-    fire. A difference beyond rounding raises an error that names the first module that differs. Warnings name dropout
-    that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
+    The imported network is compared with the original, layer by layer, and the original runs for 101 steps, on currents
+    on which neurons fire. A difference beyond rounding raises an error that names the first module that differs, and so
+    does a state: whatever the network's own code changes from call to call, other than neurons' potentials. Warnings
+    name dropout that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
         sample: input [N, ...] of one step for the comparison; None: random values. If no shape is found that fits, a
             warning asks for a sample.
-        check: whether to compare.
+        check: whether to compare, and to look for a state.
 
     Returns:
         The network, in evaluation mode.
@@ -140,11 +143,21 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
     checks.module("net", net)
     check_model("net", net, "imported")
     check_sample(sample)
+    with in_evaluation(net):
+        return _translated(net, library, sample, check)
+
+
+def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check: bool) -> Network:
     is_neuron = library.is_neuron
     model = prepared(net)
     name = type(model).__name__
     _compute_weights(model)
     _refuse_patches(model, is_neuron)
+
+    def memory(module: nn.Module) -> frozenset[str]:
+        return MEMORY if is_neuron(module) else frozenset()
+
+    state = State(model, name, memory)
     multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
     try:
         rank = rank_of_input(model)
@@ -152,14 +165,16 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
     except TypeError as error:
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
-    graph = PortGraph(
-        traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
-    )
+    state.check()
+    with naming_what_is_kept(model):
+        graph = PortGraph(
+            traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
+        )
     if graph.dropped:
         warnings.warn(
             f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     neurons = {}
     for key, population in graph.firing.items():
@@ -194,14 +209,15 @@ def _take_over(net: nn.Module, library: _Library, sample: Tensor | None, check: 
         warnings.warn(
             f"{name}: learnable there, and constant in the imported network: {', '.join(constant)}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if check:
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
-        original = Original(net, multi_step or loop.steps > 1, sequence, loop.states)
-        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS))
+        own_steps = loop.steps > 1 or graph.repeats_input
+        original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states)
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS), memory)
         proof.check(built, sample)
     return built
 

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ...layers import Dropout, Voting
-from ...network import Network, free_name
+from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
-from ..graph.fx_calls import path_of
+from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_layers import shape_of
 from ..graph.graph_values import Current, Projection, Signal
@@ -28,7 +28,7 @@ class Gate(nn.Module):
 
     def __init__(self, threshold: float):
         super().__init__()
-        self.neuron = LIFNeuron(threshold, 0.0, 0.0)
+        self.neuron = LIFNeuron(v_threshold=threshold, v_reset=0.0, decay=0.0)
 
 
 class PortGraph(Graph):
@@ -47,6 +47,10 @@ class PortGraph(Graph):
 
     def _is_number(self, node: fx.Node) -> bool:
         return of_sizes(node)
+
+    def _rank(self, node: fx.Node) -> int | None:
+        ranks = (argument.meta.get("rank") for argument in arguments(node))
+        return next((rank for rank in ranks if rank is not None), None)
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         if node.op in ("call_function", "call_method"):
@@ -183,7 +187,7 @@ class PortGraph(Graph):
         if not self.populations or not self.firing:
             raise TypeError(f"{self.model} must have neurons, it has none")
         if isinstance(x, Signal) and not x.binary and x.layer not in self.populations:
-            name = free_name("output", self.order)
+            name = self._free("output")
             x = Current(name, "its output", [Projection(nn.Identity(), x)])
         if isinstance(x, Current):
             self._carry(result, x)

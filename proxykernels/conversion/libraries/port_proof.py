@@ -1,19 +1,20 @@
 """Compares imported networks with their originals before they are returned."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import Difference, check_alone, check_output, compare
+from ..graph.compare import Compared, Difference, Watched, check_output, compare
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Population
 from ..graph.samples import sample_of
+from ..graph.state import CALLS, Changed, State
+from .port_repeats import Neurons, Repeats
 from .port_runs import Original
 
 
@@ -26,6 +27,7 @@ class Proof:
         paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
         gains: of each, what the weights in front of it have been multiplied by.
         steps: that both run.
+        memory: what a module keeps that is one of the library's neurons.
     """
 
     model: str
@@ -35,12 +37,14 @@ class Proof:
     paths: Mapping[str, str]
     gains: Mapping[str, float]
     steps: int
+    memory: Callable[[nn.Module], frozenset[str]]
 
     def check(self, net: Network, sample: Tensor | None) -> None:
         """Compare all layers of ``net``; a warning says where no input for it is found.
 
         Raises:
             ValueError: they differ by more than rounding; or the original cannot run ``sample``.
+            TypeError: the original has a state of its own.
         """
         x = self._input(net, sample)
         if x is None:
@@ -54,11 +58,40 @@ class Proof:
             self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
             return
         try:
-            for key, there in watched.items():
-                check_alone(key, net.get_submodule(key), there, partial(self.original.fires, self.paths[key]))
-            check_output(*compare(net, x, watched), output)
+            compared, different = compare(net, x, watched), None
+            output = check_output(compared, output)
+        except Difference as difference:
+            compared, output, different = None, None, difference
+        try:
+            self._repeat(net, x, watched, compared, output)
+            if different:
+                raise different
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
+
+    def _repeat(
+        self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared | None, output: Tensor | None
+    ) -> None:
+        """``compared``: None: there was a difference, and only a state of its own may be the reason."""
+        if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
+            output = None  # of other currents
+        samples = x.shape[1]
+        for number in dict.fromkeys((1, samples)):  # all, where the network takes no other number
+            neurons = {}
+            for key, there in watched.items():
+                limit = compared.limits[key][:, :number] if compared else None
+                layer, states = net.get_submodule(key), self.original.states
+                neurons[self.paths[key]] = Neurons(key, layer, there.of_samples(number), limit, states)
+            repeats = Repeats(self.original, x[:, :number], neurons, compared, output)
+            try:
+                repeats.check(lambda copy: State(copy, self.model, self.memory))
+                return
+            except (Difference, Changed):
+                raise
+            except Exception as error:  # whatever another library raises
+                why = error
+        if compared:
+            self._warn(f"it does not run for {CALLS} steps: {why}")
 
     def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
         """Steps [T, N, ...] for the original."""
@@ -73,7 +106,7 @@ class Proof:
             f"{self.model} was taken over and not compared with the original: {why}; {self.caller}(net, sample) takes "
             "an input [N, ...] to compare them on",
             UserWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
     def _said(self, difference: Difference, x: Tensor) -> str:

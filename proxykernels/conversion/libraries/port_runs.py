@@ -12,21 +12,30 @@ from ..graph.prepared import copied
 
 
 class Original:
-    """A copy of a network of another library, its weights shared, in evaluation mode.
+    """A copy of a network of another library, in evaluation mode.
 
     Attributes:
         net: the copy.
         one_call: whether a call runs all steps, [T, N, ...]: of SpikingJelly's multi-step mode, or of a loop over time.
         takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
+        own_steps: whether such a call runs a number of steps that the network sets.
         states: whether it takes what its neurons give apart, spikes and potentials.
+        starts_anew: whether its neurons start from rest at each call of one step, as a run has shown.
     """
 
-    def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, states: bool):
-        self.net = copied(net, {id(parameter): parameter for parameter in net.parameters()})
-        self.one_call, self.takes_steps, self.states = one_call, takes_steps, states
-        for module in self.net.modules():
+    def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, own_steps: bool, states: bool):
+        self.source = net
+        self.one_call, self.takes_steps, self.own_steps, self.states = one_call, takes_steps, own_steps, states
+        self.starts_anew = False
+        self.net = self.fresh()
+
+    def fresh(self) -> nn.Module:
+        """Another copy, which has not run."""
+        net = copied(self.source, {})
+        for module in net.modules():
             if getattr(module, "backend", "torch") != "torch":
                 module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
+        return net
 
     @torch.no_grad()
     def watched(
@@ -40,6 +49,9 @@ class Original:
         calls: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {path: [] for path in neurons.values()}
         with self._spikes_at_random(calls):
             output = self._run(x)
+        if self.starts_anew:
+            for path in calls:
+                del calls[path][1:]
         watched = {}
         for name, path in neurons.items():
             of_all_steps = takes_all_steps(self.net.get_submodule(path))
@@ -51,13 +63,16 @@ class Original:
         return ran, watched, output
 
     def _run(self, x: Tensor) -> Any:
-        self.reset()
-        self._states_given = False
+        reset(self.net)
         if self.one_call:
             return self.net(x if self.takes_steps else x[0])
-        steps = [_tensor(self.net(x[0]))]
-        if not self._states_given:  # else each call starts anew
-            steps += [_tensor(self.net(step)) for step in x[1:]]
+        steps = []
+        for step in x:
+            self.starts_anew = False
+            steps.append(tensor_of(self.net(step)))
+            if steps[1:] and self.starts_anew:
+                steps = steps[:1]
+                break
         return torch.stack(steps) if all(isinstance(step, Tensor) for step in steps) else None
 
     @contextmanager
@@ -68,8 +83,8 @@ class Original:
 
         def hook(path: str) -> Callable:
             def watch(module: Any, arguments: tuple, given: Any) -> Any:
-                self._states_given |= len(arguments) > 1
-                fired = _first(module, arguments, given)
+                self.starts_anew |= not self.one_call and at_rest(arguments)
+                fired = first(module, arguments, given)
                 if hasattr(module, "decode"):  # a readout, which gives its potentials
                     calls[path].append((arguments[0].clone(), fired, fired))
                     return given
@@ -86,15 +101,6 @@ class Original:
         finally:
             for handle in handles:
                 handle.remove()
-
-    @torch.no_grad()
-    def fires(self, path: str, current: Tensor) -> Tensor:
-        """The output of the neurons of that path alone, from rest, for currents [T, N, ...]."""
-        self.reset()
-        module: Any = self.net.get_submodule(path)
-        if takes_all_steps(module):
-            return _first(module, (current,), module(current))
-        return torch.stack([_tensor(module(step)) for step in current])
 
     @torch.no_grad()
     def with_a_forward_of_its_own(self, x: Tensor, neurons: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -133,11 +139,17 @@ class Original:
                 handle.remove()
         return found[0] if found else None
 
-    def reset(self) -> None:
-        for module in self.net.modules():
-            reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
-            if callable(reset):  # snnTorch's neurons have a tensor of that name
-                reset()
+
+def reset(net: nn.Module) -> None:
+    for module in net.modules():
+        its_reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
+        if callable(its_reset):  # snnTorch's neurons have a tensor of that name
+            its_reset()
+
+
+def at_rest(arguments: tuple) -> bool:
+    """Whether neurons are called with potentials, and these are 0."""
+    return len(arguments) > 1 and not any(bool(torch.as_tensor(state).any()) for state in arguments[1:])
 
 
 def has_own_forward(module: nn.Module) -> bool:
@@ -152,10 +164,10 @@ def takes_all_steps(neurons: nn.Module) -> bool:
     return hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
 
 
-def _first(module: Any, arguments: tuple, given: Any) -> Tensor:
+def first(module: Any, arguments: tuple, given: Any) -> Tensor:
     """What neurons gave: spikes, or all potentials of a readout, which may give a part of them only."""
     if not hasattr(module, "decode"):
-        return _tensor(given)
+        return tensor_of(given)
     decode, module.decode = module.decode, None
     try:
         return torch.stack(module.forward(*arguments))
@@ -163,5 +175,5 @@ def _first(module: Any, arguments: tuple, given: Any) -> Tensor:
         module.decode = decode
 
 
-def _tensor(given: Any) -> Any:
+def tensor_of(given: Any) -> Any:
     return given[0] if isinstance(given, tuple | list) else given

@@ -60,9 +60,9 @@ def _leaky(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism == "none":
         return _without_reset(threshold, beta), 1.0
     if module.reset_mechanism == "zero":
-        neuron = LIFNeuron(_next(threshold), 0.0, beta)
+        neuron = LIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta)
         return (neuron if is_learnt(module.beta) else _plain(neuron)), 1.0
-    return _plain(_delayed(LIFNeuron(threshold, None, beta))), 1.0
+    return _plain(_delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=beta))), 1.0
 
 
 def _lapicque(module: Any, axes: int | None) -> InUnits:
@@ -74,9 +74,9 @@ def _lapicque(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism == "none":
         neuron: LIFNeuron = _without_reset(threshold, decay)
     elif module.reset_mechanism == "zero":
-        neuron = RefractoryLIFNeuron(_next(threshold), 0.0, decay, refractory=1)
+        neuron = RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=decay, refractory=1)
     else:
-        neuron = _delayed(LIFNeuron(threshold, None, decay))
+        neuron = _delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=decay))
     return neuron.scaled(factor), factor
 
 
@@ -86,13 +86,13 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism == "none":
         raise ValueError("Synaptic with reset_mechanism 'none' has no counterpart here; use 'zero' or 'subtract'")
     if module.reset_mechanism == "subtract":
-        return _delayed(CubaLIFNeuron(threshold, None, beta, current_decay=alpha)), 1.0
+        return _delayed(CubaLIFNeuron(v_threshold=threshold, v_reset=None, decay=beta, current_decay=alpha)), 1.0
     if module.reset_delay:
         raise ValueError(
             "Synaptic with reset_mechanism 'zero' and reset_delay=True drops the current of the step after a spike, "
             "as no neuron here does; use reset_delay=False, or 'subtract'"
         )
-    return CubaLIFNeuron(_next(threshold), 0.0, beta, current_decay=alpha), 1.0
+    return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, current_decay=alpha), 1.0
 
 
 def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], list[str]] | None:
@@ -130,7 +130,7 @@ def _surrogate(module: Any, unit: Value) -> Surrogate | None:
 
 def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
     """A filtered current alone, which no reset touches: of the potential nothing is left."""
-    return CubaLIFNeuron(_next(threshold), 0.0, 0.0, current_decay=beta)
+    return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=0.0, current_decay=beta)
 
 
 def _delayed(neuron: LIFNeuron) -> LIFNeuron:
@@ -155,7 +155,7 @@ def _delayed(neuron: LIFNeuron) -> LIFNeuron:
 def _plain(neuron: LIFNeuron) -> IFNeuron:
     """Neurons of decay 1 are IF neurons."""
     kept = torch.as_tensor(neuron.decay)
-    return IFNeuron(neuron.v_threshold, neuron.v_reset) if bool((kept == 1).all()) else neuron
+    return IFNeuron(v_threshold=neuron.v_threshold, v_reset=neuron.v_reset) if bool((kept == 1).all()) else neuron
 
 
 def _next(threshold: Value) -> Value:

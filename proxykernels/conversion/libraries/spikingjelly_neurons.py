@@ -38,7 +38,9 @@ def described(node: Any, axes: int | None) -> Described:
 
 
 def _integrate_and_fire(node: Any) -> Described:
-    return Described(IFNeuron(node.v_threshold, node.v_reset), node.v_reset or 0.0, _surrogate(node))
+    return Described(
+        IFNeuron(v_threshold=node.v_threshold, v_reset=node.v_reset), node.v_reset or 0.0, _surrogate(node)
+    )
 
 
 def _leaky(node: Any) -> Described:
@@ -68,7 +70,11 @@ def _parametric(node: Any) -> Described:
 
 def _current_based(node: Any) -> Described:
     decays = {"decay": node.v_decay, "current_decay": node.c_decay}
-    return Described(CubaLIFNeuron(node.v_threshold, node.v_reset, **decays), node.v_reset or 0.0, _surrogate(node))
+    return Described(
+        CubaLIFNeuron(v_threshold=node.v_threshold, v_reset=node.v_reset, **decays),
+        node.v_reset or 0.0,
+        _surrogate(node),
+    )
 
 
 def _readout(node: Any) -> Described:

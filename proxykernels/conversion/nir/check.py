@@ -56,7 +56,7 @@ def compare_with(
             if not isinstance(nodes.by_name[name], nir.I | nir.LI):
                 solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
                 check_alone(layer, net.get_submodule(layer), there[layer], solved)
-        check_output(*compare(net, x, there), values[nodes.order[-1]].float())
+        check_output(compare(net, x, there), values[nodes.order[-1]].float())
     except Difference as difference:
         place = f"node '{made[difference.layer]}'" if difference.layer in made else f"layer '{difference.layer}'"
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference

@@ -13,8 +13,9 @@ from ..graph.prepared import without_autocast
 from ..graph.rewrites import scaled_identity
 from .check import compare_with
 from .graph import Nodes, input_shape, nodes_of
-from .neurons import SUBTRACT, check_shape, is_neuron, neuron
+from .neurons import SUBTRACT, TO_V_RESET, check_shape, is_neuron, neuron
 from .nodes import Shape, check_dt, output_shape, scale_of, shaping, synapse
+from .origins import warn_of_others
 
 FEW = 1024  # features that a matrix scales; more are scaled as channels
 
@@ -33,7 +34,9 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
         dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
             have dt = 1e-4, which is SpikingJelly's default too.
         reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.
-            None: a reset to the graph's ``v_reset``, or to 0 if there is none.
+            None: a reset to the graph's ``v_reset``, or to 0 if there is none, unless a node's metadata say "subtract".
+            A warning names nodes such as sinabs, Norse and snnTorch write them, whose neurons do something else there,
+            and says what to pass. "v_reset": as None, without that warning.
 
     Returns:
         A :class:`Network`. Layers have the names of the synapse nodes, with underscores for dots, and a number if a
@@ -51,8 +54,8 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     import nir
 
     check_dt(dt)
-    if reset not in (None, SUBTRACT):
-        raise ValueError(f"reset must be {SUBTRACT!r} or None, got {reset!r}")
+    if reset not in (None, SUBTRACT, TO_V_RESET):
+        raise ValueError(f"reset must be {SUBTRACT!r}, {TO_V_RESET!r} or None, got {reset!r}")
     nodes = nodes_of(nir, graph)
     builder = _Builder(nir, nodes, dt, reset)
     for name in nodes.order:
@@ -60,6 +63,8 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     if not builder.made:
         raise TypeError("the graph must have neurons, it has none")
     compare_with(nir, nodes, builder.net, builder.made, builder.shapes[Network.INPUT], dt, reset)
+    if reset != TO_V_RESET:
+        warn_of_others(nir, nodes.by_name, dt, reset)
     return builder.net
 
 

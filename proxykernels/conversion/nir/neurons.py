@@ -29,8 +29,8 @@ from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, 
 from ..graph.build_layers import NEGLIGIBLE
 from .nodes import Shape, numbers_of
 
-RESET, SUBTRACT = "reset", "subtract"  # in the metadata of a node
-FAR = 1000.0  # times 1
+RESET, SUBTRACT, TO_V_RESET = "reset", "subtract", "v_reset"  # in the metadata of a node
+FAR = 100.0  # times 1
 
 
 def is_neuron(nir, node) -> bool:
@@ -59,8 +59,8 @@ def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
         if name in make.__dataclass_fields__:
             values[name] = _array(value, shape) * per_step
     node = make(**values)
-    if v_reset is None:
-        node.metadata[RESET] = SUBTRACT
+    if neuron.fires:
+        node.metadata[RESET] = SUBTRACT if v_reset is None else TO_V_RESET
     return node
 
 
@@ -135,7 +135,7 @@ def _integrators_factor(node, dt: float) -> Value:
     share = torch.as_tensor(r, dtype=torch.float64) * dt
     if bool(torch.isclose(share, torch.ones_like(share), rtol=1e-5).all()):
         return 1.0
-    if share.max() > FAR or share.min() < 1 / FAR:
+    if share.max() >= FAR or share.min() <= 1 / FAR:
         raise ValueError(
             f"r * dt must be 1, or near it: r is {share.div(dt).reshape(-1)[:3].tolist()} and dt is {dt}; "
             "from_nir(graph, dt=...) says how long a step is, in the graph's unit of time"
@@ -174,8 +174,8 @@ def _reset(node, factor: Value) -> float | None:
     note = note.decode() if isinstance(note, bytes) else note
     if note == SUBTRACT:
         return None
-    if note is not None:
-        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r} or not be there, got {note!r}")
+    if note not in (None, TO_V_RESET):
+        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r}, {TO_V_RESET!r} or not be there, got {note!r}")
     value = getattr(node, "v_reset", None)
     return 0.0 if value is None else _shared("v_reset", value, factor)
 

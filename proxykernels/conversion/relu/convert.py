@@ -26,14 +26,17 @@ from ..graph.graph_values import Population
 from ..graph.noted import Notes
 from ..graph.prepared import borrowed, check_model, copied, without_autocast
 from ..graph.sized_trace import sized
+from ..graph.state import naming_what_is_kept
 from . import sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
+from .norms_behind import warn_of_products
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable
 from .sigma_delta_pools import pool_before_neurons
+from .steady import Steady
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 BATCH = 32  # samples of a calibration tensor at a time
@@ -70,7 +73,7 @@ def convert(
     the logits. ``net.outputs(y)`` separates several results, in tuples, lists and dicts, and one value per sample.
 
     The conversion checks itself: run as a ReLU network on some calibration samples, each layer must equal ``ann``'s up
-    to rounding.
+    to rounding. ``ann`` is called a hundred times besides, and must always give the same for the same samples.
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale per channel
     Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
@@ -137,14 +140,17 @@ def convert(
         name = type(model).__name__
         batches = _Batches(calibration)
         few = torch.cat([batches.first[:1], batches.first[-1:]])
+        steady = Steady(model, few)
         with torch.no_grad():
             traced = trace(model, tracer=sized(few))
         traced = traced if share else copied(traced, {})
-        needed(traced, name)
-        followed = _run(Notes(traced), few, name)
-        one_output(traced, name)
-        _run(Notes(traced), few, name)
-        graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+        with naming_what_is_kept(model):
+            needed(traced, name)
+            followed = _run(Notes(traced), few, name)
+            one_output(traced, name)
+            _run(Notes(traced), few, name)
+            graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+        steady.check()
         _check_followed(model, few, followed)
         if changes:
             pool_before_neurons(graph)
@@ -172,7 +178,9 @@ def convert(
             return sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
-        built: Any = build_layer(population.modules, IFNeuron(1.0, v_reset), HALF if v_init is None else v_init)
+        built: Any = build_layer(
+            population.modules, IFNeuron(v_threshold=1.0, v_reset=v_reset), HALF if v_init is None else v_init
+        )
         built.scale = scales[name].item() if not scales[name].ndim else scales[name]
         built.limit = limit(population.neuron)
         built.rectifies = population.neuron is not None
@@ -181,6 +189,7 @@ def convert(
     net = graph.network(layer).eval()
     net.input_dims, net._parts = few.ndim, parts_of(followed)
     check(net, graph, scales, original)
+    warn_of_products(net, graph, original.x)
     del original
     if v_init is None and v_reset is None and not changes:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from ...kernels import heap
 from ...layers import Flatten
-from ...network import Network, free_name
+from ...network import Network
 from ..graph import index_ops
 from ..graph.functions import Add, Cat, Mean, Scaled
 from ..graph.fx_calls import arguments, as_module, path_of
@@ -19,12 +19,13 @@ from ..graph.noted import is_constant
 from ..graph.rewrites import (
     ADAPTIVE_MAXIMA,
     affine,
+    affine_by,
     by_channel,
     product_as_convolution,
     scaled_identity,
     windows_of,
 )  # fmt: skip
-from .viewed_graph import ViewedGraph
+from .norms_behind import NormsBehind
 
 LEAKY = (nn.LeakyReLU, nn.PReLU)
 ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -32,7 +33,7 @@ OF_ROWS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1
 OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
-class ReluGraph(ViewedGraph):
+class ReluGraph(NormsBehind):
     """What a forward pass has done on samples must be noted (noted.py): shapes, numbers and constants.
 
     Neurons behind a max pooling may come before it, and pooling takes the highest rate.
@@ -193,12 +194,8 @@ class ReluGraph(ViewedGraph):
         """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
         assert x.shape is not None
         identity = scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
-        return Projection(affine(identity, factor, shift), x, added=True)
-
-    def _free(self, wanted: str) -> str:
-        """A name that no other current has."""
-        waiting = [value.name for value in self.values.values() if isinstance(value, Current)]
-        return free_name(wanted, (*self.order, *waiting))
+        module = affine(identity, factor, shift)
+        return Projection(module, x, added=True, affine=affine_by(module))
 
     # Pooling
 

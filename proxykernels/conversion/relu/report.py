@@ -3,6 +3,7 @@
 Of sigma-delta neurons: what they have sent, beside these activations.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from ...kernels import heap
 from ...layers import Neurons
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
-from ...simulation.result import table
+from ...neurons import IFNeuron
+from ...simulation.result import logits, table
 from ...simulation.sigma_delta import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .calibrate import activation, follow, relu_value
+from .check import spread
 
 
 @dataclass(frozen=True)
@@ -46,33 +49,55 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """The network's logits beside the ReLU network's outputs. The last row has the error of counts alone, which stop at
+    one a step, and which negative outputs do not have.
+
+    Attributes:
+        error: mean distance of the logits from the outputs, as a share of the outputs' mean absolute value.
+        agreement: share of the samples whose largest output is the same; None if they are not [N, classes].
+    """
+
+    error: float
+    agreement: float | None
+
+
+@dataclass(frozen=True)
 class ConversionReport:
     """What :func:`conversion_report` found; ``print`` shows a table, ``pk.plot.conversion`` a picture.
 
     Attributes:
         rows: a :class:`Row` for each layer that fires, in the order of the network.
+        outputs: the :class:`Outputs`; None with a hard reset, which loses charge, so that there are no logits.
         T: steps. N: samples.
-        outputs: of sigma-delta neurons, the largest error of an output, as a share of the largest output; else None.
-        settled: whether no sigma-delta neuron has anything left to send, so that no more steps lower the errors.
+        settled: whether no sigma-delta neuron has anything left to send, so that no more steps lower the errors; None:
+            there are none.
     """
 
     rows: list[Row]
+    outputs: Outputs | None
     T: int
     N: int
-    outputs: float | None = None
-    settled: bool = False
+    settled: bool | None = None
 
     def __str__(self) -> str:
         cells = []
         for row in self.rows:
             shares = row.rate, row.activation, row.clipped, row.error
             cells.append((row.layer, f"{row.scale:.4g}", *(f"{share:.2%}" for share in shares)))
-        what = "the rates" if self.outputs is None else "what was sent"
+        what = "the rates" if self.settled is None else "what was sent"
         title = f"{self.N} samples, T = {self.T}; error: of {what}, as a share of the mean activation"
         lines = [title, *table([("layer", "scale", "rate", "activation", "clipped", "error"), *cells])]
         if self.outputs is not None:
-            after = "settled: no more steps lower the errors" if self.settled else "more steps lower the errors"
-            lines.append(f"outputs: off by {self.outputs:.2%} of the largest; {after}")
+            of = "outputs"
+            if self.settled is None:
+                lines[-1] += "  (counts: not above one a step, none of negative outputs)"
+                of = "logits, counts and potentials"
+            lines.append(f"{of}: error {self.outputs.error:.2%} of the mean output")
+            if self.outputs.agreement is not None:
+                lines[-1] += f", {self.outputs.agreement:.2%} of the answers are the ReLU network's"
+        if self.settled is not None:
+            lines.append("settled: no more steps lower the errors" if self.settled else "more steps lower the errors")
         return "\n".join(lines)
 
 
@@ -91,7 +116,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
         T: number of steps.
 
     Returns:
-        A :class:`ConversionReport`: ``.rows``, and a table when it is printed.
+        A :class:`ConversionReport`: ``.rows``, ``.outputs``, and a table when it is printed.
 
     Raises:
         TypeError: ``net`` was not made by convert. ValueError: x does not go through it, or T is not positive.
@@ -105,9 +130,15 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     if not any(layer.scale is not None for layer in neurons):
         raise TypeError("net must be a network that convert made, whose layers have a scale")
     rows: list[Row] = []
+    outputs: Outputs | None = None
 
     def fire(name: str, layer: Neurons, current: Tensor, inputs: Any) -> tuple[Any, Tensor]:
+        nonlocal outputs
         spikes, after = layer.spike(inputs)
+        if layer is neurons[-1] and isinstance(layer.neuron, IFNeuron) and layer.neuron.v_reset is None:
+            steps = torch.full((len(x),), T, dtype=torch.int64, device=x.device)
+            found = logits(layer, spikes.count(), [after], (), steps)
+            outputs = _outputs(layer, found, current, one_tensor=net._parts is None)
         if isinstance(spikes, Spikes):
             wanted, rate = activation(layer, current), spikes.count() / T
             rows.append(
@@ -123,31 +154,45 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
         return spikes, after
 
     follow(net, x, T, fire)
-    return ConversionReport(rows, T, len(x))
+    return ConversionReport(rows, outputs, T, len(x))
 
 
 def _of_changes(net: Network, x: Tensor, T: int) -> ConversionReport:
     """The report of sigma-delta neurons: their state holds what they have sent."""
     result = simulate(net, x, T, chunk=None, state={}, stop=None)
     after = simulate(net, x, 1, chunk=None, state=result.state, stop=None)
-    values, rows, name = {Network.INPUT: x.float()}, list[Row](), Network.INPUT
-    for name, layer, sources in net.layers():
-        value = relu_value(layer, tuple(values[source] for source in sources))
-        if isinstance(layer, SigmaDeltaNeurons) and layer.fires:
-            value = activation(layer, value) if layer.rectifies else value
-            sent, wanted = result.state[name][1], value.flatten(2).transpose(1, 2) if value.ndim > 2 else value[:, None]
-            size = wanted.abs().mean()
-            rows.append(
-                Row(
-                    name,
-                    layer.scale.float().mean().item(),
-                    result.rates[name],
-                    size.item(),
-                    (wanted.abs() > 1).float().mean().item(),
-                    ((sent - wanted).abs().mean() / size).item(),
-                )
-            )
+    rows, name = list[Row](), Network.INPUT
+    values, scales = {name: x.float()}, {name: torch.ones((), dtype=torch.float32, device=x.device)}
+    for name, layer, sources in copy.deepcopy(net).float().layers():
+        value, scales[name] = relu_value(layer, tuple(values[source] for source in sources)), scales[sources[0]]
+        if isinstance(layer, SigmaDeltaNeurons):
+            value, scales[name] = activation(layer, value) if layer.rectifies else value, layer.scale
+            if layer.fires:
+                rows.append(_of_sent(name, layer, result.state[name][1], value, result.rates[name]))
         values[name] = value
-    found, wanted = result.state[Network.INPUT][1], values[name]
-    error = ((found - wanted).abs().max() / wanted.abs().max()).item()
-    return ConversionReport(rows, T, len(x), error, not any(rate > 0 for rate in after.rates.values()))
+    outputs = _compared(result.logits, values[name] * spread(scales[name], values[name]), one_tensor=net._parts is None)
+    return ConversionReport(rows, outputs, T, len(x), settled=not any(rate > 0 for rate in after.rates.values()))
+
+
+def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, rate: float) -> Row:
+    """Of what neurons have sent [N, P, C], and the ReLU network's activations [N, C, ...]."""
+    wanted = wanted.flatten(2).transpose(1, 2) if wanted.ndim > 2 else wanted.unsqueeze(1)
+    size = wanted.abs().mean()
+    clipped, error = (wanted.abs() > 1).float().mean(), (sent - wanted).abs().mean() / size
+    return Row(name, layer.scale.float().mean().item(), rate, size.item(), clipped.item(), error.item())
+
+
+def _outputs(layer: Neurons, found: Tensor, current: Tensor, *, one_tensor: bool) -> Outputs:
+    """Of the last layer, whose logits are ``found`` and whose currents in the ReLU network, in scales, ``current``."""
+    scale = torch.as_tensor(layer.scale, dtype=torch.float32, device=current.device)
+    scale = scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
+    wanted = (activation(layer, current) if layer.rectifies else current) * scale
+    return _compared(found, wanted, one_tensor=one_tensor)
+
+
+def _compared(found: Tensor, wanted: Tensor, *, one_tensor: bool) -> Outputs:
+    """Logits beside the ReLU network's outputs."""
+    error = ((found - wanted).abs().mean() / wanted.abs().mean()).item()
+    if not one_tensor or wanted.ndim != 2 or wanted.shape[1] < 2:
+        return Outputs(error, None)
+    return Outputs(error, (found.argmax(1) == wanted.argmax(1)).float().mean().item())

@@ -31,7 +31,11 @@ def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
         where = f"share=True rescales {graph.model}, whose {population.current.path}"
         for projection in population.current.projections:
             module, norm = projection.module, projection.norm
-            if projection.added or (isinstance(module, nn.Identity) and not _keeps_scale(population, projection)):
+            if (
+                projection.added
+                or projection.before is not None
+                or (isinstance(module, nn.Identity) and not _keeps_scale(population, projection))
+            ):
                 raise ValueError(f"{where} has no weights that could be; use share=False")
             if isinstance(module, nn.Identity):
                 continue

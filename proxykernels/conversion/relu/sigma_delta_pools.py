@@ -42,7 +42,7 @@ def pool_before_neurons(graph: ReluGraph) -> None:
 
 
 def _running(pool: Any) -> layers.RunningMaxPool2d:
-    return RUNNING[type(pool)](pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
+    return RUNNING[type(pool)](pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)
 
 
 def _taken_alone(graph: ReluGraph, name: str, reader: str) -> set[str] | None:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...network import free_name
 from ..graph import index_ops
 from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import Graph, Values
@@ -70,7 +69,7 @@ class ViewedGraph(Graph):
         shape = tuple(x.view.shape)
         for layer in layers:
             last = layer is layers[-1]
-            name = self._name(argument) if last else free_name(f"{argument.name}_input", self.order)
+            name = self._name(argument) if last else self._free(f"{argument.name}_input")
             x = self._other(name, layer, x, shape)
         return replace(x, view=None, shape=shape)
 
@@ -99,7 +98,7 @@ class ViewedGraph(Graph):
         shape: Any = x.shape
         view = spread.places(index_ops.as_given(shape), index_ops.NOTHING)
         for layer in index_ops.layers_to(view, shape):
-            x = self._other(free_name(name, self.order), layer, x, tuple(view.shape))
+            x = self._other(self._free(name), layer, x, tuple(view.shape))
         return x
 
     def _expanded(self, x: Signal | Current, argument: fx.Node, shape: tuple[int, ...]) -> Signal | Current:

@@ -23,7 +23,8 @@ from .block import Block
 from .memory import Fault, GlobalMemory
 from .ptx import Kernel
 
-TARGETS = {"sm_80": 163 * 1024, "sm_90": 227 * 1024}  # and the bytes of shared memory that a block may have
+# And the bytes of shared memory that a block may have.
+TARGETS = {"sm_75": 64 * 1024, "sm_80": 163 * 1024, "sm_90": 227 * 1024}
 BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}  # of a parameter, by the end of its type's name
 LAUNCH_FAILED = 700  # CUDA's number for it
 SOURCE = Path(__file__).with_name("libcuda.c")
@@ -125,7 +126,7 @@ def _library() -> Path:
 
 
 def install(target: str) -> None:
-    """Make the emulator Triton's active GPU, of ``target`` ("sm_80" or "sm_90")."""
+    """Make the emulator Triton's active GPU, of ``target``, one of TARGETS."""
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise RuntimeError("TRITON_INTERPRET is set: nothing would be compiled")
     os.environ["CC"] = os.environ.get("CC", "gcc").split()[-1]  # of "ccache gcc" Triton takes a name with a blank

@@ -49,6 +49,7 @@ struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
     int64_t rounds;  // whether values are taken in 24 bits of the largest one of their sample
+    int64_t scaled;  // whether values are spikes times a scale: what they add is counted
     int64_t T, N;
     int64_t threads;
     int64_t fresh;  // start at rest, rather than from where the last run of the session ended
@@ -61,12 +62,16 @@ struct Run {
     // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
     // [n], and 0 to that of the others. counts [n, C, P]: of the n samples that have not ended, after t steps.
     void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
-    void* context;  // of the rule
+    void* context;  // of the rule, and of the question
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
+    // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
+    int64_t (*may_go_on)(void* context);
+    int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
 };
 
-// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it.
-enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer };
+// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; it
+// might not go on.
+enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };
 
 struct Sizes {
     int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have written to it
@@ -81,7 +86,8 @@ struct Functions {
     void (*free_plan)(Plan*);
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);
-    // An outcome; NotFinite and NoMemory leave states as they were. What is written is looked at after Ran alone.
+    // An outcome; NotFinite and NoMemory leave states as they were. Interrupted does so with states, counts and tallies, if the
+    // run goes on; of a fresh run states are lost. What else is written is looked at after Ran alone.
     int64_t (*run)(Session*, const Run*);
     // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run. An outcome.
     int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);

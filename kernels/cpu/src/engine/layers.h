@@ -3,6 +3,7 @@
 #include "fire.h"
 #include "pools.h"
 #include "sliced.h"
+#include "watch.h"
 
 namespace PK_TARGET {
 
@@ -22,9 +23,9 @@ static bool gives_held(const Session& session, const Step& step, bool fresh) {
 static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
-        const int64_t frame = slot_bytes(step);
+        const int64_t frame = slot_bytes(step, session.real[k]);
         View& x = session.views[k + 1] = View{};
-        if (step.real) {
+        if (session.real[k]) {
             x.values = (const float*)session.slots[k];
             x.step = step.P() * step.C, x.pixel = step.C;
         } else {
@@ -33,6 +34,8 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
         }
         x.image = steps * x.step;
         if (gives_held(session, step, fresh)) x.image = x.step, x.step = 0;
+        x.scaled = step.passes_on();
+        for (int64_t i = 0; i < step.count; i++) x.scaled &= session.views[step.windows[i].slot].scaled;
         x.periodic = fresh && step.kind == engine::Fire && !step.real && step.restarts && all_held(session, step);
     }
 }
@@ -49,7 +52,7 @@ static void run_sliced(Session& session, int64_t k, int64_t N, int64_t steps, bo
         const View& x;
         Scratch* scratch;
     } context{sliced, session.views[step.windows[step.sliced_window].slot], session.scratch};
-    session.team->share(sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
+    share(session, sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
         c.sliced.run(c.x, task, c.scratch[thread].sliced, c.scratch[thread].tally);
     });
@@ -70,7 +73,7 @@ static void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, in
             int64_t start, all_steps;
             bool fresh, goes_on;
         } context{session, step, cut, k, start, all_steps, fresh, goes_on};
-        session.team->share(cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+        share(session, cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
             const Context& c = *(const Context*)given;
             Firing<decltype(model)>(c.session, c.step, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
         });
@@ -100,13 +103,15 @@ struct Between {
         const View* const views = session.views;
         const View& from = views[step.windows[0].slot];
         char* const slot = session.slots[k];
-        const Steps all{image, 0, steps, steps}, some{image, first, last, steps};
+        const int64_t frame = slot_bytes(step, session.real[k]);
+        const Steps all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
         switch (step.kind) {
             case engine::MaxPool: return max_pool(step, from, slot, some);
             case engine::AveragePool: return average_pool(step, from, slot, some);
             case engine::Flatten: return flatten_image(step, from, slot, some);
             case engine::Unflatten: return unflatten_image(step, from, slot, some);
-            case engine::Move: return step.real ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            case engine::Move:
+                return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }
     }
@@ -119,11 +124,11 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
     Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
     if (session.threads > 1)
         between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
-    session.team->share(N * between.parts, &between,
-                        [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
+    share(session, N * between.parts, &between,
+          [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
     between.steps = steps;  // of the sums, also where what is given is held
     if (step.states && goes_on)
-        session.team->share(N, &between, [](void* given, int64_t image, int64_t) {
+        share(session, N, &between, [](void* given, int64_t image, int64_t) {
             const Between& b = *(const Between*)given;
             add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
         });
@@ -131,13 +136,13 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
         session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
 
-// All operations; `fresh`: from rest. `tally`: as Run has it. `goes_on`: whether states are wanted, `last_goes_on`: of the
-// last operation.
+// All operations, unless the run is to end; `fresh`: from rest. `tally`: as Run has it. `goes_on`: whether states are wanted,
+// `last_goes_on`: of the last operation.
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, bool last_goes_on,
                         int64_t* tally) {
     look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
-    for (int64_t k = 0; k < session.plan.count; k++, tally += 2) {
+    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += 2) {
         for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
         const auto run = session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
         run(session, k, N, steps, fresh, goes_on || (last_goes_on && k + 1 == session.plan.count));

@@ -41,12 +41,11 @@ struct Lists : Located {
             for (int64_t i = 0; i < pixels; i++) {
                 s->buckets[bucket_place(k, i)] = (uint32_t)count;
                 int64_t& additions = s->additions[in_band(i)];
-                if (!view(w).spikes) continue;
+                if (!view(w).spikes && !view(w).scaled) continue;
                 if (is_listed(w)) additions += list_window(w, k, i, n, count) * step.C;
                 else
                     for (int64_t t = 0; t < cut.sums; t++)
-                        additions += w.span ? count_window(w, i, t) * (step.C / w.groups)
-                                            : count_bits(view(w).spikes_at(image_of(i), t, pixel_of(i)), (w.C + 7) / 8);
+                        additions += w.weight ? count_window(w, i, t) * (step.C / w.groups) : spikes_at(w, i, t, pixel_of(i));
             }
             s->buckets[bucket_place(k, pixels)] = (uint32_t)count;
         }
@@ -131,7 +130,15 @@ private:
     }
     int64_t count_window(const Window& w, int64_t i, int64_t t) const {
         int64_t sum = 0;
-        each_tap(w, i, [&](int64_t, int64_t at) { sum += count_bits(view(w).spikes_at(image_of(i), t, at), (w.C + 7) / 8); });
+        each_tap(w, i, [&](int64_t, int64_t at) { sum += spikes_at(w, i, t, at); });
+        return sum;
+    }
+    // The spikes of a pixel.
+    int64_t spikes_at(const Window& w, int64_t i, int64_t t, int64_t pixel) const {
+        const View& x = view(w);
+        if (x.spikes) return count_bits(x.spikes_at(image_of(i), t, pixel), (w.C + 7) / 8);
+        int64_t sum = 0;
+        for (int64_t c = 0; c < w.C; c++) sum += x.values_at(image_of(i), t, pixel)[c * x.channel] != 0;
         return sum;
     }
 };

@@ -79,7 +79,7 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
 static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
     const Plan& plan = session.plan;
     int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
-    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k]) + 1, 64) * 64; };
+    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k], session.real[k]) + 1, 64) * 64; };
     for (int64_t k = 0; k < plan.count; k++) {
         last[k] = k;
         for (int64_t reader = k + 1; reader < plan.count; reader++)

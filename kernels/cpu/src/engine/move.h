@@ -1,5 +1,5 @@
 // What puts values elsewhere: features of images and images of features, other pixels and channels. All for the steps from
-// t0 to t1 of one image, of the `steps` that the slot has.
+// t0 to t1 of one image, of the `steps` that the slot has, of `frame` bytes each.
 #pragma once
 #include "session.h"
 
@@ -12,9 +12,9 @@
 namespace PK_TARGET {
 
 struct Steps {
-    int64_t image, t0, t1, steps;
+    int64_t image, t0, t1, steps, frame;
 
-    char* of(char* slot, const Step& step, int64_t t) const { return slot + (image * steps + t) * slot_bytes(step); }
+    char* of(char* slot, int64_t t) const { return slot + (image * steps + t) * frame; }
 };
 
 static inline void set_bit(char* bytes, int64_t bit) { ((uint8_t*)bytes)[bit / 8] |= (uint8_t)(1 << bit % 8); }
@@ -24,8 +24,8 @@ static void flatten_image(const Step& step, const View& from, char* slot, const 
     const Window& w = step.windows[0];
     const int64_t P = w.H * w.W;
     for (int64_t t = s.t0; t < s.t1; t++) {
-        char* const to = s.of(slot, step, t);
-        if (!step.real) memset(to, 0, slot_bytes(step));
+        char* const to = s.of(slot, t);
+        if (from.spikes) memset(to, 0, s.frame);
         for (int64_t p = 0; p < P; p++) {
             if (from.spikes) each_spike(from.spikes_at(s.image, t, p), w.C, [&](int64_t c) { set_bit(to, c * P + p); });
             else
@@ -38,8 +38,8 @@ static void unflatten_image(const Step& step, const View& from, char* slot, cons
     const Window& w = step.windows[0];
     const int64_t P = step.P(), stride = 8 * step.bytes();
     for (int64_t t = s.t0; t < s.t1; t++) {
-        char* const to = s.of(slot, step, t);
-        if (!step.real) memset(to, 0, slot_bytes(step));
+        char* const to = s.of(slot, t);
+        if (from.spikes) memset(to, 0, s.frame);
         if (from.spikes)
             each_spike(from.spikes_at(s.image, t, 0), w.C, [&](int64_t i) { set_bit(to, i % P * stride + i / P); });
         else
@@ -53,9 +53,12 @@ struct InputChannel {
     int64_t input, channel;
 };
 static inline InputChannel place_of(const Step& step, int64_t channel) {
-    int64_t input = 0;
-    while (channel >= step.windows[input].C) channel -= step.windows[input++].C;
-    return {input, channel};
+    int64_t input = 0, last = step.count;
+    while (last - input > 1) {
+        const int64_t middle = (input + last) / 2;
+        (step.windows[middle].channel <= channel ? input : last) = middle;
+    }
+    return {input, channel - step.windows[input].channel};
 }
 
 // Eight channels of an output pixel that are, in their order, a byte of an input: copied as one.
@@ -74,7 +77,7 @@ static inline bool whole_byte(const Step& step, int64_t channel, InputChannel& p
 static void move_spikes(const Step& step, const View* views, char* slot, const Steps& s) {
     const int64_t P = step.P(), bytes = step.bytes();
     const auto pixel_of = [&](int64_t p) { return step.pixels ? step.pixels[p] : p; };
-    for (int64_t t = s.t0; t < s.t1; t++) memset(s.of(slot, step, t), 0, slot_bytes(step));
+    for (int64_t t = s.t0; t < s.t1; t++) memset(s.of(slot, t), 0, s.frame);
     for (int64_t byte = 0; byte < bytes; byte++) {
         InputChannel place;
         const bool whole = whole_byte(step, 8 * byte, place);
@@ -84,7 +87,7 @@ static void move_spikes(const Step& step, const View* views, char* slot, const S
             if (!whole) place = place_of(step, channel);
             const View& from = views[step.windows[place.input].slot];
             for (int64_t t = s.t0; t < s.t1; t++) {
-                uint8_t* const to = (uint8_t*)s.of(slot, step, t) + byte;
+                uint8_t* const to = (uint8_t*)s.of(slot, t) + byte;
                 for (int64_t p = 0; p < P; p++) {
                     if (pixel_of(p) < 0) continue;
                     const uint8_t fired = from.spikes_at(s.image, t, pixel_of(p))[place.channel / 8];
@@ -101,7 +104,7 @@ static void move_values(const Step& step, const View* views, char* slot, const S
         const InputChannel place = channel < 0 ? InputChannel{} : place_of(step, channel);
         const View& from = views[step.windows[place.input].slot];
         for (int64_t t = s.t0; t < s.t1; t++) {
-            float* const to = (float*)s.of(slot, step, t) + c;
+            float* const to = (float*)s.of(slot, t) + c;
             for (int64_t p = 0; p < step.P(); p++) {
                 const int64_t pixel = step.pixels ? step.pixels[p] : p;
                 float value = 0;

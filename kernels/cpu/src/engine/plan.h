@@ -50,6 +50,7 @@ static bool copy_of(const T* from, int64_t n, int64_t size, T*& copy) {
 // own, of the inputs of its groups alone.
 struct Window : engine::Term {
     int64_t C, H, W;  // of the slot
+    int64_t channel = 0;  // of a move: how many the windows before it have
     int64_t rows = 0;
     float* matrix = nullptr;  // [block][row][columns of the block]; with groups [register][tap][span][width]
     int64_t span = 0;         // with groups: inputs of a register, at most
@@ -75,8 +76,13 @@ struct Step : Operation {
     bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
+    bool of_input = false;  // whether it passes on what the network is given: spikes or values, as a run has them
     Conv2d conv{};  // without its neurons
 
+    // Whether it gives spikes where it reads spikes, and values where it reads values.
+    bool passes_on() const {
+        return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
+    }
     int64_t P() const { return H * W; }
     int64_t bytes() const { return (C + 7) / 8; }
     int64_t blocks() const { return ceil_div(C, columns); }
@@ -231,6 +237,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
         (engine::Term&)w = operation.terms[i];
         if (w.slot) w.C = plan.steps[w.slot - 1].C, w.H = plan.steps[w.slot - 1].H, w.W = plan.steps[w.slot - 1].W;
         else w.C = plan.input.C, w.H = plan.input.H, w.W = plan.input.W;
+        if (i) w.channel = step.windows[i - 1].channel + step.windows[i - 1].C;
         if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
     if (!pack_windows(plan, step)) return false;
@@ -238,7 +245,8 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     for (int64_t i = 0; i < step.count; i++) {
         const Step* const read = step.windows[i].slot ? &plan.steps[step.windows[i].slot - 1] : nullptr;
         step.moves |= read && read->moves;
-        step.spikes_that_move &= read && read->moves && !read->real;
+        step.spikes_that_move &= read && read->moves && !read->real && !read->of_input;
+        step.of_input |= step.passes_on() && (!read || read->of_input);
     }
     step.moves |= step.kind == engine::Fire || step.kind == engine::MaxRatePool;
     if (!copy_of(step.pixels, step.P(), step.P(), step.pixels_copy)) return false;

@@ -36,7 +36,7 @@ static void max_pool_values(const Step& step, const View& from, char* slot, cons
     for (int64_t t = s.t0; t < s.t1; t++)
         for (int64_t pixel = 0; pixel < step.P(); pixel++) {
             const Under under = window_of(step, w, pixel);
-            float* const best = (float*)s.of(slot, step, t) + pixel * step.C;
+            float* const best = (float*)s.of(slot, t) + pixel * step.C;
             for (int64_t c = 0; c < step.C; c++) best[c] = -INFINITY;
             for (int64_t y = under.y0; y < under.y1; y++)
                 for (int64_t x = under.x0; x < under.x1; x++)
@@ -49,11 +49,11 @@ static void max_pool_values(const Step& step, const View& from, char* slot, cons
 
 // The maximum of spikes is their OR.
 static void max_pool(const Step& step, const View& from, char* slot, const Steps& s) {
-    if (step.real) return max_pool_values(step, from, slot, s);
+    if (!from.spikes) return max_pool_values(step, from, slot, s);
     const Window& w = step.windows[0];
     const int64_t bytes = step.bytes();
     for (int64_t t = s.t0; t < s.t1; t++) {  // images one after another, as they lie in memory
-        uint8_t* any = (uint8_t*)s.of(slot, step, t);
+        uint8_t* any = (uint8_t*)s.of(slot, t);
         for (int64_t oy = 0; oy < step.H; oy++)
             for (int64_t ox = 0; ox < step.W; ox++, any += bytes) {
                 const Under under = window_at(step, w, oy, ox);
@@ -74,7 +74,7 @@ static void average_pool(const Step& step, const View& from, char* slot, const S
     for (int64_t t = s.t0; t < s.t1; t++)
         for (int64_t pixel = 0; pixel < step.P(); pixel++) {
             const Under under = window_of(step, w, pixel);
-            float* const sum = (float*)s.of(slot, step, t) + pixel * step.C;
+            float* const sum = (float*)s.of(slot, t) + pixel * step.C;
             memset(sum, 0, step.C * sizeof(float));
             for (int64_t y = under.y0; y < under.y1; y++)
                 for (int64_t x = under.x0; x < under.x1; x++) {
@@ -134,7 +134,7 @@ static void max_sum_pool(const Step& step, const View& from, const float* sums, 
                         add_step(*at, from, s.image, t, y * w.W + x, channel, n);
                         for (int i = 0; i < vecs; i++) now.v[i] = greater(now.v[i], at->v[i]);
                     }
-                char* const to = s.of(slot, step, t);
+                char* const to = s.of(slot, t);
                 uint32_t grown = 0;
                 for (int i = 0; i < vecs; i++) {
                     const Vec difference = now.v[i] - highest.v[i];

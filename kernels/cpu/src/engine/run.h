@@ -188,7 +188,7 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
     const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
     HandOver over{session, run, running, start, steps, parts};
     const auto work = [](void* given, int64_t task, int64_t) { ((const HandOver*)given)->hand_over(task); };
-    if (bytes > worth_threads / 8) session.team->share(running.n * parts, &over, work);
+    if (bytes > worth_threads / 8) share(session, running.n * parts, &over, work);
     else
         for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
 }
@@ -236,9 +236,12 @@ static int64_t run_group(Session& session, const Run& run, int64_t first, int64_
         const int64_t steps = least(most_here, run.T - start), end = start + steps;
         if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
         session.views[0] = input_of(session, run, running, start, steps);
+        session.views[0].scaled = run.scaled;
         run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.last, run.tally);
-        hand_over(session, run, running, start, steps);
+        if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
+        if (session.watch.over.load()) return engine::Interrupted;
         const bool asks = run.stop && (end % engine::stop_steps == 0 || end == run.T);
+        if (asks && session.watch.asks && ask_whether_over(session)) return engine::Interrupted;
         if (asks && !ask(session, run, running, end)) return engine::NoAnswer;
     }
     for (int64_t i = 0; i < running.n; i++) hand_over_state(session, run, running, i);
@@ -258,14 +261,20 @@ static int64_t run(Session* session, const Run* asked) {
     if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
     if (!run.N) return engine::Ran;
     if (run.rounds && !(run.x = rounded(*session, run))) return engine::NoMemory;
+    look_at_kinds(*session, run.kind != engine::PackedSpikes);
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
-    team.begin(session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0);
+    const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0;
+    team.begin(expected);
     const Portion p = portion_of(*session, run);
     int64_t outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;
+    if (outcome == engine::Ran) watch_run(*session, run, expected);
     for (int64_t first = 0; outcome == engine::Ran && first < run.N; first += p.samples)
         outcome = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
-    session->last_time = team.end(), session->last_work = work;
+    const int64_t time = team.end();
+    if (outcome == engine::Ran) session->last_time = time, session->last_work = work;
+    if (outcome == engine::Ran && run.steps_so_far) *run.steps_so_far += run.T;
+    if (outcome == engine::Interrupted) put_back(*session, run);
     if (outcome == engine::NoMemory) session->room = Run{};
     return outcome;
 }

@@ -15,6 +15,7 @@ struct View {
     const float* values = nullptr;
     int64_t image = 0, step = 0, pixel = 0, channel = 1;  // a step of 0: held
     bool periodic = false;  // each neuron fires at the steps t where its period divides t + 1
+    bool scaled = false;    // values are spikes times a scale
 
     const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
     const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
@@ -85,6 +86,14 @@ struct State {
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
 };
 
+// Whether a run is to end before its time (watch.h).
+struct Watch {
+    int64_t (*asks)(void*) = nullptr;  // null: nobody asks
+    void* context = nullptr;
+    int64_t next = 0;  // when to ask, in nanoseconds
+    std::atomic<bool> over{false};
+};
+
 struct Session {
     const Plan& plan;
     Team* team = nullptr;
@@ -101,9 +110,12 @@ struct Session {
     char** slots;      // where operations write
     int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
     State* states;     // of the operations
+    bool* real;        // of the operations: whether what each gives are values, in the run at hand
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
+    Watch watch;
+    Grown<char> kept;      // of the session before a run; watch.h
     Grown<char> running;   // run.h, like
     Grown<float> rounded;  // the input of a run
 
@@ -112,6 +124,8 @@ struct Session {
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
+        real = new bool[plan.count];
+        for (int64_t k = 0; k < plan.count; k++) real[k] = plan.steps[k].real;
     }
     ~Session() {
         delete team;
@@ -120,14 +134,33 @@ struct Session {
         delete[] slots;
         delete[] slot_at;
         delete[] states;
+        delete[] real;
         delete[] scratch;
     }
     Session(const Session&) = delete;
 };
 
 // Values of a slot at one step of one image: bytes of spikes, or of floats.
-static inline int64_t slot_bytes(const Step& step) {
-    return step.P() * (step.real ? step.C * (int64_t)sizeof(float) : step.bytes());
+static inline int64_t slot_bytes(const Step& step, bool real) {
+    return step.P() * (real ? step.C * (int64_t)sizeof(float) : step.bytes());
+}
+// Of an operation that does not pass on what it reads.
+static inline int64_t slot_bytes(const Step& step) { return slot_bytes(step, step.real); }
+
+// What operations pass on are values in a run on values, and spikes in a run on spikes. Where a run differs from the one
+// before, its slots are cut anew.
+static void look_at_kinds(Session& session, bool values) {
+    for (int64_t k = 0; k < session.plan.count; k++) {
+        const Step& step = session.plan.steps[k];
+        bool real = step.real;
+        if (step.passes_on()) {
+            real = false;
+            for (int64_t i = 0; i < step.count; i++)
+                real |= step.windows[i].slot ? session.real[step.windows[i].slot - 1] : values;
+        }
+        if (real != session.real[k]) session.N = session.frame_bytes = 0, session.room = Run{};
+        session.real[k] = real;
+    }
 }
 
 // The neurons of an operation; `fresh`: from rest, else from where they are.

@@ -1,0 +1,116 @@
+"""Which numbers of a factor a compiled convolution packs: read in Triton's GPU IR, for GPUs that need not be here.
+
+The short code of ``expand`` (kernels/gpu/spike_operands.py) is right if those that an instruction takes at a time are
+inputs of one step, four int8 numbers beside those of the same inputs eight steps later. That is a matter of the layout
+that the compiler gives the factor [STEPS / 16, pixels, 16, inputs].
+
+A layout is linear (triton: include/triton/Tools/LinearLayout.h): each bit of a number's place, that is of the register,
+the lane and the warp that hold it, has a basis, the coordinates that it adds to the number's. A thread packs numbers of
+consecutive registers.
+
+    python -m gpu.operand_layouts sm_90 ...        in benchmarks/; one JSON object a convolution and line
+"""
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Iterator
+from math import log2
+
+MARK = "// of one step"  # in the code of expand that needs such a layout
+STEP, INPUT = 2, 3  # the dimensions of the factor
+Bases = dict[str, list[list[int]]]  # of "register", "lane" and "warp"
+
+
+def operands(ttgir: str) -> dict:
+    """``packed``: how many instructions take numbers for inputs of one step; ``mixed``: the layouts of those that are
+    wrong, and with them the spikes."""
+    found = list(_marked(ttgir))
+    mixed = [layout for pack, shape, layout in found if not is_of_one_step(bases_of(layout, shape), pack)]
+    return {"packed": len(found), "mixed": mixed}
+
+
+def _marked(ttgir: str) -> Iterator[tuple[int, list[int], str]]:
+    """Of each such instruction: how many numbers it packs, the factor's shape and its layout."""
+    names = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", ttgir, re.M))
+    for line in ttgir.splitlines():
+        if "tt.elementwise_inline_asm" in line and MARK in line:
+            pack = int(re.search(r"packed_element = (\d+)", line)[1])
+            shape, layout = re.search(r"-> tensor<([\dx]+)x\w+, (.*?)>(?: loc\(|$)", line).groups()
+            yield pack, [int(size) for size in shape.split("x")], names.get(layout, layout)
+
+
+def bases_of(layout: str, shape: list[int]) -> Bases | None:
+    """The bases of a layout as the IR prints it; None if its kind is not known here."""
+    if layout.startswith("#ttg.linear<"):
+        given = re.findall(r"(\w+) = (\[(?:\[.*?\](?:, )?)*\])", layout)
+        return {name: ast.literal_eval(bases) for name, bases in given}
+    if layout.startswith("#ttg.blocked<"):
+        given = {name: ast.literal_eval(values) for name, values in re.findall(r"(\w+) = (\[[\d, ]*\])", layout)}
+        sizes = {"register": "sizePerThread", "lane": "threadsPerWarp", "warp": "warpsPerCTA"}
+        return _blocked({name: given[size] for name, size in sizes.items()}, given["order"], shape)
+    return None
+
+
+def _blocked(sizes: dict[str, list[int]], order: list[int], shape: list[int]) -> Bases:
+    """Of blocks of ``sizes``, one within the other, that are repeated in registers until they fill the shape."""
+    reach = [1] * len(shape)
+
+    def bases(dimension: int, size: int) -> Iterator[list[int]]:
+        for _ in range(int(log2(size))):
+            inside = reach[dimension] < shape[dimension]  # beyond it the same numbers come again
+            yield [reach[dimension] * (inside and d == dimension) for d in range(len(shape))]
+            reach[dimension] *= 2
+
+    result = {name: [basis for d in order for basis in bases(d, size[d])] for name, size in sizes.items()}
+    for d in order:
+        result["register"] += bases(d, max(1, shape[d] // reach[d]))
+    return result
+
+
+def is_of_one_step(bases: Bases | None, pack: int) -> bool:
+    """Whether each ``pack`` of consecutive registers are what the short code takes them for."""
+    if bases is None:
+        return False
+    registers = bases["register"]
+    inputs = registers[: 1 if pack == 2 else 2]
+    if len(registers) < log2(pack) or any(basis[:INPUT] != [0] * INPUT or not basis[INPUT] for basis in inputs):
+        return False
+    if pack == 2:
+        return True
+    later, others = registers[2], [*registers[:2], *registers[3:], *bases["lane"], *bases["warp"]]
+    return later == [0, 0, 8, 0] and not any(basis[STEP] & 8 for basis in others)
+
+
+# Pixels, input and output channels, and output: the largest blocks at 32 and at 16 steps, and the smallest ones.
+LAYERS = ((100352, 128, 128, "words"), (100352, 128, 128, "short"), (1, 128, 32, "words"), (1, 3, 16, "words"))
+
+
+def convolutions(target: str) -> list[str]:
+    """1 x 1 convolutions of each product that a target has, with its largest and its smallest factors."""
+    from gpu.variants import PRODUCTS, is_launched
+
+    return [
+        f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{output}"
+        for products in PRODUCTS
+        if is_launched(target, products)
+        for pixels, C, C_out, output in LAYERS
+    ]
+
+
+def read(target: str, convolution: str) -> dict:
+    """:func:`operands` of a target's convolution, if it had the short code."""
+    import triton
+
+    from gpu import compile_variants
+
+    source, options = compile_variants.convolution(target, *convolution.split("/"), ONE_STEP=True)
+    found = {"target": target, "convolution": convolution, "triton": triton.__version__}
+    return found | operands(compile_variants.gpu_ir(target, source, options))
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        for convolution in convolutions(name):
+            print(json.dumps(read(name, convolution)), flush=True)

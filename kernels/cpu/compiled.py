@@ -1,0 +1,84 @@
+"""Opens a compiled library: whether it is whole and of the sources that stand here, and for which instruction set."""
+
+import ctypes
+import json
+import os
+from contextlib import suppress
+from ctypes import POINTER
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import elf, sources
+
+TARGETS = ("amx", "avx512", "avx2", "portable")  # fastest first, as dispatch.cpp tries them
+MOST = "PROXYKERNELS_CPU"  # an environment variable: the fastest of them that may be taken
+
+
+@cache
+def opened(path: Path, engine: bool = False) -> ctypes.CDLL:
+    """The library of the kernels, or of the engine. It says what it was built from, and nothing else of it is called
+    before.
+
+    Raises:
+        RuntimeError: it was built from other sources, is cut short, or is no library of this system.
+    """
+    try:
+        size, needed = path.stat().st_size, elf.needed_bytes(path)
+    except OSError as error:
+        raise RuntimeError(refusal(path, f"it cannot be read: {error}")) from error
+    if size < needed:
+        raise RuntimeError(refusal(path, f"it is cut short: {size:,} bytes of {needed:,}"))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise RuntimeError(refusal(path, f"the system does not load it: {error}")) from error
+    try:
+        function = library["proxykernels_engine_sources" if engine else "proxykernels_interface"]
+    except AttributeError:
+        raise RuntimeError(refusal(path, "it was built by an older version")) from None
+    function.restype, function.argtypes = ctypes.c_char_p, []
+    if function().decode().strip().removeprefix("sources: ") != sources.fingerprint(engine):
+        raise RuntimeError(refusal(path, "the C++ sources have changed since it was built"))
+    return library
+
+
+def table(find: Any, functions: type[ctypes.Structure], target: str | None) -> tuple[str, Any]:
+    """The name of an instruction set, and the functions that ``find`` has for it: of ``target``, or of the fastest one
+    that this machine runs (None); functions of None if it cannot run the target.
+
+    The environment variable PROXYKERNELS_CPU names the fastest set that counts as this machine's, as
+    ATEN_CPU_CAPABILITY does for torch.
+
+    Raises:
+        ValueError: it names no instruction set.
+    """
+    most = os.environ.get(MOST) or TARGETS[0]
+    if most not in TARGETS:
+        raise ValueError(f"the environment variable {MOST} must be one of {', '.join(TARGETS)}, got {most!r}")
+    find.restype, find.argtypes = POINTER(functions), [ctypes.c_char_p]
+    for name in TARGETS[TARGETS.index(most) :]:
+        if target in (name, None) and (found := find(name.encode())):
+            return name, found.contents
+    return target or most, None
+
+
+def refusal(path: Path, reason: str) -> str:
+    advice = f"build it again with `{install_command()}`"
+    return f"proxykernels' compiled library {path} does not belong to this version ({reason}): {advice}"
+
+
+def install_command() -> str:
+    """The command that builds the library that belongs to these files."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "setup.py").is_file():
+        return f"pip install -e {checkout}"
+    source = "proxykernels"  # of a package index, unless pip noted another place
+    with suppress(metadata.PackageNotFoundError):
+        if noted := metadata.distribution(source).read_text("direct_url.json"):
+            place = json.loads(noted)
+            source = f"{place['vcs_info']['vcs']}+{place['url']}" if "vcs_info" in place else place["url"]
+    if source.endswith(".whl"):  # the same one again, from which nothing is built
+        source = "FOLDER-OF-THE-SOURCES"
+    return f"pip install --force-reinstall --no-cache-dir --no-deps {source}"  # or pip takes the wheel it made before

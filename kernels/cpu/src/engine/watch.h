@@ -1,0 +1,70 @@
+// A run that is to end before its time: the caller's thread asks once in a while, between tasks, and no thread begins another
+// task after that. Who goes on from the session finds it as it was before the run.
+#pragma once
+#include "session.h"
+
+namespace PK_TARGET {
+
+// Between two questions; and of runs that keep their states and are expected to take less, no question is asked: to keep what
+// they had would take them longer than they take.
+constexpr int64_t ask_again = 50000000, worth_keeping = 20000000;  // nanoseconds
+
+// Asks now; whether the run is to end.
+static bool ask_whether_over(Session& session) {
+    Watch& watch = session.watch;
+    if (watch.asks && !watch.over.load() && watch.asks(watch.context) != 1) watch.over.store(true);
+    watch.next = nanoseconds() + ask_again;
+    return watch.over.load();
+}
+
+// Calls work(context, task, thread) for each task below count, unless the run is to end.
+static void share(Session& session, int64_t count, void* context, Team::Work work) {
+    if (!session.watch.asks) return session.team->share(count, context, work);
+    struct Watched {
+        Session& session;
+        void* context;
+        Team::Work work;
+    } watched{session, context, work};
+    session.team->share(count, &watched, [](void* given, int64_t task, int64_t thread) {
+        const Watched& w = *(const Watched*)given;
+        Watch& watch = w.session.watch;
+        if (watch.over.load(std::memory_order_relaxed)) return;
+        w.work(w.context, task, thread);
+        if (!thread && nanoseconds() > watch.next) ask_whether_over(w.session);
+    });
+}
+
+// What a run that keeps its states changes, apart from what it is asked for: each part and its bytes.
+template <class Each>
+static void each_kept(const Session& session, const Run& run, Each each) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    if (!run.fresh) each(session.state_arena, session.state_bytes);
+    if (run.counts) each((char*)run.counts, run.N * last.C * last.P() * (int64_t)sizeof *run.counts);
+    each((char*)run.tally, 2 * session.plan.count * (int64_t)sizeof *run.tally);
+}
+
+// Begins to watch a run whose memory is there; `expected`: nanoseconds, 0 where nobody knows. Where there is no memory to keep
+// what it changes, it is not watched.
+static void watch_run(Session& session, const Run& run, int64_t expected) {
+    Watch& watch = session.watch;
+    watch.asks = nullptr, watch.over.store(false);
+    if (!run.may_go_on) return;
+    if (run.goes_on) {
+        if (expected && expected < worth_keeping) return;
+        int64_t bytes = 0;
+        each_kept(session, run, [&](char*, int64_t size) { bytes += size; });
+        char* to = session.kept.try_reserve(bytes);
+        if (!to) return;
+        each_kept(session, run, [&](char* from, int64_t size) { memcpy(to, from, size), to += size; });
+    }
+    watch.asks = run.may_go_on, watch.context = run.context, watch.next = nanoseconds() + ask_again;
+}
+
+// Of a run that was interrupted.
+static void put_back(Session& session, const Run& run) {
+    if (!run.goes_on) return;
+    const char* from = session.kept.data;
+    each_kept(session, run, [&](char* to, int64_t size) { memcpy(to, from, size), from += size; });
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,94 @@
+"""The two ways of a convolution of spikes on a GPU, fused or not, and which of them a device takes."""
+
+import warnings
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import unfused
+from ..recording import Choice, note, recording
+from . import if_conv2d as fused
+from . import words
+from .block_sizes import architecture
+from .counters import count
+from .if_scan import if_scan
+
+
+def noting(function: Callable, kernel: str) -> Any:
+    """A function that notes which kernel it is, as a static method."""
+    choice = Choice(kernel, "the only one on a GPU")
+
+    @wraps(function)
+    def noted(*operands, **options):
+        note(choice)
+        return function(*operands, **options)
+
+    return staticmethod(noted)
+
+
+class Fused:
+    """One launch: if_conv2d.py has arguments and results."""
+
+    if_conv2d, if_linear = noting(fused.if_conv2d, "Triton convolution"), noting(fused.if_linear, "Triton convolution")
+    if_conv2d_pooled = noting(fused.if_conv2d_pooled, "pooled Triton convolution")
+    conv2d_current_sums = staticmethod(fused.conv2d_current_sums)
+
+
+class Unfused:
+    """torch's convolution, some steps at a time, and a Triton scan of its currents; arguments and results as Fused."""
+
+    unpack, cut, cat = staticmethod(words.unpack), staticmethod(words.cut), staticmethod(words.cat)
+    if_scan = staticmethod(if_scan)
+
+    def __init__(self, reason: str):
+        self._choice = Choice("dense", reason)
+
+    def if_conv2d(
+        self, spikes, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, *, counts_only=False
+    ) -> tuple[Tensor, Tensor]:
+        """Convolution of packed spikes, then IF."""
+        note(self._choice)
+        window = stride, padding, dilation, groups
+        with recording():
+            fired, v = unfused.if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window)
+        return (count(fired, v.shape[-1], T).transpose(1, 2).contiguous() if counts_only else fired), v
+
+    def if_linear(self, spikes, T, weight, bias, v, neuron, **options) -> tuple[Tensor, Tensor]:
+        """Matrix product of packed spikes, then IF."""
+        one, none = (1, 1), (0, 0)
+        kernel = weight[:, :, None, None]
+        return self.if_conv2d(spikes, T, one, kernel, bias, v, neuron, one, none, one, 1, **options)
+
+    def if_conv2d_pooled(self, spikes, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
+        """if_conv2d, and the OR over windows of 2 x 2."""
+        fired, v = self.if_conv2d(spikes, T, size, weight, bias, v, neuron, *window)
+        size_out = unfused.output_size(size, weight.shape[2:], *window[:3])
+        return fired, words.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), v
+
+    def conv2d_current_sums(self, spikes, T, size, weight, bias, *window) -> Tensor:
+        """Sums of the currents of each channel, and of their squares."""
+        return fused.current_sums_of(self.if_conv2d, spikes, T, size, weight, bias, *window)
+
+
+@cache
+def convolutions(device: torch.device) -> type[Fused] | Unfused:
+    """The way of a device's convolutions of spikes. A warning says where they are not fused, once."""
+    target = architecture(device)
+    if has_tensor_cores(target):
+        return Fused
+    warnings.warn(
+        f"on this GPU ({target}) torch computes the convolutions of spikes, in float32, and a Triton kernel the "
+        "neurons: from sm_80 on one kernel does both, on tensor cores, which Triton does not use here",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return Unfused(f"Triton uses no tensor cores on {target}")
+
+
+def has_tensor_cores(architecture: str) -> bool:
+    """Whether Triton multiplies on tensor cores. Of NVIDIA's it does from sm_80 on. On sm_75 (T4, RTX 20) it multiplies
+    number by number, and the fused kernel spills hundreds of registers of a thread."""
+    return not architecture.startswith(("sm_5", "sm_6", "sm_7"))

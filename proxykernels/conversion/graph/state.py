@@ -1,0 +1,200 @@
+"""Finds what a network's own code changes from call to call: a state, which a translation would not have.
+
+torch.fx follows a forward pass once, and what Python computes there is a constant from then on.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from .reach import PLAIN, has_foreign_code, has_own_code, kept
+
+CALLS = 101  # of a network, in search of a state: a prime, so that no short cycle ends with it
+KNOWN = 4  # calls of a module that are compared with others
+REMEDY = "a translation would stay as in the first call; take it out"
+
+OF_NEURONS = "the potentials of neurons"
+
+Place = tuple[str, str]  # a module's path, and what it has
+
+
+class Changed(TypeError):
+    """An error: a network has a state of its own."""
+
+
+class State:
+    """What a network keeps, looked at after each of its calls.
+
+    ``memory(module)``: the names of what a library's neurons keep by themselves; other modules have none.
+    """
+
+    def __init__(
+        self, net: nn.Module, model: str, memory: Callable[[nn.Module], frozenset[str]] = lambda _: frozenset()
+    ):
+        self.net, self.model, self.memory = net, model, memory
+        self.calls = 0
+        self.draws: list[str] = []  # paths of modules that draw random numbers, inner ones first
+        self.unsteady: list[str] = []  # of those that give another output than before for the same input
+        self.before: dict[bool, dict[Place, Any]] = {}
+        for libraries in (False, True) if has_foreign_code(net) else ():
+            self.before[libraries] = {}
+            self.before[libraries] = self._now(libraries, frozenset())
+
+    def check(self, given: frozenset[int] = frozenset(), last: bool = False) -> None:
+        """``given``: where in memory the potentials are that neurons gave in this call, which may be kept.
+
+        What was None or not there before the first call may be computed once and kept. Attributes of a library's
+        modules are looked at after calls 1, 2, 4, 8 and so on, and after the ``last``.
+
+        Raises:
+            Changed: something else has changed; the message names the module that has it.
+        """
+        self.calls += 1
+        for libraries in self.before:
+            if not libraries or last or self.calls.bit_count() == 1:
+                self._check(libraries, given)
+        if self.draws:
+            raise Changed(f"{self.model}: {_where(self.draws[0])} draws random numbers; {REMEDY}")
+
+    def _check(self, libraries: bool, given: frozenset[int]) -> None:
+        now, before, first = self._now(libraries, given), self.before[libraries], self.calls == 1
+        for place, old in before.items():
+            if place not in now:
+                self._refuse(place)
+            if now[place] is not old and not (first and old is None) and now[place] is not OF_NEURONS:
+                self._refuse(place)
+        for place, value in now.items():
+            if place not in before and not first and value is not OF_NEURONS:
+                self._refuse(place)
+        self.before[libraries] = now
+
+    def _now(self, libraries: bool, given: frozenset[int]) -> dict[Place, Any]:
+        """All values; the same objects as before where they are what they were."""
+        memories = {path: self.memory(module) for path, module in self.net.named_modules()}
+        found: dict[Place, Any] = {}
+        for path, name, value in kept(self.net, libraries):
+            if name not in memories.get(path, ()):
+                old = self.before[libraries].get((path, name), self)
+                found[path, name] = OF_NEURONS if _is_at(value, given) else old if _same(old, value) else _frozen(value)
+        return found
+
+    def _refuse(self, place: Place) -> None:
+        path, name = place
+        raise Changed(f"{self.model}: {_where(path)} has a state: {name} changes from call to call; {REMEDY}")
+
+    def explain(self) -> None:
+        """Raise Changed where a module does not always give the same for the same input."""
+        if self.unsteady:
+            raise Changed(
+                f"{self.model}: {_where(self.unsteady[0])} has a state: it does not always give the same for the same "
+                f"input; {REMEDY}"
+            )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
+        before, handles = _generators(), []
+        for path, module in self.net.named_modules():
+            if has_own_code(module):
+                watch = _Watch(path, self, not any(map(self.memory, module.modules())))
+                handles.append(module.register_forward_pre_hook(watch.before))
+                handles.append(module.register_forward_hook(watch.after))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            torch.set_rng_state(before[0])
+            random.setstate(before[1])
+            np.random.set_state(before[2])
+
+
+class _Watch:
+    """Hooks of a module of its own code, which tell ``state`` when it draws random numbers, or is not steady.
+
+    ``steady``: whether it should be, which no module is that has neurons.
+    """
+
+    def __init__(self, path: str, state: State, steady: bool):
+        self.path, self.state, self.steady = path, state, steady
+        self.calls: list[tuple[tuple, Tensor]] = []  # what it took and gave, of some calls
+        self.begun: list[tuple] = []  # generators and what it takes, of a call that goes on
+
+    def before(self, module: nn.Module, arguments: tuple) -> None:
+        taken = tuple(part.clone() if isinstance(part, Tensor) else part for part in arguments)
+        self.begun.append((_generators(), taken))
+
+    def after(self, module: nn.Module, arguments: tuple, given: Any) -> None:
+        generators, taken = self.begun.pop()
+        if _differ(generators, _generators()):
+            self.state.draws.append(self.path)
+        if not self.steady or not isinstance(given, Tensor):
+            return
+        for then, gave in self.calls:
+            if len(then) == len(taken) and all(map(_same, then, taken)):
+                if gave.shape != given.shape or not torch.allclose(gave, given, 1e-4, 1e-6, equal_nan=True):
+                    self.state.unsteady.append(self.path)
+                return
+        if len(self.calls) < KNOWN:
+            self.calls.append((taken, given.clone()))
+
+
+@contextmanager
+def naming_what_is_kept(net: nn.Module) -> Iterator[None]:
+    """Around what is made of a trace of ``net``: errors also name a module that keeps its input from call to call."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        found = (f"{_where(one.path)} keeps {one.name}" for one in kept(net, False) if isinstance(one.value, fx.Proxy))
+        place = next(found, None)
+        if place is None or isinstance(error, Changed):
+            raise
+        raise TypeError(f"{error}. Perhaps since {place} from call to call, a state; take it out") from error
+
+
+def _where(path: str) -> str:
+    return f"module '{path}'" if path else "its own code"
+
+
+def _generators() -> tuple:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def _differ(before: tuple, after: tuple) -> bool:
+    of_numpy = [(state[1].tobytes(), *state[2:]) for state in (before[2], after[2])]
+    return not torch.equal(before[0], after[0]) or before[1] != after[1] or of_numpy[0] != of_numpy[1]
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether a value is what it was."""
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return _same_tensors(old, new)
+    if type(old) is not type(new):
+        return False
+    if isinstance(old, np.ndarray):
+        return old.dtype == new.dtype and old.shape == new.shape and old.tobytes() == new.tobytes()
+    return old is new or (isinstance(old, PLAIN) and (old == new or (old != old and new != new)))
+
+
+def _same_tensors(old: Tensor, new: Tensor) -> bool:
+    if (old.shape, old.dtype, old.device, old.layout) != (new.shape, new.dtype, new.device, new.layout):
+        return False
+    if old.layout != torch.strided or old.is_meta:
+        return True
+    return torch.equal(old, new) or bool(((old == new) | ((old != old) & (new != new))).all())
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _is_at(value: Any, given: frozenset[int]) -> bool:
+    """Also of a trace, in which nothing has values: a run tells what is kept."""
+    return isinstance(value, fx.Proxy) or isinstance(value, Tensor) and value.numel() > 0 and value.data_ptr() in given

@@ -1,0 +1,97 @@
+"""Where Triton uses no tensor cores (sm_75), torch convolves and a Triton scan follows: the same spikes."""
+
+import warnings
+
+import pytest
+import torch
+from equality import equal
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from cases import RESETS, dyadic, fine, spikes, thresholds
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.kernels import reference
+from proxykernels.kernels.gpu import convolutions
+from proxykernels.kernels.recording import recording
+
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
+
+
+@pytest.fixture
+def sm_75(monkeypatch):
+    """A GPU of that architecture, as far as the choice of convolutions is concerned."""
+    convolutions.convolutions.cache_clear()
+    monkeypatch.setattr(convolutions, "architecture", lambda device: "sm_75")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+    convolutions.convolutions.cache_clear()
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("T", [1, 32, 33])
+@pytest.mark.parametrize("groups, stride", [(1, 1), (3, 2)])
+def test_spikes_are_the_definitions(sm_75, generator, groups, stride, T, v_reset):
+    x, weight = spikes(T, 2, 6, 5, 4, generator=generator), fine(9, 6 // groups, 3, 3, generator=generator)
+    theta, options = thresholds(9, generator), dict(stride=stride, padding=1, groups=groups)
+    v = dyadic(2, 9, -(-5 // stride), -(-4 // stride), generator=generator)
+    expected, v_expected = reference.if_conv2d(
+        x, weight, None, v, v_threshold=theta, v_reset=v_reset, stride=(stride,) * 2, padding=(1, 1), groups=groups
+    )
+    assert 0 < expected.mean() < 1
+    with recording() as choices:
+        fired, v_last = pk.if_conv2d(pk.pack(x), weight, v=v, v_threshold=theta, v_reset=v_reset, **options)
+    assert equal(fired.dense(), expected) and equal(v_last, v_expected)
+    (choice,) = choices
+    assert (choice.kernel, choice.reason) == ("dense", "Triton uses no tensor cores on sm_75")
+
+
+def test_matrix_product(sm_75, generator):
+    x, weight = spikes(33, 3, 20, generator=generator), dyadic(7, 20, generator=generator)
+    expected, v_expected = reference.if_linear(x, weight)
+    assert 0 < expected.mean() < 1
+    fired, v = pk.if_linear(pk.pack(x), weight)
+    assert equal(fired.dense(), expected) and equal(v, v_expected)
+
+
+def test_simulation_with_pooling(generator, monkeypatch, sm_75):
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 5, 3, padding=1, v_threshold=0.25),
+        pk.FusedIFConv2d(5, 6, 3, padding=1, v_threshold=0.25),
+        pk.MaxPool2d(2),
+        pk.Flatten(),
+        pk.FusedIFLinear(24, 4, v_threshold=0.5),
+    ).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(dyadic(*parameter.shape, generator=generator))
+    x = spikes(33, 2, 2, 4, 4, generator=generator)
+    unfused = pk.simulate(net, pk.pack(x), 33)
+    convolutions.convolutions.cache_clear()
+    monkeypatch.setattr(convolutions, "architecture", lambda device: "")
+    fused = pk.simulate(net, pk.pack(x), 33)
+    assert all(fused.rates.values()) and fused.rates == unfused.rates
+    assert equal(fused.spikes.dense(), unfused.spikes.dense())
+
+
+def test_explain_and_one_warning_say_so(sm_75, generator):
+    net = nn.Sequential(pk.FusedIFConv2d(2, 3, 3, v_threshold=0.1), pk.FusedIFConv2d(3, 4, 2, v_threshold=0.1)).eval()
+    x = pk.pack(spikes(5, 1, 2, 6, 6, generator=generator))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        pk.simulate(net, x, 5)
+        table = pk.explain(net, x, 5)
+    (warning,) = [one for one in said if "on this GPU (sm_75) torch computes" in str(one.message)]
+    assert warning.category is RuntimeWarning
+    assert [row.kernel for row in table.rows] == ["unfused"] * 2
+    assert all(row.why == "Triton uses no tensor cores on sm_75" for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    "target, fused",
+    [("sm_75", False), ("sm_70", False), ("sm_80", True), ("sm_121", True), ("sm_200", True), ("gfx942", True)],
+)
+def test_which_are_fused(target, fused):
+    assert convolutions.has_tensor_cores(target) == fused

@@ -1,0 +1,203 @@
+"""A signal whose handler raises something, as Ctrl-C does, ends a run; a stream is as before it, or as after it."""
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from equality import equal
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.engine.library import Session
+
+STEPS = 1 << 14  # of `held` take some tenths of a second
+
+
+class Tick(BaseException):
+    """What the handler raises."""
+
+
+@contextmanager
+def handled_by(handler):
+    before = signal.signal(signal.SIGALRM, handler)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def is_interrupted(call, after, again=0.0):
+    """Whether the handler's error comes out of a call. ``after``: seconds until a signal, ``again``: between more."""
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after, again)
+        try:
+            call()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Tick:
+        return True
+    return False
+
+
+@pytest.fixture(autouse=True)
+def ticks():
+    def handler(*_):
+        raise Tick
+
+    with handled_by(handler):
+        yield
+
+
+@pytest.fixture
+def engine(generator):
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 16, 3, padding=1), pk.MaxRatePool2d(2), pk.FusedLIFConv2d(16, 8, 3, decay=0.5),
+        pk.Flatten(), pk.FusedIFLinear(8, 5, v_reset=None),
+    ).eval()  # fmt: skip
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    return pk.compile(net, torch.zeros(1, 1, 2, 6, 6, dtype=torch.bool))
+
+
+@pytest.fixture
+def sequence(generator):
+    return pk.pack(spikes(600, 3, 2, 6, 6, generator=generator, rate=0.2))
+
+
+def held(generator):
+    """A network of real inputs, and an input."""
+    net = nn.Sequential(
+        pk.FusedLIFLinear(64, 1024, decay=0.875), pk.FusedIFLinear(1024, 1024), pk.FusedIFLinear(1024, 4)
+    ).eval()
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    x = torch.rand(8, 64, generator=generator)
+    return pk.compile(net, x), x
+
+
+@pytest.mark.filterwarnings("error")  # nothing is ignored on the way
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "stop", [None, lambda counts, t: torch.zeros(len(counts), dtype=torch.bool)], ids=["all", "rule"]
+)
+def test_a_long_run_ends_soon(generator, threads, stop):
+    engine, x = held(generator)
+    expected, before = engine(x, 100).spikes.dense(), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        start = time.monotonic()
+        assert is_interrupted(lambda: engine(x, 64 * STEPS, stop=stop), 0.1)
+        assert time.monotonic() - start < 5
+        assert equal(engine(x, 100).spikes.dense(), expected) and expected.any()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("steps", [0, 7])
+def test_a_long_run_of_a_stream_ends_soon(engine, sequence, steps):
+    """And leaves no trace."""
+    long = pk.pack(sequence.dense(torch.bool).repeat(600, 1, 1, 1, 1))
+    stream, twin = engine.stream(3), engine.stream(3)
+    for one in (stream, twin):
+        if steps:
+            one(sequence[:steps])
+    assert is_interrupted(lambda: stream(long), 0.1)
+    assert stream.steps == steps and equal(stream.count(), twin.count())
+    assert list(stream._past.tally) == list(twin._past.tally)
+    if not steps:
+        with pytest.raises(AttributeError, match="a state after its first step"):
+            _ = stream.state
+    assert equal(stream(sequence).dense(), twin(sequence).dense()) and twin.count().any()
+    assert len(twin.state) == 4 and all(torch.equal(v, twin.state[name]) for name, v in stream.state.items())
+
+
+@pytest.mark.parametrize("portion", [1, 4, 40])
+def test_a_stream_that_is_interrupted_again_and_again(engine, sequence, portion):
+    """Anywhere, in Python too: its steps, counts and states agree after each signal; in the end all is as without."""
+    T, N = sequence.shape[:2]
+    fired = engine(sequence, T).spikes.dense()
+    so_far = torch.cat([torch.zeros_like(fired[:1]), fired.cumsum(0)]).int()
+    assert so_far[-1].any()
+    stream, interrupts, attempts = engine.stream(N), 0, 0
+    while stream.steps < T:
+        attempts += 1
+        part = sequence[stream.steps : stream.steps + portion]
+        after = (1 + attempts % 13) * (1 + attempts / 100) * 2e-5  # a busy machine takes longer
+        interrupts += is_interrupted(lambda part=part: stream(part), after)
+        assert equal(stream.count(), so_far[stream.steps])
+    whole = engine.stream(N)
+    whole(sequence)
+    assert interrupts and stream._past.steps.value == T and list(stream._past.tally) == list(whole._past.tally)
+    assert all(torch.equal(v, whole.state[name]) for name, v in stream.state.items())
+
+
+@pytest.mark.long
+def test_a_handler_that_raises_nothing_ends_nothing(generator):
+    """And may run the engine itself."""
+    engine, x = held(generator)
+    T, inside, short = 2 * STEPS, [], []
+    expected, expected_short = engine(x, T).count(), engine(x, 10).count()
+
+    def handler(*_):
+        if not inside:  # another signal may come here
+            inside.append(True)
+            short.append(engine(x, 10).count())
+            inside.clear()
+
+    with handled_by(handler):
+        found = []
+        assert not is_interrupted(lambda: found.append(engine(x, T).count()), 0.02, 0.02)
+    assert equal(found[0], expected) and expected.any()
+    assert len(short) > 1 and all(torch.equal(count, expected_short) for count in short)
+
+
+@pytest.mark.long
+def test_another_thread_is_not_interrupted(generator):
+    engine, x = held(generator)
+    counts, ended = [], threading.Event()
+    expected = engine(x, STEPS).count()
+
+    def work():
+        counts.extend(engine(x, STEPS).count() for _ in range(2))
+        ended.set()
+
+    threading.Thread(target=work).start()
+    assert is_interrupted(ended.wait, 0.02)
+    assert ended.wait(60) and len(counts) == 2
+    assert all(torch.equal(count, expected) for count in counts) and expected.any()
+
+
+@pytest.mark.long
+def test_a_handler_cannot_use_the_stream_that_runs(generator):
+    engine, x = held(generator)
+    stream = engine.stream(len(x))
+    stream(x)
+    sequence, before = x.expand(STEPS, *x.shape).contiguous(), stream.count()
+    for use in (lambda: stream(x), stream.count, lambda: stream.logits, lambda: stream.state):
+        with handled_by(lambda *_, use=use: stream._session.runs and use()):
+            with pytest.raises(RuntimeError, match="in the middle of a call, and a signal handler uses it"):
+                is_interrupted(lambda: stream(sequence), 0.02, 0.02)
+        assert stream.steps == 1 and equal(stream.count(), before)
+
+
+def test_setting_a_state_is_interrupted(engine, sequence, monkeypatch):
+    """All of it is set, or nothing."""
+    write, written = Session.write, []
+
+    def interrupted(session, *arguments):
+        written.append(arguments)
+        if len(written) == 2:
+            raise Tick
+        write(session, *arguments)
+
+    stream, other = engine.stream(3), engine.stream(3)
+    stream(sequence[:9]), other(sequence[20:40])
+    state = other.state
+    monkeypatch.setattr(Session, "write", interrupted)
+    with pytest.raises(Tick):
+        stream.state = state
+    assert len(written) == 2 and all(torch.equal(v, state[name]) for name, v in stream.state.items())
+    assert equal(stream(sequence[40:60]).dense(), other(sequence[40:60]).dense()) and other.count().any()
