@@ -173,17 +173,16 @@ class SigmaDeltaNeurons(SpikingLayer):
             added = brought if added is None else added.add_(brought)
             tally.add(counts, part)
         neuron, shape = self._neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
-        operands, window = (*_operands(synapse, x, fresh), added, steps), _window(synapse, x)
+        operands, window = _operands(synapse, x, fresh), _window(synapse, x)
         if neuron is None or self.pool is None:
             kept = self._state(state, shape, shape) if neuron else None
-            y, counts = backend.sigma_delta(*operands, neuron, window, kept)
+            y, counts = backend.sigma_delta(*operands, added, steps, neuron, window, kept)
         else:
-            image, (pooled, *pooling) = image_of(size), pooling_of(self.pool, size)
-            arrived, counts = backend.sigma_delta(*operands, None, window)
-            size = pooled
-            kept = self._state(state, shape, (shape[0], math.prod(size), C))
-            y, spikes = backend.pooled_sigma_delta(arrived, image, *pooling, T, neuron, kept)
-            counts = counts._replace(spikes=spikes)
+            pooled, pooling = pooling_of(self.pool, size)
+            arrived, counts = backend.sigma_delta(*operands, added, steps, None, window)
+            kept = self._state(state, shape, (shape[0], math.prod(pooled), C))
+            y, spikes = backend.pooled_sigma_delta(arrived, image_of(size), *pooling, T, neuron, kept)
+            counts, size = counts._replace(spikes=spikes), list(pooled)
         tally.add(counts, x)
         if neuron:
             tally.places += y.numel()
@@ -234,13 +233,13 @@ def image_of(size: Sequence[int]) -> tuple[int, int]:
     return (1, 1, *size)[-2:]  # type: ignore[return-value]
 
 
-def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, ...], Pair, Pair, Pair, Pair]:
+def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, ...], tuple[Pair, Pair, Pair, Pair]]:
     """The size that a pooling makes of another one; and what kernels take: the same of images, windows, padding."""
     result = tuple(pool.affine(torch.empty(1, 1, *size, dtype=torch.float32, device="meta")).shape[2:])
     kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
     if pool.dims == 1:
         kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
-    return result, image_of(result), kernel, stride, padding
+    return result, (image_of(result), kernel, stride, padding)
 
 
 Operands = tuple[Tensor, tuple[int, int], Tensor, Tensor | None]

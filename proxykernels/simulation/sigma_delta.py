@@ -270,7 +270,7 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
 
     ``state``: what the inputs have sent [N, P, C], and the maxima, which are changed in place; an empty list is filled.
     """
-    size, *pooling = pooling_of(layer, x.size)
+    size, pooling = pooling_of(layer, x.size)
     N, _, P, C = x.values.shape
     device = x.values.device
     kept = None if state is None else kept_state(state, (N, P, C), (N, math.prod(size), C), device)

@@ -93,7 +93,7 @@ class Population:
     neuron: nn.Module | None
     fires: bool = True
     signed: bool = False
-    pool: nn.Module | None = None
+    pool: Any = None
 
     @property
     def modules(self) -> list[nn.Module]:
