@@ -243,7 +243,8 @@ void call(Expected& expected, Random random, time_t end) {
     while (time(nullptr) < end) {
         auto& session = sessions[random.draw(0, 1)];
         const bool is_long = random.draw(0, 2) == 0, stops = random.draw(0, 3) == 0;
-        const int64_t N = is_long ? random.draw(most_N / 2, most_N) : random.draw(1, 2), T = is_long ? most_T : random.draw(1, 24);
+        const int64_t N = is_long ? random.draw(most_N / 2, most_N) : random.draw(1, 2),
+                      T = is_long ? most_T : random.draw(1, 24);
         const bool streams = !stops && random.draw(0, 2) == 0;
         std::vector<int64_t> chunks;
         for (int64_t t = 0; t < T; t += chunks.back()) chunks.push_back(streams ? std::min(random.draw(1, 20), T - t) : T);
