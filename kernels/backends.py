@@ -148,6 +148,12 @@ class Backend(Protocol):
     ) -> Tensor:
         """Max pooling of what sigma-delta neurons have sent: sigma_delta.py has arguments and results."""
 
+    def pooled_sigma_delta(
+        self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int,
+        neuron: SigmaDelta, state: State | None = None, /,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        """Sigma-delta neurons behind a max pooling: sigma_delta.py has arguments and results."""
+
 
 class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.

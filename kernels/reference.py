@@ -161,19 +161,23 @@ def sigma_delta(
     lowest: float = 0.0,
     highest: float | Tensor = math.inf,
     state: tuple[Tensor, Tensor] | None = None,
+    pool: Callable[[Tensor], Tensor] = lambda z: z,
 ) -> Tensor:
     """Sigma-delta neurons on what arrives, [T, N, C, ...]: what they send, of the same shape.
 
     ``theta`` and ``highest``: numbers, or one a channel [C]; the activation is z, from ``lowest`` to ``highest``.
     ``state``: z and a, [N, C, ...], replaced in place by those after the last step; None: zeros.
+    ``pool``: max pooling of z, whose maxima have the neurons; since it changes places with any activation that grows
+    with z, it is that of the activations. Then a and what they send are of the pooled shape.
     """
     options: Any = {"dtype": torch.float32, "device": arrived.device}
     theta, highest = (torch.as_tensor(v, **options).view(-1, *[1] * (arrived.ndim - 3)) for v in (theta, highest))
-    z, a = state or (torch.zeros(arrived.shape[1:], **options),) * 2
+    rest = torch.zeros(arrived.shape[1:], **options)
+    z, a = state or (rest, torch.zeros_like(pool(rest)))
     sent = []
     for step in arrived.float():
         z = z + step
-        s = theta * nearest_power((z.minimum(highest).clamp(min=lowest) - a) / theta, exponents)
+        s = theta * nearest_power((pool(z).minimum(highest).clamp(min=lowest) - a) / theta, exponents)
         a = a + s
         sent.append(s)
     if state is not None:

@@ -133,22 +133,65 @@ def running_maximum(
     Returns:
         float32 [N, T, P_out, C].
     """
-    sums = values_of(x) if x.dtype == torch.int8 else x.clone()
-    N, T, _, C = sums.shape
-    if state is not None:
-        sums[:, 0] += state[0]
-    for t in range(1, T):  # torch's cumsum takes ten times as long
-        sums[:, t] += sums[:, t - 1]
-    images = sums.view(N * T, *size, C).movedim(-1, 1)
-    beyond = [(out - 1) * step + window - padded - length for length, out, window, step, padded in zip(
-        size, size_out, kernel, stride, padding, strict=True)]  # fmt: skip
-    edges = padding[1], max(0, beyond[1]), padding[0], max(0, beyond[0])
-    most = F.max_pool2d(F.pad(images, edges, value=-torch.inf), kernel, stride)[:, :, : size_out[0], : size_out[1]]
-    maxima = most.unflatten(0, (N, T)).flatten(3).transpose(2, 3).contiguous()
+    maxima = maxima_so_far(x, size, size_out, kernel, stride, padding, None if state is None else state[0])
     before = torch.zeros_like(maxima[:, :1]) if state is None else state[1].unsqueeze(1).clone()
     if state is not None:
-        state[0].copy_(sums[:, -1]), state[1].copy_(maxima[:, -1])
+        state[1].copy_(maxima[:, -1])
     return torch.diff(maxima, dim=1, prepend=before)
+
+
+def maxima_so_far(
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, sent: Tensor | None
+) -> Tensor:
+    """The maxima [N, T, P_out, C] of all that was sent up to each step; ``sent``: before, replaced by that after."""
+    sums = values_of(x) if x.dtype == torch.int8 else x.clone()
+    N, T, _, C = sums.shape
+    if sent is not None:
+        sums[:, 0] += sent
+    for t in range(1, T):  # torch's cumsum takes ten times as long
+        sums[:, t] += sums[:, t - 1]
+    if sent is not None:
+        sent.copy_(sums[:, -1])
+    images = sums.view(N * T, *size, C).movedim(-1, 1)
+    maxima = _maxima(images, size_out, kernel, stride, padding)
+    return maxima.unflatten(0, (N, T)).flatten(3).transpose(2, 3).contiguous()
+
+
+def _maxima(images: Tensor, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """Of the windows of images [N, C, H, W]."""
+    beyond = [(out - 1) * step + window - padded - length for length, out, window, step, padded in zip(
+        images.shape[2:], size_out, kernel, stride, padding, strict=True)]  # fmt: skip
+    edges = padding[1], max(0, beyond[1]), padding[0], max(0, beyond[0])
+    return F.max_pool2d(F.pad(images, edges, value=-torch.inf), kernel, stride)[:, :, : size_out[0], : size_out[1]]
+
+
+def pooled_sigma_delta(
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: SigmaDelta,
+    state: State | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """The definition of neurons behind a max pooling: each takes the maximum of what has arrived so far in its window.
+
+    Args:
+        x: what arrives, float32 [N, steps, P, C]; or codes. Nothing does after these steps, of ``T``.
+        size, size_out, kernel, stride, padding: as in :func:`running_maximum`.
+        state: z [N, P, C], what has arrived, and a [N, P_out, C], what was sent: as in :func:`sigma_delta`.
+
+    Returns:
+        Codes int8 [N, T, P_out, C], and the number of spikes.
+    """
+    arrived = padded(values_of(x) if x.dtype == torch.int8 else x, T)
+    spikes = reference.sigma_delta(
+        arrived.permute(1, 0, 3, 2).unflatten(3, size), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest,
+        state=None if state is None else (_as_images(state[0], size), _as_images(state[1], size_out)),
+        pool=lambda z: _maxima(z, size_out, kernel, stride, padding),
+    )  # fmt: skip
+    codes = codes_of(spikes).flatten(3).permute(1, 0, 3, 2).contiguous()
+    return codes, int(codes.count_nonzero())
+
+
+def _as_images(state: Tensor, size: Pair) -> Tensor:
+    """[N, C, H, W] of [N, P, C], of the same memory."""
+    return state.transpose(1, 2).unflatten(2, size)
 
 
 def sigma_delta(

@@ -221,8 +221,8 @@ DEFECTS = {
     ),
     "sigma-delta: states go on": Defect(
         "kernels/cpu/src/sigma_delta/neurons.h",
-        "if (s.z) z = load_block",
-        "if (s.z && pixel) z = load_block",
+        "z = s.z ? load_block",
+        "z = s.z && pixel ? load_block",
         SIGMA_DELTA,
     ),
     "sigma-delta: beyond the image": Defect(
@@ -233,6 +233,15 @@ DEFECTS = {
     ),
     "sigma-delta maxima: of this step alone": Defect(
         "kernels/cpu/src/sigma_delta/maximum.h", "        last = most;", "", SIGMA_DELTA
+    ),
+    "sigma-delta maxima: neurons start anew": Defect(
+        "kernels/cpu/src/sigma_delta/maximum.h", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+    ),
+    "sigma-delta: a pooling that others see through": Defect(
+        "proxykernels/conversion/relu/sigma_delta_pools.py",
+        "!= [reader]",
+        "== []",
+        "tests/package/test_sigma_delta_pools.py",
     ),
     "sigma-delta: a bottleneck is no ReLU": Defect(
         "proxykernels/layers/sigma_delta.py",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from accuracy.work import Work
+from proxykernels.layers.sigma_delta import Tally
 
 CODE_BITS = 8  # of a sigma-delta spike, as the kernels keep it
 
@@ -21,15 +22,9 @@ def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
     dense, sparse = Work(), Work()
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ones: Any = copy.deepcopy(module).double()
-        for parameter in ones.parameters():
-            parameter.fill_(1.0)
-        if ones.bias is not None:
-            ones.bias.zero_()
         used = (inputs[0] != 0).double()
-        # forward, not a call: copies have this hook too
-        nonzero = ones.forward(used).sum().item()
-        dense.products += ones.forward(torch.ones_like(used)).sum().item()
+        nonzero = uses(module, used)
+        dense.products += uses(module, torch.ones_like(used))
         sparse.products += nonzero
         weights: Any = module.weight
         dense.weights += weights.numel() * len(used)
@@ -50,6 +45,17 @@ def of_relu(ann: nn.Module, images: Tensor) -> tuple[Work, Work]:
     return dense, sparse
 
 
+@torch.no_grad()
+def uses(module: nn.Module, inputs: Tensor) -> float:
+    """How often a weight of a convolution, matrix product or identity is used, by how often each input is."""
+    ones: Any = copy.deepcopy(module).double()
+    for parameter in ones.parameters():
+        parameter.fill_(1.0)
+    if getattr(ones, "bias", None) is not None:
+        ones.bias.zero_()
+    return ones.forward(inputs.double()).sum().item()  # not a call: copies have the module's hooks too
+
+
 def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: int, bits: int) -> Work:
     """Of ``images`` for ``T`` steps.
 
@@ -57,14 +63,17 @@ def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: in
         values: the state of a neuron. bits: of a spike or its absence.
     """
     additions, products = result.synops.accumulates, result.synops.multiply_accumulates
-    places = sum(tally.places for tally in result._tallies.values()) / images
+    tallies = result._tallies.values()
+    places = sum(tally.places for tally in tallies) / images
+    # Behind a max pooling neurons are fewer than the sums that it takes, which are states too.
+    pooled = sum(tally.sums - tally.places for tally in tallies if isinstance(tally, Tally)) / images
     sizes = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in net.named_modules()}
     read = sum(min((additions[name] + products[name]) / images, sizes[name] * T) for name in additions)
     return Work(
         products=sum(products.values()) / images,
         additions=sum(additions.values()) / images,
-        updates=(values + 1) * places,  # each value is added to, and one is compared
+        updates=(values + 1) * places + pooled,  # each value is added to, and one is compared
         weights=read,
-        values=2 * values * places,
+        values=2 * (values * places + pooled),
         bits=2 * bits * places,
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 
-from . import cost, sigma_delta_events, sigma_delta_time, subjects
+from . import cost, sigma_delta_controls, sigma_delta_events, sigma_delta_time, subjects
 from .work import FLOAT32, Work
 
 STEPS = (1, 2, 3, 4, 6, 8)
@@ -24,6 +24,7 @@ EXPONENTS = (9, 12, 6)
 IF_STEPS = (2, 4, 8, 16, 32, 64, 128)  # each twice the one before
 BATCH = 50
 TABLE, TIME_TABLE, EVENT_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv", "few_steps_events.csv"
+CONTROL_TABLE = "few_steps_controls.csv"
 COLUMNS = [
     "net", "neurons", "T", "images", "right", "correlation", "same_class", "spikes_a_neuron", "million_additions",
     "million_products", "arithmetic_uj", "neurons_uj", "sram_uj", "device", "commit",
@@ -33,7 +34,8 @@ COLUMNS = [
 def run(options: argparse.Namespace) -> None:
     with refusing("evaluate.py sigma-delta"):
         of_table = {
-            TABLE: COLUMNS, TIME_TABLE: sigma_delta_time.COLUMNS, EVENT_TABLE: sigma_delta_events.COLUMNS
+            TABLE: COLUMNS, TIME_TABLE: sigma_delta_time.COLUMNS, EVENT_TABLE: sigma_delta_events.COLUMNS,
+            CONTROL_TABLE: sigma_delta_controls.COLUMNS,
         }  # fmt: skip
         tables.check_out(options.out, of_table)
     if options.events:
@@ -48,6 +50,12 @@ def run(options: argparse.Namespace) -> None:
     subject.ann.eval().to(memory_format=torch.channels_last)
     if options.time:
         found, table, columns = sigma_delta_time.rows(subject, options.repeats), TIME_TABLE, sigma_delta_time.COLUMNS
+    elif options.controls:
+        found, table, columns = (
+            sigma_delta_controls.rows(subject, options.few),
+            CONTROL_TABLE,
+            sigma_delta_controls.COLUMNS,
+        )
     else:
         found, table, columns = rows(subject, options.few), TABLE, COLUMNS
     put(options.out / table, columns, options.net, found)

@@ -1,7 +1,8 @@
 """The step loop of a network of sigma-delta neurons in plain torch: what pk.simulate is compared with.
 
 Each layer takes what the layers before it have sent so far, so that its sums are whole at each step, and pooling is
-that of the ReLU network. As fast as we could make it: channels last, in place, powers of two by integers.
+that of the ReLU network, before neurons or not. As fast as we could make it: channels last, in place, powers of two by
+integers.
 """
 
 from collections.abc import Iterator
@@ -35,13 +36,17 @@ def _step_of(layer: Any):
     if isinstance(layer, SigmaDeltaNeurons):
         return _Neurons(layer)
     if isinstance(layer, pk.RunningMaxPool2d):
-        window = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
-        return lambda x: F.max_pool2d(x, *window)
+        return _pooling(layer)
     if isinstance(layer, pk.Concatenate):
         return lambda *inputs: torch.cat(inputs, 1)
     if isinstance(layer, pk.Flatten):
         return nn.Flatten()
     return lambda x: layer(x.unsqueeze(0)).squeeze(0)
+
+
+def _pooling(pool: pk.RunningMaxPool2d):
+    window = pool.kernel_size, pool.stride, pool.padding, 1, pool.ceil_mode
+    return lambda x: F.max_pool2d(x, *window)
 
 
 class _Neurons:
@@ -57,6 +62,8 @@ class _Neurons:
         z, *others = (synapse(x) for synapse, x in zip(self.synapses, inputs, strict=True))
         for other in others:
             z = z + other
+        if self.layer.pool is not None:
+            z = _pooling(self.layer.pool)(z)
         if not self.layer.fires:
             return z
         if not self.layer.rectifies:

@@ -25,6 +25,7 @@ class Fallback:
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     round_weights = staticmethod(rounding.round_weights)
     running_maximum = staticmethod(sigma_delta.running_maximum)
+    pooled_sigma_delta = staticmethod(sigma_delta.pooled_sigma_delta)
     sigma_delta = staticmethod(sigma_delta.sigma_delta)
 
     def pack(self, dense: Tensor) -> Tensor:

@@ -84,6 +84,19 @@ class SigmaDeltas:
         self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))
         return y
 
+    def pooled_sigma_delta(
+        self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int,
+        neuron: SigmaDelta, state: State | None = None,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        """kernels/sigma_delta.py has arguments and results."""
+        x, highest = x.contiguous(), neuron.highest.contiguous()
+        (N, steps, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
+        y, counts = heap.empty(N, T, P, C, dtype=torch.int8), heap.zeros(2, dtype=torch.int64)
+        pointers = _pointers(x, None, None, None, highest, y, None, *(state or (None, None)), counts)
+        sizes = N, T, steps, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
+        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, neuron.lowest, neuron.exponents, real, *sizes))
+        return y, int(counts[0])
+
 
 # Of the pointers of abi.SigmaDelta, in their order: what C++ takes each for.
 POINTERS: dict[str, tuple[torch.dtype, ...]] = {

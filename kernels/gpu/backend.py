@@ -9,7 +9,7 @@ from . import counters, packing, words
 from .convolutions import convolutions, noting
 from .if_scan import if_hold, if_scan
 from .scan_backward import scan_backward
-from .sigma_delta import definition, sigma_delta
+from .sigma_delta import definition, pooled_sigma_delta, sigma_delta
 
 
 class GpuKernels:
@@ -26,6 +26,7 @@ class GpuKernels:
     scan_backward = staticmethod(scan_backward)
 
     sigma_delta = noting(sigma_delta, "Triton scan")
+    pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(definition.running_maximum)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:

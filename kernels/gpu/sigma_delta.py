@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import sigma_delta as definition
-from ..sigma_delta import Counts, SigmaDelta, State, Window
+from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window
 
 # As of if_scan.py: a thread has four neurons, that is a 16-byte load a step.
 BLOCK = 512
@@ -20,18 +20,19 @@ NUM_WARPS = 4
 # Steps stay out of the specialisation key: another T is no other kernel.
 @triton.jit(do_not_specialize=["T", "T_in", "exponents"])
 def _sigma_delta_kernel(
-    arrived_pointer,  # [N, T_in, places], float32: what arrives at each step, nothing after T_in of them
+    arrived_pointer,  # [N, T_in, places], float32: what arrives at each step, nothing after T_in; or what z is then
     highest_pointer,  # [channels], float32, the largest activation
     codes_pointer,  # [N, T, places], int8
     fired_pointer,  # [programs], int32: the spikes of each
     z_pointer,  # [N, places], float32: what has arrived before, replaced by that after the steps; None: 0, not kept
-    a_pointer,  # the same of what was sent
+    a_pointer,  # the same of what was sent before
     T,
     T_in,
     places,  # neurons of a sample
     channels,
     exponents,
     lowest,  # float, 0 or -infinity: the least activation
+    IS_Z: tl.constexpr,  # whether z is given, in the place of what arrives
     BLOCK: tl.constexpr,
 ):
     programs = tl.cdiv(places, BLOCK)  # of a sample
@@ -41,18 +42,19 @@ def _sigma_delta_kernel(
     mask = offsets < places
     highest = tl.load(highest_pointer + offsets % channels, mask=mask, other=0.0)
     least = (128 - exponents) << 23
-    if z_pointer is None:
-        z = tl.zeros((BLOCK,), tl.float32)
-        a = tl.zeros((BLOCK,), tl.float32)
-    else:
+    z = tl.zeros((BLOCK,), tl.float32)
+    a = tl.zeros((BLOCK,), tl.float32)
+    if z_pointer is not None:
         z = tl.load(z_pointer + sample * places + offsets, mask=mask, other=0.0)
+    if a_pointer is not None:
         a = tl.load(a_pointer + sample * places + offsets, mask=mask, other=0.0)
     fired = tl.zeros((BLOCK,), tl.int32)
     arrived_row = arrived_pointer + sample * T_in * places
     codes_row = codes_pointer + sample * T * places
     for t in range(0, T):
         if t < T_in:
-            z += tl.load(arrived_row + offsets, mask=mask, other=0.0)
+            arrived = tl.load(arrived_row + offsets, mask=mask, other=0.0)
+            z = arrived if IS_Z else z + arrived
         left = tl.maximum(tl.minimum(z, highest), lowest) - a
         bits = left.to(tl.int32, bitcast=True)
         size = bits & 0x7FFFFFFF
@@ -68,14 +70,17 @@ def _sigma_delta_kernel(
         codes_row += places
     if z_pointer is not None:
         tl.store(z_pointer + sample * places + offsets, z, mask=mask)
+    if a_pointer is not None:
         tl.store(a_pointer + sample * places + offsets, a, mask=mask)
     tl.store(fired_pointer + tl.program_id(0), tl.sum(fired, axis=0))
 
 
-def scan(arrived: Tensor, T: int, neuron: SigmaDelta, state: State | None = None) -> tuple[Tensor, int]:
+def scan(
+    arrived: Tensor, T: int, neuron: SigmaDelta, state: tuple[Tensor | None, Tensor] | None = None, is_z: bool = False
+) -> tuple[Tensor, int]:
     """All T steps of neurons on what arrives, float32 [N, T_in, P, C]: codes int8 [N, T, P, C], and the spikes.
 
-    ``state``: as in ../sigma_delta.py.
+    ``state``: as in ../sigma_delta.py. ``is_z``: what has arrived up to each step is given; state has a alone.
     """
     N, T_in, P, C = arrived.shape
     codes = arrived.new_zeros((N, T, P, C), dtype=torch.int8)
@@ -99,6 +104,7 @@ def scan(arrived: Tensor, T: int, neuron: SigmaDelta, state: State | None = None
             channels=C,
             exponents=neuron.exponents,
             lowest=float(neuron.lowest),
+            IS_Z=is_z,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
             # Spikes must not depend on a default that differs between Triton releases.
@@ -117,3 +123,13 @@ def sigma_delta(
         return definition.padded(arrived, T).contiguous(), Counts(0, additions)
     codes, spikes = scan(arrived, T, neuron, state)
     return codes, Counts(spikes, additions)
+
+
+def pooled_sigma_delta(
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: SigmaDelta,
+    state: State | None = None,
+) -> tuple[Tensor, int]:  # fmt: skip
+    """../sigma_delta.py has arguments and results; torch pools."""
+    z, a = state or (None, None)
+    maxima = definition.maxima_so_far(x, size, size_out, kernel, stride, padding, z)
+    return scan(maxima, T, neuron, None if a is None else (None, a), is_z=True)

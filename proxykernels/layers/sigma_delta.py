@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ..checks import window_checks
 from ..kernels import backends, sigma_delta
-from ..kernels.sigma_delta import Counts
+from ..kernels.sigma_delta import Counts, Pair
 from ..neurons import SigmaDelta
 from .base import SpikingLayer
+from .running_max import RunningMaxPool2d
 from .synapses import Convolution, Product, Synapse, synapse_of
 
 IDENTITY = Synapse(nn.Identity())
@@ -55,7 +56,7 @@ class Changes:
     @property
     def image(self) -> tuple[int, int]:
         """Height and width of the pixels."""
-        return (1, *self.size)[-2:] if self.size else (1, 1)  # type: ignore[return-value]
+        return image_of(self.size)
 
     def real(self) -> Tensor:
         """The values [N, steps, P, C] in float32."""
@@ -81,12 +82,14 @@ class Tally:
 
     Attributes:
         spikes: those that it sent. places: neurons times steps and samples.
+        sums: values of z times steps and samples; more than places where a max pooling is before the neurons.
         accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
         products: multiplications by a weight of the ReLU network in one pass, zeros not skipped.
     """
 
     spikes: int = 0
     places: int = 0
+    sums: int = 0
     accumulates: int = 0
     multiply_accumulates: int = 0
     products: int = 0
@@ -113,6 +116,7 @@ class SigmaDeltaNeurons(SpikingLayer):
         neuron: the neurons.
         rectifies: whether the activation is a ReLU; False: an identity.
         fires: False: no neurons; what arrives is passed on as real values.
+        pool: max pooling of z, whose maxima the neurons send; None: there is none.
 
     Attributes:
         scale: what a spike of 1 stands for in the ReLU network: the threshold, of all channels or one of each [C].
@@ -123,11 +127,11 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def __init__(
         self, *synapses: nn.Module, neuron: SigmaDelta, scale: Tensor, limit: float | None = None,
-        rectifies: bool = True, fires: bool = True,
+        rectifies: bool = True, fires: bool = True, pool: RunningMaxPool2d | None = None,
     ):  # fmt: skip
         super().__init__()
         self.synapses = nn.ModuleList(synapses)
-        self.neuron, self.limit, self.rectifies, self.fires = neuron, limit, rectifies, fires
+        self.neuron, self.limit, self.rectifies, self.fires, self.pool = neuron, limit, rectifies, fires, pool
         self.register_buffer("scale", scale.detach().clone())
 
     def forward(self, x: Any, v: Tensor | None = None):
@@ -138,7 +142,8 @@ class SigmaDeltaNeurons(SpikingLayer):
     def affine(self, x: Any) -> Tensor:
         """What arrives at the neurons of the ReLU network, of its values [N, ...]."""
         parts = x if isinstance(x, tuple | list) else (x,)
-        return reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, parts, strict=True)))
+        arrived = reduce(torch.add, (synapse(part) for synapse, part in zip(self.synapses, parts, strict=True)))
+        return arrived if self.pool is None else self.pool.affine(arrived)
 
     def run(
         self, inputs: Sequence[Changes], T: int, tally: Tally, state: list[Tensor] | None = None, fresh: bool = True
@@ -146,14 +151,14 @@ class SigmaDeltaNeurons(SpikingLayer):
         """What the layer gives in T steps; without neurons in as many as its inputs have.
 
         Args:
-            state: z and a of the neurons [N, P, C], which are changed in place; an empty list is filled. None: the
-                neurons are at rest, and nothing is kept. fresh: whether these are the first steps, to which biases
-                belong.
+            state: z and a of the neurons [N, P, C], which are changed in place; an empty list is filled. Behind a max
+                pooling z is what it takes. None: the neurons are at rest, and nothing is kept. fresh: whether these
+                are the first steps, to which biases belong.
         """
         backend = backends.backend_of(inputs[0].values.device.type)
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
-        steps = T if self.fires else max(part.steps for part in inputs)
+        steps = T if self.fires and self.pool is None else max(part.steps for part in inputs)
         C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         added = None
         for other, part in parts:  # what they bring is added to what the one with the most weights does
@@ -167,12 +172,22 @@ class SigmaDeltaNeurons(SpikingLayer):
             brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, steps - part.steps))
             added = brought if added is None else added.add_(brought)
             tally.add(counts, part)
-        neuron = self._neurons(C) if self.fires else None
-        kept = self._state(state, (len(x.values), math.prod(size), C)) if self.fires else None
-        operands = _operands(synapse, x, fresh)
-        y, counts = backend.sigma_delta(*operands, added, steps, neuron, _window(synapse, x), kept)
+        neuron, shape = self._neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
+        operands, window = (*_operands(synapse, x, fresh), added, steps), _window(synapse, x)
+        if neuron is None or self.pool is None:
+            kept = self._state(state, shape, shape) if neuron else None
+            y, counts = backend.sigma_delta(*operands, neuron, window, kept)
+        else:
+            image, (pooled, *pooling) = image_of(size), pooling_of(self.pool, size)
+            arrived, counts = backend.sigma_delta(*operands, None, window)
+            size = pooled
+            kept = self._state(state, shape, (shape[0], math.prod(size), C))
+            y, spikes = backend.pooled_sigma_delta(arrived, image, *pooling, T, neuron, kept)
+            counts = counts._replace(spikes=spikes)
         tally.add(counts, x)
-        tally.places += y.numel() if self.fires else 0
+        if neuron:
+            tally.places += y.numel()
+            tally.sums += math.prod(shape) * T
         return Changes(y, tuple(size))
 
     def products(self, inputs: Sequence[Changes]) -> int:
@@ -180,14 +195,10 @@ class SigmaDeltaNeurons(SpikingLayer):
         shapes = ((1, len(x.values), x.values.shape[3], *x.size) for x in inputs)
         return sum(synapse_of(s).products(shape) for s, shape in zip(self.synapses, shapes, strict=True))
 
-    def _state(self, state: list[Tensor] | None, shape: tuple[int, ...]) -> sigma_delta.State | None:
-        if state is None:
-            return None
-        state[:] = state or [torch.zeros(shape, dtype=torch.float32, device=self.scale.device) for _ in range(2)]
-        z, a = state
-        if z.shape != shape or a.shape != shape:
-            raise ValueError(f"state must be two tensors {list(shape)}, got {list(z.shape)} and {list(a.shape)}")
-        return z, a
+    def _state(
+        self, state: list[Tensor] | None, z_shape: tuple[int, ...], a_shape: tuple[int, ...]
+    ) -> sigma_delta.State | None:
+        return None if state is None else kept_state(state, z_shape, a_shape, self.scale.device)
 
     def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         limit = torch.inf if self.limit is None else self.limit
@@ -200,6 +211,36 @@ class SigmaDeltaNeurons(SpikingLayer):
             return "passes real values on"
         limit = "" if self.limit is None else f", limit={self.limit:g}"
         return f"exponents={self.neuron.exponents}{limit}" + ("" if self.rectifies else ", signed")
+
+
+def kept_state(
+    state: list[Tensor], first: tuple[int, ...], second: tuple[int, ...], device: torch.device
+) -> sigma_delta.State:
+    """The two tensors of a state, of these shapes; zeros, put into an empty list.
+
+    Raises:
+        ValueError: they have other shapes.
+    """
+    state[:] = state or [torch.zeros(shape, dtype=torch.float32, device=device) for shape in (first, second)]
+    found = state[0].shape, state[1].shape
+    if found != (first, second):
+        wanted, got = (list(map(list, both)) for both in ((first, second), found))
+        raise ValueError(f"state must be two tensors {wanted}, got {got}")
+    return state[0], state[1]
+
+
+def image_of(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of pixels of a size (H, W), (L,) or ()."""
+    return (1, 1, *size)[-2:]  # type: ignore[return-value]
+
+
+def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, ...], Pair, Pair, Pair, Pair]:
+    """The size that a pooling makes of another one; and what kernels take: the same of images, windows, padding."""
+    result = tuple(pool.affine(torch.empty(1, 1, *size, dtype=torch.float32, device="meta")).shape[2:])
+    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    if pool.dims == 1:
+        kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
+    return result, image_of(result), kernel, stride, padding
 
 
 Operands = tuple[Tensor, tuple[int, int], Tensor, Tensor | None]

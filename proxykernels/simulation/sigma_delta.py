@@ -12,7 +12,7 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally
+from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally, kept_state, pooling_of
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
@@ -102,8 +102,8 @@ def simulate(
 
 
 def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
-    """The names that a state has, each with two tensors: of neurons z and a [N, P, C], of a pooling what it has taken
-    and given, and under "" of the network the last frame and the outputs."""
+    """The names that a state has, each with two tensors: of neurons z and a [N, P, C] (behind a max pooling, z before
+    it), of a pooling what it has taken and given, and under "" of the network the last frame and the outputs."""
     names = [Network.INPUT]
     names += [name for name, layer, _ in net.layers() if isinstance(layer, RunningMaxPool2d) or _has_state(layer)]
     check_layers(state, names)
@@ -220,17 +220,20 @@ def _run(
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     most, name = 1, Network.INPUT
     for name, layer, sources in net.layers():
-        inputs = [values[source] for source in sources]
+        inputs, within = [values[source] for source in sources], 0
         scales[name] = scales[sources[0]]
         with checks.at(f"layer {name}"):
             if isinstance(layer, SigmaDeltaNeurons):
+                before = tallies[name].sums
                 y = layer.run(inputs, T, tallies[name], states.get(name), fresh)
+                if layer.pool is not None:
+                    within = 4 * (tallies[name].sums - before)  # what arrives before the pooling
                 tallies[name].products += layer.products(inputs) if first else 0
                 scales[name] = layer.scale
             else:
                 y = _plain(layer, inputs, states.get(name))
         values[name] = y
-        most = max(most, sum(v.values.numel() * v.values.element_size() for v in values.values()))
+        most = max(most, within + sum(v.values.numel() * v.values.element_size() for v in values.values()))
         for source in set(sources):
             if last_use[source] == name:
                 del values[source]
@@ -267,20 +270,8 @@ def _maximum(layer: RunningMaxPool2d, x: Changes, state: list[Tensor] | None) ->
 
     ``state``: what the inputs have sent [N, P, C], and the maxima, which are changed in place; an empty list is filled.
     """
-    size = tuple(layer.affine(torch.empty(1, 1, *x.size, dtype=torch.float32, device="meta")).shape[2:])
-    kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
-    if layer.dims == 1:
-        kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
+    size, *pooling = pooling_of(layer, x.size)
     N, _, P, C = x.values.shape
-    kept = None
-    if state is not None:
-        shapes = (N, P, C), (N, math.prod(size), C)
-        state[:] = state or [torch.zeros(shape, dtype=torch.float32, device=x.values.device) for shape in shapes]
-        found = state[0].shape, state[1].shape
-        if found != shapes:
-            wanted, got = (list(map(list, both)) for both in (shapes, found))
-            raise ValueError(f"state must be two tensors {wanted}, got {got}")
-        kept = state[0], state[1]
-    backend = backends.backend_of(x.values.device.type)
-    size_out: Any = (1, *size)[-2:]
-    return Changes(backend.running_maximum(x.values, x.image, size_out, kernel, stride, padding, kept), size)
+    device = x.values.device
+    kept = None if state is None else kept_state(state, (N, P, C), (N, math.prod(size), C), device)
+    return Changes(backends.backend_of(device.type).running_maximum(x.values, x.image, *pooling, kept), size)

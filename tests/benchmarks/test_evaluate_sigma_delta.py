@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from accuracy import cost, sigma_delta, sigma_delta_table, sigma_delta_time, subjects
+from accuracy import cost, sigma_delta, sigma_delta_controls, sigma_delta_table, sigma_delta_time, subjects
 from common import data, sigma_delta_loop
 from torch import nn
 from training import relu, relu_networks
@@ -75,11 +75,51 @@ def test_operations_of_a_simulation():
     assert work.weights == 12 + 4 * 4 * 2  # the first layer's once, a row for each spike
 
 
+def test_sums_before_a_pooling_are_states_too():
+    ann = nn.Sequential(nn.Conv1d(1, 2, 1), nn.ReLU(), nn.MaxPool1d(4), nn.Flatten(), nn.Linear(4, 2)).eval()
+    nn.init.ones_(ann[0].weight)
+    net = pk.convert(ann, torch.ones(1, 1, 8), neuron="sigma-delta")
+    work = cost.of_simulation(net, pk.simulate(net, torch.ones(3, 1, 8), 5), 5, 3, values=2, bits=8)
+    sums, neurons = 5 * 2 * 8, 5 * 2 * 2
+    assert (work.updates, work.values, work.bits) == (sums + 2 * neurons, 2 * (sums + neurons), 16 * neurons)
+
+
 def test_the_step_loop_is_the_simulation(subject):
     net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
     loop = torch.stack(list(sigma_delta_loop.outputs(net, subject.images, 6)))
     torch.testing.assert_close(loop, pk.simulate(net, subject.images, 6).potentials, atol=0.02, rtol=0)
     assert (loop[0] - loop[-1]).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_controls_send_the_same_activations_in_one_pass(subject):
+    rows = list(sigma_delta_controls.rows(subject, 10))
+    names = ["float32", "8 bits", "4 bits", "two signed powers", *["sigma-delta"] * 4]
+    assert [row["sent_as"] for row in rows] == names + names[1:]
+    assert [row["weights"] for row in rows] == ["float32"] * 8 + ["int8"] * 7
+    assert [row["bits_a_message"] for row in rows[:5]] == [32, 8, 4, 5, 5]
+    # In one layer of neurons, two powers in one pass are what two steps send.
+    assert rows[3]["messages_a_neuron"] == rows[5]["messages_a_neuron"] and rows[3]["right"] == rows[5]["right"]
+    net, found = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta"), {}
+    for name, way in sigma_delta_controls.ways().items():
+        found[name] = sigma_delta_controls.in_one_pass(net, subject.images, 20, way)
+    expected, whole = subject.ann(subject.images), found["float32"]
+    torch.testing.assert_close(whole.logits, expected)
+    assert whole.work.products == cost.of_relu(subject.ann, subject.images)[1].products and not whole.work.additions
+    errors = [(found[name].logits - expected).abs().max().item() for name in names[1:4]]
+    assert 0 < errors[0] < errors[1] < errors[2]
+    two, image = found["two signed powers"], 9 * 6 * 36  # products of the image, which is sent as it is
+    assert two.work.products == image and two.work.additions == 5 * 54 * two.messages_a_neuron > 0
+    assert whole.work.products == image + 5 * 54 * whole.messages_a_neuron
+
+
+@torch.no_grad()
+def test_rounded_weights_are_whole_units(subject):
+    net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
+    weight = sigma_delta_controls.with_rounded_weights(net).get_submodule("0").synapses[0].weight.flatten(1)
+    unit = weight.abs().amax(1, keepdim=True) / 127
+    torch.testing.assert_close((weight / unit).round() * unit, weight)
+    assert not torch.equal(weight, net.get_submodule("0").synapses[0].weight.flatten(1))
 
 
 def test_every_contender_is_timed(subject, monkeypatch):

@@ -149,10 +149,16 @@ def test_threads_share_images_and_channels(target, threads, size, generator):
     assert alone.any() and equal(alone, together) and counts == counted
 
 
-@pytest.mark.parametrize("target", INSTRUCTION_SETS)
-@pytest.mark.parametrize("real", [False, True])
-@pytest.mark.parametrize("C", [3, 16, 70])
-@pytest.mark.parametrize(
+def test_a_trace_behind_a_pooling_by_hand():
+    arrived = torch.tensor([[1.0, 0.25], [-0.5, 0.0], [0.0, 1.0], [-2.0, -2.0]]).view(4, 1, 1, 2)
+    z, a = torch.zeros(1, 1, 2), torch.zeros(1, 1, 1)
+    sent = reference.sigma_delta(arrived, 3, state=(z, a), pool=lambda z: z.amax(-1, keepdim=True))
+    # z: (1, .25), (.5, .25), (.5, 1.25), (-1.5, -.75); maxima: 1, .5, 1.25, -.75; left to send: 1, -.5, .75, -1.5
+    assert sent.flatten().tolist() == [1.0, -0.5, 1.0, -1.0]
+    assert z.tolist() == [[[-1.5, -0.75]]] and a.item() == 0.5
+
+
+POOLINGS = pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding", "size_out"),
     [
         ((6, 6), (2, 2), (2, 2), (0, 0), (3, 3)),
@@ -162,6 +168,43 @@ def test_threads_share_images_and_channels(target, threads, size, generator):
         ((9, 9), (9, 9), (9, 9), (0, 0), (1, 1)),
     ],
 )
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+@pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
+@pytest.mark.parametrize("C", [3, 16, 70])
+@POOLINGS
+def test_neurons_behind_maxima_equal_the_definition(
+    target, given, C, size, kernel, stride, padding, size_out, generator
+):
+    T, steps = 5, 1 if given.startswith("one") else 5
+    x = torch.randint(-9, 10, (2, steps, size[0] * size[1], C), generator=generator)
+    x[torch.rand(x.shape, generator=generator) < 0.5] = 0
+    x = x.to(torch.int8) if given == "spikes" else x / 8
+    operands, kernels = (size, size_out, kernel, stride, padding), cpu.load(target)
+    highest = torch.where(torch.rand(C, generator=generator) < 0.5, math.inf, 0.75)
+    for lowest in (0.0, -math.inf):
+        neuron = sigma_delta.SigmaDelta(4, lowest, highest)
+        expected, spikes = sigma_delta.pooled_sigma_delta(x, *operands, T, neuron)
+        actual, counted = kernels.pooled_sigma_delta(x, *operands, T, neuron)
+        assert equal(actual, expected) and counted == spikes == expected.count_nonzero() > 0
+        maxima = sigma_delta.running_maximum(
+            sigma_delta.padded(x.float(), T) if given != "spikes" else x, *operands, None
+        )
+        alone, _ = sigma_delta.sigma_delta(None, size, None, None, maxima, T, neuron, ((1, 1), (0, 0), (1, 1), 1))
+        assert equal(expected, alone)  # neurons take the maxima as they take what arrives
+        states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
+        for function, state in zip((sigma_delta.pooled_sigma_delta, kernels.pooled_sigma_delta), states, strict=True):
+            parts = [(x[:, :2], 2), (x[:, 2:3], 1), (x[:, 3:], 2)] if steps == T else [(x, 2), (0 * x, 3)]
+            given_parts = [function(part.contiguous(), *operands, t, neuron, tuple(state))[0] for part, t in parts]
+            assert equal(torch.cat(given_parts, 1), expected)
+        assert all(map(torch.equal, *states)) and states[0][1].any()
+
+
+@pytest.mark.parametrize("target", INSTRUCTION_SETS)
+@pytest.mark.parametrize("real", [False, True])
+@pytest.mark.parametrize("C", [3, 16, 70])
+@POOLINGS
 def test_maxima_equal_the_definition(target, real, C, size, kernel, stride, padding, size_out, generator):
     x = torch.randint(-9, 10, (2, 5, size[0] * size[1], C), generator=generator)
     x[torch.rand(x.shape, generator=generator) < 0.5] = 0

@@ -1,4 +1,5 @@
-"""Sigma-delta neurons behind convolutions of spikes, of values and of a constant input; and max pooling of them."""
+"""Sigma-delta neurons behind convolutions of spikes, of values and of a constant input; max pooling of them and before
+them."""
 
 import math
 from dataclasses import dataclass
@@ -96,6 +97,18 @@ class SigmaDelta(Windows, Case):
 class SigmaDeltaPool(Pool):
     """Max pooling of what neurons have sent; ``of_rates``: of real values. ``begun``: what was sent before, at most."""
 
+    exponents: int = 0  # of neurons behind it; 0: there are none
+    identity: bool = False  # in the place of a ReLU
+    clipped: bool = False
+    constant: bool = False  # all comes at the first step
+
+    @classmethod
+    def draw(cls, random: Random, **common) -> "SigmaDeltaPool":
+        return super().draw(
+            random, **common, exponents=random.choice((0, random.randint(1, sigma_delta.MOST_EXPONENTS))),
+            identity=random.random() < 0.3, clipped=random.random() < 0.3, constant=random.random() < 0.3,
+        )  # fmt: skip
+
     def check(self) -> bool:
         g, T, most = draw.generator(self.seed), min(self.T, 40), sigma_delta.MOST_EXPONENTS
         x = torch.randint(-most, most + 1, (self.N, T, self.size[0] * self.size[1], self.C), generator=g)
@@ -112,10 +125,29 @@ class SigmaDeltaPool(Pool):
             pixels = math.prod(self.size), math.prod(size_out)
             before = [draw.whole((self.N, P, self.C), self.begun, g) / 128 for P in pixels]
             states = [(before[0].clone(), before[1].clone()) for _ in range(2)]
-        expected = sigma_delta.running_maximum(*operands, states[0])
-        with ways.use(self.way, self.threads):
-            actual = backends.cpu_backend().running_maximum(*operands, states[1])
-        same("changes", actual, expected)
+        if self.exponents:
+            expected = self._neurons(operands, states, T, g)
+        else:
+            expected = sigma_delta.running_maximum(*operands, states[0])
+            with ways.use(self.way, self.threads):
+                actual = backends.cpu_backend().running_maximum(*operands, states[1])
+            same("changes", actual, expected)
         for name, ours, theirs in zip(("sent", "maxima"), states[1] or (), states[0] or (), strict=False):
             same(f"{name} after the steps", ours, theirs)
         return bool(expected.any())
+
+    def _neurons(self, operands: tuple, states: list, T: int, g: torch.Generator) -> torch.Tensor:
+        """The codes of neurons behind the pooling, which both must send."""
+        highest = torch.full((self.C,), torch.inf)
+        if self.clipped:
+            highest = torch.randint(1, 300, (self.C,), generator=g) / 128
+        neuron = sigma_delta.SigmaDelta(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        x, *pooling = operands
+        x = x[:, :1] if self.constant else x
+        expected, spikes = sigma_delta.pooled_sigma_delta(x, *pooling, T, neuron, states[0])
+        with ways.use(self.way, self.threads):
+            actual, counted = backends.cpu_backend().pooled_sigma_delta(x, *pooling, T, neuron, states[1])
+        same("codes", actual, expected)
+        if counted != spikes:
+            raise Mismatch(f"{counted} spikes, expected {spikes}")
+        return expected

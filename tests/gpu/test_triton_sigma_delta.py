@@ -77,6 +77,23 @@ def test_layers_equal_the_definition(given, fires, groups, generator):
     assert expected.any() and equal(actual.cpu(), expected) and counted == counts
 
 
+@pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
+@pytest.mark.parametrize("lowest", [0.0, -math.inf])
+def test_neurons_behind_maxima_equal_the_definition(given, lowest, generator):
+    steps, pooling = 1 if given.startswith("one") else 5, ((7, 5), (4, 3), (2, 3), (2, 2), (0, 1))
+    x = torch.randint(-9, 10, (2, steps, 35, 20), generator=generator)
+    x = x.to(torch.int8) if given == "spikes" else x / 8
+    neuron = sigma_delta.SigmaDelta(4, lowest, torch.full((20,), 1.5, device=DEVICE))
+    states = [[torch.randint(-9, 10, (2, P, 20), generator=generator) / 8 for P in (35, 12)]] * 2
+    states[1] = [part.clone().to(DEVICE) for part in states[0]]
+    on_cpu = neuron._replace(highest=neuron.highest.cpu())
+    for of_definition, ours in ((None, None), map(tuple, states)):
+        expected, spikes = sigma_delta.pooled_sigma_delta(x, *pooling, 5, on_cpu, of_definition)
+        codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, 5, neuron, ours)
+        assert equal(codes.cpu(), expected) and counted == spikes > 0
+    assert all(torch.equal(theirs, ours.cpu()) for theirs, ours in zip(*states, strict=True))
+
+
 def test_of_nothing():
     neuron = sigma_delta.SigmaDelta(8, 0.0, torch.ones(3, device=DEVICE))
     codes, spikes = gpu.scan(torch.zeros(0, 2, 4, 3, device=DEVICE), 5, neuron)

@@ -6,41 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from equality import equal
-from sigma_delta_nets import exact, nets_fixture  # noqa: F401 - a fixture
+from sigma_delta_nets import exact, nets_fixture, step_loop  # noqa: F401 - a fixture
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import reference
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
-
-
-def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
-    """What the last layer's values add up to after each step [T, N, ...], of frames [T, N, ...], by plain torch."""
-    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
-    values = {"": x - before}
-    for name, layer, sources in net.layers():
-        inputs = [values[source] for source in sources]
-        flat = [part.flatten(0, 1) for part in inputs]
-        if isinstance(layer, SigmaDeltaNeurons):
-            arrived = 0
-            for synapse, part in zip(layer.synapses, flat, strict=True):
-                y = synapse(part).unflatten(0, (T, -1))
-                if getattr(synapse, "bias", None) is not None:
-                    y[1:] -= synapse.bias.view(-1, *[1] * (y.ndim - 3))
-                arrived = arrived + y
-            if layer.fires:
-                highest = torch.inf if layer.limit is None else layer.limit / layer.scale
-                highest = torch.as_tensor(highest).expand(arrived.shape[2])
-                lowest = 0.0 if layer.rectifies else -torch.inf
-                arrived = reference.sigma_delta(arrived, layer.neuron.exponents, lowest=lowest, highest=highest)
-            values[name] = arrived
-        elif isinstance(layer, pk.RunningMaxPool2d):
-            sums = inputs[0].cumsum(0).flatten(0, 1)
-            most = F.max_pool2d(sums, layer.kernel_size, layer.stride, layer.padding).unflatten(0, (T, -1))
-            values[name] = most - torch.cat([torch.zeros_like(most[:1]), most[:-1]])
-        else:
-            values[name] = layer(tuple(inputs) if len(inputs) > 1 else inputs[0])
-    return values[name].cumsum(0)
 
 
 @torch.no_grad()
@@ -197,8 +166,6 @@ def test_what_these_networks_do_not_take(nets):
         pk.compile(net, x)
     with pytest.raises(ValueError, match="explain is not supported for networks of sigma-delta neurons$"):
         pk.explain(net, x, 2)
-    with pytest.raises(TypeError, match="of IF neurons"):
-        pk.conversion_report(net, x, 2)
     with pytest.raises(TypeError, match="already"):
         pk.convert(net, x)
     with pytest.raises(AttributeError, match="potentials"):
@@ -215,3 +182,38 @@ def test_inputs_that_the_weights_do_not_fit(nets):
     small = pk.convert(nn.Sequential(nn.Conv2d(2, 3, 5), nn.ReLU()), images, neuron="sigma-delta")
     with pytest.raises(ValueError, match=r"layer 0.*kernel_size \(5, 5\).*is larger than the input \(4, 4\)"):
         pk.simulate(small, images[..., :4, :4], T=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_report_compares_what_was_sent(nets, signed):
+    ann, x = nets
+    net = pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(signed=signed))
+    first, last = (pk.conversion_report(net, x, T) for T in (2, 24))
+    fires = [name for name, rate in pk.simulate(net, x, 2).rates.items() if rate == rate]
+    assert [row.layer for row in first.rows] == [row.layer for row in last.rows] == fires
+    assert all(0 < row.rate <= 1 and row.activation > 0 for row in first.rows)
+    assert all(after.error < before.error for before, after in zip(first.rows, last.rows, strict=True))
+    expected = ann(x)
+    logits = pk.simulate(net, x, 2).logits
+    error = (logits - expected).abs().mean() / expected.abs().mean()
+    assert first.outputs.error == pytest.approx(error.item(), rel=1e-3) and last.outputs.error < first.outputs.error
+    assert first.outputs.agreement == (logits.argmax(1) == expected.argmax(1)).float().mean() and "answers" in str(last)
+    assert not first.settled and "more steps lower the errors" in str(first).splitlines()[-1]
+    assert last.settled and "settled: no more steps lower the errors" in str(last).splitlines()[-1]
+    assert pk.conversion_report(net, x, 40).outputs == last.outputs
+
+
+@torch.no_grad()
+def test_errors_that_no_step_lowers_are_reported(generator):
+    """Of a deep network with random weights, which enlarges what each layer leaves unsent."""
+    layers = [nn.Linear(16, 32), nn.ReLU()]
+    for _ in range(12):
+        layers += [nn.Linear(32, 32), nn.ReLU()]
+        nn.init.normal_(layers[-2].weight, std=0.6, generator=generator)
+    ann, x = nn.Sequential(*layers, nn.Linear(32, 5)).eval(), torch.randn(64, 16, generator=generator)
+    coarse, fine = (
+        pk.conversion_report(pk.convert(ann, x, neuron=pk.neurons.SigmaDelta(K)), x[:8], 64) for K in (4, 12)
+    )
+    assert coarse.settled and fine.settled and coarse.outputs.error > 8 * fine.outputs.error > 0
+    assert coarse.rows[-1].error > 2 * coarse.rows[0].error

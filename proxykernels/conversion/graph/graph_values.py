@@ -85,6 +85,7 @@ class Population:
         neuron: the model's activation; None: a last layer without one.
         fires: whether they fire; False: real values are passed on.
         signed: whether they fire for a current that no activation follows, in spikes of either sign.
+        pool: max pooling between the current and the neurons; None: there is none.
     """
 
     current: Current
@@ -92,6 +93,7 @@ class Population:
     neuron: nn.Module | None
     fires: bool = True
     signed: bool = False
+    pool: nn.Module | None = None
 
     @property
     def modules(self) -> list[nn.Module]:

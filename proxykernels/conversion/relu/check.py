@@ -69,7 +69,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: Original) ->
         first = graph.populations[name].current.path if name in graph.populations else None
         for node, signal in original.layers.get(name, ()):
             expected = original.values[node]
-            scale = _spread(scales[signal.neurons], value)
+            scale = spread(scales[signal.neurons], value)
             found = _seen(value * scale, signal)
             if not _agree(found, expected) and not _agree_in_sums(module, inputs, signal, scale, found, expected):
                 raise TypeError(_difference(graph.model, first, path_of(node), found, expected))
@@ -90,7 +90,7 @@ def _value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...])
     return activation(module, value)
 
 
-def _spread(scale: Tensor, value: Tensor) -> Tensor:
+def spread(scale: Tensor, value: Tensor) -> Tensor:
     """A scale, or one for each channel, for a layer's values [N, C, ...], of which flattening makes several."""
     if scale.ndim:
         scale = scale.repeat_interleave(value.shape[1] // len(scale)).view(-1, *[1] * (value.ndim - 2))

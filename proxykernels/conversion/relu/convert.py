@@ -35,6 +35,7 @@ from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable
+from .sigma_delta_pools import pool_before_neurons
 from .steady import Steady
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -97,7 +98,8 @@ def convert(
         neuron: "if": integrate-and-fire neurons. "sigma-delta", or ``pk.neurons.SigmaDelta(exponents=6)``: sigma-delta
             neurons; with ``SigmaDelta(signed=True)`` also for layers without a ReLU. Their thresholds are the largest
             activation of each channel; ``method``, ``percentile``, ``v_reset``, ``v_init`` and ``share`` are not for
-            them. Max pooling becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` alone. Their
+            them. Max pooling comes before the neurons whose activations it takes, into their layer; where others take
+            these too, it becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` alone. Their
             ``result.potentials`` are the outputs of ``ann`` as far as each step tells them, ``result.logits`` those of
             the last step.
 
@@ -150,6 +152,8 @@ def convert(
             graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
         steady.check()
         _check_followed(model, few, followed)
+        if changes:
+            pool_before_neurons(graph)
         if share:
             check_shareable(graph, model)
         original = Original(traced, graph, samples_of(batches.first))
@@ -168,8 +172,6 @@ def convert(
     for name, population in graph.populations.items():
         fold_norms(population, ann)
         rescale(population, scales, name, graph.like)
-    if changes:
-        sigma_delta.use_running_maxima(graph)
 
     def layer(name: str, population: Population) -> nn.Module:
         if changes:

@@ -1,5 +1,9 @@
-"""The error of a conversion, layer by layer: rates of the converted network beside activations of the ReLU network."""
+"""The error of a conversion, layer by layer: rates of the converted network beside activations of the ReLU network.
 
+Of sigma-delta neurons: what they have sent, beside these activations.
+"""
+
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +17,11 @@ from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ...neurons import IFNeuron
 from ...simulation.result import logits, table
+from ...simulation.sigma_delta import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
-from .calibrate import activation, follow
+from .calibrate import activation, follow, relu_value
+from .check import spread
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,11 @@ class Row:
         scale: the activation that a spike a step stands for, in other words the threshold in the ReLU network's units:
             the mean of its channels.
         rate: spikes a neuron and step, from 0 to 1.
-        activation: the ReLU network's mean activation, in scales: what the rate should be.
-        clipped: share of the activations above the scale, which no rate can reach.
-        error: mean distance of a neuron's rate from its activation, as a share of the mean activation.
+        activation: the ReLU network's mean activation, in scales: what the rate should be. Of sigma-delta neurons: the
+            mean size of what they should have sent.
+        clipped: share of the activations above the scale, which no rate can reach; sigma-delta neurons take a spike
+            more for each scale.
+        error: mean distance of a neuron's rate, or of what it has sent, from its activation, as a share of the mean.
     """
 
     layer: str
@@ -62,25 +70,34 @@ class ConversionReport:
         rows: a :class:`Row` for each layer that fires, in the order of the network.
         outputs: the :class:`Outputs`; None with a hard reset, which loses charge, so that there are no logits.
         T: steps. N: samples.
+        settled: whether no sigma-delta neuron has anything left to send, so that no more steps lower the errors; None:
+            there are none.
     """
 
     rows: list[Row]
     outputs: Outputs | None
     T: int
     N: int
+    settled: bool | None = None
 
     def __str__(self) -> str:
         cells = []
         for row in self.rows:
             shares = row.rate, row.activation, row.clipped, row.error
             cells.append((row.layer, f"{row.scale:.4g}", *(f"{share:.2%}" for share in shares)))
-        title = f"{self.N} samples, T = {self.T}; error: of the rates, as a share of the mean activation"
+        what = "the rates" if self.settled is None else "what was sent"
+        title = f"{self.N} samples, T = {self.T}; error: of {what}, as a share of the mean activation"
         lines = [title, *table([("layer", "scale", "rate", "activation", "clipped", "error"), *cells])]
         if self.outputs is not None:
-            lines[-1] += "  (counts: not above one a step, none of negative outputs)"
-            lines.append(f"logits, counts and potentials: error {self.outputs.error:.2%} of the mean output")
+            of = "outputs"
+            if self.settled is None:
+                lines[-1] += "  (counts: not above one a step, none of negative outputs)"
+                of = "logits, counts and potentials"
+            lines.append(f"{of}: error {self.outputs.error:.2%} of the mean output")
             if self.outputs.agreement is not None:
                 lines[-1] += f", {self.outputs.agreement:.2%} of the answers are the ReLU network's"
+        if self.settled is not None:
+            lines.append("settled: no more steps lower the errors" if self.settled else "more steps lower the errors")
         return "\n".join(lines)
 
 
@@ -88,6 +105,10 @@ class ConversionReport:
 @torch.no_grad()
 def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     """Compare the firing rates of a converted network with the activations of its ReLU network, layer by layer.
+
+    Of sigma-delta neurons, what they have sent after T steps is compared. The errors of neurons that have settled stay:
+    each has left up to 3/4 of its smallest spike unsent. They grow from layer to layer in a network that enlarges small
+    differences, as deep networks with random weights do.
 
     Args:
         net: a network from :func:`convert`; it is not changed.
@@ -104,13 +125,10 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     checks.floating("x", x)
     checks.finite("x", x)
     if isinstance(net, Network) and any(isinstance(layer, SigmaDeltaNeurons) for layer in net.modules()):
-        raise TypeError(
-            "net must be a network of IF neurons, and has sigma-delta neurons, whose rates stand for nothing; compare "
-            "simulate(net, x, T).logits with the ReLU network's outputs"
-        )
+        return _of_changes(net, x, T)
     neurons = [layer for _, layer, _ in net.layers() if isinstance(layer, Neurons)] if isinstance(net, Network) else []
     if not any(layer.scale is not None for layer in neurons):
-        raise TypeError("net must be a network of IF neurons that convert made, whose layers have a scale")
+        raise TypeError("net must be a network that convert made, whose layers have a scale")
     rows: list[Row] = []
     outputs: Outputs | None = None
 
@@ -139,11 +157,41 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     return ConversionReport(rows, outputs, T, len(x))
 
 
+def _of_changes(net: Network, x: Tensor, T: int) -> ConversionReport:
+    """The report of sigma-delta neurons: their state holds what they have sent."""
+    result = simulate(net, x, T, chunk=None, state={}, stop=None)
+    after = simulate(net, x, 1, chunk=None, state=result.state, stop=None)
+    rows, name = list[Row](), Network.INPUT
+    values, scales = {name: x.float()}, {name: torch.ones((), dtype=torch.float32, device=x.device)}
+    for name, layer, sources in copy.deepcopy(net).float().layers():
+        value, scales[name] = relu_value(layer, tuple(values[source] for source in sources)), scales[sources[0]]
+        if isinstance(layer, SigmaDeltaNeurons):
+            value, scales[name] = activation(layer, value) if layer.rectifies else value, layer.scale
+            if layer.fires:
+                rows.append(_of_sent(name, layer, result.state[name][1], value, result.rates[name]))
+        values[name] = value
+    outputs = _compared(result.logits, values[name] * spread(scales[name], values[name]), one_tensor=net._parts is None)
+    return ConversionReport(rows, outputs, T, len(x), settled=not any(rate > 0 for rate in after.rates.values()))
+
+
+def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, rate: float) -> Row:
+    """Of what neurons have sent [N, P, C], and the ReLU network's activations [N, C, ...]."""
+    wanted = wanted.flatten(2).transpose(1, 2) if wanted.ndim > 2 else wanted.unsqueeze(1)
+    size = wanted.abs().mean()
+    clipped, error = (wanted.abs() > 1).float().mean(), (sent - wanted).abs().mean() / size
+    return Row(name, layer.scale.float().mean().item(), rate, size.item(), clipped.item(), error.item())
+
+
 def _outputs(layer: Neurons, found: Tensor, current: Tensor, *, one_tensor: bool) -> Outputs:
     """Of the last layer, whose logits are ``found`` and whose currents in the ReLU network, in scales, ``current``."""
     scale = torch.as_tensor(layer.scale, dtype=torch.float32, device=current.device)
     scale = scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
     wanted = (activation(layer, current) if layer.rectifies else current) * scale
+    return _compared(found, wanted, one_tensor=one_tensor)
+
+
+def _compared(found: Tensor, wanted: Tensor, *, one_tensor: bool) -> Outputs:
+    """Logits beside the ReLU network's outputs."""
     error = ((found - wanted).abs().mean() / wanted.abs().mean()).item()
     if not one_tensor or wanted.ndim != 2 or wanted.shape[1] < 2:
         return Outputs(error, None)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import layers
 from ...kernels import heap
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...layers.synapses import synapse_of
@@ -25,12 +24,6 @@ NAME = "sigma-delta"
 # Of the layer's largest activation: no channel's threshold is smaller. A channel that the calibration data hardly wake
 # would take many spikes on others.
 LEAST = 1 / 4
-MAX_POOLS: dict[type, Any] = {
-    layers.MaxPool1d: layers.RunningMaxPool1d,
-    layers.MaxPool2d: layers.RunningMaxPool2d,
-    layers.MaxRatePool1d: layers.RunningMaxPool1d,
-    layers.MaxRatePool2d: layers.RunningMaxPool2d,
-}
 
 
 def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelta | None:
@@ -89,13 +82,10 @@ def layer_of(population: Population, scale: Tensor, neuron: SigmaDelta) -> Sigma
     modules = [synapse_of(module).plain() for module in population.modules]
     return SigmaDeltaNeurons(
         *modules, neuron=neuron, scale=scale, limit=limit(population.neuron), rectifies=population.neuron is not None,
-        fires=population.signed or (population.fires and population.neuron is not None),
+        fires=is_fired(population), pool=population.pool,
     )  # fmt: skip
 
 
-def use_running_maxima(graph: ReluGraph) -> None:
-    """Pool what neurons have sent so far, not their spikes."""
-    for name, (pool, sources) in graph.others.items():
-        if kind := MAX_POOLS.get(type(pool)):
-            old: Any = pool
-            graph.others[name] = kind(old.kernel_size, old.stride, old.padding, ceil_mode=old.ceil_mode), sources
+def is_fired(population: Population) -> bool:
+    """Whether sigma-delta neurons send the population's values; the last layer's are passed on as they are."""
+    return population.signed or (population.fires and population.neuron is not None)

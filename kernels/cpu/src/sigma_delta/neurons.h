@@ -87,6 +87,35 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
     return sum;
 }
 
+// The neurons of some channels, and a, what they have sent.
+template <int channels>
+struct Senders {
+    Lanes<channels> limit, a;
+    Vec lowest;
+    uint32_t smallest;
+    int n;  // channels that there are
+    // `before`: where a is; null: 0.
+    Senders(const SigmaDelta& s, int64_t channel, const float* before)
+        : lowest(broadcast(s.lowest)), smallest((128u - (uint32_t)s.exponents) << 23), n((int)least(s.C - channel, channels)) {
+        limit = load_block<channels>(s.limit + channel, n);
+        a = before ? load_block<channels>(before, n) : broadcast_block<channels>(0.0f);
+    }
+    // What they send of what z, or its maximum, has come to: codes; returns the number of spikes.
+    __attribute__((always_inline)) int64_t send(const Lanes<channels>& z, int8_t* codes) {
+        int64_t spikes = 0;
+        int8_t last[channels];
+        int8_t* const to = n == channels ? codes : last;
+        each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
+            const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
+            a.v[i] = a.v[i] + sent.value;
+            spikes += sent.count();
+            sent.store_codes(to + i * Vec::width);
+        });
+        if (n < channels) memcpy(codes, last, n);
+        return spikes;
+    }
+};
+
 constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
 
 // All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent. arrive(t, steps, sums) adds
@@ -94,12 +123,9 @@ constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  
 template <int channels, class Arrive>
 static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
     const int n = (int)least(s.C - channel, channels);
-    const uint32_t smallest = (128u - (uint32_t)s.exponents) << 23;
-    const Lanes<channels> zero = broadcast_block<channels>(0.0f), limit = load_block<channels>(s.limit + channel, n);
-    const Vec lowest = broadcast(s.lowest);
-    Lanes<channels> z = zero, a = zero;
     const int64_t place = (image * s.P + pixel) * s.C + channel;
-    if (s.z) z = load_block<channels>(s.z + place, n), a = load_block<channels>(s.a + place, n);
+    Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
+    Lanes<channels> z = s.z ? load_block<channels>(s.z + place, n) : broadcast_block<channels>(0.0f);
     int64_t spikes = 0;
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
     const auto part = [&](int64_t t, auto steps) __attribute__((always_inline)) {
@@ -114,15 +140,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
                 continue;
             }
             add(z, sums[k]);
-            int8_t last[channels];
-            int8_t* const codes = n == channels ? s.codes + at : last;
-            each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
-                const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
-                a.v[i] = a.v[i] + sent.value;
-                spikes += sent.count();
-                sent.store_codes(codes + i * Vec::width);
-            });
-            if (n < channels) memcpy(s.codes + at, last, n);
+            spikes += neurons.send(z, s.codes + at);
         }
     };
     int64_t t = 0;
@@ -131,7 +149,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
         constexpr int steps = steps_together - 1 - fewer;
         if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
     });
-    if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, a, n);
+    if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
     return spikes;
 }
 

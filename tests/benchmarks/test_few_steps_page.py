@@ -1,0 +1,61 @@
+"""docs/few_steps.md says what its tables of figures hold."""
+
+import re
+
+import pytest
+from common.checkout import RESULTS
+from common.tables import read_csv
+
+PAGE = (RESULTS.parents[1] / "docs" / "few_steps.md").read_text()
+NETS = {
+    "resnet20": "ResNet-20", "small": "small", "paper": "paper's", "lite0": "EfficientNet-Lite0",
+    "vgg11-cifar10": "VGG-11, CIFAR-10, neurons before the pooling",
+}  # fmt: skip
+WAYS = {
+    "float32": "one pass, float32", "8 bits": "one pass, 8 bits", "4 bits": "one pass, 4 bits",
+    "two signed powers": "one pass, two signed powers",
+}  # fmt: skip
+
+
+def joules(net: str, neurons: str, T: str | None = "") -> float:
+    """Arithmetic and neurons; ``T`` None: of any."""
+    (row,) = (
+        row for row in read_csv(RESULTS / "few_steps_sigma_delta.csv")
+        if row["net"] == net and row["neurons"] == neurons and T in (None, row["T"])
+    )  # fmt: skip
+    return float(row["arithmetic_uj"]) + float(row["neurons_uj"])
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_energies_are_those_of_the_table(net):
+    ours = "sigma-delta, K = 9"
+    dense, skipped = (f"{joules(net, name):,.0f}" for name in ("ReLU", "ReLU, zeros skipped"))
+    (line,) = re.findall(rf"^\| {re.escape(NETS[net])} \({dense}, {skipped}\) \|.*$", PAGE, re.MULTILINE)
+    wanted = [joules(net, ours, "2"), joules(net, ours, "4"), joules(net, f"{ours}, settled", None)]
+    assert [cell.strip() for cell in line.split("|")[-5:-1]] == [
+        f"{value:,.0f}" for value in (*wanted, joules(net, "IF", "128"))
+    ]
+
+
+def test_shares_of_a_pass_are_those_of_the_table():
+    ours, nets = ("sigma-delta, K = 9", "4"), ("resnet20", "resnet20-cifar10", "small", "paper")
+    for name, text in (("ReLU", "{} to {} of a dense pass"), ("ReLU, zeros skipped", "{} to {} of a")):
+        shares = [joules(net, *ours) / joules(net, name) for net in nets]
+        assert text.format(f"{min(shares):.2f}", f"{max(shares):.2f}") in PAGE.replace("\n", " ")
+    vgg = [joules("vgg11-cifar10", *ours) / joules("vgg11-cifar10", name) for name in ("ReLU", "ReLU, zeros skipped")]
+    assert f"{vgg[0]:.2f} for VGG-11 as of the former commit, and {vgg[1]:.2f} of" in PAGE
+
+
+def test_controls_are_those_of_the_table():
+    rows = read_csv(RESULTS / "few_steps_controls.csv")
+    assert len(rows) == 15
+    for row in rows:
+        name = WAYS.get(row["sent_as"]) or f"sigma-delta, T = {row['T']}"
+        (line,) = re.findall(rf"^\| {re.escape(name)} \|.*$", PAGE, re.MULTILINE)
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        right, energy = f"{100 * float(row['right']):.1f}", f"{float(row['arithmetic_uj']):.1f}"
+        if row["weights"] == "int8":
+            assert cells[5:] == [right, energy]
+        else:
+            messages, bits = f"{float(row['messages_a_neuron']):.2f}", f"{float(row['bits_a_neuron']):.1f}"
+            assert cells[:5] == [messages, row["bits_a_message"], bits, right, energy]
