@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_speed.py            everything there is to measure
     python benchmarks/gpu_speed.py compile    what each kernel takes
-    python benchmarks/gpu_speed.py operands   which numbers the convolutions of each GPU and Triton pack
+    python benchmarks/gpu_speed.py operands   what each GPU and Triton packs
     python benchmarks/gpu_speed.py model      the paper's network and its rival
     python benchmarks/gpu_speed.py tune       block sizes, timed
 

@@ -7,6 +7,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 import triton
 from cases import dyadic, spikes, thresholds, words_over_time
+from equality import equal
 
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
@@ -18,13 +19,12 @@ TARGET = block_sizes.architecture(DEVICE)
 
 
 @pytest.mark.triton
-@pytest.mark.costly
 @pytest.mark.usefixtures("kernels_can_run")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("T", [16, 33])
 @pytest.mark.parametrize("one_step", [False, True])
 def test_the_short_code_is_right_where_layouts_were_seen(generator, monkeypatch, one_step, T, dtype):
-    """Of the fused kernel, on GPUs too that do not take it. Elsewhere than seen the short code gives wrong spikes."""
+    """Of the fused kernel, on GPUs too that do not take it. Elsewhere it may give wrong spikes."""
     monkeypatch.setattr(
         if_conv2d, "instructions", lambda target: block_sizes.instructions(target) | {"ONE_STEP": one_step}
     )
@@ -35,8 +35,11 @@ def test_the_short_code_is_right_where_layouts_were_seen(generator, monkeypatch,
     window = (1, 1), (1, 1), (1, 1), 1
     given = words_over_time(x.flatten(3)).to(DEVICE), T, (2, 3), weight.to(DEVICE, dtype), None, v.to(DEVICE)
     words, _ = if_conv2d.if_conv2d(*given, if_neuron(theta.to(DEVICE), 0.0), *window)
-    right = not one_step or not TARGET or is_of_one_step(TARGET, triton.__version__)
-    assert torch.equal(words.cpu(), words_over_time(expected.flatten(3))) == right
+    words, expected = words.cpu(), words_over_time(expected.flatten(3))
+    if not one_step or not TARGET or is_of_one_step(TARGET, triton.__version__):
+        assert equal(words, expected)
+    elif TARGET == "sm_75":  # where all layouts are of single numbers; of those of Triton 3.8 some would do
+        assert not equal(words, expected)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import spikes
+from equality import equal
 from torch import nn
 
 import proxykernels as pk
@@ -103,7 +104,7 @@ def figures(result) -> dict:
 
 def same(got: dict, expected: dict, about: str) -> None:
     for name, value in expected.items():
-        agree = torch.agree(got[name], value) if isinstance(value, torch.Tensor) else got[name] == value
+        agree = torch.equal(got[name], value) if isinstance(value, torch.Tensor) else got[name] == value
         assert agree, f"{about}: {name} {got[name]}, expected {value}"
 
 
@@ -132,7 +133,7 @@ def check(first: str, steps: int, only: set[str] | None = None) -> None:
         expected, held = figures(result), isinstance(x, torch.Tensor) and x.ndim == 4
         fired += int(result.count().sum())
         sequence = x.expand(steps, *x.shape) if held else x
-        assert torch.agree(dense(net(sequence)), expected["spikes"]), name
+        assert equal(dense(net(sequence)), expected["spikes"]), name
         assert pk.simulate(net, x, steps, chunk=4).synops == expected["synops"], name
         for compiled, engine in engines.items():
             about = f"{first}, compiled with {compiled}, run on {name}"
@@ -169,7 +170,7 @@ def test_of_any_number_of_samples(first, samples):
             if samples or name != "image":
                 expected = pk.simulate(net, x, T)
                 assert engine(x, T).synops == expected.synops and str(engine(x, T).rates) == str(expected.rates)
-                assert torch.agree(engine(x, T).count(), expected.count())
+                assert equal(engine(x, T).count(), expected.count())
             assert engine(x, T).count().shape == (samples, 5)
 
 
@@ -193,7 +194,7 @@ def test_of_samples_that_stop(first):
         expected = pk.simulate(net, given[name], 40, stop=lambda counts, t: torch.tensor([True, False])[-len(counts) :])
         result = engine(given[name], 40, stop=lambda counts, t: torch.tensor([True, False])[-len(counts) :])
         assert expected.steps.tolist() == [8, 40] and expected.count().any()
-        assert torch.agree(result.steps, expected.steps) and torch.agree(result.count(), expected.count())
+        assert equal(result.steps, expected.steps) and equal(result.count(), expected.count())
         assert result.synops == expected.synops and str(result.rates) == str(expected.rates), name
 
 
@@ -204,9 +205,9 @@ def test_a_stream_takes_values_and_spikes_in_turn():
         for name in ("values", "Spikes", "counts", "0 and 1", "repeated"):
             result = pk.simulate(net, given[name], T, state=state)
             state = result.state
-            assert torch.agree(stream(given[name]).dense(), result.spikes.dense()), (first, name)
+            assert equal(stream(given[name]).dense(), result.spikes.dense()), (first, name)
             parts.append(result.count())
-        assert torch.agree(stream.count(), sum(parts)) and all(part.any() for part in parts)
+        assert equal(stream.count(), sum(parts)) and all(part.any() for part in parts)
 
 
 def test_averages_that_a_product_takes_over():
@@ -216,7 +217,7 @@ def test_averages_that_a_product_takes_over():
     for name, x in inputs(T).items():
         expected, engine = pk.simulate(net, x, T), pk.compile(net, x)
         assert engine(x, T).synops == expected.synops and expected.synops.multiply_accumulates["3"] == 0, name
-        assert torch.agree(engine(x, T).count(), expected.count()) and expected.count().any()
+        assert equal(engine(x, T).count(), expected.count()) and expected.count().any()
 
 
 def test_a_pool_before_the_neurons_is_multiplied_once():

@@ -1,5 +1,7 @@
 """Refuses ReLU networks that do not give the same at each call: what changes in them is a state."""
 
+from random import Random
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class Steady:
         state = State(self.net, self.name)
         known: dict[int, list[Tensor]] = {}
         changed: Changed | None = None
-        steady, turns = True, torch.randint(2, (CALLS,), generator=torch.Generator().manual_seed(0)).tolist()
+        steady, turns = True, Random(0).choices((0, 1), k=CALLS)
         with state.watched():
             for call, turned in enumerate(turns, 1):
                 given = tensors_of(self.net(self.samples.flip(0) if turned else self.samples.clone()))
