@@ -192,12 +192,6 @@ def test_frozen_parameters_stay_frozen_and_constants_are_not_trained():
     )
 
 
-def test_a_report_of_other_neurons_says_so():
-    net = pk.convert(perceptron(), vectors(), neuron="sigma-delta")
-    with pytest.raises(TypeError, match="net must be a network of IF neurons, and has sigma-delta neurons, whose"):
-        pk.conversion_report(net, vectors(), 4)
-
-
 def test_functions_that_know_the_model():
     """A copy of the model would hold functions that still use the model's own modules."""
     ann = perceptron()
