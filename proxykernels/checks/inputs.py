@@ -151,7 +151,7 @@ def frames(x: Any) -> Any:
 
 
 def counts(x: Tensor) -> Tensor:
-    """Event counts [T, N, ...] as float32; constant ones stay constant."""
+    """Event counts [T, N, ...], or values of float16, as float32; constant ones stay constant."""
     return repeated(x[0].float(), len(x)) if x.ndim > 1 and is_repeated(x) else x.float()
 
 

@@ -3,6 +3,7 @@ another order, features as images."""
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -98,10 +99,11 @@ class Concatenate(nn.Module):
         if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
             raise ValueError(f"the inputs must have the same shape but for their channels, got {shapes}")
         bits, tensor = [packed(part) for part in x], next((part for part in x if isinstance(part, Tensor)), None)
-        if tensor is None or tensor.dtype != torch.float32 or not all(isinstance(part, Spikes) for part in bits):
+        if tensor is None or not all(isinstance(part, Spikes) for part in bits):
             return side_by_side(x)
         y = side_by_side(bits)
-        return dense_like(y, tensor) if isinstance(y, Spikes) else y
+        types = (part.dtype if isinstance(part, Tensor) else torch.float32 for part in x)
+        return dense_like(y, tensor, reduce(torch.promote_types, types)) if isinstance(y, Spikes) else side_by_side(x)
 
 
 class Channels(nn.Module):

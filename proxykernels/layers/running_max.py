@@ -48,7 +48,8 @@ class RunningMaxPool2d(SpikingLayer):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 3 + self.dims, f"(T, N, C, {'H, W' if self.dims == 2 else 'L'})")
-        x = x.dense() if isinstance(x, Spikes) else x if x.is_floating_point() else x.float()
+        x = x.dense() if isinstance(x, Spikes) else x
+        x = x if x.dtype in (torch.float32, torch.float64) else checks.counts(x)
         if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
             return checks.repeated(y, len(x)) if checks.is_repeated(x) else y.unsqueeze(0), len(x) * x[0]

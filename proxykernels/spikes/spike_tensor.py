@@ -191,19 +191,20 @@ def _without_modes() -> AbstractContextManager:
     return _disable_current_modes() if modes else nullcontext()  # which imports what takes a second
 
 
-def dense_like(spikes: Spikes, x: Tensor) -> Tensor:
-    """Spikes as a tensor of the type of ``x``; packed until its values are read, where this is possible. Those that
-    carry a gradient are float32 for bool and integers, which have none."""
+def dense_like(spikes: Spikes, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Spikes as a tensor of a type, None: that of ``x``; packed until its values are read, where this is possible.
+    Those that carry a gradient are float32 for bool and integers, which have none."""
+    dtype = x.dtype if dtype is None else dtype
     if spikes._handle is not None and spikes.requires_grad:
-        return spikes.dense(x.dtype if x.dtype.is_floating_point else torch.float32)
+        return spikes.dense(dtype if dtype.is_floating_point else torch.float32)
     if not _is_alone(x):
-        return spikes.dense(x.dtype)
+        return spikes.dense(dtype)
     if isinstance(x, SpikeTensor) and isinstance(x._memory, Given):
-        return SpikeTensor(spikes, Given(spikes, x.dtype))
+        return SpikeTensor(spikes, Given(spikes, dtype))
     if math.prod(spikes.shape) < FEWEST:
-        return spikes._dense(x.dtype, backends.cpu_backend())
+        return spikes._dense(dtype, backends.cpu_backend())
     heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
-    return SpikeTensor(spikes, Memory(spikes, x.dtype))
+    return SpikeTensor(spikes, Memory(spikes, dtype))
 
 
 def view_of(x: SpikeTensor, spikes: Spikes, view: Callable[[Tensor], Tensor]) -> SpikeTensor:

@@ -51,6 +51,20 @@ FIRST = {  # name -> module, channels and side of what it gives
 }
 
 
+def beside_neurons() -> pk.Network:
+    """The input beside what neurons make of it, through all that passes on spikes and values."""
+    net, x = pk.Network(), pk.Network.INPUT
+    net.append("neurons", pk.IF(v_threshold=0.5), (x,))
+    net.append("padded", pk.ZeroPad2d(1), (x,))
+    net.append("padded neurons", pk.ZeroPad2d(1), ("neurons",))
+    net.append("both", pk.Concatenate(), ("padded", "padded neurons"))
+    net.append("maxima", pk.MaxPool2d(2), ("both",))
+    net.append("convolution", dyadic(pk.FusedIFConv2d(4, 5, 2, v_threshold=0.5)), ("maxima",))
+    inputs = nn.Conv2d(5, 3, 1), nn.Conv2d(2, 3, 3, padding=1, stride=3)
+    net.append("sum", dyadic(pk.FusedIFSum(*inputs, v_threshold=0.5)), ("convolution", "padded"))
+    return net
+
+
 def network(first: str) -> nn.Module:
     """Of which every layer fires, and whose last one has logits."""
     module, C, side = FIRST[first]
@@ -151,6 +165,28 @@ def check(first: str, steps: int, only: set[str] | None = None) -> None:
 @pytest.mark.parametrize("first", FIRST)
 def test_all_ways_in_tell_the_same(first):
     check(first, T)
+
+
+@pytest.mark.parametrize("given", [name for name in inputs(2) if name != "Spikes of 2"])
+def test_an_input_beside_neurons(given):
+    net, x = beside_neurons(), inputs(T)[given]
+    expected = pk.simulate(net, x, T)
+    assert expected.count().any() and expected.rates["convolution"] > 0.01
+    if given in SPIKES and not given.startswith("repeated"):
+        assert not any(expected.synops.multiply_accumulates.values())
+    for compiled, sample in COMPILED.items():
+        if compiled != "Spikes" or given in SPIKES:
+            result = pk.compile(net, inputs(T)[sample])(x, T)
+            assert torch.equal(result.spikes.dense(), expected.spikes.dense())
+            assert result.synops == expected.synops and result.rates == expected.rates
+
+
+def test_running_maxima_of_half_precision():
+    """Their sums are states, in float32: float16 could not hold those of 200 steps."""
+    net = nn.Sequential(pk.RunningMaxPool2d(2), dyadic(pk.FusedIFConv2d(2, 4, 2, v_threshold=0.5)))
+    values = inputs(200)["values"] + 1 / 8
+    counts = [pk.simulate(net, x, 200).spikes.dense() for x in (values, values.half())]
+    assert torch.equal(*counts) and counts[0].any()
 
 
 @pytest.mark.parametrize("steps", [1, 33, 70])
