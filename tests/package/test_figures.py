@@ -182,10 +182,10 @@ def test_an_input_beside_neurons(given):
 
 
 def test_running_maxima_of_half_precision():
-    """Their sums are states, in float32: float16 could not hold those of 200 steps."""
+    """Their sums are states, in float32: float16 does not hold those of 600 steps."""
     net = nn.Sequential(pk.RunningMaxPool2d(2), dyadic(pk.FusedIFConv2d(2, 4, 2, v_threshold=0.5)))
-    values = inputs(200)["values"] + 1 / 8
-    counts = [pk.simulate(net, x, 200).spikes.dense() for x in (values, values.half())]
+    values = inputs(600)["values"] + 1 / 8
+    counts = [pk.simulate(net, x, 600).spikes.dense() for x in (values, values.half())]
     assert torch.equal(*counts) and counts[0].any()
 
 
