@@ -177,7 +177,7 @@ def test_an_input_beside_neurons(given):
     for compiled, sample in COMPILED.items():
         if compiled != "Spikes" or given in SPIKES:
             result = pk.compile(net, inputs(T)[sample])(x, T)
-            assert torch.equal(result.spikes.dense(), expected.spikes.dense())
+            assert equal(result.spikes.dense(), expected.spikes.dense())
             assert result.synops == expected.synops and result.rates == expected.rates
 
 
@@ -186,7 +186,7 @@ def test_running_maxima_of_half_precision():
     net = nn.Sequential(pk.RunningMaxPool2d(2), dyadic(pk.FusedIFConv2d(2, 4, 2, v_threshold=0.5)))
     values = inputs(600)["values"] + 1 / 8
     counts = [pk.simulate(net, x, 600).spikes.dense() for x in (values, values.half())]
-    assert torch.equal(*counts) and counts[0].any()
+    assert equal(*counts) and counts[0].any()
 
 
 @pytest.mark.parametrize("steps", [1, 33, 70])
