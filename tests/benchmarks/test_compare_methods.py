@@ -80,7 +80,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
         found = {tuple(row[key] for key in ("lr", "threshold", "start")) for row in tried if row["method"] == name}
         others = sum(len(values) - 1 for values in (way.lrs, way.thresholds, way.starts))
         assert len(found) == others + (others > 0)  # the first of all, and one after the other
-    assert "Right at T = 16" in capsys.readouterr().out
+    assert "Right, held-out images" in capsys.readouterr().out
     assert (folder / f"{stem}_1_epochs.png").stat().st_size > 10_000
 
 
