@@ -1,120 +1,195 @@
-"""The engine against simulate and the step loop, in turn: what engine_speed.py prints."""
+"""The engine against simulate, the step loop and the ReLU network, in turn: what engine_speed.py prints."""
 
 import argparse
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
+from accuracy import subjects
+from common import names
+from common.accuracy import strict_correct
 from common.checkout import commit
 from common.command import refusing
 from common.data import shipped_images
 from common.machine import device_name, heading
-from common.nets import load
+from common.nets import load, reset_of
+from common.printed import print_table
 from common.tables import check_out, read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
+from tqdm import tqdm
 
 import proxykernels as pk
-from speed.rivals import NotOffered, build
+from speed import relu_passes, rivals, turns
+from speed.rivals import NotOffered
 
-BUDGET_S = 6.0  # of one row
-MOST_ROUNDS = 15
-SETTLE_S, BLOCK_S = 0.02, 0.02  # of a contender's calls back to back: those not counted, then those that are
+EVALUATED = 250  # images at a time
 LOOPS = "plain", "compiled"
 COLUMNS = [
-    "commit", "net", "trained", "reset", "batch", "precision", "device", "threads", "torch", "T", "contender",
-    "median_ms",
+    "commit", "net", "weights", "reset", "batch", "precision", "device", "threads", "torch", "T", "contender", "right",
+    "rate", "changing_ms", "paused_ms",
 ]  # fmt: skip
+HEADINGS = ["", "T", "right, %", "rate, %", "ms, back\nto back", "ms, after\na pause", "engine:\ntimes as fast", ""]
+
+
+@dataclass
+class Case:
+    """A network with its contenders' common settings.
+
+    Attributes:
+        subject: the ReLU twin, with calibration and test images.
+        converted: whether ``net`` is what convert makes of it; its answers are logits then, and spike counts else.
+    """
+
+    name: str
+    subject: subjects.Subject
+    net: nn.Module
+    converted: bool
+    batch: int
+    precision: str | None
+    fast: bool
+
+    def answers(self, result) -> Tensor:
+        return result.logits if self.converted else result.count()
 
 
 def run(options: argparse.Namespace) -> None:
     console = Console(width=140)
     with refusing("engine_speed.py"):
-        images, _ = shipped_images(options.batch)
+        shipped, _ = shipped_images(max(options.batch))
         if options.out is not None:
             check_out(options.out, {"engine_speed.csv": COLUMNS})
-    net, trained = load(options.net, None if options.reset == "soft" else 0.0, random=options.random)
-    about = {
-        "commit": commit(), "net": options.net, "trained": trained, "reset": options.reset, "batch": options.batch,
-        "precision": options.precision or "float32",
-        "device": device_name(images.device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-    }  # fmt: skip
-    weights = "trained" if trained else "random weights"
-    images_are = f"{options.batch} Fashion-MNIST test images"
+        wanted = [options.net] if options.net else names.NETS
+        found = {name: subjects.load(name, options.root) for name in wanted}
     csv_path = options.out and options.out / "engine_speed.csv"
-    console.print(heading(f"{options.net} net, {options.reset} reset, {weights}", images_are, csv_path))
-    engines = {"engine": pk.compile(net, images, precision=options.precision)}
-    console.print(str(engines["engine"]))
     if options.latency:
-        latency(console, engines, images, options.latency)
-        return
-    contenders: dict[str, Callable[[int], object]] = {
-        name: (lambda T, e=e: e(images, T).count()) for name, e in engines.items()
-    }
-    contenders["simulate"] = lambda T: pk.simulate(net, images, T, precision=options.precision).count()
-    for name in LOOPS[: 1 if options.fast else None]:
+        return latency(console, found, shipped[: options.batch[0]], options)
+    about = {"commit": commit(), "device": device_name(shipped.device), "threads": torch.get_num_threads(),
+             "precision": options.precision or "float32", "torch": torch.__version__}  # fmt: skip
+    console.print(heading("networks compiled once", "Fashion-MNIST test images", csv_path))
+    for name, subject in found.items():
+        for weights in [options.weights] if options.weights else ("trained", "converted"):
+            net, reset = network(subject, weights == "converted")
+            right = {}
+            for batch in options.batch:
+                case = Case(name, subject, net, weights == "converted", batch, options.precision, options.fast)
+                rows = list(measured(console, case, options.T, right))
+                print_rows(console, f"{name}, {weights}, {reset} reset, {batch} images a call", rows)
+                if csv_path:
+                    of = about | {"net": name, "weights": weights, "reset": reset, "batch": batch}
+                    write_csv(csv_path, COLUMNS, read_csv(csv_path) + [of | row for row in rows])
+
+
+def network(subject: subjects.Subject, converted: bool) -> tuple[nn.Module, str]:
+    """The spiking network of a subject, and its reset: the one that it was trained with, or convert's."""
+    if converted:
+        return pk.convert(subject.ann, subject.calibration), "soft"
+    reset = reset_of(subject.name, None, False)
+    return load(subject.name, None if reset == "soft" else 0.0)[0], reset
+
+
+def measured(console: Console, case: Case, steps: list[int], right: dict) -> Iterator[dict]:
+    """A row for each contender and T. ``right``: accuracies that are known, by contender and T, added to."""
+    batches = [batch for batch in case.subject.images.split(case.batch)[:256] if len(batch) == case.batch]
+    engine = pk.compile(case.net, batches[0], precision=case.precision)
+    passes, loops = relu_contenders(console, case), step_loops(console, case, batches[0])
+    for T in steps:
+        contenders = {"engine": lambda x, T=T: case.answers(engine(x, T))}
+        contenders["simulate"] = lambda x, T=T: case.answers(pk.simulate(case.net, x, T, precision=case.precision))
+        contenders |= {name: partial(lambda x, T, loop: loop(x, T), T=T, loop=loop) for name, loop in loops.items()}
+        same_answers(contenders, batches[0])
+        contenders |= passes
+        changing, paused = turns.back_to_back(contenders, batches), turns.after_a_pause(contenders, batches)
+        if ("engine", T) not in right:
+            right["engine", T] = accuracy_and_rate(case, engine, T)
+        for name in contenders:
+            is_pass = name in passes
+            if is_pass and name not in right:
+                right[name] = accuracy(case, passes[name])
+            share, rate = (right[name], None) if is_pass else right["engine", T]
+            yield {
+                "T": "" if is_pass else T, "contender": name, "right": f"{100 * share:.2f}",
+                "rate": "" if rate is None else f"{100 * rate:.2f}",
+                "changing_ms": f"{1e3 * median(changing[name]):.4f}", "paused_ms": f"{1e3 * median(paused[name]):.4f}",
+            }  # fmt: skip
+
+
+def relu_contenders(console: Console, case: Case) -> dict[str, relu_passes.Logits]:
+    """Passes of the ReLU network that a converted network is to replace; of a trained one none."""
+    found = {}
+    for name in relu_passes.NAMES if case.converted else ():
         try:
-            rival = build(name, net, images)
+            found[f"ReLU network, {name}"] = relu_passes.build(
+                name, case.subject.ann, case.subject.calibration, case.batch
+            )
         except NotOffered as reason:
             console.print(f"{name}: {reason}")
-            continue
-        contenders[name] = lambda T, rival=rival: rival.counts(images, T)
-    table = Table(*("T", *(f"{name}, ms" for name in contenders), "times the loop", "times simulate"))
-    rows = []
-    for T in options.T:
-        taken = {name: median(times) * 1e3 for name, times in in_turn(contenders, T).items()}
-        loop = min(taken[name] for name in LOOPS if name in taken)
-        table.add_row(
-            str(T), *(f"{ms:.3f}" for ms in taken.values()),
-            f"{loop / taken['engine']:.2f}", f"{taken['simulate'] / taken['engine']:.2f}",
+    return found
+
+
+def step_loops(console: Console, case: Case, images: Tensor) -> dict[str, rivals.Counts]:
+    """Step loops of a trained network; those of a converted one are what sim_speed.py measures."""
+    found = {}
+    for name in () if case.converted else LOOPS[: 1 if case.fast else None]:
+        try:
+            found[f"step loop, {name}"] = rivals.build(name, case.net, images).counts
+        except NotOffered as reason:
+            console.print(f"{name}: {reason}")
+    return found
+
+
+def same_answers(contenders: dict[str, turns.Contender], images: Tensor) -> None:
+    """RuntimeError if simulations do not agree, but for rounding at a threshold."""
+    first, *others = ((name, run(images)) for name, run in contenders.items())
+    for name, found in others:
+        differ = ((found - first[1]).abs() > 1.01).float().mean().item()
+        if differ > 0.02:
+            raise RuntimeError(f"{name} differs from {first[0]} by more than one spike in {differ:.1%} of the outputs")
+
+
+def accuracy_and_rate(case: Case, engine: pk.Engine, T: int) -> tuple[float, float]:
+    """The share of test images that are right, strictly, and spikes a neuron and step."""
+    neurons = {op.name: math.prod(op.shape) for op in engine.plan.operations if op.neurons is not None}
+    right = spikes = 0.0
+    images, labels = case.subject.images, case.subject.right.float().argmax(1)
+    for x, truth in tqdm(
+        list(zip(images.split(EVALUATED), labels.split(EVALUATED), strict=True)), f"T = {T}", leave=False
+    ):
+        result = engine(x, T)
+        right += strict_correct(case.answers(result), truth).sum().item()
+        spikes += len(x) * sum(result.rates[name] * count for name, count in neurons.items())
+    return right / len(images), spikes / len(images) / sum(neurons.values())
+
+
+def accuracy(case: Case, logits: relu_passes.Logits) -> float:
+    images = case.subject.images[: len(case.subject.images) // case.batch * case.batch]
+    return case.subject.accuracy(torch.cat([logits(x).clone() for x in images.split(case.batch)]))
+
+
+def print_rows(console: Console, title: str, rows: list[dict]) -> None:
+    cells, engine = [], {}
+    for row in rows:
+        if row["contender"] == "engine":
+            engine = row
+        times = [f"{float(row[key]) / float(engine[key]):.2f}" for key in ("changing_ms", "paused_ms")]
+        cells.append(
+            [row["contender"], str(row["T"]), row["right"], row["rate"], f"{float(row['changing_ms']):.3f}",
+             f"{float(row['paused_ms']):.3f}", *times]
         )  # fmt: skip
-        rows += [{**about, "T": T, "contender": name, "median_ms": f"{ms:.4f}"} for name, ms in taken.items()]
-    console.print(table)
-    if csv_path:
-        write_csv(csv_path, COLUMNS, read_csv(csv_path) + rows)
+    print_table(console, title, HEADINGS, cells)
 
 
-def in_turn(contenders: dict[str, Callable[[int], object]], T: int) -> dict[str, list[float]]:
-    """Seconds of each run. All in turn, and the order moves on from round to round.
-
-    A turn is a block of calls back to back, as torch.utils.benchmark measures. The first are not counted: they find
-    caches as another contender left them, and its threads still waiting for work on the same cores.
-    Of one thread (OMP_NUM_THREADS=1) processor time is taken, which other programs lengthen little.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    names, times = list(contenders), {name: [] for name in contenders}
-    for run in contenders.values():
-        run(T), run(T)
-    end = time.perf_counter() + BUDGET_S
-    for turn in range(MOST_ROUNDS):
-        for k in range(len(names)):
-            name = names[(turn + k) % len(names)]
-            times[name] += block(lambda run=contenders[name]: run(T), clock)
-        if time.perf_counter() > end and turn > 1:
-            break
-    return times
-
-
-def block(run: Callable[[], object], clock: Callable[[], float]) -> list[float]:
-    """Seconds of calls back to back, without the first ones."""
-    settled = time.perf_counter() + SETTLE_S
-    run()
-    while time.perf_counter() < settled:
-        run()
-    times: list[float] = []
-    while sum(times) < BLOCK_S:
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return times
-
-
-def latency(console: Console, engines: dict, images: torch.Tensor, steps: int) -> None:
+def latency(console: Console, found: dict[str, subjects.Subject], images: Tensor, options: argparse.Namespace) -> None:
     table = Table("stream", "median, ms", "p99, ms", "p99 / median")
-    for name, engine in engines.items():
-        stream, times = engine.stream(len(images)), []
-        for _ in range(steps + 20):
+    for name, subject in found.items():
+        net, _ = network(subject, options.weights == "converted")
+        stream, times = pk.compile(net, images, precision=options.precision).stream(len(images)), []
+        for _ in range(options.latency + 20):
             start = time.perf_counter()
             stream(images)
             times.append(1e3 * (time.perf_counter() - start))
