@@ -63,10 +63,10 @@ def run(options: argparse.Namespace) -> None:
     with refusing("engine_speed.py"):
         shipped, _ = shipped_images(max(options.batch))
         if options.out is not None:
-            check_out(options.out, {"engine_speed.csv": COLUMNS})
+            check_out(options.out, {"engine_times.csv": COLUMNS})
         wanted = [options.net] if options.net else names.NETS
         found = {name: subjects.load(name, options.root) for name in wanted}
-    csv_path = options.out and options.out / "engine_speed.csv"
+    csv_path = options.out and options.out / "engine_times.csv"
     if options.latency:
         return latency(console, found, shipped[: options.batch[0]], options)
     about = {"commit": commit(), "device": device_name(shipped.device), "threads": torch.get_num_threads(),

@@ -22,7 +22,7 @@ TABLES = {  # module of a command: options that make it short, and a table that 
     "iteration.surrogate_step": ("--batch 1 --T 1", "surrogate_step.csv"),
     "train_events": ("--images 1", "train_events.csv"),
     "training.relu": ("", None),
-    "engine_speed": ("--T 1 --fast", "engine_speed.csv"),
+    "engine_speed": ("--T 1 --fast", "engine_times.csv"),
     "sim_speed": ("--T 1", "sim_speed.csv"),
     "ops_speed": ("--quick", None),
     "imagenet": ("", None),
