@@ -1,7 +1,7 @@
 """Networks compiled once against simulate, the step loop and the ReLU network: single images, few steps.
 
     python benchmarks/engine_speed.py
-    python benchmarks/engine_speed.py --net paper --weights converted --batch 1,4,32 --T 1,2,4
+    python benchmarks/engine_speed.py --net paper --kind converted --T 1,2,4
     python benchmarks/engine_speed.py --precision int8
     python benchmarks/engine_speed.py --latency 2000
 
@@ -24,7 +24,7 @@ from common.printed import natural, new_parser, numbers
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--net", choices=names.NETS, help="network (default: each)")
-    parser.add_argument("--weights", choices=("trained", "converted"), help="of the network (default: both)")
+    parser.add_argument("--kind", choices=("trained", "converted"), help="of network (default: both)")
     parser.add_argument("--T", type=numbers, default=[1, 4, 16, 64], help="steps")
     parser.add_argument("--batch", type=numbers, default=[1, 32], help="images a call")
     parser.add_argument("--precision", choices=("int16", "int8"), help="of the engine's weights, and of simulate's")

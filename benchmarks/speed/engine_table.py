@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
              "precision": options.precision or "float32", "torch": torch.__version__}  # fmt: skip
     console.print(heading("networks compiled once", "Fashion-MNIST test images", csv_path))
     for name, subject in found.items():
-        for weights in [options.weights] if options.weights else ("trained", "converted"):
+        for weights in [options.kind] if options.kind else ("trained", "converted"):
             net, reset = network(subject, weights == "converted")
             right = {}
             for batch in options.batch:
@@ -187,7 +187,7 @@ def print_rows(console: Console, title: str, rows: list[dict]) -> None:
 def latency(console: Console, found: dict[str, subjects.Subject], images: Tensor, options: argparse.Namespace) -> None:
     table = Table("stream", "median, ms", "p99, ms", "p99 / median")
     for name, subject in found.items():
-        net, _ = network(subject, options.weights == "converted")
+        net, _ = network(subject, options.kind == "converted")
         stream, times = pk.compile(net, images, precision=options.precision).stream(len(images)), []
         for _ in range(options.latency + 20):
             start = time.perf_counter()
