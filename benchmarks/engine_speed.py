@@ -9,8 +9,8 @@ For each network, the shipped one and what pk.convert makes of its ReLU twin, ea
 10,000 test images and firing rate after T steps, and median milliseconds a batch of all contenders, in turn. Each call
 takes other images. Back to back, a contender's calls follow each other; after a pause of 20 ms, each call finds caches
 and threads as another contender left them. A converted network stands beside a pass of its ReLU network: torch, and
-OpenVINO in float32 and int8 (pip install openvino nncf). --latency: of so many single steps of a stream instead, the
-median and the slowest of a hundred.
+OpenVINO in float32, bfloat16 (where the processor has it) and int8. --latency: of so many single steps of a stream
+instead, the median and the slowest of a hundred.
 """
 
 from pathlib import Path

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import proxykernels as pk
 from proxykernels.conversion.relu.calibrate import activation, relu_value
@@ -134,7 +135,8 @@ def in_steps(net: pk.Network, images: Tensor, few: int) -> Iterator[tuple[int, F
 @torch.no_grad()
 def in_one_pass(net: pk.Network, images: Tensor, few: int, way: Way) -> Found:
     """The ReLU network whose activations are sent so."""
-    logits = torch.cat([_outputs(net, batch, way, None)[0] for batch in images.split(BATCH)])
+    batches = tqdm(images.split(BATCH), "one pass", unit="batch", leave=False, mininterval=1.0)
+    logits = torch.cat([_outputs(net, batch, way, None)[0] for batch in batches])
     work, images = Work(), images[:few]
     counts = [_outputs(net, batch, way, work)[1:] for batch in images.split(BATCH)]
     messages, neurons = (sum(part) for part in zip(*counts, strict=True))

@@ -93,6 +93,14 @@ LOOKS = {
     "sigma-delta, K = 12": Look("sigma-delta, K = 12", GRAY, "--", width=2.6),
     "sigma-delta, K = 6": Look("sigma-delta, K = 6", SKY),
     "IF": Look("IF", VERMILION),
+    # contenders of against_relu.py
+    "ReLU network, torch float32": Look("ReLU network, torch", BLUE),
+    "ReLU network, OpenVINO float32": Look("OpenVINO, float32", SKY),
+    "ReLU network, OpenVINO bfloat16": Look("OpenVINO, bfloat16", PINK),
+    "ReLU network, OpenVINO int8": Look("OpenVINO, int8", GREEN),
+    "IF, float32": Look("IF, float32", VERMILION),
+    "IF, int8": Look("IF, int8", ORANGE),
+    "sigma-delta, float32": Look("sigma-delta", BLACK),
     # networks of imagenet.py torchvision, by method
     "resnet18, max": Look("resnet18, max", BLUE),
     "resnet18, percentile": Look("resnet18, percentile", GREEN),

@@ -57,5 +57,6 @@ ANYTIME = (  # accuracy/anytime_table.py
     "converted, calibrated",
 )
 SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")  # speed/surrogate_models.py
-RELU_NETS = ("resnet20", "resnet20-cifar10", "vgg11-cifar10")  # training/relu_networks.py
+RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # training/relu_networks.py
 SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # accuracy/subjects.py
+VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours

@@ -10,7 +10,7 @@ from accuracy import anytime_table, every_step, sigma_delta_picture
 from images import picture, torchvision_nets_table
 from methods import recipes_table
 from methods import report as report_of_methods
-from speed import ops_report, ops_table, report
+from speed import against_picture, ops_report, ops_table, report
 
 from common import photographs
 from common.command import refusing
@@ -55,6 +55,8 @@ def drawers(folder: Path) -> dict[str, Callable[[Path], None]]:
     for table in sorted(folder.glob("accuracy_*.csv")):
         if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
             found[table.name] = partial(every_step.draw, name=table.stem.removeprefix("accuracy_"))
+    for table in sorted(folder.glob("against_relu_*.csv")):
+        found[table.name] = partial(against_picture.draw, net=table.stem.removeprefix("against_relu_"))
     for table in sorted(folder.glob("compare_methods_*_[0-9]*.csv")):  # of a net and a width
         if not table.stem.endswith("_settings"):
             found[table.name] = partial(report_of_methods.draw, stem=table.stem)

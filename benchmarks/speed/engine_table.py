@@ -1,7 +1,6 @@
 """The engine against simulate, the step loop and the ReLU network, in turn: what engine_speed.py prints."""
 
 import argparse
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from statistics import median
 import torch
 from accuracy import subjects
 from common import names
-from common.accuracy import strict_correct
+from common.accuracy import strict_accuracy
 from common.checkout import commit
 from common.command import refusing
 from common.data import shipped_images
@@ -22,13 +21,11 @@ from common.tables import check_out, read_csv, write_csv
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import proxykernels as pk
-from speed import relu_passes, rivals, turns
+from speed import answers, relu_passes, rivals, turns
 from speed.rivals import NotOffered
 
-EVALUATED = 250  # images at a time
 LOOPS = "plain", "compiled"
 COLUMNS = [
     "commit", "net", "weights", "reset", "batch", "precision", "device", "threads", "torch", "T", "contender", "right",
@@ -121,12 +118,10 @@ def measured(console: Console, case: Case, steps: list[int], right: dict) -> Ite
 
 def relu_contenders(console: Console, case: Case) -> dict[str, relu_passes.Logits]:
     """Passes of the ReLU network that a converted network is to replace; of a trained one none."""
-    found = {}
+    found, passes = {}, relu_passes.Passes(case.subject.ann, case.subject.calibration)
     for name in relu_passes.NAMES if case.converted else ():
         try:
-            found[f"ReLU network, {name}"] = relu_passes.build(
-                name, case.subject.ann, case.subject.calibration, case.batch
-            )
+            found[f"ReLU network, {name}"] = passes.of(name, case.batch)
         except NotOffered as reason:
             console.print(f"{name}: {reason}")
     return found
@@ -155,16 +150,10 @@ def same_answers(contenders: dict[str, turns.Contender], images: Tensor) -> None
 
 def accuracy_and_rate(case: Case, engine: pk.Engine, T: int) -> tuple[float, float]:
     """The share of test images that are right, strictly, and spikes a neuron and step."""
-    neurons = {op.name: math.prod(op.shape) for op in engine.plan.operations if op.neurons is not None}
-    right = spikes = 0.0
     images, labels = case.subject.images, case.subject.right.float().argmax(1)
-    for x, truth in tqdm(
-        list(zip(images.split(EVALUATED), labels.split(EVALUATED), strict=True)), f"T = {T}", leave=False
-    ):
-        result = engine(x, T)
-        right += strict_correct(case.answers(result), truth).sum().item()
-        spikes += len(x) * sum(result.rates[name] * count for name, count in neurons.items())
-    return right / len(images), spikes / len(images) / sum(neurons.values())
+    neurons = answers.neurons_of(case.net, images)
+    found = answers.spiking(partial(engine, T=T), images, neurons, case.answers, f"T = {T}")
+    return strict_accuracy(found.outputs, labels), found.rate
 
 
 def accuracy(case: Case, logits: relu_passes.Logits) -> float:

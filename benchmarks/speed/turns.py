@@ -1,11 +1,12 @@
 """Contenders timed in turn on images that change from call to call: back to back, and after a pause."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import cycle
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 Contender = Callable[[Tensor], object]  # of a batch of images
 
@@ -16,27 +17,29 @@ PAUSE_S = 0.02
 CALLS = 3  # after pauses, of a contender's turn
 
 
-def back_to_back(contenders: dict[str, Contender], batches: list[Tensor]) -> dict[str, list[float]]:
+def back_to_back(
+    contenders: dict[Hashable, Contender], batches: list[Tensor], budget_s: float = BUDGET_S
+) -> dict[Hashable, list[float]]:
     """Seconds of calls. All in turn, and the order moves on from round to round.
 
     A turn is a block of calls, as torch.utils.benchmark measures. The first are not counted: they find caches as
     another contender left them, and its threads still waiting for work on the same cores.
     """
-    return _in_turn(contenders, batches, _block)
+    return _in_turn(contenders, batches, _block, budget_s)
 
 
-def after_a_pause(contenders: dict[str, Contender], batches: list[Tensor]) -> dict[str, list[float]]:
+def after_a_pause(contenders: dict[Hashable, Contender], batches: list[Tensor]) -> dict[Hashable, list[float]]:
     """Seconds of calls, before each of which the caller sleeps."""
-    return _in_turn(contenders, batches, _after_pauses)
+    return _in_turn(contenders, batches, _after_pauses, BUDGET_S)
 
 
-def _in_turn(contenders, batches, measure) -> dict[str, list[float]]:
+def _in_turn(contenders, batches, measure, budget_s) -> dict[Hashable, list[float]]:
     names, times = list(contenders), {name: [] for name in contenders}
     given = {name: cycle(batches) for name in names}
     for name, run in contenders.items():
         run(next(given[name])), run(next(given[name]))
-    end = time.perf_counter() + BUDGET_S
-    for turn in range(MOST_ROUNDS):
+    end = time.perf_counter() + budget_s
+    for turn in tqdm(range(MOST_ROUNDS), f"{len(batches[0])} images a call", unit="round", leave=False):
         for k in range(len(names)):
             name = names[(turn + k) % len(names)]
             times[name] += measure(contenders[name], given[name])

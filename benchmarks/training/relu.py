@@ -1,13 +1,14 @@
 """Train a deep ReLU network for a few epochs: what conversion in few steps is measured on.
 
     python benchmarks/train.py relu --net resnet20
+    python benchmarks/train.py relu --net lenet5 --epochs 10
     python benchmarks/train.py relu --net resnet20-cifar10 --root images
     python benchmarks/train.py relu --net vgg11-cifar10 --lr 1e-3 --root images
 
-Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. ResNet-20 is trained on
-Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and <root>/test/<class>/.
-The seed is fixed. Writes <net>.safetensors, by default into benchmarks/weights: weights in float16, how they were
-trained, and how many test images they have right.
+Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. LeNet-5 and
+ResNet-20 are trained on Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and
+<root>/test/<class>/. The seed is fixed. Writes <net>.safetensors, by default into benchmarks/weights: weights in
+float16, how they were trained, and how many test images they have right.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import resnet20, vgg11, weights_file
+from common import lenet5, resnet20, vgg11, weights_file
 from common.accuracy import ann_accuracy
 from common.checkout import WEIGHTS
 from common.command import refusing
@@ -21,6 +21,7 @@ from training import data
 
 BATCH, SEED = 128, 0
 NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # and what they are trained on: a name in data.LOADERS
+    "lenet5": (lenet5.LeNet5, "fashion-mnist"),
     "resnet20": (lambda: resnet20.ResNet20(channels=1), "fashion-mnist"),
     "resnet20-cifar10": (resnet20.ResNet20, "folder"),
     "vgg11-cifar10": (vgg11.VGG11, "folder"),

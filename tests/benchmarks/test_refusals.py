@@ -22,6 +22,8 @@ TABLES = {  # module of a command: options that make it short, and a table that 
     "iteration.surrogate_step": ("--batch 1 --T 1", "surrogate_step.csv"),
     "train_events": ("--images 1", "train_events.csv"),
     "training.relu": ("", None),
+    "against_relu": ("--quick", None),
+    "video": ("x.mp4", "video.csv"),
     "engine_speed": ("--T 1 --fast", "engine_times.csv"),
     "sim_speed": ("--T 1", "sim_speed.csv"),
     "ops_speed": ("--quick", None),
@@ -72,7 +74,7 @@ def columns_of(module: str) -> list[str]:
         "accuracy.sigma_delta": "accuracy.sigma_delta_table", "methods.recipes": "methods.recipes_table",
         "train_iteration": "iteration.proxy_step", "iteration.surrogate_step": "iteration.surrogate_step_table",
         "train_events": "training.events", "engine_speed": "speed.engine_table", "sim_speed": "speed.report",
-        "supported_models": "zoo.models_table", "compare_methods": "methods.report",
+        "video": "accuracy.video_table", "supported_models": "zoo.models_table", "compare_methods": "methods.report",
     }  # fmt: skip
     return importlib.import_module(work[module]).COLUMNS
 

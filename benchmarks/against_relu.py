@@ -1,0 +1,43 @@
+"""When does a spiking network win against its ReLU network? Accuracy and time of both, in turn.
+
+    python benchmarks/against_relu.py
+    python benchmarks/against_relu.py --net resnet20-cifar10 --root cifar10
+    python benchmarks/against_relu.py --net paper --batch 1 --T 1,2,4
+
+The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the processor has it) and int8 (nncf). IF
+networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; networks of
+sigma-delta neurons run for up to four steps. Two signed powers are the same activations sent in one pass
+(evaluate.py sigma-delta --controls); there is no kernel for them, so they have no time.
+
+Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CIFAR-10, or the crops of photographs of
+EfficientNet-Lite0. Times are medians and quartiles of calls, each of other images, and all contenders take turns. The
+fewest steps that are at most 0.1 points below the ReLU network are marked, with their time in passes of OpenVINO's.
+Writes results/against_relu_NET.csv and .png.
+
+Weights are those in benchmarks/weights; for VGG-11 they are trained first, which takes an hour or two
+(python benchmarks/train.py relu --net vgg11-cifar10 --lr 1e-3 --root cifar10).
+"""
+
+from pathlib import Path
+
+import common.interrupt  # noqa: F401 - first of all that takes time
+from common import names
+from common.checkout import RESULTS
+from common.command import command, work
+from common.printed import new_parser, numbers
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    text = ", ".join(names.SUBJECTS)
+    parser.add_argument("--net", choices=names.SUBJECTS, default="small", metavar="NAME", help=text)
+    parser.add_argument("--batch", type=numbers, default=[1, 4, 32], help="images a call")
+    parser.add_argument("--T", type=numbers, default=[1, 2, 4, 8, 16], help="steps of IF networks")
+    parser.add_argument("--quick", action="store_true", help="few images and calls, to see that it works")
+    parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10's images")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and the picture")
+    work("speed.against_table", parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,186 @@
+"""Spiking networks against their ReLU networks, in turn: what against_relu.py does."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from statistics import quantiles
+
+import torch
+from accuracy import cost, sigma_delta_controls, subjects
+from common.checkout import commit
+from common.command import refusing
+from common.machine import device_name, heading
+from common.printed import print_table
+from common.tables import check_out, write_csv
+from rich.console import Console
+from torch import Tensor, nn
+
+import proxykernels as pk
+from proxykernels.simulation.result import Result
+from speed import against_picture, answers, levels, relu_passes, turns
+from speed.answers import Answers
+from speed.levels import IF, POWERS, RELU, SIGMA_DELTA
+from speed.relu_passes import Logits
+from speed.rivals import NotOffered
+
+SIGMA_DELTA_STEPS = (1, 2, 3, 4)
+COUNTED = 500  # images whose products are counted, the first ones
+QUICK = 64  # images of --quick
+MOST_BATCHES = 256
+COLUMNS = [
+    "net", "contender", "precision", "T", "by", "images", "right", "rate", "million_additions", "million_products",
+    "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf", "proxykernels", "commit",
+]  # fmt: skip
+HEADINGS = [
+    "", "by", "T", "right, %", "rate, %", "million\nadditions", "million\nproducts", "ms an\nimage", "quartiles",
+    "float32\npasses", "int8\npasses", "",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to an answer.
+
+    Attributes:
+        T: steps; None: it is a pass. by: what runs it.
+        answers: to all images. timed: what runs batches of a size; None: there is nothing to time.
+    """
+
+    name: str
+    precision: str
+    T: int | None
+    by: str
+    answers: Callable[[Tensor], Answers]
+    timed: Callable[[int], Logits] | None = None
+
+
+def run(options: argparse.Namespace) -> None:
+    console = Console(width=150)
+    path = options.out / f"against_relu_{options.net}.csv"
+    with refusing("against_relu.py"):
+        check_out(options.out)
+        subject = subjects.load(options.net, options.root)
+    if options.quick:
+        subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK])
+    console.print(heading(f"{options.net}, ReLU network and converted", f"{len(subject.images)} test images", path))
+    contenders = list(line_up(console, subject, options.T))
+    about = {
+        "net": options.net, "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "openvino": version("openvino"), "nncf": version("nncf"),
+        "proxykernels": pk.__version__, "commit": commit(),
+    }  # fmt: skip
+    found = [about | row_of(subject, contender) for contender in contenders]
+    rows = [dict.fromkeys(COLUMNS, "") | row for row, one in zip(found, contenders, strict=True) if not one.timed]
+    for batch in options.batch:
+        seconds = timed(contenders, subject.images, batch, 0.0 if options.quick else turns.BUDGET_S)
+        rows += [row | time_of(seconds[k], batch) for k, row in enumerate(found) if k in seconds]
+        write_csv(path, COLUMNS, rows)  # so far
+        print_rows(console, rows, batch)
+    for sentence in levels.sentences(rows):
+        console.print(sentence)
+    against_picture.draw(options.out, options.net)
+
+
+def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> Iterator[Contender]:
+    """All contenders; of those that do not run here the reason is printed."""
+    yield from relu_contenders(console, subject)
+    net = pk.convert(subject.ann, subject.calibration)
+    for precision in (None, "int8"):
+        yield from spiking_contenders(console, IF, net, subject.images, precision, steps)
+    net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
+    few = [T for T in SIGMA_DELTA_STEPS if T <= max(steps)]
+    yield from spiking_contenders(console, SIGMA_DELTA, net, subject.images, None, few)
+    yield Contender(POWERS, "float32", None, "torch", partial(in_one_pass, net))
+
+
+def relu_contenders(console: Console, subject: subjects.Subject) -> Iterator[Contender]:
+    passes = relu_passes.Passes(subject.ann, subject.calibration)
+    products = cost.of_relu(subject.ann, subject.images[:COUNTED])[0].products
+
+    def answers_of(name: str, images: Tensor) -> Answers:
+        return Answers(answers.relu(passes.of(name), images, name), 0.0, 0.0, products)
+
+    for name in relu_passes.NAMES:
+        try:
+            passes.of(name)
+        except NotOffered as reason:
+            console.print(f"{name}: {reason}")
+            continue
+        by, _, precision = name.partition(" ")
+        yield Contender(RELU, precision or "float32", None, by, partial(answers_of, name), partial(passes.of, name))
+
+
+def spiking_contenders(
+    console: Console, name: str, net: nn.Module, images: Tensor, precision: str | None, steps: list[int]
+) -> Iterator[Contender]:
+    """A network at each number of steps, compiled where the engine takes it."""
+    neurons = answers.neurons_of(net, images)
+    by, simulated = runner(net, images, precision)
+    console.print(f"{name}, {precision or 'float32'}: {by}")
+    for T in steps:
+        answers_of = partial(
+            answers.spiking, partial(simulated, T=T), neurons=neurons, read=lambda result: result.logits,
+            name=f"{name}, {precision or 'float32'}, T = {T}",
+        )  # fmt: skip
+        yield Contender(
+            name, precision or "float32", T, by.partition(" ")[0], answers_of,
+            lambda batch, T=T: lambda x: simulated(x, T=T).logits,
+        )  # fmt: skip
+
+
+def runner(net: nn.Module, images: Tensor, precision: str | None) -> tuple[str, Callable[..., Result]]:
+    """What runs a network, in words, and the call."""
+    try:
+        return "engine", pk.compile(net, images[:1], precision=precision)
+    except TypeError as reason:
+        return f"simulate ({reason})", partial(pk.simulate, net, precision=precision)
+
+
+def in_one_pass(net: pk.Network, images: Tensor) -> Answers:
+    way = sigma_delta_controls.ways()["two signed powers"]
+    found = sigma_delta_controls.in_one_pass(net, images, COUNTED, way)
+    return Answers(found.logits, found.messages_a_neuron, found.work.additions, found.work.products)
+
+
+def row_of(subject: subjects.Subject, contender: Contender) -> dict:
+    """What does not depend on the batch."""
+    found, steps = contender.answers(subject.images), "" if contender.T is None else str(contender.T)
+    return {
+        "contender": contender.name, "precision": contender.precision, "T": steps, "by": contender.by,
+        "images": len(subject.images), "right": f"{100 * subject.accuracy(found.outputs):.2f}",
+        "rate": f"{100 * found.rate:.2f}" if found.rate else "",
+        "million_additions": f"{found.additions / 1e6:.3f}", "million_products": f"{found.products / 1e6:.3f}",
+    }  # fmt: skip
+
+
+def timed(contenders: list[Contender], images: Tensor, batch: int, budget_s: float) -> dict[int, list[float]]:
+    """Seconds of calls, by the place of the contender."""
+    runs = {k: one.timed(batch) for k, one in enumerate(contenders) if one.timed}
+    batches = [part for part in images.split(batch)[:MOST_BATCHES] if len(part) == batch]
+    return turns.back_to_back(runs, batches, budget_s)
+
+
+def time_of(seconds: list[float], batch: int) -> dict:
+    low, middle, high = (f"{1e3 * value / batch:.4f}" for value in quantiles(seconds, n=4, method="inclusive"))
+    return {"batch": str(batch), "ms": middle, "ms_low": low, "ms_high": high}
+
+
+def print_rows(console: Console, rows: list[dict], batch: int) -> None:
+    """The table of a batch; times in passes are those of OpenVINO."""
+    rows = levels.of_batch(rows, str(batch))
+    marked = [levels.first_level(rows, *line) for line in levels.LINES]
+    cells = []
+    for row in sorted(rows, key=lambda row: row["contender"] == POWERS):
+        times = ["", "", "", ""]
+        if row["ms"]:
+            shares = levels.passes(rows, row)
+            quartiles = f"{float(row['ms_low']):.3f} .. {float(row['ms_high']):.3f}"
+            times = [f"{float(row['ms']):.3f}", quartiles, *(f"{shares[name]:.2f}" for name in levels.PASSES)]
+        name = row["contender"] if row["contender"] == POWERS else f"{row['contender']}, {row['precision']}"
+        cells.append(
+            [name, row["by"], row["T"], row["right"], row["rate"], row["million_additions"], row["million_products"],
+             *times, "first level" if row in marked else ""]
+        )  # fmt: skip
+    print_table(console, f"{rows[0]['net']}, {batch} images a call", HEADINGS, cells, left=2)

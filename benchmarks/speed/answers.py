@@ -1,0 +1,57 @@
+"""What a network answers to many images, and what an image costs it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import proxykernels as pk
+from proxykernels.simulation.result import Result
+
+AT_ONCE = 250  # images
+
+
+class Answers(NamedTuple):
+    """Of all images.
+
+    Attributes:
+        outputs: [N, classes]. rate: spikes a neuron and step. additions, products: of an image, in the mean.
+    """
+
+    outputs: Tensor
+    rate: float
+    additions: float
+    products: float
+
+
+def neurons_of(net: nn.Module, images: Tensor) -> dict[str, int]:
+    """The number of neurons of each layer that has some, for inputs like ``images`` [N, C, H, W]."""
+    tallies = pk.simulate(net, images[:1], 1)._tallies
+    return {name: tally.places for name, tally in tallies.items() if tally.places}
+
+
+def spiking(
+    run: Callable[[Tensor], Result],
+    images: Tensor,
+    neurons: dict[str, int],
+    read: Callable[[Result], Tensor],
+    name: str,
+) -> Answers:
+    """Of a spiking network: ``run`` simulates a batch, ``read`` takes the outputs from the result."""
+    outputs, spikes, additions, products = [], 0.0, 0, 0
+    for x in tqdm(images.split(AT_ONCE), name, unit="batch", leave=False, mininterval=1.0):
+        result = run(x)
+        outputs.append(read(result))
+        spikes += len(x) * sum(result.rates[layer] * count for layer, count in neurons.items())
+        additions += sum(result.synops.accumulates.values())
+        products += sum(result.synops.multiply_accumulates.values())
+    N = len(images)
+    return Answers(torch.cat(outputs), spikes / N / sum(neurons.values()), additions / N, products / N)
+
+
+def relu(run: Callable[[Tensor], Tensor], images: Tensor, name: str) -> Tensor:
+    """The logits [N, classes] of a ReLU network."""
+    batches = tqdm(images.split(AT_ONCE), name, unit="batch", leave=False, mininterval=1.0)
+    return torch.cat([run(x).clone() for x in batches])  # a copy: OpenVINO writes over the last one

@@ -1,0 +1,60 @@
+"""From how many steps on a spiking network answers as its ReLU network does, and in how many passes."""
+
+from collections.abc import Iterable
+
+LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
+RELU, IF, SIGMA_DELTA, POWERS = "ReLU network", "IF", "sigma-delta", "two signed powers, one pass"
+LINES = ((IF, "float32"), (IF, "int8"), (SIGMA_DELTA, "float32"))  # spiking networks, and what they compute in
+PASSES = ("float32", "int8")  # OpenVINO's, which times are compared with
+
+Rows = list[dict[str, str]]
+
+
+def of_batch(rows: Rows, batch: str) -> Rows:
+    """The rows that were timed with so many images, and those that have no time."""
+    return [row for row in rows if row["batch"] in (batch, "")]
+
+
+def batches(rows: Rows) -> list[str]:
+    return sorted({row["batch"] for row in rows if row["batch"]}, key=int)
+
+
+def reference(rows: Rows) -> float:
+    """The accuracy of the ReLU network in torch, in %."""
+    return next(float(row["right"]) for row in rows if row["contender"] == RELU and row["by"] == "torch")
+
+
+def line(rows: Rows, contender: str, precision: str) -> Rows:
+    """A spiking network's rows of one batch, by steps."""
+    found = [row for row in rows if (row["contender"], row["precision"]) == (contender, precision)]
+    return sorted(found, key=lambda row: int(row["T"]))
+
+
+def first_level(rows: Rows, contender: str, precision: str) -> dict[str, str] | None:
+    """The row of the fewest steps that are level with the ReLU network; None: none are."""
+    least = reference(rows) - LEVEL
+    return next((row for row in line(rows, contender, precision) if round(float(row["right"]) - least, 6) >= 0), None)
+
+
+def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
+    """The time of a row of one batch, in OpenVINO's passes of each of PASSES."""
+    times = {other["precision"]: float(other["ms"]) for other in rows if other["by"] == "OpenVINO"}
+    return {precision: float(row["ms"]) / times[precision] for precision in PASSES if precision in times}
+
+
+def sentences(rows: Rows) -> Iterable[str]:
+    """One for each spiking network, whichever way it goes."""
+    relu = f"the ReLU network ({reference(rows):.2f} %)"
+    for contender, precision in LINES:
+        shares, level, last = [], None, None
+        for batch in batches(rows):
+            part = of_batch(rows, batch)
+            last, level = line(part, contender, precision)[-1], first_level(part, contender, precision)
+            if level:
+                of = " and ".join(f"{share:.2f} of the {name} pass" for name, share in passes(part, level).items())
+                shares.append(f"{batch} {'image' if batch == '1' else 'images'}: {of}")
+        if level:
+            told = f"first level with {relu} at T = {level['T']}, {level['right']} %; {'; '.join(shares)} by OpenVINO"
+        elif last:
+            told = f"not level with {relu} up to T = {last['T']}, {last['right']} %"
+        yield f"{contender}, {precision}: {told}"

@@ -1,0 +1,138 @@
+"""against_relu.py from end to end, and what counts as level."""
+
+import csv
+
+import against_relu
+import pytest
+import torch
+from accuracy import subjects
+from equality import equal
+from speed import against_table, answers, levels, relu_passes, turns
+from torch import nn
+
+import proxykernels as pk
+
+
+@pytest.fixture
+def subject():
+    """Right is what the ReLU network says, of images of which it is surest."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(8 * 9, 5),
+    ).eval()  # fmt: skip
+    images = torch.rand(800, 1, 8, 8)
+    with torch.no_grad():
+        first, second = ann(images).topk(2).values.T
+        images = images[(first - second).argsort(descending=True)[:80]]
+        right = nn.functional.one_hot(ann(images).argmax(1), 5).bool()
+    return subjects.Subject("small", ann, images, images, right)
+
+
+@pytest.mark.slow
+def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(subjects, "load", lambda name, root: subject)
+    monkeypatch.setattr(turns, "SETTLE_S", 0.0)
+    monkeypatch.setattr(turns, "BLOCK_S", 1e-4)
+    against_relu.main(["--batch", "1,3", "--T", "1,8", "--quick", "--out", str(tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "against_relu_small.csv").open()))
+    assert (tmp_path / "against_relu_small.png").stat().st_size > 10_000
+    timed = [row for row in rows if row["batch"]]
+    of_one = [(row["contender"], row["precision"], row["T"]) for row in timed if row["batch"] == "3"]
+    passes = [precision for name, precision, _ in of_one if name == levels.RELU]
+    assert passes[:2] == ["float32", "float32"] and passes[-1] == "int8" and len(passes) in (3, 4)  # or bfloat16
+    assert of_one[len(passes) :] == [
+        *((levels.IF, precision, T) for precision in ("float32", "int8") for T in ("1", "8")),
+        *((levels.SIGMA_DELTA, "float32", T) for T in "1234"),
+    ]
+    assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [levels.POWERS]
+    assert all(0 < float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"]) for row in timed)
+    assert all(row["commit"] and row["device"] and row["openvino"] and row["images"] == "64" for row in rows)
+    right = {(row["contender"], row["by"], row["precision"], row["T"]): float(row["right"]) for row in rows}
+    assert right[levels.RELU, "torch", "float32", ""] == right[levels.RELU, "OpenVINO", "float32", ""] == 100
+    assert (
+        right[levels.IF, "engine", "float32", "1"]
+        < 100
+        < 1 + right[levels.SIGMA_DELTA, timed[-1]["by"], "float32", "4"]
+    )
+    shown = capsys.readouterr().out
+    assert (
+        "IF, float32: engine" in shown and "sigma-delta, float32: first level with the ReLU network (100.00 %)" in shown
+    )
+
+
+def test_answers_are_those_of_a_simulation(subject):
+    net = pk.convert(subject.ann, subject.calibration)
+    for run in (pk.compile(net, subject.images[:1]), lambda x, T: pk.simulate(net, x, T)):
+        neurons = answers.neurons_of(net, subject.images)
+        found = answers.spiking(lambda x, run=run: run(x, 6), subject.images, neurons, lambda r: r.logits, "")
+        result = pk.simulate(net, subject.images, 6)
+        torch.testing.assert_close(found.outputs, result.logits)
+        assert found.additions == sum(result.synops.accumulates.values()) / 80 > 0
+        assert found.products == 36 * 6 * 9  # the image's, once
+        spikes = sum(tally.rate * tally.places for tally in result._tallies.values())
+        assert neurons == {"0": 216, "2": 54, "3": 72, "6": 5} or sum(neurons.values()) in (293, 347)
+        assert found.rate == pytest.approx(spikes / 80 / 6 / sum(neurons.values())) and found.rate > 0.01
+
+
+@pytest.mark.slow
+def test_openvino_gives_the_networks_logits(subject):
+    passes = relu_passes.Passes(subject.ann, subject.calibration)
+    with torch.no_grad():
+        expected = subject.ann(subject.images)
+    for name, room in {"torch": 1e-5, "OpenVINO float32": 1e-5, "OpenVINO int8": 0.1}.items():
+        for batch in (None, 1, 4):
+            run = passes.of(name, batch)
+            found = torch.cat([run(x).clone() for x in subject.images.split(batch or 80)])
+            error = (found - expected).abs().max() / expected.abs().max()
+            assert error < room and (name != "OpenVINO int8" or error > 0), (name, batch)
+
+
+def test_a_processor_without_bfloat16(subject, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    with pytest.raises(relu_passes.NotOffered, match="no instructions for bfloat16"):
+        relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
+
+
+def test_a_network_that_the_engine_refuses_is_simulated(subject, monkeypatch):
+    def refuse(*_, **__):
+        raise TypeError("the engine does not take this")
+
+    net = pk.convert(subject.ann, subject.calibration)
+    monkeypatch.setattr(pk, "compile", refuse)
+    by, run = against_table.runner(net, subject.images, "int8")
+    assert by == "simulate (the engine does not take this)"
+    result = run(subject.images, T=4)
+    assert equal(result.count(), pk.simulate(net, subject.images, 4, precision="int8").count()) and result.count().any()
+
+
+def row(contender, precision, T, right, ms="1", by="engine", batch="1"):
+    keys = "contender", "precision", "T", "right", "ms", "by", "batch"
+    return dict(zip(keys, (contender, precision, T, right, ms, by, batch), strict=True))
+
+
+def test_the_first_level_steps():
+    relu = [
+        row(levels.RELU, "float32", "", "93.31", "3", "torch"),
+        row(levels.RELU, "float32", "", "93.31", "2", "OpenVINO"),
+        row(levels.RELU, "int8", "", "93.00", "0.5", "OpenVINO"),
+    ]
+    late = [row(levels.IF, "float32", T, right) for T, right in (("16", "93.40"), ("2", "93.20"), ("8", "93.21"))]
+    never = [row(levels.IF, "int8", "16", "93.20")]
+    ours = [
+        row(levels.SIGMA_DELTA, "float32", "1", "93.31", "1.5"),
+        row(levels.POWERS, "float32", "", "99", "", "torch", ""),
+    ]
+    rows = relu + late + never + ours
+    assert levels.first_level(rows, levels.IF, "float32")["T"] == "8"  # to the hundredth, in whatever order
+    assert levels.first_level(rows, levels.IF, "int8") is None
+    assert levels.passes(rows, ours[0]) == {"float32": 0.75, "int8": 3.0}
+    assert list(levels.sentences(rows)) == [
+        "IF, float32: first level with the ReLU network (93.31 %) at T = 8, 93.21 %; "
+        "1 image: 0.50 of the float32 pass and 2.00 of the int8 pass by OpenVINO",
+        "IF, int8: not level with the ReLU network (93.31 %) up to T = 16, 93.20 %",
+        "sigma-delta, float32: first level with the ReLU network (93.31 %) at T = 1, 93.31 %; "
+        "1 image: 0.75 of the float32 pass and 3.00 of the int8 pass by OpenVINO",
+    ]

@@ -1,0 +1,77 @@
+"""docs/engine.md and README say what engine_times.csv holds; where they do not, the failure has the lines to put in."""
+
+import pytest
+from common.checkout import RESULTS
+from common.tables import read_csv
+
+DOCS = RESULTS.parents[1]
+PAGE, README = (DOCS / "docs" / "engine.md").read_text(), (DOCS / "README.md").read_text().replace("\n", " ")
+ROWS = read_csv(RESULTS / "engine_times.csv")
+NAMES = {"small": "small", "paper": "the paper's"}
+TIMES = "changing_ms", "paused_ms"
+RELU = [f"ReLU network, {name}" for name in ("torch", "OpenVINO float32", "OpenVINO int8")]
+
+
+def measurements(weights: str) -> list[dict[str, dict[str, str]]]:
+    """The rows of each measurement, by contender; those of passes belong to the steps above them."""
+    found: list[dict[str, dict[str, str]]] = []
+    for row in ROWS:
+        if row["weights"] == weights:
+            if row["contender"] == "engine":
+                found.append({})
+            found[-1][row["contender"]] = row
+    return found
+
+
+def loop(rows: dict[str, dict[str, str]], time: str) -> float:
+    return min(float(row[time]) for name, row in rows.items() if name.startswith("step loop"))
+
+
+def cell(row: dict[str, str]) -> str:
+    """Back to back, and after a pause."""
+    return " / ".join(f"{float(row[time]):.3g}" for time in TIMES)
+
+
+def lines(weights: str) -> list[str]:
+    """The page's lines: of trained networks beside the faster loop, of converted ones beside the ReLU network."""
+    found = []
+    for rows in measurements(weights):
+        engine = rows["engine"]
+        cells = [NAMES[engine["net"]], engine["batch"], engine["T"], engine["right"], engine["rate"], cell(engine)]
+        cells.append(cell(rows["simulate"]))
+        if weights == "trained":
+            cells.append(" / ".join(f"{loop(rows, time):.3g}" for time in TIMES))
+            cells.append(" / ".join(f"{loop(rows, time) / float(engine[time]):.1f}" for time in TIMES))
+        else:
+            cells += [cell(rows[name]) for name in RELU]
+        found.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+@pytest.mark.parametrize("weights", ["trained", "converted"])
+def test_the_tables_are_those_of_the_csv(weights):
+    wanted = "\n".join(lines(weights))
+    assert len(lines(weights)) == 16 and wanted in PAGE, f"docs/engine.md must have:\n{wanted}"
+
+
+def test_the_accuracies_of_the_relu_networks():
+    for net, name in NAMES.items():
+        right = {row["contender"]: row["right"] for row in ROWS if row["net"] == net and row["contender"] in RELU}
+        text = f"{name} {right[RELU[0]]} % ({right[RELU[2]]} in int8)"
+        assert text in PAGE.replace("\n", " "), text
+
+
+def test_what_readme_says_of_engines():
+    """Of single images, and of steps after which trained networks are right."""
+    for time, text in zip(TIMES, ("{} to {} times as fast as", "{} to {} times after a pause"), strict=True):
+        good = [
+            rows
+            for rows in measurements("trained")
+            if rows["engine"]["batch"] == "1" and int(rows["engine"]["T"]) >= 16
+        ]
+        ratios = [loop(rows, time) / float(rows["engine"][time]) for rows in good]
+        text = text.format(f"{min(ratios):.0f}", f"{max(ratios):.0f}")
+        assert len(ratios) == 4 and text in README, text
+    right = [float(rows["engine"]["right"]) for rows in good]
+    text = f"{min(right):.1f} to {max(right):.1f} % of the test images are right"
+    assert text in README, text

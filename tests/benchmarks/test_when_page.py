@@ -1,0 +1,93 @@
+"""docs/when.md says what the tables of against_relu.py hold; where it does not, the failure has the lines to put in.
+
+A table that was not measured leaves its place empty, a comment.
+"""
+
+import re
+
+import pytest
+from accuracy import subjects
+from common.checkout import RESULTS
+from common.tables import read_csv
+from speed import levels
+
+PAGE = RESULTS.parents[1] / "docs" / "when.md"
+FOUND = {net: RESULTS / f"against_relu_{net}.csv" for net in subjects.NAMES}
+NUMBERS = "right", "rate", "million_additions", "million_products"
+
+
+def label(row: dict[str, str]) -> str:
+    if row["contender"] == levels.POWERS:
+        return row["contender"]
+    by = "" if row["by"] == "engine" else f"{row['by']}, "
+    return f"{row['contender']}, {by}{row['precision']}"
+
+
+def table(rows: levels.Rows) -> str:
+    """Of a network: a line for each contender and number of steps, times by images a call."""
+    batches, lines = levels.batches(rows), {}
+    marked = [level for line in levels.LINES if (level := levels.first_level(levels.of_batch(rows, batches[0]), *line))]
+    bold = {(row["contender"], row["precision"], row["T"]) for row in marked}
+    for row in rows:
+        key = row["contender"], row["precision"], row["T"]
+        steps = f"**{row['T']}**" if key in bold else row["T"]
+        counts = (f"{float(row[name]):.3g}" if "million" in name else row[name] for name in NUMBERS)
+        lines.setdefault((*key, row["by"]), [label(row), steps, *counts, *[""] * len(batches)])
+        if row["batch"]:
+            lines[*key, row["by"]][6 + batches.index(row["batch"])] = f"{float(row['ms']):.3g}"
+    calls = [f"ms, {batch} {'image' if batch == '1' else 'images'} a call" for batch in batches]
+    head = [rows[0]["net"], "T", "right, %", "rate, %", "million additions", "million products", *calls]
+    return markdown([head, *sorted(lines.values(), key=lambda line: line[0] == levels.POWERS)])
+
+
+def headline() -> str:
+    """Of all networks that were measured: the first steps that are level, and their times in OpenVINO's passes."""
+    lines, batches = [], []
+    for net, path in FOUND.items():
+        if not path.is_file():
+            continue
+        rows = read_csv(path)
+        batches = batches or levels.batches(rows)
+        for contender, precision in levels.LINES:
+            shares, told = [], []
+            for batch in levels.batches(rows):
+                part = levels.of_batch(rows, batch)
+                level = levels.first_level(part, contender, precision)
+                told = (
+                    [level["T"], level["right"]]
+                    if level
+                    else ["-", levels.line(part, contender, precision)[-1]["right"]]
+                )
+                shares.append(
+                    " / ".join(f"{share:.2f}" for share in levels.passes(part, level).values()) if level else ""
+                )
+            lines.append([net, f"{levels.reference(rows):.2f}", f"{contender}, {precision}", *told, *shares])
+    calls = [f"passes, {batch} {'image' if batch == '1' else 'images'} a call" for batch in batches]
+    return markdown([["network", "ReLU network, right, %", "", "T", "right, %", *calls], *lines])
+
+
+def markdown(lines: list[list[str]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(line)} |".replace("| ---", "|---").replace("--- |", "---|") for line in lines)
+
+
+def shown(wanted: str, name: str) -> None:
+    page = PAGE.read_text()
+    assert f"<!-- {name} -->" not in page and wanted in page, f"docs/when.md must have, for {name}:\n{wanted}"
+
+
+@pytest.mark.parametrize("net", FOUND)
+def test_table_is_that_of_the_csv(net):
+    if not FOUND[net].is_file():
+        pytest.skip("not measured")
+    name = f"against_relu_{net}.csv"
+    shown(table(read_csv(FOUND[net])), f"table of {name}")
+    assert f"](../benchmarks/results/{name})" in PAGE.read_text()
+    assert f"](../benchmarks/results/{name.replace('.csv', '.png')})" in PAGE.read_text()
+
+
+def test_headline_is_that_of_the_csvs():
+    if not any(path.is_file() for path in FOUND.values()):
+        pytest.skip("not measured")
+    shown(headline(), "headline of against_relu_*.csv")
+    assert not re.search(r"<!-- prose", PAGE.read_text())
