@@ -30,6 +30,7 @@ from .work import FLOAT32, Work
 PIXELS = {"lite0": 224, "vgg11-cifar10": 32}  # along a frame's side
 OTHERS = 96
 FIRST = 8  # frames that thresholds are taken from
+EXPONENTS = (6, 4)  # of sigma-delta neurons, beside the default: the fewer, the larger is the smallest spike
 SHARES = (0.0, 0.01, 0.03, 0.1)  # of a layer's largest input, from which a change is taken
 NAME = "video.csv"
 COLUMNS = [
@@ -83,11 +84,15 @@ def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Itera
         expected = torch.cat([ann(frame) for frame in frames[FIRST:]])
     dense, sparse = cost.of_relu(ann, clip.frames[FIRST:])
     counted = {"ReLU network": Found(dense), "ReLU network, zeros skipped": Found(sparse)}
-    counted["sigma-delta"] = sigma_delta(net, frames)
+    default = f"sigma-delta, K = {pk.neurons.SigmaDelta().exponents}"
+    counted[default] = sigma_delta(net, frames)
+    for K in EXPONENTS:
+        coarse = pk.convert(ann, first, neuron=pk.neurons.SigmaDelta(K))
+        counted[f"sigma-delta, K = {K}"] = sigma_delta(coarse, frames)
     for share in SHARES:
         name = f"ReLU network, changes above {share:.0%} of the largest" if share else "ReLU network, all changes"
         counted[name] = changes(DeltaNetwork(ann, first, share), frames, dense, name)
-    steps = {"sigma-delta": lambda: stepper(net, frames[0])}
+    steps = {default: lambda: stepper(net, frames[0])}
     passes = relu_passes.Passes(ann, first)
     for name in relu_passes.NAMES:
         try:
@@ -104,7 +109,7 @@ def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Itera
             same = 1.0 if logits is None else (logits.argmax(1) == expected.argmax(1)).float().mean().item()
             row |= {"same_class": f"{100 * same:.1f}"} | {key: energy[key] for key in ("arithmetic_uj", "neurons_uj")}
             row |= {
-                f"million_{key}": f"{getattr(counted[name].work, key) / 1e6:.2f}" for key in ("additions", "products")
+                f"million_{key}": f"{getattr(counted[name].work, key) / 1e6:.3f}" for key in ("additions", "products")
             }
         if name in seconds:
             low, middle, high = (f"{1e3 * value:.3f}" for value in quantiles(seconds[name], n=4, method="inclusive"))

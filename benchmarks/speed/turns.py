@@ -39,7 +39,7 @@ def _in_turn(contenders, batches, measure, budget_s) -> dict[Hashable, list[floa
     for name, run in contenders.items():
         run(next(given[name])), run(next(given[name]))
     end = time.perf_counter() + budget_s
-    for turn in tqdm(range(MOST_ROUNDS), f"{len(batches[0])} images a call", unit="round", leave=False):
+    for turn in tqdm(range(MOST_ROUNDS), "turns", unit="round", leave=False):
         for k in range(len(names)):
             name = names[(turn + k) % len(names)]
             times[name] += measure(contenders[name], given[name])
