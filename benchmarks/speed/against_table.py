@@ -183,4 +183,4 @@ def print_rows(console: Console, rows: list[dict], batch: int) -> None:
             [name, row["by"], row["T"], row["right"], row["rate"], row["million_additions"], row["million_products"],
              *times, "first level" if row in marked else ""]
         )  # fmt: skip
-    print_table(console, f"{rows[0]['net']}, {batch} images a call", HEADINGS, cells, left=2)
+    print_table(console, f"{rows[0]['net']}, {levels.images(batch)} a call", HEADINGS, cells, left=2)

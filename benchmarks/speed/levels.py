@@ -10,6 +10,10 @@ PASSES = ("float32", "int8")  # OpenVINO's, which times are compared with
 Rows = list[dict[str, str]]
 
 
+def images(batch: int | str) -> str:
+    return "1 image" if int(batch) == 1 else f"{batch} images"
+
+
 def of_batch(rows: Rows, batch: str) -> Rows:
     """The rows that were timed with so many images, and those that have no time."""
     return [row for row in rows if row["batch"] in (batch, "")]
@@ -52,7 +56,7 @@ def sentences(rows: Rows) -> Iterable[str]:
             last, level = line(part, contender, precision)[-1], first_level(part, contender, precision)
             if level:
                 of = " and ".join(f"{share:.2f} of the {name} pass" for name, share in passes(part, level).items())
-                shares.append(f"{batch} {'image' if batch == '1' else 'images'}: {of}")
+                shares.append(f"{images(batch)}: {of}")
         if level:
             told = f"first level with {relu} at T = {level['T']}, {level['right']} %; {'; '.join(shares)} by OpenVINO"
         elif last:

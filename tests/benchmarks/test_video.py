@@ -48,16 +48,18 @@ def test_every_contender_has_a_row_of_each_clip(command, capsys):
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     assert kinds == ["as it is", "first frame, still", "first frame, noise of 1/255"]
     of = {(row["kind"], row["contender"]): row for row in rows}
-    still, moves = "first frame, still", "as it is"
-    assert (
-        float(of[still, "sigma-delta"]["million_additions"]) == 0 == float(of[still, "sigma-delta"]["million_products"])
-    )
-    assert 0 < float(of[moves, "sigma-delta"]["arithmetic_uj"]) < float(of[moves, "ReLU network"]["arithmetic_uj"])
+    still, moves, default = "first frame, still", "as it is", "sigma-delta, K = 9"
+    for K in (9, 6, 4):
+        row = of[still, f"sigma-delta, K = {K}"]
+        assert float(row["million_additions"]) == float(row["million_products"]) == 0 < float(row["neurons_uj"])
+    costs = [float(of[moves, f"sigma-delta, K = {K}"]["million_additions"]) for K in (4, 6, 9)]
+    assert 0 < costs[0] < costs[1] < costs[2]
+    assert 0 < float(of[moves, default]["arithmetic_uj"]) < float(of[moves, "ReLU network"]["arithmetic_uj"])
     products = [float(row["million_products"]) for row in rows if row["kind"] == moves and "change" in row["contender"]]
     assert len(products) == 4 and products[0] > 0 and products == sorted(products, reverse=True)
-    assert of[moves, "ReLU network, all changes"]["same_class"] == of[still, "sigma-delta"]["same_class"] == "100.0"
+    assert of[moves, "ReLU network, all changes"]["same_class"] == of[still, default]["same_class"] == "100.0"
     timed = [name for kind, name in of if kind == moves and of[kind, name]["ms"]]
-    assert {"sigma-delta", "ReLU network, torch", "ReLU network, OpenVINO float32"} <= set(timed)
+    assert {default, "ReLU network, torch", "ReLU network, OpenVINO float32"} <= set(timed)
     assert all(row["commit"] and row["frames"] == "4" for row in rows)
     assert "first frame, still" in capsys.readouterr().out
     assert len(command()) == len(rows)  # in the place of those before

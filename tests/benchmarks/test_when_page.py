@@ -35,7 +35,7 @@ def table(rows: levels.Rows) -> str:
         lines.setdefault((*key, row["by"]), [label(row), steps, *counts, *[""] * len(batches)])
         if row["batch"]:
             lines[*key, row["by"]][6 + batches.index(row["batch"])] = f"{float(row['ms']):.3g}"
-    calls = [f"ms, {batch} {'image' if batch == '1' else 'images'} a call" for batch in batches]
+    calls = [f"ms, {levels.images(batch)} a call" for batch in batches]
     head = [rows[0]["net"], "T", "right, %", "rate, %", "million additions", "million products", *calls]
     return markdown([head, *sorted(lines.values(), key=lambda line: line[0] == levels.POWERS)])
 
@@ -62,7 +62,7 @@ def headline() -> str:
                     " / ".join(f"{share:.2f}" for share in levels.passes(part, level).values()) if level else ""
                 )
             lines.append([net, f"{levels.reference(rows):.2f}", f"{contender}, {precision}", *told, *shares])
-    calls = [f"passes, {batch} {'image' if batch == '1' else 'images'} a call" for batch in batches]
+    calls = [f"passes, {levels.images(batch)} a call" for batch in batches]
     return markdown([["network", "ReLU network, right, %", "", "T", "right, %", *calls], *lines])
 
 
