@@ -3,6 +3,7 @@
     python benchmarks/against_relu.py
     python benchmarks/against_relu.py --net resnet20-cifar10 --root cifar10
     python benchmarks/against_relu.py --net paper --batch 1 --T 1,2,4
+    python benchmarks/against_relu.py --net resnet18 --state-dict resnet18.pth --root imagenette
 
 The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the processor has it) and int8 (nncf). IF
 networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; networks of
@@ -14,8 +15,9 @@ EfficientNet-Lite0. Times are medians and quartiles of calls, each of other imag
 fewest steps that are at most 0.1 points below the ReLU network are marked, with their time in passes of OpenVINO's.
 Writes results/against_relu_NET.csv and .png.
 
-Weights are those in benchmarks/weights; for VGG-11 they are trained first, which takes an hour or two
-(python benchmarks/train.py relu --net vgg11-cifar10 --lr 1e-3 --root cifar10).
+Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python benchmarks/train.py
+relu --net vgg11-cifar10 --lr 1e-3 --root cifar10). --state-dict has those of any network of torchvision, for images in
+<root>/train/<class>/, which scale it, and <root>/test/<class>/, as many as 1 GB holds.
 """
 
 from pathlib import Path
@@ -29,8 +31,9 @@ from common.printed import new_parser, numbers
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    text = ", ".join(names.SUBJECTS)
-    parser.add_argument("--net", choices=names.SUBJECTS, default="small", metavar="NAME", help=text)
+    text = f"{', '.join(names.SUBJECTS)}, or one of torchvision's"
+    parser.add_argument("--net", default="small", metavar="NAME", help=text)
+    parser.add_argument("--state-dict", type=Path, metavar="FILE", help="weights of a network of torchvision's")
     parser.add_argument("--batch", type=numbers, default=[1, 4, 32], help="images a call")
     parser.add_argument("--T", type=numbers, default=[1, 2, 4, 8, 16], help="steps of IF networks")
     parser.add_argument("--quick", action="store_true", help="few images and calls, to see that it works")

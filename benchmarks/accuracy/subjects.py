@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import torch
 from common import nets, photographs
+from images import models
 from torch import Tensor, nn
-from training import conversion, relu_networks, weights
+from training import conversion, data, relu_networks, weights
 
 NAMES = ("small", "paper", *relu_networks.NETS, "lite0")
 CALIBRATION = 1000  # training images, the first ones
 CROPS, SEED = 210, 1  # of photographs that nothing was calibrated on
 PIXELS = 224
+MOST_BYTES = 2**30  # of images in memory
 
 
 class Subject(NamedTuple):
@@ -46,12 +48,35 @@ def load(name: str, root: Path | None) -> Subject:
     if name == "lite0":
         return _lite0()
     if name in relu_networks.NETS:
-        ann, data = relu_networks.load(name), name
+        ann, like = relu_networks.load(name), name
     else:
-        ann, data = _twin(name), "resnet20"  # which is trained on the same images
-    calibration = relu_networks.images(data, root, "train")[0][:CALIBRATION]
-    images, labels = relu_networks.images(data, root, "test")
+        ann, like = _twin(name), "resnet20"  # which is trained on the same images
+    calibration = relu_networks.images(like, root, "train")[0][:CALIBRATION]
+    images, labels = relu_networks.images(like, root, "test")
     return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool())
+
+
+def of_torchvision(name: str, file: Path | None, root: Path | None) -> Subject:
+    """A network of torchvision's with a state_dict from ``file``, on images in folders of their classes:
+    as many as MOST_BYTES hold.
+
+    Args:
+        root: as train.py takes it, <root>/train/<class>/ and <root>/test/<class>/; all images of one size.
+
+    Raises:
+        ValueError, FileNotFoundError: weights or images are missing, damaged or of other classes.
+    """
+    model = models.load(name, file)
+    (train, _), (test, classes) = (data.load("folder", root, split) for split in ("train", "test"))
+    bytes_of_one = 4 * test[0][0].numel()
+    pairs = [test[k] for k in range(min(len(test), MOST_BYTES // bytes_of_one))]
+    calibration, images = conversion.calibration(train), torch.stack([image for image, _ in pairs])
+    with torch.no_grad():
+        known = model.ann(model.normalised(images[:1])).shape[1]
+    if known != classes:
+        raise ValueError(f"{name} of {file} knows {known} classes, and --root {root} has {classes}")
+    right = nn.functional.one_hot(torch.tensor([label for _, label in pairs]), classes).bool()
+    return Subject(name, model.ann, model.normalised(calibration), model.normalised(images), right)
 
 
 def _twin(name: str) -> nn.Module:

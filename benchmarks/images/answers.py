@@ -29,7 +29,8 @@ def run(options: argparse.Namespace) -> None:
     data = f"images of {options.folder}" if options.folder else "photographs of packages"
     if os.environ.get("RANK", "0") == "0":
         print(heading(f"{options.model}, converted", data, options.out))
-    model = models.load(options.model, options.state_dict)
+    with refusing("imagenet.py"):
+        model = models.load(options.model, options.state_dict)
     if options.folder:
         of_folder(options, model)
     else:

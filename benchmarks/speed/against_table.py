@@ -26,7 +26,7 @@ from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
 SIGMA_DELTA_STEPS = (1, 2, 3, 4)
-COUNTED = 500  # images whose products are counted, the first ones
+COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
 MOST_BATCHES = 256
 COLUMNS = [
@@ -61,7 +61,10 @@ def run(options: argparse.Namespace) -> None:
     path = options.out / f"against_relu_{options.net}.csv"
     with refusing("against_relu.py"):
         check_out(options.out)
-        subject = subjects.load(options.net, options.root)
+        if options.net in subjects.NAMES:
+            subject = subjects.load(options.net, options.root)
+        else:
+            subject = subjects.of_torchvision(options.net, options.state_dict, options.root)
     if options.quick:
         subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK])
     console.print(heading(f"{options.net}, ReLU network and converted", f"{len(subject.images)} test images", path))
@@ -97,7 +100,7 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> It
 
 def relu_contenders(console: Console, subject: subjects.Subject) -> Iterator[Contender]:
     passes = relu_passes.Passes(subject.ann, subject.calibration)
-    products = cost.of_relu(subject.ann, subject.images[:COUNTED])[0].products
+    products = cost.of_relu(subject.ann, subject.images[:1])[0].products  # of any image
 
     def answers_of(name: str, images: Tensor) -> Answers:
         return Answers(answers.relu(passes.of(name), images, name), 0.0, 0.0, products)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from proxykernels.simulation.result import Result
 
-AT_ONCE = 250  # images
+AT_ONCE = 100  # images
 
 
 class Answers(NamedTuple):

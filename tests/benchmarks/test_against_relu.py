@@ -9,6 +9,7 @@ from accuracy import subjects
 from equality import equal
 from speed import against_table, answers, levels, relu_passes, turns
 from torch import nn
+from training import relu_networks
 
 import proxykernels as pk
 
@@ -86,6 +87,47 @@ def test_openvino_gives_the_networks_logits(subject):
             found = torch.cat([run(x).clone() for x in subject.images.split(batch or 80)])
             error = (found - expected).abs().max() / expected.abs().max()
             assert error < room and (name != "OpenVINO int8" or error > 0), (name, batch)
+
+
+def test_a_network_of_torchvision(tmp_path, monkeypatch):
+    from PIL import Image
+    from torchvision import models
+
+    torch.manual_seed(0)
+    for split, count in (("train", 3), ("test", 5)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{k}.png")
+    ann = models.resnet18(num_classes=2)
+    torch.save(ann.state_dict(), tmp_path / "two.pth")
+    torch.save(models.resnet18(num_classes=3).state_dict(), tmp_path / "three.pth")
+    found = subjects.of_torchvision("resnet18", tmp_path / "two.pth", tmp_path)
+    assert found.images.shape == (10, 3, 32, 32) and found.right.sum(0).tolist() == [5, 5]
+    assert (
+        len(found.calibration) == 6
+        and -2.2 < found.calibration.min() < -1
+        and equal(found.ann.fc.weight, ann.fc.weight)
+    )
+    monkeypatch.setattr(subjects, "MOST_BYTES", 4 * 12 * 32 * 32)
+    assert len(subjects.of_torchvision("resnet18", tmp_path / "two.pth", tmp_path).images) == 4
+    with pytest.raises(ValueError, match=r"three.pth knows 3 classes, and --root .* has 2"):
+        subjects.of_torchvision("resnet18", tmp_path / "three.pth", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--net nonsense", "against_relu.py: torchvision has no network 'nonsense'"),
+        ("--net resnet18", "--state-dict must be a file with the weights of resnet18"),
+        ("--net vgg11-cifar10 --root .", "vgg11-cifar10.safetensors is missing; python benchmarks/train.py relu"),
+    ],
+)
+def test_networks_without_weights(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(relu_networks, "file_of", lambda name: tmp_path / f"{name}.safetensors")
+    with pytest.raises(SystemExit, match=message):
+        against_relu.main([*options.split(), "--out", str(tmp_path)])
 
 
 def test_a_processor_without_bfloat16(subject, monkeypatch):

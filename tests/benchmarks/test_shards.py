@@ -81,7 +81,7 @@ def test_a_folder_of_images(tmp_path, capsys):
 
 
 def test_bad_options_of_a_model_are_named(tmp_path):
-    with pytest.raises(SystemExit, match="one of torchvision's, got resnet17"):
+    with pytest.raises(SystemExit, match="torchvision has no network 'resnet17'"):
         imagenet.main(["--model", "resnet17"])
     with pytest.raises(SystemExit, match="--state-dict must be a file"):
         imagenet.main(["--model", "resnet18"])

@@ -28,3 +28,14 @@ def test_the_table_is_that_of_the_csv():
     wanted, page = lines(read_csv(TABLE)), PAGE.read_text()
     assert wanted in page, f"docs/few_steps.md must have, for video.csv:\n{wanted}"
     assert not re.search(r"<!-- (table|prose)", page)
+
+
+def test_lines_are_made_of_rows():
+    row = {
+        "net": "resnet20", "clip": "bikes.mp4", "kind": "as it is", "contender": "sigma-delta", "same_class": "85.7",
+        "million_additions": "193.771", "million_products": "3.775", "arithmetic_uj": "1291.4", "neurons_uj": "4.8",
+        "ms": "26.2934",
+    }  # fmt: skip
+    wanted = "| resnet20 | bikes, as it is | sigma-delta | 85.7 | 193.771 | 3.775 | 1,296 | 26.3 |"
+    assert lines([row]).splitlines()[2] == wanted
+    assert lines([row | {"arithmetic_uj": "", "ms": ""}]).endswith("3.775 |  |  |")
