@@ -27,9 +27,13 @@ def loop(rows: dict[str, dict[str, str]], time: str) -> float:
     return min(float(row[time]) for name, row in rows.items() if name.startswith("step loop"))
 
 
+def shown(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 1000 else f"{ms:,.0f}"
+
+
 def cell(row: dict[str, str]) -> str:
     """Back to back, and after a pause."""
-    return " / ".join(f"{float(row[time]):.3g}" for time in TIMES)
+    return " / ".join(shown(float(row[time])) for time in TIMES)
 
 
 def lines(weights: str) -> list[str]:
@@ -40,7 +44,7 @@ def lines(weights: str) -> list[str]:
         cells = [NAMES[engine["net"]], engine["batch"], engine["T"], engine["right"], engine["rate"], cell(engine)]
         cells.append(cell(rows["simulate"]))
         if weights == "trained":
-            cells.append(" / ".join(f"{loop(rows, time):.3g}" for time in TIMES))
+            cells.append(" / ".join(shown(loop(rows, time)) for time in TIMES))
             cells.append(" / ".join(f"{loop(rows, time) / float(engine[time]):.1f}" for time in TIMES))
         else:
             cells += [cell(rows[name]) for name in RELU]
@@ -74,4 +78,17 @@ def test_what_readme_says_of_engines():
         assert len(ratios) == 4 and text in README, text
     right = [float(rows["engine"]["right"]) for rows in good]
     text = f"{min(right):.1f} to {max(right):.1f} % of the test images are right"
+    assert text in README, text
+
+
+def test_what_readme_says_of_the_relu_network():
+    """Of one image of the paper's network, converted, at T = 4."""
+    found = measurements("converted")
+    (rows,) = (rows for rows in found if [rows["engine"][key] for key in ("net", "batch", "T")] == ["paper", "1", "4"])
+    engine, torch, float32, int8 = (rows[name] for name in ("engine", *RELU))
+    shares = [float(engine["changing_ms"]) / float(other["changing_ms"]) for other in (float32, int8)]
+    text = (
+        f"has {engine['right']} % right in 4 steps and its ReLU network {torch['right']} %: one image takes "
+        f"{shares[0]:.2f} of OpenVINO's pass in float32, and {shares[1]:.1f} times its pass in int8"
+    )
     assert text in README, text
