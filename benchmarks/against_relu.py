@@ -3,7 +3,8 @@
     python benchmarks/against_relu.py
     python benchmarks/against_relu.py --net resnet20-cifar10 --root cifar10
     python benchmarks/against_relu.py --net paper --batch 1 --T 1,2,4
-    python benchmarks/against_relu.py --net resnet18 --state-dict resnet18.pth --root imagenette
+    python benchmarks/against_relu.py --net resnet18 \\
+        --state-dict resnet18.pth --root imagenette
 
 The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the processor has it) and int8 (nncf). IF
 networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; networks of

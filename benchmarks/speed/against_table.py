@@ -65,10 +65,15 @@ def run(options: argparse.Namespace) -> None:
             subject = subjects.load(options.net, options.root)
         else:
             subject = subjects.of_torchvision(options.net, options.state_dict, options.root)
-    if options.quick:
-        subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK])
+        if options.quick:
+            subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK])
+        if max(options.batch) > len(subject.images):
+            raise ValueError(f"--batch must be at most the {len(subject.images)} test images, got {max(options.batch)}")
     console.print(heading(f"{options.net}, ReLU network and converted", f"{len(subject.images)} test images", path))
-    contenders = list(line_up(console, subject, options.T))
+    try:
+        contenders = list(line_up(console, subject, options.T))
+    except TypeError as error:
+        raise SystemExit(f"against_relu.py: {options.net} cannot be converted: {error}") from error
     about = {
         "net": options.net, "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(),
         "torch": torch.__version__, "openvino": version("openvino"), "nncf": version("nncf"),

@@ -130,6 +130,17 @@ def test_networks_without_weights(tmp_path, monkeypatch, options, message):
         against_relu.main([*options.split(), "--out", str(tmp_path)])
 
 
+def test_what_is_refused_before_any_timing(subject, tmp_path, monkeypatch):
+    monkeypatch.setattr(subjects, "load", lambda name, root: subject)
+    with pytest.raises(SystemExit, match="--batch must be at most the 64 test images, got 65"):
+        against_relu.main(["--quick", "--batch", "1,65", "--out", str(tmp_path)])
+    odd = subject._replace(ann=nn.Sequential(*subject.ann[:6], nn.Tanh(), subject.ann[6]))
+    monkeypatch.setattr(subjects, "load", lambda name, root: odd)
+    with pytest.raises(SystemExit, match="against_relu.py: small cannot be converted: .*Tanh"):
+        against_relu.main(["--quick", "--batch", "1", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_processor_without_bfloat16(subject, monkeypatch):
     import openvino
 
