@@ -31,6 +31,7 @@ PIXELS = {"lite0": 224, "vgg11-cifar10": 32}  # along a frame's side
 OTHERS = 96
 FIRST = 8  # frames that thresholds are taken from
 EXPONENTS = (6, 4)  # of sigma-delta neurons, beside the default: the fewer, the larger is the smallest spike
+DEFAULT = f"sigma-delta, K = {pk.neurons.SigmaDelta().exponents}"
 SHARES = (0.0, 0.01, 0.03, 0.1)  # of a layer's largest input, from which a change is taken
 NAME = "video.csv"
 COLUMNS = [
@@ -78,43 +79,63 @@ def run(options: argparse.Namespace) -> None:
 
 def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Iterator[dict[str, str]]:
     """A row for each contender. The first frames set thresholds and states; figures are of the others."""
-    first, frames = clip.frames[:FIRST], clip.frames.split(1)
-    net = pk.convert(ann, first, neuron="sigma-delta")
+    net, frames = pk.convert(ann, clip.frames[:FIRST], neuron="sigma-delta"), clip.frames.split(1)
     with torch.no_grad():
         expected = torch.cat([ann(frame) for frame in frames[FIRST:]])
+    found = counted(ann, net, clip)
+    seconds = in_turn(contenders(console, ann, net, clip), frames, rounds, f"{clip.name}, {clip.kind}")
+    for name in dict.fromkeys([*found, *seconds]):
+        row = {"contender": name}
+        if name in found:
+            row |= row_of(found[name], expected)
+        if name in seconds:
+            low, middle, high = (f"{1e3 * value:.3f}" for value in quantiles(seconds[name], n=4, method="inclusive"))
+            row |= {"ms": middle, "ms_low": low, "ms_high": high}
+        yield row
+
+
+def counted(ann: nn.Module, net: pk.Network, clip: Clip) -> dict[str, Found]:
+    """Contenders whose operations are counted: passes, sigma-delta neurons, and layers that take changes."""
+    first, frames = clip.frames[:FIRST], clip.frames.split(1)
     dense, sparse = cost.of_relu(ann, clip.frames[FIRST:])
-    counted = {"ReLU network": Found(dense), "ReLU network, zeros skipped": Found(sparse)}
-    default = f"sigma-delta, K = {pk.neurons.SigmaDelta().exponents}"
-    counted[default] = sigma_delta(net, frames)
+    found = {
+        "ReLU network": Found(dense),
+        "ReLU network, zeros skipped": Found(sparse),
+        DEFAULT: sigma_delta(net, frames),
+    }
     for K in EXPONENTS:
         coarse = pk.convert(ann, first, neuron=pk.neurons.SigmaDelta(K))
-        counted[f"sigma-delta, K = {K}"] = sigma_delta(coarse, frames)
+        found[f"sigma-delta, K = {K}"] = sigma_delta(coarse, frames)
     for share in SHARES:
         name = f"ReLU network, changes above {share:.0%} of the largest" if share else "ReLU network, all changes"
-        counted[name] = changes(DeltaNetwork(ann, first, share), frames, dense, name)
-    steps = {default: lambda: stepper(net, frames[0])}
-    passes = relu_passes.Passes(ann, first)
+        found[name] = changes(DeltaNetwork(ann, first, share), frames, dense, name)
+    return found
+
+
+def contenders(console: Console, ann: nn.Module, net: pk.Network, clip: Clip) -> dict[str, Callable[[], Step]]:
+    """Those that are timed: what starts a run of each. Of those that do not run here the reason is printed."""
+    started: dict[str, Callable[[], Step]] = {DEFAULT: lambda: stepper(net, clip.frames[:1])}
+    passes = relu_passes.Passes(ann, clip.frames[:FIRST])
     for name in relu_passes.NAMES:
         try:
             one = passes.of(name, 1)
         except NotOffered as reason:
             console.print(f"{name}: {reason}")
             continue
-        steps[f"ReLU network, {name}"] = lambda one=one: one
-    seconds = in_turn(steps, frames, rounds, f"{clip.name}, {clip.kind}")
-    for name in [*counted, *(name for name in steps if name not in counted)]:
-        row = {"contender": name}
-        if name in counted:
-            logits, energy = counted[name].logits, counted[name].work.row(FLOAT32, FLOAT32.bytes)
-            same = 1.0 if logits is None else (logits.argmax(1) == expected.argmax(1)).float().mean().item()
-            row |= {"same_class": f"{100 * same:.1f}"} | {key: energy[key] for key in ("arithmetic_uj", "neurons_uj")}
-            row |= {
-                f"million_{key}": f"{getattr(counted[name].work, key) / 1e6:.3f}" for key in ("additions", "products")
-            }
-        if name in seconds:
-            low, middle, high = (f"{1e3 * value:.3f}" for value in quantiles(seconds[name], n=4, method="inclusive"))
-            row |= {"ms": middle, "ms_low": low, "ms_high": high}
-        yield row
+        started[f"ReLU network, {name}"] = lambda one=one: one
+    return started
+
+
+def row_of(found: Found, expected: Tensor) -> dict[str, str]:
+    """What was counted of a frame."""
+    same = 1.0 if found.logits is None else (found.logits.argmax(1) == expected.argmax(1)).float().mean().item()
+    energy = found.work.row(FLOAT32, FLOAT32.bytes)
+    return {
+        "same_class": f"{100 * same:.1f}",
+        "million_additions": f"{found.work.additions / 1e6:.3f}",
+        "million_products": f"{found.work.products / 1e6:.3f}",
+        "arithmetic_uj": energy["arithmetic_uj"], "neurons_uj": energy["neurons_uj"],
+    }  # fmt: skip
 
 
 def sigma_delta(net: pk.Network, frames: tuple[Tensor, ...]) -> Found:
