@@ -30,8 +30,7 @@ from .work import FLOAT32, Work
 PIXELS = {"lite0": 224, "vgg11-cifar10": 32}  # along a frame's side
 OTHERS = 96
 FIRST = 8  # frames that thresholds are taken from
-EXPONENTS = (6, 4)  # of sigma-delta neurons, beside the default: the fewer, the larger is the smallest spike
-DEFAULT = f"sigma-delta, K = {pk.neurons.SigmaDelta().exponents}"
+EXPONENTS = (pk.neurons.SigmaDelta().exponents, 6, 4)  # of sigma-delta neurons: the fewer, the larger the least spike
 SHARES = (0.0, 0.01, 0.03, 0.1)  # of a layer's largest input, from which a change is taken
 NAME = "video.csv"
 COLUMNS = [
@@ -79,11 +78,12 @@ def run(options: argparse.Namespace) -> None:
 
 def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Iterator[dict[str, str]]:
     """A row for each contender. The first frames set thresholds and states; figures are of the others."""
-    net, frames = pk.convert(ann, clip.frames[:FIRST], neuron="sigma-delta"), clip.frames.split(1)
+    first, frames = clip.frames[:FIRST], clip.frames.split(1)
+    nets = {f"sigma-delta, K = {K}": pk.convert(ann, first, neuron=pk.neurons.SigmaDelta(K)) for K in EXPONENTS}
     with torch.no_grad():
         expected = torch.cat([ann(frame) for frame in frames[FIRST:]])
-    found = counted(ann, net, clip)
-    seconds = in_turn(contenders(console, ann, net, clip), frames, rounds, f"{clip.name}, {clip.kind}")
+    found = counted(ann, nets, clip)
+    seconds = in_turn(contenders(console, ann, nets, clip), frames, rounds, f"{clip.name}, {clip.kind}")
     for name in dict.fromkeys([*found, *seconds]):
         row = {"contender": name}
         if name in found:
@@ -94,7 +94,7 @@ def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Itera
         yield row
 
 
-def counted(ann: nn.Module, net: pk.Network, clip: Clip) -> dict[str, Found]:
+def counted(ann: nn.Module, nets: dict[str, pk.Network], clip: Clip) -> dict[str, Found]:
     """Contenders whose operations are counted: passes, sigma-delta neurons, and layers that take changes."""
     first, frames = clip.frames[:FIRST], clip.frames.split(1)
     dense, sparse = cost.of_relu(ann, clip.frames[FIRST:])
@@ -112,9 +112,13 @@ def counted(ann: nn.Module, net: pk.Network, clip: Clip) -> dict[str, Found]:
     return found
 
 
-def contenders(console: Console, ann: nn.Module, net: pk.Network, clip: Clip) -> dict[str, Callable[[], Step]]:
+def contenders(
+    console: Console, ann: nn.Module, nets: dict[str, pk.Network], clip: Clip
+) -> dict[str, Callable[[], Step]]:
     """Those that are timed: what starts a run of each. Of those that do not run here the reason is printed."""
-    started: dict[str, Callable[[], Step]] = {DEFAULT: lambda: stepper(net, clip.frames[:1])}
+    started: dict[str, Callable[[], Step]] = {
+        name: lambda net=net: stepper(net, clip.frames[:1]) for name, net in nets.items()
+    }
     passes = relu_passes.Passes(ann, clip.frames[:FIRST])
     for name in relu_passes.NAMES:
         try:
