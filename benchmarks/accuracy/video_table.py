@@ -98,14 +98,8 @@ def counted(ann: nn.Module, nets: dict[str, pk.Network], clip: Clip) -> dict[str
     """Contenders whose operations are counted: passes, sigma-delta neurons, and layers that take changes."""
     first, frames = clip.frames[:FIRST], clip.frames.split(1)
     dense, sparse = cost.of_relu(ann, clip.frames[FIRST:])
-    found = {
-        "ReLU network": Found(dense),
-        "ReLU network, zeros skipped": Found(sparse),
-        DEFAULT: sigma_delta(net, frames),
-    }
-    for K in EXPONENTS:
-        coarse = pk.convert(ann, first, neuron=pk.neurons.SigmaDelta(K))
-        found[f"sigma-delta, K = {K}"] = sigma_delta(coarse, frames)
+    found = {"ReLU network": Found(dense), "ReLU network, zeros skipped": Found(sparse)}
+    found |= {name: sigma_delta(net, frames) for name, net in nets.items()}
     for share in SHARES:
         name = f"ReLU network, changes above {share:.0%} of the largest" if share else "ReLU network, all changes"
         found[name] = changes(DeltaNetwork(ann, first, share), frames, dense, name)
