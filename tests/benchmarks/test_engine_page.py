@@ -6,6 +6,7 @@ from common.tables import read_csv
 
 DOCS = RESULTS.parents[1]
 PAGE, README = (DOCS / "docs" / "engine.md").read_text(), (DOCS / "README.md").read_text().replace("\n", " ")
+FEW_STEPS = (DOCS / "docs" / "few_steps.md").read_text().replace("\n", " ")
 ROWS = read_csv(RESULTS / "engine_times.csv")
 NAMES = {"small": "small", "paper": "the paper's"}
 TIMES = "changing_ms", "paused_ms"
@@ -92,3 +93,4 @@ def test_what_readme_says_of_the_relu_network():
         f"{shares[0]:.2f} of OpenVINO's pass in float32, and {shares[1]:.1f} times its pass in int8"
     )
     assert text in README, text
+    assert f"{shares[0]:.2f} of the float32 pass and {shares[1]:.1f} of the int8 pass at T = 4" in FEW_STEPS
