@@ -27,8 +27,12 @@ def draw(folder: Path, net: str) -> None:
     panels[0].set_ylabel("accuracy, %")
     figures.legend(figure, panels[0])
     first = rows[0]
-    where = f"{first['images']} test images; {first['device']}, {first['threads']} threads; ringed: first level with it"
-    figures.title(figure, f"{first['net']}: spiking networks after T steps, and the ReLU network", where)
+    where = f"{first['images']} test images; {first['device']}, {first['threads']} threads"
+    figures.title(
+        figure,
+        f"{first['net']}: spiking networks after T steps, and the ReLU network",
+        f"{where}; ringed: the fewest steps that are level",
+    )
     save_figure(folder / f"against_relu_{net}.png", figure)
 
 

@@ -136,3 +136,24 @@ def test_files_that_are_no_videos(tmp_path, monkeypatch, options, message):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(SystemExit, match=message):
         video.main([*options.split(), "--out", str(tmp_path / "results")])
+
+
+def test_a_video_is_read(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        for k in range(5):
+            image = torch.full((32, 64, 3), 40 * (k + 1), dtype=torch.uint8)
+            image[:, :16] = image[:, 48:] = 255  # beside the middle square
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image.numpy(), format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    frames = video_clips.read(path, 4, 8)
+    assert frames.shape == (4, 3, 8, 8)
+    means = frames[:, :, :, 2:6].mean((1, 2, 3)) * 255
+    assert all(abs(mean - 40 * (k + 1)) < 8 for k, mean in enumerate(means.tolist()))
+    with pytest.raises(ValueError, match="a.mp4 has 5 frames; give --frames 5 or fewer"):
+        video_clips.read(path, 6, 8)
