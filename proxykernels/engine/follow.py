@@ -26,17 +26,18 @@ from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse,
 
 
 @torch.no_grad()
-def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None) -> Plan:
+def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None, *, copies: bool = True) -> Plan:
     """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes.
 
-    ``precision``: what weights are rounded to, as by simulate.
+    ``precision``: what weights are rounded to, as by simulate. ``copies``: whether weights are copied, as they must be
+    for a plan that outlives the next change of the network.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
-    follower = _Follower(Plan(shape, real, precision))
+    follower = _Follower(Plan(shape, real, precision), copies)
     net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
@@ -52,8 +53,8 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
 
 
 class _Follower:
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, copies: bool):
+        self.plan, self.copies = plan, copies
         self._flattened: dict[int, Value] = {}
 
     def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
@@ -142,7 +143,8 @@ class _Follower:
         if weight is None:
             x = self.flattened(x, path)
             return Window(x.slot), x.shape
-        weight = weight.detach().float().cpu().clone()  # a later change of the network is none of the plan
+        weight = weight.detach().float().cpu()
+        weight = weight.clone() if self.copies else weight
         with at(f"layer {path}"):
             require_finite("weight", weight)
         if 0 in weight.shape:

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from ctypes import c_int64
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +21,8 @@ NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
-Term, Operation, Input, Run, Sizes, Functions = map(
-    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
+Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
+    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
 )
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
@@ -47,6 +48,16 @@ def load(target: str | None = None) -> tuple[str, Any]:
     return name, functions
 
 
+def sample(pieces: Any, lines: int) -> int:
+    """A hash of an array of :class:`Piece`; of each that has more than ``lines`` lines of 64 bytes, of so many."""
+    return _any_functions().sample(pieces, len(pieces), lines)
+
+
+@lru_cache(1)
+def _any_functions() -> Any:
+    return load()[1]
+
+
 class Compiled:
     """A plan with its weights packed, which the library owns.
 
@@ -65,7 +76,7 @@ class Compiled:
                 f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
                 "take a smaller network"
             )
-        self._tally = c_int64 * (2 * len(operations))
+        self._tally, self.kept = c_int64 * (2 * len(operations)), Kept * len(operations)
 
     def tally(self) -> "Tally":
         """A new one."""
@@ -98,12 +109,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Written:
-    """Where a run writes, as engine.h has it: tensors, or None."""
+    """Where a run writes, as engine.h has it: tensors, or None; ``kept``: of some operations, by their numbers."""
 
     spikes: Tensor | None
     values: Tensor | None
     counts: Tensor | None
-    last: Tensor | None
+    kept: dict[int, Tensor]
 
 
 class Session:
@@ -130,10 +141,15 @@ class Session:
         Raises:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
-        outputs = written.spikes, written.values, written.counts, written.last
+        outputs = written.spikes, written.values, written.counts
         pointers = [None if part is None else part.data_ptr() for part in outputs]
         x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
-        run = Run(x, *about, *pointers, ctypes.addressof(tally))
+        run = Run(x, *about, *pointers)
+        run.tally = ctypes.addressof(tally)
+        if written.kept:
+            run.kept = self._compiled.kept()
+            for k, states in written.kept.items():
+                run.kept[k].v = states.data_ptr()
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
         if steps is not None:

@@ -73,12 +73,17 @@ class Output:
 class Result(SimulationResult):
     """As the result of :func:`proxykernels.simulate`: spikes or potentials, count, logits, rates, steps, synops.
 
-    It holds no states and no records: a run keeps none. :meth:`Engine.stream` goes on from call to call.
+    It holds no records. One of an engine's run holds no states: :meth:`Engine.stream` goes on from call to call.
     """
 
-    def __init__(self, plan: Plan, output: Output, steps: Tensor | None, last: Tensor | None, counted: Counted):
-        """``steps``: of each sample, None: all. ``last``: the states of the last operation that has some, [N, ...]."""
-        self._plan, self._output, self._steps, self._last_state, self._counted = plan, output, steps, last, counted
+    def __init__(
+        self, plan: Plan, output: Output, steps: Tensor | None, kept: dict[int, Tensor], counted: Counted,
+        start: dict[int, Tensor] | None = None,
+    ):  # fmt: skip
+        """``steps``: of each sample, None: all. ``kept``: the states of some operations, by their numbers, as the library
+        has them; ``start``: those at the start, None: at rest."""
+        self._plan, self._output, self._steps, self._counted = plan, output, steps, counted
+        self._kept, self._start = kept, start or {}
         self.records: dict = {}
 
     @cached_property
@@ -97,12 +102,14 @@ class Result(SimulationResult):
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
         counted = {"rates": self.rates, "synops": self.synops, "relu_joules": self.relu_joules}
-        last = replace(self._plan.last, windows=())
-        return self.__dict__ | counted | {"_plan": replace(self._plan, operations=[last]), "_counted": None}
+        return self.__dict__ | counted | {"_plan": self._plan.without_weights(), "_counted": None}
 
-    @property
-    def state(self):
-        raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
+    @cached_property
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        stateful = self._plan.stateful()
+        if any(k not in self._kept for k, _ in stateful):
+            raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
+        return {op.name: [self._plan.as_simulated(k, self._kept[k])] for k, op in stateful}
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -118,7 +125,12 @@ class Result(SimulationResult):
 
     @property
     def logits(self) -> Tensor:
-        return logits_of(self._plan, self.count(), self._last_state, self.steps)
+        last = len(self._plan.operations) - 1
+        state, start = (
+            self._plan.as_simulated(last, states[last]) if last in states else None
+            for states in (self._kept, self._start)
+        )
+        return logits_of(self._plan, self.count(), state, self.steps, start)
 
 
 def logits_of(

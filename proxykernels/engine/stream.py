@@ -13,7 +13,7 @@ from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..spikes import Spikes
 from .library import Tally
-from .plan import Plan, image_of
+from .plan import Plan
 from .result import logits_of
 
 
@@ -166,9 +166,7 @@ class Stream:
             if tuple(given[name].shape) != wanted:
                 raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
             checks.finite(f"state of {name}", given[name])
-            C, H, W = image_of(shape)
-            v = given[name].detach().float().reshape(self.batch, count, C, H * W)
-            ready[k] = v.transpose(2, 3).resolve_neg().contiguous()
+            ready[k] = self.engine.plan.as_run(k, given[name])
         with self._lock:
             past = self._settled()
             before = None if past.fresh else self.engine.last_state(self._session, self.batch)

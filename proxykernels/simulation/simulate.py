@@ -10,15 +10,12 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import constants
 from ..kernels.heap import keep_freed
-from ..kernels.value_checks_cache import can_be_read
-from ..sequences import is_sequence
-from ..spikes import Spikes, is_binary, pack, pack_if_binary
-from ..spikes.spike_tensor import packed
-from . import sigma_delta
+from ..spikes import Spikes, pack
+from . import plans, sigma_delta
 from .chunks import Chunks
 from .early_exit import Batch, Stop, check_rule
+from .inputs import input_of
 from .prepared_network import PreparedNetwork
-from .quantize import round_input
 from .replay import Replay
 from .result import Result
 from .stateful_layer import StatefulLayer, unwatched
@@ -106,6 +103,10 @@ def run(
     check_rule(stop)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
+    if chunk is None and not record and watch is unwatched and not batch_statistics and masks is None:
+        planned = plans.run(net, x, T, state, stop, precision)
+        if planned is not None:
+            return planned
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
     x = input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
@@ -178,27 +179,3 @@ def _result(
         (list(stateful_layers.values())[-1].firing.layer, given),
         constant,
     )
-
-
-def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
-    """The input as a sequence of T steps; a constant input is repeated without a copy.
-
-    Whether a sequence is of spikes is decided here, for all its steps: those of a GPU are bool, or else real values.
-    """
-    sequence = is_sequence(net, x, T)
-    checks.values("x", x)
-    x = packed(x)
-    if isinstance(x, Spikes):
-        return x
-    if sequence and checks.is_repeated(x):
-        x, sequence = x[0] if x.is_floating_point() else x[0].float(), False
-    elif sequence and x.device.type == "cpu" and can_be_read(x) and (spikes := pack_if_binary(x)) is not None:
-        return spikes
-    if not x.is_floating_point():
-        return x.bool() if x.device.type == "cuda" and is_binary(x) else x
-    if x.device.type == "cpu":  # of a GPU all values are looked at together
-        checks.finite("x", x)
-    if not sequence:
-        step: Any = x.detach() if precision is None else round_input(x.detach(), 0)
-        return checks.repeated(step, T)
-    return x if precision is None else round_input(x, 1)

@@ -1,0 +1,142 @@
+"""Simulations by the plan of a network: made at the second call, and run until something of the network changes.
+
+A first call runs the layers one by one, which is as fast for a network whose weights change from call to call.
+"""
+
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from .. import checks
+from ..engine.engine import Engine
+from ..engine.follow import follow
+from ..engine.plan import Plan
+from ..engine.values import CannotFollowError
+from ..kernels.heap import keep_freed
+from ..kernels.value_checks_cache import nobody_follows
+from ..layers import Neurons
+from ..layers.parametrized import is_parametrized
+from ..sequences import constant_dims
+from ..spikes import Spikes
+from .early_exit import Stop
+from .inputs import input_of
+from .result import Result
+from .snapshot import CannotWatchError, Snapshot
+
+Key = tuple[torch.Size, bool, str | None]  # shape of a sample, whether of values, precision
+
+
+@dataclass
+class _Known:
+    """A network, as it was at the last call.
+
+    Attributes:
+        snapshot: None: it cannot be watched. dims: of its constant inputs.
+        engines: None where the engine does not take the network. compares: whether values are compared, too.
+    """
+
+    snapshot: Snapshot | None
+    dims: tuple[int, ...] = ()
+    engines: dict[Key, Engine | None] = field(default_factory=dict)
+    compares: bool = False
+
+
+_networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_lock = RLock()
+_GLOBAL_HOOKS = [
+    value for name, value in vars(torch_module).items() if name.startswith("_global_forward") and isinstance(value, dict)
+]
+
+
+def run(
+    net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None
+) -> Result | None:
+    """simulate by a plan; None: the layers are to be run, this time or always. They also say what is wrong with x."""
+    if not nobody_follows() or any(_GLOBAL_HOOKS) or not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
+        return None
+    known = _known_of(net)
+    if known is None:
+        return None
+    given: Any = x
+    usual = type(x) is Tensor and x.dtype == torch.float32 and x.ndim in known.dims and x.is_contiguous()
+    if usual and not x.is_neg():
+        shape, constant, sequence = x.shape[1:], True, False
+    else:
+        given = input_of(net, x, T, None)
+        shape, constant, sequence = given.shape[2:], isinstance(given, Tensor) and checks.is_repeated(given), True
+        if constant:
+            given, sequence = given[0], False
+    engine = _engine(net, known, (shape, isinstance(given, Tensor) and given.dtype != torch.bool, precision))
+    if engine is None or (stop is not None and engine.plan.last.real):
+        return None
+    if isinstance(given, Spikes) and given.scale != 1 and engine.plan.needs_spikes:
+        return None
+    start = None if not state else _start(engine.plan, state, given.shape[int(sequence)])
+    if start is None and state:
+        return None
+    keep_freed()
+    numbers = [k for k, _ in engine.plan.stateful()]
+    return engine.simulate(engine.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+
+
+def _known_of(net: nn.Module) -> _Known | None:
+    """What is known of a network, if it is as it was at the last call."""
+    with _lock:
+        known = _networks.get(net)
+        if known is None or known.snapshot is None or not known.snapshot.holds(net, values=known.compares):
+            for layer in net.modules():
+                if isinstance(layer, Neurons):
+                    _ = layer.neuron  # which it keeps from the first time on
+            try:
+                _networks[net] = _Known(Snapshot(net), constant_dims(net))
+            except CannotWatchError:
+                _networks[net] = _Known(None)
+            return None
+        return known
+
+
+def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
+    with _lock:
+        if key not in known.engines:
+            known.engines[key] = _made(net, known, key)
+        return known.engines[key]
+
+
+def _made(net: nn.Module, known: _Known, key: Key) -> Engine | None:
+    snapshot, (shape, real, precision) = known.snapshot, key
+    if snapshot is None or is_parametrized(net):
+        return None
+    if not known.compares:
+        snapshot.take_values()
+    try:
+        engine = Engine(follow(net, tuple(shape), real, precision, copies=False))
+    except (CannotFollowError, MemoryError):
+        return None
+    engine.plan = engine.plan.without_weights()
+    known.compares = True
+    return engine
+
+
+def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
+    """A state of all operations that have some, as the library has it; None where there is anything else."""
+    operations = plan.stateful()
+    if {op.name for _, op in operations} != state.keys():
+        return None
+    start = {}
+    for k, op in operations:
+        given = state[op.name]
+        several = (op.states,) if op.states > 1 else ()
+        if not isinstance(given, list | tuple) or len(given) != 1 or type(given[0]) is not Tensor:
+            return None
+        (v,) = given
+        if v.shape != (N, *several, *plan.state_shape(op)) or v.dtype != torch.float32 or not v.is_cpu:
+            return None
+        if not v.isfinite().all():
+            return None
+        start[k] = plan.as_run(k, v)
+    return start
