@@ -96,6 +96,11 @@ def run(
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
+    alone = chunk is None and not record and watch is unwatched and not batch_statistics and masks is None
+    if alone and (stop is None or callable(stop)):
+        planned = plans.run(net, x, T, state, stop, precision)
+        if planned is not None:
+            return planned
     if sigma_delta.has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
@@ -103,10 +108,6 @@ def run(
     check_rule(stop)
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
-    if chunk is None and not record and watch is unwatched and not batch_statistics and masks is None:
-        planned = plans.run(net, x, T, state, stop, precision)
-        if planned is not None:
-            return planned
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
     x = input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
