@@ -139,7 +139,7 @@ def scores(subject: subjects.Subject, logits: Tensor, expected: Tensor) -> dict[
     }  # fmt: skip
 
 
-def _simulated(net: pk.Network, images: Tensor, T: int, stop=None) -> Iterator[tuple[pk.simulation.result.Result, int]]:
+def _simulated(net: pk.Network, images: Tensor, T: int, stop=None) -> Iterator[tuple[pk.running.result.Result, int]]:
     return ((pk.simulate(net, batch, T, stop=stop), len(batch)) for batch in images.split(BATCH))
 
 

@@ -11,9 +11,9 @@ from oracle import trace
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
-from proxykernels.engine.values import CannotFollowError
+from proxykernels.plan.follow import follow
+from proxykernels.plan.values import CannotFollowError
+from proxykernels.running.engine import Engine
 
 from . import draw, ways
 from .case import Case, Mismatch, same

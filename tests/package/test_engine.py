@@ -14,10 +14,10 @@ from oracle import make_dyadic, trace
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
-from proxykernels.engine.stopping import Asked
 from proxykernels.kernels import cpu
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
+from proxykernels.running.stopping import Asked
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 NEURONS = {

@@ -8,8 +8,8 @@ from test_engine import TARGETS
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
 
 BETWEEN = {
     "rates": [pk.MaxRatePool2d(2, ceil_mode=True)],

@@ -7,9 +7,9 @@ from oracle import make_dyadic, trace
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
 from proxykernels.kernels import cpu
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 

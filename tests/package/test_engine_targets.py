@@ -7,9 +7,9 @@ from equality import equal
 from test_engine import TARGETS, image, network
 
 import proxykernels as pk
-from proxykernels.engine import library
-from proxykernels.engine.engine import Engine
 from proxykernels.kernels import cpu
+from proxykernels.plan import library
+from proxykernels.running.engine import Engine
 
 
 def address(functions) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.layers import base
-from proxykernels.simulation import chunks
+from proxykernels.running import chunks
 
 CPU = torch.device("cpu")
 

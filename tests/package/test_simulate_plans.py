@@ -1,4 +1,4 @@
-"""simulate by a network's plan, from its third call on: the same results, and no change of the network is missed."""
+"""simulate by a network's plan: the same results as of its layers, and no change of the network is missed."""
 
 import copy
 import gc
@@ -11,8 +11,8 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.simulation import plans
-from proxykernels.simulation.snapshot import WHOLE
+from proxykernels.running import planned as plans
+from proxykernels.running.snapshot import WHOLE
 
 T, N = 9, 3
 
@@ -42,17 +42,16 @@ def is_planned(net: nn.Module) -> bool:
 
 
 def planned(net: nn.Module, *given, **options):
-    """The result of a call that runs the plan."""
-    for _ in range(2):
-        pk.simulate(net, *given, **options)
+    """The result of a call that runs a plan that is there."""
+    pk.simulate(net, *given, **options)
     result = pk.simulate(net, *given, **options)
     assert is_planned(net)
     return result
 
 
 def by_layers(net: nn.Module, *given, **options):
-    """Of the layers one by one, as a first call runs them."""
-    return pk.simulate(copy.deepcopy(net), *given, **options)
+    """Of the layers one by one, in chunks."""
+    return pk.simulate(copy.deepcopy(net), *given, chunk=8, **options)
 
 
 INPUTS = {
@@ -119,6 +118,10 @@ def _saved(net):
             value.data *= 2
 
 
+def _padded(net):
+    net[0].padding, net[1].kernel_size, net[1].stride = (1, 1), (3, 3), (1, 1)
+
+
 CHANGES = {
     "an optimizer": _optimizer,
     "in place": lambda net: net[0].weight.detach().mul_(2),
@@ -139,7 +142,7 @@ CHANGES = {
     "thresholds": lambda net: setattr(net[0], "v_threshold", torch.full((4,), 0.5)),
     "another reset": lambda net: setattr(net[3], "v_reset", None),
     "a start": lambda net: setattr(net[0], "v_init", 0.5),
-    "a stride": lambda net: setattr(net[0], "padding", (1, 1)) or setattr(net[1], "kernel_size", (3, 3)) or setattr(net[1], "stride", (1, 1)),
+    "a padding": _padded,
     "another layer": lambda net: net.__setitem__(1, pk.AvgPool2d(1)) or net[0].weight.data.mul_(2),
     "one layer more": lambda net: net.append(pk.IF(v_threshold=2.0)),
     "a state_dict": lambda net: net.load_state_dict({k: v * 2 for k, v in net.state_dict().items()}, strict=False),
@@ -203,3 +206,17 @@ def test_errors_are_the_same(x):
     with pytest.raises(expected.type) as got:
         pk.simulate(net, x, T)
     assert str(got.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    "last", [pk.FusedIFConv2d(4, 5, 4), pk.FusedConv2d(4, 5, 4, neuron=pk.neurons.LINeuron(decay=0.5))]
+)
+def test_one_pixel_that_is_flattened(last):
+    """What is flattened is the output, as it is, and has the shape of features."""
+    net = nn.Sequential(network()[0], dyadic(last), pk.Flatten())
+    for x in INPUTS["image"], INPUTS["values"]:
+        got, expected, compiled = planned(net, x, T), by_layers(net, x, T), pk.compile(net, x)(x, T)
+        outputs = [y.output.dense() if isinstance(y.output, pk.Spikes) else y.output for y in (got, expected, compiled)]
+        assert outputs[1].any() and outputs[1].shape == (T, N, 5)
+        assert equal(outputs[0], outputs[1]) and equal(outputs[2], outputs[1])
+        assert equal(got.state["1"][0], expected.state["1"][0])

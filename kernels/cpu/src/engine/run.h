@@ -43,7 +43,7 @@ static bool grow(Session& session, Grown<T>& memory, int64_t n) {
     return false;
 }
 
-// Values in 24 bits of the largest one of their sample: what proxykernels/simulation/quantize.py defines.
+// Values in 24 bits of the largest one of their sample: what proxykernels/plan/quantize.py defines.
 // Null if there is no memory.
 static const void* rounded(Session& session, const Run& run) {
     const int64_t size = input_bytes(session.plan.input, false) / (int64_t)sizeof(float);

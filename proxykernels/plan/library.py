@@ -6,14 +6,13 @@ from ctypes import c_int64
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled, headers, packing, sources
 from .interrupts import Interrupts
 from .plan import Kind, Plan
-from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
@@ -94,7 +93,7 @@ Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight
 class Given:
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
-    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does. ``scaled``:
+    ``rounds``: whether its values are taken in 24 bits, as :func:`plan.quantize.round_input` does. ``scaled``:
     whether they are spikes that a Dropout has scaled. ``constant``: whether all steps are alike, in whatever kind.
     """
 
@@ -105,6 +104,19 @@ class Given:
     rounds: bool = False
     scaled: bool = False
     constant: bool = False
+
+
+class Rule(Protocol):
+    """By which samples stop early, as engine.h has it.
+
+    Attributes:
+        steps: int64 [N], written: those that each sample ran. error: what it raised in the place of an answer.
+    """
+
+    steps: Tensor
+    error: BaseException | None
+
+    def __call__(self, context: Any, counts: int, n: int, t: int, decided: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class Session:
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
-        asked: Asked | None = None, steps: c_int64 | None = None,
+        asked: Rule | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 

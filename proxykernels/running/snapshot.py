@@ -1,12 +1,12 @@
 """A network as it was: whether something that it computes with has changed since.
 
-Attributes, and the versions and addresses of tensors, are compared one by one. Torch counts each write in the version of
-a tensor, unless it goes through ``tensor.data`` or NumPy. Where such a write may hide, a hash of all values is compared:
-where a layer was asked for one of its tensors since the last look, and where somebody else holds a tensor or its memory.
-Elsewhere a hash of small tensors and of LINES lines of each larger one is compared.
+Attributes, and the versions and addresses of tensors, are compared one by one. Torch counts each write in the version
+of a tensor, unless it goes through ``tensor.data`` or NumPy. Where such a write may hide, a hash of all values is
+compared: where a layer was asked for one of its tensors since the last look, and where somebody else holds a tensor or
+its memory. Elsewhere a hash of small tensors and of LINES lines of each larger one is compared.
 
-So one kind of write is not seen: through ``.data`` or NumPy, to some values of a tensor of more than 64 LINES bytes, that
-was had from ``net.parameters()`` or another such iterator and was let go since.
+So one kind of write is not seen: one through ``.data`` or NumPy to some values of a tensor of more than 64 LINES bytes,
+that was had from ``net.parameters()`` or another such iterator, and was let go since.
 """
 
 import sys
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engine import library
 from ..layers.attributes import reads_of
+from ..plan import library
 
 LINES = 512  # of 64 bytes
 WHOLE = 64 * LINES
@@ -41,7 +41,9 @@ class Snapshot:
     def __init__(self, net: nn.Module):
         self._kind, self._net = type(net), id(net)  # not the network itself, which is to be let go
         self._objects: list[tuple[Any, type]] = []
-        self._dicts: list[tuple[dict, int, Callable[[dict], tuple], tuple]] = []  # with their length, and values that are known
+        self._dicts: list[
+            tuple[dict, int, Callable[[dict], tuple], tuple]
+        ] = []  # with their length, and values that are known
         self._lists: list[tuple[list, tuple]] = []
         self._empty: list[Any] = []
         self._times: dict[int, int] = {}  # id of a tensor -> how many of these hold it
@@ -55,15 +57,11 @@ class Snapshot:
         self._pieces = (library.Piece * len(self._tensors))()
         for piece, t in zip(self._pieces, self._tensors, strict=True):
             piece.bytes, piece.size = t.data_ptr(), t.nbytes
-        self._reads, self._hash, self._sample = 0, 0, 0
-
-    def take_values(self) -> None:
-        """From now on values are compared, too."""
         self._reads = sum(map(reads_of, self._layers))
         self._hash, self._sample = self._hashed(EVERY_LINE), self._hashed(LINES)
 
-    def holds(self, net: nn.Module, *, values: bool = True) -> bool:
-        """Whether all is as it was; without ``values`` as far as versions tell."""
+    def holds(self, net: nn.Module) -> bool:
+        """Whether all is as it was."""
         if type(net) is not self._kind or any(self._empty):
             return False
         if not all(type(thing) is kind for thing, kind in self._objects):
@@ -77,7 +75,7 @@ class Snapshot:
         for listed, were in self._lists:
             if len(listed) != len(were) or not all(map(is_, listed, were)):
                 return False
-        return self._tensors_now() == self._sources and (not values or self._values_hold())
+        return self._tensors_now() == self._sources and self._values_hold()
 
     def _values_hold(self) -> bool:
         reads = sum(map(reads_of, self._layers))
@@ -90,7 +88,7 @@ class Snapshot:
         """Whether somebody else holds a large tensor, or another tensor or an array with its memory."""
         if [sys.getrefcount(t) for t in self._large] != self._references:
             return True
-        return any(torch._C._storage_Use_Count(t.untyped_storage()._cdata) > _ALONE for t in self._large)
+        return any(_memory_references(t) > _ALONE for t in self._large)
 
     def _hashed(self, lines: int) -> int:
         return library.sample(self._pieces, lines)
@@ -151,5 +149,9 @@ def _getter(keys: list) -> Callable[[dict], tuple]:
     return lambda things: tuple(things[key] for key in keys)
 
 
+def _memory_references(t: Tensor) -> int:
+    return torch._C._storage_Use_Count(t.untyped_storage()._cdata)
+
+
 _IN_A_LIST = [sys.getrefcount(thing) for thing in [object()]][0]
-_ALONE = [torch._C._storage_Use_Count(t.untyped_storage()._cdata) for t in [torch.empty(1, device="cpu")]][0]
+_ALONE = _memory_references(torch.empty(1, dtype=torch.uint8, device="cpu"))

@@ -1,7 +1,7 @@
 """What a run of the engine leaves behind."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import SimpleNamespace
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..neurons import IFNeuron
-from ..simulation.result import Result as SimulationResult
-from ..simulation.result import logits
-from ..simulation.synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
+from ..plan.plan import Plan, Slot
 from ..spikes import Spikes
-from .plan import Plan, Slot
+from .result import Result as SimulationResult
+from .result import logits
+from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Result(SimulationResult):
         self, plan: Plan, output: Output, steps: Tensor | None, kept: dict[int, Tensor], counted: Counted,
         start: dict[int, Tensor] | None = None,
     ):  # fmt: skip
-        """``steps``: of each sample, None: all. ``kept``: the states of some operations, by their numbers, as the library
-        has them; ``start``: those at the start, None: at rest."""
+        """``steps``: of each sample, None: all. ``kept``: the states of some operations, by their numbers, as the
+        library has them; ``start``: those at the start, None: at rest."""
         self._plan, self._output, self._steps, self._counted = plan, output, steps, counted
         self._kept, self._start = kept, start or {}
         self.records: dict = {}
@@ -125,9 +125,9 @@ class Result(SimulationResult):
 
     @property
     def logits(self) -> Tensor:
-        last = len(self._plan.operations) - 1
+        k = self._plan.with_logits
         state, start = (
-            self._plan.as_simulated(last, states[last]) if last in states else None
+            None if k is None or k not in states else self._plan.as_simulated(k, states[k])
             for states in (self._kept, self._start)
         )
         return logits_of(self._plan, self.count(), state, self.steps, start)
@@ -136,9 +136,9 @@ class Result(SimulationResult):
 def logits_of(
     plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor, start: Tensor | None = None
 ) -> Tensor:  # fmt: skip
-    """Of the ReLU network that a network was converted from: simulation/result.py. ``start``: the state that the counts
+    """Of the ReLU network that a network was converted from: running/result.py. ``start``: the state that the counts
     started from; None: rest."""
-    neurons = plan.last.neurons
+    neurons = next((op.neurons for op in reversed(plan.operations) if op.neurons), None)
     if neurons is None or neurons.scale is None:
         layer = SimpleNamespace(scale=None)
     else:

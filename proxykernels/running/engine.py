@@ -11,14 +11,14 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
-from ..simulation.early_exit import Stop, check_rule
-from ..simulation.quantize import round_input
-from ..simulation.result import table
+from ..plan import file
+from ..plan.library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
+from ..plan.plan import Plan, Slot, image_of
+from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
-from . import file
-from .library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from .plan import Plan, Slot, image_of
-from .result import Counted, Output, Result
+from .early_exit import Stop, check_rule
+from .plan_result import Counted, Output, Result
+from .result import table
 from .stopping import Asked
 from .stream import Stream
 
@@ -45,8 +45,7 @@ class Engine:
         self.target = self._compiled.target
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
-        last = plan.last.neurons
-        self._has_logits, self._last = last is not None and last.has_logits, (len(plan.operations) - 1,)
+        self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
         C, H, W = plan.last.image
@@ -78,7 +77,7 @@ class Engine:
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
-        return self.simulate(given, T, stop, keep=self._last if self._has_logits else ())
+        return self.simulate(given, T, stop, keep=self._with_logits)
 
     def simulate(
         self, given: Given, T: int, stop: Stop | None, *, keep: Iterable[int], start: dict[int, Tensor] | None = None
@@ -137,8 +136,8 @@ class Engine:
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
         keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
     ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
-        """What T steps give, from where the session is, and the states [N, states, P, C] of the operations ``keep``, each
-        sample's after its last step.
+        """What T steps give, from where the session is, and the states [N, states, P, C] of the operations ``keep``,
+        each sample's after its last step.
 
         ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
         is after them. ``asked``: the rule by which samples stop. ``steps``: those so far, which are added to.
@@ -166,13 +165,12 @@ class Engine:
         return output, kept
 
     def last_state(self, session: Session, N: int) -> Tensor | None:
-        """The states of the last operation, if they tell logits."""
-        return self.state_of(session, len(self.plan.operations) - 1, N) if self._has_logits else None
+        """The states that tell logits, if there are such."""
+        return next((self.state_of(session, k, N) for k in self._with_logits), None)
 
     def last_state_in(self, states: dict[int, Tensor]) -> Tensor | None:
         """The same of those that are to be written, by the numbers of operations."""
-        last = len(self.plan.operations) - 1
-        return self.plan.as_simulated(last, states[last]) if self._has_logits else None
+        return next((self.plan.as_simulated(k, states[k]) for k in self._with_logits), None)
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""

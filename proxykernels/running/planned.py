@@ -1,8 +1,6 @@
-"""Simulations by the plan of a network: made at the second call, and run until something of the network changes.
+"""Simulations by the plan of a network: made at the first call, and run until something of the network changes."""
 
-A first call runs the layers one by one, which is as fast for a network whose weights change from call to call.
-"""
-
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
@@ -13,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import checks
-from ..engine.engine import Engine
-from ..engine.follow import follow
-from ..engine.plan import Plan
-from ..engine.values import CannotFollowError
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
 from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
+from ..plan.follow import follow
+from ..plan.plan import Plan
+from ..plan.values import CannotFollowError
 from ..sequences import constant_dims
 from ..spikes import Spikes
 from .early_exit import Stop
+from .engine import Engine
 from .inputs import input_of
 from .result import Result
 from .snapshot import CannotWatchError, Snapshot
@@ -33,30 +31,31 @@ Key = tuple[torch.Size, bool, str | None]  # shape of a sample, whether of value
 
 @dataclass
 class _Known:
-    """A network, as it was at the last call.
+    """A network as it was when it was last looked at.
 
     Attributes:
-        snapshot: None: it cannot be watched. dims: of its constant inputs.
-        engines: None where the engine does not take the network. compares: whether values are compared, too.
+        snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
+        engines: None where the engine does not take the network.
     """
 
     snapshot: Snapshot | None
     dims: tuple[int, ...] = ()
     engines: dict[Key, Engine | None] = field(default_factory=dict)
-    compares: bool = False
 
 
 _networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 _lock = RLock()
 _GLOBAL_HOOKS = [
-    value for name, value in vars(torch_module).items() if name.startswith("_global_forward") and isinstance(value, dict)
+    hooks
+    for name, hooks in vars(torch_module).items()
+    if name.startswith("_global_forward") and isinstance(hooks, dict)
 ]
 
 
 def run(
     net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None
 ) -> Result | None:
-    """simulate by a plan; None: the layers are to be run, this time or always. They also say what is wrong with x."""
+    """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument."""
     if not nobody_follows() or any(_GLOBAL_HOOKS) or not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
         return None
     known = _known_of(net)
@@ -85,40 +84,38 @@ def run(
 
 
 def _known_of(net: nn.Module) -> _Known | None:
-    """What is known of a network, if it is as it was at the last call."""
+    """What is known of a network as it is; None: it cannot have plans."""
     with _lock:
         known = _networks.get(net)
-        if known is None or known.snapshot is None or not known.snapshot.holds(net, values=known.compares):
-            for layer in net.modules():
-                if isinstance(layer, Neurons):
-                    _ = layer.neuron  # which it keeps from the first time on
-            try:
-                _networks[net] = _Known(Snapshot(net), constant_dims(net))
-            except CannotWatchError:
-                _networks[net] = _Known(None)
-            return None
-        return known
+        if known is None or not (known.snapshot is None or known.snapshot.holds(net)):
+            known = _networks[net] = _look_at(net)
+        return None if known.snapshot is None else known
+
+
+def _look_at(net: nn.Module) -> _Known:
+    if not is_parametrized(net):
+        for layer in net.modules():
+            if isinstance(layer, Neurons):
+                _ = layer.neuron  # which it keeps from the first time on
+        with suppress(CannotWatchError):
+            return _Known(Snapshot(net), constant_dims(net))
+    return _Known(None)
 
 
 def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     with _lock:
         if key not in known.engines:
-            known.engines[key] = _made(net, known, key)
+            known.engines[key] = _made(net, key)
         return known.engines[key]
 
 
-def _made(net: nn.Module, known: _Known, key: Key) -> Engine | None:
-    snapshot, (shape, real, precision) = known.snapshot, key
-    if snapshot is None or is_parametrized(net):
-        return None
-    if not known.compares:
-        snapshot.take_values()
+def _made(net: nn.Module, key: Key) -> Engine | None:
+    shape, real, precision = key
     try:
         engine = Engine(follow(net, tuple(shape), real, precision, copies=False))
     except (CannotFollowError, MemoryError):
         return None
     engine.plan = engine.plan.without_weights()
-    known.compares = True
     return engine
 
 

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..kernels.value_checks_cache import can_be_read
+from ..plan.quantize import round_input
 from ..sequences import is_sequence
 from ..spikes import Spikes, is_binary, pack_if_binary
 from ..spikes.spike_tensor import packed
-from .quantize import round_input
 
 
 def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:

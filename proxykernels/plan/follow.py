@@ -16,12 +16,10 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
-from ..simulation import pooling
-from ..simulation.plain_modules import is_replaced
-from ..simulation.prepared_network import check_forward
-from ..simulation.quantize import Rounded, RoundedSum, quantized
-from . import between
+from . import between, pooling
+from .plain_modules import check_forward, is_replaced
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
+from .quantize import Rounded, RoundedSum, quantized
 from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 
 
@@ -41,13 +39,16 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
+    if plan.operations and value.shape != plan.last.shape:  # one pixel, that was flattened
+        value = follower.append(Operation(Kind.FLATTEN, "", (Window(value.slot),), value.shape, value.real))
     if not plan.operations or value.slot != len(plan.operations):
         refuse("", net, "its output is not what its last layer gives")
     if not plan.is_moderate:
         refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
     if not any(op.neurons for op in plan.operations):
         refuse("", net, "it has no layer of neurons")
-    if value.real and not (plan.last.neurons and not plan.last.neurons.fires):
+    shaped = plan.shaped
+    if value.real and not (shaped.neurons and not shaped.neurons.fires):
         refuse("", net, "it must end in spikes, or in a readout")
     return plan
 

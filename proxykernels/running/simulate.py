@@ -11,7 +11,8 @@ from ..calls import spike_ops
 from ..kernels import constants
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
-from . import plans, sigma_delta
+from . import planned as plans
+from . import sigma_delta
 from .chunks import Chunks
 from .early_exit import Batch, Stop, check_rule
 from .inputs import input_of
@@ -58,7 +59,7 @@ def simulate(
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
             rounded weights sums are exact, so spikes are the same on every machine, for every batch and number of
-            threads (:mod:`proxykernels.simulation.quantize`), and a CPU is faster.
+            threads (:mod:`proxykernels.plan.quantize`), and a CPU is faster.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,

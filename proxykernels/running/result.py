@@ -92,7 +92,7 @@ class Result:
     @property
     def logits(self) -> Tensor:
         """Of a network that :func:`convert` made: the ReLU network's outputs as far as the steps tell them, float32
-        [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.simulation.result`)."""
+        [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.running.result`)."""
         layer, given = self._last
         return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
 

@@ -227,6 +227,19 @@ class Plan:
             operations.append(replace(op, windows=tuple(windows)))
         return replace(self, operations=operations)
 
+    @property
+    def shaped(self) -> Operation:
+        """What gives the output, in whatever shape."""
+        others = (op for op in reversed(self.operations) if op.kind not in (Kind.FLATTEN, Kind.UNFLATTEN))
+        return next(others, self.last)
+
+    @property
+    def with_logits(self) -> int | None:
+        """The number of the operation that logits are read from, if there is one."""
+        shaped = self.shaped
+        has_logits = shaped.neurons is not None and shaped.neurons.has_logits
+        return next(k for k, op in enumerate(self.operations) if op is shaped) if has_logits else None
+
     def stateful(self) -> list[tuple[int, Operation]]:
         """Operations that have states, with their numbers."""
         return [(k, op) for k, op in enumerate(self.operations) if op.states]

@@ -11,10 +11,10 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
+from ..plan.library import Tally
+from ..plan.plan import Plan
 from ..spikes import Spikes
-from .library import Tally
-from .plan import Plan
-from .result import logits_of
+from .plan_result import logits_of
 
 
 def _sample_bytes(plan: Plan) -> int:
@@ -180,7 +180,11 @@ class Stream:
         if before is None or after is None:
             return after
         if start is None:  # rest, of each channel
-            start = self.engine.plan.last.neurons.start[0].view(-1, *[1] * (before.ndim - 2))
+            start = (
+                self.engine.plan.operations[self.engine.plan.with_logits]
+                .neurons.start[0]
+                .view(-1, *[1] * (before.ndim - 2))
+            )
         return start + (after - before)
 
     def __reduce_ex__(self, protocol):
