@@ -11,15 +11,18 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import checks
+from ..checks import passes
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
 from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
+from ..network import Network
 from ..plan.follow import follow
 from ..plan.plan import Plan
 from ..plan.values import CannotFollowError
 from ..sequences import constant_dims
 from ..spikes import Spikes
+from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
 from .inputs import input_of
@@ -35,11 +38,13 @@ class _Known:
 
     Attributes:
         snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
+        trains: whether some module is in training mode.
         engines: None where the engine does not take the network.
     """
 
     snapshot: Snapshot | None
     dims: tuple[int, ...] = ()
+    trains: bool = False
     engines: dict[Key, Engine | None] = field(default_factory=dict)
 
 
@@ -56,7 +61,7 @@ def run(
     net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None
 ) -> Result | None:
     """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument."""
-    if not nobody_follows() or any(_GLOBAL_HOOKS) or not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
+    if not _may_run(x):
         return None
     known = _known_of(net)
     if known is None:
@@ -83,6 +88,30 @@ def run(
     return engine.simulate(engine.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
 
 
+def output(net: Network, x: Any) -> Spikes | Tensor | None:
+    """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
+    if not _may_run(x) or passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
+        return None
+    known = _known_of(net)
+    if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
+        return None
+    result = run(net, x, len(x), None, None, None)
+    if result is None:
+        return None
+    y = result.output
+    return dense_like(y, x) if isinstance(x, Tensor) and isinstance(y, Spikes) else y
+
+
+Network._whole = staticmethod(output)
+
+
+def _may_run(x: Any) -> bool:
+    """Whether nothing but the plan has to see the run."""
+    if not nobody_follows() or any(_GLOBAL_HOOKS):
+        return False
+    return isinstance(x, Tensor | Spikes) and x.device.type == "cpu"
+
+
 def _known_of(net: nn.Module) -> _Known | None:
     """What is known of a network as it is; None: it cannot have plans."""
     with _lock:
@@ -98,7 +127,7 @@ def _look_at(net: nn.Module) -> _Known:
             if isinstance(layer, Neurons):
                 _ = layer.neuron  # which it keeps from the first time on
         with suppress(CannotWatchError):
-            return _Known(Snapshot(net), constant_dims(net))
+            return _Known(Snapshot(net), constant_dims(net), any(module.training for module in net.modules()))
     return _Known(None)
 
 

@@ -220,3 +220,29 @@ def test_one_pixel_that_is_flattened(last):
         assert outputs[1].any() and outputs[1].shape == (T, N, 5)
         assert equal(outputs[0], outputs[1]) and equal(outputs[2], outputs[1])
         assert equal(got.state["1"][0], expected.state["1"][0])
+
+
+def test_a_network_that_is_called():
+    """net(x) in evaluation, without gradients; with gradients, hooks or in training, its layers."""
+    net, layers = pk.Network(), network()
+    for k, layer in enumerate(layers):
+        net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
+    net.eval()
+    for name in ("values", "Spikes", "counts"):
+        x = INPUTS[name]
+        expected, before = net(x), is_planned(net)
+        with torch.no_grad():
+            got = net(x)
+        assert is_planned(net) and (before or name == "values") and type(got) is type(expected)
+        a, b = (y.dense() if isinstance(y, pk.Spikes) else y for y in (got, expected))
+        assert b.any() and equal(a, b) and a.dtype == b.dtype
+    seen = []
+    with torch.no_grad():
+        hook = net.layer1.register_forward_hook(lambda *given: seen.append(given))
+        net(INPUTS["values"])
+        assert len(seen) == 1
+        hook.remove()
+        net.layer0.train().bn.eps = 1.0
+        before = net.layer0.bn.running_mean.clone()
+        net(INPUTS["values"])
+        assert not equal(before, net.layer0.bn.running_mean)
