@@ -205,6 +205,10 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     neuron.check()
     ready = neuron.on(C, heap.CPU)
     start = heap.zeros(ready.states, C)
+    if isinstance(layer.v_init, Tensor) and layer.v_init.numel() not in (1, C):
+        raise ValueError(
+            f"layer {path}: v_init must be a number or one value for each of {C} channels, got {layer.v_init.numel()}"
+        )
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
     scale = layer.scale
     if type(neuron) is not IFNeuron:

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from ctypes import c_int64
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -24,6 +24,12 @@ Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
     STRUCTS.__getitem__, ("Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
 )
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
+
+
+@cache
+def is_built() -> bool:
+    """Whether the library is there."""
+    return LIBRARY.exists()
 
 
 def load(target: str | None = None) -> tuple[str, Any]:

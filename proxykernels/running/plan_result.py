@@ -42,6 +42,9 @@ class Counted:
             for k, op in plan.stateful()
         }
 
+    def places(self, plan: Plan) -> dict[str, int]:
+        return {op.name: 0 if op.real else prod(op.shape) * self.sample_steps for _, op in plan.stateful()}
+
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
         for k, op in plan.stateful():
@@ -101,7 +104,7 @@ class Result(SimulationResult):
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
-        counted = {"rates": self.rates, "synops": self.synops, "relu_joules": self.relu_joules}
+        counted = {"rates": self.rates, "places": self.places, "synops": self.synops, "relu_joules": self.relu_joules}
         return self.__dict__ | counted | {"_plan": self._plan.without_weights(), "_counted": None}
 
     @cached_property
@@ -114,6 +117,10 @@ class Result(SimulationResult):
     @cached_property
     def rates(self) -> dict[str, float]:
         return self._counted.rates(self._plan)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return self._counted.places(self._plan)
 
     @cached_property
     def synops(self) -> SynOps:

@@ -17,9 +17,9 @@ from ..kernels.value_checks_cache import nobody_follows
 from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
 from ..network import Network
+from ..plan import library
 from ..plan.follow import follow
 from ..plan.plan import Plan
-from ..plan.values import CannotFollowError
 from ..sequences import constant_dims
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
@@ -107,7 +107,7 @@ Network._whole = staticmethod(output)
 
 def _may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
-    if not nobody_follows() or any(_GLOBAL_HOOKS):
+    if not nobody_follows() or any(_GLOBAL_HOOKS) or not library.is_built():
         return False
     return isinstance(x, Tensor | Spikes) and x.device.type == "cpu"
 
@@ -142,7 +142,7 @@ def _made(net: nn.Module, key: Key) -> Engine | None:
     shape, real, precision = key
     try:
         engine = Engine(follow(net, tuple(shape), real, precision, copies=False))
-    except (CannotFollowError, MemoryError):
+    except (TypeError, ValueError, MemoryError):  # the layers take it, or say by their names what is wrong
         return None
     engine.plan = engine.plan.without_weights()
     return engine

@@ -45,7 +45,7 @@ def test_spikes_are_those_with_averages(monkeypatch, generator, name, v_reset):
     x = dyadic(3, 2, size, size, generator=generator, span=8)
     found = [pk.simulate(net, x, 33, chunk=chunk) for chunk in (None, 8)]
     monkeypatch.setattr("proxykernels.running.prepared_network.without_averages", lambda net: net)
-    expected = pk.simulate(net, x, 33)
+    expected = pk.simulate(net, x, 33, chunk=64)
     assert 0 < expected.spikes.dense().mean() < 1
     for result in found:
         assert equal(result.spikes.dense(), expected.spikes.dense())
