@@ -93,10 +93,6 @@ from .conversion.nir.from_nir import from_nir  # noqa: E402
 from .conversion.nir.to_nir import to_nir  # noqa: E402
 from .conversion.relu.convert import convert  # noqa: E402
 from .conversion.relu.report import conversion_report  # noqa: E402
-from .engine.compiling import compile  # noqa: E402
-from .engine.engine import Engine, load  # noqa: E402
-from .engine.events import events  # noqa: E402
-from .engine.stream import Stream  # noqa: E402
 from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402
 from .layers import (  # noqa: E402
     IF,
@@ -138,11 +134,15 @@ from .layers import (  # noqa: E402
     learn_neurons,
 )
 from .network import Network  # noqa: E402
+from .running.compiling import compile  # noqa: E402
+from .running.early_exit import margin, settled  # noqa: E402
+from .running.engine import Engine, load  # noqa: E402
+from .running.events import events  # noqa: E402
+from .running.explain import explain  # noqa: E402
+from .running.simulate import simulate  # noqa: E402
+from .running.stream import Stream  # noqa: E402
 from .sequences import time_first  # noqa: E402
 from .shards import Shards  # noqa: E402
-from .simulation.early_exit import margin, settled  # noqa: E402
-from .simulation.explain import explain  # noqa: E402
-from .simulation.simulate import simulate  # noqa: E402
 from .spikes import Spikes, pack  # noqa: E402
 from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle  # noqa: E402
 from .training.proxy import ProxyNet  # noqa: E402

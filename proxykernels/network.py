@@ -1,8 +1,9 @@
 """A network of layers in any order: what conversion and import make."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from .spikes import Spikes
@@ -32,6 +33,8 @@ class Network(nn.Module):
     INPUT = ""  # the name of the network's own input among a layer's sources
     input_dims: int | None = None  # of a constant input [N, ...], where it is known
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
+    # What runs a network as a whole, or gives None: running/planned.py, which knows networks, puts it here.
+    _whole: ClassVar[Callable[["Network", Any], Any]] = staticmethod(lambda net, x: None)
 
     def __init__(self):
         super().__init__()
@@ -81,7 +84,11 @@ class Network(nn.Module):
         return y if self._parts is None else unpacked(self._parts)
 
     def forward(self, x):
-        """The output spikes of x (T, N, ...); see the layers."""
+        """The output spikes of x (T, N, ...); see the layers. Without gradients, in evaluation mode and on a CPU the
+        network is run as a whole, as by :func:`simulate`."""
+        y = None if torch.is_grad_enabled() else self._whole(self, x)
+        if y is not None:
+            return y
         values: dict[str, Spikes] = {self.INPUT: x}
         last_readers = {source: name for name, sources in self._sources.items() for source in sources}
         for name, layer, sources in self.layers():

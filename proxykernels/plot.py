@@ -12,7 +12,7 @@ from torch import Tensor
 from . import checks
 from .conversion.relu.report import ConversionReport
 from .kernels import heap
-from .simulation.result import Result
+from .running.result import Result
 from .spikes import Spikes
 
 

@@ -250,7 +250,7 @@ DEFECTS = {
         "tests/package/test_sigma_delta.py",
     ),
     "sigma-delta: samples that have stopped": Defect(
-        "proxykernels/simulation/sigma_delta.py",
+        "proxykernels/running/sigma_delta.py",
         "self.index = self.index[~decided]",
         "pass",
         "tests/package/test_sigma_delta_states.py",
@@ -284,7 +284,7 @@ DEFECTS = {
         "kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != ", "tests/cpu"
     ),
     "simulation: samples in order": Defect(
-        "proxykernels/simulation/state.py",
+        "proxykernels/running/state.py",
         "torch.cat(indices).argsort()",
         "torch.cat(indices)",
         "tests/package/test_anytime.py",
@@ -320,7 +320,7 @@ DEFECTS = {
         "tests/package/test_synapses.py",
     ),
     "simulation: a chunk's start": Defect(
-        "proxykernels/simulation/stateful_layer.py",
+        "proxykernels/running/stateful_layer.py",
         "[start : start + len(x)]",
         "[0 : len(x)]",
         "tests/package/test_simulate.py tests/package/test_anytime.py",

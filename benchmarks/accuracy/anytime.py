@@ -7,7 +7,7 @@
 The shipped network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one run
 of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
 spikes, looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made
-of them (pk.simulation.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications, those
+of them (pk.running.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications, those
 with 0 left out. What the margin costs and saves is in evaluate.py energy, where held-out images choose it.
 
 Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.

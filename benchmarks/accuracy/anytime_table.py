@@ -18,7 +18,7 @@ from training.conversion import relu_network
 
 import proxykernels as pk
 from accuracy.work import relu_work
-from proxykernels.simulation.synops import SynOps
+from proxykernels.running.synops import SynOps
 
 MARGINS = (1, 2, 3, 4, 6, 8)
 CALIBRATION_IMAGES = 1000

@@ -63,8 +63,8 @@ def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: in
         values: the state of a neuron. bits: of a spike or its absence.
     """
     additions, products = result.synops.accumulates, result.synops.multiply_accumulates
-    tallies = result._tallies.values()
-    places = sum(tally.places for tally in tallies) / images
+    places = sum(result.places.values()) / images
+    tallies = getattr(result, "_tallies", {}).values()
     # Behind a max pooling neurons are fewer than the sums that it takes, which are states too.
     pooled = sum(tally.sums - tally.places for tally in tallies if isinstance(tally, Tally)) / images
     sizes = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in net.named_modules()}

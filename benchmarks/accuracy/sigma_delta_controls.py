@@ -126,8 +126,8 @@ def in_steps(net: pk.Network, images: Tensor, few: int) -> Iterator[tuple[int, F
     images = images[:few]
     for T in STEPS:
         result = pk.simulate(net, images, T)
-        tallies: Any = result._tallies.values()
-        messages = T * sum(tally.spikes for tally in tallies) / sum(tally.places for tally in tallies)
+        spikes = sum(count * result.rates[name] for name, count in result.places.items() if count)
+        messages = T * spikes / sum(result.places.values())
         work = cost.of_simulation(net, result, T, len(images), values=2, bits=cost.CODE_BITS)
         yield T, Found(potentials[T - 1], work, messages)
 

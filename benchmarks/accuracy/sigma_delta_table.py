@@ -139,7 +139,7 @@ def scores(subject: subjects.Subject, logits: Tensor, expected: Tensor) -> dict[
     }  # fmt: skip
 
 
-def _simulated(net: pk.Network, images: Tensor, T: int, stop=None) -> Iterator[tuple[pk.simulation.result.Result, int]]:
+def _simulated(net: pk.Network, images: Tensor, T: int, stop=None) -> Iterator[tuple[pk.running.result.Result, int]]:
     return ((pk.simulate(net, batch, T, stop=stop), len(batch)) for batch in images.split(BATCH))
 
 
@@ -148,9 +148,9 @@ def _mean_cost(net: pk.Network, parts: list, T: float, values: int, bits: int) -
     for result, count in parts:
         for name, value in vars(cost.of_simulation(net, result, T, count, values, bits)).items():
             setattr(total, name, getattr(total, name) + value * count / images)
-    tallies = [(result, tally) for result, _ in parts for tally in result._tallies.values() if tally.places]
-    places = sum(tally.places for _, tally in tallies)
-    spikes = sum(tally.rate * tally.places for _, tally in tallies)
+    layers = [(count, result.rates[name]) for result, _ in parts for name, count in result.places.items() if count]
+    places = sum(count for count, _ in layers)
+    spikes = sum(count * rate for count, rate in layers)
     return {"spikes_a_neuron": f"{spikes / places * T:.3f}", **_cost(total)}
 
 

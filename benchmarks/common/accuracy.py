@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 import proxykernels as pk
 from proxykernels.layers import Neurons, SpikingLayer
-from proxykernels.simulation.prepared_network import replace_neurons
-from proxykernels.simulation.synops import SynOps
+from proxykernels.running.prepared_network import replace_neurons
+from proxykernels.running.synops import SynOps
 from proxykernels.training.from_data import silenced
 
 BATCH = 100
@@ -38,7 +38,7 @@ def strict_accuracy(counts: Tensor, labels: Tensor) -> float:
 
 def simulated(
     net: nn.Module, dataset: Dataset, T: int, device: torch.device, precision: str | None = None
-) -> Iterator[tuple[pk.simulation.result.Result, Tensor]]:
+) -> Iterator[tuple[pk.running.result.Result, Tensor]]:
     """The results of T steps and the labels, batch by batch of a data set."""
     for images, labels in DataLoader(dataset, BATCH):
         yield pk.simulate(net, images.to(device), T, precision=precision), labels
@@ -105,7 +105,7 @@ def _without_last_spikes(net: nn.Module) -> tuple[nn.Module, str]:
     return replace_neurons(net, lambda name, layer: silenced(layer) if name == last else layer), last
 
 
-def logits_of(result: pk.simulation.result.Result) -> Tensor | None:
+def logits_of(result: pk.running.result.Result) -> Tensor | None:
     """A converted network's logits; None if spikes are all that a network has."""
     try:
         return result.logits

@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     logits: Tensor
     from_all: Tensor
     seconds: float
-    result: pk.simulation.result.Result
+    result: pk.running.result.Result
 
 
 def readings(net: pk.Network, x: Tensor, steps: Sequence[int]) -> Iterator[Reading]:

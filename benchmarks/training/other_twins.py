@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.layers import Neurons, SpikingLayer
-from proxykernels.simulation.prepared_network import replace_neurons
+from proxykernels.running.prepared_network import replace_neurons
 
 
 class ReluProxy(nn.Module):

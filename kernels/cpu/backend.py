@@ -4,8 +4,11 @@ Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, 
 ``c % 8`` of byte ``c // 8`` is channel ``c``. Potentials are float32 ``[N, P, C]``, currents float32 ``[T, N, P, C]``.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,6 +67,24 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         counts = heap.zeros(N, C, P, dtype=torch.int32)
         self._table.count(words.data_ptr(), counts.data_ptr(), T, until, N, C, P)
         return counts
+
+    def first_and_last(self, values: np.ndarray) -> tuple[int, int]:
+        """The least and the largest of integers of up to 64 bits, of any stride."""
+        found = np.empty(2, dtype=np.int64)
+        self._table.first_and_last(_column(values), len(values), found.ctypes.data)
+        return int(found[0]), int(found[1])
+
+    def pack_events(
+        self, fields: Sequence[np.ndarray], first: int, share: tuple[int, int], T: int, size: tuple[int, int]
+    ) -> Tensor | None:
+        """Events of a camera (src/abi.h) as uint8 [1, T, P, 1]; None: one lies outside.
+
+        ``fields``: t, x, y and p, integers of up to 64 bits, of any stride. ``share``: numerator and denominator.
+        """
+        words = heap.zeros(1, T, size[0] * size[1], 1, dtype=torch.uint8)
+        columns = map(_column, fields)
+        given = abi.Events(*columns, len(fields[0]), first, *share, T, *size, words.data_ptr())
+        return words if self._table.pack_events(given) else None
 
     def total_of_pixels(self, words: Tensor) -> Tensor:
         """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
@@ -145,6 +166,10 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         periods, totals = periods.contiguous(), heap.empty(P, dtype=torch.int64)
         self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
         return totals
+
+
+def _column(values: np.ndarray) -> Any:
+    return abi.Column(values.ctypes.data, values.strides[0], values.itemsize, values.dtype.kind == "i")
 
 
 def _type(dtype: torch.dtype) -> tuple[int, bool, int]:

@@ -5,6 +5,7 @@ The layout is that of backend.CpuKernels. Nothing here is fast.
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +46,19 @@ class Fallback:
     def count(self, words: Tensor, C: int, until: int) -> Tensor:
         """Spikes of each neuron before step ``until``: int32 [N, C, P]."""
         return self.unpack(words, words.shape[1], C)[:until].sum(0, dtype=torch.int32)
+
+    def first_and_last(self, values: np.ndarray) -> tuple[int, int]:
+        return int(values.min()), int(values.max())
+
+    def pack_events(self, fields, first: int, share: tuple[int, int], T: int, size: tuple[int, int]) -> Tensor | None:
+        """By the definition, one event after the other."""
+        words = torch.zeros(1, T, *size, 1, dtype=torch.uint8, device="cpu")
+        for t, x, y, p in zip(*(field.tolist() for field in fields), strict=True):
+            step = (t - first) * share[0] // share[1]
+            if not (0 <= step < T and 0 <= x < size[1] and 0 <= y < size[0] and -1 <= p <= 1):
+                return None
+            words[0, step, y, x] |= 2 if p > 0 else 1
+        return words.flatten(2, 3)
 
     def total_of_pixels(self, words: Tensor) -> Tensor:
         """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""

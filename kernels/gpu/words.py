@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 32  # steps in a word
-COUNTED = 16  # tensors of words whose spikes one launch counts (simulation/synops.py)
+COUNTED = 16  # tensors of words whose spikes one launch counts (running/synops.py)
 COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
 
 

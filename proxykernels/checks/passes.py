@@ -25,6 +25,11 @@ def of(net: nn.Module) -> Iterator[None]:
         _net.reset(token)
 
 
+def is_within() -> bool:
+    """Whether such a block runs."""
+    return _net.get() is not None
+
+
 def check_layer(layer: nn.Module) -> None:
     """A layer must not be called as it is, at rest, within such a block.
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,13 @@ from ..neurons import AnyNeuron
 
 LARGEST = torch.finfo(torch.float32).max
 SOFT = math.inf  # in a state_dict, of a v_reset that is None
+
+_reads: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def reads_of(layer: nn.Module) -> int:
+    """How often a layer was asked for a tensor of its own: whoever has it may write to it past torch's count."""
+    return _reads.get(layer, 0)
 
 
 class NeuronAttributes(nn.Module):
@@ -63,6 +71,11 @@ class NeuronAttributes(nn.Module):
         self.__dict__.pop("_made", None)
         self.__dict__.pop(name, None)
         self._buffers.pop(name, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if not torch.compiler.is_compiling():
+            _reads[self] = _reads.get(self, 0) + 1
+        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may take the place of a tensor, and a tensor that of a number."""

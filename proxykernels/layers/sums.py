@@ -23,7 +23,7 @@ from ..spikes.spike_tensor import dense_like, packed
 from .base import Neurons, each_step
 from .parametrized import with_plain_weights
 from .rearranging import side_by_side
-from .synapses import Convolution, Product, Synapse, synapse_of
+from .synapses import Convolution, Product, Synapse, both_sides, synapse_of
 
 _remembered = PackedWeights(fingerprint)  # what sums make of their synapses' weights
 
@@ -198,7 +198,7 @@ def _shortcut_strides(synapses: Sequence[nn.Module]) -> list[tuple[int, ...]] | 
     for other in others:
         stride: tuple[int, ...] = (1, 1)
         if isinstance(other, nn.Conv2d):
-            if other.kernel_size != (1, 1) or any(other._reversed_padding_repeated_twice) or other.groups > 1:
+            if other.kernel_size != (1, 1) or any(both_sides(other)) or other.groups > 1:
                 return None
             stride = other.stride
         if stride != main.stride and main.stride != (1, 1):

@@ -50,7 +50,7 @@ class Synapse:
     def accumulates(self, x: Spikes) -> Tensor:
         """How often a weight is added to a potential because of the spikes x, of a CPU: int64, no dimensions.
 
-        Those of a GPU are counted all together: simulation/synops.py.
+        Those of a GPU are counted all together: running/synops.py.
         """
         reach = self.reach(x)
         totals = x._total_of_pixels()
@@ -157,8 +157,7 @@ class Convolution(_Weighted):
     def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
         """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
         m = self.module
-        both_sides = (*m._reversed_padding_repeated_twice, 0, 0)[:4]
-        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides, _pair(m.dilation)
+        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _pair(m.dilation)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.module.weight.ndim + 1:
@@ -192,6 +191,17 @@ class Convolution(_Weighted):
     def _reach_of(self, size: Shape, device: torch.device) -> Tensor:
         weight, both_sides, dilation = self.placed(self.module.weight)
         return _reach_of_pixels(tuple(weight.shape[2:]), self.stride, dilation, both_sides, _pair(size), device)
+
+
+def both_sides(module: Any) -> tuple[int, int, int, int]:
+    """The padding of a convolution of torch, as its attributes say now: on the left, right, top and bottom."""
+    height, width = _pair(module.weight.shape[2:])
+    if isinstance(module.padding, str):
+        down, across = (0, 0) if module.padding == "valid" else _pair(module.dilation)
+        down, across = down * (height - 1), across * (width - 1)
+        return across // 2, across - across // 2, down // 2, down - down // 2
+    top, left = _pair(module.padding, 0)
+    return left, left, top, top
 
 
 class Convolution1d(Convolution):

@@ -12,10 +12,10 @@ from ..layers import SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..neurons import IFNeuron
+from ..running.early_exit import samples
+from ..running.prepared_network import replace_neurons
+from ..running.simulate import run
 from ..sequences import is_sequence
-from ..simulation.early_exit import samples
-from ..simulation.prepared_network import replace_neurons
-from ..simulation.simulate import run
 from ..spikes import Spikes
 
 NEVER = 1e30  # a threshold that no potential reaches

@@ -17,10 +17,10 @@ from ..checks import passes
 from ..layers import Neurons, SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..neurons import IFNeuron
+from ..running.prepared_network import replace_neurons
+from ..running.simulate import run
+from ..running.stateful_layer import HeldDropout, Masks
 from ..sequences import is_sequence, mean_over_time
-from ..simulation.prepared_network import replace_neurons
-from ..simulation.simulate import run
-from ..simulation.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
 from .from_data import FromData
 from .twin import NotBelowZero, OutputSwap, Twin, check_twin

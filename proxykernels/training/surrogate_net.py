@@ -13,11 +13,11 @@ from ..checks import passes
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
+from ..running.early_exit import samples
+from ..running.prepared_network import replace_neurons
+from ..running.state import check_calls, check_layers
+from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer
 from ..sequences import is_sequence
-from ..simulation.early_exit import samples
-from ..simulation.prepared_network import replace_neurons
-from ..simulation.state import check_calls, check_layers
-from ..simulation.stateful_layer import HeldDropout, Masks, StatefulLayer
 from ..spikes import Spikes
 from ..surrogates import ATan, Surrogate
 from .from_data import silenced

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels.engine import library as engine_library
 from proxykernels.kernels import backends
 from proxykernels.kernels.cpu import abi, compiled, elf, headers, sources
 from proxykernels.kernels.neurons import MODELS
 from proxykernels.kernels.surrogates import SHAPES
+from proxykernels.plan import library as engine_library
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "

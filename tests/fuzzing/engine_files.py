@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.file import checksum
-from proxykernels.engine.follow import follow
-from proxykernels.engine.values import CannotFollowError
+from proxykernels.plan.file import checksum
+from proxykernels.plan.follow import follow
+from proxykernels.plan.values import CannotFollowError
+from proxykernels.running.engine import Engine
 
 from . import draw, ways
 from .case import Case, Mismatch

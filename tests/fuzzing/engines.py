@@ -6,14 +6,15 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from random import Random
 
+import layerwise
 import torch
 from oracle import trace
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
-from proxykernels.engine.values import CannotFollowError
+from proxykernels.plan.follow import follow
+from proxykernels.plan.values import CannotFollowError
+from proxykernels.running.engine import Engine
 
 from . import draw, ways
 from .case import Case, Mismatch, same
@@ -150,7 +151,7 @@ class Compiled(Input, Case):
         if isinstance(given, Tensor) and given.is_floating_point():
             given = given * 0.7
         try:
-            expected = pk.simulate(net, given, self.T, precision=self.precision).spikes.dense()
+            expected = layerwise.simulate(net, given, self.T, precision=self.precision).spikes.dense()
             plan = follow(net, tuple(self.shape[1:]), self.given != "spikes", self.precision)
         except (TypeError, ValueError):  # an identity beside large weights, a readout
             return False
@@ -173,7 +174,7 @@ class Compiled(Input, Case):
                 raise AssertionError(f"rate of {name}: {rate}, expected {wanted}")
 
     def check_operations(self, engine, net: nn.Module, given) -> None:
-        got, wanted = engine(given, self.T).synops, pk.simulate(net, given, self.T).synops
+        got, wanted = engine(given, self.T).synops, layerwise.simulate(net, given, self.T).synops
         if got != wanted:
             raise Mismatch(f"operations: {got}, of simulate {wanted}")
 

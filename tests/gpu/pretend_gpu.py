@@ -254,7 +254,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.kernels.gpu.convolutions import convolutions
     from proxykernels.layers import synapses
-    from proxykernels.simulation import replay
+    from proxykernels.running import replay
 
     card = Card(executes)
     major, minor = (9, 0) if triton.knobs.runtime.interpret else divmod(driver.active.get_current_target().arch, 10)

@@ -16,8 +16,7 @@ from gpu import time_model
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
-from proxykernels.engine import graph
-from proxykernels.simulation import replay
+from proxykernels.running import graph, replay
 
 pytestmark = [
     pytest.mark.triton,

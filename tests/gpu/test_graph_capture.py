@@ -9,7 +9,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.checks import neuron_checks
 from proxykernels.kernels import reference
-from proxykernels.simulation import replay
+from proxykernels.running import replay
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
-from proxykernels.simulation import replay
+from proxykernels.running import replay
 
 pytestmark = [
     pytest.mark.triton,

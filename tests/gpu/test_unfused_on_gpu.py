@@ -68,10 +68,10 @@ def test_simulation_with_pooling(generator, monkeypatch, sm_75):
         for parameter in net.parameters():
             parameter.copy_(dyadic(*parameter.shape, generator=generator))
     x = spikes(33, 2, 2, 4, 4, generator=generator)
-    unfused = pk.simulate(net, pk.pack(x), 33)
+    unfused = pk.simulate(net, pk.pack(x), 33, chunk=64)
     convolutions.convolutions.cache_clear()
     monkeypatch.setattr(convolutions, "architecture", lambda device: "")
-    fused = pk.simulate(net, pk.pack(x), 33)
+    fused = pk.simulate(net, pk.pack(x), 33, chunk=64)
     assert all(fused.rates.values()) and fused.rates == unfused.rates
     assert equal(fused.spikes.dense(), unfused.spikes.dense())
 

@@ -7,7 +7,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.simulation import pooling
+from proxykernels.plan import pooling
 
 
 def make_net(pool: nn.Module, features: int, v_reset: float | None = None) -> nn.Sequential:
@@ -44,8 +44,8 @@ def test_spikes_are_those_with_averages(monkeypatch, generator, name, v_reset):
     net = make_net(pool, features, v_reset)
     x = dyadic(3, 2, size, size, generator=generator, span=8)
     found = [pk.simulate(net, x, 33, chunk=chunk) for chunk in (None, 8)]
-    monkeypatch.setattr("proxykernels.simulation.prepared_network.without_averages", lambda net: net)
-    expected = pk.simulate(net, x, 33)
+    monkeypatch.setattr("proxykernels.running.prepared_network.without_averages", lambda net: net)
+    expected = pk.simulate(net, x, 33, chunk=64)
     assert 0 < expected.spikes.dense().mean() < 1
     for result in found:
         assert equal(result.spikes.dense(), expected.spikes.dense())

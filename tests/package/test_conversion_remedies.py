@@ -249,7 +249,7 @@ def test_report(trained):
     result = pk.simulate(net, images[:16], 64)
     assert [row.layer for row in report.rows] == ["conv1", "conv2", "conv3", "linear1", "linear2"]
     for row in report.rows:
-        assert row.rate == pytest.approx(result.rates[row.layer], abs=1e-6) and row.rate > 0.01
+        assert row.rate == pytest.approx(result.rates[row.layer], abs=1e-4) and row.rate > 0.01
     with torch.no_grad():
         wanted = ann[:2](images[:16])
         scaled = wanted / net.conv1.scale.view(-1, 1, 1)
@@ -268,5 +268,5 @@ def test_report(trained):
     assert len(ax.patches) == 2 * len(report.rows)
     with pytest.raises(TypeError, match="report must be what conversion_report returns, got Result"):
         pk.plot.conversion(result)
-    with pytest.raises(TypeError, match="net must be a network of IF neurons that convert made"):
+    with pytest.raises(TypeError, match="net must be a network that convert made, whose layers have a scale"):
         pk.conversion_report(nn.Sequential(pk.FusedIFLinear(3, 3)), torch.rand(2, 3), 4)

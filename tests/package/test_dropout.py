@@ -8,7 +8,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.simulation.early_exit import samples
+from proxykernels.running.early_exit import samples
 from proxykernels.spikes import word_ops
 
 T, N = 40, 6
@@ -169,7 +169,7 @@ def test_twins_drop_the_same_units_through_all_chunks(steps):
 
 
 def test_a_chunk_of_simulate_does_not_draw_anew(monkeypatch):
-    from proxykernels.simulation.chunks import Chunks
+    from proxykernels.running.chunks import Chunks
 
     monkeypatch.setattr(Chunks, "steps", lambda *_: 10)
     torch.manual_seed(0)

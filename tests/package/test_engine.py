@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -14,10 +15,10 @@ from oracle import make_dyadic, trace
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
-from proxykernels.engine.stopping import Asked
 from proxykernels.kernels import cpu
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
+from proxykernels.running.stopping import Asked
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 NEURONS = {
@@ -96,7 +97,7 @@ def test_an_integer_sample_may_be_of_spikes():
     sample = counts.clamp(max=1)
     engine = pk.compile(net, sample)
     for x in (sample, sample.bool(), sample.float(), counts):
-        expected = pk.simulate(net, x, 9).count()
+        expected = layerwise.simulate(net, x, 9).count()
         assert equal(engine(x, 9).count(), expected) and expected.any()
     with pytest.raises(TypeError, match="x must be spikes, .* compiled with a sample of floats or integers"):
         pk.compile(net, sample.bool())(counts, 9)
@@ -105,7 +106,7 @@ def test_an_integer_sample_may_be_of_spikes():
 @pytest.mark.parametrize("N", [0, 1, 63, 64, 65, 130])
 def test_any_batch(N):
     net, x = network(), image(N)
-    result, expected = pk.compile(net, image(1))(x, 5), pk.simulate(net, x, 5) if N else None
+    result, expected = pk.compile(net, image(1))(x, 5), layerwise.simulate(net, x, 5) if N else None
     assert result.count().shape == (N, 10)
     if N:
         assert equal(result.spikes.dense(), expected.spikes.dense()) and result.count().any()
@@ -115,7 +116,7 @@ def test_any_batch(N):
 
 def test_stop():
     net, x = network(), image(70)
-    stopped, expected = pk.compile(net, x)(x, 40, stop=pk.margin(3)), pk.simulate(net, x, 40, stop=pk.margin(3))
+    stopped, expected = pk.compile(net, x)(x, 40, stop=pk.margin(3)), layerwise.simulate(net, x, 40, stop=pk.margin(3))
     assert equal(stopped.spikes.dense(), expected.spikes.dense())
     assert equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
     assert stopped.rates == pytest.approx(expected.rates)
@@ -172,7 +173,7 @@ def test_readout():
     net = nn.Sequential(pk.FusedIFLinear(6, 20, v_threshold=0.25), pk.FusedLILinear(20, 3, decay=0.5))
     make_dyadic(net, 1 / 16)
     x = (torch.rand(4, 6) * 8).round() / 8
-    engine, expected = pk.compile(net, x), pk.simulate(net, x, 9).potentials
+    engine, expected = pk.compile(net, x), layerwise.simulate(net, x, 9).potentials
     assert equal(engine(x, 9).potentials, expected) and expected.any()
     stream = engine.stream(4)
     assert equal(torch.cat([stream(x) for _ in range(9)]), expected)
@@ -188,7 +189,7 @@ def test_stream_goes_on(neuron):
     parts = [stream(x[0])] + [stream(x[a:b]) for a, b in ((1, 4), (4, 37), (37, 40))]
     assert equal(torch.cat([part.dense() for part in parts]), expected.spikes.dense())
     assert equal(stream.count(), expected.count()) and expected.count().any()
-    state = pk.simulate(net, x, 40).state
+    state = layerwise.simulate(net, x, 40).state
     assert all(torch.equal(v, state[name][0]) for name, v in stream.state.items())
     other = engine.stream(2)
     other.state = stream.state

@@ -1,5 +1,6 @@
 """What stands between the neurons of a compiled network: poolings of sums over time, moved values, groups, averages."""
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -8,8 +9,8 @@ from test_engine import TARGETS
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
 
 BETWEEN = {
     "rates": [pk.MaxRatePool2d(2, ceil_mode=True)],
@@ -70,7 +71,7 @@ def test_between(modules, target, given):
     parts.append(stream(as_given[4:] if given != "held" else x[4:]))
     assert equal(torch.cat([part.dense() for part in parts]), values["last"])
     assert all(torch.equal(v, states[name][-1]) for name, v in stream.state.items())
-    expected = pk.simulate(net, as_given, len(x))
+    expected = layerwise.simulate(net, as_given, len(x))
     assert result.rates == pytest.approx(expected.rates, nan_ok=True) and result.synops == expected.synops
 
 
@@ -84,7 +85,7 @@ def test_precision_is_that_of_simulate(modules, precision, given):
         for parameter in net.parameters():
             parameter += 0.01 * torch.randn(parameter.shape)
     as_given = x[0] if given == "held" else pk.pack(x) if given == "spikes" else x
-    expected = pk.simulate(net, as_given, len(x), precision=precision).spikes.dense()
+    expected = layerwise.simulate(net, as_given, len(x), precision=precision).spikes.dense()
     for target in TARGETS:
         engine = Engine(follow(net, x.shape[2:], given != "spikes", precision), target=target)
         assert equal(engine(as_given, len(x)).spikes.dense(), expected) and expected.any()

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from types import SimpleNamespace
 
+import layerwise
 import numpy as np
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_a_stream_takes_them():
         packet = [(t - 5 * k, x, y, p) for t, x, y, p in zip(T_, X, Y, P, strict=True) if t // 5 == k]
         stream(pk.events(*zip(*packet, strict=True), size=SIZE, dt=5, T=1))
     stream(pk.events([], [], [], [], size=SIZE, T=3))
-    expected = pk.simulate(net, torch.cat([whole.dense(), torch.zeros(3, 1, 2, *SIZE)]), 7)
+    expected = layerwise.simulate(net, torch.cat([whole.dense(), torch.zeros(3, 1, 2, *SIZE)]), 7)
     assert equal(stream.count(), expected.count()) and stream.count().any()
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from test_engine import NEURONS, image, network
 
 import proxykernels as pk
-from proxykernels.engine.file import checksum
+from proxykernels.plan.file import checksum
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.library import Session
+from proxykernels.plan.library import Session
 
 STEPS = 1 << 14  # of `held` take some tenths of a second
 

@@ -1,5 +1,6 @@
 """Convolutions of many pixels and steps: the same spikes as the oracle's, whichever sums inputs go to."""
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -7,9 +8,9 @@ from oracle import make_dyadic, trace
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
 from proxykernels.kernels import cpu
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 
@@ -58,7 +59,7 @@ def test_the_oracle(given, window, T, target):
 def test_operations_are_counted():
     net = nn.Sequential(pk.FusedIFConv2d(40, 33, 3, 2, 1), pk.FusedIFConv2d(33, 20, 3, dilation=2)).eval()
     x = anything(40, 3, 40, 21, 17)
-    result, expected = pk.compile(net, pk.pack(x))(pk.pack(x), 40), pk.simulate(net, pk.pack(x), 40)
+    result, expected = pk.compile(net, pk.pack(x))(pk.pack(x), 40), layerwise.simulate(net, pk.pack(x), 40)
     assert result.synops == expected.synops and result.count().any()
 
 
@@ -95,7 +96,7 @@ def test_rounded_weights(C_out, given, precision, target):
     conv.weight.data[5, :3] *= 100
     net = nn.Sequential(conv, pk.FusedIFConv2d(C_out, 20, 3, v_threshold=0.1, v_reset=None)).eval()
     x = pk.pack(INPUTS[given](40, 2, 40, 7, 9))
-    expected = pk.simulate(net, x, 40, precision=precision)
+    expected = layerwise.simulate(net, x, 40, precision=precision)
     result = Engine(follow(net, x.shape[2:], False, precision), target=target)(x, 40)
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
     assert result.synops == expected.synops
@@ -110,7 +111,7 @@ def test_input_of_rounded_weights(T):
     x[1, 0, 0, 0] = 3e-7
     engine = pk.compile(net, x, precision="int8")
     for given in (x, torch.stack([x, 3 * x] * (T // 2 + 1))[:T]):
-        expected = pk.simulate(net, given, T, precision="int8")
+        expected = layerwise.simulate(net, given, T, precision="int8")
         assert equal(engine(given, T).spikes.dense(), expected.spikes.dense()) and expected.count().any()
 
 
@@ -122,5 +123,5 @@ def test_an_input_of_float64_is_rounded_once():
     x = torch.tensor([[1.0, (2**21 + 0.5) * unit + 2.0**-45]], dtype=torch.float64)
     engine = pk.compile(layer, x.float(), precision="int8")
     for given in (x, x[None]):
-        expected = pk.simulate(layer, given, 1, precision="int8").count()
+        expected = layerwise.simulate(layer, given, 1, precision="int8").count()
         assert expected.item() == 1 and equal(engine(given, 1).count(), expected)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic
@@ -82,7 +83,7 @@ def test_steps_of_few_samples_are_bounded():
     engine = pk.compile(net, x)
     result = engine(x, 16, stop=lambda counts, t: torch.full((len(counts),), t >= 8))
     assert engine.sizes[1] < 1.2 * MOST_SLOT_BYTES and result.steps.tolist() == [8]
-    wanted = pk.simulate(net, x, T=8).spikes.dense()
+    wanted = layerwise.simulate(net, x, T=8).spikes.dense()
     assert wanted.any() and equal(result.spikes.dense()[:8], wanted)
 
 
@@ -141,4 +142,4 @@ def test_a_batch_of_more_samples_than_a_part_has_tasks():
         y = [stream(x), stream(x)]
     finally:
         torch.set_num_threads(threads)
-    assert equal(torch.cat([part.dense() for part in y])[:, -7:], pk.simulate(net, x[-7:], T=2).spikes.dense())
+    assert equal(torch.cat([part.dense() for part in y])[:, -7:], layerwise.simulate(net, x[-7:], T=2).spikes.dense())

@@ -6,13 +6,14 @@ import pickle
 import threading
 import time
 
+import layerwise
 import pytest
 import torch
 from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.library import Session
+from proxykernels.plan.library import Session
 
 T = 32
 
@@ -39,7 +40,7 @@ def test_logits_end_in_the_activation(last, precision, tmp_path):
     stream = engine.stream(len(x))
     for _ in range(T):
         stream(x)
-    simulated = pk.simulate(net, x, T, precision=precision).logits
+    simulated = layerwise.simulate(net, x, T, precision=precision).logits
     for logits in (engine(x, T).logits, pk.load(tmp_path / "net")(x, T).logits, stream.logits):
         torch.testing.assert_close(logits, simulated, rtol=1e-4, atol=1e-5)
     assert (simulated.min() < -0.1) == (last == "none") and (simulated.max() > 0.26) == (last != "clipped")
@@ -49,7 +50,7 @@ def test_logits_end_in_the_activation(last, precision, tmp_path):
 def test_logits_behind_averages_too():
     """Which simulate makes part of the last layer's weights."""
     net, relu, x = converted(nn.ReLU(), nn.AdaptiveAvgPool2d(7), 49)
-    simulated = pk.simulate(net, x, T).logits
+    simulated = layerwise.simulate(net, x, T).logits
     assert simulated.min() == 0 and simulated.any()
     torch.testing.assert_close(pk.compile(net, x)(x, T).logits, simulated, rtol=1e-4, atol=1e-5)
 
@@ -58,7 +59,7 @@ def test_logits_count_from_the_state_that_is_set():
     """As simulate's do; and the state may be set between two steps, too."""
     net, _, x = converted()
     stream = pk.compile(net, x).stream(len(x))
-    first = pk.simulate(net, x, 16)
+    first = layerwise.simulate(net, x, 16)
     for _ in range(16):
         stream(x)
     kept, before = stream.state, stream.logits
@@ -71,7 +72,7 @@ def test_logits_count_from_the_state_that_is_set():
     stream.state = kept
     for _ in range(16):
         stream(x)
-    expected = pk.simulate(net, x, 16, state=first.state).logits
+    expected = layerwise.simulate(net, x, 16, state=first.state).logits
     torch.testing.assert_close(stream.logits, expected, rtol=1e-4, atol=1e-5)
     stream.reset()
     for _ in range(16):
@@ -153,15 +154,15 @@ def test_a_rule_may_write_to_the_counts():
         return decided
 
     net, _, x = converted()
-    expected = pk.simulate(net, x, 40, chunk=8, stop=enough).steps
+    expected = layerwise.simulate(net, x, 40, chunk=8, stop=enough).steps
     assert 8 < expected.min() < expected.max()
-    assert equal(pk.simulate(net, x, 40, chunk=8, stop=rule).steps, expected)
+    assert equal(layerwise.simulate(net, x, 40, chunk=8, stop=rule).steps, expected)
     assert equal(pk.compile(net, x)(x, 40, stop=rule).steps, expected)
 
 
 @pytest.mark.parametrize("way", ["simulate", "engine"])
 def test_a_rule_is_a_function(way):
     net, _, x = converted()
-    run = pk.compile(net, x) if way == "engine" else lambda x, T, stop: pk.simulate(net, x, T, stop=stop)
+    run = pk.compile(net, x) if way == "engine" else lambda x, T, stop: layerwise.simulate(net, x, T, stop=stop)
     with pytest.raises(TypeError, match=r"stop must be a rule such as proxykernels.margin\(8\), .* got 8"):
         run(x, 40, stop=8)

@@ -2,14 +2,15 @@
 
 import ctypes
 
+import layerwise
 import pytest
 from equality import equal
 from test_engine import TARGETS, image, network
 
 import proxykernels as pk
-from proxykernels.engine import library
-from proxykernels.engine.engine import Engine
 from proxykernels.kernels import cpu
+from proxykernels.plan import library
+from proxykernels.running.engine import Engine
 
 
 def address(functions) -> int:
@@ -26,7 +27,7 @@ def test_the_environment_names_the_fastest_that_an_engine_takes(monkeypatch, mos
     engine = pk.compile(net, x)
     assert engine.target == most and f"float32, {most}\n" in repr(engine)
     assert address(engine._compiled.functions) == address(own[most])
-    expected = pk.simulate(net, x, 9).spikes.dense()
+    expected = layerwise.simulate(net, x, 9).spikes.dense()
     assert expected.any() and equal(engine(x, 9).spikes.dense(), expected)
     for target in TARGETS[: TARGETS.index(most)]:
         with pytest.raises(RuntimeError, match=f"the engine cannot run {target} here: .* or PROXYKERNELS_CPU"):

@@ -1,5 +1,6 @@
 """One account: a call, simulate, an engine and a stream give the same figures, whatever was compiled and is run."""
 
+import layerwise
 import pytest
 import torch
 from cases import spikes
@@ -143,12 +144,13 @@ def check(first: str, steps: int, only: set[str] | None = None) -> None:
     for name, x in given.items():
         if only and name not in only or (first == "largest rates" and name not in SPIKES - {"Spikes of 2"}):
             continue
-        result = pk.simulate(net, x, steps)
+        result = layerwise.simulate(net, x, steps)
         expected, held = figures(result), isinstance(x, torch.Tensor) and x.ndim == 4
         fired += int(result.count().sum())
         sequence = x.expand(steps, *x.shape) if held else x
         assert equal(dense(net(sequence)), expected["spikes"]), name
-        assert pk.simulate(net, x, steps, chunk=4).synops == expected["synops"], name
+        assert layerwise.simulate(net, x, steps, chunk=4).synops == expected["synops"], name
+        same(figures(pk.simulate(net, x, steps)), expected, f"{first}, simulated whole, run on {name}")
         for compiled, engine in engines.items():
             about = f"{first}, compiled with {compiled}, run on {name}"
             if compiled == "Spikes" and first not in TAKE_ANY and name not in SPIKES:
@@ -170,7 +172,7 @@ def test_all_ways_in_tell_the_same(first):
 @pytest.mark.parametrize("given", [name for name in inputs(2) if name != "Spikes of 2"])
 def test_an_input_beside_neurons(given):
     net, x = beside_neurons(), inputs(T)[given]
-    expected = pk.simulate(net, x, T)
+    expected = layerwise.simulate(net, x, T)
     assert expected.count().any() and expected.rates["convolution"] > 0.01
     if given in SPIKES and not given.startswith("repeated"):
         assert not any(expected.synops.multiply_accumulates.values())
@@ -185,7 +187,7 @@ def test_running_maxima_of_half_precision():
     """Their sums are states, in float32: float16 does not hold those of 600 steps."""
     net = nn.Sequential(pk.RunningMaxPool2d(2), dyadic(pk.FusedIFConv2d(2, 4, 2, v_threshold=0.5)))
     values = inputs(600)["values"] + 1 / 8
-    counts = [pk.simulate(net, x, 600).spikes.dense() for x in (values, values.half())]
+    counts = [layerwise.simulate(net, x, 600).spikes.dense() for x in (values, values.half())]
     assert equal(*counts) and counts[0].any()
 
 
@@ -204,7 +206,7 @@ def test_of_any_number_of_samples(first, samples):
         for name in ("Spikes", "bool", "0 and 1", *(("image", "values", "repeated") if compiled != "Spikes" else ())):
             x = inputs(T, samples)[name]
             if samples or name != "image":
-                expected = pk.simulate(net, x, T)
+                expected = layerwise.simulate(net, x, T)
                 assert engine(x, T).synops == expected.synops and str(engine(x, T).rates) == str(expected.rates)
                 assert equal(engine(x, T).count(), expected.count())
             assert engine(x, T).count().shape == (samples, 5)
@@ -217,7 +219,7 @@ def test_of_rounded_weights(first, precision):
     for compiled in COMPILED.values():
         engine = pk.compile(net, given[compiled], precision=precision)
         for name in ("Spikes", "0 and 1", "bool", *(("image", "values", "repeated") if compiled != "Spikes" else ())):
-            expected = figures(pk.simulate(net, given[name], T, precision=precision))
+            expected = figures(layerwise.simulate(net, given[name], T, precision=precision))
             same(figures(engine(given[name], T)), expected, f"{first}, {compiled}, {name}")
 
 
@@ -227,7 +229,9 @@ def test_of_samples_that_stop(first):
     net, given = network(first), inputs(40)
     engine = pk.compile(net, given["values"])
     for name in ("image", "values", "0 and 1", "Spikes", "repeated"):
-        expected = pk.simulate(net, given[name], 40, stop=lambda counts, t: torch.tensor([True, False])[-len(counts) :])
+        expected = layerwise.simulate(
+            net, given[name], 40, stop=lambda counts, t: torch.tensor([True, False])[-len(counts) :]
+        )
         result = engine(given[name], 40, stop=lambda counts, t: torch.tensor([True, False])[-len(counts) :])
         assert expected.steps.tolist() == [8, 40] and expected.count().any()
         assert equal(result.steps, expected.steps) and equal(result.count(), expected.count())
@@ -239,7 +243,7 @@ def test_a_stream_takes_values_and_spikes_in_turn():
         net, given = network(first), inputs(T)
         stream, state, parts = pk.compile(net, given["values"]).stream(N), None, []
         for name in ("values", "Spikes", "counts", "0 and 1", "repeated"):
-            result = pk.simulate(net, given[name], T, state=state)
+            result = layerwise.simulate(net, given[name], T, state=state)
             state = result.state
             assert equal(stream(given[name]).dense(), result.spikes.dense()), (first, name)
             parts.append(result.count())
@@ -251,7 +255,7 @@ def test_averages_that_a_product_takes_over():
     first = dyadic(pk.FusedIFConv2d(2, 4, 6, v_threshold=0.5))
     net = nn.Sequential(first, pk.AdaptiveAvgPool2d(2), pk.Flatten(), dyadic(pk.FusedIFLinear(16, 5, v_threshold=0.25)))
     for name, x in inputs(T).items():
-        expected, engine = pk.simulate(net, x, T), pk.compile(net, x)
+        expected, engine = layerwise.simulate(net, x, T), pk.compile(net, x)
         assert engine(x, T).synops == expected.synops and expected.synops.multiply_accumulates["3"] == 0, name
         assert equal(engine(x, T).count(), expected.count()) and expected.count().any()
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.layers import base
-from proxykernels.simulation import chunks
+from proxykernels.running import chunks
 
 CPU = torch.device("cpu")
 
@@ -80,7 +80,7 @@ def test_a_small_budget_changes_no_spike(generator, monkeypatch):
     starts = []
     steps = chunks.Chunks.steps
     monkeypatch.setattr(chunks.Chunks, "steps", lambda plan, start: starts.append(start) or steps(plan, start))
-    result = pk.simulate(net, x, 90)
+    result = pk.simulate(net, x, 90, record=["0"])  # layer by layer
     assert starts[:2] == [0, 16] and 3 < len(starts) < 40  # at first 16, then as many as the budget allows
     assert equal(result.spikes.dense(), whole.spikes.dense()) and whole.count().sum() > 90
     assert result.rates == pytest.approx(whole.rates, nan_ok=True)

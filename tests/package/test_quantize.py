@@ -13,7 +13,7 @@ from proxykernels.kernels import backends, cpu, reference, rounding
 from proxykernels.kernels.cpu import packing
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.weight_cache import WHOLE
-from proxykernels.simulation import quantize
+from proxykernels.plan import quantize
 
 
 def make_net(v_reset: float | None = 0.0) -> nn.Sequential:

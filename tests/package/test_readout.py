@@ -124,5 +124,5 @@ def test_training_by_proxy_reads_potentials(generator):
     model = pk.ProxyNet(net, 8, readout="potential").train()
     output = model(x)
     output.square().sum().backward()
-    assert equal(output, pk.simulate(net, x, 8).potentials[-1])
+    assert equal(output, pk.simulate(net, x, 8, chunk=8).potentials[-1])
     assert all(parameter.grad.any() for parameter in net.parameters())

@@ -116,7 +116,7 @@ def test_samples_stop_when_they_have_settled(pooled):
 @torch.no_grad()
 def test_what_arrives_before_the_pooling_counts_as_memory(pooled, monkeypatch):
     """Samples that go together must fit, with all that lies between their layers."""
-    from proxykernels.simulation import sigma_delta
+    from proxykernels.running import sigma_delta
 
     ann, x = pooled
     net = pk.convert(ann, x, neuron="sigma-delta")

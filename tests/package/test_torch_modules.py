@@ -84,7 +84,7 @@ def test_one_step_of_a_network_may_go_through_modules_of_torch():
 def test_errors_of_layers_without_neurons_say_where():
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3), pk.MaxPool2d(9))
     with pytest.raises(ValueError, match=r"layer 1: kernel_size \(9, 9\) .* is larger"):
-        pk.simulate(net, torch.rand(2, 1, 6, 6), 5)
+        pk.simulate(net, torch.rand(2, 1, 6, 6), 5, chunk=5)
 
 
 @pytest.mark.parametrize("call", [lambda net, x: pk.simulate(net, x, 5), lambda net, x: pk.ProxyNet(net, 5)])
@@ -103,10 +103,10 @@ def test_a_library_that_does_not_load_is_no_error_of_a_layer(monkeypatch):
     monkeypatch.setattr(backends, "cpu_backend", load)
     net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3), pk.MaxPool2d(2))
     with pytest.raises(RuntimeError, match=r"^the C\+\+ library is stale"):
-        pk.simulate(net, torch.rand(2, 1, 6, 6), 5)
+        pk.simulate(net, torch.rand(2, 1, 6, 6), 5, chunk=5)
     spikes = pk.Spikes(torch.zeros(2, 5, 16, 1, dtype=torch.uint8), (5, 2, 4, 4, 4))
     with pytest.raises(RuntimeError, match=r"^the C\+\+ library is stale"):
-        pk.simulate(nn.Sequential(pk.MaxPool2d(2), pk.IF()), spikes, 5)
+        pk.simulate(nn.Sequential(pk.MaxPool2d(2), pk.IF()), spikes, 5, chunk=5)
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

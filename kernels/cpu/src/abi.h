@@ -162,6 +162,22 @@ struct DenseSpikes {
     int64_t step, image, channel, row, pixel;  // values from one to the next
 };
 
+// Integers that lie in memory with gaps.
+struct Column {
+    const uint8_t* values;
+    int64_t stride, size, is_signed;  // bytes from one to the next; of one
+};
+
+// Events of a camera.
+struct Events {
+    Column t, x, y, p;  // time, column, row, and polarity: above 0 ON
+    int64_t n;
+    int64_t first;                   // the time at which step 0 begins; no other is 2^63 from it
+    int64_t numerator, denominator;  // an event is of the step floor((t - first) * numerator / denominator)
+    int64_t T, H, W;
+    uint8_t* spikes;  // [T, H * W], zeros on entry: bit 0 is OFF, bit 1 ON
+};
+
 // The table of functions of an instruction set.
 struct Kernels {
 #define KERNEL(result, name, ...) result (*name)(__VA_ARGS__);

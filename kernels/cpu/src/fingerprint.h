@@ -58,4 +58,19 @@ inline uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
     return sum;
 }
 
+// The same of `lines` lines of 64 bytes, evenly spread, where there are more; each is fetched while those before are hashed.
+static inline uint64_t sample_fingerprint(const uint8_t* bytes, int64_t n, int64_t lines) {
+    constexpr int64_t line = sizeof(Words), ahead = 16;
+    if (n <= lines * line) return hash_piece(bytes, n, (uint64_t)n);
+    Hash hash((uint64_t)n);
+    const auto at = [&](int64_t i) { return bytes + i * (n - line) / (lines - 1); };  // the first and the last line, too
+    for (int64_t i = 0; i < lines; i++) {
+        if (i + ahead < lines) __builtin_prefetch(at(i + ahead));
+        Words word;
+        memcpy(&word, at(i), line);
+        hash.add(word);
+    }
+    return hash.value();
+}
+
 }  // namespace PK_TARGET

@@ -27,6 +27,8 @@ KERNEL(int64_t, count_digits, const float* weight, const float* theta, int64_t C
 KERNEL(void, pack_tiles, const float* weight, int8_t* packed, float* unit, const Conv2d*)
 // The length of a channel block's weights in pack_tiles' order, in bytes.
 KERNEL(int64_t, tiles_size, const Conv2d*)
+KERNEL(void, first_and_last, const Column*, int64_t n, int64_t* found)  // the least and the largest, [2]
+KERNEL(int64_t, pack_events, const Events*)  // whether all lie within the sensor and the steps, and have a polarity
 KERNEL(int64_t, pack, const DenseSpikes*)  // whether all values are 0 and 1
 KERNEL(void, unpack, const DenseSpikes*)  // contiguous, whatever the strides say
 // counts [N, C, P] of the steps before `until`; counts must be zero on entry

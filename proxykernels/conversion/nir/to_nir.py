@@ -18,7 +18,7 @@ from torch import nn
 
 from ... import checks, layers
 from ...network import Network, free_name
-from ...simulation.prepared_network import check_forward
+from ...plan.plain_modules import check_forward
 from .neurons import neuron_node
 from .nodes import Shape, check_dt, check_size, output_shape, shaping_node, synapse_node
 

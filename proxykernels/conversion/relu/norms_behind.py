@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from ...layers.synapses import WEIGHTED
 from ...network import Network, free_name
-from ...simulation.simulate import simulate
+from ...running.simulate import simulate
 from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import MAXIMA, Values
 from ..graph.graph_layers import AVERAGES

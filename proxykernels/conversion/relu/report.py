@@ -16,8 +16,8 @@ from ...layers import Neurons
 from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ...neurons import IFNeuron
-from ...simulation.result import logits, table
-from ...simulation.sigma_delta import simulate
+from ...running.result import logits, table
+from ...running.sigma_delta import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .calibrate import activation, follow, relu_value

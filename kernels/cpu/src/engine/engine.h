@@ -45,6 +45,11 @@ struct Input {
     int64_t C, H, W;
 };
 
+// Where the states of an operation go, [N, states, P, C], those of a sample at its end; null: nowhere.
+struct Kept {
+    float* v;
+};
+
 struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
@@ -57,7 +62,7 @@ struct Run {
     uint8_t* spikes;  // [N, T, P, bytes] of the last operation, written; of one that gives values null
     float* values;  // [T, N, P, C], likewise
     int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null
-    float* last;  // the states of the last operation, [N, states, P, C], written; or null
+    const Kept* kept;  // null, or of each operation
     int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
     // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
     // [n], and 0 to that of the others. counts [n, C, P]: of the n samples that have not ended, after t steps.
@@ -78,6 +83,12 @@ struct Sizes {
     int64_t refused;  // of the session: what there was no memory for
 };
 
+// Some memory.
+struct Piece {
+    const uint8_t* bytes;
+    int64_t size;
+};
+
 struct Plan;
 struct Session;
 
@@ -93,6 +104,8 @@ struct Functions {
     int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*sizes)(const Session*, Sizes*);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged
+    // A hash of pieces; of each that has more than `lines` lines of 64 bytes, of so many, evenly spread.
+    uint64_t (*sample)(const Piece* pieces, int64_t count, int64_t lines);
 };
 
 }  // namespace engine

@@ -30,7 +30,7 @@ static int64_t bytes_present(const void* memory, int64_t bytes) {
 
 static State cut_state(const Step& step, int64_t N, Carver& carver) {
     State state;
-    state.v = carver.take<float>(N * step.states * step.state_P * step.C);
+    state.v = carver.take<float>(N * step.state_size());
     if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
     return state;
 }
@@ -64,7 +64,7 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
     Carver before{session.state_arena}, after{session.state_arena};
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
-        const int64_t size = step.states * step.state_P * step.C;
+        const int64_t size = step.state_size();
         const State from = cut_state(step, N, before), to = cut_state(step, n, after);
         for (int64_t i = 0, kept = 0; i < N; i++)
             if (!leaves[i]) memmove(to.v + kept++ * size, from.v + i * size, size * sizeof(float));

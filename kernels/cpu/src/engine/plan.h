@@ -85,6 +85,7 @@ struct Step : Operation {
     }
     int64_t P() const { return H * W; }
     int64_t bytes() const { return (C + 7) / 8; }
+    int64_t state_size() const { return states * state_P * C; }  // of a sample, in values
     int64_t blocks() const { return ceil_div(C, columns); }
     // Registers of a block: the last has fewer.
     int vecs_of(int64_t number) const { return (int)least(block_vecs, ceil_div(C - number * columns, Vec::width)); }

@@ -43,7 +43,7 @@ static bool grow(Session& session, Grown<T>& memory, int64_t n) {
     return false;
 }
 
-// Values in 24 bits of the largest one of their sample: what proxykernels/simulation/quantize.py defines.
+// Values in 24 bits of the largest one of their sample: what proxykernels/plan/quantize.py defines.
 // Null if there is no memory.
 static const void* rounded(Session& session, const Run& run) {
     const int64_t size = input_bytes(session.plan.input, false) / (int64_t)sizeof(float);
@@ -193,12 +193,12 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
         for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
 }
 
-// The states of the last operation, of a sample that has run to its end.
-static void hand_over_state(const Session& session, const Run& run, const Running& running, int64_t i) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
-    const int64_t size = last.states * last.state_P * last.C;
-    if (run.last)
-        memcpy(run.last + running.at(i) * size, session.states[session.plan.count - 1].v + i * size, size * sizeof(float));
+// The states of the i-th sample that runs, which has come to its end.
+static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
+    for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
+        const int64_t size = session.plan.steps[k].state_size();
+        if (run.kept[k].v) memcpy(run.kept[k].v + running.at(i) * size, session.states[k].v + i * size, size * sizeof(float));
+    }
 }
 
 constexpr uint8_t no_answer = 2;  // in `decided`, until the rule writes there
@@ -219,7 +219,7 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     for (int64_t i = 0; i < running.n; i++) {
         if (!running.decided[i]) continue;
         run.steps[running.at(i)] = t;
-        hand_over_state(session, run, running, i);
+        hand_over_states(session, run, running, i);
     }
     keep_states(session, running.decided, running.n, n);
     for (int64_t i = 0, to = 0; i < running.n; i++)
@@ -237,14 +237,14 @@ static int64_t run_group(Session& session, const Run& run, int64_t first, int64_
         if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
         session.views[0] = input_of(session, run, running, start, steps);
         session.views[0].scaled = run.scaled;
-        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.last, run.tally);
+        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.kept, run.tally);
         if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
         if (session.watch.over.load()) return engine::Interrupted;
         const bool asks = run.stop && (end % engine::stop_steps == 0 || end == run.T);
         if (asks && session.watch.asks && ask_whether_over(session)) return engine::Interrupted;
         if (asks && !ask(session, run, running, end)) return engine::NoAnswer;
     }
-    for (int64_t i = 0; i < running.n; i++) hand_over_state(session, run, running, i);
+    for (int64_t i = 0; i < running.n; i++) hand_over_states(session, run, running, i);
     return engine::Ran;
 }
 

@@ -9,7 +9,7 @@ static int64_t states(Session* session, int64_t k, float* to, const float* from,
     if (!cut_states(*session, N)) return engine::NoMemory;
     const Step& step = session->plan.steps[k];
     const State& state = session->states[k];
-    const int64_t n = N * step.states * step.state_P * step.C;
+    const int64_t n = N * step.state_size();
     if (to) memcpy(to, state.v, n * sizeof(float));
     if (from) {
         memcpy(state.v, from, n * sizeof(float));
@@ -38,6 +38,11 @@ const engine::Functions functions = {
     },
     [](const engine::Session* session, Sizes* out) { sizes((const Session*)session, out); },
     fingerprint,
+    [](const engine::Piece* pieces, int64_t count, int64_t lines) {
+        uint64_t sum = 0;
+        for (int64_t i = 0; i < count; i++) sum = mix(sum, sample_fingerprint(pieces[i].bytes, pieces[i].size, lines));
+        return sum;
+    },
 };
 
 }  // namespace PK_TARGET

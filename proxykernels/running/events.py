@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from .. import checks
 from ..checks.window_checks import pair
-from ..kernels import heap
+from ..kernels import backends, heap
 from ..spikes import Spikes
 
 FIELDS = "t", "x", "y", "p"
@@ -38,26 +38,39 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
         TypeError, ValueError: an argument has the wrong type, length or value, or an event lies outside of the sensor
             or of the steps; the message names it.
     """
-    t, x, y, p = _arrays(t, x, y, p)
+    t, x, y, p = fields = _arrays(t, x, y, p)
     height, width = pair("size", size, 1)
-    step, T = _steps(t, dt, T)
-    needed, there = T * height * width, checks.memory(heap.CPU)
-    if needed > there:
+    dt, T = _length(dt), None if T is None else checks.steps(T)
+    if dt is None and T is None:
+        raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
+    kernels = backends.cpu_backend()
+    first, last = _ends(t, kernels)
+    begin, steps = _begin(first, last, dt, T)
+    room = steps * height * width
+    if room > (there := checks.memory(heap.CPU)):
         raise ValueError(
-            f"T = {T} steps of a sensor of {height} x {width} take {needed / 2**30:.3g} GiB, and this machine has "
+            f"T = {steps} steps of a sensor of {height} x {width} take {room / 2**30:.3g} GiB, and this machine has "
             f"{there / 2**30:.3g} GiB; take a longer dt, or fewer events at a time"
         )
+    share = (1, dt) if dt is not None else (steps, last - begin + 1)
+    if t.dtype.kind == "f" or not isinstance(share[1], int) or last - begin >= 2**63 or max(share) >= 2**63:
+        fields = [_steps(t, begin, last - begin, dt, steps), x, y, p]
+        begin, share = 0, (1, 1)
+    elif t.dtype == np.uint64:  # differences are right, whatever their sign bits say
+        fields, begin = [t.view(np.int64), x, y, p], (begin + 2**63) % 2**64 - 2**63
+    words = kernels.pack_events(fields, begin, share, steps, (height, width))
+    if words is None:
+        _refuse(x, y, p, height, width)
+    return Spikes(words, (steps, 1, 2, height, width))
+
+
+def _refuse(x: np.ndarray, y: np.ndarray, p: np.ndarray, height: int, width: int) -> NoReturn:
+    """Say which events lie outside."""
     for name, values, end in (("x", x, width), ("y", y, height)):
-        if len(values) and not 0 <= values.min() <= values.max() < end:
+        if not 0 <= values.min() <= values.max() < end:
             wrong = values.min() if values.min() < 0 else values.max()
             raise ValueError(f"{name} must lie from 0 to {end - 1} for a sensor of {height} x {width}, got {wrong}")
-    place = torch.from_numpy((step * height + y) * width + x)
-    on = torch.from_numpy(p > 0)
-    words = heap.zeros(1, T, height * width, 1, dtype=torch.uint8)
-    bits = words.view(-1)
-    bits[place[~on]] = 1
-    bits[place[on]] |= 2
-    return Spikes(words, (T, 1, 2, height, width))
+    raise ValueError(f"p must be 0 or 1, or -1 or 1, got values from {p.min()} to {p.max()}")
 
 
 def _fields_of(given: Any) -> dict[str, Any]:
@@ -76,7 +89,7 @@ def _fields_of(given: Any) -> dict[str, Any]:
 
 
 def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
-    """t in int64, uint64 or float64; the others in int64."""
+    """t in float64 or integers, the others in integers of up to 64 bits, all in the machine's order of bytes."""
     fields = _fields_of(t) if x is None and y is None and p is None else dict(zip(FIELDS, (t, x, y, p), strict=True))
     arrays = []
     for name, values in fields.items():
@@ -93,55 +106,73 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
         if array.dtype.kind not in ("biu" if name != "t" else "iuf"):
             numbers = "integers" if name in "xy" else "bool or integers" if name == "p" else "numbers"
             raise TypeError(f"{name} must be {numbers}, got {array.dtype}")
-        kind = array.dtype.kind if name == "t" else "i"
-        arrays.append(array.astype({"f": np.float64, "u": np.uint64, "i": np.int64}[kind]))
+        if array.dtype.kind == "f":
+            array = array.astype(np.float64)
+        elif array.dtype.kind == "b":
+            array = array.view(np.uint8)
+        elif array.dtype == np.uint64 and name != "t":
+            array = np.minimum(array, 2**63 - 1).astype(np.int64)  # no sensor is larger
+        arrays.append(array.astype(array.dtype.newbyteorder("="), copy=False))
     lengths = [len(array) for array in arrays]
     if len(set(lengths)) > 1:
         raise ValueError(f"t, x, y and p must have the same length, got {', '.join(map(str, lengths))}")
-    if not np.isfinite(arrays[0]).all():
+    if arrays[0].dtype.kind == "f" and not np.isfinite(arrays[0]).all():
         raise ValueError("t must be finite, and holds NaN or infinite values")
-    if lengths[0] and not -1 <= arrays[3].min() <= arrays[3].max() <= 1:
-        raise ValueError(f"p must be 0 or 1, or -1 or 1, got values from {arrays[3].min()} to {arrays[3].max()}")
     return arrays
 
 
-def _steps(t: np.ndarray, dt: Any, T: Any) -> tuple[np.ndarray, int]:
-    """The step of each event, int64, and their number."""
-    if dt is not None:
-        if isinstance(dt, bool) or not isinstance(dt, int | float | np.integer | np.floating):
-            raise TypeError(f"dt must be a number, got {type(dt).__name__}")
-        dt = int(dt) if isinstance(dt, int | np.integer) else float(dt)
-        if not 0 < dt < math.inf:
-            raise ValueError(f"dt must be above 0 and finite, got {dt}")
-        dt = int(dt) if dt == int(dt) else dt
-    if T is not None:
-        T = checks.steps(T)
-    if dt is None and T is None:
-        raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
+def _length(dt: Any) -> int | float | None:
+    """That of a step, an integer where it is whole."""
+    if dt is None:
+        return None
+    if isinstance(dt, bool) or not isinstance(dt, int | float | np.integer | np.floating):
+        raise TypeError(f"dt must be a number, got {type(dt).__name__}")
+    dt = int(dt) if isinstance(dt, int | np.integer) else float(dt)
+    if not 0 < dt < math.inf:
+        raise ValueError(f"dt must be above 0 and finite, got {dt}")
+    return int(dt) if dt == int(dt) else dt
+
+
+def _ends(t: np.ndarray, kernels: Any) -> tuple[Any, Any]:
+    """The first and the last time; of no events 0 and -1."""
     if not len(t):
+        return 0, -1
+    if t.dtype.kind == "f" or t.dtype == np.uint64:
+        return t.min().item(), t.max().item()
+    return kernels.first_and_last(t)
+
+
+def _begin(first: Any, last: Any, dt: int | float | None, T: int | None) -> tuple[Any, int]:
+    """The time at which the steps begin, and their number."""
+    if first > last:  # no events
         if T is None:
             raise ValueError("t holds no events, so T is needed: the number of steps")
-        return t.astype(np.int64), T
-    first, last = t.min().item(), t.max().item()
+        return 0, T
     if dt is not None and T is not None:
         if first < 0 or Fraction(last) // Fraction(dt) >= T:
             raise ValueError(
                 f"with dt and T, t must lie from 0 to below {T} steps of {dt}, got {first if first < 0 else last}; "
                 "subtract the time at which the steps begin"
             )
-        first = 0
-    span = last - first
-    if span == math.inf:
+        return 0, T
+    if last - first == math.inf:
         raise ValueError(f"t must cover a time that float64 holds, got {first} to {last}; take another unit")
-    since = t if t.dtype.kind == "f" else t.view(np.uint64)
-    if first:  # unsigned differences of integers are right even where they leave int64
-        since = since - (first if t.dtype.kind == "f" else np.uint64(first % 2**64))
     if dt is None:
-        return _share(since, span, T).astype(np.int64, copy=False), T
-    steps = Fraction(span) // Fraction(dt) + 1
+        assert T is not None
+        return first, T
+    steps = Fraction(last - first) // Fraction(dt) + 1
     if steps > checks.MOST_STEPS:
         raise ValueError(f"dt must be so long that all of t, {first} to {last}, is at most 2**31 - 1 steps, got {dt}")
-    return _quotient(since, span, dt).astype(np.int64, copy=False), T or steps
+    return first, steps
+
+
+def _steps(t: np.ndarray, begin: Any, span: Any, dt: int | float | None, T: int) -> np.ndarray:
+    """The step of each event, int64: what the kernel does not divide."""
+    since = t if t.dtype.kind == "f" else t.astype(np.int64, copy=False).view(np.uint64)
+    if begin:  # unsigned differences of integers are right even where they leave int64
+        since = since - (begin if t.dtype.kind == "f" else np.uint64(begin % 2**64))
+    steps = _share(since, span, T) if dt is None else _quotient(since, span, dt)
+    return steps.astype(np.int64, copy=False)
 
 
 def _share(since: np.ndarray, span: Any, T: int) -> np.ndarray:

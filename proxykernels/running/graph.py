@@ -19,19 +19,19 @@ from ..calls import spike_ops
 from ..kernels import constants
 from ..layers import SpikingLayer
 from ..layers.parametrized import with_plain_weights
-from ..simulation import replay
-from ..simulation.chunks import Chunks
-from ..simulation.early_exit import Stop
-from ..simulation.prepared_network import PreparedNetwork
-from ..simulation.quantize import round_input
-from ..simulation.result import Result as SimulationResult
-from ..simulation.result import logits, table
-from ..simulation.simulate import check_output, input_of, simulate
-from ..simulation.stateful_layer import unwatched
-from ..simulation.synops import Tally
+from ..plan.quantize import round_input
+from ..plan.values import refuse
 from ..spikes import Spikes
+from . import replay
+from .chunks import Chunks
+from .early_exit import Stop
 from .engine import Engine
-from .values import refuse
+from .prepared_network import PreparedNetwork
+from .result import Result as SimulationResult
+from .result import logits, table
+from .simulate import check_output, input_of, simulate
+from .stateful_layer import unwatched
+from .synops import Tally
 
 MOST_GRAPHS = 16  # of an engine: those that were used last
 

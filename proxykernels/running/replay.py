@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..kernels import constants
 from ..layers.parametrized import has_forward_hooks
+from ..plan.plain_modules import is_replaced
 from ..spikes import Spikes
-from .plain_modules import is_replaced
 from .prepared_network import PreparedNetwork
 
 FEWEST = 4  # chunks still to come that are worth a capture

@@ -13,9 +13,9 @@ from torch import nn
 from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
-from ..simulation import pooling
-from ..simulation.quantize import quantized
+from . import pooling
 from .plan import Kind, Operation, Shape, Window, image_of
+from .quantize import quantized
 from .values import MOST, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)

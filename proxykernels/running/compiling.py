@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..plan.follow import follow
 from ..sequences import is_sequence
 from ..spikes import Spikes
 from .engine import LOOK_STEPS, Engine
-from .follow import follow
 from .graph import GraphEngine
 
 

@@ -4,15 +4,15 @@ import ctypes
 import sys
 from ctypes import c_int64
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled, headers, packing, sources
 from .interrupts import Interrupts
 from .plan import Kind, Plan
-from .stopping import Asked
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
@@ -20,10 +20,16 @@ NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
-Term, Operation, Input, Run, Sizes, Functions = map(
-    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Run", "Sizes", "Functions")
+Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
+    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
 )
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
+
+
+@cache
+def is_built() -> bool:
+    """Whether the library is there."""
+    return LIBRARY.exists()
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -47,6 +53,16 @@ def load(target: str | None = None) -> tuple[str, Any]:
     return name, functions
 
 
+def sample(pieces: Any, lines: int) -> int:
+    """A hash of an array of :class:`Piece`; of each that has more than ``lines`` lines of 64 bytes, of so many."""
+    return _any_functions().sample(pieces, len(pieces), lines)
+
+
+@lru_cache(1)
+def _any_functions() -> Any:
+    return load()[1]
+
+
 class Compiled:
     """A plan with its weights packed, which the library owns.
 
@@ -65,7 +81,7 @@ class Compiled:
                 f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
                 "take a smaller network"
             )
-        self._tally = c_int64 * (2 * len(operations))
+        self._tally, self.kept = c_int64 * (2 * len(operations)), Kept * len(operations)
 
     def tally(self) -> "Tally":
         """A new one."""
@@ -83,7 +99,7 @@ Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight
 class Given:
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
-    ``rounds``: whether its values are taken in 24 bits, as :func:`simulation.quantize.round_input` does. ``scaled``:
+    ``rounds``: whether its values are taken in 24 bits, as :func:`plan.quantize.round_input` does. ``scaled``:
     whether they are spikes that a Dropout has scaled. ``constant``: whether all steps are alike, in whatever kind.
     """
 
@@ -96,14 +112,27 @@ class Given:
     constant: bool = False
 
 
+class Rule(Protocol):
+    """By which samples stop early, as engine.h has it.
+
+    Attributes:
+        steps: int64 [N], written: those that each sample ran. error: what it raised in the place of an answer.
+    """
+
+    steps: Tensor
+    error: BaseException | None
+
+    def __call__(self, context: Any, counts: int, n: int, t: int, decided: int) -> None: ...
+
+
 @dataclass(frozen=True)
 class Written:
-    """Where a run writes, as engine.h has it: tensors, or None."""
+    """Where a run writes, as engine.h has it: tensors, or None; ``kept``: of some operations, by their numbers."""
 
     spikes: Tensor | None
     values: Tensor | None
     counts: Tensor | None
-    last: Tensor | None
+    kept: dict[int, Tensor]
 
 
 class Session:
@@ -120,7 +149,7 @@ class Session:
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
-        asked: Asked | None = None, steps: c_int64 | None = None,
+        asked: Rule | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
@@ -130,10 +159,15 @@ class Session:
         Raises:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
-        outputs = written.spikes, written.values, written.counts, written.last
+        outputs = written.spikes, written.values, written.counts
         pointers = [None if part is None else part.data_ptr() for part in outputs]
         x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
-        run = Run(x, *about, *pointers, ctypes.addressof(tally))
+        run = Run(x, *about, *pointers)
+        run.tally = ctypes.addressof(tally)
+        if written.kept:
+            run.kept = self._compiled.kept()
+            for k, states in written.kept.items():
+                run.kept[k].v = states.data_ptr()
         if asked is not None:
             run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
         if steps is not None:

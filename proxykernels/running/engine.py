@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from ctypes import c_int64
 
 import torch
@@ -10,14 +11,14 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
-from ..simulation.early_exit import Stop, check_rule
-from ..simulation.quantize import round_input
-from ..simulation.result import table
+from ..plan import file
+from ..plan.library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
+from ..plan.plan import Plan, Slot, image_of
+from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
-from . import file
-from .library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from .plan import Plan, Slot, image_of
-from .result import Counted, Output, Result
+from .early_exit import Stop, check_rule
+from .plan_result import Counted, Output, Result
+from .result import table
 from .stopping import Asked
 from .stream import Stream
 
@@ -44,8 +45,7 @@ class Engine:
         self.target = self._compiled.target
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
-        last = plan.last.neurons
-        self._has_logits = last is not None and last.has_logits
+        self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
         C, H, W = plan.last.image
@@ -77,18 +77,27 @@ class Engine:
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
+        return self.simulate(given, T, stop, keep=self._with_logits)
+
+    def simulate(
+        self, given: Given, T: int, stop: Stop | None, *, keep: Iterable[int], start: dict[int, Tensor] | None = None
+    ) -> Result:  # fmt: skip
+        """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
+        operations that have some, as the library has them; None: from rest."""
         session, tally = self.session(), self.tally()
         asked = None if stop is None else Asked(stop, self.plan.last.shape, given.N, T)
         try:
-            output, last = self.advance(
-                session, given, T, tally, fresh=True, with_state=self._has_logits, goes_on=False, asked=asked
+            for k, states in (start or {}).items():
+                session.write(k, states)
+            output, kept = self.advance(
+                session, given, T, tally, fresh=start is None, keep=keep, goes_on=False, asked=asked
             )
         finally:
             self._sessions.append(session)
         sample_steps = given.N * T if asked is None else int(asked.steps.sum())
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
         counted = Counted(tally, sample_steps, given.N, input_slot, given.constant)
-        return Result(self.plan, output, None if asked is None else asked.steps, last, counted)
+        return Result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -125,9 +134,10 @@ class Engine:
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        with_state: bool = False, goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
-    ) -> tuple[Output, Tensor | None]:  # fmt: skip
-        """What T steps give, from where the session is, and the states of the last operation after them.
+        keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
+    ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
+        """What T steps give, from where the session is, and the states [N, states, P, C] of the operations ``keep``,
+        each sample's after its last step.
 
         ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
         is after them. ``asked``: the rule by which samples stop. ``steps``: those so far, which are added to.
@@ -140,43 +150,39 @@ class Engine:
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
         C, H, W = op.image
-        spikes = values = last = None
+        spikes = values = None
         if op.real:
             values = heap.empty(T, N, H * W, C)
         else:
             empty = heap.empty if asked is None else heap.zeros  # a sample is silent once it has stopped
             spikes = empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
             counts = heap.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
-        if with_state:
-            last = heap.empty(N, op.states, H * W, C)
-        written = Written(spikes, values, counts, last)
+        kept = {k: self._room_for(k, N) for k in keep}
+        written = Written(spikes, values, counts, kept)
         if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked, steps):
             checks.finite("x", given.x)
         output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
-        return output, None if last is None else last.transpose(2, 3).reshape(N, *op.shape)
+        return output, kept
 
     def last_state(self, session: Session, N: int) -> Tensor | None:
-        """The states of the last operation, if they tell logits."""
-        return self.state_of(session, len(self.plan.operations) - 1, N) if self._has_logits else None
+        """The states that tell logits, if there are such."""
+        return next((self.state_of(session, k, N) for k in self._with_logits), None)
 
     def last_state_in(self, states: dict[int, Tensor]) -> Tensor | None:
         """The same of those that are to be written, by the numbers of operations."""
-        last = len(self.plan.operations) - 1
-        return self._as_simulate(last, states[last]) if self._has_logits else None
+        return next((self.plan.as_simulated(k, states[k]) for k in self._with_logits), None)
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
+        states = self._room_for(k, N)
+        session.read(k, states)
+        return self.plan.as_simulated(k, states)
+
+    def _room_for(self, k: int, N: int) -> Tensor:
+        """For the states of an operation, as the library has them."""
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
-        states = heap.empty(N, op.states, H * W, C)
-        session.read(k, states)
-        return self._as_simulate(k, states)
-
-    def _as_simulate(self, k: int, states: Tensor) -> Tensor:
-        """Of states [N, states, P, C]."""
-        op = self.plan.operations[k]
-        several = (op.states,) if op.states > 1 else ()
-        return states.transpose(2, 3).reshape(len(states), *several, *self.plan.state_shape(op))
+        return heap.empty(N, op.states, H * W, C)
 
     def given(self, x: Tensor | Spikes) -> Given:
         """An input as the library takes it."""
@@ -203,9 +209,14 @@ class Engine:
         constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
         if isinstance(x, Tensor) and sequence:
             x, sequence = self._sequence(x, constant)
+        return self.as_given(x, T, sequence, constant)
+
+    def as_given(self, x: Tensor | Spikes, T: int | None, sequence: bool, constant: bool) -> Given:
+        """An input of the right shape. ``T``: its steps, None: of an image; ``sequence``: whether they are all in x;
+        ``constant``: whether they are alike."""
         if isinstance(x, Spikes) and x.scale == 1:
             return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
-        if isinstance(x, Spikes) and not plan.needs_spikes:
+        if isinstance(x, Spikes) and not self.plan.needs_spikes:
             return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
         if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
             raise TypeError(

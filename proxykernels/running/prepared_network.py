@@ -14,11 +14,11 @@ from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
+from ..plan.plain_modules import check_forward, with_path
+from ..plan.pooling import layers_before_pools, without_averages
+from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
 from ..spikes.spike_tensor import Given, SpikeTensor
-from .plain_modules import own_forward, with_path
-from .pooling import layers_before_pools, without_averages
-from .quantize import Rounded, quantized
 from .records import ask
 from .state import check_calls, check_layers
 from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
@@ -96,7 +96,7 @@ class PreparedNetwork:
         return y
 
     def _given(self, x: Spikes | Tensor) -> Spikes | Tensor:
-        """A chunk of :func:`proxykernels.simulation.simulate.input_of` as the network takes it."""
+        """A chunk of :func:`proxykernels.running.simulate.input_of` as the network takes it."""
         if isinstance(x, Spikes):
             return x if self._dtype is None else SpikeTensor(x, Given(x, self._dtype))
         if x.is_floating_point():
@@ -189,17 +189,3 @@ def replace_neurons(
     if isinstance(forward, MethodType) and forward.__self__ is net:  # replaced, and would call the layers of net
         clone.__dict__["forward"] = MethodType(forward.__func__, clone)
     return clone
-
-
-def check_forward(name: str, layer: nn.Module) -> None:
-    """A layer that is replaced must not have a forward pass of its own, which would not run.
-
-    Raises:
-        TypeError: it has, by its class or as an attribute.
-    """
-    if own_forward(layer):
-        where = f"layer {name} ({type(layer).__name__})" if name else f"net ({type(layer).__name__})"
-        raise TypeError(
-            f"{where} has a forward pass of its own, which simulations would not run: put what it computes into a "
-            "module of its own before or after the layer"
-        )

@@ -54,6 +54,20 @@ def own_forward(module: nn.Module) -> bool:
     return is_replaced(module) or not defined.startswith("proxykernels.")
 
 
+def check_forward(name: str, layer: nn.Module) -> None:
+    """A layer that is replaced must not have a forward pass of its own, which would not run.
+
+    Raises:
+        TypeError: it has, by its class or as an attribute.
+    """
+    if own_forward(layer):
+        where = f"layer {name} ({type(layer).__name__})" if name else f"net ({type(layer).__name__})"
+        raise TypeError(
+            f"{where} has a forward pass of its own, which simulations would not run: put what it computes into a "
+            "module of its own before or after the layer"
+        )
+
+
 def _forward(name: str, module: nn.Module, seen: Callable[[Any], None] | None, *inputs, **options):
     function = FUNCTIONS.get(type(module))
     if function and any(_has_steps(module, x) for x in inputs):

@@ -16,44 +16,46 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
-from ..simulation import pooling
-from ..simulation.plain_modules import is_replaced
-from ..simulation.prepared_network import check_forward
-from ..simulation.quantize import Rounded, RoundedSum, quantized
-from . import between
+from . import between, pooling
+from .plain_modules import check_forward, is_replaced
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
+from .quantize import Rounded, RoundedSum, quantized
 from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 
 
 @torch.no_grad()
-def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None) -> Plan:
+def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None, *, copies: bool = True) -> Plan:
     """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes.
 
-    ``precision``: what weights are rounded to, as by simulate.
+    ``precision``: what weights are rounded to, as by simulate. ``copies``: whether weights are copied, as they must be
+    for a plan that outlives the next change of the network.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
-    follower = _Follower(Plan(shape, real, precision))
+    follower = _Follower(Plan(shape, real, precision), copies)
     net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
+    if plan.operations and value.shape != plan.last.shape:  # one pixel, that was flattened
+        value = follower.append(Operation(Kind.FLATTEN, "", (Window(value.slot),), value.shape, value.real))
     if not plan.operations or value.slot != len(plan.operations):
         refuse("", net, "its output is not what its last layer gives")
     if not plan.is_moderate:
         refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
     if not any(op.neurons for op in plan.operations):
         refuse("", net, "it has no layer of neurons")
-    if value.real and not (plan.last.neurons and not plan.last.neurons.fires):
+    shaped = plan.shaped
+    if value.real and not (shaped.neurons and not shaped.neurons.fires):
         refuse("", net, "it must end in spikes, or in a readout")
     return plan
 
 
 class _Follower:
-    def __init__(self, plan: Plan):
-        self.plan = plan
+    def __init__(self, plan: Plan, copies: bool):
+        self.plan, self.copies = plan, copies
         self._flattened: dict[int, Value] = {}
 
     def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
@@ -142,7 +144,8 @@ class _Follower:
         if weight is None:
             x = self.flattened(x, path)
             return Window(x.slot), x.shape
-        weight = weight.detach().float().cpu().clone()  # a later change of the network is none of the plan
+        weight = weight.detach().float().cpu()
+        weight = weight.clone() if self.copies else weight
         with at(f"layer {path}"):
             require_finite("weight", weight)
         if 0 in weight.shape:
@@ -202,6 +205,10 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     neuron.check()
     ready = neuron.on(C, heap.CPU)
     start = heap.zeros(ready.states, C)
+    if isinstance(layer.v_init, Tensor) and layer.v_init.numel() not in (1, C):
+        raise ValueError(
+            f"layer {path}: v_init must be a number or one value for each of {C} channels, got {layer.v_init.numel()}"
+        )
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
     scale = layer.scale
     if type(neuron) is not IFNeuron:

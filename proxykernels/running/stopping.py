@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import heap
-from ..simulation.early_exit import Stop, decided_by
+from .early_exit import Stop, decided_by
 
 
 class Asked:

@@ -10,15 +10,13 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import constants
 from ..kernels.heap import keep_freed
-from ..kernels.value_checks_cache import can_be_read
-from ..sequences import is_sequence
-from ..spikes import Spikes, is_binary, pack, pack_if_binary
-from ..spikes.spike_tensor import packed
+from ..spikes import Spikes, pack
+from . import planned as plans
 from . import sigma_delta
 from .chunks import Chunks
 from .early_exit import Batch, Stop, check_rule
+from .inputs import input_of
 from .prepared_network import PreparedNetwork
-from .quantize import round_input
 from .replay import Replay
 from .result import Result
 from .stateful_layer import StatefulLayer, unwatched
@@ -61,7 +59,7 @@ def simulate(
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
             rounded weights sums are exact, so spikes are the same on every machine, for every batch and number of
-            threads (:mod:`proxykernels.simulation.quantize`), and a CPU is faster.
+            threads (:mod:`proxykernels.plan.quantize`), and a CPU is faster.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,
@@ -99,6 +97,11 @@ def run(
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
+    alone = chunk is None and not record and watch is unwatched and not batch_statistics and masks is None
+    if alone and (stop is None or callable(stop)):
+        planned = plans.run(net, x, T, state, stop, precision)
+        if planned is not None:
+            return planned
     if sigma_delta.has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
@@ -178,27 +181,3 @@ def _result(
         (list(stateful_layers.values())[-1].firing.layer, given),
         constant,
     )
-
-
-def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
-    """The input as a sequence of T steps; a constant input is repeated without a copy.
-
-    Whether a sequence is of spikes is decided here, for all its steps: those of a GPU are bool, or else real values.
-    """
-    sequence = is_sequence(net, x, T)
-    checks.values("x", x)
-    x = packed(x)
-    if isinstance(x, Spikes):
-        return x
-    if sequence and checks.is_repeated(x):
-        x, sequence = x[0] if x.is_floating_point() else x[0].float(), False
-    elif sequence and x.device.type == "cpu" and can_be_read(x) and (spikes := pack_if_binary(x)) is not None:
-        return spikes
-    if not x.is_floating_point():
-        return x.bool() if x.device.type == "cuda" and is_binary(x) else x
-    if x.device.type == "cpu":  # of a GPU all values are looked at together
-        checks.finite("x", x)
-    if not sequence:
-        step: Any = x.detach() if precision is None else round_input(x.detach(), 0)
-        return checks.repeated(step, T)
-    return x if precision is None else round_input(x, 1)

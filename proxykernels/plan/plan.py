@@ -4,7 +4,7 @@ Operations stand in the order in which they run. Each gives what lies in a slot 
 0 is the network's input. Shapes are those of one sample at one step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import prod
 
@@ -205,6 +205,40 @@ class Plan:
             return operation.shape
         slot = operation.windows[0].slot
         return self.operations[slot - 1].shape if slot else self.shape
+
+    def as_simulated(self, k: int, states: Tensor) -> Tensor:
+        """States [N, states, P, C] of an operation as simulate has them: [N, ...], of several [N, states, ...]."""
+        op = self.operations[k]
+        several = (op.states,) if op.states > 1 else ()
+        return states.transpose(2, 3).reshape(len(states), *several, *self.state_shape(op))
+
+    def as_run(self, k: int, states: Tensor) -> Tensor:
+        """The inverse: [N, states, P, C], contiguous float32."""
+        op = self.operations[k]
+        C, H, W = image_of(self.state_shape(op))
+        states = states.detach().float().reshape(len(states), op.states, C, H * W)
+        return states.transpose(2, 3).resolve_neg().contiguous()
+
+    def without_weights(self) -> "Plan":
+        """The same, whose weights have a shape and no values."""
+        operations = []
+        for op in self.operations:
+            windows = (replace(w, weight=None if w.weight is None else w.weight.to("meta")) for w in op.windows)
+            operations.append(replace(op, windows=tuple(windows)))
+        return replace(self, operations=operations)
+
+    @property
+    def shaped(self) -> Operation:
+        """What gives the output, in whatever shape."""
+        others = (op for op in reversed(self.operations) if op.kind not in (Kind.FLATTEN, Kind.UNFLATTEN))
+        return next(others, self.last)
+
+    @property
+    def with_logits(self) -> int | None:
+        """The number of the operation that logits are read from, if there is one."""
+        shaped = self.shaped
+        has_logits = shaped.neurons is not None and shaped.neurons.has_logits
+        return next(k for k, op in enumerate(self.operations) if op is shaped) if has_logits else None
 
     def stateful(self) -> list[tuple[int, Operation]]:
         """Operations that have states, with their numbers."""

@@ -1,7 +1,7 @@
 """What a run of the engine leaves behind."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import SimpleNamespace
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..neurons import IFNeuron
-from ..simulation.result import Result as SimulationResult
-from ..simulation.result import logits
-from ..simulation.synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
+from ..plan.plan import Plan, Slot
 from ..spikes import Spikes
-from .plan import Plan, Slot
+from .result import Result as SimulationResult
+from .result import logits
+from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Counted:
             else self.tally[2 * k] / (prod(op.shape) * self.sample_steps)
             for k, op in plan.stateful()
         }
+
+    def places(self, plan: Plan) -> dict[str, int]:
+        return {op.name: 0 if op.real else prod(op.shape) * self.sample_steps for _, op in plan.stateful()}
 
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
@@ -73,12 +76,17 @@ class Output:
 class Result(SimulationResult):
     """As the result of :func:`proxykernels.simulate`: spikes or potentials, count, logits, rates, steps, synops.
 
-    It holds no states and no records: a run keeps none. :meth:`Engine.stream` goes on from call to call.
+    It holds no records. One of an engine's run holds no states: :meth:`Engine.stream` goes on from call to call.
     """
 
-    def __init__(self, plan: Plan, output: Output, steps: Tensor | None, last: Tensor | None, counted: Counted):
-        """``steps``: of each sample, None: all. ``last``: the states of the last operation that has some, [N, ...]."""
-        self._plan, self._output, self._steps, self._last_state, self._counted = plan, output, steps, last, counted
+    def __init__(
+        self, plan: Plan, output: Output, steps: Tensor | None, kept: dict[int, Tensor], counted: Counted,
+        start: dict[int, Tensor] | None = None,
+    ):  # fmt: skip
+        """``steps``: of each sample, None: all. ``kept``: the states of some operations, by their numbers, as the
+        library has them; ``start``: those at the start, None: at rest."""
+        self._plan, self._output, self._steps, self._counted = plan, output, steps, counted
+        self._kept, self._start = kept, start or {}
         self.records: dict = {}
 
     @cached_property
@@ -96,17 +104,23 @@ class Result(SimulationResult):
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
-        counted = {"rates": self.rates, "synops": self.synops, "relu_joules": self.relu_joules}
-        last = replace(self._plan.last, windows=())
-        return self.__dict__ | counted | {"_plan": replace(self._plan, operations=[last]), "_counted": None}
+        counted = {"rates": self.rates, "places": self.places, "synops": self.synops, "relu_joules": self.relu_joules}
+        return self.__dict__ | counted | {"_plan": self._plan.without_weights(), "_counted": None}
 
-    @property
-    def state(self):
-        raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
+    @cached_property
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        stateful = self._plan.stateful()
+        if any(k not in self._kept for k, _ in stateful):
+            raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
+        return {op.name: [self._plan.as_simulated(k, self._kept[k])] for k, op in stateful}
 
     @cached_property
     def rates(self) -> dict[str, float]:
         return self._counted.rates(self._plan)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return self._counted.places(self._plan)
 
     @cached_property
     def synops(self) -> SynOps:
@@ -118,15 +132,20 @@ class Result(SimulationResult):
 
     @property
     def logits(self) -> Tensor:
-        return logits_of(self._plan, self.count(), self._last_state, self.steps)
+        k = self._plan.with_logits
+        state, start = (
+            None if k is None or k not in states else self._plan.as_simulated(k, states[k])
+            for states in (self._kept, self._start)
+        )
+        return logits_of(self._plan, self.count(), state, self.steps, start)
 
 
 def logits_of(
     plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor, start: Tensor | None = None
 ) -> Tensor:  # fmt: skip
-    """Of the ReLU network that a network was converted from: simulation/result.py. ``start``: the state that the counts
+    """Of the ReLU network that a network was converted from: running/result.py. ``start``: the state that the counts
     started from; None: rest."""
-    neurons = plan.last.neurons
+    neurons = next((op.neurons for op in reversed(plan.operations) if op.neurons), None)
     if neurons is None or neurons.scale is None:
         layer = SimpleNamespace(scale=None)
     else:

@@ -11,10 +11,10 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
+from ..plan.library import Tally
+from ..plan.plan import Plan
 from ..spikes import Spikes
-from .library import Tally
-from .plan import Plan, image_of
-from .result import logits_of
+from .plan_result import logits_of
 
 
 def _sample_bytes(plan: Plan) -> int:
@@ -166,9 +166,7 @@ class Stream:
             if tuple(given[name].shape) != wanted:
                 raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
             checks.finite(f"state of {name}", given[name])
-            C, H, W = image_of(shape)
-            v = given[name].detach().float().reshape(self.batch, count, C, H * W)
-            ready[k] = v.transpose(2, 3).resolve_neg().contiguous()
+            ready[k] = self.engine.plan.as_run(k, given[name])
         with self._lock:
             past = self._settled()
             before = None if past.fresh else self.engine.last_state(self._session, self.batch)
@@ -182,7 +180,11 @@ class Stream:
         if before is None or after is None:
             return after
         if start is None:  # rest, of each channel
-            start = self.engine.plan.last.neurons.start[0].view(-1, *[1] * (before.ndim - 2))
+            start = (
+                self.engine.plan.operations[self.engine.plan.with_logits]
+                .neurons.start[0]
+                .view(-1, *[1] * (before.ndim - 2))
+            )
         return start + (after - before)
 
     def __reduce_ex__(self, protocol):

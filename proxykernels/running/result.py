@@ -33,6 +33,7 @@ class Result:
             :class:`FusedLILinear`) that the network ends in.
         rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
             nan for a readout.
+        places: layer name -> neurons times steps, over all samples and the steps each was simulated; 0 for a readout.
         state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
         steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
         synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
@@ -59,6 +60,10 @@ class Result:
     @cached_property
     def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
         return {name: tally.rate for name, tally in self._tallies.items()}
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {name: tally.places for name, tally in self._tallies.items()}
 
     @cached_property
     def synops(self) -> SynOps:
@@ -92,7 +97,7 @@ class Result:
     @property
     def logits(self) -> Tensor:
         """Of a network that :func:`convert` made: the ReLU network's outputs as far as the steps tell them, float32
-        [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.simulation.result`)."""
+        [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.running.result`)."""
         layer, given = self._last
         return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
 

@@ -1,0 +1,168 @@
+"""Simulations by the plan of a network: made at the first call, and run until something of the network changes."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from .. import checks
+from ..checks import passes
+from ..kernels.heap import keep_freed
+from ..kernels.value_checks_cache import nobody_follows
+from ..layers import Neurons
+from ..layers.parametrized import is_parametrized
+from ..network import Network
+from ..plan import library
+from ..plan.follow import follow
+from ..plan.plan import Plan
+from ..sequences import constant_dims
+from ..spikes import Spikes
+from ..spikes.spike_tensor import dense_like
+from .early_exit import Stop
+from .engine import Engine
+from .inputs import input_of
+from .result import Result
+from .snapshot import CannotWatchError, Snapshot
+
+Key = tuple[torch.Size, bool, str | None]  # shape of a sample, whether of values, precision
+
+
+@dataclass
+class _Known:
+    """A network as it was when it was last looked at.
+
+    Attributes:
+        snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
+        trains: whether some module is in training mode.
+        engines: None where the engine does not take the network.
+    """
+
+    snapshot: Snapshot | None
+    dims: tuple[int, ...] = ()
+    trains: bool = False
+    engines: dict[Key, Engine | None] = field(default_factory=dict)
+
+
+_networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+_lock = RLock()
+_GLOBAL_HOOKS = [
+    hooks
+    for name, hooks in vars(torch_module).items()
+    if name.startswith("_global_forward") and isinstance(hooks, dict)
+]
+
+
+def run(
+    net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None
+) -> Result | None:
+    """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument."""
+    if not _may_run(x):
+        return None
+    known = _known_of(net)
+    if known is None:
+        return None
+    given: Any = x
+    usual = type(x) is Tensor and x.dtype == torch.float32 and x.ndim in known.dims and x.is_contiguous()
+    if usual and not x.is_neg():
+        shape, constant, sequence = x.shape[1:], True, False
+    else:
+        given = input_of(net, x, T, None)
+        shape, constant, sequence = given.shape[2:], isinstance(given, Tensor) and checks.is_repeated(given), True
+        if constant:
+            given, sequence = given[0], False
+    engine = _engine(net, known, (shape, isinstance(given, Tensor) and given.dtype != torch.bool, precision))
+    if engine is None or (stop is not None and engine.plan.last.real):
+        return None
+    if isinstance(given, Spikes) and given.scale != 1 and engine.plan.needs_spikes:
+        return None
+    start = None if not state else _start(engine.plan, state, given.shape[int(sequence)])
+    if start is None and state:
+        return None
+    keep_freed()
+    numbers = [k for k, _ in engine.plan.stateful()]
+    return engine.simulate(engine.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+
+
+def output(net: Network, x: Any) -> Spikes | Tensor | None:
+    """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
+    if not _may_run(x) or passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
+        return None
+    known = _known_of(net)
+    if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
+        return None
+    result = run(net, x, len(x), None, None, None)
+    if result is None:
+        return None
+    y = result.output
+    return dense_like(y, x) if isinstance(x, Tensor) and isinstance(y, Spikes) else y
+
+
+Network._whole = staticmethod(output)
+
+
+def _may_run(x: Any) -> bool:
+    """Whether nothing but the plan has to see the run."""
+    if not nobody_follows() or any(_GLOBAL_HOOKS) or not library.is_built():
+        return False
+    return isinstance(x, Tensor | Spikes) and x.device.type == "cpu"
+
+
+def _known_of(net: nn.Module) -> _Known | None:
+    """What is known of a network as it is; None: it cannot have plans."""
+    with _lock:
+        known = _networks.get(net)
+        if known is None or not (known.snapshot is None or known.snapshot.holds(net)):
+            known = _networks[net] = _look_at(net)
+        return None if known.snapshot is None else known
+
+
+def _look_at(net: nn.Module) -> _Known:
+    if not is_parametrized(net):
+        for layer in net.modules():
+            if isinstance(layer, Neurons):
+                _ = layer.neuron  # which it keeps from the first time on
+        with suppress(CannotWatchError):
+            return _Known(Snapshot(net), constant_dims(net), any(module.training for module in net.modules()))
+    return _Known(None)
+
+
+def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
+    with _lock:
+        if key not in known.engines:
+            known.engines[key] = _made(net, key)
+        return known.engines[key]
+
+
+def _made(net: nn.Module, key: Key) -> Engine | None:
+    shape, real, precision = key
+    try:
+        engine = Engine(follow(net, tuple(shape), real, precision, copies=False))
+    except (TypeError, ValueError, MemoryError):  # the layers take it, or say by their names what is wrong
+        return None
+    engine.plan = engine.plan.without_weights()
+    return engine
+
+
+def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
+    """A state of all operations that have some, as the library has it; None where there is anything else."""
+    operations = plan.stateful()
+    if {op.name for _, op in operations} != state.keys():
+        return None
+    start = {}
+    for k, op in operations:
+        given = state[op.name]
+        several = (op.states,) if op.states > 1 else ()
+        if not isinstance(given, list | tuple) or len(given) != 1 or type(given[0]) is not Tensor:
+            return None
+        (v,) = given
+        if v.shape != (N, *several, *plan.state_shape(op)) or v.dtype != torch.float32 or not v.is_cpu:
+            return None
+        if not v.isfinite().all():
+            return None
+        start[k] = plan.as_run(k, v)
+    return start

@@ -1,0 +1,248 @@
+"""simulate by a network's plan: the same results as of its layers, and no change of the network is missed."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from cases import spikes
+from equality import equal
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.running import planned as plans
+from proxykernels.running.snapshot import WHOLE
+
+T, N = 9, 3
+
+
+def dyadic(layer: nn.Module) -> nn.Module:
+    for parameter in layer.parameters():
+        parameter.data = torch.randint(-3, 7, parameter.shape) / 16
+    return layer
+
+
+def network(v_reset: float | None = None) -> nn.Sequential:
+    """Of which every layer fires. Its last weight is of more than WHOLE bytes, of which not all are looked at."""
+    torch.manual_seed(0)
+    convolution, last = pk.FusedIFConv2d(2, 4, 3, batch_norm=True, v_reset=v_reset), pk.FusedIFLinear(64, 256)
+    convolution.bn.eps = 0.0
+    assert last.weight.nbytes > WHOLE
+    return nn.Sequential(dyadic(convolution), pk.MaxPool2d(1), pk.Flatten(), dyadic(last)).eval()
+
+
+def image() -> torch.Tensor:
+    return torch.randint(0, 9, (N, 2, 6, 6), generator=torch.Generator().manual_seed(1)) / 4
+
+
+def is_planned(net: nn.Module) -> bool:
+    known = plans._networks.get(net)
+    return known is not None and any(engine is not None for engine in known.engines.values())
+
+
+def planned(net: nn.Module, *given, **options):
+    """The result of a call that runs a plan that is there."""
+    pk.simulate(net, *given, **options)
+    result = pk.simulate(net, *given, **options)
+    assert is_planned(net)
+    return result
+
+
+def by_layers(net: nn.Module, *given, **options):
+    """Of the layers one by one, in chunks."""
+    return pk.simulate(copy.deepcopy(net), *given, chunk=8, **options)
+
+
+INPUTS = {
+    "image": image(), "float64": image().double(), "values": torch.stack([image()] * (T - 1) + [image() * 2]),
+    "Spikes": pk.pack(spikes(T, N, 2, 6, 6, generator=torch.Generator().manual_seed(2), rate=0.5).float()),
+    "counts": torch.stack([image().long()] * (T - 1) + [image().long() * 2]), "transposed": image().transpose(2, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", [None, "int8"])
+@pytest.mark.parametrize("v_reset", [None, 0.0])
+@pytest.mark.parametrize("x", INPUTS)
+def test_a_plan_gives_what_the_layers_give(x, v_reset, precision):
+    net = network(v_reset)
+    got, expected = (run(net, INPUTS[x], T, precision=precision) for run in (planned, by_layers))
+    assert got.spikes.count().any()
+    assert equal(got.spikes, expected.spikes)
+    assert str(got) == str(expected) and got.rates == expected.rates and got.synops == expected.synops
+    assert equal(got.steps, expected.steps) and got.state.keys() == expected.state.keys()
+    for name, states in expected.state.items():
+        assert len(got.state[name]) == 1 and equal(got.state[name][0], states[0])
+
+
+@pytest.mark.parametrize("stop", [None, pk.margin(2)])
+def test_a_state_goes_on(stop):
+    net = network()
+    first = planned(net, image(), T, stop=stop)
+    second = pk.simulate(net, image(), T, state=first.state, stop=stop)
+    expected = by_layers(net, image(), T, state=by_layers(net, image(), T, stop=stop).state, stop=stop)
+    assert second.spikes.count().any() and equal(second.spikes, expected.spikes)
+    assert equal(second.steps, expected.steps)
+    assert second.state.keys() == expected.state.keys() and len(expected.state) == 2
+    for name, states in expected.state.items():
+        assert equal(second.state[name][0], states[0])
+
+
+def _optimizer(net):
+    weight = net[0].weight
+    weight.grad = torch.full_like(weight, 0.25)
+    torch.optim.SGD(net.parameters(), 1.0).step()
+
+
+def _held_array(net):
+    net.held = None
+    array = net[3].weight.detach().numpy()
+    pk.simulate(net, image(), T)
+    array[17, 5] -= 64
+
+
+def _held_data(net):
+    data = net[3].weight.data
+    pk.simulate(net, image(), T)
+    data[17, 5] -= 64
+
+
+def _iterated(net):
+    for parameter in net.parameters():
+        parameter.data *= 2
+
+
+def _saved(net):
+    for value in net.state_dict().values():
+        if value.is_floating_point():
+            value.data *= 2
+
+
+def _padded(net):
+    net[0].padding, net[1].kernel_size, net[1].stride = (1, 1), (3, 3), (1, 1)
+
+
+CHANGES = {
+    "an optimizer": _optimizer,
+    "in place": lambda net: net[0].weight.detach().mul_(2),
+    "a part, through .data": lambda net: net[3].weight.data[17].sub_(4),
+    "one value, through .data": lambda net: net[3].weight.data[17, 5:6].sub_(64),
+    "an array that is kept": _held_array,
+    "data that is kept": _held_data,
+    "all, through an iterator": _iterated,
+    "all, through a state_dict": _saved,
+    "other data": lambda net: setattr(net[3].weight, "data", net[3].weight.data * 2),
+    "another parameter": lambda net: setattr(net[3], "weight", nn.Parameter(net[3].weight.detach() * 2)),
+    "a bias": lambda net: net[3].bias.data.add_(0.5),
+    "no bias": lambda net: setattr(net[3], "bias", None),
+    "statistics": lambda net: net[0].bn.running_mean.sub_(1),
+    "statistics, through .data": lambda net: net[0].bn.running_var.data.fill_(0.25),
+    "eps": lambda net: setattr(net[0].bn, "eps", 3.0),
+    "a threshold": lambda net: setattr(net[0], "v_threshold", 0.5),
+    "thresholds": lambda net: setattr(net[0], "v_threshold", torch.full((4,), 0.5)),
+    "another reset": lambda net: setattr(net[3], "v_reset", None),
+    "a start": lambda net: setattr(net[0], "v_init", 0.5),
+    "a padding": _padded,
+    "another layer": lambda net: net.__setitem__(1, pk.AvgPool2d(1)) or net[0].weight.data.mul_(2),
+    "one layer more": lambda net: net.append(pk.IF(v_threshold=2.0)),
+    "a state_dict": lambda net: net.load_state_dict({k: v * 2 for k, v in net.state_dict().items()}, strict=False),
+    "another class": lambda net: setattr(net[0], "__class__", _Louder),
+}  # fmt: skip
+
+
+class _Louder(pk.FusedIFConv2d):
+    def _fire(self, x, v, batch_statistics):
+        return super()._fire(2 * x, v, batch_statistics)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed(change):
+    net = network()
+    before = planned(net, image(), T)
+    CHANGES[change](net)
+    expected = by_layers(net, image(), T)
+    assert not equal(expected.state["3"][0], before.state["3"][0]) or not equal(expected.spikes, before.spikes)
+    for _ in range(3):
+        result = pk.simulate(net, image(), T)
+        assert equal(result.spikes, expected.spikes) and equal(result.state["3"][0], expected.state["3"][0])
+
+
+def test_hooks_are_called():
+    net, seen = network(), []
+    planned(net, image(), T)
+    net[1].register_forward_hook(lambda *given: seen.append(given))
+    pk.simulate(net, image(), T)
+    assert seen
+
+
+def test_nothing_is_kept_of_a_network_that_goes():
+    net = network()
+    planned(net, image(), T)
+    ref = weakref.ref(net[3])
+    del net
+    gc.collect()
+    assert ref() is None
+
+
+def test_a_network_that_holds_itself_goes_too():
+    net = network()
+    net.parts = [net]
+    for _ in range(3):
+        pk.simulate(net, image(), T)
+    ref = weakref.ref(net)
+    del net
+    gc.collect()
+    assert ref() is None
+
+
+@pytest.mark.parametrize(
+    "x", [image()[:, :1], image()[0], image().long(), image() / 0, torch.rand(T + 1, N, 2, 6, 6), image().tolist()]
+)
+def test_errors_are_the_same(x):
+    net = network()
+    with pytest.raises((TypeError, ValueError)) as expected:
+        pk.simulate(net, x, T)
+    planned(net, image(), T)
+    with pytest.raises(expected.type) as got:
+        pk.simulate(net, x, T)
+    assert str(got.value) == str(expected.value)
+
+
+@pytest.mark.parametrize(
+    "last", [pk.FusedIFConv2d(4, 5, 4), pk.FusedConv2d(4, 5, 4, neuron=pk.neurons.LINeuron(decay=0.5))]
+)
+def test_one_pixel_that_is_flattened(last):
+    """What is flattened is the output, as it is, and has the shape of features."""
+    net = nn.Sequential(network()[0], dyadic(last), pk.Flatten())
+    for x in INPUTS["image"], INPUTS["values"]:
+        got, expected, compiled = planned(net, x, T), by_layers(net, x, T), pk.compile(net, x)(x, T)
+        outputs = [y.output.dense() if isinstance(y.output, pk.Spikes) else y.output for y in (got, expected, compiled)]
+        assert outputs[1].any() and outputs[1].shape == (T, N, 5)
+        assert equal(outputs[0], outputs[1]) and equal(outputs[2], outputs[1])
+        assert equal(got.state["1"][0], expected.state["1"][0])
+
+
+def test_a_network_that_is_called():
+    """net(x) in evaluation, without gradients; with gradients, hooks or in training, its layers."""
+    net, layers = pk.Network(), network()
+    for k, layer in enumerate(layers):
+        net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
+    net.eval()
+    for name in ("values", "Spikes", "counts"):
+        x = INPUTS[name]
+        expected, before = net(x), is_planned(net)
+        with torch.no_grad():
+            got = net(x)
+        assert is_planned(net) and (before or name == "values") and type(got) is type(expected)
+        a, b = (y.dense() if isinstance(y, pk.Spikes) else y for y in (got, expected))
+        assert b.any() and equal(a, b) and a.dtype == b.dtype
+    seen = []
+    with torch.no_grad():
+        hook = net.layer1.register_forward_hook(lambda *given: seen.append(given))
+        net(INPUTS["values"])
+        assert len(seen) == 1
+        hook.remove()
+        net.layer0.train().bn.eps = 1.0
+        before = net.layer0.bn.running_mean.clone()
+        net(INPUTS["values"])
+        assert not equal(before, net.layer0.bn.running_mean)
