@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.simulation.result import Result
+from proxykernels.running.result import Result
 from speed import against_picture, answers, levels, relu_passes, turns
 from speed.answers import Answers
 from speed.levels import IF, POWERS, RELU, SIGMA_DELTA

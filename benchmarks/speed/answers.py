@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import proxykernels as pk
-from proxykernels.simulation.result import Result
+from proxykernels.running.result import Result
 
 AT_ONCE = 100  # images
 
@@ -28,8 +28,7 @@ class Answers(NamedTuple):
 
 def neurons_of(net: nn.Module, images: Tensor) -> dict[str, int]:
     """The number of neurons of each layer that has some, for inputs like ``images`` [N, C, H, W]."""
-    tallies = pk.simulate(net, images[:1], 1)._tallies
-    return {name: tally.places for name, tally in tallies.items() if tally.places}
+    return {name: places for name, places in pk.simulate(net, images[:1], 1).places.items() if places}
 
 
 def spiking(

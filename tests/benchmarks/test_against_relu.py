@@ -71,7 +71,7 @@ def test_answers_are_those_of_a_simulation(subject):
         torch.testing.assert_close(found.outputs, result.logits)
         assert found.additions == sum(result.synops.accumulates.values()) / 80 > 0
         assert found.products == 36 * 6 * 9  # the image's, once
-        spikes = sum(tally.rate * tally.places for tally in result._tallies.values())
+        spikes = sum(result.rates[name] * places for name, places in result.places.items() if places)
         assert neurons == {"0": 216, "2": 54, "3": 72, "6": 5} or sum(neurons.values()) in (293, 347)
         assert found.rate == pytest.approx(spikes / 80 / 6 / sum(neurons.values())) and found.rate > 0.01
 

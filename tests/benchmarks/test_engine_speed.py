@@ -33,8 +33,8 @@ def test_rows_of_a_converted_network(monkeypatch):
     for T in (1, 8):
         result = pk.simulate(net, images, T)
         assert right["engine", T] == f"{100 * strict_accuracy(result.logits, labels):.2f}" == right["simulate", T]
-        spikes = sum(tally.rate * tally.places for tally in result._tallies.values())
-        places = sum(tally.places for tally in result._tallies.values())
+        spikes = sum(result.rates[name] * places for name, places in result.places.items() if places)
+        places = sum(result.places.values())
         (rate,) = {row["rate"] for row in rows if row["T"] == T}
         assert rate == f"{100 * spikes / places:.2f}" != "0.00"
     assert all(float(row["changing_ms"]) > 0 and float(row["paused_ms"]) > 0 for row in rows)
