@@ -1,5 +1,6 @@
-"""Layers that an engine runs by the kernels of simulate: the oracle's spikes, simulate's figures, in each way."""
+"""Layers that an engine runs by the kernels of the layers: the oracle's spikes, their figures, in each way."""
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -61,7 +62,7 @@ def check(net: nn.Module, x: Tensor, target: str) -> Engine:
         assert equal(result.spikes.dense(), values["pool"])
     assert values["conv"].any() and not values["conv"].all()
     assert result.rates["conv"] == pytest.approx(values["conv"].mean().item())
-    assert result.synops == pk.simulate(net, x, len(x)).synops
+    assert result.synops == layerwise.simulate(net, x, len(x)).synops
     stream, parts = engine.stream(x.shape[1]), []
     for start, stop in ((0, 1), (1, 9), (9, 40), (40, 120)):
         parts += [stream(x[start:stop]).dense()] if len(x) > start else []
@@ -107,7 +108,7 @@ def test_neurons_that_fire_in_periods(layer, T, target):
     result = Engine(follow(net, tuple(x.shape[1:]), True), target=target)(x, T)
     assert len(values["first"].sum(0).unique()) > 4 and values["conv"].any() and not values["conv"].all()
     assert equal(result.spikes.dense(), values["pool"])
-    assert result.synops == pk.simulate(net, x, T).synops
+    assert result.synops == layerwise.simulate(net, x, T).synops
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -163,7 +164,7 @@ def test_rounded_weights(layer, rate, precision, target):
     conv = pk.FusedIFConv2d(C_in, C_out, kernel, stride, padding, dilation, groups, v_threshold=0.3, v_reset=None)
     net = nn.Sequential(conv.eval(), pk.FusedIFConv2d(C_out, 9, 1, v_threshold=0.1)).eval()
     x = pk.pack((torch.rand(40, 2, C_in, 9, 7) < rate).float())
-    expected = pk.simulate(net, x, 40, precision=precision)
+    expected = layerwise.simulate(net, x, 40, precision=precision)
     result = Engine(follow(net, tuple(x.shape[2:]), False, precision), target=target)(x, 40)
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
     assert result.synops == expected.synops
@@ -207,7 +208,7 @@ def test_early_exit_and_files(layer, tmp_path):
     net = nn.Sequential(*layers, pk.FusedIFLinear(features, 5, v_threshold=0.25, v_reset=None)).eval()
     net[-1].weight.data.abs_()
     make_dyadic(net, 1 / 32)
-    expected, engine = pk.simulate(net, x, 40, stop=by_thirds), pk.compile(net, x)
+    expected, engine = layerwise.simulate(net, x, 40, stop=by_thirds), pk.compile(net, x)
     engine.save(tmp_path / "net")
     for one in (engine, pk.load(tmp_path / "net")):
         result = one(x, 40, stop=by_thirds)
