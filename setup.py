@@ -143,8 +143,6 @@ class BuildKernels(build_ext):
         engine = is_engine(extension)
         targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
         targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
-        if engine and targets.pop("amx", None):  # it has no kernel of matrix tiles
-            targets["avx512"] = TARGETS["avx512"]
         openmp, jobs = self.openmp(engine)[0], []
         for source in extension.sources:
             if Path(source).stem == "dispatch":

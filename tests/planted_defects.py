@@ -22,6 +22,7 @@ NEURONS = "tests/cpu/test_neurons.py"
 MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
+ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -121,6 +122,15 @@ DEFECTS = {
         f"{CONV}/pixel.h",
         "for (Block& sum : current) sum = bias;",
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
+    ),
+    "engine: inputs of a group": Defect(
+        "kernels/cpu/src/engine/sliced.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
+    ),
+    "engine: images of a long input": Defect(
+        "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
+    ),
+    "engine: additions by one of several parts": Defect(
+        "kernels/cpu/src/engine/sliced.h", "if (!first || parts > 1)", "if (!first)", ENGINE_KERNELS
     ),
     "max rate pool: a count of the last step": Defect(
         "kernels/cpu/src/max_rate_pool.h",

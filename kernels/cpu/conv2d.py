@@ -14,7 +14,7 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import is_finite, join_groups, refuse_infinite
 from . import abi, im2col
 from .choice import BLOCK, ROWS, options
-from .cost_model import WITH_TILES, WITHOUT_TILES, Layer
+from .cost_model import WITH_TILES, WITHOUT_TILES, Layer, tiles_hold
 from .packing import (
     BYTE_ROW,
     FLOAT_ROW,
@@ -29,9 +29,6 @@ from .rows import SpikeSample, WeightRows
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
-# Of a neuron: with more, the joined 32-bit sums of two digits of -128 (amx.h) could overflow.
-MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
-MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
 ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
@@ -298,8 +295,7 @@ class Convolutions:
 
     def _tiles_hold(self, layer: Layer) -> bool:
         """Whether a forced kernel, and the tile kernel's sums and memory, leave matrix tiles possible."""
-        possible = self._forced in ("tiles", None) and layer.inputs <= MOST_TILE_INPUTS
-        return possible and layer.most_expanded_bytes <= MOST_TILE_BYTES
+        return self._forced in ("tiles", None) and tiles_hold(layer)
 
     def _digits(self, packed: Packed, neuron: Neuron) -> int:
         """The number of int8 digits that hold the weights exactly enough beside the thresholds; 0 if none do."""

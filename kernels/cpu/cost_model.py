@@ -15,6 +15,9 @@ ROWS = {"events": 16, "shorts": 32, "bytes": 64}
 CACHE_BYTES = 1 << 20  # weights that are more are fetched anew each time they are used
 ROW_BYTES = 64
 SCANNED = 32  # channels that a scan takes together
+# Inputs of a neuron: with more, the joined 32-bit sums of two digits of -128 (src/conv2d/amx.h) could overflow.
+MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
+MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
 SPAN_BYTES = 1 << 20  # of weights in tiles, for which the tile kernel expands all spikes anew: src/conv2d/amx_units.h
 
 Counts = dict[str, float]
@@ -187,6 +190,11 @@ def tiles(layer: Layer, digits: int) -> Counts:
     }
 
 
+def tiles_hold(layer: Layer) -> bool:
+    """Whether the tile kernel's sums and memory are large enough."""
+    return layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
+
+
 def dense(layer: Layer) -> Counts:
     """torch's convolution, about 12 multiplications a cycle, with all that is moved, and the scan."""
     steps = layer.pixels * layer.T
@@ -227,6 +235,12 @@ def modelled_cycles(
     ends = [counts_of(machine, layer, r, has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
     silent, busy = ({kernel: cycles(kernel, own, machine.costs) for kernel, own in end.items()} for end in ends)
     return {kernel: (silent[kernel], busy[kernel]) for kernel in silent}
+
+
+def line(machine: Machine, kernel: str, silent: Counts, busy: Counts) -> tuple[float, float]:
+    """Cycles of a kernel's work, without those of a call, of what it counts at the rates 0 and 1."""
+    ends = (cycles(kernel, counts | {"call": 0}, machine.costs) for counts in (silent, busy))
+    return next(ends), next(ends)
 
 
 def cycles(kernel: str, counts: Counts, costs: Costs) -> float:

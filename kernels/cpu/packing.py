@@ -11,9 +11,10 @@ from .. import heap
 from ..neurons import MODELS, Neuron
 from ..weight_cache import CONSTANTS, Whole
 from . import abi
-from .choice import BLOCK, ROWS, WORD
+from .choice import BLOCK, ROWS
 
 # Output channels of a row of weights: src/conv2d/rows.h.
+MATRIX_COLUMNS = 128  # of a block of weights for the lookup kernel: src/conv2d/lookup.h
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
 SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
 LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
@@ -77,9 +78,13 @@ def absolute_sums(weight: Tensor) -> Tensor:
 
 
 def pack_words(weight: Tensor) -> Tensor:
-    """Weights for the lookup kernel: [C_out, a multiple of FLOAT_ROW][inputs, tap by tap, a multiple of WORD]."""
-    inputs = weight.flatten(2).transpose(1, 2).flatten(1)
-    return torch.nn.functional.pad(inputs, (0, -inputs.shape[1] % WORD, 0, -len(inputs) % FLOAT_ROW)).contiguous()
+    """Weights for the lookup kernel: [block of C_out][inputs, tap by tap][channels of the block].
+
+    A block has MATRIX_COLUMNS channels, the last one as many as are left, filled up to a multiple of FLOAT_ROW.
+    """
+    columns = weight.flatten(2).permute(2, 1, 0).flatten(0, 1)
+    columns = torch.nn.functional.pad(columns, (0, -columns.shape[1] % FLOAT_ROW))
+    return torch.cat([block.flatten() for block in columns.split(MATRIX_COLUMNS, 1)])
 
 
 def pack_taps(weight: Tensor) -> Tensor:

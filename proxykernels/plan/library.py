@@ -10,18 +10,20 @@ from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
-from ..kernels.cpu import abi, compiled, headers, packing, sources
+from ..kernels.cpu import abi, choice, compiled, headers, packing, sources
+from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
 from .plan import Kind, Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
+WAYS = "patterns", "depthwise", "rows", "tables", "tiles"  # how neurons are run: engine.h
 NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
-Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
-    STRUCTS.__getitem__, ("Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
+Line, Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
+    STRUCTS.__getitem__, ("Line", "Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
 )
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
@@ -72,8 +74,10 @@ class Compiled:
 
     def __init__(self, plan: Plan, target: str | None = None):
         self.target, self.functions = load(target)
+        machine = WITH_TILES if self.target == "amx" else WITHOUT_TILES
         kept: list[object] = []  # what the library copies must live until it has
-        operations = (Operation * len(plan.operations))(*(_operation(plan, op, kept) for op in plan.operations))
+        made = (_operation(plan, operation, machine, kept) for operation in plan.operations)
+        operations = (Operation * len(plan.operations))(*made)
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
         if not self._plan:
             plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
@@ -197,6 +201,10 @@ class Session:
         if self._functions.states(self._session, operation, None, states.data_ptr(), len(states)) == NO_MEMORY:
             self._refuse(len(states))
 
+    def way(self, operation: int) -> str:
+        """How neurons were run last, in WAYS."""
+        return WAYS[self._functions.way(self._session, operation)]
+
     def _refuse(self, N: int) -> NoReturn:
         raise MemoryError(
             f"N = {N} samples need {self.sizes.refused / 2**30:.3g} GiB for the engine to work on, which this machine "
@@ -215,12 +223,13 @@ class Session:
             self._functions.free_session(self._session)
 
 
-def _operation(plan: Plan, operation, kept: list) -> Any:
+def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-        terms[k] = Term(window.slot, weight.data_ptr() if weight is not None else None, *sizes, window.groups)
+        joined = 0 if weight is None else choice.join_in_rows(tuple(weight.shape), window.groups)
+        terms[k] = Term(window.slot, None if weight is None else weight.data_ptr(), *sizes, window.groups, joined)
         kept.append(weight)
     kept.append(terms)
     made = Operation(list(Kind).index(operation.kind), terms, len(terms), *operation.image, operation.real)
@@ -239,4 +248,17 @@ def _operation(plan: Plan, operation, kept: list) -> Any:
         start = neurons.start.contiguous()
         made.bias, made.start = bias.data_ptr(), start.data_ptr()
         kept += [channels, bias, start]
+        for k, line in enumerate(_lines(plan, operation, machine)):
+            made.lines[k] = Line(*line)
     return made
+
+
+def _lines(plan: Plan, operation, machine: Machine) -> list[tuple[float, float]]:
+    """What the kernels that are chosen from take for neurons with the weights of one input; of others nothing."""
+    windows = [window for window in operation.windows if window.weight is not None]
+    if len(windows) != 1:
+        return []
+    (window,), (C, H, W) = windows, operation.image
+    shape, size = tuple(window.weight.shape), plan.source(window)[1:]
+    layer = Layer(choice.SEGMENT, (1, H * W, C), size, shape, window.stride, window.padding, window.dilation)
+    return choice.lines(layer, window.groups, choice.join_in_rows(shape, window.groups), machine)

@@ -249,6 +249,14 @@ class Engine:
         self._sessions.append(session)
         return sizes.weights, sizes.arena
 
+    @property
+    def ways(self) -> dict[int, str]:
+        """How the last run took the neurons, by the numbers of operations: see docs/engine.md."""
+        session = self.session()
+        ways = {k: session.way(k) for k, op in enumerate(self.plan.operations) if op.neurons}
+        self._sessions.append(session)
+        return ways
+
 
 def load(path: str | os.PathLike) -> Engine:
     """Load an engine that :meth:`Engine.save` wrote. Nothing in the file is executed.
@@ -269,13 +277,13 @@ def load(path: str | os.PathLike) -> Engine:
 
 def described(engine: Engine) -> str:
     """What print(engine) shows."""
-    plan, rows = engine.plan, [("layer", "kind", "output", "weights", "rate")]
-    for op in plan.operations:
+    plan, rows, ways = engine.plan, [("layer", "kind", "kernel", "output", "weights", "rate")], engine.ways
+    for k, op in enumerate(plan.operations):
         weights = sum(w.weight.numel() for w in op.windows if w.weight is not None)
         kind = op.neurons.model if op.neurons else op.kind
         rate = engine._rates.get(op.name, math.nan)
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
-        rows.append((op.name, kind, "x".join(map(str, op.shape)), *shown))
+        rows.append((op.name, kind, ways.get(k, ""), "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
     how = f"{plan.precision or 'float32'}, {engine.target}"
     about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {how}"

@@ -8,8 +8,7 @@ from equality import equal
 import proxykernels as pk
 from proxykernels.checks import window_checks
 from proxykernels.kernels import reference
-from proxykernels.kernels.cpu import conv2d
-from proxykernels.kernels.cpu.cost_model import Layer
+from proxykernels.kernels.cpu.cost_model import MOST_TILE_BYTES, Layer
 
 HUGE = window_checks.LARGEST_WINDOW
 
@@ -57,4 +56,4 @@ def test_tiles_are_for_rows_that_fit():
     window = (1, 1), (0, 1), (1, 1)
     short = Layer(16, (1, 10_000, 64), (1, 10_000), (64, 128, 1, 3), *window)
     long = Layer(16, (1, 3_000_000, 64), (1, 3_000_000), (64, 128, 1, 3), *window)
-    assert short.most_expanded_bytes <= conv2d.MOST_TILE_BYTES < 2**32 < long.most_expanded_bytes
+    assert short.most_expanded_bytes <= MOST_TILE_BYTES < 2**32 < long.most_expanded_bytes

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has
 # C_in, size, C_out, kernel_size, stride, padding, dilation, groups
 WINDOWS = {
     "one channel": (1, 9, 5, 3, 1, 1, 1, 1),
+    "more than a block of outputs": (20, 5, 150, 3, 1, 1, 1, 1),
     "one bit": (1, 4, 1, 1, 1, 0, 1, 1),
     "three channels": (3, 13, 17, 7, 2, 3, 1, 1),
     "11 x 11": (5, 12, 8, 11, 4, 2, 1, 1),
@@ -112,6 +113,13 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
-    words = packing.pack_words(weight)
-    assert words.shape == (16, 32) and equal(words[1, :27].view(9, 3).t(), weight[1].flatten(1))
-    assert not words[2:].any() and not words[:, 27:].any()
+    words = packing.pack_words(weight).view(27, 16)
+    assert equal(words[:, 1].view(9, 3).t(), weight[1].flatten(1)) and not words[:, 2:].any()
+
+
+def test_blocks_of_words():
+    """128 output channels, and the rest."""
+    weight = torch.arange(150.0 * 4).view(150, 4, 1, 1)
+    first, last = packing.pack_words(weight).split([4 * 128, 4 * 32])
+    assert equal(first.view(4, 128).t(), weight[:128, :, 0, 0])
+    assert equal(last.view(4, 32).t()[:22], weight[128:, :, 0, 0]) and not last.view(4, 32)[:, 22:].any()

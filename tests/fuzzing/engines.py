@@ -32,7 +32,6 @@ MOVES = (
     "unflatten",
     "adaptive",
 )  # between graph and last layer
-TARGETS = tuple(target for target in ways.TARGETS if target != "amx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class Compiled(Input, Case):
     lead: int = 0  # of early exit; 0: none
     moves: tuple[str, ...] = ()
     precision: str | None = None  # then against simulate, with weights that are not exact
-    target: str = TARGETS[-1]
+    target: str = ways.TARGETS[-1]
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Compiled":
@@ -54,13 +53,13 @@ class Compiled(Input, Case):
             **common, **cls.draw_input(random), plain=plain, given=random.choice(GIVEN),
             sequential=plain and random.random() < 0.5, lead=random.choice((0, 0, 0, random.randint(1, 4))),
             moves=tuple(random.choices(MOVES, k=random.choice((0, 0, 1, 2, 3)))),
-            precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(TARGETS),
+            precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(ways.TARGETS),
         )  # fmt: skip
 
     def check(self) -> bool:
         g, shape = draw.generator(self.seed), (self.T, *self.shape)
         if self.given == "spikes":
-            x = draw.spikes(shape, "mixed", 0.4, g)
+            x = draw.spikes(shape, "mixed", (0.1, 0.4, 0.4, 0.8)[self.seed // 4 % 4], g)
         elif self.given == "counts":
             x = draw.whole(shape, 3, g)
         else:
@@ -86,6 +85,8 @@ class Compiled(Input, Case):
         try:
             engine = Engine(plan, target=self.target)
             self.check_run(engine, given, expected, values)
+            for way in engine.ways.values():
+                ways.executed[self.target, f"engine: {way}"] += 1
             self.check_operations(engine, tried, given)
             self.check_stream(engine, x, given, expected, states)
             if self.seed % 4 == 0:

@@ -83,8 +83,9 @@ class Graph:
             return self._neurons(random, g, partial(pk.FusedLinear, *sizes), (x,)), (source,)
         C, C_out = x.shape[2], random.choice((1, 3, 8, 16, 20, 33))
         window = self._window(random, x)
-        if random.random() < 0.15:
-            window["groups"], C_out = C, C * random.choice((1, 2))
+        if random.random() < 0.3:
+            groups = random.choice([n for n in (C, C, 2, 3, 4, 8) if C % n == 0])
+            window["groups"], C_out = groups, groups * random.choice((1, 1, 2, 8) if groups < 20 else (1, 1, 2))
         norm = {"batch_norm": self.batch_norm and random.random() < 0.3, "bias": random.random() < 0.6}
 
         layer = pk.FusedConv2d if x.ndim == 5 else pk.FusedConv1d

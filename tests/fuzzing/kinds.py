@@ -5,6 +5,7 @@ from random import Random
 from .case import Case
 from .convolutions import Convolution
 from .engine_files import Damaged
+from .engine_layers import EngineLayer
 from .engines import Compiled
 from .gradients import LayerGradient, ScanGradient
 from .mixtures import Mixture
@@ -25,6 +26,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "pools": (Pool, 2),
     "networks": (Network, 3),
     "engines": (Compiled, 3),
+    "engine layers": (EngineLayer, 3),
     "engine files": (Damaged, 1),
     "rounding": (Rounding, 1),
     "rounded weights": (Invariance, 1),

@@ -87,7 +87,10 @@ def use(way: str, threads: int = 1) -> Iterator[None]:
 def expected() -> list[tuple[str, str]]:
     """All that can be executed on this machine, and so must be in the end."""
     functions = [(FALLBACK, "everything"), (TARGETS[0], "torch's convolution")]
-    functions += [(target, "engine") for target in TARGETS if target != "amx"]
+    for target in TARGETS:
+        kernels = ["patterns", "depthwise", "rows"]
+        kernels += ["tables"] * (target in ("amx", "avx512")) + ["tiles"] * (target == "amx")
+        functions += [(target, "engine"), *((target, f"engine: {kernel}") for kernel in kernels)]
     for target in TARGETS:
         table = cpu.load(target)._table
         functions += [(target, name) for name, _ in table._fields_ if getattr(table, name) and name != "max_threads"]

@@ -20,7 +20,7 @@ from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 from proxykernels.running.stopping import Asked
 
-TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]
 NEURONS = {
     "if": pk.neurons.IFNeuron(v_threshold=0.5),
     "if soft": pk.neurons.IFNeuron(v_threshold=torch.linspace(0.25, 1, 40), v_reset=None),

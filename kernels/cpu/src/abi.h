@@ -70,6 +70,7 @@ struct Conv2d {
     int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+    int64_t x_image;       // bytes from one image of x to the next; 0: those of T steps
 };
 
 struct Product {

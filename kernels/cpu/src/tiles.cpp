@@ -1,5 +1,25 @@
 // The convolution by matrix tiles; nothing where there are none.
-#if defined(__AMXINT8__) && !defined(__AMX_INT8__)  // as clang calls it before version 17
-#define __AMX_INT8__ 1
-#endif
 #include "conv2d/amx.h"
+
+#if defined(__AMX_INT8__)
+namespace PK_TARGET {
+
+void tile_conv2d(const Conv2d* conv) {
+    const Conv2d& c = *conv;
+    const Tiling tiling(c, max_threads());
+    with_digits(c.digits, [&](auto digits) {
+        with_model(c.neurons.neuron, [&](auto model) {
+#pragma omp parallel
+            {
+                TileSession session;
+                TileMemory<decltype(digits)::value> memory;
+                memory.begin(tiling, c);
+#pragma omp for schedule(dynamic)
+                for (int64_t task = 0; task < tiling.units * tiling.spans; task++) run_unit(c, tiling, model, task, memory);
+            }
+        });
+    });
+}
+
+}  // namespace PK_TARGET
+#endif

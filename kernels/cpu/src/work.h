@@ -49,6 +49,10 @@ static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
     return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
 }
 
+// Bytes of x from one step to the next, and from one image to the next.
+static inline int64_t x_frame(const Conv2d& c) { return c.H * c.W * ((c.C_in + 7) / 8); }
+static inline int64_t x_image(const Conv2d& c) { return c.x_image ? c.x_image : c.neurons.T * x_frame(c); }
+
 // A part of some images at some time: output rows or the input rows under them, and steps.
 struct Part {
     int64_t image, images, row, rows, t, steps;

@@ -12,6 +12,9 @@
 // 2. list_products: for each group of output pixels, the tiles in which anything fired.
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
+#if defined(__AMXINT8__) && !defined(__AMX_INT8__)  // as clang calls it before version 17
+#define __AMX_INT8__ 1
+#endif
 #if defined(__AMX_INT8__)
 #include "../neurons.h"
 #include "amx_units.h"
@@ -54,7 +57,7 @@ struct Fired {
 
 // 16 output channels of a group of pixels: sums that are ready to be fired, a few steps of a pixel at a time.
 template <int digits, int pixels, class Model>
-struct Firing {
+struct TileFiring {
     static constexpr int digit_sums = pixels * tile_rows * tile_channels, part_steps = 4;
     static constexpr int parts = pixels * tile_rows / part_steps;
     alignas(64) int32_t sums[digits * digit_sums];
@@ -129,12 +132,18 @@ static void expand_row(const uint8_t* bits, int64_t bytes, int64_t frame, int64_
     }
 }
 
+// Where there is no input, zeros.
 struct Expanded {
-    Memory<int8_t> spikes;  // [image][row][layout.row], then one row of zeros
-    Memory<uint8_t> live;   // [image][row][granule], the same
-    Expanded(const Tiling& g)
-        : spikes((g.images * g.rows_in + 1) * g.layout.row + tile_bytes),
-          live((g.images * g.rows_in + 1) * g.layout.granules + 1) {}
+    Grown<int8_t> spikes;  // [image][row][layout.row], then one row of zeros
+    Grown<uint8_t> live;   // [image][row][granule], the same
+
+    static int64_t most_spikes(const Tiling& g) { return (g.images * g.rows_in + 1) * g.layout.row + tile_bytes; }
+    static int64_t most_live(const Tiling& g) { return (g.images * g.rows_in + 1) * g.layout.granules + 1; }
+    void borrow(Carver& carver, const Tiling& g) { spikes.borrow(carver, most_spikes(g)), live.borrow(carver, most_live(g)); }
+    void clear(const Tiling& g) {
+        memset(spikes.reserve(most_spikes(g)), 0, most_spikes(g));
+        memset(live.reserve(most_live(g)), 0, most_live(g));
+    }
 };
 
 static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expanded& expanded) {
@@ -143,7 +152,7 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
     for (int64_t image = 0; image < u.images; image++)
         for (int64_t row = 0; row < u.in_rows; row++) {
             const int64_t index = image * tiling.rows_in + row;
-            const uint8_t* from = c.x + ((u.image + image) * c.neurons.T + u.t) * frame + (u.in_row + row) * bytes;
+            const uint8_t* from = c.x + (u.image + image) * x_image(c) + u.t * frame + (u.in_row + row) * bytes;
             int8_t* to = expanded.spikes.data + index * layout.row + layout.border;
             uint8_t* live = expanded.live.data + index * layout.granules;
             expand_row(from, bytes, frame, u.steps, layout, to, live + layout.border / layout.granule);
@@ -200,7 +209,7 @@ template <int digits, int pixels, class Model>
 OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
                                     int64_t last, int64_t last_channel, const Product<pixels>* products, const int64_t* counts,
                                     const Fired& fired) {
-    using Parts = Firing<digits, pixels, Model>;
+    using Parts = TileFiring<digits, pixels, Model>;
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles, block = most_products * digits * tile_bytes;
     Parts firing;
     Group<pixels> before(c, u, 0, last);
@@ -226,9 +235,39 @@ OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const
     fired.write(c, u, before);
 }
 
-template <int digits, int pixels, class Model>
-static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t task, Expanded& expanded,
-                     Product<pixels>* products, int64_t* counts, uint16_t* bits) {
+// Memory of one thread.
+template <int digits>
+struct TileMemory {
+    static constexpr int pixels = group_pixels(digits);
+    static_assert(digits * pixels <= max_sums, "sums stay in registers");
+    Expanded expanded;
+    Grown<Product<pixels>> products;  // [group][most of a group]
+    Grown<int64_t> counts;            // [group]
+    Grown<uint16_t> bits;             // of Fired
+
+    static int64_t groups(const Tiling& g, const Conv2d& c) { return ceil_div(g.images * g.rows * c.W_out, pixels); }
+    static int64_t most_products(const Tiling& g, const Conv2d& c) {
+        return groups(g, c) * g.layout.runs * g.layout.run_tiles + 1;
+    }
+    static int64_t most_bits(const Tiling& g) { return pixels * tile_rows * g.span / tile_channels; }
+    void borrow(Carver& carver, const Tiling& g, const Conv2d& c) {
+        expanded.borrow(carver, g);
+        products.borrow(carver, most_products(g, c)), counts.borrow(carver, groups(g, c)), bits.borrow(carver, most_bits(g));
+    }
+    // Before the first unit.
+    void begin(const Tiling& g, const Conv2d& c) {
+        expanded.clear(g);
+        products.reserve(most_products(g, c)), counts.reserve(groups(g, c)), bits.reserve(most_bits(g));
+    }
+};
+
+template <int digits, class Model>
+static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t task, TileMemory<digits>& memory) {
+    constexpr int pixels = TileMemory<digits>::pixels;
+    Expanded& expanded = memory.expanded;
+    Product<pixels>* const products = memory.products.data;
+    int64_t* const counts = memory.counts.data;
+    uint16_t* const bits = memory.bits.data;
     const int64_t first_channel = task / tiling.units * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
@@ -245,33 +284,15 @@ static void run_unit(const Conv2d& c, const Tiling& tiling, Model model, int64_t
     }
 }
 
-template <int digits>
-static void run_tiles(const Conv2d& c) {
-    constexpr int pixels = group_pixels(digits);
-    static_assert(digits * pixels <= max_sums, "sums stay in registers");
-    const Tiling tiling(c, max_threads());
-    const int64_t groups = ceil_div(tiling.images * tiling.rows * c.W_out, pixels);
-    with_model(c.neurons.neuron, [&](auto model) {
-#pragma omp parallel
-        {
-            TileSession session;
-            Expanded expanded(tiling);
-            Memory<Product<pixels>> products(groups * tiling.layout.runs * tiling.layout.run_tiles + 1);
-            Memory<int64_t> counts(groups);
-            Memory<uint16_t> bits(pixels * tile_rows * tiling.span / tile_channels);
-#pragma omp for schedule(dynamic)
-            for (int64_t task = 0; task < tiling.units * tiling.spans; task++)
-                run_unit<digits, pixels>(c, tiling, model, task, expanded, products.data, counts.data, bits.data);
-        }
-    });
-}
-
-void tile_conv2d(const Conv2d* c) {
-    switch (c->digits) {
-        case 1: return run_tiles<1>(*c);
-        case 2: return run_tiles<2>(*c);
-        case 3: return run_tiles<3>(*c);
-        default: return run_tiles<4>(*c);
+// Calls run with the number of digits as a constant of its own type.
+template <class Run>
+static void with_digits(int64_t digits, Run run) {
+    static_assert(max_digits == 4);
+    switch (digits) {
+        case 1: return run(std::integral_constant<int, 1>());
+        case 2: return run(std::integral_constant<int, 2>());
+        case 3: return run(std::integral_constant<int, 3>());
+        default: return run(std::integral_constant<int, 4>());
     }
 }
 

@@ -7,10 +7,13 @@ namespace PK_TARGET {
 
 // The taps of a window that lie inside the image: where their bits and their weights are.
 struct DepthwiseTaps {
-    Memory<int64_t> x, weight;
+    Grown<int64_t> x, weight;
     int64_t count = 0;
-    explicit DepthwiseTaps(const Conv2d& c) : x(c.kernel_h * c.kernel_w), weight(c.kernel_h * c.kernel_w) {}
+    void borrow(Carver& carver, const Conv2d& c) {
+        for (Grown<int64_t>* list : {&x, &weight}) list->borrow(carver, c.kernel_h * c.kernel_w);
+    }
     void find(const Conv2d& c, int64_t pixel) {
+        for (Grown<int64_t>* list : {&x, &weight}) list->reserve(c.kernel_h * c.kernel_w);
         const int64_t bytes = (c.C_in + 7) / 8, channels = ceil_div(c.C_in, block) * block;
         const int64_t top = pixel / c.W_out * c.stride_h - c.padding_h, left = pixel % c.W_out * c.stride_w - c.padding_w;
         count = 0;
@@ -49,29 +52,27 @@ template <class Model>
 static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t channel, const DepthwiseTaps& taps) {
     constexpr int together = 4;  // steps
     const Neurons& n = c.neurons;
-    const int64_t bytes = (n.C + 7) / 8, frame = c.H * c.W * bytes;
-    const uint8_t* const x = c.x + place / n.P * n.T * frame + channel / 8;
+    const int64_t bytes = (n.C + 7) / 8, frame = x_frame(c);
+    const uint8_t* const x = c.x + place / n.P * x_image(c) + channel / 8;
     const float* const weight = (const float*)c.weight + channel;
     fire_pixel<together>(n, c.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
         add_taps<steps>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
     });
 }
 
-// The weight is [tap][C, a multiple of 32].
-void depthwise_conv2d(const Conv2d* conv) {
-    const Conv2d& c = *conv;
-    const Neurons& n = c.neurons;
-    with_model_or_sums(n.neuron, [&](auto model) {
-#pragma omp parallel
-        {
-            DepthwiseTaps taps(c);
-#pragma omp for schedule(dynamic, 16)
-            for (int64_t place = 0; place < n.N * n.P; place++) {
-                taps.find(c, place % n.P);
-                for (int64_t channel = 0; channel < n.C; channel += block) fire_depthwise(c, model, place, channel, taps);
-            }
-        }
-    });
+// Weights [C][taps] as they are read: [tap][C, a multiple of 32].
+inline void pack_taps(const float* weight, float* packed, int64_t C, int64_t taps) {
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t c = 0; c < ceil_div(C, block) * block; c++) *packed++ = c < C ? weight[c * taps + tap] : 0;
+}
+
+// Some output pixels, by their numbers among those of all images.
+template <class Model>
+static void fire_depthwise_pixels(const Conv2d& c, Model model, int64_t first, int64_t last, DepthwiseTaps& taps) {
+    for (int64_t place = first; place < last; place++) {
+        taps.find(c, place % c.neurons.P);
+        for (int64_t channel = 0; channel < c.neurons.C; channel += block) fire_depthwise(c, model, place, channel, taps);
+    }
 }
 
 }  // namespace PK_TARGET

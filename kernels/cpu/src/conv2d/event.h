@@ -19,25 +19,11 @@ namespace PK_TARGET {
 
 using Events = EventLists<4>;
 
-// How many rows are added for the spikes [M, T, bytes]: those that are steady count once a span, and, with negated rows, once
-// for each step at which they are silent.
+// The same as count_rows_of for the spikes [M, T, bytes] of M pixels.
 int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {
-    constexpr int64_t span = Events::span;
     int64_t count = 0;
 #pragma omp parallel for schedule(static) reduction(+ : count) if (2 * M * T * bytes > worth_threads)
-    for (int64_t m = 0; m < M; m++)
-        for (int64_t first = 0; first < T; first += span) {
-            const uint8_t* const x = spikes + (m * T + first) * bytes;
-            const int64_t steps = least(span, T - first);
-            for (int64_t i = 0; i < bytes; i += 8) {
-                const int64_t length = least(8, bytes - i);
-                uint64_t steady;
-                find_steady(x + i, bytes, length, steps, most_silent(steps, negated), &steady);
-                count += __builtin_popcountll(steady);
-                for (int64_t t = 0; t < steps; t++)
-                    count += __builtin_popcountll(load_bits(x + t * bytes + i, length) ^ steady);
-            }
-        }
+    for (int64_t m = 0; m < M; m++) count += count_rows_of(spikes + m * T * bytes, T, bytes, bytes, negated);
     return count;
 }
 

@@ -27,11 +27,10 @@ struct EventLists {
 
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
-        const uint8_t* const first = c.x + (in.image * c.neurons.T + in.t) * frame + in.row * c.W * bytes;
+        const uint8_t* const first = c.x + in.image * x_image(c) + in.t * frame + in.row * c.W * bytes;
         int64_t spikes = 0;
         for (int64_t image = 0; image < in.images; image++)
-            for (int64_t t = 0; t < in.steps; t++)
-                spikes += count_bits(first + (image * c.neurons.T + t) * frame, pixels * bytes);
+            for (int64_t t = 0; t < in.steps; t++) spikes += count_bits(first + image * x_image(c) + t * frame, pixels * bytes);
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
         sums = most_sums(steps);
@@ -43,8 +42,8 @@ struct EventLists {
         repeats = 0;
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
-                const uint8_t* const x = first + image * c.neurons.T * frame + pixel * bytes;
-                if (pixel && fires_like_the_last(x, bytes, frame)) {
+                const uint8_t* const x = first + image * x_image(c) + pixel * bytes;
+                if (pixel && fires_like_the_last(x, bytes, bytes, frame)) {
                     n = copy_lists(start, n);
                     repeats++;
                     continue;
@@ -59,9 +58,10 @@ struct EventLists {
         *start = (uint32_t)n;
     }
 
-    bool fires_like_the_last(const uint8_t* x, int64_t bytes, int64_t frame) const {
+    // `bytes` of a pixel; the one before lies `pixel` bytes before it.
+    bool fires_like_the_last(const uint8_t* x, int64_t bytes, int64_t pixel, int64_t frame) const {
         for (int64_t t = 0; t < steps; t++, x += frame)
-            if (!equal_bytes(x, x - bytes, bytes)) return false;
+            if (!equal_bytes(x, x - pixel, bytes)) return false;
         return true;
     }
     // The lists of the last pixel are this one's, too, from entry n of `input`; returns where they end.
@@ -148,5 +148,25 @@ struct EventLists {
     template <class Rows>
     void finish(typename Rows::Number*) const {}  // the sums are the currents
 };
+
+// How many rows are added for the spikes of a pixel at T steps, `frame` bytes from one to the next: those that are steady count
+// once a span, and, with negated rows, once for each step at which they are silent.
+static inline int64_t count_rows_of(const uint8_t* x, int64_t T, int64_t frame, int64_t bytes, int64_t negated) {
+    constexpr int64_t span = EventLists<4>::span;
+    int64_t count = 0;
+    for (int64_t first = 0; first < T; first += span) {
+        const uint8_t* const of_span = x + first * frame;
+        const int64_t steps = least(span, T - first);
+        for (int64_t i = 0; i < bytes; i += 8) {
+            const int64_t length = least(8, bytes - i);
+            uint64_t steady;
+            find_steady(of_span + i, frame, length, steps, most_silent(steps, negated), &steady);
+            count += __builtin_popcountll(steady);
+            for (int64_t t = 0; t < steps; t++)
+                count += __builtin_popcountll(load_bits(of_span + t * frame + i, length) ^ steady);
+        }
+    }
+    return count;
+}
 
 }  // namespace PK_TARGET

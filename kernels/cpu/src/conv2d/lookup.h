@@ -25,26 +25,50 @@ constexpr int64_t lookup_segment = 64;     // steps
 constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
 constexpr int64_t lookup_words = 1 << 17;  // of a band: Segment (work.h)
 
-// Memory of one thread. A use is 16 steps of an output pixel.
-struct LookupLists {
-    Windows windows;
-    Grown<float> tables;   // [word][quad][channel][16]
-    Grown<float> sums;     // [use][16 channels][16 steps]
-    Grown<float> current;  // of two output pixels: [step][16 channels]
+// Weights lie in blocks of output channels: [block][a window's inputs, channel by channel at each tap][channels of the block, a
+// multiple of 16].
+constexpr int64_t matrix_columns = 128;
+
+// How the work is cut. A use is 16 steps of an output pixel.
+struct LookupCut : Cut {
+    LookupCut(const Conv2d& c, const WindowWords& words, int64_t threads) : Cut(c, segment(c, words), row, threads) {}
+
+private:
+    static Segment segment(const Conv2d& c, const WindowWords& words) {
+        const int64_t steps = ceil_div(most(1, least(c.neurons.T, lookup_segment)), lanes) * lanes;
+        return {steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
+    }
 };
 
-// The partial sums of four weights each: entry i holds those of the bits that are set in i. Weights are
-// [C_out, a multiple of 16][a window's inputs, channel by channel at each tap; a multiple of 32].
-static void make_tables(const float* weight, int64_t channel_stride, int64_t words, float* tables) {
-    for (int64_t quad = 0; quad < words * quads; quad++, weight += 4)
+// Memory of one thread.
+struct LookupLists {
+    Windows windows;
+    Grown<float> tables;  // [word][quad][channel][16]
+    Grown<float> sums;  // [use][16 channels][16 steps]
+    Grown<float> current;  // of some output pixels: [step][16 channels]
+
+    void borrow(Carver& carver, const Conv2d& c, const WindowWords& words, const LookupCut& cut) {
+        windows.borrow(carver, c, words, cut.images * input_rows(c, cut.rows), cut.places, cut.steps);
+        tables.borrow(carver, table_words * quads * table_channels * lanes);
+        sums.borrow(carver, cut.places * cut.steps * row);
+        current.borrow(carver, together<FloatRows> * cut.steps * row);
+    }
+};
+
+// The partial sums of four weights each: entry i holds those of the bits that are set in i. `width`: floats from an input to
+// the next. The last input stands for those that are missing to a four, which never fire.
+static void make_tables(const float* weight, int64_t width, int64_t inputs, float* tables) {
+    for (int64_t first = 0; first < inputs; first += 4) {
+        const float* w[4];
+        for (int i = 0; i < 4; i++) w[i] = weight + least(first + i, inputs - 1) * width;
         for (int channel = 0; channel < table_channels; channel++, tables += lanes) {
-            const float* const w = weight + channel * channel_stride;
-            __m512 sum = _mm512_maskz_mov_ps(0xaaaa, _mm512_set1_ps(w[0]));
-            sum = _mm512_mask_add_ps(sum, 0xcccc, sum, _mm512_set1_ps(w[1]));
-            sum = _mm512_mask_add_ps(sum, 0xf0f0, sum, _mm512_set1_ps(w[2]));
-            sum = _mm512_mask_add_ps(sum, 0xff00, sum, _mm512_set1_ps(w[3]));
+            __m512 sum = _mm512_maskz_mov_ps(0xaaaa, _mm512_set1_ps(w[0][channel]));
+            sum = _mm512_mask_add_ps(sum, 0xcccc, sum, _mm512_set1_ps(w[1][channel]));
+            sum = _mm512_mask_add_ps(sum, 0xf0f0, sum, _mm512_set1_ps(w[2][channel]));
+            sum = _mm512_mask_add_ps(sum, 0xff00, sum, _mm512_set1_ps(w[3][channel]));
             _mm512_store_ps(tables, sum);
         }
+    }
 }
 
 // Adds what a few words at each of a few taps contribute to the sums of some uses. Every second use adds by multiplying by
@@ -112,15 +136,17 @@ static void transpose(const float* from, float* to) {
 
 // The sums of 8 output channels of a group of output pixels. As many words of their windows at a time as there are tables
 // for: of several taps, or a part of one tap's.
-static void add_words(const WindowWords& words, const float* weight, int64_t places, int64_t steps, int half,
+static void add_words(const WindowWords& words, const float* weight, int64_t width, int64_t places, int64_t steps, int half,
                       LookupLists& lists) {
-    const int64_t uses_each = steps / lanes, uses = places * uses_each, stride = words.all() * word_bits;
+    const int64_t uses_each = steps / lanes, uses = places * uses_each;
     const int64_t some_words = least(words.count, table_words), some_taps = table_words / some_words;
     for (int64_t tap = 0; tap < words.taps; tap += some_taps)
         for (int64_t first = 0; first < words.count; first += some_words) {
             const int64_t taps = least(some_taps, words.taps - tap), count = least(some_words, words.count - first);
             const int last_quads = tap + taps == words.taps && first + count == words.count ? words.last_quads() : quads;
-            make_tables(weight + (tap * words.count + first) * word_bits, stride, taps * count, lists.tables.data);
+            const int64_t before = (tap * words.count + first) * word_bits;
+            make_tables(weight + before * width, width, least(taps * count * word_bits, words.inputs - before),
+                        lists.tables.data);
             const auto add = [&](auto constant, int64_t use) {
                 constexpr int together = decltype(constant)::value;
                 const uint32_t* start[table_words * together];
@@ -141,20 +167,23 @@ static void add_words(const WindowWords& words, const float* weight, int64_t pla
 
 static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Part& out, const Part& in, int64_t first,
                              int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps, LookupLists& lists) {
-    const int64_t places = last - first, uses = places * steps / lanes, weights = words.all() * word_bits;
+    const int64_t places = last - first, uses = places * steps / lanes;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
     float* const sums = lists.sums.reserve(uses * row * lanes);
     constexpr int most_places = together<FloatRows>;
     float* const current = lists.current.reserve(most_places * steps * row);
     int64_t found = -1;  // the group whose windows are found
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
+        const int64_t before = channel / matrix_columns * matrix_columns;
+        const int64_t width = least(matrix_columns, ceil_div(c.neurons.C - before, row) * row);
+        const float* const weight = (const float*)c.weight + before * words.inputs + channel - before;
         for (int half = 0; half < row / table_channels; half++) {
             const int64_t first_of_half = channel + half * table_channels;
             if (first_of_half >= c.neurons.C) break;  // whatever their sums are, these channels are not stored
             const int64_t group = first_of_half / (c.neurons.C / c.groups);
             if (group != found) lists.windows.find(c, words, out, in, group, first, last, steps);
             found = group;
-            add_words(words, (const float*)c.weight + first_of_half * weights, places, steps, half, lists);
+            add_words(words, weight + half * table_channels, width, places, steps, half, lists);
         }
         for (int64_t i = 0, n; i < places; i += n) {
             Place at[most_places];
@@ -167,30 +196,17 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
 }
 
 // With groups, each has whole eights of output channels.
-void lookup_conv2d(const Conv2d* conv) {
-    const Conv2d& c = *conv;
-    const Neurons& n = c.neurons;
-    const WindowWords words(c);
-    const int64_t steps = ceil_div(most(1, least(n.T, lookup_segment)), lanes) * lanes;
-    const Segment segment{steps, lookup_uses, words.all() * steps, words.pixel * steps, lookup_words};
-    const Cut cut(c, segment, row, max_threads());
-#pragma omp parallel
-    {
-        LookupLists lists;
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < cut.tasks; task++) {
-            const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
-            Part out = cut.part(c, task);
-            const int64_t places = out.images * out.rows * c.W_out;
-            for (; out.t < n.T; out.t += steps) {
-                out.steps = least(steps, n.T - out.t);
-                const Part in = input_of(c, out);
-                lists.windows.read(c, words, in, steps);
-                for (int64_t first = 0; first < places; first += cut.places)
-                    run_lookup_group(c, words, out, in, first, least(places, first + cut.places), first_channel, last_channel,
-                                     steps, lists);
-            }
-        }
+static void run_lookup_task(const Conv2d& c, const WindowWords& words, const LookupCut& cut, int64_t task, LookupLists& lists) {
+    const int64_t first_channel = cut.first_channel(task), last_channel = least(c.neurons.C, first_channel + cut.channels);
+    Part out = cut.part(c, task);
+    const int64_t places = out.images * out.rows * c.W_out;
+    for (; out.t < c.neurons.T; out.t += cut.steps) {
+        out.steps = least(cut.steps, c.neurons.T - out.t);
+        const Part in = input_of(c, out);
+        lists.windows.read(c, words, in, cut.steps);
+        for (int64_t first = 0; first < places; first += cut.places)
+            run_lookup_group(c, words, out, in, first, least(places, first + cut.places), first_channel, last_channel,
+                             cut.steps, lists);
     }
 }
 

@@ -43,9 +43,18 @@ struct Windows {
     Grown<Piece> pieces;
     Grown<const uint32_t*> start;  // [tap][output pixel]: its words
 
+    // For so many rows of inputs, images on images, and for so many output pixels at a time.
+    void borrow(Carver& carver, const Conv2d& c, const WindowWords& window, int64_t rows, int64_t places, int64_t steps) {
+        const int64_t taps = c.kernel_h * c.kernel_w;
+        words.borrow(carver, (rows * c.W + 1) * window.pixel * steps);
+        put_together.borrow(carver, window.together ? places * window.count * steps : 0);
+        pieces.borrow(carver, window.together ? most_pieces(window, taps) : 0);
+        start.borrow(carver, taps * places);
+    }
+
     // Reads the bits of the input part, with zeros up to `steps` steps.
     void read(const Conv2d& c, const WindowWords& window, const Part& in, int64_t steps) {
-        const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
+        const int64_t bytes = (c.C_in + 7) / 8, frame = x_frame(c), pixels = in.rows * c.W;
         const int64_t all = in.images * pixels * window.pixel * steps;
         uint32_t* to = words.reserve(all + window.pixel * steps);
         memset(to + all, 0, window.pixel * steps * sizeof *to);
@@ -53,7 +62,7 @@ struct Windows {
             for (int64_t pixel = 0; pixel < pixels; pixel++)
                 for (int64_t word = 0; word < window.pixel; word++, to += steps) {
                     const uint8_t* x =
-                        c.x + ((in.image + image) * c.neurons.T + in.t) * frame + (in.row * c.W + pixel) * bytes + word * 4;
+                        c.x + (in.image + image) * x_image(c) + in.t * frame + (in.row * c.W + pixel) * bytes + word * 4;
                     const int64_t size = bytes - word * 4;
                     if (size >= 4)
                         for (int64_t t = 0; t < in.steps; t++, x += frame) memcpy(to + t, x, 4);
@@ -113,10 +122,14 @@ private:
         for (int64_t i = 0; i < places; i++) start.data[i] = put_together.data + i * window.count * steps;
     }
 
-    // The pieces of a window: they end where a word does, there or here. Of the channels 1, 2 ... of a tap, one in 32 begins
-    // a word there, one in 32 begins one here, and these need not be the same.
+    // They end where a word does, there or here. Of the channels 1, 2 ... of a tap, one in 32 begins a word there, one in 32
+    // begins one here, and these need not be the same.
+    static int64_t most_pieces(const WindowWords& window, int64_t taps) {
+        return taps * (2 * ceil_div(window.channels - 1, word_bits) + 1);
+    }
+    // The pieces of a window.
     int64_t list_pieces(const WindowWords& window, int64_t group, int64_t taps) {
-        Piece* const all = pieces.reserve(taps * (2 * ceil_div(window.channels - 1, word_bits) + 1));
+        Piece* const all = pieces.reserve(most_pieces(window, taps));
         int64_t count = 0;
         for (int64_t tap = 0; tap < taps; tap++)
             for (int64_t i = 0, size; i < window.channels; i += size) {

@@ -25,6 +25,7 @@ struct Currents : Lists {
             for (int64_t k = 0; k < step.count; k++) {
                 const Window& w = step.windows[k];
                 if (w.rows && !view(w).spikes) add_values_of(w, k, b, i, near);
+                else if (w.depthwise) add_depthwise(w, b, i);
                 else if (w.span) add_groups(w, b, i);
                 else if (!w.rows) add_input(w, b, i);
                 else if (!cut.is_alone(w))
@@ -129,20 +130,58 @@ private:
                 for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)
                     for (uint32_t r = s->bucket[j].first; r < s->bucket[j].last; r++)
                         if ((alone ? s->row_pattern[r] : s->bucket[j].pattern) >> t & 1) add(matrix + s->row[r] * width, 1.0);
+            } else if (w.depthwise) {
+                const float* const weight = w.depthwise + b * columns;
+                each_tap(w, i, [&](int64_t tap, int64_t at) {
+                    const float* const of_tap = weight + tap * ceil_div(step.C, block) * block;
+                    for (int64_t c = 0; c < channels; c++) sum[c] += (double)value_at(x, i, t, at, b * columns + c) * of_tap[c];
+                });
             } else if (w.span) {
                 for (int64_t j = 0; j < step.vecs_of(b); j++)
                     each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
                         for (int c = 0; c < Vec::width; c++) sum[j * Vec::width + c] += (double)value * row[c];
                     });
             } else {
-                for (int64_t c = 0; c < channels; c++) sum[c] += input_value(x, i, t, b * columns + c);
+                for (int64_t c = 0; c < channels; c++) sum[c] += value_at(x, i, t, pixel_of(i), b * columns + c);
             }
         }
         for (int64_t c = 0; c < width; c++) sums(i, t)[c] = (float)sum[c];
     }
-    float input_value(const View& x, int64_t i, int64_t t, int64_t c) const {
-        if (x.spikes) return (float)(x.spikes_at(image_of(i), t, pixel_of(i))[c / 8] >> c % 8 & 1);
-        return x.values_at(image_of(i), t, pixel_of(i))[c * x.channel];
+    float value_at(const View& x, int64_t i, int64_t t, int64_t pixel, int64_t c) const {
+        if (x.spikes) return (float)(x.spikes_at(image_of(i), t, pixel)[c / 8] >> c % 8 & 1);
+        return x.values_at(image_of(i), t, pixel)[c * x.channel];
+    }
+
+    // Each output channel sees its own input channel alone.
+    void add_depthwise(const Window& w, int64_t b, int64_t i) const {
+        const View& x = view(w);
+        const int64_t next = ceil_div(step.C, block) * block;
+        for (int64_t t = 0; t < cut.sums; t++)
+            for (int64_t c = b * columns; c < least((b + 1) * columns, step.C); c += block) {
+                const int64_t channels = least(block, step.C - c);
+                float* const at_sum = sums(i, t) + c - b * columns;
+                Block sum = load_block(at_sum);
+                each_tap(w, i, [&](int64_t tap, int64_t at) {
+                    const Block weight = load_block(w.depthwise + tap * next + c);
+                    if (x.spikes) {
+                        const uint32_t fired =
+                            (uint32_t)load_bits(x.spikes_at(image_of(i), t, at) + c / 8, least(4, ceil_div(channels, 8)));
+                        for (int j = 0; j < sum.vecs; j++)
+                            sum.v[j] = add_where(mask_of(fired >> (j * Vec::width)), sum.v[j], weight.v[j]);
+                    } else {
+                        const Block values = load_values(x, i, t, at, c, channels);
+                        for (int j = 0; j < sum.vecs; j++) sum.v[j] = multiply_add(values.v[j], weight.v[j], sum.v[j]);
+                    }
+                });
+                store_block(at_sum, sum);
+            }
+    }
+    Block load_values(const View& x, int64_t i, int64_t t, int64_t pixel, int64_t channel, int64_t channels) const {
+        const float* const values = x.values_at(image_of(i), t, pixel) + channel * x.channel;
+        if (x.channel == 1) return load_block(values, (int)channels);
+        float side_by_side[block] = {};
+        for (int64_t c = 0; c < channels; c++) side_by_side[c] = values[c * x.channel];
+        return load_block(side_by_side);
     }
 
     // Calls visit(row, value) for the inputs of a register of output channels whose value is not zero: of its groups alone.
@@ -175,11 +214,29 @@ private:
             for (int64_t j = 0; j < step.vecs_of(b); j++) {
                 float* const at = sums(i, t) + j * Vec::width;
                 Vec sum = load(at);
-                each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
-                    sum = real ? multiply_add(broadcast(value), load(row), sum) : sum + load(row);
-                });
+                if (real) sum = add_group_values(w, b * block_vecs + j, i, t, sum);
+                else each_row(w, b * block_vecs + j, i, t, [&](const float* row, float) { sum = sum + load(row); });
                 store(at, sum);
             }
+    }
+    // Several sums go side by side: an addition waits for the last.
+    Vec add_group_values(const Window& w, int64_t vec, int64_t i, int64_t t, Vec start) const {
+        constexpr int together = 4;
+        const View& x = view(w);
+        const int64_t first = w.first_input(vec, step.C), inputs = w.last_input(vec, step.C) - first;
+        const float* const rows = w.matrix + vec * w.taps() * w.span * Vec::width;
+        Vec sum[together] = {start, broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const float* const row = rows + tap * w.span * Vec::width;
+            const float* const values = x.values_at(image_of(i), t, at) + first * x.channel;
+            const auto add = [&](int k, int64_t c) {
+                sum[k] = multiply_add(broadcast(values[c * x.channel]), load(row + c * Vec::width), sum[k]);
+            };
+            int64_t c = 0;
+            for (; c + together <= inputs; c += together) add(0, c), add(1, c + 1), add(2, c + 2), add(3, c + 3);
+            for (; c < inputs; c++) add(0, c);
+        });
+        return (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 
     // What adds as it is.

@@ -16,11 +16,27 @@ enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of in
 
 constexpr int64_t stop_steps = 8;  // between two questions whether samples are decided
 
+// Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
+// ../conv2d.
+enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles };
+
+// The kernels of ../conv2d that are compared by their time: those that add rows of weights, by what a row holds; tables; and
+// matrix tiles, of 1 to 4 digits.
+enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles };
+
+// What a kernel takes for a segment of line_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
+// step. Between them it is as much as rows are added (../../cost_model.py).
+constexpr int64_t line_steps = 64;
+struct Line {
+    double silent, busy;
+};
+
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
     const float* weight;  // [C_out, C_in / groups, kernel_h * kernel_w]; null: the input itself is the current
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
+    int64_t joined;  // groups that can be run as one, with zeros between them; 0: none can
 };
 
 struct Operation {
@@ -39,6 +55,7 @@ struct Operation {
     // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
     // as they lie.
     const int64_t *pixels, *channels;
+    Line lines[8];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
 };
 
 struct Input {
@@ -106,6 +123,7 @@ struct Functions {
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged
     // A hash of pieces; of each that has more than `lines` lines of 64 bytes, of so many, evenly spread.
     uint64_t (*sample)(const Piece* pieces, int64_t count, int64_t lines);
+    int64_t (*way)(const Session*, int64_t operation);  // of neurons: the one that they were run in last
 };
 
 }  // namespace engine

@@ -1,8 +1,8 @@
 // The operations of a plan, one after another, for a segment of steps of some samples.
 #pragma once
+#include "choice.h"
 #include "fire.h"
 #include "pools.h"
-#include "sliced.h"
 #include "watch.h"
 
 namespace PK_TARGET {
@@ -40,21 +40,24 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     }
 }
 
-static void run_sliced(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+// Neurons by a kernel of ../conv2d, for all steps of a segment.
+template <class Kernel>
+static void run_kernel(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Step& step = session.plan.steps[k];
+    const View& x = session.views[step.windows[step.weighted].slot];
     Neurons neurons = neurons_of(session, k, N, steps, fresh);
     neurons.spikes = (uint8_t*)session.slots[k];
-    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.sliced_window].slot].spikes : nullptr;
-    const Sliced sliced(step, neurons, shortcut, session.threads);
+    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
+    const Kernel kernel(step, neurons, x, shortcut, session.threads);
     memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
     struct Context {
-        const Sliced& sliced;
+        const Kernel& kernel;
         const View& x;
         Scratch* scratch;
-    } context{sliced, session.views[step.windows[step.sliced_window].slot], session.scratch};
-    share(session, sliced.cut.tasks, &context, [](void* given, int64_t task, int64_t thread) {
+    } context{kernel, x, session.scratch};
+    share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
-        c.sliced.run(c.x, task, c.scratch[thread].sliced, c.scratch[thread].tally);
+        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.scratch[thread].tally);
     });
 }
 
@@ -82,7 +85,13 @@ static void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, in
 
 static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
-    if (Sliced::fits(session, step, N, steps)) return run_sliced(session, k, N, steps, fresh);
+    switch (session.ways[k] = way_of(session, step, N, steps)) {
+        case engine::ByDepthwise: return run_kernel<Depthwise>(session, k, N, steps, fresh);
+        case engine::BySlices: return run_kernel<Sliced>(session, k, N, steps, fresh);
+        case engine::ByTables: return run_kernel<LookedUp>(session, k, N, steps, fresh);
+        case engine::ByTiles: return run_kernel<Tiled>(session, k, N, steps, fresh);
+        default: break;
+    }
     if (fresh) memset(session.states[k].alike, 1, N * step.P());
     for (int64_t start = 0; start < steps; start += most_pattern_steps) {
         const int64_t some = least(most_pattern_steps, steps - start);

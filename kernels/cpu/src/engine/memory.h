@@ -3,7 +3,7 @@
 #pragma once
 #include <unistd.h>
 
-#include "sliced.h"
+#include "choice.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
@@ -120,7 +120,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.alike = carver.take<uint8_t>(room.alike);
     s.window_sums = carver.take<Block>(room.window);
     s.exact = carver.take<double>(columns);
-    s.sliced = carver.take<char>(room.sliced);
+    s.kernel = carver.take<char>(room.kernel);
     s.key = -1;
     if (!carver.memory) return;
     memset(s.size, 0, room.sorted * sizeof *s.size);
@@ -141,8 +141,8 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         const Step& step = plan.steps[k];
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
-        room.sliced = most(room.sliced, Sliced::room(step, N, steps, threads));
-        if (step.spikes_that_move && Sliced::pays(step, N, steps)) continue;
+        room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
+        if (step.spikes_that_move && has_kernel(step, N, steps)) continue;
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));

@@ -3,6 +3,8 @@
 #pragma once
 #include <sys/mman.h>
 
+#include "../conv2d/amx.h"
+#include "../conv2d/depthwise.h"
 #include "../neurons.h"
 #include "engine.h"
 #include "row_kinds.h"
@@ -15,6 +17,13 @@ using engine::Run;
 using engine::Sizes;
 
 constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
+// Whether registers hold tables (lookup.h), and output channels of which a group then has a multiple.
+constexpr int64_t table_group = 8;
+#if defined(__AVX512F__)
+constexpr bool has_tables = true;
+#else
+constexpr bool has_tables = false;
+#endif
 constexpr int64_t overhang = 64;  // elements past the end of lists, which are read and written in whole vectors
 
 // Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost. Null if there is no
@@ -53,9 +62,12 @@ struct Window : engine::Term {
     int64_t channel = 0;  // of a move: how many the windows before it have
     int64_t rows = 0;
     float* matrix = nullptr;  // [block][row][columns of the block]; with groups [register][tap][span][width]
+    float* depthwise = nullptr;  // in its place, of groups of one channel: [tap][C, a multiple of 32]
     int64_t span = 0;         // with groups: inputs of a register, at most
+    int64_t bytes = 0;        // with groups: of the matrix
 
     int64_t taps() const { return kernel_h * kernel_w; }
+    bool is_depthwise(int64_t C_out) const { return groups > 1 && groups == C && C == C_out; }
     // With groups: the inputs of a register of output channels, of C_out in all.
     int64_t first_input(int64_t vec, int64_t C_out) const { return vec * Vec::width / (C_out / groups) * (C / groups); }
     int64_t last_input(int64_t vec, int64_t C_out) const {
@@ -68,20 +80,30 @@ struct Step : Operation {
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
-    // Of a convolution of more than one pixel: its weights in slices (sliced.h), or null, and their units; the window that has
-    // them.
+    // Whether it is a convolution, of the window `weighted`, and at most one input that adds as it is; what kernels of ../conv2d
+    // make of it, without its neurons; how many parts of its channels have inputs of their own, which are groups that are joined.
+    bool is_conv = false;
+    int64_t weighted = 0, parts = 1;
+    Conv2d conv{};
+    // The weights in slices (sliced.h), and their units; what tables are made of (lookup.h); or null.
     char* sliced = nullptr;
-    float* unit = nullptr;
-    int64_t sliced_window = 0;
+    float *unit = nullptr, *tables = nullptr;
+    // In matrix tiles (tiles.h), or null; their units and digits.
+    int8_t* tiles = nullptr;
+    float* tile_unit = nullptr;
+    int64_t digits = 0;
     bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
     bool of_input = false;  // whether it passes on what the network is given: spikes or values, as a run has them
-    Conv2d conv{};  // without its neurons
 
     // Whether it gives spikes where it reads spikes, and values where it reads values.
     bool passes_on() const {
         return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
+    }
+    int64_t row_line() const {  // of engine::Line: of its slices
+        if (conv.row_channels == FloatRows::channels) return engine::FloatRow;
+        return conv.row_channels == ShortRows::channels ? engine::ShortRow : engine::ByteRow;
     }
     int64_t P() const { return H * W; }
     int64_t bytes() const { return (C + 7) / 8; }
@@ -98,31 +120,45 @@ struct Plan {
     int64_t bytes;  // of weights
 };
 
-static bool pack_matrix(Window& w, const Step& step) {
-    const int64_t taps = w.taps(), last = step.blocks() - 1;
-    w.matrix = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * w.rows);
-    if (!w.matrix) return false;
-    for (int64_t b = 0; b <= last; b++) {
+// Weights [C][inputs][taps] as [block][tap][input][columns of the block]; null if there is no memory.
+static float* columns_of(const float* weight, int64_t inputs, int64_t taps, const Step& step) {
+    const int64_t rows = inputs * taps, last = step.blocks() - 1;
+    float* const packed = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * rows);
+    for (int64_t b = 0; b <= last && packed; b++) {
         const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
         for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
             const int64_t channels = most(0, least(Vec::width, step.C - o));
-            float* to = w.matrix + first * w.rows + o - first;
+            float* to = packed + first * rows + o - first;
             for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t c = 0; c < w.C; c++, to += width) {
-                    const float* const from = w.weight + o * w.rows + c * taps + tap;
-                    for (int64_t i = 0; i < channels; i++) to[i] = from[i * w.rows];
+                for (int64_t c = 0; c < inputs; c++, to += width) {
+                    const float* const from = weight + o * rows + c * taps + tap;
+                    for (int64_t i = 0; i < channels; i++) to[i] = from[i * rows];
                     for (int64_t i = channels; i < Vec::width; i++) to[i] = 0;
                 }
         }
     }
+    return packed;
+}
+
+static bool pack_matrix(Window& w, const Step& step) {
+    w.matrix = columns_of(w.weight, w.C, w.taps(), step);
     w.weight = w.matrix;  // the caller's is not ours
-    return true;
+    return w.matrix;
+}
+
+static bool pack_depthwise(Window& w, const Step& step) {
+    w.bytes = w.taps() * ceil_div(step.C, block) * block * (int64_t)sizeof(float);
+    w.depthwise = try_allocate<float>(w.bytes / (int64_t)sizeof(float));
+    if (w.depthwise) pack_taps(w.weight, w.depthwise, step.C, w.taps());
+    w.weight = w.depthwise;
+    return w.depthwise;
 }
 
 static bool pack_groups(Window& w, const Step& step) {
     const int64_t taps = w.taps(), vecs = ceil_div(step.C, Vec::width), inputs = w.C / w.groups;
     for (int64_t j = 0; j < vecs; j++) w.span = most(w.span, w.last_input(j, step.C) - w.first_input(j, step.C));
-    w.matrix = allocate_zeros<float>(vecs * taps * w.span * Vec::width);
+    w.bytes = vecs * taps * w.span * Vec::width * (int64_t)sizeof(float);
+    w.matrix = allocate_zeros<float>(w.bytes / (int64_t)sizeof(float));
     if (!w.matrix) return false;
     for (int64_t o = 0; o < step.C; o++) {
         const int64_t j = o / Vec::width, group = o / (step.C / w.groups), first = group * inputs - w.first_input(j, step.C);
@@ -137,42 +173,108 @@ static bool pack_groups(Window& w, const Step& step) {
 
 // Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one. `periodic`:
 // whether few rows of each are added at a time.
-static int64_t slice_rows_of(const Window& w, bool periodic) {
+static int64_t slice_rows_of(const Conv2d& c, bool periodic) {
     const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // of 64 bytes
-    if (w.rows <= most_rows || w.C > most_rows) return most_rows;
-    int64_t taps = w.kernel_w;
-    while (w.kernel_w % taps || taps * w.C > most_rows) taps--;
-    return taps * w.C;
+    if (c.kernel_h * c.kernel_w * c.C_in <= most_rows || c.C_in > most_rows) return most_rows;
+    int64_t taps = c.kernel_w;
+    while (c.kernel_w % taps || taps * c.C_in > most_rows) taps--;
+    return taps * c.C_in;
+}
+
+// A part of the channels, for its inputs.
+static Conv2d part_of(Conv2d c, int64_t parts) {
+    c.C_in /= parts, c.groups = 1;
+    return c;
 }
 
 constexpr int64_t no_memory = -1;
 
-// Packs the weights of a convolution in slices; returns their bytes, or no_memory. The others of its inputs, one at most, add
-// as they are.
+// Of groups that are joined the weights [C][inputs of a part][taps], those between groups zeros; null if there is no memory.
+static float* join_groups(const Window& w, int64_t C) {
+    const int64_t own = w.C / w.groups * w.taps();
+    float* const weight = allocate_zeros<float>(C * w.joined * own);
+    for (int64_t o = 0; o < C && weight; o++)
+        memcpy(weight + (o * w.joined + o / (C / w.groups) % w.joined) * own, w.weight + o * own, own * sizeof(float));
+    return weight;
+}
+
+// Packs the weights of a convolution in slices; returns their bytes, or no_memory.
 static int64_t pack_slices(Step& step, bool periodic) {
-    if (step.kind != engine::Fire || step.real || step.P() == 1 || step.count > 2) return 0;
-    int64_t weighted = 0;
-    for (int64_t i = 0; i < step.count; i++)
-        if (step.windows[i].weight) step.sliced_window = i, weighted++;
-    const Window& w = step.windows[step.sliced_window];
-    if (weighted != 1 || w.groups > 1) return 0;
+    const Window& w = step.windows[step.weighted];
+    if (!step.is_conv || step.P() == 1 || (w.groups > 1 && !w.joined)) return 0;
     Conv2d& c = step.conv;
-    c.neurons.C = step.C, c.neurons.P = step.P();
-    c.row_channels = row, c.slice_rows = slice_rows_of(w, periodic), c.groups = 1;
+    step.parts = w.groups > 1 ? w.groups / w.joined : 1;
+    c.row_channels = row;
     if (step.exact) {
         c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
         if (!step.unit) return no_memory;
-        c.row_channels = row_channels_of(w.weight, step.C, w.rows, step.unit);
+        c.row_channels = row_channels_of(w.weight, step.C, w.C / w.groups * w.taps(), step.unit);
+        while (step.parts > 1 && step.C / step.parts % c.row_channels) c.row_channels /= 2;  // parts are whole blocks
     }
     if (c.row_channels == row) c.unit = nullptr;
+    c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
+    const Conv2d part = part_of(c, step.parts);
+    const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
+    float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
+    step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
+    if (step.sliced) pack_rows(joined ? joined : w.weight, step.sliced, &part);
+    free(joined);
+    return step.sliced ? bytes : no_memory;
+}
+
+// Packs the weights in matrix tiles; returns their bytes, which are none where they do not fit, or no_memory.
+static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
+#if defined(__AMX_INT8__)
+    const Window& w = step.windows[step.weighted];
+    if (!step.is_conv || step.P() == 1 || w.groups > 1) return 0;
+    step.digits = count_digits(w.weight, step.neuron.channels, step.C, w.rows);
+    if (!step.digits || std::isinf(step.lines[engine::Tiles + step.digits - 1].busy)) return 0;
+    Conv2d c = step.conv;
+    c.digits = step.digits;
+    const int64_t bytes = ceil_div(step.C, tile_channels) * tiles_size(&c);
+    step.tiles = allocate_zeros<int8_t>(bytes);
+    step.tile_unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
+    if (!step.tiles || !step.tile_unit) return no_memory;
+    pack_tiles(w.weight, step.tiles, step.tile_unit, &c);
+    return bytes;
+#else
+    return 0;
+#endif
+}
+
+// Packs what tables are made of, where they can be faster than rows; returns the bytes, or no_memory.
+static int64_t pack_tables(Step& step) {
+    const Window& w = step.windows[step.weighted];
+    if (!has_tables || !step.is_conv || step.P() == 1 || step.tiles || w.is_depthwise(step.C)) return 0;
+    if (w.groups > 1 && step.C / w.groups % table_group) return 0;
+    if (step.sliced && step.lines[step.row_line()].busy <= step.lines[engine::Tables].busy) return 0;
+    const int64_t inputs = w.C / w.groups;
+    step.tables = columns_of(w.weight, inputs, w.taps(), step);
+    return step.tables ? ceil_div(step.C, Vec::width) * Vec::width * inputs * w.taps() * (int64_t)sizeof(float) : no_memory;
+}
+
+static void find_conv(Step& step) {
+    int64_t weighted = 0;
+    for (int64_t i = 0; i < step.count; i++)
+        if (step.windows[i].weight) step.weighted = i, weighted++;
+    step.is_conv = step.kind == engine::Fire && !step.real && step.count <= 2 && weighted == 1;
+    if (!step.is_conv) return;
+    const Window& w = step.windows[step.weighted];
+    Conv2d& c = step.conv;
+    c.neurons.C = step.C, c.neurons.P = step.P(), c.groups = w.groups;
     c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = step.W;
     c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
     c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
-    const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&c);
-    c.weight = step.sliced = try_allocate<char>(bytes);
-    if (!step.sliced) return no_memory;
-    pack_rows(w.weight, step.sliced, &c);
-    return bytes;
+}
+
+// What the kernels of ../conv2d read of a convolution; false if there is no memory.
+static bool pack_for_kernels(Plan& plan, Step& step, bool periodic) {
+    find_conv(step);
+    const auto add = [&](int64_t bytes) {
+        plan.bytes += bytes == no_memory ? 0 : bytes;
+        return bytes != no_memory;
+    };
+    return add(pack_slices(step, periodic)) && add(pack_in_tiles(step)) && add(pack_tables(step));
 }
 
 // Neurons of one state that a spike puts back to where they start from: a constant current makes them fire in periods.
@@ -190,14 +292,12 @@ static bool pack_windows(Plan& plan, Step& step) {
         const int64_t slot = step.windows[i].slot;
         periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
     }
-    const int64_t bytes = pack_slices(step, periodic);
-    if (bytes == no_memory) return false;
-    plan.bytes += bytes;
+    if (!pack_for_kernels(plan, step, periodic)) return false;
     for (int64_t i = 0; i < step.count; i++) {
         Window& w = step.windows[i];
         if (step.kind == engine::Fire && w.weight && w.groups > 1) {
-            if (!pack_groups(w, step)) return false;
-            plan.bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
+            if (!(w.is_depthwise(step.C) ? pack_depthwise(w, step) : pack_groups(w, step))) return false;
+            plan.bytes += w.bytes;
         } else if (step.kind == engine::Fire && w.weight) {
             if (!pack_matrix(w, step)) return false;
             plan.bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
@@ -262,9 +362,9 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
 static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
-        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix);
-        free(step.sliced), free(step.unit), free(step.parameters), free(step.start_copy), free(step.bias_copy),
-            free(step.pixels_copy), free(step.channels_copy);
+        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix), free(step.windows[i].depthwise);
+        free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
+            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;

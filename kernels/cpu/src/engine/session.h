@@ -65,18 +65,18 @@ struct Scratch {
     Block* window_sums;           // of the inputs of a pooling's window
     double* exact;                // [columns]
     int64_t key;                  // what the lists are of
-    char* sliced;                 // sliced.h
+    char* kernel;                 // of a kernel of ../conv2d: sliced.h, lookup.h, depthwise.h
     int64_t tally[2];
 };
 
 // How much of each a session has room for.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, sliced = 0;
+            window = 0, kernel = 0;
 
     void include(const Room& o) {
         for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
-                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::sliced})
+                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::kernel})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -110,6 +110,7 @@ struct Session {
     char** slots;      // where operations write
     int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
     State* states;     // of the operations
+    int64_t* ways;     // of the operations: how they were run last
     bool* real;        // of the operations: whether what each gives are values, in the run at hand
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
@@ -124,6 +125,7 @@ struct Session {
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
+        ways = new int64_t[plan.count]();
         real = new bool[plan.count];
         for (int64_t k = 0; k < plan.count; k++) real[k] = plan.steps[k].real;
     }
@@ -134,6 +136,7 @@ struct Session {
         delete[] slots;
         delete[] slot_at;
         delete[] states;
+        delete[] ways;
         delete[] real;
         delete[] scratch;
     }

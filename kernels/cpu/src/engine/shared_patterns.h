@@ -42,7 +42,7 @@ struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
                 const uint8_t* const at = x.spikes_at(in.image + image, 0, in.row * c.W + pixel);
-                if (pixel && fires_like_the_last(at, bytes, x.step)) {
+                if (pixel && fires_like_the_last(at, bytes, x.pixel, x.step)) {
                     n = copy_lists(start, n);
                     repeats++;
                     continue;

@@ -43,6 +43,7 @@ const engine::Functions functions = {
         for (int64_t i = 0; i < count; i++) sum = mix(sum, sample_fingerprint(pieces[i].bytes, pieces[i].size, lines));
         return sum;
     },
+    [](const engine::Session* session, int64_t k) { return ((const Session*)session)->ways[k]; },
 };
 
 }  // namespace PK_TARGET

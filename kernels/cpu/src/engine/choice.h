@@ -1,0 +1,86 @@
+// Which way a layer of neurons is run in a segment: by what it is, and by what came.
+#pragma once
+#include "depthwise.h"
+#include "lookup.h"
+#include "sliced.h"
+#include "tiles.h"
+
+namespace PK_TARGET {
+
+// Whether a layer that reads nothing but spikes is run by a kernel of ../conv2d.
+static bool has_kernel(const Step& step, int64_t N, int64_t steps) {
+    if (Depthwise::fits(step) || Sliced::fits(step, N, steps)) return true;
+    return step.conv.groups > 1 && LookedUp::fits(step, N, steps);
+}
+
+// Memory of one thread, whichever kernel that is.
+static int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+    if (!has_kernel(step, N, steps)) return 0;
+    int64_t room = Depthwise::room(step);
+    for (const int64_t kernel :
+         {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads), Tiled::room(step, N, steps, threads)})
+        room = most(room, kernel);
+    return room;
+}
+
+static bool reads_spikes(const Session& session, const Step& step, int64_t steps) {
+    const View& x = session.views[step.windows[step.weighted].slot];
+    if (!x.spikes || x.held()) return false;
+    if (step.count == 1) return true;
+    const View& shortcut = session.views[step.windows[1 - step.weighted].slot];
+    const int64_t frame = step.P() * step.bytes();
+    return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
+}
+
+// Rows that adding takes for each input and step, as some pixels tell: those of rows.py's SpikeSample.
+static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+    const int64_t P = w.H * w.W, bytes = (w.C + 7) / 8;
+    int64_t rows[2] = {}, pixels = 0;
+    for (int64_t image = 0; image < N; image += most(1, N / 4))
+        for (int64_t pixel = 0; pixel < P; pixel += most(1, P / 16), pixels++)
+            for (const int64_t negated : {0, 1})
+                rows[negated] += count_rows_of(x.spikes_at(image, 0, pixel), steps, x.step, bytes, negated);
+    return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
+}
+
+// The kernels that can run a layer, with the cycles of each at any rate (cost_model.py).
+class Candidates {
+public:
+    Candidates(const Step& step, int64_t N, int64_t steps) {
+        const int64_t whole = ceil_div(steps, whole_steps) * whole_steps;
+        if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], steps);
+        if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
+        if (Tiled::fits(step, N, steps)) add(engine::ByTiles, step.lines[engine::Tiles + step.digits - 1], whole);
+    }
+    // The first of the fastest; one that is so at the rates 0 and 1 is between them, too.
+    int64_t fastest(double rate) const {
+        int64_t best = 0;
+        for (int64_t i = 1; i < count; i++)
+            if (at(i, rate) < at(best, rate)) best = i;
+        return way[best];
+    }
+
+private:
+    static constexpr int64_t whole_steps = 16;  // that tables and tiles take together
+    int64_t way[3] = {}, count = 0;
+    engine::Line line[3] = {};
+
+    void add(int64_t its_way, const engine::Line& its_line, int64_t steps) {
+        way[count] = its_way;
+        line[count++] = {its_line.silent * (double)steps, its_line.busy * (double)steps};
+    }
+    double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
+};
+
+static int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
+    if (!has_kernel(step, N, steps) || !reads_spikes(session, step, steps)) return engine::ByPatterns;
+    if (Depthwise::fits(step)) return engine::ByDepthwise;
+    const View& x = session.views[step.windows[step.weighted].slot];
+    if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
+    const Candidates candidates(step, N, steps);
+    const int64_t way = candidates.fastest(0);
+    if (way == candidates.fastest(1)) return way;
+    return candidates.fastest(rate_of(x, step.windows[step.weighted], N, steps));
+}
+
+}  // namespace PK_TARGET

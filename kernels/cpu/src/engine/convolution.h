@@ -1,0 +1,85 @@
+// A layer as the kernels of ../conv2d take it, and what simulate counts of a part of it: additions of weights to potentials, and
+// spikes.
+#pragma once
+#include "session.h"
+
+namespace PK_TARGET {
+
+// Whether kernels of ../conv2d pay for so many samples and steps. For fewer, rows of weights are added by patterns; with groups
+// that takes longer.
+static bool is_enough(const Step& step, int64_t N, int64_t steps) {
+    constexpr int64_t least_steps = 8, least_uses = 256;  // of a segment; pixels times steps
+    return (steps >= least_steps || step.conv.groups > 1) && N * step.P() * steps >= least_uses;
+}
+
+// The sizes of an operation's neurons alone.
+static Neurons shape_of(const Step& step, int64_t N, int64_t steps) {
+    Neurons n{};
+    n.T = steps, n.N = N, n.P = step.P(), n.C = step.C;
+    return n;
+}
+
+// Output rows of an image that are a task, where an image has so many.
+static int64_t band_rows(int64_t rows, int64_t N, int64_t threads) {
+    const int64_t wanted = threads > 1 ? 3 * threads : 1;
+    return least(rows, most(1, rows * most(N, 1) / wanted));
+}
+
+// `shortcut`: spikes that are added, or null.
+static Conv2d conv_of(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, const void* weight) {
+    Conv2d c = step.conv;
+    c.neurons = neurons, c.x = x.spikes, c.x_image = x.image, c.shortcut = shortcut, c.weight = weight;
+    return c;
+}
+
+// How many windows of outputs from `first` to `last` an input lies in, along one side.
+static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t kernel, int64_t stride, int64_t padding,
+                            int64_t dilation) {
+    int64_t n = 0;
+    for (int64_t k = 0; k < kernel; k++) {
+        const int64_t from = at + padding - k * dilation;
+        n += from >= first * stride && from < last * stride && from % stride == 0;
+    }
+    return n;
+}
+
+// The spikes of an input's part, each as often as windows of the outputs' part see it.
+static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
+    const int64_t bytes = (c.C_in + 7) / 8;
+    int64_t sum = 0;
+    for (int64_t row = in.row; row < in.row + in.rows; row++) {
+        const int64_t down = windows_over(row, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
+        for (int64_t column = 0; column < c.W && down; column++) {
+            const int64_t across = windows_over(column, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
+            int64_t spikes = 0;
+            for (int64_t image = in.image; image < in.image + in.images && across; image++)
+                for (int64_t t = 0; t < in.steps; t++) spikes += count_bits(x.spikes_at(image, t, row * c.W + column), bytes);
+            sum += down * across * spikes;
+        }
+    }
+    return sum;
+}
+
+// Of spikes that lie as the outputs do, those of a part and some channels.
+static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out, int64_t first, int64_t last) {
+    const Neurons& n = c.neurons;
+    const int64_t bytes = (n.C + 7) / 8, own = ceil_div(last, 8) - first / 8, pixels = out.rows * c.W_out;
+    int64_t sum = 0;
+    for (int64_t image = out.image; image < out.image + out.images; image++)
+        for (int64_t t = 0; t < out.steps; t++) {
+            const uint8_t* const at = spikes + ((image * n.T + t) * n.P + out.row * c.W_out) * bytes + first / 8;
+            if (own == bytes) sum += count_bits(at, pixels * bytes);
+            else
+                for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * bytes, own);
+        }
+    return sum;
+}
+
+// Adds what is counted of a task to `tally`: its spikes, and, with the first of the channels, the inputs' additions to all.
+static inline void count_part(const Conv2d& c, const View& x, const Part& out, int64_t first, int64_t last, int64_t* tally) {
+    tally[0] += count_of(c, c.neurons.spikes, out, first, last);
+    if (!first) tally[1] += seen_spikes(c, x, input_of(c, out), out) * (c.neurons.C / c.groups);
+    if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,50 @@
+// Convolutions of spikes by tables (../conv2d/lookup.h), whose time does not depend on how many there are.
+#pragma once
+#include "../conv2d/lookup.h"
+#include "convolution.h"
+
+namespace PK_TARGET {
+
+#if defined(__AVX512F__)
+struct LookedUp {
+    static_assert(columns == matrix_columns && table_group == table_channels);
+    const Conv2d c;
+    const WindowWords words;
+    const LookupCut cut;
+
+    LookedUp(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(conv_of(step, neurons, x, shortcut, step.tables)), words(c), cut(c, words, threads) {}
+
+    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.tables && is_enough(step, N, steps); }
+    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(step, N, steps)) return 0;
+        const LookedUp kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+        Carver carver{nullptr};
+        LookupLists lists;
+        lists.borrow(carver, kernel.c, kernel.words, kernel.cut);
+        return carver.bytes;
+    }
+    int64_t tasks() const { return cut.tasks; }
+
+    void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
+        LookupLists lists;
+        Carver carver{scratch};
+        lists.borrow(carver, c, words, cut);
+        run_lookup_task(c, words, cut, task, lists);
+        const int64_t first = cut.first_channel(task), last = least(c.neurons.C, first + cut.channels);
+        Part out = cut.part(c, task);
+        out.steps = c.neurons.T;
+        count_part(c, x, out, first, last, tally);
+    }
+};
+#else
+struct LookedUp {  // registers hold no table
+    LookedUp(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
+    static bool fits(const Step&, int64_t, int64_t) { return false; }
+    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
+    int64_t tasks() const { return 0; }
+    void run(const View&, int64_t, char*, int64_t*) const {}
+};
+#endif
+
+}  // namespace PK_TARGET

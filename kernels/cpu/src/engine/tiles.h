@@ -1,0 +1,59 @@
+// Convolutions of spikes by matrix tiles (../conv2d/amx.h), whose time does not depend on how many there are.
+#pragma once
+#include "../conv2d/amx.h"
+#include "convolution.h"
+
+namespace PK_TARGET {
+
+#if defined(__AMX_INT8__)
+struct Tiled {
+    const Conv2d c;
+    const Tiling tiling;
+
+    Tiled(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(in_tiles(conv_of(step, neurons, x, shortcut, step.tiles), step)), tiling(c, threads) {}
+
+    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.tiles && is_enough(step, N, steps); }
+    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(step, N, steps)) return 0;
+        const Tiled kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+        Carver carver{nullptr};
+        with_digits(step.digits,
+                    [&](auto digits) { TileMemory<decltype(digits)::value>().borrow(carver, kernel.tiling, kernel.c); });
+        return carver.bytes;
+    }
+    int64_t tasks() const { return tiling.units * tiling.spans; }
+
+    void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
+        Carver carver{scratch};
+        with_digits(c.digits, [&](auto digits) {
+            TileMemory<decltype(digits)::value> memory;
+            memory.borrow(carver, tiling, c);
+            memory.begin(tiling, c);
+            const TileSession session;
+            with_model(c.neurons.neuron, [&](auto model) { run_unit(c, tiling, model, task, memory); });
+        });
+        const Unit unit = unit_of(c, tiling, task % tiling.units);
+        const Part out{unit.image, unit.images, unit.row, unit.rows, 0, c.neurons.T};
+        const int64_t first = task / tiling.units * tiling.span, last = least(c.neurons.C, first + tiling.span);
+        count_part(c, x, out, first, last, tally);
+    }
+
+private:
+    static Conv2d in_tiles(Conv2d c, const Step& step) {
+        c.digits = step.digits, c.unit = step.tile_unit;
+        return c;
+    }
+};
+
+#else
+struct Tiled {  // there are none
+    Tiled(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
+    static bool fits(const Step&, int64_t, int64_t) { return false; }
+    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
+    int64_t tasks() const { return 0; }
+    void run(const View&, int64_t, char*, int64_t*) const {}
+};
+#endif
+
+}  // namespace PK_TARGET
