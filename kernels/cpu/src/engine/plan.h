@@ -14,7 +14,6 @@ using engine::Operation;
 using engine::Run;
 using engine::Sizes;
 
-constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
 constexpr int64_t overhang = 64;  // elements past the end of lists, which are read and written in whole vectors
 
 // Large ones on huge pages, where the system has them: rows lie everywhere, and each page has its cost. Null if there is no
@@ -53,9 +52,16 @@ struct Window : engine::Term {
     int64_t channel = 0;  // of a move: how many the windows before it have
     int64_t rows = 0;
     float* matrix = nullptr;  // [block][row][columns of the block]; with groups [register][tap][span][width]
+    RowKind kind = RowKind::Floats;
+    float* unit = nullptr;  // of the channels, if rows are of integers; [blocks * columns]
     int64_t span = 0;         // with groups: inputs of a register, at most
 
+    int64_t bytes = 0;      // of the matrix
+
     int64_t taps() const { return kernel_h * kernel_w; }
+    // The rows of a block, and one more that adds nothing; bytes of a row.
+    char* block(int64_t b) const { return (char*)matrix + b * (rows + 1) * row_bytes(); }
+    int64_t row_bytes() const { return columns * channel_bytes(kind); }
     // With groups: the inputs of a register of output channels, of C_out in all.
     int64_t first_input(int64_t vec, int64_t C_out) const { return vec * Vec::width / (C_out / groups) * (C / groups); }
     int64_t last_input(int64_t vec, int64_t C_out) const {
@@ -97,23 +103,26 @@ struct Plan {
     int64_t bytes;  // of weights
 };
 
-static bool pack_matrix(Window& w, const Step& step) {
-    const int64_t taps = w.taps(), last = step.blocks() - 1;
-    w.matrix = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * w.rows);
-    if (!w.matrix) return false;
-    for (int64_t b = 0; b <= last; b++) {
-        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
-        for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
-            const int64_t channels = most(0, least(Vec::width, step.C - o));
-            float* to = w.matrix + first * w.rows + o - first;
-            for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t c = 0; c < w.C; c++, to += width) {
-                    const float* const from = w.weight + o * w.rows + c * taps + tap;
-                    for (int64_t i = 0; i < channels; i++) to[i] = from[i * w.rows];
-                    for (int64_t i = channels; i < Vec::width; i++) to[i] = 0;
-                }
-        }
+// Where a step reads spikes alone, rounded weights are rows of integers. False if there is no memory.
+static bool pack_matrix(Window& w, const Step& step, bool spikes) {
+    const int64_t last = step.blocks() - 1;
+    if (step.exact && spikes) {
+        w.unit = allocate_zeros<float>((last + 1) * columns);
+        if (!w.unit) return false;
+        w.kind = row_kind_of(w.weight, step.C, w.rows, w.unit);
     }
+    with_block_rows(w.kind, step.vecs_of(last), [&](auto rows) {
+        w.bytes = (w.rows + 1) * (last * columns * channel_bytes(w.kind) + decltype(rows)::bytes);
+    });
+    w.matrix = (float*)allocate_large<char>(w.bytes);
+    if (!w.matrix) return false;
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            const int64_t first = b * columns;
+            const float* const unit = w.kind == RowKind::Floats ? nullptr : w.unit + first;
+            pack_block<decltype(rows)>(w.weight + first * w.rows, least(columns, step.C - first), w.C, w.taps(), unit,
+                                       w.block(b));
+        });
     w.weight = w.matrix;  // the caller's is not ours
     return true;
 }
@@ -184,10 +193,12 @@ static bool neurons_restart(const Step& step) {
 
 // Packs what an operation reads of its inputs; false if there is no memory.
 static bool pack_windows(Plan& plan, Step& step) {
+    bool spikes = true;  // whether it reads nothing else, whatever the network is given
     bool periodic = false;  // if the input of the network is constant
     for (int64_t i = 0; i < step.count; i++) {
         const int64_t slot = step.windows[i].slot;
         periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
+        spikes &= slot && !plan.steps[slot - 1].real && !plan.steps[slot - 1].of_input;
     }
     const int64_t bytes = pack_slices(step, periodic);
     if (bytes == no_memory) return false;
@@ -198,8 +209,8 @@ static bool pack_windows(Plan& plan, Step& step) {
             if (!pack_groups(w, step)) return false;
             plan.bytes += ceil_div(step.C, Vec::width) * w.taps() * w.span * Vec::width * (int64_t)sizeof(float);
         } else if (step.kind == engine::Fire && w.weight) {
-            if (!pack_matrix(w, step)) return false;
-            plan.bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
+            if (!pack_matrix(w, step, spikes)) return false;
+            plan.bytes += w.bytes;
         }
         step.rows += w.rows;
     }
@@ -261,7 +272,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
 static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
-        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix);
+        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix), free(step.windows[i].unit);
         free(step.sliced), free(step.unit), free(step.parameters), free(step.start_copy), free(step.bias_copy),
             free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;
